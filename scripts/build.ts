@@ -1,0 +1,76 @@
+/**
+ * Builds dist/ and generates every actions/<name>/action.yml, its README's tables, and the config file's JSON Schema.
+ * `--check` builds into memory and fails when what is committed differs.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { build } from 'esbuild'
+import { specs } from '../src/actions/specs.ts'
+import { actionYaml, configSchema, readme } from './metadata.ts'
+
+/** Path → content of everything that is generated. */
+async function generate(): Promise<Map<string, string>> {
+  const files = new Map<string, string>()
+  files.set('dist/molt-actions.cjs', await bundle())
+  files.set('dist/package.json', '{ "type": "commonjs" }\n')
+  for (const spec of specs) {
+    files.set(`dist/${spec.name}.cjs`, `require('./molt-actions.cjs').main('${spec.name}', 'run')\n`)
+    if (spec.post)
+      files.set(`dist/${spec.name}-post.cjs`, `require('./molt-actions.cjs').main('${spec.name}', 'post')\n`)
+    files.set(`actions/${spec.name}/action.yml`, actionYaml(spec))
+    const path = `actions/${spec.name}/README.md`
+    files.set(path, readme(spec, existsSync(path) ? readFileSync(path, 'utf8') : undefined))
+  }
+  for (const tool of ['molt', 'replicator'])
+    files.set(`dist/stand-in-${tool}.cjs`, `require('./molt-actions.cjs').standIn('${tool}')\n`)
+  files.set('docs/config.schema.json', configSchema(specs))
+  return files
+}
+
+async function bundle(): Promise<string> {
+  const result = await build({
+    entryPoints: ['src/main.ts'],
+    bundle: true,
+    write: false,
+    platform: 'node',
+    target: 'node20',
+    format: 'cjs',
+    legalComments: 'none',
+    // Identifiers are kept, so that a stack trace in somebody's log can be read.
+    minifyWhitespace: true,
+    minifySyntax: true,
+    logLevel: 'error',
+    // pg offers its native driver and Cloudflare's sockets, which are never taken here.
+    external: ['pg-native', 'pg-cloudflare'],
+    logOverride: { 'empty-import-meta': 'silent' },
+  })
+  return result.outputFiles[0]?.text as string
+}
+
+function stale(files: Map<string, string>): string[] {
+  const changed = [...files].filter(([path, content]) => !existsSync(path) || readFileSync(path, 'utf8') !== content)
+  const extra = readdirSync('dist')
+    .map((name) => `dist/${name}`)
+    .filter((path) => !files.has(path))
+  return [...changed.map(([path]) => path), ...extra]
+}
+
+const files = await generate()
+if (process.argv.includes('--check')) {
+  const paths = stale(files)
+  if (paths.length) {
+    console.error(`stale, run \`npm run build\` and commit: ${paths.join(', ')}`)
+    process.exit(1)
+  }
+  console.log(`${files.size} generated files are up to date`)
+} else {
+  rmSync('dist', { recursive: true, force: true })
+  for (const [path, content] of files) {
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(path, content)
+  }
+  const size = [...files]
+    .filter(([path]) => path.startsWith('dist/'))
+    .reduce((sum, [, content]) => sum + content.length, 0)
+  console.log(`${files.size} files; dist is ${(size / 1e6).toFixed(2)} MB`)
+}

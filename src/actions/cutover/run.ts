@@ -1,0 +1,341 @@
+import { join } from 'node:path'
+import { info } from '@actions/core'
+import { verifyTable } from '../../report/summary.ts'
+import type { Action, Context } from '../../runtime/action.ts'
+import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { CancelledError, messageOf, VerdictError } from '../../runtime/errors.ts'
+import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
+import { setSequences } from '../../sql/sequences.ts'
+import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
+import { HeldFence, planFence } from '../../steps/fencing.ts'
+import { withStream } from '../../steps/open-stream.ts'
+import { type Stream, type StreamStatus, seconds, untilCaughtUp } from '../../steps/stream.ts'
+import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
+import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
+import { Child } from '../../tools/process.ts'
+import { number, refuse, requireSameSource, withBoth, workFolder } from '../common.ts'
+import { requireClean } from '../verify/run.ts'
+import { spec } from './spec.ts'
+
+type Cutover = Context<typeof spec>
+
+/** What the fenced section leaves behind. */
+interface Outcome {
+  entry: Entry
+  before: StreamStatus
+  after: StreamStatus
+  drain: DrainEvidence
+  verify: VerifyReport
+  pauseMs: number
+  parts: Record<string, number>
+}
+
+export const action: Action<typeof spec> = {
+  spec,
+  async run(context) {
+    const { inputs } = context
+    const entry = await withBoth(inputs, (source, target) => settle(context, source, target))
+    if (entry.phase === 'committed') {
+      await withDatabase(inputs.target, 'target', (target) => switchOver(context, target, entry))
+      return
+    }
+    const outcome = await withStream(inputs, entry, context.signal, (stream) => throughTheFence(context, entry, stream))
+    await withDatabase(inputs.target, 'target', async (target) => {
+      await addEvidence(target, entry.id, 'cutover', { decision: inputs.decision, ...outcome, entry: undefined })
+      report(context, outcome)
+      if (outcome.entry.phase === 'committed') await switchOver(context, target, outcome.entry)
+    })
+    context.output('verdict', 'go')
+  },
+}
+
+/**
+ * Where things really stand. The decision lives on the source, beside the fence: permanent there means that the
+ * target has taken over, whatever the ledger says; anything else means that nothing was decided.
+ */
+async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
+  const entry = await requireEntry(target, context.inputs.migration, [
+    'caught-up',
+    'approved',
+    'committing',
+    'committed',
+  ])
+  await requireSameSource(source, entry)
+  const { state } = await readFence(source)
+  if (state === 'permanent') {
+    info(
+      'the source is fenced for good: this migration was committed by an earlier run, which is carried on from there',
+    )
+    return entry.phase === 'committed' ? entry : advance(target, entry, 'committed')
+  }
+  if (entry.phase === 'committed')
+    throw new VerdictError(
+      'the ledger says committed, but the source is not fenced for good; someone has removed the fence. Nothing was done',
+    )
+  if (state === 'armed')
+    throw new VerdictError('the fence is armed: another run is cutting over; wait for its lease to end')
+  const problems = await fenceProblems(source, await planFence(source, entry.plan))
+  if (problems.length)
+    refuse(
+      'the fence is not as it must be',
+      problems,
+      'Run `prepare` again; a new table or partition counts as a change of the plan.',
+    )
+  return entry.phase === 'committing' ? advance(target, entry, 'caught-up') : entry
+}
+
+async function throughTheFence(context: Cutover, entry: Entry, stream: Stream): Promise<Outcome> {
+  const { inputs } = context
+  const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
+  const before = await untilCaughtUp(stream, limits, () => {})
+  info(`caught up: lag ${seconds(before.lagMs)}`)
+  return withBoth(inputs, async (source, target) => {
+    const fence = await planFence(source, entry.plan)
+    const { refused } = await probeFence(source, fence)
+    if (refused.length)
+      throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
+    const renewer = await connect(inputs.source, 'source')
+    try {
+      return await fenced(context, {
+        entry,
+        stream,
+        source,
+        target,
+        before,
+        held: new HeldFence(renewer, fence, inputs.lease),
+      })
+    } finally {
+      await renewer.end().catch(() => {})
+    }
+  })
+}
+
+interface Section {
+  entry: Entry
+  stream: Stream
+  source: Database
+  target: Database
+  before: StreamStatus
+  held: HeldFence
+}
+
+/** From arming to the decision. Whatever fails before the commit lifts the fence at once. */
+async function fenced(context: Cutover, section: Section): Promise<Outcome> {
+  const { inputs } = context
+  const { stream, source, target, held } = section
+  const clock = new PauseClock()
+  const limit = deadlineSignal(context.signal, inputs.maxPause)
+  let committed = false
+  const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
+  try {
+    const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))
+    info(`writes are refused; ${holders} writing transactions had to end first`)
+    renewal.start()
+    const drain = await clock.part('drain', () => limit.race(proveDrain(stream, inputs.drainTimeout)))
+    info(
+      `drained: marker on the target after ${drain.markerSeenMs} ms, position confirmed after ${drain.positionConfirmedMs} ms`,
+    )
+    const verify = await clock.part('verify', () => limit.race(finalVerify(context, section, limit.signal)))
+    requireClean(verify)
+    await clock.part('sequences', () => limit.race(moveSequences(context, section)))
+    await renewal.stop()
+    limit.signal.throwIfAborted()
+    await held.requireRefused()
+    let { entry } = section
+    if (inputs.decision === 'commit') {
+      entry = await advance(target, entry, 'committing')
+      await clock.part('commit', () => held.commit(inputs.holdersTimeout, limit.signal))
+      committed = true
+      entry = await advance(target, entry, 'committed')
+    } else await clock.part('lift', () => held.lift())
+    return {
+      entry,
+      before: section.before,
+      after: stream.status,
+      drain,
+      verify,
+      pauseMs: clock.total(),
+      parts: clock.parts,
+    }
+  } catch (error) {
+    await renewal.stop()
+    if (!committed) await liftAfter(error, context, source)
+    info(`writes were paused for ${seconds(clock.total())}: ${clock.text()}`)
+    context.output('pause-ms', clock.total())
+    throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
+  } finally {
+    limit.clear()
+  }
+}
+
+/** On a new connection: the one of the fenced section may be what has failed. Unlifted, the lease ends it. */
+async function liftAfter(error: unknown, context: Cutover, source: Database): Promise<void> {
+  await liftFence(source).catch(() => withDatabase(context.inputs.source, 'source', liftFence))
+  info(`the fence is lifted: writes to the source are possible again (${messageOf(error).split('\n')[0]})`)
+}
+
+async function finalVerify(context: Cutover, section: Section, signal: AbortSignal): Promise<VerifyReport> {
+  const { inputs } = context
+  const report = await runVerify(section.source, section.target, {
+    program: 'molt',
+    sourceUrl: inputs.source,
+    targetUrl: inputs.target,
+    plan: section.entry.plan,
+    level: inputs.finalVerify,
+    logFile: join(workFolder(inputs.migration), 'molt-verify.log'),
+    signal,
+  })
+  context.summary(verifyTable(report))
+  context.output(
+    'tables',
+    JSON.stringify(
+      report.tables.map(({ name, rows, missing, mismatch, extraneous }) => ({
+        name,
+        rows,
+        missing,
+        mismatch,
+        extraneous,
+      })),
+    ),
+  )
+  return report
+}
+
+async function moveSequences(context: Cutover, { entry, source, target }: Section): Promise<void> {
+  const { set, problems } = await setSequences(
+    { db: source, schema: entry.plan.sourceSchema },
+    { db: target, schema: entry.plan.targetSchema },
+    BigInt(context.inputs.sequenceMargin),
+  )
+  if (problems.length)
+    refuse(
+      'sequences could not be set',
+      problems,
+      'The next insert on the target could collide with a row that is there.',
+    )
+  info(`${set.length} sequences are set on the target and read back`)
+}
+
+/** The decision stands; this can fail, and can be run again. */
+async function switchOver(context: Cutover, target: Database, entry: Entry): Promise<void> {
+  const [program, ...args] = context.inputs.switchCommand ?? []
+  if (program) await runSwitch(context, program, args)
+  else
+    context.summary(
+      '### Switch the application now\n\nThe source refuses writes for good. Point the application at the target; there is no `switch-command` to do it.',
+    )
+  const now = program ? await advance(target, entry, 'switched') : entry
+  context.output('phase', now.phase)
+}
+
+async function runSwitch(context: Cutover, program: string, args: string[]): Promise<void> {
+  const child = new Child({
+    program,
+    args,
+    env: { MOLT_ACTIONS_MIGRATION: context.inputs.migration },
+    logFile: join(workFolder(context.inputs.migration), 'switch.log'),
+    onLine: (line) => info(line),
+  })
+  const timer = setTimeout(() => void child.stop(), context.inputs.switchTimeout)
+  const exit = await child.exited
+  clearTimeout(timer)
+  if (exit.code !== 0)
+    throw child.failure(
+      undefined,
+      'The migration is committed and stays so. Put the switch right and run `cutover` again, which repeats only the switch.',
+    )
+}
+
+function report(context: Cutover, outcome: Outcome): void {
+  const { before, after, entry, pauseMs, parts } = outcome
+  info(
+    `writes were paused for ${pauseMs} ms: ${Object.entries(parts)
+      .map(([part, ms]) => `${part} ${ms}`)
+      .join(', ')}`,
+  )
+  context.output('pause-ms', pauseMs)
+  context.output('pause-parts', JSON.stringify(parts))
+  context.output('lag-ms', before.lagMs)
+  context.output('changes', after.changes)
+  context.output('phase', entry.phase)
+  const decided =
+    entry.phase === 'committed' ? 'committed: the source is fenced for good' : 'rehearsed: the fence is lifted'
+  context.summary(
+    `### Cutover ${decided}\n\nWrites were paused for **${number(pauseMs)} ms** (${Object.entries(parts)
+      .map(([part, ms]) => `${part} ${number(ms)}`)
+      .join(', ')}). Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
+  )
+}
+
+/** The write pause by part, by this runner's monotonic clock. */
+class PauseClock {
+  readonly parts: Record<string, number> = {}
+  #began: number | undefined
+
+  async part<T>(name: string, work: () => Promise<T>): Promise<T> {
+    const began = performance.now()
+    this.#began ??= began
+    try {
+      return await work()
+    } finally {
+      this.parts[name] = Math.round(performance.now() - began)
+    }
+  }
+
+  total(): number {
+    return this.#began === undefined ? 0 : Math.round(performance.now() - this.#began)
+  }
+
+  text(): string {
+    return Object.entries(this.parts)
+      .map(([part, ms]) => `${part} ${ms} ms`)
+      .join(', ')
+  }
+}
+
+interface Limit {
+  signal: AbortSignal
+  fail(error: Error): void
+  race<T>(work: Promise<T>): Promise<T>
+  clear(): void
+}
+
+/** One deadline for the whole section: cancelled by the run, by `max-pause`, or by a lease that cannot be renewed. */
+function deadlineSignal(outer: AbortSignal, maxPause: number): Limit {
+  const controller = new AbortController()
+  const cancel = () => controller.abort(outer.reason ?? new CancelledError('the run was cancelled'))
+  outer.addEventListener('abort', cancel, { once: true })
+  const tooLong = () =>
+    controller.abort(new VerdictError(`writes were paused for longer than \`max-pause\` (${seconds(maxPause)})`))
+  const timer = setTimeout(tooLong, maxPause)
+  const aborted = new Promise<never>((_, reject) => {
+    controller.signal.addEventListener('abort', () => reject(controller.signal.reason), { once: true })
+  })
+  aborted.catch(() => {})
+  return {
+    signal: controller.signal,
+    fail: (error) => controller.abort(error),
+    race: (work) => Promise.race([work, aborted]),
+    clear() {
+      clearTimeout(timer)
+      outer.removeEventListener('abort', cancel)
+    },
+  }
+}
+
+/** Renews the lease three times in its life; a renewal that fails, or finds a gap, fails the section. */
+function renewing(held: HeldFence, lease: number, holdersTimeout: number, limit: Limit) {
+  let timer: NodeJS.Timeout | undefined
+  let current: Promise<void> = Promise.resolve()
+  return {
+    start() {
+      timer = setInterval(() => {
+        current = held.renew(holdersTimeout, limit.signal).catch((error) => limit.fail(error))
+      }, lease / 3)
+    },
+    async stop() {
+      clearInterval(timer)
+      await current
+    },
+  }
+}

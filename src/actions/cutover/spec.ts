@@ -1,0 +1,52 @@
+import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
+import { choice, duration, integer, list } from '../../runtime/types.ts'
+import { migration } from '../common.ts'
+import { streaming } from '../replicate/spec.ts'
+
+export const spec = defineAction({
+  name: 'cutover',
+  title: 'Cutover',
+  description: 'The minutes that matter, in one process: caught up, fence, drain, verify, sequences, decision, switch.',
+  icon: 'git-merge',
+  inputs: {
+    ...migration,
+    decision: defaulted(
+      choice('rehearse', 'commit'),
+      'rehearse',
+      '`rehearse`: everything up to the decision, then the fence is lifted. `commit`: the source stays fenced for good, and the target takes over.',
+    ),
+    ...streaming,
+    'final-verify': defaulted(choice('full', 'counts', 'tables'), 'full', 'What is compared while writes are paused.'),
+    'max-pause': defaulted(
+      duration,
+      '60s',
+      'How long writes may be paused in all; then the fence is lifted and the run fails.',
+    ),
+    lease: defaulted(
+      duration,
+      '15s',
+      'After this time without renewal the fence falls by itself, whatever happens to this job.',
+    ),
+    'holders-timeout': defaulted(duration, '10s', 'How long transactions that are writing may take to end.'),
+    'sequence-margin': defaulted(
+      integer(0, 1_000_000_000),
+      '1000',
+      'How far beyond the last value used each sequence is set on the target.',
+    ),
+    'switch-command': optional(
+      list,
+      'Program and arguments, one an item, that point the application at the target after the commit. Without it the summary says what to do.',
+    ),
+    'switch-timeout': defaulted(duration, '60s', 'How long the switch command may take.'),
+  },
+  outputs: {
+    verdict: '`go` when everything was proved.',
+    'pause-ms':
+      'From the first refused write to the moment writes were possible again on either side, in milliseconds.',
+    'pause-parts': 'JSON: milliseconds of the pause by part.',
+    'lag-ms': 'End-to-end lag just before the fence, in milliseconds.',
+    changes: 'Rows applied to the target by the stream.',
+    tables: 'JSON array of the final verify: per table `name`, `rows`, `missing`, `mismatch`, `extraneous`.',
+    phase: "The migration's phase afterwards.",
+  },
+})

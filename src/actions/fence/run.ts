@@ -1,0 +1,69 @@
+import { createHash } from 'node:crypto'
+import { info, warning } from '@actions/core'
+import type { Action, Context } from '../../runtime/action.ts'
+import { type Database, withDatabase } from '../../runtime/database.ts'
+import { VerdictError } from '../../runtime/errors.ts'
+import { installedFence, liftFence, readFence } from '../../source/fence.ts'
+import { HeldFence } from '../../steps/fencing.ts'
+import { spec } from './spec.ts'
+
+type FenceContext = Context<typeof spec>
+
+export const action: Action<typeof spec> = {
+  spec,
+  async run(context) {
+    await withDatabase(context.inputs.source, 'source', async (source) => {
+      if (context.inputs.do === 'raise') await raise(context, source)
+      if (context.inputs.do === 'lift') await lift(source)
+      const { state, remainingMs } = await readFence(source)
+      info(
+        `the fence is ${state}${state === 'armed' ? `; it falls by itself in ${Math.round(remainingMs / 1000)} s` : ''}`,
+      )
+      context.output('state', state)
+      context.output('remaining-ms', remainingMs)
+    })
+  },
+  async post(context) {
+    if (!context.saved('fence') || context.inputs.keep) return
+    if (context.saved('source') !== digest(context.inputs.source)) {
+      warning(
+        'the source URL of the post step is not the one that the fence was raised on; the fence is left to its lease',
+      )
+      return
+    }
+    await withDatabase(context.inputs.source, 'source', async (source) => {
+      if (await liftFence(source)) info('the fence is lifted: writes to the source are possible again')
+    })
+  },
+}
+
+async function raise(context: FenceContext, source: Database): Promise<void> {
+  const fence = await installedFence(source)
+  if (!fence) throw new VerdictError('no fence is installed on the source; run `prepare` first')
+  context.save('fence', fence.id)
+  context.save('source', digest(context.inputs.source))
+  const held = new HeldFence(source, fence, context.inputs.lease)
+  try {
+    const { holders, waitedMs } = await held.arm(context.inputs.holdersTimeout, context.signal)
+    info(
+      `writes to ${fence.tables.length} tables are refused; ${holders} writing transactions ended within ${waitedMs} ms`,
+    )
+  } catch (error) {
+    await held.lift()
+    throw error
+  }
+}
+
+async function lift(source: Database): Promise<void> {
+  const { state } = await readFence(source)
+  if (state === 'absent') return
+  if (!(await liftFence(source)))
+    throw new VerdictError(
+      'the fence is permanent: the cutover was committed, and the target has taken over. Use `rollback` to come back',
+    )
+}
+
+/** The post step gets no secret from state; by this it knows that its URL is the same. */
+function digest(url: string): string {
+  return createHash('sha256').update(url).digest('hex').slice(0, 16)
+}

@@ -1,0 +1,19 @@
+import { defaulted, defineAction } from '../../runtime/spec.ts'
+import { integer } from '../../runtime/types.ts'
+import { migration } from '../common.ts'
+
+export const spec = defineAction({
+  name: 'finalize',
+  title: 'Finalize',
+  description: "Sets the target's sequences beyond every value in use, and reads them back.",
+  icon: 'flag',
+  inputs: {
+    ...migration,
+    'sequence-margin': defaulted(
+      integer(0, 1_000_000_000),
+      '1000',
+      'How far beyond the last value used each sequence is set.',
+    ),
+  },
+  outputs: { sequences: 'JSON array: per sequence `name`, `sourceValue`, `value` on the target.' },
+})

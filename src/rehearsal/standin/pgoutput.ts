@@ -1,0 +1,154 @@
+/** A WAL position as a number. */
+export type Lsn = bigint
+
+/** `16/B374D848` */
+export function formatLsn(lsn: Lsn): string {
+  return `${(lsn >> 32n).toString(16).toUpperCase()}/${(lsn & 0xffffffffn).toString(16).toUpperCase()}`
+}
+
+/** Reads `16/B374D848`; 0 for anything else. */
+export function parseLsn(text: string): Lsn {
+  const match = /^([0-9A-Fa-f]+)\/([0-9A-Fa-f]+)$/.exec(text)
+  return match ? (BigInt(`0x${match[1]}`) << 32n) | BigInt(`0x${match[2]}`) : 0n
+}
+
+export interface RelationColumn {
+  name: string
+  /** Part of the replica identity: with FULL, every column. */
+  key: boolean
+}
+
+export interface Relation {
+  id: number
+  name: string
+  columns: RelationColumn[]
+}
+
+/** Text, SQL null, or a TOASTed value that the source did not send because it did not change. */
+export type Value = string | null | typeof UNCHANGED
+export const UNCHANGED = Symbol('unchanged TOASTed value')
+
+/** One message of the `pgoutput` plugin, protocol version 1, with values as the source's text. */
+export type Message =
+  | { kind: 'begin'; commitTime: number }
+  | { kind: 'commit'; commitLsn: Lsn; endLsn: Lsn; commitTime: number }
+  | { kind: 'relation'; relation: Relation }
+  | { kind: 'insert' | 'update' | 'delete'; relation: number; values: Value[] }
+  | { kind: 'truncate'; relations: number }
+  | { kind: 'other'; type: string }
+
+/** PostgreSQL counts microseconds from the year 2000. */
+export const POSTGRES_EPOCH_MS = 946_684_800_000
+
+/** Decodes one message. The buffer may be reused by the caller afterwards: nothing of it is kept. */
+export function decodeMessage(buffer: Buffer): Message {
+  const reader = new Reader(buffer)
+  const type = reader.char()
+  switch (type) {
+    case 'B':
+      reader.lsn()
+      return { kind: 'begin', commitTime: reader.time() }
+    case 'C': {
+      reader.byte()
+      return { kind: 'commit', commitLsn: reader.lsn(), endLsn: reader.lsn(), commitTime: reader.time() }
+    }
+    case 'R':
+      return { kind: 'relation', relation: readRelation(reader) }
+    case 'I':
+      return { kind: 'insert', relation: reader.uint32(), values: readTuple(reader) }
+    case 'U':
+      return { kind: 'update', relation: reader.uint32(), values: readUpdate(reader) }
+    case 'D':
+      return { kind: 'delete', relation: reader.uint32(), values: readTuple(reader) }
+    case 'T':
+      return { kind: 'truncate', relations: reader.uint32() }
+    default:
+      return { kind: 'other', type }
+  }
+}
+
+/** The new row. What comes before it, the old key, is ignored as the real tool does. */
+function readUpdate(reader: Reader): Value[] {
+  if (reader.peek() !== 'N') readTuple(reader)
+  return readTuple(reader)
+}
+
+function readRelation(reader: Reader): Relation {
+  const id = reader.uint32()
+  reader.string()
+  const name = reader.string()
+  reader.byte()
+  const columns = Array.from({ length: reader.uint16() }, () => {
+    const key = reader.byte() === 1
+    const column = { name: reader.string(), key }
+    reader.uint32()
+    reader.uint32()
+    return column
+  })
+  return { id, name, columns }
+}
+
+/** A tuple with the letter before it. */
+function readTuple(reader: Reader): Value[] {
+  reader.char()
+  const count = reader.uint16()
+  const values: Value[] = new Array(count)
+  for (let i = 0; i < count; i++) {
+    const kind = reader.char()
+    values[i] = kind === 'n' ? null : kind === 'u' ? UNCHANGED : reader.text(reader.uint32())
+  }
+  return values
+}
+
+class Reader {
+  private at = 0
+  private readonly buffer: Buffer
+
+  constructor(buffer: Buffer) {
+    this.buffer = buffer
+  }
+
+  byte(): number {
+    return this.buffer[this.at++] as number
+  }
+
+  char(): string {
+    return String.fromCharCode(this.byte())
+  }
+
+  peek(): string {
+    return String.fromCharCode(this.buffer[this.at] as number)
+  }
+
+  uint16(): number {
+    this.at += 2
+    return this.buffer.readUInt16BE(this.at - 2)
+  }
+
+  uint32(): number {
+    this.at += 4
+    return this.buffer.readUInt32BE(this.at - 4)
+  }
+
+  lsn(): Lsn {
+    this.at += 8
+    return this.buffer.readBigUInt64BE(this.at - 8)
+  }
+
+  /** Milliseconds of the Unix epoch. */
+  time(): number {
+    return Number(this.lsn()) / 1000 + POSTGRES_EPOCH_MS
+  }
+
+  text(length: number): string {
+    this.at += length
+    return this.buffer.toString('utf8', this.at - length, this.at)
+  }
+
+  string(): string {
+    const end = this.buffer.indexOf(0, this.at)
+    const text = this.buffer.toString('utf8', this.at, end)
+    this.at = end + 1
+    return text
+  }
+}

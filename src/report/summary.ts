@@ -1,0 +1,35 @@
+import type { VerifyReport } from '../steps/verifying.ts'
+import { differences, type TableVerdict } from '../tools/molt-verify.ts'
+
+/** The verdict on every table, differences first and the clean ones folded, for an approver's ten seconds. */
+export function verifyTable(report: VerifyReport): string {
+  const bad = report.tables.filter((table) => differences(table) > 0)
+  const clean = report.tables.filter((table) => differences(table) === 0)
+  const head = report.problems.length
+    ? `### ❌ Verify: ${report.problems.length} problems\n\n${report.problems
+        .slice(0, 30)
+        .map((problem) => `- ${markdownText(problem)}`)
+        .join('\n')}`
+    : `### ✅ Verify: ${clean.length} tables equal`
+  const parts = [head]
+  if (bad.length) parts.push(rows(bad))
+  if (clean.length) parts.push(`<details><summary>${clean.length} clean tables</summary>\n\n${rows(clean)}\n</details>`)
+  return parts.join('\n\n')
+}
+
+function rows(tables: readonly TableVerdict[]): string {
+  const lines = tables.map(
+    (table) =>
+      `| ${markdownText(table.name)} | ${table.rows.toLocaleString('en-US')} | ${table.missing} | ${table.mismatch} | ${table.extraneous} | ${table.columnMismatch} |`,
+  )
+  return [
+    '| table | rows | missing | different | extraneous | other columns |',
+    '| --- | ---: | ---: | ---: | ---: | ---: |',
+    ...lines,
+  ].join('\n')
+}
+
+/** Names from a database are text: they must not become Markdown or HTML. */
+function markdownText(text: string): string {
+  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('|', '\\|').replaceAll('\n', ' ')
+}

@@ -1,0 +1,98 @@
+import { appendFileSync } from 'node:fs'
+import * as core from '@actions/core'
+import { CancelledError, errorKind, messageOf, UserError } from './errors.ts'
+import { loadInputs } from './inputs.ts'
+import { holdsSecret, redact } from './masking.ts'
+import type { ActionSpec, InputsOf, OutputsOf } from './spec.ts'
+
+/** What an action's code is handed; everything it tells the world goes through here. */
+export interface Context<S extends ActionSpec> {
+  inputs: InputsOf<S>
+  /** Aborted when the runner cancels the job; 7.5 s remain then, and 2.5 s after a second signal. */
+  signal: AbortSignal
+  /** Sets an output; a value that holds a secret would be dropped by GitHub without a word, so it is an error here. */
+  output(name: OutputsOf<S>, value: string | number | boolean): void
+  /** Adds Markdown to the job's summary. */
+  summary(markdown: string): void
+  /** Keeps an identifier for the post step. Never a secret. */
+  save(name: string, value: string): void
+}
+
+export interface Action<S extends ActionSpec = ActionSpec> {
+  spec: S
+  run(context: Context<S>): Promise<void>
+  post?(context: Context<S> & { saved(name: string): string }): Promise<void>
+}
+
+export type Phase = 'run' | 'post'
+
+/** Outputs that every action has: what kind of failure it was, empty when there was none. */
+export const COMMON_OUTPUTS = {
+  'error-kind': 'When the action fails: `input`, `user`, `tool`, `verdict` (a check said no), `cancelled`, or `bug`.',
+} as const
+
+/** A step summary over 1 MiB is dropped whole by GitHub; ours stops well before, several steps share a page. */
+const SUMMARY_LIMIT = 256 * 1024
+
+/** Runs one phase of an action as GitHub's runner expects it. Never throws; the exit code tells the outcome. */
+export async function runAction<S extends ActionSpec>(
+  action: Action<S>,
+  phase: Phase,
+  all: readonly ActionSpec[],
+): Promise<void> {
+  const controller = new AbortController()
+  const cancel = (signal: NodeJS.Signals) => {
+    core.info(`received ${signal}: stopping`)
+    controller.abort(new CancelledError(`the run was cancelled (${signal})`))
+  }
+  process.on('SIGINT', cancel)
+  process.on('SIGTERM', cancel)
+  try {
+    const context = contextOf<S>(loadInputs(action.spec, all), controller.signal)
+    if (phase === 'run') await action.run(context)
+    else await action.post?.({ ...context, saved: core.getState })
+    controller.signal.throwIfAborted()
+  } catch (error) {
+    fail(controller.signal.aborted && !(error instanceof UserError) ? controller.signal.reason : error, phase)
+  } finally {
+    process.off('SIGINT', cancel)
+    process.off('SIGTERM', cancel)
+  }
+}
+
+function contextOf<S extends ActionSpec>(inputs: InputsOf<S>, signal: AbortSignal): Context<S> {
+  return {
+    inputs,
+    signal,
+    output(name, value) {
+      const text = String(value)
+      if (holdsSecret(text))
+        throw new UserError(
+          `output \`${name}\` would hold a masked value, and GitHub would drop it; rename what it is made of`,
+        )
+      core.setOutput(name, text)
+    },
+    summary: writeSummary,
+    save: core.saveState,
+  }
+}
+
+let summarised = 0
+function writeSummary(markdown: string): void {
+  const path = process.env.GITHUB_STEP_SUMMARY
+  const text = `${redact(markdown)}\n`
+  summarised += Buffer.byteLength(text)
+  if (path && summarised <= SUMMARY_LIMIT) appendFileSync(path, text)
+  else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
+}
+
+function fail(error: unknown, phase: Phase): void {
+  const kind = errorKind(error)
+  const text = redact(kind === 'bug' && error instanceof Error ? (error.stack ?? error.message) : messageOf(error))
+  core.error(kind === 'bug' ? `This is a bug in molt-actions: ${text}` : text)
+  if (phase === 'run') {
+    core.setOutput('error-kind', kind)
+    writeSummary(`> [!CAUTION]\n> ${text.replaceAll('\n', '\n> ')}`)
+  }
+  process.exitCode = 1
+}

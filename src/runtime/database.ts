@@ -1,0 +1,121 @@
+import pg from 'pg'
+import { parseIntoClientConfig } from 'pg-connection-string'
+import { messageOf, UserError } from './errors.ts'
+import { redact } from './masking.ts'
+
+export type Side = 'source' | 'target'
+
+export type Database = pg.Client
+
+/** No connection could be made; perhaps for now only. */
+export class ConnectError extends UserError {
+  override name = 'ConnectError'
+}
+
+/** Quotes an identifier, so that a table called `"a""b; drop table x"` is just a table. */
+export const ident = pg.escapeIdentifier
+
+/** `"schema"."name"` */
+export function qualified(schema: string, name: string): string {
+  return `${ident(schema)}.${ident(name)}`
+}
+
+/** How long a connection attempt and a catalog statement may take, in milliseconds. */
+const CONNECT_TIMEOUT = 15_000
+const STATEMENT_TIMEOUT = 60_000
+
+/**
+ * Opens one connection. libpq's meaning of `sslmode` is kept, and the user's own `options` are passed on.
+ * @param statementTimeout milliseconds, 0 for none
+ * @throws UserError that names the side and the likely cause
+ */
+export async function connect(url: string, side: Side, statementTimeout = STATEMENT_TIMEOUT): Promise<Database> {
+  const client = new pg.Client({
+    ...parseIntoClientConfig(withLibpqSsl(url)),
+    application_name: 'molt-actions',
+    connectionTimeoutMillis: CONNECT_TIMEOUT,
+    keepAlive: true,
+  })
+  // Without a listener a connection that breaks while idle ends the process; the next query reports it all the same.
+  client.on('error', () => {})
+  try {
+    await client.connect()
+    await client.query(`SET statement_timeout = ${statementTimeout}`)
+    return client
+  } catch (error) {
+    await client.end().catch(() => {})
+    throw new ConnectError(`cannot connect to the ${side}: ${redact(messageOf(error))}. ${connectAdvice(error)}`)
+  }
+}
+
+/** Runs `work` with a connection that is closed whatever happens. */
+export async function withDatabase<T>(url: string, side: Side, work: (db: Database) => Promise<T>): Promise<T> {
+  const db = await connect(url, side)
+  try {
+    return await work(db)
+  } finally {
+    await db.end().catch(() => {})
+  }
+}
+
+/** A connection that is made when it is needed, and made again after it was lost. */
+export class Link {
+  readonly url: string
+  readonly side: Side
+  #db: Database | undefined
+  /** How often the connection was lost. */
+  losses = 0
+
+  constructor(url: string, side: Side) {
+    this.url = url
+    this.side = side
+  }
+
+  /** One call at a time. A lost connection is an error of this call; the next one connects again. */
+  async use<T>(work: (db: Database) => Promise<T>): Promise<T> {
+    try {
+      this.#db ??= await connect(this.url, this.side)
+      return await work(this.#db)
+    } catch (error) {
+      if (isConnectionLost(error)) {
+        this.losses++
+        await this.close()
+      }
+      throw error
+    }
+  }
+
+  async close(): Promise<void> {
+    const db = this.#db
+    this.#db = undefined
+    await db?.end().catch(() => {})
+  }
+}
+
+/** The SQLSTATE of a database error, else undefined. */
+export function sqlState(error: unknown): string | undefined {
+  return error instanceof pg.DatabaseError ? error.code : undefined
+}
+
+/** True when the database, or the way to it, is away for now: worth another attempt. */
+export function isConnectionLost(error: unknown): boolean {
+  if (error instanceof ConnectError) return true
+  const code = sqlState(error)
+  if (code) return code.startsWith('08') || code.startsWith('57P')
+  return /ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|Connection terminated|not queryable|Client was closed|timeout expired/.test(
+    `${(error as { code?: string })?.code ?? ''} ${messageOf(error)}`,
+  )
+}
+
+function withLibpqSsl(url: string): string {
+  if (!/[?&]sslmode=/.test(url) || /[?&]uselibpqcompat=/.test(url)) return url
+  return `${url}&uselibpqcompat=true`
+}
+
+function connectAdvice(error: unknown): string {
+  const state = sqlState(error)
+  if (state === '28P01' || state === '28000') return 'Check the user, the password and pg_hba.conf.'
+  if (state === '3D000') return 'Check the database name in the URL.'
+  if (state === '53300') return 'The server has no free connection slot.'
+  return "Check host and port, and that the server's firewall lets this runner in."
+}

@@ -1,0 +1,60 @@
+/** What an action's `error-kind` output can say. */
+export type ErrorKind = 'input' | 'user' | 'tool' | 'verdict' | 'cancelled' | 'bug'
+
+/** Something a person can put right: one line that says what is wrong and what to do about it. */
+export class UserError extends Error {
+  override name = 'UserError'
+  readonly kind: ErrorKind = 'user'
+}
+
+/** A setting that was refused before anything was touched. */
+export class InputError extends UserError {
+  override name = 'InputError'
+  override readonly kind = 'input'
+}
+
+/** The check ran to its end, and its answer is "no": it is not safe to go on. */
+export class VerdictError extends UserError {
+  override name = 'VerdictError'
+  override readonly kind = 'verdict'
+}
+
+/** The run was asked to stop (SIGINT or SIGTERM). */
+export class CancelledError extends Error {
+  override name = 'CancelledError'
+  readonly kind = 'cancelled'
+}
+
+/** A program that we started did not do its work. `args` must already be redacted. */
+export class ToolError extends Error {
+  override name = 'ToolError'
+  readonly kind = 'tool'
+  readonly program: string
+  readonly args: readonly string[]
+  readonly ending: string
+
+  constructor(facts: { program: string; args: readonly string[]; ending: string; said?: string; advice?: string }) {
+    const said = facts.said ? `; it last said: ${facts.said}` : ''
+    const advice = facts.advice ? `. ${facts.advice}` : ''
+    super(`${facts.program} ${facts.ending}${said}${advice}`)
+    this.program = facts.program
+    this.args = facts.args
+    this.ending = facts.ending
+  }
+}
+
+export function errorKind(error: unknown): ErrorKind {
+  if (error instanceof UserError || error instanceof ToolError || error instanceof CancelledError) return error.kind
+  return 'bug'
+}
+
+/** Throws {@link CancelledError} once the run has been asked to stop. */
+export function throwIfCancelled(signal: AbortSignal): void {
+  if (signal.aborted) throw new CancelledError('the run was cancelled')
+}
+
+/** The text of anything thrown; Node's AggregateError (a refused connection on two addresses) hides its own. */
+export function messageOf(error: unknown): string {
+  if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ')
+  return error instanceof Error ? error.message : String(error)
+}

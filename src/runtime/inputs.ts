@@ -1,0 +1,89 @@
+import { readFileSync } from 'node:fs'
+import { getInput } from '@actions/core'
+import { closest } from 'fastest-levenshtein'
+import { parseDocument } from 'yaml'
+import { InputError, messageOf } from './errors.ts'
+import { addSecret, addSecretUrl } from './masking.ts'
+import { type ActionSpec, camel, type InputSpec, type InputsOf } from './spec.ts'
+
+type Section = Record<string, unknown>
+
+/**
+ * Reads and checks every input of an action: the step's `with`, else the config file, else the default.
+ * @param all every action's spec: a config file serves them all, and a misspelt section or key is an error
+ * @throws InputError for the first input that is missing or does not fit; nothing else has happened by then
+ */
+export function loadInputs<S extends ActionSpec>(spec: S, all: readonly ActionSpec[]): InputsOf<S> {
+  for (const [name, input] of Object.entries(spec.inputs)) mask(input, getInput(name))
+  const file = loadConfig(getInput('config'), spec, all)
+  const values: Record<string, unknown> = {}
+  for (const [name, input] of Object.entries(spec.inputs)) {
+    const given = getInput(name) || fromFile(file[name], name, input) || input.fallback
+    values[camel(name)] = given === undefined || given === '' ? missing(name, input) : check(name, input, given)
+  }
+  return values as InputsOf<S>
+}
+
+function mask(input: InputSpec<unknown>, value: string): void {
+  if (!value || !input.type.secret) return
+  if (input.type.secret === 'url') addSecretUrl(value)
+  else addSecret(value)
+}
+
+function missing(name: string, input: InputSpec<unknown>): undefined {
+  if (input.required) throw new InputError(`input \`${name}\` is missing; write ${input.type.hint}`)
+  return undefined
+}
+
+function check(name: string, input: InputSpec<unknown>, given: string): unknown {
+  const result = input.type.schema.safeParse(given)
+  if (result.success) return result.data
+  const own = result.error.issues.find((issue) => issue.code === 'custom')?.message
+  const shown = input.type.secret ? (own ?? 'it is not valid') : `${JSON.stringify(given)} is not valid`
+  throw new InputError(`input \`${name}\`: ${shown}; write ${input.type.hint}`)
+}
+
+/** A secret never stands in a file: the file names the environment variable that holds it, as `env:NAME`. */
+function fromFile(value: unknown, name: string, input: InputSpec<unknown>): string | undefined {
+  if (value === undefined || value === null) return undefined
+  if (!input.type.secret) return typeof value === 'string' ? value : JSON.stringify(value)
+  const variable = /^env:([A-Za-z_]\w*)$/.exec(String(value))?.[1]
+  if (!variable)
+    throw new InputError(
+      `\`${name}\` in the config file is a secret; write env:NAME, the environment variable that holds it`,
+    )
+  const secret = process.env[variable]
+  if (!secret) throw new InputError(`\`${name}\` in the config file names ${variable}, which is empty or not set`)
+  mask(input, secret)
+  return secret
+}
+
+/** What the config file says for `spec`: its section `common`, and over that the section named after the action. */
+function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]): Section {
+  if (!path) return {}
+  const allowed = new Map(all.map((each) => [each.name, Object.keys(each.inputs)]))
+  allowed.set('common', [...new Set([...allowed.values()].flat())])
+  const sections = readYaml(path)
+  for (const [name, section] of Object.entries(sections)) {
+    requireKnown(name, [...allowed.keys()], `section \`${name}\` in ${path}`)
+    if (section === null || typeof section !== 'object' || Array.isArray(section))
+      throw new InputError(`section \`${name}\` in ${path} is not a map of input names to values`)
+    for (const key of Object.keys(section)) requireKnown(key, allowed.get(name) ?? [], `\`${name}.${key}\` in ${path}`)
+  }
+  return { ...(sections.common as Section), ...(sections[spec.name] as Section) }
+}
+
+function readYaml(path: string): Section {
+  try {
+    const document = parseDocument(readFileSync(path, 'utf8'))
+    if (document.errors[0]) throw document.errors[0]
+    return (document.toJS() ?? {}) as Section
+  } catch (error) {
+    throw new InputError(`input \`config\`: ${path} cannot be read: ${messageOf(error).split('\n')[0]}`)
+  }
+}
+
+function requireKnown(name: string, allowed: readonly string[], where: string): void {
+  if (allowed.includes(name)) return
+  throw new InputError(`${where} is not known; did you mean \`${closest(name, [...allowed])}\`?`)
+}

@@ -1,0 +1,46 @@
+import { setSecret } from '@actions/core'
+
+/** Passwords that rehearsals use and documentation prints; masking them would star out ordinary words in a log. */
+const KNOWN_DEFAULTS = new Set(['postgres', 'password', 'root', 'admin', 'cockroach', 'test'])
+const MIN_LENGTH = 4
+
+const secrets = new Set<string>()
+
+/** Makes the runner, and {@link redact}, hide `value` from now on. */
+export function addSecret(value: string): void {
+  for (const line of [value, ...value.split(/\r?\n/)]) {
+    if (line.length < MIN_LENGTH || KNOWN_DEFAULTS.has(line) || secrets.has(line)) continue
+    secrets.add(line)
+    setSecret(line)
+  }
+}
+
+/** Hides a connection URL as a whole, and its password both as written and decoded. */
+export function addSecretUrl(url: string): void {
+  addSecret(url)
+  const raw = /^[a-z]+:\/\/[^:@/]*:([^@]*)@/i.exec(url)?.[1]
+  if (!raw) return
+  addSecret(raw)
+  const plain = decode(raw)
+  addSecret(plain)
+  addSecret(encodeURIComponent(plain))
+}
+
+/** The same text with every registered secret, and the password in any URL, replaced by `***`. */
+export function redact(text: string): string {
+  let out = text.replace(/([a-z][a-z0-9+.-]*:\/\/[^\s:@/]*):[^\s@/]+@/gi, '$1:***@')
+  for (const secret of [...secrets].sort((a, b) => b.length - a.length)) out = out.replaceAll(secret, '***')
+  return out
+}
+
+export function holdsSecret(text: string): boolean {
+  return [...secrets].some((secret) => text.includes(secret))
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
+}

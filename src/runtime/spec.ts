@@ -1,0 +1,49 @@
+import type { InputType } from './types.ts'
+
+/** One input of an action. `fallback` is applied in code, never in action.yml: there it would hide the config file. */
+export interface InputSpec<T> {
+  type: InputType<NonNullable<T>>
+  description: string
+  required: boolean
+  fallback?: string
+}
+
+export interface ActionSpec {
+  name: string
+  title: string
+  description: string
+  icon: string
+  /** True when the action has a post step. */
+  post?: boolean
+  inputs: Record<string, InputSpec<unknown>>
+  outputs: Record<string, string>
+}
+
+type Camel<S extends string> = S extends `${infer Head}-${infer Tail}` ? `${Head}${Capitalize<Camel<Tail>>}` : S
+
+/** The values of an action's inputs, by their camel-case names. */
+export type InputsOf<S extends ActionSpec> = {
+  [K in keyof S['inputs'] & string as Camel<K>]: S['inputs'][K] extends InputSpec<infer T> ? T : never
+}
+
+export type OutputsOf<S extends ActionSpec> = keyof S['outputs'] & string
+
+export function required<T>(type: InputType<T & {}>, description: string): InputSpec<T> {
+  return { type: type as InputType<NonNullable<T>>, description, required: true }
+}
+
+export function optional<T>(type: InputType<T & {}>, description: string): InputSpec<T | undefined> {
+  return { type: type as InputType<NonNullable<T>>, description, required: false }
+}
+
+export function defaulted<T>(type: InputType<T & {}>, fallback: string, description: string): InputSpec<T> {
+  return { type: type as InputType<NonNullable<T>>, description, required: false, fallback }
+}
+
+export function defineAction<const S extends ActionSpec>(spec: S): S {
+  return spec
+}
+
+export function camel(name: string): string {
+  return name.replace(/-([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
+}

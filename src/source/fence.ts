@@ -1,0 +1,280 @@
+import { randomUUID } from 'node:crypto'
+import type { Table } from '../migration/tables.ts'
+import { type Database, qualified, sqlState } from '../runtime/database.ts'
+import { OUR_SCHEMA } from './heartbeat.ts'
+
+/*
+ * The fence is a statement trigger on every expected table, installed ahead of time and disarmed. What arms it is one
+ * number: the time, by the source's own clock, until which writes are refused. The number is a sequence's value,
+ * because a sequence is read outside any snapshot: an old REPEATABLE READ transaction sees it too, where it would not
+ * see a row. For the same reason a second sequence counts the writes that passed: no rollback hides one.
+ */
+
+const LEASE = `${OUR_SCHEMA}.fence_lease`
+const PASSED = `${OUR_SCHEMA}.fence_passed`
+const TRIGGER = 'molt_actions_fence'
+
+/** read_only_sql_transaction: what an application already understands as "no writes here for now". */
+const REFUSED = '25006'
+
+/** The lease of a migration that was committed: it never ends by itself. */
+const PERMANENT = '9223372036854775807'
+const LIFTED = '1'
+const NOW_MS = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint'
+
+export type FenceState = 'absent' | 'lifted' | 'lapsed' | 'armed' | 'permanent'
+
+export interface Fence {
+  /** Told in the error that refuses a write, so that a probe can tell our refusal from any other. */
+  id: string
+  /** Expected tables and every partition below them, as bare names with their own schema. */
+  tables: { schema: string; name: string; oid: number }[]
+}
+
+/** A transaction that held a write lock when the fence was armed. `pid` is null for a prepared transaction. */
+export interface Holder {
+  transaction: string
+  pid: number | null
+}
+
+const LOCK_TIMEOUT = '1s'
+const LOCK_ATTEMPTS = 30
+
+/**
+ * Installs the fence, disarmed. Each table has its own short transaction with a lock timeout, retried: in one
+ * transaction the waits would add up behind other locks, and the application could be the deadlock's victim.
+ */
+export async function installFence(db: Database, tables: readonly Table[]): Promise<Fence> {
+  await db.query(`CREATE SCHEMA IF NOT EXISTS ${OUR_SCHEMA}`)
+  await db.query(`CREATE SEQUENCE IF NOT EXISTS ${LEASE} MINVALUE 1`)
+  await db.query(`CREATE SEQUENCE IF NOT EXISTS ${PASSED} MINVALUE 1`)
+  const id = (await readFenceId(db)) ?? randomUUID()
+  await db.query(fenceFunction(id))
+  const fence = { id, tables: await withPartitions(db, tables) }
+  for (const table of fence.tables) await installTrigger(db, table)
+  return fence
+}
+
+/** SECURITY DEFINER: a role without rights on our schema must be able to fire it, or it is locked out for ever. */
+function fenceFunction(id: string): string {
+  return `
+    CREATE OR REPLACE FUNCTION ${OUR_SCHEMA}.fence() RETURNS trigger LANGUAGE plpgsql
+      SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fence$
+    DECLARE lease_ms bigint;
+    BEGIN
+      SELECT last_value INTO lease_ms FROM ${LEASE};
+      IF lease_ms > extract(epoch FROM clock_timestamp()) * 1000 THEN
+        RAISE EXCEPTION USING ERRCODE = '${REFUSED}',
+          MESSAGE = 'writes are paused: this database is being moved',
+          DETAIL = 'molt-actions fence ${id}',
+          HINT = 'Retry in a few seconds.';
+      END IF;
+      PERFORM nextval('${PASSED}');
+      RETURN NULL;
+    END $fence$`
+}
+
+/** The fence that is installed now, with every table that carries its trigger; undefined when there is none. */
+export async function installedFence(db: Database): Promise<Fence | undefined> {
+  const id = await readFenceId(db)
+  return id ? { id, tables: await fencedTables(db) } : undefined
+}
+
+/** The fence as it must be for `tables` now, partitions included; {@link fenceProblems} tells whether it is. */
+export async function plannedFence(db: Database, tables: readonly Table[]): Promise<Fence> {
+  return { id: (await readFenceId(db)) ?? 'none', tables: await withPartitions(db, tables) }
+}
+
+async function readFenceId(db: Database): Promise<string | undefined> {
+  const { rows } = await db.query(
+    `SELECT prosrc FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+      WHERE n.nspname = $1 AND p.proname = 'fence'`,
+    [OUR_SCHEMA],
+  )
+  return /molt-actions fence ([0-9a-f-]{36})/.exec(rows[0]?.prosrc ?? '')?.[1]
+}
+
+async function installTrigger(db: Database, table: { schema: string; name: string; oid: number }): Promise<void> {
+  const state = await db.query('SELECT tgenabled FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2', [
+    table.oid,
+    TRIGGER,
+  ])
+  if (state.rows[0]?.tgenabled === 'A') return
+  const name = qualified(table.schema, table.name)
+  await withShortLock(db, async () => {
+    if (!state.rows[0])
+      await db.query(
+        `CREATE TRIGGER ${TRIGGER} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ${name}
+           FOR EACH STATEMENT EXECUTE FUNCTION ${OUR_SCHEMA}.fence()`,
+      )
+    await db.query(`ALTER TABLE ${name} ENABLE ALWAYS TRIGGER ${TRIGGER}`)
+  })
+}
+
+/** Drops the triggers and the function. A permanent fence is not touched: that is for the cleanup after a cutover. */
+export async function removeFence(db: Database, tables: readonly { schema: string; name: string }[]): Promise<void> {
+  for (const table of tables) {
+    const name = qualified(table.schema, table.name)
+    await withShortLock(db, () => db.query(`DROP TRIGGER IF EXISTS ${TRIGGER} ON ${name}`))
+  }
+  await db.query(`DROP FUNCTION IF EXISTS ${OUR_SCHEMA}.fence()`)
+  await db.query(`DROP SEQUENCE IF EXISTS ${LEASE}, ${PASSED}`)
+}
+
+/** Every table that carries the fence's trigger now, whatever a plan says. */
+async function fencedTables(db: Database): Promise<{ schema: string; name: string; oid: number }[]> {
+  const { rows } = await db.query(
+    `SELECT n.nspname AS schema, c.relname AS name, c.oid FROM pg_catalog.pg_trigger t
+       JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE t.tgname = $1 ORDER BY 1, 2`,
+    [TRIGGER],
+  )
+  return rows
+}
+
+async function withShortLock(db: Database, work: () => Promise<unknown>): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await db.query('BEGIN')
+      await db.query(`SET LOCAL lock_timeout = '${LOCK_TIMEOUT}'`)
+      await work()
+      await db.query('COMMIT')
+      return
+    } catch (error) {
+      await db.query('ROLLBACK')
+      const busy = ['55P03', '40P01'].includes(sqlState(error) ?? '')
+      if (!busy || attempt >= LOCK_ATTEMPTS) throw error
+    }
+  }
+}
+
+async function withPartitions(db: Database, tables: readonly Table[]): Promise<Fence['tables']> {
+  const { rows } = await db.query(
+    `WITH RECURSIVE tree AS (
+       SELECT unnest($1::oid[]) AS oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON tree.oid = i.inhparent)
+     SELECT n.nspname AS schema, c.relname AS name, c.oid FROM tree
+       JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2`,
+    [tables.map((table) => table.oid)],
+  )
+  return rows
+}
+
+/** What the fence is doing now, by the source's clock. */
+export async function readFence(db: Database): Promise<{ state: FenceState; remainingMs: number }> {
+  const there = await db.query(`SELECT to_regclass('${LEASE}') AS oid`)
+  if (!there.rows[0].oid) return { state: 'absent', remainingMs: 0 }
+  const { rows } = await db.query(
+    `SELECT last_value::text AS lease, last_value - (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS remaining FROM ${LEASE}`,
+  )
+  const { lease, remaining } = rows[0]
+  if (lease === PERMANENT) return { state: 'permanent', remainingMs: Number.POSITIVE_INFINITY }
+  if (lease === LIFTED) return { state: 'lifted', remainingMs: 0 }
+  return Number(remaining) > 0
+    ? { state: 'armed', remainingMs: Number(remaining) }
+    : { state: 'lapsed', remainingMs: 0 }
+}
+
+/**
+ * Refuses writes from this moment for `leaseMs`; takes no lock on any table. Also renews.
+ * @returns the lease's value, which {@link makePermanent} asks for; undefined when the fence is permanent already
+ */
+export async function setLease(db: Database, leaseMs: number): Promise<string | undefined> {
+  return changeLease(db, `${NOW_MS} + $1::bigint`, [leaseMs])
+}
+
+/** Lets writes through again, at once; leaves a permanent fence alone, and then returns false. */
+export async function liftFence(db: Database): Promise<boolean> {
+  return (await changeLease(db, LIFTED, [])) !== undefined
+}
+
+/**
+ * Makes the fence permanent: the decision for the target, durable on the source before it returns.
+ * Only while `lease`, the value that was checked for gaps, still stands and has not lapsed: in one statement, so that
+ * no write can have passed between the check and the decision.
+ * @returns false when the lease was lost; nothing is changed then
+ */
+export async function makePermanent(db: Database, lease: string): Promise<boolean> {
+  const changed = await changeLease(db, PERMANENT, [lease], `AND last_value = $1::bigint AND last_value > ${NOW_MS}`)
+  return changed !== undefined
+}
+
+/** One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. */
+async function changeLease(
+  db: Database,
+  value: string,
+  parameters: unknown[],
+  condition = '',
+): Promise<string | undefined> {
+  await db.query('BEGIN')
+  try {
+    await db.query('SET LOCAL synchronous_commit = on')
+    await db.query(`SELECT pg_catalog.pg_advisory_xact_lock(hashtext('${LEASE}'))`)
+    const sql = `SELECT setval('${LEASE}', ${value})::text AS lease FROM ${LEASE} WHERE last_value <> ${PERMANENT} ${condition}`
+    const { rows } = await db.query(sql, parameters)
+    await db.query('COMMIT')
+    return rows[0]?.lease
+  } catch (error) {
+    await db.query('ROLLBACK').catch(() => {})
+    throw error
+  }
+}
+
+/** How many writes have passed the fence so far; a change between two readings means a gap. */
+export async function writesPassed(db: Database): Promise<string> {
+  const { rows } = await db.query(`SELECT last_value::text || is_called::text AS passed FROM ${PASSED}`)
+  return rows[0].passed
+}
+
+/** Every transaction, prepared ones included, that holds a write lock on a fenced table at this moment. */
+export async function writeHolders(db: Database, fence: Fence): Promise<Holder[]> {
+  const { rows } = await db.query(
+    `SELECT DISTINCT virtualtransaction AS transaction, pid FROM pg_catalog.pg_locks
+      WHERE locktype = 'relation' AND granted AND relation = ANY($1::oid[])
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+        AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+        AND pid IS DISTINCT FROM pg_catalog.pg_backend_pid()`,
+    [fence.tables.map((table) => table.oid)],
+  )
+  return rows
+}
+
+/**
+ * Tries to write to every fenced table, without a row to hit. Only an error that carries this fence's id counts as
+ * refused: a missing grant or a read-only session fails just the same.
+ * @returns the tables that refused and those that let the write through
+ */
+export async function probeFence(db: Database, fence: Fence): Promise<{ refused: string[]; passed: string[] }> {
+  const refused: string[] = []
+  const passed: string[] = []
+  for (const table of fence.tables) {
+    const name = qualified(table.schema, table.name)
+    try {
+      await db.query(`DELETE FROM ONLY ${name} WHERE false`)
+      passed.push(name)
+    } catch (error) {
+      const detail = (error as { detail?: string }).detail ?? ''
+      if (sqlState(error) !== REFUSED || !detail.includes(fence.id)) throw error
+      refused.push(name)
+    }
+  }
+  return { refused, passed }
+}
+
+/** What is wrong with the installed fence: a trigger missing, disabled or replaced since it was installed. */
+export async function fenceProblems(db: Database, fence: Fence): Promise<string[]> {
+  const { rows } = await db.query(
+    `SELECT t.tgrelid AS oid, t.tgenabled AS enabled, p.prosrc AS body, p.prosecdef AS definer FROM pg_catalog.pg_trigger t
+       JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid WHERE t.tgname = $1`,
+    [TRIGGER],
+  )
+  const triggers = new Map(rows.map((row) => [row.oid, row]))
+  const body = /\$fence\$([\s\S]*)\$fence\$/.exec(fenceFunction(fence.id))?.[1]
+  return fence.tables.flatMap((table) => {
+    const trigger = triggers.get(table.oid)
+    const name = `${table.schema}.${table.name}`
+    if (!trigger) return [`${name} has no fence trigger`]
+    if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
+    if (trigger.body !== body || !trigger.definer) return [`the fence function was changed by someone else`]
+    return []
+  })
+}

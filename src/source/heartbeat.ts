@@ -1,0 +1,61 @@
+import { randomUUID } from 'node:crypto'
+import { type Database, qualified } from '../runtime/database.ts'
+
+/** Everything of ours on the source lives in this schema. */
+export const OUR_SCHEMA = 'molt_actions'
+
+/** The stream ignores the source's schema, so on the target the heartbeat stands among the migrated tables. */
+export const HEARTBEAT = 'molt_actions_heartbeat'
+
+const COLUMNS =
+  'id INT PRIMARY KEY, migration TEXT NOT NULL, source_id TEXT NOT NULL, beat INT8 NOT NULL, marker TEXT NOT NULL'
+
+/**
+ * Creates the one-row heartbeat on the source, once.
+ * @returns the migration that owns it and the random id that tells this database from a clone of it
+ */
+export async function createHeartbeat(
+  db: Database,
+  migration: string,
+): Promise<{ migration: string; sourceId: string }> {
+  await db.query(`CREATE SCHEMA IF NOT EXISTS ${OUR_SCHEMA}`)
+  await db.query(`CREATE TABLE IF NOT EXISTS ${OUR_SCHEMA}.${HEARTBEAT} (${COLUMNS})`)
+  await db.query(`INSERT INTO ${OUR_SCHEMA}.${HEARTBEAT} VALUES (1, $1, $2, 0, '') ON CONFLICT (id) DO NOTHING`, [
+    migration,
+    randomUUID(),
+  ])
+  const owner = await readHeartbeatOwner(db)
+  if (!owner) throw new Error('the heartbeat row that was just written is not there')
+  return owner
+}
+
+/** Which migration this source database belongs to, or undefined when none has begun. */
+export async function readHeartbeatOwner(db: Database): Promise<{ migration: string; sourceId: string } | undefined> {
+  const table = await db.query('SELECT to_regclass($1) AS oid', [`${OUR_SCHEMA}.${HEARTBEAT}`])
+  if (!table.rows[0].oid) return undefined
+  const { rows } = await db.query(
+    `SELECT migration, source_id AS "sourceId" FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`,
+  )
+  return rows[0]
+}
+
+/** The heartbeat's table on the target; its row arrives with the stream. */
+export async function createTargetHeartbeat(db: Database, schema: string): Promise<void> {
+  await db.query(`CREATE TABLE IF NOT EXISTS ${qualified(schema, HEARTBEAT)} (${COLUMNS})`)
+}
+
+/** Writes the next beat and a marker on the source; returns the beat's number, which only ever grows. */
+export async function writeMarker(db: Database, marker: string): Promise<number> {
+  const { rows } = await db.query(
+    `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`,
+    [marker],
+  )
+  if (!rows[0]) throw new Error('the heartbeat row on the source is gone')
+  return Number(rows[0].beat)
+}
+
+/** What the stream has brought so far. */
+export async function readMarker(db: Database, schema: string): Promise<{ beat: number; marker: string } | undefined> {
+  const { rows } = await db.query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)
+  return rows[0] && { beat: Number(rows[0].beat), marker: rows[0].marker }
+}

@@ -1,0 +1,116 @@
+import { type Database, ident, qualified } from '../runtime/database.ts'
+import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
+
+/** A replication slot as the source tells it. LSNs are text such as `0/2E02140`; `walBytes` is what the slot retains. */
+export interface Slot {
+  plugin: string
+  database: string
+  active: boolean
+  activePid: number | null
+  restartLsn: string | null
+  confirmedFlushLsn: string | null
+  walStatus: string | null
+  walBytes: number
+}
+
+export async function readSlot(db: Database, name: string): Promise<Slot | undefined> {
+  const { rows } = await db.query(
+    `SELECT plugin, database, active, active_pid AS "activePid", restart_lsn::text AS "restartLsn",
+            confirmed_flush_lsn::text AS "confirmedFlushLsn", wal_status AS "walStatus",
+            pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::float8 AS "walBytes"
+       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`,
+    [name],
+  )
+  return rows[0]
+}
+
+export async function dropSlot(db: Database, name: string): Promise<void> {
+  await db.query(
+    'SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',
+    [name],
+  )
+}
+
+/** What the publication sends: which tables, and whether it would send a TRUNCATE, which wedges the stream. */
+export interface Publication {
+  allTables: boolean
+  truncate: boolean
+  /** As `schema.table`. */
+  tables: string[]
+  /** Tables that it sends in part only, by a row filter or a column list (PostgreSQL 15 and later). */
+  partial: string[]
+}
+
+export async function readPublication(db: Database, name: string): Promise<Publication | undefined> {
+  const { rows } = await db.query(
+    `SELECT puballtables AS "allTables", pubtruncate AS truncate FROM pg_catalog.pg_publication WHERE pubname = $1`,
+    [name],
+  )
+  if (!rows[0]) return undefined
+  const tables = await db.query(
+    `SELECT to_jsonb(t) AS t FROM pg_catalog.pg_publication_tables t WHERE pubname = $1 ORDER BY schemaname, tablename`,
+    [name],
+  )
+  const sent: Record<string, unknown>[] = tables.rows.map((row) => row.t)
+  const nameOf = (t: Record<string, unknown>) => `${t.schemaname}.${t.tablename}`
+  return {
+    ...rows[0],
+    tables: sent.map(nameOf),
+    partial: sent.filter((t) => t.rowfilter).map(nameOf),
+  }
+}
+
+/** A publication of exactly these tables and the heartbeat, without TRUNCATE. */
+export async function createPublication(
+  db: Database,
+  name: string,
+  schema: string,
+  tables: readonly string[],
+): Promise<void> {
+  const all = [...tables.map((table) => qualified(schema, table)), `${OUR_SCHEMA}.${HEARTBEAT}`]
+  await db.query(
+    `CREATE PUBLICATION ${ident(name)} FOR TABLE ${all.join(', ')} WITH (publish = 'insert, update, delete', publish_via_partition_root = true)`,
+  )
+}
+
+/** Adds the heartbeat to a publication that a tool created, and takes TRUNCATE out of it. */
+export async function completePublication(db: Database, name: string): Promise<void> {
+  const found = await readPublication(db, name)
+  if (found && !found.allTables && !found.tables.includes(`${OUR_SCHEMA}.${HEARTBEAT}`))
+    await db.query(`ALTER PUBLICATION ${ident(name)} ADD TABLE ${OUR_SCHEMA}.${HEARTBEAT}`)
+  if (found?.truncate) await db.query(`ALTER PUBLICATION ${ident(name)} SET (publish = 'insert, update, delete')`)
+}
+
+/** What is wrong with slot and publication for a stream of exactly `tables`; empty when all is as it must be. */
+export async function slotProblems(
+  db: Database,
+  facts: { slot: string; publication: string; schema: string; tables: readonly string[]; cursor?: string },
+): Promise<string[]> {
+  const problems: string[] = []
+  const slot = await readSlot(db, facts.slot)
+  if (!slot) problems.push(`the slot ${facts.slot} does not exist`)
+  else {
+    if (slot.plugin !== 'pgoutput') problems.push(`the slot ${facts.slot} uses the plugin ${slot.plugin}, not pgoutput`)
+    if (slot.walStatus === 'lost')
+      problems.push(`the slot ${facts.slot} has lost WAL that the stream needs (wal_status lost)`)
+    if (facts.cursor && slot.confirmedFlushLsn !== facts.cursor)
+      problems.push(
+        `the slot ${facts.slot} starts at ${slot.confirmedFlushLsn}, but the load ended with the cursor ${facts.cursor}`,
+      )
+  }
+  const publication = await readPublication(db, facts.publication)
+  if (!publication) return [...problems, `the publication ${facts.publication} does not exist`]
+  if (publication.truncate) problems.push(`the publication ${facts.publication} sends TRUNCATE, which stops the stream`)
+  const wanted = [...facts.tables.map((table) => `${facts.schema}.${table}`), `${OUR_SCHEMA}.${HEARTBEAT}`]
+  for (const table of wanted)
+    if (!publication.tables.includes(table))
+      problems.push(`the publication ${facts.publication} does not send ${table}`)
+  for (const table of publication.tables)
+    if (!wanted.includes(table))
+      problems.push(
+        `the publication ${facts.publication} also sends ${table}, for which the target has no table to expect it`,
+      )
+  for (const table of publication.partial)
+    problems.push(`the publication ${facts.publication} sends ${table} through a row filter`)
+  return problems
+}

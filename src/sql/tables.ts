@@ -1,0 +1,65 @@
+import type { Column, Table } from '../migration/tables.ts'
+import { type Database, ident } from '../runtime/database.ts'
+
+/** Columns that CockroachDB adds by itself; they stand on one side only and hold nothing of the user's. */
+const OWN_COLUMN = /^(rowid|crdb_region|crdb_internal_.*)$/
+
+/**
+ * Every base table of a schema (partitioned ones as a whole), with columns and key, in two queries however many
+ * there are. Uses only what both PostgreSQL's and CockroachDB's `pg_catalog` have.
+ */
+export async function readTables(db: Database, schema: string): Promise<Table[]> {
+  const columns = await db.query(
+    `SELECT c.oid, c.relname AS table, c.relkind AS kind, a.attnum, a.attname AS name,
+            pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS "notNull",
+            a.attgenerated <> '' AS generated, a.attidentity = 'a' AS "identityAlways", a.atttypid AS "typeOid"
+       FROM pg_catalog.pg_class c
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+      ORDER BY c.relname, a.attnum`,
+    [schema],
+  )
+  const keys = await db.query(
+    `SELECT conrelid AS oid, conkey AS key FROM pg_catalog.pg_constraint
+      WHERE contype = 'p' AND connamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)`,
+    [schema],
+  )
+  const labels = await readEnums(db)
+  const keyOf = new Map<number, number[]>(keys.rows.map((row) => [row.oid, row.key]))
+  const rowsOf = new Map<number, typeof columns.rows>()
+  for (const row of columns.rows) rowsOf.set(row.oid, [...(rowsOf.get(row.oid) ?? []), row])
+  return [...rowsOf].map(([oid, rows]) => {
+    const { table, kind } = rows[0]
+    const nameOf = new Map<number, string>(rows.map((row) => [row.attnum, row.name]))
+    const own = rows.filter((row) => !OWN_COLUMN.test(row.name))
+    return {
+      schema,
+      name: table,
+      oid,
+      kind,
+      columns: own.map((row) => toColumn(row, labels)),
+      key: (keyOf.get(oid) ?? []).map((attnum) => nameOf.get(attnum) ?? '').filter((name) => !OWN_COLUMN.test(name)),
+    }
+  })
+}
+
+/** The exact number of rows of one table. */
+export async function countRows(db: Database, schema: string, table: string): Promise<number> {
+  const { rows } = await db.query(`SELECT count(*) AS rows FROM ${ident(schema)}.${ident(table)}`)
+  return Number(rows[0].rows)
+}
+
+function toColumn(row: Omit<Column, 'labels'> & { typeOid: number }, labels: Map<number, string[]>): Column {
+  const { name, type, notNull, generated, identityAlways } = row
+  return { name, type, notNull, generated, identityAlways, labels: labels.get(row.typeOid) ?? null }
+}
+
+async function readEnums(db: Database): Promise<Map<number, string[]>> {
+  const { rows } = await db.query(
+    'SELECT enumtypid AS type, enumlabel AS label FROM pg_catalog.pg_enum ORDER BY 1, enumsortorder',
+  )
+  const labels = new Map<number, string[]>()
+  for (const { type, label } of rows) labels.set(type, [...(labels.get(type) ?? []), label])
+  return labels
+}

@@ -1,0 +1,116 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Database } from '../runtime/database.ts'
+import { CancelledError, VerdictError } from '../runtime/errors.ts'
+import {
+  type Fence,
+  liftFence,
+  makePermanent,
+  plannedFence,
+  probeFence,
+  setLease,
+  writeHolders,
+  writesPassed,
+} from '../source/fence.ts'
+import { readTables } from '../sql/tables.ts'
+import type { Plan } from '../target/ledger.ts'
+
+const LOOK_EVERY = 10
+
+/** The fence that this plan needs, by the tables and partitions that are there now. */
+export async function planFence(db: Database, plan: Plan): Promise<Fence> {
+  const tables = await readTables(db, plan.sourceSchema)
+  return plannedFence(
+    db,
+    tables.filter((table) => plan.tables.includes(table.name)),
+  )
+}
+
+/**
+ * Arms the fence and keeps it armed: writes are refused from `arm` until `lift`, `commit` or the end of the lease,
+ * which is renewed only by {@link renew}. Times in milliseconds.
+ */
+export class HeldFence {
+  readonly fence: Fence
+  readonly #db: Database
+  readonly #leaseMs: number
+  #lease = ''
+  #passed = ''
+
+  constructor(db: Database, fence: Fence, leaseMs: number) {
+    this.#db = db
+    this.fence = fence
+    this.#leaseMs = leaseMs
+  }
+
+  /**
+   * Refuses writes at once, then waits for every transaction that held a write lock, and shows that writes are refused.
+   * @param deadline milliseconds from now for the holders to end
+   * @throws VerdictError when a holder does not end, or a write still passes; the fence is lifted by the caller
+   */
+  async arm(deadline: number, signal: AbortSignal): Promise<{ holders: number; waitedMs: number }> {
+    const began = performance.now()
+    await this.#setLease()
+    const holders = await this.#waitForHolders(deadline, signal)
+    this.#passed = await writesPassed(this.#db)
+    await this.requireRefused()
+    return { holders, waitedMs: Math.round(performance.now() - began) }
+  }
+
+  /** Prolongs the lease, and shows that it never lapsed in between: no write has passed since it was armed. */
+  async renew(deadline: number, signal: AbortSignal): Promise<void> {
+    await this.#setLease()
+    await this.#waitForHolders(deadline, signal)
+    await this.#requireNoGap()
+  }
+
+  async requireRefused(): Promise<void> {
+    const { passed } = await probeFence(this.#db, this.fence)
+    if (passed.length)
+      throw new VerdictError(`the fence does not hold: a write to ${passed.join(', ')} was let through`)
+    await this.#requireNoGap()
+  }
+
+  /** The decision for the target. Only while the lease that was checked for gaps still stands. */
+  async commit(deadline: number, signal: AbortSignal): Promise<void> {
+    await this.renew(deadline, signal)
+    if (await makePermanent(this.#db, this.#lease)) return
+    throw new VerdictError(
+      'the fence lapsed or was changed by someone else just before the commit; nothing was decided',
+    )
+  }
+
+  async lift(): Promise<void> {
+    await liftFence(this.#db)
+  }
+
+  async #setLease(): Promise<void> {
+    const lease = await setLease(this.#db, this.#leaseMs)
+    if (!lease) throw new VerdictError('the fence is permanent: this migration was committed already')
+    this.#lease = lease
+  }
+
+  async #requireNoGap(): Promise<void> {
+    if ((await writesPassed(this.#db)) === this.#passed) return
+    throw new VerdictError('a write passed the fence after it was armed: its lease lapsed, or someone lifted it')
+  }
+
+  /** Those who held a write lock when the lease was set may have read the old one; whoever comes later is refused. */
+  async #waitForHolders(deadline: number, signal: AbortSignal): Promise<number> {
+    const began = performance.now()
+    const first = await writeHolders(this.#db, this.fence)
+    const waitedFor = new Set(first.map((holder) => holder.transaction))
+    let left = first
+    while (left.length) {
+      if (signal.aborted) throw new CancelledError('the run was cancelled')
+      if (performance.now() - began > deadline) throw new VerdictError(holdersText(left))
+      await sleep(LOOK_EVERY)
+      left = (await writeHolders(this.#db, this.fence)).filter((holder) => waitedFor.has(holder.transaction))
+    }
+    return waitedFor.size
+  }
+}
+
+function holdersText(holders: { transaction: string; pid: number | null }[]): string {
+  const named = holders.map((holder) => (holder.pid === null ? 'a prepared transaction' : `PID ${holder.pid}`))
+  return `transactions with a write lock did not end in time: ${named.join(', ')}; end them (pg_terminate_backend, ROLLBACK PREPARED) and try again`
+}

@@ -1,0 +1,196 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync, openSync, renameSync, writeSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
+import { StringDecoder } from 'node:string_decoder'
+import { ToolError } from '../runtime/errors.ts'
+import { redact } from '../runtime/masking.ts'
+
+/** How a child process ended: by itself with a code, or by a signal. */
+export interface Exit {
+  code: number | null
+  signal: NodeJS.Signals | null
+}
+
+export interface Launch {
+  program: string
+  args: readonly string[]
+  /** Added to the few variables that every child gets. */
+  env?: Record<string, string>
+  /** Where its whole output goes, redacted, mode 600. Kept at most twice `LOG_LIMIT` long. */
+  logFile: string
+  onLine(line: string, stream: 'stdout' | 'stderr'): void
+}
+
+/** A line longer than this is cut in memory; the tools print whole rows. */
+const LINE_LIMIT = 256 * 1024
+const LOG_LIMIT = 64 * 1024 * 1024
+const GRACE_MS = 5_000
+
+/** Everything of our environment that a tool may see. RUNNER_TRACKING_ID lets the runner find orphans. */
+const INHERITED = [
+  'PATH',
+  'HOME',
+  'TMPDIR',
+  'TZ',
+  'LANG',
+  'SSL_CERT_FILE',
+  'SSL_CERT_DIR',
+  'RUNNER_TRACKING_ID',
+] as const
+const CLOUD = /^(AWS_|GOOGLE_|AZURE_|CLOUDSDK_)/
+
+/** The environment of a child: what it needs to run and to reach a bucket, and none of our inputs or tokens. */
+export function childEnvironment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
+  const env: NodeJS.ProcessEnv = {}
+  for (const [name, value] of Object.entries(process.env))
+    if ((INHERITED as readonly string[]).includes(name) || CLOUD.test(name)) env[name] = value
+  return { ...env, ...extra }
+}
+
+/** A long-running tool: its lines as they come, its last words, and a stop that always ends it. */
+export class Child {
+  /** Resolves when it has ended and its output is read to the end. Never rejects. */
+  readonly exited: Promise<Exit>
+  readonly pid: number | undefined
+  readonly launch: Launch
+  #process: ChildProcess
+  #lastLines: string[] = []
+  #exit: Exit | undefined
+
+  constructor(launch: Launch) {
+    this.launch = launch
+    const log = new RotatingLog(launch.logFile)
+    this.#process = spawn(launch.program, launch.args, {
+      env: childEnvironment(launch.env),
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    this.pid = this.#process.pid
+    for (const stream of ['stdout', 'stderr'] as const)
+      readLines(this.#process[stream] as NodeJS.ReadableStream, (line) => {
+        log.write(redact(line))
+        this.#remember(line)
+        launch.onLine(line, stream)
+      })
+    this.exited = new Promise((resolve) => {
+      const end = (exit: Exit) => {
+        this.#exit ??= exit
+        log.close()
+        resolve(this.#exit)
+      }
+      this.#process.on('error', (error) => {
+        this.#remember(error.message)
+        end({ code: null, signal: null })
+      })
+      this.#process.on('close', (code, signal) => end({ code, signal }))
+    })
+  }
+
+  get exit(): Exit | undefined {
+    return this.#exit
+  }
+
+  /** The last lines that it wrote, redacted, the newest last. */
+  get lastWords(): string {
+    return redact(this.#lastLines.at(-1) ?? 'nothing').slice(0, 600)
+  }
+
+  /** The last line that begins with `Error:`, as both tools end; else the last line. Redacted. */
+  get lastError(): string {
+    const error = this.#lastLines.findLast((line) => /^(Error|panic):/i.test(line))
+    return error ? redact(error.replace(/^Error:\s*/i, '')).slice(0, 600) : this.lastWords
+  }
+
+  /** SIGTERM, and SIGKILL when it outlives its grace period (milliseconds). */
+  async stop(graceMs = GRACE_MS): Promise<Exit> {
+    if (this.#exit) return this.#exit
+    this.#process.kill('SIGTERM')
+    const killer = setTimeout(() => this.#process.kill('SIGKILL'), graceMs)
+    return this.exited.finally(() => clearTimeout(killer))
+  }
+
+  /** The error that tells how it ended. */
+  failure(said = this.lastWords, advice?: string): ToolError {
+    return new ToolError({
+      program: this.launch.program.split('/').at(-1) as string,
+      args: this.launch.args.map(redact),
+      ending: describeExit(this.#exit),
+      said,
+      advice,
+    })
+  }
+
+  #remember(line: string): void {
+    if (!line.trim()) return
+    this.#lastLines.push(line)
+    // The usage text of `molt fetch` after its error is some fifty lines.
+    if (this.#lastLines.length > 100) this.#lastLines.shift()
+  }
+}
+
+export function describeExit(exit: Exit | undefined): string {
+  if (!exit) return 'is still running'
+  if (exit.signal) return `was ended by ${exit.signal}`
+  return exit.code === null ? 'could not be started' : `ended with exit code ${exit.code}`
+}
+
+/**
+ * Calls back for every line, the last one too when it has no end. Memory is bounded by {@link LINE_LIMIT}: of a
+ * longer line the beginning is handed over and the rest is dropped.
+ */
+export function readLines(stream: NodeJS.ReadableStream, onLine: (line: string) => void): void {
+  const decoder = new StringDecoder('utf8')
+  let pending = ''
+  const take = (text: string) => {
+    if (pending.length < LINE_LIMIT) pending += text.slice(0, LINE_LIMIT - pending.length)
+  }
+  stream.on('data', (chunk: Buffer) => {
+    const parts = decoder.write(chunk).split('\n')
+    for (const [index, part] of parts.entries()) {
+      take(part)
+      if (index === parts.length - 1) break
+      onLine(pending.replace(/\r$/, ''))
+      pending = ''
+    }
+  })
+  stream.on('end', () => {
+    if (pending) onLine(pending)
+  })
+}
+
+/** One file and its predecessor: a replicator at full verbosity writes megabytes a minute, for days. */
+class RotatingLog {
+  #path: string
+  #file: number
+  #size = 0
+
+  constructor(path: string) {
+    this.#path = path
+    this.#file = openSync(path, 'a', 0o600)
+  }
+
+  write(line: string): void {
+    if (this.#size > LOG_LIMIT) {
+      closeSync(this.#file)
+      renameSync(this.#path, `${this.#path}.1`)
+      this.#file = openSync(this.#path, 'a', 0o600)
+      this.#size = 0
+    }
+    this.#size += writeSync(this.#file, `${line}\n`)
+  }
+
+  close(): void {
+    closeSync(this.#file)
+  }
+}
+
+/** A loopback address with a port that was free a moment ago, for a tool's metrics. */
+export function freeAddress(): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const server = createServer()
+    server.on('error', reject)
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as AddressInfo
+      server.close(() => resolve(`127.0.0.1:${port}`))
+    })
+  })
+}

@@ -1,0 +1,64 @@
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { pipeline } from 'node:stream/promises'
+import { getExecOutput } from '@actions/exec'
+import { ToolError, UserError } from '../runtime/errors.ts'
+import { childEnvironment } from './process.ts'
+
+/** Versions of molt that must not move anybody's data, each with the reason. */
+export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(
+  ['1.3.3', '1.3.4', '1.3.5', '1.3.6'].map((version) => [
+    version,
+    'loses rows when an export query is retried (fixed in 1.3.7)',
+  ]),
+)
+
+export type ToolName = 'molt' | 'replicator'
+
+/** @throws UserError when the version is on the deny list and not named in `allowed` */
+export function refuseDenied(version: string, allowed: string | undefined): void {
+  const reason = DENIED_VERSIONS[version]
+  if (reason && allowed !== version)
+    throw new UserError(
+      `molt ${version} ${reason}; take another version, or name it in \`allow-denied-version\` if you must`,
+    )
+}
+
+/** What the tool says of itself, on one line. A build from source says `(devel)`. */
+export async function toolVersion(program: string, tool: ToolName): Promise<string> {
+  const said = await ask(program, tool === 'molt' ? ['--version'] : ['version'])
+  const line = said.split('\n').find(Boolean) ?? ''
+  return (
+    /\bversion v?(\d\S*(?: \([^)]*\))?)/i.exec(line)?.[1] ??
+    /build="?([^" ]+)/.exec(line)?.[1] ??
+    line.trim().slice(0, 80)
+  )
+}
+
+/** The tool's own help, by which one build is told from another. */
+export async function toolHelp(program: string, ...command: string[]): Promise<string> {
+  return ask(program, [...command, '--help'])
+}
+
+/** sha256 in hex. */
+export async function sha256(file: string): Promise<string> {
+  const hash = createHash('sha256')
+  await pipeline(createReadStream(file), hash)
+  return hash.digest('hex')
+}
+
+async function ask(program: string, args: string[]): Promise<string> {
+  const result = await getExecOutput(program, args, {
+    silent: true,
+    ignoreReturnCode: true,
+    env: childEnvironment() as Record<string, string>,
+  }).catch((error: Error) => ({ exitCode: -1, stdout: '', stderr: error.message }))
+  if (result.exitCode === 0) return result.stdout || result.stderr
+  throw new ToolError({
+    program: program.split('/').at(-1) as string,
+    args,
+    ending: `ended with exit code ${result.exitCode}`,
+    said: result.stderr.trim().split('\n').at(-1),
+    advice: 'Run `setup` first, or check that the file is for this platform.',
+  })
+}

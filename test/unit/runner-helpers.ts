@@ -1,0 +1,52 @@
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { onTestFinished } from 'vitest'
+import { type JobResult, type RunOptions, runAction, type StepResult } from '../../src/rehearsal/runner.ts'
+
+/** Holds the actions `js`, which runs the JavaScript of its inputs, and `plain`, and a composite one in its root. */
+export const FIXTURE = fileURLToPath(new URL('../fixtures/runner', import.meta.url))
+
+/** A copy of the fixture with more files in it, removed after the test. */
+export function repository(files: Record<string, string>): string {
+  const repo = mkdtempSync(join(tmpdir(), 'runner-test-'))
+  onTestFinished(() => rmSync(repo, { recursive: true, force: true }))
+  cpSync(FIXTURE, repo, { recursive: true })
+  for (const [name, text] of Object.entries(files)) {
+    mkdirSync(dirname(join(repo, name)), { recursive: true })
+    writeFileSync(join(repo, name), text)
+  }
+  return repo
+}
+
+/** Runs the fixture's `js` action. */
+export function runJs(inputs: Record<string, string>, more: Partial<RunOptions> = {}): Promise<JobResult> {
+  return runAction({ dir: join(FIXTURE, 'actions/js'), repo: FIXTURE, inputs, ...more })
+}
+
+/** Runs a composite action with these steps, written as YAML, in a copy of the fixture. */
+export function runSteps(steps: string, more: Partial<RunOptions> & { header?: string } = {}): Promise<JobResult> {
+  const { header = '', ...options } = more
+  const indented = steps.replace(/^\n/, '').replace(/^/gm, '    ')
+  const text = `name: test\ndescription: test\n${header}\nruns:\n  using: composite\n  steps:\n${indented}\n`
+  const repo = repository({ 'chain/action.yml': text })
+  return runAction({ dir: join(repo, 'chain'), repo, inputs: {}, ...options })
+}
+
+export function stepOf(result: JobResult, id: string, phase = 'main'): StepResult {
+  const step = result.steps.find((each) => each.id === id && each.phase === phase)
+  if (!step) throw new Error(`there is no ${phase} step ${id}`)
+  return step
+}
+
+/** The phase and id or name of each step below the action itself that did not skip, in order. */
+export function ran(result: JobResult): string[] {
+  return result.steps
+    .filter((step) => step.depth > 0 && step.outcome !== 'skipped')
+    .map((step) => `${step.phase} ${step.id ?? step.name}`)
+}
+
+export function messages(result: { annotations: { level: string; message: string }[] }): string[] {
+  return result.annotations.map(({ level, message }) => `${level}: ${message}`)
+}

@@ -1,0 +1,268 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { type LogLine, runAction } from '../../src/rehearsal/runner.ts'
+import { FIXTURE, messages, repository, runJs } from './runner-helpers.ts'
+
+const show = (expression: string) => `output('json', JSON.stringify(${expression}))`
+
+async function shown(expression: string, more: Parameters<typeof runJs>[1] = {}, inputs = {}) {
+  const result = await runJs({ main: show(expression), ...inputs }, more)
+  expect(messages(result)).toEqual([])
+  return JSON.parse(result.outputs.json as string)
+}
+
+describe('a JavaScript action', () => {
+  test('gets its inputs as variables: given ones, evaluated defaults, and empty ones', async () => {
+    const env = await shown('Object.fromEntries(Object.entries(env).filter(([k]) => k.startsWith("INPUT_")))', {
+      github: { repository: 'o/r' },
+    })
+    expect(env).toEqual({
+      INPUT_MAIN: expect.stringContaining('json'),
+      INPUT_PRE: '',
+      INPUT_POST: '',
+      INPUT_TWO_WORDS: 'a o/r b',
+      INPUT_OLD: '',
+    })
+  })
+
+  test('an unknown input is a warning and is passed on; a deprecated one warns; case does not matter', async () => {
+    const result = await runJs({ MAIN: show('env["INPUT_NO-SUCH"] + env.INPUT_OLD'), 'no-such': '1', old: '2' })
+    expect(JSON.parse(result.outputs.json as string)).toBe('12')
+    expect(messages(result.steps[1] as never)).toEqual([
+      "warning: Input 'old' has been deprecated with message: use main",
+      "warning: Unexpected input(s) 'no-such', valid inputs are ['main', 'pre', 'post', 'two words', 'old']",
+    ])
+  })
+
+  test('a missing required input is not the runner’s business', async () => {
+    const result = await runAction({ dir: join(FIXTURE, 'actions/plain'), repo: FIXTURE, inputs: {} })
+    expect(result.conclusion).toBe('success')
+    expect(result.steps[0]?.outputs).toEqual({ text: '' })
+  })
+
+  test('has a clean environment with what GitHub sets, and the job’s own variables', async () => {
+    process.env.RUNNER_TEST_LEAK = 'x'
+    onTestFinished(() => {
+      delete process.env.RUNNER_TEST_LEAK
+    })
+    const env = await shown('{ ...env, INPUT_MAIN: "", cwd: process.cwd() }', { env: { OWN: '1', CI: 'no' } })
+    expect(env).toMatchObject({
+      OWN: '1',
+      CI: 'no',
+      GITHUB_ACTIONS: 'true',
+      GITHUB_REPOSITORY: 'local/runner',
+      GITHUB_ACTION_REPOSITORY: 'local/runner',
+      GITHUB_SERVER_URL: 'https://github.com',
+      GITHUB_JOB: 'rehearsal',
+      GITHUB_RUN_ID: expect.stringMatching(/^\d+$/),
+      RUNNER_OS: process.platform === 'darwin' ? 'macOS' : 'Linux',
+      RUNNER_ARCH: expect.stringMatching(/^(X64|ARM64)$/),
+      RUNNER_TEMP: expect.stringContaining('_temp'),
+      RUNNER_TOOL_CACHE: expect.stringContaining('_tool'),
+      RUNNER_TRACKING_ID: expect.stringMatching(/^github_/),
+      PATH: process.env.PATH,
+    })
+    expect(env.cwd).toBe(env.GITHUB_WORKSPACE)
+    for (const name of ['RUNNER_TEST_LEAK', 'VITEST', 'NODE_ENV', 'RUNNER_DEBUG', 'GITHUB_ACTION_PATH'])
+      expect(env).not.toHaveProperty(name)
+  })
+
+  test('state goes from pre to main to post, with each phase in its own process', async () => {
+    const script =
+      'append("GITHUB_STATE", phase + "=" + process.pid); say(Object.keys(env).filter((k) => /^STATE_/.test(k)).join())'
+    const result = await runJs({ pre: script, main: script, post: script })
+    expect(result.steps.map(({ phase, name, outcome }) => [phase, name, outcome])).toEqual([
+      ['pre', 'Pre JS', 'success'],
+      ['main', 'JS', 'success'],
+      ['post', 'Post JS', 'success'],
+    ])
+    expect(result.steps[2]?.log).toBe('Post job cleanup.\nSTATE_phase,STATE_pre,STATE_main\n')
+    expect(new Set([result.state.pre, result.state.main, result.state.post]).size).toBe(3)
+  })
+
+  test('a failed pre skips main but not post; a failed main still has its post', async () => {
+    const early = await runJs({ pre: 'process.exit(7)', post: 'say("cleaned")' })
+    expect(early.steps.map(({ outcome, exitCode }) => [outcome, exitCode])).toEqual([
+      ['failure', 7],
+      ['skipped', null],
+      ['success', 0],
+    ])
+    const late = await runJs({ main: 'throw new Error("no")', post: 'say("cleaned")' })
+    expect(late.conclusion).toBe('failure')
+    expect(late.steps.at(-1)).toMatchObject({ phase: 'post', outcome: 'success', log: 'Post job cleanup.\ncleaned\n' })
+    expect(late.steps[1]?.log).toContain('Error: no')
+  })
+
+  test('phases of their own: post alone takes up the state and conclusion of the run before', async () => {
+    const first = await runJs({ main: 'append("GITHUB_STATE", "id=42")' }, { phases: ['pre', 'main'] })
+    expect(first.steps.map(({ phase }) => phase)).toEqual(['pre', 'main'])
+    const { state, conclusion } = first
+    const second = await runJs({ post: 'say(env.STATE_id)' }, { phases: ['post'], previous: { state, conclusion } })
+    expect(second.steps.map(({ phase, log }) => [phase, log])).toEqual([['post', 'Post job cleanup.\n42\n']])
+  })
+
+  test('a missing main file and a node that is not there fail the step', async () => {
+    const repo = repository({
+      'actions/gone/action.yml': 'name: x\ndescription: x\nruns:\n  using: node24\n  main: no.cjs\n',
+    })
+    const gone = await runAction({ dir: join(repo, 'actions/gone'), repo, inputs: {} })
+    expect(messages(gone)).toEqual([`error: File not found: '${join(repo, 'actions/gone/no.cjs')}'`])
+    const nowhere = await runJs({}, { node: '/no/such/node' })
+    expect(nowhere.conclusion).toBe('failure')
+    expect(messages(nowhere)[0]).toMatch(/cannot start \/no\/such\/node/)
+  })
+
+  test('a process that a signal has ended has exit code 128 + n', async () => {
+    const result = await runJs({ main: 'process.kill(process.pid, "SIGTERM"); setInterval(() => {}, 1000)' })
+    expect(result.steps[1]).toMatchObject({ exitCode: 143, outcome: 'failure' })
+  })
+
+  test('output of any kind becomes lines: no newline at the end, carriage returns, cut characters, standard error', async () => {
+    const main = `
+      process.stdout.write('a\\r\\nb\\rc\\n\\n')
+      const bytes = Buffer.from('ü end')
+      process.stdout.write(bytes.subarray(0, 1))
+      setTimeout(() => process.stdout.write(bytes.subarray(1)), 60)
+      process.stderr.write('::warning::from stderr\\n')`
+    const result = await runJs({ main })
+    const log = result.steps[1]?.log.split('##[endgroup]\n')[1]?.split('\n')
+    expect(log?.filter((line) => !line.startsWith('##'))).toEqual(['a', 'b', 'c', '', 'ü end', ''])
+    expect(messages(result)).toEqual(['warning: from stderr'])
+  })
+})
+
+describe('files that a step writes', () => {
+  test('outputs in heredoc form; a faulty file fails the step, and entries before the fault count', async () => {
+    const good = await runJs({ main: 'append("GITHUB_OUTPUT", "text<<EOF\\none\\ntwo\\nEOF\\nlast=1")' })
+    expect(good.outputs).toEqual({ text: 'one\ntwo', last: '1' })
+    const bad = await runJs({ main: 'append("GITHUB_OUTPUT", "a=1\\nfaulty")' })
+    expect(bad).toMatchObject({ conclusion: 'failure', outputs: { a: '1' } })
+    expect(bad.steps[1]).toMatchObject({ exitCode: 0, outcome: 'failure' })
+    expect(messages(bad)).toEqual([
+      "error: Unable to process file command 'output' successfully.",
+      "error: Invalid format 'faulty'",
+    ])
+  })
+
+  test('GITHUB_ENV refuses NODE_OPTIONS with an error that does not fail the step', async () => {
+    const result = await runJs({
+      main: 'append("GITHUB_ENV", "NODE_OPTIONS=--no-warnings\\nA=1")',
+      post: 'say(env.A + env.NODE_OPTIONS)',
+    })
+    expect(result.conclusion).toBe('success')
+    expect(messages(result)).toEqual([
+      "error: Can't set the environment variable NODE_OPTIONS by the file $GITHUB_ENV.",
+    ])
+    expect(result.steps[2]?.log).toContain('1undefined')
+  })
+
+  test('GITHUB_PATH: the last one added is searched first', async () => {
+    const result = await runJs({ main: 'append("GITHUB_PATH", "/a\\n/b\\n/a")', post: 'say(env.PATH)' })
+    expect(result.steps[2]?.log).toContain(`/a:/b:${process.env.PATH}`)
+  })
+
+  test('a summary is masked; one over 1 MiB is dropped with an error and the step stays green', async () => {
+    const small = await runJs({ main: 'say("::add-mask::s3cret"); append("GITHUB_STEP_SUMMARY", "# it is s3cret")' })
+    expect(small.summary).toBe('# it is ***\n')
+    const big = await runJs({ main: 'append("GITHUB_STEP_SUMMARY", "x".repeat(1024 * 1024))' })
+    expect(big).toMatchObject({ conclusion: 'success', summary: '' })
+    expect(messages(big)).toEqual([
+      'error: $GITHUB_STEP_SUMMARY upload aborted, supports content up to a size of 1024k, got 1024k.',
+    ])
+    const full = await runJs({ main: 'append("GITHUB_STEP_SUMMARY", "x".repeat(1024 * 1024 - 1))' })
+    expect(full.summary.length).toBe(1024 * 1024)
+  })
+})
+
+describe('masks', () => {
+  test('hide a value in all of the log that follows, later phases included', async () => {
+    const lines: LogLine[] = []
+    const main =
+      'say("before s3cret"); say("::add-mask::s3cret"); say("::error title=t::has s3cret"); say("after s3cret")'
+    const result = await runJs({ main, post: 'say("post s3cret")' }, { onLine: (line) => lines.push(line) })
+    const texts = lines.filter(({ group }) => group === undefined).map(({ text }) => text)
+    expect(texts).toEqual(expect.arrayContaining(['before s3cret', 'has ***', 'after ***', 'post ***']))
+    expect(messages(result)).toEqual(['error: has ***'])
+    expect(result.steps[2]?.log).not.toContain('s3cret')
+  })
+
+  test('secrets of the caller are hidden from the first line, the inputs in the header included', async () => {
+    const url = 'postgres://u:p%40ss@h/db'
+    const result = await runJs({ main: 'say(env.INPUT_OLD)', old: url }, { secrets: [url] })
+    expect(result.steps[1]?.log).toContain('old: ***')
+    expect(JSON.stringify(result.steps.map(({ log }) => log))).not.toContain('p%40ss')
+  })
+
+  test('an output that holds one does not leave the job, with a warning; the step keeps it', async () => {
+    const result = await runJs({
+      main: 'say("::add-mask::s3cret"); output("url", "x/s3cret"); output("ok", 1); output("none", "")',
+    })
+    expect(result.steps[1]?.outputs).toEqual({ url: 'x/s3cret', ok: '1', none: '' })
+    expect(result.outputs).toEqual({ ok: '1' })
+    expect(messages(result)).toEqual(["warning: Skip output 'url' since it may contain secret."])
+  })
+})
+
+test('lines say which step and group they belong to', async () => {
+  const lines: LogLine[] = []
+  await runJs(
+    { main: 'say("::group::G"); say("in"); say("::endgroup::"); say("out")' },
+    { onLine: (line) => lines.push(line) },
+  )
+  const main = lines.filter(({ step }) => step?.phase === 'main').slice(-4)
+  expect(main.map(({ kind, text, group }) => [kind, text, group])).toEqual([
+    ['group', 'G', undefined],
+    ['output', 'in', 'G'],
+    ['endgroup', '', undefined],
+    ['output', 'out', undefined],
+  ])
+})
+
+test('debug lines are shown only in debug runs', async () => {
+  const main = 'say("::debug::deep"); say(env.RUNNER_DEBUG)'
+  expect((await runJs({ main })).steps[1]?.log).not.toContain('deep')
+  const debug = await runJs({ main }, { debug: true })
+  expect(debug.steps[1]?.log).toMatch(/##\[debug\]deep\n1\n/)
+})
+
+test('a job shows at most 10 annotations of a level; the steps keep all', async () => {
+  const result = await runJs({ main: 'for (let i = 0; i < 12; i++) say("::error::" + i); say("::notice::n")' })
+  expect(result.annotations.length).toBe(11)
+  expect(result.steps[1]?.annotations.length).toBe(13)
+})
+
+test('hooks come before and after the steps that run, and their errors end the job', async () => {
+  const seen: string[] = []
+  await runJs(
+    { pre: 'process.exit(1)' },
+    {
+      beforeStep: (step) => void seen.push(`> ${step.name}`),
+      afterStep: (step) => void seen.push(`< ${step.name} ${step.outcome}`),
+    },
+  )
+  expect(seen).toEqual(['> Pre JS', '< Pre JS failure', '> Post JS', '< Post JS success'])
+  const failing = () => {
+    throw new Error('sabotage failed')
+  }
+  await expect(runJs({}, { beforeStep: failing })).rejects.toThrow('sabotage failed')
+})
+
+test('the work folder goes away unless the caller names it', async () => {
+  const temp = mkdtempSync(join(tmpdir(), 'runner-test-'))
+  onTestFinished(() => rmSync(temp, { recursive: true, force: true }))
+  const kept = await runJs(
+    {
+      main: 'append("RUNNER_TEMP_FILE", "x")'.replace(
+        'append("RUNNER_TEMP_FILE", "x")',
+        'require("node:fs").writeFileSync(env.RUNNER_TEMP + "/f", "x"); output("f", env.RUNNER_TEMP + "/f")',
+      ),
+    },
+    { workDir: temp },
+  )
+  expect(readFileSync(kept.outputs.f as string, 'utf8')).toBe('x')
+  expect(readdirSync(join(temp, '_temp', '_runner_file_commands'))).toEqual([])
+  const gone = await runJs({ main: 'output("dir", env.RUNNER_TEMP)' })
+  expect(existsSync(gone.outputs.dir as string)).toBe(false)
+})
