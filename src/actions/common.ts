@@ -1,7 +1,3 @@
-import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { info } from '@actions/core'
 import { connect, type Database, withDatabase } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
@@ -32,13 +28,6 @@ export const migration = {
   ...config,
 }
 
-/** A folder for logs and evidence of this job, private to its user. */
-export function workFolder(migrationId: string): string {
-  const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', migrationId)
-  mkdirSync(folder, { recursive: true, mode: 0o700 })
-  return folder
-}
-
 /** Opens both sides and closes them whatever happens. */
 export async function withBoth<T>(
   inputs: { source: string; target: string },
@@ -66,27 +55,4 @@ export async function requireSameSource(source: Database, entry: Entry): Promise
   throw new VerdictError(
     `the source is not the database that \`prepare\` saw for migration \`${entry.id}\`${server.inRecovery ? ' (it is a replica now)' : ''}; check the URL, or prepare a new migration`,
   )
-}
-
-/** Calls `line` at once and then every `everyMs`, and logs what it returns, until stopped. */
-export function progress(everyMs: number, line: () => string): { stop(): void } {
-  const stopper = new AbortController()
-  void (async () => {
-    while (!stopper.signal.aborted) {
-      await sleep(everyMs, undefined, { signal: stopper.signal }).catch(() => {})
-      if (!stopper.signal.aborted) info(line())
-    }
-  })()
-  return { stop: () => stopper.abort() }
-}
-
-/** The list of what went wrong, as one error with a line each. */
-export function refuse(what: string, problems: readonly string[], next: string): never {
-  const shown = problems.slice(0, 20).map((problem) => `  - ${problem}`)
-  if (problems.length > shown.length) shown.push(`  - and ${problems.length - shown.length} more`)
-  throw new VerdictError(`${what}:\n${shown.join('\n')}\n${next}`)
-}
-
-export function number(value: number): string {
-  return Math.round(value).toLocaleString('en-US')
 }

@@ -58,3 +58,10 @@ export function messageOf(error: unknown): string {
   if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ')
   return error instanceof Error ? error.message : String(error)
 }
+
+/** The list of what went wrong, as one error with a line each. */
+export function refuse(what: string, problems: readonly string[], next: string): never {
+  const shown = problems.slice(0, 20).map((problem) => `  - ${problem}`)
+  if (problems.length > shown.length) shown.push(`  - and ${problems.length - shown.length} more`)
+  throw new VerdictError(`${what}:\n${shown.join('\n')}\n${next}`)
+}

@@ -2,9 +2,10 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, qualified } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
+import { seconds } from '../runtime/progress.ts'
 import { readMarker, writeMarker } from '../source/heartbeat.ts'
 import { readSlot } from '../source/slot.ts'
-import { type Stream, seconds } from './stream.ts'
+import type { Stream } from './stream.ts'
 
 /** What was seen at each step of a proved drain; times in milliseconds since the drain began. */
 export interface DrainEvidence {

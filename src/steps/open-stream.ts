@@ -1,12 +1,12 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
-import { number, progress, workFolder } from '../actions/common.ts'
 import { withDatabase } from '../runtime/database.ts'
 import { InputError } from '../runtime/errors.ts'
+import { number, progress, seconds, workFolder } from '../runtime/progress.ts'
 import { readTarget } from '../target/catalog.ts'
 import type { Entry } from '../target/ledger.ts'
 import { explainTrouble } from '../tools/replicator.ts'
-import { Stream, seconds } from './stream.ts'
+import { Stream } from './stream.ts'
 
 export interface StreamInputs {
   source: string

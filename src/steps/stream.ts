@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
+import { seconds } from '../runtime/progress.ts'
 import { readMarker, writeMarker } from '../source/heartbeat.ts'
 import { readSlot, type Slot } from '../source/slot.ts'
 import type { Plan } from '../target/ledger.ts'
@@ -272,8 +273,4 @@ export async function untilCaughtUp(
     if (now > end) throw stream.stuck(`the lag was still ${seconds(status.lagMs)} after ${seconds(limits.deadline)}`)
     await sleep(100)
   }
-}
-
-export function seconds(ms: number): string {
-  return Number.isFinite(ms) ? `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s` : 'unknown'
 }

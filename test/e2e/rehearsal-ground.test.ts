@@ -416,7 +416,18 @@ describe('the load', () => {
     await fence(source.url, 60_000)
     await until('a refused write', () => (load?.counters.refused ?? 0) > 0)
     await sleep(200)
-    await load.switchTo(target.url)
+    const locker = new pg.Client({ connectionString: source.url })
+    await locker.connect()
+    await locker.query('BEGIN; LOCK TABLE orders')
+    await sleep(200)
+    let switched = false
+    const inTheOther = load.switchTo(target.url).then(() => {
+      switched = true
+    })
+    await sleep(200)
+    expect(switched, 'switched while a transaction was in flight').toBe(false)
+    await locker.end()
+    await inTheOther
     expect(await users(source.url)).toBe(0)
     await until('an end of the pause', () => load?.pausesMs.length === 1)
     await sleep(500)

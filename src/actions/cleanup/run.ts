@@ -1,12 +1,12 @@
 import { info } from '@actions/core'
 import type { Action } from '../../runtime/action.ts'
 import { type Database, ident, qualified } from '../../runtime/database.ts'
-import { UserError, VerdictError } from '../../runtime/errors.ts'
+import { refuse, UserError, VerdictError } from '../../runtime/errors.ts'
 import { installedFence, readFence, removeFence } from '../../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readPublication, readSlot } from '../../source/slot.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../../target/ledger.ts'
-import { refuse, withBoth } from '../common.ts'
+import { withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 /** One thing of ours: what it is called, and how it goes. */

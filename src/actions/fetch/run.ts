@@ -2,7 +2,8 @@ import { join } from 'node:path'
 import { info } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
-import { InputError, UserError } from '../../runtime/errors.ts'
+import { InputError, refuse, UserError } from '../../runtime/errors.ts'
+import { number, progress, workFolder } from '../../runtime/progress.ts'
 import {
   completePublication,
   createPublication,
@@ -18,7 +19,7 @@ import { addEvidence, advance, type Plan, requireEntry } from '../../target/ledg
 import { type FetchAccount, fetchArgs, fetchFeatures, fetchProblems } from '../../tools/molt-fetch.ts'
 import { freeAddress } from '../../tools/process.ts'
 import { toolHelp } from '../../tools/versions.ts'
-import { number, progress, refuse, requireSameSource, withBoth, workFolder } from '../common.ts'
+import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Fetch = Context<typeof spec>

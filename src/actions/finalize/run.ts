@@ -1,8 +1,9 @@
 import { info } from '@actions/core'
 import type { Action } from '../../runtime/action.ts'
+import { refuse } from '../../runtime/errors.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { addEvidence, requireEntry } from '../../target/ledger.ts'
-import { refuse, requireSameSource, withBoth } from '../common.ts'
+import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 export const action: Action<typeof spec> = {

@@ -1,14 +1,16 @@
 import { info } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
+import { refuse } from '../../runtime/errors.ts'
+import { number, seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { slotProblems } from '../../source/slot.ts'
 import { proveDrain } from '../../steps/drain.ts'
 import { planFence } from '../../steps/fencing.ts'
 import { withStream } from '../../steps/open-stream.ts'
-import { type Stream, type StreamStatus, seconds, untilCaughtUp } from '../../steps/stream.ts'
+import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
-import { number, refuse, requireSameSource, withBoth } from '../common.ts'
+import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Replicate = Context<typeof spec>

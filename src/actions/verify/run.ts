@@ -2,9 +2,11 @@ import { join } from 'node:path'
 import { info } from '@actions/core'
 import { verifyTable } from '../../report/summary.ts'
 import type { Action } from '../../runtime/action.ts'
+import { refuse } from '../../runtime/errors.ts'
+import { number, workFolder } from '../../runtime/progress.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
 import { addEvidence, requireEntry } from '../../target/ledger.ts'
-import { number, refuse, requireSameSource, withBoth, workFolder } from '../common.ts'
+import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 export const action: Action<typeof spec> = {

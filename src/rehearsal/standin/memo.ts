@@ -89,4 +89,3 @@ export class Memo {
     await this.client?.end().catch(() => {})
   }
 }
-

@@ -13,12 +13,12 @@ import {
   type Transaction,
 } from './apply.ts'
 import { type FlagSpec, type Flags, flagUsages, parseFlags } from './flags.ts'
+import { Memo } from './memo.ts'
 import { listenError, Metrics, REPLICATOR_VERSION, serveMetrics } from './molt-log.ts'
 import { type Endpoint, errorText, ident, open, parseEndpoint, rows } from './pg.ts'
 import { formatLsn, type Lsn } from './pgoutput.ts'
-import { Memo } from './memo.ts'
-import { Decoder, SourceStream } from './stream.ts'
 import { goDuration, type LogFields, ReplicatorLog } from './replicator-log.ts'
+import { Decoder, SourceStream } from './stream.ts'
 
 const GLOBAL_FLAGS: readonly FlagSpec[] = [
   ['gracePeriod', 'duration', '30s', 'allow background processes to exit'],
@@ -485,4 +485,3 @@ function sqlDetail(error: pg.DatabaseError): string {
   const more = { constraintName: constraint, file, line: line === undefined ? undefined : Number(line), routine }
   return `${JSON.stringify({ ...fields, ...more }, null, 1)}\n`
 }
-

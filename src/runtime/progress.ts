@@ -1,0 +1,33 @@
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { info } from '@actions/core'
+
+/** A folder for logs and evidence of this job, private to its user. */
+export function workFolder(migrationId: string): string {
+  const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', migrationId)
+  mkdirSync(folder, { recursive: true, mode: 0o700 })
+  return folder
+}
+
+/** Logs what `line` returns every `everyMs`, until stopped. */
+export function progress(everyMs: number, line: () => string): { stop(): void } {
+  const stopper = new AbortController()
+  void (async () => {
+    while (!stopper.signal.aborted) {
+      await sleep(everyMs, undefined, { signal: stopper.signal }).catch(() => {})
+      if (!stopper.signal.aborted) info(line())
+    }
+  })()
+  return { stop: () => stopper.abort() }
+}
+
+/** `1,234,567` */
+export function number(value: number): string {
+  return Math.round(value).toLocaleString('en-US')
+}
+
+/** Milliseconds as `1.2 s`. */
+export function seconds(ms: number): string {
+  return Number.isFinite(ms) ? `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s` : 'unknown'
+}
