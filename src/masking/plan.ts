@@ -394,10 +394,12 @@ export function maskedSelect(planned: PlannedTable, where?: string): string {
   const columns = decisions.filter(({ what }) => what !== 'generated')
   const list = columns.map(({ column, expression }) => `${expression} AS ${columnOf(column.name).slice(2)}`).join(', ')
   const rows = `${fromItem(table)} AS t${where ? ` WHERE ${where}` : ''}`
-  if (!hashes.computed.size) return `SELECT ${list} FROM ${rows}`
+  const once = [...hashes.tables].map(([query, name]) => `"${name}" AS MATERIALIZED (${query})`)
+  const head = once.length ? `WITH ${once.join(', ')} ` : ''
+  if (!hashes.computed.size) return `${head}SELECT ${list} FROM ${rows}`
   const computed = [...hashes.computed].map(([expression, name]) => `${expression} AS "${name}"`).join(', ')
   // OFFSET 0 keeps the planner from computing a hash again wherever it is used.
-  return `SELECT ${list} FROM (SELECT t.*, ${computed} FROM ${rows} OFFSET 0) AS t`
+  return `${head}SELECT ${list} FROM (SELECT t.*, ${computed} FROM ${rows} OFFSET 0) AS t`
 }
 
 /** The rules to paste for columns that have none, as YAML. */
