@@ -38,6 +38,16 @@ export class Hashes {
     return this.#once(this.lightInline(domain, value))
   }
 
+  /** The same for a row, by its key. */
+  lightRow(domain: string, table: MaskTable): string {
+    const [name] = table.key
+    const column = table.key.length === 1 ? table.columns.find((each) => each.name === name) : undefined
+    const own = column && KEY_HASHES[column.type]
+    if (!own) return this.light(domain, rowText(table))
+    const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
+    return this.#once(`(${own}(${columnOf(name as string)}, ${seed}) & 9223372036854775807)`)
+  }
+
   /** The same where no computed column is in reach, as in a WHERE. */
   lightInline(domain: string, value: string): string {
     const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
@@ -62,6 +72,13 @@ export class Hashes {
     this.computed.set(expression, name)
     return `t."${name}"`
   }
+}
+
+/** Hashes of key types that need no text. */
+const KEY_HASHES: Record<string, string> = {
+  bigint: 'hashint8extended',
+  integer: 'hashint4extended',
+  uuid: 'uuid_hash_extended',
 }
 
 export const literal = pg.escapeLiteral
@@ -152,7 +169,9 @@ export function maskColumn(rule: UseRule, place: Place): string {
   if (rule.use === 'json')
     return maskJson(column.type === 'jsonb' ? value : `${value}::jsonb`, jsonTree(rule.paths), place)
   if (column.array) return elements(rule, value, place)
-  if (column.family === 'text') return `(${maskText(rule, `${value}::text`, place.column, place)})::${column.type}`
+  // No cast to the column's own type: COPY sends text, and the other side has the same limit.
+  if (column.family === 'text')
+    return maskText(rule, `${value}${column.type === 'text' ? '' : '::text'}`, column, place)
   if (rule.use === 'number') return noise(rule, value, place)
   return maskTyped(rule, value, place)
 }
@@ -344,10 +363,12 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
   if (!table.columns.some(({ name }) => name === by))
     throw new UserError(`${table.name}.${column.name}: \`by\` names ${by}, which is no column of ${table.name}`)
   const hash = hashes.light(`${domainOf(by)} date`, `${columnOf(by)}::text`)
-  const amount = `(${hash} % ${2 * days} - ${days} + CASE WHEN ${hash} % ${2 * days} >= ${days} THEN 1 ELSE 0 END)::int`
+  // -days … -1 and 1 … days: what is 0 or more is moved on by one.
+  const amount = `(CASE WHEN ${hash} % ${2 * days} < ${days} THEN ${hash} % ${2 * days} - ${days} ELSE ${hash} % ${2 * days} - ${days - 1} END)::int`
+  const nullable = table.columns.some(({ name, notNull }) => name === by && !notNull)
   // A row without its entity has nothing to move together with; by its own value it still moves.
-  const own = hashes.light(`${domainOf(by)} date`, `${columnOf(column.name)}::text`)
-  const moved = `coalesce(${amount}, 1 + (${own} % ${days})::int)`
+  const own = () => hashes.light(`${domainOf(by)} date`, `${columnOf(column.name)}::text`)
+  const moved = nullable ? `coalesce(${amount}, 1 + (${own()} % ${days})::int)` : amount
   if (column.family === 'date') return `${columnOf(column.name)} + ${moved}`
   return `(${columnOf(column.name)} + make_interval(days => ${moved}))::${column.type}`
 }
@@ -356,8 +377,8 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
 export function jitter(text: string, { table, column, hashes }: Omit<Place, 'domain' | 'domainOf'>): string {
   const ms = jitterMs(text)
   const value = columnOf(column.name)
-  const row = table.key.length ? rowText(table) : `${value}::text`
-  const hash = hashes.light(`${table.name} jitter`, row)
+  const domain = `${table.name} jitter`
+  const hash = table.key.length ? hashes.lightRow(domain, table) : hashes.light(domain, `${value}::text`)
   return `(${value} + (${hash} % ${2 * ms + 1} - ${ms}) * interval '1 millisecond')::${column.type}`
 }
 
@@ -372,7 +393,7 @@ function choose(minCount: number, { table, column, domain, hashes }: Place): str
   const value = columnOf(column.name)
   if (!table.key.length)
     throw new UserError(`${table.name}.${column.name}: \`choice\` needs a primary key on ${table.name} to choose by`)
-  const hash = hashes.light(`${domain} choice`, rowText(table))
+  const hash = hashes.lightRow(`${domain} choice`, table)
   const counted = `SELECT ${value} AS v, count(*) AS n FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL GROUP BY 1 HAVING count(*) >= ${minCount}`
   const weighed = hashes.once(
     `SELECT array_agg(v ORDER BY n DESC, o) AS v, array_agg(s ORDER BY s) AS s FROM (SELECT v, n, v::text COLLATE "C" AS o,

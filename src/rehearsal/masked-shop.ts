@@ -124,7 +124,7 @@ const name = (n: string) => `${FIRST}[1 + ${n} % 12] || ' ' || ${LAST}[1 + ${n} 
 function statements(rows: number, customers: number, orders: number): string[] {
   const share = (part: number) => Math.ceil(rows * part)
   const people = share(0.002)
-  const [profiles, subscribers] = [Math.min(customers, share(0.05)), share(0.02)]
+  const [profiles, subscribers] = [Math.min(customers, share(0.03)), share(0.02)]
   return [
     `INSERT INTO profiles
      SELECT n, jsonb_build_object('email', CASE n WHEN 7 THEN '${EMAIL}' ELSE 'customer' || n || '@example.com' END,
@@ -142,7 +142,7 @@ function statements(rows: number, customers: number, orders: number): string[] {
        CASE n WHEN 3 THEN '${CARD}' ELSE CASE n % 5 WHEN 0 THEN '37' || lpad((n * 104729 % 10000000000000)::text, 13, '0')
          ELSE '4' || lpad((n * 15485863 % 1000000000000000)::text, 15, '0') END END,
        CASE WHEN n % 3 > 0 THEN 'BE' || lpad((n * 31 % 100000000000000)::text, 14, '0') END, date '2027-01-31' + (n % 1500)::int
-     FROM generate_series(1, ${share(0.03)}::bigint) n`,
+     FROM generate_series(1, ${share(0.02)}::bigint) n`,
     `INSERT INTO employees (id, manager_id, email, first_name, last_name, ssn, born, hired, salary, department) OVERRIDING SYSTEM VALUE
      SELECT n, CASE WHEN n > 5 THEN 1 + n % 5 END, 'staff' || n || '@shop.example.com', ${FIRST}[1 + n % 12], ${LAST}[1 + n % 10],
        lpad((n * 37 % 899 + 1)::text, 3, '0') || '-' || lpad((n % 99 + 1)::text, 2, '0') || '-' || lpad(n::text, 4, '0'),
@@ -163,7 +163,7 @@ function statements(rows: number, customers: number, orders: number): string[] {
          WHEN 9 THEN 'I am ${NAME}, write to ${EMAIL} or ${STREET}; card ${CARD}; ${TOKEN}'
          ELSE 'Dear shop, this is ' || ${name('n')} || ', reach me at friend' || n || '@mail.be or +32 470 12 34 56. ' || repeat('Where is my parcel? ', n::int % 9) END,
        now() - n * interval '11 minutes'
-     FROM generate_series(1, ${share(0.04)}::bigint) n`,
+     FROM generate_series(1, ${share(0.03)}::bigint) n`,
     `INSERT INTO comments
      SELECT n, CASE n % 3 WHEN 0 THEN 'Order' WHEN 1 THEN 'Customer' ELSE 'Subscriber' END,
        CASE n % 3 WHEN 0 THEN (1 + n % ${orders})::text WHEN 1 THEN (1 + n % ${customers})::text
@@ -173,12 +173,12 @@ function statements(rows: number, customers: number, orders: number): string[] {
     `INSERT INTO login_history
      SELECT n, 1 + n * 5 % ${customers}, '81.' || n % 250 || '.' || n % 249 || '.' || n % 248,
        CASE WHEN n % 5 > 0 THEN 'Browser/' || n % 40 END, now() - n * interval '3 minutes'
-     FROM generate_series(1, ${share(0.06)}::bigint) n`,
+     FROM generate_series(1, ${share(0.14)}::bigint) n`,
     `INSERT INTO audit_log
      SELECT n, 'staff' || 1 + n % ${people} || '@shop.example.com', (ARRAY['orders','customers'])[1 + n % 2],
        1 + n % ${customers}, CASE WHEN n % 3 > 0 THEN jsonb_build_object('old', ${name('n')}, 'new', CASE n WHEN 1 THEN '${TOKEN}' ELSE ${name('n + 1')} END) END,
        now() - n * interval '2 minutes'
-     FROM generate_series(1, ${share(0.04)}::bigint) n`,
+     FROM generate_series(1, ${share(0.08)}::bigint) n`,
     `SELECT setval('cards_id_seq', (SELECT max(id) FROM cards)), setval('employees_id_seq', (SELECT max(id) FROM employees)),
        setval('tickets_id_seq', (SELECT max(id) FROM tickets)), setval('comments_id_seq', (SELECT max(id) FROM comments)),
        setval('login_history_id_seq', (SELECT max(id) FROM login_history)), setval('audit_log_id_seq', (SELECT max(id) FROM audit_log))`,
@@ -189,7 +189,7 @@ function statements(rows: number, customers: number, orders: number): string[] {
 
 /** Makes the grown shop in an empty database: at least `rows` rows (3,000 or more) in {@link GROWN_TABLES}. */
 export async function createGrownShop(url: string, rows: number = GROWN_ROWS): Promise<void> {
-  const base = Math.max(1000, Math.ceil(rows * 0.7))
+  const base = Math.max(1000, Math.ceil(rows * 0.62))
   await createShop(url, { rows: base })
   const { customers, orders } = shopCounts(base)
   const client = new pg.Client({ connectionString: url })
