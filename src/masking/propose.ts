@@ -77,17 +77,30 @@ function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]):
   return by ? rule.replace('TODO', key(by)) : rule
 }
 
+/** A member of a document: its path and the type that it mostly has. */
+interface Member {
+  name: string
+  kind: string | null
+}
+
 interface Sampled {
   filled: number
   patterns: Record<string, number>
-  members: string[]
+  members: Member[]
 }
+
+/** A column that holds nothing but such values, as told from text in which one stands. */
+const WHOLE: [string, string][] = [
+  ['only e-mail', String.raw`^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$`],
+  ['only phone', String.raw`^(\+|0)[0-9 ()./-]{7,18}[0-9]$`],
+  ['only card', '^[2-6][0-9]{3}([ -]?[0-9]){9,15}$'],
+]
 
 /** Shares of each pattern in a sample of every text column, and the common members of every document. */
 async function samples(db: Database, table: MaskTable): Promise<Map<string, Sampled>> {
   const looked = table.columns.filter(({ family }) => family === 'text' || family === 'json')
   if (!looked.length) return new Map()
-  const patterns = Object.entries(PATTERNS)
+  const patterns = [...Object.entries(PATTERNS), ...WHOLE]
   const measures = looked.flatMap(({ name }, at) => [
     `count(${columnOf(name)})::int AS "${at}"`,
     ...patterns.map(
@@ -106,13 +119,14 @@ async function samples(db: Database, table: MaskTable): Promise<Map<string, Samp
   return found
 }
 
-async function members(db: Database, sample: string, value: string): Promise<string[]> {
+async function members(db: Database, sample: string, value: string): Promise<Member[]> {
   const { rows } = await db.query(
-    `SELECT k || CASE jsonb_typeof(max(v::text)::jsonb) WHEN 'array' THEN '[]' ELSE '' END AS name
+    `SELECT k || CASE max(jsonb_typeof(v)) FILTER (WHERE jsonb_typeof(v) <> 'null') WHEN 'array' THEN '[]' ELSE '' END AS name,
+            max(jsonb_typeof(v)) FILTER (WHERE jsonb_typeof(v) <> 'null') AS kind
        FROM ${sample}, LATERAL jsonb_each(CASE jsonb_typeof(${value}::jsonb) WHEN 'object' THEN ${value}::jsonb END) j(k, v)
       WHERE k ~ '^[A-Za-z_][A-Za-z0-9_-]{0,40}$' GROUP BY k HAVING count(*) >= ${COMMON} ORDER BY k LIMIT 100`,
   )
-  return rows.map(({ name }) => name)
+  return rows
 }
 
 /** The suggestion by name and type, corrected by what the sample shows. */
@@ -120,24 +134,28 @@ function refine(column: MaskColumn, sampled: Sampled | undefined): Suggestion {
   const byName = suggest(column)
   if (!sampled?.filled) return byName
   if (column.family === 'json' && sampled.members.length) {
-    const paths = sampled.members.map((name) => `${JSON.stringify(name)}: ${leafRule(name)}`)
+    const paths = sampled.members.map((member) => `${JSON.stringify(member.name)}: ${leafRule(member)}`)
     return {
       rule: `{ use: json, paths: { ${paths.join(', ')} } }`,
-      why: `the common members, ${sampled.filled} documents seen; TODO nested ones`,
+      why: `the common members, ${sampled.filled} documents seen`,
     }
   }
   const share = (name: string) => (sampled.patterns[name] ?? 0) / sampled.filled
   const personal = Object.keys(PATTERNS).filter((name) => share(name) > 0)
-  if (share('e-mail') > 0.8 && !column.array)
+  if (share('only e-mail') > 0.8 && !column.array)
     return { rule: '{ use: email, domain: email }', why: 'holds e-mail addresses' }
-  if (share('phone') > 0.8 && !column.unique && !column.array && !byName.rule.includes('use: phone'))
+  if (share('only phone') > 0.8 && !column.unique && !column.array && !byName.rule.includes('use: phone'))
     return { rule: '{ use: phone }', why: 'holds telephone numbers' }
+  if (share('only card') > 0.8 && !column.unique && !column.array)
+    return { rule: '{ use: card }', why: 'holds card numbers' }
   if (personal.length && byName.rule.includes('keep'))
     return { rule: '{ use: text }', why: `holds ${personal.join(', ')}` }
   return personal.length ? { ...byName, why: `${byName.why}; the sample holds ${personal.join(', ')}` } : byName
 }
 
-function leafRule(name: string): string {
+function leafRule({ name, kind }: Member): string {
+  if (kind === 'number' || kind === 'boolean') return `{ keep: true, reason: 'TODO: a ${kind}' }`
+  if (kind === 'object') return `{ use: constant, value: 'TODO: list the members below' }`
   const plain = name.replace(/\[\]$/, '')
   const column = {
     name: plain,
@@ -210,9 +228,10 @@ async function agrees(
   when = '',
 ): Promise<boolean> {
   const value = columnOf(column.name)
+  const text = parent.columns.find((each) => each.name === name)?.type === column.type ? '' : '::text'
   const { rows } = await db.query(
     `SELECT count(*)::int AS filled, count(*) FILTER (WHERE EXISTS (SELECT FROM ${qualified(parent.schema, parent.name)} p
-              WHERE p.${columnOf(name).slice(2)} = ${value}))::int AS met
+              WHERE p.${columnOf(name).slice(2)}${text} = ${value}${text}))::int AS met
        FROM (SELECT * FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL${when} LIMIT ${SAMPLE}) AS t`,
   )
   return rows[0].filled > 0 && rows[0].met >= rows[0].filled * 0.9
@@ -227,7 +246,7 @@ async function polymorphic(db: Database, table: MaskTable, column: MaskColumn, t
   for (const parent of tables) {
     const [name] = parent.key
     const own = parent.columns.find((each) => each.name === name)
-    if (!name || parent.key.length > 1 || own?.type !== column.type) continue
+    if (!name || !own || parent.key.length > 1 || (own.type !== column.type && column.family !== 'text')) continue
     const one = singular(parent.name)
     const labels = [parent.name, one, one[0]?.toUpperCase() + one.slice(1)]
     for (const is of new Set(labels))
