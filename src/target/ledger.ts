@@ -28,7 +28,6 @@ export interface Plan {
   tables: string[]
   slot: string
   publication: string
-  stagingSchema: string
 }
 
 /** Facts that later phases need: each phase adds its own. */
@@ -36,6 +35,11 @@ export interface Facts {
   /** system identifier, timeline and database oid of the source, and the random id kept in its heartbeat row */
   source?: { systemIdentifier: string; databaseOid: string; sourceId: string }
   cursor?: string
+  /**
+   * Where the replicator keeps its progress on the target. One for each load: a position that it finds there, from an
+   * earlier slot, would win over the slot's own, and the changes between would be skipped without a word.
+   */
+  stagingSchema?: string
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string

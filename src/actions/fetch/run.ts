@@ -15,7 +15,7 @@ import {
 import { countRows } from '../../sql/tables.ts'
 import { type LoadProgress, runLoad } from '../../steps/load.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
-import { addEvidence, advance, type Plan, requireEntry } from '../../target/ledger.ts'
+import { addEvidence, advance, type Entry, type Plan, requireEntry } from '../../target/ledger.ts'
 import { type FetchAccount, fetchArgs, fetchFeatures, fetchProblems } from '../../tools/molt-fetch.ts'
 import { freeAddress } from '../../tools/process.ts'
 import { toolHelp } from '../../tools/versions.ts'
@@ -75,7 +75,9 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   const stream = await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor: account.cursor })
   if (stream.length)
     refuse('the load is complete, but the stream cannot begin', stream, 'Put these right before `replicate`.')
-  await advance(target, entry, 'loaded', { facts: { cursor: account.cursor } })
+  await advance(target, entry, 'loaded', {
+    facts: { cursor: account.cursor, stagingSchema: stagingSchema(entry, account) },
+  })
   const durationMs = Math.round(performance.now() - began)
   await addEvidence(target, entry.id, 'fetch', { ...account, durationMs })
   report(context, plan, account, durationMs)
@@ -147,6 +149,11 @@ async function arrivedProblems(target: Database, plan: Plan, account: FetchAccou
   for (const table of plan.tables) arrived += await countRows(target, plan.targetSchema, table)
   if (arrived === account.exportedRows) return []
   return [`${number(account.exportedRows)} rows were exported, but the target's tables hold ${number(arrived)}`]
+}
+
+function stagingSchema(entry: Entry, account: FetchAccount): string {
+  const source = entry.facts.source?.sourceId.slice(0, 8)
+  return `molt_staging_${source}_${account.cursor?.replace('/', '_').toLowerCase()}`
 }
 
 function report(context: Fetch, plan: Plan, account: FetchAccount, durationMs: number): void {
