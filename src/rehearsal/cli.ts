@@ -159,7 +159,7 @@ async function rehearse(options: Options, folder: string, screen: Screen, signal
       createShop(target.url, { schemaOnly: true }),
     ])
     signal.throwIfAborted()
-    const load = options.rate ? await startLoad({ url: source.url, rate: options.rate }) : undefined
+    const load = options.rate ? await startLoad({ url: source.url, rate: options.rate, plain }) : undefined
     screen.say(load ? `the application writes: ${options.rate} transactions a second` : 'no application writes')
     const door = await switchDoor(async () => load?.switchTo(target.url))
     try {
@@ -272,7 +272,8 @@ async function runChain(
       if (place >= 0 && step.phase === 'main') screen.step(place + 1, PLACES.length, step.name)
     },
     onLine: (line) => {
-      if (line.group === undefined && line.kind !== 'debug' && line.text) screen.line(line.text)
+      if (line.group === undefined && line.kind !== 'debug' && line.text && !/^Run \$/.test(line.text))
+        screen.line(line.text)
     },
   })
   const summary = keepSummary(options, folder, result)

@@ -347,9 +347,10 @@ const MAKE_PLAIN = `
     FOR c IN SELECT attrelid::regclass AS t, quote_ident(attname) AS name, format_type(atttypid, NULL) AS type
                FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
               WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
+                AND attidentity = '' AND attgenerated = ''
     LOOP
       IF c.type IN ('text', 'character varying') THEN
-        EXECUTE format('UPDATE %s SET %s = ''plain'' WHERE %2$s = ''''', c.t, c.name);
+        EXECUTE format('UPDATE %s SET %s = ''x'' WHERE %2$s = ''''', c.t, c.name);
       ELSIF c.type IN ('smallint', 'integer', 'bigint', 'numeric') THEN
         EXECUTE format('UPDATE %s SET %s = abs(%2$s) WHERE %2$s < 0', c.t, c.name);
       ELSIF c.type = 'double precision' THEN
