@@ -44,7 +44,7 @@ export async function runLoad(options: {
   options.signal.removeEventListener('abort', cancel)
   options.signal.throwIfAborted()
   if (exit.code === 0) return account
-  throw child.failure(account.errors.at(-1) ?? child.lastError, explainFetch(child.lastError))
+  throw child.failure(child.lastError, explainFetch(child.lastError))
 }
 
 const ADVICE: [RegExp, string][] = [
