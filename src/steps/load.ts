@@ -2,6 +2,7 @@ import type { Plan } from '../target/ledger.ts'
 import { parseEvent } from '../tools/events.ts'
 import { accountFor, emptyAccount, type FetchAccount } from '../tools/molt-fetch.ts'
 import { Child } from '../tools/process.ts'
+import { moltScrubber } from '../tools/scrub.ts'
 
 /** How far a load has come; `rows` counts what was read from the source. */
 export interface LoadProgress {
@@ -27,6 +28,8 @@ export async function runLoad(options: {
     program: options.program,
     args: options.args,
     logFile: options.logFile,
+    scrub: moltScrubber(),
+    hidePasswords: true,
     onLine(line) {
       const event = parseEvent(line)
       if (!event) return

@@ -1,5 +1,6 @@
 import { exactFilter } from '../migration/tables.ts'
 import { bareName, type MoltEvent, numberField } from './events.ts'
+import { scrubText } from './scrub.ts'
 
 /** How the rows travel: which of the target's tables stay online, and what must lie between. */
 export type FetchMode = 'import' | 'use-copy' | 'direct-copy'
@@ -111,7 +112,7 @@ export function accountFor(account: FetchAccount, event: MoltEvent): void {
   else if (message === 'fetch complete') complete(account, event)
   else if (message === 'continue from this fetch ID') account.fetchId = String(event.fetch_id)
   else if (event.failable_mismatch || event.mismatch_tag || isMismatch(message)) account.skipped.push(skipped(event))
-  else if (event.level === 'error' || event.level === 'fatal') account.errors.push(message)
+  else if (event.level === 'error' || event.level === 'fatal') account.errors.push(errorText(event))
 }
 
 function complete(account: FetchAccount, event: MoltEvent): void {
@@ -137,6 +138,11 @@ function skipped(event: MoltEvent): { table: string; reason: string } {
     table: bareName(event.table ?? event.source_table ?? named),
     reason: reason ? `${message}: ${reason}` : message,
   }
+}
+
+/** An error's text may quote a value of the row that could not be moved. */
+function errorText(event: MoltEvent): string {
+  return scrubText([event.message, event.error].filter(Boolean).join(': '))
 }
 
 function asList(value: unknown): unknown[] {

@@ -1,5 +1,6 @@
 import { get } from 'node:http'
 import { Child, type Exit } from './process.ts'
+import { scrubReplicator, scrubText } from './scrub.ts'
 
 export interface ReplicatorRequest {
   program: string
@@ -123,6 +124,8 @@ export class Replicator {
       program: request.program,
       args: replicatorArgs(request),
       logFile: request.logFile,
+      scrub: scrubReplicator,
+      hidePasswords: true,
       onLine: (line) => this.#hear(line),
     })
   }
@@ -140,7 +143,7 @@ export class Replicator {
     if (!/warn|error|fatal|retry/i.test(line)) return
     const parsed = parseLogLine(line)
     if (!parsed || !/^(warn|error|fatal|panic)/.test(parsed.level)) return
-    this.lastTrouble = parsed.error ?? parsed.message
+    this.lastTrouble = scrubText(parsed.error ?? parsed.message)
     if (!/will retry/.test(parsed.message)) return
     this.retries++
     this.lastRetryAt = performance.now()
