@@ -36,6 +36,8 @@ export interface Facts {
   /** system identifier, timeline and database oid of the source, and the random id kept in its heartbeat row */
   source?: { systemIdentifier: string; databaseOid: string; sourceId: string }
   cursor?: string
+  /** A load that was begun and has not been proved complete: what is needed to go on with it. */
+  load?: { cursor: string; mode: string; fetchId?: string; done?: Record<string, number> } | null
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string

@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, openSync, renameSync, writeSync } from 'node:fs'
+import { get } from 'node:http'
 import { type AddressInfo, createServer } from 'node:net'
 import { dirname } from 'node:path'
 import { StringDecoder } from 'node:string_decoder'
@@ -205,5 +206,22 @@ export function freeAddress(): Promise<string> {
       const { port } = server.address() as AddressInfo
       server.close(() => resolve(`127.0.0.1:${port}`))
     })
+  })
+}
+
+/** The text at a loopback URL. Not `fetch`: that would load a whole HTTP client for one line of plain HTTP. */
+export function httpText(url: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const request = get(url, { timeout: 2_000 }, (response) => {
+      let body = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => {
+        body += chunk
+      })
+      response.on('end', () => resolve(body))
+      response.on('error', reject)
+    })
+    request.on('timeout', () => request.destroy(new Error('timed out')))
+    request.on('error', reject)
   })
 }

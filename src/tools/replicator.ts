@@ -1,5 +1,4 @@
-import { get } from 'node:http'
-import { Child, type Exit } from './process.ts'
+import { Child, type Exit, httpText } from './process.ts'
 import { scrubReplicator, scrubText } from './scrub.ts'
 
 export interface ReplicatorRequest {
@@ -148,23 +147,6 @@ export class Replicator {
     this.retries++
     this.lastRetryAt = performance.now()
   }
-}
-
-/** The text at a loopback URL. Not `fetch`: that would load a whole HTTP client for one line of plain HTTP. */
-function httpText(url: string): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const request = get(url, { timeout: 2_000 }, (response) => {
-      let body = ''
-      response.setEncoding('utf8')
-      response.on('data', (chunk: string) => {
-        body += chunk
-      })
-      response.on('end', () => resolve(body))
-      response.on('error', reject)
-    })
-    request.on('timeout', () => request.destroy(new Error('timed out')))
-    request.on('error', reject)
-  })
 }
 
 const TROUBLES: [RegExp, string][] = [
