@@ -33,12 +33,15 @@ export async function withStream<T>(
     throw new InputError(
       `input \`replicator-args\`: ${owned.split('=')[0]} is set by this action itself, or would break the proof of the drain`,
     )
+  const { stagingSchema } = entry.facts
+  if (!stagingSchema) throw new Error(`the ledger has no staging schema for migration ${entry.id}`)
   const { database } = await withDatabase(inputs.target, 'target', readTarget)
   const stream = new Stream({
     sourceUrl: inputs.source,
     targetUrl: inputs.target,
     targetDatabase: database,
     plan: entry.plan,
+    stagingSchema,
     program: 'replicator',
     logFile: join(workFolder(inputs.migration), 'replicator.log'),
     extraArgs: inputs.replicatorArgs ?? [],

@@ -14,6 +14,7 @@ export interface StreamOptions {
   /** The target's database, which the replicator wants before the schema's name. */
   targetDatabase: string
   plan: Plan
+  stagingSchema: string
   program: string
   logFile: string
   extraArgs: readonly string[]
@@ -157,7 +158,7 @@ export class Stream {
       slot: plan.slot,
       publication: plan.publication,
       targetSchema: `${options.targetDatabase}.${plan.targetSchema}`,
-      stagingSchema: `${options.targetDatabase}.${plan.stagingSchema}`,
+      stagingSchema: `${options.targetDatabase}.${options.stagingSchema}`,
       metricsAddr: await freeAddress(),
       logFile: options.logFile,
       extraArgs: options.extraArgs,

@@ -28,7 +28,6 @@ export interface Plan {
   tables: string[]
   slot: string
   publication: string
-  stagingSchema: string
 }
 
 /** Facts that later phases need: each phase adds its own. */
@@ -38,6 +37,11 @@ export interface Facts {
   cursor?: string
   /** A load that was begun and has not been proved complete: what is needed to go on with it. */
   load?: { cursor: string; mode: string; fetchId?: string; done?: Record<string, number> } | null
+  /**
+   * Where the replicator keeps its progress on the target. One for each load: a position that it finds there, from an
+   * earlier slot, would win over the slot's own, and the changes between would be skipped without a word.
+   */
+  stagingSchema?: string
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string

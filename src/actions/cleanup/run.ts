@@ -81,9 +81,10 @@ async function dropSourceSchema(source: Database): Promise<void> {
 
 async function onTarget(target: Database, migration: string, entry: Entry | undefined): Promise<Leftover[]> {
   if (!entry) return []
-  const { targetSchema, stagingSchema } = entry.plan
+  const { targetSchema } = entry.plan
+  const { stagingSchema } = entry.facts
   const found: Leftover[] = []
-  if (await schemaExists(target, stagingSchema))
+  if (stagingSchema && (await schemaExists(target, stagingSchema)))
     found.push({
       name: `staging schema ${stagingSchema}`,
       drop: () => target.query(`DROP SCHEMA ${ident(stagingSchema)} CASCADE`),

@@ -27,8 +27,7 @@ interface Outcome {
   after: StreamStatus
   drain: DrainEvidence
   verify: VerifyReport
-  pauseMs: number
-  parts: Record<string, number>
+  clock: PauseClock
 }
 
 export const action: Action<typeof spec> = {
@@ -37,17 +36,27 @@ export const action: Action<typeof spec> = {
     const { inputs } = context
     const entry = await withBoth(inputs, (source, target) => settle(context, source, target))
     if (entry.phase === 'committed') {
-      await withDatabase(inputs.target, 'target', (target) => switchOver(context, target, entry))
+      const again = new PauseClock()
+      await withDatabase(inputs.target, 'target', (target) => switchOver(context, target, entry, again))
       return
     }
     const outcome = await withStream(inputs, entry, context.signal, (stream) => throughTheFence(context, entry, stream))
     await withDatabase(inputs.target, 'target', async (target) => {
-      await addEvidence(target, entry.id, 'cutover', { decision: inputs.decision, ...outcome, entry: undefined })
-      report(context, outcome)
-      if (outcome.entry.phase === 'committed') await switchOver(context, target, outcome.entry)
+      try {
+        if (outcome.entry.phase === 'committed')
+          outcome.entry = await switchOver(context, target, outcome.entry, outcome.clock)
+      } finally {
+        report(context, outcome)
+        await addEvidence(target, entry.id, 'cutover', evidence(context, outcome))
+      }
     })
     context.output('verdict', 'go')
   },
+}
+
+function evidence(context: Cutover, { before, after, drain, verify, clock, entry }: Outcome) {
+  const { decision } = context.inputs
+  return { decision, before, after, drain, verify, pauseMs: clock.total, parts: clock.parts, phase: entry.phase }
 }
 
 /**
@@ -149,20 +158,12 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
       committed = true
       entry = await advance(target, entry, 'committed')
     } else await clock.part('lift', () => held.lift())
-    return {
-      entry,
-      before: section.before,
-      after: stream.status,
-      drain,
-      verify,
-      pauseMs: clock.total(),
-      parts: clock.parts,
-    }
+    return { entry, before: section.before, after: stream.status, drain, verify, clock }
   } catch (error) {
     await renewal.stop()
-    if (!committed) await liftAfter(error, context, source)
-    info(`writes were paused for ${seconds(clock.total())}: ${clock.text()}`)
-    context.output('pause-ms', clock.total())
+    if (!committed) await clock.part('lift', () => liftAfter(error, context, source))
+    info(`writes were paused for ${seconds(clock.total)}: ${clock.text}`)
+    context.output('pause-ms', clock.total)
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
   } finally {
     limit.clear()
@@ -217,16 +218,20 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
   info(`${set.length} sequences are set on the target and read back`)
 }
 
-/** The decision stands; this can fail, and can be run again. */
-async function switchOver(context: Cutover, target: Database, entry: Entry): Promise<void> {
+/** The decision stands; this can fail, and can be run again. Until it is done nobody can write on either side. */
+async function switchOver(context: Cutover, target: Database, entry: Entry, clock: PauseClock): Promise<Entry> {
   const [program, ...args] = context.inputs.switchCommand ?? []
-  if (program) await runSwitch(context, program, args)
-  else
+  if (!program) {
     context.summary(
-      '### Switch the application now\n\nThe source refuses writes for good. Point the application at the target; there is no `switch-command` to do it.',
+      '### Switch the application now\n\nThe source refuses writes for good, and nobody can write until the application uses the target. Point its connection string there; there is no `switch-command` to do it.',
     )
-  const now = program ? await advance(target, entry, 'switched') : entry
-  context.output('phase', now.phase)
+    context.output('phase', entry.phase)
+    return entry
+  }
+  await clock.part('switch', () => runSwitch(context, program, args))
+  const switched = await advance(target, entry, 'switched')
+  context.output('phase', switched.phase)
+  return switched
 }
 
 async function runSwitch(context: Cutover, program: string, args: string[]): Promise<void> {
@@ -248,30 +253,27 @@ async function runSwitch(context: Cutover, program: string, args: string[]): Pro
 }
 
 function report(context: Cutover, outcome: Outcome): void {
-  const { before, after, entry, pauseMs, parts } = outcome
-  info(
-    `writes were paused for ${pauseMs} ms: ${Object.entries(parts)
-      .map(([part, ms]) => `${part} ${ms}`)
-      .join(', ')}`,
-  )
-  context.output('pause-ms', pauseMs)
-  context.output('pause-parts', JSON.stringify(parts))
+  const { before, after, entry, clock } = outcome
+  info(`writes were paused for ${clock.total} ms: ${clock.text}`)
+  context.output('pause-ms', clock.total)
+  context.output('pause-parts', JSON.stringify(clock.parts))
   context.output('lag-ms', before.lagMs)
   context.output('changes', after.changes)
   context.output('phase', entry.phase)
-  const decided =
-    entry.phase === 'committed' ? 'committed: the source is fenced for good' : 'rehearsed: the fence is lifted'
+  const decided = {
+    committed: 'committed: the source is fenced for good',
+    switched: 'committed and switched: the target has taken over',
+  }[entry.phase as string]
   context.summary(
-    `### Cutover ${decided}\n\nWrites were paused for **${number(pauseMs)} ms** (${Object.entries(parts)
-      .map(([part, ms]) => `${part} ${number(ms)}`)
-      .join(', ')}). Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
+    `### Cutover ${decided ?? 'rehearsed: the fence is lifted'}\n\nWrites were paused for **${number(clock.total)} ms** (${clock.text}). Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
   )
 }
 
-/** The write pause by part, by this runner's monotonic clock. */
+/** The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. */
 class PauseClock {
   readonly parts: Record<string, number> = {}
   #began: number | undefined
+  #ended = 0
 
   async part<T>(name: string, work: () => Promise<T>): Promise<T> {
     const began = performance.now()
@@ -279,17 +281,18 @@ class PauseClock {
     try {
       return await work()
     } finally {
-      this.parts[name] = Math.round(performance.now() - began)
+      this.#ended = performance.now()
+      this.parts[name] = Math.round(this.#ended - began)
     }
   }
 
-  total(): number {
-    return this.#began === undefined ? 0 : Math.round(performance.now() - this.#began)
+  get total(): number {
+    return this.#began === undefined ? 0 : Math.round(this.#ended - this.#began)
   }
 
-  text(): string {
+  get text(): string {
     return Object.entries(this.parts)
-      .map(([part, ms]) => `${part} ${ms} ms`)
+      .map(([part, ms]) => `${part} ${number(ms)} ms`)
       .join(', ')
   }
 }

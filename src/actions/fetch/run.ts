@@ -108,7 +108,9 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   ]
   if (stream.length)
     refuse('the load is complete, but the stream cannot begin', stream, 'Put these right before `replicate`.')
-  await advance(target, entry, 'loaded', { facts: { cursor, load: null } })
+  await advance(target, entry, 'loaded', {
+    facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor) },
+  })
   const durationMs = Math.round(performance.now() - began)
   const insecure = requireTls(inputs)
   await addEvidence(target, entry.id, 'fetch', {
@@ -328,6 +330,11 @@ function arrivedProblems(
   if (!resume && untold !== rest)
     problems.push(`${number(rest)} rows were exported, but the target's tables hold ${number(untold)}`)
   return problems
+}
+
+/** The stream's own progress is kept in it; one that was used with another slot would win over this slot's position. */
+function stagingSchema(entry: Entry, cursor: string): string {
+  return `molt_staging_${entry.facts.source?.sourceId.slice(0, 8)}_${cursor.replace('/', '_').toLowerCase()}`
 }
 
 interface Loaded {

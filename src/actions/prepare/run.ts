@@ -43,7 +43,6 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     tables: tables.map((table) => table.name),
     slot: inputs.slot,
     publication: PUBLICATION,
-    stagingSchema: `molt_staging_${inputs.migration.replaceAll('-', '_')}`,
   }
   if (problems.length)
     refuse(
