@@ -228,7 +228,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
     runAction({
       dir: join(REPO, 'actions', name),
       repo: REPO,
-      inputs: { source, target, migration: 'rehearsal', ...inputs },
+      inputs: { source, target, migration: 'rehearsal', 'allow-insecure': 'true', ...inputs },
       workDir: join(folder, 'after'),
       secrets: [source, target],
     })
@@ -260,6 +260,7 @@ async function runChain(
       target: job.target,
       config,
       'rehearsal-target': 'true',
+      'allow-insecure': 'true',
       mode: 'direct-copy',
       ...(options.binDir ? { 'bin-dir': options.binDir } : { embedded: 'true' }),
       ...job.inputs,
