@@ -243,6 +243,8 @@ function help(name: string, manifest: Manifest): number {
   return 0
 }
 
+// `| head` closes standard output; the exit handlers of a running job end its processes.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 141 : 2))
 main(process.argv.slice(2)).then(
   (code) => {
     process.exitCode = code

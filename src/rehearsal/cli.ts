@@ -159,7 +159,7 @@ async function rehearse(options: Options, folder: string, screen: Screen, signal
       createShop(target.url, { schemaOnly: true }),
     ])
     signal.throwIfAborted()
-    const load = options.rate ? await startLoad({ url: source.url, rate: options.rate }) : undefined
+    const load = options.rate ? await startLoad({ url: source.url, rate: options.rate, plain }) : undefined
     screen.say(load ? `the application writes: ${options.rate} transactions a second` : 'no application writes')
     const door = await switchDoor(async () => load?.switchTo(target.url))
     try {
@@ -189,7 +189,7 @@ async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise
   const version = await toolVersion(join(options.binDir, 'molt'), 'molt')
   if (!/^0\./.test(version)) return false
   screen.say(
-    `molt ${version} loads empty strings as NULL and fails on negative numbers: the shop's seed has none. Do not use this build for real`,
+    `molt ${version} loads empty strings as NULL and CRLF as LF, and fails on negative numbers: the shop has none of them. Do not use this build for real`,
   )
   return true
 }
@@ -228,7 +228,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
     runAction({
       dir: join(REPO, 'actions', name),
       repo: REPO,
-      inputs: { source, target, migration: 'rehearsal', ...inputs },
+      inputs: { source, target, migration: 'rehearsal', 'allow-insecure': 'true', ...inputs },
       workDir: join(folder, 'after'),
       secrets: [source, target],
     })
@@ -260,6 +260,7 @@ async function runChain(
       target: job.target,
       config,
       'rehearsal-target': 'true',
+      'allow-insecure': 'true',
       mode: 'direct-copy',
       ...(options.binDir ? { 'bin-dir': options.binDir } : { embedded: 'true' }),
       ...job.inputs,
@@ -272,7 +273,8 @@ async function runChain(
       if (place >= 0 && step.phase === 'main') screen.step(place + 1, PLACES.length, step.name)
     },
     onLine: (line) => {
-      if (line.group === undefined && line.kind !== 'debug' && line.text) screen.line(line.text)
+      if (line.group === undefined && line.kind !== 'debug' && line.text && !/^Run \$/.test(line.text))
+        screen.line(line.text)
     },
   })
   const summary = keepSummary(options, folder, result)

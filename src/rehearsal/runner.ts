@@ -518,7 +518,7 @@ function watchCancellation(run: Run): () => void {
   if (!signal || signal.aborted) return () => {}
   const onAbort = () => {
     try {
-      
+      if (evaluateCondition(conditionText(run), scopeOf(run, 'cancelled'))) return
     } catch (error) {
       annotate(run, { level: 'error', message: messageOf(error) })
     }

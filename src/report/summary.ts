@@ -33,3 +33,22 @@ function rows(tables: readonly TableVerdict[]): string {
 function markdownText(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('|', '\\|').replaceAll('\n', ' ')
 }
+
+/** What was loaded, with the rows of each table folded. */
+export function loadedTable(loaded: {
+  arrived: Record<string, number>
+  rows: number
+  cursor: string
+  durationMs: number
+  insecure: readonly string[]
+  mode: string
+}): string {
+  const tables = Object.entries(loaded.arrived)
+  const lines = tables.map(([table, count]) => `| ${markdownText(table)} | ${count.toLocaleString('en-US')} |`)
+  return [
+    `### ✅ Loaded: ${tables.length} of ${tables.length} expected tables, ${loaded.rows.toLocaleString('en-US')} rows`,
+    ...loaded.insecure.map((each) => `> [!WARNING]\n> \`allow-insecure\`: ${markdownText(each)}`),
+    `In ${(loaded.durationMs / 1000).toFixed(1)} s, by ${loaded.mode}. The stream begins at \`${loaded.cursor}\`.`,
+    `<details><summary>Rows by table</summary>\n\n| table | rows |\n| --- | ---: |\n${lines.join('\n')}\n</details>`,
+  ].join('\n\n')
+}

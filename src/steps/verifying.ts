@@ -11,6 +11,7 @@ import {
   verifyProblems,
 } from '../tools/molt-verify.ts'
 import { Child, freeAddress } from '../tools/process.ts'
+import { moltScrubber } from '../tools/scrub.ts'
 import { toolHelp } from '../tools/versions.ts'
 
 /** `full` compares every row by molt, `counts` only the numbers of rows, `tables` only the definitions. */
@@ -114,6 +115,8 @@ async function runMoltVerify(options: VerifyOptions): Promise<{ tables: TableVer
     program: options.program,
     args: verifyArgs(request, await toolHelp(options.program, 'verify')),
     logFile: options.logFile,
+    scrub: moltScrubber(),
+    hidePasswords: true,
     onLine(line) {
       const event = parseEvent(line)
       if (event) accountForVerify(account, event)

@@ -1,5 +1,6 @@
 import { exactFilter } from '../migration/tables.ts'
 import { bareName, type MoltEvent, numberField } from './events.ts'
+import { scrubText } from './scrub.ts'
 
 export interface VerifyRequest {
   source: string
@@ -64,11 +65,11 @@ export function accountForVerify(account: VerifyAccount, event: MoltEvent): void
   else if (event.level === 'error' || event.level === 'fatal') account.errors.push(errorText(event))
 }
 
-/** An error's text may quote a value of the row that could not be read; the value is left out. */
+/** An error's text may quote a value of the row that could not be read. */
 function errorText(event: MoltEvent): string {
   const table = event.table ? `${bareName(`x.${event.table}`)}: ` : ''
-  const error = event.error ? `: ${String(event.error).replace(/value .* \(/, 'value … (')}` : ''
-  return `${table}${event.message}${error}`
+  const error = event.error ? `: ${scrubText(String(event.error))}` : ''
+  return `${table}${scrubText(event.message ?? '')}${error}`
 }
 
 function countShard(account: VerifyAccount, event: MoltEvent, shard: RegExpExecArray): void {

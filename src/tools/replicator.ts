@@ -1,5 +1,5 @@
-import { get } from 'node:http'
-import { Child, type Exit } from './process.ts'
+import { Child, type Exit, httpText } from './process.ts'
+import { scrubReplicator, scrubText } from './scrub.ts'
 
 export interface ReplicatorRequest {
   program: string
@@ -123,6 +123,8 @@ export class Replicator {
       program: request.program,
       args: replicatorArgs(request),
       logFile: request.logFile,
+      scrub: scrubReplicator,
+      hidePasswords: true,
       onLine: (line) => this.#hear(line),
     })
   }
@@ -140,28 +142,11 @@ export class Replicator {
     if (!/warn|error|fatal|retry/i.test(line)) return
     const parsed = parseLogLine(line)
     if (!parsed || !/^(warn|error|fatal|panic)/.test(parsed.level)) return
-    this.lastTrouble = parsed.error ?? parsed.message
+    this.lastTrouble = scrubText(parsed.error ?? parsed.message)
     if (!/will retry/.test(parsed.message)) return
     this.retries++
     this.lastRetryAt = performance.now()
   }
-}
-
-/** The text at a loopback URL. Not `fetch`: that would load a whole HTTP client for one line of plain HTTP. */
-function httpText(url: string): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const request = get(url, { timeout: 2_000 }, (response) => {
-      let body = ''
-      response.setEncoding('utf8')
-      response.on('data', (chunk: string) => {
-        body += chunk
-      })
-      response.on('end', () => resolve(body))
-      response.on('error', reject)
-    })
-    request.on('timeout', () => request.destroy(new Error('timed out')))
-    request.on('error', reject)
-  })
 }
 
 const TROUBLES: [RegExp, string][] = [

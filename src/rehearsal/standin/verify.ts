@@ -216,6 +216,10 @@ class LineReader {
 
   constructor(stream: Readable) {
     this.chunks = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
+    // A refusal may come before anyone reads: a destroyed stream hands it to the one who then does.
+    stream.on('error', (error) => {
+      if (!stream.destroyed) stream.destroy(error)
+    })
   }
 
   /** The next line without its newline if it is already here; undefined when more must be read. */
