@@ -87,7 +87,7 @@ export const tableChecks: readonly Check[] = [
     fix: 'Create {table} on the target before the switch.',
     *find(facts) {
       for (const each of ofSchema(facts))
-        if ('vm'.includes(each.kind))
+        if ('vm'.includes(each.kind) && !each.extension)
           yield {
             object: nameOf(each),
             what: `${nameOf(each)} is a ${each.kind === 'm' ? 'materialised view' : 'view'}`,

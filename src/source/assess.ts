@@ -72,6 +72,8 @@ export interface Relation {
   /** For a partition, the table at the top, as `schema.name`. */
   root: string | null
   inherits: boolean
+  /** An extension brought it. */
+  extension: boolean
   owner: string
   owned: boolean
   readable: boolean
@@ -229,6 +231,8 @@ const RELATIONS = `
   SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpersistence AS persistence,
          c.relreplident AS identity, c.relispartition AS partition, rn.nspname || '.' || r.relname AS root,
          NOT c.relispartition AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS inherits,
+         EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
+           AND d.objid = c.oid AND d.deptype = 'e') AS extension,
          pg_catalog.pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
          has_table_privilege(c.oid, 'SELECT') AS readable, row_security_active(c.oid) AS "rowsHidden",
          c.reltuples::float8 AS rows, pg_catalog.pg_table_size(c.oid)::float8 AS bytes,
