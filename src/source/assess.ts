@@ -75,6 +75,7 @@ export interface Relation {
   /** An extension brought it. */
   extension: boolean
   owner: string
+  ownerIsSuperuser: boolean
   owned: boolean
   readable: boolean
   /** Row-level security hides rows from this role. */
@@ -233,7 +234,8 @@ const RELATIONS = `
          NOT c.relispartition AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS inherits,
          EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
            AND d.objid = c.oid AND d.deptype = 'e') AS extension,
-         pg_catalog.pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
+         pg_catalog.pg_get_userbyid(c.relowner) AS owner, coalesce(w.rolsuper, false) AS "ownerIsSuperuser",
+         pg_has_role(c.relowner, 'USAGE') AS owned,
          has_table_privilege(c.oid, 'SELECT') AS readable, row_security_active(c.oid) AS "rowsHidden",
          c.reltuples::float8 AS rows, pg_catalog.pg_table_size(c.oid)::float8 AS bytes,
          CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE pg_catalog.pg_relation_size(c.reltoastrelid) END::float8 AS "toastBytes",
@@ -245,6 +247,7 @@ const RELATIONS = `
            AND o.relpersistence <> 't' AND on2.nspname NOT IN ('pg_catalog', 'information_schema')) AS namesakes
     FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_roles w ON w.oid = c.relowner
     LEFT JOIN pg_catalog.pg_class r ON r.oid = tree.root
     LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') ORDER BY 1, 2`

@@ -181,7 +181,7 @@ export async function addEvidence(db: Database, id: string, action: string, body
 }
 
 /** CockroachDB asks clients to repeat a statement that lost to another one (40001). */
-async function retrying<T>(work: () => Promise<T>): Promise<T> {
+export async function retrying<T>(work: () => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
       return await work()

@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { info } from '@actions/core'
+import { info, warning } from '@actions/core'
 import { type Finding, requireWaiversMatch, runChecks, type Waiver, waiverText } from '../../checks/check.ts'
 import type { Facts } from '../../checks/facts.ts'
 import { CHECKS } from '../../checks/index.ts'
@@ -11,11 +11,14 @@ import type { Schema } from '../../migration/schema.ts'
 import { exactFilter } from '../../migration/tables.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
-import { refuse, UserError } from '../../runtime/errors.ts'
+import { messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { number, workFolder } from '../../runtime/progress.ts'
 import { installFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
+import { readSchema } from '../../sql/schema.ts'
 import { assess } from '../../steps/assess.ts'
+import { sourceGrants, targetGrants } from '../../steps/grants.ts'
+import { deferObjects } from '../../target/deferral.ts'
 import {
   addEvidence,
   advance,
@@ -42,18 +45,28 @@ const LONG_TRANSACTION_MS = 5 * 60_000
 async function prepare(context: Prepare, source: Database, target: Database): Promise<void> {
   const { inputs } = context
   const before = await readEntryIfAny(target, inputs.migration)
-  const facts = await gather(inputs, before)
   const waivers = inputs.waive ?? []
-  const findings = runChecks(CHECKS, facts, waivers)
-  requireWaiversMatch(CHECKS, waivers, findings)
-  const plan = planOf(facts, waivers)
+  let facts = await gather(inputs, before)
+  if (inputs.grants === 'print') return printGrants(context, facts)
+  let findings = runChecks(CHECKS, facts, waivers)
+  // Later on, what was waived before the load may be as it should be.
+  if (!before || before.phase === 'planned' || before.phase === 'prepared')
+    requireWaiversMatch(CHECKS, waivers, findings)
+  if (inputs.apply && (await applyFixes(source, target, findings))) {
+    // Role settings count for new connections only, and what was applied is believed when it is seen.
+    facts = await gather(inputs, before)
+    findings = runChecks(CHECKS, facts, waivers)
+  }
+  const plan = planOf(facts, waivers, inputs.defer)
   publish(context, facts, findings, plan)
   const blocked = blocking(findings)
   if (blocked.length)
     refuse(
       `${number(blocked.length)} findings block`,
       blocked.map((each) => `${each.check}: ${each.what}; ${each.fix}`),
-      'Nothing was changed on either side. Put these right, or waive them by name, and run `prepare` again.',
+      inputs.apply
+        ? 'What was safe to apply was applied; nothing was installed. Put these right, or waive them by name, and run `prepare` again.'
+        : 'Nothing was changed on either side. Put these right, or waive them by name, and run `prepare` again.',
     )
   const entry = await install(source, target, facts, plan)
   info(`${number(plan.tables.length)} expected tables are ${entry.phase}; plan ${plan.hash}`)
@@ -77,7 +90,7 @@ function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Fa
       slot: inputs.slot,
       publication: PUBLICATION,
       rehearsalTarget: inputs.rehearsalTarget,
-      defer: { indexes: false, constraints: false },
+      defer: deferralOf(inputs.defer),
       tableHandling: inputs.tableHandling,
       bucketPath: inputs.bucketPath,
       tableConcurrency: inputs.tableConcurrency,
@@ -109,7 +122,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   return chosen
 }
 
-function planOf({ settings, machine }: Facts, waivers: readonly Waiver[]): Plan {
+function planOf({ settings, machine }: Facts, waivers: readonly Waiver[], defer: string): Plan {
   const { schema, targetSchema, slot, publication } = settings
   const tools = Object.entries(machine.tools).flatMap(([name, found]) => (found ? [[name, found.sha256]] : []))
   const plan = {
@@ -119,6 +132,7 @@ function planOf({ settings, machine }: Facts, waivers: readonly Waiver[]): Plan 
     slot,
     publication,
     waivers: waivers.map(waiverText),
+    defer,
     tools: Object.fromEntries(tools) as Record<string, string>,
   }
   return { ...plan, hash: planHash(plan) }
@@ -161,9 +175,10 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
     facts.source.schema.tables.filter((table) => expected.has(table.name)),
   )
   if (entry.phase === 'planned' || entry.phase === 'prepared') {
+    const there = await defer(target, facts, plan)
     const fingerprints = {
       source: packFingerprint(fingerprint(facts.source.schema, tables)),
-      target: packFingerprint(fingerprint(facts.target.schema, tables)),
+      target: packFingerprint(fingerprint(there, tables)),
     }
     const more = { fenceId: fence.id, source: identity, fingerprints }
     entry = await advance(target, entry, 'prepared', { facts: more, plan })
@@ -171,6 +186,51 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   const { server, connection } = facts.source
   await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id })
   return entry
+}
+
+/** @returns the target's schema as the load will find it */
+async function defer(target: Database, facts: Facts, plan: Plan): Promise<Schema> {
+  const { migration, defer: deferral } = facts.settings
+  if (!deferral.indexes && !deferral.constraints) return facts.target.schema
+  const { dropped, kept } = await deferObjects(target, migration, plan, deferral, facts.target.server.isCockroach)
+  info(`${number(dropped)} indexes and constraints were captured in the ledger and taken off the target`)
+  if (kept.length)
+    warning(`these checks stay on the target, since its catalog does not tell them apart: ${kept.join(', ')}`)
+  return readSchema(target, 'target', plan.targetSchema)
+}
+
+function deferralOf(defer: string): { indexes: boolean; constraints: boolean } {
+  return { indexes: defer.includes('indexes'), constraints: defer.includes('constraints') }
+}
+
+/** Runs what the findings offer as safe; returns whether there was anything. */
+async function applyFixes(source: Database, target: Database, findings: readonly Finding[]): Promise<boolean> {
+  const fixes = findings.filter((each) => each.apply && !each.waivedBy)
+  for (const { check, apply } of fixes) {
+    if (!apply) continue
+    info(`applying on the ${apply.side} for ${check}: ${apply.sql}`)
+    await (apply.side === 'source' ? source : target)
+      .query(apply.sql)
+      .catch((error) => warning(`${apply.sql} failed: ${messageOf(error)}`, { title: check }))
+  }
+  return fixes.length > 0
+}
+
+/** Writes the SQL that gives the migration user its rights, for an administrator to run. */
+function printGrants(context: Prepare, facts: Facts): void {
+  const { migrationUser, migration } = context.inputs
+  const written = { source: sourceGrants(facts, migrationUser), target: targetGrants(facts, migrationUser) }
+  for (const side of ['source', 'target'] as const) {
+    const path = join(workFolder(migration), `grants-${side}.sql`)
+    writeFileSync(path, written[side])
+    context.output(`grants-${side}`, path)
+    info(written[side])
+    const short = written[side].length < 60_000
+    context.summary(
+      `### Rights on the ${side}\n\n${short ? `\`\`\`sql\n${written[side]}\`\`\`` : `See ${path}; it is too long for here.`}`,
+    )
+  }
+  info('nothing was checked or installed: `grants: print` ends here')
 }
 
 function requireSamePlan(entry: Entry, plan: Plan): void {

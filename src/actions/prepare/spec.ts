@@ -44,6 +44,22 @@ export const spec = defineAction({
       waivers,
       'Findings to accept, by check and object. A waiver that matches nothing is an error; all are shown to whoever approves, and kept in the plan.',
     ),
+    defer: defaulted(
+      choice('none', 'indexes', 'constraints', 'indexes,constraints'),
+      'none',
+      'What is taken off the expected tables on the target for the load: `indexes` (unique ones too) and `constraints` (foreign keys, also those from other tables, and checks). Each is captured in the ledger before it is dropped; `finalize` builds them again.',
+    ),
+    apply: defaulted(
+      boolean,
+      'false',
+      'Runs the fixes that are safe (settings of the migration role, replica identity, missing sequences and the like), and checks again. Never a restart, never a superuser.',
+    ),
+    grants: defaulted(
+      choice('none', 'print'),
+      'none',
+      '`print` writes the least-privilege SQL for `migration-user` on both sides, and ends there: nothing is installed.',
+    ),
+    'migration-user': defaulted(text, 'molt_migration', 'The user that `grants` is written for.'),
     'table-handling': defaulted(
       choice('none', 'truncate-if-exists', 'drop-on-target-and-recreate'),
       'none',
@@ -68,6 +84,8 @@ export const spec = defineAction({
     phase: "The migration's phase afterwards.",
     preflight: 'Path of preflight.json, with all findings; docs/preflight.schema.json describes it.',
     findings: 'How many findings there are, as JSON: `block`, `warn`, `info`, `waived`.',
+    'grants-source': 'Path of the SQL for the source, with `grants: print`.',
+    'grants-target': 'Path of the SQL for the target, with `grants: print`.',
     'plan-hash': 'sha256 over all that decides what is moved and how.',
   },
 })
