@@ -140,7 +140,13 @@ export async function readSourceCatalog(
   const began = performance.now()
   const schema = await readSchema(db, 'source', question.schema)
   const role = (await db.query(ROLE, [question.schema, PROVIDER_ROLES])).rows[0]
-  const relations = await db.query<Relation>(RELATIONS, [question.schema, question.choose(schema).filter])
+  const { rows } = await db.query<Omit<Relation, 'matched'>>(RELATIONS, [question.schema])
+  // Not by PostgreSQL: its engine fails on an expression of ten thousand names.
+  const filter = new RegExp(question.choose(schema).filter)
+  const relations = rows.map((each) => ({
+    ...each,
+    matched: each.schema === question.schema && filter.test(each.name),
+  }))
   const transactions = await db.query(TRANSACTIONS)
   const publication = await db.query(PUBLICATION, [question.publication])
   const programs = await db.query(PROGRAMS, [question.schema])
@@ -155,8 +161,8 @@ export async function readSourceCatalog(
   return {
     server: { ...server, walBytesPerSecond },
     role,
-    schema: { ...schema, partitions: partitionsOf(relations.rows, question.schema) },
-    relations: relations.rows,
+    schema: { ...schema, partitions: partitionsOf(relations, question.schema) },
+    relations,
     transactions: transactions.rows,
     publication: publication.rows[0] ?? null,
     programs: programs.rows,
@@ -241,7 +247,6 @@ const RELATIONS = `
          CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE pg_catalog.pg_relation_size(c.reltoastrelid) END::float8 AS "toastBytes",
          coalesce(pg_catalog.pg_stat_get_tuples_updated(c.oid), 0)::float8 AS updates,
          EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,
-         (n.nspname = $1 AND c.relname ~ $2) AS matched,
          ARRAY(SELECT on2.nspname::text FROM pg_catalog.pg_class o JOIN pg_catalog.pg_namespace on2
            ON on2.oid = o.relnamespace WHERE o.relname = c.relname AND o.oid <> c.oid AND o.relkind IN ('r', 'p')
            AND o.relpersistence <> 't' AND on2.nspname NOT IN ('pg_catalog', 'information_schema')) AS namesakes
