@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { PackedFingerprint } from '../migration/fingerprint.ts'
 import { type Database, sqlState } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 
@@ -28,6 +29,14 @@ export interface Plan {
   tables: string[]
   slot: string
   publication: string
+  /** `check=object`, as they were given: what was accepted although a check speaks against it. */
+  waivers?: string[]
+  /** `none`, `indexes`, `constraints` or `indexes,constraints`: what is taken off the target for the load. */
+  defer?: string
+  /** sha256 of the programs that were there when it was prepared. */
+  tools?: Record<string, string>
+  /** sha256 over all that decides what is moved and how. */
+  hash?: string
 }
 
 /** Facts that later phases need: each phase adds its own. */
@@ -45,6 +54,8 @@ export interface Facts {
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string
+  /** The schemas of both sides as `prepare` left them; later phases are held to them. */
+  fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }
 
 export interface Entry {
@@ -170,7 +181,7 @@ export async function addEvidence(db: Database, id: string, action: string, body
 }
 
 /** CockroachDB asks clients to repeat a statement that lost to another one (40001). */
-async function retrying<T>(work: () => Promise<T>): Promise<T> {
+export async function retrying<T>(work: () => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
       return await work()
