@@ -5,7 +5,9 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { build } from 'esbuild'
+import packageJson from '../package.json' with { type: 'json' }
 import { specs } from '../src/actions/specs.ts'
+import type { Phase } from '../src/runtime/action.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
@@ -15,9 +17,8 @@ async function generate(): Promise<Map<string, string>> {
   files.set('dist/molt-actions.cjs', await bundle())
   files.set('dist/package.json', '{ "type": "commonjs" }\n')
   for (const spec of specs) {
-    files.set(`dist/${spec.name}.cjs`, `require('./molt-actions.cjs').main('${spec.name}', 'run')\n`)
-    if (spec.post)
-      files.set(`dist/${spec.name}-post.cjs`, `require('./molt-actions.cjs').main('${spec.name}', 'post')\n`)
+    files.set(`dist/${spec.name}.cjs`, entry(spec.name, 'run'))
+    if (spec.post) files.set(`dist/${spec.name}-post.cjs`, entry(spec.name, 'post'))
     files.set(`actions/${spec.name}/action.yml`, actionYaml(spec))
     const path = `actions/${spec.name}/README.md`
     files.set(path, readme(spec, existsSync(path) ? readFileSync(path, 'utf8') : undefined))
@@ -28,6 +29,12 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/checks.md', checksDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
   return files
+}
+
+/** Says who runs before a megabyte of code is read and compiled. */
+function entry(name: string, phase: Phase): string {
+  const line = `molt-actions ${packageJson.version}: ${name}${phase === 'post' ? ' (post)' : ''}\\n`
+  return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
 }
 
 async function bundle(): Promise<string> {
