@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { dirname } from 'node:path'
 import { build } from 'esbuild'
 import { specs } from '../src/actions/specs.ts'
+import { verifySchema } from '../src/report/verify-json.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
 /** Path → content of everything that is generated. */
@@ -24,6 +25,7 @@ async function generate(): Promise<Map<string, string>> {
   for (const tool of ['molt', 'replicator'])
     files.set(`dist/stand-in-${tool}.cjs`, `require('./molt-actions.cjs').standIn('${tool}')\n`)
   files.set('docs/config.schema.json', configSchema(specs))
+  files.set('docs/verify.schema.json', verifySchema())
   return files
 }
 
