@@ -72,62 +72,87 @@ export interface VerifyOptions {
 
 const RECHECK = { limit: 1_000, markerTimeout: 30_000, rounds: 5 }
 
+/** What is found on the way to a report. */
+interface Findings {
+  problems: string[]
+  /** Neither proved equal nor known to be lost. */
+  unsettled: string[]
+  notes: string[]
+  tables: TableVerdict[]
+  counted: VerifyReport['counted']
+  unknown?: Unknowns
+}
+
 /** Compares both sides for the expected tables, by what MOLT sees and by what it does not. */
 export async function runVerify(source: Database, target: Database, given: VerifyOptions): Promise<VerifyReport> {
   const began = performance.now()
   const options = given.tables ? { ...given, plan: { ...given.plan, tables: [...given.tables] } } : given
-  const { plan, level, while: moving = 'drained' } = options
+  const { plan, level } = options
+  const found: Findings = { problems: [], unsettled: [], notes: [], tables: [], counted: 'no' }
   const [here, there] = await Promise.all([
     readTables(source, plan.sourceSchema),
     readTables(target, plan.targetSchema),
   ])
   const definitions = compareDefinitions(here, there, plan)
-  const problems = definitions.map(({ what, fix }) => `${what}; ${fix}`)
-  const notes: string[] = []
-  const structure = options.structure ? await structureFindings(source, target, plan) : []
-  const report = (more: Partial<VerifyReport>, unsettled: readonly string[] = []): VerifyReport => {
-    ;(options.structure === 'require' ? problems : notes).push(...structure)
-    return {
-      ...{
-        level,
-        while: moving,
-        counted: 'no',
-        tables: [],
-        notes: [...new Set(notes)],
-        insecure: insecureSides(options),
-      },
-      problems: [...new Set([...problems, ...unsettled])],
-      verdict: problems.length ? 'different' : unsettled.length ? 'unsettled' : 'clean',
-      durationMs: Math.round(performance.now() - began),
-      ...more,
-    }
-  }
-  if (level === 'tables') return report({})
+  found.problems.push(...definitions.map(({ what, fix }) => `${what}; ${fix}`))
   const gone = new Set(definitions.filter(({ what }) => what.includes('is missing on')).map(({ table }) => table))
   const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
-  const counted = moving === 'streaming' && level === 'full' ? 'no' : (options.count ?? 'exact')
-  const counts = await countTables(source, target, plan, comparable, counted)
-  if (level === 'counts') {
-    const apart = counts.flatMap(countProblem)
-    if (moving === 'streaming') return report({ counted, tables: counts }, apart)
-    problems.push(...apart)
-    return report({ counted, tables: counts })
+  if (level === 'counts') await compareCounts(source, target, comparable, options, found)
+  if (level === 'full') await compareRows(source, target, { comparable, here }, options, found)
+  if (options.structure)
+    found[options.structure === 'require' ? 'problems' : 'notes'].push(
+      ...(await structureFindings(source, target, plan)),
+    )
+  const { problems, unsettled, notes, ...more } = found
+  return {
+    ...{ level, while: options.while ?? 'drained', insecure: insecureSides(options), ...more },
+    problems: [...new Set([...problems, ...unsettled])],
+    notes: [...new Set(notes)],
+    verdict: problems.length ? 'different' : unsettled.length ? 'unsettled' : 'clean',
+    durationMs: Math.round(performance.now() - began),
   }
+}
+
+/** Only numbers of rows. While rows move they need not be equal, and nothing tells why they are not. */
+async function compareCounts(
+  source: Database,
+  target: Database,
+  tables: readonly string[],
+  options: VerifyOptions,
+  found: Findings,
+): Promise<void> {
+  found.counted = options.count ?? 'exact'
+  found.tables = await countTables(source, target, options.plan, tables, found.counted)
+  found[options.while === 'streaming' ? 'unsettled' : 'problems'].push(...found.tables.flatMap(countProblem))
+}
+
+/** Every row by molt, and the numbers of rows beside it: molt counts only what it has looked at. */
+async function compareRows(
+  source: Database,
+  target: Database,
+  { comparable, here }: { comparable: readonly string[]; here: readonly Table[] },
+  options: VerifyOptions,
+  found: Findings,
+): Promise<void> {
+  const { plan } = options
+  const streaming = options.while === 'streaming'
+  found.counted = streaming ? 'no' : (options.count ?? 'exact')
+  const counts = await countTables(source, target, plan, comparable, found.counted)
   const account = await runMoltVerify(source, options)
-  notes.push(...account.notes.map(({ table, reason }) => `${table}: ${reason}`))
-  const tables = [...account.tables.values()]
   const partitions = await partitionsOfMissing(source, account, here, plan.sourceSchema)
-  for (const verdict of tables) verdict.diagnosis = partitions.get(verdict.name) ?? verdict.diagnosis
-  const unsettled = moving === 'streaming' ? await settle(source, target, account, here, options) : []
+  found.tables = order([...account.tables.values()], plan)
+  found.unknown = account.unknown
+  found.notes.push(...account.notes.map(({ table, reason }) => `${table}: ${reason}`))
+  for (const verdict of found.tables) verdict.diagnosis = partitions.get(verdict.name) ?? verdict.diagnosis
+  if (streaming) found.unsettled.push(...(await settle(source, target, account, here, options)))
   for (const problem of verifyProblems(account, plan.tables)) {
-    const verdict = tables.find((each) => differenceText(each) === problem)
+    const verdict = found.tables.find((each) => differenceText(each) === problem)
     const outcome = verdict ? outcomeOf(verdict) : 'loss'
-    if (outcome === 'lag') notes.push(`${problem}: lag, nothing is lost`)
-    else if (outcome === 'unsettled') unsettled.push(`${problem}; verify again, or after the drain`)
-    else problems.push(problem)
+    if (outcome === 'lag') found.notes.push(`${problem}: lag, nothing is lost`)
+    else if (outcome === 'unsettled') found.unsettled.push(`${problem}; verify again, or after the drain`)
+    else found.problems.push(problem)
   }
-  if (counted === 'exact') problems.push(...counts.flatMap(countProblem), ...seenProblems(counts, tables))
-  return report({ counted, tables: order(tables, plan), unknown: account.unknown }, unsettled)
+  if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
 }
 
 /** Definitions that differ between the expected tables of both sides now. */
@@ -224,12 +249,15 @@ function countProblem({ name, rows, missing, extraneous }: TableVerdict): string
   return [`${name}: the source has ${rows} rows and the target ${rows - missing + extraneous}`]
 }
 
-/** The rows that molt saw must be those that there are. */
+/** The rows that molt saw must be those that there are, on either side. */
 function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVerdict[]): string[] {
-  return tables.flatMap(({ name, rows, shardsFinished }) => {
-    const counted = counts.find((each) => each.name === name)
-    if (!counted || counted.rows === rows || !shardsFinished) return []
-    return `${name}: molt verify saw ${rows} rows, but the source has ${counted.rows}`
+  return counts.flatMap((counted) => {
+    const seen = tables.find(({ name }) => name === counted.name)
+    if (!seen?.shardsFinished) return countProblem(counted)
+    if (seen.rows !== counted.rows)
+      return `${seen.name}: molt verify saw ${seen.rows} rows, but the source has ${counted.rows}`
+    const told = seen.missing - seen.extraneous === counted.missing - counted.extraneous
+    return told ? [] : countProblem(counted)
   })
 }
 
