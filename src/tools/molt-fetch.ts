@@ -432,9 +432,9 @@ function rowProblems(account: FetchAccount, wanted: readonly string[]): string[]
     ([, { exported, imported }]) => imported !== undefined && exported !== imported,
   )
   for (const [table, { exported, imported }] of apart)
-    problems.push(`${table}: ${exported ?? 'an unknown number of'} rows were exported, but ${imported} imported`)
+    problems.push(`${table}: exported ${exported ?? 'nobody knows how many'}, but imported ${imported} rows`)
   if (!apart.length && account.importsFinished > 0 && account.importedRows !== account.exportedRows)
-    problems.push(`${account.exportedRows} rows were exported, but ${account.importedRows} imported`)
+    problems.push(`exported ${account.exportedRows}, but imported ${account.importedRows} rows`)
   return problems
 }
 

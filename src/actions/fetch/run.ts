@@ -106,8 +106,14 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
     ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
     ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
   ]
-  if (stream.length)
-    refuse('the load is complete, but the stream cannot begin', stream, 'Put these right before `replicate`.')
+  if (stream.length) {
+    await abandon(source, target, entry)
+    refuse(
+      'every row was moved, but no stream can go on from this load',
+      stream,
+      `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,
+    )
+  }
   await advance(target, entry, 'loaded', {
     facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor) },
   })
@@ -323,12 +329,12 @@ function arrivedProblems(
     const said = resume ? resume.done[table] : account.tables[table]?.exported
     if (said === undefined) untold += rows
     else if (said !== rows)
-      problems.push(`${table}: ${number(said)} rows were exported, but the target holds ${number(rows)}`)
+      problems.push(`${table}: exported ${number(said)}, but the target holds ${number(rows)} rows`)
   }
   const told = Object.values(account.tables).reduce((sum, { exported = 0 }) => sum + exported, 0)
   const rest = account.exportedRows - told
   if (!resume && untold !== rest)
-    problems.push(`${number(rest)} rows were exported, but the target's tables hold ${number(untold)}`)
+    problems.push(`exported ${number(rest)}, but the target's tables hold ${number(untold)} rows`)
   return problems
 }
 

@@ -9,6 +9,7 @@ import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { runVerify, type VerifyOptions, type VerifyReport } from '../../steps/verifying.ts'
 import { addEvidence, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
 import { didYouMean } from '../../tools/molt-fetch.ts'
+import { differences } from '../../tools/molt-verify.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
@@ -80,6 +81,8 @@ export function requireClean(report: VerifyReport): void {
       report.problems,
       'Nothing is known to be lost. Verify again with less going on, or after the drain.',
     )
+  if (!report.tables.some((table) => differences(table)))
+    refuse('source and target are not proved to be equal', report.problems, 'Put these right, and verify again.')
   refuse(
     'source and target differ',
     report.problems,
