@@ -189,7 +189,7 @@ async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise
   const version = await toolVersion(join(options.binDir, 'molt'), 'molt')
   if (!/^0\./.test(version)) return false
   screen.say(
-    `molt ${version} loads empty strings as NULL and fails on negative numbers: the shop's seed has none. Do not use this build for real`,
+    `molt ${version} loads empty strings as NULL and CRLF as LF, and fails on negative numbers: the shop has none of them. Do not use this build for real`,
   )
   return true
 }

@@ -389,7 +389,15 @@ function changePrice(known: Known): Transaction {
 
 function addReview(known: Known): Transaction {
   const [title, body] = [pick(known.texts), pick(known.texts) ?? '-']
-  const values = [upTo(known.products), upTo(known.customers), 'live', upTo(5), title, body, [upTo(9), -1]]
+  const values = [
+    upTo(known.products),
+    upTo(known.customers),
+    'live',
+    upTo(5),
+    title,
+    body,
+    [upTo(9), known.texts.includes('') ? -1 : 1],
+  ]
   return async (client) => {
     const { rows } = await client.query(
       `INSERT INTO reviews (product_id, customer_id, "user", rating, title, body, votes)

@@ -337,11 +337,11 @@ export interface ShopOptions {
   rows?: number
   /** Makes the target's side instead: `targetDdl`, no rows. */
   schemaOnly?: boolean
-  /** Without the values that molt before 1.0 cannot load: empty strings, numbers below zero, long floats. */
+  /** Without the values that molt before 1.0 cannot load: empty strings, numbers below zero, long floats, CRLF. */
   plain?: boolean
 }
 
-/** Takes out the values that molt before 1.0 cannot load: empty strings, numbers below zero, and long floats. */
+/** Takes out the values that molt before 1.0 cannot load: empty strings, numbers below zero, long floats, CRLF. */
 const MAKE_PLAIN = `
   DO $$ DECLARE c record; BEGIN
     FOR c IN SELECT attrelid::regclass AS t, quote_ident(attname) AS name, format_type(atttypid, NULL) AS type
@@ -351,8 +351,13 @@ const MAKE_PLAIN = `
     LOOP
       IF c.type IN ('text', 'character varying') THEN
         EXECUTE format('UPDATE %s SET %s = ''x'' WHERE %2$s = ''''', c.t, c.name);
+        EXECUTE format('UPDATE %s SET %s = replace(%2$s, chr(13), '''') WHERE strpos(%2$s, chr(13)) > 0', c.t, c.name);
       ELSIF c.type IN ('smallint', 'integer', 'bigint', 'numeric') THEN
         EXECUTE format('UPDATE %s SET %s = abs(%2$s) WHERE %2$s < 0', c.t, c.name);
+      ELSIF c.type = 'text[]' THEN
+        EXECUTE format('UPDATE %s SET %s = replace(%2$s::text, chr(13), '''')::text[] WHERE strpos(%2$s::text, chr(13)) > 0', c.t, c.name);
+      ELSIF c.type IN ('integer[]', 'bigint[]') THEN
+        EXECUTE format('UPDATE %s SET %s = replace(%2$s::text, ''-'', '''')::%s WHERE %2$s::text LIKE ''%%-%%''', c.t, c.name, c.type);
       ELSIF c.type = 'double precision' THEN
         EXECUTE format('UPDATE %s SET %s = round(abs(%2$s)::numeric, 6) WHERE %2$s IS NOT NULL', c.t, c.name);
       END IF;

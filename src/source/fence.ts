@@ -182,9 +182,14 @@ export async function setLease(db: Database, leaseMs: number): Promise<string | 
   return changeLease(db, `${NOW_MS} + $1::bigint`, [leaseMs])
 }
 
-/** Lets writes through again, at once; leaves a permanent fence alone, and then returns false. */
-export async function liftFence(db: Database): Promise<boolean> {
-  return (await changeLease(db, LIFTED, [])) !== undefined
+/**
+ * Lets writes through again, at once; leaves a permanent fence alone.
+ * @param lease only when the fence still carries this lease; another run's fence is not ours to lift
+ * @returns false when nothing was changed
+ */
+export async function liftFence(db: Database, lease?: string): Promise<boolean> {
+  const ours = lease === undefined ? undefined : 'AND last_value = $1::bigint'
+  return (await changeLease(db, LIFTED, lease === undefined ? [] : [lease], ours)) !== undefined
 }
 
 /**

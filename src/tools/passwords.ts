@@ -17,13 +17,22 @@ export interface Hidden {
  */
 export function hidePasswords(args: readonly string[], folder: string): Hidden {
   const lines = new Set<string>()
+  const anywhere = new Map<string, Set<string>>()
   const hidden = args.map((argument) => {
     const url = /^(--?[\w-]+=)?(postgres(?:ql)?:\/\/.*)$/s.exec(argument)
     const found = url && splitPassword(url[2] as string)
     if (!found) return argument
-    for (const line of found.lines) lines.add(line)
+    for (const line of found.lines) {
+      lines.add(line)
+      const [, login, password] = /^(?:(?:\\.|[^\\:])*:){2}((?:\\.|[^\\:])*:(?:\\.|[^\\:])*):(.*)$/s.exec(
+        line,
+      ) as string[]
+      anywhere.set(login as string, (anywhere.get(login as string) ?? new Set()).add(password as string))
+    }
     return (url[1] ?? '') + found.url
   })
+  // A wrapper may lead the program through a tunnel at another address: the login decides then, where it can.
+  for (const [login, passwords] of anywhere) if (passwords.size === 1) lines.add(`*:*:${login}:${[...passwords][0]}`)
   if (!lines.size) return { args: [...args], env: {}, remove() {} }
   const file = join(folder, `.pgpass-${randomBytes(8).toString('hex')}`)
   writeFileSync(file, `${[...lines].join('\n')}\n`, { mode: 0o600, flag: 'wx' })

@@ -33,7 +33,6 @@ export function replicatorArgs(request: ReplicatorRequest): string[] {
     '--stagingCreateSchema',
     ...['--metricsAddr', request.metricsAddr],
     ...['--standbyTimeout', STANDBY_TIMEOUT],
-    '-v',
     ...request.extraArgs,
   ]
 }

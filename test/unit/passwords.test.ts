@@ -50,6 +50,8 @@ test('the program gets passwords by a private file that is gone when it has ende
     'postgres://u@h/db --target=postgres://v@i:26257/db',
     'h:5432:db:u:hunter22',
     'i:26257:db:v:hunter33',
+    '*:*:db:u:hunter22',
+    '*:*:db:v:hunter33',
     ` ${0o600}`,
   ])
   expect(existsSync(lines[0] as string)).toBe(false)
