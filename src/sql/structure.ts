@@ -1,5 +1,5 @@
 import type { Constraint, Index, SequenceState } from '../migration/structure.ts'
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { readSequences, type Sequence } from './sequences.ts'
 
 /** Columns of a schema's tables by table oid and attribute number. */
@@ -88,11 +88,17 @@ export async function readSequenceStates(
   return states
 }
 
+/** The number furthest along in a sequence's column; none where table or column is missing, which is told elsewhere. */
 async function extreme(db: Database, schema: string, { table, column, increment }: Sequence): Promise<bigint[]> {
-  const { rows } = await db.query(
-    `SELECT ${increment > 0n ? 'max' : 'min'}(${ident(column as string)})::text AS value FROM ${qualified(schema, table as string)}`,
-  )
-  return rows[0].value === null ? [] : [BigInt(rows[0].value)]
+  const end = increment > 0n ? 'max' : 'min'
+  const from = qualified(schema, table as string)
+  try {
+    const { rows } = await db.query(`SELECT ${end}(${ident(column as string)})::text AS value FROM ${from}`)
+    return rows[0].value === null ? [] : [BigInt(rows[0].value)]
+  } catch (error) {
+    if (['42P01', '42703'].includes(sqlState(error) ?? '')) return []
+    throw error
+  }
 }
 
 /** Reads it without using a number up. */

@@ -135,9 +135,9 @@ const DEFINITIONS: [what: string, done: string, undone: string, words: RegExp][]
   ],
   [
     'a type that holds less',
-    'ALTER TABLE reviews ALTER created_at TYPE timestamptz(0), ALTER "user" TYPE varchar(200)',
-    'ALTER TABLE reviews ALTER created_at TYPE timestamptz, ALTER "user" TYPE text',
-    /timestamp with time zone on the source and timestamp\(0\) with time zone on the target, which cannot hold/,
+    'ALTER TABLE products ALTER price TYPE numeric(8,2)',
+    'ALTER TABLE products ALTER price TYPE numeric(12,2)',
+    /price as numeric\(12,2\) on the source and numeric\(8,2\) on the target, which cannot hold every value/,
   ],
   [
     'a reordered enum',
