@@ -141,11 +141,13 @@ async function reset({ action, given }: Golden): Promise<void> {
   await source.query('DROP PUBLICATION IF EXISTS molt_fetch; DROP SEQUENCE IF EXISTS numbers')
   await target.query('DROP SEQUENCE IF EXISTS numbers')
   await target.query(action === 'verify' ? `${EMPTY}; ${ROWS}` : EMPTY)
+  if (given.source) await source.query(given.source)
+  const { rows } = await source.query('SELECT confirmed_flush_lsn::text AS lsn FROM pg_replication_slots')
+  const facts = JSON.stringify(given.facts ?? {}).replaceAll('$CURSOR', rows[0]?.lsn)
   await target.query(
     `UPDATE molt_actions.migrations SET phase = $1, facts = (facts - 'load' - 'cursor') || $2 WHERE id = 'main'`,
-    [action === 'verify' ? 'loaded' : 'prepared', JSON.stringify(given.facts ?? {})],
+    [action === 'verify' ? 'loaded' : 'prepared', facts],
   )
-  if (given.source) await source.query(given.source)
   if (given.target) await target.query(given.target)
 }
 
