@@ -1,0 +1,1 @@
+require('./molt-actions.cjs').main('rollback', 'run')
