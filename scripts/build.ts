@@ -6,11 +6,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { dirname } from 'node:path'
 import { build } from 'esbuild'
 import { specs } from '../src/actions/specs.ts'
-<<<<<<< HEAD
 import { verifySchema } from '../src/report/verify-json.ts'
-=======
 import { checksDocs, preflightSchema } from './checks-docs.ts'
->>>>>>> main
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
 /** Path → content of everything that is generated. */
@@ -29,12 +26,9 @@ async function generate(): Promise<Map<string, string>> {
   for (const tool of ['molt', 'replicator'])
     files.set(`dist/stand-in-${tool}.cjs`, `require('./molt-actions.cjs').standIn('${tool}')\n`)
   files.set('docs/config.schema.json', configSchema(specs))
-<<<<<<< HEAD
   files.set('docs/verify.schema.json', verifySchema())
-=======
   files.set('docs/checks.md', checksDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
->>>>>>> main
   return files
 }
 
