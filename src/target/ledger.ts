@@ -39,13 +39,19 @@ export interface Plan {
   hash?: string
 }
 
+/** Rows that a load has read to their end: of each table where the tool tells them apart, and of all. */
+export interface Exported {
+  tables: Record<string, number>
+  total: number
+}
+
 /** Facts that later phases need: each phase adds its own. */
 export interface Facts {
   /** system identifier, timeline and database oid of the source, and the random id kept in its heartbeat row */
   source?: { systemIdentifier: string; databaseOid: string; sourceId: string }
   cursor?: string
   /** A load that was begun and has not been proved complete: what is needed to go on with it. */
-  load?: { cursor: string; mode: string; fetchId?: string; done?: Record<string, number> } | null
+  load?: { cursor: string; mode: string; fetchId?: string; exported?: Exported } | null
   /**
    * Where the replicator keeps its progress on the target. One for each load: a position that it finds there, from an
    * earlier slot, would win over the slot's own, and the changes between would be skipped without a word.
