@@ -4,7 +4,7 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { build } from 'esbuild'
+import { build, type Plugin, transform } from 'esbuild'
 import packageJson from '../package.json' with { type: 'json' }
 import { specs } from '../src/actions/specs.ts'
 import { verifySchema } from '../src/report/verify-json.ts'
@@ -39,6 +39,17 @@ function entry(name: string, phase: Phase): string {
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
 }
 
+/** The largest dependencies with short identifiers: nobody reads their frames, and `dist` has a limit. */
+const shortenDependencies: Plugin = {
+  name: 'shorten-dependencies',
+  setup(build) {
+    build.onLoad({ filter: /node_modules\/(undici|yaml|zod|semver)\/.*\.c?js$/ }, async ({ path }) => {
+      const { code } = await transform(readFileSync(path, 'utf8'), { minify: true, legalComments: 'none' })
+      return { contents: code, loader: 'js' }
+    })
+  },
+}
+
 async function bundle(): Promise<string> {
   const result = await build({
     entryPoints: ['src/main.ts'],
@@ -48,9 +59,10 @@ async function bundle(): Promise<string> {
     target: 'node20',
     format: 'cjs',
     legalComments: 'none',
-    // Identifiers are kept, so that a stack trace in somebody's log can be read.
+    // Our own identifiers are kept, so that a stack trace in somebody's log can be read.
     minifyWhitespace: true,
     minifySyntax: true,
+    plugins: [shortenDependencies],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
     external: ['pg-native', 'pg-cloudflare'],
