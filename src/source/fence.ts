@@ -290,7 +290,8 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
     const name = `${table.schema}.${table.name}`
     if (!trigger) return [`${name} has no fence trigger`]
     if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
-    if (!trigger.whole) return [`the fence trigger of ${name} was made again by someone else, and lets some writes through`]
+    if (!trigger.whole)
+      return [`the fence trigger of ${name} was made again by someone else, and lets some writes through`]
     if (trigger.body !== body || !trigger.definer) return [`the fence function was changed by someone else`]
     return []
   })

@@ -1,9 +1,10 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
+import { describeChange } from '../../migration/fingerprint.ts'
 import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
-import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { connect, type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { CancelledError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
@@ -11,9 +12,20 @@ import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { HeldFence, planFence } from '../../steps/fencing.ts'
 import { withStream } from '../../steps/open-stream.ts'
+import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
-import { addEvidence, advance, type Entry, type Phase, readEntry, requireEntry } from '../../target/ledger.ts'
+import {
+  addEvidence,
+  advance,
+  type Entry,
+  keepingHold,
+  obtainSlot,
+  type Phase,
+  readEntry,
+  requireEntry,
+  thisRun,
+} from '../../target/ledger.ts'
 import { Child } from '../../tools/process.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { requireClean } from '../verify/run.ts'
@@ -51,7 +63,9 @@ export const action: Action<typeof spec> = {
       context.output('verdict', 'go')
       return
     }
-    const outcome = await withStream(inputs, entry, context.signal, (stream) => throughTheFence(context, entry, stream))
+    const outcome = await holding(context, entry, (signal) =>
+      withStream(inputs, entry, signal, (stream) => throughTheFence(context, entry, stream, signal)),
+    )
     await withDatabase(inputs.target, 'target', async (target) => {
       try {
         if (outcome.entry.phase === 'committed')
@@ -68,6 +82,28 @@ export const action: Action<typeof spec> = {
 function evidence(context: Cutover, { before, after, drain, verify, clock, entry }: Outcome) {
   const { decision } = context.inputs
   return { decision, before, after, drain, verify, pauseMs: clock.total, parts: clock.parts, phase: entry.phase }
+}
+
+/** Asks whoever streams now for the slot, and keeps others off until `work` is done. */
+async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const { inputs } = context
+  const holder = thisRun('cutover')
+  const ttl = 2 * inputs.lease
+  const lost = new AbortController()
+  const signal = AbortSignal.any([context.signal, lost.signal])
+  await withDatabase(inputs.target, 'target', (target) =>
+    obtainSlot(target, entry.id, holder, inputs.handoverTimeout, ttl, context.signal),
+  )
+  return keepingHold(
+    new Link(inputs.target, 'target'),
+    entry.id,
+    holder,
+    ttl,
+    (error) => lost.abort(error),
+    () => work(signal),
+  ).catch((error) => {
+    throw lost.signal.aborted ? lost.signal.reason : error
+  })
 }
 
 /**
@@ -92,6 +128,13 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
     )
   if (state === 'armed')
     throw new VerdictError('the fence is armed: another run is cutting over; wait for its lease to end')
+  const changes = (await schemaChanges(source, target, entry)).map(describeChange)
+  if (changes.length)
+    refuse(
+      'the schema has changed since `prepare`',
+      changes,
+      'DDL is frozen from the load to the cutover: take it back, or prepare and load again.',
+    )
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
     refuse(
@@ -102,7 +145,7 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
   return entry.phase === 'committing' ? advance(target, entry, 'caught-up') : entry
 }
 
-async function throughTheFence(context: Cutover, entry: Entry, stream: Stream): Promise<Outcome> {
+async function throughTheFence(context: Cutover, entry: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   const before = await untilCaughtUp(stream, limits, () => {})
@@ -116,6 +159,7 @@ async function throughTheFence(context: Cutover, entry: Entry, stream: Stream): 
     try {
       return await fenced(context, {
         entry,
+        signal,
         stream,
         source,
         target,
@@ -133,6 +177,8 @@ const FENCE_TIMEOUT = 3_000
 
 interface Section {
   entry: Entry
+  /** Aborted when the run is cancelled, or another run has taken the hold. */
+  signal: AbortSignal
   stream: Stream
   source: Database
   target: Database
@@ -145,7 +191,7 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
   const { inputs } = context
   const { stream, held } = section
   const clock = new PauseClock()
-  const limit = deadlineSignal(context.signal, inputs.maxPause)
+  const limit = deadlineSignal(section.signal, inputs.maxPause)
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
   checkpoint('before arming')
   try {
