@@ -7,7 +7,9 @@ import { dirname } from 'node:path'
 import { build } from 'esbuild'
 import packageJson from '../package.json' with { type: 'json' }
 import { specs } from '../src/actions/specs.ts'
+import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
+import { checksDocs, preflightSchema } from './checks-docs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
 /** Path → content of everything that is generated. */
@@ -25,6 +27,9 @@ async function generate(): Promise<Map<string, string>> {
   for (const tool of ['molt', 'replicator'])
     files.set(`dist/stand-in-${tool}.cjs`, `require('./molt-actions.cjs').standIn('${tool}')\n`)
   files.set('docs/config.schema.json', configSchema(specs))
+  files.set('docs/verify.schema.json', verifySchema())
+  files.set('docs/checks.md', checksDocs())
+  files.set('docs/preflight.schema.json', preflightSchema())
   return files
 }
 

@@ -10,6 +10,9 @@ const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   fence: () => import('./actions/fence/run.ts'),
   cutover: () => import('./actions/cutover/run.ts'),
   finalize: () => import('./actions/finalize/run.ts'),
+  abort: () => import('./actions/abort/run.ts'),
+  rollback: () => import('./actions/rollback/run.ts'),
+  status: () => import('./actions/status/run.ts'),
   cleanup: () => import('./actions/cleanup/run.ts'),
 }
 

@@ -1,8 +1,10 @@
 import { join } from 'node:path'
-import { info } from '@actions/core'
+import { info, warning } from '@actions/core'
+import { describeChange } from '../../migration/fingerprint.ts'
 import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { checkpoint } from '../../runtime/checkpoint.ts'
+import { connect, type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { CancelledError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
@@ -10,15 +12,29 @@ import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { HeldFence, planFence } from '../../steps/fencing.ts'
 import { withStream } from '../../steps/open-stream.ts'
+import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
-import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
+import {
+  addEvidence,
+  advance,
+  type Entry,
+  keepingHold,
+  obtainSlot,
+  type Phase,
+  readEntry,
+  requireEntry,
+  thisRun,
+} from '../../target/ledger.ts'
 import { Child } from '../../tools/process.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'
 
 type Cutover = Context<typeof spec>
+
+/** Phases in which the target has taken over, so that a second cutover has nothing to do. */
+const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 
 /** What the fenced section leaves behind. */
 interface Outcome {
@@ -35,12 +51,21 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     const entry = await withBoth(inputs, (source, target) => settle(context, source, target))
+    if (DONE.includes(entry.phase)) {
+      info(`nothing to do: migration ${entry.id} is ${entry.phase} since ${entry.updatedAt.toISOString()}`)
+      context.output('phase', entry.phase)
+      context.output('verdict', 'go')
+      return
+    }
     if (entry.phase === 'committed') {
       const again = new PauseClock()
       await withDatabase(inputs.target, 'target', (target) => switchOver(context, target, entry, again))
+      context.output('verdict', 'go')
       return
     }
-    const outcome = await withStream(inputs, entry, context.signal, (stream) => throughTheFence(context, entry, stream))
+    const outcome = await holding(context, entry, (signal) =>
+      withStream(inputs, entry, signal, (stream) => throughTheFence(context, entry, stream, signal)),
+    )
     await withDatabase(inputs.target, 'target', async (target) => {
       try {
         if (outcome.entry.phase === 'committed')
@@ -59,19 +84,38 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
   return { decision, before, after, drain, verify, pauseMs: clock.total, parts: clock.parts, phase: entry.phase }
 }
 
+/** Asks whoever streams now for the slot, and keeps others off until `work` is done. */
+async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const { inputs } = context
+  const holder = thisRun('cutover')
+  const ttl = 2 * inputs.lease
+  const lost = new AbortController()
+  const signal = AbortSignal.any([context.signal, lost.signal])
+  await withDatabase(inputs.target, 'target', (target) =>
+    obtainSlot(target, entry.id, holder, inputs.handoverTimeout, ttl, context.signal),
+  )
+  return keepingHold(
+    new Link(inputs.target, 'target'),
+    entry.id,
+    holder,
+    ttl,
+    (error) => lost.abort(error),
+    () => work(signal),
+  ).catch((error) => {
+    throw lost.signal.aborted ? lost.signal.reason : error
+  })
+}
+
 /**
  * Where things really stand. The decision lives on the source, beside the fence: permanent there means that the
  * target has taken over, whatever the ledger says; anything else means that nothing was decided.
  */
 async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
-  const entry = await requireEntry(target, context.inputs.migration, [
-    'caught-up',
-    'approved',
-    'committing',
-    'committed',
-  ])
+  const phases = ['caught-up', 'approved', 'committing', 'committed', ...DONE] as const
+  const entry = await requireEntry(target, context.inputs.migration, phases)
   await requireSameSource(source, entry)
   const { state } = await readFence(source)
+  if (DONE.includes(entry.phase)) return entry
   if (state === 'permanent') {
     info(
       'the source is fenced for good: this migration was committed by an earlier run, which is carried on from there',
@@ -84,6 +128,13 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
     )
   if (state === 'armed')
     throw new VerdictError('the fence is armed: another run is cutting over; wait for its lease to end')
+  const changes = (await schemaChanges(source, target, entry)).map(describeChange)
+  if (changes.length)
+    refuse(
+      'the schema has changed since `prepare`',
+      changes,
+      'DDL is frozen from the load to the cutover: take it back, or prepare and load again.',
+    )
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
     refuse(
@@ -94,7 +145,7 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
   return entry.phase === 'committing' ? advance(target, entry, 'caught-up') : entry
 }
 
-async function throughTheFence(context: Cutover, entry: Entry, stream: Stream): Promise<Outcome> {
+async function throughTheFence(context: Cutover, entry: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   const before = await untilCaughtUp(stream, limits, () => {})
@@ -104,10 +155,11 @@ async function throughTheFence(context: Cutover, entry: Entry, stream: Stream): 
     const { refused } = await probeFence(source, fence)
     if (refused.length)
       throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
-    const renewer = await connect(inputs.source, 'source')
+    const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT)
     try {
       return await fenced(context, {
         entry,
+        signal,
         stream,
         source,
         target,
@@ -120,8 +172,13 @@ async function throughTheFence(context: Cutover, entry: Entry, stream: Stream): 
   })
 }
 
+/** A statement on the fence that takes longer has met a broken connection; milliseconds. */
+const FENCE_TIMEOUT = 3_000
+
 interface Section {
   entry: Entry
+  /** Aborted when the run is cancelled, or another run has taken the hold. */
+  signal: AbortSignal
   stream: Stream
   source: Database
   target: Database
@@ -132,36 +189,35 @@ interface Section {
 /** From arming to the decision. Whatever fails before the commit lifts the fence at once. */
 async function fenced(context: Cutover, section: Section): Promise<Outcome> {
   const { inputs } = context
-  const { stream, source, target, held } = section
+  const { stream, held } = section
   const clock = new PauseClock()
-  const limit = deadlineSignal(context.signal, inputs.maxPause)
-  let committed = false
+  const limit = deadlineSignal(section.signal, inputs.maxPause)
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
+  checkpoint('before arming')
   try {
     const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))
     info(`writes are refused; ${holders} writing transactions had to end first`)
     renewal.start()
+    checkpoint('armed')
     const drain = await clock.part('drain', () => limit.race(proveDrain(stream, inputs.drainTimeout)))
     info(
       `drained: marker on the target after ${drain.markerSeenMs} ms, position confirmed after ${drain.positionConfirmedMs} ms`,
     )
+    checkpoint('drained')
     const verify = await clock.part('verify', () => limit.race(finalVerify(context, section, limit.signal)))
     requireClean(verify)
+    checkpoint('verified')
     await clock.part('sequences', () => limit.race(moveSequences(context, section)))
+    checkpoint('sequences set')
     await renewal.stop()
     limit.signal.throwIfAborted()
-    await held.requireRefused()
-    let { entry } = section
-    if (inputs.decision === 'commit') {
-      entry = await advance(target, entry, 'committing')
-      await clock.part('commit', () => held.commit(inputs.holdersTimeout, limit.signal))
-      committed = true
-      entry = await advance(target, entry, 'committed')
-    } else await clock.part('lift', () => held.lift())
+    const entry = await clock.part(inputs.decision === 'commit' ? 'commit' : 'lift', () =>
+      decide(context, section, limit),
+    )
     return { entry, before: section.before, after: stream.status, drain, verify, clock }
   } catch (error) {
     await renewal.stop()
-    if (!committed) await clock.part('lift', () => liftAfter(error, context, source))
+    await clock.part('lift', () => liftAfter(context, section))
     info(`writes were paused for ${seconds(clock.total)}: ${clock.text}`)
     context.output('pause-ms', clock.total)
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
@@ -170,10 +226,58 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
   }
 }
 
-/** On a new connection: the one of the fenced section may be what has failed. Unlifted, the lease ends it. */
-async function liftAfter(error: unknown, context: Cutover, source: Database): Promise<void> {
-  await liftFence(source).catch(() => withDatabase(context.inputs.source, 'source', liftFence))
-  info(`the fence is lifted: writes to the source are possible again (${messageOf(error).split('\n')[0]})`)
+/**
+ * The decision, or its rehearsal. It lives on the source, beside the fence, and the ledger copies it: `committing`
+ * before, so that a later run knows that it has to look, and `committed` after.
+ */
+async function decide(context: Cutover, section: Section, limit: Limit): Promise<Entry> {
+  const { inputs } = context
+  const { entry, source, target, held } = section
+  await held.requireRefused()
+  const problems = await fenceProblems(source, await planFence(source, entry.plan))
+  if (problems.length)
+    refuse('the fence is not what it was', problems, 'A write may have gone past it; nothing was decided.')
+  if (inputs.decision === 'rehearse') {
+    if (await held.lift()) return entry
+    throw new VerdictError('the fence was changed by someone else before it could be lifted')
+  }
+  const committing = await advance(target, entry, 'committing')
+  checkpoint('committing')
+  // The last look at the target: a decision for a database that is gone would leave the application without any.
+  const now = await readEntry(target, committing.id)
+  if (now?.nonce !== committing.nonce) throw new VerdictError('another run has moved this migration meanwhile')
+  await held.commit(inputs.holdersTimeout, limit.signal)
+  checkpoint('permanent on the source')
+  const committed = await advance(target, committing, 'committed')
+  checkpoint('committed')
+  return committed
+}
+
+/**
+ * Lifts our fence after a failure, on a new connection: the old one may be what has failed. A fence that is permanent
+ * by now stays, since then the decision was taken; what cannot be reached falls with its lease.
+ */
+async function liftAfter(context: Cutover, { held }: Section): Promise<void> {
+  if (!held.lease) return
+  try {
+    const source = await connect(context.inputs.source, 'source', FENCE_TIMEOUT)
+    try {
+      const lifted = await liftFence(source, held.lease)
+      const { state } = await readFence(source)
+      if (lifted) info('the fence is lifted: writes to the source are possible again')
+      else if (state === 'permanent')
+        warning(
+          'the source is fenced for good: the decision for the target was taken before this failure. Run `cutover` again, which carries on from there',
+        )
+      else info(`the fence is ${state}`)
+    } finally {
+      await source.end().catch(() => {})
+    }
+  } catch (error) {
+    warning(
+      `the fence could not be lifted (${messageOf(error)}); it falls by itself within ${seconds(context.inputs.lease)}`,
+    )
+  }
 }
 
 async function finalVerify(context: Cutover, section: Section, signal: AbortSignal): Promise<VerifyReport> {
@@ -229,7 +333,9 @@ async function switchOver(context: Cutover, target: Database, entry: Entry, cloc
     return entry
   }
   await clock.part('switch', () => runSwitch(context, program, args))
+  checkpoint('switch command done')
   const switched = await advance(target, entry, 'switched')
+  checkpoint('switched')
   context.output('phase', switched.phase)
   return switched
 }

@@ -27,6 +27,7 @@ export const spec = defineAction({
       '15s',
       'After this time without renewal the fence falls by itself, whatever happens to this job.',
     ),
+    'handover-timeout': defaulted(duration, '2m', 'How long the run that streams now may take to hand the slot over.'),
     'holders-timeout': defaulted(duration, '10s', 'How long transactions that are writing may take to end.'),
     'sequence-margin': defaulted(
       integer(0, 1_000_000_000),

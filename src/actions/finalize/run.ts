@@ -1,8 +1,10 @@
 import { info } from '@actions/core'
 import type { Action } from '../../runtime/action.ts'
-import { refuse } from '../../runtime/errors.ts'
+import { type Database, ident } from '../../runtime/database.ts'
+import { refuse, UserError } from '../../runtime/errors.ts'
+import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
-import { addEvidence, requireEntry } from '../../target/ledger.ts'
+import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
@@ -10,12 +12,14 @@ export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
     withBoth(context.inputs, async (source, target) => {
-      const entry = await requireEntry(target, context.inputs.migration, [
+      let entry = await requireEntry(target, context.inputs.migration, [
         'loaded',
         'caught-up',
         'approved',
         'committing',
         'committed',
+        'switched',
+        'finalized',
       ])
       await requireSameSource(source, entry)
       const { set, problems } = await setSequences(
@@ -32,5 +36,20 @@ export const action: Action<typeof spec> = {
           problems,
           'The next insert on the target could collide with a row that is there.',
         )
+      if (entry.phase === 'switched') {
+        await endReplication(source, entry)
+        entry = await advance(target, entry, 'finalized')
+      }
+      context.output('phase', entry.phase)
     }),
+}
+
+/** After the switch nobody reads the slot any more, and the WAL that it keeps would fill the source's disk. */
+async function endReplication(source: Database, entry: Entry): Promise<void> {
+  const { slot, publication } = entry.plan
+  const reader = (await readSlot(source, slot))?.activePid
+  if (reader) throw new UserError(`the slot ${slot} is still read by PID ${reader}; end that replicator first`)
+  await dropSlot(source, slot)
+  await source.query(`DROP PUBLICATION IF EXISTS ${ident(publication)}`)
+  info(`slot ${slot} and publication ${publication} are dropped; the source stays fenced until \`cleanup\``)
 }
