@@ -7,6 +7,7 @@ import { dirname } from 'node:path'
 import { build, type Plugin, transform } from 'esbuild'
 import packageJson from '../package.json' with { type: 'json' }
 import { specs } from '../src/actions/specs.ts'
+import { rulesJsonSchema } from '../src/masking/rules.ts'
 import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
@@ -30,6 +31,7 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/verify.schema.json', verifySchema())
   files.set('docs/checks.md', checksDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
+  files.set('docs/mask.schema.json', rulesJsonSchema())
   return files
 }
 
