@@ -1,8 +1,13 @@
 import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
+  // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
+  logLevel: 'error',
   test: {
     include: ['test/**/*.test.ts'],
+    globalSetup: 'test/global-setup.ts',
+    // Most tests run child processes and database servers; more workers only make each other's deadlines pass.
+    maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // They import JSON without import attributes, which plain Node refuses; Vite does not.

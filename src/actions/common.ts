@@ -1,7 +1,8 @@
+import { warning } from '@actions/core'
 import { connect, type Database, withDatabase } from '../runtime/database.ts'
-import { VerdictError } from '../runtime/errors.ts'
+import { InputError, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
-import { connectionUrl, pattern, text } from '../runtime/types.ts'
+import { boolean, connectionUrl, pattern, text, tlsProblem } from '../runtime/types.ts'
 import { readServer } from '../source/catalog.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import type { Entry } from '../target/ledger.ts'
@@ -25,14 +26,50 @@ export const migration = {
     'main',
     'Name of this migration in the ledger.',
   ),
+  'allow-insecure': defaulted(
+    boolean,
+    'false',
+    'Allows a `source` or `target` URL that does not insist on TLS (`sslmode` other than `require`, `verify-ca`, `verify-full`). Shown to the approver.',
+  ),
   ...config,
+}
+
+interface Connections {
+  source: string
+  target: string
+  allowInsecure: boolean
+}
+
+/**
+ * Customers' rows and passwords travel on these connections.
+ * @returns in words, which side may be reached in clear; empty when neither
+ * @throws InputError when a side does not insist on TLS and nobody has allowed it by name
+ */
+export function requireTls(inputs: Connections): string[] {
+  const weak = (['source', 'target'] as const).flatMap((side) => {
+    const problem = tlsProblem(inputs[side])
+    return problem ? [{ side, problem }] : []
+  })
+  if (!inputs.allowInsecure && weak[0])
+    throw new InputError(
+      `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or say \`allow-insecure: true\``,
+    )
+  return weak.map(({ side, problem }) => `the ${side} is not reached by TLS for certain: ${problem}`)
+}
+
+/** One annotation a process, however many connections it makes. */
+let warned = false
+function warnInsecure(weak: readonly string[]): void {
+  if (!warned && weak.length) warning(`\`allow-insecure\`: ${weak.join('; ')}`)
+  warned = true
 }
 
 /** Opens both sides and closes them whatever happens. */
 export async function withBoth<T>(
-  inputs: { source: string; target: string },
+  inputs: Connections,
   work: (source: Database, target: Database) => Promise<T>,
 ): Promise<T> {
+  warnInsecure(requireTls(inputs))
   return withDatabase(inputs.source, 'source', async (source) => {
     const target = await connect(inputs.target, 'target')
     try {

@@ -1,4 +1,5 @@
 import type { ActionSpec } from '../runtime/spec.ts'
+import { spec as abort } from './abort/spec.ts'
 import { spec as cleanup } from './cleanup/spec.ts'
 import { spec as cutover } from './cutover/spec.ts'
 import { spec as fence } from './fence/spec.ts'
@@ -7,7 +8,9 @@ import { spec as finalize } from './finalize/spec.ts'
 import { spec as mask } from './mask/spec.ts'
 import { spec as prepare } from './prepare/spec.ts'
 import { spec as replicate } from './replicate/spec.ts'
+import { spec as rollback } from './rollback/spec.ts'
 import { spec as setup } from './setup/spec.ts'
+import { spec as status } from './status/spec.ts'
 import { spec as verify } from './verify/spec.ts'
 
 /** Every action of the suite, in the order of the method. */
@@ -22,4 +25,7 @@ export const specs: readonly ActionSpec[] = [
   cutover,
   finalize,
   cleanup,
+  abort,
+  rollback,
+  status,
 ]

@@ -38,8 +38,7 @@ async function main(args: string[]): Promise<number> {
   const kept = options.post ? readKept(name, folder) : undefined
   const result = await run(manifest, options, folder, kept)
   const summaryPath = keep(folder, options, result)
-  report(options, result, summaryPath)
-  return exitCodeOf(result)
+  return report(options, result, summaryPath)
 }
 
 /** An action of this repository by its folder's name; `.` is the composite one in the root. */
@@ -158,11 +157,13 @@ function keep(folder: string, options: Options, result: JobResult): string {
   return path
 }
 
-function report(options: Options, result: JobResult, summaryPath: string): void {
-  const { conclusion, annotations, orphans } = result
+function report(options: Options, result: JobResult, summaryPath: string): number {
+  const { annotations, orphans } = result
+  const conclusion = conclusionOf(options, result)
+  const exitCode = exitCodeOf(conclusion, result)
   const account = {
     conclusion,
-    exitCode: exitCodeOf(result),
+    exitCode,
     outputs: masked(result, outputsOf(result)),
     state: masked(result, result.state),
     annotations,
@@ -178,7 +179,7 @@ function report(options: Options, result: JobResult, summaryPath: string): void 
   }
   if (options.json) {
     console.log(JSON.stringify(account))
-    return
+    return exitCode
   }
   console.log()
   for (const [title, values] of [['outputs', account.outputs] as const, ['state', account.state] as const]) {
@@ -189,7 +190,8 @@ function report(options: Options, result: JobResult, summaryPath: string): void 
   for (const { level, title, message } of annotations) console.log(`  ${level}: ${title ? `${title}: ` : ''}${message}`)
   for (const { pid, cmd } of orphans) console.log(`left behind and killed: ${pid} ${cmd}`)
   console.log(`summary: ${summaryPath || 'none'}`)
-  console.log(`${conclusion}, exit status ${account.exitCode}`)
+  console.log(`${conclusion}, exit status ${exitCode}`)
+  return exitCode
 }
 
 function masked({ mask }: JobResult, values: Record<string, string>): Record<string, string> {
@@ -202,9 +204,15 @@ function outputsOf(result: JobResult): Record<string, string> {
   return (own.find((step) => step.phase === 'main') ?? own.at(-1))?.outputs ?? {}
 }
 
-function exitCodeOf({ conclusion, steps }: JobResult): number {
+/** Of what ran now; a post step that went well is not red because the run before it was. */
+function conclusionOf(options: Options, { conclusion, steps }: JobResult): Status {
+  if (!options.post || conclusion === 'cancelled') return conclusion
+  return steps.some((step) => step.conclusion === 'failure') ? 'failure' : 'success'
+}
+
+function exitCodeOf(conclusion: Status, { steps }: JobResult): number {
   if (conclusion === 'cancelled') return 130
-  const failed = steps.findLast((step) => step.exitCode !== null && step.exitCode !== 0)
+  const failed = steps.find((step) => step.conclusion === 'failure' && step.exitCode)
   return conclusion === 'failure' ? (failed?.exitCode ?? 1) : 0
 }
 
@@ -235,6 +243,8 @@ function help(name: string, manifest: Manifest): number {
   return 0
 }
 
+// `| head` closes standard output; the exit handlers of a running job end its processes.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 141 : 2))
 main(process.argv.slice(2)).then(
   (code) => {
     process.exitCode = code

@@ -6,6 +6,7 @@
 // when this process dies in whatever way, so there is one way out for stop(), Ctrl-C and `kill -9` alike.
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { randomBytes, randomInt } from 'node:crypto'
+import { once } from 'node:events'
 import {
   chownSync,
   copyFileSync,
@@ -256,8 +257,11 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
 
   async function keep() {
     kept = true
+    const gone = once(supervisor, 'exit')
     command('keep')
-    await ended.promise
+    await gone
+    // The shell that waits for the server holds copies of these pipes, and with them this process would not end.
+    for (const stream of supervisor.stdio) stream?.destroy()
   }
 
   const urlOf = (other: string) =>

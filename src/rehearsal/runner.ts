@@ -383,6 +383,7 @@ async function runStep(job: Job, frame: Frame, step: Step, phase: Phase): Promis
   let goOn = true
   try {
     evaluateEnv(run)
+    run.result.name = displayName(run)
     // Null: faulty.
     const condition = job.dead.signal.aborted ? false : conditionOf(run)
     goOn = condition !== null
@@ -434,7 +435,7 @@ function openRun(job: Job, frame: Frame, step: Step, phase: Phase): Run {
     cancelled: false,
     cancel: new AbortController(),
   }
-  result.name = `${{ pre: 'Pre ', main: '', post: 'Post ' }[phase]}${displayName(run)}`
+  result.name = displayName(run)
   return run
 }
 
@@ -450,15 +451,20 @@ function actionOrigin({ github }: Job, step: Step): Record<string, string> {
 /** Best effort: a name whose expression fails stays as it is written. */
 function displayName(run: Run): string {
   const { step, job, frame } = run
-  if (frame.depth === 0) return step.action?.name ?? ''
+  const prefix = { pre: 'Pre ', main: '', post: 'Post ' }[run.phase]
+  if (frame.depth === 0) return `${prefix}${step.action?.name}`
   const token = step.name ?? step.run?.script
   try {
     const text = token ? evaluateString(token, scopeOf(run)) : (step.uses ?? '')
-    const line = job.masker.mask(text.trimStart().split(/[\r\n]/)[0] as string)
-    return step.name ? line : `Run ${line}`
+    const line = job.masker.mask(firstLine(text))
+    return `${prefix}${step.name ? '' : 'Run '}${line}`
   } catch {
     return String(token)
   }
+}
+
+function firstLine(text: string): string {
+  return text.trimStart().split(/[\r\n]/)[0] as string
 }
 
 function scopeOf(run: Run, status: Status = run.frame.status()): Scope {
@@ -634,7 +640,13 @@ async function runScript(run: Run): Promise<void> {
   const file = join(job.temp, `${randomUUID()}.sh`)
   writeFileSync(file, contents as string)
   const args = name === 'bash' ? ['--noprofile', '--norc', '-e', '-o', 'pipefail', file] : ['-e', file]
-  printHeader(run, run.result.name, {}, contents as string, `${name} ${args.slice(0, -1).join(' ')} {0}`)
+  printHeader(
+    run,
+    `Run ${firstLine(contents as string)}`,
+    {},
+    contents as string,
+    `${name} ${args.slice(0, -1).join(' ')} {0}`,
+  )
   const code = await runChild(run, name as string, args, {}, folder)
   if (code !== 0) fail(run, `Process completed with exit code ${code}.`)
 }

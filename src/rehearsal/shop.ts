@@ -337,16 +337,45 @@ export interface ShopOptions {
   rows?: number
   /** Makes the target's side instead: `targetDdl`, no rows. */
   schemaOnly?: boolean
+  /** Without the values that molt before 1.0 cannot load: empty strings, numbers below zero, long floats, CRLF. */
+  plain?: boolean
 }
 
+/** Takes out the values that molt before 1.0 cannot load: empty strings, numbers below zero, long floats, CRLF. */
+const MAKE_PLAIN = `
+  DO $$ DECLARE c record; BEGIN
+    FOR c IN SELECT attrelid::regclass AS t, quote_ident(attname) AS name, format_type(atttypid, NULL) AS type
+               FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+              WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
+                AND attidentity = '' AND attgenerated = ''
+    LOOP
+      IF c.type IN ('text', 'character varying') THEN
+        EXECUTE format('UPDATE %s SET %s = ''x'' WHERE %2$s = ''''', c.t, c.name);
+        EXECUTE format('UPDATE %s SET %s = replace(%2$s, chr(13), '''') WHERE strpos(%2$s, chr(13)) > 0', c.t, c.name);
+      ELSIF c.type IN ('smallint', 'integer', 'bigint', 'numeric') THEN
+        EXECUTE format('UPDATE %s SET %s = abs(%2$s) WHERE %2$s < 0', c.t, c.name);
+      ELSIF c.type = 'text[]' THEN
+        EXECUTE format('UPDATE %s SET %s = replace(%2$s::text, chr(13), '''')::text[] WHERE strpos(%2$s::text, chr(13)) > 0', c.t, c.name);
+      ELSIF c.type IN ('integer[]', 'bigint[]') THEN
+        EXECUTE format('UPDATE %s SET %s = replace(%2$s::text, ''-'', '''')::%s WHERE %2$s::text LIKE ''%%-%%''', c.t, c.name, c.type);
+      ELSIF c.type = 'double precision' THEN
+        EXECUTE format('UPDATE %s SET %s = round(abs(%2$s)::numeric, 6) WHERE %2$s IS NOT NULL', c.t, c.name);
+      END IF;
+    END LOOP;
+  END $$`
+
 /** Makes the shop in an empty database: with rows and all constraints, or as the empty target of a load. */
-export async function createShop(url: string, { rows, schemaOnly = false }: ShopOptions = {}): Promise<void> {
+export async function createShop(
+  url: string,
+  { rows, schemaOnly = false, plain = false }: ShopOptions = {},
+): Promise<void> {
   const client = new pg.Client({ connectionString: url })
   await client.connect()
   try {
     await client.query(schemaOnly ? targetDdl() : sourceTables())
     if (schemaOnly) return
     await seed(client, rows)
+    if (plain) await client.query(MAKE_PLAIN)
     await client.query(SOURCE_CONSTRAINTS)
     await client.query('SET default_statistics_target = 10; ANALYZE')
   } finally {

@@ -1,5 +1,6 @@
 import { appendFileSync } from 'node:fs'
 import * as core from '@actions/core'
+import { isConnectionLost, sqlState } from './database.ts'
 import { CancelledError, errorKind, messageOf, UserError } from './errors.ts'
 import { loadInputs } from './inputs.ts'
 import { holdsSecret, redact } from './masking.ts'
@@ -86,7 +87,20 @@ function writeSummary(markdown: string): void {
   else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
 }
 
-function fail(error: unknown, phase: Phase): void {
+/** SQLSTATEs that are for a person to settle: rights, resources, locks, an operator's intervention. */
+const PERSONAL = /^(42501|28|53|55P03|57)/
+
+/** A database's own refusal becomes an error for the user, unless it looks like a mistake in our SQL. */
+function explain(error: unknown): unknown {
+  if (error instanceof UserError) return error
+  if (isConnectionLost(error)) return new UserError(`the connection to a database was lost: ${messageOf(error)}`)
+  const state = sqlState(error)
+  if (state && PERSONAL.test(state)) return new UserError(`the database refuses (${state}): ${messageOf(error)}`)
+  return error
+}
+
+function fail(thrown: unknown, phase: Phase): void {
+  const error = explain(thrown)
   const kind = errorKind(error)
   const text = redact(kind === 'bug' && error instanceof Error ? (error.stack ?? error.message) : messageOf(error))
   core.error(kind === 'bug' ? `This is a bug in molt-actions: ${text}` : text)

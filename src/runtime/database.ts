@@ -33,7 +33,9 @@ export async function connect(url: string, side: Side, statementTimeout = STATEM
   const client = new pg.Client({
     ...parseIntoClientConfig(withLibpqSsl(url)),
     application_name: 'molt-actions',
-    connectionTimeoutMillis: CONNECT_TIMEOUT,
+    connectionTimeoutMillis: Math.min(CONNECT_TIMEOUT, statementTimeout || CONNECT_TIMEOUT),
+    // The server's own limit does not help when the network swallows its answer.
+    query_timeout: statementTimeout ? statementTimeout + 1_000 : undefined,
     keepAlive: true,
   })
   // Without a listener a connection that breaks while idle ends the process; the next query reports it all the same.
@@ -102,7 +104,7 @@ export function isConnectionLost(error: unknown): boolean {
   if (error instanceof ConnectError) return true
   const code = sqlState(error)
   if (code) return code.startsWith('08') || code.startsWith('57P')
-  return /ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|Connection terminated|not queryable|Client was closed|timeout expired/.test(
+  return /ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|Connection terminated|not queryable|Client was closed|timeout expired|Query read timeout/.test(
     `${(error as { code?: string })?.code ?? ''} ${messageOf(error)}`,
   )
 }

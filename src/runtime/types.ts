@@ -63,17 +63,39 @@ export function pattern(regex: RegExp, hint: string): InputType<string> {
   return { schema: z.string().regex(regex), hint, json: { type: 'string', pattern: regex.source } }
 }
 
+const scalars = z.array(z.union([z.string(), z.number(), z.boolean()]))
+
 /** Items separated by commas or new lines, or a YAML list. */
 export const list: InputType<string[]> = {
   schema: z.string().transform((value, context) => {
     if (!/^\s*(-\s|\[)/.test(value)) return splitList(value)
-    const items = z.array(z.coerce.string()).safeParse(parseYaml(value))
-    if (items.success) return items.data
+    const items = scalars.safeParse(yamlOf(value))
+    if (items.success) return items.data.map(String)
     context.addIssue('not a list')
     return z.NEVER
   }),
   hint: 'items separated by commas or new lines, or a YAML list',
   json: { type: ['array', 'string'], items: { type: 'string' } },
+}
+
+/** Arguments for a program, one an item. Only a YAML list: a comma may be part of an argument. */
+export const argumentList: InputType<string[]> = {
+  schema: z.string().transform((value, context) => {
+    const items = scalars.safeParse(yamlOf(value))
+    if (items.success) return items.data.map(String)
+    context.addIssue('not a YAML list')
+    return z.NEVER
+  }),
+  hint: 'a YAML list, one argument an item',
+  json: { type: ['array', 'string'], items: { type: ['string', 'number', 'boolean'] } },
+}
+
+function yamlOf(value: string): unknown {
+  try {
+    return parseYaml(value)
+  } catch {
+    return undefined
+  }
 }
 
 /** A PostgreSQL or CockroachDB connection URL, kept exactly as written: both tools get the user's own parameters. */
@@ -105,6 +127,18 @@ export function urlProblem(url: string): string | undefined {
     return 'its user name or password holds a character that must be percent-encoded: "@" is %40, ":" %3A, "/" %2F, "%" %25, "#" %23, "?" %3F'
   if (!/^postgres(ql)?:\/\/[^/]+\/[^/?]+/.test(url)) return 'it names no database: write /database after the host'
   return 'it does not parse as a URL'
+}
+
+/** Why a connection by this URL may go over the network in clear; undefined when it cannot, or uses no network. */
+export function tlsProblem(url: string): string | undefined {
+  const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]
+  const params = query.split('&').map((pair) => pair.split('='))
+  const host = params.find(([name]) => name === 'host')?.[1] ?? /^[a-z]+:\/\/(?:[^/]*@)?([^/]*)/.exec(base)?.[1] ?? ''
+  if (/^(\/|%2f)/i.test(host)) return undefined
+  const modes = params.filter(([name]) => name === 'sslmode').map(([, mode]) => mode ?? '')
+  if (!modes.length) return 'it has no sslmode, so TLS is given up when the server does not offer it'
+  const weak = modes.find((mode) => !['require', 'verify-ca', 'verify-full'].includes(mode))
+  return weak === undefined ? undefined : `its sslmode is ${weak}`
 }
 
 function splitList(value: string): string[] {

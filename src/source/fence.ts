@@ -13,6 +13,8 @@ import { OUR_SCHEMA } from './heartbeat.ts'
 const LEASE = `${OUR_SCHEMA}.fence_lease`
 const PASSED = `${OUR_SCHEMA}.fence_passed`
 const TRIGGER = 'molt_actions_fence'
+/** pg_trigger.tgtype of BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE, FOR EACH STATEMENT. */
+const EVERY_WRITE = 2 + 4 + 8 + 16 + 32
 
 /** read_only_sql_transaction: what an application already understands as "no writes here for now". */
 const REFUSED = '25006'
@@ -182,9 +184,14 @@ export async function setLease(db: Database, leaseMs: number): Promise<string | 
   return changeLease(db, `${NOW_MS} + $1::bigint`, [leaseMs])
 }
 
-/** Lets writes through again, at once; leaves a permanent fence alone, and then returns false. */
-export async function liftFence(db: Database): Promise<boolean> {
-  return (await changeLease(db, LIFTED, [])) !== undefined
+/**
+ * Lets writes through again, at once; leaves a permanent fence alone.
+ * @param lease only when the fence still carries this lease; another run's fence is not ours to lift
+ * @returns false when nothing was changed
+ */
+export async function liftFence(db: Database, lease?: string): Promise<boolean> {
+  const ours = lease === undefined ? undefined : 'AND last_value = $1::bigint'
+  return (await changeLease(db, LIFTED, lease === undefined ? [] : [lease], ours)) !== undefined
 }
 
 /**
@@ -196,6 +203,14 @@ export async function liftFence(db: Database): Promise<boolean> {
 export async function makePermanent(db: Database, lease: string): Promise<boolean> {
   const changed = await changeLease(db, PERMANENT, [lease], `AND last_value = $1::bigint AND last_value > ${NOW_MS}`)
   return changed !== undefined
+}
+
+/**
+ * Takes the decision back: writes to the source are possible again. Only for a rollback, once nobody writes to the
+ * target any more.
+ */
+export async function revokePermanent(db: Database): Promise<void> {
+  await db.query(`SELECT setval('${LEASE}', ${LIFTED}) FROM ${LEASE} WHERE last_value = ${PERMANENT}`)
 }
 
 /** One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. */
@@ -263,7 +278,8 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
 /** What is wrong with the installed fence: a trigger missing, disabled or replaced since it was installed. */
 export async function fenceProblems(db: Database, fence: Fence): Promise<string[]> {
   const { rows } = await db.query(
-    `SELECT t.tgrelid AS oid, t.tgenabled AS enabled, p.prosrc AS body, p.prosecdef AS definer FROM pg_catalog.pg_trigger t
+    `SELECT t.tgrelid AS oid, t.tgenabled AS enabled,
+            t.tgtype = ${EVERY_WRITE} AND t.tgqual IS NULL AND t.tgattr::text = '' AS whole, p.prosrc AS body, p.prosecdef AS definer FROM pg_catalog.pg_trigger t
        JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid WHERE t.tgname = $1`,
     [TRIGGER],
   )
@@ -274,6 +290,8 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
     const name = `${table.schema}.${table.name}`
     if (!trigger) return [`${name} has no fence trigger`]
     if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
+    if (!trigger.whole)
+      return [`the fence trigger of ${name} was made again by someone else, and lets some writes through`]
     if (trigger.body !== body || !trigger.definer) return [`the fence function was changed by someone else`]
     return []
   })

@@ -66,7 +66,8 @@ export async function setSequences(
     }
     const used = await lastUsed(sequence, source, target)
     if (used === null) continue
-    const value = clamp(used + sequence.increment * (margin > sequence.cache ? margin : sequence.cache), other)
+    const step = sequence.increment * (margin > sequence.cache ? margin : sequence.cache)
+    const value = furthest(sequence, clamp(used + step, other), other.lastValue)
     const back = await setOne(target.db, qualified(target.schema, sequence.name), value)
     if (back !== value) problems.push(`sequence ${sequence.name} was set to ${value} on the target, but reads ${back}`)
     set.push({ name: sequence.name, sourceValue: sequence.lastValue?.toString() ?? null, value: value.toString() })
@@ -86,8 +87,13 @@ async function lastUsed(sequence: Sequence, ...sides: { db: Database; schema: st
       )
       if (rows[0].value !== null) values.push(BigInt(rows[0].value))
     }
-  if (!values.length) return null
-  return values.reduce((a, b) => (a > b === sequence.increment > 0n ? a : b))
+  return values.reduce<bigint | null>((a, b) => (a === null ? b : furthest(sequence, a, b)), null)
+}
+
+/** The value further along in the sequence's direction; a sequence is never set back. */
+function furthest(sequence: Sequence, a: bigint, b: bigint | null): bigint {
+  if (b === null) return a
+  return a > b === sequence.increment > 0n ? a : b
 }
 
 function clamp(value: bigint, sequence: Sequence): bigint {

@@ -5,6 +5,7 @@ import { VerdictError } from '../runtime/errors.ts'
 import { seconds } from '../runtime/progress.ts'
 import { readMarker, writeMarker } from '../source/heartbeat.ts'
 import { readSlot } from '../source/slot.ts'
+import type { StreamMetrics } from '../tools/replicator.ts'
 import type { Stream } from './stream.ts'
 
 /** What was seen at each step of a proved drain; times in milliseconds since the drain began. */
@@ -17,8 +18,15 @@ export interface DrainEvidence {
   markerSeenMs: number
   positionConfirmedMs: number
   doneMs: number
+  /** All of these are zero, or nothing was proved: what the replicator did again while the drain went on. */
   retriesDuring: number
+  dialsDuring: number
+  restartsDuring: number
+  /** Changes that were still counted once the marker had arrived and was acknowledged. */
+  changesAfter: number
+  /** Rows in the table where the replicator puts what it cannot apply; `table` as it was looked for. */
   deadLetters: number
+  deadLetterTable: string
 }
 
 const LOOK_EVERY = 10
@@ -59,8 +67,8 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
     'a replicator reading the slot',
     async () => (await readSlot(source, plan.slot))?.activePid ?? undefined,
   )
-  const retries = stream.status.retries
-  const restarts = stream.status.restarts
+  const metricsRead = () => until("an answer from the replicator's metrics", () => stream.metrics())
+  const atStart = { status: stream.status, metrics: await metricsRead() }
   const { rows } = await source.query('SELECT pg_catalog.pg_current_wal_insert_lsn()::text AS lsn')
   const lsn: string = rows[0].lsn
   const marker = randomUUID()
@@ -74,25 +82,13 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
     confirmedPast(source, plan.slot, lsn),
   )
   const positionConfirmedMs = since()
-  const before = await stream.metrics()
+  const before = await metricsRead()
   await sleep(STILL_FOR)
-  const after = await stream.metrics()
+  const after = await metricsRead()
   const slot = await readSlot(source, plan.slot)
-  const status = stream.status
-  const deadLetters = await countDeadLetters(target, plan.targetSchema)
-  const problems = [
-    slot?.activePid !== walsender &&
-      `the slot's reader changed from PID ${walsender} to ${slot?.activePid ?? 'none'} meanwhile`,
-    status.restarts !== restarts && 'the replicator was restarted meanwhile',
-    status.retries !== retries && `the replicator retried ${status.retries - retries} times meanwhile`,
-    before &&
-      after &&
-      before.upserts + before.deletes !== after.upserts + after.deletes &&
-      'changes were still being applied after the marker',
-    deadLetters > 0 && `${deadLetters} changes lie in the dead-letter table instead of where they belong`,
-  ].filter(Boolean)
-  if (problems.length) throw new VerdictError(`the drain is not proved: ${problems.join('; ')}`)
-  return {
+  const deadLetterTable = deadLetterName(stream.options.extraArgs)
+  const { status } = stream
+  const evidence: DrainEvidence = {
     marker,
     lsn,
     confirmedFlushLsn,
@@ -100,9 +96,29 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
     markerSeenMs,
     positionConfirmedMs,
     doneMs: since(),
-    retriesDuring: 0,
-    deadLetters,
+    retriesDuring: status.retries - atStart.status.retries,
+    dialsDuring: dials(after) - dials(atStart.metrics),
+    restartsDuring: status.restarts - atStart.status.restarts,
+    changesAfter: Math.abs(after.upserts + after.deletes - before.upserts - before.deletes),
+    deadLetters: await countDeadLetters(target, plan.targetSchema, deadLetterTable),
+    deadLetterTable,
   }
+  const problems = [
+    slot?.activePid !== walsender &&
+      `the slot's reader changed from PID ${walsender} to ${slot?.activePid ?? 'none'} meanwhile`,
+    evidence.restartsDuring && 'the replicator was restarted meanwhile',
+    evidence.retriesDuring && `the replicator retried ${evidence.retriesDuring} times meanwhile`,
+    !evidence.restartsDuring && evidence.dialsDuring && 'the replicator connected to the source again meanwhile',
+    evidence.changesAfter && 'changes were still being applied after the marker',
+    evidence.deadLetters &&
+      `${evidence.deadLetters} changes lie in the dead-letter table ${deadLetterTable} instead of where they belong`,
+  ].filter(Boolean)
+  if (problems.length) throw new VerdictError(`the drain is not proved: ${problems.join('; ')}`)
+  return evidence
+}
+
+function dials({ dials, dialFailures }: StreamMetrics): number {
+  return dials + dialFailures
 }
 
 async function confirmedPast(db: Database, slot: string, lsn: string): Promise<string | undefined> {
@@ -113,14 +129,24 @@ async function confirmedPast(db: Database, slot: string, lsn: string): Promise<s
   return rows[0]?.lsn
 }
 
-/** The replicator's dead-letter table exists only once it was configured or needed. */
-async function countDeadLetters(db: Database, schema: string): Promise<number> {
+/** The bare name of the replicator's dead-letter table, which `--dlqTableName` can change. */
+export function deadLetterName(args: readonly string[]): string {
+  const at = args.findLastIndex((argument) => /^--dlqTableName(=|$)/.test(argument))
+  const value = at < 0 ? '' : args[at]?.includes('=') ? args[at].slice(args[at].indexOf('=') + 1) : args[at + 1]
+  return value?.split('.').at(-1)?.replaceAll('"', '') || 'replicator_dlq'
+}
+
+/** It exists only once it was configured or needed. */
+async function countDeadLetters(db: Database, schema: string, table: string): Promise<number> {
   const { rows } = await db.query(
-    `SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND c.relname = 'replicator_dlq'`,
-    [schema],
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND lower(c.relname) = lower($2) AND c.relkind = 'r'`,
+    [schema, table],
   )
-  if (!rows[0]) return 0
-  const count = await db.query(`SELECT count(*) AS rows FROM ${qualified(schema, 'replicator_dlq')}`)
-  return Number(count.rows[0].rows)
+  let found = 0
+  for (const { name } of rows) {
+    const count = await db.query(`SELECT count(*) AS rows FROM ${qualified(schema, name)}`)
+    found += Number(count.rows[0].rows)
+  }
+  return found
 }

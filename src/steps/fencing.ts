@@ -79,8 +79,14 @@ export class HeldFence {
     )
   }
 
-  async lift(): Promise<void> {
-    await liftFence(this.#db)
+  /** Empty until the fence was armed. */
+  get lease(): string {
+    return this.#lease
+  }
+
+  /** @returns false when there was nothing of ours to lift: the fence is permanent, or another run's */
+  async lift(): Promise<boolean> {
+    return liftFence(this.#db, this.#lease)
   }
 
   async #setLease(): Promise<void> {

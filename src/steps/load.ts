@@ -1,56 +1,81 @@
-import type { Plan } from '../target/ledger.ts'
-import { parseEvent } from '../tools/events.ts'
-import { accountFor, emptyAccount, type FetchAccount } from '../tools/molt-fetch.ts'
-import { Child } from '../tools/process.ts'
+import { countChatter, parseEvent } from '../tools/events.ts'
+import { accountFor, emptyAccount, type FetchAccount, fetchedRows, strayTables } from '../tools/molt-fetch.ts'
+import { Child, httpText } from '../tools/process.ts'
+import { moltScrubber } from '../tools/scrub.ts'
 
 /** How far a load has come; `rows` counts what was read from the source. */
 export interface LoadProgress {
   tablesDone: number
-  tablesTotal: number
   rows: number
 }
 
-/**
- * Runs `molt fetch` to its end and keeps the account of what it said.
- * @throws ToolError when it ends with anything but exit code 0; exit code 0 alone proves nothing
- */
-export async function runLoad(options: {
+export interface LoadOptions {
   program: string
   args: readonly string[]
-  plan: Plan
+  schema: string
+  tables: readonly string[]
   logFile: string
+  metricsAddr: string
   signal: AbortSignal
   onProgress(progress: LoadProgress): void
-}): Promise<FetchAccount> {
-  const account = emptyAccount()
+  /** The slot is made and the snapshot is taken; no row has been moved. */
+  onStarted?(cursor: string): void
+}
+
+/** How a load ended: what was said, and why it failed when it did. */
+export interface LoadResult {
+  account: FetchAccount
+  /** ToolError or CancelledError. Without one the exit code was 0, which alone proves nothing. */
+  failure?: unknown
+}
+
+const MEASURE_EVERY = 1_000
+
+/** Runs `molt fetch` to its end and keeps the account of what it said. Ends it before a stray table is moved. */
+export async function runLoad(options: LoadOptions): Promise<LoadResult> {
+  const account = emptyAccount(options.schema)
+  let measured = 0
+  const tell = () =>
+    options.onProgress({ tablesDone: account.exportsFinished, rows: Math.max(account.exportedRows, measured) })
   const child = new Child({
     program: options.program,
     args: options.args,
     logFile: options.logFile,
+    scrub: moltScrubber(),
+    hidePasswords: true,
     onLine(line) {
       const event = parseEvent(line)
-      if (!event) return
+      if (!event) return countChatter(account.unknown, line)
+      const started = account.startCursor
       accountFor(account, event)
-      options.onProgress({
-        tablesDone: account.exportsFinished,
-        tablesTotal: options.plan.tables.length,
-        rows: account.exportedRows,
-      })
+      if (!started && account.startCursor) options.onStarted?.(account.startCursor)
+      if (strayTables(account, options.tables).length) void child.stop(0)
+      tell()
     },
   })
-  const cancel = () => void child.stop()
+  const timer = setInterval(async () => {
+    const rows = await httpText(`http://${options.metricsAddr}/metrics`).then(fetchedRows, () => undefined)
+    measured = rows?.exported ?? measured
+    tell()
+  }, MEASURE_EVERY)
+  const cancel = () => void child.stop(1_000)
   options.signal.addEventListener('abort', cancel, { once: true })
+  if (options.signal.aborted) cancel()
   const exit = await child.exited
+  clearInterval(timer)
   options.signal.removeEventListener('abort', cancel)
-  options.signal.throwIfAborted()
-  if (exit.code === 0) return account
-  throw child.failure(account.errors.at(-1) ?? child.lastError, explainFetch(child.lastError))
+  if (options.signal.aborted) return { account, failure: options.signal.reason }
+  if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
+  const said = child.lastError === child.lastWords ? account.errors.at(-1) : child.lastError
+  // The newest builds stop at what older ones leave out, and name it only in the lines before.
+  const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
+  return { account, failure: child.failure(said, [...skipped, explainFetch(said ?? '')].filter(Boolean).join(' ')) }
 }
 
 const ADVICE: [RegExp, string][] = [
   [
     /replication slot .* already exists/i,
-    'A load was begun before: run `cleanup`, or set `on-interrupted: restart` to drop the slot and load again.',
+    'A load was begun before: say `on-interrupted: restart` to drop the slot and load again.',
   ],
   [
     /target must be cockroach/i,
@@ -59,8 +84,21 @@ const ADVICE: [RegExp, string][] = [
   [/must be superuser or replication role|permission denied/i, 'Grant the migration user what `prepare` lists.'],
   [/unknown flag/i, 'This build of molt does not know a flag; take the version that `setup` pins by default.'],
   [/no space left/i, 'The disk for intermediate files is full.'],
+  [
+    /not yet translatable|array element OID not registered/i,
+    'This build of molt cannot carry a type of one of the tables; leave the table out, or take a newer build.',
+  ],
+  [
+    /duplicate key value|23505/i,
+    'A row with this key was on the target before, or is written there by somebody else; empty the table first.',
+  ],
+  [/all replication slots are in use|53400/i, 'Raise max_replication_slots on the source.'],
+  [/password authentication failed|failed SASL auth/i, 'Check the user and the password of both URLs.'],
+  [/insecure connection|allow-tls-mode-disable/i, 'Write sslmode=verify-full, or say `allow-insecure: true`.'],
+  [/no exception logs/i, 'There is nothing to continue; say `on-interrupted: restart`.'],
 ]
 
-function explainFetch(said: string): string | undefined {
+/** What to do about the tool's last words; undefined when nothing better is known than to read them. */
+export function explainFetch(said: string): string | undefined {
   return ADVICE.find(([regex]) => regex.test(said))?.[1]
 }

@@ -1,14 +1,17 @@
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
-import { withDatabase } from '../runtime/database.ts'
-import { InputError } from '../runtime/errors.ts'
+import { type Database, withDatabase } from '../runtime/database.ts'
+import { InputError, messageOf, refuse } from '../runtime/errors.ts'
 import { number, progress, seconds, workFolder } from '../runtime/progress.ts'
+import { readServer } from '../source/catalog.ts'
 import { readTarget } from '../target/catalog.ts'
-import type { Entry } from '../target/ledger.ts'
-import { explainTrouble } from '../tools/replicator.ts'
-import { Stream } from './stream.ts'
+import { type Entry, noteStream, readStreamNote, type StreamNote } from '../target/ledger.ts'
+import { explainTrouble } from '../tools/troubles.ts'
+import { Stream, type StreamStatus } from './stream.ts'
+import { lsnNumber, readMemo, readSlotFacts, type SlotFacts, type WatchLimits } from './watch.ts'
 
-export interface StreamInputs {
+export interface StreamInputs extends WatchLimits {
   source: string
   target: string
   migration: string
@@ -19,7 +22,12 @@ export interface StreamInputs {
 
 /** What the supervision rests on; and a script could drop rows that the proof would not miss. */
 const OWNED =
-  /^--(sourceConn|targetConn|slotName|publicationName|targetSchema|stagingSchema|metricsAddr|standbyTimeout|logFormat|logDestination|enableParallelApplies|userscript|verbose)(=|$)/
+  /^(--(sourceConn|targetConn|stagingConn|slotName|publicationName|targetSchema|stagingSchema|stagingCreateSchema|metricsAddr|standbyTimeout|logFormat|logDestination|enableParallelApplies|userscript|verbose)(=|$)|-v)/
+
+/** Flags of the replicator that would break what this action proves. */
+export function refusedArgument(args: readonly string[]): string | undefined {
+  return args.find((argument) => OWNED.test(argument))?.split('=')[0]
+}
 
 /** Starts the stream of a migration, runs `work` with it, and ends it whatever happens. The slot stays. */
 export async function withStream<T>(
@@ -28,30 +36,35 @@ export async function withStream<T>(
   signal: AbortSignal,
   work: (stream: Stream) => Promise<T>,
 ): Promise<T> {
-  const owned = inputs.replicatorArgs?.find((argument) => OWNED.test(argument))
-  if (owned)
+  const refused = refusedArgument(inputs.replicatorArgs ?? [])
+  if (refused)
     throw new InputError(
-      `input \`replicator-args\`: ${owned.split('=')[0]} is set by this action itself, or would break the proof of the drain`,
+      `input \`replicator-args\`: ${refused} is set by this action itself, or would break the proof of the drain`,
     )
-  const { database } = await withDatabase(inputs.target, 'target', readTarget)
+  const { stagingSchema } = entry.facts
+  if (!stagingSchema) throw new Error(`the ledger has no staging schema for migration ${entry.id}`)
+  const { database, isCockroach } = await begin(inputs, entry, stagingSchema)
   const stream = new Stream({
     sourceUrl: inputs.source,
     targetUrl: inputs.target,
     targetDatabase: database,
+    isCockroach,
     plan: entry.plan,
+    stagingSchema,
     program: 'replicator',
     logFile: join(workFolder(inputs.migration), 'replicator.log'),
     extraArgs: inputs.replicatorArgs ?? [],
     stuckAfter: inputs.stuckAfter,
+    watch: inputs,
     signal,
   })
   await stream.start()
-  let before = stream.status
+  let before = { at: performance.now(), ...stream.status }
   const ticker = progress(inputs.progressEvery, () => {
-    const status = stream.status
-    const rate = ((status.changes - before.changes) * 1000) / inputs.progressEvery
-    before = status
-    return `streaming: lag ${seconds(status.lagMs)}, ${number(status.changes)} changes, ${number(rate)} rows/s, ${number(status.walBytes / 2 ** 10)} KiB of WAL kept`
+    const now = { at: performance.now(), ...stream.status }
+    const line = progressLine(before, now)
+    before = now
+    return line
   })
   try {
     return await work(stream)
@@ -59,7 +72,111 @@ export async function withStream<T>(
     ticker.stop()
     await stream.close()
     reportTroubles(stream)
+    await end(inputs, entry, stagingSchema).catch((error) =>
+      info(`the slot's last position could not be noted: ${messageOf(error)}`),
+    )
   }
+}
+
+/** One line a period: how far the target is behind, and whether that gets better. */
+export function progressLine(before: StreamStatus & { at: number }, now: StreamStatus & { at: number }): string {
+  const elapsed = Math.max(1, now.at - before.at) / 1000
+  const rate = (now.changes - before.changes) / elapsed
+  const lag = Number.isFinite(now.lagMs) ? `lag ${seconds(now.lagMs)}` : 'no heartbeat has arrived yet'
+  return `streaming: ${lag}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
+}
+
+/** A second of lag is what a busy stream has anyway. */
+const KEEPING_UP = 1_000
+
+function outlook(before: StreamStatus, now: StreamStatus, elapsed: number): string {
+  if (now.lagMs <= KEEPING_UP || now.changes === 0) return ''
+  const gained = (before.behindBytes - now.behindBytes) / elapsed
+  if (gained <= 0) return ', falling behind'
+  return `, caught up in about ${seconds((now.behindBytes / gained) * 1000)}`
+}
+
+/** What is needed before a replicator may run; leaves a note, so that a run that is killed is known to have begun. */
+async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) {
+  return withDatabase(inputs.source, 'source', (source) =>
+    withDatabase(inputs.target, 'target', async (target) => {
+      const { database, isCockroach } = await readTarget(target)
+      const slot = await readSlotNow(source, entry)
+      if (!slot) refuse('the stream cannot begin', [`the slot ${entry.plan.slot} does not exist`], 'Repeat the load.')
+      const note = await readStreamNote(target, entry.id)
+      const memo = await readMemo(target, stagingSchema, `${database}.${entry.plan.targetSchema}`)
+      const problems = continuityProblems(slot, memo, note?.stagingSchema === stagingSchema ? note : undefined)
+      if (problems.length)
+        refuse(
+          'the stream would not go on where the last one ended',
+          problems,
+          'Changes are lost without a word otherwise: repeat the load.',
+        )
+      await noteStream(target, entry.id, noteOf(slot, stagingSchema, false))
+      return { database, isCockroach }
+    }),
+  )
+}
+
+async function end(inputs: StreamInputs, entry: Entry, stagingSchema: string): Promise<void> {
+  await withDatabase(inputs.source, 'source', async (source) => {
+    let slot = await readSlotNow(source, entry)
+    // The server takes a moment to see that its reader is gone, and takes in its last word until then.
+    for (let attempt = 0; slot?.active && attempt < 20; attempt++) {
+      await sleep(50)
+      slot = await readSlotNow(source, entry)
+    }
+    const { confirmedFlushLsn } = slot ?? {}
+    if (!slot || slot.active || !confirmedFlushLsn) return
+    const note = noteOf(slot, stagingSchema, true)
+    await withDatabase(inputs.target, 'target', (target) => noteStream(target, entry.id, note))
+  })
+}
+
+async function readSlotNow(source: Database, { plan }: Entry): Promise<SlotFacts | undefined> {
+  const { version } = await readServer(source)
+  return readSlotFacts(source, plan.slot, plan.publication, version >= 140000)
+}
+
+function noteOf(slot: SlotFacts, stagingSchema: string, ended: boolean): StreamNote {
+  const { confirmedFlushLsn, decoded, serverStart } = slot
+  return { stagingSchema, ended, confirmedFlushLsn, decoded, serverStart }
+}
+
+/**
+ * Whether a new replicator would take up exactly what the last one left. Its own note on the target (`memo`) wins over
+ * the slot, so one from another source or an earlier slot would make it skip changes without a word.
+ * @param note what the last stream of this load left; undefined when there has been none
+ */
+export function continuityProblems(
+  slot: Pick<SlotFacts, 'confirmedFlushLsn' | 'lsn' | 'decoded' | 'serverStart'>,
+  memo: string | undefined,
+  note: StreamNote | undefined,
+): string[] {
+  const problems: string[] = []
+  if (memo && lsnNumber(memo) > lsnNumber(slot.lsn))
+    problems.push(
+      `the replicator's note on the target says ${memo}, where the source is only at ${slot.lsn}: it is of another source, or the source was restored`,
+    )
+  else if (memo && !note)
+    problems.push(
+      `the replicator's note on the target says ${memo}, but nothing has been streamed since this load: it is of an earlier stream and would win over the slot`,
+    )
+  if (!note?.confirmedFlushLsn || !slot.confirmedFlushLsn) return problems
+  const [then, now] = [lsnNumber(note.confirmedFlushLsn), lsnNumber(slot.confirmedFlushLsn)]
+  // After a crash the server may remember an earlier position; what is sent again does no harm.
+  const restarted = note.serverStart !== slot.serverStart
+  if (now < then && !restarted)
+    problems.push(
+      `the slot is at ${slot.confirmedFlushLsn}, before ${note.confirmedFlushLsn}, where it was already: it is another slot`,
+    )
+  if (note.ended && now > then)
+    problems.push(
+      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} since the last stream ended: it was recreated, advanced or read by somebody else`,
+    )
+  else if (!restarted && note.decoded !== null && slot.decoded !== null && slot.decoded < note.decoded)
+    problems.push('the slot has decoded less than it had before: it was recreated meanwhile')
+  return problems
 }
 
 function reportTroubles(stream: Stream): void {

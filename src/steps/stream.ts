@@ -1,24 +1,41 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { warning } from '@actions/core'
 import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
-import { seconds } from '../runtime/progress.ts'
+import { number, seconds } from '../runtime/progress.ts'
 import { readMarker, writeMarker } from '../source/heartbeat.ts'
-import { readSlot, type Slot } from '../source/slot.ts'
+import { dropSlot } from '../source/slot.ts'
 import type { Plan } from '../target/ledger.ts'
 import { freeAddress } from '../tools/process.ts'
-import { explainTrouble, Replicator, type StreamMetrics } from '../tools/replicator.ts'
+import { noMetrics, Replicator, type StreamMetrics } from '../tools/replicator.ts'
+import { type Trouble, translate } from '../tools/troubles.ts'
+import {
+  applying,
+  holderText,
+  lsnNumber,
+  readSlotFacts,
+  type Sighting,
+  type SlotFacts,
+  Watch,
+  type WatchLimits,
+  walSightings,
+} from './watch.ts'
 
 export interface StreamOptions {
   sourceUrl: string
   targetUrl: string
   /** The target's database, which the replicator wants before the schema's name. */
   targetDatabase: string
+  /** Whether the target is CockroachDB; a rehearsal's is PostgreSQL. */
+  isCockroach?: boolean
   plan: Plan
+  stagingSchema: string
   program: string
   logFile: string
   extraArgs: readonly string[]
   /** Milliseconds without a heartbeat on the target after which a stream that does not move is called stuck. */
   stuckAfter: number
+  watch: WatchLimits
   signal: AbortSignal
 }
 
@@ -30,19 +47,24 @@ export interface StreamStatus {
   changes: number
   /** WAL that the slot keeps on the source, in bytes. */
   walBytes: number
+  /** WAL that the stream has not acknowledged, in bytes. */
+  behindBytes: number
   retries: number
   restarts: number
   /** Times that one of our own connections was lost and made again. */
   interruptions: number
 }
 
-/** Retries while one heartbeat is on its way, from which a stream counts as going round in circles. */
-const CIRCLING = 10
+/** Retries from which a stream counts as going round in circles, if the last one was no longer ago than the gap. */
+const CIRCLING = 3
+const RETRY_GAP = 5_000
 const BEAT_EVERY = 250
 const LOOK_EVERY = 50
-/** A process that lives this long has started; one that keeps dying sooner is not restarted for ever. */
-const SETTLED_AFTER = 10_000
-const MAX_QUICK_DEATHS = 5
+const MEASURE_EVERY = 500
+const WATCH_EVERY = 1_000
+/** How often in a row a replicator may die without having brought anything over. */
+const MAX_VAIN_LIVES = 5
+const MOST_TROUBLES = 50
 
 /**
  * A supervised stream: the replicator as a child process, and a heartbeat that travels through it from the source to
@@ -52,32 +74,58 @@ export class Stream {
   readonly options: StreamOptions
   readonly source: Link
   readonly target: Link
+  /** A link carries one call at a time, so each loop has its own. */
+  readonly #side: { slot: Link; source: Link; target: Link }
+  readonly #watch: Watch
   #replicator: Replicator | undefined
   #beating = true
   #closing = false
+  readonly #closed = new AbortController()
   #loops: Promise<void>[] = []
   #failure: Error | undefined
   #unseen: { beat: number; at: number; retries: number }[] = []
+  #beatAt = performance.now()
+  #beat = 0
+  #seen = 0
   #latency: number | undefined
-  #past: StreamMetrics = { upserts: 0, deletes: 0, errors: 0, dials: 0, dialFailures: 0 }
-  #metrics: StreamMetrics = { ...this.#past }
+  /** Positions of the source with the last heartbeat written before each, to hold the slot's position against. */
+  #owed: { lsn: bigint; beat: number }[] = []
+  #past: StreamMetrics = noMetrics()
+  #metrics: StreamMetrics = noMetrics()
   #movedAt = performance.now()
-  #slot: Slot | undefined
+  #busyAt = Number.NEGATIVE_INFINITY
+  #blocked: string | null = null
+  #slot: SlotFacts | undefined
+  #publication: number | null | undefined
+  #startLsn: string | null | undefined
+  #since14: boolean | undefined
   #retriesBefore = 0
+  #dialsBefore = 0
+  #retryAt = Number.NEGATIVE_INFINITY
+  #circlingSince = 0
   #restarts = 0
   #troubles = new Map<string, number>()
+  #sightings: string[] = []
 
   constructor(options: StreamOptions) {
     this.options = options
     this.source = new Link(options.sourceUrl, 'source')
     this.target = new Link(options.targetUrl, 'target')
+    this.#side = {
+      slot: new Link(options.sourceUrl, 'source'),
+      source: new Link(options.sourceUrl, 'source'),
+      target: new Link(options.targetUrl, 'target'),
+    }
+    this.#watch = new Watch(options.plan, options.watch)
   }
 
   async start(): Promise<void> {
     await this.#launch()
-    this.#loops = [this.#keepAlive(), this.#beat(), this.#look(), this.#measure()].map((loop) =>
+    const loops = [this.#keepAlive(), this.#beats(), this.#look(), this.#measure(), this.#watchBoth()]
+    this.#loops = loops.map((loop) =>
       loop.catch((error) => {
-        this.#failure ??= error
+        // What we did to end a stream is not why it failed.
+        if (!this.#closing || error instanceof VerdictError) this.#failure ??= error
       }),
     )
   }
@@ -85,26 +133,62 @@ export class Stream {
   /** Ends the replicator and every connection. The slot stays, so that a later stream goes on where this one ended. */
   async close(): Promise<void> {
     this.#closing = true
+    this.#closed.abort()
     await this.#replicator?.stop()
+    // Before the loops: one of them may wait for an answer from a server that never gives one.
+    await this.#closeLinks()
     await Promise.all(this.#loops)
-    await Promise.all([this.source.close(), this.target.close()])
+    // A loop that was between two calls has connected again.
+    await this.#closeLinks()
+  }
+
+  get #links(): Link[] {
+    return [this.source, this.target, ...Object.values(this.#side)]
+  }
+
+  async #closeLinks(): Promise<void> {
+    await Promise.all(this.#links.map((link) => link.close()))
   }
 
   get status(): StreamStatus {
-    const waiting = this.#unseen[0] ? performance.now() - this.#unseen[0].at : 0
+    const now = performance.now()
+    const waiting = this.#unseen[0] ? now - this.#unseen[0].at : 0
+    // Without a way to the source nobody knows the lag, however calm all else is.
+    const silent = this.#beating && now - this.#beatAt > 4 * BEAT_EVERY ? now - this.#beatAt : 0
     return {
-      lagMs: Math.round(Math.max(this.#latency ?? Number.POSITIVE_INFINITY, waiting)),
+      lagMs: Math.round(Math.max(this.#latency ?? Number.POSITIVE_INFINITY, waiting, silent)),
       changes: this.#past.upserts + this.#past.deletes + this.#metrics.upserts + this.#metrics.deletes,
       walBytes: this.#slot?.walBytes ?? 0,
-      retries: this.#retriesBefore + (this.#replicator?.retries ?? 0),
+      behindBytes: this.#slot?.behindBytes ?? 0,
+      retries: this.#retries,
       restarts: this.#restarts,
-      interruptions: this.source.losses + this.target.losses,
+      interruptions: this.#links.reduce((sum, link) => sum + link.losses, 0),
     }
+  }
+
+  /** The slot as it was last seen, half a second ago at most while the source answers. */
+  get slot(): SlotFacts | undefined {
+    return this.#slot
+  }
+
+  /** The slot's position when this stream first saw it. */
+  get startLsn(): string | null {
+    return this.#startLsn ?? null
   }
 
   /** Why the replicator was in trouble, and how often; it may have got over it. */
   get troubles(): ReadonlyMap<string, number> {
     return this.#troubles
+  }
+
+  /** What the watches have seen and told so far. */
+  get sightings(): readonly string[] {
+    return this.#sightings
+  }
+
+  /** The replicator's process; another one after it was started again. */
+  get pid(): number | undefined {
+    return this.#replicator?.child.pid
   }
 
   async metrics(): Promise<StreamMetrics | undefined> {
@@ -114,7 +198,9 @@ export class Stream {
   /** Stops writing heartbeats, so that a marker stays the last thing written, or goes on with them. */
   async pauseHeartbeat(pause: boolean): Promise<void> {
     this.#beating = !pause
-    if (pause) await sleep(BEAT_EVERY)
+    // A beat that is on its way is waited for: the same connection answers in order.
+    if (pause) await this.source.use((db) => db.query('SELECT 1')).catch(() => {})
+    else this.#beatAt = performance.now()
   }
 
   /**
@@ -124,27 +210,81 @@ export class Stream {
   check(): void {
     if (this.options.signal.aborted) throw new CancelledError('the run was cancelled')
     if (this.#failure) throw this.#failure
+    const now = performance.now()
+    const { stuckAfter } = this.options
+    const circling = this.#circling
+    // Another process may bring the heartbeats over while ours waits for the slot.
+    if (circling && now - this.#circlingSince >= stuckAfter && this.#trouble()?.kind === 'slot-busy')
+      throw this.stuck(`it has been refused the slot for ${seconds(now - this.#circlingSince)}`)
+    if (this.#beating && now - this.#beatAt >= stuckAfter)
+      throw this.stuck(`no heartbeat could be written to the source for ${seconds(now - this.#beatAt)}`)
     const oldest = this.#unseen[0]
-    if (!oldest || performance.now() - oldest.at < this.options.stuckAfter) return
+    if (!oldest || now - oldest.at < stuckAfter) return
     // A stream that still applies changes is behind, not stuck; one that retries may apply the same ones for ever.
-    const circling = this.status.retries - oldest.retries >= CIRCLING
-    if (!circling && performance.now() - this.#movedAt < this.options.stuckAfter) return
-    throw this.stuck(`no heartbeat has reached the target for ${seconds(performance.now() - oldest.at)}`)
+    if (!circling || this.#retries - oldest.retries < CIRCLING) {
+      if (now - this.#movedAt < stuckAfter) return
+      // One large transaction moves no counter until its end.
+      if (!circling && now - this.#busyAt < stuckAfter) return
+    }
+    throw this.stuck(`no heartbeat has reached the target for ${seconds(now - oldest.at)}`)
   }
 
   /** The error for a stream that does not move: what was seen, why it is so, and what it last said. */
   stuck(seen: string): VerdictError {
-    const said = this.#replicator?.lastTrouble ?? [...this.#troubles.keys()].at(-1)
-    const why = explainTrouble(said)
-    const retries = this.status.retries
+    const said = this.#said()
+    const trouble = this.#trouble()
     const parts = [`the stream is stuck: ${seen}`]
-    if (why) parts.push(`because ${why}`)
-    if (said) parts.push(`the replicator retried ${retries} times and last said: ${said.slice(0, 400)}`)
+    if (trouble) parts.push(`because ${trouble.why}${this.#more(trouble)}`)
+    else if (this.#blocked) parts.push(`because its session on the target waits for a lock that ${this.#blocked} holds`)
+    else if (this.#publication === null) parts.push(`because the publication ${this.options.plan.publication} is gone`)
+    if (said) parts.push(`the replicator retried ${this.#retries} times and last said: ${said.slice(0, 400)}`)
     else
       parts.push(
         `the replicator said nothing about it${this.#slot?.active === false ? ', and nobody reads the slot' : ''}`,
       )
     return new VerdictError(parts.join('; '))
+  }
+
+  /** What the databases know about it that the replicator does not say. */
+  #more(trouble: Trouble): string {
+    if (trouble.kind === 'slot-busy' && this.#slot?.holder) return `: ${holderText(this.#slot.holder)}`
+    if (trouble.kind === 'column' || trouble.kind === 'identity' || trouble.kind === 'missing-table') {
+      const told = this.#sightings.filter((sighting) => / on the (source|target)$/.test(sighting))
+      const known = told.length ? told : this.#watch.differences
+      return known.length ? ` (${known.slice(0, 3).join('; ')})` : ''
+    }
+    return ''
+  }
+
+  #said(): string | undefined {
+    return this.#replicator?.lastTrouble ?? [...this.#troubles.keys()].at(-1)
+  }
+
+  #trouble(): Trouble | undefined {
+    return translate(this.#said())
+  }
+
+  /** By its words, or by how often it has dialled when its words are in a form that is not known. */
+  get #retries(): number {
+    const { dials, dialFailures } = this.#metrics
+    const now = Math.max(this.#replicator?.retries ?? 0, dials + dialFailures - 1)
+    return this.#retriesBefore + Math.max(0, now)
+  }
+
+  get #circling(): boolean {
+    return performance.now() - this.#retryAt < RETRY_GAP
+  }
+
+  #noteRetries(): void {
+    const dials = this.#metrics.dials + this.#metrics.dialFailures
+    const last = Math.max(
+      this.#replicator?.lastRetryAt ?? Number.NEGATIVE_INFINITY,
+      dials > Math.max(1, this.#dialsBefore) ? performance.now() : Number.NEGATIVE_INFINITY,
+    )
+    this.#dialsBefore = dials
+    if (last <= this.#retryAt) return
+    if (last - this.#retryAt > RETRY_GAP) this.#circlingSince = last
+    this.#retryAt = last
   }
 
   async #launch(): Promise<void> {
@@ -157,7 +297,7 @@ export class Stream {
       slot: plan.slot,
       publication: plan.publication,
       targetSchema: `${options.targetDatabase}.${plan.targetSchema}`,
-      stagingSchema: `${options.targetDatabase}.${plan.stagingSchema}`,
+      stagingSchema: `${options.targetDatabase}.${options.stagingSchema}`,
       metricsAddr: await freeAddress(),
       logFile: options.logFile,
       extraArgs: options.extraArgs,
@@ -166,54 +306,87 @@ export class Stream {
 
   /** Starts the replicator again when it ends unasked: killed, or out of memory. It goes on from the slot. */
   async #keepAlive(): Promise<void> {
-    let quickDeaths = 0
+    let vain = 0
     while (!this.#closing) {
       const replicator = this.#replicator as Replicator
-      const born = performance.now()
+      const before = { seen: this.#seen, position: this.#slot?.confirmedFlushLsn }
       await replicator.child.exited
       if (this.#closing) return
-      quickDeaths = performance.now() - born < SETTLED_AFTER ? quickDeaths + 1 : 0
-      if (quickDeaths >= MAX_QUICK_DEATHS || (replicator.child.exit?.code === null && !replicator.child.exit.signal))
-        throw replicator.child.failure(
-          replicator.lastTrouble ?? replicator.child.lastWords,
-          'Its whole log is in the evidence folder.',
-        )
+      // Not its counters: the last transaction is applied again by each new one.
+      const useful = this.#seen > before.seen || this.#slot?.confirmedFlushLsn !== before.position
+      vain = useful ? 0 : vain + 1
+      const said = replicator.lastTrouble ?? replicator.child.lastWords
+      const away = translate(said)?.kind === 'connection' && performance.now() - this.#beatAt < this.options.stuckAfter
+      if ((vain >= MAX_VAIN_LIVES && !away) || notStarted(replicator)) throw this.#death(replicator, said)
       this.#restarts++
-      this.#retriesBefore += replicator.retries
+      this.#retriesBefore = this.#retries
       for (const key of Object.keys(this.#past) as (keyof StreamMetrics)[]) this.#past[key] += this.#metrics[key]
-      this.#metrics = { upserts: 0, deletes: 0, errors: 0, dials: 0, dialFailures: 0 }
-      await sleep(200 * quickDeaths)
-      await this.#launch()
+      this.#metrics = noMetrics()
+      this.#dialsBefore = 0
+      if (replicator.lastTrouble) this.#noteTrouble(replicator.lastTrouble, replicator.retries)
+      await this.#pause(Math.min(1_000, 200 * vain))
+      if (!this.#closing) await this.#launch()
     }
   }
 
-  async #beat(): Promise<void> {
+  #death(replicator: Replicator, said: string): Error {
+    const trouble = translate(said)
+    return replicator.child.failure(
+      said,
+      trouble && trouble.kind !== 'other'
+        ? `That means: ${trouble.why}${this.#more(trouble)}.`
+        : 'Its whole log is in the evidence folder.',
+    )
+  }
+
+  async #beats(): Promise<void> {
     while (!this.#closing) {
       if (this.#beating)
         await this.#surviving(async () => {
           const at = performance.now()
-          const beat = await this.source.use((db) => writeMarker(db, ''))
-          this.#unseen.push({ beat, at, retries: this.status.retries })
+          this.#beat = await this.source.use((db) => writeMarker(db, ''))
+          this.#beatAt = performance.now()
+          this.#unseen.push({ beat: this.#beat, at, retries: this.#retries })
         })
-      await sleep(BEAT_EVERY)
+      await this.#pause(BEAT_EVERY)
     }
   }
 
   async #look(): Promise<void> {
     while (!this.#closing) {
       await this.#surviving(async () => {
+        const owed = this.#mustBeThere()
         const seen = await this.target.use((db) => readMarker(db, this.options.plan.targetSchema))
         const now = performance.now()
-        while (seen && this.#unseen[0] && this.#unseen[0].beat <= seen.beat) {
+        if (!seen) return
+        this.#seen = seen.beat
+        while (this.#unseen[0] && this.#unseen[0].beat <= seen.beat) {
           this.#latency = now - (this.#unseen.shift() as { at: number }).at
         }
+        if (seen.beat < owed) throw this.#skipped(owed - seen.beat)
       })
-      await sleep(LOOK_EVERY)
+      await this.#pause(LOOK_EVERY)
     }
   }
 
+  /** The last heartbeat that the slot's position says has been applied. */
+  #mustBeThere(): number {
+    const confirmed = this.#slot?.confirmedFlushLsn
+    if (!confirmed) return 0
+    const position = lsnNumber(confirmed)
+    let beat = 0
+    while (this.#owed[0] && this.#owed[0].lsn <= position) beat = (this.#owed.shift() as { beat: number }).beat
+    return beat
+  }
+
+  /** The slot's position is past heartbeats that are not on the target: it was not our replicator that moved it. */
+  #skipped(beats: number): VerdictError {
+    return new VerdictError(
+      `the slot ${this.options.plan.slot} was recreated, moved on or read by somebody else: its position is past ${beats} heartbeats that never reached the target, so changes are lost, and the load must be repeated${this.#slot?.holder ? `. It is read now by ${holderText(this.#slot.holder)}` : ''}`,
+    )
+  }
+
   async #measure(): Promise<void> {
-    const link = new Link(this.options.sourceUrl, 'source')
     while (!this.#closing) {
       const metrics = await this.#replicator?.metrics()
       if (metrics) {
@@ -221,22 +394,109 @@ export class Stream {
           this.#movedAt = performance.now()
         this.#metrics = metrics
       }
+      this.#noteRetries()
       const trouble = this.#replicator?.lastTrouble
-      if (trouble) this.#troubles.set(trouble, this.#replicator?.retries ?? 0)
-      await this.#surviving(async () => {
-        this.#slot = await link.use((db) => readSlot(db, this.options.plan.slot))
-        if (!this.#slot)
-          throw new VerdictError(
-            `the slot ${this.options.plan.slot} is gone: changes since then are lost, and the load must be repeated`,
-          )
-        if (this.#slot.walStatus === 'lost')
-          throw new VerdictError(
-            `the slot ${this.options.plan.slot} has lost WAL that the stream needs; the load must be repeated`,
-          )
-      })
-      await sleep(500)
+      if (trouble) this.#noteTrouble(trouble, this.#replicator?.retries ?? 0)
+      await this.#surviving(() => this.#readSlot())
+      await this.#pause(MEASURE_EVERY)
     }
-    await link.close()
+  }
+
+  #noteTrouble(said: string, times: number): void {
+    if (this.#troubles.has(said) || this.#troubles.size < MOST_TROUBLES) this.#troubles.set(said, times)
+  }
+
+  async #readSlot(): Promise<void> {
+    const { plan } = this.options
+    const beat = this.#beat
+    const slot = await this.#side.slot.use(async (db) => {
+      this.#since14 ??= Number((await db.query('SHOW server_version_num')).rows[0].server_version_num) >= 140000
+      return readSlotFacts(db, plan.slot, plan.publication, this.#since14)
+    })
+    if (!slot)
+      throw new VerdictError(
+        `the slot ${plan.slot} is gone: changes since then are lost, and the load must be repeated`,
+      )
+    const before = this.#slot
+    this.#startLsn ??= slot.confirmedFlushLsn
+    this.#slot = slot
+    if (beat > (this.#owed.at(-1)?.beat ?? 0) && this.#owed.length < 10_000)
+      this.#owed.push({ lsn: lsnNumber(slot.lsn), beat })
+    if (slot.decoding && slot.active) this.#busyAt = performance.now()
+    // A number that only grows while the slot lives.
+    if (
+      before?.serverStart === slot.serverStart &&
+      (slot.decoded ?? 0) < (before.decoded ?? 0) &&
+      slot.decoded !== null
+    )
+      throw new VerdictError(
+        `the slot ${plan.slot} was recreated by somebody else: changes in between are lost, and the load must be repeated`,
+      )
+    this.#publication ??= slot.publication
+    if (this.#publication !== slot.publication) {
+      this.#publication = slot.publication
+      throw new VerdictError(
+        `the publication ${plan.publication} was dropped${slot.publication === null ? '' : ' and created again'}; under a live slot that does not heal: start over with a new slot`,
+      )
+    }
+    this.#tell(walSightings(slot, this.options.watch))
+    await this.#keepToBudget(slot)
+  }
+
+  /** A disk that fills stops the source for everybody, so this is never silent. */
+  async #keepToBudget(slot: SlotFacts): Promise<void> {
+    const { plan, watch } = this.options
+    if (slot.walBytes <= watch.walBudget) return
+    const kept = `the slot ${plan.slot} keeps ${number(slot.walBytes / 2 ** 20)} MiB of WAL on the source, more than \`wal-budget\` (${number(watch.walBudget / 2 ** 20)} MiB)`
+    if (watch.onWalBudget === 'fail')
+      throw new VerdictError(
+        `${kept}; it still does. Find out what holds the stream up, raise the budget, or give up and drop the slot (\`abort\`) before the disk is full`,
+      )
+    this.#closing = true
+    this.#closed.abort()
+    await this.#replicator?.stop()
+    await this.#side.slot.use(async (db) => {
+      await db.query(
+        'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',
+        [plan.slot],
+      )
+      for (let attempt = 0; ; attempt++) {
+        try {
+          return await dropSlot(db, plan.slot)
+        } catch (error) {
+          if (attempt >= 20) throw error
+          await sleep(100)
+        }
+      }
+    })
+    throw new VerdictError(
+      `${kept}; \`on-wal-budget: drop-slot\` has dropped it, so the source's disk is safe, and the load must be repeated`,
+    )
+  }
+
+  async #watchBoth(): Promise<void> {
+    while (!this.#closing) {
+      await this.#surviving(async () => this.#tell(await this.#side.source.use((db) => this.#watch.lookAtSource(db))))
+      await this.#surviving(async () => {
+        const { isCockroach = false } = this.options
+        this.#tell(await this.#side.target.use((db) => this.#watch.lookAtTarget(db, isCockroach)))
+        if (isCockroach || !this.#unseen[0] || performance.now() - this.#unseen[0].at < WATCH_EVERY) return
+        const { busy, blocked } = await this.#side.target.use(applying)
+        if (busy) this.#busyAt = performance.now()
+        this.#blocked = blocked
+      })
+      await this.#pause(WATCH_EVERY)
+    }
+  }
+
+  /** @throws VerdictError for what makes the stream's result wrong */
+  #tell(found: readonly Sighting[]): void {
+    for (const { kind, what } of found) {
+      if (this.#sightings.includes(what)) continue
+      if (this.#sightings.length < MOST_TROUBLES) this.#sightings.push(what)
+      if (kind === 'fatal') throw new VerdictError(what)
+      warning(what)
+    }
   }
 
   /** A database that is away for a while is survived; the heartbeat that does not arrive tells when it is too long. */
@@ -244,11 +504,20 @@ export class Stream {
     try {
       await work()
     } catch (error) {
+      if (this.#closing && !(error instanceof VerdictError)) return
       if (!isConnectionLost(error)) throw error
-      if (error instanceof UserError) this.#troubles.set(messageOf(error), 1)
-      await sleep(250)
+      if (error instanceof UserError) this.#noteTrouble(messageOf(error), 1)
+      await this.#pause(250)
     }
   }
+
+  async #pause(ms: number): Promise<void> {
+    await sleep(ms, undefined, { signal: this.#closed.signal }).catch(() => {})
+  }
+}
+
+function notStarted({ child }: Replicator): boolean {
+  return child.exit?.code === null && !child.exit.signal
 }
 
 /**

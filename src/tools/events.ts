@@ -25,7 +25,43 @@ export function bareName(table: unknown): string {
   return text.split(/[. ]/).slice(1).join('.') || text
 }
 
+/** The bare name of a table in `schema`, and `schema.table` for one of another schema. */
+export function nameWithin(schema: string, table: unknown): string {
+  const text = String(table ?? '')
+    .replace(/[{}"]/g, '')
+    .trim()
+  const own = [`${schema}.`, `${schema} `].find((prefix) => text.startsWith(prefix))
+  return own ? text.slice(own.length) : text.replace(' ', '.')
+}
+
 export function numberField(event: MoltEvent, field: string): number {
   const value = Number(event[field])
   return Number.isFinite(value) ? value : 0
+}
+
+/** What was on a tool's output that nothing is known of: kept as numbers, so that a new version is noticed. */
+export interface Unknowns {
+  /** Message → how often, for at most {@link UNKNOWN_LIMIT} messages. */
+  messages: Record<string, number>
+  /** Lines that are no JSON, such as prompts and usage texts. */
+  chatter: number
+  /** Lines that begin as an event and are none: cut, broken, or too long. */
+  broken: number
+}
+
+const UNKNOWN_LIMIT = 50
+
+export function noUnknowns(): Unknowns {
+  return { messages: {}, chatter: 0, broken: 0 }
+}
+
+export function countUnknown(unknowns: Unknowns, message: string): void {
+  const known = message in unknowns.messages
+  const key = known || Object.keys(unknowns.messages).length < UNKNOWN_LIMIT ? message : 'others'
+  unknowns.messages[key] = (unknowns.messages[key] ?? 0) + 1
+}
+
+export function countChatter(unknowns: Unknowns, line: string): void {
+  if (line.startsWith('{')) unknowns.broken++
+  else if (line.trim()) unknowns.chatter++
 }

@@ -1,8 +1,17 @@
+import { closest } from 'fastest-levenshtein'
 import { exactFilter } from '../migration/tables.ts'
-import { bareName, type MoltEvent, numberField } from './events.ts'
+import { countUnknown, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
+import { scrubText } from './scrub.ts'
 
 /** How the rows travel: which of the target's tables stay online, and what must lie between. */
 export type FetchMode = 'import' | 'use-copy' | 'direct-copy'
+
+/** What each mode means for people who use the target meanwhile, and for a load that is interrupted. */
+export const MODES: Record<FetchMode, string> = {
+  import: 'IMPORT INTO through files: each target table is offline while its rows arrive',
+  'use-copy': 'COPY through files: the target tables stay online',
+  'direct-copy': 'COPY without files: the target tables stay online; a load that is interrupted cannot be continued',
+}
 
 export interface FetchRequest {
   source: string
@@ -15,11 +24,21 @@ export interface FetchRequest {
   localPath?: string
   localPathListenAddr?: string
   localPathCrdbAccessAddr?: string
+  useImplicitAuth?: boolean
+  assumeRole?: string
+  importRegion?: string
+  compression?: 'gzip' | 'none'
+  deleteFiles?: boolean
   tableHandling: 'none' | 'truncate-if-exists' | 'drop-on-target-and-recreate'
   tableConcurrency?: number
   exportConcurrency?: number
   rowBatchSize?: number
   metricsAddr: string
+  pprofAddr: string
+  /** Whether a side may be reached without TLS. */
+  insecure: boolean
+  /** Goes on with a load that was interrupted; slot and publication are then left as they are. */
+  resume?: { fetchId: string; continuationToken?: string; continuationFileName?: string }
   extraArgs: readonly string[]
 }
 
@@ -29,15 +48,19 @@ export interface FetchFeatures {
   ownsPublication: boolean
   /** It refuses `sslmode=disable` unless told otherwise. */
   guardsTls: boolean
+  /** Every flag that its help lists, as `--name`. */
+  flags: ReadonlySet<string>
 }
 
 /** The name that the tool insists on; a second migration on one source database would drop the first one's. */
 export const PUBLICATION = 'molt_fetch'
 
 export function fetchFeatures(help: string): FetchFeatures {
+  const flags = new Set(help.match(/--[a-z][a-z0-9-]*/g) ?? [])
   return {
-    ownsPublication: help.includes('--pglogical-publication-and-slot-drop-and-recreate'),
-    guardsTls: help.includes('--allow-tls-mode-disable'),
+    ownsPublication: flags.has('--pglogical-publication-and-slot-drop-and-recreate'),
+    guardsTls: flags.has('--allow-tls-mode-disable'),
+    flags,
   }
 }
 
@@ -47,115 +70,377 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   const add = (flag: string, value: string | number | undefined) => {
     if (value !== undefined && value !== '') args.push(flag, String(value))
   }
+  const say = (flag: string, when: boolean | undefined) => {
+    if (when) args.push(flag)
+  }
   add('--schema-filter', exactFilter([request.schema]))
   add('--table-filter', exactFilter(request.tables))
-  add('--table-handling', request.tableHandling)
-  add('--pglogical-replication-slot-name', request.slot)
-  if (features.ownsPublication) args.push('--pglogical-publication-and-slot-drop-and-recreate')
-  if (features.guardsTls && /sslmode=disable/.test(request.source + request.target))
-    args.push('--allow-tls-mode-disable')
-  if (request.mode === 'use-copy') args.push('--use-copy')
-  if (request.mode === 'direct-copy') args.push('--direct-copy')
+  // A table that was loaded before the interruption must not be emptied by its continuation.
+  add('--table-handling', request.resume ? 'none' : request.tableHandling)
+  if (!request.resume) add('--pglogical-replication-slot-name', request.slot)
+  say('--pglogical-publication-and-slot-drop-and-recreate', features.ownsPublication && !request.resume)
+  add('--fetch-id', request.resume?.fetchId)
+  add('--continuation-token', request.resume?.continuationToken)
+  add('--continuation-file-name', request.resume?.continuationFileName)
+  say('--allow-tls-mode-disable', features.guardsTls && request.insecure)
+  say('--use-copy', request.mode === 'use-copy')
+  say('--direct-copy', request.mode === 'direct-copy')
   add('--bucket-path', request.bucketPath)
+  say('--use-implicit-auth', request.useImplicitAuth)
+  add('--assume-role', request.assumeRole)
+  add('--import-region', request.importRegion)
   add('--local-path', request.localPath)
   add('--local-path-listen-addr', request.localPathListenAddr)
   add('--local-path-crdb-access-addr', request.localPathCrdbAccessAddr)
+  add('--compression', request.compression)
+  say('--cleanup', request.deleteFiles)
   add('--table-concurrency', request.tableConcurrency)
   add('--export-concurrency', request.exportConcurrency)
   add('--row-batch-size', request.rowBatchSize)
   add('--metrics-listen-addr', request.metricsAddr)
-  // Without it the tool asks "Confirm (y/n)?" on standard output and fails for want of an answer.
+  if (features.flags.has('--pprof-listen-addr')) add('--pprof-listen-addr', request.pprofAddr)
+  // Without it the tool asks "Confirm (y/n)?" on standard output and fails for want of an answer. Some builds hide it.
   args.push('--non-interactive')
   return [...args, ...request.extraArgs]
 }
 
-/** What the tool said it did. Rows are numbers of rows; `cursor` is an LSN. */
+/** Flags of which this build's help says nothing; it would fail on them after the slot is made. */
+export function unknownFlags(args: readonly string[], features: FetchFeatures): string[] {
+  return args
+    .filter((argument) => argument.startsWith('--'))
+    .map((argument) => argument.split('=')[0] as string)
+    .filter((flag) => flag !== '--non-interactive' && !features.flags.has(flag))
+}
+
+/** Flag of `molt fetch` → the input by which it is said, or why it is not for `extra-args`. */
+const OWNED: Record<string, string> = {
+  source: 'use the input `source`',
+  'source-cdb': 'it is for Oracle',
+  target: 'use the input `target`',
+  'schema-filter': 'the plan decides what is moved; use `schema` of `prepare`',
+  'table-filter': 'the plan decides what is moved; use `tables` of `prepare`',
+  'table-exclusion-filter': 'the plan decides what is moved; use `exclude-tables` of `prepare`',
+  'table-handling': 'use the input `table-handling`',
+  'pglogical-replication-slot-name': 'use `slot` of `prepare`',
+  'pglogical-replication-slot-plugin': 'the replicator reads pgoutput only',
+  'pglogical-replication-slot-drop-if-exists': 'use `on-interrupted: restart`',
+  'pglogical-publication-and-slot-drop-and-recreate': 'this action decides when it is safe',
+  'ignore-replication-check': 'without a cursor the stream has nowhere to begin',
+  mode: 'only a whole load can be accounted for; how rows travel is said by the input `mode`',
+  'direct-copy': 'use the input `mode`',
+  'use-copy': 'use the input `mode`',
+  'bucket-path': 'use the input `bucket-path`',
+  'local-path': 'use the input `local-path`',
+  'local-path-listen-addr': 'use the input `local-path-listen-addr`',
+  'local-path-crdb-access-addr': 'use the input `local-path-crdb-access-addr`',
+  'use-implicit-auth': 'use the input `use-implicit-auth`',
+  'assume-role': 'use the input `assume-role`',
+  'import-region': 'use the input `import-region`',
+  compression: 'use the input `compression`',
+  cleanup: 'use the input `delete-files`',
+  'table-concurrency': 'use the input `table-concurrency`',
+  'export-concurrency': 'use the input `export-concurrency`',
+  'row-batch-size': 'use the input `row-batch-size`',
+  'fetch-id': 'use `on-interrupted: resume` and the input `fetch-id`',
+  'continuation-token': 'use `on-interrupted: resume` and the input `continuation-token`',
+  'continuation-file-name': 'use `on-interrupted: resume` and the input `continuation-file-name`',
+  'non-interactive': 'it is always set',
+  'allow-tls-mode-disable': 'use the input `allow-insecure`',
+  'log-file': 'the log is in the work folder',
+  logging: 'the account is taken from the log as it is',
+  'use-console-writer': 'the account is taken from the log as JSON',
+  'metrics-listen-addr': 'this action takes a free port',
+  'pprof-listen-addr': 'this action takes a free port',
+  help: 'it would move nothing',
+}
+
+/** Every documented flag of `molt fetch` (1.4.1) that `extra-args` takes. */
+export const EXTRA_FLAGS = [
+  'case-sensitive',
+  'crdb-pts-duration',
+  'crdb-pts-refresh-interval',
+  'export-retry-max-attempts',
+  'export-retry-max-duration',
+  'filter-path',
+  'flush-rows',
+  'flush-size',
+  'import-batch-size',
+  'opt-out-telemetry',
+  'skip-pk-check',
+  'transformations-file',
+  'type-map-file',
+  'use-stats-based-sharding',
+] as const
+const SWITCHES: ReadonlySet<string> = new Set([
+  'case-sensitive',
+  'opt-out-telemetry',
+  'skip-pk-check',
+  'use-stats-based-sharding',
+])
+
+/** What is wrong with further arguments for `molt fetch`; undefined when nothing is. */
+export function extraArgsProblem(args: readonly string[]): string | undefined {
+  let value = false
+  for (const argument of args) {
+    if (/^-(?!-|\d)/.test(argument)) return `${argument.slice(0, 20)} is no flag of molt fetch: flags have two hyphens`
+    const [, flag, given] = /^--([^=]*)(=[\s\S]*)?$/.exec(argument) ?? []
+    if (flag === undefined) {
+      if (!value) return `${JSON.stringify(argument)} is the value of no flag`
+      value = false
+      continue
+    }
+    if (/\s/.test(flag)) return `${JSON.stringify(argument)} is two arguments; write two items, or --flag=value`
+    if (!flag) return 'a bare -- would end the flags'
+    const own = OWNED[flag]
+    if (own) return `--${flag} is set by this action itself: ${own}`
+    value = given === undefined && !SWITCHES.has(flag)
+  }
+  return undefined
+}
+
+/** A word to go with a name that is not known. */
+export function didYouMean(name: string, known: readonly string[]): string {
+  return known.length ? `; did you mean \`${closest(name, [...known])}\`?` : ''
+}
+
+/** What the tool said of one table, in rows; undefined where it did not say. */
+export interface TableAccount {
+  exported?: number
+  imported?: number
+}
+
+/** A table, or a part of one, that was not moved. `reason` says what happened and what to do. */
+export interface Skipped {
+  table: string
+  reason: string
+}
+
+/** What the tool said it did. Tables are bare names, or `schema.table` for one of another schema. */
 export interface FetchAccount {
+  /** The source's schema that is moved. */
+  schema: string
+  /** LSN in the completion record. */
   cursor: string | undefined
+  /** LSN in the record of the start. */
+  startCursor: string | undefined
   fetchId: string | undefined
   complete: boolean
   /** Named in the completion record; a table whose keys differ is named there too, with no row moved. */
   claimed: string[]
   matched: string[]
-  skipped: { table: string; reason: string }[]
+  skipped: Skipped[]
+  /** Differences that lose nothing. */
+  notes: Skipped[]
+  tables: Record<string, TableAccount>
   exportedRows: number
   importedRows: number
   exportsFinished: number
+  importsFinished: number
+  /** Table → continuation token of an import that failed. */
+  tokens: Record<string, string>
   errors: string[]
+  unknown: Unknowns
 }
 
-export function emptyAccount(): FetchAccount {
+export function emptyAccount(schema = 'public'): FetchAccount {
   return {
+    schema,
     cursor: undefined,
+    startCursor: undefined,
     fetchId: undefined,
     complete: false,
     claimed: [],
     matched: [],
     skipped: [],
+    notes: [],
+    tables: {},
     exportedRows: 0,
     importedRows: 0,
     exportsFinished: 0,
+    importsFinished: 0,
+    tokens: {},
     errors: [],
+    unknown: noUnknowns(),
   }
 }
 
-/** Adds one event to the account. Events that say nothing about completeness are left to the log. */
+type Account = (account: FetchAccount, event: MoltEvent) => void
+
+/** By the beginning of the message: the tools add to its end. */
+const EVENTS: [string, Account][] = [
+  ['found matching table', (account, event) => account.matched.push(nameWithin(account.schema, event.source_table))],
+  [
+    'starting fetch',
+    (account, event) => {
+      account.startCursor = event.cdc_cursor ? String(event.cdc_cursor) : undefined
+    },
+  ],
+  ['data extraction from source complete', (account, event) => countRows(account, event, 'exported')],
+  ['data import on target for table complete', (account, event) => countRows(account, event, 'imported')],
+  ['fetch complete', complete],
+  [
+    'continue from this fetch ID',
+    (account, event) => {
+      account.fetchId = String(event.fetch_id)
+    },
+  ],
+  [
+    'created continuation token',
+    (account, event) => {
+      account.tokens[nameWithin(account.schema, event.table)] = String(event.continuation_token)
+    },
+  ],
+]
+
+/** They say nothing about completeness. */
+const QUIET =
+  /^(default compression|checking database details|verifying common tables|establishing snapshot|clearing all continuation|data extraction phase|starting data import|row copy status|table COPY complete|starting file server|truncating table|finished truncating|creating (or updating token|new table|schema)|dropping and recreating|skipping fetch|skipping export|removing exception|molt version|the embedded stand-in)/
+
+/** Adds one event to the account. */
 export function accountFor(account: FetchAccount, event: MoltEvent): void {
   const message = event.message ?? ''
-  if (message === 'found matching table') account.matched.push(bareName(event.source_table))
-  else if (message.startsWith('data extraction from source complete')) {
-    account.exportedRows += numberField(event, 'num_rows')
-    account.exportsFinished++
-  } else if (message.startsWith('data import on target for table complete'))
-    account.importedRows += numberField(event, 'num_rows')
-  else if (message === 'fetch complete') complete(account, event)
-  else if (message === 'continue from this fetch ID') account.fetchId = String(event.fetch_id)
-  else if (event.failable_mismatch || event.mismatch_tag || isMismatch(message)) account.skipped.push(skipped(event))
-  else if (event.level === 'error' || event.level === 'fatal') account.errors.push(message)
+  const known = EVENTS.find(([beginning]) => message.startsWith(beginning))
+  if (known) known[1](account, event)
+  else if (event.failable_mismatch || event.mismatch_tag || isMismatch(message)) countMismatch(account, event)
+  else if (event.level === 'error' || event.level === 'fatal' || event.level === 'panic')
+    account.errors.push(errorText(event))
+  else if (!QUIET.test(message)) countUnknown(account.unknown, scrubText(message))
+}
+
+function countRows(account: FetchAccount, event: MoltEvent, what: 'exported' | 'imported'): void {
+  const rows = numberField(event, 'num_rows')
+  account[`${what}Rows`] += rows
+  account[what === 'exported' ? 'exportsFinished' : 'importsFinished']++
+  if (event.table === undefined) return
+  const name = nameWithin(account.schema, event.table)
+  account.tables[name] ??= {}
+  const table = account.tables[name]
+  table[what] = (table[what] ?? 0) + rows
 }
 
 function complete(account: FetchAccount, event: MoltEvent): void {
   account.complete = true
   account.fetchId = event.fetch_id ? String(event.fetch_id) : account.fetchId
   account.cursor = event.cdc_cursor ? String(event.cdc_cursor) : undefined
-  account.claimed = asList(event.tables).map(bareName)
+  account.claimed = asList(event.tables).map((table) => nameWithin(account.schema, table))
   for (const table of asList(event.skipped_unmigratable_tables))
-    account.skipped.push({ table: bareName(table), reason: 'MOLT reports it as unmigratable' })
+    account.skipped.push({
+      table: nameWithin(account.schema, table),
+      reason: 'MOLT calls it unmigratable and moved none of its rows; what is wrong stands in the lines on this table',
+    })
 }
 
 function isMismatch(message: string): boolean {
-  return /missing a definition|do not have matching primary keys|not migrating column|cannot migrate|missing a primary key/.test(
+  return /missing a definition|do not have matching primary keys|not migrating column|cannot migrate|missing a primary key/i.test(
     message,
   )
 }
 
-function skipped(event: MoltEvent): { table: string; reason: string } {
-  const message = event.message ?? ''
-  const named = /table (\S+?\.\S+) /.exec(message)?.[1] ?? /\{([^}]*)\}/.exec(message)?.[1]
-  const reason = event.reason ?? event.mismatch_info
-  return {
-    table: bareName(event.table ?? event.source_table ?? named),
-    reason: reason ? `${message}: ${reason}` : message,
+const REASONS: [RegExp, (match: RegExpExecArray) => string][] = [
+  [
+    /missing a definition on the target/,
+    () => 'the target has no such table, so none of its rows were moved; create it from the converted schema',
+  ],
+  [
+    /missing a definition on the source/,
+    () => 'the source has no such table; it was an expected one, so start a new migration if that is meant',
+  ],
+  [
+    /do not have matching primary keys|PRIMARY KEY does not match|missing a primary key/i,
+    () => 'its primary keys differ, so none of its rows were moved; give both sides the same key columns, in one order',
+  ],
+  [
+    /missing column (\S+)/,
+    ([, column]) =>
+      `the target has no column ${column}, so its rows were moved without it; add the column and load again`,
+  ],
+  [
+    /column type mismatch on (\S+): (.*)$/,
+    ([, column, types]) =>
+      `the column ${column} has another type on the target (${types}) and was left out; give both one type and load again`,
+  ],
+]
+/** The rows are moved in full all the same. */
+const HARMLESS = /extraneous column \S+ found|NOT NULL mismatch/
+
+function countMismatch(account: FetchAccount, event: MoltEvent): void {
+  const message = scrubText(event.message ?? '')
+  const named = /table (\S+?\.\S+) /.exec(message)?.[1] ?? /(\{[^}]*\})/.exec(message)?.[1]
+  const table = nameWithin(account.schema, event.table ?? event.source_table ?? named)
+  const detail = scrubText(String(event.reason ?? event.mismatch_info ?? ''))
+  const said = detail ? `${message}: ${detail}` : message
+  if (!event.failable_mismatch && HARMLESS.test(detail)) {
+    account.notes.push({ table, reason: detail })
+    return
   }
+  for (const [regex, words] of REASONS) {
+    const match = regex.exec(detail) ?? regex.exec(message)
+    if (match) return void account.skipped.push({ table, reason: words(match) })
+  }
+  account.skipped.push({ table, reason: said })
+}
+
+/** An error's text may quote a value of the row that could not be moved. */
+function errorText(event: MoltEvent): string {
+  return scrubText([event.message, event.error].filter(Boolean).join(': '))
 }
 
 function asList(value: unknown): unknown[] {
   return Array.isArray(value) ? value : []
 }
 
-/** Everything in the account that is not "all of it"; empty is the only green. */
-export function fetchProblems(account: FetchAccount, expected: readonly string[]): string[] {
-  const problems = account.skipped.map(({ table, reason }) => `${table}: ${reason}`)
+/** Tables that the tool is about to move although they are not expected; said before the first row is read. */
+export function strayTables(account: FetchAccount, expected: readonly string[]): string[] {
+  return account.matched.filter((table) => !expected.includes(table))
+}
+
+/**
+ * Everything in the account that is not "all of it"; empty is the only green.
+ * @param resumed whether this run went on with an earlier one; what it tells of rows is then only the rest
+ */
+export function fetchProblems(account: FetchAccount, expected: readonly string[], resumed = false): string[] {
+  // Tables of the target alone, which nobody expects, are none of this load's business.
+  const skipped = account.skipped.filter(
+    ({ table, reason }) => expected.includes(table) || !/^the source has/.test(reason),
+  )
+  const problems = skipped.map(({ table, reason }) => `${table}: ${reason}`)
   if (!account.complete) problems.push('molt fetch wrote no completion record: the load is not complete')
   else if (!account.cursor) problems.push('the completion record has no cursor, so a stream has nowhere to begin')
-  for (const table of expected)
-    if (!account.claimed.includes(table))
-      problems.push(`${table}: expected, but the completion record does not name it`)
-  for (const table of new Set([...account.claimed, ...account.matched]))
+  if (account.complete && !account.claimed.length && expected.length)
+    problems.push('molt fetch moved no table at all: its filter matched nothing')
+  else if (account.complete)
+    for (const table of expected)
+      if (!account.claimed.includes(table))
+        problems.push(`${table}: expected, but the completion record does not name it`)
+  for (const table of new Set([...account.claimed, ...account.matched, ...Object.keys(account.tables)]))
     if (!expected.includes(table)) problems.push(`${table}: loaded, although it is not an expected table`)
+  return [...new Set([...problems, ...(resumed ? [] : rowProblems(account, expected)), ...account.errors])]
+}
+
+function rowProblems(account: FetchAccount, expected: readonly string[]): string[] {
+  const problems: string[] = []
   if (account.complete && account.exportsFinished < expected.length)
     problems.push(`only ${account.exportsFinished} of ${expected.length} tables were exported to their end`)
-  if (account.importedRows > 0 && account.importedRows !== account.exportedRows)
-    problems.push(`${account.exportedRows} rows were exported, but ${account.importedRows} imported`)
-  return [...problems, ...account.errors]
+  if (account.importsFinished > 0 && account.importsFinished < expected.length)
+    problems.push(`only ${account.importsFinished} of ${expected.length} tables were imported to their end`)
+  const apart = Object.entries(account.tables).filter(
+    ([, { exported, imported }]) => imported !== undefined && exported !== imported,
+  )
+  for (const [table, { exported, imported }] of apart)
+    problems.push(`${table}: exported ${exported ?? 'nobody knows how many'}, but imported ${imported} rows`)
+  if (!apart.length && account.importsFinished > 0 && account.importedRows !== account.exportedRows)
+    problems.push(`exported ${account.exportedRows}, but imported ${account.importedRows} rows`)
+  return problems
+}
+
+/** Rows read and written so far, from the tool's metrics as Prometheus text; undefined when it shows none. */
+export function fetchedRows(metrics: string): { exported: number; imported: number } | undefined {
+  const sum = (name: string) => {
+    const values = [...metrics.matchAll(new RegExp(`^${name}(?:\\{[^}]*\\})? (\\S+)$`, 'gm'))].map((match) =>
+      Number(match[1]),
+    )
+    return values.length ? values.reduce((a, b) => a + b, 0) : undefined
+  }
+  const exported = sum('molt_fetch_rows_exported')
+  return exported === undefined ? undefined : { exported, imported: sum('molt_fetch_rows_imported') ?? 0 }
 }

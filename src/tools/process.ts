@@ -1,9 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, openSync, renameSync, writeSync } from 'node:fs'
+import { get } from 'node:http'
 import { type AddressInfo, createServer } from 'node:net'
+import { dirname } from 'node:path'
 import { StringDecoder } from 'node:string_decoder'
 import { ToolError } from '../runtime/errors.ts'
 import { redact } from '../runtime/masking.ts'
+import { hidePasswords } from './passwords.ts'
 
 /** How a child process ended: by itself with a code, or by a signal. */
 export interface Exit {
@@ -16,13 +19,18 @@ export interface Launch {
   args: readonly string[]
   /** Added to the few variables that every child gets. */
   env?: Record<string, string>
-  /** Where its whole output goes, redacted, mode 600. Kept at most twice `LOG_LIMIT` long. */
+  /** Where its whole output goes, redacted and scrubbed, mode 600. Kept at most twice `LOG_LIMIT` long. */
   logFile: string
+  /** Takes customers' values out of a line before it is written or remembered; `onLine` gets it whole. */
+  scrub?(line: string): string
+  /** Gives it the passwords of the URLs in `args` by a file, off the process list. For programs that honour PGPASSFILE. */
+  hidePasswords?: boolean
   onLine(line: string, stream: 'stdout' | 'stderr'): void
 }
 
 /** A line longer than this is cut in memory; the tools print whole rows. */
 const LINE_LIMIT = 256 * 1024
+const REMEMBERED = 2_000
 const LOG_LIMIT = 64 * 1024 * 1024
 const GRACE_MS = 5_000
 
@@ -60,25 +68,30 @@ export class Child {
   constructor(launch: Launch) {
     this.launch = launch
     const log = new RotatingLog(launch.logFile)
-    this.#process = spawn(launch.program, launch.args, {
-      env: childEnvironment(launch.env),
+    const hidden = launch.hidePasswords ? hidePasswords(launch.args, dirname(launch.logFile)) : undefined
+    this.#process = spawn(launch.program, hidden?.args ?? launch.args, {
+      env: childEnvironment({ ...launch.env, ...hidden?.env }),
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     this.pid = this.#process.pid
     for (const stream of ['stdout', 'stderr'] as const)
       readLines(this.#process[stream] as NodeJS.ReadableStream, (line) => {
-        log.write(redact(line))
-        this.#remember(line)
+        const clean = redact(launch.scrub?.(line) ?? line)
+        log.write(clean)
+        this.#remember(clean)
         launch.onLine(line, stream)
       })
     this.exited = new Promise((resolve) => {
       const end = (exit: Exit) => {
-        this.#exit ??= exit
+        // A program that cannot be started has both an error and an end.
+        if (this.#exit) return
+        this.#exit = exit
+        hidden?.remove()
         log.close()
         resolve(this.#exit)
       }
       this.#process.on('error', (error) => {
-        this.#remember(error.message)
+        this.#remember(redact(error.message))
         end({ code: null, signal: null })
       })
       this.#process.on('close', (code, signal) => end({ code, signal }))
@@ -89,15 +102,16 @@ export class Child {
     return this.#exit
   }
 
-  /** The last lines that it wrote, redacted, the newest last. */
+  /** The last line that it wrote, or the message on it when it is JSON. Redacted and scrubbed. */
   get lastWords(): string {
-    return redact(this.#lastLines.at(-1) ?? 'nothing').slice(0, 600)
+    const last = this.#lastLines.at(-1) ?? 'nothing'
+    return (/^\{.*"message":"((?:[^"\\]|\\.)*)"\}$/.exec(last)?.[1] ?? last).slice(0, 600)
   }
 
   /** The last line that begins with `Error:`, as both tools end; else the last line. Redacted. */
   get lastError(): string {
     const error = this.#lastLines.findLast((line) => /^(Error|panic):/i.test(line))
-    return error ? redact(error.replace(/^Error:\s*/i, '')).slice(0, 600) : this.lastWords
+    return error ? error.replace(/^Error:\s*/i, '').slice(0, 600) : this.lastWords
   }
 
   /** SIGTERM, and SIGKILL when it outlives its grace period (milliseconds). */
@@ -121,7 +135,7 @@ export class Child {
 
   #remember(line: string): void {
     if (!line.trim()) return
-    this.#lastLines.push(line)
+    this.#lastLines.push(line.slice(0, REMEMBERED))
     // The usage text of `molt fetch` after its error is some fifty lines.
     if (this.#lastLines.length > 100) this.#lastLines.shift()
   }
@@ -153,6 +167,7 @@ export function readLines(stream: NodeJS.ReadableStream, onLine: (line: string) 
     }
   })
   stream.on('end', () => {
+    take(decoder.end())
     if (pending) onLine(pending)
   })
 }
@@ -192,5 +207,22 @@ export function freeAddress(): Promise<string> {
       const { port } = server.address() as AddressInfo
       server.close(() => resolve(`127.0.0.1:${port}`))
     })
+  })
+}
+
+/** The text at a loopback URL. Not `fetch`: that would load a whole HTTP client for one line of plain HTTP. */
+export function httpText(url: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const request = get(url, { timeout: 2_000 }, (response) => {
+      let body = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk: string) => {
+        body += chunk
+      })
+      response.on('end', () => resolve(body))
+      response.on('error', reject)
+    })
+    request.on('timeout', () => request.destroy(new Error('timed out')))
+    request.on('error', reject)
   })
 }

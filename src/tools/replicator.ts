@@ -1,5 +1,5 @@
-import { get } from 'node:http'
-import { Child, type Exit } from './process.ts'
+import { Child, type Exit, httpText } from './process.ts'
+import { scrubReplicator, scrubText } from './scrub.ts'
 
 export interface ReplicatorRequest {
   program: string
@@ -14,6 +14,9 @@ export interface ReplicatorRequest {
   logFile: string
   extraArgs: readonly string[]
 }
+
+/** The replicator's `application_name` on both sides, unless a URL has one of its own. */
+export const STREAM_APPLICATION = 'molt-actions replicator'
 
 /**
  * How often it acknowledges its position. The default of 5 s would be the larger part of a write pause; at 200 ms
@@ -33,36 +36,58 @@ export function replicatorArgs(request: ReplicatorRequest): string[] {
     '--stagingCreateSchema',
     ...['--metricsAddr', request.metricsAddr],
     ...['--standbyTimeout', STANDBY_TIMEOUT],
-    '-v',
     ...request.extraArgs,
   ]
 }
 
-/** One line of the replicator's log, from either of its two text forms. */
+/** One line of the replicator's log, from any of its forms. */
 export interface LogLine {
   level: string
   message: string
   /** The text of the `error` field, when there is one. */
   error?: string
+  /** What the source database said, which the line after it does not repeat. */
+  cause?: string
 }
 
 const LOGFMT = /^time="[^"]*" level=(\w+) msg=("(?:[^"\\]|\\.)*"|\S+)(.*)$/
-const TEXT = /^([A-Z]{4,7})\s+\[[^\]]*\]\s+(.*)$/
+const PADDED = /^([A-Z]{4,7}):?\s*\[[^\]]*\]\s+(.*)$/
 
 export function parseLogLine(line: string): LogLine | undefined {
+  if (line.startsWith('{')) return parseJsonLine(line)
   const logfmt = LOGFMT.exec(line)
   if (logfmt) {
     const [, level, message, rest] = logfmt as unknown as [string, string, string, string]
-    const error = /\berror=("(?:[^"\\]|\\.)*"|\S+)/.exec(rest)?.[1]
-    return { level, message: unquote(message), ...(error && { error: unquote(error) }) }
+    return { level, message: unquote(message), ...fieldsOf(rest) }
   }
-  const text = TEXT.exec(line)
-  if (!text) return undefined
-  const error = /\berror=("(?:[^"\\]|\\.)*"|.*$)/.exec(text[2] as string)?.[1]
-  return {
-    level: (text[1] as string).toLowerCase(),
-    message: text[2] as string,
-    ...(error && { error: unquote(error) }),
+  const padded = PADDED.exec(line)
+  if (!padded) return undefined
+  const [, level, rest] = padded as unknown as [string, string, string]
+  const message = rest.replace(/\s+[\w.]+=.*$/, '').trimEnd()
+  return { level: level.toLowerCase(), message, ...fieldsOf(rest) }
+}
+
+/** Both as `error="…"` and, in the padded form, without quotes up to the next field. */
+function fieldsOf(rest: string): { error?: string; cause?: string } {
+  const field = (name: string) => {
+    const found = new RegExp(`(?:^|\\s)${name}=("(?:[^"\\\\]|\\\\.)*"?|.*?(?=\\s+\\w+=|$))`).exec(rest)?.[1]
+    return found === undefined ? undefined : unquote(found)
+  }
+  const [error, cause] = [field('error'), field('logicalMsg')]
+  return { ...(error !== undefined && { error }), ...(cause !== undefined && { cause }) }
+}
+
+function parseJsonLine(line: string): LogLine | undefined {
+  try {
+    const { severity, message, error, logicalMsg } = JSON.parse(line)
+    return {
+      level: String(severity).toLowerCase(),
+      message: String(message),
+      ...(error !== undefined && { error: typeof error === 'string' ? error : JSON.stringify(error) }),
+      ...(logicalMsg !== undefined && { cause: JSON.stringify(logicalMsg) }),
+    }
+  } catch {
+    return undefined
   }
 }
 
@@ -71,7 +96,7 @@ function unquote(text: string): string {
   try {
     return JSON.parse(text)
   } catch {
-    return text.slice(1, -1)
+    return text.replace(/^"|"$/g, '')
   }
 }
 
@@ -84,26 +109,30 @@ export interface StreamMetrics {
   dialFailures: number
 }
 
-const METRICS: Record<string, keyof StreamMetrics> = {
-  apply_upserts_total: 'upserts',
-  apply_deletes_total: 'deletes',
-  apply_errors_total: 'errors',
-  target_apply_upserts_total: 'upserts',
-  target_apply_deletes_total: 'deletes',
-  target_apply_errors_total: 'errors',
-  pglogical_dial_success_total: 'dials',
-  pglogical_dial_failure_total: 'dialFailures',
+/** The same counter before and after 1.2.0; a build that has both counts the same thing twice. */
+const METRICS: Record<keyof StreamMetrics, readonly string[]> = {
+  upserts: ['apply_upserts_total', 'target_apply_upserts_total'],
+  deletes: ['apply_deletes_total', 'target_apply_deletes_total'],
+  errors: ['apply_errors_total', 'target_apply_errors_total'],
+  dials: ['pglogical_dial_success_total'],
+  dialFailures: ['pglogical_dial_failure_total'],
 }
 
 /** Reads Prometheus text; a table's counters appear only once it has had a change, so nothing there means zero. */
 export function parseMetrics(text: string): StreamMetrics {
-  const found: StreamMetrics = { upserts: 0, deletes: 0, errors: 0, dials: 0, dialFailures: 0 }
+  const sums = new Map<string, number>()
   for (const line of text.split('\n')) {
     const sample = /^(\w+)(?:\{[^}]*\})?\s+(\S+)/.exec(line)
-    const name = sample && METRICS[sample[1] as string]
-    if (name) found[name] += Number(sample[2])
+    if (sample) sums.set(sample[1] as string, (sums.get(sample[1] as string) ?? 0) + Number(sample[2]))
   }
+  const found = noMetrics()
+  for (const key of Object.keys(METRICS) as (keyof StreamMetrics)[])
+    found[key] = Math.max(...METRICS[key].map((name) => sums.get(name) ?? 0))
   return found
+}
+
+export function noMetrics(): StreamMetrics {
+  return { upserts: 0, deletes: 0, errors: 0, dials: 0, dialFailures: 0 }
 }
 
 /** A running replicator: what it says, and whether it is going round in circles. */
@@ -116,13 +145,18 @@ export class Replicator {
   lastRetryAt = Number.NEGATIVE_INFINITY
   /** The reason that it gave with its last retry or error. */
   lastTrouble: string | undefined
+  #cause: string | undefined
 
   constructor(request: ReplicatorRequest) {
     this.request = request
     this.child = new Child({
       program: request.program,
       args: replicatorArgs(request),
+      // Both databases show it as the session's name, unless the URL has one of its own.
+      env: { PGAPPNAME: STREAM_APPLICATION },
       logFile: request.logFile,
+      scrub: scrubReplicator,
+      hidePasswords: true,
       onLine: (line) => this.#hear(line),
     })
   }
@@ -137,68 +171,21 @@ export class Replicator {
   }
 
   #hear(line: string): void {
-    if (!/warn|error|fatal|retry/i.test(line)) return
+    if (!ALARM.test(line)) return
     const parsed = parseLogLine(line)
     if (!parsed || !/^(warn|error|fatal|panic)/.test(parsed.level)) return
-    this.lastTrouble = parsed.error ?? parsed.message
-    if (!/will retry/.test(parsed.message)) return
+    if (parsed.cause) this.#cause = scrubText(parsed.cause)
+    const said = parsed.error ?? parsed.message
+    // The line that says it will retry points to the one before it, which has the reason.
+    this.lastTrouble = FROM_SOURCE.test(said) && this.#cause ? this.#cause : scrubText(said)
+    if (!RETRY.test(parsed.message)) return
     this.retries++
     this.lastRetryAt = performance.now()
   }
 }
 
-/** The text at a loopback URL. Not `fetch`: that would load a whole HTTP client for one line of plain HTTP. */
-function httpText(url: string): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const request = get(url, { timeout: 2_000 }, (response) => {
-      let body = ''
-      response.setEncoding('utf8')
-      response.on('data', (chunk: string) => {
-        body += chunk
-      })
-      response.on('end', () => resolve(body))
-      response.on('error', reject)
-    })
-    request.on('timeout', () => request.destroy(new Error('timed out')))
-    request.on('error', reject)
-  })
-}
-
-const TROUBLES: [RegExp, string][] = [
-  [/TRUNCATE/i, 'a TRUNCATE was run on the source, which the replicator cannot carry'],
-  [/toast/i, 'an UPDATE left a large (TOASTed) value unchanged, which this replicator cannot carry'],
-  [
-    /inconsistent number of key columns|key column/i,
-    'a table has another key or REPLICA IDENTITY than its target; set REPLICA IDENTITY DEFAULT',
-  ],
-  [
-    /schema drift|unexpected column|unknown column|inconsistent number of columns|expected.*columns/i,
-    'a column was added or dropped on one side only',
-  ],
-  [
-    /publication .* does not exist/i,
-    'the publication is gone; one that is dropped and recreated under a live slot does not heal: start over with a new slot',
-  ],
-  [/replication slot .* is active for PID/i, 'another process holds the slot; end it'],
-  [/replication slot .* does not exist/i, 'the slot is gone, and with it the changes since: the load must be repeated'],
-  [
-    /23505|duplicate key value/i,
-    'a unique value moved between rows, which a unique index on the target refuses; drop that index until after the drain',
-  ],
-  [
-    /428C9|GENERATED ALWAYS|non-DEFAULT value into column/i,
-    'a target column is GENERATED ALWAYS AS IDENTITY; make it BY DEFAULT',
-  ],
-  [/23\d{3}|violates/i, 'the target refuses a row by one of its constraints'],
-  [
-    /unknown destination|does not exist|could not find table|no such table|unknown table/i,
-    'a table or column of the stream is missing on the target',
-  ],
-  [/connect|dial|refused|reset|EOF|closed|terminating/i, 'a database cannot be reached'],
-]
-
-/** The replicator's last words, translated; undefined when it has not complained. */
-export function explainTrouble(said: string | undefined): string | undefined {
-  if (!said) return undefined
-  return TROUBLES.find(([regex]) => regex.test(said))?.[1] ?? 'the replicator is retrying the same change for ever'
-}
+/** Cheap, for every line of a log that may be long. */
+const ALARM = /warn|error|fatal|panic|retry/i
+const FROM_SOURCE = /^error received from source database$/
+/** In the words of both generations: one retries the connection, the other a batch and then its apply loop. */
+const RETRY = /will retry|tryCommit|maximum number of retries|restart\w* .*apply loop/i

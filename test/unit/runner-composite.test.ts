@@ -7,13 +7,6 @@ const chain = (inputs: Record<string, string> = {}) =>
   runAction({ dir: FIXTURE, repo: FIXTURE, inputs, github: { run_id: '77' } })
 
 describe('a composite action', () => {
-  test('passes values from step to step and out, and cleans up in reverse order', async () => {
-    const result = await chain({ text: "it's '{0}' a b" })
-    expect(messages(result)).toEqual([])
-    // The first step's own script holds the text in quotes, so only a plain one would do there.
-    expect(result.conclusion).toBe('failure')
-  })
-
   test('runs pre steps first, then all steps, then post steps in reverse', async () => {
     const result = await chain({ text: 'hi' })
     expect(result).toMatchObject({ conclusion: 'success', orphans: [] })
@@ -33,7 +26,7 @@ describe('a composite action', () => {
     expect(stepOf(result, 'second')).toMatchObject({ outcome: 'failure', conclusion: 'success', exitCode: 3 })
   })
 
-  test('a red step stops the rest but for failure() and always(), and its post step runs', async () => {
+  test('a red step stops the rest but for failure() and always(), and post steps run, also of a step that got no further than its pre', async () => {
     const result = await runSteps(`
 - id: ok
   uses: $/actions/js
@@ -65,6 +58,7 @@ describe('a composite action', () => {
         'main red',
         'main on-failure',
         'main final',
+        'post next',
         'post red',
         'post ok',
       ],
@@ -89,7 +83,7 @@ describe('a composite action', () => {
   shell: bash`,
       { header, env: { JOB: 'j', LEVEL: 'job' } },
     )
-    expect(stepOf(result, 'show').log).toMatch(/step from file j j-from file-- step dflt true \/\S+\/chain\n$/)
+    expect(stepOf(result, 'show').log).toMatch(/step from file j j-from file-- step dflt true {2}\/\S+\/chain\n$/)
   })
 
   test('numbers and booleans reach a step as text; objects are refused', async () => {
@@ -100,13 +94,13 @@ describe('a composite action', () => {
 - id: json
   uses: $/actions/plain
   with:
-    text: \${{ toJSON(fromJSON('[1, "a"]')) }}
+    text: \${{ join(fromJSON('[1, "a"]'), '+') }}
 - id: bad
   uses: $/actions/plain
   with:
     text: \${{ steps.show.outputs }}`)
     expect(stepOf(result, 'show').outputs).toEqual({ text: '16' })
-    expect(JSON.parse(stepOf(result, 'json').outputs.text?.split('\n')[0] === '[' ? '0' : '1')).toBe(0)
+    expect(stepOf(result, 'json').outputs).toEqual({ text: '1+a' })
     expect(messages(stepOf(result, 'bad'))).toEqual(['error: A mapping was not expected'])
   })
 
@@ -118,7 +112,6 @@ describe('a composite action', () => {
       it's 'quoted' {0} \${{ 'it''s ''x''' }} }}
     EOF
   shell: bash`)
-    expect(stepOf(result, 'show').log).toContain("\n  it's 'quoted' {0} it's 'x' }}\n##[endgroup]\n".slice(0, 0))
     expect(stepOf(result, 'show').log.split('##[endgroup]\n')[1]).toBe("  it's 'quoted' {0} it's 'x' }}\n")
   })
 
@@ -142,9 +135,8 @@ describe('a composite action', () => {
   test('post-if and pre-if decide, by the state of the job', async () => {
     const repo = repository({
       'actions/careful/action.yml':
-        'name: c\ndescription: c\nruns:\n  using: node24\n  pre: ../js/run.cjs\n  pre-if: false\n  main: ../js/run.cjs\n  post: ../js/run.cjs\n  post-if: failure()\n',
-      'a/action.yml':
-        'name: a\ndescription: a\ninputs:\n  exit:\n    description: e\nruns:\n  using: composite\n  steps:\n    - id: c\n      uses: $/actions/careful\n    - run: exit ${{ inputs.exit }}\n      shell: bash\n',
+        'name: c\ndescription: c\nruns:\n  using: node24\n  pre: ../js/pre.cjs\n  pre-if: false\n  main: ../js/main.cjs\n  post: ../js/post.cjs\n  post-if: failure()\n',
+      'a/action.yml': `name: a\ndescription: a\ninputs:\n  exit:\n    description: e\nruns:\n  using: composite\n  steps:\n    - id: c\n      uses: $/actions/careful\n    - run: exit \${{ inputs.exit }}\n      shell: bash\n`,
     })
     const run = (exit: string) => runAction({ dir: join(repo, 'a'), repo, inputs: { exit } })
     expect(ran(await run('0'))).toEqual(['main c', 'main Run exit 0'])
@@ -225,7 +217,7 @@ runs:
   })
 
   test('outputs that need a step’s value are evaluated without it in the pre and post phases, as on GitHub', async () => {
-    const header = 'outputs:\n  x:\n    value: ${{ fromJSON(steps.a.outputs.n).n }}'
+    const header = `outputs:\n  x:\n    value: \${{ fromJSON(steps.a.outputs.n).n }}`
     const steps = (uses: string) => `
 - id: a
   uses: $/actions/${uses}

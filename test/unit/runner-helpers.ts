@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
-import { type JobResult, type RunOptions, runAction, type StepResult } from '../../src/rehearsal/runner.ts'
+import { type JobResult, type Phase, type RunOptions, runAction, type StepResult } from '../../src/rehearsal/runner.ts'
 
 /** Holds the actions `js`, which runs the JavaScript of its inputs, and `plain`, and a composite one in its root. */
 export const FIXTURE = fileURLToPath(new URL('../fixtures/runner', import.meta.url))
@@ -20,9 +20,10 @@ export function repository(files: Record<string, string>): string {
   return repo
 }
 
-/** Runs the fixture's `js` action. */
+/** Runs the fixture's `js` action: its main phase, and the others if there is something for them to do. */
 export function runJs(inputs: Record<string, string>, more: Partial<RunOptions> = {}): Promise<JobResult> {
-  return runAction({ dir: join(FIXTURE, 'actions/js'), repo: FIXTURE, inputs, ...more })
+  const phases = (['pre', 'main', 'post'] as const).filter((phase) => phase === 'main' || phase in inputs)
+  return runAction({ phases, dir: join(FIXTURE, 'actions/js'), repo: FIXTURE, inputs, ...more })
 }
 
 /** Runs a composite action with these steps, written as YAML, in a copy of the fixture. */
@@ -37,6 +38,13 @@ export function runSteps(steps: string, more: Partial<RunOptions> & { header?: s
 export function stepOf(result: JobResult, id: string, phase = 'main'): StepResult {
   const step = result.steps.find((each) => each.id === id && each.phase === phase)
   if (!step) throw new Error(`there is no ${phase} step ${id}`)
+  return step
+}
+
+/** The action's own step of a phase. */
+export function phaseOf(result: JobResult, phase: Phase = 'main'): StepResult {
+  const step = result.steps.find((each) => each.depth === 0 && each.phase === phase)
+  if (!step) throw new Error(`there is no ${phase} phase`)
   return step
 }
 

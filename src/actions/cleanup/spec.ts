@@ -1,5 +1,5 @@
 import { defaulted, defineAction } from '../../runtime/spec.ts'
-import { boolean } from '../../runtime/types.ts'
+import { boolean, duration } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 export const spec = defineAction({
@@ -10,6 +10,7 @@ export const spec = defineAction({
   icon: 'trash-2',
   inputs: {
     ...migration,
+    'rollback-window': defaulted(duration, '7d', 'How long after a cutover the fenced source is kept as the way back.'),
     'dry-run': defaulted(boolean, 'false', 'Only lists what would be dropped.'),
   },
   outputs: { dropped: 'JSON array of what was dropped.' },

@@ -1,8 +1,10 @@
 import { join } from 'node:path'
-import { info } from '@actions/core'
+import { info, warning } from '@actions/core'
+import { describeChange } from '../../migration/fingerprint.ts'
 import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { checkpoint } from '../../runtime/checkpoint.ts'
+import { connect, type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { CancelledError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
@@ -10,15 +12,30 @@ import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { HeldFence, planFence } from '../../steps/fencing.ts'
 import { withStream } from '../../steps/open-stream.ts'
+import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
-import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
+import { rebuildDeferred } from '../../target/deferral.ts'
+import {
+  addEvidence,
+  advance,
+  type Entry,
+  keepingHold,
+  obtainSlot,
+  type Phase,
+  readEntry,
+  requireEntry,
+  thisRun,
+} from '../../target/ledger.ts'
 import { Child } from '../../tools/process.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'
 
 type Cutover = Context<typeof spec>
+
+/** Phases in which the target has taken over, so that a second cutover has nothing to do. */
+const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 
 /** What the fenced section leaves behind. */
 interface Outcome {
@@ -27,8 +44,7 @@ interface Outcome {
   after: StreamStatus
   drain: DrainEvidence
   verify: VerifyReport
-  pauseMs: number
-  parts: Record<string, number>
+  clock: PauseClock
 }
 
 export const action: Action<typeof spec> = {
@@ -36,18 +52,59 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     const entry = await withBoth(inputs, (source, target) => settle(context, source, target))
-    if (entry.phase === 'committed') {
-      await withDatabase(inputs.target, 'target', (target) => switchOver(context, target, entry))
+    if (DONE.includes(entry.phase)) {
+      info(`nothing to do: migration ${entry.id} is ${entry.phase} since ${entry.updatedAt.toISOString()}`)
+      context.output('phase', entry.phase)
+      context.output('verdict', 'go')
       return
     }
-    const outcome = await withStream(inputs, entry, context.signal, (stream) => throughTheFence(context, entry, stream))
+    if (entry.phase === 'committed') {
+      const again = new PauseClock()
+      await withDatabase(inputs.target, 'target', (target) => switchOver(context, target, entry, again))
+      context.output('verdict', 'go')
+      return
+    }
+    const outcome = await holding(context, entry, (signal) =>
+      withStream(inputs, entry, signal, (stream) => throughTheFence(context, entry, stream, signal)),
+    )
     await withDatabase(inputs.target, 'target', async (target) => {
-      await addEvidence(target, entry.id, 'cutover', { decision: inputs.decision, ...outcome, entry: undefined })
-      report(context, outcome)
-      if (outcome.entry.phase === 'committed') await switchOver(context, target, outcome.entry)
+      try {
+        if (outcome.entry.phase === 'committed')
+          outcome.entry = await switchOver(context, target, outcome.entry, outcome.clock)
+      } finally {
+        report(context, outcome)
+        await addEvidence(target, entry.id, 'cutover', evidence(context, outcome))
+      }
     })
     context.output('verdict', 'go')
   },
+}
+
+function evidence(context: Cutover, { before, after, drain, verify, clock, entry }: Outcome) {
+  const { decision } = context.inputs
+  return { decision, before, after, drain, verify, pauseMs: clock.total, parts: clock.parts, phase: entry.phase }
+}
+
+/** Asks whoever streams now for the slot, and keeps others off until `work` is done. */
+async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const { inputs } = context
+  const holder = thisRun('cutover')
+  const ttl = 2 * inputs.lease
+  const lost = new AbortController()
+  const signal = AbortSignal.any([context.signal, lost.signal])
+  await withDatabase(inputs.target, 'target', (target) =>
+    obtainSlot(target, entry.id, holder, inputs.handoverTimeout, ttl, context.signal),
+  )
+  return keepingHold(
+    new Link(inputs.target, 'target'),
+    entry.id,
+    holder,
+    ttl,
+    (error) => lost.abort(error),
+    () => work(signal),
+  ).catch((error) => {
+    throw lost.signal.aborted ? lost.signal.reason : error
+  })
 }
 
 /**
@@ -55,14 +112,11 @@ export const action: Action<typeof spec> = {
  * target has taken over, whatever the ledger says; anything else means that nothing was decided.
  */
 async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
-  const entry = await requireEntry(target, context.inputs.migration, [
-    'caught-up',
-    'approved',
-    'committing',
-    'committed',
-  ])
+  const phases = ['caught-up', 'approved', 'committing', 'committed', ...DONE] as const
+  const entry = await requireEntry(target, context.inputs.migration, phases)
   await requireSameSource(source, entry)
   const { state } = await readFence(source)
+  if (DONE.includes(entry.phase)) return entry
   if (state === 'permanent') {
     info(
       'the source is fenced for good: this migration was committed by an earlier run, which is carried on from there',
@@ -75,6 +129,13 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
     )
   if (state === 'armed')
     throw new VerdictError('the fence is armed: another run is cutting over; wait for its lease to end')
+  const changes = (await schemaChanges(source, target, entry)).map(describeChange)
+  if (changes.length)
+    refuse(
+      'the schema has changed since `prepare`',
+      changes,
+      'DDL is frozen from the load to the cutover: take it back, or prepare and load again.',
+    )
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
     refuse(
@@ -85,7 +146,7 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
   return entry.phase === 'committing' ? advance(target, entry, 'caught-up') : entry
 }
 
-async function throughTheFence(context: Cutover, entry: Entry, stream: Stream): Promise<Outcome> {
+async function throughTheFence(context: Cutover, entry: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   const before = await untilCaughtUp(stream, limits, () => {})
@@ -95,10 +156,12 @@ async function throughTheFence(context: Cutover, entry: Entry, stream: Stream): 
     const { refused } = await probeFence(source, fence)
     if (refused.length)
       throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
-    const renewer = await connect(inputs.source, 'source')
+    await firstVerify(context, { entry, source, target, signal })
+    const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT)
     try {
       return await fenced(context, {
         entry,
+        signal,
         stream,
         source,
         target,
@@ -111,8 +174,13 @@ async function throughTheFence(context: Cutover, entry: Entry, stream: Stream): 
   })
 }
 
+/** A statement on the fence that takes longer has met a broken connection; milliseconds. */
+const FENCE_TIMEOUT = 3_000
+
 interface Section {
   entry: Entry
+  /** Aborted when the run is cancelled, or another run has taken the hold. */
+  signal: AbortSignal
   stream: Stream
   source: Database
   target: Database
@@ -123,68 +191,142 @@ interface Section {
 /** From arming to the decision. Whatever fails before the commit lifts the fence at once. */
 async function fenced(context: Cutover, section: Section): Promise<Outcome> {
   const { inputs } = context
-  const { stream, source, target, held } = section
+  const { stream, held } = section
   const clock = new PauseClock()
-  const limit = deadlineSignal(context.signal, inputs.maxPause)
-  let committed = false
+  const limit = deadlineSignal(section.signal, inputs.maxPause)
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
+  checkpoint('before arming')
   try {
     const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))
     info(`writes are refused; ${holders} writing transactions had to end first`)
     renewal.start()
+    checkpoint('armed')
     const drain = await clock.part('drain', () => limit.race(proveDrain(stream, inputs.drainTimeout)))
     info(
       `drained: marker on the target after ${drain.markerSeenMs} ms, position confirmed after ${drain.positionConfirmedMs} ms`,
     )
+    checkpoint('drained')
     const verify = await clock.part('verify', () => limit.race(finalVerify(context, section, limit.signal)))
     requireClean(verify)
+    checkpoint('verified')
     await clock.part('sequences', () => limit.race(moveSequences(context, section)))
+    checkpoint('sequences set')
+    await clock.part('unique indexes', () => limit.race(rebuildUnique(context, section)))
     await renewal.stop()
     limit.signal.throwIfAborted()
-    await held.requireRefused()
-    let { entry } = section
-    if (inputs.decision === 'commit') {
-      entry = await advance(target, entry, 'committing')
-      await clock.part('commit', () => held.commit(inputs.holdersTimeout, limit.signal))
-      committed = true
-      entry = await advance(target, entry, 'committed')
-    } else await clock.part('lift', () => held.lift())
-    return {
-      entry,
-      before: section.before,
-      after: stream.status,
-      drain,
-      verify,
-      pauseMs: clock.total(),
-      parts: clock.parts,
-    }
+    const entry = await clock.part(inputs.decision === 'commit' ? 'commit' : 'lift', () =>
+      decide(context, section, limit),
+    )
+    return { entry, before: section.before, after: stream.status, drain, verify, clock }
   } catch (error) {
     await renewal.stop()
-    if (!committed) await liftAfter(error, context, source)
-    info(`writes were paused for ${seconds(clock.total())}: ${clock.text()}`)
-    context.output('pause-ms', clock.total())
+    await clock.part('lift', () => liftAfter(context, section))
+    info(`writes were paused for ${seconds(clock.total)}: ${clock.text}`)
+    context.output('pause-ms', clock.total)
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
   } finally {
     limit.clear()
   }
 }
 
-/** On a new connection: the one of the fenced section may be what has failed. Unlifted, the lease ends it. */
-async function liftAfter(error: unknown, context: Cutover, source: Database): Promise<void> {
-  await liftFence(source).catch(() => withDatabase(context.inputs.source, 'source', liftFence))
-  info(`the fence is lifted: writes to the source are possible again (${messageOf(error).split('\n')[0]})`)
+/**
+ * The decision, or its rehearsal. It lives on the source, beside the fence, and the ledger copies it: `committing`
+ * before, so that a later run knows that it has to look, and `committed` after.
+ */
+async function decide(context: Cutover, section: Section, limit: Limit): Promise<Entry> {
+  const { inputs } = context
+  const { entry, source, target, held } = section
+  await held.requireRefused()
+  const problems = await fenceProblems(source, await planFence(source, entry.plan))
+  if (problems.length)
+    refuse('the fence is not what it was', problems, 'A write may have gone past it; nothing was decided.')
+  if (inputs.decision === 'rehearse') {
+    if (await held.lift()) return entry
+    throw new VerdictError('the fence was changed by someone else before it could be lifted')
+  }
+  const committing = await advance(target, entry, 'committing')
+  checkpoint('committing')
+  // The last look at the target: a decision for a database that is gone would leave the application without any.
+  const now = await readEntry(target, committing.id)
+  if (now?.nonce !== committing.nonce) throw new VerdictError('another run has moved this migration meanwhile')
+  await held.commit(inputs.holdersTimeout, limit.signal)
+  checkpoint('permanent on the source')
+  const committed = await advance(target, committing, 'committed')
+  checkpoint('committed')
+  return committed
+}
+
+/**
+ * Lifts our fence after a failure, on a new connection: the old one may be what has failed. A fence that is permanent
+ * by now stays, since then the decision was taken; what cannot be reached falls with its lease.
+ */
+async function liftAfter(context: Cutover, { held }: Section): Promise<void> {
+  if (!held.lease) return
+  try {
+    const source = await connect(context.inputs.source, 'source', FENCE_TIMEOUT)
+    try {
+      const lifted = await liftFence(source, held.lease)
+      const { state } = await readFence(source)
+      if (lifted) info('the fence is lifted: writes to the source are possible again')
+      else if (state === 'permanent')
+        warning(
+          'the source is fenced for good: the decision for the target was taken before this failure. Run `cutover` again, which carries on from there',
+        )
+      else info(`the fence is ${state}`)
+    } finally {
+      await source.end().catch(() => {})
+    }
+  } catch (error) {
+    warning(
+      `the fence could not be lifted (${messageOf(error)}); it falls by itself within ${seconds(context.inputs.lease)}`,
+    )
+  }
+}
+
+/** Beside the verify: fence, drain, sequences and decision took some 0.3 s in all on two embedded servers. */
+const PAUSE_BESIDE_VERIFY = 2_000
+
+/**
+ * The first verify, while changes are streamed: what is lost already needs no write pause to be found. Its duration
+ * tells what the pause will be.
+ * @throws VerdictError when something differs that is no lag, or the pause would exceed `max-pause`
+ */
+async function firstVerify(
+  context: Cutover,
+  { entry, source, target, signal }: Pick<Section, 'entry' | 'source' | 'target' | 'signal'>,
+): Promise<void> {
+  const { inputs } = context
+  const { firstVerify: level } = inputs
+  if (level === 'none') return
+  const options = { ...verifyOptions(context, entry, signal), level, while: 'streaming' as const }
+  const report = await runVerify(source, target, options)
+  info(
+    `first verify, while changes are streamed: ${report.problems.length ? 'not clean' : 'clean'} after ${seconds(report.durationMs)}`,
+  )
+  if (report.problems.length) context.summary(verifyTable(report))
+  requireClean(report)
+  const verify = inputs.finalVerify === level ? report.durationMs : inputs.finalVerify === 'full' ? undefined : 1_000
+  if (verify === undefined) return
+  const estimate = verify + PAUSE_BESIDE_VERIFY
+  context.output('estimated-pause-ms', estimate)
+  info(`the write pause is expected to take about ${seconds(estimate)}`)
+  if (estimate > inputs.maxPause)
+    throw new VerdictError(
+      `the write pause would take about ${seconds(estimate)}, more than \`max-pause\` (${seconds(inputs.maxPause)}); allow more, or compare less in it (\`final-verify: counts\`). Nothing was paused`,
+    )
+}
+
+function verifyOptions(context: Cutover, { plan }: Entry, signal: AbortSignal) {
+  const { inputs } = context
+  const logFile = join(workFolder(inputs.migration), 'molt-verify.log')
+  return { program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan, logFile, signal }
 }
 
 async function finalVerify(context: Cutover, section: Section, signal: AbortSignal): Promise<VerifyReport> {
-  const { inputs } = context
+  const level = context.inputs.finalVerify
   const report = await runVerify(section.source, section.target, {
-    program: 'molt',
-    sourceUrl: inputs.source,
-    targetUrl: inputs.target,
-    plan: section.entry.plan,
-    level: inputs.finalVerify,
-    logFile: join(workFolder(inputs.migration), 'molt-verify.log'),
-    signal,
+    ...verifyOptions(context, section.entry, signal),
+    level,
   })
   context.summary(verifyTable(report))
   context.output(
@@ -217,16 +359,34 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
   info(`${set.length} sequences are set on the target and read back`)
 }
 
-/** The decision stands; this can fail, and can be run again. */
-async function switchOver(context: Cutover, target: Database, entry: Entry): Promise<void> {
+/**
+ * What was taken off the target for the load, and would have been in the stream's way: unique indexes before anyone
+ * writes there, checks and foreign keys without looking at the rows. A rehearsal leaves them off: it may stream again.
+ */
+async function rebuildUnique(context: Cutover, { entry, target }: Section): Promise<void> {
+  if (context.inputs.decision !== 'commit') return
+  const built: string[] = []
+  for (const kind of ['unique', 'check', 'foreign-key'] as const)
+    built.push(...(await rebuildDeferred(target, entry.id, kind)))
+  if (built.length) info(`${built.length} unique indexes, checks and foreign keys are back on the target`)
+}
+
+/** The decision stands; this can fail, and can be run again. Until it is done nobody can write on either side. */
+async function switchOver(context: Cutover, target: Database, entry: Entry, clock: PauseClock): Promise<Entry> {
   const [program, ...args] = context.inputs.switchCommand ?? []
-  if (program) await runSwitch(context, program, args)
-  else
+  if (!program) {
     context.summary(
-      '### Switch the application now\n\nThe source refuses writes for good. Point the application at the target; there is no `switch-command` to do it.',
+      '### Switch the application now\n\nThe source refuses writes for good, and nobody can write until the application uses the target. Point its connection string there; there is no `switch-command` to do it.',
     )
-  const now = program ? await advance(target, entry, 'switched') : entry
-  context.output('phase', now.phase)
+    context.output('phase', entry.phase)
+    return entry
+  }
+  await clock.part('switch', () => runSwitch(context, program, args))
+  checkpoint('switch command done')
+  const switched = await advance(target, entry, 'switched')
+  checkpoint('switched')
+  context.output('phase', switched.phase)
+  return switched
 }
 
 async function runSwitch(context: Cutover, program: string, args: string[]): Promise<void> {
@@ -248,30 +408,27 @@ async function runSwitch(context: Cutover, program: string, args: string[]): Pro
 }
 
 function report(context: Cutover, outcome: Outcome): void {
-  const { before, after, entry, pauseMs, parts } = outcome
-  info(
-    `writes were paused for ${pauseMs} ms: ${Object.entries(parts)
-      .map(([part, ms]) => `${part} ${ms}`)
-      .join(', ')}`,
-  )
-  context.output('pause-ms', pauseMs)
-  context.output('pause-parts', JSON.stringify(parts))
+  const { before, after, entry, clock } = outcome
+  info(`writes were paused for ${clock.total} ms: ${clock.text}`)
+  context.output('pause-ms', clock.total)
+  context.output('pause-parts', JSON.stringify(clock.parts))
   context.output('lag-ms', before.lagMs)
   context.output('changes', after.changes)
   context.output('phase', entry.phase)
-  const decided =
-    entry.phase === 'committed' ? 'committed: the source is fenced for good' : 'rehearsed: the fence is lifted'
+  const decided = {
+    committed: 'committed: the source is fenced for good',
+    switched: 'committed and switched: the target has taken over',
+  }[entry.phase as string]
   context.summary(
-    `### Cutover ${decided}\n\nWrites were paused for **${number(pauseMs)} ms** (${Object.entries(parts)
-      .map(([part, ms]) => `${part} ${number(ms)}`)
-      .join(', ')}). Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
+    `### Cutover ${decided ?? 'rehearsed: the fence is lifted'}\n\nWrites were paused for **${number(clock.total)} ms** (${clock.text}). Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
   )
 }
 
-/** The write pause by part, by this runner's monotonic clock. */
+/** The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. */
 class PauseClock {
   readonly parts: Record<string, number> = {}
   #began: number | undefined
+  #ended = 0
 
   async part<T>(name: string, work: () => Promise<T>): Promise<T> {
     const began = performance.now()
@@ -279,17 +436,18 @@ class PauseClock {
     try {
       return await work()
     } finally {
-      this.parts[name] = Math.round(performance.now() - began)
+      this.#ended = performance.now()
+      this.parts[name] = Math.round(this.#ended - began)
     }
   }
 
-  total(): number {
-    return this.#began === undefined ? 0 : Math.round(performance.now() - this.#began)
+  get total(): number {
+    return this.#began === undefined ? 0 : Math.round(this.#ended - this.#began)
   }
 
-  text(): string {
+  get text(): string {
     return Object.entries(this.parts)
-      .map(([part, ms]) => `${part} ${ms} ms`)
+      .map(([part, ms]) => `${part} ${number(ms)} ms`)
       .join(', ')
   }
 }

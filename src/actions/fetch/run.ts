@@ -1,32 +1,37 @@
 import { join } from 'node:path'
-import { info } from '@actions/core'
+import { info, warning } from '@actions/core'
+import { filterProblems } from '../../migration/filter.ts'
+import { exactFilter } from '../../migration/tables.ts'
+import { loadedTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
-import { InputError, refuse, UserError } from '../../runtime/errors.ts'
-import { number, progress, workFolder } from '../../runtime/progress.ts'
-import {
-  completePublication,
-  createPublication,
-  dropSlot,
-  readPublication,
-  readSlot,
-  slotProblems,
-} from '../../source/slot.ts'
+import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
+import { number, progress, seconds, workFolder } from '../../runtime/progress.ts'
+import { readHeartbeatOwner } from '../../source/heartbeat.ts'
+import { completePublication, createPublication, readPublication, slotProblems } from '../../source/slot.ts'
+import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
-import { type LoadProgress, runLoad } from '../../steps/load.ts'
+import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../steps/interrupted.ts'
+import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
-import { addEvidence, advance, type Plan, requireEntry } from '../../target/ledger.ts'
-import { type FetchAccount, fetchArgs, fetchFeatures, fetchProblems } from '../../tools/molt-fetch.ts'
+import { addEvidence, advance, type Entry, type Exported, type Plan, requireEntry } from '../../target/ledger.ts'
+import {
+  didYouMean,
+  extraArgsProblem,
+  type FetchAccount,
+  type FetchFeatures,
+  fetchArgs,
+  fetchFeatures,
+  fetchProblems,
+  MODES,
+  unknownFlags,
+} from '../../tools/molt-fetch.ts'
 import { freeAddress } from '../../tools/process.ts'
 import { toolHelp } from '../../tools/versions.ts'
-import { requireSameSource, withBoth } from '../common.ts'
+import { requireSameSource, requireTls, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Fetch = Context<typeof spec>
-
-/** Flags that decide what is moved, from where, and whether it can be believed: only the action sets them. */
-const OWNED =
-  /^--(source|target|schema-filter|table-filter|pglogical-.*|table-handling|direct-copy|use-copy|bucket-path|local-path.*|non-interactive|log-file|logging|use-console-writer|metrics-listen-addr|mode|allow-tls-mode-disable)(=|$)/
 
 export const action: Action<typeof spec> = {
   spec,
@@ -37,127 +42,326 @@ export const action: Action<typeof spec> = {
 }
 
 function checkInputs(inputs: Fetch['inputs']): void {
-  const owned = inputs.extraArgs?.find((argument) => OWNED.test(argument))
-  if (owned)
-    throw new InputError(`input \`extra-args\`: ${owned.split('=')[0]} is set by this action itself; use its own input`)
-  if (inputs.mode !== 'direct-copy' && !inputs.bucketPath && !inputs.localPath)
+  const extra = extraArgsProblem(inputs.extraArgs ?? [])
+  if (extra) throw new InputError(`input \`extra-args\`: ${extra}`)
+  const files = [inputs.bucketPath, inputs.localPath].filter(Boolean).length
+  if (inputs.mode !== 'direct-copy' && !files)
     throw new InputError(
       `input \`mode\`: \`${inputs.mode}\` moves rows through files; write \`bucket-path\` or \`local-path\`, or take \`direct-copy\``,
     )
+  if (inputs.mode === 'direct-copy' && files)
+    throw new InputError('input `mode`: `direct-copy` uses no files; leave out `bucket-path` and `local-path`')
+  if (files > 1) throw new InputError('input `local-path`: write either it or `bucket-path`')
+  if (inputs.mode !== 'import' && inputs.compression === 'gzip')
+    throw new InputError(`input \`compression\`: \`${inputs.mode}\` cannot read compressed files`)
+  if (inputs.allowTruncate?.length && inputs.tableHandling === 'none')
+    throw new InputError('input `allow-truncate`: it has no effect while `table-handling` is `none`')
+  const continued = inputs.fetchId ?? inputs.continuationToken ?? inputs.continuationFileName
+  if (continued && inputs.onInterrupted !== 'resume')
+    throw new InputError('input `fetch-id`: a load is gone on with only by `on-interrupted: resume`')
 }
 
 async function fetchTables(context: Fetch, source: Database, target: Database): Promise<void> {
   const { inputs } = context
-  const entry = await requireEntry(target, inputs.migration, ['prepared'])
+  let entry = await requireEntry(target, inputs.migration, ['prepared'])
   const { plan } = entry
   await requireSameSource(source, entry)
-  const definitions = await definitionProblems(source, target, plan)
+  await requireAlone(source, plan, inputs.migration)
+  const features = fetchFeatures(await toolHelp('molt', 'fetch'))
+  const resume = await settleInterrupted(source, target, entry, { ...inputs, policy: inputs.onInterrupted })
+  if (!resume) await requireLoadable(source, target, plan, inputs)
+  info(`${MODES[inputs.mode]}.`)
+  const metricsAddr = await freeAddress()
+  const args = await commandLine(inputs, plan, source, features, metricsAddr, resume)
+  const began = performance.now()
+  let started: Promise<unknown> = Promise.resolve()
+  const result = await load(context, source, plan, args, metricsAddr, (cursor) => {
+    if (resume) return
+    started = advance(target, entry, 'prepared', { facts: { load: { cursor, mode: inputs.mode } } }).then((now) => {
+      entry = now
+    })
+    started.catch(() => {})
+  })
+  await started
+  const { account } = result
+  if (account.fetchId) context.output('fetch-id', account.fetchId)
+  if (result.failure) throw await giveUp(context, source, target, entry, result, resume)
+  const arrived = account.complete ? await countArrived(target, plan) : {}
+  const problems = [
+    ...fetchProblems(account, plan.tables, resume !== undefined),
+    ...(account.complete ? arrivedProblems(plan, resume?.exported ?? readSoFar(account), arrived) : []),
+  ]
+  if (problems.length) {
+    await abandon(source, target, entry)
+    await addEvidence(target, entry.id, 'fetch', { problems, account })
+    refuse(
+      'the load is not complete, although molt fetch reported no failure',
+      problems,
+      `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Put these right, empty the target tables, and load again.`,
+    )
+  }
+  await completePublication(source, plan.publication)
+  const cursor = resume?.cursor ?? (account.cursor as string)
+  const stream = [
+    ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
+    ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
+  ]
+  if (stream.length) {
+    await abandon(source, target, entry)
+    refuse(
+      'every row was moved, but no stream can go on from this load',
+      stream,
+      `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,
+    )
+  }
+  await advance(target, entry, 'loaded', {
+    facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor) },
+  })
+  const durationMs = Math.round(performance.now() - began)
+  const insecure = requireTls(inputs)
+  await addEvidence(target, entry.id, 'fetch', {
+    ...{ account, arrived, cursor, durationMs, insecure, mode: inputs.mode, resumed: resume !== undefined },
+    // molt takes its snapshot by itself and keeps it to itself.
+    countInSnapshot: 'not possible; what was exported is held against what arrived, and verify compares every row',
+  })
+  report(context, { plan, account, arrived, cursor, durationMs, insecure })
+}
+
+/** MOLT's publication has one fixed name for each database: a second load would drop the first one's. */
+async function requireAlone(source: Database, plan: Plan, migration: string): Promise<void> {
+  const owner = await readHeartbeatOwner(source)
+  if (owner && owner.migration !== migration)
+    throw new UserError(
+      `the source belongs to migration \`${owner.migration}\`; one source database carries one migration at a time, since MOLT's publication has a fixed name. Run \`cleanup\` for it first`,
+    )
+  const foreign = await foreignTables(source, plan)
+  if (foreign.length)
+    throw new UserError(
+      `the publication ${plan.publication} exists already and sends ${foreign.slice(0, 5).join(', ')}${foreign.length > 5 ? ' …' : ''}, which this migration knows nothing of: it belongs to another load of this database, and MOLT would drop it. Finish that one, or drop the publication`,
+    )
+}
+
+/** Everything that can be known to go wrong is said before a slot is made or a row is moved. */
+async function requireLoadable(source: Database, target: Database, plan: Plan, inputs: Fetch['inputs']): Promise<void> {
+  const recreate = inputs.tableHandling === 'drop-on-target-and-recreate'
+  const definitions = recreate ? [] : await definitionProblems(source, target, plan)
   if (definitions.length)
     refuse(
       'the tables have changed since `prepare`',
       definitions.map(({ what, fix }) => `${what}; ${fix}`),
       'No row was moved.',
     )
-  await requireEmptyTarget(target, inputs, plan)
-  const args = await commandLine(inputs, plan, source)
-  const began = performance.now()
-  const account = await load(context, plan, args, source)
-  const problems = [...fetchProblems(account, plan.tables), ...(await arrivedProblems(target, plan, account))]
-  if (problems.length) {
-    await dropSlot(source, plan.slot)
-    refuse(
-      'the load is not complete, although molt fetch ended with exit code 0',
-      problems,
-      `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Put these right, empty the target tables, and load again.`,
-    )
-  }
-  await completePublication(source, plan.publication)
-  const stream = await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor: account.cursor })
-  if (stream.length)
-    refuse('the load is complete, but the stream cannot begin', stream, 'Put these right before `replicate`.')
-  await advance(target, entry, 'loaded', { facts: { cursor: account.cursor } })
-  const durationMs = Math.round(performance.now() - began)
-  await addEvidence(target, entry.id, 'fetch', { ...account, durationMs })
-  report(context, plan, account, durationMs)
+  const filter = (schema: string) => ({ schema: exactFilter([schema]), table: exactFilter(plan.tables) })
+  const [here, there] = [await readTableNames(source), await readTableNames(target)]
+  const caught = [
+    ...filterProblems('source', here, { schema: plan.sourceSchema, tables: plan.tables }, filter(plan.sourceSchema)),
+    ...filterProblems('target', there, { schema: plan.targetSchema, tables: plan.tables }, filter(plan.targetSchema)),
+  ]
+  if (caught.length) refuse('the load would not move exactly the expected tables', caught, 'No row was moved.')
+  await requireDisposable(target, plan, inputs)
 }
 
-/** Rows that are there already would be counted as loaded, or collide with those that are. */
-async function requireEmptyTarget(target: Database, inputs: Fetch['inputs'], plan: Plan): Promise<void> {
-  if (inputs.tableHandling !== 'none') return
+/** Rows that are there already would be counted as loaded, or collide; they are thrown away only by name. */
+async function requireDisposable(target: Database, plan: Plan, inputs: Fetch['inputs']): Promise<void> {
+  const allowed = inputs.allowTruncate ?? []
+  for (const name of allowed)
+    if (!plan.tables.includes(name))
+      throw new InputError(`input \`allow-truncate\`: ${name} is not an expected table${didYouMean(name, plan.tables)}`)
+  const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
   const full: string[] = []
   for (const table of plan.tables)
-    if ((await countRows(target, plan.targetSchema, table)) > 0)
-      full.push(`${plan.targetSchema}.${table} holds rows on the target`)
-  if (full.length)
-    refuse('the target is not empty', full, 'Empty these tables, or say `table-handling: truncate-if-exists`.')
+    if (!allowed.includes(table) && there.has(`${plan.targetSchema}.${table}`))
+      if (await holdsRows(target, plan.targetSchema, table)) full.push(table)
+  if (!full.length) return
+  const next =
+    inputs.tableHandling === 'none'
+      ? 'Empty these tables, or say `table-handling: truncate-if-exists` and name them in `allow-truncate`.'
+      : `\`table-handling: ${inputs.tableHandling}\` would throw these rows away; name the tables in \`allow-truncate\` if that is meant.`
+  refuse(
+    'the target is not empty',
+    full.map((table) => `${plan.targetSchema}.${table} holds rows on the target`),
+    next,
+  )
 }
 
-async function commandLine(inputs: Fetch['inputs'], plan: Plan, source: Database): Promise<string[]> {
-  const features = fetchFeatures(await toolHelp('molt', 'fetch'))
-  const slot = await readSlot(source, plan.slot)
-  if (slot)
+async function commandLine(
+  inputs: Fetch['inputs'],
+  plan: Plan,
+  source: Database,
+  features: FetchFeatures,
+  metricsAddr: string,
+  resume: Resumed | undefined,
+): Promise<string[]> {
+  const args = fetchArgs(
+    {
+      ...inputs,
+      ...{ schema: plan.sourceSchema, tables: plan.tables, slot: plan.slot },
+      ...{ metricsAddr, pprofAddr: await freeAddress(), insecure: requireTls(inputs).length > 0 },
+      resume: resume && { ...inputs, fetchId: resume.fetchId },
+      extraArgs: inputs.extraArgs ?? [],
+    },
+    features,
+  )
+  const unknown = unknownFlags(args, features)
+  if (unknown.length)
     throw new UserError(
-      `the slot ${plan.slot} exists already: a load was begun before. Drop it (SELECT pg_drop_replication_slot('${plan.slot}')), empty the target tables, and load again`,
+      `this build of molt has no ${unknown.join(', ')}; leave the setting out, or take the version that \`setup\` pins by default`,
     )
   // An older molt leaves the publication to us; it must be there before the slot, or the stream never finds it.
   if (!features.ownsPublication && !(await readPublication(source, plan.publication)))
     await createPublication(source, plan.publication, plan.sourceSchema, plan.tables)
-  const request = {
-    ...inputs,
-    ...plan,
-    source: inputs.source,
-    target: inputs.target,
-    schema: plan.sourceSchema,
-    tables: plan.tables,
-  }
-  return fetchArgs({ ...request, metricsAddr: await freeAddress(), extraArgs: inputs.extraArgs ?? [] }, features)
+  return args
 }
 
-/** Runs the load; the slot of one that failed is not left to fill the source's disk. */
-async function load(context: Fetch, plan: Plan, args: string[], source: Database): Promise<FetchAccount> {
-  const folder = workFolder(context.inputs.migration)
+async function load(
+  context: Fetch,
+  source: Database,
+  plan: Plan,
+  args: string[],
+  metricsAddr: string,
+  onStarted: (cursor: string) => void,
+): Promise<LoadResult> {
+  const expected = await estimateSize(source, plan.sourceSchema, plan.tables).catch(() => ({ rows: 0, bytes: 0 }))
   const began = performance.now()
-  let latest: LoadProgress = { tablesDone: 0, tablesTotal: plan.tables.length, rows: 0 }
-  const ticker = progress(context.inputs.progressEvery, () => {
-    const rate = latest.rows / ((performance.now() - began) / 1000)
-    return `loading: ${latest.tablesDone} of ${latest.tablesTotal} tables, ${number(latest.rows)} rows, ${number(rate)} rows/s`
-  })
+  let latest: LoadProgress = { tablesDone: 0, rows: 0 }
+  const ticker = progress(context.inputs.progressEvery, () =>
+    progressLine(latest, plan.tables.length, expected, performance.now() - began),
+  )
   try {
     return await runLoad({
-      program: 'molt',
-      args,
-      plan,
-      logFile: join(folder, 'molt-fetch.log'),
+      ...{ program: 'molt', args, metricsAddr, onStarted },
+      ...{ schema: plan.sourceSchema, tables: plan.tables },
+      logFile: join(workFolder(context.inputs.migration), 'molt-fetch.log'),
       signal: context.signal,
       onProgress: (now) => {
         latest = now
       },
     })
-  } catch (error) {
-    await dropSlot(source, plan.slot).catch(() => {})
-    throw error
   } finally {
     ticker.stop()
   }
 }
 
-/** The rows are counted where they must have arrived: the tool's own numbers are its opinion. */
-async function arrivedProblems(target: Database, plan: Plan, account: FetchAccount): Promise<string[]> {
-  let arrived = 0
-  for (const table of plan.tables) arrived += await countRows(target, plan.targetSchema, table)
-  if (arrived === account.exportedRows) return []
-  return [`${number(account.exportedRows)} rows were exported, but the target's tables hold ${number(arrived)}`]
+/** `loading: 3 of 11 tables, 120,000 of about 300,000 rows (40%, about 36 of 90 MiB), 24,000 rows/s, about 8 s left` */
+export function progressLine(
+  now: LoadProgress,
+  tables: number,
+  expected: { rows: number; bytes: number },
+  elapsedMs: number,
+): string {
+  const rate = now.rows / (elapsedMs / 1000)
+  const part = expected.rows > 0 ? Math.min(1, now.rows / expected.rows) : 0
+  const mib = (bytes: number) => number(bytes / 2 ** 20)
+  const of = part
+    ? ` of about ${number(expected.rows)} rows (${Math.floor(part * 100)}%, about ${mib(part * expected.bytes)} of ${mib(expected.bytes)} MiB)`
+    : ' rows'
+  const left = part && rate > 0 ? `, about ${seconds((Math.max(0, expected.rows - now.rows) / rate) * 1000)} left` : ''
+  const bar = process.stdout.isTTY && part ? `${'█'.repeat(Math.round(part * 20)).padEnd(20, '░')} ` : ''
+  return `${bar}loading: ${now.tablesDone} of ${tables} tables, ${number(now.rows)}${of}, ${number(rate)} rows/s${left}`
 }
 
-function report(context: Fetch, plan: Plan, account: FetchAccount, durationMs: number): void {
+/** A load that failed: its slot is kept only to be gone on with, when that was asked for and can be. */
+async function giveUp(
+  context: Fetch,
+  source: Database,
+  target: Database,
+  entry: Entry,
+  { account, failure }: LoadResult,
+  resume: Resumed | undefined,
+): Promise<unknown> {
+  const { inputs } = context
+  const cursor = resume?.cursor ?? account.startCursor
+  const exported = resume?.exported ?? everythingRead(account, entry.plan)
+  const wanted = inputs.onInterrupted === 'resume' && inputs.mode !== 'direct-copy'
+  const keep = wanted && cursor && account.fetchId && exported
+  try {
+    if (!keep) await abandon(source, target, entry)
+    else {
+      await advance(target, entry, 'prepared', {
+        facts: { load: { cursor, mode: inputs.mode, fetchId: account.fetchId, exported } },
+      })
+      warning(
+        `the load can be gone on with: run this again with \`on-interrupted: resume\`. Until then the slot ${entry.plan.slot} keeps WAL on the source`,
+      )
+    }
+  } catch (error) {
+    warning(
+      `the slot ${entry.plan.slot} of the failed load may still be there and fill the source's disk (${messageOf(error)}); drop it: SELECT pg_drop_replication_slot('${entry.plan.slot}')`,
+    )
+  }
+  return failure
+}
+
+function readSoFar(account: FetchAccount): Exported {
+  const named = Object.entries(account.tables).filter(([, { exported }]) => exported !== undefined)
+  return {
+    tables: Object.fromEntries(named.map(([table, { exported }]) => [table, exported as number])),
+    total: account.exportedRows,
+  }
+}
+
+/** The rows that were read, when every table was read to its end; else nobody can tell what is still to come. */
+function everythingRead(account: FetchAccount, plan: Plan): Exported | undefined {
+  return account.exportsFinished < plan.tables.length ? undefined : readSoFar(account)
+}
+
+async function abandon(source: Database, target: Database, entry: Entry): Promise<void> {
+  await dropLoad(source, entry.plan)
+  await endImports(target, entry.plan)
+  if (entry.facts.load) await advance(target, entry, 'prepared', { facts: { load: null } })
+}
+
+/** The rows are counted where they must have arrived: the tool's own numbers are its opinion. */
+async function countArrived(target: Database, plan: Plan): Promise<Record<string, number>> {
+  const arrived: Record<string, number> = {}
+  await target.query('SET statement_timeout = 0')
+  const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
+  for (const table of plan.tables)
+    if (there.has(`${plan.targetSchema}.${table}`)) arrived[table] = await countRows(target, plan.targetSchema, table)
+  return arrived
+}
+
+/** Held against what was read from the source: table by table where the tool names them, else in all. */
+function arrivedProblems(plan: Plan, read: Exported, arrived: Record<string, number>): string[] {
+  const problems: string[] = []
+  let rest = read.total
+  let untold = 0
+  for (const table of plan.tables) {
+    const rows = arrived[table] ?? 0
+    const said = read.tables[table]
+    if (said === undefined) untold += rows
+    else if (said !== rows)
+      problems.push(`${table}: exported ${number(said)}, but the target holds ${number(rows)} rows`)
+    rest -= said ?? 0
+  }
+  if (untold !== rest) problems.push(`exported ${number(rest)}, but the target's tables hold ${number(untold)} rows`)
+  return problems
+}
+
+/** The stream's own progress is kept in it; one that was used with another slot would win over this slot's position. */
+function stagingSchema(entry: Entry, cursor: string): string {
+  return `molt_staging_${entry.facts.source?.sourceId.slice(0, 8)}_${cursor.replace('/', '_').toLowerCase()}`
+}
+
+interface Loaded {
+  plan: Plan
+  account: FetchAccount
+  arrived: Record<string, number>
+  cursor: string
+  durationMs: number
+  insecure: string[]
+}
+
+function report(context: Fetch, loaded: Loaded): void {
+  const { plan, account, arrived, cursor, durationMs } = loaded
+  const rows = Object.values(arrived).reduce((sum, each) => sum + each, 0)
   info(
-    `loaded ${plan.tables.length} tables, ${number(account.exportedRows)} rows in ${(durationMs / 1000).toFixed(1)} s; the stream begins at ${account.cursor}`,
+    `loaded ${plan.tables.length} tables, ${number(rows)} rows in ${seconds(durationMs)}; the stream begins at ${cursor}`,
   )
-  context.output('cursor', account.cursor as string)
+  for (const { table, reason } of account.notes) info(`${table}: ${reason}`)
+  context.output('cursor', cursor)
   context.output('tables', plan.tables.length)
-  context.output('rows', account.exportedRows)
+  context.output('rows', rows)
   context.output('duration-ms', durationMs)
-  context.summary(
-    `### Loaded\n\n${plan.tables.length} of ${plan.tables.length} expected tables, ${number(account.exportedRows)} rows in ${(durationMs / 1000).toFixed(1)} s. The stream begins at \`${account.cursor}\`.`,
-  )
+  context.summary(loadedTable({ ...loaded, mode: MODES[context.inputs.mode], rows }))
 }

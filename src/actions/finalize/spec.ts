@@ -5,7 +5,8 @@ import { migration } from '../common.ts'
 export const spec = defineAction({
   name: 'finalize',
   title: 'Finalize',
-  description: "Sets the target's sequences beyond every value in use, and reads them back.",
+  description:
+    "Sets the target's sequences beyond every value in use and reads them back, and rebuilds what was taken off for the load; after a switch it also validates and drops the slot.",
   icon: 'flag',
   inputs: {
     ...migration,
@@ -15,5 +16,8 @@ export const spec = defineAction({
       'How far beyond the last value used each sequence is set.',
     ),
   },
-  outputs: { sequences: 'JSON array: per sequence `name`, `sourceValue`, `value` on the target.' },
+  outputs: {
+    sequences: 'JSON array: per sequence `name`, `sourceValue`, `value` on the target.',
+    phase: "The migration's phase afterwards.",
+  },
 })

@@ -1,33 +1,81 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { info } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
-import type { Database } from '../../runtime/database.ts'
-import { refuse } from '../../runtime/errors.ts'
-import { number, seconds } from '../../runtime/progress.ts'
+import { type Database, Link, withDatabase } from '../../runtime/database.ts'
+import { messageOf, refuse, throwIfCancelled } from '../../runtime/errors.ts'
+import { redact } from '../../runtime/masking.ts'
+import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { slotProblems } from '../../source/slot.ts'
-import { proveDrain } from '../../steps/drain.ts'
+import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { planFence } from '../../steps/fencing.ts'
 import { withStream } from '../../steps/open-stream.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
-import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
+import {
+  addEvidence,
+  advance,
+  type Entry,
+  keepingHold,
+  readEntry,
+  readGate,
+  requireEntry,
+  runText,
+  slotRequest,
+  takeHold,
+  thisRun,
+} from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Replicate = Context<typeof spec>
 
+/** How long a dead run keeps others off; a target that is away for less does not lose a living one its hold. */
+const HOLD_TTL = 60_000
+
+/** What a run of this action leaves behind. */
+interface Account {
+  until: string
+  endedBy: string
+  began: string
+  status: StreamStatus
+  startLsn: string | null
+  endLsn: string | null
+  drain?: DrainEvidence
+  troubles: Record<string, number>
+  sightings: readonly string[]
+  failure?: string
+}
+
 export const action: Action<typeof spec> = {
   spec,
   async run(context) {
-    const entry = await withBoth(context.inputs, async (source, target) => {
-      const entry = await requireEntry(target, context.inputs.migration, ['loaded', 'caught-up', 'approved'])
+    const { inputs } = context
+    const holder = thisRun(`replicate, until ${inputs.until}`)
+    const entry = await withBoth(inputs, async (source, target) => {
+      const entry = await requireEntry(target, inputs.migration, ['loaded', 'caught-up', 'approved'])
       await requireSameSource(source, entry)
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
       if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
-      if (context.inputs.until === 'drained') await requireFenced(source, entry)
+      if (inputs.until === 'drained') await requireFenced(source, entry)
+      await takeHold(target, entry.id, holder, HOLD_TTL)
       return entry
     })
-    const status = await withStream(context.inputs, entry, context.signal, (stream) => follow(context, stream))
-    await withBoth(context.inputs, (_, target) => keep(context, entry, status, target))
+    const stop = new AbortController()
+    const signal = AbortSignal.any([context.signal, stop.signal])
+    let lost: unknown
+    const onLost = (error: unknown) => {
+      lost = error
+      stop.abort()
+    }
+    await keepingHold(new Link(inputs.target, 'target'), entry.id, holder, HOLD_TTL, onLost, async () => {
+      try {
+        await withStream(inputs, entry, signal, (stream) => accounted(context, entry, stream, signal))
+      } catch (error) {
+        throw lost ?? error
+      }
+    })
   },
 }
 
@@ -44,32 +92,145 @@ async function requireFenced(source: Database, entry: Entry): Promise<void> {
     )
 }
 
-async function follow(context: Replicate, stream: Stream): Promise<StreamStatus> {
-  const { inputs } = context
-  const status = await untilCaughtUp(
-    stream,
-    { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout },
-    () => {},
-  )
-  if (inputs.until === 'drained') {
-    const proof = await proveDrain(stream, inputs.drainTimeout)
-    info(
-      `drained: the marker was on the target after ${proof.markerSeenMs} ms, and the slot's position past it after ${proof.positionConfirmedMs} ms`,
-    )
-    context.output('marker-ms', proof.markerSeenMs)
+/** Follows the stream, and leaves the evidence and the outputs whether it went well or not. */
+async function accounted(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<void> {
+  const { until } = context.inputs
+  const account: Account = {
+    until,
+    endedBy: until,
+    began: new Date().toISOString(),
+    status: stream.status,
+    startLsn: null,
+    endLsn: null,
+    troubles: {},
+    sightings: [],
   }
-  return stream.status.lagMs < status.lagMs ? stream.status : status
+  try {
+    await follow(context, entry, stream, account, signal)
+    // The lag that was promised, where a heartbeat is on its way at this very moment.
+    account.status = { ...stream.status, lagMs: Math.min(account.status.lagMs, stream.status.lagMs) }
+  } catch (error) {
+    account.status = stream.status
+    account.failure = redact(messageOf(error))
+    throw error
+  } finally {
+    account.startLsn = stream.startLsn
+    account.endLsn = stream.slot?.confirmedFlushLsn ?? null
+    account.troubles = Object.fromEntries(stream.troubles)
+    account.sightings = stream.sightings
+    report(context, entry, account)
+  }
+  await withDatabase(context.inputs.target, 'target', (target) => addEvidence(target, entry.id, 'replicate', account))
 }
 
-async function keep(context: Replicate, entry: Entry, status: StreamStatus, target: Database): Promise<void> {
-  if (entry.phase === 'loaded') await advance(target, entry, 'caught-up')
-  await addEvidence(target, entry.id, 'replicate', { until: context.inputs.until, ...status })
-  info(`${context.inputs.until}: lag ${seconds(status.lagMs)}, ${number(status.changes)} changes applied`)
-  context.output('lag-ms', status.lagMs)
+async function follow(
+  context: Replicate,
+  entry: Entry,
+  stream: Stream,
+  account: Account,
+  signal: AbortSignal,
+): Promise<void> {
+  const { inputs } = context
+  const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
+  if (inputs.until === 'handover') {
+    const link = new Link(inputs.target, 'target')
+    try {
+      account.endedBy = await untilHandover(context, entry, stream, link, signal)
+    } finally {
+      await link.close()
+    }
+    account.status = stream.status
+    return
+  }
+  account.status = await untilCaughtUp(stream, limits, () => {})
+  await withDatabase(inputs.target, 'target', (target) => markCaughtUp(entry.id, target))
+  if (inputs.until !== 'drained') return
+  account.drain = await proveDrain(stream, inputs.drainTimeout)
+  info(
+    `drained: the marker was on the target after ${account.drain.markerSeenMs} ms, and the slot's position past it after ${account.drain.positionConfirmedMs} ms`,
+  )
+}
+
+async function markCaughtUp(id: string, target: Database): Promise<void> {
+  const entry = await readEntry(target, id)
+  if (entry?.phase === 'loaded') await advance(target, entry, 'caught-up')
+}
+
+/** Streams until the ledger says otherwise; the phase moves on as soon as the target has caught up. */
+async function untilHandover(
+  context: Replicate,
+  entry: Entry,
+  stream: Stream,
+  link: Link,
+  signal: AbortSignal,
+): Promise<'request' | 'declined' | 'expired' | 'leg-limit'> {
+  const { inputs } = context
+  const end = performance.now() + inputs.legLimit
+  let caughtUp = entry.phase !== 'loaded'
+  let quietSince: number | undefined
+  let askAt = 0
+  for (;;) {
+    throwIfCancelled(signal)
+    stream.check()
+    const now = performance.now()
+    quietSince = stream.status.lagMs <= inputs.maxLag ? (quietSince ?? now) : undefined
+    if (!caughtUp && quietSince !== undefined && now - quietSince >= inputs.quietPeriod) {
+      await link.use((db) => markCaughtUp(entry.id, db))
+      info(`caught up: lag ${seconds(stream.status.lagMs)}; streaming on until the slot is asked for`)
+      caughtUp = true
+    }
+    if (now >= askAt) {
+      askAt = now + inputs.poll
+      const asked = await askLedger(link, entry.id)
+      if (asked) return asked
+    }
+    if (now >= end) {
+      info(`this leg is over after ${seconds(inputs.legLimit)}; the next one goes on from the slot`)
+      return 'leg-limit'
+    }
+    await sleep(100)
+  }
+}
+
+/** A target that is away for a while is the stream's business, not this question's. */
+async function askLedger(link: Link, id: string): Promise<'request' | 'declined' | 'expired' | undefined> {
+  const losses = link.losses
+  try {
+    return await link.use(async (db) => {
+      const request = await slotRequest(db, id)
+      if (request) {
+        info(`${runText(request)} asks for the slot; it is handed over`)
+        return 'request' as const
+      }
+      const gate = await readGate(db, id)
+      if (gate) info(`the approval is ${gate}; the stream ends, and the slot stays until it is dropped`)
+      return gate
+    })
+  } catch (error) {
+    if (link.losses > losses) return undefined
+    throw error
+  }
+}
+
+function report(context: Replicate, entry: Entry, account: Account): void {
+  const { status } = account
+  const path = join(workFolder(entry.id), `replicate-${account.began.replace(/[:.]/g, '-')}.json`)
+  const body = { migration: entry.id, slot: entry.plan.slot, ended: new Date().toISOString(), ...account }
+  writeFileSync(path, `${JSON.stringify(body, null, 2)}\n`, { mode: 0o600 })
+  context.output('evidence', path)
+  if (Number.isFinite(status.lagMs)) context.output('lag-ms', status.lagMs)
   context.output('changes', status.changes)
+  context.output('start-lsn', account.startLsn ?? '')
+  context.output('end-lsn', account.endLsn ?? '')
   context.output('retries', status.retries)
   context.output('restarts', status.restarts)
+  context.output('interruptions', status.interruptions)
+  if (account.failure) return
+  context.output('ended-by', account.endedBy)
+  if (account.drain) context.output('marker-ms', account.drain.markerSeenMs)
+  info(`${account.endedBy}: lag ${seconds(status.lagMs)}, ${number(status.changes)} changes applied`)
+  const title = { drained: 'Drained', 'caught-up': 'Caught up' }[account.endedBy] ?? `Streamed (${account.endedBy})`
   context.summary(
-    `### ${context.inputs.until === 'drained' ? 'Drained' : 'Caught up'}\n\nLag ${seconds(status.lagMs)}, ${number(status.changes)} changes applied, ${status.retries} retries, ${status.restarts} restarts.`,
+    `### ${title}\n\nLag ${seconds(status.lagMs)}, ${number(status.changes)} changes applied, ${status.retries} retries, ${status.restarts} restarts, ${status.interruptions} interruptions; from ${account.startLsn} to ${account.endLsn}.`,
   )
 }

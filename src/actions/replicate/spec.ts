@@ -1,5 +1,5 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
-import { choice, duration, list } from '../../runtime/types.ts'
+import { argumentList, choice, duration, size } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 /** How every action that runs the replicator is told to do so. */
@@ -8,8 +8,27 @@ export const streaming = {
   'quiet-period': defaulted(duration, '3s', '… for this long.'),
   'catch-up-timeout': defaulted(duration, '1h', 'How long catching up may take.'),
   'drain-timeout': defaulted(duration, '30s', 'How long the drain may take once writes have stopped.'),
-  'stuck-after': defaulted(duration, '30s', 'How long no heartbeat may arrive before the stream is called stuck.'),
-  'replicator-args': optional(list, 'Further flags of `replicator pglogical`, as a YAML list.'),
+  'stuck-after': defaulted(
+    duration,
+    '30s',
+    'How long no heartbeat may arrive, while nothing else moves either, before the stream is called stuck.',
+  ),
+  'on-ddl': defaulted(
+    choice('fail', 'warn'),
+    'fail',
+    'What a change of a table on either side does while the stream runs. A TRUNCATE, or a table taken out of the publication, always fails it.',
+  ),
+  'wal-budget': defaulted(
+    size,
+    '64GiB',
+    "WAL that the slot may keep on the source's disk. At half of it there is a warning.",
+  ),
+  'on-wal-budget': defaulted(
+    choice('fail', 'drop-slot'),
+    'fail',
+    '`fail`: red, and the slot keeps its WAL. `drop-slot`: red, and the slot is dropped to save the disk; the load must then be repeated.',
+  ),
+  'replicator-args': optional(argumentList, 'Further flags of `replicator pglogical`, as a YAML list.'),
   'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
 }
 
@@ -17,22 +36,34 @@ export const spec = defineAction({
   name: 'replicate',
   title: 'MOLT replicate',
   description:
-    'Runs the replicator from the slot of the load until the target has caught up, or until a drain is proved.',
+    'Runs the replicator from the slot of the load: until the target has caught up, until the slot is asked for, or until a drain is proved.',
   icon: 'repeat',
   inputs: {
     ...migration,
     until: defaulted(
-      choice('caught-up', 'drained'),
+      choice('caught-up', 'handover', 'drained'),
       'caught-up',
-      '`caught-up`: the lag is small. `drained`: everything is on the target; needs the fence to be armed.',
+      '`caught-up`: the lag is small. `handover`: streams until `cutover` asks for the slot, the approval is declined or expires, or `leg-limit` is over. `drained`: everything is on the target; needs the fence to be armed.',
     ),
     ...streaming,
+    'leg-limit': defaulted(
+      duration,
+      '5h',
+      'With `handover`: how long this run streams at most; a job has an end. The slot stays for the next one.',
+    ),
+    poll: defaulted(duration, '5s', 'With `handover`: how often the ledger is asked.'),
   },
   outputs: {
     'lag-ms': 'End-to-end lag at the end, in milliseconds.',
     changes: 'Rows applied to the target, heartbeats included.',
+    'start-lsn': "The slot's position when the stream began, such as `0/2E02140`.",
+    'end-lsn': "The slot's position when it ended.",
+    'ended-by':
+      'With `handover`: `request` (the slot is asked for), `declined`, `expired` or `leg-limit`. Else the same as `until`.',
     'marker-ms': 'With `drained`: how long the marker took to the target, in milliseconds.',
     retries: 'How often the replicator retried.',
     restarts: 'How often it had to be started again.',
+    interruptions: 'How often one of our own connections was lost and made again.',
+    evidence: 'Path of a JSON file with what was checked and seen.',
   },
 })

@@ -63,6 +63,7 @@ export async function databaseTables(source: pg.Client, target: pg.Client, filte
     (await rows(client, TABLES)).map((r) => ({ schema: r.schema as string, table: r.table as string })).filter(keep)
   const [sourceTables, targetTables] = [await list(source), await list(target)]
   const fold = (name: TableName) => safeName(name).toLowerCase()
+  for (const tables of [sourceTables, targetTables]) tables.sort((a, b) => (fold(a) < fold(b) ? -1 : 1))
   const targets = new Map(targetTables.map((t) => [fold(t), t]))
   const sources = new Set(sourceTables.map(fold))
   const result: DatabaseTables = { common: [], missing: [], extraneous: [] }

@@ -1,6 +1,7 @@
 import { FETCH_FLAGS, fetchCommand } from './fetch.ts'
 import { FlagError, type FlagSpec, type Flags, flagUsages, parseFlags } from './flags.ts'
 import { MOLT_VERSION } from './molt-log.ts'
+import { errorText } from './pg.ts'
 import { VERIFY_FLAGS, verifyCommand } from './verify.ts'
 
 interface Command {
@@ -63,7 +64,7 @@ async function runCommand(name: string, command: Command, argv: string[]): Promi
 }
 
 function describe(command: string, error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error)
+  const message = errorText(error)
   if (/^failed to connect to/.test(message)) return `error connect: ${message}`
   return command === 'verify' && !(error instanceof FlagError) ? `error verifying: ${message}` : message
 }

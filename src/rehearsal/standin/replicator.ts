@@ -329,16 +329,17 @@ class Replicator {
     this.stream = stream
     if (this.stopping) stream.close()
     let standby: NodeJS.Timeout | undefined
+    // Before the start: the first data may come in the same packet as its confirmation.
+    const decoder = new Decoder(stream, this.metrics, this.targetSchema, this.flags.bool('enableToastedColumns'))
+    stream.onData = (data) => decoder.data(data)
+    stream.onReplyWanted = () => stream.acknowledge(this.offset)
     try {
       await stream.start(this.flags.str('slotName'), this.flags.str('publicationName'), this.offset).catch((error) => {
         this.metrics.add('pglogical_dial_failure_total', 1)
         throw error
       })
       this.metrics.add('pglogical_dial_success_total', 1)
-      stream.onReplyWanted = () => stream.acknowledge(this.offset)
       standby = setInterval(() => stream.acknowledge(this.offset), Math.max(1, this.flags.duration('standbyTimeout')))
-      const decoder = new Decoder(stream, this.metrics, this.targetSchema, this.flags.bool('enableToastedColumns'))
-      stream.onData = (data) => decoder.data(data)
       await this.applyAll(stream)
     } finally {
       clearInterval(standby)

@@ -141,7 +141,8 @@ async function shardTable(log: MoltLog, source: pg.Client, table: CommonTable, s
 
 async function isBig(source: pg.Client, table: CommonTable): Promise<boolean> {
   const sql = `SELECT 1 AS big FROM ${sqlName(table)} OFFSET ${SPLIT_FROM_ROWS} LIMIT 1`
-  return (await rows(source, sql)).length > 0
+  // A table that cannot be read is reported when it is compared.
+  return (await rows(source, sql).catch(() => [])).length > 0
 }
 
 async function compareShards(
@@ -215,6 +216,10 @@ class LineReader {
 
   constructor(stream: Readable) {
     this.chunks = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
+    // A refusal may come before anyone reads: a destroyed stream hands it to the one who then does.
+    stream.on('error', (error) => {
+      if (!stream.destroyed) stream.destroy(error)
+    })
   }
 
   /** The next line without its newline if it is already here; undefined when more must be read. */

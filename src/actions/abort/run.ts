@@ -1,0 +1,91 @@
+import { info, warning } from '@actions/core'
+import type { Action, Context } from '../../runtime/action.ts'
+import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
+import { liftFence, readFence } from '../../source/fence.ts'
+import { readHeartbeatOwner } from '../../source/heartbeat.ts'
+import { readSlot } from '../../source/slot.ts'
+import { type Leftover, leftoversOnSource, leftoversOnTarget, requireGone } from '../../steps/leftovers.ts'
+import { addEvidence, type Entry, readEntryIfAny } from '../../target/ledger.ts'
+import { PUBLICATION } from '../../tools/molt-fetch.ts'
+import { spec } from './spec.ts'
+
+type Abort = Context<typeof spec>
+
+export const action: Action<typeof spec> = {
+  spec,
+  async run(context) {
+    const { inputs } = context
+    const target = await reachTarget(inputs.target)
+    try {
+      const entry = target && (await readEntryIfAny(target, inputs.migration))
+      const dropped = await withDatabase(inputs.source, 'source', (source) => onSource(context, source, entry))
+      if (target) dropped.push(...(await onTarget(target, inputs.migration, entry)))
+      context.output('dropped', JSON.stringify(dropped))
+      context.output('target-reached', target !== undefined)
+      const left = target
+        ? ''
+        : '\n\nThe target could not be reached: run `abort` again when it is back, which removes staging schema, heartbeat and ledger entry there.'
+      context.summary(
+        `### Aborted\n\nWrites to the source are possible. ${dropped.map((name) => `\n- dropped ${name}`).join('') || 'Nothing of this migration was left.'}${left}`,
+      )
+    } finally {
+      await target?.end().catch(() => {})
+    }
+  },
+}
+
+/** An abort is for the worst night: it must work without the target. */
+async function reachTarget(url: string): Promise<Database | undefined> {
+  try {
+    return await connect(url, 'target')
+  } catch (error) {
+    warning(`${messageOf(error)} The source is set free all the same.`)
+    return undefined
+  }
+}
+
+async function onSource(context: Abort, source: Database, entry: Entry | undefined): Promise<string[]> {
+  const { migration, slot } = context.inputs
+  const owner = await readHeartbeatOwner(source)
+  if (owner && owner.migration !== migration)
+    throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
+  if ((await readFence(source)).state === 'permanent')
+    throw new VerdictError(
+      'the source is fenced for good: this migration was committed, and the target may have been written to. `abort` is for before; use `rollback`',
+    )
+  if ((await readFence(source)).state !== 'absent' && (await liftFence(source)))
+    info('the fence is lifted: writes to the source are possible')
+  // Without a heartbeat of ours nothing here is known to be ours, whatever it is called.
+  if (!owner && !entry) return []
+  const names = entry?.plan ?? { slot, publication: PUBLICATION }
+  await endReader(source, names.slot)
+  return dropAll(() => leftoversOnSource(source, names))
+}
+
+/** The process may run on a machine that nobody can reach any more; its connection can be ended from here. */
+async function endReader(source: Database, slot: string): Promise<void> {
+  const { activePid } = (await readSlot(source, slot)) ?? {}
+  if (!activePid) return
+  await source.query('SELECT pg_catalog.pg_terminate_backend($1)', [activePid])
+  for (let i = 0; i < 50 && (await readSlot(source, slot))?.activePid === activePid; i++)
+    await source.query('SELECT pg_catalog.pg_sleep(0.1)')
+  info(`the replicator that read the slot ${slot} was cut off (PID ${activePid})`)
+}
+
+async function onTarget(target: Database, migration: string, entry: Entry | undefined): Promise<string[]> {
+  if (entry) await addEvidence(target, migration, 'abort', { phase: entry.phase })
+  return dropAll(() => leftoversOnTarget(target, migration, entry))
+}
+
+/** A replicator that is still running comes back to its slot at once, so a drop may need more than one try. */
+async function dropAll(look: () => Promise<Leftover[]>): Promise<string[]> {
+  const dropped: string[] = []
+  for (const { name, drop } of await look()) {
+    info(`dropping ${name}`)
+    await drop()
+    dropped.push(name)
+  }
+  requireGone(await look())
+  return dropped
+}

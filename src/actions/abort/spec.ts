@@ -1,0 +1,23 @@
+import { defaulted, defineAction } from '../../runtime/spec.ts'
+import { pattern } from '../../runtime/types.ts'
+import { migration } from '../common.ts'
+
+export const spec = defineAction({
+  name: 'abort',
+  title: 'Abort',
+  description:
+    'Gives a migration up before its commit, whatever its phase, also with the target gone: fence lifted, replicator ended, slot and publication dropped.',
+  icon: 'x-circle',
+  inputs: {
+    ...migration,
+    slot: defaulted(
+      pattern(/^[a-z0-9_]{1,63}$/, 'lower-case letters, digits and underscores'),
+      'molt_slot',
+      'Slot to drop when the target, and the ledger with it, is gone.',
+    ),
+  },
+  outputs: {
+    dropped: 'JSON array of what was dropped.',
+    'target-reached': '`true` when the target could be cleaned up too.',
+  },
+})

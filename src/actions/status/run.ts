@@ -1,0 +1,76 @@
+import { info, warning } from '@actions/core'
+import type { Action, Context } from '../../runtime/action.ts'
+import { withDatabase } from '../../runtime/database.ts'
+import { InputError, messageOf, VerdictError } from '../../runtime/errors.ts'
+import { number } from '../../runtime/progress.ts'
+import { readFence } from '../../source/fence.ts'
+import { readHeartbeatOwner } from '../../source/heartbeat.ts'
+import { readSlot } from '../../source/slot.ts'
+import { type Entry, readEntryIfAny } from '../../target/ledger.ts'
+import { spec } from './spec.ts'
+
+type Status = Context<typeof spec>
+
+export const action: Action<typeof spec> = {
+  spec,
+  async run(context) {
+    const { source, target, migration } = context.inputs
+    if (!source && !target) throw new InputError('inputs `source` and `target` are both missing; write at least one')
+    const entry = target
+      ? await attempt(() => withDatabase(target, 'target', (db) => readEntryIfAny(db, migration)))
+      : undefined
+    const facts = source ? await attempt(() => lookAtSource(source, entry)) : undefined
+    const lines = [...ledgerLines(context, entry), ...sourceLines(context, facts)]
+    for (const line of lines) info(line)
+    context.summary(`### Migration \`${migration}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
+    if (!entry && !facts) throw new VerdictError('neither side could be read')
+    const { walBudget } = context.inputs
+    if (walBudget !== undefined && facts?.slot && facts.slot.walBytes > walBudget)
+      throw new VerdictError(
+        `the slot keeps ${number(facts.slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${facts.slot.active ? 'although a replicator reads it' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
+      )
+  },
+}
+
+/** One side may be away; the other still has something to tell. */
+async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await work()
+  } catch (error) {
+    warning(messageOf(error))
+    return undefined
+  }
+}
+
+async function lookAtSource(url: string, entry: Entry | undefined) {
+  return withDatabase(url, 'source', async (db) => ({
+    owner: await readHeartbeatOwner(db),
+    fence: await readFence(db),
+    slot: await readSlot(db, entry?.plan.slot ?? 'molt_slot'),
+  }))
+}
+
+function ledgerLines(context: Status, entry: Entry | undefined): string[] {
+  context.output('phase', entry?.phase ?? '')
+  if (!entry) return ['the ledger has no such migration, or could not be read']
+  return [
+    `it is **${entry.phase}** since ${entry.updatedAt.toISOString()}`,
+    `${entry.plan.tables.length} expected tables of \`${entry.plan.sourceSchema}\`, slot \`${entry.plan.slot}\``,
+  ]
+}
+
+function sourceLines(context: Status, facts: Awaited<ReturnType<typeof lookAtSource>> | undefined): string[] {
+  if (!facts) return []
+  const { owner, fence, slot } = facts
+  context.output('fence', fence.state)
+  context.output('slot-active', slot?.active ?? false)
+  context.output('wal-bytes', Math.round(slot?.walBytes ?? 0))
+  const remaining = fence.state === 'armed' ? `, and falls by itself in ${Math.round(fence.remainingMs / 1000)} s` : ''
+  return [
+    owner ? `the source belongs to migration \`${owner.migration}\`` : 'nothing of ours is on the source',
+    `the fence is ${fence.state}${remaining}`,
+    slot
+      ? `the slot keeps ${number(slot.walBytes / 2 ** 20)} MiB of WAL and is ${slot.active ? `read by PID ${slot.activePid}` : 'read by nobody'}`
+      : 'there is no slot',
+  ]
+}

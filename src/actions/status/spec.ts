@@ -1,0 +1,26 @@
+import { defineAction, optional } from '../../runtime/spec.ts'
+import { connectionUrl, size } from '../../runtime/types.ts'
+import { migration } from '../common.ts'
+
+export const spec = defineAction({
+  name: 'status',
+  title: 'Status',
+  description:
+    'Tells where a migration stands, from either database, also while another job works on it. Changes nothing.',
+  icon: 'activity',
+  inputs: {
+    ...migration,
+    source: optional(connectionUrl, 'PostgreSQL that is moved. Without it only the ledger is read.'),
+    target: optional(connectionUrl, 'CockroachDB moved to. Without it only the source is looked at.'),
+    'wal-budget': optional(
+      size,
+      'Fails when the slot keeps more WAL than this on the source: somebody has to follow it, or drop it.',
+    ),
+  },
+  outputs: {
+    phase: "The migration's phase by the ledger; empty when that cannot be read.",
+    fence: 'State of the fence on the source.',
+    'slot-active': '`true` when a replicator reads the slot.',
+    'wal-bytes': 'WAL that the slot keeps on the source, in bytes.',
+  },
+})

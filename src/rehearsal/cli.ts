@@ -1,0 +1,401 @@
+// `npm run rehearse`: a live PostgreSQL database is moved by the committed actions, while an application writes to it.
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { connect } from '../runtime/database.ts'
+import { InputError, messageOf } from '../runtime/errors.ts'
+import { number, seconds } from '../runtime/progress.ts'
+import { urlProblem } from '../runtime/types.ts'
+import { readTables } from '../sql/tables.ts'
+import { toolVersion } from '../tools/versions.ts'
+import { DEFAULT_RATE, type LoadHandle, startGenericLoad, startLoad } from './load.ts'
+import { startPair } from './postgres.ts'
+import { type JobResult, runAction, type StepResult } from './runner.ts'
+import { Screen } from './screen.ts'
+import { createShop, DEFAULT_ROWS } from './shop.ts'
+
+const HELP = `Rehearses a migration with the committed actions, under live writes.
+
+  npm run rehearse                       two embedded PostgreSQL servers and a sample shop
+  npm run rehearse -- --source URL --target URL --allow-source DBNAME
+                                         your own databases: never commits, lifts the fence, cleans up
+
+Options
+  --rows N             rows of the sample shop (default ${number(DEFAULT_ROWS)})
+  --rate N             transactions a second (default ${DEFAULT_RATE}; on your own databases none, unless given:
+                       updates that set columns to the values they have)
+  --keep               leaves the embedded servers, logs and evidence for you to look at
+  --source URL         PostgreSQL to rehearse on
+  --target URL         database to load into; its tables must exist and be empty
+  --allow-source NAME  the source's database name, as a promise that you mean it
+  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in
+  --json               the last line of standard output is one JSON object
+  --help               this text
+
+Exit status: 0 for "go", 1 for "no-go", 2 for wrong usage, 130 when interrupted.`
+
+interface Options {
+  rows: number
+  rate: number | undefined
+  keep: boolean
+  json: boolean
+  source?: string
+  target?: string
+  binDir?: string
+}
+
+/** What `--json` prints. Times in milliseconds. */
+interface Account {
+  verdict: 'go' | 'no-go'
+  reason: string
+  rowsLoaded: number
+  changesStreamed: number
+  lagMs: number | null
+  pauseMs: number | null
+  pauseParts: Record<string, number>
+  applicationPauseMs: number | null
+  tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
+  engine: string
+  summary: string
+}
+
+const REPO = resolve(import.meta.dirname, '../..')
+const PLACES = ['setup', 'prepare', 'fetch', 'catch-up', 'cutover', 'cleanup']
+
+function readOptions(argv: string[]): Options | undefined {
+  const { values } = parseArgs({
+    args: argv,
+    options: {
+      rows: { type: 'string' },
+      rate: { type: 'string' },
+      keep: { type: 'boolean', default: false },
+      source: { type: 'string' },
+      target: { type: 'string' },
+      'allow-source': { type: 'string' },
+      'bin-dir': { type: 'string' },
+      json: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  if (values.help) return undefined
+  const { source, target } = values
+  if ((source === undefined) !== (target === undefined)) throw new InputError('--source and --target go together')
+  for (const [name, url] of Object.entries({ source, target })) {
+    const problem = url !== undefined && urlProblem(url)
+    if (problem) throw new InputError(`--${name}: ${problem}`)
+  }
+  if (source) requireAllowed(source, values['allow-source'])
+  else if (values['allow-source'] !== undefined) throw new InputError('--allow-source is for --source and --target')
+  if (source && values.rows !== undefined)
+    throw new InputError('--rows is for the sample shop; nothing is seeded in your own databases')
+  return {
+    rows: wholeNumber('rows', values.rows, 1000) ?? DEFAULT_ROWS,
+    rate: wholeNumber('rate', values.rate, 0) ?? (source ? undefined : DEFAULT_RATE),
+    keep: values.keep,
+    json: values.json,
+    source,
+    target,
+    binDir: values['bin-dir'] === undefined ? undefined : resolve(values['bin-dir']),
+  }
+}
+
+/** Writes to a database are fenced for a moment: that must not happen to one that was named by mistake. */
+function requireAllowed(source: string, allowed: string | undefined): void {
+  const database = decodeURIComponent(new URL(source).pathname.slice(1))
+  if (allowed === database) return
+  throw new InputError(
+    `--allow-source must name the source's database: a rehearsal pauses its writes for some seconds. If you mean it, add --allow-source ${database}`,
+  )
+}
+
+function wholeNumber(name: string, value: string | undefined, min: number): number | undefined {
+  if (value === undefined) return undefined
+  if (!/^\d+$/.test(value) || Number(value) < min) throw new InputError(`--${name} must be a whole number from ${min}`)
+  return Number(value)
+}
+
+async function main(): Promise<number> {
+  const options = readOptions(process.argv.slice(2))
+  if (!options) {
+    console.log(HELP)
+    return 0
+  }
+  const cancel = new AbortController()
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.on(signal, () => cancel.abort(new Error(`interrupted by ${signal}`)))
+  const folder = mkdtempSync(join(tmpdir(), 'molt-actions-rehearsal-'))
+  const screen = new Screen(options.json)
+  try {
+    const account = await rehearse(options, folder, screen, cancel.signal)
+    screen.end()
+    if (!options.json) print(account)
+    else console.log(JSON.stringify(account))
+    if (cancel.signal.aborted) return 130
+    return account.verdict === 'go' ? 0 : 1
+  } catch (error) {
+    screen.end()
+    if (!cancel.signal.aborted) throw error
+    console.error('interrupted; nothing is left behind')
+    return 130
+  } finally {
+    if (!options.keep) rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+async function rehearse(options: Options, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
+  if (options.source && options.target)
+    return onOwnDatabases(options, options.source, options.target, folder, screen, signal)
+  screen.say('starting two embedded PostgreSQL 16 servers')
+  const pair = await startPair({ signal })
+  try {
+    const { source, target } = pair
+    screen.say(`loading the sample shop: ${number(options.rows)} rows`)
+    const plain = await carriesPlainValuesOnly(options, screen)
+    await Promise.all([
+      createShop(source.url, { rows: options.rows, plain }),
+      createShop(target.url, { schemaOnly: true }),
+    ])
+    signal.throwIfAborted()
+    const load = options.rate ? await startLoad({ url: source.url, rate: options.rate, plain }) : undefined
+    screen.say(load ? `the application writes: ${options.rate} transactions a second` : 'no application writes')
+    const door = await switchDoor(async () => load?.switchTo(target.url))
+    try {
+      const inputs = { decision: 'commit', 'switch-command': door.command }
+      const account = await runChain(
+        options,
+        { source: source.url, target: target.url, inputs },
+        folder,
+        screen,
+        signal,
+      )
+      account.applicationPauseMs = await applicationPause(load)
+      if (options.keep) {
+        await Promise.all([source.keep(), target.keep()])
+        screen.say(`kept, and still running: source ${source.url}, target ${target.url}; files in ${folder}`)
+      }
+      return account
+    } finally {
+      door.server.close()
+      await load?.stop()
+    }
+  } finally {
+    await pair.stop()
+  }
+}
+
+/** molt before 1.0 damages some values of its own accord; with it the shop's seed leaves them out, and says so. */
+async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise<boolean> {
+  if (!options.binDir) return false
+  const version = await toolVersion(join(options.binDir, 'molt'), 'molt')
+  if (!/^0\./.test(version)) return false
+  screen.say(
+    `molt ${version} loads empty strings as NULL and CRLF as LF, and fails on negative numbers: the shop has none of them. Do not use this build for real`,
+  )
+  return true
+}
+
+async function onOwnDatabases(
+  options: Options,
+  source: string,
+  target: string,
+  folder: string,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<Account> {
+  const load = options.rate ? await writeHarmlessly(source, options.rate) : undefined
+  const inputs = { decision: 'rehearse', migration: 'rehearsal', slot: 'molt_rehearsal', cleanup: 'true' }
+  try {
+    return await runChain(options, { source, target, inputs }, folder, screen, signal)
+  } finally {
+    await load?.stop()
+    await leaveNothing(source, target, folder, screen)
+  }
+}
+
+async function writeHarmlessly(source: string, rate: number): Promise<LoadHandle> {
+  const db = await connect(source, 'source')
+  try {
+    const tables = (await readTables(db, 'public')).map((table) => table.name)
+    return await startGenericLoad({ url: source, schema: 'public', tables, rate })
+  } finally {
+    await db.end()
+  }
+}
+
+/** The chain cleans up by itself; this is for a chain that was killed before it could. */
+async function leaveNothing(source: string, target: string, folder: string, screen: Screen): Promise<void> {
+  const run = (name: string, inputs: Record<string, string>) =>
+    runAction({
+      dir: join(REPO, 'actions', name),
+      repo: REPO,
+      inputs: { source, target, migration: 'rehearsal', 'allow-insecure': 'true', ...inputs },
+      workDir: join(folder, 'after'),
+      secrets: [source, target],
+    })
+  const status = await run('cleanup', { 'dry-run': 'true' })
+  if (status.conclusion === 'success' && !/would drop/.test(status.summary)) return
+  screen.say('the chain could not clean up after itself; doing it now')
+  await run('fence', { do: 'lift' })
+  const cleaned = await run('cleanup', {})
+  if (cleaned.conclusion === 'success') return
+  screen.say(
+    `not everything could be cleaned up: ${cleaned.annotations.map((annotation) => annotation.message).join('; ')}`,
+  )
+}
+
+async function runChain(
+  options: Options,
+  job: { source: string; target: string; inputs: Record<string, string> },
+  folder: string,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<Account> {
+  const config = join(folder, 'rehearsal.yml')
+  writeFileSync(config, 'common:\n  progress-every: 2s\n')
+  const result = await runAction({
+    dir: REPO,
+    repo: REPO,
+    inputs: {
+      source: job.source,
+      target: job.target,
+      config,
+      'rehearsal-target': 'true',
+      'allow-insecure': 'true',
+      mode: 'direct-copy',
+      ...(options.binDir ? { 'bin-dir': options.binDir } : { embedded: 'true' }),
+      ...job.inputs,
+    },
+    workDir: join(folder, 'work'),
+    secrets: [job.source, job.target],
+    signal,
+    beforeStep: (step) => {
+      const place = PLACES.indexOf(step.id ?? '')
+      if (place >= 0 && step.phase === 'main') screen.step(place + 1, PLACES.length, step.name)
+    },
+    onLine: (line) => {
+      if (line.group === undefined && line.kind !== 'debug' && line.text && !/^Run \$/.test(line.text))
+        screen.line(line.text)
+    },
+  })
+  const summary = keepSummary(options, folder, result)
+  return accountOf(result, summary)
+}
+
+function keepSummary(options: Options, folder: string, result: JobResult): string {
+  const path = options.keep ? join(folder, 'summary.md') : join(REPO, '.rehearsal', 'summary.md')
+  mkdirSync(resolve(path, '..'), { recursive: true })
+  writeFileSync(path, result.summary)
+  return path
+}
+
+function accountOf(result: JobResult, summary: string): Account {
+  const { outputs } = result
+  const go = result.conclusion === 'success' && outputs.verdict === 'go'
+  return {
+    verdict: go ? 'go' : 'no-go',
+    reason: go ? 'every step was proved' : reasonOf(result),
+    rowsLoaded: Number(outputs.rows || 0),
+    changesStreamed: Number(outputs['changes-caught-up'] || 0) + Number(outputs.changes || 0),
+    lagMs: outputs['lag-ms'] ? Number(outputs['lag-ms']) : null,
+    pauseMs: outputs['pause-ms'] ? Number(outputs['pause-ms']) : null,
+    pauseParts: JSON.parse(outputs['pause-parts'] || '{}'),
+    applicationPauseMs: null,
+    tables: JSON.parse(outputs.tables || '[]'),
+    engine: engineOf(outputs),
+    summary,
+  }
+}
+
+/** The stand-in says what it is in its version too. */
+function engineOf({ engine, 'molt-version': version }: Record<string, string>): string {
+  if (!engine) return 'unknown'
+  return version?.includes(engine) ? `molt ${version}` : [engine, version].filter(Boolean).join(' ')
+}
+
+function reasonOf(result: JobResult): string {
+  const failed = result.steps.find((step: StepResult) => step.depth === 1 && step.outcome === 'failure')
+  if (!failed) return `the run was ${result.conclusion}`
+  const said = failed.annotations
+    .filter((annotation) => annotation.level === 'error')
+    .map((annotation) => annotation.message)
+  return `${failed.name}: ${said.join('; ') || `exit status ${failed.exitCode}`}`
+}
+
+async function applicationPause(load: LoadHandle | undefined): Promise<number | null> {
+  if (!load) return null
+  const longest = Math.max(0, ...load.pausesMs, load.pausedForMs ?? 0)
+  return Math.round(longest)
+}
+
+/** A loopback address that the switch command knocks at; the application then goes on in the target. */
+async function switchDoor(open: () => Promise<unknown>): Promise<{ server: Server; command: string }> {
+  const server = createServer((request, response) => {
+    request.resume()
+    open().then(
+      () => response.end('switched\n'),
+      (error) => {
+        response.statusCode = 500
+        response.end(`${messageOf(error)}\n`)
+      },
+    )
+  })
+  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
+  const { port } = server.address() as AddressInfo
+  const script = `require('node:http').get('http://127.0.0.1:${port}/', (r) => { r.pipe(process.stdout); process.exitCode = r.statusCode === 200 ? 0 : 1 })`
+  return { server, command: JSON.stringify([process.execPath, '-e', script]) }
+}
+
+function print(account: Account): void {
+  const ms = (value: number | null) => (value === null ? 'not measured' : `${number(value)} ms`)
+  const parts = Object.entries(account.pauseParts).map(([part, value]) => `${part} ${number(value)}`)
+  const lines = [
+    '',
+    account.verdict === 'go' ? 'GO' : 'NO-GO',
+    '',
+    `  reason             ${account.reason.replaceAll('\n', '\n                     ')}`,
+    `  engine             ${account.engine}`,
+    `  rows loaded        ${number(account.rowsLoaded)}`,
+    `  changes streamed   ${number(account.changesStreamed)}`,
+    `  lag before pause   ${ms(account.lagMs)}`,
+    `  write pause        ${ms(account.pauseMs)}${parts.length ? `  (${parts.join(', ')})` : ''}`,
+    ...(account.applicationPauseMs === null
+      ? []
+      : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),
+    ...tableLines(account),
+    '',
+    `  summary            ${account.summary}`,
+  ]
+  console.log(lines.join('\n'))
+}
+
+function tableLines(account: Account): string[] {
+  if (!account.tables.length) return []
+  const width = Math.max(5, ...account.tables.map((table) => table.name.length))
+  const row = (...cells: (string | number)[]) =>
+    `  ${String(cells[0]).padEnd(width)}${cells
+      .slice(1)
+      .map((cell) => (typeof cell === 'number' ? number(cell) : cell).padStart(12))
+      .join('')}`
+  return [
+    '',
+    row('table', 'rows', 'missing', 'different', 'extraneous'),
+    ...account.tables.map((table) => row(table.name, table.rows, table.missing, table.mismatch, table.extraneous)),
+  ]
+}
+
+const began = performance.now()
+main().then(
+  (code) => {
+    process.exitCode = code
+    if (code === 0 && !process.argv.includes('--json') && !process.argv.includes('--help'))
+      console.log(`  took               ${seconds(performance.now() - began)}`)
+  },
+  (error) => {
+    const usage = error instanceof InputError || error?.code?.startsWith?.('ERR_PARSE_ARGS')
+    console.error(usage ? `${messageOf(error)}\nSee npm run rehearse -- --help` : error)
+    process.exitCode = usage ? 2 : 1
+  },
+)

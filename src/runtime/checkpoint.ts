@@ -1,0 +1,10 @@
+import { debug } from '@actions/core'
+
+/**
+ * A named moment at which it matters what is left behind if nothing more happens. Told in the debug log; the fault
+ * tests stop the process there, by `MOLT_ACTIONS_STOP_AT`, to kill it or to cut a database off.
+ */
+export function checkpoint(name: string): void {
+  debug(`checkpoint: ${name}`)
+  if (process.env.MOLT_ACTIONS_STOP_AT === name) process.kill(process.pid, 'SIGSTOP')
+}

@@ -1,0 +1,41 @@
+import type { TableName } from '../migration/filter.ts'
+import { type Database, qualified } from '../runtime/database.ts'
+
+/** Every table of every schema that is not the server's own, partitions too. */
+export async function readTableNames(db: Database): Promise<TableName[]> {
+  const { rows } = await db.query(
+    `SELECT n.nspname AS schema, c.relname AS name
+       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind IN ('r', 'p')
+        AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'crdb_internal', 'pg_extension')
+        AND n.nspname NOT LIKE 'pg\\_toast%' AND n.nspname NOT LIKE 'pg\\_temp%'
+      ORDER BY 1, 2`,
+  )
+  return rows
+}
+
+/** Whether a table holds any row, without counting them. */
+export async function holdsRows(db: Database, schema: string, table: string): Promise<boolean> {
+  const { rows } = await db.query(`SELECT 1 FROM ${qualified(schema, table)} LIMIT 1`)
+  return rows.length > 0
+}
+
+/** What a table is thought to hold, by the server's statistics; partitions are added up. Only for progress. */
+export async function estimateSize(
+  db: Database,
+  schema: string,
+  tables: readonly string[],
+): Promise<{ rows: number; bytes: number }> {
+  const { rows } = await db.query(
+    `SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::float8 AS rows,
+            coalesce(sum(pg_catalog.pg_table_size(c.oid)), 0)::float8 AS bytes
+       FROM pg_catalog.pg_class p
+       JOIN pg_catalog.pg_namespace n ON n.oid = p.relnamespace
+       CROSS JOIN LATERAL (SELECT relid FROM pg_catalog.pg_partition_tree(p.oid) WHERE isleaf
+                           UNION SELECT p.oid WHERE p.relkind = 'r') AS leaf(relid)
+       JOIN pg_catalog.pg_class c ON c.oid = leaf.relid
+      WHERE n.nspname = $1 AND p.relname = ANY($2) AND p.relkind IN ('r', 'p')`,
+    [schema, tables],
+  )
+  return rows[0]
+}

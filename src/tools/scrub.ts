@@ -1,0 +1,174 @@
+import { createHmac, randomBytes } from 'node:crypto'
+import { bareName, type MoltEvent, parseEvent } from './events.ts'
+
+/**
+ * Takes customers' values out of what the tools say. Names of tables, columns and constraints stay: without them
+ * nobody could act on a message. What is not known to be a name is hidden, so that a new message is safe too.
+ */
+
+/** After these words a quoted text is a name. */
+const NAMES =
+  /(?:\b(?:relation|table|column|constraint|index|type|schema|database|publication|slot|plugin|role|user|function|sequence|extension|partition|parameter|trigger|template|name|flag|flag\(s\)|command|for "molt"|shorthand flag:)|--[a-z-]+)[ =:]*$/i
+
+/** From here to the end of the message there are values, in whatever form. */
+const CUTS: [RegExp, string][] = [
+  [/(Failing row contains )\([\s\S]*$/, '$1(…)'],
+  [/\)=\([\s\S]*\)( already exists| is not present in table| is still referenced from table| conflicts)/, ')=(…)$1'],
+  [/\)=\((?!…\))[\s\S]*$/, ')=(…)'],
+  [/\bkey \[[\s\S]*\]/, 'key […]'],
+  [/\bvalue [\s\S]* (\([\w.*[\]{} ]+\)) of type OID/, 'value … $1 of type OID'],
+  [
+    /((?:invalid input (?:syntax|value) for|value out of range|out of range for|malformed|could not (?:parse|convert|decode)|failed to (?:parse|decode)|error parsing|invalid byte sequence|invalid value for|parsing as type)[^"':]*:? ?)["':][\s\S]*$/i,
+    '$1…',
+  ],
+  [/\bvalue ["'(][\s\S]*?(is out of range|too long|violates|not found)/, 'value … $1'],
+  [/(\bCOPY [^:]*, line \d+(?:, column [^:]*)?: )[\s\S]*$/, '$1…'],
+  [/(\bJSON data, line \d+: )[\s\S]*$/, '$1…'],
+  [/\bToken [\s\S]* is invalid/, 'Token … is invalid'],
+]
+
+/** No message of a tool's own is longer; what is, holds rows. */
+const LONGEST = 16 * 1024
+
+/** A message without values: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. */
+export function scrubText(text: string): string {
+  if (text.length > LONGEST) return `(a text of ${text.length} characters)`
+  const state = /\s*\(SQLSTATE \w{5}\)\s*$/.exec(text)?.[0] ?? ''
+  let out = text.slice(0, text.length - state.length)
+  for (const [regex, replacement] of CUTS) out = out.replace(regex, replacement)
+  out = out.replace(/"[^"]*"(?:\."[^"]*")+|"(?:[^"\\]|\\.)*(?:"|$)/g, (quoted, at: number) =>
+    /^"[^"]*"\./.test(quoted) || NAMES.test(out.slice(0, at)) ? quoted : '"…"',
+  )
+  out = out.replace(/(?<![\w)])'(?:[^'\\]|\\.)*'/g, (quoted, at: number) =>
+    NAMES.test(out.slice(0, at)) ? quoted : "'…'",
+  )
+  return out + state
+}
+
+/** Fields of `molt`'s events that hold names, numbers of the tool's own, or times. */
+const PLAIN = new Set([
+  ...[
+    'level',
+    'type',
+    'time',
+    'table',
+    'schema',
+    'source_table',
+    'target_table',
+    'table_schema',
+    'table_name',
+    'tables',
+  ],
+  ...[
+    'skipped_unmigratable_tables',
+    'fetch_id',
+    'cdc_cursor',
+    'continuation_token',
+    'mismatch_tag',
+    'file',
+    'file_name',
+  ],
+  ...['net_duration', 'export_duration', 'import_duration', 'listen-addr', 'crdb-access-addr', 'num_tables'],
+])
+const PROSE = new Set(['message', 'error', 'reason', 'mismatch_info', 'hint', 'detail'])
+/** Events of one row; `type` is `data` for others as well. */
+const ROW = /^(mismatching row|missing row|extraneous row)/
+
+/** Says the same of the same key within one migration, and nothing of the key to anybody else. */
+export type KeyHash = (table: string, key: readonly unknown[]) => string
+
+/** @param secret what the hash is keyed with; by default it is random, and no two runs can be compared */
+export function keyHash(secret: string | Buffer = randomBytes(32)): KeyHash {
+  return (table, key) =>
+    createHmac('sha256', secret)
+      .update(JSON.stringify([table, ...key.map(String)]))
+      .digest('hex')
+      .slice(0, 16)
+}
+
+/** An event as it may stand in a file: of a row only a keyed hash of its key and the columns that differ. */
+export function scrubEvent(event: MoltEvent, hash: KeyHash): MoltEvent {
+  const row = ROW.test(event.message ?? '') || 'primary_key' in event
+  const out: MoltEvent = {}
+  for (const [field, value] of Object.entries(event)) {
+    if (PLAIN.has(field)) out[field] = value
+    else if (PROSE.has(field)) out[field] = typeof value === 'string' ? scrubText(value) : '…'
+    else if (row && ['primary_key', 'source_values', 'target_values'].includes(field)) continue
+    else out[field] = (typeof value === 'number' && !row) || typeof value === 'boolean' ? value : '…'
+  }
+  if (!row) return out
+  if (Array.isArray(event.primary_key)) out.key_hash = hash(bareName(`x.${event.table_name}`), event.primary_key)
+  const columns = Object.keys((event.source_values ?? event.target_values ?? {}) as object)
+  if (columns.length) out.columns = columns
+  return out
+}
+
+/** For every line that `molt` writes, on either stream. */
+export function moltScrubber(hash: KeyHash = keyHash()): (line: string) => string {
+  return (line) => {
+    const event = parseEvent(line)
+    if (event) return JSON.stringify(scrubEvent(event, hash))
+    // The middle of a broken event begins anywhere, so nothing in it can be told from a value.
+    const error = /^(Error|ERROR|panic|fatal error): /.test(line)
+    if (line.startsWith('{') || (!error && /"\s*[:,}\]]|[[{,:]\s*"/.test(line)))
+      return `(a broken line of ${line.length} characters)`
+    return scrubText(line)
+  }
+}
+
+const FIELD = /\b([\w.]+)=("(?:[^"\\]|\\.)*(?:"|$)|[^\s"]+)/g
+/** Of a database's error as JSON only these are names. */
+const ERROR_FIELDS = ['severity', 'code', 'schemaName', 'tableName', 'columnName', 'dataTypeName', 'constraintName']
+
+/** For every line that `replicator` writes, in each of its forms. */
+export function scrubReplicator(line: string): string {
+  if (line.startsWith('{')) return scrubJsonLine(line)
+  const head = /^[A-Z]{4,7}\s+\[[^\]]*\]\s+/.exec(line)?.[0] ?? ''
+  let out = head
+  let at = head.length
+  for (const match of line.slice(at).matchAll(FIELD)) {
+    const start = head.length + match.index
+    out += `${scrubText(line.slice(at, start))}${match[1]}=${scrubField(match[1] as string, match[2] as string)}`
+    at = start + match[0].length
+  }
+  return out + scrubText(line.slice(at))
+}
+
+function scrubField(name: string, value: string): string {
+  if (!value.startsWith('"')) return value
+  if (name === 'time') return value
+  const text = unquoteGo(value)
+  if (text === undefined || name === 'detail') return '"…"'
+  return JSON.stringify(name === 'sql' ? errorFields(text) : scrubText(text))
+}
+
+function scrubJsonLine(line: string): string {
+  try {
+    return JSON.stringify(JSON.parse(line), (key, value) => {
+      if (typeof value !== 'string') return value
+      if (key === 'severity' || key === 'table' || key === 'schema' || /^\d+$/.test(key)) return value
+      return key === 'detail' || key === 'sql' ? '…' : scrubText(value)
+    })
+  } catch {
+    return `(a broken line of ${line.length} characters)`
+  }
+}
+
+function errorFields(text: string): string {
+  try {
+    const error = JSON.parse(text) as Record<string, unknown>
+    const kept = Object.fromEntries(ERROR_FIELDS.filter((field) => error[field]).map((field) => [field, error[field]]))
+    return JSON.stringify({ ...kept, message: scrubText(String(error.message ?? '')) })
+  } catch {
+    return '…'
+  }
+}
+
+/** A text quoted by Go is JSON but for `\x` and `\a`; undefined when it is cut short. */
+export function unquoteGo(text: string): string | undefined {
+  try {
+    return JSON.parse(text.replace(/\\(?:x([0-9a-f]{2})|([av']))/gi, (_, hex) => (hex ? `\\u00${hex}` : ' ')))
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,153 @@
+import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, expect, test } from 'vitest'
+import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+
+/*
+ * Two databases, one decision. The cutover is stopped dead at each point between arming and switched; there it is
+ * killed, or the target is taken away from under it. Then either the application writes to the source again, within
+ * the lease, or the migration rolls forward when the action is run again. Never both, never neither.
+ */
+const LEASE_MS = 4_000
+const CUTOVER = {
+  decision: 'commit',
+  lease: `${LEASE_MS}ms`,
+  'quiet-period': '300ms',
+  'final-verify': 'counts',
+  'switch-command': '["true"]',
+}
+
+const BEFORE = ['before arming', 'armed', 'drained', 'verified', 'sequences set', 'committing']
+const AFTER = [
+  ['permanent on the source', 'the target is cut', cutTarget],
+  ['switch command done', 'killed', kill],
+  ...(process.env.MOLT_ACTIONS_NIGHTLY
+    ? ([
+        ['permanent on the source', 'killed', kill],
+        ['committed', 'killed', kill],
+        ['committed', 'the target is cut', cutTarget],
+        ['switch command done', 'the target is cut', cutTarget],
+      ] as const)
+    : []),
+] as const
+
+let rehearsal: Rehearsal
+afterEach(() => rehearsal?.stop())
+
+/** Runs the cutover up to `point`, where it stops itself, does `fault` to it, and waits for its end. */
+async function cutoverWith(point: string, fault: (pid: number) => Promise<void>): Promise<string> {
+  const running = rehearsal.run('cutover', CUTOVER, { env: { MOLT_ACTIONS_STOP_AT: point } })
+  const pid = await stoppedChild(running)
+  await fault(pid)
+  const result = await running
+  expect(result.conclusion, words(result)).toBe('failure')
+  return words(result)
+}
+
+async function kill(pid: number): Promise<void> {
+  process.kill(pid, 'SIGKILL')
+}
+
+/** The target is gone for good as far as this run can tell. */
+async function cutTarget(pid: number): Promise<void> {
+  await rehearsal.pair.target.kill()
+  process.kill(pid, 'SIGCONT')
+}
+
+/** The child of this process that has stopped itself. */
+async function stoppedChild(running: Promise<unknown>): Promise<number> {
+  let over = false
+  void running.finally(() => {
+    over = true
+  })
+  while (!over) {
+    const pid = children(process.pid).find((child) => stateOf(child) === 'T')
+    if (pid) return pid
+    await sleep(20)
+  }
+  throw new Error(`the cutover ended before it came to the point:\n${words((await running) as never)}`)
+}
+
+function children(pid: number): number[] {
+  try {
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
+  } catch {
+    return []
+  }
+}
+
+function stateOf(pid: number): string | undefined {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.[0]
+  } catch {
+    return undefined
+  }
+}
+
+/** Tries to write to the source until it may, for at most `ms`. */
+async function writableWithin(ms: number): Promise<boolean> {
+  const end = performance.now() + ms
+  do {
+    const done = await rehearsal.query('source', 'UPDATE categories SET name = name WHERE id = 1').then(
+      () => true,
+      () => false,
+    )
+    if (done) return true
+    await sleep(100)
+  } while (performance.now() < end)
+  return false
+}
+
+async function phase(): Promise<unknown> {
+  const rows = await rehearsal.query('target', "SELECT phase FROM molt_actions.migrations WHERE id = 'main'")
+  return rows[0]?.phase
+}
+
+test.each([
+  ['killed', kill],
+  ['the target is cut', cutTarget],
+] as const)(
+  'before the decision, %s: the application writes again within the lease',
+  { timeout: 240_000 },
+  async (_, fault) => {
+    rehearsal = await startRehearsal()
+    await rehearsal.bringToCaughtUp()
+    for (const point of BEFORE) {
+      const log = await cutoverWith(point, fault)
+      expect(await writableWithin(LEASE_MS + 1_500), `${point}\n${log}`).toBe(true)
+      if (fault === cutTarget) await rehearsal.pair.target.start()
+      expect(['caught-up', 'committing'], point).toContain(await phase())
+    }
+    // And nothing of all that stands in the way of a cutover that is let through.
+    const result = await rehearsal.run('cutover', CUTOVER)
+    requireSuccess('cutover', result)
+    expect(await phase()).toBe('switched')
+    expect(await writableWithin(500)).toBe(false)
+  },
+)
+
+test.each(AFTER)(
+  'after the decision, at "%s", %s: the source stays fenced and a second run rolls forward',
+  { timeout: 120_000 },
+  async (_point, _what, fault) => {
+    rehearsal = await startRehearsal()
+    await rehearsal.bringToCaughtUp()
+    const log = await cutoverWith(_point, fault)
+    expect(await writableWithin(LEASE_MS + 1_500), log).toBe(false)
+    if (fault === cutTarget) await rehearsal.pair.target.start()
+    const again = await rehearsal.run('cutover', CUTOVER)
+    requireSuccess('cutover', again)
+    expect(again.outputs.phase).toBe('switched')
+    expect(await phase()).toBe('switched')
+    expect(await writableWithin(200)).toBe(false)
+  },
+)
+
+test('a second cutover has nothing to do, and says so', { timeout: 120_000 }, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToCaughtUp()
+  requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
+  const again = await rehearsal.run('cutover', CUTOVER)
+  requireSuccess('cutover', again)
+  expect(words(again)).toContain('nothing to do')
+})

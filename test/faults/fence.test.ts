@@ -1,0 +1,290 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
+import {
+  type Fence,
+  fenceProblems,
+  installFence,
+  liftFence,
+  plannedFence,
+  readFence,
+  setLease,
+} from '../../src/source/fence.ts'
+import { readTables } from '../../src/sql/tables.ts'
+import { HeldFence } from '../../src/steps/fencing.ts'
+
+/* Every way past the fence that we know of, tried on a real server. */
+
+const signal = new AbortController().signal
+let server: EmbeddedServer
+let db: pg.Client
+let held: HeldFence
+let fence: Fence
+const clients: pg.Client[] = []
+
+async function client(role?: string): Promise<pg.Client> {
+  const url = new URL(server.url)
+  if (role) [url.username, url.password] = [role, 'secret-of-role']
+  const opened = new pg.Client({ connectionString: url.href })
+  opened.on('error', () => {})
+  await opened.connect()
+  clients.push(opened)
+  return opened
+}
+
+beforeAll(async () => {
+  server = await startPostgres({ name: 'fence', settings: { max_prepared_transactions: 5 } })
+})
+afterAll(() => server.stop())
+
+beforeEach(async () => {
+  db = await client()
+  await db.query(`
+    DROP SCHEMA IF EXISTS molt_actions CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public;
+    CREATE TABLE parent (id int PRIMARY KEY, v text);
+    CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent ON DELETE CASCADE ON UPDATE CASCADE);
+    CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+    CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100);
+    CREATE TABLE outside (id int PRIMARY KEY, parent int);
+    INSERT INTO parent VALUES (1, 'a'), (2, 'b'); INSERT INTO child VALUES (1, 1); INSERT INTO parts VALUES (1, 'a');`)
+  await db.query(`DO $$ BEGIN
+      IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN CREATE ROLE app LOGIN PASSWORD 'secret-of-role'; END IF;
+    END $$; GRANT USAGE ON SCHEMA public TO app; GRANT ALL ON ALL TABLES IN SCHEMA public TO app`)
+  const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
+  fence = await installFence(db, tables)
+  held = new HeldFence(await client(), fence, 10_000)
+})
+afterEach(async () => {
+  for (const each of clients.splice(0)) await each.end().catch(() => {})
+})
+
+const REFUSED = { code: '25006', detail: expect.stringContaining('molt-actions fence') }
+
+test('disarmed it lets everyone write, also a role without any right on our schema', async () => {
+  const app = await client('app')
+  await app.query("UPDATE parent SET v = 'c'")
+  await app.query("INSERT INTO parts VALUES (2, 'x')")
+  await app.query("INSERT INTO parts_1 VALUES (3, 'x')")
+})
+
+test('armed it refuses every kind of write, for owner, superuser and application alike', async () => {
+  await held.arm(2_000, signal)
+  const writes = [
+    "INSERT INTO parent VALUES (3, 'c')",
+    "UPDATE parent SET v = 'z'",
+    'DELETE FROM child',
+    'TRUNCATE child',
+    'TRUNCATE parent CASCADE',
+    "INSERT INTO parts VALUES (5, 'x')",
+    "INSERT INTO parts_1 VALUES (5, 'x')",
+    'DELETE FROM parts_1',
+    "MERGE INTO parent USING (VALUES (1)) AS x(id) ON parent.id = x.id WHEN MATCHED THEN UPDATE SET v = 'm'",
+    'WITH gone AS (DELETE FROM parent RETURNING id) SELECT * FROM gone',
+    'COPY parent FROM PROGRAM \'printf "9\\tx\\n"\'',
+    "INSERT INTO parent VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET v = 'u'",
+  ]
+  const app = await client('app')
+  for (const sql of writes) {
+    await expect(db.query(sql), sql).rejects.toMatchObject(REFUSED)
+    if (!/TRUNCATE|COPY/.test(sql)) await expect(app.query(sql), sql).rejects.toMatchObject(REFUSED)
+  }
+  await db.query('INSERT INTO outside VALUES (1, 1)')
+  await held.requireRefused()
+})
+
+test('session_replication_role = replica does not walk through', async () => {
+  await held.arm(2_000, signal)
+  const replica = await client()
+  await replica.query('SET session_replication_role = replica')
+  await expect(replica.query("UPDATE parent SET v = 'r'")).rejects.toMatchObject(REFUSED)
+})
+
+test('BEGIN READ WRITE in a read-only session does not walk through', async () => {
+  await held.arm(2_000, signal)
+  const other = await client()
+  await other.query('SET default_transaction_read_only = on')
+  await other.query('BEGIN READ WRITE')
+  await expect(other.query("UPDATE parent SET v = 'r'")).rejects.toMatchObject(REFUSED)
+})
+
+test('a cascade from a table outside the plan is refused', async () => {
+  await db.query('ALTER TABLE child ADD COLUMN outside int REFERENCES outside ON DELETE CASCADE')
+  await db.query('INSERT INTO outside VALUES (7, 1); UPDATE child SET outside = 7')
+  await held.arm(2_000, signal)
+  await expect(db.query('DELETE FROM outside WHERE id = 7')).rejects.toMatchObject(REFUSED)
+})
+
+test('an old REPEATABLE READ transaction sees the fence although its snapshot is older', async () => {
+  const old = await client()
+  await old.query('BEGIN ISOLATION LEVEL REPEATABLE READ')
+  await old.query('SELECT count(*) FROM parent')
+  await held.arm(2_000, signal)
+  await expect(old.query("UPDATE parent SET v = 'old'")).rejects.toMatchObject(REFUSED)
+})
+
+test('a transaction that wrote before is waited for, and its write counts as before', async () => {
+  const writer = await client()
+  await writer.query('BEGIN')
+  await writer.query("UPDATE parent SET v = 'late' WHERE id = 1")
+  const arming = held.arm(5_000, signal)
+  await sleep(150)
+  await writer.query('COMMIT')
+  expect((await arming).holders).toBe(1)
+  expect((await db.query('SELECT v FROM parent WHERE id = 1')).rows[0].v).toBe('late')
+})
+
+test('a transaction that does not end fails the arming, by its PID', async () => {
+  const writer = await client()
+  const { rows } = await writer.query('SELECT pg_backend_pid() AS pid')
+  await writer.query('BEGIN')
+  await writer.query("UPDATE parent SET v = 'never' WHERE id = 1")
+  await expect(held.arm(200, signal)).rejects.toThrow(`PID ${rows[0].pid}`)
+})
+
+test('a prepared transaction is waited for too, and named', async () => {
+  const writer = await client()
+  await writer.query('BEGIN')
+  await writer.query("UPDATE parent SET v = 'prepared' WHERE id = 1")
+  await writer.query("PREPARE TRANSACTION 'held-by-nobody'")
+  await expect(held.arm(200, signal)).rejects.toThrow('a prepared transaction')
+  await held.lift()
+  const arming = held.arm(5_000, signal)
+  await sleep(100)
+  await db.query("COMMIT PREPARED 'held-by-nobody'")
+  expect((await arming).holders).toBe(1)
+})
+
+test('a write with synchronous_commit = off before the fence is before it', async () => {
+  const writer = await client()
+  await writer.query('SET synchronous_commit = off')
+  await writer.query("UPDATE parent SET v = 'async' WHERE id = 1")
+  await held.arm(2_000, signal)
+  await expect(writer.query("UPDATE parent SET v = 'async2'")).rejects.toMatchObject(REFUSED)
+  expect((await db.query('SELECT v FROM parent WHERE id = 1')).rows[0].v).toBe('async')
+})
+
+test('a lease that lapses lets writes through, and a write in the gap forbids the commit', async () => {
+  const short = new HeldFence(await client(), fence, 300)
+  await short.arm(2_000, signal)
+  await sleep(450)
+  expect((await readFence(db)).state).toBe('lapsed')
+  await db.query("UPDATE parent SET v = 'in the gap' WHERE id = 1")
+  await expect(short.renew(2_000, signal)).rejects.toThrow('a write passed the fence')
+  await expect(short.commit(2_000, signal)).rejects.toThrow('a write passed the fence')
+  expect((await readFence(db)).state).not.toBe('permanent')
+})
+
+test('a write in the gap that is rolled back forbids the commit as well', async () => {
+  const short = new HeldFence(await client(), fence, 300)
+  await short.arm(2_000, signal)
+  await sleep(450)
+  await db.query("BEGIN; UPDATE parent SET v = 'gap'; ROLLBACK")
+  await expect(short.commit(2_000, signal)).rejects.toThrow('a write passed the fence')
+})
+
+test('a write that began in the gap and ends after the renewal is seen', async () => {
+  const short = new HeldFence(await client(), fence, 300)
+  await short.arm(2_000, signal)
+  await sleep(450)
+  const writer = await client()
+  await writer.query('BEGIN')
+  await writer.query("UPDATE parent SET v = 'gap' WHERE id = 1")
+  const renewal = short.renew(2_000, signal)
+  renewal.catch(() => {})
+  await sleep(100)
+  await writer.query('COMMIT')
+  await expect(renewal).rejects.toThrow('a write passed the fence')
+})
+
+test('a lease that lapses while nobody writes can be renewed and committed', async () => {
+  const short = new HeldFence(await client(), fence, 300)
+  await short.arm(2_000, signal)
+  await sleep(450)
+  await short.commit(2_000, signal)
+  expect((await readFence(db)).state).toBe('permanent')
+})
+
+test('the decision cannot be taken on a lease that someone else has lifted or replaced', async () => {
+  await held.arm(2_000, signal)
+  await liftFence(db)
+  await setLease(db, 60_000)
+  const lease = held.lease
+  const { makePermanent } = await import('../../src/source/fence.ts')
+  expect(await makePermanent(db, lease)).toBe(false)
+  expect((await readFence(db)).state).toBe('armed')
+})
+
+test('permanent: nothing lifts it, renews it or shortens it', async () => {
+  await held.arm(2_000, signal)
+  await held.commit(2_000, signal)
+  expect(await held.lift()).toBe(false)
+  expect(await liftFence(db)).toBe(false)
+  expect(await setLease(db, 1)).toBeUndefined()
+  await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
+})
+
+test('lapsed or lifted it lets a role without rights on our schema write again', async () => {
+  const app = await client('app')
+  await setLease(db, 200)
+  await expect(app.query("UPDATE parent SET v = 'c'")).rejects.toMatchObject(REFUSED)
+  await sleep(300)
+  await app.query("UPDATE parent SET v = 'lapsed'")
+  await setLease(db, 60_000)
+  await liftFence(db)
+  await app.query("UPDATE parent SET v = 'lifted'")
+})
+
+test('a partition made after the installation is found, since its trigger is missing', async () => {
+  await db.query('CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (100) TO (200)')
+  const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
+  expect(await fenceProblems(db, await plannedFence(db, tables))).toEqual(['public.parts_2 has no fence trigger'])
+})
+
+test('a trigger that was disabled, dropped or whose function was replaced is found', async () => {
+  const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
+  const problems = async () => fenceProblems(db, await plannedFence(db, tables))
+  expect(await problems()).toEqual([])
+  await db.query('ALTER TABLE parent DISABLE TRIGGER molt_actions_fence')
+  expect(await problems()).toEqual(['the fence trigger of public.parent is not ENABLE ALWAYS'])
+  await db.query('ALTER TABLE parent ENABLE TRIGGER molt_actions_fence')
+  expect(await problems()).toEqual(['the fence trigger of public.parent is not ENABLE ALWAYS'])
+  await installFence(db, tables)
+  expect(await problems()).toEqual([])
+  await db.query('DROP TRIGGER molt_actions_fence ON child')
+  expect(await problems()).toEqual(['public.child has no fence trigger'])
+  await installFence(db, tables)
+  await db.query('DROP TRIGGER molt_actions_fence ON child')
+  await db.query(`CREATE TRIGGER molt_actions_fence BEFORE INSERT ON child EXECUTE FUNCTION molt_actions.fence();
+    ALTER TABLE child ENABLE ALWAYS TRIGGER molt_actions_fence`)
+  expect(await problems()).toEqual([expect.stringContaining('public.child was made again by someone else')])
+  await db.query('DROP TRIGGER molt_actions_fence ON child')
+  await installFence(db, tables)
+  const { rows } = await db.query("SELECT pg_get_functiondef('molt_actions.fence'::regproc) AS sql")
+  await db.query(rows[0].sql.replace('RAISE EXCEPTION', 'RAISE NOTICE'))
+  expect(await problems()).toContain('the fence function was changed by someone else')
+})
+
+test('installing waits for nobody longer than its lock timeout, and goes on when the lock is free', async () => {
+  await db.query('CREATE TABLE late (id int PRIMARY KEY)')
+  const blocker = await client()
+  await blocker.query('BEGIN')
+  await blocker.query('LOCK TABLE late IN ROW EXCLUSIVE MODE')
+  const tables = (await readTables(db, 'public')).filter((table) => table.name === 'late')
+  const installing = installFence(db, tables)
+  await sleep(1_300)
+  const reader = await client()
+  await reader.query('SELECT * FROM late')
+  await blocker.query('COMMIT')
+  await installing
+})
+
+test('a table whose name is SQL is just a table', async () => {
+  await db.query('CREATE TABLE "a""b; drop table parent" (id int PRIMARY KEY)')
+  const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
+  const odd = new HeldFence(await client(), await installFence(db, tables), 5_000)
+  await odd.arm(2_000, signal)
+  await expect(db.query('INSERT INTO "a""b; drop table parent" VALUES (1)')).rejects.toMatchObject(REFUSED)
+  await odd.lift()
+  await db.query('INSERT INTO parent VALUES (77)')
+})

@@ -1,0 +1,106 @@
+import { afterEach, expect, test } from 'vitest'
+import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+
+/* What a person does when things do not go as planned, or are over: abort, rollback, finalize, cleanup, status. */
+
+const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', 'final-verify': 'counts', 'switch-command': '["true"]' }
+
+let rehearsal: Rehearsal
+afterEach(() => rehearsal?.stop())
+
+const ours = async () => {
+  const source = await rehearsal.query(
+    'source',
+    `SELECT (SELECT count(*) FROM pg_replication_slots) AS slots, (SELECT count(*) FROM pg_publication) AS publications,
+            (SELECT count(*) FROM pg_trigger WHERE tgname = 'molt_actions_fence') AS triggers,
+            to_regnamespace('molt_actions')::text AS schema`,
+  )
+  return source[0]
+}
+const NOTHING = { slots: '0', publications: '0', triggers: '0', schema: null }
+
+const writable = () =>
+  rehearsal.query('source', 'UPDATE categories SET name = name').then(
+    () => true,
+    () => false,
+  )
+
+test('abort sets the source free in any phase, also with the target gone', { timeout: 120_000 }, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToCaughtUp()
+  requireSuccess('fence', await rehearsal.run('fence', { do: 'raise', lease: '10m', keep: 'true' }))
+  expect(await writable()).toBe(false)
+  const status = await rehearsal.run('status')
+  requireSuccess('status', status)
+  expect(status.outputs).toMatchObject({ phase: 'caught-up', fence: 'armed', 'slot-active': 'false' })
+  await rehearsal.pair.target.kill()
+  const aborted = await rehearsal.run('abort')
+  requireSuccess('abort', aborted)
+  expect(aborted.outputs['target-reached']).toBe('false')
+  expect(await writable()).toBe(true)
+  expect(await ours()).toEqual(NOTHING)
+  await rehearsal.pair.target.start()
+  requireSuccess('abort', await rehearsal.run('abort'))
+  expect(await rehearsal.query('target', 'SELECT * FROM molt_actions.migrations')).toEqual([])
+  expect(
+    await rehearsal.query('target', "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'molt_staging%'"),
+  ).toEqual([])
+})
+
+test('after a commit: abort and cleanup refuse, status tells, finalize drops the slot, rollback tells what it would lose', {
+  timeout: 180_000,
+}, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToCaughtUp()
+  requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
+
+  const abort = await rehearsal.run('abort')
+  expect(abort.conclusion).toBe('failure')
+  expect(words(abort)).toContain('use `rollback`')
+  const early = await rehearsal.run('cleanup')
+  expect(words(early)).toContain('its rollback window ends on')
+
+  const finalized = await rehearsal.run('finalize')
+  requireSuccess('finalize', finalized)
+  expect(finalized.outputs.phase).toBe('finalized')
+  expect(await ours()).toMatchObject({ slots: '0', publications: '0' })
+  expect((await rehearsal.run('status')).outputs).toMatchObject({ phase: 'finalized', fence: 'permanent' })
+
+  await rehearsal.query('target', "INSERT INTO categories (id, name) VALUES (4711, 'after the commit')")
+  const refused = await rehearsal.run('rollback')
+  expect(refused.conclusion).toBe('failure')
+  expect(words(refused)).toContain('categories differs from the fenced source')
+  expect(await writable()).toBe(false)
+  const wrong = await rehearsal.run('rollback', { 'accept-data-loss': 'orders' })
+  expect(wrong.conclusion).toBe('failure')
+  const back = await rehearsal.run('rollback', { 'accept-data-loss': 'categories' })
+  requireSuccess('rollback', back)
+  expect(JSON.parse(back.outputs.lost as string)).toEqual(['categories'])
+  expect(await writable()).toBe(true)
+  requireSuccess('cleanup', await rehearsal.run('cleanup'))
+  expect(await ours()).toEqual(NOTHING)
+})
+
+test('cleanup after the rollback window leaves nothing of ours on either side', { timeout: 120_000 }, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToCaughtUp()
+  requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
+  const listed = await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' })
+  requireSuccess('cleanup', listed)
+  expect(words(listed)).toContain('would drop slot molt_slot')
+  expect(await ours()).toMatchObject({ slots: '1' })
+  requireSuccess('cleanup', await rehearsal.run('cleanup', { 'rollback-window': '0s' }))
+  expect(await ours()).toEqual(NOTHING)
+})
+
+test('status reads one side alone, and is red when the slot keeps too much WAL', { timeout: 120_000 }, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToCaughtUp()
+  const red = await rehearsal.run('status', { 'wal-budget': '1B' })
+  expect(red.conclusion).toBe('failure')
+  expect(words(red)).toContain('nobody reads it')
+  await rehearsal.pair.target.kill()
+  const half = await rehearsal.run('status')
+  requireSuccess('status', half)
+  expect(half.outputs.fence).toBe('lifted')
+})

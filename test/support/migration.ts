@@ -1,0 +1,89 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import pg from 'pg'
+import { type LoadHandle, startLoad } from '../../src/rehearsal/load.ts'
+import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { type JobResult, type RunOptions, runAction } from '../../src/rehearsal/runner.ts'
+import { createShop } from '../../src/rehearsal/shop.ts'
+
+export const REPO = resolve(import.meta.dirname, '../..')
+
+/** Two embedded servers with the sample shop, a live load, and the committed actions to move it. */
+export interface Rehearsal {
+  pair: EmbeddedPair
+  load: LoadHandle
+  /** Runs one action of the suite; RUNNER_TEMP is kept between them, as in one job. */
+  run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
+  /** Setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
+  bringToCaughtUp(): Promise<void>
+  query(side: 'source' | 'target', sql: string, values?: unknown[]): Promise<Record<string, unknown>[]>
+  stop(): Promise<void>
+}
+
+export async function startRehearsal(
+  options: { rows?: number; rate?: number; targetUrl?: (url: string) => string } = {},
+): Promise<Rehearsal> {
+  const folder = mkdtempSync(join(tmpdir(), 'molt-actions-test-'))
+  const pair = await startPair()
+  try {
+    await Promise.all([
+      createShop(pair.source.url, { rows: options.rows ?? 1500 }),
+      createShop(pair.target.url, { schemaOnly: true }),
+    ])
+    const load = await startLoad({ url: pair.source.url, rate: options.rate ?? 40, connections: 3 })
+    const target = options.targetUrl?.(pair.target.url) ?? pair.target.url
+    const run: Rehearsal['run'] = (name, inputs = {}, more = {}) =>
+      runAction({
+        dir: join(REPO, 'actions', name),
+        repo: REPO,
+        inputs: name === 'setup' ? inputs : { source: pair.source.url, target, 'allow-insecure': 'true', ...inputs },
+        workDir: join(folder, name),
+        ...more,
+        env: { PATH: `${join(folder, 'setup/_temp/molt-actions/stand-in')}:${process.env.PATH}`, ...more.env },
+      })
+    return {
+      pair,
+      load,
+      run,
+      async bringToCaughtUp() {
+        for (const [name, inputs] of CHAIN) requireSuccess(name, await run(name, inputs))
+      },
+      query: (side, sql, values) => query(pair[side].url, sql, values),
+      async stop() {
+        await load.stop()
+        await pair.stop()
+        rmSync(folder, { recursive: true, force: true })
+      },
+    }
+  } catch (error) {
+    await pair.stop()
+    throw error
+  }
+}
+
+const CHAIN: [string, Record<string, string>][] = [
+  ['setup', { embedded: 'true' }],
+  ['prepare', { 'rehearsal-target': 'true' }],
+  ['fetch', { mode: 'direct-copy' }],
+  ['replicate', { until: 'caught-up', 'quiet-period': '500ms' }],
+]
+
+/** Everything that the steps of a job said, to look for words in. */
+export function words(result: JobResult): string {
+  return result.steps.map((step) => step.log).join('\n')
+}
+
+export function requireSuccess(name: string, result: JobResult): void {
+  if (result.conclusion !== 'success') throw new Error(`${name}: ${result.conclusion}\n${words(result)}`)
+}
+
+export async function query(url: string, sql: string, values?: unknown[]): Promise<Record<string, unknown>[]> {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    return (await client.query(sql, values)).rows
+  } finally {
+    await client.end()
+  }
+}
