@@ -65,7 +65,7 @@ async function run(
   const result = await runAction({
     dir: join(REPO, 'actions/mask'),
     repo: REPO,
-    inputs: { from, to, rules, 'allow-target': name, evidence, ...inputs },
+    inputs: { from, to, rules, 'allow-target': name, evidence, 'allow-insecure': 'true', ...inputs },
     env: { MOLT_MASK_KEY: KEY, ...env },
     secrets: [KEY, ...CANARIES],
     onLine: ({ text }) => {
@@ -194,6 +194,7 @@ describe('refusals', () => {
       ],
       ['no key', /masking key in MOLT_MASK_KEY is empty or not set/, { env: { MOLT_MASK_KEY: '' } }],
       ['a weak key', /MOLT_MASK_KEY has 9 characters/, { env: { MOLT_MASK_KEY: 'rehearsal' } }],
+      ['no TLS', /input `from`: .* the masking key would travel in clear/, { inputs: { 'allow-insecure': 'false' } }],
       ['no target', /input `to` is missing/, { inputs: { to: '' } }],
       ['a pg_dump that is not there', /pg_dump-of-nobody/, { inputs: { 'pg-dump': '/nowhere/pg_dump-of-nobody' } }],
     ]
