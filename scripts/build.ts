@@ -67,6 +67,7 @@ async function bundle(): Promise<string> {
     plugins: [shortenDependencies],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
+    alias: { undici: './scripts/no-undici.ts' },
     external: ['pg-native', 'pg-cloudflare'],
     logOverride: { 'empty-import-meta': 'silent' },
   })
