@@ -4,8 +4,13 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { build } from 'esbuild'
+import { build, type Plugin, transform } from 'esbuild'
+import packageJson from '../package.json' with { type: 'json' }
 import { specs } from '../src/actions/specs.ts'
+import { rulesJsonSchema } from '../src/masking/rules.ts'
+import { verifySchema } from '../src/report/verify-json.ts'
+import type { Phase } from '../src/runtime/action.ts'
+import { checksDocs, preflightSchema } from './checks-docs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
 /** Path → content of everything that is generated. */
@@ -14,9 +19,8 @@ async function generate(): Promise<Map<string, string>> {
   files.set('dist/molt-actions.cjs', await bundle())
   files.set('dist/package.json', '{ "type": "commonjs" }\n')
   for (const spec of specs) {
-    files.set(`dist/${spec.name}.cjs`, `require('./molt-actions.cjs').main('${spec.name}', 'run')\n`)
-    if (spec.post)
-      files.set(`dist/${spec.name}-post.cjs`, `require('./molt-actions.cjs').main('${spec.name}', 'post')\n`)
+    files.set(`dist/${spec.name}.cjs`, entry(spec.name, 'run'))
+    if (spec.post) files.set(`dist/${spec.name}-post.cjs`, entry(spec.name, 'post'))
     files.set(`actions/${spec.name}/action.yml`, actionYaml(spec))
     const path = `actions/${spec.name}/README.md`
     files.set(path, readme(spec, existsSync(path) ? readFileSync(path, 'utf8') : undefined))
@@ -24,7 +28,28 @@ async function generate(): Promise<Map<string, string>> {
   for (const tool of ['molt', 'replicator'])
     files.set(`dist/stand-in-${tool}.cjs`, `require('./molt-actions.cjs').standIn('${tool}')\n`)
   files.set('docs/config.schema.json', configSchema(specs))
+  files.set('docs/verify.schema.json', verifySchema())
+  files.set('docs/checks.md', checksDocs())
+  files.set('docs/preflight.schema.json', preflightSchema())
+  files.set('docs/mask.schema.json', rulesJsonSchema())
   return files
+}
+
+/** Says who runs before a megabyte of code is read and compiled. */
+function entry(name: string, phase: Phase): string {
+  const line = `molt-actions ${packageJson.version}: ${name}${phase === 'post' ? ' (post)' : ''}\\n`
+  return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
+}
+
+/** The largest dependencies with short identifiers: nobody reads their frames, and `dist` has a limit. */
+const shortenDependencies: Plugin = {
+  name: 'shorten-dependencies',
+  setup(build) {
+    build.onLoad({ filter: /node_modules\/(undici|yaml|zod|semver)\/.*\.c?js$/ }, async ({ path }) => {
+      const { code } = await transform(readFileSync(path, 'utf8'), { minify: true, legalComments: 'none' })
+      return { contents: code, loader: 'js' }
+    })
+  },
 }
 
 async function bundle(): Promise<string> {
@@ -36,9 +61,10 @@ async function bundle(): Promise<string> {
     target: 'node20',
     format: 'cjs',
     legalComments: 'none',
-    // Identifiers are kept, so that a stack trace in somebody's log can be read.
+    // Our own identifiers are kept, so that a stack trace in somebody's log can be read.
     minifyWhitespace: true,
     minifySyntax: true,
+    plugins: [shortenDependencies],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
     external: ['pg-native', 'pg-cloudflare'],

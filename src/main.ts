@@ -1,9 +1,9 @@
-import packageJson from '../package.json' with { type: 'json' }
 import type { Action, Phase } from './runtime/action.ts'
 
-// Each is loaded only when it runs: an action's first line must not wait for the code of the others.
+// Each is loaded only when it runs: an action must not wait for the code of the others.
 const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   setup: () => import('./actions/setup/run.ts'),
+  mask: () => import('./actions/mask/run.ts'),
   prepare: () => import('./actions/prepare/run.ts'),
   fetch: () => import('./actions/fetch/run.ts'),
   replicate: () => import('./actions/replicate/run.ts'),
@@ -19,7 +19,6 @@ const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
 
 /** Runs one phase of one action; the entry points in `dist` call nothing else. */
 export async function main(name: string, phase: Phase): Promise<void> {
-  process.stdout.write(`molt-actions ${packageJson.version}: ${name}${phase === 'post' ? ' (post)' : ''}\n`)
   const load = ACTIONS[name]
   if (!load) throw new Error(`there is no action ${name}`)
   const [{ action }, { runAction }, { specs }] = await Promise.all([

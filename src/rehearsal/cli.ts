@@ -172,7 +172,10 @@ async function rehearse(options: Options, folder: string, screen: Screen, signal
         signal,
       )
       account.applicationPauseMs = await applicationPause(load)
-      if (options.keep) await Promise.all([source.keep(), target.keep()])
+      if (options.keep) {
+        await Promise.all([source.keep(), target.keep()])
+        screen.say(`kept, and still running: source ${source.url}, target ${target.url}; files in ${folder}`)
+      }
       return account
     } finally {
       door.server.close()
@@ -301,9 +304,15 @@ function accountOf(result: JobResult, summary: string): Account {
     pauseParts: JSON.parse(outputs['pause-parts'] || '{}'),
     applicationPauseMs: null,
     tables: JSON.parse(outputs.tables || '[]'),
-    engine: [outputs.engine, outputs['molt-version']].filter(Boolean).join(' ') || 'unknown',
+    engine: engineOf(outputs),
     summary,
   }
+}
+
+/** The stand-in says what it is in its version too. */
+function engineOf({ engine, 'molt-version': version }: Record<string, string>): string {
+  if (!engine) return 'unknown'
+  return version?.includes(engine) ? `molt ${version}` : [engine, version].filter(Boolean).join(' ')
 }
 
 function reasonOf(result: JobResult): string {

@@ -1,37 +1,66 @@
 import type { VerifyReport } from '../steps/verifying.ts'
 import { differences, type TableVerdict } from '../tools/molt-verify.ts'
 
-/** The verdict on every table, differences first and the clean ones folded, for an approver's ten seconds. */
+/** What an approver needs in ten seconds: the verdict, then what differs, and the clean tables folded. */
 export function verifyTable(report: VerifyReport): string {
   const bad = report.tables.filter((table) => differences(table) > 0)
   const clean = report.tables.filter((table) => differences(table) === 0)
-  const head = report.problems.length
-    ? `### ❌ Verify: ${report.problems.length} problems\n\n${report.problems
-        .slice(0, 30)
-        .map((problem) => `- ${markdownText(problem)}`)
-        .join('\n')}`
-    : `### ✅ Verify: ${clean.length} tables equal`
-  const parts = [head]
-  if (bad.length) parts.push(rows(bad))
-  if (clean.length) parts.push(`<details><summary>${clean.length} clean tables</summary>\n\n${rows(clean)}\n</details>`)
+  const rows = report.tables.reduce((sum, table) => sum + table.rows, 0)
+  const parts = [headline(report, clean.length, rows)]
+  parts.push(...insecureNote(report.insecure))
+  if (report.problems.length) parts.push(list(report.problems))
+  if (bad.length) parts.push(tableOf(bad))
+  if (report.notes.length) parts.push(folded(`${report.notes.length} notes`, list(report.notes)))
+  if (clean.length) parts.push(folded(`${clean.length} clean tables`, tableOf(clean)))
   return parts.join('\n\n')
 }
 
-function rows(tables: readonly TableVerdict[]): string {
-  const lines = tables.map(
-    (table) =>
-      `| ${markdownText(table.name)} | ${table.rows.toLocaleString('en-US')} | ${table.missing} | ${table.mismatch} | ${table.extraneous} | ${table.columnMismatch} |`,
-  )
+function insecureNote(insecure: readonly string[]): string[] {
+  return insecure.length ? [`> [!WARNING]\n> \`allow-insecure\`: ${markdownText(insecure.join('; '))}`] : []
+}
+
+function headline(report: VerifyReport, clean: number, rows: number): string {
+  const number = (count: number) => count.toLocaleString('en-US')
+  const how = report.counted === 'estimated' ? ' (row counts beside molt are estimates)' : ''
+  const what = report.level === 'counts' ? 'only the numbers of rows compared' : 'every row compared'
+  if (report.verdict === 'clean')
+    return report.level === 'tables'
+      ? '### ✅ Verify: the definitions are equal; no row was compared'
+      : `### ✅ Verify: ${number(clean)} tables equal, ${number(rows)} rows, ${what}${how}`
+  if (report.verdict === 'unsettled') return `### ⚠️ Verify: not proved equal, nothing known to be lost${how}`
+  return `### ❌ Verify: ${report.problems.length} ${report.problems.length === 1 ? 'problem' : 'problems'}${how}`
+}
+
+function list(items: readonly string[]): string {
+  const shown = items.slice(0, 30).map((item) => `- ${markdownText(item)}`)
+  if (items.length > shown.length) shown.push(`- and ${items.length - shown.length} more`)
+  return shown.join('\n')
+}
+
+function folded(title: string, body: string): string {
+  return `<details><summary>${title}</summary>\n\n${body}\n\n</details>`
+}
+
+function tableOf(tables: readonly TableVerdict[]): string {
+  const lines = tables.slice(0, 500).map(({ name, rows, missing, mismatch, extraneous, columns, diagnosis }) => {
+    const note = diagnosis ?? (columns?.length ? `in ${columns.slice(0, 5).join(', ')}` : '')
+    return `| ${markdownText(name)} | ${rows.toLocaleString('en-US')} | ${missing} | ${mismatch} | ${extraneous} | ${markdownText(note)} |`
+  })
+  if (tables.length > lines.length) lines.push(`| and ${tables.length - lines.length} more | | | | | |`)
   return [
-    '| table | rows | missing | different | extraneous | other columns |',
-    '| --- | ---: | ---: | ---: | ---: | ---: |',
+    '| table | rows | missing | different | extraneous | |',
+    '| --- | ---: | ---: | ---: | ---: | --- |',
     ...lines,
   ].join('\n')
 }
 
 /** Names from a database are text: they must not become Markdown or HTML. */
 function markdownText(text: string): string {
-  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('|', '\\|').replaceAll('\n', ' ')
+  return text
+    .replaceAll('&', '&amp;')
+    .replaceAll('<', '&lt;')
+    .replaceAll('|', '\\|')
+    .replaceAll(/[\n`*[\]]/g, (c) => (c === '\n' ? ' ' : `\\${c}`))
 }
 
 /** What was loaded, with the rows of each table folded. */
@@ -47,7 +76,7 @@ export function loadedTable(loaded: {
   const lines = tables.map(([table, count]) => `| ${markdownText(table)} | ${count.toLocaleString('en-US')} |`)
   return [
     `### ✅ Loaded: ${tables.length} of ${tables.length} expected tables, ${loaded.rows.toLocaleString('en-US')} rows`,
-    ...loaded.insecure.map((each) => `> [!WARNING]\n> \`allow-insecure\`: ${markdownText(each)}`),
+    ...insecureNote(loaded.insecure),
     `In ${(loaded.durationMs / 1000).toFixed(1)} s, by ${loaded.mode}. The stream begins at \`${loaded.cursor}\`.`,
     `<details><summary>Rows by table</summary>\n\n| table | rows |\n| --- | ---: |\n${lines.join('\n')}\n</details>`,
   ].join('\n\n')

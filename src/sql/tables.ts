@@ -55,7 +55,8 @@ function toColumn(row: Omit<Column, 'labels'> & { typeOid: number }, labels: Map
   return { name, type, notNull, generated, identityAlways, labels: labels.get(row.typeOid) ?? null }
 }
 
-async function readEnums(db: Database): Promise<Map<number, string[]>> {
+/** The labels of every enum in their order, by type oid. */
+export async function readEnums(db: Database): Promise<Map<number, string[]>> {
   const { rows } = await db.query(
     'SELECT enumtypid AS type, enumlabel AS label FROM pg_catalog.pg_enum ORDER BY 1, enumsortorder',
   )

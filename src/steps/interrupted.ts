@@ -1,17 +1,20 @@
 import { info } from '@actions/core'
-import { type Database, ident, sqlState } from '../runtime/database.ts'
+import { type Database, ident } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 import { dropSlot, readPublication, readSlot } from '../source/slot.ts'
 import { readTarget } from '../target/catalog.ts'
 import { cancelImports } from '../target/jobs.ts'
-import type { Entry, Plan } from '../target/ledger.ts'
+import type { Entry, Exported, Plan } from '../target/ledger.ts'
 import type { FetchMode } from '../tools/molt-fetch.ts'
 
-/** A load to go on with: MOLT's id of it, the LSN at which its slot begins, and what of it had arrived, in rows. */
+/**
+ * A load to go on with: MOLT's id of it, the LSN at which its slot begins, and the rows that it had read. MOLT passes
+ * over every table of which it has noted no failure, loaded or not, so these rows are the only proof of the whole.
+ */
 export interface Resumed {
   fetchId: string
   cursor: string
-  done: Record<string, number>
+  exported: Exported
 }
 
 /**
@@ -41,56 +44,39 @@ export async function settleInterrupted(
     throw new UserError(
       `the slot ${plan.slot} is read by PID ${slot.activePid}: a load or a replicator is running; end it first`,
     )
-  if (request.policy === 'fail') throw new UserError(leftBehind(plan, slot.walBytes, request.mode, begun?.fetchId))
+  const canGoOn = request.mode !== 'direct-copy' && begun?.exported !== undefined
+  if (request.policy === 'fail')
+    throw new UserError(leftBehind(plan, slot.walBytes, canGoOn ? begun?.fetchId : undefined))
   await endImports(target, plan)
-  if (request.policy === 'resume') return resumed(target, entry, slot.confirmedFlushLsn, request)
+  if (request.policy === 'resume') return resumed(entry, slot.confirmedFlushLsn, request)
   await dropLoad(source, plan)
   info(`a load was begun before and did not end; its slot ${plan.slot} is dropped, and everything is loaded again`)
   return undefined
 }
 
-function leftBehind(plan: Plan, walBytes: number, mode: FetchMode, fetchId: string | undefined): string {
-  const resume =
-    mode === 'direct-copy'
-      ? 'A direct copy cannot be continued'
-      : `Say \`on-interrupted: resume\` to go on with it${fetchId ? ` (fetch id ${fetchId})` : ''}`
-  return `the slot ${plan.slot} exists already and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: a load was begun before and did not end. ${resume}; say \`on-interrupted: restart\` to drop the slot and load everything again`
+function leftBehind(plan: Plan, walBytes: number, fetchId: string | undefined): string {
+  const resume = fetchId
+    ? `Say \`on-interrupted: resume\` to go on with it (fetch id ${fetchId}), or`
+    : 'It cannot be gone on with; say'
+  return `the slot ${plan.slot} exists already and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: a load was begun before and did not end. ${resume} \`on-interrupted: restart\` to drop the slot and load everything again`
 }
 
-async function resumed(
-  target: Database,
-  entry: Entry,
-  slotAt: string | null,
-  request: { mode: FetchMode; fetchId?: string },
-): Promise<Resumed> {
+function resumed(entry: Entry, slotAt: string | null, request: { mode: FetchMode; fetchId?: string }): Resumed {
   const begun = entry.facts.load
   if (request.mode === 'direct-copy')
     throw new UserError(
       'a direct copy cannot be continued: nothing of it is kept between source and target; say `on-interrupted: restart`',
     )
-  const fetchId = request.fetchId ?? begun?.fetchId ?? (await latestFetch(target))
-  if (!begun || !fetchId)
+  const fetchId = request.fetchId ?? begun?.fetchId
+  if (!begun?.exported || !fetchId)
     throw new UserError(
-      'neither the ledger nor the target tells which load to go on with; say `on-interrupted: restart`',
+      'the load that was begun cannot be gone on with: it died before every table was read to its end, and MOLT would pass over the others without a word; say `on-interrupted: restart`',
     )
   if (slotAt !== begun.cursor)
     throw new UserError(
       `the slot ${entry.plan.slot} stands at ${slotAt}, but the load was begun at ${begun.cursor}: it is another one, or has been read; say \`on-interrupted: restart\``,
     )
-  return { fetchId, cursor: begun.cursor, done: begun.done ?? {} }
-}
-
-/** MOLT keeps its runs in a table of its own; a run that was killed has told its id to nobody else. */
-async function latestFetch(target: Database): Promise<string | undefined> {
-  try {
-    const { rows } = await target.query(
-      'SELECT id::text AS id FROM _molt_fetch_status ORDER BY started_at DESC LIMIT 1',
-    )
-    return rows[0]?.id
-  } catch (error) {
-    if (sqlState(error) === '42P01') return undefined
-    throw error
-  }
+  return { fetchId, cursor: begun.cursor, exported: begun.exported }
 }
 
 /** Takes away slot and publication of a load that is not gone on with; the publication only when it is this plan's. */

@@ -66,8 +66,10 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   options.signal.removeEventListener('abort', cancel)
   if (options.signal.aborted) return { account, failure: options.signal.reason }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
-  const said = child.lastError === child.lastWords ? (account.errors.at(-1) ?? child.lastWords) : child.lastError
-  return { account, failure: child.failure(said, explainFetch(said)) }
+  const said = child.lastError === child.lastWords ? account.errors.at(-1) : child.lastError
+  // The newest builds stop at what older ones leave out, and name it only in the lines before.
+  const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
+  return { account, failure: child.failure(said, [...skipped, explainFetch(said ?? '')].filter(Boolean).join(' ')) }
 }
 
 const ADVICE: [RegExp, string][] = [
@@ -93,7 +95,7 @@ const ADVICE: [RegExp, string][] = [
   [/all replication slots are in use|53400/i, 'Raise max_replication_slots on the source.'],
   [/password authentication failed|failed SASL auth/i, 'Check the user and the password of both URLs.'],
   [/insecure connection|allow-tls-mode-disable/i, 'Write sslmode=verify-full, or say `allow-insecure: true`.'],
-  [/no exception logs|continuation/i, 'There is nothing to continue; say `on-interrupted: restart`.'],
+  [/no exception logs/i, 'There is nothing to continue; say `on-interrupted: restart`.'],
 ]
 
 /** What to do about the tool's last words; undefined when nothing better is known than to read them. */

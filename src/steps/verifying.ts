@@ -1,27 +1,50 @@
-import { compareTables } from '../migration/tables.ts'
-import type { Database } from '../runtime/database.ts'
+import { createWriteStream } from 'node:fs'
+import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../migration/structure.ts'
+import { compareTables, type Table } from '../migration/tables.ts'
+import { type Database, ident, qualified } from '../runtime/database.ts'
+import { tlsProblem } from '../runtime/types.ts'
+import { readHeartbeatOwner } from '../source/heartbeat.ts'
+import { readConstraints, readIndexes, readSequenceStates } from '../sql/structure.ts'
 import { countRows, readTables } from '../sql/tables.ts'
 import type { Plan } from '../target/ledger.ts'
-import { parseEvent } from '../tools/events.ts'
+import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../tools/events.ts'
 import {
   accountForVerify,
+  addSamples,
+  differences,
+  differenceText,
   emptyVerifyAccount,
+  newVerdict,
   type TableVerdict,
+  type VerifyAccount,
   verifyArgs,
   verifyProblems,
 } from '../tools/molt-verify.ts'
 import { Child, freeAddress } from '../tools/process.ts'
-import { moltScrubber } from '../tools/scrub.ts'
+import { keyHash, moltScrubber } from '../tools/scrub.ts'
 import { toolHelp } from '../tools/versions.ts'
+import { recheckRows } from './recheck.ts'
 
 /** `full` compares every row by molt, `counts` only the numbers of rows, `tables` only the definitions. */
 export type VerifyLevel = 'full' | 'counts' | 'tables'
 
-/** What was compared and found; green only when `problems` is empty. */
+/** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
 export interface VerifyReport {
   level: VerifyLevel
+  /** `streaming`: rows were moving, and differences were looked at again. `drained`: none is accepted. */
+  while: 'streaming' | 'drained'
+  /** How rows were counted beside molt. */
+  counted: 'exact' | 'estimated' | 'no'
+  /** `unsettled`: nothing is known to be lost, but equality is not proved either. */
+  verdict: 'clean' | 'different' | 'unsettled'
   tables: TableVerdict[]
   problems: string[]
+  /** What is no problem here, and should be known. */
+  notes: string[]
+  /** Sides that may be reached without TLS, in words. */
+  insecure: string[]
+  /** What on molt's output nothing is known of. */
+  unknown?: Unknowns
   durationMs: number
 }
 
@@ -34,28 +57,102 @@ export interface VerifyOptions {
   logFile: string
   signal: AbortSignal
   concurrency?: number
-  onLine?(verdict: TableVerdict): void
+  /** Bounds the work to these of the plan's tables. */
+  tables?: readonly string[]
+  /** Default: `drained`. */
+  while?: 'streaming' | 'drained'
+  /** Default: `exact`; `no` while rows move. */
+  count?: 'exact' | 'estimated'
+  /** Whether indexes, constraints and sequences are compared, and what follows. Default: they are not. */
+  structure?: 'require' | 'report'
+  /** Writes each differing row's key, or values too, to a file of mode 600. */
+  show?: { what: 'keys' | 'values'; file: string }
+  recheck?: { limit: number; markerTimeout: number; rounds: number }
+}
+
+const RECHECK = { limit: 1_000, markerTimeout: 30_000, rounds: 5 }
+
+/** What is found on the way to a report. */
+interface Findings {
+  problems: string[]
+  /** Neither proved equal nor known to be lost. */
+  unsettled: string[]
+  notes: string[]
+  tables: TableVerdict[]
+  counted: VerifyReport['counted']
+  unknown?: Unknowns
 }
 
 /** Compares both sides for the expected tables, by what MOLT sees and by what it does not. */
-export async function runVerify(source: Database, target: Database, options: VerifyOptions): Promise<VerifyReport> {
+export async function runVerify(source: Database, target: Database, given: VerifyOptions): Promise<VerifyReport> {
   const began = performance.now()
+  const options = given.tables ? { ...given, plan: { ...given.plan, tables: [...given.tables] } } : given
   const { plan, level } = options
-  const definitions = await definitionProblems(source, target, plan)
-  const missing = new Set(definitions.filter((found) => found.what.includes('is missing')).map((found) => found.table))
-  const comparable = plan.tables.filter((table) => !missing.has(`${plan.sourceSchema}.${table}`))
-  const problems = definitions.map((found) => `${found.what}; ${found.fix}`)
-  const tables = level === 'tables' ? [] : await compareCounts(source, target, plan, comparable)
-  problems.push(...tables.flatMap(countProblem))
-  if (level !== 'full') return { level, tables, problems, durationMs: since(began) }
-  const molt = await runMoltVerify(options)
-  problems.push(...molt.problems)
-  for (const verdict of molt.tables) {
-    const counted = tables.find((table) => table.name === verdict.name)
-    if (counted && counted.rows !== verdict.rows)
-      problems.push(`${verdict.name}: molt verify saw ${verdict.rows} rows, but the source has ${counted.rows}`)
+  const found: Findings = { problems: [], unsettled: [], notes: [], tables: [], counted: 'no' }
+  const [here, there] = await Promise.all([
+    readTables(source, plan.sourceSchema),
+    readTables(target, plan.targetSchema),
+  ])
+  const definitions = compareDefinitions(here, there, plan)
+  found.problems.push(...definitions.map(({ what, fix }) => `${what}; ${fix}`))
+  const gone = new Set(definitions.filter(({ what }) => what.includes('is missing on')).map(({ table }) => table))
+  const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
+  if (level === 'counts') await compareCounts(source, target, comparable, options, found)
+  if (level === 'full') await compareRows(source, target, { comparable, here }, options, found)
+  if (options.structure)
+    found[options.structure === 'require' ? 'problems' : 'notes'].push(
+      ...(await structureFindings(source, target, plan)),
+    )
+  const { problems, unsettled, notes, ...more } = found
+  return {
+    ...{ level, while: options.while ?? 'drained', insecure: insecureSides(options), ...more },
+    problems: [...new Set([...problems, ...unsettled])],
+    notes: [...new Set(notes)],
+    verdict: problems.length ? 'different' : unsettled.length ? 'unsettled' : 'clean',
+    durationMs: Math.round(performance.now() - began),
   }
-  return { level, tables: molt.tables, problems: [...new Set(problems)], durationMs: since(began) }
+}
+
+/** Only numbers of rows. While rows move they need not be equal, and nothing tells why they are not. */
+async function compareCounts(
+  source: Database,
+  target: Database,
+  tables: readonly string[],
+  options: VerifyOptions,
+  found: Findings,
+): Promise<void> {
+  found.counted = options.count ?? 'exact'
+  found.tables = await countTables(source, target, options.plan, tables, found.counted)
+  found[options.while === 'streaming' ? 'unsettled' : 'problems'].push(...found.tables.flatMap(countProblem))
+}
+
+/** Every row by molt, and the numbers of rows beside it: molt counts only what it has looked at. */
+async function compareRows(
+  source: Database,
+  target: Database,
+  { comparable, here }: { comparable: readonly string[]; here: readonly Table[] },
+  options: VerifyOptions,
+  found: Findings,
+): Promise<void> {
+  const { plan } = options
+  const streaming = options.while === 'streaming'
+  found.counted = streaming ? 'no' : (options.count ?? 'exact')
+  const counts = await countTables(source, target, plan, comparable, found.counted)
+  const account = await runMoltVerify(source, options)
+  const partitions = await partitionsOfMissing(source, account, here, plan.sourceSchema)
+  found.tables = order([...account.tables.values()], plan)
+  found.unknown = account.unknown
+  found.notes.push(...account.notes.map(({ table, reason }) => `${table}: ${reason}`))
+  for (const verdict of found.tables) verdict.diagnosis = partitions.get(verdict.name) ?? verdict.diagnosis
+  if (streaming) found.unsettled.push(...(await settle(source, target, account, here, options)))
+  for (const problem of verifyProblems(account, plan.tables)) {
+    const verdict = found.tables.find((each) => differenceText(each) === problem)
+    const outcome = verdict ? outcomeOf(verdict) : 'loss'
+    if (outcome === 'lag') found.notes.push(`${problem}: lag, nothing is lost`)
+    else if (outcome === 'unsettled') found.unsettled.push(`${problem}; verify again, or after the drain`)
+    else found.problems.push(problem)
+  }
+  if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
 }
 
 /** Definitions that differ between the expected tables of both sides now. */
@@ -64,6 +161,10 @@ export async function definitionProblems(source: Database, target: Database, pla
     readTables(source, plan.sourceSchema),
     readTables(target, plan.targetSchema),
   ])
+  return compareDefinitions(here, there, plan)
+}
+
+function compareDefinitions(here: readonly Table[], there: readonly Table[], plan: Plan) {
   const byName = new Map(here.map((table) => [table.name, table]))
   const gone = plan.tables
     .filter((name) => !byName.has(name))
@@ -73,64 +174,220 @@ export async function definitionProblems(source: Database, target: Database, pla
       fix: 'it was an expected table; start a new migration if that is meant',
     }))
   const expected = plan.tables.flatMap((name) => byName.get(name) ?? [])
-  return [...gone, ...compareTables(expected, there)]
+  const narrow = expected.flatMap((table) =>
+    narrowColumns(
+      table,
+      there.find(({ name }) => name === table.name),
+    ),
+  )
+  return [...gone, ...compareTables(expected, there), ...narrow]
 }
 
-async function compareCounts(
+/** What the load leaves for later: indexes, constraints, sequences. */
+async function structureFindings(source: Database, target: Database, plan: Plan): Promise<string[]> {
+  const { sourceSchema, targetSchema, tables } = plan
+  const sides = [
+    { db: source, schema: sourceSchema },
+    { db: target, schema: targetSchema },
+  ] as const
+  const [indexes, constraints] = [
+    [await readIndexes(source, sourceSchema), await readIndexes(target, targetSchema)] as const,
+    [await readConstraints(source, sourceSchema), await readConstraints(target, targetSchema)] as const,
+  ]
+  return [
+    ...sequenceProblems((await readSequenceStates(...sides)).filter(({ table }) => !table || tables.includes(table))),
+    ...indexProblems(...indexes, tables),
+    ...constraintProblems(...constraints, tables),
+  ]
+}
+
+async function countTables(
   source: Database,
   target: Database,
   plan: Plan,
   names: readonly string[],
+  how: VerifyReport['counted'],
 ): Promise<TableVerdict[]> {
-  const verdicts: TableVerdict[] = []
-  for (const name of names) {
-    const [here, there] = await Promise.all([
-      countRows(source, plan.sourceSchema, name),
-      countRows(target, plan.targetSchema, name),
-    ])
-    const verdict = { name, rows: here, missing: Math.max(0, here - there), extraneous: Math.max(0, there - here) }
-    verdicts.push({ ...verdict, mismatch: 0, columnMismatch: 0, shardsFinished: 0, shardsTotal: 0 })
+  if (how === 'no') return []
+  const count = how === 'exact' ? countRows : estimateRows
+  const sides = [source, target]
+  const limits = await Promise.all(sides.map((db) => db.query('SHOW statement_timeout')))
+  // A count of a large table takes longer than any statement on a catalog may.
+  for (const db of sides) await db.query('SET statement_timeout = 0')
+  try {
+    const verdicts: TableVerdict[] = []
+    for (const name of names) {
+      const [here, there] = await Promise.all([
+        count(source, plan.sourceSchema, name),
+        count(target, plan.targetSchema, name),
+      ])
+      const apart =
+        how === 'estimated' && Math.abs(here - there) <= 0.1 * Math.max(here, there, 1_000) ? 0 : here - there
+      verdicts.push({ ...newVerdict(name), rows: here, missing: Math.max(0, apart), extraneous: Math.max(0, -apart) })
+    }
+    return verdicts
+  } finally {
+    for (const [i, db] of sides.entries())
+      await db.query(`SET statement_timeout = '${limits[i]?.rows[0].statement_timeout}'`).catch(() => {})
   }
-  return verdicts
 }
 
-function countProblem(verdict: TableVerdict): string[] {
-  const { name, rows, missing, extraneous } = verdict
+/** By the server's statistics. CockroachDB fills `reltuples` with nothing, and has statistics of its own. */
+async function estimateRows(db: Database, schema: string, table: string): Promise<number> {
+  const { rows } = await db.query(
+    `SELECT version() AS version, coalesce(sum(greatest(reltuples, 0)), 0)::float8 AS rows FROM pg_catalog.pg_class
+      WHERE oid = $1::regclass OR oid IN (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1::regclass)`,
+    [qualified(schema, table)],
+  )
+  if (!rows[0].version.startsWith('CockroachDB')) return rows[0].rows
+  const statistics = await db.query(`SHOW STATISTICS FOR TABLE ${qualified(schema, table)}`)
+  return Number(statistics.rows.at(-1)?.row_count ?? 0)
+}
+
+function countProblem({ name, rows, missing, extraneous }: TableVerdict): string[] {
   if (!missing && !extraneous) return []
   return [`${name}: the source has ${rows} rows and the target ${rows - missing + extraneous}`]
 }
 
-async function runMoltVerify(options: VerifyOptions): Promise<{ tables: TableVerdict[]; problems: string[] }> {
+/** The rows that molt saw must be those that there are, on either side. */
+function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVerdict[]): string[] {
+  return counts.flatMap((counted) => {
+    const seen = tables.find(({ name }) => name === counted.name)
+    if (!seen?.shardsFinished) return countProblem(counted)
+    if (seen.rows !== counted.rows)
+      return `${seen.name}: molt verify saw ${seen.rows} rows, but the source has ${counted.rows}`
+    const told = seen.missing - seen.extraneous === counted.missing - counted.extraneous
+    return told ? [] : countProblem(counted)
+  })
+}
+
+async function runMoltVerify(source: Database, options: VerifyOptions): Promise<VerifyAccount> {
   const { plan } = options
-  const account = emptyVerifyAccount()
+  const account = emptyVerifyAccount(plan.sourceSchema)
+  const hash = keyHash((await readHeartbeatOwner(source))?.sourceId)
   const request = {
-    source: options.sourceUrl,
-    target: options.targetUrl,
-    schema: plan.sourceSchema,
-    tables: plan.tables,
-    concurrency: options.concurrency,
+    ...{ source: options.sourceUrl, target: options.targetUrl },
+    ...{ schema: plan.sourceSchema, tables: plan.tables, concurrency: options.concurrency },
     metricsAddr: await freeAddress(),
   }
+  const shown = options.show && rowFile(options.show)
   const child = new Child({
     program: options.program,
     args: verifyArgs(request, await toolHelp(options.program, 'verify')),
     logFile: options.logFile,
-    scrub: moltScrubber(),
+    scrub: moltScrubber(hash),
     hidePasswords: true,
     onLine(line) {
       const event = parseEvent(line)
-      if (event) accountForVerify(account, event)
+      if (!event) return countChatter(account.unknown, line)
+      accountForVerify(account, event)
+      shown?.write(event)
     },
   })
   const cancel = () => void child.stop(1_000)
   options.signal.addEventListener('abort', cancel, { once: true })
+  if (options.signal.aborted) cancel()
   const exit = await child.exited
   options.signal.removeEventListener('abort', cancel)
+  await shown?.close()
   options.signal.throwIfAborted()
-  if (exit.code !== 0) throw child.failure(child.lastError)
-  return { tables: [...account.tables.values()], problems: verifyProblems(account, plan.tables) }
+  if (exit.code !== 0) throw child.failure(child.lastError, explainVerify(child.lastError))
+  for (const verdict of account.tables.values()) addSamples(verdict, account.rows.get(verdict.name), hash)
+  return account
 }
 
-function since(began: number): number {
-  return Math.round(performance.now() - began)
+function explainVerify(said: string): string | undefined {
+  if (/could not be started/.test(said)) return 'Run `setup` first.'
+  if (/target must be cockroach|must be cockroach/.test(said))
+    return 'The target is not CockroachDB; `embedded: true` of `setup` installs the stand-in for rehearsals on PostgreSQL.'
+  if (/array element OID not registered/.test(said))
+    return 'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.'
+  return undefined
+}
+
+/** The rows that differ, for a person's eyes: never in a log, and readable by this user alone. */
+function rowFile(show: { what: 'keys' | 'values'; file: string }) {
+  const stream = createWriteStream(show.file, { mode: 0o600, flags: 'w' })
+  return {
+    write(event: MoltEvent) {
+      if (!Array.isArray(event.primary_key)) return
+      const { table_schema: schema, table_name: table, primary_key: key, message: finding } = event
+      const values = { source: event.source_values, target: event.target_values }
+      stream.write(`${JSON.stringify({ finding, schema, table, key, ...(show.what === 'values' && values) })}\n`)
+    },
+    close: () => new Promise<void>((resolve) => stream.end(resolve)),
+  }
+}
+
+/** Looks again at what differed. @returns what could not be told, in words; what is lost stays a difference */
+async function settle(
+  source: Database,
+  target: Database,
+  account: VerifyAccount,
+  here: readonly Table[],
+  options: VerifyOptions,
+): Promise<string[]> {
+  const suspects = [...account.tables.values()].flatMap((verdict) => {
+    const definition = here.find(({ name }) => name === verdict.name)
+    const rows = account.rows.get(verdict.name)?.rows ?? []
+    return definition && differences(verdict) ? [{ definition, rows, total: differences(verdict) }] : []
+  })
+  if (!suspects.length) return []
+  const { sourceSchema, targetSchema } = options.plan
+  const limits = { ...RECHECK, ...options.recheck, sourceSchema, targetSchema, signal: options.signal }
+  const { tables, problem } = await recheckRows(source, target, suspects, limits)
+  for (const [name, recheck] of tables) {
+    const verdict = account.tables.get(name)
+    if (verdict) verdict.recheck = recheck
+  }
+  return problem ? [problem] : []
+}
+
+/** What the rows that differed turned out to be; without another look every difference counts as loss. */
+function outcomeOf({ recheck, columnMismatch }: TableVerdict): 'lag' | 'loss' | 'unsettled' {
+  if (!recheck || recheck.loss || columnMismatch) return 'loss'
+  return recheck.changing || recheck.untold ? 'unsettled' : 'lag'
+}
+
+/** When every missing row that was told belongs to one of several partitions, that is where to look. */
+async function partitionsOfMissing(
+  source: Database,
+  account: VerifyAccount,
+  here: readonly Table[],
+  schema: string,
+): Promise<Map<string, string>> {
+  const found = new Map<string, string>()
+  for (const table of here.filter(({ kind }) => kind === 'p')) {
+    const rows = account.rows.get(table.name)?.rows ?? []
+    const keys = rows.filter(({ kind, key }) => kind === 'missing' && key.length === table.key.length).slice(0, 50)
+    if (!keys.length || rows.some(({ kind }) => kind !== 'missing')) continue
+    const tuples = keys.map(({ key }, row) => `(${key.map((_, i) => `$${row * key.length + i + 1}`).join(', ')})`)
+    const { rows: partitions } = await source
+      .query(
+        `SELECT DISTINCT tableoid::regclass::text AS name FROM ${qualified(schema, table.name)}
+          WHERE (${table.key.map(ident).join(', ')}) IN (${tuples.join(', ')})`,
+        keys.flatMap(({ key }) => key),
+      )
+      .catch(() => ({ rows: [] }))
+    const { rows: all } = await source.query(
+      'SELECT count(*)::int AS count FROM pg_catalog.pg_partition_tree($1) WHERE isleaf',
+      [table.oid],
+    )
+    if (partitions.length === 1 && all[0].count > 1)
+      found.set(table.name, `every row that is missing belongs to the partition ${partitions[0].name}`)
+  }
+  return found
+}
+
+function insecureSides(options: VerifyOptions): string[] {
+  return Object.entries({ source: options.sourceUrl, target: options.targetUrl }).flatMap(([side, url]) => {
+    const problem = tlsProblem(url)
+    return problem ? [`the ${side} is not reached by TLS for certain: ${problem}`] : []
+  })
+}
+
+/** The plan's order, whatever order the shards ended in. */
+function order(tables: readonly TableVerdict[], plan: Plan): TableVerdict[] {
+  const at = (name: string) => (plan.tables.indexOf(name) + 1 || Number.POSITIVE_INFINITY) as number
+  return [...tables].sort((a, b) => at(a.name) - at(b.name))
 }

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { PackedFingerprint } from '../migration/fingerprint.ts'
 import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
 
@@ -28,6 +29,20 @@ export interface Plan {
   tables: string[]
   slot: string
   publication: string
+  /** `check=object`, as they were given: what was accepted although a check speaks against it. */
+  waivers?: string[]
+  /** `none`, `indexes`, `constraints` or `indexes,constraints`: what is taken off the target for the load. */
+  defer?: string
+  /** sha256 of the programs that were there when it was prepared. */
+  tools?: Record<string, string>
+  /** sha256 over all that decides what is moved and how. */
+  hash?: string
+}
+
+/** Rows that a load has read to their end: of each table where the tool tells them apart, and of all. */
+export interface Exported {
+  tables: Record<string, number>
+  total: number
 }
 
 /** Facts that later phases need: each phase adds its own. */
@@ -36,7 +51,7 @@ export interface Facts {
   source?: { systemIdentifier: string; databaseOid: string; sourceId: string }
   cursor?: string
   /** A load that was begun and has not been proved complete: what is needed to go on with it. */
-  load?: { cursor: string; mode: string; fetchId?: string; done?: Record<string, number> } | null
+  load?: { cursor: string; mode: string; fetchId?: string; exported?: Exported } | null
   /**
    * Where the replicator keeps its progress on the target. One for each load: a position that it finds there, from an
    * earlier slot, would win over the slot's own, and the changes between would be skipped without a word.
@@ -45,6 +60,8 @@ export interface Facts {
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string
+  /** The schemas of both sides as `prepare` left them; later phases are held to them. */
+  fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }
 
 export interface Entry {
@@ -173,7 +190,7 @@ export async function addEvidence(db: Database, id: string, action: string, body
 }
 
 /** CockroachDB asks clients to repeat a statement that lost to another one (40001). */
-async function retrying<T>(work: () => Promise<T>): Promise<T> {
+export async function retrying<T>(work: () => Promise<T>): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
       return await work()

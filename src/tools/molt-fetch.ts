@@ -294,7 +294,7 @@ const EVENTS: [string, Account][] = [
 
 /** They say nothing about completeness. */
 const QUIET =
-  /^(default compression|checking database details|verifying common tables|establishing snapshot|clearing all continuation|data extraction phase|starting data import|row copy status|table COPY complete|starting file server|truncating table|finished truncating|creating (or updating token|new table|schema)|dropping and recreating|molt version|the embedded stand-in)/
+  /^(default compression|checking database details|verifying common tables|establishing snapshot|clearing all continuation|data extraction phase|starting data import|row copy status|table COPY complete|starting file server|truncating table|finished truncating|creating (or updating token|new table|schema)|dropping and recreating|skipping fetch|skipping export|removing exception|molt version|the embedded stand-in)/
 
 /** Adds one event to the account. */
 export function accountFor(account: FetchAccount, event: MoltEvent): void {
@@ -396,14 +396,9 @@ export function strayTables(account: FetchAccount, expected: readonly string[]):
 
 /**
  * Everything in the account that is not "all of it"; empty is the only green.
- * @param done tables that were loaded before the interruption that this run went on from
+ * @param resumed whether this run went on with an earlier one; what it tells of rows is then only the rest
  */
-export function fetchProblems(
-  account: FetchAccount,
-  expected: readonly string[],
-  done: readonly string[] = [],
-): string[] {
-  const wanted = expected.filter((table) => !done.includes(table))
+export function fetchProblems(account: FetchAccount, expected: readonly string[], resumed = false): string[] {
   // Tables of the target alone, which nobody expects, are none of this load's business.
   const skipped = account.skipped.filter(
     ({ table, reason }) => expected.includes(table) || !/^the source has/.test(reason),
@@ -411,30 +406,30 @@ export function fetchProblems(
   const problems = skipped.map(({ table, reason }) => `${table}: ${reason}`)
   if (!account.complete) problems.push('molt fetch wrote no completion record: the load is not complete')
   else if (!account.cursor) problems.push('the completion record has no cursor, so a stream has nowhere to begin')
-  if (account.complete && !account.claimed.length && wanted.length)
+  if (account.complete && !account.claimed.length && expected.length)
     problems.push('molt fetch moved no table at all: its filter matched nothing')
   else if (account.complete)
-    for (const table of wanted)
+    for (const table of expected)
       if (!account.claimed.includes(table))
         problems.push(`${table}: expected, but the completion record does not name it`)
   for (const table of new Set([...account.claimed, ...account.matched, ...Object.keys(account.tables)]))
     if (!expected.includes(table)) problems.push(`${table}: loaded, although it is not an expected table`)
-  return [...new Set([...problems, ...rowProblems(account, wanted), ...account.errors])]
+  return [...new Set([...problems, ...(resumed ? [] : rowProblems(account, expected)), ...account.errors])]
 }
 
-function rowProblems(account: FetchAccount, wanted: readonly string[]): string[] {
+function rowProblems(account: FetchAccount, expected: readonly string[]): string[] {
   const problems: string[] = []
-  if (account.complete && account.exportsFinished < wanted.length)
-    problems.push(`only ${account.exportsFinished} of ${wanted.length} tables were exported to their end`)
-  if (account.importsFinished > 0 && account.importsFinished < wanted.length)
-    problems.push(`only ${account.importsFinished} of ${wanted.length} tables were imported to their end`)
+  if (account.complete && account.exportsFinished < expected.length)
+    problems.push(`only ${account.exportsFinished} of ${expected.length} tables were exported to their end`)
+  if (account.importsFinished > 0 && account.importsFinished < expected.length)
+    problems.push(`only ${account.importsFinished} of ${expected.length} tables were imported to their end`)
   const apart = Object.entries(account.tables).filter(
     ([, { exported, imported }]) => imported !== undefined && exported !== imported,
   )
   for (const [table, { exported, imported }] of apart)
-    problems.push(`${table}: ${exported ?? 'an unknown number of'} rows were exported, but ${imported} imported`)
+    problems.push(`${table}: exported ${exported ?? 'nobody knows how many'}, but imported ${imported} rows`)
   if (!apart.length && account.importsFinished > 0 && account.importedRows !== account.exportedRows)
-    problems.push(`${account.exportedRows} rows were exported, but ${account.importedRows} imported`)
+    problems.push(`exported ${account.exportedRows}, but imported ${account.importedRows} rows`)
   return problems
 }
 

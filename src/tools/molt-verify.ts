@@ -1,6 +1,6 @@
 import { exactFilter } from '../migration/tables.ts'
-import { bareName, type MoltEvent, numberField } from './events.ts'
-import { scrubText } from './scrub.ts'
+import { countUnknown, type MoltEvent, noUnknowns, numberField, type Unknowns } from './events.ts'
+import { type KeyHash, keyHash, scrubText } from './scrub.ts'
 
 export interface VerifyRequest {
   source: string
@@ -24,6 +24,27 @@ export function verifyArgs(request: VerifyRequest, help: string): string[] {
   return args
 }
 
+export type RowKind = 'missing' | 'mismatch' | 'extraneous'
+
+/** A row that differs, without its values. Its key stays in memory, to look at the row again; it is never written. */
+export interface RowDifference {
+  kind: RowKind
+  key: string[]
+  columns: string[]
+}
+
+/** What the differing rows that molt told one by one told, rows read again included. All counts are rows. */
+export interface Recheck {
+  /** Equal once a later marker had arrived. */
+  lag: number
+  /** Different still, though the source's row stayed the same: it will not arrive by itself. */
+  loss: number
+  /** Changed on the source each time it was looked at. */
+  changing: number
+  /** Not looked at, because there were too many or the row could not be read. */
+  untold: number
+}
+
 /** What was found in one table, all its shards added up. Counts are rows. */
 export interface TableVerdict {
   name: string
@@ -34,68 +55,194 @@ export interface TableVerdict {
   columnMismatch: number
   shardsFinished: number
   shardsTotal: number
+  /** Rows that molt says are equal; undefined when it does not say. */
+  equal?: number
+  /** Columns that differ in the rows that were told one by one, the most frequent first. */
+  columns?: string[]
+  /** The likely cause, in words. */
+  diagnosis?: string
+  /** Keyed hashes of the keys of the first rows that differ. */
+  samples?: { kind: RowKind; columns: string[]; keyHash: string }[]
+  /** Only with `while: streaming`. */
+  recheck?: Recheck
+}
+
+/** What kind of difference two values are, told while they are at hand. */
+export type ValueClass = 'empty-null' | 'time-digits' | 'number-digits' | 'padding' | 'case' | 'value'
+
+/** What is known of one table's differing rows; `rows` holds the first {@link KEPT_ROWS}. */
+export interface TableRows {
+  rows: RowDifference[]
+  told: number
+  columns: Record<string, number>
+  classes: Partial<Record<ValueClass, number>>
 }
 
 export interface VerifyAccount {
+  schema: string
   complete: boolean
   tables: Map<string, TableVerdict>
-  /** What the tool could not compare, in its own words, with the table's bare name. */
+  /** What the tool could not compare, in words, with the table's bare name. */
   unverifiable: { table: string; reason: string }[]
+  /** Differences of definition that lose nothing. */
+  notes: { table: string; reason: string }[]
+  rows: Map<string, TableRows>
   errors: string[]
+  unknown: Unknowns
+  /** Table → shards that have finished: one that is told twice is counted once. */
+  finished: Map<string, Set<string>>
 }
 
-export function emptyVerifyAccount(): VerifyAccount {
-  return { complete: false, tables: new Map(), unverifiable: [], errors: [] }
+/** Differing rows of one table that are kept in memory, to be looked at again. */
+export const KEPT_ROWS = 1_000
+const SAMPLES = 10
+
+export function emptyVerifyAccount(schema = 'public'): VerifyAccount {
+  return {
+    schema,
+    complete: false,
+    tables: new Map(),
+    unverifiable: [],
+    notes: [],
+    rows: new Map(),
+    errors: [],
+    unknown: noUnknowns(),
+    finished: new Map(),
+  }
 }
 
-const SHARD = /^(starting verify on|finished row verification on) (.+?),? \(?shard (\d+)\/(\d+)\)?$/
+const SHARD = /^(starting verify on|finished row verification on) (.+?),? \(?shard (\d+)\/(\d+)/
 const DEFINITION =
-  /missing table detected|extraneous table detected|skipping unverifiable table|mismatching table definition/
-/** These carry a row's key and values in clear; the numbers in `finished` count them. */
-const ROW = /^(mismatching row|missing row|extraneous row|progress on)/
+  /^(missing table detected|extraneous table detected|skipping unverifiable table|mismatching table definition)/
+const ROW = /^(mismatching|missing|extraneous) row/
+const QUIET =
+  /^(verification in progress|progress on|failed to verify|skipping row based|unable to identify a split|molt version|the embedded stand-in)/
 
 /** Adds one event to the account. A `progress` line has the same fields as `finished`, but is no result. */
 export function accountForVerify(account: VerifyAccount, event: MoltEvent): void {
   const message = event.message ?? ''
   const shard = SHARD.exec(message)
+  const row = ROW.exec(message)
   if (shard) countShard(account, event, shard)
   else if (message === 'verification complete') account.complete = true
-  else if (DEFINITION.test(message)) account.unverifiable.push(definitionProblem(event))
-  else if (ROW.test(message)) return
-  else if (event.level === 'error' || event.level === 'fatal') account.errors.push(errorText(event))
+  else if (DEFINITION.test(message)) countDefinition(account, event)
+  else if (row) countRow(account, event, row[1] === 'mismatching' ? 'mismatch' : (row[1] as RowKind))
+  else if (event.level === 'error' || event.level === 'fatal' || event.level === 'panic')
+    account.errors.push(errorText(account, event))
+  else if (!QUIET.test(message)) countUnknown(account.unknown, scrubText(message))
+}
+
+/** The bare name of the table that an event is about; names that are not plain are quoted in some events. */
+function tableOf(account: VerifyAccount, event: MoltEvent, named?: string): string {
+  const plain = (value: unknown) => String(value ?? '').replaceAll('"', '')
+  const table = plain(event.table_name ?? event.table)
+  const schema = plain(event.table_schema ?? event.schema)
+  const full = table && !table.includes('.') ? (schema ? `${schema}.${table}` : table) : table || plain(named)
+  return full.startsWith(`${account.schema}.`) ? full.slice(account.schema.length + 1) : full
 }
 
 /** An error's text may quote a value of the row that could not be read. */
-function errorText(event: MoltEvent): string {
-  const table = event.table ? `${bareName(`x.${event.table}`)}: ` : ''
-  const error = event.error ? `: ${scrubText(String(event.error))}` : ''
-  return `${table}${scrubText(event.message ?? '')}${error}`
+function errorText(account: VerifyAccount, event: MoltEvent): string {
+  const table = event.table || event.table_name ? `${tableOf(account, event)}: ` : ''
+  return `${table}${scrubText([event.message, event.error].filter(Boolean).join(': '))}`
 }
 
 function countShard(account: VerifyAccount, event: MoltEvent, shard: RegExpExecArray): void {
-  const [, verb, table, , total] = shard
-  const name = event.table_name ? bareName(`x.${event.table_name}`) : bareName(table)
+  const [, verb, table, number = '', total] = shard
+  const name = tableOf(account, event, table)
   const verdict = account.tables.get(name) ?? newVerdict(name)
   account.tables.set(name, verdict)
   verdict.shardsTotal = Math.max(verdict.shardsTotal, Number(total))
   if (verb?.startsWith('starting')) return
+  const finished = account.finished.get(name) ?? new Set()
+  account.finished.set(name, finished)
+  if (finished.has(number)) return
+  finished.add(number)
   verdict.shardsFinished++
   verdict.rows += numberField(event, 'num_truth_rows')
   verdict.missing += numberField(event, 'num_missing')
   verdict.mismatch += numberField(event, 'num_mismatch')
   verdict.extraneous += numberField(event, 'num_extraneous')
   verdict.columnMismatch += numberField(event, 'num_column_mismatch')
+  if (event.num_success !== undefined)
+    verdict.equal =
+      (verdict.equal ?? 0) + numberField(event, 'num_success') + numberField(event, 'num_conditional_success')
 }
 
-function newVerdict(name: string): TableVerdict {
+export function newVerdict(name: string): TableVerdict {
   return { name, rows: 0, missing: 0, mismatch: 0, extraneous: 0, columnMismatch: 0, shardsFinished: 0, shardsTotal: 0 }
 }
 
-function definitionProblem(event: MoltEvent): { table: string; reason: string } {
+const DEFINITIONS: [RegExp, string][] = [
+  [/^missing table/, 'the target has no such table; create it from the converted schema'],
+  [/^extraneous table/, 'the target has it and the source has not'],
+  [/missing column (\S+)/, 'the target has no column $1, and molt verify compared the rest of each row'],
+  [/extraneous column (\S+) found/, 'the target has a column $1 that the source has not'],
+  [/column type mismatch on (\S+): (.*)/, 'the column $1 has another type on the target ($2) and was not compared'],
+  [/column (\S+) NOT NULL mismatch: false vs true/, 'the column $1 takes NULL on the source and not on the target'],
+  [/missing a PRIMARY KEY/, 'it has no primary key, so molt verify cannot compare its rows'],
+  [/PRIMARY KEY does not match/, 'its primary keys differ, so molt verify cannot compare its rows'],
+  [/different collation \((.*)\)/, 'its key sorts by another collation on the target ($1), so rows cannot be compared'],
+  [/^skipping unverifiable table/, 'molt verify left it out'],
+]
+
+function countDefinition(account: VerifyAccount, event: MoltEvent): void {
   const message = event.message ?? ''
-  const named = event.table_name ? `x.${event.table_name}` : (event.table ?? /table (\S+)$/.exec(message)?.[1])
-  const info = event.mismatch_info ?? event.reason
-  return { table: bareName(named), reason: info ? `${message}: ${info}` : message }
+  const table = tableOf(account, event, /table (\S+\.\S+)$/.exec(message)?.[1])
+  const detail = scrubText(String(event.mismatch_info ?? event.reason ?? ''))
+  // A target that allows more loses nothing; one that allows less stops the stream one day.
+  if (/NOT NULL mismatch: true vs false/.test(detail)) return void account.notes.push({ table, reason: detail })
+  const known = DEFINITIONS.find(([regex]) => regex.test(detail || message))
+  const said = detail ? `${message}: ${detail}` : message
+  const reason = known ? (known[0].exec(detail || message)?.[0] ?? '').replace(...known) : scrubText(said)
+  account.unverifiable.push({ table, reason })
+}
+
+function countRow(account: VerifyAccount, event: MoltEvent, kind: RowKind): void {
+  const name = tableOf(account, event)
+  const table: TableRows = account.rows.get(name) ?? { rows: [], told: 0, columns: {}, classes: {} }
+  account.rows.set(name, table)
+  table.told++
+  const [here, there] = [valuesOf(event.source_values), valuesOf(event.target_values)]
+  const columns = kind === 'mismatch' ? Object.keys(here) : []
+  for (const column of columns) {
+    table.columns[column] = (table.columns[column] ?? 0) + 1
+    const difference = classify(here[column], there[column])
+    table.classes[difference] = (table.classes[difference] ?? 0) + 1
+  }
+  if (table.rows.length < KEPT_ROWS)
+    table.rows.push({ kind, columns, key: Array.isArray(event.primary_key) ? event.primary_key.map(String) : [] })
+}
+
+function valuesOf(value: unknown): Record<string, unknown> {
+  return value && typeof value === 'object' ? (value as Record<string, unknown>) : {}
+}
+
+const TIME = /^(.*\d{2}:\d{2}:\d{2})(?:\.(\d+))?(.*)$/
+
+/** What kind of difference two values, as molt writes them, are. */
+export function classify(source: unknown, target: unknown): ValueClass {
+  const [a, b] = [String(source), String(target)]
+  if ((a === '' && b === 'NULL') || (a === 'NULL' && b === '')) return 'empty-null'
+  const [t, u] = [TIME.exec(a), TIME.exec(b)]
+  if (t && u && t[3] === u[3]) {
+    const apart = Math.abs(Number(`0.${t[2] ?? 0}`) - Number(`0.${u[2] ?? 0}`))
+    const fewer = Math.min((t[2] ?? '').length, (u[2] ?? '').length)
+    // One side keeps fewer digits, or both keep six and only the last ones differ.
+    if (t[1] === u[1] && (fewer < 6 || apart < 0.001)) return 'time-digits'
+  }
+  if (a !== '' && b !== '' && Number.isFinite(Number(a)) && Number.isFinite(Number(b))) {
+    const [x, y] = [Number(a), Number(b)]
+    const fewer = Math.min(decimals(a), decimals(b))
+    if (decimals(a) !== decimals(b) && Math.abs(x - y) < 10 ** -fewer) return 'number-digits'
+    if (Math.abs(x - y) <= 1e-12 * Math.max(Math.abs(x), Math.abs(y))) return 'number-digits'
+  }
+  if (a.trimEnd() === b.trimEnd()) return 'padding'
+  return a.toLowerCase() === b.toLowerCase() ? 'case' : 'value'
+}
+
+function decimals(number: string): number {
+  return number.split('.')[1]?.length ?? 0
 }
 
 /** Differences in rows of one table. */
@@ -103,19 +250,90 @@ export function differences(verdict: TableVerdict): number {
   return verdict.missing + verdict.mismatch + verdict.extraneous + verdict.columnMismatch
 }
 
+/** Adds what was told row by row to a table's verdict, keys as hashes only. */
+export function addSamples(verdict: TableVerdict, rows: TableRows | undefined, hash: KeyHash = keyHash()): void {
+  if (!rows) return
+  const columns = Object.entries(rows.columns).sort(([, a], [, b]) => b - a)
+  if (columns.length) verdict.columns = columns.map(([column]) => column)
+  verdict.samples = rows.rows
+    .slice(0, SAMPLES)
+    .map(({ kind, columns: differing, key }) => ({ kind, columns: differing, keyHash: hash(verdict.name, key) }))
+  const diagnosis = diagnose(verdict, rows)
+  if (diagnosis) verdict.diagnosis = diagnosis
+}
+
+/** The likely cause of a table's differences; undefined when none fits. */
+export function diagnose(verdict: TableVerdict, rows: TableRows): string | undefined {
+  const { missing, mismatch, extraneous } = verdict
+  if (extraneous && !missing && !mismatch) {
+    if (extraneous > verdict.rows)
+      return 'the target has more rows that the source has not than the source has rows: the source was probably emptied by TRUNCATE, which the stream does not carry'
+    return 'only rows that the source has no more: primary keys were probably updated, of which the stream leaves the old row behind, or rows were deleted while nothing was streamed'
+  }
+  if (missing && missing === verdict.rows && !extraneous) return 'not one of its rows is on the target'
+  if (!mismatch || missing || extraneous) return undefined
+  const [column, ...others] = Object.keys(rows.columns)
+  const [difference, ...mixed] = Object.keys(rows.classes) as ValueClass[]
+  const words = difference && !mixed.length ? CLASSES[difference] : undefined
+  const where = column && !others.length ? ` in the column ${column}` : ''
+  if (words) return `${words}${where}`
+  if (column && !others.length && mismatch >= verdict.rows * 0.9 && verdict.rows > 1)
+    return `every row differs${where} and in no other: its type, collation or a default differs between the two sides`
+  return undefined
+}
+
+const CLASSES: Partial<Record<ValueClass, string>> = {
+  'empty-null': 'empty strings on one side are NULL on the other',
+  'time-digits': 'only fractions of a second differ (microseconds were rounded or cut)',
+  'number-digits': 'only the last digits of numbers differ (precision of a numeric or float)',
+  padding: 'only spaces at the end differ (char(n) against text)',
+  case: 'only upper and lower case differ',
+}
+
 /** Why this account is not positive proof that every expected table is equal on both sides; empty when it is. */
 export function verifyProblems(account: VerifyAccount, expected: readonly string[]): string[] {
   const problems = account.unverifiable.map(({ table, reason }) => `${table}: ${reason}`)
   if (!account.complete) problems.push('molt verify did not say that it was complete')
-  for (const name of expected) {
-    const verdict = account.tables.get(name)
-    if (!verdict) problems.push(`${name}: molt verify never looked at it`)
-    else if (verdict.shardsFinished < verdict.shardsTotal || verdict.shardsFinished === 0)
-      problems.push(`${name}: only ${verdict.shardsFinished} of ${verdict.shardsTotal} shards finished`)
-    else if (differences(verdict) > 0)
-      problems.push(
-        `${name}: ${verdict.missing} rows missing, ${verdict.mismatch} different, ${verdict.extraneous} extraneous, ${verdict.columnMismatch} with other columns`,
-      )
-  }
-  return [...problems, ...account.errors]
+  if (account.complete && !account.tables.size && expected.length)
+    problems.push('molt verify compared no table at all: its filter matched nothing')
+  else
+    for (const name of expected) {
+      const verdict = account.tables.get(name)
+      if (!verdict) problems.push(`${name}: molt verify never looked at it`)
+      else problems.push(...tableProblems(verdict))
+    }
+  for (const name of account.tables.keys())
+    if (!expected.includes(name)) problems.push(`${name}: compared, although it is not an expected table`)
+  return [...new Set([...problems, ...account.errors])]
+}
+
+function tableProblems(verdict: TableVerdict): string[] {
+  const { name, rows, missing, mismatch, extraneous, columnMismatch, equal } = verdict
+  if (verdict.shardsFinished < verdict.shardsTotal || verdict.shardsFinished === 0)
+    return [`${name}: only ${verdict.shardsFinished} of ${verdict.shardsTotal} shards finished`]
+  if (differences(verdict) > 0) return [differenceText(verdict)]
+  if (equal !== undefined && equal + missing + mismatch < rows)
+    return [
+      `${name}: molt verify saw ${rows} rows, but calls only ${equal} equal (${columnMismatch + extraneous} other)`,
+    ]
+  return []
+}
+
+/** `orders: 2 rows missing, 1 different in total; only fractions of a second differ` */
+export function differenceText(verdict: TableVerdict): string {
+  const parts = [
+    [verdict.missing, 'missing'],
+    [verdict.mismatch, `different${verdict.columns?.length ? ` in ${verdict.columns.slice(0, 5).join(', ')}` : ''}`],
+    [verdict.extraneous, 'extraneous'],
+    [verdict.columnMismatch, 'with other columns'],
+  ].filter(([count]) => count)
+  const counts = parts.map(([count, what], index) => `${count}${index ? '' : count === 1 ? ' row' : ' rows'} ${what}`)
+  const again = verdict.recheck ? `; looked at again after a later marker: ${recheckText(verdict.recheck)}` : ''
+  return `${verdict.name}: ${counts.join(', ')}${verdict.diagnosis ? `; ${verdict.diagnosis}` : ''}${again}`
+}
+
+function recheckText({ lag, loss, changing, untold }: Recheck): string {
+  const parts = [loss && `${loss} lost`, changing && `${changing} still changing`, lag && `${lag} arrived late`]
+  if (untold) parts.push(`${untold} not told`)
+  return parts.filter(Boolean).join(', ')
 }

@@ -107,9 +107,10 @@ export class Child {
     return this.#exit
   }
 
-  /** The last line that it wrote, redacted and scrubbed. */
+  /** The last line that it wrote, or the message on it when it is JSON. Redacted and scrubbed. */
   get lastWords(): string {
-    return (this.#lastLines.at(-1) ?? 'nothing').slice(0, 600)
+    const last = this.#lastLines.at(-1) ?? 'nothing'
+    return (/^\{.*"message":"((?:[^"\\]|\\.)*)"\}$/.exec(last)?.[1] ?? last).slice(0, 600)
   }
 
   /** The last line that begins with `Error:`, as both tools end; else the last line. Redacted. */

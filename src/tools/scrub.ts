@@ -109,7 +109,8 @@ export function moltScrubber(hash: KeyHash = keyHash()): (line: string) => strin
     const event = parseEvent(line)
     if (event) return JSON.stringify(scrubEvent(event, hash))
     // The middle of a broken event begins anywhere, so nothing in it can be told from a value.
-    if (line.startsWith('{') || /"\s*[:,}\]]|[[{,:]\s*"/.test(line))
+    const error = /^(Error|ERROR|panic|fatal error): /.test(line)
+    if (line.startsWith('{') || (!error && /"\s*[:,}\]]|[[{,:]\s*"/.test(line)))
       return `(a broken line of ${line.length} characters)`
     return scrubText(line)
   }

@@ -14,7 +14,7 @@ import { countRows } from '../../sql/tables.ts'
 import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../steps/interrupted.ts'
 import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
-import { addEvidence, advance, type Entry, type Plan, requireEntry } from '../../target/ledger.ts'
+import { addEvidence, advance, type Entry, type Exported, type Plan, requireEntry } from '../../target/ledger.ts'
 import {
   didYouMean,
   extraArgsProblem,
@@ -88,8 +88,8 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   if (result.failure) throw await giveUp(context, source, target, entry, result, resume)
   const arrived = account.complete ? await countArrived(target, plan) : {}
   const problems = [
-    ...fetchProblems(account, plan.tables, Object.keys(resume?.done ?? {})),
-    ...(account.complete ? arrivedProblems(plan, account, arrived, resume) : []),
+    ...fetchProblems(account, plan.tables, resume !== undefined),
+    ...(account.complete ? arrivedProblems(plan, resume?.exported ?? readSoFar(account), arrived) : []),
   ]
   if (problems.length) {
     await abandon(source, target, entry)
@@ -106,8 +106,14 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
     ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
     ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
   ]
-  if (stream.length)
-    refuse('the load is complete, but the stream cannot begin', stream, 'Put these right before `replicate`.')
+  if (stream.length) {
+    await abandon(source, target, entry)
+    refuse(
+      'every row was moved, but no stream can go on from this load',
+      stream,
+      `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,
+    )
+  }
   await advance(target, entry, 'loaded', {
     facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor) },
   })
@@ -265,13 +271,14 @@ async function giveUp(
 ): Promise<unknown> {
   const { inputs } = context
   const cursor = resume?.cursor ?? account.startCursor
-  const keep = inputs.onInterrupted === 'resume' && inputs.mode !== 'direct-copy' && cursor && account.fetchId
+  const exported = resume?.exported ?? everythingRead(account, entry.plan)
+  const wanted = inputs.onInterrupted === 'resume' && inputs.mode !== 'direct-copy'
+  const keep = wanted && cursor && account.fetchId && exported
   try {
     if (!keep) await abandon(source, target, entry)
     else {
-      const done = { ...resume?.done, ...finished(account) }
       await advance(target, entry, 'prepared', {
-        facts: { load: { cursor, mode: inputs.mode, fetchId: account.fetchId, done } },
+        facts: { load: { cursor, mode: inputs.mode, fetchId: account.fetchId, exported } },
       })
       warning(
         `the load can be gone on with: run this again with \`on-interrupted: resume\`. Until then the slot ${entry.plan.slot} keeps WAL on the source`,
@@ -285,12 +292,17 @@ async function giveUp(
   return failure
 }
 
-/** Tables of which every row that was read has been written, with their numbers of rows. */
-function finished(account: FetchAccount): Record<string, number> {
-  const whole = Object.entries(account.tables).filter(
-    ([table, { exported, imported }]) => exported !== undefined && exported === imported && !account.tokens[table],
-  )
-  return Object.fromEntries(whole.map(([table, { imported }]) => [table, imported as number]))
+function readSoFar(account: FetchAccount): Exported {
+  const named = Object.entries(account.tables).filter(([, { exported }]) => exported !== undefined)
+  return {
+    tables: Object.fromEntries(named.map(([table, { exported }]) => [table, exported as number])),
+    total: account.exportedRows,
+  }
+}
+
+/** The rows that were read, when every table was read to its end; else nobody can tell what is still to come. */
+function everythingRead(account: FetchAccount, plan: Plan): Exported | undefined {
+  return account.exportsFinished < plan.tables.length ? undefined : readSoFar(account)
 }
 
 async function abandon(source: Database, target: Database, entry: Entry): Promise<void> {
@@ -309,26 +321,20 @@ async function countArrived(target: Database, plan: Plan): Promise<Record<string
   return arrived
 }
 
-function arrivedProblems(
-  plan: Plan,
-  account: FetchAccount,
-  arrived: Record<string, number>,
-  resume: Resumed | undefined,
-): string[] {
+/** Held against what was read from the source: table by table where the tool names them, else in all. */
+function arrivedProblems(plan: Plan, read: Exported, arrived: Record<string, number>): string[] {
   const problems: string[] = []
+  let rest = read.total
   let untold = 0
   for (const table of plan.tables) {
     const rows = arrived[table] ?? 0
-    // Of a table that was gone on with, this run tells only the rest.
-    const said = resume ? resume.done[table] : account.tables[table]?.exported
+    const said = read.tables[table]
     if (said === undefined) untold += rows
     else if (said !== rows)
-      problems.push(`${table}: ${number(said)} rows were exported, but the target holds ${number(rows)}`)
+      problems.push(`${table}: exported ${number(said)}, but the target holds ${number(rows)} rows`)
+    rest -= said ?? 0
   }
-  const told = Object.values(account.tables).reduce((sum, { exported = 0 }) => sum + exported, 0)
-  const rest = account.exportedRows - told
-  if (!resume && untold !== rest)
-    problems.push(`${number(rest)} rows were exported, but the target's tables hold ${number(untold)}`)
+  if (untold !== rest) problems.push(`exported ${number(rest)}, but the target's tables hold ${number(untold)} rows`)
   return problems
 }
 

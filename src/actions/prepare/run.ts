@@ -1,16 +1,33 @@
-import { info } from '@actions/core'
-import { compareTables, type Table } from '../../migration/tables.ts'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { info, warning } from '@actions/core'
+import { type Finding, requireWaiversMatch, runChecks, type Waiver, waiverText } from '../../checks/check.ts'
+import type { Facts } from '../../checks/facts.ts'
+import { CHECKS } from '../../checks/index.ts'
+import { annotate, blocking, preflightOf, summaryOf } from '../../checks/report.ts'
+import { fingerprint, packFingerprint } from '../../migration/fingerprint.ts'
+import { planHash } from '../../migration/plan.ts'
+import type { Schema } from '../../migration/schema.ts'
+import { exactFilter } from '../../migration/tables.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
-import { refuse, UserError } from '../../runtime/errors.ts'
-import { number } from '../../runtime/progress.ts'
-import { readServer, type ServerFacts } from '../../source/catalog.ts'
-import { installFence, readFence } from '../../source/fence.ts'
+import { messageOf, refuse, UserError } from '../../runtime/errors.ts'
+import { number, workFolder } from '../../runtime/progress.ts'
+import { installFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
-import { readSlot } from '../../source/slot.ts'
-import { readTables } from '../../sql/tables.ts'
-import { readTarget } from '../../target/catalog.ts'
-import { addEvidence, advance, createEntry, createLedger, type Entry, type Plan } from '../../target/ledger.ts'
+import { readSchema } from '../../sql/schema.ts'
+import { assess } from '../../steps/assess.ts'
+import { sourceGrants, targetGrants } from '../../steps/grants.ts'
+import { deferObjects } from '../../target/deferral.ts'
+import {
+  addEvidence,
+  advance,
+  createEntry,
+  createLedger,
+  type Entry,
+  type Plan,
+  readEntryIfAny,
+} from '../../target/ledger.ts'
 import { PUBLICATION } from '../../tools/molt-fetch.ts'
 import { withBoth } from '../common.ts'
 import { spec } from './spec.ts'
@@ -22,75 +39,82 @@ export const action: Action<typeof spec> = {
   run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target)),
 }
 
+/** How long a transaction may be open before it is worth a warning. */
+const LONG_TRANSACTION_MS = 5 * 60_000
+
 async function prepare(context: Prepare, source: Database, target: Database): Promise<void> {
   const { inputs } = context
-  const server = await readServer(source)
-  const all = await readTables(source, inputs.schema)
-  const tables = expectedTables(inputs, all)
-  const there = await readTables(target, inputs.targetSchema ?? inputs.schema)
-  const problems = [
-    ...serverProblems(server),
-    ...(await targetProblems(target, inputs.rehearsalTarget)),
-    ...keyProblems(tables),
-    ...compareTables(tables, there).map(({ what, fix }) => `${what}; ${fix}`),
-  ]
-  const before = await fenceBefore(source)
-  if (before) problems.push(before)
-  const slot = await readSlot(source, inputs.slot)
-  const plan: Plan = {
-    sourceSchema: inputs.schema,
-    targetSchema: inputs.targetSchema ?? inputs.schema,
-    tables: tables.map((table) => table.name),
-    slot: inputs.slot,
-    publication: PUBLICATION,
+  const before = await readEntryIfAny(target, inputs.migration)
+  const waivers = inputs.waive ?? []
+  let facts = await gather(inputs, before)
+  if (inputs.grants === 'print') return printGrants(context, facts)
+  let findings = runChecks(CHECKS, facts, waivers)
+  // Later on, what was waived before the load may be as it should be.
+  if (!before || before.phase === 'planned' || before.phase === 'prepared')
+    requireWaiversMatch(CHECKS, waivers, findings)
+  if (inputs.apply && (await applyFixes(source, target, findings))) {
+    // Role settings count for new connections only, and what was applied is believed when it is seen.
+    facts = await gather(inputs, before)
+    findings = runChecks(CHECKS, facts, waivers)
   }
-  if (problems.length)
+  const plan = planOf(facts, waivers, inputs.defer)
+  publish(context, facts, findings, plan)
+  const blocked = blocking(findings)
+  if (blocked.length)
     refuse(
-      `${problems.length} checks do not pass`,
-      problems,
-      'Nothing was changed on either side. Put these right and run `prepare` again.',
+      `${number(blocked.length)} findings block`,
+      blocked.map((each) => `${each.check}: ${each.what}; ${each.fix}`),
+      inputs.apply
+        ? 'What was safe to apply was applied; nothing was installed. Put these right, or waive them by name, and run `prepare` again.'
+        : 'Nothing was changed on either side. Put these right, or waive them by name, and run `prepare` again.',
     )
-  await createLedger(target)
-  const owner = await createHeartbeat(source, inputs.migration)
-  if (owner.migration !== inputs.migration)
-    throw new UserError(
-      `the source belongs to migration \`${owner.migration}\`; one source database carries one migration at a time, since MOLT's publication has a fixed name. Run \`cleanup\` for it first`,
-    )
-  await createTargetHeartbeat(target, plan.targetSchema)
-  const identity = {
-    systemIdentifier: server.systemIdentifier,
-    databaseOid: server.databaseOid,
-    sourceId: owner.sourceId,
-  }
-  let entry = await createEntry(target, inputs.migration, plan, { source: identity })
-  if (slot && entry.phase === 'planned')
-    refuse(
-      'a slot is in the way',
-      [`the slot ${inputs.slot} exists already${slot.active ? ` and is read by PID ${slot.activePid}` : ''}`],
-      `Drop it if nobody needs it (SELECT pg_drop_replication_slot('${inputs.slot}')), or name another one in \`slot\`.`,
-    )
-  requireSamePlan(entry, plan)
-  const fence = await installFence(source, tables)
-  if (entry.phase === 'planned')
-    entry = await advance(target, entry, 'prepared', { facts: { fenceId: fence.id, source: identity } })
-  await addEvidence(target, inputs.migration, 'prepare', { server, plan, fenceId: fence.id })
-  report(context, server, plan, entry)
+  const entry = await install(source, target, facts, plan)
+  info(`${number(plan.tables.length)} expected tables are ${entry.phase}; plan ${plan.hash}`)
+  context.output('phase', entry.phase)
+}
+
+function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Facts> {
+  return assess({
+    sourceUrl: inputs.source,
+    targetUrl: inputs.target,
+    choose: (schema) => {
+      const tables = expectedTables(inputs, schema)
+      return { tables, filter: exactFilter(tables) }
+    },
+    settings: {
+      migration: inputs.migration,
+      phase: entry?.phase,
+      schema: inputs.schema,
+      targetSchema: inputs.targetSchema ?? inputs.schema,
+      asked: inputs.tables,
+      slot: inputs.slot,
+      publication: PUBLICATION,
+      rehearsalTarget: inputs.rehearsalTarget,
+      defer: deferralOf(inputs.defer),
+      tableHandling: inputs.tableHandling,
+      bucketPath: inputs.bucketPath,
+      tableConcurrency: inputs.tableConcurrency,
+      exportConcurrency: inputs.exportConcurrency,
+      rowBatchSize: inputs.rowBatchSize,
+      loadRate: inputs.loadRate,
+      jobLimit: inputs.jobLimit,
+      sessionLimit: inputs.sessionLimit,
+      longTransaction: LONG_TRANSACTION_MS,
+    },
+  })
 }
 
 /** The tables to move, resolved on the source: whatever the target lacks is a problem, not a reason to move less. */
-function expectedTables(inputs: Prepare['inputs'], all: readonly Table[]): Table[] {
+function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): string[] {
   const names = new Set(all.map((table) => table.name))
   for (const name of [...(inputs.tables ?? []), ...(inputs.excludeTables ?? [])])
     if (!names.has(name))
       throw new UserError(
         `the schema ${inputs.schema} of the source has no table ${name}; names are case-sensitive, and without the schema`,
       )
-  const chosen = all.filter(
-    (table) =>
-      (inputs.tables?.includes(table.name) ?? true) &&
-      !inputs.excludeTables?.includes(table.name) &&
-      table.name !== HEARTBEAT,
-  )
+  const asked = inputs.tables && new Set(inputs.tables)
+  const excluded = new Set([...(inputs.excludeTables ?? []), HEARTBEAT])
+  const chosen = all.map(({ name }) => name).filter((name) => (asked?.has(name) ?? true) && !excluded.has(name))
   if (!chosen.length)
     throw new UserError(
       `no table to move: the schema ${inputs.schema} of the source has ${all.length} tables, and none is selected`,
@@ -98,42 +122,115 @@ function expectedTables(inputs: Prepare['inputs'], all: readonly Table[]): Table
   return chosen
 }
 
-function serverProblems(server: ServerFacts): string[] {
-  const major = Math.floor(server.version / 10_000)
-  return [
-    server.inRecovery && 'the source is a replica; logical replication for MOLT starts on the primary',
-    server.walLevel !== 'logical' && `wal_level is ${server.walLevel} on the source; set it to logical and restart it`,
-    server.slotsFree < 1 && 'no replication slot is free on the source; raise max_replication_slots and restart it',
-    server.sendersFree < 1 && 'no WAL sender is free on the source; raise max_wal_senders and restart it',
-    server.encoding !== 'UTF8' && `the source database is encoded in ${server.encoding}; MOLT needs UTF8`,
-    (major < 12 || major > 16) && `the source is PostgreSQL ${major}; MOLT loads from 11 to 16 and verifies 12 to 16`,
-  ].filter((problem) => problem !== false)
+function planOf({ settings, machine }: Facts, waivers: readonly Waiver[], defer: string): Plan {
+  const { schema, targetSchema, slot, publication } = settings
+  const tools = Object.entries(machine.tools).flatMap(([name, found]) => (found ? [[name, found.sha256]] : []))
+  const plan = {
+    sourceSchema: schema,
+    targetSchema,
+    tables: [...settings.tables],
+    slot,
+    publication,
+    waivers: waivers.map(waiverText),
+    defer,
+    tools: Object.fromEntries(tools) as Record<string, string>,
+  }
+  return { ...plan, hash: planHash(plan) }
 }
 
-function keyProblems(tables: readonly Table[]): string[] {
-  return tables
-    .filter((table) => !table.key.length)
-    .map(
-      (table) =>
-        `${table.schema}.${table.name} has no primary key: neither load nor stream can carry it; add one, or leave it out with \`exclude-tables\``,
+/** Tells everybody what was found: annotations, summary, preflight.json and outputs. */
+function publish(context: Prepare, facts: Facts, findings: readonly Finding[], plan: Plan): void {
+  const hash = plan.hash as string
+  const kept = { hash, defer: plan.defer ?? 'none', slot: plan.slot, publication: plan.publication }
+  const preflight = preflightOf(facts, findings, kept, plan.waivers ?? [])
+  const path = join(workFolder(facts.settings.migration), 'preflight.json')
+  writeFileSync(path, `${JSON.stringify(preflight, null, 2)}\n`)
+  annotate(findings)
+  context.summary(summaryOf(facts, findings, hash))
+  const { block, warn, info, waived } = preflight.counts
+  context.output('preflight', path)
+  context.output('findings', JSON.stringify({ block, warn, info, waived }))
+  context.output('plan-hash', hash)
+  context.output('tables', JSON.stringify(plan.tables))
+  context.output('table-count', plan.tables.length)
+}
+
+/** Puts ledger, heartbeat and fence in place; the entry then holds the plan and both schemas' fingerprints. */
+async function install(source: Database, target: Database, facts: Facts, plan: Plan): Promise<Entry> {
+  const { migration, tables } = facts.settings
+  const { systemIdentifier, databaseOid } = facts.source.server
+  await createLedger(target)
+  const owner = await createHeartbeat(source, migration)
+  if (owner.migration !== migration)
+    throw new UserError(
+      `the source belongs to migration \`${owner.migration}\` since a moment ago; run \`cleanup\` for it first`,
     )
+  await createTargetHeartbeat(target, plan.targetSchema)
+  const identity = { systemIdentifier, databaseOid, sourceId: owner.sourceId }
+  let entry = await createEntry(target, migration, plan, { source: identity })
+  requireSamePlan(entry, plan)
+  const expected = new Set(tables)
+  const fence = await installFence(
+    source,
+    facts.source.schema.tables.filter((table) => expected.has(table.name)),
+  )
+  if (entry.phase === 'planned' || entry.phase === 'prepared') {
+    const there = await defer(target, facts, plan)
+    const fingerprints = {
+      source: packFingerprint(fingerprint(facts.source.schema, tables)),
+      target: packFingerprint(fingerprint(there, tables)),
+    }
+    const more = { fenceId: fence.id, source: identity, fingerprints }
+    entry = await advance(target, entry, 'prepared', { facts: more, plan })
+  }
+  const { server, connection } = facts.source
+  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id })
+  return entry
 }
 
-async function targetProblems(target: Database, rehearsal: boolean): Promise<string[]> {
-  const { isCockroach, version } = await readTarget(target)
-  if (isCockroach || rehearsal) return []
-  return [
-    `the target is not CockroachDB (it says: ${version}); for a rehearsal on PostgreSQL say \`rehearsal-target: true\``,
-  ]
+/** @returns the target's schema as the load will find it */
+async function defer(target: Database, facts: Facts, plan: Plan): Promise<Schema> {
+  const { migration, defer: deferral } = facts.settings
+  if (!deferral.indexes && !deferral.constraints) return facts.target.schema
+  const { dropped, kept } = await deferObjects(target, migration, plan, deferral, facts.target.server.isCockroach)
+  info(`${number(dropped)} indexes and constraints were captured in the ledger and taken off the target`)
+  if (kept.length)
+    warning(`these checks stay on the target, since its catalog does not tell them apart: ${kept.join(', ')}`)
+  return readSchema(target, 'target', plan.targetSchema)
 }
 
-async function fenceBefore(source: Database): Promise<string | undefined> {
-  const fence = await readFence(source)
-  if (fence.state === 'permanent')
-    return 'the fence on the source is permanent: a migration of this database was committed already'
-  if (fence.state === 'armed')
-    return 'the fence on the source is armed: another run holds it; wait for it, or lift it with `fence`'
-  return undefined
+function deferralOf(defer: string): { indexes: boolean; constraints: boolean } {
+  return { indexes: defer.includes('indexes'), constraints: defer.includes('constraints') }
+}
+
+/** Runs what the findings offer as safe; returns whether there was anything. */
+async function applyFixes(source: Database, target: Database, findings: readonly Finding[]): Promise<boolean> {
+  const fixes = findings.filter((each) => each.apply && !each.waivedBy)
+  for (const { check, apply } of fixes) {
+    if (!apply) continue
+    info(`applying on the ${apply.side} for ${check}: ${apply.sql}`)
+    await (apply.side === 'source' ? source : target)
+      .query(apply.sql)
+      .catch((error) => warning(`${apply.sql} failed: ${messageOf(error)}`, { title: check }))
+  }
+  return fixes.length > 0
+}
+
+/** Writes the SQL that gives the migration user its rights, for an administrator to run. */
+function printGrants(context: Prepare, facts: Facts): void {
+  const { migrationUser, migration } = context.inputs
+  const written = { source: sourceGrants(facts, migrationUser), target: targetGrants(facts, migrationUser) }
+  for (const side of ['source', 'target'] as const) {
+    const path = join(workFolder(migration), `grants-${side}.sql`)
+    writeFileSync(path, written[side])
+    context.output(`grants-${side}`, path)
+    info(written[side])
+    const short = written[side].length < 60_000
+    context.summary(
+      `### Rights on the ${side}\n\n${short ? `\`\`\`sql\n${written[side]}\`\`\`` : `See ${path}; it is too long for here.`}`,
+    )
+  }
+  info('nothing was checked or installed: `grants: print` ends here')
 }
 
 function requireSamePlan(entry: Entry, plan: Plan): void {
@@ -143,22 +240,7 @@ function requireSamePlan(entry: Entry, plan: Plan): void {
   )
 }
 
-function sorted(plan: Plan): unknown[] {
-  return Object.entries({ ...plan, tables: [...plan.tables].sort() }).sort(([a], [b]) => (a < b ? -1 : 1))
-}
-
-function report(context: Prepare, server: ServerFacts, plan: Plan, entry: Entry): void {
-  const major = Math.floor(server.version / 10_000)
-  info(
-    `PostgreSQL ${major}, ${number(plan.tables.length)} expected tables, ${server.slotsFree} slots and ${server.sendersFree} WAL senders free`,
-  )
-  context.output('tables', JSON.stringify(plan.tables))
-  context.output('table-count', plan.tables.length)
-  context.output('phase', entry.phase)
-  context.summary(
-    `### Prepared\n\n${number(plan.tables.length)} expected tables in \`${plan.sourceSchema}\`: ${plan.tables
-      .slice(0, 50)
-      .map((table) => `\`${table}\``)
-      .join(', ')}${plan.tables.length > 50 ? ' …' : ''}. Heartbeat and disarmed fence are in place.`,
-  )
+/** What must not change between two runs; waivers, deferral and tools may, as long as nothing is loaded. */
+function sorted({ sourceSchema, targetSchema, tables, slot, publication }: Plan): unknown[] {
+  return [sourceSchema, targetSchema, [...tables].sort(), slot, publication]
 }

@@ -1,12 +1,33 @@
+import * as z from 'zod'
+import type { Waiver } from '../../checks/check.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
-import { boolean, list, pattern, text } from '../../runtime/types.ts'
+import { boolean, choice, duration, type InputType, integer, list, pattern, size, text } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
+
+/** `tbl.no-key=audit_log, events; typ.money=*` */
+export const waivers: InputType<Waiver[]> = {
+  schema: z.string().transform((value, context) => {
+    const found: Waiver[] = []
+    for (const item of value.split(/[;\n]/).map((each) => each.trim())) {
+      if (!item) continue
+      const [, check, objects] = /^([a-z]+\.[a-z-]+)\s*=\s*(.+)$/.exec(item) ?? []
+      if (!check || !objects) {
+        context.addIssue(`${JSON.stringify(item)} names no check and object`)
+        return z.NEVER
+      }
+      for (const object of objects.split(',').map((each) => each.trim())) found.push({ check, object })
+    }
+    return found
+  }),
+  hint: 'a check and the objects it may pass over, such as `tbl.no-key=audit_log, events; typ.money=*`',
+  json: { type: 'string' },
+}
 
 export const spec = defineAction({
   name: 'prepare',
   title: 'MOLT prepare',
   description:
-    'Checks both databases, fixes the list of expected tables, and installs the heartbeat and the disarmed fence.',
+    'Checks both databases before anything is moved, fixes the list of expected tables, and installs heartbeat and disarmed fence.',
   icon: 'check-square',
   inputs: {
     ...migration,
@@ -19,6 +40,38 @@ export const spec = defineAction({
       'molt_slot',
       'Replication slot that the load will create.',
     ),
+    waive: optional(
+      waivers,
+      'Findings to accept, by check and object. A waiver that matches nothing is an error; all are shown to whoever approves, and kept in the plan.',
+    ),
+    defer: defaulted(
+      choice('none', 'indexes', 'constraints', 'indexes,constraints'),
+      'none',
+      'What is taken off the expected tables on the target for the load: `indexes` (unique ones too) and `constraints` (foreign keys, also those from other tables, and checks). Each is captured in the ledger before it is dropped; `finalize` builds them again.',
+    ),
+    apply: defaulted(
+      boolean,
+      'false',
+      'Runs the fixes that are safe (settings of the migration role, replica identity, missing sequences and the like), and checks again. Never a restart, never a superuser.',
+    ),
+    grants: defaulted(
+      choice('none', 'print'),
+      'none',
+      '`print` writes the least-privilege SQL for `migration-user` on both sides, and ends there: nothing is installed.',
+    ),
+    'migration-user': defaulted(text, 'molt_migration', 'The user that `grants` is written for.'),
+    'table-handling': defaulted(
+      choice('none', 'truncate-if-exists', 'drop-on-target-and-recreate'),
+      'none',
+      'What the load will do with rows that are on the target already; `none` refuses them here.',
+    ),
+    'bucket-path': optional(text, 'Bucket that the load will use.'),
+    'table-concurrency': defaulted(integer(1, 64), '4', 'Tables that the load will read at a time.'),
+    'export-concurrency': defaulted(integer(1, 64), '4', 'Readers a table that the load will use.'),
+    'row-batch-size': defaulted(integer(1, 10_000_000), '100000', 'Rows a read that the load will use.'),
+    'load-rate': defaulted(size, '20MiB', 'What the load is taken to move in a second, for the estimate of its time.'),
+    'job-limit': defaulted(duration, '6h', "Time limit of the load's job, held against the estimate."),
+    'session-limit': optional(duration, 'Lifetime of the cloud credentials (OIDC), held against the estimate.'),
     'rehearsal-target': defaulted(
       boolean,
       'false',
@@ -29,5 +82,10 @@ export const spec = defineAction({
     tables: 'The expected tables, as a JSON array of bare names.',
     'table-count': 'How many they are.',
     phase: "The migration's phase afterwards.",
+    preflight: 'Path of preflight.json, with all findings; docs/preflight.schema.json describes it.',
+    findings: 'How many findings there are, as JSON: `block`, `warn`, `info`, `waived`.',
+    'grants-source': 'Path of the SQL for the source, with `grants: print`.',
+    'grants-target': 'Path of the SQL for the target, with `grants: print`.',
+    'plan-hash': 'sha256 over all that decides what is moved and how.',
   },
 })

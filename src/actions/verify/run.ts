@@ -1,61 +1,93 @@
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { info } from '@actions/core'
 import { verifyTable } from '../../report/summary.ts'
-import type { Action } from '../../runtime/action.ts'
-import { refuse } from '../../runtime/errors.ts'
-import { number, workFolder } from '../../runtime/progress.ts'
-import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
-import { addEvidence, requireEntry } from '../../target/ledger.ts'
+import { verifyJson } from '../../report/verify-json.ts'
+import type { Action, Context } from '../../runtime/action.ts'
+import { InputError, refuse } from '../../runtime/errors.ts'
+import { number, seconds, workFolder } from '../../runtime/progress.ts'
+import { runVerify, type VerifyOptions, type VerifyReport } from '../../steps/verifying.ts'
+import { addEvidence, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
+import { didYouMean } from '../../tools/molt-fetch.ts'
+import { differences } from '../../tools/molt-verify.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
+
+type Verify = Context<typeof spec>
+
+const LOGGED_NOTES = 5
+const PHASES: readonly Phase[] = ['loaded', 'caught-up', 'approved', 'committed', 'switched', 'finalized']
 
 export const action: Action<typeof spec> = {
   spec,
   async run(context) {
     const { inputs } = context
     const report = await withBoth(inputs, async (source, target) => {
-      const entry = await requireEntry(target, inputs.migration, [
-        'loaded',
-        'caught-up',
-        'approved',
-        'committed',
-        'switched',
-        'finalized',
-      ])
+      const entry = await requireEntry(target, inputs.migration, PHASES)
       await requireSameSource(source, entry)
-      const found = await runVerify(source, target, {
-        program: 'molt',
-        sourceUrl: inputs.source,
-        targetUrl: inputs.target,
-        plan: entry.plan,
-        level: inputs.level,
-        concurrency: inputs.concurrency,
-        logFile: join(workFolder(inputs.migration), 'molt-verify.log'),
-        signal: context.signal,
-      })
-      await addEvidence(target, entry.id, 'verify', found)
+      const found = await runVerify(source, target, options(context, entry))
+      await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
       return found
     })
-    context.output('verdict', report.problems.length ? 'different' : 'clean')
-    context.output(
-      'tables',
-      JSON.stringify(report.tables.map(({ shardsFinished: _, shardsTotal: __, ...table }) => table)),
-    )
-    context.output('duration-ms', report.durationMs)
-    context.summary(verifyTable(report))
+    tell(context, report)
     requireClean(report)
+    const rows = report.tables.reduce((sum, table) => sum + table.rows, 0)
     info(
-      `${report.tables.length} tables are equal, ${number(report.tables.reduce((sum, table) => sum + table.rows, 0))} rows`,
+      report.level === 'tables'
+        ? `the definitions of all tables are equal, in ${seconds(report.durationMs)}`
+        : `${report.tables.length} tables are equal, ${number(rows)} rows`,
     )
   },
 }
 
+function options(context: Verify, { plan, phase }: Entry): VerifyOptions {
+  const { inputs } = context
+  for (const name of inputs.tables ?? [])
+    if (!plan.tables.includes(name))
+      throw new InputError(`input \`tables\`: ${name} is not an expected table${didYouMean(name, plan.tables)}`)
+  const folder = workFolder(inputs.migration)
+  const rowsFile = join(folder, 'verify-rows.jsonl')
+  const show = inputs.show === 'none' ? undefined : { what: inputs.show, file: rowsFile }
+  if (show) context.output('rows-file', rowsFile)
+  return {
+    ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan, signal: context.signal },
+    ...{ while: inputs.while, tables: inputs.tables, concurrency: inputs.concurrency, count: inputs.count, show },
+    level: inputs.dry ? 'tables' : inputs.level,
+    structure: inputs.structure === 'auto' ? (phase === 'finalized' ? 'require' : 'report') : inputs.structure,
+    recheck: { limit: inputs.recheckLimit, markerTimeout: inputs.recheckTimeout, rounds: 5 },
+    logFile: join(folder, 'molt-verify.log'),
+  }
+}
+
+function tell(context: Verify, report: VerifyReport): void {
+  const file = join(workFolder(context.inputs.migration), 'verify.json')
+  const json = verifyJson(report)
+  writeFileSync(file, `${JSON.stringify(json, null, 2)}\n`, { mode: 0o600 })
+  context.output('verdict', report.verdict)
+  context.output('tables', JSON.stringify(json.tables))
+  context.output('report', file)
+  context.output('duration-ms', report.durationMs)
+  context.summary(verifyTable(report))
+  for (const note of report.notes.slice(0, LOGGED_NOTES)) info(note)
+  if (report.notes.length > LOGGED_NOTES) info(`and ${report.notes.length - LOGGED_NOTES} more notes in the summary`)
+}
+
 /** @throws VerdictError with every problem */
 export function requireClean(report: VerifyReport): void {
-  if (report.problems.length)
+  if (!report.problems.length) return
+  if (report.verdict === 'unsettled')
     refuse(
-      'source and target differ',
+      'source and target are not proved to be equal',
       report.problems,
-      'While changes are streamed a difference can be lag: verify again after the drain. After the drain it is loss: do not cut over.',
+      'Nothing is known to be lost. Verify again with less going on, or after the drain.',
     )
+  if (!report.tables.some((table) => differences(table)))
+    refuse('source and target are not proved to be equal', report.problems, 'Put these right, and verify again.')
+  refuse(
+    'source and target differ',
+    report.problems,
+    report.while === 'streaming'
+      ? 'This is no lag: do not cut over.'
+      : 'While changes are streamed a difference can be lag: say `while: streaming`, or verify after the drain. After the drain it is loss: do not cut over.',
+  )
 }

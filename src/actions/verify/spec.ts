@@ -1,5 +1,5 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
-import { choice, integer } from '../../runtime/types.ts'
+import { boolean, choice, duration, integer, list } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 export const spec = defineAction({
@@ -15,11 +15,41 @@ export const spec = defineAction({
       'full',
       '`full`: every row by molt. `counts`: numbers of rows. `tables`: definitions only.',
     ),
-    concurrency: optional(integer(1, 128), "Tables at a time. Default: molt's."),
+    dry: defaulted(boolean, 'false', 'Compares definitions only, in seconds; the same as `level: tables`.'),
+    while: defaulted(
+      choice('streaming', 'drained'),
+      'drained',
+      '`drained`: no difference is accepted. `streaming`: rows are moving, and those that differ are looked at again after a later heartbeat has arrived, which tells lag, loss and rows that are still changing apart; a stream must be running.',
+    ),
+    'recheck-limit': defaulted(
+      integer(0, 1_000),
+      '1000',
+      'With `streaming`: rows of one table that are looked at again.',
+    ),
+    'recheck-timeout': defaulted(duration, '30s', 'With `streaming`: how long the heartbeat may take to the target.'),
+    tables: optional(list, 'Compares only these of the expected tables, by their bare names.'),
+    concurrency: optional(integer(1, 128), "Shards at a time. Default: molt's."),
+    count: defaulted(
+      choice('exact', 'estimated'),
+      'exact',
+      'How rows are counted beside molt: `estimated` goes by statistics, for tables too large to be counted, and is labelled as such.',
+    ),
+    structure: defaulted(
+      choice('auto', 'require', 'report'),
+      'auto',
+      'Indexes, constraints and sequences, which are finished after the load: `require` makes what is missing a problem, `report` only tells it. `auto` requires them once the migration is finalized, and reports them before.',
+    ),
+    show: defaulted(
+      choice('none', 'keys', 'values'),
+      'none',
+      'Writes the keys of rows that differ, or their values too, to a file of mode 600 in the work folder. They never reach the log, whatever this says.',
+    ),
   },
   outputs: {
-    verdict: '`clean` or `different`.',
-    tables: 'JSON array: per table `name`, `rows`, `missing`, `mismatch`, `extraneous`, `columnMismatch`.',
+    verdict: '`clean`, `different`, or `unsettled` (nothing is known to be lost, but equality is not proved).',
+    tables: 'JSON array, one object a table; see `docs/verify.schema.json`.',
+    report: 'Path of the whole report as JSON (`docs/verify.schema.json`). It holds no key and no value of any row.',
+    'rows-file': 'Path of the file that `show` asked for.',
     'duration-ms': 'How long it took, in milliseconds.',
   },
 })

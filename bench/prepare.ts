@@ -1,0 +1,110 @@
+/**
+ * How long the preflight takes, and how much memory, for very many tables: `npx tsx bench/prepare.ts [tables] [columns]`.
+ * Fills two embedded servers, and then measures a process of its own, so that this one's memory is not counted.
+ */
+import { spawnSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import pg from 'pg'
+import { runChecks } from '../src/checks/check.ts'
+import { CHECKS } from '../src/checks/index.ts'
+import { fingerprint, packFingerprint } from '../src/migration/fingerprint.ts'
+import { exactFilter } from '../src/migration/tables.ts'
+import { startPair } from '../src/rehearsal/postgres.ts'
+import { assess } from '../src/steps/assess.ts'
+
+const TABLES_AT_ONCE = 250
+
+async function fill(url: string, tables: number, columns: number): Promise<void> {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    for (let from = 0; from < tables; from += TABLES_AT_ONCE)
+      await client.query(`DO $$ BEGIN FOR n IN ${from}..${Math.min(from + TABLES_AT_ONCE, tables) - 1} LOOP
+        EXECUTE format('CREATE TABLE table_%s (id bigint PRIMARY KEY, %s)', n, (SELECT string_agg(format('column_%s %s', c,
+          (ARRAY['text NOT NULL', 'numeric(12,2) DEFAULT 0', 'timestamptz', 'integer[]', 'jsonb', 'boolean'])[1 + c % 6]), ', ')
+          FROM generate_series(2, ${columns}) c)); END LOOP; END $$`)
+  } finally {
+    await client.end()
+  }
+}
+
+/** The longest statements, so that one sees where the time goes. */
+function timeQueries(): () => string {
+  const slow: { ms: number; sql: string }[] = []
+  const original = pg.Client.prototype.query
+  pg.Client.prototype.query = async function (this: pg.Client, ...given: unknown[]) {
+    const began = performance.now()
+    const result = await (original as (...args: unknown[]) => Promise<unknown>).apply(this, given)
+    const text = typeof given[0] === 'string' ? given[0] : (given[0] as { text: string }).text
+    slow.push({ ms: performance.now() - began, sql: text.trim().replace(/\s+/g, ' ').slice(0, 90) })
+    return result
+  } as unknown as typeof original
+  return () =>
+    slow
+      .sort((a, b) => b.ms - a.ms)
+      .slice(0, 8)
+      .map((each) => `  ${seconds(each.ms)} ${each.sql}`)
+      .join('\n')
+}
+
+/** One preflight, and what it took; prints a line. */
+async function measure(source: string, target: string): Promise<void> {
+  const slowest = timeQueries()
+  const began = performance.now()
+  const facts = await assess({
+    sourceUrl: source,
+    targetUrl: target,
+    choose: ({ tables }) => {
+      const names = tables.map((table) => table.name)
+      return { tables: names, filter: exactFilter(names) }
+    },
+    settings: {
+      migration: 'bench',
+      phase: undefined,
+      schema: 'public',
+      targetSchema: 'public',
+      asked: undefined,
+      slot: 'molt_slot',
+      publication: 'molt_fetch',
+      rehearsalTarget: true,
+      defer: { indexes: false, constraints: false },
+      tableHandling: 'none',
+      bucketPath: undefined,
+      tableConcurrency: 4,
+      exportConcurrency: 4,
+      rowBatchSize: 100_000,
+      loadRate: 20 * 2 ** 20,
+      jobLimit: 6 * 3_600_000,
+      sessionLimit: undefined,
+      longTransaction: 300_000,
+    },
+    // The look into the data is bounded by time anyway; here it would only measure that bound.
+    sampleMs: 0,
+  })
+  const gathered = performance.now()
+  const findings = runChecks(CHECKS, facts)
+  const checked = performance.now()
+  const kept = packFingerprint(fingerprint(facts.source.schema, facts.settings.tables))
+  const columns = facts.source.schema.tables.reduce((sum, table) => sum + table.columns.length, 0)
+  console.log(
+    `${facts.settings.tables.length} tables, ${columns} columns: ${seconds(gathered - began)} for the facts, ${seconds(
+      checked - gathered,
+    )} for ${CHECKS.length} checks (${findings.length} findings), ${Math.round(process.resourceUsage().maxRSS / 1024)} MB at most, ${seconds(process.cpuUsage().user / 1000)} of this process's own time, fingerprint ${Math.round(kept.objects.length / 1024)} KiB`,
+  )
+  console.log(slowest())
+}
+
+const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`
+
+if (process.argv[2] === '--measure') await measure(process.argv[3] as string, process.argv[4] as string)
+else {
+  const [tables = 10_000, columns = 10] = process.argv.slice(2).map(Number)
+  const pair = await startPair({ settings: { max_locks_per_transaction: 1024 } })
+  try {
+    await Promise.all([fill(pair.source.url, tables, columns), fill(pair.target.url, tables, columns)])
+    const bundle = ['--import', 'tsx', fileURLToPath(import.meta.url), '--measure', pair.source.url, pair.target.url]
+    process.exitCode = spawnSync(process.execPath, bundle, { stdio: 'inherit' }).status ?? 1
+  } finally {
+    await pair.stop()
+  }
+}

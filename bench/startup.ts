@@ -1,0 +1,67 @@
+/**
+ * `npm run bench:startup`: how long every bundle takes to its first line, against `node -e 0` from start to end.
+ * Runs alternate, so that a busy machine slows both sides alike. Fails when a median is more than twice as long.
+ */
+import { spawn } from 'node:child_process'
+import { join, resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { specs } from '../src/actions/specs.ts'
+
+const REPO = resolve(import.meta.dirname, '..')
+export const LIMIT = 2
+
+/** Milliseconds to the first output, or to the end when there is none. The process has ended when this resolves. */
+function timeOf(node: string, args: readonly string[]): Promise<number> {
+  return new Promise((done, reject) => {
+    const began = performance.now()
+    let first: number | undefined
+    const child = spawn(node, args, { stdio: ['ignore', 'pipe', 'ignore'], env: { PATH: process.env.PATH } })
+    child.stdout.once('data', () => {
+      first = performance.now() - began
+    })
+    child.on('error', reject)
+    child.on('close', () => done(first ?? performance.now() - began))
+  })
+}
+
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] as number
+}
+
+/**
+ * Medians in milliseconds: of an empty Node, and of each action's first line.
+ * @param node the Node to run
+ */
+export async function measureStartup(
+  rounds: number,
+  names: readonly string[],
+  node = process.execPath,
+): Promise<{ empty: number; first: Record<string, number> }> {
+  const empty: number[] = []
+  const first: Record<string, number[]> = Object.fromEntries(names.map((name) => [name, []]))
+  for (let round = 0; round < rounds; round++)
+    for (const name of names) {
+      empty.push(await timeOf(node, ['-e', '0']))
+      first[name]?.push(await timeOf(node, [join(REPO, 'dist', `${name}.cjs`)]))
+    }
+  return {
+    empty: median(empty),
+    first: Object.fromEntries(Object.entries(first).map(([name, times]) => [name, median(times)])),
+  }
+}
+
+async function main(): Promise<void> {
+  const names = specs.map((spec) => spec.name)
+  const { empty, first } = await measureStartup(11, names)
+  console.log(`node -e 0: ${empty.toFixed(0)} ms (median)`)
+  for (const [name, ms] of Object.entries(first)) {
+    const factor = ms / empty
+    console.log(
+      `${name.padEnd(12)} ${ms.toFixed(0).padStart(5)} ms to its first line, ${factor.toFixed(2)} times as long`,
+    )
+    if (factor > LIMIT) process.exitCode = 1
+  }
+  if (process.exitCode) console.error(`more than ${LIMIT} times as long: too much is loaded before the first line`)
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await main()

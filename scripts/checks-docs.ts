@@ -1,0 +1,46 @@
+import * as z from 'zod'
+import type { Check } from '../src/checks/check.ts'
+import { GROUPS } from '../src/checks/index.ts'
+import { Preflight } from '../src/checks/preflight.ts'
+
+const WEIGHTS = {
+  block: 'blocks',
+  warn: 'warns',
+  info: 'informs',
+} as const
+
+/** docs/checks.md: every check with what it protects from and how to put it right. */
+export function checksDocs(): string {
+  const count = GROUPS.reduce((sum, group) => sum + group.checks.length, 0)
+  const groups = GROUPS.map((group) => `## ${group.title}\n\n${group.checks.map(describe).join('\n\n')}`)
+  return `<!-- Generated from src/checks by \`npm run build\`; edit that. -->
+# The checks of \`prepare\`
+
+${count} checks, none of which changes anything. One that **blocks** fails the run; one that *warns* or *informs* does not.
+Names in braces are filled in where a check finds something.
+
+A finding that you know and accept is waived by check and object: \`waive: tbl.no-key=audit_log; typ.money=*\`. A waiver that
+matches nothing is an error. All waivers are shown in the summary and kept in the plan. Where a later step would fail all
+the same, a check cannot be waived, and says so.
+
+${groups.join('\n\n')}
+`
+}
+
+function describe(check: Check): string {
+  const weight = `${check.severity === 'block' ? '**Blocks**' : `*${WEIGHTS[check.severity]}*`}${check.waivable === false ? ', cannot be waived' : ''}`
+  return `### \`${check.id}\`\n\n${text(check.title)} (${weight}).\n\n${text(check.protects)}\n\n${code(check.fix)}`
+}
+
+function text(words: string): string {
+  return words.replace(/[<*_]/g, '\\$&')
+}
+
+function code(fix: string): string {
+  return `\`\`\`\n${fix}\n\`\`\``
+}
+
+/** JSON Schema of preflight.json. */
+export function preflightSchema(): string {
+  return `${JSON.stringify(z.toJSONSchema(Preflight), null, 2)}\n`
+}

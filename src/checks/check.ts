@@ -1,0 +1,132 @@
+import type { Side } from '../runtime/database.ts'
+import { InputError } from '../runtime/errors.ts'
+import type { Facts } from './facts.ts'
+
+export const SEVERITIES = ['block', 'warn', 'info'] as const
+export type Severity = (typeof SEVERITIES)[number]
+
+/** One thing that can go wrong, and what to do about it. Pure: `find` looks at facts and nothing else. */
+export interface Check {
+  /** Stable: waivers, annotations and links name it. */
+  id: string
+  severity: Severity
+  title: string
+  /** What happens when nobody looks. */
+  protects: string
+  /** SQL or setting, with `{names}` that each hit fills in. */
+  fix: string
+  /** False where a later step would refuse or fail all the same, so that a waiver would only put it off. */
+  waivable?: false
+  find(facts: Facts): Iterable<Hit>
+}
+
+/** A check's find: one object, and why it is one. */
+export interface Hit {
+  /** What a waiver names: `schema.table`, `schema.table.column`, a role, `source`, `target` … */
+  object: string
+  what: string
+  /** Fills the `{names}` of the check's fix. */
+  names?: Record<string, string | number>
+  /** What `apply: true` may run: takes nothing away, restarts nothing, makes nobody a superuser. */
+  apply?: { side: Side; sql: string }
+}
+
+export interface Finding {
+  check: string
+  severity: Severity
+  object: string
+  what: string
+  fix: string
+  /** The waiver's text, when one matches. */
+  waivedBy?: string
+  apply?: { side: Side; sql: string }
+}
+
+/** Accepts one object of one check, or with `*` all of them. */
+export interface Waiver {
+  check: string
+  object: string
+}
+
+export const DOCS = 'docs/checks.md'
+
+/** GitHub's anchor of a check's heading in {@link DOCS}. */
+export function anchorOf(id: string): string {
+  return id.replaceAll('.', '')
+}
+
+/** Runs every check; waived findings are kept and marked. */
+export function runChecks(checks: readonly Check[], facts: Facts, waivers: readonly Waiver[] = []): Finding[] {
+  return checks.flatMap((check) =>
+    [...check.find(facts)].map(({ object, what, names, apply }) => {
+      const waiver = check.waivable === false ? undefined : waivers.find((each) => covers(each, check.id, object))
+      return {
+        check: check.id,
+        severity: check.severity,
+        object,
+        what,
+        fix: fill(check.fix, names ?? {}),
+        ...(waiver && { waivedBy: waiverText(waiver) }),
+        ...(apply && { apply }),
+      }
+    }),
+  )
+}
+
+/** `orders` covers `public.orders` and `public.orders.total`; so do both in full. */
+function covers(waiver: Waiver, check: string, object: string): boolean {
+  if (waiver.check !== check) return false
+  const names = [object, object.slice(object.indexOf('.') + 1)]
+  return waiver.object === '*' || names.some((name) => name === waiver.object || name.startsWith(`${waiver.object}.`))
+}
+
+export function waiverText(waiver: Waiver): string {
+  return `${waiver.check}=${waiver.object}`
+}
+
+/**
+ * Holds waivers against what there is: one that matches nothing is more often a mistake than a precaution.
+ * @throws InputError for an unknown check, one that cannot be waived, or a waiver that matches nothing
+ */
+export function requireWaiversMatch(
+  checks: readonly Check[],
+  waivers: readonly Waiver[],
+  findings: readonly Finding[],
+): void {
+  for (const waiver of waivers) {
+    const check = checks.find((each) => each.id === waiver.check)
+    const text = `input \`waive\`: \`${waiverText(waiver)}\``
+    if (!check) throw new InputError(`${text} names a check that there is not; ${DOCS} lists them all`)
+    if (check.waivable === false)
+      throw new InputError(`${text}: ${check.id} cannot be waived, since a later step would fail on it all the same`)
+    if (findings.some((found) => covers(waiver, found.check, found.object))) continue
+    const objects = findings.filter((found) => found.check === waiver.check).map((found) => found.object)
+    const there = objects.length
+      ? `${check.id} found ${objects.slice(0, 5).join(', ')}${objects.length > 5 ? ` and ${objects.length - 5} more` : ''}`
+      : `${check.id} found nothing`
+    throw new InputError(`${text} matches nothing: ${there}; take it out, or correct the name`)
+  }
+}
+
+function fill(template: string, names: Record<string, string | number>): string {
+  return template.replace(/\{(\w+)\}/g, (_, name: string) => {
+    const value = names[name]
+    if (value === undefined) throw new Error(`the fix "${template}" has no value for {${name}}`)
+    return String(value)
+  })
+}
+
+/** Computes what several checks ask for only once for the same facts. */
+export function once<T>(compute: (facts: Facts) => T): (facts: Facts) => T {
+  const known = new WeakMap<Facts, T>()
+  return (facts) => {
+    if (!known.has(facts)) known.set(facts, compute(facts))
+    return known.get(facts) as T
+  }
+}
+
+/** Whether the target is CockroachDB of this version or newer. */
+export function cockroachSince(facts: Facts, major: number, minor: number): boolean {
+  const { server } = facts.target
+  return server.isCockroach && (server.major > major || (server.major === major && server.minor >= minor))
+}

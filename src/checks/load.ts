@@ -1,0 +1,128 @@
+import { number } from '../runtime/progress.ts'
+import type { Check } from './check.ts'
+import type { Facts } from './facts.ts'
+import { expectedRelations, nameOf } from './rights.ts'
+import { loadBytes, loadSeconds } from './server.ts'
+
+const MIB = 2 ** 20
+
+/**
+ * What `fetch` holds in memory at once: a batch of the largest average rows, for every reader of every table that is
+ * read side by side. A row takes about twice its size on disk once it is decoded.
+ */
+export function fetchMemory(facts: Facts): { bytes: number; largest: string } {
+  const { tableConcurrency, exportConcurrency, rowBatchSize } = facts.settings
+  const tables = expectedRelations(facts)
+    .filter((each) => each.rows > 0)
+    .map((each) => ({ name: nameOf(each), batch: Math.min(rowBatchSize, each.rows) * (each.bytes / each.rows) }))
+    .sort((a, b) => b.batch - a.batch)
+    .slice(0, tableConcurrency)
+  const bytes = tables.reduce((sum, each) => sum + each.batch * exportConcurrency * 2, 0)
+  return { bytes, largest: tables[0]?.name ?? '' }
+}
+
+/** Whether the load fits: into memory, into time, and one transaction into the stream. Estimates, and said to be. */
+export const loadChecks: readonly Check[] = [
+  {
+    id: 'load.memory',
+    severity: 'block',
+    title: 'The load fits into the memory of this machine',
+    protects:
+      'molt fetch holds row batches of several tables at once; without memory the system ends it, without a word.',
+    fix: 'Set `row-batch-size` of the load to {batch} or less, or take a larger runner.',
+    *find(facts) {
+      const { bytes, largest } = fetchMemory(facts)
+      if (bytes > facts.machine.memoryBytes)
+        yield {
+          object: largest,
+          what: memoryWords(facts, bytes),
+          names: { batch: smallerBatch(facts, bytes) },
+        }
+    },
+  },
+  {
+    id: 'load.memory-tight',
+    severity: 'warn',
+    title: 'The load leaves memory to spare',
+    protects: 'Rows vary in size: an estimate of more than half of the memory is a risk.',
+    fix: 'Set `row-batch-size` of the load to {batch} or less.',
+    *find(facts) {
+      const { bytes, largest } = fetchMemory(facts)
+      const { memoryBytes } = facts.machine
+      if (bytes > memoryBytes / 2 && bytes <= memoryBytes)
+        yield { object: largest, what: memoryWords(facts, bytes), names: { batch: smallerBatch(facts, bytes) } }
+    },
+  },
+  {
+    id: 'load.time',
+    severity: 'warn',
+    title: "The load fits into the job's time",
+    protects: 'GitHub ends a job at its limit (6 h on its own runners): the load is lost, and the slot stays.',
+    fix: 'Take a runner of your own with `timeout-minutes: {minutes}` or more, or move the largest tables apart.',
+    *find(facts) {
+      const seconds = loadSeconds(facts)
+      if (seconds * 1000 > facts.settings.jobLimit)
+        yield {
+          object: 'source',
+          what: `${size(loadBytes(facts))} at ${size(facts.settings.loadRate)}/s take about ${number(seconds / 60)} min; the job has ${number(facts.settings.jobLimit / 60_000)} min`,
+          names: { minutes: Math.ceil((seconds * 1.5) / 60) },
+        }
+    },
+  },
+  {
+    id: 'load.session',
+    severity: 'warn',
+    title: "The load fits into the cloud session's time",
+    protects: 'Credentials from OIDC end, by default after an hour: uploads to the bucket fail from then on.',
+    fix: 'Ask for a longer session (`role-duration-seconds: {seconds}`), or let the runner’s own identity reach the bucket.',
+    *find(facts) {
+      const seconds = loadSeconds(facts)
+      const { sessionLimit } = facts.settings
+      if (sessionLimit !== undefined && seconds * 1000 > sessionLimit)
+        yield {
+          object: 'source',
+          what: `the load takes about ${number(seconds / 60)} min; the session has ${number(sessionLimit / 60_000)} min`,
+          names: { seconds: Math.ceil(seconds * 1.5) },
+        }
+    },
+  },
+  {
+    id: 'load.transaction',
+    severity: 'warn',
+    title: 'No transaction is larger than the stream can hold',
+    protects: 'The replicator holds one whole transaction in memory before it applies it.',
+    fix: 'Split it: no more than {rows} rows a transaction until the cutover.',
+    *find({ source: { statements } }) {
+      if (statements && statements.largestRows > 100_000)
+        yield {
+          object: 'source',
+          what: `a statement writes ${number(statements.largestRows)} rows at a time (pg_stat_statements, average a call)`,
+          names: { rows: '100,000' },
+        }
+    },
+  },
+  {
+    id: 'load.transaction-unknown',
+    severity: 'info',
+    title: 'The size of transactions is not known',
+    protects: 'The replicator holds one whole transaction in memory; a nightly batch can be too large for it.',
+    fix: 'CREATE EXTENSION pg_stat_statements; -- or ask who writes in batches',
+    *find({ source: { statements } }) {
+      if (!statements)
+        yield { object: 'source', what: 'pg_stat_statements is not there or not readable: large batches are not seen' }
+    },
+  },
+]
+
+function memoryWords(facts: Facts, bytes: number): string {
+  const { tableConcurrency, exportConcurrency, rowBatchSize } = facts.settings
+  return `${number(rowBatchSize)} rows a batch × ${exportConcurrency} readers × ${tableConcurrency} tables take about ${size(bytes)}; this machine has ${size(facts.machine.memoryBytes)}`
+}
+
+function smallerBatch(facts: Facts, bytes: number): number {
+  return Math.max(100, Math.floor((facts.settings.rowBatchSize * facts.machine.memoryBytes) / bytes / 4 / 100) * 100)
+}
+
+function size(bytes: number): string {
+  return bytes >= 1024 * MIB ? `${(bytes / 1024 / MIB).toFixed(1)} GiB` : `${(bytes / MIB).toFixed(1)} MiB`
+}

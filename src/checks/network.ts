@@ -1,0 +1,114 @@
+import type { Side } from '../runtime/database.ts'
+import { DENIED_VERSIONS } from '../tools/versions.ts'
+import type { Check } from './check.ts'
+import type { Facts } from './facts.ts'
+
+const SIDES: readonly Side[] = ['source', 'target']
+const DAY = 86_400_000
+
+const certificate = (facts: Facts, side: Side) =>
+  side === 'source' ? facts.source.connection.certificateUntil : facts.target.certificateUntil
+
+/** The way to both databases, and the programs that will go it. */
+export const networkChecks: readonly Check[] = [
+  {
+    id: 'net.tls',
+    severity: 'warn',
+    title: 'Both connections check whom they talk to',
+    protects: 'Below verify-full anybody on the way can read the data, or answer in place of the server.',
+    fix: 'Add `sslmode=verify-full&sslrootcert=…` to `{side}`.',
+    *find(facts) {
+      for (const side of SIDES) {
+        const { sslmode, local } = facts.machine.urls[side]
+        if (!local && sslmode !== 'verify-full')
+          yield {
+            object: side,
+            what: `the ${side} is reached with sslmode=${sslmode || 'prefer (the default)'}`,
+            names: { side },
+          }
+      }
+    },
+  },
+  {
+    id: 'net.certificate',
+    severity: 'warn',
+    title: "The servers' certificates outlast the migration",
+    protects: 'A certificate that ends while the stream runs stops it, and the cutover with it.',
+    fix: 'Renew the certificate of the {side} first.',
+    *find(facts) {
+      for (const side of SIDES) {
+        const until = certificate(facts, side)
+        if (until && until.getTime() - facts.machine.now.getTime() < 14 * DAY)
+          yield {
+            object: side,
+            what: `the certificate of the ${side} ends on ${until.toISOString().slice(0, 10)}`,
+            names: { side },
+          }
+      }
+    },
+  },
+  {
+    id: 'net.password',
+    severity: 'block',
+    title: 'The passwords mean the same to every program',
+    protects:
+      'A password with characters that are not encoded is cut or changed by one of the programs: it connects here, and fails there.',
+    fix: 'Percent-encode the password in `{side}`: node -p "encodeURIComponent(process.env.PASSWORD)"',
+    *find(facts) {
+      for (const side of SIDES)
+        if (!facts.machine.urls[side].passwordSurvives)
+          yield { object: side, what: `the password in \`${side}\` is not percent-encoded in full`, names: { side } }
+    },
+  },
+  {
+    id: 'net.bucket',
+    severity: 'info',
+    title: 'Whether the target reaches the bucket is not checked',
+    protects: 'IMPORT INTO reads the files from the cluster: its nodes, not this runner, must reach the bucket.',
+    fix: "On the target: CHECK EXTERNAL CONNECTION '{bucket}?AUTH=implicit'; -- as the migration user",
+    *find({ settings }) {
+      if (settings.bucketPath)
+        yield {
+          object: 'target',
+          what: 'that the target can reach the bucket cannot be checked from here',
+          names: { bucket: settings.bucketPath.replace(/\?.*/s, '') },
+        }
+    },
+  },
+  {
+    id: 'tool.missing',
+    severity: 'warn',
+    title: 'molt and replicator are there',
+    protects: 'Without the tools their versions, and what those can and cannot do, are not known here.',
+    fix: 'Run `setup` before `prepare` in the same job; {tool} is missing.',
+    *find({ machine: { tools } }) {
+      for (const tool of ['molt', 'replicator'] as const)
+        if (!tools[tool]) yield { object: tool, what: `${tool} is not on the PATH`, names: { tool } }
+    },
+  },
+  {
+    id: 'tool.denied',
+    severity: 'block',
+    title: 'The version of molt is not known to lose data',
+    protects: 'molt 1.3.3 to 1.3.6 lose rows when an export query is retried.',
+    fix: 'Install another version with `setup`.',
+    *find({ machine: { tools } }) {
+      const version = tools.molt?.version.split(' ')[0] ?? ''
+      const reason = DENIED_VERSIONS[version]
+      if (reason) yield { object: 'molt', what: `molt ${version} ${reason}` }
+    },
+  },
+  {
+    id: 'tool.version',
+    severity: 'info',
+    title: 'Versions and digests of the tools',
+    protects: 'They are part of the plan: other programs may move the data otherwise.',
+    fix: 'Nothing to do.',
+    *find({ machine: { tools } }) {
+      for (const tool of ['molt', 'replicator'] as const) {
+        const found = tools[tool]
+        if (found) yield { object: tool, what: `${tool} ${found.version}, sha256 ${found.sha256.slice(0, 16)}…` }
+      }
+    },
+  },
+]

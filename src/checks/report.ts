@@ -1,0 +1,179 @@
+import { error, info, notice, warning } from '@actions/core'
+import { number } from '../runtime/progress.ts'
+import { anchorOf, DOCS, type Finding, SEVERITIES, type Severity } from './check.ts'
+import type { Facts } from './facts.ts'
+import { CHECKS, GROUPS } from './index.ts'
+import { fetchMemory } from './load.ts'
+import type { Preflight } from './preflight.ts'
+import { expectedRelations } from './rights.ts'
+import { loadBytes, loadSeconds } from './server.ts'
+
+const OBJECTS_SHOWN = 10
+const HEADINGS: Record<Severity, string> = { block: '⛔ Blocked', warn: '⚠️ Warnings', info: 'ℹ️ Good to know' }
+
+const open = (findings: readonly Finding[], severity: Severity) =>
+  findings.filter((each) => each.severity === severity && !each.waivedBy)
+
+/** Findings that block and that nobody has waived. */
+export function blocking(findings: readonly Finding[]): Finding[] {
+  return open(findings, 'block')
+}
+
+/** By check, in the order of the checks. */
+function byCheck(findings: readonly Finding[]): [string, Finding[]][] {
+  const groups = new Map<string, Finding[]>()
+  for (const each of findings) {
+    const group = groups.get(each.check)
+    if (group) group.push(each)
+    else groups.set(each.check, [each])
+  }
+  return [...groups]
+}
+
+/** One annotation a check: GitHub shows ten of a kind and drops the rest. */
+export function annotate(findings: readonly Finding[]): void {
+  const say = { block: error, warn: warning, info: notice }
+  for (const severity of SEVERITIES)
+    for (const [check, some] of byCheck(open(findings, severity))) {
+      const [first] = some as [Finding]
+      const more = some.length > 1 ? ` (and ${some.length - 1} more)` : ''
+      say[severity](`${first.what}${more}; ${first.fix}`, { title: check })
+    }
+  for (const each of findings) if (each.waivedBy) info(`waived by ${each.waivedBy}: ${each.what}`)
+}
+
+/** The job summary: what blocks first, by group and check, the fix beside each. */
+export function summaryOf(facts: Facts, findings: readonly Finding[], hash: string): string {
+  const blocked = open(findings, 'block').length
+  const { server } = facts.source
+  const head = [
+    `### ${blocked ? '⛔' : '✅'} Preflight: ${blocked ? `${number(blocked)} findings block` : 'nothing blocks'}`,
+    `${number(facts.settings.tables.length)} expected tables, ${mib(loadBytes(facts))}; PostgreSQL ${Math.floor(server.version / 10_000)} to ${code(facts.target.server.version.split(' (')[0] as string)}. ${number(CHECKS.length)} checks, plan \`${hash.slice(0, 12)}\`.`,
+  ]
+  const parts = SEVERITIES.map((severity) => section(HEADINGS[severity], open(findings, severity), severity === 'info'))
+  const waived = findings.filter((each) => each.waivedBy)
+  const tables = expectedRelations(facts).filter((each) => !each.partition)
+  return [...head, ...parts, waivedSection(waived), sampleNote(facts), tableList(tables.map(({ name }) => name))]
+    .filter(Boolean)
+    .join('\n\n')
+}
+
+function section(heading: string, findings: readonly Finding[], folded: boolean): string {
+  if (!findings.length) return ''
+  const body = GROUPS.map((group) => {
+    const some = findings.filter((each) => group.prefixes.includes(each.check.split('.')[0] as string))
+    return some.length ? `**${group.title}**\n\n${byCheck(some).map(checkLines).join('\n')}` : ''
+  })
+    .filter(Boolean)
+    .join('\n\n')
+  const title = `${heading} (${number(findings.length)})`
+  return folded ? `<details><summary>${title}</summary>\n\n${body}\n</details>` : `#### ${title}\n\n${body}`
+}
+
+function checkLines([id, findings]: [string, Finding[]]): string {
+  const check = CHECKS.find((each) => each.id === id)
+  const lines = findings.slice(0, OBJECTS_SHOWN).map((each) => `  - ${prose(each.what)}\n    ${fixBlock(each.fix)}`)
+  if (findings.length > OBJECTS_SHOWN) lines.push(`  - and ${number(findings.length - OBJECTS_SHOWN)} more`)
+  return `- [\`${id}\`](${docsUrl(id)}) ${prose(check?.protects ?? '')}\n${lines.join('\n')}`
+}
+
+function waivedSection(findings: readonly Finding[]): string {
+  if (!findings.length) return ''
+  const lines = byCheck(findings).map(([id, some]) => {
+    const objects = some.slice(0, OBJECTS_SHOWN).map((each) => code(each.object))
+    const more = some.length > OBJECTS_SHOWN ? ` and ${some.length - OBJECTS_SHOWN} more` : ''
+    const by = [...new Set(some.map((each) => each.waivedBy as string))].map(code).join(', ')
+    return `- ${by} accepts ${some[0]?.severity} findings of \`${id}\`: ${objects.join(', ')}${more}`
+  })
+  return `#### 🖊 Waived (${number(findings.length)})\n\n${lines.join('\n')}`
+}
+
+function sampleNote({ source: { samples } }: Facts): string {
+  if (!samples.tables && !samples.skipped) return ''
+  const left = samples.skipped ? `; ${number(samples.skipped)} tables were left out for want of time` : ''
+  return `Data were sampled: the first ${number(samples.rowsPerTable)} rows at most of ${number(samples.tables)} tables${left}. What was not seen may still be there.`
+}
+
+function tableList(names: readonly string[]): string {
+  const shown = names.slice(0, 50).map(code).join(', ')
+  const more = names.length > 50 ? ` and ${number(names.length - 50)} more` : ''
+  return `<details><summary>${number(names.length)} expected tables</summary>\n\n${shown}${more}\n</details>`
+}
+
+/** The machine-readable result. */
+export function preflightOf(
+  facts: Facts,
+  findings: readonly Finding[],
+  plan: Preflight['plan'],
+  waivers: readonly string[],
+): Preflight {
+  const { settings, source, target } = facts
+  const count = (severity: Severity) => open(findings, severity).length
+  return {
+    version: 1,
+    at: facts.machine.now.toISOString(),
+    migration: settings.migration,
+    verdict: count('block') ? 'blocked' : 'pass',
+    counts: {
+      checks: CHECKS.length,
+      block: count('block'),
+      warn: count('warn'),
+      info: count('info'),
+      waived: findings.filter((each) => each.waivedBy).length,
+    },
+    source: {
+      version: source.server.version,
+      database: source.server.database,
+      schema: settings.schema,
+      walBytesPerSecond: Math.round(source.server.walBytesPerSecond),
+    },
+    target: { version: target.server.version, database: target.server.database, schema: settings.targetSchema },
+    tables: expectedRelations(facts)
+      .filter((each) => !each.partition)
+      .map(({ name, rows, bytes }) => ({ name, rows, bytes })),
+    samples: {
+      rowsPerTable: source.samples.rowsPerTable,
+      tables: source.samples.tables,
+      skipped: source.samples.skipped,
+    },
+    estimate: {
+      loadBytes: loadBytes(facts),
+      loadSeconds: Math.round(loadSeconds(facts)),
+      memoryBytes: Math.round(fetchMemory(facts).bytes),
+    },
+    plan,
+    waivers: [...waivers],
+    findings: findings.map(({ apply: _, ...finding }) => finding),
+  }
+}
+
+function docsUrl(id: string): string {
+  const { GITHUB_SERVER_URL: server, GITHUB_ACTION_REPOSITORY: repository, GITHUB_ACTION_REF: ref } = process.env
+  const base = server && repository ? `${server}/${repository}/blob/${ref || 'main'}/` : ''
+  return `${base}${DOCS}#${anchorOf(id)}`
+}
+
+/** Names from a database are text: they must not become Markdown or HTML. */
+function prose(text: string): string {
+  return text
+    .replaceAll('&', '&amp;')
+    .replaceAll('<', '&lt;')
+    .replace(/[\\`*_[\]|]/g, '\\$&')
+    .replace(/\s+/g, ' ')
+}
+
+function code(text: string): string {
+  const line = text.replace(/\s+/g, ' ')
+  return line.includes('`') ? `\`\` ${line.replaceAll('``', "''")} \`\`` : `\`${line}\``
+}
+
+/** A fix is there to be copied: in code, with as many backticks as it takes. */
+function fixBlock(fix: string): string {
+  const line = fix.replace(/\s+/g, ' ')
+  const fence = '`'.repeat(Math.max(0, ...[...line.matchAll(/`+/g)].map(([ticks]) => ticks.length)) + 1)
+  return `${fence}${line.startsWith('`') ? ' ' : ''}${line}${line.endsWith('`') ? ' ' : ''}${fence}`
+}
+
+function mib(bytes: number): string {
+  return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`
+}

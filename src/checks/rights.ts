@@ -1,0 +1,172 @@
+import { ident, qualified } from '../runtime/database.ts'
+import type { Relation } from '../source/assess.ts'
+import { type Check, once } from './check.ts'
+import type { Facts } from './facts.ts'
+
+/** The expected tables and every partition below them. */
+export const expectedRelations = once(({ source: { relations }, settings }: Facts): Relation[] => {
+  const expected = new Set(settings.tables.map((table) => `${settings.schema}.${table}`))
+  return relations.filter((each) => expected.has(each.root ?? `${each.schema}.${each.name}`))
+})
+
+export const nameOf = (relation: { schema: string; name: string }) => `${relation.schema}.${relation.name}`
+
+/** What the migration user must be allowed to do, on both sides. */
+export const rightChecks: readonly Check[] = [
+  {
+    id: 'right.schema',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user may use the schema',
+    protects: 'Without USAGE every table of it is out of reach.',
+    fix: 'GRANT USAGE ON SCHEMA {schema} TO {role};',
+    *find({ source: { role }, settings }) {
+      if (!role.schemaUsage)
+        yield {
+          object: role.name,
+          what: `${role.name} has no USAGE on the schema ${settings.schema} of the source`,
+          names: { schema: ident(settings.schema), role: ident(role.name) },
+        }
+    },
+  },
+  {
+    id: 'right.read',
+    severity: 'block',
+    title: 'The migration user may read every table and sequence',
+    protects: 'The load fails at the first table that it may not read; sequences cannot be carried over.',
+    fix: 'GRANT SELECT ON {object} TO {role};',
+    *find(facts) {
+      const { role, relations } = facts.source
+      const sequences = relations.filter((each) => each.kind === 'S' && each.schema === facts.settings.schema)
+      for (const each of [...expectedRelations(facts), ...sequences])
+        if (!each.readable)
+          yield {
+            object: nameOf(each),
+            what: `${role.name} may not read ${nameOf(each)}`,
+            names: { object: qualified(each.schema, each.name), role: ident(role.name) },
+          }
+    },
+  },
+  {
+    id: 'right.replication',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user may replicate',
+    protects: 'Neither the slot nor the stream is allowed without it.',
+    fix: '{sql}',
+    *find({ source: { role } }) {
+      if (role.superuser || role.replication || role.providerGranted.length) return
+      const provider = role.providerRoles[0]
+      const name = ident(role.name)
+      yield {
+        object: role.name,
+        what: `${role.name} has neither REPLICATION nor a role that stands for it`,
+        names: { sql: provider ? `GRANT ${ident(provider)} TO ${name};` : `ALTER ROLE ${name} REPLICATION;` },
+      }
+    },
+  },
+  {
+    id: 'right.create',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user may create in the source database',
+    protects: 'The publication, the heartbeat and the fence are created there.',
+    fix: 'GRANT CREATE ON DATABASE {database} TO {role};',
+    *find({ source: { role, server } }) {
+      if (!role.createOnDatabase)
+        yield {
+          object: role.name,
+          what: `${role.name} has no CREATE on the database ${server.database} of the source`,
+          names: { database: ident(server.database), role: ident(role.name) },
+        }
+    },
+  },
+  {
+    id: 'right.owner',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user owns the tables, by itself or as a member of their owner',
+    protects: 'Only an owner may put a table into a publication, and install the fence on it.',
+    fix: 'GRANT {owner} TO {role};',
+    *find(facts) {
+      for (const each of expectedRelations(facts))
+        if (!each.owned)
+          yield {
+            object: nameOf(each),
+            what: `${nameOf(each)} belongs to ${each.owner}, and ${facts.source.role.name} is no member of it`,
+            names: { owner: ident(each.owner), role: ident(facts.source.role.name) },
+          }
+    },
+  },
+  {
+    id: 'right.row-security',
+    severity: 'block',
+    title: 'Row-level security hides no rows from the migration user',
+    protects: 'Rows that a policy hides are not loaded and not missed: both sides look equal to this user.',
+    fix: 'ALTER ROLE {role} BYPASSRLS; -- or: ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;',
+    *find(facts) {
+      for (const each of expectedRelations(facts))
+        if (each.rowsHidden)
+          yield {
+            object: nameOf(each),
+            what: `row-level security of ${nameOf(each)} applies to ${facts.source.role.name}`,
+            names: { role: ident(facts.source.role.name), table: qualified(each.schema, each.name) },
+          }
+    },
+  },
+  {
+    id: 'right.target-tables',
+    severity: 'block',
+    title: 'The migration user may write the tables on the target',
+    protects: 'The load or the stream fails at the first table where it may not.',
+    fix: 'GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {table} TO {role};',
+    *find({ target: { relations, role }, settings }) {
+      const expected = new Set(settings.tables)
+      for (const each of relations) {
+        const lacks = (['select', 'insert', 'update', 'delete'] as const).filter((right) => !each[right])
+        if (expected.has(each.name) && lacks.length)
+          yield {
+            object: `${settings.targetSchema}.${each.name}`,
+            what: `${role.name} has no ${lacks.join(', ').toUpperCase()} on ${settings.targetSchema}.${each.name} of the target`,
+            names: { table: qualified(settings.targetSchema, each.name), role: ident(role.name) },
+          }
+      }
+    },
+  },
+  {
+    id: 'right.target-create',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user may create on the target',
+    protects: 'The ledger and the staging schema are made in the database, the heartbeat in the schema.',
+    fix: 'GRANT CREATE ON {where} TO {role};',
+    *find({ target: { role, server }, settings }) {
+      const lacks = [
+        !role.createOnDatabase && `DATABASE ${ident(server.database)}`,
+        !role.createOnSchema && `SCHEMA ${ident(settings.targetSchema)}`,
+      ].filter((each) => each !== false)
+      for (const where of lacks)
+        yield {
+          object: role.name,
+          what: `${role.name} has no CREATE on ${where} of the target`,
+          names: { where, role: ident(role.name) },
+        }
+    },
+  },
+  {
+    id: 'right.target-import',
+    severity: 'warn',
+    title: 'The migration user may run IMPORT INTO',
+    protects:
+      'IMPORT INTO takes a table offline and asks for DROP on it; COPY (`mode: use-copy`, `direct-copy`) does not.',
+    fix: 'GRANT DROP ON TABLE {table} TO {role};',
+    *find({ target: { role }, settings }) {
+      for (const table of role.withoutDrop)
+        yield {
+          object: `${settings.targetSchema}.${table}`,
+          what: `${role.name} has no DROP on ${settings.targetSchema}.${table} of the target`,
+          names: { table: qualified(settings.targetSchema, table), role: ident(role.name) },
+        }
+    },
+  },
+]

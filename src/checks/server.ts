@@ -1,0 +1,381 @@
+import { ident } from '../runtime/database.ts'
+import { number } from '../runtime/progress.ts'
+import type { Check, Hit } from './check.ts'
+import type { Facts } from './facts.ts'
+
+const MIB = 2 ** 20
+const GIB = 2 ** 30
+
+/** One hit on the source as a whole, or none. */
+function source(when: boolean, what: string, names?: Hit['names']): Hit[] {
+  return when ? [{ object: 'source', what, ...(names && { names }) }] : []
+}
+
+const major = (facts: Facts) => Math.floor(facts.source.server.version / 10_000)
+const begun = (facts: Facts) => ![undefined, 'planned', 'prepared'].includes(facts.settings.phase)
+const role = (facts: Facts) => ident(facts.source.role.name)
+
+/** The source server: what the load and the stream need of it, and what would break them off. */
+export const serverChecks: readonly Check[] = [
+  {
+    id: 'src.version',
+    severity: 'block',
+    waivable: false,
+    title: 'The source is a PostgreSQL that the tools support',
+    protects:
+      'MOLT loads from PostgreSQL 11 to 16 and verifies 12 to 16; others fail in the middle or in ways unknown.',
+    fix: 'Upgrade the source to PostgreSQL 12 to 16, or move a logical replica of it.',
+    *find(facts) {
+      const version = major(facts)
+      if (version < 11 || version > 16) yield* source(true, `the source is PostgreSQL ${version}`)
+      if (version === 11) yield* source(true, 'the source is PostgreSQL 11, which can be loaded, but not verified')
+    },
+  },
+  {
+    id: 'src.primary',
+    severity: 'block',
+    waivable: false,
+    title: 'The source is the primary',
+    protects: 'A replica takes no slot for MOLT, no publication, and no fence: writes go on elsewhere.',
+    fix: 'Write the primary into `source`; `SELECT pg_is_in_recovery()` must say false there.',
+    find: (facts) => source(facts.source.server.inRecovery, 'the source is in recovery: it is a replica'),
+  },
+  {
+    id: 'src.wal-level',
+    severity: 'block',
+    waivable: false,
+    title: 'wal_level is logical',
+    protects: 'Without it no logical slot can be made, and the load ends before it begins.',
+    fix: "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the server (providers: parameter `rds.logical_replication` or `cloudsql.logical_decoding`)",
+    find: (facts) => source(facts.source.server.walLevel !== 'logical', `wal_level is ${facts.source.server.walLevel}`),
+  },
+  {
+    id: 'src.slots',
+    severity: 'block',
+    waivable: false,
+    title: 'A replication slot is free',
+    protects: 'The load creates a slot first; with none free it fails.',
+    fix: 'ALTER SYSTEM SET max_replication_slots = {wanted}; -- then restart; or drop slots nobody reads: SELECT slot_name FROM pg_replication_slots WHERE NOT active',
+    find: ({ source: { server } }) =>
+      source(!server.slot && server.slotsFree < 1, `all ${server.slotsMax} replication slots are taken`, {
+        wanted: server.slotsMax + 4,
+      }),
+  },
+  {
+    id: 'src.slots-reserve',
+    severity: 'warn',
+    title: 'There are replication slots to spare',
+    protects: 'A standby or backup that needs a slot during the migration finds none.',
+    fix: 'ALTER SYSTEM SET max_replication_slots = {wanted}; -- then restart',
+    find: ({ source: { server } }) =>
+      source(
+        server.slotsFree >= 1 && server.slotsFree < 3,
+        `only ${server.slotsFree} of ${server.slotsMax} replication slots are free, and this run takes one`,
+        { wanted: server.slotsMax + 4 },
+      ),
+  },
+  {
+    id: 'src.senders',
+    severity: 'block',
+    waivable: false,
+    title: 'A WAL sender is free',
+    protects: 'The stream reads through a WAL sender; with none free it never begins.',
+    fix: 'ALTER SYSTEM SET max_wal_senders = {wanted}; -- then restart',
+    find: ({ source: { server } }) =>
+      source(server.sendersFree < 1 && !server.slot?.active, `all ${server.sendersMax} WAL senders are taken`, {
+        wanted: server.sendersMax + 4,
+      }),
+  },
+  {
+    id: 'src.senders-reserve',
+    severity: 'warn',
+    title: 'There are WAL senders to spare',
+    protects: 'After a broken connection the old sender lingers until its timeout, and the new one needs another.',
+    fix: 'ALTER SYSTEM SET max_wal_senders = {wanted}; -- then restart',
+    find: ({ source: { server } }) =>
+      source(
+        server.sendersFree >= 1 && server.sendersFree < 3,
+        `only ${server.sendersFree} of ${server.sendersMax} WAL senders are free`,
+        { wanted: server.sendersMax + 4 },
+      ),
+  },
+  {
+    id: 'src.slot-disk',
+    severity: 'warn',
+    title: 'A slot that nobody reads cannot fill the disk',
+    protects:
+      'With max_slot_wal_keep_size at -1 the source keeps all WAL since the slot was last read: a stream that stops on Friday is a full disk on Sunday.',
+    fix: "ALTER SYSTEM SET max_slot_wal_keep_size = '{keep}'; SELECT pg_reload_conf(); -- or watch the disk: {days} GiB a day at the rate measured now",
+    find: ({ source: { server } }) =>
+      source(
+        server.slotKeepMiB === -1,
+        `max_slot_wal_keep_size is unlimited, and the source writes ${rate(server.walBytesPerSecond)} of WAL now`,
+        {
+          keep: `${Math.max(10, Math.ceil((server.walBytesPerSecond * 86_400) / GIB))}GB`,
+          days: ((server.walBytesPerSecond * 86_400) / GIB).toFixed(1),
+        },
+      ),
+  },
+  {
+    id: 'src.slot-lost',
+    severity: 'warn',
+    title: 'The slot survives the load',
+    protects:
+      'When more WAL is written during the load than max_slot_wal_keep_size holds, the slot is lost, and with it the load.',
+    fix: "ALTER SYSTEM SET max_slot_wal_keep_size = '{keep}'; SELECT pg_reload_conf();",
+    *find(facts) {
+      const { server } = facts.source
+      const limit = (server.slotKeepMiB ?? -1) * MIB
+      const needed = server.walBytesPerSecond * Math.max(3600, 2 * loadSeconds(facts))
+      if (limit >= 0 && needed > limit)
+        yield* source(
+          true,
+          `max_slot_wal_keep_size is ${number(limit / MIB)} MiB; at the ${rate(server.walBytesPerSecond)} measured now twice the load's estimated time writes ${number(needed / MIB)} MiB`,
+          { keep: `${Math.ceil((needed * 2) / GIB)}GB` },
+        )
+    },
+  },
+  {
+    id: 'src.sender-timeout',
+    severity: 'warn',
+    title: 'wal_sender_timeout leaves time for a large transaction',
+    protects:
+      'While it applies a large transaction the replicator does not answer; the server cuts it off, and it begins again.',
+    fix: "ALTER ROLE {role} SET wal_sender_timeout = '60s';",
+    find: (facts) => {
+      const { senderTimeoutMs } = facts.source.server
+      return source(senderTimeoutMs > 0 && senderTimeoutMs < 30_000, `wal_sender_timeout is ${senderTimeoutMs} ms`, {
+        role: role(facts),
+      })
+    },
+  },
+  {
+    id: 'src.statement-timeout',
+    severity: 'block',
+    title: "The role's statements are not cut off",
+    protects: 'A statement_timeout ends the export of a large table in the middle, and the load with it.',
+    fix: 'ALTER ROLE {role} SET statement_timeout = 0;',
+    find: (facts) => timeout(facts, 'statement_timeout', facts.source.server.statementTimeoutMs),
+  },
+  {
+    id: 'src.idle-timeout',
+    severity: 'block',
+    title: "The role's open transactions are not cut off",
+    protects:
+      'The load holds its snapshot in a transaction that is idle while others read; when it ends, so does the load.',
+    fix: 'ALTER ROLE {role} SET idle_in_transaction_session_timeout = 0;',
+    find: (facts) => timeout(facts, 'idle_in_transaction_session_timeout', facts.source.server.idleTimeoutMs),
+  },
+  {
+    id: 'src.long-transaction',
+    severity: 'warn',
+    title: 'No transaction is open for long',
+    protects:
+      'The slot is not made before every transaction from before has ended; the fence waits for those that write.',
+    fix: 'End it, or: SELECT pg_terminate_backend({pid});',
+    *find({ source: { transactions }, settings }) {
+      for (const each of transactions)
+        if (each.kind === 'transaction' && each.ageMs > settings.longTransaction)
+          yield {
+            object: each.who.split(' (')[0] as string,
+            what: `${each.who} has a transaction open since ${number(each.ageMs / 1000)} s`,
+            names: { pid: each.who.split(' ')[1] as string },
+          }
+    },
+  },
+  {
+    id: 'src.prepared-transaction',
+    severity: 'block',
+    title: 'No prepared transaction is left over',
+    protects: 'It has no session that could end; the slot and the fence would wait for it without end.',
+    fix: 'ROLLBACK PREPARED {gid}; -- or COMMIT PREPARED, as its owner decides',
+    *find({ source: { transactions } }) {
+      for (const each of transactions)
+        if (each.kind === 'prepared') {
+          const gid = each.who.slice(0, each.who.lastIndexOf(' ('))
+          yield {
+            object: gid,
+            what: `the transaction ${each.who} is prepared since ${number(each.ageMs / 1000)} s`,
+            names: { gid: `'${gid.replaceAll("'", "''")}'` },
+          }
+        }
+    },
+  },
+  {
+    id: 'src.connections',
+    severity: 'block',
+    title: 'There are connections enough for the load',
+    protects: 'The load opens tables × readers at once; the application is the one that is then refused.',
+    fix: 'Lower `table-concurrency` or `export-concurrency`, or: ALTER SYSTEM SET max_connections = {wanted}; -- then restart',
+    find: (facts) => {
+      const { tableConcurrency, exportConcurrency } = facts.settings
+      const needed = tableConcurrency * exportConcurrency + 6
+      const free = facts.source.server.connectionsFree
+      return source(
+        free < needed,
+        `${Math.max(0, free)} connections are free for this role; ${tableConcurrency} tables × ${exportConcurrency} readers and 6 more need ${needed}`,
+        { wanted: needed - free + 100 },
+      )
+    },
+  },
+  {
+    id: 'src.encoding',
+    severity: 'block',
+    waivable: false,
+    title: 'The database is encoded in UTF8',
+    protects: 'CockroachDB holds UTF-8 only; text in another encoding arrives broken or not at all.',
+    fix: "Dump and restore into a database made with: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0;",
+    find: (facts) =>
+      source(
+        facts.source.server.encoding !== 'UTF8',
+        `the source database is encoded in ${facts.source.server.encoding}`,
+      ),
+  },
+  {
+    id: 'src.pooler',
+    severity: 'block',
+    title: 'The connection goes to one server process',
+    protects:
+      'Through a transaction pooler or a balancer a snapshot of one connection is not there on the next: the load fails or, worse, reads two states.',
+    fix: "Write the primary's own host and port (5432, not 6432 or the pooler's endpoint) into `source`.",
+    *find({ source: { connection } }) {
+      for (const doubt of connection.doubts) yield { object: 'source', what: doubt }
+    },
+  },
+  {
+    id: 'src.slot-exists',
+    severity: 'block',
+    waivable: false,
+    title: 'No slot of that name is there',
+    protects: "The load fails on it; and it may be another system's, which would lose its place in the stream.",
+    fix: "SELECT pg_drop_replication_slot('{slot}'); -- if nobody needs it; else name another one in `slot`",
+    *find(facts) {
+      const { slot } = facts.source.server
+      if (!slot || begun(facts)) return
+      const reader = slot.active ? `and PID ${slot.active_pid} reads it now` : 'and nobody reads it now'
+      yield {
+        object: facts.settings.slot,
+        what: `the slot ${facts.settings.slot} exists already (${slot.plugin}, database ${slot.database}), ${reader}`,
+        names: { slot: facts.settings.slot },
+      }
+    },
+  },
+  {
+    id: 'src.publication-exists',
+    severity: 'block',
+    title: "The publication is not somebody else's",
+    protects: 'MOLT drops and creates the publication under a fixed name: whoever streams from it loses their stream.',
+    fix: 'DROP PUBLICATION {publication}; -- if nobody needs it; else move that stream to a publication of another name first',
+    *find(facts) {
+      const { publication } = facts.source
+      if (!publication || facts.settings.phase !== undefined) return
+      yield {
+        object: facts.settings.publication,
+        what: `the publication ${facts.settings.publication} exists already; it belongs to ${publication.owner} and sends ${publication.allTables ? 'all tables' : `${publication.tables.length} tables`}`,
+        names: { publication: ident(facts.settings.publication) },
+      }
+    },
+  },
+  {
+    id: 'src.publication-all',
+    severity: 'block',
+    title: 'The publication sends expected tables only',
+    protects:
+      'The stream ignores schemas: a change of another schema’s table is written into the table of that name on the target.',
+    fix: 'DROP PUBLICATION {publication};',
+    *find({ source: { publication }, settings }) {
+      if (publication?.allTables)
+        yield {
+          object: settings.publication,
+          what: `the publication ${settings.publication} is FOR ALL TABLES`,
+          names: { publication: ident(settings.publication) },
+        }
+    },
+  },
+  {
+    id: 'src.publication-partial',
+    severity: 'block',
+    title: 'The publication sends whole tables',
+    protects: 'A row filter or column list leaves out rows or columns, without a word.',
+    fix: 'ALTER PUBLICATION {publication} DROP TABLE {table}; ALTER PUBLICATION {publication} ADD TABLE {table};',
+    *find({ source: { publication }, settings }) {
+      for (const each of publication?.tables ?? [])
+        if (each.filtered || each.listed)
+          yield {
+            object: `${each.schema}.${each.table}`,
+            what: `the publication ${settings.publication} sends ${each.schema}.${each.table} through a ${each.filtered ? 'row filter' : 'column list'}`,
+            names: {
+              publication: ident(settings.publication),
+              table: `${ident(each.schema)}.${ident(each.table)}`,
+            },
+          }
+    },
+  },
+  {
+    id: 'src.publication-truncate',
+    severity: 'warn',
+    title: 'The publication does not send TRUNCATE',
+    protects: 'One TRUNCATE on the source stops the stream for good.',
+    fix: "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete');",
+    *find({ source: { publication }, settings }) {
+      if (!publication?.truncate) return
+      const name = ident(settings.publication)
+      yield {
+        object: settings.publication,
+        what: `the publication ${settings.publication} sends TRUNCATE`,
+        names: { publication: name },
+        apply: { side: 'source', sql: `ALTER PUBLICATION ${name} SET (publish = 'insert, update, delete')` },
+      }
+    },
+  },
+  {
+    id: 'src.owner',
+    severity: 'block',
+    waivable: false,
+    title: 'The source belongs to no other migration',
+    protects: "MOLT's publication has a fixed name: a second migration would drop the first one's.",
+    fix: 'Run `cleanup` with `migration: {migration}` first.',
+    *find({ source: { owner }, settings }) {
+      if (owner !== undefined && owner !== settings.migration)
+        yield { object: 'source', what: `the source belongs to migration \`${owner}\``, names: { migration: owner } }
+    },
+  },
+  {
+    id: 'src.fence',
+    severity: 'block',
+    waivable: false,
+    title: 'Nobody holds the fence',
+    protects: 'Writes are paused by another run, or for good by a cutover that was committed.',
+    fix: 'Wait for that run, or lift the fence with the action `fence`; after a commit there is nothing left to prepare.',
+    find: ({ source: { fence } }) =>
+      source(fence === 'armed' || fence === 'permanent', `the fence on the source is ${fence}`),
+  },
+]
+
+function* timeout(facts: Facts, setting: string, ms: number): Iterable<Hit> {
+  if (!(ms > 0)) return
+  const name = role(facts)
+  yield {
+    object: facts.source.role.name,
+    what: `${setting} of the role ${facts.source.role.name} is ${number(ms)} ms`,
+    names: { role: name },
+    apply: { side: 'source', sql: `ALTER ROLE ${name} SET ${setting} = 0` },
+  }
+}
+
+/** Seconds that the load is taken to last, by size and the rate that was told. */
+export function loadSeconds(facts: Facts): number {
+  return loadBytes(facts) / facts.settings.loadRate
+}
+
+/** Bytes of the expected tables with their partitions, TOAST included. */
+export function loadBytes({ source: { relations }, settings }: Facts): number {
+  const expected = new Set(settings.tables.map((table) => `${settings.schema}.${table}`))
+  return relations
+    .filter((each) => expected.has(each.root ?? `${each.schema}.${each.name}`))
+    .reduce((sum, each) => sum + each.bytes, 0)
+}
+
+function rate(bytesPerSecond: number): string {
+  return `${(bytesPerSecond / MIB).toFixed(2)} MiB/s`
+}

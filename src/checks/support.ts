@@ -1,0 +1,197 @@
+/*
+ * What CockroachDB makes of PostgreSQL's types and features, by its documentation. The only place that knows versions:
+ * `since` is the first CockroachDB that has it (major, minor), null where none has it. An entry is a check of its own,
+ * `typ.<name>` or `use.<name>`, that speaks when the target is CockroachDB and older than `since`.
+ */
+
+export type Since = readonly [major: number, minor: number] | null
+
+export interface TypeSupport {
+  name: string
+  title: string
+  /** By the type's own name (pg_type.typname), or by its kind (pg_type.typtype). */
+  types?: RegExp
+  kinds?: string
+  since: Since
+  /** Set when CockroachDB has the type, but MOLT's documentation says that it does not move it. */
+  unmoved?: true
+  consequence: string
+  /** The type to take on the target, and how to get there. */
+  instead: string
+}
+
+export const TYPE_SUPPORT: readonly TypeSupport[] = [
+  {
+    name: 'domain',
+    title: 'Domains',
+    kinds: 'd',
+    since: null,
+    consequence: 'CockroachDB has no CREATE DOMAIN; MOLT does not know the type and fails on the table.',
+    instead:
+      'ALTER TABLE {table} ALTER COLUMN {column} TYPE <base type>; -- and repeat the domain’s CHECK on the column',
+  },
+  {
+    name: 'range',
+    title: 'Range types',
+    kinds: 'r',
+    since: null,
+    consequence: 'CockroachDB has no range types; the column cannot be created.',
+    instead: 'Split {column} of {table} into two columns, lower and upper bound, on both sides.',
+  },
+  {
+    name: 'multirange',
+    title: 'Multirange types',
+    kinds: 'm',
+    since: null,
+    consequence: 'CockroachDB has no multirange types; the column cannot be created.',
+    instead: 'Move {column} of {table} into a table of its own, one row a range.',
+  },
+  {
+    name: 'composite',
+    title: 'Composite types',
+    kinds: 'c',
+    since: [23, 1],
+    unmoved: true,
+    consequence:
+      'CockroachDB has composite types since 23.1; MOLT does not translate their values and fails on the table.',
+    instead: 'Split {column} of {table} into a column a field, or take jsonb: to_jsonb({column})',
+  },
+  {
+    name: 'xml',
+    title: 'xml',
+    types: /^xml$/,
+    since: null,
+    consequence: 'CockroachDB has no xml type and no XML functions.',
+    instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text;',
+  },
+  {
+    name: 'money',
+    title: 'money',
+    types: /^money$/,
+    since: null,
+    consequence: 'CockroachDB has no money type, and its text depends on lc_monetary.',
+    instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE numeric(19,2) USING {column}::numeric;',
+  },
+  {
+    name: 'geometric',
+    title: 'Geometric types (point, line, box, circle …)',
+    types: /^(point|line|lseg|box|path|polygon|circle)$/,
+    since: null,
+    consequence: "CockroachDB has spatial types (GEOMETRY), and none of PostgreSQL's geometric ones.",
+    instead: 'Split {column} of {table} into numbers, such as point into x and y double precision.',
+  },
+  {
+    name: 'network',
+    title: 'Network types other than inet (cidr, macaddr)',
+    types: /^(cidr|macaddr|macaddr8)$/,
+    since: null,
+    consequence: 'Of the network types CockroachDB has inet only.',
+    instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text; -- cidr also fits inet',
+  },
+  {
+    name: 'hstore',
+    title: 'hstore',
+    types: /^hstore$/,
+    since: null,
+    consequence: 'CockroachDB has no hstore.',
+    instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE jsonb USING to_jsonb({column});',
+  },
+  {
+    name: 'postgis',
+    title: 'PostGIS geometry and geography',
+    types: /^(geometry|geography)$/,
+    since: [20, 2],
+    unmoved: true,
+    consequence: "CockroachDB has both types; MOLT's load and stream do not support them.",
+    instead: 'Move {table} by other means, or carry {column} as text (ST_AsEWKT) and build it on the target.',
+  },
+  {
+    name: 'postgis-other',
+    title: 'PostGIS types that CockroachDB lacks (box3d, raster …)',
+    types: /^(box3d|raster|topogeometry|geometry_dump|rastbandarg)$/,
+    since: null,
+    consequence: 'CockroachDB has GEOMETRY, GEOGRAPHY and BOX2D only.',
+    instead: 'Convert {column} of {table} to geometry, or leave it out.',
+  },
+  {
+    name: 'citext',
+    title: 'citext',
+    types: /^citext$/,
+    since: [25, 3],
+    consequence: 'CockroachDB has citext since 25.3; before that, comparisons would become case-sensitive.',
+    instead: 'Upgrade the target to 25.3, or take text for {column} of {table} with a unique index on lower({column}).',
+  },
+  {
+    name: 'ltree',
+    title: 'ltree',
+    types: /^l(tree|query|txtquery)$/,
+    since: [25, 4],
+    consequence: 'CockroachDB has ltree since 25.4.',
+    instead:
+      'Upgrade the target to 25.4, or: ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text;',
+  },
+  {
+    name: 'vector',
+    title: 'vector (pgvector)',
+    types: /^vector$/,
+    since: [24, 2],
+    consequence: 'CockroachDB has vector since 24.2.',
+    instead: 'Upgrade the target to 24.2 or newer for {column} of {table}.',
+  },
+  {
+    name: 'full-text',
+    title: 'tsvector and tsquery',
+    types: /^ts(vector|query)$/,
+    since: [23, 1],
+    consequence: 'CockroachDB has full-text search since 23.1.',
+    instead: 'Make {column} of {table} a column that the target computes: GENERATED ALWAYS AS (to_tsvector(…)) STORED',
+  },
+  {
+    name: 'jsonpath',
+    title: 'jsonpath',
+    types: /^jsonpath$/,
+    since: [25, 2],
+    consequence: 'CockroachDB has jsonpath since 25.2.',
+    instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text;',
+  },
+  {
+    name: 'internal',
+    title: "PostgreSQL's internal types (pg_lsn, xid, tid, txid_snapshot …)",
+    types: /^(xid|xid8|cid|tid|txid_snapshot|pg_snapshot|aclitem|pg_ndistinct|refcursor|pg_lsn)$/,
+    since: null,
+    consequence: 'They mean something inside one PostgreSQL server only.',
+    instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text;',
+  },
+  {
+    name: 'extension-type',
+    title: 'Other types of extensions',
+    types: /^(cube|seg|isbn13?|ean13|ismn13?|issn13?|upc|earth|bloom|intbig_gkey|gtrgm|roaringbitmap|semver)$/,
+    since: null,
+    consequence: 'CockroachDB does not load PostgreSQL extensions.',
+    instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text;',
+  },
+]
+
+/** Extensions whose use CockroachDB covers by itself, and since when; any other one is not there. */
+export const EXTENSION_SUPPORT: Record<string, { since: Since; note: string }> = {
+  'uuid-ossp': { since: [20, 1], note: 'its functions are built in' },
+  pgcrypto: { since: [20, 1], note: 'gen_random_uuid, digest and others are built in; check each function you call' },
+  fuzzystrmatch: { since: [21, 1], note: 'its functions are built in in part' },
+  pg_trgm: { since: [22, 2], note: 'trigram indexes are built in' },
+  postgis: { since: [20, 2], note: 'spatial types are built in; MOLT does not move them' },
+  citext: { since: [25, 3], note: 'the type is built in since 25.3' },
+  ltree: { since: [25, 4], note: 'the type is built in since 25.4' },
+  vector: { since: [24, 2], note: 'the type is built in since 24.2' },
+  pg_stat_statements: { since: [20, 1], note: 'statement statistics are built in' },
+}
+
+/** Index methods that the target can keep under another name or not at all. */
+export const INDEX_METHODS: Record<string, string> = {
+  gist: 'CockroachDB has GiST for spatial and trigram indexes only',
+  spgist: 'CockroachDB has no SP-GiST',
+  brin: 'CockroachDB has no BRIN; ranges are read in order of the primary key',
+  hash: 'CockroachDB has no hash index; a B-tree takes its place',
+}
+
+/** Row-level triggers in PL/pgSQL. */
+export const TRIGGERS_SINCE: Since = [24, 3]

@@ -1,0 +1,340 @@
+import { qualified } from '../runtime/database.ts'
+import { number } from '../runtime/progress.ts'
+import { type Check, type Hit, once } from './check.ts'
+import type { Facts } from './facts.ts'
+import { expectedRelations, nameOf } from './rights.ts'
+
+/** Tables of the schema on the source that are expected, with columns and key. */
+export const expectedTables = once(({ source, settings }: Facts) => {
+  const expected = new Set(settings.tables)
+  return source.schema.tables.filter((table) => expected.has(table.name))
+})
+
+const table = (each: { schema: string; name: string }) => ({ table: qualified(each.schema, each.name) })
+const ofSchema = ({ source: { relations }, settings }: Facts) =>
+  relations.filter((each) => each.schema === settings.schema && !each.partition)
+
+const IDENTITIES: Record<string, string> = { n: 'NOTHING', f: 'FULL', i: 'USING INDEX' }
+
+/** Each table of the source: whether load and stream can carry it, whole and only it. */
+export const tableChecks: readonly Check[] = [
+  {
+    id: 'tbl.no-key',
+    severity: 'block',
+    title: 'Every table has a primary key',
+    protects: 'Without a key neither load nor stream can tell rows apart: the tools leave the table out, or stop.',
+    fix: 'ALTER TABLE {table} ADD PRIMARY KEY (…); -- or leave it out: `exclude-tables`',
+    *find(facts) {
+      for (const each of expectedTables(facts))
+        if (!each.key.length)
+          yield { object: nameOf(each), what: `${nameOf(each)} has no primary key`, names: table(each) }
+    },
+  },
+  {
+    id: 'tbl.replica-identity',
+    severity: 'block',
+    title: 'Replica identity is the primary key',
+    protects:
+      'FULL or another index stops the stream at the first DELETE, for ever; NOTHING refuses the DELETE on the source.',
+    fix: 'ALTER TABLE {table} REPLICA IDENTITY DEFAULT;',
+    *find(facts) {
+      for (const each of expectedRelations(facts)) {
+        const identity = IDENTITIES[each.identity]
+        if (identity && 'rp'.includes(each.kind))
+          yield {
+            object: nameOf(each),
+            what: `${nameOf(each)} has REPLICA IDENTITY ${identity}`,
+            names: table(each),
+            apply: {
+              side: 'source',
+              sql: `ALTER TABLE ${qualified(each.schema, each.name)} REPLICA IDENTITY DEFAULT`,
+            },
+          }
+      }
+    },
+  },
+  {
+    id: 'tbl.unlogged',
+    severity: 'block',
+    waivable: false,
+    title: 'Tables are logged',
+    protects: 'An unlogged table writes no WAL: the stream never sees its changes, and no publication takes it.',
+    fix: 'ALTER TABLE {table} SET LOGGED; -- rewrites the table; or leave it out: `exclude-tables`',
+    *find(facts) {
+      for (const each of expectedRelations(facts))
+        if (each.persistence === 'u')
+          yield { object: nameOf(each), what: `${nameOf(each)} is unlogged`, names: table(each) }
+    },
+  },
+  {
+    id: 'tbl.foreign',
+    severity: 'warn',
+    title: 'Foreign tables stay behind',
+    protects:
+      'A foreign table shows data of another server; it is not moved, and CockroachDB has no foreign data wrappers.',
+    fix: 'Move its data from the server that holds it, or make it a table: CREATE TABLE … AS SELECT * FROM {table};',
+    *find(facts) {
+      for (const each of ofSchema(facts))
+        if (each.kind === 'f')
+          yield { object: nameOf(each), what: `${nameOf(each)} is a foreign table`, names: table(each) }
+    },
+  },
+  {
+    id: 'tbl.view',
+    severity: 'info',
+    title: 'Views are not moved',
+    protects: 'Views and materialised views are no data: create them on the target from the converted schema.',
+    fix: 'Create {table} on the target before the switch.',
+    *find(facts) {
+      for (const each of ofSchema(facts))
+        if ('vm'.includes(each.kind) && !each.extension)
+          yield {
+            object: nameOf(each),
+            what: `${nameOf(each)} is a ${each.kind === 'm' ? 'materialised view' : 'view'}`,
+            names: table(each),
+          }
+    },
+  },
+  {
+    id: 'tbl.inherited',
+    severity: 'block',
+    title: 'No table inherits from another',
+    protects: 'Reading the parent reads the children too: their rows arrive twice.',
+    fix: 'ALTER TABLE {table} NO INHERIT …; -- or make it a partition; or leave it out: `exclude-tables`',
+    *find(facts) {
+      for (const each of expectedRelations(facts))
+        if (each.inherits)
+          yield { object: nameOf(each), what: `${nameOf(each)} inherits from another table`, names: table(each) }
+    },
+  },
+  {
+    id: 'tbl.partitioned',
+    severity: 'warn',
+    title: 'Partitioned tables are moved as a whole',
+    protects:
+      'The target needs one table for all partitions. molt verify compares partitioned tables from 1.4.0 on; a new partition during the migration is a schema change.',
+    fix: 'Create no partition of {table} until the cutover, and take molt 1.4.0 or newer.',
+    *find(facts) {
+      for (const each of expectedRelations(facts))
+        if (each.kind === 'p' && !each.partition)
+          yield { object: nameOf(each), what: `${nameOf(each)} is partitioned`, names: table(each) }
+    },
+  },
+  {
+    id: 'tbl.generated',
+    severity: 'info',
+    title: 'Generated columns are computed again',
+    protects: 'The tools move no generated column: the target must compute it by the same expression.',
+    fix: 'Compare the expression of {column} on both sides.',
+    *find(facts) {
+      for (const each of expectedTables(facts))
+        for (const column of each.columns)
+          if (column.generated)
+            yield {
+              object: `${nameOf(each)}.${column.name}`,
+              what: `${nameOf(each)}.${column.name} is GENERATED ALWAYS AS (${column.default ?? '…'})`,
+              names: { column: `${nameOf(each)}.${column.name}` },
+            }
+    },
+  },
+  {
+    id: 'tbl.same-name',
+    severity: 'block',
+    title: 'The publication sends no two tables of one name',
+    protects: 'The stream ignores the schema: both end up in the same table on the target, without a word.',
+    fix: 'ALTER PUBLICATION {publication} DROP TABLE {table};',
+    *find({ source: { publication }, settings }) {
+      const expected = new Set(settings.tables)
+      for (const each of publication?.tables ?? [])
+        if (each.schema !== settings.schema && expected.has(each.table))
+          yield {
+            object: `${each.schema}.${each.table}`,
+            what: `the publication ${settings.publication} sends ${each.schema}.${each.table} beside ${settings.schema}.${each.table}`,
+            names: { publication: settings.publication, table: qualified(each.schema, each.table) },
+          }
+    },
+  },
+  {
+    id: 'tbl.namesake',
+    severity: 'info',
+    title: 'Other schemas have tables of the same names',
+    protects: 'They are not moved; in one publication with the expected tables they would be mixed up with them.',
+    fix: 'Keep {others} out of the publication.',
+    *find(facts) {
+      const expected = new Set(facts.settings.tables)
+      for (const each of ofSchema(facts))
+        if (expected.has(each.name) && each.namesakes.length)
+          yield {
+            object: nameOf(each),
+            what: `a table ${each.name} is also in ${each.namesakes.join(', ')}`,
+            names: { others: each.namesakes.map((schema) => qualified(schema, each.name)).join(', ') },
+          }
+    },
+  },
+  {
+    id: 'tbl.case',
+    severity: 'block',
+    waivable: false,
+    title: 'No two names differ only in case',
+    protects:
+      'The replicator folds case: two such tables become one on the target without a word, two such columns stop the stream.',
+    fix: 'Rename one of them, or leave one table out: `exclude-tables`. {names}',
+    *find(facts) {
+      const tables = expectedTables(facts)
+      for (const names of twins(tables.map((each) => each.name)))
+        yield {
+          object: `${facts.settings.schema}.${names[0]}`,
+          what: `the tables ${names.join(' and ')} differ only in case`,
+          names: { names: names.join(', ') },
+        }
+      for (const each of tables)
+        for (const names of twins(each.columns.map((column) => column.name)))
+          yield {
+            object: `${nameOf(each)}.${names[0]}`,
+            what: `the columns ${names.join(' and ')} of ${nameOf(each)} differ only in case`,
+            names: { names: names.join(', ') },
+          }
+    },
+  },
+  {
+    id: 'tbl.filter',
+    severity: 'block',
+    waivable: false,
+    title: "MOLT's filter matches exactly the expected tables",
+    protects:
+      'MOLT takes a regular expression: one that matches more loads more, one that matches less leaves rows behind.',
+    fix: 'Name the tables one by one in `tables`; the filter is {filter}',
+    *find(facts) {
+      const { filter, tables } = facts.settings
+      const expected = new Set(tables)
+      for (const each of ofSchema(facts)) {
+        const wanted = expected.has(each.name)
+        if (!'rp'.includes(each.kind) || wanted === each.matched) continue
+        yield {
+          object: nameOf(each),
+          what: wanted
+            ? `the filter does not match ${nameOf(each)}, which is an expected table`
+            : `the filter matches ${nameOf(each)}, which is none of the expected tables`,
+          names: { filter },
+        }
+      }
+    },
+  },
+  {
+    id: 'tbl.filter-loose',
+    severity: 'info',
+    title: 'Names in `tables` would match more as MOLT reads them',
+    protects:
+      "MOLT's own filters are not anchored: by hand, `orders` also loads orders_archive. This action anchors them.",
+    fix: 'In a command line of your own write {filter}',
+    *find({ source: { schema }, settings }) {
+      for (const asked of settings.asked ?? []) {
+        const more = schema.tables.filter((each) => each.name.includes(asked) && !settings.tables.includes(each.name))
+        if (more.length)
+          yield {
+            object: `${settings.schema}.${asked}`,
+            what: `${asked}, unanchored, also matches ${more.map((each) => each.name).join(', ')}`,
+            names: { filter: `'^${asked}$'` },
+          }
+      }
+    },
+  },
+  {
+    id: 'tbl.toast',
+    severity: 'block',
+    title: 'The replicator carries long values that an UPDATE leaves alone',
+    protects:
+      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops on the first such UPDATE, for ever.',
+    fix: 'Take a newer replicator; or leave {table} out: `exclude-tables`',
+    *find(facts) {
+      if (/^1\.0\./.test(facts.machine.tools.replicator?.version ?? '')) yield* toasted(facts)
+    },
+  },
+  {
+    id: 'tbl.toast-unproven',
+    severity: 'warn',
+    title: 'Long values that an UPDATE leaves alone, with a replicator that nobody has tried',
+    protects:
+      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops on it; newer ones are not documented to carry it.',
+    fix: 'Rehearse an UPDATE of {table} that leaves the long column alone, and verify the table in full before the cutover.',
+    *find(facts) {
+      if (!/^1\.0\./.test(facts.machine.tools.replicator?.version ?? '')) yield* toasted(facts)
+    },
+  },
+  {
+    id: 'tbl.large-objects',
+    severity: 'warn',
+    title: 'No large objects',
+    protects: 'Large objects live outside the tables: the tools move the number that names one, and not its bytes.',
+    fix: 'Move the bytes into a bytea column first: UPDATE {table} SET … = lo_get(…);',
+    *find(facts) {
+      if (!facts.source.features.largeObjects) return
+      const count = facts.source.features.largeObjects
+      const many = `${count >= 1000 ? '1,000 or more' : count} large objects`
+      const columns = expectedTables(facts).flatMap((each) =>
+        each.columns.filter((column) => /^(oid|lo)$/.test(column.type)).map((column) => ({ each, column })),
+      )
+      for (const { each, column } of columns)
+        yield {
+          object: `${nameOf(each)}.${column.name}`,
+          what: `the database holds ${many}, and ${nameOf(each)}.${column.name} can name them`,
+          names: table(each),
+        }
+      if (!columns.length) yield { object: 'source', what: `the database holds ${many}`, names: { table: '…' } }
+    },
+  },
+  {
+    id: 'tbl.foreign-key-invalid',
+    severity: 'warn',
+    title: 'Foreign keys of the source are valid',
+    protects: 'Rows that break a NOT VALID foreign key are moved, and then keep it from being validated on the target.',
+    fix: 'ALTER TABLE {table} VALIDATE CONSTRAINT {name};',
+    *find({ source: { schema }, settings }) {
+      const expected = new Set(settings.tables)
+      for (const each of schema.constraints)
+        if (each.kind === 'f' && !each.validated && expected.has(each.table) && each.schema === schema.name)
+          yield {
+            object: `${each.schema}.${each.table}.${each.name}`,
+            what: `the foreign key ${each.name} of ${each.schema}.${each.table} is NOT VALID`,
+            names: { table: qualified(each.schema, each.table), name: each.name },
+          }
+    },
+  },
+  {
+    id: 'tbl.subscription',
+    severity: 'block',
+    title: 'No logical subscription feeds a table',
+    protects:
+      'What a subscription applies does not fire the fence: its writes go on through the cutover, and are lost.',
+    fix: 'ALTER SUBSCRIPTION … DISABLE; -- and stop what feeds {table} before the cutover; or leave it out: `exclude-tables`',
+    *find(facts) {
+      for (const each of expectedRelations(facts))
+        if (each.subscribed)
+          yield { object: nameOf(each), what: `a logical subscription writes to ${nameOf(each)}`, names: table(each) }
+    },
+  },
+]
+
+/** Tables that take updates and hold long values out of line. */
+function* toasted(facts: Facts): Iterable<Hit> {
+  for (const each of expectedRelations(facts)) {
+    if (!(each.toastBytes > 0 && each.updates > 0)) continue
+    yield {
+      object: nameOf(each),
+      what: `${nameOf(each)} holds ${number(each.toastBytes / 1024)} KiB of long values out of line, and took ${number(each.updates)} updates`,
+      names: table(each),
+    }
+  }
+}
+
+/** Groups of names that are equal without case. */
+function twins(names: readonly string[]): string[][] {
+  const groups = new Map<string, string[]>()
+  for (const name of names) {
+    const folded = name.toLowerCase()
+    const group = groups.get(folded)
+    if (group) group.push(name)
+    else groups.set(folded, [name])
+  }
+  return [...groups.values()].filter((group) => group.length > 1)
+}

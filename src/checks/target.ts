@@ -1,0 +1,574 @@
+import { isShardCheck, type SchemaColumn, type SchemaTable } from '../migration/schema.ts'
+import { typeFamily } from '../migration/tables.ts'
+import { ident, qualified } from '../runtime/database.ts'
+import { type Check, type Hit, once } from './check.ts'
+import type { Facts } from './facts.ts'
+import { nameOf } from './rights.ts'
+import { expectedTables } from './tables.ts'
+
+interface Pair {
+  source: SchemaTable
+  target: SchemaTable | undefined
+}
+
+/** Every expected table with its counterpart. */
+function* pairs(facts: Facts): Iterable<Pair> {
+  const byName = new Map(facts.target.schema.tables.map((table) => [table.name, table]))
+  for (const source of expectedTables(facts)) yield { source, target: byName.get(source.name) }
+}
+
+interface ColumnPair {
+  table: SchemaTable
+  source: SchemaColumn
+  target: SchemaColumn
+}
+
+const columnPairs = once((facts: Facts): ColumnPair[] => {
+  const found: ColumnPair[] = []
+  for (const { source, target } of pairs(facts)) {
+    if (!target) continue
+    const byName = new Map(target.columns.map((column) => [column.name, column]))
+    for (const column of source.columns) {
+      const other = byName.get(column.name)
+      if (other) found.push({ table: target, source: column, target: other })
+    }
+  }
+  return found
+})
+
+/** Pairs whose types are not written alike; most are. */
+const unlike = once((facts: Facts) => columnPairs(facts).filter((each) => each.source.type !== each.target.type))
+
+function columnHit({ table, source, target }: ColumnPair, what: string, more: Hit['names'] = {}): Hit {
+  const names = { table: qualified(table.schema, table.name), column: ident(source.name), type: source.type, ...more }
+  return { object: `${nameOf(table)}.${source.name}`, what: `${nameOf(table)}.${target.name} ${what}`, names }
+}
+
+/** The target's constraints, indexes and triggers are looked at before the load only: afterwards they are wanted. */
+const beforeLoad = ({ settings }: Facts) => [undefined, 'planned', 'prepared'].includes(settings.phase)
+const WIDTHS: Record<string, number> = { smallint: 2, integer: 4, bigint: 8 }
+
+/** The target: what it is, and whether each expected table waits there in the right shape, empty and undisturbed. */
+export const targetChecks: readonly Check[] = [
+  {
+    id: 'tgt.cockroach',
+    severity: 'block',
+    waivable: false,
+    title: 'The target is CockroachDB',
+    protects: 'MOLT refuses any other target; only the stand-in of rehearsals writes to PostgreSQL.',
+    fix: 'Write the cluster into `target`; for a rehearsal on PostgreSQL say `rehearsal-target: true`.',
+    *find({ target: { server }, settings }) {
+      if (!server.isCockroach && !settings.rehearsalTarget)
+        yield { object: 'target', what: `the target is not CockroachDB (it says: ${server.version})` }
+    },
+  },
+  {
+    id: 'tgt.version',
+    severity: 'warn',
+    title: 'The target is a CockroachDB that is still maintained',
+    protects: 'Versions before 23.1 get no fixes; what this suite takes from the documentation begins there.',
+    fix: 'Upgrade the cluster to CockroachDB 24.3 or newer.',
+    *find({ target: { server } }) {
+      if (server.isCockroach && server.major < 24)
+        yield { object: 'target', what: `the target says: ${server.version}` }
+    },
+  },
+  {
+    id: 'tgt.table',
+    severity: 'block',
+    waivable: false,
+    title: 'Every expected table is on the target',
+    protects: 'molt fetch passes over a missing table with a warning, and still says that it is complete.',
+    fix: 'Create {table} on the target from the converted schema, or leave it out: `exclude-tables`',
+    *find(facts) {
+      for (const { source, target } of pairs(facts))
+        if (!target)
+          yield {
+            object: nameOf(source),
+            what: `${facts.settings.targetSchema}.${source.name} is missing on the target`,
+            names: { table: qualified(facts.settings.targetSchema, source.name) },
+          }
+    },
+  },
+  {
+    id: 'tgt.key',
+    severity: 'block',
+    waivable: false,
+    title: 'Both sides have the same key columns in the same order',
+    protects: 'MOLT moves no row of such a table, names it as loaded all the same, and exits 0.',
+    fix: 'ALTER TABLE {table} ALTER PRIMARY KEY USING COLUMNS ({columns});',
+    *find(facts) {
+      for (const { source, target } of pairs(facts))
+        if (target && source.key.join('\n') !== target.key.join('\n'))
+          yield {
+            object: nameOf(target),
+            what: `${nameOf(target)} has the primary key (${target.key.join(', ') || 'none'}), and (${source.key.join(', ') || 'none'}) on the source`,
+            names: { table: qualified(target.schema, target.name), columns: source.key.map(ident).join(', ') || '…' },
+          }
+    },
+  },
+  {
+    id: 'tgt.column-missing',
+    severity: 'block',
+    waivable: false,
+    title: 'Every column is on the target',
+    protects: 'MOLT leaves the column out and loads the rest; the stream stops at the first change.',
+    fix: 'ALTER TABLE {table} ADD COLUMN {column} {type};',
+    *find(facts) {
+      for (const { source, target } of pairs(facts)) {
+        const there = new Set(target?.columns.map((column) => column.name))
+        for (const column of source.columns)
+          if (target && !there.has(column.name))
+            yield {
+              object: `${nameOf(target)}.${column.name}`,
+              what: `${nameOf(target)} has no column ${column.name}`,
+              names: {
+                table: qualified(target.schema, target.name),
+                column: ident(column.name),
+                type: column.type,
+              },
+            }
+      }
+    },
+  },
+  {
+    id: 'tgt.column-extra',
+    severity: 'block',
+    waivable: false,
+    title: 'The target has no column that the source lacks',
+    protects: 'The tools compare such a table as different, or not at all; NOT NULL without a default stops the load.',
+    fix: 'ALTER TABLE {table} DROP COLUMN {column}; -- or add it to the source',
+    *find(facts) {
+      for (const { source, target } of pairs(facts)) {
+        const known = new Set(source.columns.map((column) => column.name))
+        for (const column of target?.columns ?? [])
+          if (target && !known.has(column.name))
+            yield {
+              object: `${nameOf(target)}.${column.name}`,
+              what: `${nameOf(target)}.${column.name} is on the target only`,
+              names: { table: qualified(target.schema, target.name), column: ident(column.name) },
+            }
+      }
+    },
+  },
+  {
+    id: 'tgt.type',
+    severity: 'block',
+    waivable: false,
+    title: 'Columns have types between which values can be moved',
+    protects: 'MOLT leaves such a column out, and the counts stay clean.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
+    *find(facts) {
+      for (const each of columnPairs(facts))
+        if (typeFamily(each.source) !== typeFamily(each.target))
+          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+    },
+  },
+  {
+    id: 'tgt.int-narrow',
+    severity: 'block',
+    title: 'Integers are as wide as on the source',
+    protects: 'The first value beyond the narrower type stops the load or the stream.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
+    *find(facts) {
+      for (const each of unlike(facts)) {
+        const [here, there] = [WIDTHS[each.source.type], WIDTHS[each.target.type]]
+        if (here && there && there < here)
+          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+      }
+    },
+  },
+  {
+    id: 'tgt.length',
+    severity: 'block',
+    title: 'Text and numbers have room enough',
+    protects: 'The first longer value stops the load or the stream ("value too long").',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
+    *find(facts) {
+      for (const each of unlike(facts))
+        if (typeFamily(each.source) === typeFamily(each.target) && tooShort(each.source.type, each.target.type))
+          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+    },
+  },
+  {
+    id: 'tgt.enum',
+    severity: 'block',
+    waivable: false,
+    title: 'Enums have the same labels in the same order',
+    protects:
+      'A missing label stops the stream; another order sorts and compares otherwise: ORDER BY and ranges change.',
+    fix: 'Create the type of {table}.{column} anew as ENUM ({labels})',
+    *find(facts) {
+      for (const each of columnPairs(facts)) {
+        const { source, target } = each
+        if (source.labels && target.labels && source.labels.join('\n') !== target.labels.join('\n'))
+          yield columnHit(
+            each,
+            `has the labels ${target.labels.join(', ')}, and ${source.labels.join(', ')} on the source`,
+            {
+              labels: source.labels.map((label) => `'${label.replaceAll("'", "''")}'`).join(', '),
+            },
+          )
+      }
+    },
+  },
+  {
+    id: 'tgt.identity-always',
+    severity: 'block',
+    waivable: false,
+    title: 'No GENERATED ALWAYS AS IDENTITY on the target',
+    protects: 'ALWAYS refuses the values that load and stream bring (428C9): the stream stops for ever.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET GENERATED BY DEFAULT;',
+    *find(facts) {
+      for (const each of columnPairs(facts))
+        if (each.target.identityAlways)
+          yield {
+            ...columnHit(each, 'is GENERATED ALWAYS AS IDENTITY'),
+            apply: {
+              side: 'target',
+              sql: `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.target.name)} SET GENERATED BY DEFAULT`,
+            },
+          }
+    },
+  },
+  {
+    id: 'tgt.generated',
+    severity: 'block',
+    title: 'Generated columns are generated on both sides',
+    protects:
+      'The tools carry no generated column: a plain one on the target stays empty, a generated one refuses values.',
+    fix: 'Make {column} of {table} the same on both sides: GENERATED ALWAYS AS (…) STORED, or plain.',
+    *find(facts) {
+      for (const each of columnPairs(facts))
+        if (each.source.generated !== each.target.generated)
+          yield columnHit(each, `is generated on the ${each.source.generated ? 'source' : 'target'} only`)
+    },
+  },
+  {
+    id: 'tgt.not-null',
+    severity: 'block',
+    title: 'No column is NOT NULL on the target only',
+    protects: 'The first NULL of the source stops the load or the stream.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; -- on the target',
+    *find(facts) {
+      for (const each of columnPairs(facts))
+        if (each.target.notNull && !each.source.notNull)
+          yield {
+            ...columnHit(each, 'is NOT NULL, and nullable on the source'),
+            apply: {
+              side: 'target',
+              sql: `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.target.name)} DROP NOT NULL`,
+            },
+          }
+    },
+  },
+  {
+    id: 'tgt.nullable',
+    severity: 'warn',
+    title: 'NOT NULL of the source is kept',
+    protects: 'After the switch the target takes NULL where the application relies on a value.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL; -- on the target',
+    *find(facts) {
+      for (const each of columnPairs(facts))
+        if (each.source.notNull && !each.target.notNull)
+          yield columnHit(each, 'is nullable, and NOT NULL on the source')
+    },
+  },
+  {
+    id: 'tgt.default',
+    severity: 'warn',
+    title: 'Defaults of the source are there on the target',
+    protects: 'After the switch an INSERT that leaves the column out writes NULL, or fails.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT …; -- {default} on the source',
+    *find(facts) {
+      const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
+      const there = new Set(facts.target.schema.sequences.map((each) => `${each.table}.${each.column}`))
+      for (const each of columnPairs(facts)) {
+        if (each.source.generated || each.target.default !== null) continue
+        if (each.source.default === null && !fed.size) continue
+        const key = `${each.table.name}.${each.source.name}`
+        const wanted = each.source.default ?? (fed.has(key) ? 'a sequence' : null)
+        if (wanted !== null && !there.has(key))
+          yield columnHit(each, `has no default, and ${wanted} on the source`, { default: wanted })
+      }
+    },
+  },
+  {
+    id: 'tgt.not-empty',
+    severity: 'block',
+    title: 'The expected tables are empty on the target',
+    protects: 'Rows that are there already collide with those that are loaded, or are taken for them.',
+    fix: 'TRUNCATE TABLE {table}; -- or say `table-handling: truncate-if-exists` for the load',
+    *find(facts) {
+      if (!beforeLoad(facts) || facts.settings.tableHandling !== 'none') return
+      const { targetSchema } = facts.settings
+      for (const name of facts.target.filled)
+        yield {
+          object: `${targetSchema}.${name}`,
+          what: `${targetSchema}.${name} holds rows on the target`,
+          names: { table: qualified(targetSchema, name) },
+        }
+    },
+  },
+  {
+    id: 'tgt.unique',
+    severity: 'block',
+    title: 'No unique index beside the primary key during the stream',
+    protects:
+      'One transaction that swaps a unique value between two rows is valid on the source and fails on the target in between (23505), over and over: the stream is stuck for good.',
+    fix: '{drop} -- or say `defer: indexes`: they are captured, dropped, and built again after the drain',
+    *find(facts) {
+      if (!beforeLoad(facts) || facts.settings.defer.indexes) return
+      for (const index of targetIndexes(facts)) {
+        const key = facts.target.schema.tables.find((table) => table.name === index.table)?.key ?? []
+        // A unique index over the key's own columns cannot be broken by what leaves the key whole.
+        if (!index.unique || (key.length && key.every((column) => index.columns.includes(column)))) continue
+        yield {
+          object: `${index.schema}.${index.table}.${index.name}`,
+          what: `${index.name} makes (${index.columns.map((column) => column || 'an expression').join(', ')}) of ${index.schema}.${index.table} unique on the target`,
+          names: { drop: `DROP INDEX ${qualified(index.schema, index.name)} CASCADE;` },
+        }
+      }
+    },
+  },
+  {
+    id: 'tgt.index',
+    severity: 'warn',
+    title: 'No secondary indexes during the load',
+    protects: 'Each makes the load slower, and larger in the log; built afterwards they take one pass.',
+    fix: 'Say `defer: indexes`; or DROP INDEX {index} and create it again after the load',
+    *find(facts) {
+      if (!beforeLoad(facts) || facts.settings.defer.indexes) return
+      for (const index of targetIndexes(facts))
+        if (!index.unique)
+          yield {
+            object: `${index.schema}.${index.table}.${index.name}`,
+            what: `${index.schema}.${index.table} has the index ${index.name} on the target`,
+            names: { index: qualified(index.schema, index.name) },
+          }
+    },
+  },
+  {
+    id: 'tgt.foreign-key',
+    severity: 'block',
+    title: 'No foreign keys during load and stream',
+    protects: 'Tables are loaded side by side: a child row that comes before its parent fails, and the load with it.',
+    fix: 'ALTER TABLE {table} DROP CONSTRAINT {name}; -- or say `defer: constraints`: they are captured, dropped, and added again',
+    *find(facts) {
+      if (!beforeLoad(facts) || facts.settings.defer.constraints) return
+      const expected = new Set(facts.settings.tables)
+      const { schema } = facts.target
+      for (const each of schema.constraints) {
+        const ours = each.schema === schema.name && expected.has(each.table)
+        const inbound = each.references?.schema === schema.name && expected.has(each.references.table)
+        if (each.kind === 'f' && (ours || inbound))
+          yield {
+            object: `${each.schema}.${each.table}.${each.name}`,
+            what: `${each.schema}.${each.table} has the foreign key ${each.name} to ${each.references?.table} on the target`,
+            names: { table: qualified(each.schema, each.table), name: ident(each.name) },
+          }
+      }
+    },
+  },
+  {
+    id: 'tgt.check',
+    severity: 'info',
+    title: 'CHECK constraints on the target',
+    protects: 'One that is stricter than on the source stops the load or the stream at the first row that breaks it.',
+    fix: 'Compare it with the source, or say `defer: constraints`; it is {name} of {table}',
+    *find(facts) {
+      if (!beforeLoad(facts) || facts.settings.defer.constraints) return
+      const expected = new Set(facts.settings.tables)
+      const { schema } = facts.target
+      for (const each of schema.constraints)
+        if (each.kind === 'c' && each.schema === schema.name && expected.has(each.table) && !isShardCheck(each))
+          yield {
+            object: `${each.schema}.${each.table}.${each.name}`,
+            what: `${each.schema}.${each.table} has the check ${each.name} on the target`,
+            names: { table: qualified(each.schema, each.table), name: ident(each.name) },
+          }
+    },
+  },
+  {
+    id: 'tgt.trigger',
+    severity: 'block',
+    title: 'No triggers on the target during load and stream',
+    protects:
+      'What a trigger writes on the source arrives by the stream; on the target it would be written a second time.',
+    fix: 'DROP TRIGGER {name} ON {table}; -- and create it again after the switch',
+    *find(facts) {
+      if (!beforeLoad(facts)) return
+      const { targetSchema } = facts.settings
+      for (const { table, name } of facts.target.triggers)
+        yield {
+          object: `${targetSchema}.${table}.${name}`,
+          what: `${targetSchema}.${table} has the trigger ${name} on the target`,
+          names: { name: ident(name), table: qualified(targetSchema, table) },
+        }
+    },
+  },
+  {
+    id: 'tgt.sequence',
+    severity: 'block',
+    title: 'Every sequence of the source is on the target',
+    protects:
+      'After the switch the next number comes from nowhere, or from the start: inserts collide with rows that are there.',
+    fix: 'CREATE SEQUENCE {sequence} INCREMENT {increment} MINVALUE {min} MAXVALUE {max};',
+    *find(facts) {
+      const { targetSchema, tables } = facts.settings
+      const there = new Set(facts.target.schema.sequences.map((each) => each.name))
+      const byName = new Map(facts.target.schema.tables.map((table) => [table.name, table]))
+      const defaultOf = (table: string | null, column: string | null) =>
+        byName.get(table ?? '')?.columns.find((each) => each.name === column)?.default ?? ''
+      for (const each of facts.source.schema.sequences) {
+        if (there.has(each.name) || (each.table && !tables.includes(each.table))) continue
+        // Numbers of its own making need no sequence.
+        if (/unique_rowid|gen_random_uuid/.test(defaultOf(each.table, each.column))) continue
+        const name = qualified(targetSchema, each.name)
+        const { increment, min, max } = each
+        yield {
+          object: `${targetSchema}.${each.name}`,
+          what: `the sequence ${targetSchema}.${each.name} is missing on the target${each.table ? `; ${each.table}.${each.column} uses it` : ''}`,
+          names: { sequence: name, increment, min, max },
+          apply: {
+            side: 'target',
+            sql: `CREATE SEQUENCE IF NOT EXISTS ${name} INCREMENT ${increment} MINVALUE ${min} MAXVALUE ${max}`,
+          },
+        }
+      }
+    },
+  },
+  {
+    id: 'tgt.sequence-cache',
+    severity: 'warn',
+    title: "The target's sequences cache no numbers",
+    protects:
+      'Setting a cached sequence is a schema change on CockroachDB, in the middle of the write pause, and nodes hand out numbers from before it.',
+    fix: 'ALTER SEQUENCE {sequence} CACHE 1; -- before the cutover, and back afterwards',
+    *find({ source, target: { schema } }) {
+      const moved = new Set(source.schema.sequences.map((each) => each.name))
+      for (const each of schema.sequences)
+        if (Number(each.cache) > 1 && moved.has(each.name))
+          yield {
+            object: `${schema.name}.${each.name}`,
+            what: `${schema.name}.${each.name} has CACHE ${each.cache} on the target`,
+            names: { sequence: qualified(schema.name, each.name) },
+          }
+    },
+  },
+  {
+    id: 'tgt.int-size',
+    severity: 'info',
+    title: 'What INT and SERIAL mean on the target',
+    protects:
+      'INT is 8 bytes there by default, which some drivers hand out as text; SERIAL makes unordered numbers unless told otherwise.',
+    fix: "SET default_int_size = 4; SET serial_normalization = 'sql_sequence'; -- in the session that creates the schema",
+    *find({ target: { intSize, serial, server } }) {
+      if (server.isCockroach && (intSize !== '4' || serial !== 'sql_sequence'))
+        yield {
+          object: 'target',
+          what: `default_int_size is ${intSize ?? 'unknown'} and serial_normalization ${serial ?? 'unknown'}`,
+        }
+    },
+  },
+  {
+    id: 'tgt.job',
+    severity: 'block',
+    title: 'No import or changefeed is running',
+    protects:
+      'An import that was left holds its tables offline; a changefeed sends every loaded row on, and keeps IMPORT INTO from its tables.',
+    fix: 'CANCEL JOB {id};',
+    *find({ target: { jobs } }) {
+      for (const job of jobs ?? [])
+        yield {
+          object: `job ${job.id}`,
+          what: `the ${job.type} job ${job.id} is ${job.status}: ${job.description}`,
+          names: { id: job.id },
+        }
+    },
+  },
+  {
+    id: 'tgt.jobs-unseen',
+    severity: 'info',
+    title: 'Jobs of the target can be seen',
+    protects: 'Without VIEWJOB a running import or changefeed of somebody else is not seen here.',
+    fix: 'GRANT SYSTEM VIEWJOB TO {role};',
+    *find({ target: { jobs, role, server } }) {
+      if (server.isCockroach && jobs === null)
+        yield { object: 'target', what: 'SHOW JOBS was refused', names: { role: ident(role.name) } }
+    },
+  },
+  {
+    id: 'tgt.staging',
+    severity: 'warn',
+    title: 'No staging schema is left over',
+    protects:
+      "The replicator's memo of an earlier run wins over the slot: with one that is ahead nothing ever arrives, and the slot is spent. This suite takes a new schema for each load; a command line of your own may not.",
+    fix: 'DROP SCHEMA {schema} CASCADE; -- if no other migration uses it',
+    *find(facts) {
+      if (!beforeLoad(facts)) return
+      for (const schema of facts.target.stagingSchemas)
+        yield {
+          object: schema,
+          what: `the staging schema ${schema} is on the target`,
+          names: { schema: ident(schema) },
+        }
+    },
+  },
+  {
+    id: 'tgt.ttl',
+    severity: 'block',
+    title: 'No row-level TTL on the target',
+    protects: 'The target deletes rows that the source still has: the verify finds them missing, and it is right.',
+    fix: 'ALTER TABLE {table} SET (ttl_pause = true); -- until the switch; then RESET (ttl_pause)',
+    *find({ target: { relations }, settings }) {
+      const expected = new Set(settings.tables)
+      for (const { name, options } of relations)
+        if (
+          expected.has(name) &&
+          options.some((each) => /^ttl/.test(each)) &&
+          !/ttl_pause='?(true|on)/.test(options.join())
+        )
+          yield {
+            object: `${settings.targetSchema}.${name}`,
+            what: `${settings.targetSchema}.${name} has a row-level TTL`,
+            names: { table: qualified(settings.targetSchema, name) },
+          }
+    },
+  },
+  {
+    id: 'tgt.writer',
+    severity: 'warn',
+    title: 'Nobody else can write to the target',
+    protects:
+      'A write to the target before the switch is overwritten, or makes both sides differ; after it, nobody knows whose is right.',
+    fix: 'REVOKE INSERT, UPDATE, DELETE ON TABLE {tables} FROM {role}; -- and GRANT them again after the switch',
+    *find({ target: { writers }, settings }) {
+      for (const { role, tables } of writers) {
+        const some = tables.slice(0, 3).map((table) => qualified(settings.targetSchema, table))
+        yield {
+          object: role,
+          what: `${role} may write to ${tables.length} expected tables on the target (${tables.slice(0, 3).join(', ')}${tables.length > 3 ? ' …' : ''})`,
+          names: { tables: `${some.join(', ')}${tables.length > 3 ? ', …' : ''}`, role: ident(role) },
+        }
+      }
+    },
+  },
+]
+
+/** Secondary indexes of expected tables. */
+function* targetIndexes(facts: Facts) {
+  const expected = new Set(facts.settings.tables)
+  for (const index of facts.target.schema.indexes) if (!index.primary && expected.has(index.table)) yield index
+}
+
+/** Whether a length or precision of the target is below the source's: `varchar(40)`, `numeric(12,2)`. */
+function tooShort(source: string, target: string): boolean {
+  const sizes = (type: string) => (/\((\d+)(?:,\s*(-?\d+))?\)/.exec(type)?.slice(1) ?? []).map((n) => Number(n ?? 0))
+  const [here, there] = [sizes(source), sizes(target)]
+  if (/^time|^interval/.test(target) || there[0] === undefined) return false
+  if (here[0] === undefined) return true
+  if (there.length < 2) return there[0] < here[0]
+  const [scaleHere, scaleThere] = [here[1] ?? 0, there[1] ?? 0]
+  return scaleThere < scaleHere || there[0] - scaleThere < here[0] - scaleHere
+}

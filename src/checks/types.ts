@@ -1,0 +1,388 @@
+import type { ColumnDetail, Constraint, SchemaColumn, SchemaTable } from '../migration/schema.ts'
+import { ident, qualified } from '../runtime/database.ts'
+import { number } from '../runtime/progress.ts'
+import { type Check, cockroachSince, type Hit, once } from './check.ts'
+import type { Facts } from './facts.ts'
+import { nameOf } from './rights.ts'
+import {
+  EXTENSION_SUPPORT,
+  INDEX_METHODS,
+  type Since,
+  TRIGGERS_SINCE,
+  TYPE_SUPPORT,
+  type TypeSupport,
+} from './support.ts'
+import { expectedTables } from './tables.ts'
+
+/** On a PostgreSQL target, for a rehearsal, what CockroachDB lacks is no matter. */
+const lacking = (facts: Facts, since: Since) =>
+  facts.target.server.isCockroach && !(since && cockroachSince(facts, ...since))
+
+function typeCheck(entry: TypeSupport): Check {
+  return {
+    id: `typ.${entry.name}`,
+    severity: 'block',
+    title: entry.title,
+    protects: `${entry.consequence}${entry.since ? ` (CockroachDB ${entry.since.join('.')} and newer has it${entry.unmoved ? ', MOLT does not move it' : ''}.)` : ''}`,
+    fix: entry.instead,
+    *find(facts) {
+      if (!facts.target.server.isCockroach || !(entry.unmoved || lacking(facts, entry.since))) return
+      const isMeant = (detail: ColumnDetail) =>
+        (entry.types?.test(detail.typeName) || entry.kinds?.includes(detail.kind)) ?? false
+      for (const { table, column } of details(facts, isMeant))
+        yield {
+          object: `${nameOf(table)}.${column.name}`,
+          what: `${nameOf(table)}.${column.name} is ${column.type}`,
+          names: { table: qualified(table.schema, table.name), column: ident(column.name) },
+        }
+    },
+  }
+}
+
+type Typed = { table: SchemaTable; column: SchemaColumn; detail: ColumnDetail }
+
+/** Columns by their type: a hundred thousand columns have a few dozen types. */
+const columnsByType = once((facts: Facts): Typed[][] => {
+  const found = new Map<string, Typed[]>()
+  for (const table of expectedTables(facts))
+    for (const column of table.columns) {
+      if (!column.detail) continue
+      const { kind, typeSchema, typeName } = column.detail
+      const key = `${kind} ${typeSchema}.${typeName}`
+      const group = found.get(key)
+      const typed = { table, column, detail: column.detail }
+      if (group) group.push(typed)
+      else found.set(key, [typed])
+    }
+  return [...found.values()]
+})
+
+function* details(facts: Facts, ofType: (detail: ColumnDetail) => boolean = () => true): Iterable<Typed> {
+  for (const group of columnsByType(facts)) if (group[0] && ofType(group[0].detail)) yield* group
+}
+
+function* constraints(facts: Facts, test: (each: Constraint) => boolean): Iterable<Constraint> {
+  const expected = new Set(facts.settings.tables)
+  for (const each of facts.source.schema.constraints)
+    if (each.schema === facts.settings.schema && expected.has(each.table) && test(each)) yield each
+}
+
+const constraintHit = (each: Constraint, what: string): Hit => ({
+  object: `${each.schema}.${each.table}.${each.name}`,
+  what: `${each.name} of ${each.schema}.${each.table} ${what}`,
+  names: { table: qualified(each.schema, each.table), name: ident(each.name) },
+})
+
+function* sampled(
+  facts: Facts,
+  what: Facts['source']['samples']['found'][number]['what'],
+  words: string,
+): Iterable<Hit> {
+  const { samples, oddDates, schema } = facts.source
+  const expected = new Set(facts.settings.tables)
+  const seen = new Map(
+    samples.found
+      .filter((each) => each.what === what)
+      .map((each) => [`${each.table}.${each.column}`, `in the first ${number(samples.rowsPerTable)} rows`]),
+  )
+  for (const each of oddDates)
+    if ((what === 'infinity' && each.infinity) || (what === 'bc' && each.bc))
+      if (!seen.has(each.column) && expected.has(each.column.slice(0, each.column.indexOf('.'))))
+        seen.set(each.column, "in ANALYZE's sample")
+  for (const [column, where] of seen)
+    yield {
+      object: `${schema.name}.${column}`,
+      what: `${schema.name}.${column} holds ${words} (seen ${where}; a sample, so others may too)`,
+      names: { column: `${schema.name}.${column}` },
+    }
+}
+
+/** What CockroachDB lacks or treats differently: in types, in the data, and in what is done with them. */
+export const typeChecks: readonly Check[] = [
+  ...TYPE_SUPPORT.map(typeCheck),
+  {
+    id: 'typ.mixed-case',
+    severity: 'warn',
+    title: 'User-defined types have lower-case names',
+    protects: 'A type whose name needs quotes is looked up folded to lower case on the way, and not found.',
+    fix: 'ALTER TYPE {type} RENAME TO {lower};',
+    *find(facts) {
+      for (const { table, column, detail } of details(facts))
+        if (detail.typeSchema !== 'pg_catalog' && detail.typeName !== detail.typeName.toLowerCase())
+          yield {
+            object: `${nameOf(table)}.${column.name}`,
+            what: `${nameOf(table)}.${column.name} is of the type ${detail.typeSchema}.${detail.typeName}`,
+            names: {
+              type: qualified(detail.typeSchema, detail.typeName),
+              lower: ident(detail.typeName.toLowerCase()),
+            },
+          }
+    },
+  },
+  {
+    id: 'typ.enum-array',
+    severity: 'warn',
+    title: 'Arrays of enums',
+    protects: 'Builds of molt have failed on arrays of user-defined types ("array element OID not registered").',
+    fix: 'Rehearse the load of {column}; if it fails, take text[] on both sides.',
+    *find(facts) {
+      for (const { table, column, detail } of details(facts))
+        if (detail.array && detail.kind === 'e')
+          yield {
+            object: `${nameOf(table)}.${column.name}`,
+            what: `${nameOf(table)}.${column.name} is ${column.type}`,
+            names: { column: `${nameOf(table)}.${column.name}` },
+          }
+    },
+  },
+  {
+    id: 'typ.json',
+    severity: 'info',
+    title: 'json becomes jsonb',
+    protects: 'CockroachDB stores json as jsonb: white space, order of keys and duplicate keys are lost.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text; -- where the text itself matters',
+    *find(facts) {
+      for (const { table, column, detail } of details(facts))
+        if (facts.target.server.isCockroach && detail.typeName === 'json')
+          yield {
+            object: `${nameOf(table)}.${column.name}`,
+            what: `${nameOf(table)}.${column.name} is json`,
+            names: { table: qualified(table.schema, table.name), column: ident(column.name) },
+          }
+    },
+  },
+  {
+    id: 'typ.collation',
+    severity: 'warn',
+    title: 'Columns with a collation of their own',
+    protects:
+      'Text sorts and compares otherwise on the target; CockroachDB names collations differently and lacks nondeterministic ones.',
+    fix: 'Write COLLATE with a name that SELECT collname FROM pg_collation lists on the target, for {column}',
+    *find(facts) {
+      for (const { table, column, detail } of details(facts))
+        if (detail.collation && !table.key.includes(column.name))
+          yield {
+            object: `${nameOf(table)}.${column.name}`,
+            what: `${nameOf(table)}.${column.name} has the collation ${detail.collation}`,
+            names: { column: `${nameOf(table)}.${column.name}` },
+          }
+    },
+  },
+  {
+    id: 'typ.key-collation',
+    severity: 'warn',
+    title: 'Key columns with a collation of their own',
+    protects:
+      'molt verify walks both sides in key order: where the orders differ it skips the table, or sees rows that are not missing.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text COLLATE "C"; -- and the same on the target',
+    *find(facts) {
+      for (const { table, column, detail } of details(facts))
+        if (detail.collation && table.key.includes(column.name))
+          yield {
+            object: `${nameOf(table)}.${column.name}`,
+            what: `the key column ${nameOf(table)}.${column.name} has the collation ${detail.collation}`,
+            names: { table: qualified(table.schema, table.name), column: ident(column.name) },
+          }
+    },
+  },
+  {
+    id: 'typ.exclude',
+    severity: 'warn',
+    title: 'EXCLUDE constraints',
+    protects: 'CockroachDB has none: what the constraint forbids is possible after the switch.',
+    fix: 'Check it in the application, or in a trigger on the target; on the source it is {name} of {table}.',
+    *find(facts) {
+      if (!facts.target.server.isCockroach) return
+      for (const each of constraints(facts, ({ kind }) => kind === 'x'))
+        yield constraintHit(each, 'is an EXCLUDE constraint')
+    },
+  },
+  {
+    id: 'typ.deferrable',
+    severity: 'warn',
+    title: 'Deferrable constraints',
+    protects:
+      'CockroachDB checks every constraint at once: transactions that break it in between and mend it at their end fail.',
+    fix: 'ALTER TABLE {table} ALTER CONSTRAINT {name} NOT DEFERRABLE; -- and let the application order its writes',
+    *find(facts) {
+      if (!facts.target.server.isCockroach) return
+      for (const each of constraints(facts, ({ deferrable }) => deferrable)) yield constraintHit(each, 'is DEFERRABLE')
+    },
+  },
+  {
+    id: 'typ.identity-always',
+    severity: 'info',
+    title: 'GENERATED ALWAYS AS IDENTITY on the source',
+    protects: 'On the target it must be BY DEFAULT until the switch: ALWAYS refuses the values that the stream brings.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET GENERATED BY DEFAULT; -- on the target',
+    *find(facts) {
+      for (const table of expectedTables(facts))
+        for (const column of table.columns)
+          if (column.identityAlways)
+            yield {
+              object: `${nameOf(table)}.${column.name}`,
+              what: `${nameOf(table)}.${column.name} is GENERATED ALWAYS AS IDENTITY`,
+              names: { table: qualified(facts.settings.targetSchema, table.name), column: ident(column.name) },
+            }
+    },
+  },
+  {
+    id: 'dat.array',
+    severity: 'block',
+    title: 'Arrays of one dimension',
+    protects: 'CockroachDB has arrays of one dimension only: {{1,2},{3,4}} arrives as {1,2,3,4}, without a word.',
+    fix: 'Store {column} as jsonb: to_jsonb(…)',
+    find: (facts) => sampled(facts, 'multi-dimensional', 'arrays of several dimensions'),
+  },
+  {
+    id: 'dat.infinity',
+    severity: 'warn',
+    title: 'No infinity in dates',
+    protects:
+      "CockroachDB turns infinity in a timestamp into its largest value, and molt before 1.1.3 ends on it: queries for 'infinity' find nothing afterwards.",
+    fix: 'UPDATE … SET … = NULL or a far date WHERE NOT isfinite(…); -- for {column}',
+    find: (facts) => sampled(facts, 'infinity', 'infinity'),
+  },
+  {
+    id: 'dat.bc',
+    severity: 'warn',
+    title: 'No dates before Christ',
+    protects: 'Text formats of such dates differ between programs; the year can arrive as another one.',
+    fix: 'Rehearse with {column}, and verify it in full.',
+    find: (facts) => sampled(facts, 'bc', 'dates BC'),
+  },
+  {
+    id: 'dat.nul',
+    severity: 'block',
+    title: 'No NUL in json',
+    protects: 'json keeps \\u0000, jsonb refuses it: the row cannot be loaded.',
+    fix: "UPDATE … SET … = replace(…::text, '\\u0000', '')::json; -- for {column}",
+    find: (facts) => (facts.target.server.isCockroach ? sampled(facts, 'nul', '\\u0000') : []),
+  },
+  {
+    id: 'use.trigger',
+    severity: 'warn',
+    title: 'Triggers of the source',
+    protects:
+      'What they write arrives by the stream; until the switch they must not run on the target too, and after it they are missing unless you create them. CockroachDB has row triggers since 24.3.',
+    fix: 'Create {name} on the target after the switch, or move its work into the application.',
+    *find(facts) {
+      for (const each of programs(facts, 'trigger'))
+        yield {
+          object: `${facts.settings.schema}.${each.table}.${each.name}`,
+          what: `${facts.settings.schema}.${each.table} has the trigger ${each.name}${lacking(facts, TRIGGERS_SINCE) ? ', and this CockroachDB has no triggers' : ''}`,
+          names: { name: each.name },
+        }
+    },
+  },
+  {
+    id: 'use.rule',
+    severity: 'warn',
+    title: 'Rules of the source',
+    protects: 'CockroachDB has no rules: after the switch writes do what they say.',
+    fix: 'Move what {name} does into a trigger or the application.',
+    *find(facts) {
+      for (const each of programs(facts, 'rule'))
+        if (facts.target.server.isCockroach)
+          yield {
+            object: `${facts.settings.schema}.${each.table}.${each.name}`,
+            what: `${facts.settings.schema}.${each.table} has the rule ${each.name}`,
+            names: { name: each.name },
+          }
+    },
+  },
+  {
+    id: 'use.listen',
+    severity: 'warn',
+    title: 'LISTEN and NOTIFY',
+    protects: 'CockroachDB has neither: after the switch nobody is told of anything.',
+    fix: 'Move {what} to a changefeed or a queue.',
+    find: (facts) => uses(facts, facts.source.statements?.listens ?? false, 'LISTEN or NOTIFY', /notify/i),
+  },
+  {
+    id: 'use.advisory-lock',
+    severity: 'warn',
+    title: 'Advisory locks',
+    protects:
+      'In CockroachDB they do nothing: what they keep apart on the source runs at the same time after the switch.',
+    fix: 'Replace {what} by SELECT … FOR UPDATE on a row that stands for the lock.',
+    find: (facts) =>
+      uses(
+        facts,
+        (facts.source.statements?.advisoryLocks ?? false) || facts.source.features.advisoryLocks > 0,
+        'advisory locks',
+        /lock/i,
+      ),
+  },
+  {
+    id: 'use.extension',
+    severity: 'warn',
+    title: 'Extensions that CockroachDB has no match for',
+    protects: 'Functions, types and operators of the extension are missing after the switch.',
+    fix: 'Find what uses {name}, and replace it.',
+    *find(facts) {
+      for (const { name, version } of facts.source.features.extensions) {
+        const known = EXTENSION_SUPPORT[name]
+        if (!facts.target.server.isCockroach || (known && !lacking(facts, known.since))) continue
+        yield {
+          object: name,
+          what: `the extension ${name} ${version} is installed${known ? ` (${known.note})` : ''}`,
+          names: { name },
+        }
+      }
+    },
+  },
+  {
+    id: 'use.index-method',
+    severity: 'info',
+    title: 'Indexes of other kinds than B-tree and GIN',
+    protects: 'They cannot be created as they are on the target; queries that rest on them become slow.',
+    fix: 'Replace {name}: {instead}.',
+    *find(facts) {
+      const expected = new Set(facts.settings.tables)
+      for (const each of facts.source.schema.indexes) {
+        const instead = INDEX_METHODS[each.method]
+        if (!facts.target.server.isCockroach || !instead || !expected.has(each.table)) continue
+        yield {
+          object: `${each.schema}.${each.table}.${each.name}`,
+          what: `${each.name} is a ${each.method} index`,
+          names: { name: each.name, instead },
+        }
+      }
+    },
+  },
+  {
+    id: 'use.sequential-key',
+    severity: 'info',
+    title: 'Keys that only grow',
+    protects: 'New rows all go to the same range: one node of the cluster does the work of all.',
+    fix: 'ALTER TABLE {table} ALTER PRIMARY KEY USING COLUMNS ({columns}) USING HASH; -- on the target, before the load',
+    *find(facts) {
+      if (!facts.target.server.isCockroach) return
+      const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
+      for (const table of expectedTables(facts))
+        if (table.key[0] && fed.has(`${table.name}.${table.key[0]}`))
+          yield {
+            object: nameOf(table),
+            what: `the key of ${nameOf(table)} begins with ${table.key[0]}, which a sequence feeds`,
+            names: {
+              table: qualified(facts.settings.targetSchema, table.name),
+              columns: table.key.map(ident).join(', '),
+            },
+          }
+    },
+  },
+]
+
+function programs(facts: Facts, kind: string) {
+  const expected = new Set(facts.settings.tables)
+  return facts.source.programs.filter((each) => each.kind === kind && expected.has(each.table ?? ''))
+}
+
+function* uses(facts: Facts, seen: boolean, what: string, names: RegExp): Iterable<Hit> {
+  if (!facts.target.server.isCockroach) return
+  if (seen) yield { object: 'source', what: `the application uses ${what}`, names: { what } }
+  for (const each of facts.source.programs)
+    if (each.kind === 'routine' && names.test(each.uses ?? ''))
+      yield { object: each.name, what: `the function ${each.name} uses ${what}`, names: { what: each.name } }
+}

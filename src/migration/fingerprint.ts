@@ -1,0 +1,116 @@
+import { createHash } from 'node:crypto'
+import { gunzipSync, gzipSync } from 'node:zlib'
+import { canonicalJson } from './plan.ts'
+import { type Constraint, isShardCheck, type Schema } from './schema.ts'
+
+/** Object → its definition, such as `column orders.total` → `numeric(14,2) not null`. */
+export type Fingerprint = Record<string, string>
+
+/** How a fingerprint is kept: compressed, since ten thousand tables have a hundred thousand columns. */
+export interface PackedFingerprint {
+  sha256: string
+  /** gzip of the fingerprint's JSON, in base64. */
+  objects: string
+}
+
+/** What changed about one object. */
+export interface SchemaChange {
+  side: 'source' | 'target'
+  object: string
+  before: string | null
+  after: string | null
+}
+
+/**
+ * Tables, columns with types and defaults, constraints, indexes, enums of `tables`, and the schema's sequences.
+ * Left out is what a migration changes itself: whether a constraint is validated, a sequence's value and cache.
+ */
+export function fingerprint(schema: Schema, tables: readonly string[]): Fingerprint {
+  const expected = new Set(tables)
+  const found: Fingerprint = {}
+  for (const table of schema.tables) {
+    if (!expected.has(table.name)) continue
+    found[`table ${table.name}`] = table.kind === 'p' ? 'partitioned' : 'table'
+    for (const column of table.columns) {
+      found[`column ${table.name}.${column.name}`] = [
+        column.type,
+        column.notNull && 'not null',
+        column.generated && 'generated',
+        column.identityAlways && 'identity always',
+        column.detail?.collation && `collate ${column.detail.collation}`,
+        column.default !== null && `default ${column.default}`,
+      ]
+        .filter(Boolean)
+        .join(' ')
+      if (column.labels) found[`enum ${column.type.replace(/\[\]$/, '')}`] = column.labels.join(', ')
+    }
+  }
+  for (const each of schema.constraints)
+    if (each.schema === schema.name && expected.has(each.table) && !isShardCheck(each))
+      found[`constraint ${each.table}.${each.name}`] = constraintText(each)
+  for (const each of schema.indexes)
+    if (expected.has(each.table)) found[`index ${each.table}.${each.name}`] = each.definition
+  for (const each of schema.sequences)
+    if (!each.table || expected.has(each.table))
+      found[`sequence ${each.name}`] =
+        `increment ${each.increment} from ${each.min} to ${each.max}${each.cycle ? ' cycle' : ''}${each.table ? ` of ${each.table}.${each.column}` : ''}`
+  for (const each of schema.partitions ?? [])
+    if (expected.has(each.root)) found[`partition ${each.root}.${each.name}`] = 'partition'
+  return found
+}
+
+const KINDS: Record<string, string> = { p: 'PRIMARY KEY', u: 'UNIQUE', f: 'FOREIGN KEY', c: 'CHECK', x: 'EXCLUDE' }
+
+function constraintText(each: Constraint): string {
+  const { references } = each
+  const about = each.kind === 'c' ? `(${each.condition ?? ''})` : `(${each.columns.join(', ')})`
+  const to = references
+    ? ` REFERENCES ${references.schema}.${references.table} (${references.columns.join(', ')}) on update ${references.onUpdate} on delete ${references.onDelete}`
+    : ''
+  return `${KINDS[each.kind]} ${about}${to}${each.deferrable ? ' deferrable' : ''}`
+}
+
+/** sha256 in hex of a fingerprint. */
+export function fingerprintHash(of: Fingerprint): string {
+  return createHash('sha256').update(canonicalJson(of)).digest('hex')
+}
+
+export function packFingerprint(of: Fingerprint): PackedFingerprint {
+  return { sha256: fingerprintHash(of), objects: gzipSync(canonicalJson(of)).toString('base64') }
+}
+
+export function unpackFingerprint(packed: PackedFingerprint): Fingerprint {
+  return JSON.parse(gunzipSync(Buffer.from(packed.objects, 'base64')).toString())
+}
+
+/** Every object that is new, gone or different; a table that came or went stands for its columns. */
+export function compareFingerprints(
+  side: SchemaChange['side'],
+  before: Fingerprint,
+  after: Fingerprint,
+): SchemaChange[] {
+  const changes: SchemaChange[] = []
+  for (const object of new Set([...Object.keys(before), ...Object.keys(after)])) {
+    const [was, is] = [before[object] ?? null, after[object] ?? null]
+    if (was === is || ((was === null || is === null) && tableCameOrWent(object, before, after))) continue
+    changes.push({ side, object, before: was, after: is })
+  }
+  return changes.sort((a, b) => (a.object < b.object ? -1 : 1))
+}
+
+function tableCameOrWent(object: string, before: Fingerprint, after: Fingerprint): boolean {
+  const owner = /^(?:column|constraint|index|partition) (.*)$/.exec(object)?.[1]
+  if (owner === undefined) return false
+  for (let dot = owner.indexOf('.'); dot >= 0; dot = owner.indexOf('.', dot + 1)) {
+    const table = `table ${owner.slice(0, dot)}`
+    if (table in before !== table in after) return true
+  }
+  return false
+}
+
+/** The change in words: what it was, and what it is now. */
+export function describeChange({ side, object, before, after }: SchemaChange): string {
+  if (before === null) return `${object} is new on the ${side}: ${after}`
+  if (after === null) return `${object} is gone from the ${side}; it was: ${before}`
+  return `${object} has changed on the ${side}, from "${before}" to "${after}"`
+}

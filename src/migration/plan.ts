@@ -1,0 +1,39 @@
+import { createHash } from 'node:crypto'
+
+/** JSON with sorted keys and without what is undefined: equal values give equal text. */
+export function canonicalJson(value: unknown): string {
+  return JSON.stringify(value, (_, each) =>
+    each && typeof each === 'object' && !Array.isArray(each)
+      ? Object.fromEntries(Object.entries(each).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : each,
+  )
+}
+
+/** Settings that decide what is moved and how. Hosts, credentials, data and times are none of them. */
+export interface PlanSettings {
+  sourceSchema: string
+  targetSchema: string
+  tables: readonly string[]
+  slot: string
+  publication: string
+  waivers?: readonly string[]
+  defer?: string
+  /** Program → sha256, of those that were there. */
+  tools?: Readonly<Record<string, string>>
+}
+
+/** sha256 in hex; the order in which tables or waivers were written makes no difference. */
+export function planHash(settings: PlanSettings): string {
+  const { sourceSchema, targetSchema, slot, publication, defer = 'none', tools = {} } = settings
+  const plan = {
+    sourceSchema,
+    targetSchema,
+    tables: [...settings.tables].sort(),
+    slot,
+    publication,
+    waivers: [...(settings.waivers ?? [])].sort(),
+    defer,
+    tools,
+  }
+  return createHash('sha256').update(canonicalJson(plan)).digest('hex')
+}

@@ -1,0 +1,97 @@
+import type { Column, Table } from './tables.ts'
+
+/** A column with what only the assessment and the fingerprint ask for. */
+export interface SchemaColumn extends Column {
+  /** The default as the database writes it; null when there is none. */
+  default: string | null
+  /** Of the source only: what kind of type it is, and how it is stored. */
+  detail?: ColumnDetail
+}
+
+export interface ColumnDetail {
+  /** pg_type.typtype of the type, or of the element type of an array: `b` base, `d` domain, `e` enum, `c` composite. */
+  kind: string
+  typeName: string
+  typeSchema: string
+  array: boolean
+  /** Long values are kept out of line (TOAST). */
+  toastable: boolean
+  /** Named for this column, other than its type's; else null. */
+  collation: string | null
+}
+
+export interface SchemaTable extends Table {
+  columns: SchemaColumn[]
+}
+
+export interface Reference {
+  schema: string
+  table: string
+  columns: string[]
+  /** pg_constraint's letters: a no action, r restrict, c cascade, n set null, d set default. */
+  onUpdate: string
+  onDelete: string
+  match: string
+}
+
+export interface Constraint {
+  schema: string
+  table: string
+  name: string
+  /** pg_constraint.contype: p primary key, u unique, f foreign key, c check, x exclusion. */
+  kind: string
+  columns: string[]
+  /** The condition of a check; null for others, and where the catalog cannot tell two of one name apart. */
+  condition: string | null
+  deferrable: boolean
+  validated: boolean
+  references: Reference | null
+  /** The index that enforces it. */
+  index: string | null
+}
+
+export interface Index {
+  schema: string
+  table: string
+  name: string
+  unique: boolean
+  primary: boolean
+  valid: boolean
+  /** Key columns; an expression is the empty string. */
+  columns: string[]
+  /** btree, gin, gist … */
+  method: string
+  /** CREATE INDEX as the database writes it. */
+  definition: string
+}
+
+export interface SchemaSequence {
+  name: string
+  increment: string
+  min: string
+  max: string
+  cycle: boolean
+  cache: string
+  /** The column that owns it. */
+  table: string | null
+  column: string | null
+}
+
+/** One schema of one side; foreign keys from other schemas into it are among the constraints. */
+export interface Schema {
+  name: string
+  tables: SchemaTable[]
+  constraints: Constraint[]
+  indexes: Index[]
+  sequences: SchemaSequence[]
+  /** Of the source only: every partition below a table of the schema, with the table at the top. */
+  partitions?: { root: string; name: string }[]
+}
+
+/** Column names that CockroachDB adds by itself (hash shards, hidden row ids, regions); no comparison looks at them. */
+export const OWN_COLUMN = /^(rowid|crdb_region|crdb_internal_.*)$/
+
+/** A check that CockroachDB made for a hash-sharded index: it comes and goes with the index. */
+export function isShardCheck(constraint: Constraint): boolean {
+  return constraint.kind === 'c' && /crdb_internal_/.test(`${constraint.name} ${constraint.condition ?? ''}`)
+}

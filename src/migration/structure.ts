@@ -1,0 +1,123 @@
+import type { Difference, Table } from './tables.ts'
+
+/** `columns` in key order, `(expression)` for one that is computed. */
+export interface Index {
+  table: string
+  name: string
+  unique: boolean
+  valid: boolean
+  partial: boolean
+  columns: string[]
+}
+
+/** `columns` in alphabetical order; `references` is the other table of a foreign key. */
+export interface Constraint {
+  table: string
+  name: string
+  kind: 'check' | 'foreign key'
+  validated: boolean
+  columns: string[]
+  references: string | null
+}
+
+export interface SequenceState {
+  name: string
+  /** The table that it feeds; null for one that stands alone. */
+  table: string | null
+  /** The number furthest along on either side, in the sequence or in its column; undefined when none was used. */
+  used: bigint | undefined
+  /** What the target would hand out next; undefined when it has no such sequence. */
+  next: bigint | undefined
+  increment: bigint
+}
+
+/** What of the source's indexes the target lacks. Names may differ; what is more on the target does no harm. */
+export function indexProblems(source: readonly Index[], target: readonly Index[], tables: readonly string[]): string[] {
+  const signature = ({ table, unique, partial, columns }: Index) => JSON.stringify([table, unique, partial, columns])
+  const left = [...target]
+  return source
+    .filter(({ table }) => tables.includes(table))
+    .flatMap((index) => {
+      const at = left.findIndex((other) => signature(other) === signature(index))
+      const found = left[at]
+      if (!found)
+        return `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')}) is missing on the target`
+      left.splice(at, 1)
+      return found.valid ? [] : `${index.table}: the index ${found.name} is not valid on the target; build it again`
+    })
+}
+
+/** What of the source's constraints the target lacks, or has not validated. */
+export function constraintProblems(
+  source: readonly Constraint[],
+  target: readonly Constraint[],
+  tables: readonly string[],
+): string[] {
+  const signature = ({ table, kind, columns, references }: Constraint) =>
+    JSON.stringify([table, kind, columns, references])
+  const left = [...target]
+  return source
+    .filter(({ table }) => tables.includes(table))
+    .flatMap((constraint) => {
+      const at = left.findIndex((other) => signature(other) === signature(constraint))
+      const found = left[at]
+      const what = `${constraint.table}: the ${constraint.kind} constraint`
+      if (!found) return `${what} ${constraint.name} (${constraint.columns.join(', ')}) is missing on the target`
+      left.splice(at, 1)
+      return found.validated || !constraint.validated
+        ? []
+        : `${what} ${found.name} is not validated on the target; ALTER TABLE … VALIDATE CONSTRAINT ${found.name}`
+    })
+}
+
+/** Is the next value safe? A sequence that stands behind hands out numbers that rows have already. */
+export function sequenceProblems(states: readonly SequenceState[]): string[] {
+  return states.flatMap(({ name, used, next, increment }) => {
+    if (next === undefined) return `the sequence ${name} is missing on the target`
+    if (used === undefined || (increment > 0n ? next > used : next < used)) return []
+    return `the sequence ${name} is behind: its next value on the target is ${next}, but ${used} is used up; \`finalize\` sets it`
+  })
+}
+
+/** Columns whose type on the target is of the same family and cannot hold what the source's can. */
+export function narrowColumns(source: Table, target: Table | undefined): Difference[] {
+  const there = new Map(target?.columns.map((column) => [column.name, column.type]))
+  return source.columns.flatMap(({ name, type }) => {
+    const other = there.get(name)
+    if (other === undefined || !isNarrower(type, other)) return []
+    const table = `${source.schema}.${source.name}`
+    return {
+      table,
+      what: `${table} has the column ${name} as ${type} on the source and ${other} on the target, which cannot hold every value`,
+      fix: `give it the type ${type} on the target`,
+    }
+  })
+}
+
+const WHOLE: Record<string, number> = { smallint: 2, integer: 4, bigint: 8, real: 4, 'double precision': 8 }
+/** Digits that a type keeps when it says nothing. */
+const UNSAID: Record<string, number> = { timestamp: 6, time: 6 }
+
+/** Whether `target` keeps fewer digits or characters than `source`, as far as two types of one kind tell. */
+export function isNarrower(source: string, target: string): boolean {
+  const [a, b] = [source.replace('[]', ''), target.replace('[]', '')]
+  const [wide, narrow] = [WHOLE[a], WHOLE[b]]
+  if (wide !== undefined || narrow !== undefined) return wide !== undefined && narrow !== undefined && narrow < wide
+  const [from, to] = [shape(a), shape(b)]
+  if (from.kind !== to.kind) return false
+  if (from.kind === 'numeric') {
+    if (!to.sizes.length) return false
+    if (!from.sizes.length) return true
+    const [p1 = 0, s1 = 0] = from.sizes
+    const [p2 = 0, s2 = 0] = to.sizes
+    return s2 < s1 || p2 - s2 < p1 - s1
+  }
+  const unsaid = UNSAID[from.kind] ?? Number.POSITIVE_INFINITY
+  return (to.sizes[0] ?? unsaid) < (from.sizes[0] ?? unsaid)
+}
+
+function shape(type: string): { kind: string; sizes: number[] } {
+  const [, base = '', sizes = ''] = /^([a-z" ]+?)(?:\(([\d,]+)\))?(?: with(?:out)? time zone)?$/.exec(type) ?? []
+  const kind = base.startsWith('character') || base === 'text' ? 'text' : base.trim()
+  return { kind, sizes: sizes.split(',').filter(Boolean).map(Number) }
+}

@@ -1,0 +1,273 @@
+import { type Constraint, type Index, isShardCheck, type Schema } from '../migration/schema.ts'
+import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
+import { readSchema } from '../sql/schema.ts'
+import { retrying } from './ledger.ts'
+
+/*
+ * What slows the load, or could wedge the stream, is taken off the target before it and put back afterwards. Nothing
+ * is dropped that was not captured: its DDL stands in the ledger before the drop, and the drop is recorded after it
+ * happened. Whether an object is there is always asked of the catalog, so that every step can be repeated.
+ */
+
+/** In the order of dropping; they are rebuilt in the opposite one. */
+export const DEFERRED_KINDS = ['foreign-key', 'check', 'unique', 'index'] as const
+export type DeferredKind = (typeof DEFERRED_KINDS)[number]
+
+export interface Deferral {
+  indexes: boolean
+  constraints: boolean
+}
+
+/** One object of the target that was captured. */
+export interface Deferred {
+  kind: DeferredKind
+  schema: string
+  table: string
+  name: string
+  /** Rebuilds it; a foreign key NOT VALID, so that no lock waits for a scan. */
+  create: string
+  drop: string
+  dropped: boolean
+  rebuilt: boolean
+}
+
+const DEFERRED = 'molt_actions.deferred'
+
+async function createTable(db: Database): Promise<void> {
+  await db.query(`CREATE TABLE IF NOT EXISTS ${DEFERRED} (
+    migration TEXT NOT NULL, kind TEXT NOT NULL, schema_name TEXT NOT NULL, table_name TEXT NOT NULL, name TEXT NOT NULL,
+    create_ddl TEXT NOT NULL, drop_ddl TEXT NOT NULL, captured_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    dropped_at TIMESTAMPTZ, rebuilt_at TIMESTAMPTZ,
+    PRIMARY KEY (migration, schema_name, table_name, name))`)
+}
+
+/** Every object that was captured for a migration; empty when nothing was. */
+export async function listDeferred(db: Database, migration: string): Promise<Deferred[]> {
+  const { rows } = await retrying(() =>
+    db.query(
+      `SELECT kind, schema_name AS schema, table_name AS table, name, create_ddl AS create, drop_ddl AS drop,
+              dropped_at IS NOT NULL AS dropped, rebuilt_at IS NOT NULL AS rebuilt
+         FROM ${DEFERRED} WHERE migration = $1 ORDER BY schema_name, table_name, name`,
+      [migration],
+    ),
+  ).catch((error) => {
+    if (['42P01', '3F000'].includes(sqlState(error) ?? '')) return { rows: [] }
+    throw error
+  })
+  return rows
+}
+
+/**
+ * Captures and drops what `deferral` names on the target's expected tables. Run again after a crash it goes on where
+ * it stood: what is captured stays as it was captured, and what is gone already is recorded as dropped.
+ * @returns how many objects were dropped now, and the checks that had to stay, since no catalog tells their condition
+ */
+export async function deferObjects(
+  db: Database,
+  migration: string,
+  plan: { targetSchema: string; tables: readonly string[] },
+  deferral: Deferral,
+  cockroach: boolean,
+  onDrop: (object: Deferred) => void = () => {},
+): Promise<{ dropped: number; kept: string[] }> {
+  await createTable(db)
+  const schema = await readSchema(db, 'target', plan.targetSchema)
+  const { objects, kept } = plannedDeferral(schema, plan.tables, deferral, cockroach)
+  for (const object of objects) await capture(db, migration, object)
+  let dropped = 0
+  const captured = await listDeferred(db, migration)
+  for (const kind of DEFERRED_KINDS)
+    for (const object of captured) {
+      if (object.kind !== kind || object.dropped || object.rebuilt) continue
+      await retrying(() => db.query(object.drop))
+      await mark(db, migration, object, 'dropped_at')
+      onDrop(object)
+      dropped++
+    }
+  return { dropped, kept }
+}
+
+/** What would be captured, without doing it. */
+export function plannedDeferral(
+  schema: Schema,
+  tables: readonly string[],
+  deferral: Deferral,
+  cockroach: boolean,
+): { objects: Deferred[]; kept: string[] } {
+  const expected = new Set(tables)
+  const kept: string[] = []
+  const objects: Deferred[] = []
+  const isOurs = (each: { schema: string; table: string }) => each.schema === schema.name && expected.has(each.table)
+  const uniques = new Set<string>()
+  if (deferral.indexes)
+    for (const index of schema.indexes.filter((each) => isOurs(each) && !each.primary)) {
+      const constraint = schema.constraints.find(
+        (each) => isOurs(each) && each.kind === 'u' && each.table === index.table && each.index === index.name,
+      )
+      // An exclusion constraint exists on PostgreSQL only, and its index cannot go without it.
+      if (schema.constraints.some((each) => each.kind === 'x' && isOurs(each) && each.index === index.name)) continue
+      if (index.unique) uniques.add(`${index.table}.${index.columns.slice().sort().join('\n')}`)
+      objects.push(deferredIndex(index, constraint, cockroach))
+    }
+  for (const each of schema.constraints) {
+    const to = each.references
+    const inbound = to !== null && to.schema === schema.name && expected.has(to.table)
+    // CockroachDB drops a foreign key without a word together with the unique index that it rests on.
+    const rests = inbound && uniques.has(`${to.table}.${to.columns.slice().sort().join('\n')}`)
+    if (each.kind === 'f' && (rests || (deferral.constraints && (isOurs(each) || inbound))))
+      objects.push(deferredConstraint(each, foreignKey(each)))
+    if (each.kind !== 'c' || !deferral.constraints || !isOurs(each) || isShardCheck(each)) continue
+    if (each.condition === null) kept.push(`${each.schema}.${each.table}.${each.name}`)
+    else objects.push(deferredConstraint(each, `CHECK (${each.condition})`))
+  }
+  return { objects, kept }
+}
+
+function deferredIndex(index: Index, constraint: Constraint | undefined, cockroach: boolean): Deferred {
+  const table = qualified(index.schema, index.table)
+  const same = { schema: index.schema, table: index.table, name: index.name, dropped: false, rebuilt: false }
+  const kind = index.unique ? 'unique' : 'index'
+  if (constraint && !cockroach)
+    return {
+      ...same,
+      kind,
+      create: `ALTER TABLE ${table} ADD CONSTRAINT ${ident(constraint.name)} UNIQUE (${constraint.columns.map(ident).join(', ')})`,
+      drop: `ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(constraint.name)}`,
+    }
+  return {
+    ...same,
+    kind,
+    create: index.definition,
+    // CockroachDB names an index by its table, and wants CASCADE for one that carries a UNIQUE constraint.
+    drop: cockroach
+      ? `DROP INDEX IF EXISTS ${table}@${ident(index.name)}${index.unique ? ' CASCADE' : ''}`
+      : `DROP INDEX IF EXISTS ${qualified(index.schema, index.name)}`,
+  }
+}
+
+function deferredConstraint(each: Constraint, definition: string): Deferred {
+  const table = qualified(each.schema, each.table)
+  return {
+    kind: each.kind === 'f' ? 'foreign-key' : 'check',
+    schema: each.schema,
+    table: each.table,
+    name: each.name,
+    create: `ALTER TABLE ${table} ADD CONSTRAINT ${ident(each.name)} ${definition}`,
+    drop: `ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(each.name)}`,
+    dropped: false,
+    rebuilt: false,
+  }
+}
+
+const ACTIONS: Record<string, string> = { r: 'RESTRICT', c: 'CASCADE', n: 'SET NULL', d: 'SET DEFAULT' }
+
+function foreignKey({ columns, references: to }: Constraint): string {
+  if (!to) throw new Error('a foreign key refers to nothing')
+  const list = (names: readonly string[]) => names.map(ident).join(', ')
+  const action = (on: string, letter: string) => (ACTIONS[letter] ? ` ON ${on} ${ACTIONS[letter]}` : '')
+  return `FOREIGN KEY (${list(columns)}) REFERENCES ${qualified(to.schema, to.table)} (${list(to.columns)})${
+    to.match === 'f' ? ' MATCH FULL' : ''
+  }${action('DELETE', to.onDelete)}${action('UPDATE', to.onUpdate)} NOT VALID`
+}
+
+/** The first capture stands: a second run may see an object half gone. */
+async function capture(db: Database, migration: string, object: Deferred): Promise<void> {
+  const { kind, schema, table, name, create, drop } = object
+  await retrying(() =>
+    db.query(
+      `INSERT INTO ${DEFERRED} (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl)
+       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (migration, schema_name, table_name, name) DO NOTHING`,
+      [migration, kind, schema, table, name, create, drop],
+    ),
+  )
+}
+
+async function mark(
+  db: Database,
+  migration: string,
+  object: Deferred,
+  column: 'dropped_at' | 'rebuilt_at',
+): Promise<void> {
+  await retrying(() =>
+    db.query(
+      `UPDATE ${DEFERRED} SET ${column} = now()
+        WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`,
+      [migration, object.schema, object.table, object.name],
+    ),
+  )
+}
+
+/**
+ * Builds one kind again, whatever of it is not there; can be repeated. Foreign keys come back NOT VALID: validate them
+ * with {@link validateForeignKeys}. On CockroachDB each statement returns when its schema change is done.
+ * @returns the names that were built now
+ * @throws the database's error at the first that cannot be built, such as 23505 for a unique index; the rest stays
+ */
+export async function rebuildDeferred(db: Database, migration: string, kind: DeferredKind): Promise<string[]> {
+  const built: string[] = []
+  for (const object of await listDeferred(db, migration)) {
+    if (object.kind !== kind) continue
+    if (!(await isThere(db, object))) {
+      await retrying(() => db.query(object.create))
+      built.push(`${object.schema}.${object.table}.${object.name}`)
+    }
+    await mark(db, migration, object, 'rebuilt_at')
+  }
+  return built
+}
+
+/** Validates every foreign key that was captured; on one that is valid this does nothing. */
+export async function validateForeignKeys(db: Database, migration: string): Promise<string[]> {
+  const names: string[] = []
+  for (const { kind, schema, table, name } of await listDeferred(db, migration)) {
+    if (kind !== 'foreign-key') continue
+    await retrying(() => db.query(`ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`))
+    names.push(`${schema}.${table}.${name}`)
+  }
+  return names
+}
+
+/** What was captured and is not there, or not valid, now; empty is the only green. */
+export async function deferralProblems(db: Database, migration: string): Promise<string[]> {
+  const problems: string[] = []
+  for (const object of await listDeferred(db, migration)) {
+    const name = `${object.kind} ${object.name} of ${object.schema}.${object.table}`
+    if (!(await isThere(db, object))) problems.push(`${name} is not on the target`)
+    else if (!(await isValid(db, object))) problems.push(`${name} is there, but not valid`)
+  }
+  return problems
+}
+
+/** Forgets what was captured, once it is back or no longer wanted. */
+export async function forgetDeferred(db: Database, migration: string): Promise<void> {
+  await createTable(db)
+  await retrying(() => db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1`, [migration]))
+}
+
+const isIndex = ({ kind }: Deferred) => kind === 'index' || kind === 'unique'
+
+async function isThere(db: Database, object: Deferred): Promise<boolean> {
+  return (await find(db, object)) !== undefined
+}
+
+async function isValid(db: Database, object: Deferred): Promise<boolean> {
+  return (await find(db, object))?.valid ?? false
+}
+
+async function find(db: Database, object: Deferred): Promise<{ valid: boolean } | undefined> {
+  const [catalog, table, name, valid] = isIndex(object)
+    ? [
+        'pg_index',
+        'o.indrelid',
+        '(SELECT relname FROM pg_catalog.pg_class i WHERE i.oid = o.indexrelid)',
+        'o.indisvalid',
+      ]
+    : ['pg_constraint', 'o.conrelid', 'o.conname', 'o.convalidated']
+  const { rows } = await db.query(
+    `SELECT ${valid} AS valid FROM pg_catalog.${catalog} o JOIN pg_catalog.pg_class c ON c.oid = ${table}
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = $2 AND ${name} = $3`,
+    [object.schema, object.table, object.name],
+  )
+  return rows[0]
+}

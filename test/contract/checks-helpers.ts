@@ -1,0 +1,106 @@
+import { randomBytes } from 'node:crypto'
+import pg from 'pg'
+import { runChecks } from '../../src/checks/check.ts'
+import type { Facts, Settings } from '../../src/checks/facts.ts'
+import { CHECKS } from '../../src/checks/index.ts'
+import type { EmbeddedServer } from '../../src/rehearsal/postgres.ts'
+import { assess } from '../../src/steps/assess.ts'
+
+const SETTINGS: Omit<Settings, 'tables' | 'filter'> = {
+  migration: 'main',
+  phase: undefined,
+  schema: 'public',
+  targetSchema: 'public',
+  asked: undefined,
+  slot: 'molt_slot',
+  publication: 'molt_fetch',
+  rehearsalTarget: true,
+  defer: { indexes: false, constraints: false },
+  tableHandling: 'none',
+  bucketPath: undefined,
+  tableConcurrency: 2,
+  exportConcurrency: 2,
+  rowBatchSize: 1000,
+  loadRate: 2 ** 20,
+  jobLimit: 3_600_000,
+  sessionLimit: undefined,
+  longTransaction: 60_000,
+}
+
+export interface World {
+  source: string
+  target: string
+}
+
+export async function query(url: string, ...statements: string[]): Promise<Record<string, unknown>[]> {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    let rows: Record<string, unknown>[] = []
+    for (const statement of statements) rows = (await client.query(statement)).rows ?? []
+    return rows
+  } finally {
+    await client.end()
+  }
+}
+
+/** A new database on each server with these schemas in it; several statements in one text are one transaction. */
+export async function world(
+  servers: { source: EmbeddedServer; target: EmbeddedServer },
+  source: string | string[],
+  target: string | string[] = source,
+): Promise<World> {
+  const name = `w${randomBytes(4).toString('hex')}`
+  const make = async (server: EmbeddedServer, ddl: string | string[]) => {
+    await query(server.urlOf('postgres'), `CREATE DATABASE ${name}`)
+    await query(server.urlOf(name), ...[ddl].flat(), 'ANALYZE')
+    return server.urlOf(name)
+  }
+  return { source: await make(servers.source, source), target: await make(servers.target, target) }
+}
+
+/** What `prepare` would see in this world. */
+export function factsOf(
+  urls: World,
+  settings: Partial<Settings> = {},
+  limits: { sampleRows?: number; sampleMs?: number } = {},
+): Promise<Facts> {
+  const { tables, filter, ...others } = settings
+  return assess({
+    sourceUrl: urls.source,
+    targetUrl: urls.target,
+    settings: { ...SETTINGS, ...others },
+    choose: (schema) => {
+      const names = tables ?? schema.tables.map((table) => table.name)
+      return { tables: names, filter: filter ?? `^(${names.map((name) => name.replace(/\W/g, '\\$&')).join('|')})$` }
+    },
+    walWindowMs: 0,
+    ...limits,
+  })
+}
+
+/** The same facts, had the target said that it is CockroachDB. */
+export function asCockroach(facts: Facts, major = 25, minor = 2): Facts {
+  const server = {
+    ...facts.target.server,
+    isCockroach: true,
+    version: `CockroachDB CCL v${major}.${minor}.1`,
+    major,
+    minor,
+  }
+  return { ...facts, target: { ...facts.target, server, intSize: '4', serial: 'sql_sequence', jobs: [] } }
+}
+
+/** A deep copy with one thing changed. */
+export function changed(facts: Facts, change: (facts: Facts) => void): Facts {
+  const copy = structuredClone(facts)
+  change(copy)
+  return copy
+}
+
+/** The objects that one check finds. */
+export function objectsOf(facts: Facts, id: string): string[] {
+  const check = CHECKS.find((each) => each.id === id)
+  if (!check) throw new Error(`there is no check ${id}`)
+  return runChecks([check], facts).map((found) => found.object)
+}

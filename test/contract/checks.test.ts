@@ -1,0 +1,584 @@
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { runChecks } from '../../src/checks/check.ts'
+import type { Facts, Settings } from '../../src/checks/facts.ts'
+import { CHECKS } from '../../src/checks/index.ts'
+import { type EmbeddedPair, type EmbeddedServer, startPair, startPostgres } from '../../src/rehearsal/postgres.ts'
+import { connect } from '../../src/runtime/database.ts'
+import { readConnection } from '../../src/source/assess.ts'
+import { urlFacts } from '../../src/steps/assess.ts'
+import { asCockroach, changed, factsOf, objectsOf, query, type World, world } from './checks-helpers.ts'
+
+const CLEAN = `CREATE TABLE orders (id uuid PRIMARY KEY, total numeric(10,2) NOT NULL DEFAULT 0, note text);
+  INSERT INTO orders SELECT gen_random_uuid(), n, 'n' FROM generate_series(1, 10) n`
+const CLEAN_TARGET = 'CREATE TABLE orders (id uuid PRIMARY KEY, total numeric(10,2) NOT NULL DEFAULT 0, note text)'
+
+let pair: EmbeddedPair
+let clean: Facts
+const fired = new Set<string>()
+
+beforeAll(async () => {
+  pair = await startPair({
+    settings: {
+      shared_preload_libraries: 'pg_stat_statements',
+      max_slot_wal_keep_size: '10GB',
+      max_prepared_transactions: 5,
+    },
+  })
+  clean = await factsOf(await world(pair, [CLEAN, 'CREATE EXTENSION pg_stat_statements'], CLEAN_TARGET))
+}, 120_000)
+
+afterAll(async () => {
+  await pair?.stop()
+})
+
+/** The check finds exactly these objects here, and nothing in the clean world. */
+function expectFires(facts: Facts, id: string, objects: string[], quiet: Facts = clean) {
+  expect(objectsOf(facts, id), id).toEqual(objects)
+  expect(objectsOf(quiet, id), `${id} in a clean world`).toEqual([])
+  for (const found of runChecks(
+    CHECKS.filter((check) => check.id === id),
+    facts,
+  )) {
+    expect(found.what, id).not.toBe('')
+    expect(found.fix, id).not.toMatch(/\{\w+\}|undefined|NaN/)
+  }
+  fired.add(id)
+}
+
+const tools = (molt: string, replicator: string) => ({
+  molt: { version: molt, sha256: 'a'.repeat(64) },
+  replicator: { version: replicator, sha256: 'b'.repeat(64) },
+})
+
+describe('the source server', () => {
+  let poor: EmbeddedServer
+  let facts: Facts
+  let open: pg.Client
+
+  beforeAll(async () => {
+    poor = await startPostgres({
+      name: 'poor',
+      settings: {
+        wal_level: 'replica',
+        max_replication_slots: 1,
+        max_wal_senders: 0,
+        max_connections: 12,
+        max_prepared_transactions: 3,
+        wal_sender_timeout: '10s',
+        max_slot_wal_keep_size: '1MB',
+      },
+    })
+    await query(poor.urlOf('postgres'), "CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0")
+    const url = poor.urlOf('ascii')
+    await query(
+      url,
+      CLEAN,
+      'ALTER ROLE postgres SET statement_timeout = 45000',
+      'ALTER ROLE postgres SET idle_in_transaction_session_timeout = 60000',
+      "SELECT pg_create_physical_replication_slot('standby', true)",
+      "BEGIN; UPDATE orders SET note = 'x'; PREPARE TRANSACTION 'left''over'",
+    )
+    open = new pg.Client({ connectionString: url, application_name: 'nightly' })
+    await open.connect()
+    await open.query('BEGIN; SELECT 1')
+    await new Promise((done) => setTimeout(done, 1200))
+    const target = (await world(pair, CLEAN_TARGET)).target
+    facts = await factsOf({ source: url, target }, { longTransaction: 1000 })
+  }, 120_000)
+
+  afterAll(async () => {
+    await open?.end()
+    await poor?.stop()
+  })
+
+  it('is found wanting by its settings', () => {
+    for (const id of [
+      'src.wal-level',
+      'src.slots',
+      'src.senders',
+      'src.sender-timeout',
+      'src.encoding',
+      'src.connections',
+    ])
+      expectFires(facts, id, ['source'])
+    expectFires(facts, 'src.statement-timeout', ['postgres'])
+    expectFires(facts, 'src.idle-timeout', ['postgres'])
+    expectFires(facts, 'src.prepared-transaction', ["left'over"])
+    const [found] = runChecks(
+      CHECKS.filter((check) => check.id === 'src.prepared-transaction'),
+      facts,
+    )
+    expect(found?.fix).toContain("ROLLBACK PREPARED 'left''over'")
+    expectFires(facts, 'src.long-transaction', [expect.stringMatching(/^PID \d+$/)] as unknown as string[])
+  })
+
+  it('is told by version, recovery, reserves, and what the slot would keep', () => {
+    const server = (change: Partial<Facts['source']['server']>) =>
+      changed(clean, (copy) => {
+        Object.assign(copy.source.server, change)
+      })
+    for (const version of [110022, 100000, 170001]) expectFires(server({ version }), 'src.version', ['source'])
+    expectFires(server({ inRecovery: true }), 'src.primary', ['source'])
+    expectFires(server({ slotsFree: 2 }), 'src.slots-reserve', ['source'])
+    expectFires(server({ sendersFree: 1 }), 'src.senders-reserve', ['source'])
+    expectFires(server({ slotKeepMiB: -1, walBytesPerSecond: 1e6 }), 'src.slot-disk', ['source'])
+    expectFires(server({ slotKeepMiB: 100, walBytesPerSecond: 1e6 }), 'src.slot-lost', ['source'])
+  })
+
+  it('is one process, seen by a snapshot that a second connection can read', async () => {
+    const [one, two, elsewhere] = await Promise.all([
+      connect(pair.source.url, 'source'),
+      connect(pair.source.url, 'source'),
+      connect(pair.target.url, 'source'),
+    ])
+    try {
+      expect((await readConnection(one, two)).doubts).toEqual([])
+      const { doubts } = await readConnection(one, elsewhere)
+      expect(doubts).toEqual(['two connections reached two servers'])
+      expectFires(
+        changed(clean, (copy) => {
+          copy.source.connection.doubts = doubts
+        }),
+        'src.pooler',
+        ['source'],
+      )
+      // Nothing is left open on either connection.
+      expect((await one.query('SELECT pg_current_xact_id_if_assigned() AS id')).rows).toEqual([{ id: null }])
+    } finally {
+      await Promise.all([one, two, elsewhere].map((db) => db.end()))
+    }
+  })
+})
+
+it('a slot, a publication, a heartbeat and a fence that are there already', async () => {
+  const urls = await world(
+    pair,
+    [
+      CLEAN,
+      'CREATE SCHEMA other; CREATE TABLE other.orders (id int PRIMARY KEY); CREATE TABLE listed (id int PRIMARY KEY, a int)',
+      'CREATE PUBLICATION molt_fetch FOR TABLE orders WHERE (total > 1), other.orders, listed (id)',
+      'CREATE SCHEMA molt_actions',
+      'CREATE TABLE molt_actions.molt_actions_heartbeat (id int PRIMARY KEY, migration text, source_id text, beat int8, marker text)',
+      "INSERT INTO molt_actions.molt_actions_heartbeat VALUES (1, 'earlier', 'x', 0, '')",
+      'CREATE SEQUENCE molt_actions.fence_lease MINVALUE 1',
+      "SELECT setval('molt_actions.fence_lease', 9223372036854775807)",
+    ],
+    [CLEAN_TARGET, 'CREATE TABLE listed (id int PRIMARY KEY, a int)'],
+  )
+  await query(urls.source, "SELECT pg_create_logical_replication_slot('taken', 'pgoutput')")
+  const facts = await factsOf(urls, { slot: 'taken' })
+  await query(urls.source, "SELECT pg_drop_replication_slot('taken')")
+  expectFires(facts, 'src.slot-exists', ['taken'])
+  expect(objectsOf({ ...facts, settings: { ...facts.settings, phase: 'loaded' } }, 'src.slot-exists')).toEqual([])
+  expectFires(facts, 'src.publication-exists', ['molt_fetch'])
+  expectFires(facts, 'src.publication-truncate', ['molt_fetch'])
+  expectFires(facts, 'src.publication-partial', ['public.listed', 'public.orders'])
+  expectFires(facts, 'tbl.same-name', ['other.orders'])
+  expectFires(facts, 'tbl.namesake', ['public.orders'])
+  expectFires(facts, 'src.owner', ['source'])
+  expectFires(facts, 'src.fence', ['source'])
+  const all = await factsOf(await world(pair, [CLEAN, 'CREATE PUBLICATION molt_fetch FOR ALL TABLES'], CLEAN_TARGET))
+  expectFires(all, 'src.publication-all', ['molt_fetch'])
+})
+
+it('rights that the migration user lacks on both sides', async () => {
+  const urls = await world(
+    pair,
+    [
+      CLEAN,
+      'CREATE SEQUENCE numbers',
+      'ALTER TABLE orders ENABLE ROW LEVEL SECURITY',
+      'CREATE SCHEMA hidden; CREATE TABLE hidden.secret (id int PRIMARY KEY)',
+    ],
+    CLEAN_TARGET,
+  )
+  await query(pair.source.url, "CREATE ROLE weak LOGIN PASSWORD 'weak-password'")
+  await query(
+    pair.target.url,
+    "CREATE ROLE weak LOGIN PASSWORD 'weak-password'",
+    "CREATE ROLE app LOGIN PASSWORD 'app-password'",
+  )
+  await query(urls.target, 'GRANT SELECT, DELETE ON orders TO weak', 'GRANT INSERT, UPDATE ON orders TO app')
+  const weak = (url: string) => url.replace('postgres:postgres@', 'weak:weak-password@')
+  const facts = await factsOf({ source: weak(urls.source), target: weak(urls.target) })
+  expectFires(facts, 'right.read', ['public.orders', 'public.numbers'])
+  expectFires(facts, 'right.replication', ['weak'])
+  expectFires(facts, 'right.create', ['weak'])
+  expectFires(facts, 'right.owner', ['public.orders'])
+  expectFires(facts, 'right.target-tables', ['public.orders'])
+  expectFires(facts, 'right.target-create', ['weak', 'weak'])
+  expectFires(await factsOf(urls), 'tgt.writer', ['app', 'weak'])
+  await query(urls.source, 'GRANT SELECT ON orders TO weak')
+  expectFires(await factsOf({ ...urls, source: weak(urls.source) }), 'right.row-security', ['public.orders'])
+  const hidden = await factsOf({ ...urls, source: weak(urls.source) }, { schema: 'hidden', tables: ['secret'] })
+  expectFires(hidden, 'right.schema', ['weak'])
+  const lacking = changed(clean, (copy) => {
+    copy.target.role.withoutDrop = ['orders']
+  })
+  expectFires(lacking, 'right.target-import', ['public.orders'])
+  // A provider's role stands for REPLICATION.
+  await query(pair.source.url, 'CREATE ROLE rds_replication', 'GRANT rds_replication TO weak')
+  expect(objectsOf(await factsOf({ ...urls, source: weak(urls.source) }), 'right.replication')).toEqual([])
+})
+
+it('tables that load or stream cannot carry', async () => {
+  const urls = await world(
+    pair,
+    [
+      CLEAN,
+      `CREATE TABLE audit_log (at timestamptz);
+       CREATE TABLE full_row (id int PRIMARY KEY); ALTER TABLE full_row REPLICA IDENTITY FULL;
+       CREATE TABLE nothing (id int PRIMARY KEY); ALTER TABLE nothing REPLICA IDENTITY NOTHING;
+       CREATE UNLOGGED TABLE scratch (id int PRIMARY KEY);
+       CREATE EXTENSION postgres_fdw; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;
+       CREATE FOREIGN TABLE remote (id int) SERVER far;
+       CREATE VIEW big AS SELECT * FROM orders; CREATE MATERIALIZED VIEW sums AS SELECT 1 AS n;
+       CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent);
+       CREATE TABLE events (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+       CREATE TABLE events_24 PARTITION OF events FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
+       ALTER TABLE events_24 REPLICA IDENTITY FULL;
+       CREATE TABLE computed (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED);
+       CREATE TABLE notes (id int PRIMARY KEY, body text, "Body" text); CREATE TABLE "Notes" (id int PRIMARY KEY);
+       CREATE TABLE files (id int PRIMARY KEY, content oid); SELECT lo_from_bytea(0, 'bytes');
+       CREATE TABLE lines (id int PRIMARY KEY, order_id uuid);
+       ALTER TABLE lines ADD CONSTRAINT lines_order FOREIGN KEY (order_id) REFERENCES orders NOT VALID;
+       CREATE TABLE orders_archive (id int PRIMARY KEY);
+       CREATE TABLE letters (id int PRIMARY KEY, body text, read boolean);
+       ALTER TABLE letters ALTER body SET STORAGE EXTERNAL;
+       INSERT INTO letters SELECT n, repeat('long', 3000) FROM generate_series(1, 5) n`,
+      'UPDATE letters SET read = true',
+      'SELECT pg_stat_force_next_flush()',
+    ],
+    [CLEAN_TARGET, 'CREATE PUBLICATION feed FOR TABLE orders'],
+  )
+  const feed = urls.target.replace('?sslmode=disable', '')
+  await query(
+    urls.source,
+    `CREATE SUBSCRIPTION feed_${Date.now()} CONNECTION '${feed}' PUBLICATION feed
+       WITH (copy_data = false, create_slot = false, enabled = false, slot_name = NONE)`,
+  )
+  const facts = await factsOf(urls)
+  expectFires(facts, 'tbl.no-key', ['public.audit_log'])
+  expectFires(facts, 'tbl.replica-identity', ['public.events_24', 'public.full_row', 'public.nothing'])
+  expectFires(facts, 'tbl.unlogged', ['public.scratch'])
+  expectFires(facts, 'tbl.foreign', ['public.remote'])
+  expectFires(facts, 'tbl.view', ['public.big', 'public.sums'])
+  expectFires(facts, 'tbl.inherited', ['public.child'])
+  expectFires(facts, 'tbl.partitioned', ['public.events'])
+  expectFires(facts, 'tbl.generated', ['public.computed.twice'])
+  expectFires(facts, 'tbl.case', ['public.Notes', 'public.notes.body'])
+  expectFires(facts, 'tbl.large-objects', ['public.files.content'])
+  expectFires(facts, 'tbl.foreign-key-invalid', ['public.lines.lines_order'])
+  expectFires(facts, 'tbl.subscription', ['public.orders'])
+  const loose = await factsOf(urls, { tables: ['orders'], asked: ['orders'], filter: 'orders' })
+  expectFires(loose, 'tbl.filter', ['public.orders_archive'])
+  expectFires(loose, 'tbl.filter-loose', ['public.orders'])
+  expect(objectsOf(await factsOf(urls, { tables: ['orders'], filter: '^Orders$' }), 'tbl.filter')).toEqual([
+    'public.orders',
+  ])
+  const old = changed(facts, (copy) => {
+    copy.machine.tools = tools('1.4.1', '1.0.4')
+  })
+  expectFires(old, 'tbl.toast', ['public.letters'])
+  expectFires(facts, 'tbl.toast-unproven', ['public.letters'], old)
+})
+
+it('types that CockroachDB lacks, or has from a version on', async () => {
+  const columns: Record<string, string> = {
+    domain: 'positive',
+    range: 'int4range',
+    multirange: 'int4multirange',
+    composite: 'pair',
+    xml: 'xml',
+    money: 'money',
+    geometric: 'point',
+    network: 'macaddr[]',
+    hstore: 'hstore',
+    postgis: 'geography',
+    'postgis-other': 'raster',
+    citext: 'citext',
+    ltree: 'ltree',
+    vector: 'vector',
+    'full-text': 'tsvector',
+    jsonpath: 'jsonpath',
+    internal: 'pg_lsn',
+    'extension-type': 'cube',
+  }
+  const named = (name: string) => `c_${name.replaceAll('-', '_')}`
+  const urls = await world(
+    pair,
+    [
+      `CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION ltree; CREATE EXTENSION cube;
+       CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE TYPE pair AS (a int, b text);
+       CREATE DOMAIN geography AS text; CREATE DOMAIN raster AS text; CREATE DOMAIN vector AS float8[];
+       CREATE TYPE "Mood" AS ENUM ('good', 'bad');
+       CREATE COLLATION german (provider = icu, locale = 'de-DE', deterministic = false);
+       CREATE TABLE kinds (id text COLLATE german PRIMARY KEY, mood "Mood"[], old json, name text COLLATE "C",
+         n bigint GENERATED ALWAYS AS IDENTITY, ${Object.entries(columns)
+           .map(([name, type]) => `${named(name)} ${type}`)
+           .join(', ')})`,
+    ],
+    'CREATE TABLE kinds (id text PRIMARY KEY)',
+  )
+  const facts = await factsOf(urls)
+  const cockroach = asCockroach(facts, 23, 2)
+  const quiet = asCockroach(clean)
+  for (const name of Object.keys(columns)) {
+    if (['domain', 'composite', 'full-text'].includes(name)) continue
+    expectFires(cockroach, `typ.${name}`, [`public.kinds.${named(name)}`], quiet)
+    // In a rehearsal the PostgreSQL target has the type.
+    expect(objectsOf(facts, `typ.${name}`)).toEqual([])
+  }
+  const domains = ['domain', 'postgis', 'postgis-other', 'vector'].map((name) => `public.kinds.${named(name)}`)
+  expectFires(cockroach, 'typ.domain', domains, quiet)
+  expectFires(cockroach, 'typ.composite', ['public.kinds.c_composite'], quiet)
+  expectFires(asCockroach(facts, 22, 2), 'typ.full-text', ['public.kinds.c_full_text'], quiet)
+  for (const [name, major, minor] of [
+    ['citext', 25, 3],
+    ['ltree', 25, 4],
+    ['vector', 24, 2],
+    ['jsonpath', 25, 2],
+  ] as const) {
+    expect(objectsOf(asCockroach(facts, major, minor), `typ.${name}`), name).toEqual([])
+    expect(objectsOf(asCockroach(facts, major, minor - 1), `typ.${name}`), name).toHaveLength(1)
+  }
+  expectFires(facts, 'typ.mixed-case', ['public.kinds.mood'])
+  expectFires(facts, 'typ.enum-array', ['public.kinds.mood'])
+  expectFires(cockroach, 'typ.json', ['public.kinds.old'], quiet)
+  expectFires(facts, 'typ.collation', ['public.kinds.name'])
+  expectFires(facts, 'typ.key-collation', ['public.kinds.id'])
+  expectFires(facts, 'typ.identity-always', ['public.kinds.n'])
+})
+
+it('values that change or fail on the way, in a sample that is bounded and says so', async () => {
+  const urls = await world(
+    pair,
+    [
+      `CREATE TABLE data (id int PRIMARY KEY, grid int[], until date, since timestamptz, born timestamp, doc json);
+       INSERT INTO data SELECT n, '{1}', '2024-01-01', now(), now(), '{"a": 1}' FROM generate_series(1, 50) n;
+       INSERT INTO data VALUES (51, '{{1,2},{3,4}}', 'infinity', '-infinity', '0044-03-15 BC', '"a\\u0000b"'),
+         (52, NULL, 'infinity', '-infinity', NULL, NULL)`,
+    ],
+    'CREATE TABLE data (id int PRIMARY KEY)',
+  )
+  const facts = await factsOf(urls)
+  const quiet = asCockroach(clean)
+  expectFires(facts, 'dat.array', ['public.data.grid'])
+  expectFires(facts, 'dat.infinity', ['public.data.until', 'public.data.since'])
+  expectFires(facts, 'dat.bc', ['public.data.born'])
+  expectFires(asCockroach(facts), 'dat.nul', ['public.data.doc'], quiet)
+  const few = await factsOf(urls, {}, { sampleRows: 10 })
+  expect(objectsOf(few, 'dat.array')).toEqual([])
+  expect(few.source.samples).toMatchObject({ rowsPerTable: 10, tables: 1, found: [] })
+  // ANALYZE has seen the last row, too.
+  expect(objectsOf(few, 'dat.infinity').sort()).toEqual(['public.data.since', 'public.data.until'])
+  expect((await factsOf(urls, {}, { sampleMs: 0 })).source.samples).toMatchObject({ tables: 0, skipped: 1 })
+})
+
+it('what the application does that CockroachDB does not', async () => {
+  const urls = await world(
+    pair,
+    [
+      CLEAN,
+      'CREATE EXTENSION btree_gist; CREATE EXTENSION pg_trgm; CREATE EXTENSION citext; CREATE EXTENSION pg_stat_statements',
+      `CREATE TABLE rooms (id bigserial PRIMARY KEY, during tstzrange, room int REFERENCES rooms(id) DEFERRABLE,
+         EXCLUDE USING gist (during WITH &&))`,
+      `CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('orders', 'new');
+         PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$`,
+      'CREATE TRIGGER shouting AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION shout()',
+      'CREATE RULE quiet AS ON DELETE TO orders DO INSTEAD NOTHING',
+      'INSERT INTO rooms SELECT n, NULL, NULL FROM generate_series(1, 150000) n',
+      'LISTEN orders',
+    ],
+    CLEAN_TARGET,
+  )
+  const lock = new pg.Client({ connectionString: urls.source })
+  await lock.connect()
+  await lock.query('SELECT pg_advisory_lock(7)')
+  const facts = await factsOf(urls)
+  await lock.end()
+  const cockroach = asCockroach(facts)
+  const quiet = asCockroach(clean)
+  expectFires(facts, 'use.trigger', ['public.orders.shouting'])
+  expectFires(cockroach, 'use.rule', ['public.orders.quiet'], quiet)
+  expectFires(cockroach, 'use.listen', ['source', 'public.shout'], quiet)
+  expectFires(cockroach, 'use.advisory-lock', ['source'], quiet)
+  expectFires(cockroach, 'use.extension', ['btree_gist', 'citext'], quiet)
+  expectFires(cockroach, 'use.index-method', ['public.rooms.rooms_during_excl'], quiet)
+  expectFires(cockroach, 'use.sequential-key', ['public.rooms'], quiet)
+  expectFires(cockroach, 'typ.exclude', ['public.rooms.rooms_during_excl'], quiet)
+  expectFires(cockroach, 'typ.deferrable', ['public.rooms.rooms_room_fkey'], quiet)
+  expectFires(facts, 'load.transaction', ['source'])
+  const unknown = await factsOf(await world(pair, CLEAN, CLEAN_TARGET))
+  expectFires(unknown, 'load.transaction-unknown', ['source'])
+})
+
+it('a target whose tables are not those of the source', async () => {
+  const urls = await world(
+    pair,
+    `CREATE TYPE status AS ENUM ('new', 'paid');
+     CREATE SEQUENCE numbers; CREATE SEQUENCE hot;
+     CREATE TABLE gone (id int PRIMARY KEY);
+     CREATE TABLE keyed (a int, b int, PRIMARY KEY (a, b));
+     CREATE TABLE shaped (id bigint PRIMARY KEY, lost int, amount numeric(12,2), name varchar(40), state status,
+       twice int GENERATED ALWAYS AS (3) STORED, maybe text, sure text NOT NULL, made timestamptz DEFAULT now(), own bigint)`,
+    [
+      `CREATE TYPE status AS ENUM ('paid', 'new');
+       CREATE SEQUENCE hot CACHE 100;
+       CREATE TABLE keyed (a int, b int, PRIMARY KEY (b, a));
+       CREATE TABLE shaped (id int PRIMARY KEY, extra text, amount numeric(10,2), name varchar(20), state status, twice text,
+         maybe text NOT NULL, sure text, made timestamptz, own bigint GENERATED ALWAYS AS IDENTITY)`,
+    ],
+  )
+  const facts = await factsOf(urls)
+  expectFires(facts, 'tgt.table', ['public.gone'])
+  expectFires(facts, 'tgt.key', ['public.keyed'])
+  expectFires(facts, 'tgt.column-missing', ['public.shaped.lost'])
+  expectFires(facts, 'tgt.column-extra', ['public.shaped.extra'])
+  expectFires(facts, 'tgt.type', ['public.shaped.twice'])
+  expectFires(facts, 'tgt.int-narrow', ['public.shaped.id'])
+  expectFires(facts, 'tgt.length', ['public.shaped.amount', 'public.shaped.name'])
+  expectFires(facts, 'tgt.enum', ['public.shaped.state'])
+  expectFires(facts, 'tgt.generated', ['public.shaped.twice'])
+  expectFires(facts, 'tgt.not-null', ['public.shaped.maybe', 'public.shaped.own'])
+  expectFires(facts, 'tgt.nullable', ['public.shaped.sure'])
+  expectFires(facts, 'tgt.default', ['public.shaped.made'])
+  expectFires(facts, 'tgt.identity-always', ['public.shaped.own'])
+  expectFires(facts, 'tgt.sequence', ['public.numbers'])
+  expectFires(facts, 'tgt.sequence-cache', ['public.hot'])
+  const rowid = changed(facts, (copy) => {
+    copy.source.schema.sequences = [{ name: 'own_seq', table: 'shaped', column: 'own' } as never]
+    for (const table of copy.target.schema.tables)
+      for (const column of table.columns) if (column.name === 'own') column.default = 'unique_rowid()'
+  })
+  expect(objectsOf(rowid, 'tgt.sequence')).toEqual([])
+})
+
+it('a target that is not empty, or not alone', async () => {
+  const urls = await world(pair, CLEAN, [
+    CLEAN,
+    `CREATE INDEX by_note ON orders (note); CREATE UNIQUE INDEX one_total ON orders (total);
+     CREATE UNIQUE INDEX covered ON orders (total, id);
+     ALTER TABLE orders ADD CONSTRAINT positive CHECK (total >= 0);
+     CREATE TABLE elsewhere (id int PRIMARY KEY, order_id uuid REFERENCES orders);
+     CREATE SCHEMA far; CREATE TABLE far.away (id int PRIMARY KEY, order_id uuid CONSTRAINT away_order REFERENCES orders);
+     CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+     CREATE TRIGGER busy AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION nop();
+     CREATE SCHEMA molt_staging_main; CREATE SCHEMA _replicator; CREATE SCHEMA moltXstagingY`,
+  ])
+  const facts = await factsOf(urls)
+  expectFires(facts, 'tgt.not-empty', ['public.orders'])
+  expect(objectsOf(await factsOf(urls, { tableHandling: 'truncate-if-exists' }), 'tgt.not-empty')).toEqual([])
+  expect(objectsOf(await factsOf(urls, { phase: 'loaded' }), 'tgt.not-empty')).toEqual([])
+  expectFires(facts, 'tgt.unique', ['public.orders.one_total'])
+  expectFires(facts, 'tgt.index', ['public.orders.by_note'])
+  expectFires(facts, 'tgt.foreign-key', ['far.away.away_order', 'public.elsewhere.elsewhere_order_id_fkey'])
+  expectFires(facts, 'tgt.check', ['public.orders.positive'])
+  expectFires(facts, 'tgt.trigger', ['public.orders.busy'])
+  expectFires(facts, 'tgt.staging', ['_replicator', 'molt_staging_main'])
+  const deferred = await factsOf(urls, { defer: { indexes: true, constraints: true } })
+  for (const id of ['tgt.unique', 'tgt.index', 'tgt.foreign-key', 'tgt.check'])
+    expect(objectsOf(deferred, id)).toEqual([])
+})
+
+it('what only CockroachDB says of itself', () => {
+  const cockroach = asCockroach(clean)
+  const target = (change: Partial<Facts['target']>) => ({ ...cockroach, target: { ...cockroach.target, ...change } })
+  const strict = { ...clean, settings: { ...clean.settings, rehearsalTarget: false } }
+  expectFires(strict, 'tgt.cockroach', ['target'], cockroach)
+  expectFires(asCockroach(clean, 22, 2), 'tgt.version', ['target'])
+  expectFires(target({ intSize: '8' }), 'tgt.int-size', ['target'], cockroach)
+  expectFires(target({ jobs: null }), 'tgt.jobs-unseen', ['target'], cockroach)
+  const job = { id: '77', type: 'CHANGEFEED', status: 'running', description: 'CREATE CHANGEFEED' }
+  expectFires(target({ jobs: [job] }), 'tgt.job', ['job 77'], cockroach)
+  const ttl = (options: string[]) => target({ relations: clean.target.relations.map((each) => ({ ...each, options })) })
+  expectFires(ttl(["ttl='on'", "ttl_job_cron='@daily'"]), 'tgt.ttl', ['public.orders'])
+  expect(objectsOf(ttl(["ttl='on'", 'ttl_pause=true']), 'tgt.ttl')).toEqual([])
+})
+
+it('a load that does not fit', () => {
+  const settings = (change: Partial<Settings>) => ({ ...clean, settings: { ...clean.settings, ...change } })
+  const small = (memoryBytes: number) => ({ ...clean, machine: { ...clean.machine, memoryBytes } })
+  expectFires(small(1024), 'load.memory', ['public.orders'])
+  const [found] = runChecks(
+    CHECKS.filter((check) => check.id === 'load.memory'),
+    small(1024),
+  )
+  expect(found?.what).toContain('1,000 rows a batch × 2 readers × 2 tables')
+  expectFires(small(100_000), 'load.memory-tight', ['public.orders'])
+  expectFires(settings({ loadRate: 1 }), 'load.time', ['source'])
+  expectFires(
+    settings({ loadRate: 1, sessionLimit: 60_000 }),
+    'load.session',
+    ['source'],
+    settings({ sessionLimit: 60_000 }),
+  )
+})
+
+it('the way to the databases, and the programs that go it', () => {
+  const machine = (change: Partial<Facts['machine']>) => ({ ...clean, machine: { ...clean.machine, ...change } })
+  const urls = (source: string) => machine({ urls: { source: urlFacts(source), target: clean.machine.urls.target } })
+  expectFires(urls('postgresql://u:p@db.example.com/shop?sslmode=require'), 'net.tls', ['source'])
+  expect(objectsOf(urls('postgresql://u:p@db.example.com/shop?sslmode=verify-full'), 'net.tls')).toEqual([])
+  expectFires(urls('postgresql://u:pa^ss@localhost/shop'), 'net.password', ['source'])
+  expect(objectsOf(urls('postgresql://u:pa%5Ess!$@localhost/shop'), 'net.password')).toEqual([])
+  const ending = changed(clean, (copy) => {
+    copy.source.connection.certificateUntil = new Date(Date.now() + 86_400_000)
+  })
+  expectFires(ending, 'net.certificate', ['source'])
+  const bucket = { ...clean, settings: { ...clean.settings, bucketPath: 's3://bucket/x?AWS_SECRET_ACCESS_KEY=hidden' } }
+  expectFires(bucket, 'net.bucket', ['target'])
+  expect(JSON.stringify(runChecks(CHECKS, bucket))).not.toContain('hidden')
+  const with_ = (molt: string) => machine({ tools: tools(molt, '1.3.4') })
+  const without = machine({ tools: { molt: null, replicator: null } })
+  expectFires(without, 'tool.missing', ['molt', 'replicator'], with_('1.4.1'))
+  expectFires(with_('1.4.1'), 'tool.version', ['molt', 'replicator'], without)
+  expectFires(with_('1.3.5 (abc)'), 'tool.denied', ['molt'])
+})
+
+it('leaves nobody out: every check has fired above, and was silent in a clean world', () => {
+  expect(CHECKS.map((check) => check.id).filter((id) => !fired.has(id))).toEqual([])
+  expect(new Set(CHECKS.map((check) => check.id)).size).toBe(CHECKS.length)
+})
+
+it('takes a table called "a""b; drop table x" for a table', async () => {
+  const odd = '"a""b; drop table x"'
+  const ddl = `CREATE TABLE x (id uuid PRIMARY KEY); CREATE TABLE ${odd} (id uuid PRIMARY KEY, "c;'d" int[], "e\\f" date)`
+  const urls: World = await world(pair, [ddl, `ALTER TABLE ${odd} REPLICA IDENTITY FULL`], ddl)
+  const facts = await factsOf(urls)
+  expect(objectsOf(facts, 'tbl.replica-identity')).toEqual(['public.a"b; drop table x'])
+  const [found] = runChecks(
+    CHECKS.filter((check) => check.id === 'tbl.replica-identity'),
+    facts,
+  )
+  expect(found?.fix).toContain(`ALTER TABLE "public".${odd} REPLICA IDENTITY DEFAULT`)
+  await query(urls.source, found?.fix as string)
+  expect(objectsOf(await factsOf(urls), 'tbl.replica-identity')).toEqual([])
+  expect(objectsOf(facts, 'tbl.filter')).toEqual([])
+  expect(facts.source.samples.tables).toBe(1)
+  expect((await factsOf(urls)).source.schema.tables.map((table) => table.name)).toEqual(['a"b; drop table x', 'x'])
+})
+
+it('asks at most 20 catalog queries a side, changes nothing, and could not', async () => {
+  const urls = await world(pair, CLEAN, CLEAN_TARGET)
+  const counts = { source: 0, target: 0 }
+  const original = pg.Client.prototype.query
+  const writes: string[] = []
+  pg.Client.prototype.query = function (this: pg.Client & { port: number }, ...given: unknown[]) {
+    const text = typeof given[0] === 'string' ? given[0] : (given[0] as { text: string }).text
+    if (/pg_catalog\.|information_schema\.|pg_roles|fence_lease|heartbeat/.test(text))
+      counts[this.port === pair.source.port ? 'source' : 'target']++
+    if (/^\s*(create|alter|drop|insert|update|delete|truncate|grant)\b/i.test(text)) writes.push(text)
+    return (original as (...args: unknown[]) => unknown).apply(this, given)
+  } as typeof original
+  try {
+    await factsOf(urls)
+  } finally {
+    pg.Client.prototype.query = original
+  }
+  // Beside the catalog: two looks at who answers, the snapshot, and the connection's encryption.
+  expect(counts.source).toBeLessThanOrEqual(20 + 5)
+  expect(counts.target).toBeLessThanOrEqual(20)
+  expect(writes).toEqual([])
+})

@@ -1,0 +1,314 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { Preflight } from '../../src/checks/preflight.ts'
+import { describeChange, fingerprint } from '../../src/migration/fingerprint.ts'
+import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { runAction } from '../../src/rehearsal/runner.ts'
+import { connect, type Database } from '../../src/runtime/database.ts'
+import { readSchema } from '../../src/sql/schema.ts'
+import { schemaChanges } from '../../src/steps/schema-changes.ts'
+import {
+  DEFERRED_KINDS,
+  deferObjects,
+  deferralProblems,
+  forgetDeferred,
+  listDeferred,
+  rebuildDeferred,
+  validateForeignKeys,
+} from '../../src/target/deferral.ts'
+import { createLedger, type Entry, readEntry } from '../../src/target/ledger.ts'
+import { query, type World, world } from './checks-helpers.ts'
+
+const SHOP = `CREATE TYPE mood AS ENUM ('good', 'bad');
+  CREATE TABLE customers (id bigint PRIMARY KEY, email text NOT NULL, mood mood);
+  CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint NOT NULL, total numeric(10,2) NOT NULL)`
+const repo = process.cwd()
+let pair: EmbeddedPair
+let folder: string
+
+beforeAll(async () => {
+  pair = await startPair()
+  folder = mkdtempSync(join(tmpdir(), 'prepare-test-'))
+}, 120_000)
+
+afterAll(async () => {
+  await pair?.stop()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+async function prepare(urls: World, inputs: Record<string, string> = {}) {
+  const result = await runAction({
+    dir: `${repo}/actions/prepare`,
+    repo,
+    workDir: folder,
+    inputs: { ...urls, 'rehearsal-target': 'true', 'allow-insecure': 'true', ...inputs },
+  })
+  const log = result.steps.map((step) => step.log).join('\n')
+  return { ...result, log }
+}
+
+async function withTarget<T>(url: string, work: (db: Database) => Promise<T>): Promise<T> {
+  const db = await connect(url, 'target')
+  try {
+    return await work(db)
+  } finally {
+    await db.end()
+  }
+}
+
+const entryOf = (urls: World) => withTarget(urls.target, (db) => readEntry(db, 'main')) as Promise<Entry>
+
+it('says what blocks, before anything is changed, and how to put it right', async () => {
+  const urls = await world(pair, [SHOP, 'CREATE TABLE "a""b; drop table x" (n money)'], SHOP)
+  const result = await prepare(urls)
+  expect(result.conclusion).toBe('failure')
+  expect(result.outputs['error-kind']).toBe('verdict')
+  const preflight = Preflight.parse(JSON.parse(readFileSync(result.outputs.preflight as string, 'utf8')))
+  expect(preflight.verdict).toBe('blocked')
+  expect(preflight.counts).toMatchObject({ block: 2 })
+  expect(JSON.parse(result.outputs.findings as string)).toMatchObject({ block: 2, waived: 0 })
+  expect(preflight.findings).toContainEqual({
+    check: 'tbl.no-key',
+    severity: 'block',
+    object: 'public.a"b; drop table x',
+    what: 'public.a"b; drop table x has no primary key',
+    fix: 'ALTER TABLE "public"."a""b; drop table x" ADD PRIMARY KEY (…); -- or leave it out: `exclude-tables`',
+  })
+  expect(result.annotations.filter((each) => each.level === 'error').map((each) => each.title)).toContain('tbl.no-key')
+  expect(result.summary.indexOf('Blocked')).toBeLessThan(result.summary.indexOf('Warnings'))
+  const left = await query(urls.source, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")
+  expect(left).toEqual([])
+  expect(await query(urls.target, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
+})
+
+it('keeps waivers in the plan, and both schemas, which tell every change by its name', async () => {
+  const urls = await world(pair, [SHOP, 'CREATE TABLE audit_log (n int)'], [SHOP, 'CREATE TABLE audit_log (n int)'])
+  expect((await prepare(urls, { waive: 'tbl.no-key=audit_lgo' })).log).toMatch(
+    /matches nothing: tbl.no-key found public.audit_log/,
+  )
+  const result = await prepare(urls, { waive: 'tbl.no-key=audit_log' })
+  expect(result.conclusion, result.log).toBe('success')
+  expect(result.outputs).toMatchObject({ phase: 'prepared', 'table-count': '3' })
+  expect(result.summary).toMatch(/Waived \(1\)[^#]*tbl.no-key=audit_log/)
+  const entry = await entryOf(urls)
+  expect(entry.plan).toMatchObject({ waivers: ['tbl.no-key=audit_log'], hash: result.outputs['plan-hash'] })
+  const changes = async () => {
+    const [source, target] = [await connect(urls.source, 'source'), await connect(urls.target, 'target')]
+    try {
+      return (await schemaChanges(source, target, entry)).map(describeChange)
+    } finally {
+      await Promise.all([source.end(), target.end()])
+    }
+  }
+  expect(await changes()).toEqual([])
+  await query(
+    urls.source,
+    'ALTER TABLE orders ADD COLUMN note text',
+    "ALTER TYPE mood ADD VALUE 'ugly'",
+    'CREATE INDEX late ON orders (customer)',
+    'DROP TABLE audit_log',
+    'CREATE TABLE unrelated (id int)',
+  )
+  await query(
+    urls.target,
+    'ALTER TABLE orders ALTER total TYPE numeric(12,2)',
+    'ALTER TABLE customers ALTER email SET DEFAULT 1',
+  )
+  expect(await changes()).toEqual([
+    'column orders.note is new on the source: text',
+    'enum mood has changed on the source, from "good, bad" to "good, bad, ugly"',
+    'index orders.late is new on the source: CREATE INDEX late ON public.orders USING btree (customer)',
+    'table audit_log is gone from the source; it was: table',
+    'column customers.email has changed on the target, from "text not null" to "text not null default 1"',
+    'column orders.total has changed on the target, from "numeric(10,2) not null" to "numeric(12,2) not null"',
+  ])
+})
+
+it('sees a new partition as a change', async () => {
+  const parted = `CREATE TABLE events (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+    CREATE TABLE e1 PARTITION OF events FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')`
+  const urls = await world(pair, parted, 'CREATE TABLE events (id int, day date, PRIMARY KEY (id, day))')
+  expect((await prepare(urls)).conclusion).toBe('success')
+  const entry = await entryOf(urls)
+  await query(urls.source, "CREATE TABLE e2 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')")
+  const [source, target] = [await connect(urls.source, 'source'), await connect(urls.target, 'target')]
+  const changes = await schemaChanges(source, target, entry)
+  await Promise.all([source.end(), target.end()])
+  expect(changes.map((each) => each.object)).toEqual(['partition events.public.e2'])
+})
+
+it('applies what is safe, and nothing else', async () => {
+  const urls = await world(
+    pair,
+    [
+      SHOP,
+      'ALTER TABLE orders REPLICA IDENTITY FULL',
+      'CREATE SEQUENCE numbers INCREMENT 5',
+      "CREATE ROLE mover SUPERUSER LOGIN PASSWORD 'mover-password'",
+      'ALTER ROLE mover SET statement_timeout = 50000',
+    ],
+    [
+      SHOP,
+      'ALTER TABLE orders ALTER id ADD GENERATED ALWAYS AS IDENTITY',
+      'ALTER TABLE customers ALTER mood SET NOT NULL',
+    ],
+  )
+  const mine = { ...urls, source: urls.source.replace('postgres:postgres@', 'mover:mover-password@') }
+  const first = await prepare(mine)
+  expect(JSON.parse(first.outputs.findings as string)).toMatchObject({ block: 5 })
+  const applied = await prepare(mine, { apply: 'true' })
+  expect(applied.conclusion, applied.log).toBe('success')
+  expect(applied.log).toContain('ALTER ROLE "mover" SET statement_timeout = 0')
+  const rows = await query(
+    urls.target,
+    "SELECT increment_by::int AS step FROM pg_sequences WHERE sequencename = 'numbers'",
+  )
+  expect(rows).toEqual([{ step: 5 }])
+  expect(await query(urls.source, "SELECT relreplident FROM pg_class WHERE relname = 'orders'")).toEqual([
+    { relreplident: 'd' },
+  ])
+})
+
+it('prints rights with which, once they are granted, nothing is missing', async () => {
+  const urls = await world(
+    pair,
+    ['CREATE ROLE shop_owner', SHOP, 'ALTER TABLE orders OWNER TO shop_owner', 'CREATE SEQUENCE "Numbers"'],
+    [SHOP, 'CREATE SEQUENCE "Numbers"'],
+  )
+  const printed = await prepare(urls, { grants: 'print', 'migration-user': 'Molt "User"' })
+  expect(printed.conclusion, printed.log).toBe('success')
+  expect(printed.outputs.phase).toBeUndefined()
+  expect(await query(urls.target, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
+  for (const side of ['source', 'target'] as const) {
+    const sql = readFileSync(printed.outputs[`grants-${side}`] as string, 'utf8')
+    expect(sql.match(/WRITE A PASSWORD HERE/g)).toHaveLength(1)
+    // Twice: it can be run again.
+    for (let time = 0; time < 2; time++)
+      await query(urls[side], sql.replace('WRITE A PASSWORD HERE', 'moving-password'))
+  }
+  const user = (url: string) =>
+    url.replace('postgres:postgres@', `${encodeURIComponent('Molt "User"')}:moving-password@`)
+  const result = await prepare({ source: user(urls.source), target: user(urls.target) })
+  expect(result.conclusion, result.log).toBe('success')
+  const preflight = Preflight.parse(JSON.parse(readFileSync(result.outputs.preflight as string, 'utf8')))
+  expect(preflight.findings.filter((each) => each.check.startsWith('right.'))).toEqual([])
+  const roles = await query(
+    urls.source,
+    `SELECT rolname FROM pg_roles WHERE rolsuper AND pg_has_role('Molt "User"', oid, 'MEMBER')`,
+  )
+  expect(roles).toEqual([])
+})
+
+const LADEN = `CREATE TABLE customers (id bigint PRIMARY KEY, email text NOT NULL CONSTRAINT one_email UNIQUE, "we;ird" int);
+  CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint NOT NULL, email text, total numeric(10,2) NOT NULL,
+    CONSTRAINT positive CHECK (total > 0 OR (total = 0 AND email IS NULL)));
+  ALTER TABLE orders ADD FOREIGN KEY (customer) REFERENCES customers ON DELETE CASCADE ON UPDATE SET NULL;
+  CREATE UNIQUE INDEX one_lower ON customers (lower(email)) WHERE id > 0;
+  CREATE INDEX "by ""weird""" ON customers ("we;ird" DESC);
+  CREATE SCHEMA far; CREATE TABLE far.mail (id int PRIMARY KEY, email text REFERENCES customers (email));
+  CREATE TABLE aside (id int PRIMARY KEY, n int UNIQUE CHECK (n > 0))`
+
+it('defers by capturing first, goes on after a crash anywhere, and rebuilds what was there', async () => {
+  const plan = { targetSchema: 'public', tables: ['customers', 'orders'] }
+  const deferral = { indexes: true, constraints: true }
+  const { target: url } = await world(pair, 'SELECT 1', LADEN)
+  await withTarget(url, async (db) => {
+    await createLedger(db)
+    const before = await readSchema(db, 'target', 'public')
+    const tables = [...plan.tables, 'aside']
+    // The process dies at each drop, and each record of one, in turn: before the database has done it, and after.
+    for (let at = 0; at < 24; at++) {
+      const flaky = dyingAt(db, at >> 1, at % 2 === 1)
+      await expect(deferObjects(flaky, 'main', plan, deferral, false), `${at}`).rejects.toThrow('power cut')
+      // Whatever is gone from the catalog is in the ledger.
+      const names = new Set((await listDeferred(db, 'main')).map((each) => each.name))
+      const now = await readSchema(db, 'target', 'public')
+      const there = new Set([...now.indexes, ...now.constraints].map((each) => each.name))
+      for (const each of [...before.indexes, ...before.constraints])
+        if (!there.has(each.name)) expect(names).toContain(each.name)
+      await deferObjects(db, 'main', plan, deferral, false)
+      for (const kind of [...DEFERRED_KINDS].reverse()) await rebuildDeferred(db, 'main', kind)
+      await validateForeignKeys(db, 'main')
+      expect(fingerprint(await readSchema(db, 'target', 'public'), tables)).toEqual(fingerprint(before, tables))
+      await forgetDeferred(db, 'main')
+    }
+    await deferObjects(db, 'main', plan, deferral, false)
+    const captured = await listDeferred(db, 'main')
+    expect(captured.every((each) => each.dropped)).toBe(true)
+    expect(captured.map((each) => `${each.kind} ${each.schema}.${each.table}.${each.name}`)).toEqual([
+      'foreign-key far.mail.mail_email_fkey',
+      'index public.customers.by "weird"',
+      'unique public.customers.one_email',
+      'unique public.customers.one_lower',
+      'foreign-key public.orders.orders_customer_fkey',
+      'check public.orders.positive',
+    ])
+    const bare = await readSchema(db, 'target', 'public')
+    expect(bare.indexes.map((each) => each.name)).toEqual([
+      'aside_n_key',
+      'aside_pkey',
+      'customers_pkey',
+      'orders_pkey',
+    ])
+    expect(await deferralProblems(db, 'main')).toHaveLength(6)
+    for (const kind of [...DEFERRED_KINDS].reverse()) {
+      expect((await rebuildDeferred(db, 'main', kind)).length, kind).toBeGreaterThan(0)
+      expect(await rebuildDeferred(db, 'main', kind), `${kind} again`).toEqual([])
+    }
+    expect(await deferralProblems(db, 'main')).toEqual([
+      'foreign-key mail_email_fkey of far.mail is there, but not valid',
+      'foreign-key orders_customer_fkey of public.orders is there, but not valid',
+    ])
+    expect(await validateForeignKeys(db, 'main')).toHaveLength(2)
+    expect(await deferralProblems(db, 'main')).toEqual([])
+    const after = await readSchema(db, 'target', 'public')
+    expect(fingerprint(after, ['customers', 'orders', 'aside'])).toEqual(
+      fingerprint(before, ['customers', 'orders', 'aside']),
+    )
+    expect(after.constraints).toEqual(before.constraints)
+  })
+})
+
+/** The same connection, on which the nth drop or record of one is the last thing that happens, or not even that. */
+function dyingAt(db: Database, nth: number, done: boolean): Database {
+  let seen = 0
+  const send = db.query.bind(db) as unknown as (...args: unknown[]) => unknown
+  const query = async (...given: unknown[]) => {
+    if (!/^(DROP|ALTER TABLE .* DROP|UPDATE molt_actions)/.test(String(given[0])) || seen++ !== nth)
+      return send(...given)
+    if (done) await send(...given)
+    throw new Error('power cut')
+  }
+  return new Proxy(db, { get: (of, name) => (name === 'query' ? query : Reflect.get(of, name)) })
+}
+
+it('defers by the input, so that nothing blocks and the fingerprint is of what the load will find', async () => {
+  const { target } = await world(pair, 'SELECT 1', LADEN)
+  const { source } = await world(pair, LADEN, 'SELECT 1')
+  const urls = { source, target }
+  const tables = { tables: 'customers, orders' }
+  expect((await prepare(urls, tables)).conclusion).toBe('failure')
+  const result = await prepare(urls, { ...tables, defer: 'indexes,constraints' })
+  expect(result.conclusion, result.log).toBe('success')
+  expect((await prepare(urls, { ...tables, defer: 'indexes,constraints' })).conclusion).toBe('success')
+  const entry = await entryOf(urls)
+  expect(entry.plan.defer).toBe('indexes,constraints')
+  const [here, there] = [await connect(source, 'source'), await connect(target, 'target')]
+  expect(await schemaChanges(here, there, entry)).toEqual([])
+  await Promise.all([here.end(), there.end()])
+})
+
+it('drops the foreign keys that rest on a unique index with it, and leaves the others', async () => {
+  const { target: url } = await world(pair, 'SELECT 1', LADEN)
+  await withTarget(url, async (db) => {
+    await createLedger(db)
+    const plan = { targetSchema: 'public', tables: ['customers', 'orders'] }
+    await deferObjects(db, 'main', plan, { indexes: true, constraints: false }, false)
+    const kinds = (await listDeferred(db, 'main'))
+      .filter((each) => each.kind === 'foreign-key')
+      .map((each) => each.name)
+    expect(kinds).toEqual(['mail_email_fkey'])
+  })
+})

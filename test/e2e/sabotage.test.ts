@@ -1,0 +1,351 @@
+/**
+ * Everything that can be wrong between two databases, done one after the other to a small shop that was loaded and is
+ * equal. Each must be red with the right words, and what is undone must be green again.
+ */
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { runAction } from '../../src/rehearsal/runner.ts'
+import { createShop, SHOP_TABLES } from '../../src/rehearsal/shop.ts'
+
+const REPO = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
+
+let pair: EmbeddedPair
+let source: pg.Client
+let target: pg.Client
+let dir: string
+
+/** What is done to the stand-in's command line and output, to make it fail as the real tool can. */
+interface Trick {
+  /** Values of flags that are given to it in place of the action's. */
+  flags?: Record<string, string>
+  add?: string[]
+  /** Lines of its output that never come. */
+  drop?: string
+  /** It is killed when it writes such a line. */
+  killAt?: string
+}
+
+/** A folder with a `molt` that plays a trick. */
+function bin(name: string, trick: Trick = {}): string {
+  const folder = join(dir, name)
+  mkdirSync(folder, { recursive: true })
+  const program = `#!${process.execPath}
+const { spawn } = require('node:child_process')
+const { createInterface } = require('node:readline')
+const trick = ${JSON.stringify(trick)}
+const args = process.argv.slice(2)
+const help = args.at(-1) === '--help'
+if (!help) for (const [flag, value] of Object.entries(trick.flags ?? {})) args[args.indexOf(flag) + 1] = value
+if (!help) args.push(...(trick.add ?? []))
+const molt = spawn(process.execPath, [${JSON.stringify(join(REPO, 'dist/stand-in-molt.cjs'))}, ...args], {
+  stdio: ['inherit', 'pipe', 'inherit'],
+})
+createInterface({ input: molt.stdout }).on('line', (line) => {
+  if (trick.killAt && new RegExp(trick.killAt).test(line)) {
+    molt.kill('SIGKILL')
+    process.kill(process.pid, 'SIGKILL')
+  }
+  if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
+})
+process.on('SIGTERM', () => molt.kill('SIGTERM'))
+molt.on('close', (code) => process.exit(code ?? 1))
+`
+  writeFileSync(join(folder, 'molt'), program)
+  chmodSync(join(folder, 'molt'), 0o755)
+  return folder
+}
+
+async function run(action: string, inputs: Record<string, string> = {}, trick?: Trick) {
+  const result = await runAction({
+    dir: join(REPO, 'actions', action),
+    repo: REPO,
+    inputs: { source: pair.source.url, target: pair.target.url, 'allow-insecure': 'true', ...inputs },
+    env: { PATH: `${bin(trick ? 'tricked' : 'plain', trick)}:${process.env.PATH}` },
+  })
+  const errors = result.annotations.filter(({ level }) => level === 'error').map(({ message }) => message)
+  return { conclusion: result.conclusion, outputs: result.outputs, said: errors.join('\n'), orphans: result.orphans }
+}
+
+/** Red, by a verdict or an error of the tool, never by a bug of ours, and with these words. */
+function expectRed(result: Awaited<ReturnType<typeof run>>, words: RegExp): void {
+  expect(result.said).toMatch(words)
+  expect(result).toMatchObject({ conclusion: 'failure', orphans: [] })
+  expect(['verdict', 'tool', 'user']).toContain(result.outputs['error-kind'])
+}
+
+async function expectGreen(action: string, inputs: Record<string, string> = {}) {
+  const result = await run(action, inputs)
+  expect(result, result.said).toMatchObject({ conclusion: 'success', said: '', orphans: [] })
+  return result
+}
+
+async function slots(): Promise<string[]> {
+  return (await source.query('SELECT slot_name FROM pg_replication_slots')).rows.map((row) => row.slot_name)
+}
+
+beforeAll(async () => {
+  dir = mkdtempSync(join(tmpdir(), 'sabotage-'))
+  pair = await startPair()
+  await Promise.all([createShop(pair.source.url, { rows: 1_000 }), createShop(pair.target.url, { schemaOnly: true })])
+  source = new pg.Client(pair.source.url)
+  target = new pg.Client(pair.target.url)
+  await Promise.all([source.connect(), target.connect()])
+  // Of this one the name begins like an expected table's.
+  for (const db of [source, target]) await db.query('CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)')
+  await source.query("INSERT INTO orders_archive VALUES (1, 'x')")
+  await expectGreen('prepare', { 'rehearsal-target': 'true', 'exclude-tables': 'orders_archive' })
+}, 120_000)
+
+afterAll(async () => {
+  await Promise.all([source?.end(), target?.end()])
+  await pair?.stop()
+  rmSync(dir, { recursive: true, force: true })
+})
+
+/** What is done, what it is called, how it is undone on the target, and the words that must be said. */
+const DEFINITIONS: [what: string, done: string, undone: string, words: RegExp][] = [
+  [
+    'a missing table',
+    'ALTER TABLE reviews RENAME TO away',
+    'ALTER TABLE away RENAME TO reviews',
+    /public\.reviews is missing on the target; create it/,
+  ],
+  [
+    'a key mismatch',
+    'ALTER TABLE cart_items DROP CONSTRAINT cart_items_pkey, ADD PRIMARY KEY (product_id, session)',
+    'ALTER TABLE cart_items DROP CONSTRAINT cart_items_pkey, ADD PRIMARY KEY (session, product_id)',
+    /cart_items has the primary key \(session, product_id\) on the source and \(product_id, session\) on the target/,
+  ],
+  [
+    'a missing column',
+    'ALTER TABLE reviews RENAME COLUMN title TO headline',
+    'ALTER TABLE reviews RENAME COLUMN headline TO title',
+    /reviews has the column title on the source only; add title text/,
+  ],
+  [
+    'a changed type',
+    'ALTER TABLE products ALTER weight_kg TYPE text',
+    'ALTER TABLE products ALTER weight_kg TYPE numeric(10,3) USING weight_kg::numeric',
+    /weight_kg as numeric\(10,3\) on the source and text on the target/,
+  ],
+  [
+    'a type that holds less',
+    'ALTER TABLE products ALTER price TYPE numeric(8,2)',
+    'ALTER TABLE products ALTER price TYPE numeric(12,2)',
+    /price as numeric\(12,2\) on the source and numeric\(8,2\) on the target, which cannot hold every value/,
+  ],
+  [
+    'a reordered enum',
+    `ALTER TYPE order_status RENAME TO was;
+     CREATE TYPE order_status AS ENUM ('paid', 'pending', 'shipped', 'delivered', 'cancelled');
+     ALTER TABLE orders ALTER status DROP DEFAULT, ALTER status TYPE order_status USING status::text::order_status`,
+    `ALTER TABLE orders ALTER status TYPE was USING status::text::was, ALTER status SET DEFAULT 'pending';
+     DROP TYPE order_status; ALTER TYPE was RENAME TO order_status`,
+    /enum status with the labels pending, paid.* and paid, pending/,
+  ],
+]
+
+describe('before the load', () => {
+  test.each(DEFINITIONS)(
+    '%s: nothing is moved',
+    async (_, done, undone, words) => {
+      await target.query(done)
+      const result = await run('fetch', { mode: 'direct-copy' })
+      await target.query(undone)
+      expectRed(result, words)
+      expect(result.said).toContain('No row was moved')
+      expect(await slots()).toEqual([])
+    },
+    60_000,
+  )
+
+  test('a table that the regular expression swallowed', async () => {
+    const result = await run('fetch', { mode: 'direct-copy' }, { flags: { '--table-filter': 'orders' } })
+    expectRed(result, /orders_archive: loaded, although it is not an expected table/)
+    expect(await slots()).toEqual([])
+    expect((await target.query('SELECT * FROM orders_archive')).rows).toEqual([])
+    await target.query('TRUNCATE orders')
+  }, 60_000)
+
+  test('the tool killed half-way', async () => {
+    const result = await run('fetch', { mode: 'direct-copy' }, { killAt: 'data extraction from source complete' })
+    expectRed(result, /molt was ended by SIGKILL/)
+    expect(await slots()).toEqual([])
+    // Tables that had arrived by then are not loaded a second time.
+    expectRed(await run('fetch', { mode: 'direct-copy' }), /the target is not empty[\s\S]*allow-truncate/)
+  }, 60_000)
+
+  test('the whole of it, once nothing is wrong', async () => {
+    const inputs = { 'table-handling': 'truncate-if-exists', 'allow-truncate': SHOP_TABLES.join(',') }
+    const { outputs } = await expectGreen('fetch', { mode: 'direct-copy', ...inputs })
+    expect(outputs.tables).toBe(String(SHOP_TABLES.length))
+    await expectGreen('verify')
+    await target.query('CREATE SCHEMA pristine')
+    for (const table of SHOP_TABLES) await target.query(`CREATE TABLE pristine."${table}" AS TABLE "${table}"`)
+  }, 60_000)
+})
+
+/** Rows on the target are put back from a copy. */
+const ROWS: [what: string, table: string, done: string, words: RegExp][] = [
+  ['a deleted row', 'reviews', 'DELETE FROM reviews WHERE id = 7', /reviews: 1 row missing/],
+  [
+    'a changed row',
+    'reviews',
+    "UPDATE reviews SET rating = 6 - rating, title = 'x' WHERE id = 8",
+    /reviews: 1 row different/,
+  ],
+  [
+    'an added row',
+    'reviews',
+    "INSERT INTO reviews (id, product_id, customer_id, rating, body) VALUES (999999, 1, 1, 1, 'x')",
+    /reviews: 1 row extraneous; only rows that the source has no more: primary keys were probably updated/,
+  ],
+  [
+    'only the microseconds of a timestamp',
+    'reviews',
+    "UPDATE reviews SET created_at = date_trunc('milliseconds', created_at) WHERE id < 9",
+    /reviews: \d rows different in created_at; only fractions of a second differ/,
+  ],
+  [
+    'an empty string that became NULL',
+    'orders',
+    "UPDATE orders SET coupon = NULL WHERE coupon = ''",
+    /orders: \d+ rows? different in coupon; empty strings on one side are NULL on the other/,
+  ],
+  [
+    'a table that was emptied on the source by TRUNCATE',
+    'cart_items',
+    'INSERT INTO cart_items SELECT gen_random_uuid(), 1 FROM generate_series(1, 100)',
+    /cart_items: 100 rows extraneous; .* emptied by TRUNCATE/,
+  ],
+]
+
+describe('after the load', () => {
+  test.each(ROWS)(
+    '%s',
+    async (_, table, done, words) => {
+      await target.query(done)
+      const result = await run('verify')
+      await target.query(`TRUNCATE "${table}"; INSERT INTO "${table}" SELECT * FROM pristine."${table}"`)
+      expectRed(result, words)
+      expect(result.outputs.verdict).toBe('different')
+    },
+    60_000,
+  )
+
+  test.each(DEFINITIONS)(
+    '%s',
+    async (_, done, undone, words) => {
+      await target.query(done)
+      const [dry, full] = [await run('verify', { dry: 'true' }), await run('verify')]
+      await target.query(undone)
+      expectRed(dry, words)
+      expectRed(full, words)
+    },
+    60_000,
+  )
+
+  test('a shard that never finished', async () => {
+    const trick = { add: ['--table-splits', '3'], drop: 'finished .* public.customers \\(shard 2/3\\)' }
+    expectRed(await run('verify', {}, trick), /customers: only 2 of 3 shards finished/)
+  }, 60_000)
+
+  test('a verify that matched nothing', async () => {
+    const result = await run('verify', {}, { flags: { '--table-filter': '^nothing$' } })
+    expectRed(result, /molt verify compared no table at all: its filter matched nothing/)
+  }, 60_000)
+
+  test('a table that the regular expression swallowed', async () => {
+    const result = await run('verify', { tables: 'orders' }, { flags: { '--table-filter': 'orders' } })
+    expectRed(result, /orders_archive: compared, although it is not an expected table/)
+  }, 60_000)
+
+  test('the tool killed half-way', async () => {
+    const result = await run('verify', {}, { killAt: 'finished row verification' })
+    expectRed(result, /molt was ended by SIGKILL/)
+  }, 60_000)
+
+  test('all of it undone is green again', async () => {
+    const { outputs } = await expectGreen('verify')
+    expect(outputs.verdict).toBe('clean')
+  }, 60_000)
+})
+
+describe('what is finished after the load', () => {
+  const strict = { structure: 'require', dry: 'true' }
+
+  beforeAll(async () => {
+    const { rows: constraints } = await source.query(
+      `SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS sql
+         FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('u', 'f') ORDER BY contype DESC`,
+    )
+    const { rows: indexes } = await source.query(
+      `SELECT indexdef AS sql FROM pg_indexes i WHERE schemaname = 'public'
+          AND NOT EXISTS (SELECT FROM pg_constraint WHERE conname = i.indexname)`,
+    )
+    for (const { sql } of [...constraints, ...indexes]) await target.query(sql)
+    await expectGreen('finalize')
+  }, 60_000)
+
+  test('complete', async () => {
+    await expectGreen('verify', strict)
+  }, 60_000)
+
+  test.each([
+    [
+      'a sequence behind',
+      "SELECT setval('customers_id_seq', 2)",
+      "SELECT setval('customers_id_seq', 100000)",
+      /the sequence customers_id_seq is behind: its next value on the target is 3, but \d+ is used up/,
+    ],
+    [
+      'a sequence that stands alone behind',
+      "SELECT setval('invoice_numbers', 100001)",
+      "SELECT setval('invoice_numbers', 900000)",
+      /the sequence invoice_numbers is behind/,
+    ],
+    [
+      'an index missing',
+      'DROP INDEX orders_customer_id_idx',
+      'CREATE INDEX orders_customer_id_idx ON orders (customer_id, placed_at DESC)',
+      /orders: the index orders_customer_id_idx \(customer_id, placed_at\) is missing on the target/,
+    ],
+    [
+      'a unique index that is none',
+      'ALTER TABLE products DROP CONSTRAINT products_sku_key; CREATE INDEX sku ON products (sku)',
+      'DROP INDEX sku; ALTER TABLE products ADD CONSTRAINT products_sku_key UNIQUE (sku)',
+      /products: the unique index products_sku_key \(sku\) is missing on the target/,
+    ],
+    [
+      'a foreign key that is not validated',
+      `ALTER TABLE reviews DROP CONSTRAINT reviews_product_id_fkey,
+         ADD CONSTRAINT reviews_product_id_fkey FOREIGN KEY (product_id) REFERENCES products NOT VALID`,
+      'ALTER TABLE reviews VALIDATE CONSTRAINT reviews_product_id_fkey',
+      /reviews: the foreign key constraint reviews_product_id_fkey is not validated on the target/,
+    ],
+    [
+      'a check constraint missing',
+      'ALTER TABLE reviews DROP CONSTRAINT reviews_rating_check',
+      'ALTER TABLE reviews ADD CONSTRAINT reviews_rating_check CHECK (rating BETWEEN 1 AND 5)',
+      /reviews: the check constraint reviews_rating_check \(rating\) is missing on the target/,
+    ],
+  ])(
+    '%s',
+    async (_, done, undone, words) => {
+      await target.query(done)
+      const result = await run('verify', strict)
+      await target.query(undone)
+      expectRed(result, words)
+    },
+    60_000,
+  )
+
+  test('all of it undone is green again', async () => {
+    await expectGreen('verify', { structure: 'require' })
+  }, 60_000)
+})

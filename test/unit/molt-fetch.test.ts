@@ -1,0 +1,196 @@
+import { describe, expect, test } from 'vitest'
+import { progressLine } from '../../src/actions/fetch/run.ts'
+import { filterProblems } from '../../src/migration/filter.ts'
+import { FETCH_FLAGS } from '../../src/rehearsal/standin/fetch.ts'
+import { flagUsages } from '../../src/rehearsal/standin/flags.ts'
+import type { Database } from '../../src/runtime/database.ts'
+import { argumentList, tlsProblem } from '../../src/runtime/types.ts'
+import { cancelImports, importedTable, readImportJobs } from '../../src/target/jobs.ts'
+import {
+  EXTRA_FLAGS,
+  extraArgsProblem,
+  fetchArgs,
+  fetchedRows,
+  fetchFeatures,
+  unknownFlags,
+} from '../../src/tools/molt-fetch.ts'
+
+describe('extra-args', () => {
+  test.each([
+    [['--flush-rows', '1000']],
+    [['--flush-rows=1000', '--opt-out-telemetry', '--filter-path', '/f.json']],
+    [['--export-retry-max-attempts', '-1']],
+  ])('taken: %j', (args) => expect(extraArgsProblem(args)).toBeUndefined())
+
+  test.each([
+    [['--source', 'x'], '--source is set by this action itself: use the input `source`'],
+    [['--source=x'], '--source is set by this action itself: use the input `source`'],
+    [['--direct-copy=false'], '--direct-copy is set by this action itself: use the input `mode`'],
+    [['--flush-rows', '--target'], '--target is set by this action itself: use the input `target`'],
+    [['-source', 'x'], '-source is no flag of molt fetch: flags have two hyphens'],
+    [['-h'], '-h is no flag of molt fetch: flags have two hyphens'],
+    [['--help'], '--help is set by this action itself: it would move nothing'],
+    [['--flush-rows 1000'], '"--flush-rows 1000" is two arguments; write two items, or --flag=value'],
+    [['tokens', 'list'], '"tokens" is the value of no flag'],
+    [['--opt-out-telemetry', 'tokens'], '"tokens" is the value of no flag'],
+    [['--flush-rows=1', 'tokens'], '"tokens" is the value of no flag'],
+    [['--'], 'a bare -- would end the flags'],
+  ])('refused: %j', (args, problem) => expect(extraArgsProblem(args)).toBe(problem))
+
+  test('every documented flag has an input of its own or is taken', () => {
+    for (const [flag] of FETCH_FLAGS) {
+      const taken = extraArgsProblem([`--${flag}=1`]) === undefined
+      expect(taken, flag).toBe((EXTRA_FLAGS as readonly string[]).includes(flag))
+    }
+  })
+
+  test('only a YAML list is read, so that a comma is part of an argument', () => {
+    expect(argumentList.schema.parse('- --a=b,c\n- --rows\n- 5')).toEqual(['--a=b,c', '--rows', '5'])
+    expect(argumentList.schema.parse('["--a", "b"]')).toEqual(['--a', 'b'])
+    for (const text of ['--a,b', 'a: b', '- [', '- {a: 1}'])
+      expect(argumentList.schema.safeParse(text).success, text).toBe(false)
+  })
+})
+
+test.each([
+  ['postgres://u@h/d?sslmode=verify-full', undefined],
+  ['postgres://u@h/d?a=b&sslmode=require', undefined],
+  ['postgres://u@h/d?sslmode=prefer', 'its sslmode is prefer'],
+  ['postgres://u@h/d?sslmode=allow', 'its sslmode is allow'],
+  ['postgres://u@h/d?sslmode=disable', 'its sslmode is disable'],
+  ['postgres://u@h/d?sslmode=verify-full&sslmode=disable', 'its sslmode is disable'],
+  ['postgres://u@h/d', 'it has no sslmode, so TLS is given up when the server does not offer it'],
+  ['postgres://u@/d?host=/run/postgresql', undefined],
+  ['postgres://u@%2Frun%2Fpostgresql/d', undefined],
+])('TLS: %s', (url, problem) => expect(tlsProblem(url)).toBe(problem))
+
+describe('filters', () => {
+  const expected = { schema: 'public', tables: ['orders', 'a.b+c'] }
+  const anchored = { schema: '^(public)$', table: '^(orders|a\\.b\\+c)$' }
+  const names = [
+    { schema: 'public', name: 'orders' },
+    { schema: 'public', name: 'a.b+c' },
+    { schema: 'public', name: 'orders_archive' },
+    { schema: 'other', name: 'orders' },
+  ]
+  test('exactly the expected ones', () => expect(filterProblems('source', names, expected, anchored)).toEqual([]))
+  test('one that an expression swallows, one of another schema, one that it misses', () => {
+    expect(filterProblems('source', names, expected, { schema: 'public', table: 'orders' })).toEqual([
+      'the filter also catches public.orders_archive on the source, which is not an expected table',
+      'the filter does not catch a.b+c',
+    ])
+    expect(filterProblems('target', names, expected, { schema: '.*', table: anchored.table })).toEqual([
+      'the filter also catches other.orders on the target, which is not an expected table',
+    ])
+  })
+  test('a name that differs in case alone', () => {
+    const more = [...names, { schema: 'public', name: 'Orders' }]
+    expect(filterProblems('target', more, expected, anchored)).toEqual([
+      expect.stringContaining('public.Orders on the target differs from the expected table orders in case alone'),
+    ])
+  })
+})
+
+describe('the command line', () => {
+  const request = {
+    source: 'postgres://s/d',
+    target: 'postgres://t/d',
+    schema: 'public',
+    tables: ['orders', 'Order Notes'],
+    slot: 'molt_slot',
+    mode: 'import',
+    bucketPath: 's3://b/p',
+    useImplicitAuth: true,
+    assumeRole: 'arn:aws:iam::1:role/r',
+    tableHandling: 'truncate-if-exists',
+    metricsAddr: '127.0.0.1:1',
+    pprofAddr: '127.0.0.1:2',
+    insecure: false,
+    extraArgs: ['--flush-rows', '5'],
+  } as const
+  const newest = fetchFeatures(flagUsages(FETCH_FLAGS))
+  const older = fetchFeatures('--pglogical-replication-slot-name string\n --metrics-listen-addr string')
+
+  test('a load from the beginning', () => {
+    expect(fetchArgs(request, newest).join(' ')).toBe(
+      'fetch --source postgres://s/d --target postgres://t/d --schema-filter ^(public)$ --table-filter ^(orders|Order Notes)$ --table-handling truncate-if-exists --pglogical-replication-slot-name molt_slot --pglogical-publication-and-slot-drop-and-recreate --bucket-path s3://b/p --use-implicit-auth --assume-role arn:aws:iam::1:role/r --metrics-listen-addr 127.0.0.1:1 --pprof-listen-addr 127.0.0.1:2 --non-interactive --flush-rows 5',
+    )
+  })
+  test('a load that is gone on with makes and empties nothing', () => {
+    const args = fetchArgs({ ...request, resume: { fetchId: 'f', continuationToken: 't' } }, newest).join(' ')
+    expect(args).toContain('--table-handling none --fetch-id f --continuation-token t')
+    expect(args).not.toMatch(/--pglogical/)
+  })
+  test('TLS is given up only by name', () => {
+    expect(fetchArgs({ ...request, insecure: true }, newest)).toContain('--allow-tls-mode-disable')
+    expect(fetchArgs({ ...request, insecure: true }, older)).not.toContain('--allow-tls-mode-disable')
+  })
+  test('a flag that this build does not know is found before it runs', () => {
+    expect(unknownFlags(['fetch', '--assume-role', 'x', '--non-interactive', '--flush-rows=5'], older)).toEqual([
+      '--assume-role',
+      '--flush-rows',
+    ])
+  })
+})
+
+test('rows so far, from metrics', () => {
+  const text =
+    '# HELP x\nmolt_fetch_rows_exported{table="public.a"} 10\nmolt_fetch_rows_exported{table="public.b"} 5\nmolt_fetch_rows_imported{table="public.a"} 7\n'
+  expect(fetchedRows(text)).toEqual({ exported: 15, imported: 7 })
+  expect(fetchedRows('molt_fetch_num_tables 2\n')).toBeUndefined()
+})
+
+test('progress tells what is left, and nothing that is not known', () => {
+  const line = progressLine({ tablesDone: 1, rows: 250 }, 4, { rows: 1000, bytes: 8 * 2 ** 20 }, 5_000)
+  expect(line).toContain('1 of 4 tables, 250 of about 1,000 rows (25%, about 2 of 8 MiB), 50 rows/s, about 15 s left')
+  expect(progressLine({ tablesDone: 0, rows: 0 }, 4, { rows: 0, bytes: 0 }, 5_000)).toBe(
+    'loading: 0 of 4 tables, 0 rows, 0 rows/s',
+  )
+})
+
+describe('import jobs', () => {
+  test.each([
+    ['IMPORT INTO shop.public.orders(id, name) CSV DATA (…)', 'public.orders'],
+    ['IMPORT INTO shop.public."Order ""x"" (1)"(id) CSV DATA (…)', 'public.Order "x" (1)'],
+    ['IMPORT INTO orders CSV DATA (…)', 'orders'],
+    ['BACKUP DATABASE x', ''],
+  ])('%s', (description, table) => expect(importedTable(description)).toBe(table))
+
+  /** A cluster of which SHOW JOBS shows these jobs, and on which CANCEL JOB takes one look. */
+  function cluster(jobs: { id: string; description: string; status: string }[]) {
+    const cancelled: string[] = []
+    const query = async (sql: string) => {
+      const id = /^CANCEL JOB (\d+)$/.exec(sql)?.[1]
+      if (id) {
+        cancelled.push(id)
+        for (const job of jobs) if (job.id === id) job.status = 'cancel-requested'
+        return { rows: [] }
+      }
+      const rows = jobs.map((job) => ({ ...job }))
+      for (const job of jobs) if (job.status === 'cancel-requested') job.status = 'canceled'
+      return { rows }
+    }
+    return { db: { query } as unknown as Database, cancelled, jobs }
+  }
+
+  test('only those of our tables that have not ended are cancelled, each by its id, and waited for', async () => {
+    const { db, cancelled } = cluster([
+      { id: '900000000000000001', description: 'IMPORT INTO d.public.orders(a) CSV DATA (…)', status: 'running' },
+      { id: '2', description: 'IMPORT INTO d.public.others(a) CSV DATA (…)', status: 'running' },
+      { id: '3', description: 'IMPORT INTO d.public.orders(a) CSV DATA (…)', status: 'succeeded' },
+      { id: '4', description: 'IMPORT INTO d.other.orders(a) CSV DATA (…)', status: 'running' },
+    ])
+    const ended = await cancelImports(db, 'public', ['orders'])
+    expect(cancelled).toEqual(['900000000000000001'])
+    expect(ended.map(({ table }) => table)).toEqual(['public.orders'])
+    expect(await readImportJobs(db, 'public', ['orders'])).toEqual([])
+  })
+
+  test('a job that does not end is an error that names it', async () => {
+    const { db, cancelled } = cluster([
+      { id: '7', description: 'IMPORT INTO d.public.orders(a) CSV DATA (…)', status: 'reverting' },
+    ])
+    await expect(cancelImports(db, 'public', ['orders'], 0)).rejects.toThrow('7 (public.orders, reverting)')
+    expect(cancelled).toEqual([])
+  })
+})

@@ -1,0 +1,161 @@
+import { PassThrough } from 'node:stream'
+import { describe, expect, test } from 'vitest'
+import { indexProblems, isNarrower, sequenceProblems } from '../../src/migration/structure.ts'
+import { loadedTable, verifyTable } from '../../src/report/summary.ts'
+import { verifyJson, verifyReport } from '../../src/report/verify-json.ts'
+import type { VerifyReport } from '../../src/steps/verifying.ts'
+import { countChatter, noUnknowns, parseEvent } from '../../src/tools/events.ts'
+import { addSamples, classify, newVerdict, type TableRows } from '../../src/tools/molt-verify.ts'
+import { readLines } from '../../src/tools/process.ts'
+
+test.each([
+  ['', 'NULL', 'empty-null'],
+  ['NULL', '', 'empty-null'],
+  ['2026-01-01 00:00:00.123456+00', '2026-01-01 00:00:00.123+00', 'time-digits'],
+  ['2026-01-01 00:00:00.123456+00', '2026-01-01 00:00:00.123457+00', 'time-digits'],
+  ['2026-01-01 00:00:00+00', '2026-01-01 00:00:01+00', 'value'],
+  ['0.3333333333333333', '0.333333333333333', 'number-digits'],
+  ['1.25', '1.3', 'number-digits'],
+  ['100.00', '100.01', 'value'],
+  ['ab   ', 'ab', 'padding'],
+  ['Ab', 'aB', 'case'],
+  ['a', 'b', 'value'],
+  ['', '0', 'value'],
+])('%j against %j: %s', (source, target, kind) => expect(classify(source, target)).toBe(kind))
+
+test.each([
+  ['bigint', 'integer', true],
+  ['integer', 'bigint', false],
+  ['integer', 'integer', false],
+  ['double precision', 'real', true],
+  ['numeric', 'numeric(12,2)', true],
+  ['numeric(12,2)', 'numeric', false],
+  ['numeric(12,2)', 'numeric(12,4)', true],
+  ['numeric(12,2)', 'numeric(14,4)', false],
+  ['text', 'character varying(10)', true],
+  ['character varying(10)', 'text', false],
+  ['character varying(10)', 'character varying(20)', false],
+  ['timestamp with time zone', 'timestamp(3) with time zone', true],
+  ['timestamp(3) with time zone', 'timestamp with time zone', false],
+  ['timestamp(3) without time zone', 'timestamp(3) without time zone', false],
+  ['text[]', 'character varying(5)[]', true],
+  ['jsonb', 'jsonb', false],
+  ['uuid', 'uuid', false],
+])('%s to %s holds less: %s', (source, target, less) => expect(isNarrower(source, target)).toBe(less))
+
+describe('sequences', () => {
+  const state = { name: 's', table: null, increment: 1n }
+  test.each([
+    [{ ...state, used: 41n, next: 42n }, true],
+    [{ ...state, used: 41n, next: 41n }, false],
+    [{ ...state, used: undefined, next: 1n }, true],
+    [{ ...state, used: 41n, next: undefined }, false],
+    [{ ...state, increment: -1n, used: -41n, next: -42n }, true],
+    [{ ...state, increment: -1n, used: -41n, next: -41n }, false],
+    [{ ...state, used: 2n ** 62n, next: 2n ** 62n + 1n }, true],
+  ])('%#', (each, safe) => expect(sequenceProblems([each]).length === 0).toBe(safe))
+})
+
+test('two equal indexes of the source need two on the target, under whatever names', () => {
+  const index = { table: 't', name: 'a', unique: false, valid: true, partial: false, columns: ['x'] }
+  expect(indexProblems([index, { ...index, name: 'b' }], [{ ...index, name: 'c' }], ['t'])).toEqual([
+    't: the index b (x) is missing on the target',
+  ])
+  expect(indexProblems([index], [{ ...index, valid: false }], ['t'])).toEqual([
+    't: the index a is not valid on the target; build it again',
+  ])
+  expect(indexProblems([index], [], ['other'])).toEqual([])
+})
+
+function reportOf(more: Partial<VerifyReport> = {}): VerifyReport {
+  const clean = { ...newVerdict('customers'), rows: 1_234, shardsFinished: 1, shardsTotal: 1 }
+  return {
+    ...{ level: 'full', while: 'drained', counted: 'exact', verdict: 'clean', tables: [clean] },
+    ...{ problems: [], notes: [], insecure: [], durationMs: 5 },
+    ...more,
+  }
+}
+
+describe('the report', () => {
+  const rows: TableRows = {
+    rows: [{ kind: 'mismatch', key: ['canary'], columns: ['name'] }],
+    told: 1,
+    columns: { name: 1 },
+    classes: { 'empty-null': 1 },
+  }
+  const bad = { ...newVerdict('a|b<c>'), rows: 9, mismatch: 1, shardsFinished: 1, shardsTotal: 1 }
+  addSamples(bad, rows)
+  const report = reportOf({ verdict: 'different', tables: [bad, ...reportOf().tables], problems: ['a|b<c>: 1 row'] })
+
+  test('as JSON it fits the published schema, and holds no key', () => {
+    expect(verifyReport.parse(JSON.parse(JSON.stringify(verifyJson(report))))).toEqual(verifyJson(report))
+    expect(verifyReport.safeParse({ ...verifyJson(report), key: 'x' }).success).toBe(false)
+    expect(JSON.stringify(verifyJson(report))).not.toContain('canary')
+  })
+
+  test('as a summary the differences come first, the clean tables are folded, and names are only names', () => {
+    const text = verifyTable(report)
+    expect(text.indexOf('❌')).toBeLessThan(text.indexOf('a\\|b&lt;c> | 9 | 0 | 1 | 0 | empty strings'))
+    expect(text.indexOf('a\\|b&lt;c> | 9')).toBeLessThan(text.indexOf('<details><summary>1 clean tables'))
+    expect(text).not.toContain('canary')
+  })
+
+  test('what is estimated, insecure or unsettled is said at the top', () => {
+    expect(verifyTable(reportOf({ counted: 'estimated' })).split('\n')[0]).toContain(
+      'row counts beside molt are estimates',
+    )
+    expect(verifyTable(reportOf({ insecure: ['the target is weak'] })).split('\n')[2]).toContain('WARNING')
+    expect(verifyTable(reportOf({ verdict: 'unsettled' })).split('\n')[0]).toContain('not proved equal')
+    expect(verifyTable(reportOf({ level: 'tables', tables: [] })).split('\n')[0]).toContain('no row was compared')
+    const loaded = { arrived: { a: 1 }, rows: 1, cursor: '0/1', durationMs: 1, insecure: ['x is weak'], mode: 'COPY' }
+    expect(loadedTable(loaded)).toContain('`allow-insecure`: x is weak')
+  })
+
+  test('a schema of ten thousand tables does not fill the page', () => {
+    const tables = Array.from({ length: 10_000 }, (_, n) => ({ ...newVerdict(`table_${n}`), rows: 1, mismatch: n % 2 }))
+    const problems = tables.map(({ name }) => `${name}: 1 row different`)
+    expect(verifyTable(reportOf({ verdict: 'different', tables, problems })).length).toBeLessThan(128 * 1024)
+  })
+})
+
+describe('lines', () => {
+  async function linesOf(chunks: (string | Buffer)[]): Promise<string[]> {
+    const stream = new PassThrough()
+    const lines: string[] = []
+    readLines(stream, (line) => lines.push(line))
+    for (const chunk of chunks) if (!stream.write(chunk)) await new Promise((go) => stream.once('drain', go))
+    stream.end()
+    await new Promise((go) => stream.once('close', go).once('end', () => setImmediate(go)))
+    return lines
+  }
+
+  test('in pieces, in the middle of a character, with and without an end', async () => {
+    const euro = Buffer.from('€')
+    expect(await linesOf(['{"a"', ':1}\r\n\n', 'x', euro.subarray(0, 1), euro.subarray(1), 'y'])).toEqual([
+      '{"a":1}',
+      '',
+      'x€y',
+    ])
+  })
+
+  test('a line of 200 MB is cut, what follows is whole, and memory stays small', async () => {
+    const piece = 'x'.repeat(1 << 20)
+    const before = process.memoryUsage().rss
+    const lines = await linesOf([
+      '{"message":"',
+      ...Array.from({ length: 200 }, () => piece),
+      '"}\n',
+      '{"level":"info"}\n',
+    ])
+    expect(process.memoryUsage().rss - before).toBeLessThan(120 << 20)
+    expect(lines.map((line) => line.length <= 256 * 1024)).toEqual([true, true])
+    expect(parseEvent(lines[0] as string)).toBeUndefined()
+    expect(parseEvent(lines[1] as string)).toEqual({ level: 'info' })
+  })
+
+  test('what is no event is counted by kind', () => {
+    const unknown = noUnknowns()
+    for (const line of ['{"a":', 'usage', '', '[1]', '{']) countChatter(unknown, line)
+    expect(unknown).toEqual({ messages: {}, chatter: 2, broken: 2 })
+  })
+})
