@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { PackedFingerprint } from '../migration/fingerprint.ts'
 import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
+import type { WriteGrant } from './gate.ts'
 
 /** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
 export const PHASES = [
@@ -60,6 +61,8 @@ export interface Facts {
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string
+  /** Rights to write that were taken from roles on the target until the commit. */
+  gate?: WriteGrant[]
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }
