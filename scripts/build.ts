@@ -4,7 +4,7 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { build } from 'esbuild'
+import { build, type Plugin } from 'esbuild'
 import packageJson from '../package.json' with { type: 'json' }
 import { specs } from '../src/actions/specs.ts'
 import { verifySchema } from '../src/report/verify-json.ts'
@@ -39,6 +39,18 @@ function entry(name: string, phase: Phase): string {
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
 }
 
+/** Of undici only the proxy agent is ever used (by @actions/http-client); the rest of it would be 0.2 MB of dead code. */
+const proxyAgentOnly: Plugin = {
+  name: 'proxy-agent-only',
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^undici$/ }, () => ({ path: 'undici', namespace: 'proxy-agent-only' }))
+    onLoad({ filter: /.*/, namespace: 'proxy-agent-only' }, () => ({
+      contents: `exports.ProxyAgent = require('undici/lib/dispatcher/proxy-agent.js')`,
+      resolveDir: process.cwd(),
+    }))
+  },
+}
+
 async function bundle(): Promise<string> {
   const result = await build({
     entryPoints: ['src/main.ts'],
@@ -52,6 +64,7 @@ async function bundle(): Promise<string> {
     minifyWhitespace: true,
     minifySyntax: true,
     logLevel: 'error',
+    plugins: [proxyAgentOnly],
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
     external: ['pg-native', 'pg-cloudflare'],
     logOverride: { 'empty-import-meta': 'silent' },
