@@ -7,6 +7,7 @@ import { spec as fence } from './fence/spec.ts'
 import { spec as fetch } from './fetch/spec.ts'
 import { spec as finalize } from './finalize/spec.ts'
 import { spec as gate } from './gate/spec.ts'
+import { spec as mask } from './mask/spec.ts'
 import { spec as prepare } from './prepare/spec.ts'
 import { spec as replicate } from './replicate/spec.ts'
 import { spec as rollback } from './rollback/spec.ts'
@@ -17,6 +18,7 @@ import { spec as verify } from './verify/spec.ts'
 /** Every action of the suite, in the order of the method. */
 export const specs: readonly ActionSpec[] = [
   setup,
+  mask,
   prepare,
   fetch,
   replicate,

@@ -77,7 +77,9 @@ function readYaml(path: string): Section {
   try {
     const document = parseDocument(readFileSync(path, 'utf8'))
     if (document.errors[0]) throw document.errors[0]
-    return (document.toJS() ?? {}) as Section
+    const sections = document.toJS() ?? {}
+    if (typeof sections !== 'object' || Array.isArray(sections)) throw new Error('it is not a map of sections')
+    return sections as Section
   } catch (error) {
     throw new InputError(`input \`config\`: ${path} cannot be read: ${messageOf(error).split('\n')[0]}`)
   }

@@ -63,12 +63,14 @@ export function pattern(regex: RegExp, hint: string): InputType<string> {
   return { schema: z.string().regex(regex), hint, json: { type: 'string', pattern: regex.source } }
 }
 
+const scalars = z.array(z.union([z.string(), z.number(), z.boolean()]))
+
 /** Items separated by commas or new lines, or a YAML list. */
 export const list: InputType<string[]> = {
   schema: z.string().transform((value, context) => {
     if (!/^\s*(-\s|\[)/.test(value)) return splitList(value)
-    const items = z.array(z.coerce.string()).safeParse(parseYaml(value))
-    if (items.success) return items.data
+    const items = scalars.safeParse(yamlOf(value))
+    if (items.success) return items.data.map(String)
     context.addIssue('not a list')
     return z.NEVER
   }),
@@ -79,7 +81,7 @@ export const list: InputType<string[]> = {
 /** Arguments for a program, one an item. Only a YAML list: a comma may be part of an argument. */
 export const argumentList: InputType<string[]> = {
   schema: z.string().transform((value, context) => {
-    const items = z.array(z.union([z.string(), z.number(), z.boolean()])).safeParse(yamlOf(value))
+    const items = scalars.safeParse(yamlOf(value))
     if (items.success) return items.data.map(String)
     context.addIssue('not a YAML list')
     return z.NEVER

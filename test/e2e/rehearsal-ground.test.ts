@@ -343,7 +343,7 @@ describe('the load', () => {
   const users = async (url: string) =>
     (await query(url, `SELECT FROM pg_stat_activity WHERE application_name = $1`, [LOAD_APPLICATION])).length
 
-  it('reaches its rate, changes rows of every kind and counts them truly', async () => {
+  it('keeps its rate, changes rows of every kind and counts them truly', async () => {
     const keys = `SELECT md5(string_agg(id::text, ',' ORDER BY id)) FROM
       (SELECT id FROM customers UNION ALL SELECT id FROM products UNION ALL SELECT id FROM orders WHERE id <= $1) t`
     const seededKeys = await query(source.url, keys, [shopCounts(ROWS).orders])
@@ -353,14 +353,15 @@ describe('the load', () => {
     const before = await activity(source.url)
     const errors: Error[] = []
     const begun = performance.now()
-    load = await startLoad({ url: source.url, rate: 250, onError: (error) => errors.push(error) })
-    await sleep(4000)
+    // Well below what the machine can do, even when other tests run on it.
+    load = await startLoad({ url: source.url, rate: 100, onError: (error) => errors.push(error) })
+    await sleep(6000)
     await load.stop()
     const seconds = (performance.now() - begun) / 1000
     const { counters } = load
     expect(errors).toEqual([])
-    expect(counters.transactions / seconds).toBeGreaterThan(200)
-    expect(counters.transactions / seconds).toBeLessThan(260)
+    expect(counters.transactions / seconds).toBeGreaterThan(75)
+    expect(counters.transactions / seconds).toBeLessThan(105)
     expect({ ...counters, transactions: 0, rows: 0, retries: 0 }).toEqual({
       transactions: 0,
       rows: 0,

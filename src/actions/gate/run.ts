@@ -120,6 +120,7 @@ async function approve(context: Gate, target: Database): Promise<void> {
     throw new VerdictError(
       `the plan is not the one that was approved: ${inputs.planHash ?? 'none'} was shown, and ${entry.plan.hash} is in the ledger. Start again with \`phase: cutover\`, and have this one approved`,
     )
+  requireTools(inputs.tools ?? [], entry.plan.tools ?? {})
   const waiting = ['caught-up', 'approved'].includes(entry.phase)
   if (waiting) await requireStillWanted(context, target)
   const by =
@@ -137,6 +138,17 @@ async function approve(context: Gate, target: Database): Promise<void> {
   const text = by ? `approved by ${by}` : 'nobody was asked'
   info(`plan ${inputs.planHash}: ${text}`)
   context.summary(`### Gate: ${text}\n\nPlan \`${inputs.planHash}\`, started by ${starter()}.`)
+}
+
+/** The plan names the programs that it was prepared with; this runner may have been given others. */
+function requireTools(items: readonly string[], planned: Readonly<Record<string, string>>): void {
+  for (const item of items) {
+    const [name = '', sha256] = item.split('=')
+    if (sha256 && planned[name] && sha256 !== planned[name])
+      throw new VerdictError(
+        `${name} on this runner is not the program of the approved plan: its sha256 is ${sha256}, and ${planned[name]} was approved. Set the same \`version\` and \`checksum\` for all jobs`,
+      )
+  }
 }
 
 function starter(): string {

@@ -36,6 +36,10 @@ export const spec = defineAction({
     'max-approval-wait': defaulted(duration, '24h', 'How long a follower streams on while nobody approves.'),
     leg: defaulted(duration, '1h', 'How long a leg of the follower is, if 20 of them are enough for the wait.'),
     'plan-hash': optional(hash, 'The plan that was shown to the approver; another one is refused.'),
+    tools: optional(
+      list,
+      "With `approve`: items such as `molt=<sha256>`, of this runner's programs; others than the plan's are refused.",
+    ),
     'approved-hash': optional(hash, 'With `gate: plan-hash`: what the approver typed.'),
     'self-approval': defaulted(
       choice('refuse', 'warn'),

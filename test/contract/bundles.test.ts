@@ -1,0 +1,282 @@
+// Every committed bundle as GitHub runs it: a process of its own, on this Node and on a real Node 24.
+import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { execa } from 'execa'
+import { afterAll, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest'
+import { LIMIT, measureStartup } from '../../bench/startup.ts'
+import packageJson from '../../package.json' with { type: 'json' }
+import { specs } from '../../src/actions/specs.ts'
+import { REPO, runBundle, startSilentServer } from './bundle.ts'
+
+const node24 = inject('node24')
+const NODES = [
+  { on: `Node ${process.versions.node}`, node: process.execPath, missing: undefined },
+  { on: 'Node 24', node: 'path' in node24 ? node24.path : '', missing: 'missing' in node24 ? node24 : undefined },
+]
+const PASSWORD = 'hunter2-s3cr3t'
+
+let server: Awaited<ReturnType<typeof startSilentServer>>
+let folder: string
+beforeAll(async () => {
+  server = await startSilentServer()
+  folder = mkdtempSync(join(tmpdir(), 'molt-actions-contract-'))
+})
+afterAll(async () => {
+  await server.stop()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+function url(password = PASSWORD): string {
+  return `postgresql://app:${password}@127.0.0.1:${server.port}/shop?sslmode=disable`
+}
+
+/** What `source` and `target` need to be sound, for actions that have them. */
+function sound(): Record<string, string> {
+  return { source: url(), target: url(), 'allow-insecure': 'true' }
+}
+
+function file(name: string, text: string): string {
+  const path = join(folder, name)
+  writeFileSync(path, text)
+  return path
+}
+
+/** The inputs that the text of a config file does not give. */
+function from(config: string): Record<string, string> {
+  return config.includes('source:') ? {} : { source: url() }
+}
+
+/** The two programs of MOLT, as scripts that say what they are told to. */
+function programs(moltSays: string): string {
+  const dir = mkdtempSync(join(folder, 'bin-'))
+  for (const [tool, says] of [
+    ['molt', moltSays],
+    ['replicator', 'v1.3.4'],
+  ] as const) {
+    writeFileSync(join(dir, tool), `#!/bin/sh\n${says.startsWith('exit') ? says : `echo '${says}'`}\n`)
+    chmodSync(join(dir, tool), 0o755)
+  }
+  return dir
+}
+
+test('a Node 24 is there', () => {
+  if ('missing' in node24 && node24.required) expect.fail(node24.missing)
+})
+
+test('the two Nodes differ', async ({ skip }) => {
+  if ('missing' in node24) return skip(node24.missing)
+  const { stdout } = await execa(node24.path, ['--version'])
+  expect(stdout).toMatch(/^v24\./)
+})
+
+describe.each(NODES)('on $on', ({ node, missing }) => {
+  beforeEach(({ skip }) => skip(missing !== undefined, missing?.missing))
+
+  const bundles = readdirSync(join(REPO, 'dist')).filter(
+    (name) => /\.cjs$/.test(name) && !/^(molt-|stand-in)/.test(name),
+  )
+
+  test('there is a bundle for every action and every post step, and no other', () => {
+    const wanted = specs.flatMap(({ name, post }) => [`${name}.cjs`, ...(post ? [`${name}-post.cjs`] : [])])
+    expect(bundles.sort()).toEqual(wanted.sort())
+  })
+
+  describe.each(specs)('$name', ({ name, inputs }) => {
+    test('says who it is in its first line; an input that is missing is one line, and nothing is touched', async () => {
+      const before = server.connections()
+      const required = Object.keys(inputs).find((input) => inputs[input]?.required)
+      const run = await runBundle(name, { node, inputs: required ? {} : { version: 'newest' } })
+      expect(run.log.split('\n')[0]).toBe(`molt-actions ${packageJson.version}: ${name}`)
+      expect(run.code).toBe(1)
+      expect(run.errors).toHaveLength(1)
+      expect(run.errors[0]).toContain(
+        required ? `input \`${required}\` is missing; write ` : 'input `version`: "newest"',
+      )
+      expect(run.outputs).toEqual({ 'error-kind': 'input' })
+      expect(run.summary).toContain(run.errors[0])
+      expect(run.left).toEqual([])
+      expect(server.connections()).toBe(before)
+    })
+
+    const choices = Object.entries(inputs).flatMap(([input, { type }]) =>
+      Array.isArray(type.json.enum) ? [[input, String(type.json.enum[0])] as const] : [],
+    )
+    test.each(choices.slice(0, 1))('an unknown %s is told what is allowed', async (input, allowed) => {
+      const run = await runBundle(name, { node, inputs: { ...sound(), [input]: 'perhaps' } })
+      expect(run.errors).toHaveLength(1)
+      expect(run.errors[0]).toMatch(`input \`${input}\`: "perhaps" is not valid; write one of \`${allowed}\``)
+      expect(run.outputs['error-kind']).toBe('input')
+      expect(run.left).toEqual([])
+    })
+  })
+
+  test.each([
+    ['cutover', 'lease', 'soon', 'a duration such as'],
+    ['fetch', 'table-concurrency', '1000', 'a whole number from 1 to 64'],
+    ['fetch', 'delete-files', 'yes', '`true` or `false`'],
+    ['fetch', 'extra-args', '--compression gzip', 'a YAML list'],
+    ['prepare', 'slot', 'My Slot', 'lower-case letters'],
+    ['setup', 'checksum', 'abc', 'a sha256'],
+  ])('%s refuses %s=%s', async (name, input, value, fix) => {
+    const before = server.connections()
+    const run = await runBundle(name, { node, inputs: { ...sound(), [input]: value } })
+    expect(run.code).toBe(1)
+    expect(run.errors).toHaveLength(1)
+    expect(run.errors[0]).toContain(`input \`${input}\``)
+    expect(run.errors[0]).toContain(JSON.stringify(value))
+    expect(run.errors[0]).toContain(fix)
+    expect(run.outputs).toEqual({ 'error-kind': 'input' })
+    expect(server.connections()).toBe(before)
+  })
+
+  test.each([
+    ['no scheme', 'db.example.org/shop', 'postgresql://'],
+    ['another scheme', `mysql://app:${PASSWORD}@db.example.org/shop`, 'postgresql://'],
+    ['no database', `postgresql://app:${PASSWORD}@db.example.org`, 'names no database'],
+    ['a space', `postgresql://app:${PASSWORD}@db.example.org/my shop`, 'does not parse'],
+    ...['@', ':', '/', '%', '#'].map((character) => [
+      `a bare ${character} in the password`,
+      `postgresql://app:${PASSWORD}${character}tail@db.example.org/shop`,
+      `"${character}"`,
+    ]),
+  ])('a URL with %s is one line with the fix, and echoes nothing', async (_, value, fix) => {
+    const run = await runBundle('fence', { node, inputs: { ...sound(), source: value as string } })
+    expect(run.code).toBe(1)
+    expect(run.errors).toHaveLength(1)
+    expect(run.errors[0]).toMatch(/^input `source`: /)
+    expect(run.errors[0]).toContain(fix)
+    expect(run.errors[0]).not.toContain('example.org')
+    for (const place of [run.shown, run.summary, JSON.stringify(run.outputs)]) expect(place).not.toContain(PASSWORD)
+    expect(run.outputs).toEqual({ 'error-kind': 'input' })
+  })
+
+  test.each(
+    specs
+      .filter(({ inputs }) => inputs['allow-insecure'])
+      .map(({ name }) => name)
+      .filter((name) => name !== 'fence'),
+  )('%s does not connect without TLS unless it is allowed', async (name) => {
+    const before = server.connections()
+    const run = await runBundle(name, { node, inputs: { ...sound(), mode: 'direct-copy', 'allow-insecure': '' } })
+    expect(run.errors).toHaveLength(1)
+    expect(run.errors[0]).toMatch(/input `source`: its sslmode is disable.*allow-insecure/)
+    expect(run.outputs['error-kind']).toBe('input')
+    expect(server.connections()).toBe(before)
+  })
+
+  describe('the config file', () => {
+    test.each([
+      ['an unknown section', 'fences:\n  lease: 5m\n', /section `fences` .* did you mean `fence`\?/],
+      ['an unknown key', 'fence:\n  leese: 5m\n', /`fence.leese` .* did you mean `lease`\?/],
+      ['a key of another action', 'fence:\n  bucket-path: s3://b\n', /`fence.bucket-path` .* is not known/],
+      ['a section that is no map', 'fence: 5m\n', /section `fence` .* is not a map/],
+      ['no YAML', 'fence: [5m\n', /input `config`: .* cannot be read/],
+      ['a value of the wrong type', 'fence:\n  lease: soon\n', /input `lease`: "soon" is not valid/],
+      [
+        'a secret in clear',
+        `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`,
+        /`source` in the config file is a secret; write env:NAME/,
+      ],
+      [
+        'a variable that is not set',
+        'common:\n  source: env:NOT_THERE\n',
+        /`source` in the config file names NOT_THERE/,
+      ],
+    ])('%s is one line', async (_, text, message) => {
+      const config = file('wrong.yml', text)
+      const run = await runBundle('fence', { node, inputs: { ...from(text), target: url(), config } })
+      expect(run.code).toBe(1)
+      expect(run.errors).toHaveLength(1)
+      expect(run.errors[0]).toMatch(message)
+      expect(run.shown).not.toContain(PASSWORD)
+      expect(run.outputs['error-kind']).toBe('input')
+    })
+
+    test('an input wins over it', async () => {
+      const config = file('both.yml', 'common:\n  lease: soon\nfence:\n  do: lift-off\n')
+      const inputs = { ...sound(), config, lease: '1m' }
+      const withoutDo = await runBundle('fence', { node, inputs })
+      expect(withoutDo.errors[0]).toContain('input `do`: "lift-off"')
+      const closed = url().replace(`:${server.port}`, ':1')
+      const run = await runBundle('fence', { node, inputs: { ...inputs, source: closed, do: 'status' } })
+      expect(run.errors[0]).toContain('cannot connect to the source')
+    })
+
+    test('its section for an action wins over `common`, and secrets come from the environment', async () => {
+      const config = file(
+        'env.yml',
+        'common:\n  source: env:SHOP_URL\n  target: env:SHOP_URL\n  lease: soon\nfence:\n  lease: 1m\n',
+      )
+      const env = { SHOP_URL: url().replace(`:${server.port}`, ':1') }
+      const run = await runBundle('fence', { node, inputs: { config, 'allow-insecure': 'true' }, env })
+      expect(run.errors[0]).toContain('cannot connect to the source')
+      expect(run.log).toContain(`::add-mask::${PASSWORD}`)
+      expect(run.shown).not.toContain(PASSWORD)
+    })
+  })
+
+  describe('the output error-kind', () => {
+    test('is `user` for a database that is not there', async () => {
+      const source = url().replace(`:${server.port}`, ':1')
+      const run = await runBundle('fence', { node, inputs: { ...sound(), source } })
+      expect(run.code).toBe(1)
+      expect(run.errors).toHaveLength(1)
+      expect(run.errors[0]).toMatch(/^cannot connect to the source: .*ECONNREFUSED.* Check host and port/)
+      expect(run.outputs).toEqual({ 'error-kind': 'user' })
+    })
+
+    test('is `tool` for a program that fails', async () => {
+      const run = await runBundle('setup', { node, inputs: { 'bin-dir': programs('exit 3') } })
+      expect(run.code).toBe(1)
+      expect(run.errors).toHaveLength(1)
+      expect(run.errors[0]).toMatch(/molt .*3/)
+      expect(run.outputs).toEqual({ 'error-kind': 'tool' })
+    })
+
+    test('is not set by a run that goes well', async () => {
+      const run = await runBundle('setup', { node, inputs: { 'bin-dir': programs('molt version 1.4.1') } })
+      expect(run.errors).toEqual([])
+      expect(run.code).toBe(0)
+      expect(run.outputs).toMatchObject({ 'molt-version': '1.4.1', 'replicator-version': 'v1.3.4', engine: 'molt' })
+      expect(run.outputs).not.toHaveProperty('error-kind')
+    })
+  })
+
+  test('a post step without state does nothing, and is green', async () => {
+    const before = server.connections()
+    const run = await runBundle('fence-post', { node, inputs: sound() })
+    expect(run.log.split('\n')[0]).toBe(`molt-actions ${packageJson.version}: fence (post)`)
+    expect(run.code).toBe(0)
+    expect(server.connections()).toBe(before)
+  })
+
+  test('an output that would hold a masked value is an error that names it', async () => {
+    const inputs = { 'bin-dir': programs(`molt version ${PASSWORD}`), target: url() }
+    const run = await runBundle('setup', { node, inputs })
+    expect(run.code).toBe(1)
+    expect(run.errors).toHaveLength(1)
+    expect(run.errors[0]).toContain('output `molt-version` would hold a masked value')
+    expect(Object.values(run.outputs).join()).not.toContain(PASSWORD)
+  })
+
+  test('the stand-in refuses a flag that it does not know', async () => {
+    const { exitCode, all } = await execa(node, [join(REPO, 'dist/stand-in-molt.cjs'), 'fetch', '--fast'], {
+      all: true,
+      reject: false,
+    })
+    expect(exitCode).toBe(1)
+    expect(all).toContain('unknown flag: --fast')
+  })
+
+  test('the first line comes in time', async () => {
+    // Twice is the limit, which `npm run bench:startup` checks; here other tests run at the same time.
+    const { empty, first } = await measureStartup(5, ['fence'], node)
+    expect((first.fence as number) / empty).toBeLessThan(1.5 * LIMIT)
+  })
+})
+
+test('all of dist is at most 1.6 MB', () => {
+  const sizes = readdirSync(join(REPO, 'dist')).map((name) => statSync(join(REPO, 'dist', name)).size)
+  expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThanOrEqual(1_600_000)
+})

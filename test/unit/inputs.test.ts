@@ -1,0 +1,235 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
+import { specs } from '../../src/actions/specs.ts'
+import { InputError } from '../../src/runtime/errors.ts'
+import { loadInputs } from '../../src/runtime/inputs.ts'
+import { holdsSecret, redact } from '../../src/runtime/masking.ts'
+import { type ActionSpec, camel, defaulted, defineAction, optional, required } from '../../src/runtime/spec.ts'
+import {
+  argumentList,
+  boolean,
+  choice,
+  connectionUrl,
+  duration,
+  type InputType,
+  integer,
+  list,
+  size,
+  text,
+  tlsProblem,
+  urlProblem,
+} from '../../src/runtime/types.ts'
+
+const spec = defineAction({
+  name: 'paint',
+  title: 'Paint',
+  description: 'For this test.',
+  icon: 'edit',
+  inputs: {
+    colour: defaulted(choice('red', 'green'), 'green', 'What colour.'),
+    'dry-for': optional(duration, 'How long.'),
+    coats: defaulted(integer(1, 9), '2', 'How many.'),
+    tools: optional(list, 'With what.'),
+    wall: required(connectionUrl, 'Where.'),
+    config: optional(text, 'File.'),
+  },
+  outputs: {},
+})
+const other = { ...spec, name: 'sand', inputs: { grit: optional(integer(1, 999), 'How fine.') } } as ActionSpec
+const WALL = 'postgresql://painter@127.0.0.1/house'
+
+let folder: string
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'molt-actions-inputs-'))
+  vi.spyOn(process.stdout, 'write').mockReturnValue(true)
+})
+afterAll(() => {
+  vi.restoreAllMocks()
+  rmSync(folder, { recursive: true, force: true })
+})
+afterEach(() => vi.unstubAllEnvs())
+
+function load(inputs: Record<string, string>, config?: string) {
+  if (config !== undefined) {
+    const path = join(folder, 'config.yml')
+    writeFileSync(path, config)
+    vi.stubEnv('INPUT_CONFIG', path)
+  }
+  for (const [name, value] of Object.entries(inputs)) vi.stubEnv(`INPUT_${name.toUpperCase()}`, value)
+  return loadInputs(spec, [spec, other])
+}
+
+describe('loadInputs', () => {
+  test('gives typed values by their camel-case names, and defaults', () => {
+    expect(load({ wall: WALL, 'dry-for': '90s', tools: 'brush, roller\nladder' })).toEqual({
+      colour: 'green',
+      dryFor: 90_000,
+      coats: 2,
+      tools: ['brush', 'roller', 'ladder'],
+      wall: WALL,
+      config: undefined,
+    })
+  })
+
+  test('an input wins over the action’s section, that over `common`, and that over the default', () => {
+    const config = 'common:\n  colour: red\n  coats: 3\n  dry-for: 1s\npaint:\n  coats: 4\n  dry-for: 2s\n'
+    expect(load({ wall: WALL, 'dry-for': '3s' }, config)).toMatchObject({ colour: 'red', coats: 4, dryFor: 3000 })
+  })
+
+  test('lists, numbers and booleans of YAML are taken as they are', () => {
+    expect(load({ wall: WALL }, 'paint:\n  tools: [a, 7]\n  coats: 5\n')).toMatchObject({ tools: ['a', '7'], coats: 5 })
+  })
+
+  test('a section of another action does not concern this one, but its keys are checked', () => {
+    expect(load({ wall: WALL }, 'sand:\n  grit: 80\n')).toMatchObject({ coats: 2 })
+    expect(() => load({ wall: WALL }, 'sand:\n  grid: 80\n')).toThrow(/`sand.grid` .* did you mean `grit`\?/)
+  })
+
+  test('an empty file is no setting at all', () => {
+    expect(load({ wall: WALL }, '')).toMatchObject({ coats: 2 })
+  })
+
+  test.each(['- a\n- b\n', 'just a word\n', '42\n'])('a file that is no map is refused: %j', (config) => {
+    expect(() => load({ wall: WALL }, config)).toThrow(InputError)
+  })
+
+  test('a secret comes from the variable that the file names, and is masked', () => {
+    vi.stubEnv('HOUSE', 'postgresql://painter:pa%24%24word-1@h/house')
+    expect(load({}, 'paint:\n  wall: env:HOUSE\n').wall).toBe('postgresql://painter:pa%24%24word-1@h/house')
+    expect(holdsSecret('x pa$$word-1 y')).toBe(true)
+    expect(redact('pa%24%24word-1 or pa$$word-1')).toBe('*** or ***')
+  })
+})
+
+describe.each(specs.map((each) => [each.name, each] as const))('every input of %s', (_, each) => {
+  test('refuses what does not fit in one line that names it and the fix, and never a secret', () => {
+    for (const [name, input] of Object.entries(each.inputs)) {
+      const wrong = ['! no: such [thing', 'postgresql://u:hidden@tail@h'].find(
+        (value) => !input.type.schema.safeParse(value).success,
+      )
+      if (wrong === undefined) continue
+      const only = { ...each, inputs: { [name]: input } }
+      vi.stubEnv(`INPUT_${name.toUpperCase()}`, wrong)
+      let message = ''
+      try {
+        loadInputs(only, specs)
+      } catch (error) {
+        expect(error, name).toBeInstanceOf(InputError)
+        message = (error as Error).message
+      }
+      vi.unstubAllEnvs()
+      expect(message, name).toContain(`input \`${name}\``)
+      expect(message, name).toContain(`write ${input.type.hint}`)
+      expect(message, name).not.toContain('\n')
+      if (input.type.secret) expect(message, name).not.toMatch(/hidden|thing/)
+    }
+  })
+
+  test('has a camel-case name of its own', () => {
+    const names = Object.keys(each.inputs).map(camel)
+    expect(new Set(names).size).toBe(names.length)
+  })
+})
+
+describe('types', () => {
+  const cases: [string, InputType<unknown>, [string, unknown][], string[]][] = [
+    [
+      'duration',
+      duration,
+      [
+        ['500ms', 500],
+        ['30s', 30_000],
+        ['1.5m', 90_000],
+        ['2h', 7_200_000],
+        ['1d', 86_400_000],
+      ],
+      ['30', '30 s', '-1s', 's', '1w', ''],
+    ],
+    [
+      'size',
+      size,
+      [
+        ['1B', 1],
+        ['64MiB', 64 * 2 ** 20],
+        ['1.5KiB', 1536],
+      ],
+      ['64MB', '1', '-1B', ''],
+    ],
+    [
+      'boolean',
+      boolean,
+      [
+        ['true', true],
+        ['false', false],
+      ],
+      ['True', 'yes', '1', 'on', ''],
+    ],
+    [
+      'integer',
+      integer(0, 10),
+      [
+        ['0', 0],
+        ['10', 10],
+      ],
+      ['11', '-1', '1.5', '1e1', ' 1', 'ten', ''],
+    ],
+    ['choice', choice('a', 'b'), [['a', 'a']], ['A', 'c', '']],
+    [
+      'list',
+      list,
+      [
+        ['a,b', ['a', 'b']],
+        ['- a\n- b', ['a', 'b']],
+        ['[a, 1]', ['a', '1']],
+        ['\n a \n', ['a']],
+      ],
+      ['[{a: 1}]', '[null]', '[a', '- [a]'],
+    ],
+    [
+      'argumentList',
+      argumentList,
+      [
+        ['[--a, 1, true]', ['--a', '1', 'true']],
+        ['- "a,b"', ['a,b']],
+      ],
+      ['--a', 'a,b', '{a: 1}', '['],
+    ],
+  ]
+  test.each(cases)('%s', (_, type, good, bad) => {
+    for (const [value, wanted] of good)
+      expect(type.schema.safeParse(value)).toMatchObject({ success: true, data: wanted })
+    for (const value of bad) expect(type.schema.safeParse(value).success, JSON.stringify(value)).toBe(false)
+  })
+
+  test.each([
+    'postgresql://h/d',
+    'postgres://u@h:5432/d',
+    'postgresql://u:p%40%3A%2F%25%23w@h:26257/d?sslmode=verify-full&options=-c%20a%3Db',
+    'postgresql://u:p@[::1]:5432/d',
+    'postgresql://u:p@h1:5432,h2:5432/d',
+    "postgresql://u:!$&'()*+,;=-._~@h/d",
+  ])('a sound URL: %s', (url) => expect(urlProblem(url)).toBeUndefined())
+
+  test.each(['@', ':', '/', '%', '#', '?', ' ', '[', ']'])(
+    'a bare %s in a password is told how to be written',
+    (bare) => {
+      const problem = urlProblem(`postgresql://app:se${bare}cret@host:5432/shop?sslmode=require`)
+      expect(problem).toMatch(/percent-encoded.*%40/)
+      expect(problem).not.toMatch(/secret|cret@|host/)
+    },
+  )
+
+  test.each([
+    ['postgresql://u@h/d?sslmode=verify-full', undefined],
+    ['postgresql://u@h/d?sslmode=require', undefined],
+    ['postgresql://u@h/d', 'no sslmode'],
+    ['postgresql://u@h/d?sslmode=prefer', 'sslmode is prefer'],
+    ['postgresql://u@h/d?sslmode=require&sslmode=disable', 'sslmode is disable'],
+    ['postgresql://u@/d?host=/var/run/postgresql', undefined],
+  ])('TLS of %s', (url, problem) => {
+    if (problem) expect(tlsProblem(url)).toContain(problem)
+    else expect(tlsProblem(url)).toBeUndefined()
+  })
+})
