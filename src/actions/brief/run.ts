@@ -100,7 +100,7 @@ function page(entry: Entry, facts: Facts, problems: readonly string[]): string {
       : `## ✅ Migration \`${entry.id}\`: ready for the cutover`
   const risks = [
     ...(plan.waivers ?? []).map((each) => `waived: ${each}`),
-    ...(fetch?.body.insecure ?? []).map((each) => `\`allow-insecure\`: ${each}`),
+    ...(fetch?.body.insecure ?? []).map((each) => `allow-insecure: ${each}`),
     ...(plan.defer && plan.defer !== 'none'
       ? [`taken off for the load, and rebuilt by \`finalize\`: ${plan.defer}`]
       : []),

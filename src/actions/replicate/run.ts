@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info } from '@actions/core'
+import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
@@ -14,6 +15,7 @@ import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { planFence } from '../../steps/fencing.ts'
 import { withStream } from '../../steps/open-stream.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
+import { runVerify } from '../../steps/verifying.ts'
 import {
   addEvidence,
   advance,
@@ -29,6 +31,7 @@ import {
   thisRun,
 } from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
+import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'
 
 type Replicate = Context<typeof spec>
@@ -163,11 +166,28 @@ async function follow(
   }
   account.status = await untilCaughtUp(stream, limits, () => {})
   await withDatabase(inputs.target, 'target', (target) => markCaughtUp(entry.id, target))
+  if (inputs.verify === 'full') await verifyStreaming(context, entry, signal)
   if (inputs.until !== 'drained') return
   account.drain = await proveDrain(stream, inputs.drainTimeout)
   info(
     `drained: the marker was on the target after ${account.drain.markerSeenMs} ms, and the slot's position past it after ${account.drain.positionConfirmedMs} ms`,
   )
+}
+
+/** What the stream is still to bring is told from what is lost only while it runs. */
+async function verifyStreaming({ inputs, summary }: Replicate, entry: Entry, signal: AbortSignal): Promise<void> {
+  const found = await withBoth(inputs, async (source, target) => {
+    const report = await runVerify(source, target, {
+      ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
+      ...{ level: 'full', while: 'streaming', structure: 'report' },
+      logFile: join(workFolder(entry.id), 'molt-verify.log'),
+    })
+    await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
+    return report
+  })
+  summary(verifyTable(found))
+  requireClean(found)
+  info(`${found.tables.length} tables are equal while the stream runs`)
 }
 
 async function markCaughtUp(id: string, target: Database): Promise<void> {

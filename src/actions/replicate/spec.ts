@@ -46,6 +46,11 @@ export const spec = defineAction({
       '`caught-up`: the lag is small. `handover`: streams until `cutover` asks for the slot, the approval is declined or expires, or `leg-limit` is over. `drained`: everything is on the target; needs the fence to be armed.',
     ),
     ...streaming,
+    verify: defaulted(
+      choice('none', 'full'),
+      'none',
+      'With `caught-up`: compares every row while the stream runs on, as `verify` with `while: streaming` does.',
+    ),
     'leg-limit': defaulted(
       duration,
       '5h',
