@@ -11,6 +11,7 @@ import { rulesJsonSchema } from '../src/masking/rules.ts'
 import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
+import { exampleJobs } from './example-jobs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
 /** Path → content of everything that is generated. */
@@ -32,6 +33,7 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/checks.md', checksDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
   files.set('docs/mask.schema.json', rulesJsonSchema())
+  files.set('examples/migrate-jobs.yml', exampleJobs(readFileSync('.github/workflows/migrate.yml', 'utf8')))
   return files
 }
 
@@ -41,11 +43,11 @@ function entry(name: string, phase: Phase): string {
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
 }
 
-/** The largest dependencies with short identifiers: nobody reads their frames, and `dist` has a limit. */
+/** Dependencies with short identifiers: nobody reads their frames, and `dist` has a limit. */
 const shortenDependencies: Plugin = {
   name: 'shorten-dependencies',
   setup(build) {
-    build.onLoad({ filter: /node_modules\/(undici|yaml|zod|semver)\/.*\.c?js$/ }, async ({ path }) => {
+    build.onLoad({ filter: /node_modules\/.*\.c?js$/ }, async ({ path }) => {
       const { code } = await transform(readFileSync(path, 'utf8'), { minify: true, legalComments: 'none' })
       return { contents: code, loader: 'js' }
     })
@@ -67,6 +69,7 @@ async function bundle(): Promise<string> {
     plugins: [shortenDependencies],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
+    alias: { undici: './scripts/no-undici.ts' },
     external: ['pg-native', 'pg-cloudflare'],
     logOverride: { 'empty-import-meta': 'silent' },
   })

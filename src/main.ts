@@ -9,6 +9,8 @@ const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   replicate: () => import('./actions/replicate/run.ts'),
   verify: () => import('./actions/verify/run.ts'),
   fence: () => import('./actions/fence/run.ts'),
+  gate: () => import('./actions/gate/run.ts'),
+  brief: () => import('./actions/brief/run.ts'),
   cutover: () => import('./actions/cutover/run.ts'),
   finalize: () => import('./actions/finalize/run.ts'),
   abort: () => import('./actions/abort/run.ts'),
