@@ -328,7 +328,8 @@ function phone(hash: string, value: string): string {
 /** As many digits as the original, a valid check digit, and an issuer (90…) that no card network has. */
 function card(hash: string, value: string, limit: number | null): string {
   const count = `least(greatest(length(translate(${value}, ' -', '')), 13), ${Math.min(19, limit ?? 19)})`
-  const body = `(SELECT 90 * (10 ^ (n - 3))::numeric::bigint + ${big(hash)} % (10 ^ (n - 3))::numeric::bigint FROM (SELECT ${count} AS n) x)`
+  const powers = `(ARRAY[${Array.from({ length: 7 }, (_, at) => 10n ** BigInt(10 + at)).join(', ')}])`
+  const body = `SELECT 90 * p + ${big(hash)} % p AS b FROM (SELECT ${powers}[${count} - 12] AS p OFFSET 0) y OFFSET 0`
   // What a pair of digits adds to the sum, the right one doubled: one look-up for two digits.
   const table = Array.from(
     { length: 100 },
@@ -336,7 +337,7 @@ function card(hash: string, value: string, limit: number | null): string {
   )
   const bytes = `'\\x${Buffer.from(table).toString('hex')}'::bytea`
   const sum = Array.from({ length: 9 }, (_, pair) => `get_byte(${bytes}, (b / ${10n ** BigInt(2 * pair)} % 100)::int)`)
-  return `(SELECT b::text || ((10 - (${sum.join(' + ')}) % 10) % 10)::text FROM (SELECT ${body} AS b OFFSET 0) x)`
+  return `(SELECT b::text || ((10 - (${sum.join(' + ')}) % 10) % 10)::text FROM (${body}) x)`
 }
 
 /** 122 bits, marked as a random (version 4) uuid. */
