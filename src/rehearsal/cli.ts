@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { connect } from '../runtime/database.ts'
+import { connect, withDatabase } from '../runtime/database.ts'
 import { InputError, messageOf } from '../runtime/errors.ts'
 import { number, seconds } from '../runtime/progress.ts'
 import { urlProblem } from '../runtime/types.ts'
@@ -206,13 +206,31 @@ async function onOwnDatabases(
   signal: AbortSignal,
 ): Promise<Account> {
   const load = options.rate ? await writeHarmlessly(source, options.rate) : undefined
+  const ledgerWasThere = await hasLedger(target)
   const inputs = { decision: 'rehearse', migration: 'rehearsal', slot: 'molt_rehearsal', cleanup: 'true' }
   try {
     return await runChain(options, { source, target, inputs }, folder, screen, signal)
   } finally {
     await load?.stop()
     await leaveNothing(source, target, folder, screen)
+    if (!ledgerWasThere) await dropLedger(target)
   }
+}
+
+async function hasLedger(target: string): Promise<boolean> {
+  return withDatabase(target, 'target', async (db) => {
+    const { rowCount } = await db.query("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = 'molt_actions'")
+    return rowCount === 1
+  })
+}
+
+/** Only when no migration is left in it: one may have been cleaned up in part. */
+async function dropLedger(target: string): Promise<void> {
+  if (!(await hasLedger(target))) return
+  await withDatabase(target, 'target', async (db) => {
+    const { rows } = await db.query('SELECT count(*) AS left FROM molt_actions.migrations')
+    if (Number(rows[0].left) === 0) await db.query('DROP SCHEMA molt_actions CASCADE')
+  })
 }
 
 async function writeHarmlessly(source: string, rate: number): Promise<LoadHandle> {
@@ -237,6 +255,8 @@ async function leaveNothing(source: string, target: string, folder: string, scre
     })
   const status = await run('cleanup', { 'dry-run': 'true' })
   if (status.conclusion === 'success' && !/would drop/.test(status.summary)) return
+  const foreign = status.annotations.find(({ message }) => /belongs to migration/.test(message))
+  if (foreign) return screen.say(`nothing was touched: ${foreign.message}`)
   screen.say('the chain could not clean up after itself; doing it now')
   await run('fence', { do: 'lift' })
   const cleaned = await run('cleanup', {})

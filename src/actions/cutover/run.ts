@@ -29,6 +29,7 @@ import {
   thisRun,
 } from '../../target/ledger.ts'
 import { Child } from '../../tools/process.ts'
+import { toolHelp } from '../../tools/versions.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'
@@ -157,12 +158,14 @@ async function throughTheFence(context: Cutover, entry: Entry, stream: Stream, s
     const { refused } = await probeFence(source, fence)
     if (refused.length)
       throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
-    await firstVerify(context, { entry, source, target, signal })
+    const help = await toolHelp('molt', 'verify')
+    await firstVerify(context, { entry, source, target, signal, help })
     const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT)
     try {
       return await fenced(context, {
         entry,
         signal,
+        help,
         stream,
         source,
         target,
@@ -180,6 +183,8 @@ const FENCE_TIMEOUT = 3_000
 
 interface Section {
   entry: Entry
+  /** What `molt verify --help` says. */
+  help: string
   /** Aborted when the run is cancelled, or another run has taken the hold. */
   signal: AbortSignal
   stream: Stream
@@ -305,12 +310,12 @@ const PAUSE_BESIDE_VERIFY = 2_000
  */
 async function firstVerify(
   context: Cutover,
-  { entry, source, target, signal }: Pick<Section, 'entry' | 'source' | 'target' | 'signal'>,
+  { entry, source, target, signal, help }: Pick<Section, 'entry' | 'source' | 'target' | 'signal' | 'help'>,
 ): Promise<void> {
   const { inputs } = context
   const { firstVerify: level } = inputs
   if (level === 'none') return
-  const options = { ...verifyOptions(context, entry, signal), level, while: 'streaming' as const }
+  const options = { ...verifyOptions(context, entry, signal), help, level, while: 'streaming' as const }
   const report = await runVerify(source, target, options)
   info(
     `first verify, while changes are streamed: ${report.problems.length ? 'not clean' : 'clean'} after ${seconds(report.durationMs)}`,
@@ -338,6 +343,7 @@ async function finalVerify(context: Cutover, section: Section, signal: AbortSign
   const level = context.inputs.finalVerify
   const report = await runVerify(section.source, section.target, {
     ...verifyOptions(context, section.entry, signal),
+    help: section.help,
     level,
   })
   context.summary(verifyTable(report))
