@@ -67,6 +67,7 @@ async function measure(source: string, target: string): Promise<void> {
       slot: 'molt_slot',
       publication: 'molt_fetch',
       rehearsalTarget: true,
+      targetGate: 'close',
       defer: { indexes: false, constraints: false },
       tableHandling: 'none',
       bucketPath: undefined,

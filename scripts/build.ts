@@ -43,11 +43,11 @@ function entry(name: string, phase: Phase): string {
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
 }
 
-/** The largest dependencies with short identifiers: nobody reads their frames, and `dist` has a limit. */
+/** Dependencies with short identifiers: nobody reads their frames, and `dist` has a limit. */
 const shortenDependencies: Plugin = {
   name: 'shorten-dependencies',
   setup(build) {
-    build.onLoad({ filter: /node_modules\/(undici|yaml|zod|semver)\/.*\.c?js$/ }, async ({ path }) => {
+    build.onLoad({ filter: /node_modules\/.*\.c?js$/ }, async ({ path }) => {
       const { code } = await transform(readFileSync(path, 'utf8'), { minify: true, legalComments: 'none' })
       return { contents: code, loader: 'js' }
     })
@@ -81,6 +81,7 @@ async function bundle(): Promise<string> {
     plugins: [proxyAgentOnly, shortenDependencies],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
+    alias: { undici: './scripts/no-undici.ts' },
     external: ['pg-native', 'pg-cloudflare'],
     logOverride: { 'empty-import-meta': 'silent' },
   })

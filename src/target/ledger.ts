@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { PackedFingerprint } from '../migration/fingerprint.ts'
 import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
+import type { WriteGrant } from './gate.ts'
 
 /** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
 export const PHASES = [
@@ -62,6 +63,8 @@ export interface Facts {
   fenceId?: string
   /** Who approved the cutover of which plan; `by` is empty when nobody was asked. */
   approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string }
+  /** Rights to write that were taken from roles on the target until the commit. */
+  gate?: WriteGrant[]
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }

@@ -146,6 +146,8 @@ describe('a stream that cannot go on is red and says why', () => {
 
   it('the slot recreated', async () => {
     const { stream, source } = await streaming()
+    // What it has decoded so far tells it from another slot of the same name.
+    await until(() => (stream.slot?.decoded ?? 0) > 150, 20_000)
     const again = `DO $$ BEGIN
       PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '${scene.plan.slot}';
       FOR i IN 1..400 LOOP

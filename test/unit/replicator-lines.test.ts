@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { continuityProblems, progressLine, refusedArgument } from '../../src/steps/open-stream.ts'
 import { compareSourceStates, type SourceState, schemaChanges, walSightings } from '../../src/steps/watch.ts'
-import { parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
+import { boundedScrubber, parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
 import { scrubText } from '../../src/tools/scrub.ts'
 import { explainTrouble, translate } from '../../src/tools/troubles.ts'
 
@@ -124,6 +124,17 @@ describe('what a retry means', () => {
     expect(explainTrouble(scrubText(parseLogLine(line)?.error ?? ''))).not.toContain('ann@')
     expect(explainTrouble(undefined)).toBeUndefined()
   })
+})
+
+it('of chatter only so much is kept, of what matters everything', () => {
+  let now = 0
+  const scrub = boundedScrubber(() => now)
+  const count = (line: string) => Array.from({ length: 5_000 }, () => scrub(line)).filter((kept) => kept).length
+  const chatter = 'time="Nov 22 19:08:30" level=debug msg="upserted rows" upserted=1'
+  expect(count(chatter)).toBe(500)
+  expect(count(retry('the TRUNCATE operation cannot be supported on table 1'))).toBe(5_000)
+  now = 2_000
+  expect(count(chatter)).toBeGreaterThan(400)
 })
 
 describe('metrics', () => {

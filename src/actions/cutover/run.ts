@@ -16,6 +16,7 @@ import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
 import { rebuildDeferred } from '../../target/deferral.ts'
+import { openGate } from '../../target/gate.ts'
 import {
   addEvidence,
   advance,
@@ -256,6 +257,17 @@ async function decide(context: Cutover, section: Section, limit: Limit): Promise
   return committed
 }
 
+/** The application may write to the target from now on. Repeatable: a run that is carried on does it again. */
+async function openTarget(target: Database, { plan, facts }: Entry): Promise<void> {
+  const missing = await openGate(target, plan.targetSchema, facts.gate ?? [])
+  if (missing.length)
+    refuse(
+      'the migration is committed, but the application cannot write to the target yet',
+      missing.map(({ role, privilege, table }) => `${role} lacks ${privilege} on ${table}`),
+      'Grant these, and run `cutover` again for the switch.',
+    )
+}
+
 /**
  * Lifts our fence after a failure, on a new connection: the old one may be what has failed. A fence that is permanent
  * by now stays, since then the decision was taken; what cannot be reached falls with its lease.
@@ -373,6 +385,7 @@ async function rebuildUnique(context: Cutover, { entry, target }: Section): Prom
 
 /** The decision stands; this can fail, and can be run again. Until it is done nobody can write on either side. */
 async function switchOver(context: Cutover, target: Database, entry: Entry, clock: PauseClock): Promise<Entry> {
+  await clock.part('gate', () => openTarget(target, entry))
   const [program, ...args] = context.inputs.switchCommand ?? []
   if (!program) {
     context.summary(

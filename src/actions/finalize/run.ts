@@ -1,11 +1,10 @@
 import { info } from '@actions/core'
-import { fingerprint, packFingerprint } from '../../migration/fingerprint.ts'
 import type { Action } from '../../runtime/action.ts'
 import { type Database, ident } from '../../runtime/database.ts'
 import { refuse, UserError } from '../../runtime/errors.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
-import { readSchema } from '../../sql/schema.ts'
 import { setSequences } from '../../sql/sequences.ts'
+import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { type DeferredKind, deferralProblems, rebuildDeferred, validateForeignKeys } from '../../target/deferral.ts'
 import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
@@ -58,22 +57,13 @@ async function rebuild(target: Database, entry: Entry): Promise<Entry> {
   const built: string[] = []
   for (const kind of kinds) built.push(...(await rebuildDeferred(target, entry.id, kind)))
   if (built.length) info(`${built.length} indexes and constraints are back on the target`)
-  if (!switched) return built.length ? keepFingerprint(target, entry) : entry
+  if (!switched) return built.length ? acceptTargetSchema(target, entry) : entry
   const valid = await validateForeignKeys(target, entry.id)
   if (valid.length) info(`${valid.length} foreign keys are validated`)
   const problems = await deferralProblems(target, entry.id)
   if (problems.length)
     refuse('the target is not what it was before the load', problems, 'Put these right and run `finalize` again.')
   return entry
-}
-
-/** What we built ourselves is no change of the schema by somebody else. */
-async function keepFingerprint(target: Database, entry: Entry): Promise<Entry> {
-  const { fingerprints } = entry.facts
-  if (!fingerprints) return entry
-  const schema = await readSchema(target, 'target', entry.plan.targetSchema)
-  const now = { ...fingerprints, target: packFingerprint(fingerprint(schema, entry.plan.tables)) }
-  return advance(target, entry, entry.phase, { facts: { fingerprints: now } })
 }
 
 /** After the switch nobody reads the slot any more, and the WAL that it keeps would fill the source's disk. */
