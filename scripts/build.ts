@@ -54,18 +54,6 @@ const shortenDependencies: Plugin = {
   },
 }
 
-/** Of undici only the proxy agent is ever used (by @actions/http-client); the rest of it would be 0.2 MB of dead code. */
-const proxyAgentOnly: Plugin = {
-  name: 'proxy-agent-only',
-  setup({ onResolve, onLoad }) {
-    onResolve({ filter: /^undici$/ }, () => ({ path: 'undici', namespace: 'proxy-agent-only' }))
-    onLoad({ filter: /.*/, namespace: 'proxy-agent-only' }, () => ({
-      contents: `exports.ProxyAgent = require('undici/lib/dispatcher/proxy-agent.js')`,
-      resolveDir: process.cwd(),
-    }))
-  },
-}
-
 async function bundle(): Promise<string> {
   const result = await build({
     entryPoints: ['src/main.ts'],
@@ -78,7 +66,7 @@ async function bundle(): Promise<string> {
     // Our own identifiers are kept, so that a stack trace in somebody's log can be read.
     minifyWhitespace: true,
     minifySyntax: true,
-    plugins: [proxyAgentOnly, shortenDependencies],
+    plugins: [shortenDependencies],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
     alias: { undici: './scripts/no-undici.ts' },
