@@ -61,10 +61,10 @@ export interface Facts {
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string
-  /** Who approved the cutover of which plan; `by` is empty when nobody was asked. */
-  approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string }
   /** Rights to write that were taken from roles on the target until the commit. */
   gate?: WriteGrant[]
+  /** Who approved the cutover of which plan; `by` is empty when nobody was asked. */
+  approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string }
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }

@@ -147,6 +147,8 @@ function errorText(account: VerifyAccount, event: MoltEvent): string {
   return `${table}${scrubText([event.message, event.error].filter(Boolean).join(': '))}`
 }
 
+const COUNTS = ['num_truth_rows', 'num_success', 'num_missing', 'num_mismatch', 'num_extraneous']
+
 function countShard(account: VerifyAccount, event: MoltEvent, shard: RegExpExecArray): void {
   const [, verb, table, number = '', total] = shard
   const name = tableOf(account, event, table)
@@ -157,6 +159,9 @@ function countShard(account: VerifyAccount, event: MoltEvent, shard: RegExpExecA
   const finished = account.finished.get(name) ?? new Set()
   account.finished.set(name, finished)
   if (finished.has(number)) return
+  // A result in words that are not known is none: what is absent must not count as zero.
+  const unread = COUNTS.filter((field) => typeof event[field] !== 'number')
+  if (unread.length) return void account.errors.push(`${name}: a shard finished without ${unread.join(', ')}`)
   finished.add(number)
   verdict.shardsFinished++
   verdict.rows += numberField(event, 'num_truth_rows')
@@ -300,11 +305,18 @@ export function verifyProblems(account: VerifyAccount, expected: readonly string
     for (const name of expected) {
       const verdict = account.tables.get(name)
       if (!verdict) problems.push(`${name}: molt verify never looked at it`)
-      else problems.push(...tableProblems(verdict))
+      else problems.push(...tableProblems(verdict), ...uncounted(verdict, account.rows.get(name)))
     }
   for (const name of account.tables.keys())
     if (!expected.includes(name)) problems.push(`${name}: compared, although it is not an expected table`)
   return [...new Set([...problems, ...account.errors])]
+}
+
+/** Rows that were told one by one and do not stand in the sums: then the sums are not to be believed. */
+function uncounted(verdict: TableVerdict, rows: TableRows | undefined): string[] {
+  const counted = differences(verdict)
+  if (!rows || rows.told <= counted) return []
+  return [`${verdict.name}: molt verify told of ${rows.told} rows that differ, but counts ${counted}`]
 }
 
 function tableProblems(verdict: TableVerdict): string[] {
