@@ -15,6 +15,8 @@ import { jitterMs, type LeafRule, type UseRule } from './rules.ts'
 export class Hashes {
   /** Domain → position; the session parameters are `molt_actions.k<position>` and `molt_actions.s<position>`. */
   readonly domains: Map<string, number>
+  /** Values that are taken out of documents before anything is computed of them, by name. */
+  readonly values = new Map<string, string>()
   /** Expression → its name in the inner SELECT. */
   readonly computed = new Map<string, string>()
   /** Query → its name in the WITH list, for what is computed once a table. */
@@ -38,20 +40,42 @@ export class Hashes {
     return this.#once(this.lightInline(domain, value))
   }
 
+  /** The same for a column, without the way through text where its type has a hash of its own. */
+  lightColumn(domain: string, { name, type }: Pick<MaskColumn, 'name' | 'type'>): string {
+    const own = KEY_HASHES[type.replace(/\(.*\)$/, '')]
+    if (!own) return this.light(domain, `${columnOf(name)}::text`)
+    const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
+    return this.#once(`(${own}(${columnOf(name)}, ${seed}) & 9223372036854775807)`)
+  }
+
   /** The same for a row, by its key. */
   lightRow(domain: string, table: MaskTable): string {
     const [name] = table.key
     const column = table.key.length === 1 ? table.columns.find((each) => each.name === name) : undefined
-    const own = column && KEY_HASHES[column.type]
-    if (!own) return this.light(domain, rowText(table))
-    const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
-    return this.#once(`(${own}(${columnOf(name as string)}, ${seed}) & 9223372036854775807)`)
+    return column ? this.lightColumn(domain, column) : this.light(domain, rowText(table))
   }
 
   /** The same where no computed column is in reach, as in a WHERE. */
   lightInline(domain: string, value: string): string {
     const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
     return `(hashtextextended(${value}, ${seed}) & 9223372036854775807)`
+  }
+
+  /** A value that costs something to get at, taken once a row. */
+  value(expression: string): string {
+    const name = this.values.get(expression) ?? `molt ${this.#prefix}v${this.values.size}`
+    this.values.set(expression, name)
+    return `t."${name}"`
+  }
+
+  /** A FROM item `t`: the rows of another one, with all values and hashes computed once. OFFSET 0 keeps it so. */
+  over(from: string): string {
+    let rows = from
+    for (const level of [this.values, this.computed]) {
+      const list = [...level].map(([expression, name]) => `${expression} AS "${name}"`)
+      if (list.length) rows = `(SELECT t.*, ${list.join(', ')} FROM ${rows} OFFSET 0) AS t`
+    }
+    return rows
   }
 
   /** A query that is run once, whoever asks. */
@@ -74,10 +98,12 @@ export class Hashes {
   }
 }
 
-/** Hashes of key types that need no text. */
+/** Equal integers hash alike whatever their width, so a bigint meets the integer that it refers to. */
 const KEY_HASHES: Record<string, string> = {
-  bigint: 'hashint8extended',
+  smallint: 'hashint2extended',
   integer: 'hashint4extended',
+  bigint: 'hashint8extended',
+  numeric: 'hash_numeric_extended',
   uuid: 'uuid_hash_extended',
 }
 
@@ -172,7 +198,7 @@ export function maskColumn(rule: UseRule, place: Place): string {
   // No cast to the column's own type: COPY sends text, and the other side has the same limit.
   if (column.family === 'text')
     return maskText(rule, `${value}${column.type === 'text' ? '' : '::text'}`, column, place)
-  if (rule.use === 'number') return noise(rule, value, place)
+  if (rule.use === 'number') return noise(rule, value, column, place.hashes.lightColumn(place.domain, column))
   return maskTyped(rule, value, place)
 }
 
@@ -191,9 +217,7 @@ function elements(rule: UseRule, value: string, place: Place): string {
 
 /** The elements as `t.e`, in their order, with what is computed once an element. A FROM clause would store them first. */
 function eachOf(elements: string, hashes: Hashes): string {
-  const bare = `(SELECT ${elements} AS e OFFSET 0) t`
-  const list = [...hashes.computed].map(([expression, name]) => `${expression} AS "${name}"`)
-  return list.length ? `(SELECT t.e, ${list.join(', ')} FROM ${bare} OFFSET 0) t` : bare
+  return hashes.over(`(SELECT ${elements} AS e OFFSET 0) AS t`)
 }
 
 /** Rules that make text from text. An empty text stays empty: it says that there is nothing. */
@@ -226,7 +250,9 @@ function maskText(
     case 'name':
       return unlessEmpty(cut(personName(strong(), rule.part ?? 'full')))
     case 'address':
-      return unlessEmpty(cut(address(strong(), rule.part ?? 'line', value)))
+      if (rule.part === 'city' || rule.part === 'postcode')
+        return unlessEmpty(cut(locality(hashes.light(domain, `nullif(${folded}, '')`), rule.part, value)))
+      return unlessEmpty(cut(streetLine(strong())))
     case 'phone':
       return unlessEmpty(cut(phone(strong(), value)))
     case 'card':
@@ -282,11 +308,16 @@ function personName(hash: string, part: 'full' | 'first' | 'last'): string {
   return part === 'last' ? last : `${first} || ' ' || ${last}`
 }
 
-function address(hash: string, part: 'line' | 'city' | 'postcode', value: string): string {
-  if (part === 'postcode') return digits(hash, `greatest(3, length(${value}))`)
-  const place = `${pick(hash, 1, LAST_1)} || ${pick(hash, 2, LAST_2)}`
-  if (part === 'city') return place
-  return `(get_byte(${hash}, 5) + 1)::text || ' ' || ${place} || ' Street'`
+function streetLine(hash: string): string {
+  return `(get_byte(${hash}, 5) + 1)::text || ' ' || ${pick(hash, 1, LAST_1)} || ${pick(hash, 2, LAST_2)} || ' Street'`
+}
+
+/** From the cheap hash: how often a place occurs tells more of it than the name it is given. */
+function locality(hash: string, part: 'city' | 'postcode', value: string): string {
+  if (part === 'postcode') return `substr((1000000000 + ${hash} % 1000000000)::text, 2, greatest(3, length(${value})))`
+  const word = (shift: number, items: readonly string[]) =>
+    `(ARRAY[${items.map(literal).join(',')}])[1 + (${hash} >> ${shift} & 63)::int]`
+  return `${word(6, LAST_1)} || ${word(12, LAST_2)}`
 }
 
 /** As long as the original; +999 is a country code that is not given out. */
@@ -330,8 +361,7 @@ function filler(hash: string, value: string): string {
 type NumberRule = Extract<UseRule, { use: 'number' }>
 
 /** The value moved by a share of itself, or by an amount; the same value always by the same. */
-function noise(rule: NumberRule, value: string, { column, domain, hashes }: Place): string {
-  const hash = hashes.light(domain, `${value}::text`)
+function noise(rule: NumberRule, value: string, column: MaskColumn, hash: string): string {
   const type = column.family === 'float' ? 'double precision' : 'numeric'
   // Whole millionths: they multiply exactly, and faster than a division would.
   const span = Math.max(1, Math.round((rule.noise ?? 1) * 1_000_000))
@@ -362,7 +392,8 @@ function range(rule: NumberRule, { type, family }: MaskColumn): [min?: string, m
 function shift(by: string, days: number, { table, column, domainOf, hashes }: Place): string {
   if (!table.columns.some(({ name }) => name === by))
     throw new UserError(`${table.name}.${column.name}: \`by\` names ${by}, which is no column of ${table.name}`)
-  const hash = hashes.light(`${domainOf(by)} date`, `${columnOf(by)}::text`)
+  const entity = table.columns.find(({ name }) => name === by) as MaskColumn
+  const hash = hashes.lightColumn(`${domainOf(by)} date`, entity)
   // -days … -1 and 1 … days: what is 0 or more is moved on by one.
   const amount = `(CASE WHEN ${hash} % ${2 * days} < ${days} THEN ${hash} % ${2 * days} - ${days} ELSE ${hash} % ${2 * days} - ${days - 1} END)::int`
   const nullable = table.columns.some(({ name, notNull }) => name === by && !notNull)
@@ -477,13 +508,13 @@ const BARE = new Set<string>(['email', 'name', 'phone', 'address', 'text', 'uuid
 function maskLeaf(rule: LeafRule, value: string, place: Place): string {
   if ('keep' in rule) return `${value}::text`
   const member = /^\((.*) -> ('(?:[^']|'')*')\)$/s.exec(value)
-  const text = member ? `(${member[1]} ->> ${member[2]})` : `(${value} #>> '{}')`
   if (rule.use === 'null') return ifThere(value)
   if (rule.use === 'constant') return `CASE WHEN ${value} IS NOT NULL THEN ${literal(JSON.stringify(rule.value))} END`
+  const text = place.hashes.value(member ? `(${member[1]} ->> ${member[2]})` : `(${value} #>> '{}')`)
   if (rule.use === 'number') {
     const column: MaskColumn = { ...place.column, type: 'numeric', family: 'numeric' }
     const number = `(CASE jsonb_typeof(${value}) WHEN 'number' THEN ${text} END)::numeric`
-    return `coalesce(${noise(rule, number, { ...place, column })}::text, ${ifThere(value)})`
+    return `coalesce(${noise(rule, number, column, place.hashes.light(place.domain, text))}::text, ${ifThere(value)})`
   }
   const domain = ('domain' in rule && rule.domain) || place.domain
   const masked = maskText(rule, text, { maxLength: null }, { ...place, domain })

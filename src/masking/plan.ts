@@ -269,6 +269,12 @@ class Planner {
   /** A column that refers to one table or another, by what a second column says. */
   #polymorphic(table: MaskTable, column: MaskColumn, edges: Edge[], hashes: Hashes, plain: Decision): Decision {
     const by = edges[0]?.when?.column as string
+    const label = table.columns.find(({ name }) => name === by)
+    const kept = label && this.#resolve(table, label, new Set())
+    if (kept && !('keep' in kept))
+      this.#problem(
+        `${table.name}.${by} says what ${column.name} refers to; keep it, with the reason that it names tables`,
+      )
     const cases: string[] = []
     let masked = false
     for (const edge of edges) {
@@ -393,13 +399,10 @@ export function maskedSelect(planned: PlannedTable, where?: string): string {
   const { table, decisions, hashes } = planned
   const columns = decisions.filter(({ what }) => what !== 'generated')
   const list = columns.map(({ column, expression }) => `${expression} AS ${columnOf(column.name).slice(2)}`).join(', ')
-  const rows = `${fromItem(table)} AS t${where ? ` WHERE ${where}` : ''}`
+  const rows = where ? `(SELECT * FROM ${fromItem(table)} AS t WHERE ${where}) AS t` : `${fromItem(table)} AS t`
   const once = [...hashes.tables].map(([query, name]) => `"${name}" AS MATERIALIZED (${query})`)
   const head = once.length ? `WITH ${once.join(', ')} ` : ''
-  if (!hashes.computed.size) return `${head}SELECT ${list} FROM ${rows}`
-  const computed = [...hashes.computed].map(([expression, name]) => `${expression} AS "${name}"`).join(', ')
-  // OFFSET 0 keeps the planner from computing a hash again wherever it is used.
-  return `${head}SELECT ${list} FROM (SELECT t.*, ${computed} FROM ${rows} OFFSET 0) AS t`
+  return `${head}SELECT ${list} FROM ${hashes.over(rows)}`
 }
 
 /** The rules to paste for columns that have none, as YAML. */

@@ -1,5 +1,5 @@
-import { spawn } from 'node:child_process'
-import { text } from 'node:stream/consumers'
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 import { literal } from './expressions.ts'
@@ -180,19 +180,16 @@ function schemaAndExtensions({ schema }: SchemaSource, needed: Needed): string[]
 
 async function run(program: string, args: string[], env: Record<string, string>): Promise<{ stdout: string }> {
   const { PATH = '', HOME = '' } = process.env
-  const child = spawn(program, args, {
-    env: { PATH, HOME, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: 300_000,
-  })
-  const failed = new Promise<never>((_, reject) => child.once('error', reject))
-  const ended = new Promise<number | null>((resolve) => child.once('close', resolve))
-  const [stdout, stderr, code] = await Promise.race([
-    Promise.all([text(child.stdout), text(child.stderr), ended]),
-    failed,
-  ])
-  if (code !== 0) throw new UserError(`${program} ended with ${code}: ${stderr.trim().split('\n').at(-1)}`)
-  return { stdout }
+  try {
+    const options = { env: { PATH, HOME, ...env }, timeout: 300_000, maxBuffer: 2 ** 28 }
+    return await promisify(execFile)(program, args, options)
+  } catch (error) {
+    const { code, stderr = '' } = error as { code?: number | string; stderr?: string }
+    const said = stderr.trim().split('\n').at(-1)
+    throw new UserError(
+      `${program} ${typeof code === 'number' ? `ended with ${code}` : `cannot be run (${code})`}${said ? `: ${said}` : ''}`,
+    )
+  }
 }
 
 /** The same from the catalog, for where pg_dump is missing or too old. */

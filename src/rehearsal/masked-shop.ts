@@ -1,6 +1,9 @@
 // The sample shop grown to 20 tables, with people in it: what `mask` has to find, and to leave nobody of.
+import { randomBytes } from 'node:crypto'
+import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
+import { type JobResult, type LogLine, runAction } from './runner.ts'
 import { createShop, SHOP_TABLES, shopCounts } from './shop.ts'
 
 export const GROWN_ROWS = 1_000_000
@@ -121,11 +124,16 @@ const FIRST = `(ARRAY['Anna','Bram','Chloé','David','Emma','Finn','Grete','Hugo
 const LAST = `(ARRAY['Janssens','Peeters','Müller','Dubois','Rossi','Novák','Silva','Larsen','Kowalski','Smith'])`
 const name = (n: string) => `${FIRST}[1 + ${n} % 12] || ' ' || ${LAST}[1 + ${n} / 12 % 10] || ' ' || ${n} % 9973`
 
-function statements(rows: number, customers: number, orders: number): string[] {
+function statements(rows: number, customers: number, orders: number, products: number): string[] {
   const share = (part: number) => Math.ceil(rows * part)
   const people = share(0.002)
-  const [profiles, subscribers] = [Math.min(customers, share(0.03)), share(0.02)]
+  const [profiles, subscribers] = [Math.min(customers, share(0.02)), share(0.02)]
+  // The stock of every store: like most rows of most databases, about things.
+  const stores = Math.ceil(share(0.18) / products)
   return [
+    `INSERT INTO inventory
+     SELECT n, 'Store ' || store, n * 7 % 90, CASE WHEN n % 2 = 0 THEN now() - n * interval '5 minutes' END
+     FROM generate_series(1, ${products}) n, generate_series(1, ${stores}) store`,
     `INSERT INTO profiles
      SELECT n, jsonb_build_object('email', CASE n WHEN 7 THEN '${EMAIL}' ELSE 'customer' || n || '@example.com' END,
          'name', CASE n WHEN 7 THEN '${NAME}' ELSE ${name('n')} END, 'theme', (ARRAY['dark','light'])[1 + n % 2],
@@ -154,7 +162,7 @@ function statements(rows: number, customers: number, orders: number): string[] {
        CASE n % 4 WHEN 0 THEN NULL ELSE CASE n WHEN 11 THEN '${PHONE}' ELSE '+32 4' || lpad((n * 7919 % 100000000)::text, 8, '0') END END,
        CASE n WHEN 11 THEN '${STREET}' ELSE n % 300 || ' Main Street' END, 'City ' || n % 997,
        lpad((n * 31 % 10000)::text, 4, '0'), md5('tracking ' || n)::uuid, CASE WHEN n % 6 > 0 THEN now() - n * interval '7 minutes' END
-     FROM generate_series(1, ${share(0.05)}::bigint) n`,
+     FROM generate_series(1, ${share(0.04)}::bigint) n`,
     `INSERT INTO subscribers
      SELECT CASE n WHEN 5 THEN '${EMAIL}' ELSE 'customer' || n * 2 || '@example.com' END, CASE WHEN n % 3 > 0 THEN ${name('n')} END, n % 2 = 0
      FROM generate_series(1, ${subscribers}) n`,
@@ -173,12 +181,12 @@ function statements(rows: number, customers: number, orders: number): string[] {
     `INSERT INTO login_history
      SELECT n, 1 + n * 5 % ${customers}, '81.' || n % 250 || '.' || n % 249 || '.' || n % 248,
        CASE WHEN n % 5 > 0 THEN 'Browser/' || n % 40 END, now() - n * interval '3 minutes'
-     FROM generate_series(1, ${share(0.14)}::bigint) n`,
+     FROM generate_series(1, ${share(0.1)}::bigint) n`,
     `INSERT INTO audit_log
      SELECT n, 'staff' || 1 + n % ${people} || '@shop.example.com', (ARRAY['orders','customers'])[1 + n % 2],
        1 + n % ${customers}, CASE WHEN n % 3 > 0 THEN jsonb_build_object('old', ${name('n')}, 'new', CASE n WHEN 1 THEN '${TOKEN}' ELSE ${name('n + 1')} END) END,
        now() - n * interval '2 minutes'
-     FROM generate_series(1, ${share(0.08)}::bigint) n`,
+     FROM generate_series(1, ${share(0.06)}::bigint) n`,
     `SELECT setval('cards_id_seq', (SELECT max(id) FROM cards)), setval('employees_id_seq', (SELECT max(id) FROM employees)),
        setval('tickets_id_seq', (SELECT max(id) FROM tickets)), setval('comments_id_seq', (SELECT max(id) FROM comments)),
        setval('login_history_id_seq', (SELECT max(id) FROM login_history)), setval('audit_log_id_seq', (SELECT max(id) FROM audit_log))`,
@@ -189,19 +197,79 @@ function statements(rows: number, customers: number, orders: number): string[] {
 
 /** Makes the grown shop in an empty database: at least `rows` rows (3,000 or more) in {@link GROWN_TABLES}. */
 export async function createGrownShop(url: string, rows: number = GROWN_ROWS): Promise<void> {
-  const base = Math.max(1000, Math.ceil(rows * 0.62))
+  const base = Math.max(1000, Math.ceil(rows * 0.5))
   await createShop(url, { rows: base })
-  const { customers, orders } = shopCounts(base)
+  const { customers, orders, products } = shopCounts(base)
   const client = new pg.Client({ connectionString: url })
   await client.connect()
   try {
     await client.query(DDL)
     await client.query('BEGIN')
-    for (const statement of statements(rows, customers, orders)) await client.query(statement)
+    for (const statement of statements(rows, customers, orders, products)) await client.query(statement)
     await client.query('COMMIT')
     await client.query(CONSTRAINTS)
     await client.query('SET default_statistics_target = 10; ANALYZE')
   } finally {
     await client.end()
   }
+}
+
+/** The target's side of a load: the same tables with keys alone, as `targetDdl` has them for the smaller shop. */
+export async function createGrownTarget(url: string): Promise<void> {
+  await createShop(url, { schemaOnly: true })
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    await client.query(
+      DDL.replaceAll(/ REFERENCES \w+| UNIQUE/g, '').replaceAll(
+        'GENERATED ALWAYS AS IDENTITY',
+        'GENERATED BY DEFAULT AS IDENTITY',
+      ),
+    )
+  } finally {
+    await client.end()
+  }
+}
+
+const REPO = resolve(import.meta.dirname, '../..')
+
+/** What `maskShop` hands back: the job, and the files that must hold no canary. */
+export interface MaskedShop {
+  job: JobResult
+  /** Everything that was logged, masked as GitHub would. */
+  log: string
+  evidence: string
+}
+
+/**
+ * Masks the grown shop at `from` into the empty database at `to`, by the action as it is committed.
+ * @param folder where `mask.json` is written
+ */
+export async function maskShop(
+  { from, to, folder, signal }: { from: string; to: string; folder: string; signal?: AbortSignal },
+  onLine: (line: LogLine) => void = () => {},
+): Promise<MaskedShop> {
+  const key = randomBytes(32).toString('hex')
+  const evidence = join(folder, 'mask.json')
+  let log = ''
+  const job = await runAction({
+    dir: join(REPO, 'actions/mask'),
+    repo: REPO,
+    inputs: {
+      from,
+      to,
+      rules: MASK_RULES,
+      evidence,
+      'allow-target': decodeURIComponent(new URL(to).pathname.slice(1)),
+      'allow-insecure': 'true',
+    },
+    env: { MOLT_MASK_KEY: key, MOLT_MASK_CANARIES: CANARIES.join('\n') },
+    secrets: [key, ...CANARIES],
+    ...(signal && { signal }),
+    onLine: (line) => {
+      log += `${line.text}\n`
+      onLine(line)
+    },
+  })
+  return { job, log, evidence }
 }

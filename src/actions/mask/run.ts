@@ -17,6 +17,7 @@ import { type Database, sqlState } from '../../runtime/database.ts'
 import { InputError, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
 import { addSecret } from '../../runtime/masking.ts'
 import { number, seconds } from '../../runtime/progress.ts'
+import { tlsProblem } from '../../runtime/types.ts'
 import { readSequences } from '../../sql/sequences.ts'
 import { spec } from './spec.ts'
 
@@ -24,7 +25,23 @@ type Mask = Context<typeof spec>
 
 export const action: Action<typeof spec> = {
   spec,
-  run: (context) => (context.inputs.propose ? propose(context) : mask(context)),
+  run: (context) => {
+    requireTls(context.inputs)
+    return context.inputs.propose ? propose(context) : mask(context)
+  },
+}
+
+/** The key travels to `from` on such a connection, and to `to` what may not be masked as well as was thought. */
+function requireTls(inputs: Mask['inputs']): void {
+  for (const name of ['from', 'to'] as const) {
+    const problem = inputs[name] && tlsProblem(inputs[name])
+    if (!problem) continue
+    if (!inputs.allowInsecure)
+      throw new InputError(
+        `input \`${name}\`: ${problem}, and the masking key would travel in clear; write sslmode=verify-full, or say \`allow-insecure: true\``,
+      )
+    warning(`\`allow-insecure\`: \`${name}\` is not reached by TLS for certain: ${problem}`)
+  }
 }
 
 async function propose(context: Mask): Promise<void> {

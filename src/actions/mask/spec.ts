@@ -28,6 +28,11 @@ export const spec = defineAction({
       'auto',
       "Program that reads the schema; it must be of the source's major version or newer. `auto`: the one on the PATH, else the catalog. `none`: the catalog.",
     ),
+    'allow-insecure': defaulted(
+      boolean,
+      'false',
+      'Allows a `from` or `to` URL that does not insist on TLS (`sslmode` other than `require`, `verify-ca`, `verify-full`).',
+    ),
     evidence: defaulted(text, 'mask.json', 'File for the evidence: numbers and names, no values.'),
     ...config,
   },
