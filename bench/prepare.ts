@@ -28,8 +28,28 @@ async function fill(url: string, tables: number, columns: number): Promise<void>
   }
 }
 
+/** The longest statements, so that one sees where the time goes. */
+function timeQueries(): () => string {
+  const slow: { ms: number; sql: string }[] = []
+  const original = pg.Client.prototype.query
+  pg.Client.prototype.query = async function (this: pg.Client, ...given: unknown[]) {
+    const began = performance.now()
+    const result = await (original as (...args: unknown[]) => Promise<unknown>).apply(this, given)
+    const text = typeof given[0] === 'string' ? given[0] : (given[0] as { text: string }).text
+    slow.push({ ms: performance.now() - began, sql: text.trim().replace(/\s+/g, ' ').slice(0, 90) })
+    return result
+  } as unknown as typeof original
+  return () =>
+    slow
+      .sort((a, b) => b.ms - a.ms)
+      .slice(0, 8)
+      .map((each) => `  ${seconds(each.ms)} ${each.sql}`)
+      .join('\n')
+}
+
 /** One preflight, and what it took; prints a line. */
 async function measure(source: string, target: string): Promise<void> {
+  const slowest = timeQueries()
   const began = performance.now()
   const facts = await assess({
     sourceUrl: source,
@@ -47,6 +67,7 @@ async function measure(source: string, target: string): Promise<void> {
       slot: 'molt_slot',
       publication: 'molt_fetch',
       rehearsalTarget: true,
+      targetGate: 'close',
       defer: { indexes: false, constraints: false },
       tableHandling: 'none',
       bucketPath: undefined,
@@ -63,13 +84,15 @@ async function measure(source: string, target: string): Promise<void> {
   })
   const gathered = performance.now()
   const findings = runChecks(CHECKS, facts)
+  const checked = performance.now()
   const kept = packFingerprint(fingerprint(facts.source.schema, facts.settings.tables))
   const columns = facts.source.schema.tables.reduce((sum, table) => sum + table.columns.length, 0)
   console.log(
     `${facts.settings.tables.length} tables, ${columns} columns: ${seconds(gathered - began)} for the facts, ${seconds(
-      performance.now() - gathered,
-    )} for ${CHECKS.length} checks (${findings.length} findings), ${Math.round(process.resourceUsage().maxRSS / 1024)} MB at most, fingerprint ${Math.round(kept.objects.length / 1024)} KiB`,
+      checked - gathered,
+    )} for ${CHECKS.length} checks (${findings.length} findings), ${Math.round(process.resourceUsage().maxRSS / 1024)} MB at most, ${seconds(process.cpuUsage().user / 1000)} of this process's own time, fingerprint ${Math.round(kept.objects.length / 1024)} KiB`,
   )
+  console.log(slowest())
 }
 
 const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`

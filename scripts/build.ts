@@ -4,12 +4,14 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { build } from 'esbuild'
+import { build, type Plugin, transform } from 'esbuild'
 import packageJson from '../package.json' with { type: 'json' }
 import { specs } from '../src/actions/specs.ts'
+import { rulesJsonSchema } from '../src/masking/rules.ts'
 import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
+import { exampleJobs } from './example-jobs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
 /** Path → content of everything that is generated. */
@@ -30,6 +32,8 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/verify.schema.json', verifySchema())
   files.set('docs/checks.md', checksDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
+  files.set('docs/mask.schema.json', rulesJsonSchema())
+  files.set('examples/migrate-jobs.yml', exampleJobs(readFileSync('.github/workflows/migrate.yml', 'utf8')))
   return files
 }
 
@@ -37,6 +41,17 @@ async function generate(): Promise<Map<string, string>> {
 function entry(name: string, phase: Phase): string {
   const line = `molt-actions ${packageJson.version}: ${name}${phase === 'post' ? ' (post)' : ''}\\n`
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
+}
+
+/** Dependencies with short identifiers: nobody reads their frames, and `dist` has a limit. */
+const shortenDependencies: Plugin = {
+  name: 'shorten-dependencies',
+  setup(build) {
+    build.onLoad({ filter: /node_modules\/.*\.c?js$/ }, async ({ path }) => {
+      const { code } = await transform(readFileSync(path, 'utf8'), { minify: true, legalComments: 'none' })
+      return { contents: code, loader: 'js' }
+    })
+  },
 }
 
 async function bundle(): Promise<string> {
@@ -48,9 +63,10 @@ async function bundle(): Promise<string> {
     target: 'node20',
     format: 'cjs',
     legalComments: 'none',
-    // Identifiers are kept, so that a stack trace in somebody's log can be read.
+    // Our own identifiers are kept, so that a stack trace in somebody's log can be read.
     minifyWhitespace: true,
     minifySyntax: true,
+    plugins: [shortenDependencies],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
     alias: { undici: './scripts/no-undici.ts' },

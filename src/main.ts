@@ -3,11 +3,14 @@ import type { Action, Phase } from './runtime/action.ts'
 // Each is loaded only when it runs: an action must not wait for the code of the others.
 const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   setup: () => import('./actions/setup/run.ts'),
+  mask: () => import('./actions/mask/run.ts'),
   prepare: () => import('./actions/prepare/run.ts'),
   fetch: () => import('./actions/fetch/run.ts'),
   replicate: () => import('./actions/replicate/run.ts'),
   verify: () => import('./actions/verify/run.ts'),
   fence: () => import('./actions/fence/run.ts'),
+  gate: () => import('./actions/gate/run.ts'),
+  brief: () => import('./actions/brief/run.ts'),
   cutover: () => import('./actions/cutover/run.ts'),
   finalize: () => import('./actions/finalize/run.ts'),
   abort: () => import('./actions/abort/run.ts'),

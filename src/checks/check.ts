@@ -116,6 +116,15 @@ function fill(template: string, names: Record<string, string | number>): string 
   })
 }
 
+/** Computes what several checks ask for only once for the same facts. */
+export function once<T>(compute: (facts: Facts) => T): (facts: Facts) => T {
+  const known = new WeakMap<Facts, T>()
+  return (facts) => {
+    if (!known.has(facts)) known.set(facts, compute(facts))
+    return known.get(facts) as T
+  }
+}
+
 /** Whether the target is CockroachDB of this version or newer. */
 export function cockroachSince(facts: Facts, major: number, minor: number): boolean {
   const { server } = facts.target

@@ -25,6 +25,7 @@ export interface Settings {
   slot: string
   publication: string
   rehearsalTarget: boolean
+  targetGate: 'close' | 'waive'
   defer: { indexes: boolean; constraints: boolean }
   /** `none` means that the load refuses rows that are there already. */
   tableHandling: string

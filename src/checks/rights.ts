@@ -1,13 +1,13 @@
 import { ident, qualified } from '../runtime/database.ts'
 import type { Relation } from '../source/assess.ts'
-import type { Check } from './check.ts'
+import { type Check, once } from './check.ts'
 import type { Facts } from './facts.ts'
 
 /** The expected tables and every partition below them. */
-export function expectedRelations({ source: { relations }, settings }: Facts): Relation[] {
+export const expectedRelations = once(({ source: { relations }, settings }: Facts): Relation[] => {
   const expected = new Set(settings.tables.map((table) => `${settings.schema}.${table}`))
   return relations.filter((each) => expected.has(each.root ?? `${each.schema}.${each.name}`))
-}
+})
 
 export const nameOf = (relation: { schema: string; name: string }) => `${relation.schema}.${relation.name}`
 

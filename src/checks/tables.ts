@@ -1,14 +1,14 @@
 import { qualified } from '../runtime/database.ts'
 import { number } from '../runtime/progress.ts'
-import type { Check, Hit } from './check.ts'
+import { type Check, type Hit, once } from './check.ts'
 import type { Facts } from './facts.ts'
 import { expectedRelations, nameOf } from './rights.ts'
 
 /** Tables of the schema on the source that are expected, with columns and key. */
-export function expectedTables({ source, settings }: Facts) {
+export const expectedTables = once(({ source, settings }: Facts) => {
   const expected = new Set(settings.tables)
   return source.schema.tables.filter((table) => expected.has(table.name))
-}
+})
 
 const table = (each: { schema: string; name: string }) => ({ table: qualified(each.schema, each.name) })
 const ofSchema = ({ source: { relations }, settings }: Facts) =>

@@ -1,7 +1,7 @@
 import { isShardCheck, type SchemaColumn, type SchemaTable } from '../migration/schema.ts'
 import { typeFamily } from '../migration/tables.ts'
 import { ident, qualified } from '../runtime/database.ts'
-import type { Check, Hit } from './check.ts'
+import { type Check, type Hit, once } from './check.ts'
 import type { Facts } from './facts.ts'
 import { nameOf } from './rights.ts'
 import { expectedTables } from './tables.ts'
@@ -23,15 +23,21 @@ interface ColumnPair {
   target: SchemaColumn
 }
 
-function* columnPairs(facts: Facts): Iterable<ColumnPair> {
+const columnPairs = once((facts: Facts): ColumnPair[] => {
+  const found: ColumnPair[] = []
   for (const { source, target } of pairs(facts)) {
-    const byName = new Map(target?.columns.map((column) => [column.name, column]))
+    if (!target) continue
+    const byName = new Map(target.columns.map((column) => [column.name, column]))
     for (const column of source.columns) {
       const other = byName.get(column.name)
-      if (target && other) yield { table: target, source: column, target: other }
+      if (other) found.push({ table: target, source: column, target: other })
     }
   }
-}
+  return found
+})
+
+/** Pairs whose types are not written alike; most are. */
+const unlike = once((facts: Facts) => columnPairs(facts).filter((each) => each.source.type !== each.target.type))
 
 function columnHit({ table, source, target }: ColumnPair, what: string, more: Hit['names'] = {}): Hit {
   const names = { table: qualified(table.schema, table.name), column: ident(source.name), type: source.type, ...more }
@@ -165,7 +171,7 @@ export const targetChecks: readonly Check[] = [
     protects: 'The first value beyond the narrower type stops the load or the stream.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
-      for (const each of columnPairs(facts)) {
+      for (const each of unlike(facts)) {
         const [here, there] = [WIDTHS[each.source.type], WIDTHS[each.target.type]]
         if (here && there && there < here)
           yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
@@ -179,7 +185,7 @@ export const targetChecks: readonly Check[] = [
     protects: 'The first longer value stops the load or the stream ("value too long").',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
-      for (const each of columnPairs(facts))
+      for (const each of unlike(facts))
         if (typeFamily(each.source) === typeFamily(each.target) && tooShort(each.source.type, each.target.type))
           yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
     },
@@ -279,6 +285,7 @@ export const targetChecks: readonly Check[] = [
       const there = new Set(facts.target.schema.sequences.map((each) => `${each.table}.${each.column}`))
       for (const each of columnPairs(facts)) {
         if (each.source.generated || each.target.default !== null) continue
+        if (each.source.default === null && !fed.size) continue
         const key = `${each.table.name}.${each.source.name}`
         const wanted = each.source.default ?? (fed.has(key) ? 'a sequence' : null)
         if (wanted !== null && !there.has(key))
@@ -410,15 +417,13 @@ export const targetChecks: readonly Check[] = [
     *find(facts) {
       const { targetSchema, tables } = facts.settings
       const there = new Set(facts.target.schema.sequences.map((each) => each.name))
-      const column = new Map(
-        facts.target.schema.tables.flatMap((table) =>
-          table.columns.map((each) => [`${table.name}.${each.name}`, each] as const),
-        ),
-      )
+      const byName = new Map(facts.target.schema.tables.map((table) => [table.name, table]))
+      const defaultOf = (table: string | null, column: string | null) =>
+        byName.get(table ?? '')?.columns.find((each) => each.name === column)?.default ?? ''
       for (const each of facts.source.schema.sequences) {
         if (there.has(each.name) || (each.table && !tables.includes(each.table))) continue
         // Numbers of its own making need no sequence.
-        if (/unique_rowid|gen_random_uuid/.test(column.get(`${each.table}.${each.column}`)?.default ?? '')) continue
+        if (/unique_rowid|gen_random_uuid/.test(defaultOf(each.table, each.column))) continue
         const name = qualified(targetSchema, each.name)
         const { increment, min, max } = each
         yield {

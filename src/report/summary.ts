@@ -55,7 +55,7 @@ function tableOf(tables: readonly TableVerdict[]): string {
 }
 
 /** Names from a database are text: they must not become Markdown or HTML. */
-function markdownText(text: string): string {
+export function markdownText(text: string): string {
   return text
     .replaceAll('&', '&amp;')
     .replaceAll('<', '&lt;')

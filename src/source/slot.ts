@@ -68,8 +68,11 @@ export async function createPublication(
   tables: readonly string[],
 ): Promise<void> {
   const all = [...tables.map((table) => qualified(schema, table)), `${OUR_SCHEMA}.${HEARTBEAT}`]
+  const { rows } = await db.query("SELECT current_setting('server_version_num')::int >= 130000 AS partitions")
+  // PostgreSQL 12 knows no partitioned table in a publication, and not this setting either.
+  const root = rows[0].partitions ? ', publish_via_partition_root = true' : ''
   await db.query(
-    `CREATE PUBLICATION ${ident(name)} FOR TABLE ${all.join(', ')} WITH (publish = 'insert, update, delete', publish_via_partition_root = true)`,
+    `CREATE PUBLICATION ${ident(name)} FOR TABLE ${all.join(', ')} WITH (publish = 'insert, update, delete'${root})`,
   )
 }
 

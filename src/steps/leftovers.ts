@@ -3,6 +3,7 @@ import { refuse, UserError } from '../runtime/errors.ts'
 import { installedFence, removeFence } from '../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
 import { readPublication, readSlot } from '../source/slot.ts'
+import { mergeGrants, openGate, readWriteGrants, type WriteGrant } from '../target/gate.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../target/ledger.ts'
 
 /** One thing of ours: what it is called, and how it goes. */
@@ -54,6 +55,13 @@ export async function leftoversOnTarget(
   const { targetSchema } = entry.plan
   const { stagingSchema } = entry.facts
   const found: Leftover[] = []
+  const { gate = [] } = entry.facts
+  const taken = (await openable(target, targetSchema, gate)) ? gate : []
+  if (taken.length)
+    found.push({
+      name: `the target gate: ${taken.length} rights to write are given back`,
+      drop: () => openGate(target, targetSchema, taken),
+    })
   if (stagingSchema && (await schemaExists(target, stagingSchema)))
     found.push({
       name: `staging schema ${stagingSchema}`,
@@ -89,4 +97,11 @@ export function requireGone(left: readonly Leftover[]): void {
       left.map(({ name }) => `${name} is still there`),
       'Run `cleanup` again.',
     )
+}
+
+/** Whether one of these rights is still taken away. */
+async function openable(target: Database, schema: string, gate: readonly WriteGrant[]): Promise<boolean> {
+  if (!gate.length) return false
+  const there = await readWriteGrants(target, schema, [...new Set(gate.map(({ table }) => table))])
+  return mergeGrants(there, gate).length > there.length
 }

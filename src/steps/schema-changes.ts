@@ -1,7 +1,13 @@
-import { compareFingerprints, fingerprint, type SchemaChange, unpackFingerprint } from '../migration/fingerprint.ts'
+import {
+  compareFingerprints,
+  fingerprint,
+  packFingerprint,
+  type SchemaChange,
+  unpackFingerprint,
+} from '../migration/fingerprint.ts'
 import type { Database } from '../runtime/database.ts'
 import { readPartitions, readSchema } from '../sql/schema.ts'
-import type { Entry } from '../target/ledger.ts'
+import { advance, type Entry } from '../target/ledger.ts'
 
 /**
  * What DDL has changed on either side since `prepare`, object by object; empty when nothing has. Each one can be told
@@ -24,4 +30,13 @@ export async function schemaChanges(source: Database, target: Database, entry: E
     ),
     ...compareFingerprints('target', unpackFingerprint(fingerprints.target), fingerprint(there, tables)),
   ]
+}
+
+/** What we changed on the target ourselves is no change of the schema by somebody else. */
+export async function acceptTargetSchema(target: Database, entry: Entry): Promise<Entry> {
+  const { fingerprints } = entry.facts
+  if (!fingerprints) return entry
+  const schema = await readSchema(target, 'target', entry.plan.targetSchema)
+  const now = { ...fingerprints, target: packFingerprint(fingerprint(schema, entry.plan.tables)) }
+  return advance(target, entry, entry.phase, { facts: { fingerprints: now } })
 }

@@ -62,9 +62,8 @@ const BEAT_EVERY = 250
 const LOOK_EVERY = 50
 const MEASURE_EVERY = 500
 const WATCH_EVERY = 1_000
-/** A process that lives this long has started; one that keeps dying sooner is not restarted for ever. */
-const SETTLED_AFTER = 10_000
-const MAX_QUICK_DEATHS = 5
+/** How often in a row a replicator may die without having brought anything over. */
+const MAX_VAIN_LIVES = 5
 const MOST_TROUBLES = 50
 
 /**
@@ -87,6 +86,7 @@ export class Stream {
   #unseen: { beat: number; at: number; retries: number }[] = []
   #beatAt = performance.now()
   #beat = 0
+  #seen = 0
   #latency: number | undefined
   /** Positions of the source with the last heartbeat written before each, to hold the slot's position against. */
   #owed: { lsn: bigint; beat: number }[] = []
@@ -184,6 +184,11 @@ export class Stream {
   /** What the watches have seen and told so far. */
   get sightings(): readonly string[] {
     return this.#sightings
+  }
+
+  /** The replicator's process; another one after it was started again. */
+  get pid(): number | undefined {
+    return this.#replicator?.child.pid
   }
 
   async metrics(): Promise<StreamMetrics | undefined> {
@@ -301,23 +306,25 @@ export class Stream {
 
   /** Starts the replicator again when it ends unasked: killed, or out of memory. It goes on from the slot. */
   async #keepAlive(): Promise<void> {
-    let quickDeaths = 0
+    let vain = 0
     while (!this.#closing) {
       const replicator = this.#replicator as Replicator
-      const born = performance.now()
+      const before = { seen: this.#seen, position: this.#slot?.confirmedFlushLsn }
       await replicator.child.exited
       if (this.#closing) return
-      quickDeaths = performance.now() - born < SETTLED_AFTER ? quickDeaths + 1 : 0
+      // Not its counters: the last transaction is applied again by each new one.
+      const useful = this.#seen > before.seen || this.#slot?.confirmedFlushLsn !== before.position
+      vain = useful ? 0 : vain + 1
       const said = replicator.lastTrouble ?? replicator.child.lastWords
       const away = translate(said)?.kind === 'connection' && performance.now() - this.#beatAt < this.options.stuckAfter
-      if ((quickDeaths >= MAX_QUICK_DEATHS && !away) || notStarted(replicator)) throw this.#death(replicator, said)
+      if ((vain >= MAX_VAIN_LIVES && !away) || notStarted(replicator)) throw this.#death(replicator, said)
       this.#restarts++
       this.#retriesBefore = this.#retries
       for (const key of Object.keys(this.#past) as (keyof StreamMetrics)[]) this.#past[key] += this.#metrics[key]
       this.#metrics = noMetrics()
       this.#dialsBefore = 0
       if (replicator.lastTrouble) this.#noteTrouble(replicator.lastTrouble, replicator.retries)
-      await this.#pause(Math.min(1_000, 200 * quickDeaths))
+      await this.#pause(Math.min(1_000, 200 * vain))
       if (!this.#closing) await this.#launch()
     }
   }
@@ -352,6 +359,7 @@ export class Stream {
         const seen = await this.target.use((db) => readMarker(db, this.options.plan.targetSchema))
         const now = performance.now()
         if (!seen) return
+        this.#seen = seen.beat
         while (this.#unseen[0] && this.#unseen[0].beat <= seen.beat) {
           this.#latency = now - (this.#unseen.shift() as { at: number }).at
         }
@@ -415,12 +423,15 @@ export class Stream {
     if (beat > (this.#owed.at(-1)?.beat ?? 0) && this.#owed.length < 10_000)
       this.#owed.push({ lsn: lsnNumber(slot.lsn), beat })
     if (slot.decoding && slot.active) this.#busyAt = performance.now()
-    // Numbers that only grow while the slot and the server live.
-    if (before && before.serverStart === slot.serverStart && slot.decoded !== null && before.decoded !== null)
-      if (slot.decoded < before.decoded && !(slot.confirmedFlushLsn === before.confirmedFlushLsn))
-        this.#tell([
-          { kind: 'warning', what: `the statistics of the slot ${plan.slot} began anew; it may be another slot` },
-        ])
+    // A number that only grows while the slot lives.
+    if (
+      before?.serverStart === slot.serverStart &&
+      (slot.decoded ?? 0) < (before.decoded ?? 0) &&
+      slot.decoded !== null
+    )
+      throw new VerdictError(
+        `the slot ${plan.slot} was recreated by somebody else: changes in between are lost, and the load must be repeated`,
+      )
     this.#publication ??= slot.publication
     if (this.#publication !== slot.publication) {
       this.#publication = slot.publication

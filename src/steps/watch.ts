@@ -23,9 +23,9 @@ export interface SlotFacts {
   holder: Holder | null
   /** The process that decodes is at work, rather than waiting for somebody. */
   decoding: boolean
-  /** When the server started, as the server writes it. */
+  /** Changes when the server starts again or loses its statistics in a crash. */
   serverStart: string
-  /** Transactions decoded since the slot was made (PostgreSQL 14 and later). */
+  /** Transactions decoded since the slot was made (PostgreSQL 14 and later); null when somebody has reset it. */
   decoded: number | null
   /** Its oid, which another publication of the same name does not share; null when it is gone. */
   publication: number | null
@@ -65,8 +65,8 @@ export async function readSlotFacts(
               'since', coalesce(date_trunc('second', a.backend_start)::text, 'unknown')) END AS holder,
             s.active AND a.pid IS NOT NULL AND coalesce(a.wait_event_type, 'CPU') NOT IN ('Activity', 'Client', 'Lock')
               AS decoding,
-            pg_catalog.pg_postmaster_start_time()::text AS "serverStart",
-            ${since14 ? '(SELECT total_txns FROM pg_catalog.pg_stat_replication_slots t WHERE t.slot_name = s.slot_name)' : 'NULL'}::float8 AS decoded,
+            concat(pg_catalog.pg_postmaster_start_time(), ' ', (SELECT stats_reset FROM pg_catalog.pg_stat_bgwriter)) AS "serverStart",
+            ${since14 ? '(SELECT total_txns FROM pg_catalog.pg_stat_replication_slots t WHERE t.slot_name = s.slot_name AND stats_reset IS NULL)' : 'NULL'}::float8 AS decoded,
             (SELECT oid::int8::float8 FROM pg_catalog.pg_publication WHERE pubname = $2) AS publication,
             (SELECT jsonb_build_object('pid', pid, 'ageMs', age, 'application', application) FROM (
                SELECT pid, extract(epoch FROM clock_timestamp() - xact_start) * 1000 AS age, application_name AS application

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { PackedFingerprint } from '../migration/fingerprint.ts'
 import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
+import type { WriteGrant } from './gate.ts'
 
 /** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
 export const PHASES = [
@@ -60,6 +61,10 @@ export interface Facts {
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string
+  /** Rights to write that were taken from roles on the target until the commit. */
+  gate?: WriteGrant[]
+  /** Who approved the cutover of which plan; `by` is empty when nobody was asked. */
+  approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string }
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }
@@ -187,6 +192,25 @@ export async function addEvidence(db: Database, id: string, action: string, body
       JSON.stringify(body),
     ]),
   )
+}
+
+/** What a phase has left. */
+export interface Evidence<T> {
+  body: Partial<T>
+  /** By the database's clock. */
+  ageMs: number
+}
+
+/** The last `limit` of an action, the newest first. */
+export async function readEvidence<T>(db: Database, id: string, action: string, limit: number): Promise<Evidence<T>[]> {
+  const { rows } = await retrying(() =>
+    db.query(
+      `SELECT body, (extract(epoch FROM now() - at) * 1000)::float8 AS "ageMs" FROM ${EVIDENCE}
+        WHERE migration = $1 AND action = $2 ORDER BY at DESC LIMIT $3::int8`,
+      [id, action, limit],
+    ),
+  )
+  return rows
 }
 
 /** CockroachDB asks clients to repeat a statement that lost to another one (40001). */
@@ -403,6 +427,12 @@ export async function withdrawRequest(db: Database, id: string, holder: Holder):
 export async function slotRequest(db: Database, id: string): Promise<SlotRequest | undefined> {
   const row = await readHold(db, id)
   return row?.request && row.requestLive ? { ...row.request, at: row.requestedAt } : undefined
+}
+
+/** Whether a run of this action has the hold now. */
+export async function isHeldBy(db: Database, id: string, action: string): Promise<boolean> {
+  const row = await readHold(db, id)
+  return Boolean(row?.live && row.holder?.action === action)
 }
 
 /** Writes down what became of the approval; a new stream that is to wait for one clears it. */

@@ -89,8 +89,8 @@ export interface VerifyAccount {
   rows: Map<string, TableRows>
   errors: string[]
   unknown: Unknowns
-  /** Table → shards that have finished: one that is told twice is counted once. */
-  finished: Map<string, Set<string>>
+  /** Table → shard → its numbers: one that is told twice is counted once. */
+  finished: Map<string, Map<string, string>>
 }
 
 /** Differing rows of one table that are kept in memory, to be looked at again. */
@@ -115,6 +115,7 @@ const SHARD = /^(starting verify on|finished row verification on) (.+?),? \(?sha
 const DEFINITION =
   /^(missing table detected|extraneous table detected|skipping unverifiable table|mismatching table definition)/
 const ROW = /^(mismatching|missing|extraneous) row/
+const FAILED = /\b(fail|failed|could not|cannot|unable|giving up|abort)/i
 const QUIET =
   /^(verification in progress|progress on|failed to verify|skipping row based|unable to identify a split|molt version|the embedded stand-in)/
 
@@ -127,6 +128,7 @@ export function accountForVerify(account: VerifyAccount, event: MoltEvent): void
   else if (message === 'verification complete') account.complete = true
   else if (DEFINITION.test(message)) countDefinition(account, event)
   else if (row) countRow(account, event, row[1] === 'mismatching' ? 'mismatch' : (row[1] as RowKind))
+  else if (FAILED.test(message) && event.level === 'warn') account.errors.push(errorText(account, event))
   else if (event.level === 'error' || event.level === 'fatal' || event.level === 'panic')
     account.errors.push(errorText(account, event))
   else if (!QUIET.test(message)) countUnknown(account.unknown, scrubText(message))
@@ -147,6 +149,18 @@ function errorText(account: VerifyAccount, event: MoltEvent): string {
   return `${table}${scrubText([event.message, event.error].filter(Boolean).join(': '))}`
 }
 
+/** Why a shard's result is none: what is absent, or told otherwise a second time, must not count as zero. */
+function shardProblem(event: MoltEvent, number: number, total: number, before: string | undefined): string | undefined {
+  const unread = COUNTS.filter((field) => typeof event[field] !== 'number')
+  if (unread.length) return `a shard finished without ${unread.join(', ')}`
+  if (number < 1 || number > total) return `a shard ${number} of ${total} finished`
+  const told = COUNTS.map((field) => event[field]).join()
+  if (before !== undefined && before !== told) return `shard ${number} finished twice, with other numbers`
+  return undefined
+}
+
+const COUNTS = ['num_truth_rows', 'num_success', 'num_missing', 'num_mismatch', 'num_extraneous']
+
 function countShard(account: VerifyAccount, event: MoltEvent, shard: RegExpExecArray): void {
   const [, verb, table, number = '', total] = shard
   const name = tableOf(account, event, table)
@@ -154,10 +168,12 @@ function countShard(account: VerifyAccount, event: MoltEvent, shard: RegExpExecA
   account.tables.set(name, verdict)
   verdict.shardsTotal = Math.max(verdict.shardsTotal, Number(total))
   if (verb?.startsWith('starting')) return
-  const finished = account.finished.get(name) ?? new Set()
+  const finished = account.finished.get(name) ?? new Map()
   account.finished.set(name, finished)
+  const problem = shardProblem(event, Number(number), Number(total), finished.get(number))
+  if (problem) return void account.errors.push(`${name}: ${problem}`)
   if (finished.has(number)) return
-  finished.add(number)
+  finished.set(number, COUNTS.map((field) => event[field]).join())
   verdict.shardsFinished++
   verdict.rows += numberField(event, 'num_truth_rows')
   verdict.missing += numberField(event, 'num_missing')
@@ -300,11 +316,18 @@ export function verifyProblems(account: VerifyAccount, expected: readonly string
     for (const name of expected) {
       const verdict = account.tables.get(name)
       if (!verdict) problems.push(`${name}: molt verify never looked at it`)
-      else problems.push(...tableProblems(verdict))
+      else problems.push(...tableProblems(verdict), ...uncounted(verdict, account.rows.get(name)))
     }
   for (const name of account.tables.keys())
     if (!expected.includes(name)) problems.push(`${name}: compared, although it is not an expected table`)
   return [...new Set([...problems, ...account.errors])]
+}
+
+/** Rows that were told one by one and do not stand in the sums: then the sums are not to be believed. */
+function uncounted(verdict: TableVerdict, rows: TableRows | undefined): string[] {
+  const counted = differences(verdict)
+  if (!rows || rows.told <= counted) return []
+  return [`${verdict.name}: molt verify told of ${rows.told} rows that differ, but counts ${counted}`]
 }
 
 function tableProblems(verdict: TableVerdict): string[] {

@@ -21,8 +21,11 @@ export interface Launch {
   env?: Record<string, string>
   /** Where its whole output goes, redacted and scrubbed, mode 600. Kept at most twice `LOG_LIMIT` long. */
   logFile: string
-  /** Takes customers' values out of a line before it is written or remembered; `onLine` gets it whole. */
-  scrub?(line: string): string
+  /**
+   * Takes customers' values out of a line before it is written or remembered; `onLine` gets it whole. A line for which
+   * it gives nothing is not kept.
+   */
+  scrub?(line: string): string | undefined
   /** Gives it the passwords of the URLs in `args` by a file, off the process list. For programs that honour PGPASSFILE. */
   hidePasswords?: boolean
   onLine(line: string, stream: 'stdout' | 'stderr'): void
@@ -76,10 +79,12 @@ export class Child {
     this.pid = this.#process.pid
     for (const stream of ['stdout', 'stderr'] as const)
       readLines(this.#process[stream] as NodeJS.ReadableStream, (line) => {
-        const clean = redact(launch.scrub?.(line) ?? line)
+        launch.onLine(line, stream)
+        const scrubbed = launch.scrub ? launch.scrub(line) : line
+        if (scrubbed === undefined) return
+        const clean = redact(scrubbed)
         log.write(clean)
         this.#remember(clean)
-        launch.onLine(line, stream)
       })
     this.exited = new Promise((resolve) => {
       const end = (exit: Exit) => {

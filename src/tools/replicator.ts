@@ -135,6 +135,24 @@ export function noMetrics(): StreamMetrics {
   return { upserts: 0, deletes: 0, errors: 0, dials: 0, dialFailures: 0 }
 }
 
+const CHATTER = /^(?:time="[^"]*" level=(?:debug|trace) |(?:DEBUG|TRACE) )/
+/** Scrubbing a line takes a hundred times as long as reading it, and a tool whose lines are not read stands still. */
+const CHATTER_A_SECOND = 500
+
+/** Keeps every line that matters, and of the chatter no more a second than can be scrubbed without holding it up. */
+export function boundedScrubber(now: () => number = () => performance.now()): (line: string) => string | undefined {
+  let second = now()
+  let kept = 0
+  return (line) => {
+    if (!CHATTER.test(line)) return scrubReplicator(line)
+    if (++kept <= CHATTER_A_SECOND) return scrubReplicator(line)
+    if (now() - second < 1_000) return undefined
+    second = now()
+    kept = 0
+    return scrubReplicator(line)
+  }
+}
+
 /** A running replicator: what it says, and whether it is going round in circles. */
 export class Replicator {
   readonly child: Child
@@ -155,7 +173,7 @@ export class Replicator {
       // Both databases show it as the session's name, unless the URL has one of its own.
       env: { PGAPPNAME: STREAM_APPLICATION },
       logFile: request.logFile,
-      scrub: scrubReplicator,
+      scrub: boundedScrubber(),
       hidePasswords: true,
       onLine: (line) => this.#hear(line),
     })

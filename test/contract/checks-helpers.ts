@@ -15,6 +15,7 @@ const SETTINGS: Omit<Settings, 'tables' | 'filter'> = {
   slot: 'molt_slot',
   publication: 'molt_fetch',
   rehearsalTarget: true,
+  targetGate: 'close',
   defer: { indexes: false, constraints: false },
   tableHandling: 'none',
   bucketPath: undefined,

@@ -104,3 +104,36 @@ test('status reads one side alone, and is red when the slot keeps too much WAL',
   requireSuccess('status', half)
   expect(half.outputs.fence).toBe('lifted')
 })
+
+test('the target gate: roles lose their rights to write until the commit, and get exactly these back', {
+  timeout: 180_000,
+}, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.query(
+    'target',
+    `CREATE ROLE app_writer; CREATE ROLE app_admin;
+     GRANT SELECT, INSERT, UPDATE ON orders TO app_writer; GRANT DELETE ON orders TO app_admin WITH GRANT OPTION`,
+  )
+  const rights = async () =>
+    (
+      await rehearsal.query(
+        'target',
+        `SELECT grantee || ' ' || privilege_type || ' ' || is_grantable AS right FROM information_schema.table_privileges
+          WHERE grantee IN ('app_writer', 'app_admin') ORDER BY 1`,
+      )
+    ).map((row) => row.right)
+  const before = await rights()
+  await rehearsal.bringToCaughtUp()
+  expect(await rights()).toEqual(['app_writer SELECT NO'])
+  requireSuccess('abort', await rehearsal.run('abort'))
+  expect(await rights()).toEqual(before)
+
+  await rehearsal.query(
+    'target',
+    'TRUNCATE TABLE addresses, cart_items, categories, customers, inventory, order_items, "OrderNotes", orders, payments, products, reviews',
+  )
+  await rehearsal.bringToCaughtUp()
+  expect(await rights()).toEqual(['app_writer SELECT NO'])
+  requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
+  expect(await rights()).toEqual(before)
+})

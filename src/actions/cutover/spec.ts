@@ -16,6 +16,11 @@ export const spec = defineAction({
       '`rehearse`: everything up to the decision, then the fence is lifted. `commit`: the source stays fenced for good, and the target takes over.',
     ),
     ...streaming,
+    'first-verify': defaulted(
+      choice('full', 'counts', 'tables', 'none'),
+      'full',
+      'What is compared before writes are paused, while changes are streamed: what differs is looked at again until it is known to be lag or loss.',
+    ),
     'final-verify': defaulted(choice('full', 'counts', 'tables'), 'full', 'What is compared while writes are paused.'),
     'max-pause': defaulted(
       duration,
@@ -48,6 +53,7 @@ export const spec = defineAction({
     'lag-ms': 'End-to-end lag just before the fence, in milliseconds.',
     changes: 'Rows applied to the target by the stream.',
     tables: 'JSON array of the final verify: per table `name`, `rows`, `missing`, `mismatch`, `extraneous`.',
+    'estimated-pause-ms': 'What the write pause was expected to be, in milliseconds, before it began.',
     phase: "The migration's phase afterwards.",
   },
 })

@@ -13,6 +13,7 @@ import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
 import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../steps/interrupted.ts'
 import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts'
+import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
 import { addEvidence, advance, type Entry, type Exported, type Plan, requireEntry } from '../../target/ledger.ts'
 import {
@@ -114,9 +115,10 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
       `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,
     )
   }
-  await advance(target, entry, 'loaded', {
+  const loaded = await advance(target, entry, 'loaded', {
     facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor) },
   })
+  if (context.inputs.tableHandling === 'drop-on-target-and-recreate') await acceptTargetSchema(target, loaded)
   const durationMs = Math.round(performance.now() - began)
   const insecure = requireTls(inputs)
   await addEvidence(target, entry.id, 'fetch', {

@@ -6,7 +6,7 @@ export const spec = defineAction({
   name: 'finalize',
   title: 'Finalize',
   description:
-    "Sets the target's sequences beyond every value in use and reads them back; after a switch it also drops the slot.",
+    "Sets the target's sequences beyond every value in use and reads them back, and rebuilds what was taken off for the load; after a switch it also validates and drops the slot.",
   icon: 'flag',
   inputs: {
     ...migration,

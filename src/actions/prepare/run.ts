@@ -19,6 +19,7 @@ import { readSchema } from '../../sql/schema.ts'
 import { assess } from '../../steps/assess.ts'
 import { sourceGrants, targetGrants } from '../../steps/grants.ts'
 import { deferObjects } from '../../target/deferral.ts'
+import { closeGate, mergeGrants, readWriteGrants } from '../../target/gate.ts'
 import {
   addEvidence,
   advance,
@@ -90,6 +91,7 @@ function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Fa
       slot: inputs.slot,
       publication: PUBLICATION,
       rehearsalTarget: inputs.rehearsalTarget,
+      targetGate: inputs.targetGate,
       defer: deferralOf(inputs.defer),
       tableHandling: inputs.tableHandling,
       bucketPath: inputs.bucketPath,
@@ -183,9 +185,29 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
     const more = { fenceId: fence.id, source: identity, fingerprints }
     entry = await advance(target, entry, 'prepared', { facts: more, plan })
   }
+  entry = await shutGate(target, entry, facts.settings.targetGate)
   const { server, connection } = facts.source
   await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id })
   return entry
+}
+
+/** Recorded before it is done, so that a run which dies half-way leaves the way back in the ledger. */
+async function shutGate(target: Database, entry: Entry, gate: 'close' | 'waive'): Promise<Entry> {
+  if (gate === 'waive' || !['planned', 'prepared'].includes(entry.phase)) return entry
+  const { targetSchema, tables } = entry.plan
+  const found = await readWriteGrants(target, targetSchema, tables)
+  const kept = mergeGrants(entry.facts.gate ?? [], found)
+  const recorded = found.length ? await advance(target, entry, entry.phase, { facts: { gate: kept } }) : entry
+  await closeGate(target, targetSchema, found)
+  const left = await readWriteGrants(target, targetSchema, tables)
+  if (left.length)
+    refuse(
+      'the target gate does not close',
+      left.map(({ role, privilege, table }) => `${role} still has ${privilege} on ${table}`),
+      'Somebody else granted these; revoke them, or say `target-gate: waive`.',
+    )
+  if (kept.length) info(`${kept.length} rights to write to the target are taken away until the commit`)
+  return recorded
 }
 
 /** @returns the target's schema as the load will find it */

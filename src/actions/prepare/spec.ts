@@ -77,6 +77,11 @@ export const spec = defineAction({
       'false',
       'Allows a target that is PostgreSQL, for rehearsals with the stand-in. Never for a real migration.',
     ),
+    'target-gate': defaulted(
+      choice('close', 'waive'),
+      'close',
+      'Until the commit, takes the rights to write to the target from every role that has them, and records them. `waive` leaves them: a stray write there is found by the final verify, if at all.',
+    ),
   },
   outputs: {
     tables: 'The expected tables, as a JSON array of bare names.',

@@ -2,17 +2,20 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info } from '@actions/core'
+import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link, withDatabase } from '../../runtime/database.ts'
-import { messageOf, refuse, throwIfCancelled } from '../../runtime/errors.ts'
+import { messageOf, refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
 import { redact } from '../../runtime/masking.ts'
 import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
-import { slotProblems } from '../../source/slot.ts'
+import { dropSlot, slotProblems } from '../../source/slot.ts'
+import { lookAtApproval } from '../../steps/approval.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { planFence } from '../../steps/fencing.ts'
 import { withStream } from '../../steps/open-stream.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
+import { runVerify } from '../../steps/verifying.ts'
 import {
   addEvidence,
   advance,
@@ -22,14 +25,20 @@ import {
   readGate,
   requireEntry,
   runText,
+  setGate,
   slotRequest,
   takeHold,
   thisRun,
 } from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
+import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'
 
 type Replicate = Context<typeof spec>
+type Ending = 'request' | 'approved' | 'over' | 'declined' | 'expired' | 'leg-limit'
+
+/** GitHub counts the requests of a token: 240 an hour are far below its limit. */
+const ASK_GITHUB_EVERY = 15_000
 
 /** How long a dead run keeps others off; a target that is away for less does not lose a living one its hold. */
 const HOLD_TTL = 60_000
@@ -71,12 +80,24 @@ export const action: Action<typeof spec> = {
     }
     await keepingHold(new Link(inputs.target, 'target'), entry.id, holder, HOLD_TTL, onLost, async () => {
       try {
-        await withStream(inputs, entry, signal, (stream) => accounted(context, entry, stream, signal))
+        const endedBy = await withStream(inputs, entry, signal, (stream) => accounted(context, entry, stream, signal))
+        if (endedBy === 'declined' || endedBy === 'expired') await endUnapproved(context, entry, endedBy)
       } catch (error) {
         throw lost ?? error
       }
     })
   },
+}
+
+/** @throws VerdictError always: a migration that waits for nobody is for a person to see to */
+async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'declined' | 'expired'): Promise<void> {
+  const dropped = inputs.onDeclined === 'drop-slot'
+  if (dropped) await withDatabase(inputs.source, 'source', (source) => dropSlot(source, entry.plan.slot))
+  throw new VerdictError(
+    dropped
+      ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says, and the load must be repeated for another try`
+      : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept, and nobody reads it now: its WAL piles up on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
+  )
 }
 
 /** While writes go on, "drained" would be over before it is said. */
@@ -93,7 +114,7 @@ async function requireFenced(source: Database, entry: Entry): Promise<void> {
 }
 
 /** Follows the stream, and leaves the evidence and the outputs whether it went well or not. */
-async function accounted(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<void> {
+async function accounted(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<string> {
   const { until } = context.inputs
   const account: Account = {
     until,
@@ -121,6 +142,7 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     report(context, entry, account)
   }
   await withDatabase(context.inputs.target, 'target', (target) => addEvidence(target, entry.id, 'replicate', account))
+  return account.endedBy
 }
 
 async function follow(
@@ -144,11 +166,28 @@ async function follow(
   }
   account.status = await untilCaughtUp(stream, limits, () => {})
   await withDatabase(inputs.target, 'target', (target) => markCaughtUp(entry.id, target))
+  if (inputs.verify === 'full') await verifyStreaming(context, entry, signal)
   if (inputs.until !== 'drained') return
   account.drain = await proveDrain(stream, inputs.drainTimeout)
   info(
     `drained: the marker was on the target after ${account.drain.markerSeenMs} ms, and the slot's position past it after ${account.drain.positionConfirmedMs} ms`,
   )
+}
+
+/** What the stream is still to bring is told from what is lost only while it runs. */
+async function verifyStreaming({ inputs, summary }: Replicate, entry: Entry, signal: AbortSignal): Promise<void> {
+  const found = await withBoth(inputs, async (source, target) => {
+    const report = await runVerify(source, target, {
+      ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
+      ...{ level: 'full', while: 'streaming', structure: 'report' },
+      logFile: join(workFolder(entry.id), 'molt-verify.log'),
+    })
+    await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
+    return report
+  })
+  summary(verifyTable(found))
+  requireClean(found)
+  info(`${found.tables.length} tables are equal while the stream runs`)
 }
 
 async function markCaughtUp(id: string, target: Database): Promise<void> {
@@ -163,12 +202,13 @@ async function untilHandover(
   stream: Stream,
   link: Link,
   signal: AbortSignal,
-): Promise<'request' | 'declined' | 'expired' | 'leg-limit'> {
+): Promise<Ending> {
   const { inputs } = context
   const end = performance.now() + inputs.legLimit
   let caughtUp = entry.phase !== 'loaded'
   let quietSince: number | undefined
   let askAt = 0
+  let askGithubAt = 0
   for (;;) {
     throwIfCancelled(signal)
     stream.check()
@@ -183,6 +223,14 @@ async function untilHandover(
       askAt = now + inputs.poll
       const asked = await askLedger(link, entry.id)
       if (asked) return asked
+    }
+    if (inputs.token && now >= askGithubAt) {
+      askGithubAt = now + ASK_GITHUB_EVERY
+      const { token, gateJob: job, environment, maxApprovalWait: maxWait } = inputs
+      const seen = await lookAtApproval({ token, job, environment, maxWait })
+      if (seen) info(`the job \`${job}\` is ${seen}; the stream ends`)
+      if (seen === 'declined' || seen === 'expired') await link.use((db) => setGate(db, entry.id, seen))
+      if (seen) return seen
     }
     if (now >= end) {
       info(`this leg is over after ${seconds(inputs.legLimit)}; the next one goes on from the slot`)

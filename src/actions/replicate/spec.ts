@@ -1,5 +1,5 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
-import { argumentList, choice, duration, size } from '../../runtime/types.ts'
+import { argumentList, choice, duration, secretText, size, text } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 /** How every action that runs the replicator is told to do so. */
@@ -46,10 +46,27 @@ export const spec = defineAction({
       '`caught-up`: the lag is small. `handover`: streams until `cutover` asks for the slot, the approval is declined or expires, or `leg-limit` is over. `drained`: everything is on the target; needs the fence to be armed.',
     ),
     ...streaming,
+    verify: defaulted(
+      choice('none', 'full'),
+      'none',
+      'With `caught-up`: compares every row while the stream runs on, as `verify` with `while: streaming` does.',
+    ),
     'leg-limit': defaulted(
       duration,
       '5h',
       'With `handover`: how long this run streams at most; a job has an end. The slot stays for the next one.',
+    ),
+    token: optional(
+      secretText,
+      'With `handover`: the `github.token` of the job, to watch what becomes of the approval. Needs `permissions: actions: read`.',
+    ),
+    'gate-job': defaulted(text, 'cutover', 'The job that waits for the approval.'),
+    environment: defaulted(text, 'cutover', 'The environment that it waits for.'),
+    'max-approval-wait': defaulted(duration, '24h', 'How long it may wait; then the approval counts as expired.'),
+    'on-declined': defaulted(
+      choice('keep-slot', 'drop-slot'),
+      'keep-slot',
+      'When the approval is declined or expires, this action is red. `keep-slot`: the slot goes on keeping WAL on the source. `drop-slot`: it is dropped, and the load must be repeated.',
     ),
     poll: defaulted(duration, '5s', 'With `handover`: how often the ledger is asked.'),
   },
@@ -59,7 +76,7 @@ export const spec = defineAction({
     'start-lsn': "The slot's position when the stream began, such as `0/2E02140`.",
     'end-lsn': "The slot's position when it ended.",
     'ended-by':
-      'With `handover`: `request` (the slot is asked for), `declined`, `expired` or `leg-limit`. Else the same as `until`.',
+      'With `handover`: `request` (the slot is asked for), `approved` (the cutover waits for a runner), `over` (the cutover has ended), `declined`, `expired` or `leg-limit`. Else the same as `until`.',
     'marker-ms': 'With `drained`: how long the marker took to the target, in milliseconds.',
     retries: 'How often the replicator retried.',
     restarts: 'How often it had to be started again.',

@@ -1,0 +1,95 @@
+/**
+ * How fast the masked copy is beside the same COPY to COPY without masking: `npx tsx bench/mask.ts [rows] [rounds]`.
+ * Both use the same engine, schema, snapshot and number of workers; rounds alternate, and each takes the best.
+ */
+import pg from 'pg'
+import { readMaskTables } from '../src/masking/catalog.ts'
+import { type CopyJob, copyTables, exportSnapshot } from '../src/masking/copy.ts'
+import { makePlan, maskedSelect } from '../src/masking/plan.ts'
+import { readRules } from '../src/masking/rules.ts'
+import { readSchema } from '../src/masking/schema.ts'
+import { domainKeys, openSession } from '../src/masking/session.ts'
+import { createGrownShop, MASK_RULES } from '../src/rehearsal/masked-shop.ts'
+import { startPair } from '../src/rehearsal/postgres.ts'
+
+const rows = Number(process.argv[2] ?? 1_000_000)
+const rounds = Number(process.argv[3] ?? 3)
+const pair = await startPair()
+try {
+  await createGrownShop(pair.source.url, rows)
+  const source = await openSession(pair.source.url, 'source')
+  const target = await openSession(pair.target.url, 'target')
+  const snapshot = await exportSnapshot(source)
+  const plan = makePlan(await readMaskTables(source, 'public'), readRules(MASK_RULES), 'public')
+  const tables = plan.tables.map(({ table }) => table)
+  const schema = await readSchema(source, { url: pair.source.url, schema: 'public', tables, snapshot, pgDump: 'none' })
+  for (const sql of schema.before) await target.query(sql)
+  const ends = {
+    from: pair.source.url,
+    to: pair.target.url,
+    snapshot,
+    parameters: domainKeys('a key for measuring, and for nothing else', plan.domains),
+    atOnce: 4,
+    signal: new AbortController().signal,
+  }
+  const names = tables.map(({ name }) => `public.${pg.escapeIdentifier(name)}`).join(', ')
+  const jobs = (masked: boolean): CopyJob[] =>
+    plan.tables.map((planned) => ({
+      schema: 'public',
+      table: planned.table.name,
+      columns: planned.columns,
+      select: masked
+        ? maskedSelect(planned)
+        : `SELECT ${planned.columns.map(pg.escapeIdentifier).join(', ')} FROM public.${pg.escapeIdentifier(planned.table.name)}`,
+      size: planned.table.oid,
+    }))
+  const measure = async (masked: boolean) => {
+    await target.query(`TRUNCATE ${names}`)
+    await target.query('CHECKPOINT')
+    const started = performance.now()
+    const copied = await copyTables(jobs(masked), ends)
+    const seconds = (performance.now() - started) / 1000
+    return { seconds, rows: [...copied.values()].reduce((sum, each) => sum + each, 0) }
+  }
+  if (process.argv.includes('--tables')) await byTable()
+  const best = { plain: Number.POSITIVE_INFINITY, masked: Number.POSITIVE_INFINITY }
+  let copied = 0
+  for (let round = 1; round <= rounds; round++) {
+    const plain = await measure(false)
+    const masked = await measure(true)
+    copied = masked.rows
+    best.plain = Math.min(best.plain, plain.seconds)
+    best.masked = Math.min(best.masked, masked.seconds)
+    console.log(`round ${round}: plain ${plain.seconds.toFixed(2)} s, masked ${masked.seconds.toFixed(2)} s`)
+  }
+  const share = best.plain / best.masked
+  console.log(
+    `${copied.toLocaleString('en-US')} rows in ${tables.length} tables: plain ${Math.round(copied / best.plain).toLocaleString('en-US')} rows/s, masked ${Math.round(copied / best.masked).toLocaleString('en-US')} rows/s, ${(100 * share).toFixed(0)}% of the speed (70% wanted)`,
+  )
+  process.exitCode = share >= 0.7 ? 0 : 1
+  await target.end()
+  await source.end()
+
+  /** Which table's masking costs what: `--tables`. */
+  async function byTable() {
+    for (const planned of plan.tables) {
+      const times: number[] = []
+      for (const masked of [false, true, false, true]) {
+        await target.query(`TRUNCATE ${names}`)
+        const started = performance.now()
+        await copyTables(
+          jobs(masked).filter(({ table }) => table === planned.table.name),
+          ends,
+        )
+        times.push(performance.now() - started)
+      }
+      const [p1, m1, p2, m2] = times as [number, number, number, number]
+      console.log(
+        planned.table.name.padEnd(16),
+        `plain ${Math.min(p1, p2).toFixed(0)} ms, masked ${Math.min(m1, m2).toFixed(0)} ms`,
+      )
+    }
+  }
+} finally {
+  await pair.stop()
+}

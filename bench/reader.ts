@@ -1,0 +1,47 @@
+// How much a tool may say: feeds the reader of a child's lines, with scrubbing and the rotated log as in a real run,
+// and tells bytes a second and how the memory of this process goes. `npx tsx bench/reader.ts [seconds]`
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Child } from '../src/tools/process.ts'
+import { boundedScrubber } from '../src/tools/replicator.ts'
+
+const seconds = Number(process.argv[2] ?? 20)
+/** 10,000 lines of a replicator at `-v`, one of them a retry, written as fast as they are taken. */
+const WRITER = `
+const line = 'time="Nov 22 19:08:30" level=debug msg="upserted rows" conflicts=0 duration=1.89233ms proposed=1 target="\\\\"shop\\\\".\\\\"public\\\\".\\\\"orders\\\\"" upserted=1\\n'
+const retry = 'time="Nov 22 19:08:30" level=warning msg="error while copying messages; will retry" error="ERROR: duplicate key value violates unique constraint \\\\"u\\\\" (SQLSTATE 23505)"\\n'
+const block = Buffer.from(line.repeat(9_999) + retry)
+const end = Date.now() + ${seconds * 1000}
+const write = () => { while (Date.now() < end) if (!process.stderr.write(block)) return process.stderr.once('drain', write) }
+write()`
+
+const folder = mkdtempSync(join(tmpdir(), 'molt-actions-bench-'))
+const logFile = join(folder, 'replicator.log')
+let bytes = 0
+let peak = 0
+const began = performance.now()
+const child = new Child({
+  program: process.execPath,
+  args: ['-e', WRITER],
+  logFile,
+  scrub: boundedScrubber(),
+  onLine: (line) => {
+    bytes += line.length + 1
+  },
+})
+const sampler = setInterval(() => {
+  const { rss, heapUsed } = process.memoryUsage()
+  peak = Math.max(peak, rss)
+  const rate = bytes / 2 ** 20 / ((performance.now() - began) / 1000)
+  console.log(
+    `${rate.toFixed(1)} MiB/s, rss ${Math.round(rss / 2 ** 20)} MiB, heap ${Math.round(heapUsed / 2 ** 20)} MiB`,
+  )
+}, 2_000)
+await child.exited
+clearInterval(sampler)
+const kept = readdirSync(folder).map((name) => `${name} ${Math.round(statSync(join(folder, name)).size / 2 ** 20)} MiB`)
+console.log(
+  `${Math.round(bytes / 2 ** 20)} MiB read, peak rss ${Math.round(peak / 2 ** 20)} MiB; kept: ${kept.join(', ')}`,
+)
+rmSync(folder, { recursive: true })

@@ -1,0 +1,225 @@
+import { info, warning } from '@actions/core'
+import type { Action, Context } from '../../runtime/action.ts'
+import { type Database, withDatabase } from '../../runtime/database.ts'
+import { InputError, VerdictError } from '../../runtime/errors.ts'
+import { countRehearsals, isJob, readEnvironment, readJobs, readReviews } from '../../runtime/github.ts'
+import {
+  addEvidence,
+  advance,
+  type Entry,
+  isHeldBy,
+  type Phase,
+  readEntryIfAny,
+  readEvidence,
+  readGate,
+  requireEntry,
+  slotRequest,
+  thisRun,
+} from '../../target/ledger.ts'
+import { spec } from './spec.ts'
+
+type Gate = Context<typeof spec>
+
+export const action: Action<typeof spec> = {
+  spec,
+  async run(context) {
+    const { inputs } = context
+    requireSecrets(inputs.secrets ?? [])
+    if (inputs.do === 'require') await requireGate(context)
+    else if (inputs.do === 'rehearsed') await requireRehearsals(context)
+    else
+      await withDatabase(demand(inputs.target, 'target'), 'target', (target) =>
+        inputs.do === 'needed' ? tellNeeded(context, target) : approve(context, target),
+      )
+  },
+}
+
+function demand(value: string | undefined, name: string): string {
+  if (!value) throw new InputError(`input \`${name}\` is missing, and \`do\` needs it here`)
+  return value
+}
+
+function requireSecrets(items: readonly string[]): void {
+  const empty = items.filter((item) => !/=true$/.test(item)).map((item) => item.replace(/=.*$/, ''))
+  if (empty.length)
+    throw new InputError(
+      `the secret ${empty.join(', ')} is empty or not set for this job; set it in the repository or the environment, and call this workflow with \`secrets: inherit\``,
+    )
+}
+
+/** An environment that does not exist is made by GitHub on its first use, without rules: a typo would let all through. */
+async function requireGate(context: Gate): Promise<void> {
+  const { inputs } = context
+  const legs = Math.min(20, Math.max(1, Math.ceil(inputs.maxApprovalWait / inputs.leg)))
+  const limit = Math.ceil(inputs.maxApprovalWait / legs / 1000)
+  if (limit > 5 * 3600)
+    throw new InputError('input `max-approval-wait`: 20 legs of 5 hours are the most; write 100h or less')
+  context.output('legs', JSON.stringify(Array.from({ length: legs }, (_, i) => i + 1)))
+  context.output('leg-limit', `${limit}s`)
+  if (inputs.gate === 'none') return warning('`gate: none`: this migration cuts over without anybody approving it')
+  if (inputs.gate === 'plan-hash') return
+  const found = await readEnvironment(demand(inputs.token, 'token'), inputs.environment)
+  const next = `Give it required reviewers in the repository's settings, or say \`gate: none\``
+  if (!found)
+    throw new VerdictError(
+      `there is no environment \`${inputs.environment}\`; GitHub would make it without rules, and the cutover would run unapproved. ${next}`,
+    )
+  if (!found.reviewers)
+    throw new VerdictError(`environment \`${inputs.environment}\` has no required reviewers. ${next}`)
+  if (!found.branches)
+    warning(
+      `environment \`${inputs.environment}\` takes any branch: who can write to the repository can run an edited workflow in it; limit its deployment branches`,
+    )
+  if (!found.preventSelfReview)
+    info('the environment does not prevent self-review; this is looked at again when it was approved')
+}
+
+async function requireRehearsals({ inputs }: Gate): Promise<void> {
+  if (!inputs.rehearsals) return info('no rehearsal is asked for (`rehearsals: 0`)')
+  const name = `molt-rehearsal-${demand(inputs.planHash, 'plan-hash')}`
+  const since = new Date(Date.now() - inputs.rehearsedWithin)
+  const count = await countRehearsals(demand(inputs.token, 'token'), inputs.rehearsalWorkflow, name, since)
+  if (count < inputs.rehearsals)
+    throw new VerdictError(
+      `this plan was rehearsed green ${count} times on the default branch since ${since.toISOString()}, and ${inputs.rehearsals} are asked for; run ${inputs.rehearsalWorkflow} there (it leaves the artifact ${name})`,
+    )
+  info(`this plan was rehearsed green ${count} times since ${since.toISOString()}`)
+}
+
+const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
+
+/** A leg that comes after the slot was handed over has nothing to do. */
+async function tellNeeded(context: Gate, target: Database): Promise<void> {
+  const { migration } = context.inputs
+  const entry = await readEntryIfAny(target, migration)
+  const why = !entry
+    ? 'the ledger has no such migration'
+    : !STREAMING.includes(entry.phase)
+      ? `the migration is ${entry.phase}`
+      : (await slotRequest(target, migration))
+        ? 'the slot is asked for'
+        : (await isHeldBy(target, migration, 'cutover'))
+          ? 'the cutover has the slot'
+          : await overText(context)
+  info(why ? `no follower is needed: ${why}` : 'a follower is needed')
+  context.output('needed', !why)
+}
+
+async function overText({ inputs }: Gate): Promise<string | undefined> {
+  if (inputs.gate !== 'environment' || !inputs.token) return undefined
+  const job = (await readJobs(inputs.token)).body.find((each) => isJob(each, 'cutover'))
+  return job?.status === 'completed' || job?.status === 'in_progress' ? `the job cutover is ${job.status}` : undefined
+}
+
+/** Who approved what, into the ledger; nothing else sets `approved`. */
+async function approve(context: Gate, target: Database): Promise<void> {
+  const { inputs } = context
+  const phases: Phase[] = ['caught-up', 'approved', 'committing', 'committed', 'switched', 'finalized']
+  const entry = await requireEntry(target, inputs.migration, phases)
+  if (!inputs.planHash || entry.plan.hash !== inputs.planHash)
+    throw new VerdictError(
+      `the plan is not the one that was approved: ${inputs.planHash ?? 'none'} was shown, and ${entry.plan.hash} is in the ledger. Start again with \`phase: cutover\`, and have this one approved`,
+    )
+  requireTools(inputs.tools ?? [], entry.plan.tools ?? {})
+  const waiting = ['caught-up', 'approved'].includes(entry.phase)
+  if (waiting) await requireStillWanted(context, target)
+  const by =
+    inputs.gate === 'environment'
+      ? await reviewer(context, target)
+      : inputs.gate === 'plan-hash'
+        ? await typist(context, target, entry)
+        : ''
+  const { url } = thisRun('gate')
+  const approval = { by, gate: inputs.gate, planHash: inputs.planHash, startedBy: starter(), run: url }
+  await addEvidence(target, entry.id, 'gate', { ...approval, runId: process.env.GITHUB_RUN_ID ?? '', count: counted })
+  if (waiting) await advance(target, entry, 'approved', { facts: { approval } })
+  context.output('approved-by', by)
+  context.output('verify-stale', waiting && (await verifyIsStale(target, entry, inputs.maxVerifyAge)))
+  const text = by ? `approved by ${by}` : 'nobody was asked'
+  info(`plan ${inputs.planHash}: ${text}`)
+  context.summary(`### Gate: ${text}\n\nPlan \`${inputs.planHash}\`, started by ${starter()}.`)
+}
+
+/** The plan names the programs that it was prepared with; this runner may have been given others. */
+function requireTools(items: readonly string[], planned: Readonly<Record<string, string>>): void {
+  for (const item of items) {
+    const [name = '', sha256] = item.split('=')
+    if (sha256 && planned[name] && sha256 !== planned[name])
+      throw new VerdictError(
+        `${name} on this runner is not the program of the approved plan: its sha256 is ${sha256}, and ${planned[name]} was approved. Set the same \`version\` and \`checksum\` for all jobs`,
+      )
+  }
+}
+
+function starter(): string {
+  return process.env.GITHUB_TRIGGERING_ACTOR || process.env.GITHUB_ACTOR || 'unknown'
+}
+
+async function requireStillWanted({ inputs }: Gate, target: Database): Promise<void> {
+  const gate = await readGate(target, inputs.migration)
+  if (gate)
+    throw new VerdictError(
+      `this approval is ${gate} already, and nobody has streamed since; start again with \`phase: cutover\``,
+    )
+  if (!inputs.token) return
+  const red = (await readJobs(inputs.token)).body.find((job) => isJob(job, 'follow') && job.conclusion === 'failure')
+  if (red)
+    throw new VerdictError(
+      `the job \`${red.name}\` is red: what it streamed cannot be trusted. Read its log, put it right, and start again with \`phase: cutover\``,
+    )
+}
+
+/** How many approvals this run had when it was counted last; GitHub gives them no number of the attempt. */
+let counted = 0
+
+async function reviewer({ inputs }: Gate, target: Database): Promise<string> {
+  const all = await readReviews(demand(inputs.token, 'token'), inputs.environment)
+  const approvals = all.filter(({ state }) => state === 'approved')
+  counted = approvals.length
+  const earlier = await readEvidence<{ runId?: string; count?: number }>(target, inputs.migration, 'gate', 20)
+  const used = earlier.find(({ body }) => body.runId === process.env.GITHUB_RUN_ID)?.body.count ?? 0
+  const last = approvals.length > used ? approvals.at(-1)?.user.login : undefined
+  if (!last) {
+    const text = used
+      ? 'this attempt of the job was approved by nobody: its only approval is of an earlier attempt'
+      : `environment \`${inputs.environment}\` was passed without an approval, by an administrator or because its rule is gone`
+    if (inputs.bypass === 'refuse')
+      throw new VerdictError(`${text}. Start a new run with \`phase: cutover\`, or say \`bypass: warn\``)
+    warning(text)
+    return ''
+  }
+  if (last.toLowerCase() === starter().toLowerCase()) {
+    const text = `${last} has started this run and approved it`
+    if (inputs.selfApproval === 'refuse')
+      throw new VerdictError(`${text}; another person must do one of the two, or say \`self-approval: warn\``)
+    warning(text)
+  }
+  return last
+}
+
+/** For repositories without required reviewers: a second person types the hash that a first one's run has shown. */
+async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise<string> {
+  if (inputs.approvedHash !== entry.plan.hash)
+    throw new VerdictError(
+      `input \`approved-hash\` is not the hash of the plan (${entry.plan.hash}); copy it from the brief of the run that you approve`,
+    )
+  const briefs = await readEvidence<{ actor?: string; runId?: string; planHash?: string }>(
+    target,
+    entry.id,
+    'brief',
+    50,
+  )
+  const shown = briefs.find(({ body }) => body.runId !== process.env.GITHUB_RUN_ID && body.planHash === entry.plan.hash)
+  if (!shown)
+    throw new VerdictError('no earlier run has shown this plan; the first dispatch leaves `approved-hash` empty')
+  if (shown.body.actor?.toLowerCase() === starter().toLowerCase() && inputs.selfApproval === 'refuse')
+    throw new VerdictError(
+      `${starter()} has started the run that showed this plan and typed its hash; another person must do one of the two`,
+    )
+  return starter()
+}
+
+async function verifyIsStale(target: Database, entry: Entry, maxAge: number): Promise<boolean> {
+  const [verify] = await readEvidence<{ problems?: unknown[]; partial?: boolean }>(target, entry.id, 'verify', 1)
+  return !verify || verify.ageMs > maxAge || Boolean(verify.body.problems?.length || verify.body.partial)
+}

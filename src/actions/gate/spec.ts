@@ -1,0 +1,63 @@
+import { defaulted, defineAction, optional, required } from '../../runtime/spec.ts'
+import { choice, connectionUrl, duration, integer, list, pattern, secretText, text } from '../../runtime/types.ts'
+import { config, migration } from '../common.ts'
+
+const hash = pattern(/^[0-9a-f]{64}$/, 'a sha256 in 64 lower-case hex digits')
+
+export const spec = defineAction({
+  name: 'gate',
+  title: 'Approval gate',
+  description:
+    "Holds a workflow to its approval: the environment must have reviewers, and who approved which plan is written to the ledger. Reads GitHub's REST; needs `permissions: actions: read`.",
+  icon: 'shield',
+  inputs: {
+    do: required(
+      choice('require', 'rehearsed', 'needed', 'approve'),
+      '`require`: at the beginning, everything must be there that the approval needs. `rehearsed`: the plan must have been rehearsed. `needed`: is a follower still needed? `approve`: reads who approved, and writes it to the ledger.',
+    ),
+    gate: defaulted(
+      choice('environment', 'plan-hash', 'none'),
+      'environment',
+      '`environment`: its required reviewers. `plan-hash`: another person types the hash of the plan into a second dispatch. `none`: nobody approves.',
+    ),
+    environment: defaulted(text, 'cutover', 'Environment whose protection rule is the gate.'),
+    token: optional(secretText, 'The `github.token` of the job.'),
+    target: optional(connectionUrl, 'CockroachDB moved to; its ledger keeps the approval.'),
+    migration: migration.migration,
+    phase: defaulted(
+      choice('prepare', 'load', 'stream', 'cutover', 'finalize'),
+      'prepare',
+      'With `require`: where the workflow is to begin.',
+    ),
+    secrets: optional(
+      list,
+      'Items such as `MOLT_SOURCE=true`: whether each secret has a value. One that has none fails by its name.',
+    ),
+    'max-approval-wait': defaulted(duration, '24h', 'How long a follower streams on while nobody approves.'),
+    leg: defaulted(duration, '1h', 'How long a leg of the follower is, if 20 of them are enough for the wait.'),
+    'plan-hash': optional(hash, 'The plan that was shown to the approver; another one is refused.'),
+    tools: optional(
+      list,
+      "With `approve`: items such as `molt=<sha256>`, of this runner's programs; others than the plan's are refused.",
+    ),
+    'approved-hash': optional(hash, 'With `gate: plan-hash`: what the approver typed.'),
+    'self-approval': defaulted(
+      choice('refuse', 'warn'),
+      'refuse',
+      'When the person who started the run has approved it too.',
+    ),
+    bypass: defaulted(choice('refuse', 'warn'), 'refuse', 'When the job runs although nobody approved it.'),
+    'max-verify-age': defaulted(duration, '1h', 'A verify that is older is to be repeated before the fence.'),
+    rehearsals: defaulted(integer(0, 20), '0', 'How often this very plan must have been rehearsed green.'),
+    'rehearsed-within': defaulted(duration, '14d', 'How old these rehearsals may be.'),
+    'rehearsal-workflow': defaulted(text, 'rehearse.yml', 'File name of the workflow that rehearses.'),
+    ...config,
+  },
+  outputs: {
+    legs: 'With `require`: JSON array with a number for each leg of the follower.',
+    'leg-limit': 'With `require`: how long each leg is, such as `3600s`.',
+    needed: 'With `needed`: `true` when somebody must stream.',
+    'approved-by': 'With `approve`: who did; empty when nobody was asked.',
+    'verify-stale': 'With `approve`: `true` when the verify is to be repeated.',
+  },
+})

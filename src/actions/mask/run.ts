@@ -1,0 +1,258 @@
+import { createHash } from 'node:crypto'
+import { existsSync, writeFileSync } from 'node:fs'
+import { info, warning } from '@actions/core'
+import { readMaskTables } from '../../masking/catalog.ts'
+import { type CopyEnds, copyTables, discreet, exportSnapshot } from '../../masking/copy.ts'
+import { makePlan, maskedSelect, type Plan, pasteRules } from '../../masking/plan.ts'
+import { type Proof, prove } from '../../masking/proof.ts'
+import { proposeRules } from '../../masking/propose.ts'
+import { maskSummary } from '../../masking/report.ts'
+import { fromEnv, keyProblem, type Rules, readRules } from '../../masking/rules.ts'
+import { readSchema, type SchemaSql } from '../../masking/schema.ts'
+import { domainKeys, openSession, setParameters, silence } from '../../masking/session.ts'
+import { close, subsetPredicates } from '../../masking/subset.ts'
+import { emptyTables, requireRehearsal, runAll, setState, takeOver } from '../../masking/target.ts'
+import type { Action, Context } from '../../runtime/action.ts'
+import { type Database, sqlState } from '../../runtime/database.ts'
+import { InputError, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
+import { addSecret } from '../../runtime/masking.ts'
+import { number, seconds } from '../../runtime/progress.ts'
+import { readSequences } from '../../sql/sequences.ts'
+import { spec } from './spec.ts'
+
+type Mask = Context<typeof spec>
+
+export const action: Action<typeof spec> = {
+  spec,
+  run: (context) => (context.inputs.propose ? propose(context) : mask(context)),
+}
+
+async function propose(context: Mask): Promise<void> {
+  const { from, rules, schema } = context.inputs
+  if (existsSync(rules))
+    throw new InputError(`input \`rules\`: ${rules} exists already; name a new file, a proposal never overwrites one`)
+  const source = await openSession(from, 'source')
+  try {
+    await exportSnapshot(source)
+    const { yaml, columns, todo } = await proposeRules(source, schema)
+    writeFileSync(rules, yaml)
+    info(`${rules}: rules for ${columns} columns, ${todo} of them for a person to decide (TODO)`)
+    context.output('verdict', 'proposed')
+    context.output('rules', rules)
+    context.summary(
+      `### Masking rules proposed\n\n\`${rules}\` has a rule for each of ${columns} columns; **${todo}** are marked \`TODO\`. Samples were matched inside the database; no value has left it.`,
+    )
+  } finally {
+    await source.end().catch(() => {})
+  }
+}
+
+async function mask(context: Mask): Promise<void> {
+  const { inputs } = context
+  const rules = readRules(inputs.rules)
+  const [key, canaries] = [readKey(rules), readCanaries(rules)]
+  if (!inputs.to) throw new InputError('input `to` is missing; write the URL of the rehearsal source')
+  if (!inputs.allowTarget)
+    throw new InputError('input `allow-target` is missing; write the exact name of the database that `to` is')
+  const source = await openSession(inputs.from, 'source')
+  try {
+    const target = await openSession(inputs.to, 'target')
+    try {
+      await requireRehearsal(source, target, inputs.allowTarget)
+      await silence(source, 'source')
+      await silence(target, 'target')
+      await maskAll(context, { source, target, rules, key, canaries })
+    } finally {
+      await target.end().catch(() => {})
+    }
+  } finally {
+    await source.end().catch(() => {})
+  }
+}
+
+interface Job {
+  source: Database
+  target: Database
+  rules: Rules
+  key: string
+  canaries: string[]
+}
+
+async function maskAll(context: Mask, job: Job): Promise<void> {
+  const { inputs, signal } = context
+  const { source, target, rules } = job
+  const snapshot = await exportSnapshot(source)
+  const all = await readMaskTables(source, inputs.schema)
+  if (!all.length) throw new UserError(`the schema ${inputs.schema} of \`from\` has no tables`)
+  const plan = makePlan(all, rules, inputs.schema)
+  const where = subsetPredicates(plan, rules.subset ?? {})
+  requirePlan(plan)
+  await requireChecks(source, plan)
+  const parameters = domainKeys(job.key, plan.domains)
+  await setParameters(source, parameters)
+  const tables = plan.tables.map(({ table }) => table)
+  const sql = await readSchema(source, {
+    url: inputs.from,
+    schema: inputs.schema,
+    tables,
+    snapshot,
+    pgDump: inputs.pgDump,
+  })
+  info(`schema by ${sql.madeBy}; ${number(tables.length)} tables`)
+  throwIfCancelled(signal)
+  const names = tables.map(({ name }) => name)
+  await takeOver(target, inputs.schema, names)
+  try {
+    await runAll(target, sql.before, 'the schema')
+    const started = Date.now()
+    const ends: CopyEnds = {
+      from: inputs.from,
+      to: inputs.to as string,
+      snapshot,
+      parameters,
+      atOnce: inputs.tablesAtOnce,
+      signal,
+    }
+    const copied = await copyTables(await copyJobs(source, plan, where), ends, (table, rows) =>
+      info(`${table}: ${number(rows)} rows`),
+    )
+    const durationMs = Date.now() - started
+    info(`copied in ${seconds(durationMs)}`)
+    await finish(source, target, plan, rules, sql, copied)
+    throwIfCancelled(signal)
+    const proof = await prove({ source, target, where, signal }, plan, rules, copied, job.canaries)
+    await conclude(context, job, { plan, sql, proof, durationMs })
+  } catch (error) {
+    // Whatever went wrong: rows that were not proved do not stay.
+    await emptyTables(target, inputs.schema, names).catch(() => {})
+    await setState(target, 'refused').catch(() => {})
+    // A database's own words can quote a value.
+    throw sqlState(error) ? new UserError(`masking failed: ${discreet(error)}`) : error
+  }
+}
+
+function readKey(rules: Rules): string {
+  const name = rules.key.slice('env:'.length)
+  const key = fromEnv(rules.key)
+  if (key) addSecret(key)
+  const problem = keyProblem(key)
+  if (problem)
+    throw new InputError(
+      `the masking key in ${name} ${problem}. Make one with \`openssl rand -hex 32\` and keep it as a secret`,
+    )
+  return key as string
+}
+
+/** Registered as secrets: a canary in a log would have to be explained. */
+function readCanaries({ canaries = [] }: Rules): string[] {
+  const list = typeof canaries === 'string' ? (fromEnv(canaries) ?? '').split('\n') : canaries
+  const found = list.map((line) => line.trim()).filter(Boolean)
+  if (typeof canaries === 'string' && !found.length)
+    throw new InputError(`the rules take canaries from ${canaries}, which is empty or not set`)
+  for (const canary of found) addSecret(canary)
+  return found
+}
+
+function requirePlan(plan: Plan): void {
+  if (plan.unlisted.length)
+    throw new VerdictError(
+      `${plan.unlisted.length} columns are covered by no rule and no safe class; nothing was copied. Paste what follows into the rules file, and correct it:\n${pasteRules(plan.unlisted)}${plan.problems.map((problem) => `\nAlso: ${problem}`).join('')}`,
+    )
+  if (plan.problems.length)
+    refuse('the rules do not fit the source', plan.problems, 'Nothing was copied. Correct the rules file.')
+}
+
+async function requireChecks(source: Database, plan: Plan): Promise<void> {
+  const problems: string[] = []
+  for (const { sql, problem } of plan.checks) {
+    const { rows } = await source.query(sql)
+    if (Number(rows[0].count)) problems.push(problem(Number(rows[0].count)))
+  }
+  if (problems.length)
+    refuse('the source holds what the rules do not cover', problems, 'Nothing was copied. Extend the rules file.')
+}
+
+async function copyJobs(source: Database, plan: Plan, where: ReadonlyMap<string, string>) {
+  const { rows } = await source.query(
+    `SELECT oid::int, (SELECT sum(pg_catalog.pg_relation_size(r.oid)) FROM (SELECT t.oid UNION
+       SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = t.oid) r)::float8 AS size FROM unnest($1::oid[]) t(oid)`,
+    [plan.tables.map(({ table }) => table.oid)],
+  )
+  const sizes = new Map(rows.map(({ oid, size }) => [oid, size]))
+  return plan.tables.map((planned) => ({
+    schema: plan.schema,
+    table: planned.table.name,
+    columns: planned.columns,
+    select: maskedSelect(planned, where.get(planned.table.name)),
+    size: sizes.get(planned.table.oid) ?? 0,
+  }))
+}
+
+/** What follows the rows: a subset's closure, constraints and indexes, sequences, statistics. */
+async function finish(
+  source: Database,
+  target: Database,
+  plan: Plan,
+  rules: Rules,
+  sql: SchemaSql,
+  copied: Map<string, number>,
+): Promise<void> {
+  if (rules.subset)
+    for (const [table, rows] of await close(target, plan)) {
+      copied.set(table, (copied.get(table) ?? 0) - rows)
+      info(`${table}: ${number(rows)} rows refer to rows outside the subset, and were left out too`)
+    }
+  const started = Date.now()
+  await runAll(target, sql.after, 'a constraint or index')
+  await runAll(target, sql.foreignKeys, 'a foreign key')
+  const there = new Set((await readSequences(target, plan.schema)).map(({ name }) => name))
+  for (const { name, lastValue } of await readSequences(source, plan.schema))
+    if (lastValue !== null && there.has(name))
+      await target.query('SELECT setval(format($1, $2::text, $3::text)::regclass, $4)', [
+        '%I.%I',
+        plan.schema,
+        name,
+        lastValue.toString(),
+      ])
+  await target.query('ANALYZE')
+  info(`constraints, indexes and sequences in ${seconds(Date.now() - started)}`)
+}
+
+async function conclude(
+  context: Mask,
+  { target, rules }: Job,
+  { plan, sql, proof, durationMs }: { plan: Plan; sql: SchemaSql; proof: Proof; durationMs: number },
+): Promise<void> {
+  const { inputs } = context
+  const rows = proof.tables.reduce((sum, { rowsAfter }) => sum + rowsAfter, 0)
+  const masked = proof.columns.filter(({ what }) => what === 'masked').length
+  const evidence = {
+    version: 1,
+    proved: proof.problems.length === 0,
+    at: new Date().toISOString(),
+    schema: plan.schema,
+    schemaBy: sql.madeBy,
+    rules: createHash('sha256').update(JSON.stringify(rules)).digest('hex'),
+    durationMs,
+    rows,
+    ...proof,
+  }
+  writeFileSync(inputs.evidence, `${JSON.stringify(evidence, null, 2)}\n`)
+  context.summary(maskSummary(evidence))
+  context.output('evidence', inputs.evidence)
+  if (proof.problems.length)
+    refuse(
+      'the masked copy is not proved',
+      proof.problems,
+      'The rehearsal source was emptied. Its WAL and backups may still hold what was found: take a fresh server before you go on.',
+    )
+  await setState(target, 'proved')
+  for (const { table, column, looksLike } of proof.keptPersonal)
+    warning(`${table}.${column} looks like ${looksLike}, and is kept by the rules`)
+  context.output('verdict', 'proved')
+  context.output('tables', proof.tables.length)
+  context.output('rows', rows)
+  context.output('masked-columns', masked)
+  context.output('duration-ms', durationMs)
+  context.output('rules', inputs.rules)
+}

@@ -1,0 +1,43 @@
+import { defaulted, defineAction, optional, required } from '../../runtime/spec.ts'
+import { boolean, connectionUrl, integer, text } from '../../runtime/types.ts'
+import { config } from '../common.ts'
+
+export const spec = defineAction({
+  name: 'mask',
+  title: 'Mask a rehearsal source',
+  description:
+    'Copies a production clone into a rehearsal source, masked inside the database it comes from, and proves that nobody is left in it.',
+  icon: 'eye-off',
+  inputs: {
+    from: required(connectionUrl, 'Production clone or snapshot to read. Nothing is written there.'),
+    to: optional(connectionUrl, 'Rehearsal source to fill: an empty database, or one that `mask` has filled before.'),
+    'allow-target': optional(
+      text,
+      'Exact name of the database that `to` is. It marks it as a rehearsal; without it nothing is written.',
+    ),
+    rules: required(text, 'Rules file (YAML). With `propose` it is written, and must not exist yet.'),
+    propose: defaulted(
+      boolean,
+      'false',
+      'Writes a first rules file from the catalog and from samples that are matched inside the database, and ends.',
+    ),
+    schema: defaulted(text, 'public', 'Schema to copy; it has the same name on both sides.'),
+    'tables-at-once': defaulted(integer(1, 32), '4', 'How many tables are copied at a time; two connections each.'),
+    'pg-dump': defaulted(
+      text,
+      'auto',
+      "Program that reads the schema; it must be of the source's major version or newer. `auto`: the one on the PATH, else the catalog. `none`: the catalog.",
+    ),
+    evidence: defaulted(text, 'mask.json', 'File for the evidence: numbers and names, no values.'),
+    ...config,
+  },
+  outputs: {
+    verdict: '`proved` when every check passed, `proposed` after `propose`.',
+    tables: 'How many tables were copied.',
+    rows: 'How many rows.',
+    'masked-columns': 'How many columns were masked.',
+    'duration-ms': 'How long the copy took, in milliseconds.',
+    evidence: 'Path of the evidence file.',
+    rules: 'Path of the rules file that was read or written.',
+  },
+})

@@ -1,0 +1,153 @@
+import type { Database } from '../runtime/database.ts'
+import { ident, qualified } from '../runtime/database.ts'
+
+/** What a rule has to know of a type; domains are taken for what they are made of. */
+export type Family =
+  | 'text'
+  | 'integer'
+  | 'numeric'
+  | 'float'
+  | 'boolean'
+  | 'date'
+  | 'timestamp'
+  | 'uuid'
+  | 'bytea'
+  | 'json'
+  | 'enum'
+  | 'other'
+
+export interface MaskColumn {
+  name: string
+  /** As `format_type` writes it. */
+  type: string
+  family: Family
+  array: boolean
+  /** Characters that fit, when the type has a limit. */
+  maxLength: number | null
+  notNull: boolean
+  /** Computed by the database: not copied, and masked with what it is computed from. */
+  generated: boolean
+  /** Its values are handed out by the database: identity, sequence, or a uuid function. */
+  surrogate: boolean
+  /** Part of a unique index or constraint, also within an expression. */
+  unique: boolean
+}
+
+export interface ForeignKey {
+  name: string
+  columns: string[]
+  toTable: string
+  toSchema: string
+  toColumns: string[]
+}
+
+export interface MaskTable {
+  schema: string
+  name: string
+  oid: number
+  /** Takes its rows from partitions, which are not listed by themselves. */
+  partitioned: boolean
+  columns: MaskColumn[]
+  key: string[]
+  foreignKeys: ForeignKey[]
+}
+
+/** Every base table of a schema in catalog order by name; partitioned ones as a whole. */
+export async function readMaskTables(db: Database, schema: string): Promise<MaskTable[]> {
+  const columns = await db.query(
+    `SELECT c.oid, c.relname AS table, c.relkind = 'p' AS partitioned, a.attname AS name,
+            pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+            CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
+                 ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END AS base,
+            CASE WHEN t.typtype = 'd' THEN b.typtype ELSE t.typtype END = 'e' AS enum,
+            a.attnotnull OR t.typnotnull AS "notNull", a.attgenerated <> '' AS generated,
+            a.attidentity <> '' OR coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+              ~ '^(nextval\\(|gen_random_uuid\\(|([a-z_]+\\.)?uuid_generate_v|unique_rowid\\()', false) AS surrogate,
+            EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion)
+              AND (a.attnum = ANY (i.indkey::int2[]) AND array_position(i.indkey::int2[], a.attnum) < i.indnkeyatts
+                OR i.indexprs IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.pg_depend p
+                  WHERE p.classid = 'pg_class'::regclass AND p.objid = i.indexrelid
+                    AND p.refobjid = c.oid AND p.refobjsubid = a.attnum))) AS unique
+       FROM pg_catalog.pg_class c
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+       LEFT JOIN pg_catalog.pg_type b ON b.oid = t.typbasetype
+       LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+      ORDER BY c.relname, a.attnum`,
+    [schema],
+  )
+  const constraints = await db.query(
+    `SELECT k.conrelid AS oid, k.conname AS name, k.contype AS kind, fn.nspname AS "toSchema", f.relname AS "toTable",
+            ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, o)
+              JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY o) AS columns,
+            ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(n, o)
+              JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY o) AS "toColumns"
+       FROM pg_catalog.pg_constraint k
+       JOIN pg_catalog.pg_class c ON c.oid = k.conrelid AND NOT c.relispartition
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       LEFT JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
+       LEFT JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace
+      WHERE n.nspname = $1 AND k.contype IN ('p', 'f') AND (k.conparentid = 0 OR k.contype = 'p')
+      ORDER BY k.conname`,
+    [schema],
+  )
+  const tables = new Map<number, MaskTable>()
+  for (const row of columns.rows) {
+    const table: MaskTable = tables.get(row.oid) ?? {
+      schema,
+      name: row.table,
+      oid: row.oid,
+      partitioned: row.partitioned,
+      columns: [],
+      key: [],
+      foreignKeys: [],
+    }
+    table.columns.push(toColumn(row))
+    tables.set(row.oid, table)
+  }
+  for (const { oid, kind, ...row } of constraints.rows) {
+    if (kind === 'p') (tables.get(oid) as MaskTable).key = row.columns
+    else tables.get(oid)?.foreignKeys.push(row)
+  }
+  return [...tables.values()]
+}
+
+function toColumn(
+  row: Omit<MaskColumn, 'family' | 'array' | 'maxLength'> & { base: string; enum: boolean },
+): MaskColumn {
+  const { name, type, base, notNull, generated, surrogate, unique } = row
+  const array = base.endsWith('[]')
+  const element = array ? base.slice(0, -2) : base
+  const limit = /^character(?: varying)?\((\d+)\)$/.exec(element)?.[1]
+  const family: Family = row.enum ? 'enum' : familyOf(element)
+  return { name, type, family, array, maxLength: limit ? Number(limit) : null, notNull, generated, surrogate, unique }
+}
+
+const FAMILIES: [RegExp, Family][] = [
+  [/^(text|character|name$)|(^|\.)"?citext"?$/, 'text'],
+  [/^(smallint|integer|bigint)$/, 'integer'],
+  [/^numeric/, 'numeric'],
+  [/^(real|double precision)$/, 'float'],
+  [/^boolean$/, 'boolean'],
+  [/^date$/, 'date'],
+  [/^timestamp/, 'timestamp'],
+  [/^uuid$/, 'uuid'],
+  [/^bytea$/, 'bytea'],
+  [/^jsonb?$/, 'json'],
+]
+
+function familyOf(type: string): Family {
+  return FAMILIES.find(([regex]) => regex.test(type))?.[1] ?? 'other'
+}
+
+/** `FROM` item of a table's own rows: a plain table without those that inherit from it. */
+export function fromItem(table: { schema: string; name: string; partitioned: boolean }): string {
+  return `${table.partitioned ? '' : 'ONLY '}${qualified(table.schema, table.name)}`
+}
+
+/** `t."name"` */
+export function columnOf(name: string): string {
+  return `t.${ident(name)}`
+}

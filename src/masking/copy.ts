@@ -1,0 +1,118 @@
+import { pipeline } from 'node:stream/promises'
+import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
+import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
+import { CancelledError, UserError } from '../runtime/errors.ts'
+import { openSession, setParameters, silence } from './session.ts'
+
+/** One table's rows on their way: a SELECT on one side, columns on the other. */
+export interface CopyJob {
+  schema: string
+  table: string
+  select: string
+  columns: readonly string[]
+  /** Bytes on the source; the largest goes first. */
+  size: number
+}
+
+export interface CopyEnds {
+  from: string
+  to: string
+  /** As `pg_export_snapshot` wrote it; its transaction has to stay open meanwhile. */
+  snapshot: string
+  /** Session parameters with the keys. */
+  parameters: ReadonlyMap<string, string>
+  atOnce: number
+  signal: AbortSignal
+}
+
+/** Opens the transaction whose snapshot every reader shares. */
+export async function exportSnapshot(db: Database): Promise<string> {
+  await db.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
+  const { rows } = await db.query('SELECT pg_catalog.pg_export_snapshot() AS id')
+  return rows[0].id
+}
+
+/**
+ * Copies tables, several at once, each as one COPY on either side with the bytes piped through.
+ * @param onRows called with the rows of each table that is done
+ * @returns rows by table
+ * @throws UserError that names table and SQLSTATE but no value: the database's own words can quote one
+ */
+export async function copyTables(
+  jobs: readonly CopyJob[],
+  ends: CopyEnds,
+  onRows: (table: string, rows: number) => void = () => {},
+): Promise<Map<string, number>> {
+  const queue = [...jobs].sort((a, b) => b.size - a.size)
+  const done = new Map<string, number>()
+  const abort = new AbortController()
+  const signal = AbortSignal.any([ends.signal, abort.signal])
+  const worker = async () => {
+    const [source, target] = await openPair(ends)
+    try {
+      for (let job = queue.shift(); job; job = queue.shift()) {
+        const rows = await copyOne(source, target, job, signal)
+        done.set(job.table, rows)
+        onRows(job.table, rows)
+      }
+    } finally {
+      await Promise.all([hangUp(source), hangUp(target)])
+    }
+  }
+  const workers = Array.from({ length: Math.max(1, Math.min(ends.atOnce, queue.length)) }, worker)
+  try {
+    await Promise.all(workers)
+  } catch (error) {
+    abort.abort()
+    await Promise.allSettled(workers)
+    if (ends.signal.aborted) throw new CancelledError('the run was cancelled')
+    throw error
+  }
+  return done
+}
+
+async function openPair({ from, to, snapshot, parameters }: CopyEnds): Promise<[Database, Database]> {
+  const source = await openSession(from, 'source')
+  try {
+    await source.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
+    await source.query(`SET TRANSACTION SNAPSHOT '${snapshot}'`)
+    await silence(source, 'source')
+    await setParameters(source, parameters)
+    const target = await openSession(to, 'target')
+    await target.query('SET synchronous_commit = off')
+    return [source, target]
+  } catch (error) {
+    await source.end().catch(() => {})
+    throw error
+  }
+}
+
+async function copyOne(source: Database, target: Database, job: CopyJob, signal: AbortSignal): Promise<number> {
+  const columns = job.columns.map(ident).join(', ')
+  const reader = source.query(copyTo(`COPY (${job.select}) TO STDOUT`))
+  const writer = target.query(copyFrom(`COPY ${qualified(job.schema, job.table)} (${columns}) FROM STDIN`))
+  try {
+    await pipeline(reader, writer, { signal })
+    return writer.rowCount
+  } catch (error) {
+    throw new UserError(`copying ${job.table} failed: ${discreet(error)}`)
+  }
+}
+
+/** What may be told of a database's error: its class and where it happened, never its message, which can quote a value. */
+export function discreet(error: unknown): string {
+  const state = sqlState(error)
+  if (!state) return error instanceof Error ? error.message : String(error)
+  const { constraint, column, dataType } = error as { constraint?: string; column?: string; dataType?: string }
+  const where = [constraint && `constraint ${constraint}`, column && `column ${column}`, dataType && `type ${dataType}`]
+  const named = where.filter(Boolean).join(', ')
+  return `SQLSTATE ${state}${named ? ` (${named})` : ''}; the server's own log has the message, which can quote a value and is not shown here`
+}
+
+/** Closes a connection that may be in the midst of a COPY, for which `end` would wait. */
+async function hangUp(db: Database): Promise<void> {
+  const raw = (db as unknown as { connection: { stream: { destroy(): void } } }).connection
+  const timer = setTimeout(() => raw.stream.destroy(), 500)
+  await db.end().catch(() => {})
+  clearTimeout(timer)
+}

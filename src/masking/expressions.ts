@@ -1,0 +1,527 @@
+import pg from 'pg'
+import { UserError } from '../runtime/errors.ts'
+import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
+import { jitterMs, type LeafRule, type UseRule } from './rules.ts'
+
+/**
+ * The keys that one masked SELECT needs, by domain, and the expressions that it computes once a row.
+ *
+ * Two hashes serve: where a masked value is made *from* the hash (e-mail, name, uuid …), it is
+ * sha256(domain key ‖ value), of which at most 128 bits ever show. The domain key is HMAC-SHA256(key, domain), made once
+ * by the runner; a keyed prefix with a truncated digest is as good a keyed function as HMAC is (there is no length to
+ * extend), at half its price. Where the hash only says by how much a value moves or where filler text begins, it is
+ * `hashtextextended` with a secret seed: it gives nothing away that the moved value does not, at a tenth of the price.
+ */
+export class Hashes {
+  /** Domain → position; the session parameters are `molt_actions.k<position>` and `molt_actions.s<position>`. */
+  readonly domains: Map<string, number>
+  /** Expression → its name in the inner SELECT. */
+  readonly computed = new Map<string, string>()
+  /** Query → its name in the WITH list, for what is computed once a table. */
+  readonly tables = new Map<string, string>()
+  readonly #prefix: string
+
+  constructor(domains: Map<string, number> = new Map(), prefix = 'h') {
+    this.domains = domains
+    this.#prefix = prefix
+  }
+
+  /** 32 bytes that nobody without the key can tell from the value. */
+  strong(domain: string, value: string): string {
+    const key = `(SELECT decode(current_setting('molt_actions.k${this.#position(domain)}'), 'hex'))`
+    // textsend: the bytes in the session's encoding, which is UTF-8; convert_to looks its name up for every value.
+    return this.#once(`sha256(${key} || textsend(${value}))`)
+  }
+
+  /** A bigint, 0 or more. */
+  light(domain: string, value: string): string {
+    return this.#once(this.lightInline(domain, value))
+  }
+
+  /** The same for a row, by its key. */
+  lightRow(domain: string, table: MaskTable): string {
+    const [name] = table.key
+    const column = table.key.length === 1 ? table.columns.find((each) => each.name === name) : undefined
+    const own = column && KEY_HASHES[column.type]
+    if (!own) return this.light(domain, rowText(table))
+    const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
+    return this.#once(`(${own}(${columnOf(name as string)}, ${seed}) & 9223372036854775807)`)
+  }
+
+  /** The same where no computed column is in reach, as in a WHERE. */
+  lightInline(domain: string, value: string): string {
+    const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
+    return `(hashtextextended(${value}, ${seed}) & 9223372036854775807)`
+  }
+
+  /** A query that is run once, whoever asks. */
+  once(query: string): string {
+    const name = this.tables.get(query) ?? `molt ${this.#prefix}t${this.tables.size}`
+    this.tables.set(query, name)
+    return `"${name}"`
+  }
+
+  #position(domain: string): number {
+    const position = this.domains.get(domain) ?? this.domains.size
+    this.domains.set(domain, position)
+    return position
+  }
+
+  #once(expression: string): string {
+    const name = this.computed.get(expression) ?? `molt ${this.#prefix}${this.computed.size}`
+    this.computed.set(expression, name)
+    return `t."${name}"`
+  }
+}
+
+/** Hashes of key types that need no text. */
+const KEY_HASHES: Record<string, string> = {
+  bigint: 'hashint8extended',
+  integer: 'hashint4extended',
+  uuid: 'uuid_hash_extended',
+}
+
+export const literal = pg.escapeLiteral
+
+/** Whether different originals stay different under a rule; by the birthday bound, for 10⁹ rows at 64 bits. */
+export function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
+  if (column.array) return false
+  const room = column.maxLength ?? Number.POSITIVE_INFINITY
+  switch (rule.use) {
+    case 'email':
+      return !rule.fold && room >= EMAIL_LENGTH
+    case 'uuid':
+      return true
+    case 'hash': {
+      if (rule.fold) return false
+      if (column.family === 'text') return Math.min(rule.length ?? 32, room - (rule.prefix ?? '').length) >= 16
+      return column.family === 'bytea' || column.family === 'uuid' || column.type === 'bigint'
+    }
+    case 'sql':
+      return rule.unique === true
+    default:
+      return false
+  }
+}
+
+const EMAIL_HOSTS = ['example.com', 'example.net', 'example.org']
+const EMAIL_LENGTH = 29
+
+/** Rules by the families of types that they work on. */
+const FITS: Record<UseRule['use'], readonly string[] | 'all'> = {
+  null: 'all',
+  constant: 'all',
+  hash: ['text', 'integer', 'bytea'],
+  partial: ['text'],
+  email: ['text'],
+  name: ['text'],
+  phone: ['text'],
+  address: ['text'],
+  text: ['text'],
+  number: ['integer', 'numeric', 'float'],
+  date: ['date', 'timestamp'],
+  uuid: ['uuid', 'text'],
+  card: ['text'],
+  choice: ['text', 'integer', 'numeric', 'float', 'boolean', 'date', 'timestamp', 'uuid', 'enum'],
+  json: ['json'],
+  sql: 'all',
+}
+
+/** Why a rule cannot be had on a column; undefined when it can. */
+export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
+  const fits = FITS[rule.use]
+  if (fits !== 'all' && !fits.includes(column.family)) return `\`${rule.use}\` does not work on ${column.type}`
+  if (column.array && !['null', 'constant', 'choice', 'sql'].includes(rule.use) && column.family !== 'text')
+    return `\`${rule.use}\` does not work on ${column.type}`
+  if (rule.use === 'null' && column.notNull) return '`null` cannot stand in a NOT NULL column'
+  if (rule.use === 'card' && column.maxLength !== null && column.maxLength < 13)
+    return `\`card\` needs 13 characters, and ${column.type} has ${column.maxLength}`
+  if (rule.use === 'uuid' && column.maxLength !== null && column.maxLength < 36)
+    return `\`uuid\` needs 36 characters, and ${column.type} has ${column.maxLength}`
+  if (rule.use === 'hash' && column.type === 'smallint') return '`hash` needs integer or bigint'
+  if (rule.use === 'number' && !rule.noise && !rule.absolute) return '`number` needs `noise` or `absolute`'
+  if (column.unique && !keepsUnique(rule, column))
+    return `the column is part of a unique index, and \`${rule.use}\`${'fold' in rule && rule.fold ? ' with `fold`' : ''} on ${column.type} does not keep different values different`
+  return undefined
+}
+
+/** Where a rule stands: the table for rules that look at other columns, and the domains that apply. */
+export interface Place {
+  table: MaskTable
+  column: MaskColumn
+  /** Domain of this column's values, from the rule, the foreign key's parent, or its own name. */
+  domain: string
+  /** Domain of another column of the table, for `by`. */
+  domainOf(column: string): string
+  hashes: Hashes
+}
+
+/** The SQL expression that masks a column; NULL stays NULL. */
+export function maskColumn(rule: UseRule, place: Place): string {
+  const { column } = place
+  const value = columnOf(column.name)
+  if (rule.use === 'null') return `NULL::${column.type}`
+  if (rule.use === 'constant')
+    return `CASE WHEN ${value} IS NOT NULL THEN ${literal(String(rule.value))}::${column.type} END`
+  if (rule.use === 'sql') return `(${rule.expression})::${column.type}`
+  if (rule.use === 'date') return shift(rule.by, rule.days, place)
+  if (rule.use === 'choice') return choose(rule['min-count'] ?? 10, place)
+  if (rule.use === 'json')
+    return maskJson(column.type === 'jsonb' ? value : `${value}::jsonb`, jsonTree(rule.paths), place)
+  if (column.array) return elements(rule, value, place)
+  // No cast to the column's own type: COPY sends text, and the other side has the same limit.
+  if (column.family === 'text')
+    return maskText(rule, `${value}${column.type === 'text' ? '' : '::text'}`, column, place)
+  if (rule.use === 'number') return noise(rule, value, place)
+  return maskTyped(rule, value, place)
+}
+
+function maskTyped(rule: UseRule, value: string, { column, domain, hashes }: Place): string {
+  const hash = hashes.strong(domain, `${value}::text`)
+  if (rule.use === 'uuid') return `CASE WHEN ${value} IS NOT NULL THEN ${uuid(hash)} END`
+  if (column.family === 'bytea') return hash
+  return column.type === 'integer' ? `(${big(hash)} & 2147483647)::integer` : big(hash)
+}
+
+function elements(rule: UseRule, value: string, place: Place): string {
+  const inner = new Hashes(place.hashes.domains, 'e')
+  const masked = maskText(rule, 't.e', place.column, { ...place, hashes: inner })
+  return `CASE WHEN cardinality(${value}) > 0 THEN ARRAY(SELECT ${masked} FROM ${eachOf(`unnest(${value})::text`, inner)})::${place.column.type} ELSE ${value} END`
+}
+
+/** The elements as `t.e`, in their order, with what is computed once an element. A FROM clause would store them first. */
+function eachOf(elements: string, hashes: Hashes): string {
+  const bare = `(SELECT ${elements} AS e OFFSET 0) t`
+  const list = [...hashes.computed].map(([expression, name]) => `${expression} AS "${name}"`)
+  return list.length ? `(SELECT t.e, ${list.join(', ')} FROM ${bare} OFFSET 0) t` : bare
+}
+
+/** Rules that make text from text. An empty text stays empty: it says that there is nothing. */
+function maskText(
+  rule: UseRule | Exclude<LeafRule, { keep: true }>,
+  value: string,
+  column: Pick<MaskColumn, 'maxLength'>,
+  place: Pick<Place, 'domain' | 'hashes'>,
+): string {
+  const { domain, hashes } = place
+  const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : value
+  // NULL for an empty text, too: whatever is made of the hash is NULL then, and the text itself stays.
+  const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
+  const limit = column.maxLength
+  const cut = (text: string, length: number | null = limit) => (length === null ? text : `left(${text}, ${length})`)
+  const unlessEmpty = (text: string) => `coalesce(${text}, ${folded})`
+  switch (rule.use) {
+    case 'hash': {
+      const length = Math.min(rule.length ?? 32, Math.max(0, (limit ?? 96) - (rule.prefix ?? '').length))
+      const prefix = rule.prefix ? `${literal(rule.prefix)} || ` : ''
+      return unlessEmpty(`${prefix}${hex(strong(), length)}`)
+    }
+    case 'partial': {
+      const stars = literal(rule.with ?? '*')
+      if (rule.last === 0) return `repeat(${stars}, length(${value}))`
+      return `CASE WHEN length(${value}) < ${2 * rule.last} THEN repeat(${stars}, length(${value})) ELSE repeat(${stars}, length(${value}) - ${rule.last}) || right(${value}, ${rule.last}) END`
+    }
+    case 'email':
+      return unlessEmpty(email(strong(), limit))
+    case 'name':
+      return unlessEmpty(cut(personName(strong(), rule.part ?? 'full')))
+    case 'address':
+      return unlessEmpty(cut(address(strong(), rule.part ?? 'line', value)))
+    case 'phone':
+      return unlessEmpty(cut(phone(strong(), value)))
+    case 'card':
+      return unlessEmpty(card(strong(), value, limit))
+    case 'uuid':
+      return unlessEmpty(`${uuid(strong())}::text`)
+    case 'text':
+      return filler(hashes.light(domain, value), value)
+    default:
+      throw new UserError(`\`${rule.use}\` does not make text`)
+  }
+}
+
+/** A bigint of 63 bits, of a hash that is one-way already. */
+function big(hash: string): string {
+  return `(hashtextextended(encode(substring(${hash} FROM 1 FOR 12), 'hex'), 0) & 9223372036854775807)`
+}
+
+/** Up to 15 of the 15 decimal digits that a hash gives; `left` and `lpad` would count characters. */
+function digits(hash: string, length: string): string {
+  return `substr((1000000000000000 + ${big(hash)} % 1000000000000000)::text, 2, ${length})`
+}
+
+/** The first hex digits of a hash. */
+function hex(hash: string, length: number): string {
+  const whole = `encode(substring(${hash} FROM 1 FOR ${Math.ceil(length / 2)}), 'hex')`
+  return length % 2 ? `left(${whole}, ${length})` : whole
+}
+
+function pick(hash: string, byte: number, items: readonly string[]): string {
+  return `(ARRAY[${items.map(literal).join(',')}])[1 + get_byte(${hash}, ${byte}) % ${items.length}]`
+}
+
+/** 64 bits in the local part, at hosts that RFC 2606 reserves: nothing sent there arrives. */
+function email(hash: string, limit: number | null): string {
+  const length = limit === null ? 16 : Math.max(1, Math.min(16, limit - EMAIL_LENGTH + 16))
+  const text = `'u' || ${hex(hash, length)} || '@' || ${pick(hash, 9, EMAIL_HOSTS)}`
+  return limit === null || limit >= EMAIL_LENGTH ? text : `left(${text}, ${limit})`
+}
+
+const syllables = (starts: string, ends: string) =>
+  starts.split(' ').flatMap((start) => ends.split(' ').map((end) => start + end))
+
+const FIRST = syllables('Alvu Beru Kadu Deno Elpu Faru Gitu Hanu', 'nak vo nape rak lim solu mip tuk')
+const LAST_1 = syllables('Bar Cor Dal Ever Fal Gran Hol Ister', 'a e i o ade ena ila oma')
+const LAST_2 = syllables('be da fe ga ho la ma ne', 'ck hl ld rt lm nd rk ss')
+
+/** Made of syllables, so that no name in it is taken from anybody: 262,144 full names, each word one of an array. */
+function personName(hash: string, part: 'full' | 'first' | 'last'): string {
+  const first = pick(hash, 0, FIRST)
+  const last = `${pick(hash, 1, LAST_1)} || ${pick(hash, 2, LAST_2)}`
+  if (part === 'first') return first
+  return part === 'last' ? last : `${first} || ' ' || ${last}`
+}
+
+function address(hash: string, part: 'line' | 'city' | 'postcode', value: string): string {
+  if (part === 'postcode') return digits(hash, `greatest(3, length(${value}))`)
+  const place = `${pick(hash, 1, LAST_1)} || ${pick(hash, 2, LAST_2)}`
+  if (part === 'city') return place
+  return `(get_byte(${hash}, 5) + 1)::text || ' ' || ${place} || ' Street'`
+}
+
+/** As long as the original; +999 is a country code that is not given out. */
+function phone(hash: string, value: string): string {
+  return `CASE WHEN starts_with(${value}, '+') THEN '+999' ELSE '0999' END || ${digits(hash, `greatest(4, length(${value}) - 4)`)}`
+}
+
+/** As many digits as the original, a valid check digit, and an issuer (90…) that no card network has. */
+function card(hash: string, value: string, limit: number | null): string {
+  const count = `least(greatest(length(translate(${value}, ' -', '')), 13), ${Math.min(19, limit ?? 19)})`
+  const body = `(SELECT 90 * (10 ^ (n - 3))::numeric::bigint + ${big(hash)} % (10 ^ (n - 3))::numeric::bigint FROM (SELECT ${count} AS n) x)`
+  // What a pair of digits adds to the sum, the right one doubled: one look-up for two digits.
+  const table = Array.from(
+    { length: 100 },
+    (_, n) => ((n % 10) * 2 > 9 ? (n % 10) * 2 - 9 : (n % 10) * 2) + Math.floor(n / 10),
+  )
+  const bytes = `'\\x${Buffer.from(table).toString('hex')}'::bytea`
+  const sum = Array.from({ length: 9 }, (_, pair) => `get_byte(${bytes}, (b / ${10n ** BigInt(2 * pair)} % 100)::int)`)
+  return `(SELECT b::text || ((10 - (${sum.join(' + ')}) % 10) % 10)::text FROM (SELECT ${body} AS b OFFSET 0) x)`
+}
+
+/** 122 bits, marked as a random (version 4) uuid. */
+function uuid(hash: string): string {
+  const version = `set_byte(substring(${hash} FROM 1 FOR 16), 6, get_byte(${hash}, 6) & 15 | 64)`
+  return `encode(set_byte(${version}, 8, get_byte(${hash}, 8) & 63 | 128), 'hex')::uuid`
+}
+
+const LOREM =
+  'lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore magna aliqua ut enim ad minim veniam quis nostrud exercitation ullamco laboris nisi ut aliquip ex ea commodo consequat duis aute irure dolor in reprehenderit in voluptate velit esse cillum dolore eu fugiat nulla pariatur excepteur sint occaecat cupidatat non proident sunt in culpa qui officia deserunt mollit anim id est laborum '
+
+/** Longer texts are put together from copies of the filler; shorter ones are cut from its bytes, which is faster. */
+const SHORT = 512
+const FILLER = `'\\x${Buffer.from(LOREM.repeat(3).slice(0, LOREM.length + SHORT)).toString('hex')}'::bytea`
+
+function filler(hash: string, value: string): string {
+  const [offset, length] = [`1 + (${hash} % ${LOREM.length})::int`, `length(${value})`]
+  const long = `substr(repeat(${literal(LOREM)}, 2 + ${length} / ${LOREM.length}), ${offset}, ${length})`
+  return `CASE WHEN ${length} <= ${SHORT} THEN encode(substring(${FILLER}, ${offset}, ${length}), 'escape') ELSE ${long} END`
+}
+
+type NumberRule = Extract<UseRule, { use: 'number' }>
+
+/** The value moved by a share of itself, or by an amount; the same value always by the same. */
+function noise(rule: NumberRule, value: string, { column, domain, hashes }: Place): string {
+  const hash = hashes.light(domain, `${value}::text`)
+  const type = column.family === 'float' ? 'double precision' : 'numeric'
+  // Whole millionths: they multiply exactly, and faster than a division would.
+  const span = Math.max(1, Math.round((rule.noise ?? 1) * 1_000_000))
+  const millionths = `(${hash} % ${2 * span + 1} - ${span}`
+  const moved = rule.absolute
+    ? `${value}::${type} + ${millionths})::${type} * ${(rule.absolute / 1_000_000).toFixed(12)}::${type}`
+    : `${value}::${type} * ${millionths} + 1000000)::${type} * 0.000001::${type}`
+  const [min, max] = range(rule, column)
+  // No more decimals than the value had: noise is not to be told by its tail.
+  const bare = column.type === 'numeric' ? `round(${moved}, scale(${value}))` : moved
+  const rounded = column.family === 'integer' ? `round(${moved})` : bare
+  const low = min === undefined ? rounded : `greatest(${rounded}, ${min})`
+  const result = max === undefined ? low : `least(${low}, ${max})`
+  return `CASE WHEN ${value} IS NOT NULL THEN (${result})::${column.type} END`
+}
+
+const INTEGER_MAX: Record<string, string> = { smallint: '32767', integer: '2147483647', bigint: '9223372036854775807' }
+
+function range(rule: NumberRule, { type, family }: MaskColumn): [min?: string, max?: string] {
+  const [, precision, scale] = /^numeric\((\d+),(-?\d+)\)$/.exec(type) ?? []
+  let limit: string | undefined
+  if (family === 'integer') limit = INTEGER_MAX[type]
+  else if (precision) limit = `(10::numeric ^ ${Number(precision) - Number(scale)} - 10::numeric ^ ${-Number(scale)})`
+  return [rule.min?.toString() ?? (limit && `-${limit}`), rule.max?.toString() ?? limit]
+}
+
+/** All dates of an entity move by the same number of days, never by none. */
+function shift(by: string, days: number, { table, column, domainOf, hashes }: Place): string {
+  if (!table.columns.some(({ name }) => name === by))
+    throw new UserError(`${table.name}.${column.name}: \`by\` names ${by}, which is no column of ${table.name}`)
+  const hash = hashes.light(`${domainOf(by)} date`, `${columnOf(by)}::text`)
+  // -days … -1 and 1 … days: what is 0 or more is moved on by one.
+  const amount = `(CASE WHEN ${hash} % ${2 * days} < ${days} THEN ${hash} % ${2 * days} - ${days} ELSE ${hash} % ${2 * days} - ${days - 1} END)::int`
+  const nullable = table.columns.some(({ name, notNull }) => name === by && !notNull)
+  // A row without its entity has nothing to move together with; by its own value it still moves.
+  const own = () => hashes.light(`${domainOf(by)} date`, `${columnOf(column.name)}::text`)
+  const moved = nullable ? `coalesce(${amount}, 1 + (${own()} % ${days})::int)` : amount
+  if (column.family === 'date') return `${columnOf(column.name)} + ${moved}`
+  return `(${columnOf(column.name)} + make_interval(days => ${moved}))::${column.type}`
+}
+
+/** All timestamps of a row move by the same amount, so that what came first still does. */
+export function jitter(text: string, { table, column, hashes }: Omit<Place, 'domain' | 'domainOf'>): string {
+  const ms = jitterMs(text)
+  const value = columnOf(column.name)
+  const domain = `${table.name} jitter`
+  const hash = table.key.length ? hashes.lightRow(domain, table) : hashes.light(domain, `${value}::text`)
+  return `(${value} + (${hash} % ${2 * ms + 1} - ${ms}) * interval '1 millisecond')::${column.type}`
+}
+
+/** A row's key as text. */
+export function rowText(table: MaskTable): string {
+  if (table.key.length === 1) return `${columnOf(table.key[0] as string)}::text`
+  return table.key.map((name) => `${columnOf(name)}::text`).join(` || '|' || `)
+}
+
+/** The source's own values by their own weights; they are counted in the database, in the same snapshot. */
+function choose(minCount: number, { table, column, domain, hashes }: Place): string {
+  const value = columnOf(column.name)
+  if (!table.key.length)
+    throw new UserError(`${table.name}.${column.name}: \`choice\` needs a primary key on ${table.name} to choose by`)
+  const hash = hashes.lightRow(`${domain} choice`, table)
+  const counted = `SELECT ${value} AS v, count(*) AS n FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL GROUP BY 1 HAVING count(*) >= ${minCount}`
+  const weighed = hashes.once(
+    `SELECT array_agg(v ORDER BY n DESC, o) AS v, array_agg(s ORDER BY s) AS s FROM (SELECT v, n, v::text COLLATE "C" AS o,
+       (sum(n) OVER (ORDER BY n DESC, v::text COLLATE "C") / sum(n) OVER ())::float8 AS s FROM (${counted}) c) w`,
+  )
+  const unit = `((${hash} % 9007199254740992) / 9007199254740992.0)::float8`
+  return `CASE WHEN ${value} IS NOT NULL THEN (SELECT v FROM ${weighed})[1 + width_bucket(${unit}, (SELECT s FROM ${weighed}))] END`
+}
+
+/** A JSON rule's paths as a tree: a node has a rule, or members by name, or one node for each element of an array. */
+export interface JsonNode {
+  rule?: LeafRule
+  members?: Map<string, JsonNode>
+  each?: JsonNode
+}
+
+/** @throws UserError when one path runs through another */
+export function jsonTree(paths: Record<string, LeafRule>): JsonNode {
+  const root: JsonNode = { members: new Map() }
+  for (const [path, rule] of Object.entries(paths)) {
+    let node = root
+    for (const step of path.split('.')) {
+      const name = step.replace(/\[\]$/, '')
+      node.members ??= new Map()
+      if (!node.members.has(name)) node.members.set(name, {})
+      node = node.members.get(name) as JsonNode
+      if (name !== step) {
+        node.each ??= {}
+        node = node.each
+      }
+    }
+    if (node.rule) throw new UserError(`the JSON path ${path} is listed twice`)
+    node.rule = rule
+  }
+  requireClear(root, '')
+  return root
+}
+
+function requireClear(node: JsonNode, path: string): void {
+  if ([node.rule, node.members, node.each].filter(Boolean).length > 1)
+    throw new UserError(`the JSON path ${path} has a rule of its own and others below it; keep one of the two`)
+  for (const [name, child] of node.members ?? []) requireClear(child, path ? `${path}.${name}` : name)
+  if (node.each) requireClear(node.each, `${path}[]`)
+}
+
+/**
+ * The document as text, put together from its listed members: what is not listed cannot get in. As text it goes into
+ * the COPY; to build a jsonb first would take several times as long.
+ */
+function maskJson(value: string, node: JsonNode, place: Place): string {
+  if (node.rule) return maskLeaf(node.rule, value, place)
+  if (node.each) {
+    const inner = new Hashes(place.hashes.domains, 'e')
+    const masked = maskJson('t.e', node.each, { ...place, hashes: inner })
+    const elements = `SELECT string_agg(${masked}, ',') FROM ${eachOf(`jsonb_array_elements(${value})`, inner)}`
+    return `CASE WHEN ${value} = '[]' THEN '[]' WHEN jsonb_typeof(${value}) = 'array' THEN '[' || (${elements}) || ']' ELSE ${ifThere(value)} END`
+  }
+  const members = [...(node.members as Map<string, JsonNode>)].map(([name, child]) => {
+    const label = literal(`${JSON.stringify(name)}:`)
+    // NULL when the member is missing, and left out then by concat_ws.
+    return `${label} || ${maskJson(`(${value} -> ${literal(name)})`, child, place)}`
+  })
+  const groups: string[] = []
+  // 90 at a time: a function takes 100 arguments.
+  for (let at = 0; at < members.length; at += 90)
+    groups.push(`concat_ws(',', ${members.slice(at, at + 90).join(', ')})`)
+  const all =
+    groups.length === 1 ? groups[0] : `concat_ws(',', ${groups.map((group) => `nullif(${group}, '')`).join(', ')})`
+  return `CASE WHEN jsonb_typeof(${value}) = 'object' THEN '{' || ${all} || '}' ELSE ${ifThere(value)} END`
+}
+
+/** JSON's null where something stands, NULL where nothing does. */
+function ifThere(value: string): string {
+  return `CASE WHEN ${value} IS NOT NULL THEN 'null' END`
+}
+
+/** Rules that write nothing that JSON would have to escape. */
+const BARE = new Set<string>(['email', 'name', 'phone', 'address', 'text', 'uuid', 'card'])
+
+/** A member's masked value as JSON text; NULL when there is no such member. A text rule leaves a string there. */
+function maskLeaf(rule: LeafRule, value: string, place: Place): string {
+  if ('keep' in rule) return `${value}::text`
+  const member = /^\((.*) -> ('(?:[^']|'')*')\)$/s.exec(value)
+  const text = member ? `(${member[1]} ->> ${member[2]})` : `(${value} #>> '{}')`
+  if (rule.use === 'null') return ifThere(value)
+  if (rule.use === 'constant') return `CASE WHEN ${value} IS NOT NULL THEN ${literal(JSON.stringify(rule.value))} END`
+  if (rule.use === 'number') {
+    const column: MaskColumn = { ...place.column, type: 'numeric', family: 'numeric' }
+    const number = `(CASE jsonb_typeof(${value}) WHEN 'number' THEN ${text} END)::numeric`
+    return `coalesce(${noise(rule, number, { ...place, column })}::text, ${ifThere(value)})`
+  }
+  const domain = ('domain' in rule && rule.domain) || place.domain
+  const masked = maskText(rule, text, { maxLength: null }, { ...place, domain })
+  const bare = BARE.has(rule.use) || (rule.use === 'hash' && !rule.prefix)
+  const quoted = bare ? `'"' || ${masked} || '"'` : `to_json((${masked})::text)::text`
+  return `coalesce(${quoted}, ${ifThere(value)})`
+}
+
+/** True for a document in which something stands that no path lists. */
+export function jsonUnlisted(value: string, node: JsonNode): string {
+  if (node.rule) return 'false'
+  if (node.each) {
+    const inner = jsonUnlisted('x.e', node.each)
+    return `CASE jsonb_typeof(${value}) WHEN 'array' THEN EXISTS (SELECT FROM jsonb_array_elements(${value}) x(e) WHERE ${inner}) WHEN 'null' THEN false ELSE ${value} IS NOT NULL END`
+  }
+  const members = [...(node.members as Map<string, JsonNode>)]
+  const below = members
+    .filter(([, child]) => !child.rule)
+    .map(([name, child]) => ` OR ${jsonUnlisted(`(${value} -> ${literal(name)})`, child)}`)
+  const rest = `${value} - ${textArray(members.map(([name]) => name))} <> '{}'`
+  return `CASE jsonb_typeof(${value}) WHEN 'object' THEN ${rest}${below.join('')} WHEN 'null' THEN false ELSE ${value} IS NOT NULL END`
+}
+
+/** The texts that a JSON rule masks, as `SELECT`s of one column: what the proof looks for afterwards. */
+export function jsonMasked(value: string, node: JsonNode): string[] {
+  if (node.rule) return 'keep' in node.rule || REUSES.has(node.rule.use) ? [] : [`SELECT ${value} #>> '{}'`]
+  if (node.each)
+    return jsonMasked('x.e', node.each).map(
+      (each) => `${each} FROM jsonb_array_elements(CASE jsonb_typeof(${value}) WHEN 'array' THEN ${value} END) x(e)`,
+    )
+  return [...(node.members as Map<string, JsonNode>)].flatMap(([name, child]) =>
+    jsonMasked(`(${value} -> ${literal(name)})`, child),
+  )
+}
+
+/** Rules whose results may well be somebody else's original: chosen from them, moved among them, or set. */
+export const REUSES: ReadonlySet<UseRule['use']> = new Set(['null', 'constant', 'number', 'date', 'choice'])
+
+export function textArray(items: readonly string[]): string {
+  return `ARRAY[${items.map(literal).join(', ')}]::text[]`
+}

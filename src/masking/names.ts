@@ -1,0 +1,84 @@
+import type { MaskColumn } from './catalog.ts'
+
+/** What a column's name and type suggest: a rule as YAML, and why. `TODO` where a person must decide. */
+export interface Suggestion {
+  rule: string
+  why: string
+}
+
+const PERSONAL: [RegExp, string, string][] = [
+  [/e_?mail/, '{ use: email, domain: email }', 'an e-mail address'],
+  [/^(first|given|fore)_?names?$/, '{ use: name, part: first }', 'a first name'],
+  [/^(last|family|sur)_?names?$|surname/, '{ use: name, part: last }', 'a last name'],
+  [
+    /^(full_?name|display_?name|contact(_name)?|recipient|holder|author|agent|card_?holder|account_?holder)$|(customer|person|user|owner|billing|shipping|contact|holder)_?name$/,
+    '{ use: name }',
+    'a name',
+  ],
+  [/phone|mobile|^(tel|fax|msisdn)|_(tel|fax)$/, '{ use: phone }', 'a telephone number'],
+  [/^(card|pan|cc)(_?(no|num|number))?$|card_?(no|num|number)|credit_?card/, '{ use: card }', 'a card number'],
+  [/iban|bic|account_?(no|num|number)|routing/, '{ use: hash, length: 20 }', 'a bank account'],
+  [
+    /ssn|national_?(id|no|number)|nino|rrn|passport|driver|licen[cs]e|tax_?(id|no|number)|vat/,
+    '{ use: hash, length: 16 }',
+    'a number that identifies a person',
+  ],
+  [
+    /^(address|street|line_?[12]|address_?(line)?_?[12]|shipping_?address|billing_?address)$/,
+    '{ use: address }',
+    'a street address',
+  ],
+  [/^(city|town|locality)$/, '{ use: address, part: city }', 'a place'],
+  [/post(al)?_?code|^zip/, '{ use: address, part: postcode }', 'a postal code'],
+  [/birth|^dob$/, '{ use: date, days: 60, by: TODO }', 'a date of birth'],
+  [/passwor?d|secret|token|api_?key|salt|otp|pin$/, '{ use: constant, value: masked }', 'a secret'],
+  [/^(user_?name|login|nick(name)?|handle|alias|user)$/, '{ use: hash, length: 16 }', 'an account name'],
+  [/(^|_)ip(_?addr(ess)?)?$|user_?agent|fingerprint|device_?id|session|cookie/, '{ use: hash }', 'a trace of a device'],
+  [/latitude|longitude|^(lat|lon|lng)$/, '{ use: number, absolute: 0.5 }', 'a position'],
+  [/salary|income|wage/, '{ use: number, noise: 0.2 }', 'an income'],
+  [/gender|^sex$|religion|ethnic|national(ity)?$|marital|health|diagnos/, '{ use: choice }', 'a trait of a person'],
+  [
+    /^(notes?|comments?|body|message|description|remarks?|bio|about|content|text|reason|subject|title)$|_(notes?|text|comment|message)$/,
+    '{ use: text }',
+    'free text, in which anything may stand',
+  ],
+]
+
+/** What a name says of a person; undefined when it says nothing. The name of the column only: values are not looked at. */
+export function looksPersonal(name: string): string | undefined {
+  return personal(name)?.[2]
+}
+
+function personal(name: string): [RegExp, string, string] | undefined {
+  const plain = name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').toLowerCase()
+  return PERSONAL.find(([regex]) => regex.test(plain))
+}
+
+/** A rule for a column that has none, from its name and type alone. */
+export function suggest(column: MaskColumn): Suggestion {
+  const { family, name, array } = column
+  const known = personal(name)
+  if (family === 'boolean') return keep('a yes or no says nothing of a person')
+  if (family === 'enum') return keep('one of the labels of the schema')
+  if (family === 'json')
+    return { rule: '{ use: json, paths: { TODO: { use: text } } }', why: 'a document: list its members' }
+  if (family === 'uuid') return { rule: '{ use: uuid }', why: 'an identifier' }
+  if (family === 'bytea') return { rule: '{ use: hash }', why: 'bytes of any kind' }
+  if (family === 'timestamp') return { rule: '{ use: date, days: 30, by: TODO }', why: 'a moment in somebody’s life' }
+  if (family === 'date') return { rule: '{ use: date, days: 60, by: TODO }', why: known?.[2] ?? 'a date' }
+  const numeric = family === 'integer' || family === 'numeric' || family === 'float'
+  if (numeric && known?.[1].includes('number')) return { rule: known[1], why: known[2] }
+  if (numeric) return keep('TODO: a number; keep it, or { use: number, noise: 0.1 }')
+  if (column.unique && known?.[1].includes('email') === false)
+    return { rule: '{ use: hash }', why: `${known[2]}, and unique` }
+  if (family === 'text' && known) return { rule: known[1], why: known[2] }
+  if (family === 'text')
+    return column.unique
+      ? { rule: '{ use: hash }', why: 'a unique text' }
+      : { rule: array ? '{ use: hash }' : '{ use: text }', why: 'a text' }
+  return keep(`TODO: ${column.type}; say why it may be seen`)
+}
+
+function keep(why: string): Suggestion {
+  return { rule: `{ keep: true, reason: ${JSON.stringify(why)} }`, why: why.replace(/^TODO: /, '') }
+}

@@ -1,0 +1,418 @@
+import { closest } from 'fastest-levenshtein'
+import { stringify } from 'yaml'
+import { messageOf } from '../runtime/errors.ts'
+import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
+import {
+  Hashes,
+  jitter,
+  jsonMasked,
+  jsonTree,
+  jsonUnlisted,
+  literal,
+  maskColumn,
+  misfit,
+  REUSES,
+} from './expressions.ts'
+import { suggest } from './names.ts'
+import type { Rules, UseRule } from './rules.ts'
+
+/** What becomes of one column, and by whose word. */
+export interface Decision {
+  column: MaskColumn
+  what: 'kept' | 'masked' | 'moved' | 'generated'
+  /** The rule's name; empty for kept and generated columns. */
+  use: UseRule['use'] | 'jitter' | ''
+  /** The reason given, the safe class, or the reference that is followed. */
+  why: string
+  domain: string
+  /** What stands in the SELECT. */
+  expression: string
+  /** One-column SELECTs over a row `t` that yield its values as text, for the proof. */
+  values: string[]
+  /** No original may be found among the masked values. */
+  strict: boolean
+}
+
+/** A reference between tables, from a foreign key or from the rules file. */
+export interface Edge {
+  from: string
+  columns: string[]
+  to: string
+  toColumns: string[]
+  /** Of a polymorphic reference. */
+  when?: { column: string; is: string }
+  /** The two columns are of different types, and meet as text. */
+  asText: boolean
+  /** Name of the constraint; empty for a reference that none declares. */
+  constraint: string
+}
+
+export interface PlannedTable {
+  table: MaskTable
+  decisions: Decision[]
+  /** Names of the columns that are copied, in the order of `select`. */
+  columns: string[]
+  hashes: Hashes
+}
+
+export interface Plan {
+  schema: string
+  tables: PlannedTable[]
+  edges: Edge[]
+  /** Every domain that needs a key, with the number of its session parameters. */
+  domains: Map<string, number>
+  problems: string[]
+  /** Columns that nothing covers. */
+  unlisted: { table: string; column: MaskColumn }[]
+  /** Counts that must be zero on the source: `sql` yields one number. */
+  checks: { sql: string; problem: (count: number) => string }[]
+}
+
+/** Decides for every column of every table; problems are collected, so that a person sees all of them at once. */
+export function makePlan(all: readonly MaskTable[], rules: Rules, schema: string): Plan {
+  return new Planner(all, rules, schema).plan
+}
+
+type Resolved = { column: MaskColumn; table: MaskTable } & (
+  | { keep: true; why: string }
+  | { rule: UseRule; why: string; domain: string }
+  | { jitter: string; why: string }
+)
+
+class Planner {
+  readonly plan: Plan
+  readonly #rules: Rules
+  readonly #byName: Map<string, MaskTable>
+  readonly #resolved = new Map<string, Resolved | undefined>()
+
+  constructor(all: readonly MaskTable[], rules: Rules, schema: string) {
+    this.#rules = rules
+    const chosen = all.filter(({ name }) => !rules.exclude?.[name])
+    this.#byName = new Map(chosen.map((table) => [table.name, table]))
+    this.plan = { schema, tables: [], edges: [], domains: new Map(), problems: [], unlisted: [], checks: [] }
+    this.#requireKnownNames(all)
+    this.plan.edges = this.#edges()
+    for (const table of chosen) this.plan.tables.push(this.#planTable(table))
+    this.#requireOneRulePerDomain()
+  }
+
+  #problem(text: string): void {
+    if (!this.plan.problems.includes(text)) this.plan.problems.push(text)
+  }
+
+  #requireKnownNames(all: readonly MaskTable[]): void {
+    const names = all.map(({ name }) => name)
+    const { tables, exclude = {}, subset = {} } = this.#rules
+    for (const name of [...Object.keys(tables), ...Object.keys(exclude), ...Object.keys(subset)])
+      if (!names.includes(name))
+        this.#problem(`the rules name the table ${name}, which is not on the source${hint(name, names)}`)
+    for (const [name, columns] of Object.entries(tables)) {
+      const table = all.find((each) => each.name === name)
+      if (table && exclude[name]) this.#problem(`the table ${name} has rules and is excluded; take one of the two away`)
+      const known = table?.columns.map((column) => column.name)
+      for (const column of known ? Object.keys(columns) : [])
+        if (!known?.includes(column))
+          this.#problem(`the rules name ${name}.${column}, which is not on the source${hint(column, known ?? [])}`)
+    }
+  }
+
+  #edges(): Edge[] {
+    const edges: Edge[] = []
+    for (const table of this.#byName.values())
+      for (const key of table.foreignKeys) {
+        if (key.toSchema !== table.schema || !this.#byName.has(key.toTable))
+          this.#problem(
+            `${table.name} refers to ${key.toSchema}.${key.toTable} (${key.name}), which is not copied; include it, or exclude ${table.name} too`,
+          )
+        else
+          edges.push({
+            from: table.name,
+            columns: key.columns,
+            to: key.toTable,
+            toColumns: key.toColumns,
+            asText: false,
+            constraint: key.name,
+          })
+      }
+    for (const reference of this.#rules.references ?? []) {
+      const [from, to] = [this.#find(reference.from), this.#find(reference.to)]
+      if (!from || !to) continue
+      const { when } = reference
+      if (when && !from.table.columns.some(({ name }) => name === when.column))
+        this.#problem(`references: ${from.table.name} has no column ${when.column}`)
+      edges.push({
+        from: from.table.name,
+        columns: [from.column.name],
+        to: to.table.name,
+        toColumns: [to.column.name],
+        asText: from.column.type !== to.column.type,
+        constraint: '',
+        ...(when && { when }),
+      })
+    }
+    return edges
+  }
+
+  #find(path: string): { table: MaskTable; column: MaskColumn } | undefined {
+    const [tableName, columnName] = path.split('.') as [string, string]
+    const table = this.#byName.get(tableName)
+    const column = table?.columns.find(({ name }) => name === columnName)
+    if (table && column) return { table, column }
+    this.#problem(`references: ${path} is not among the tables that are copied`)
+    return undefined
+  }
+
+  #planTable(table: MaskTable): PlannedTable {
+    const hashes = new Hashes(this.plan.domains)
+    const decisions = table.columns.map((column) => this.#decide(table, column, hashes))
+    const columns = decisions.filter(({ what }) => what !== 'generated').map(({ column }) => column.name)
+    return { table, decisions, columns, hashes }
+  }
+
+  #decide(table: MaskTable, column: MaskColumn, hashes: Hashes): Decision {
+    const value = columnOf(column.name)
+    const plain: Decision = {
+      column,
+      what: 'kept',
+      use: '',
+      why: '',
+      domain: '',
+      expression: value,
+      values: [],
+      strict: false,
+    }
+    if (column.generated) return { ...plain, what: 'generated', why: 'computed again on the other side' }
+    const polymorphic = this.plan.edges.filter(
+      (edge) => edge.from === table.name && edge.columns[0] === column.name && edge.when,
+    )
+    if (polymorphic.length) return this.#polymorphic(table, column, polymorphic, hashes, plain)
+    const found = this.#resolve(table, column, new Set())
+    if (!found) {
+      if (!this.plan.unlisted.some((each) => each.table === table.name && each.column === column))
+        this.plan.unlisted.push({ table: table.name, column })
+      return plain
+    }
+    if ('keep' in found) return { ...plain, why: found.why }
+    if ('jitter' in found) {
+      const expression = jitter(found.jitter, { table, column, hashes })
+      return { ...plain, what: 'moved', use: 'jitter', why: found.why, expression }
+    }
+    return this.#masked(table, column, found, hashes, plain)
+  }
+
+  #masked(
+    table: MaskTable,
+    column: MaskColumn,
+    found: Extract<Resolved, { rule: UseRule }>,
+    hashes: Hashes,
+    plain: Decision,
+  ): Decision {
+    const { rule, domain, why } = found
+    const problem = misfit(rule, column) ?? this.#inheritProblem(found, table, column)
+    if (problem) {
+      this.#problem(`${table.name}.${column.name}: ${problem}`)
+      return plain
+    }
+    try {
+      // A child is cut to its parent's limit, or the two would differ where the parent was cut.
+      const shaped = { ...column, maxLength: found.column.maxLength ?? column.maxLength }
+      const domainOf = (name: string) => this.#domain(table.name, name)
+      const expression = maskColumn(rule, { table, column: shaped, domain, domainOf, hashes })
+      const values = this.#values(rule, column)
+      if (rule.use === 'json') this.#checkDocument(table, column, rule)
+      // 31 bits and postal codes are so few that chance alone brings an original back.
+      const few = (rule.use === 'hash' && column.type === 'integer') || ('part' in rule && rule.part === 'postcode')
+      return {
+        ...plain,
+        what: 'masked',
+        use: rule.use,
+        why,
+        domain,
+        expression,
+        values,
+        strict: !REUSES.has(rule.use) && !few,
+      }
+    } catch (error) {
+      this.#problem(messageOf(error))
+      return plain
+    }
+  }
+
+  #values(rule: UseRule, column: MaskColumn): string[] {
+    const value = columnOf(column.name)
+    if (rule.use === 'json') return jsonMasked(`${value}::jsonb`, jsonTree(rule.paths))
+    return column.array ? [`SELECT e::text FROM unnest(${value}) e`] : [`SELECT ${value}::text`]
+  }
+
+  /** Unlisted members are found before anything is copied, in the snapshot that is copied. */
+  #checkDocument(table: MaskTable, column: MaskColumn, rule: Extract<UseRule, { use: 'json' }>): void {
+    if (rule.others === 'drop') return
+    const bad = jsonUnlisted(`${columnOf(column.name)}::jsonb`, jsonTree(rule.paths))
+    this.plan.checks.push({
+      sql: `SELECT count(*) FROM ${fromItem(table)} AS t WHERE ${bad}`,
+      problem: (count) =>
+        `${table.name}.${column.name}: ${count} documents hold members that no path lists; list them under \`paths\`, or write \`others: drop\``,
+    })
+  }
+
+  #inheritProblem(found: Resolved & { rule: UseRule }, table: MaskTable, column: MaskColumn): string | undefined {
+    const parent = found.column
+    if (parent === column) return undefined
+    const name = `${found.table.name}.${parent.name}`
+    if (['sql', 'json', 'choice', 'date'].includes(found.rule.use))
+      return `refers to ${name}, and \`${found.rule.use}\` there cannot be repeated here; use hash, uuid or email there`
+    const room = column.maxLength === null || (parent.maxLength !== null && parent.maxLength <= column.maxLength)
+    if (column.type === parent.type || (column.family === 'text' && parent.family === 'text' && room)) return undefined
+    return `is ${column.type} and refers to ${name}, which is ${parent.type}: masked, they would not meet in ${table.name}`
+  }
+
+  /** A column that refers to one table or another, by what a second column says. */
+  #polymorphic(table: MaskTable, column: MaskColumn, edges: Edge[], hashes: Hashes, plain: Decision): Decision {
+    const by = edges[0]?.when?.column as string
+    const cases: string[] = []
+    let masked = false
+    for (const edge of edges) {
+      const target = this.#find(`${edge.to}.${edge.toColumns[0]}`)
+      const found = target && this.#resolve(target.table, target.column, new Set())
+      if (!found || 'jitter' in found) continue
+      const one = 'keep' in found ? plain : this.#masked(table, column, found, hashes, plain)
+      masked ||= one.what === 'masked'
+      cases.push(`WHEN ${columnOf(by)}::text = ${literal(edge.when?.is as string)} THEN ${one.expression}`)
+    }
+    const listed = edges.map((edge) => literal(edge.when?.is as string)).join(', ')
+    this.plan.checks.push({
+      sql: `SELECT count(*) FROM ${fromItem(table)} AS t WHERE ${columnOf(column.name)} IS NOT NULL AND (${columnOf(by)}::text IN (${listed})) IS NOT TRUE`,
+      problem: (count) =>
+        `${table.name}.${column.name}: ${count} rows have a ${by} that no reference lists; list each under \`references\` with \`when\``,
+    })
+    const why = `refers to ${edges.map((edge) => edge.to).join(', ')} by ${by}`
+    if (!masked) return { ...plain, why }
+    const values = [`SELECT ${columnOf(column.name)}::text`]
+    return { ...plain, what: 'masked', use: 'hash', why, expression: `CASE ${cases.join(' ')} END`, values }
+  }
+
+  /** The rule that holds for a column: its own, its parent's, or that of a safe class. */
+  #resolve(table: MaskTable, column: MaskColumn, seen: Set<string>): Resolved | undefined {
+    const id = `${table.name}.${column.name}`
+    if (seen.has(id)) return this.#own(table, column)
+    if (this.#resolved.has(id)) return this.#resolved.get(id)
+    seen.add(id)
+    const own = this.#own(table, column)
+    const parents = this.#parents(table.name, column.name)
+    const inherited = parents.map((edge) => this.#inherit(edge, column.name, seen)).filter((each) => each !== undefined)
+    let result = own
+    for (const each of inherited) {
+      if (result && !sameRule(result, each))
+        this.#problem(
+          `${id} ${each.why}: it has to have the same rule, and has another one; take its own rule away, or give both the same`,
+        )
+      else if (!result || !('keep' in result)) result = each
+    }
+    this.#resolved.set(id, result)
+    return result
+  }
+
+  #parents(table: string, column: string): Edge[] {
+    return this.plan.edges.filter(
+      (edge) =>
+        edge.from === table &&
+        edge.columns.includes(column) &&
+        !edge.when &&
+        (!edge.constraint || this.#rules.safe?.['foreign-keys']) &&
+        !(edge.to === table && edge.toColumns[edge.columns.indexOf(column)] === column),
+    )
+  }
+
+  #inherit(edge: Edge, column: string, seen: Set<string>): Resolved | undefined {
+    const table = this.#byName.get(edge.to) as MaskTable
+    const name = edge.toColumns[edge.columns.indexOf(column)]
+    const parent = table.columns.find((each) => each.name === name) as MaskColumn
+    const found = this.#resolve(table, parent, seen)
+    return found && { ...found, why: `inherits from ${edge.to}.${name}` }
+  }
+
+  #own(table: MaskTable, column: MaskColumn): Resolved | undefined {
+    const at = { table, column }
+    const rule = this.#rules.tables[table.name]?.[column.name]
+    if (rule && 'keep' in rule) return { ...at, keep: true, why: rule.reason }
+    if (rule) return { ...at, rule, why: 'its rule', domain: this.#domain(table.name, column.name) }
+    const { safe = {} } = this.#rules
+    const { family, array } = column
+    const keep = (why: string): Resolved => ({ ...at, keep: true, why })
+    if (safe['surrogate-keys'] && column.surrogate && table.key.includes(column.name)) return keep('surrogate key')
+    if (safe.booleans && family === 'boolean' && !array) return keep('boolean')
+    if (safe.enums && family === 'enum') return keep('enum')
+    if (safe.timestamps && family === 'timestamp' && !array && !column.unique)
+      return { ...at, jitter: safe.timestamps.jitter, why: 'timestamp' }
+    return undefined
+  }
+
+  /** Where a column's values come from: the domain of its rule, or that of the column it refers to, or itself. */
+  #domain(table: string, column: string, seen = new Set<string>()): string {
+    const rule = this.#rules.tables[table]?.[column]
+    if (rule && 'domain' in rule && rule.domain) return rule.domain
+    const id = `${table}.${column}`
+    const edge = this.plan.edges.find((each) => each.from === table && each.columns.includes(column) && !each.when)
+    if (!edge || seen.has(id)) return id
+    return this.#domain(edge.to, edge.toColumns[edge.columns.indexOf(column)] as string, seen.add(id))
+  }
+
+  /** One domain, one rule: else the same person would be two. */
+  #requireOneRulePerDomain(): void {
+    const first = new Map<string, { id: string; signature: string }>()
+    for (const [table, columns] of Object.entries(this.#rules.tables))
+      for (const [name, rule] of Object.entries(columns)) {
+        if (!('domain' in rule) || !rule.domain) continue
+        const id = `${table}.${name}`
+        const known = first.get(`${rule.domain} ${rule.use}`) ?? { id, signature: JSON.stringify(sorted(rule)) }
+        first.set(`${rule.domain} ${rule.use}`, known)
+        if (known.signature !== JSON.stringify(sorted(rule)))
+          this.#problem(
+            `${id} and ${known.id} share the domain ${rule.domain} with different settings; give both the same`,
+          )
+      }
+  }
+}
+
+function sorted(rule: object): unknown {
+  return Object.entries(rule).sort(([a], [b]) => (a < b ? -1 : 1))
+}
+
+function sameRule(a: Resolved, b: Resolved): boolean {
+  if ('keep' in a || 'keep' in b) return 'keep' in a && 'keep' in b
+  if ('jitter' in a || 'jitter' in b) return 'jitter' in a && 'jitter' in b
+  return a.domain === b.domain && JSON.stringify(sorted(a.rule)) === JSON.stringify(sorted(b.rule))
+}
+
+function hint(name: string, known: readonly string[]): string {
+  return known.length ? `; did you mean ${closest(name, [...known])}?` : ''
+}
+
+/** The SELECT that yields the masked rows; `where` restricts them by the original ones. */
+export function maskedSelect(planned: PlannedTable, where?: string): string {
+  const { table, decisions, hashes } = planned
+  const columns = decisions.filter(({ what }) => what !== 'generated')
+  const list = columns.map(({ column, expression }) => `${expression} AS ${columnOf(column.name).slice(2)}`).join(', ')
+  const rows = `${fromItem(table)} AS t${where ? ` WHERE ${where}` : ''}`
+  const once = [...hashes.tables].map(([query, name]) => `"${name}" AS MATERIALIZED (${query})`)
+  const head = once.length ? `WITH ${once.join(', ')} ` : ''
+  if (!hashes.computed.size) return `${head}SELECT ${list} FROM ${rows}`
+  const computed = [...hashes.computed].map(([expression, name]) => `${expression} AS "${name}"`).join(', ')
+  // OFFSET 0 keeps the planner from computing a hash again wherever it is used.
+  return `${head}SELECT ${list} FROM (SELECT t.*, ${computed} FROM ${rows} OFFSET 0) AS t`
+}
+
+/** The rules to paste for columns that have none, as YAML. */
+export function pasteRules(unlisted: Plan['unlisted']): string {
+  const tables = new Map<string, string[]>()
+  for (const { table, column } of unlisted) {
+    const { rule, why } = suggest(column)
+    tables.set(table, [...(tables.get(table) ?? []), `    ${key(column.name)}: ${rule} # ${column.type}: ${why}`])
+  }
+  return ['tables:', ...[...tables].flatMap(([table, lines]) => [`  ${key(table)}:`, ...lines])].join('\n')
+}
+
+/** A name as a YAML key. */
+export function key(name: string): string {
+  return stringify(name).trim()
+}

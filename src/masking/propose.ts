@@ -1,0 +1,257 @@
+import { type Database, qualified } from '../runtime/database.ts'
+import { columnOf, fromItem, type MaskColumn, type MaskTable, readMaskTables } from './catalog.ts'
+import { literal } from './expressions.ts'
+import { type Suggestion, suggest } from './names.ts'
+import { key } from './plan.ts'
+import { PATTERNS } from './proof.ts'
+
+/** How many rows of a table are looked at, inside the database. */
+const SAMPLE = 2000
+
+/** How often a JSON member's name must occur in the sample to be told: a name that stands once could be a value. */
+const COMMON = 10
+
+/**
+ * A first rules file, from the catalog and from samples that are matched inside the database: counts leave it, and the
+ * names of common JSON members, but no values.
+ */
+export async function proposeRules(
+  db: Database,
+  schema: string,
+): Promise<{ yaml: string; columns: number; todo: number }> {
+  const tables = await readMaskTables(db, schema)
+  const references = await undeclared(db, tables)
+  const covered = new Set(references.map(({ from }) => from))
+  const lines: string[] = []
+  let columns = 0
+  for (const table of tables) {
+    const found = await samples(db, table)
+    const open = table.columns.filter(
+      (column) => !isSafe(table, column) && !covered.has(`${table.name}.${column.name}`),
+    )
+    columns += table.columns.length
+    lines.push(open.length ? `  ${key(table.name)}:` : `  ${key(table.name)}: {}`)
+    open.forEach((column) => {
+      const { rule, why } = refine(column, found.get(column.name))
+      lines.push(`    ${key(column.name)}: ${entityOf(rule, table, tables)} # ${column.type}: ${why}`)
+    })
+  }
+  const yaml = [
+    '# Proposed by `mask` with `propose: true`. Read every line: nothing here was decided by a person.',
+    '# yaml-language-server: $schema=https://raw.githubusercontent.com/OWNER/REPO/main/docs/mask.schema.json',
+    'version: 1',
+    'key: env:MOLT_MASK_KEY',
+    '# Classes that need no rule of their own. Take away what does not hold here.',
+    'safe:',
+    '  surrogate-keys: true',
+    '  foreign-keys: true',
+    '  booleans: true',
+    '  enums: true',
+    '  timestamps: { jitter: 36h }',
+    'tables:',
+    ...lines,
+    ...(references.length ? ['# No constraint declares these; the sample fits.', 'references:'] : []),
+    ...references.map(({ line }) => `  - ${line}`),
+    '',
+  ].join('\n')
+  return { yaml, columns, todo: yaml.split('\n').filter((line) => line.includes('TODO')).length }
+}
+
+/** What the safe classes of the proposal cover. */
+function isSafe(table: MaskTable, column: MaskColumn): boolean {
+  if (column.generated || column.family === 'enum') return true
+  if (column.family === 'boolean' && !column.array) return true
+  if (column.family === 'timestamp' && !column.array && !column.unique) return true
+  if (column.surrogate && table.key.includes(column.name)) return true
+  return table.foreignKeys.some(({ columns }) => columns.includes(column.name))
+}
+
+/** A date moves with the entity that the table is about: its parent by foreign key, or its own key. */
+function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]): string {
+  if (!rule.includes('by: TODO')) return rule
+  const person = table.foreignKeys.find(({ toTable }) =>
+    /customer|user|person|account|member|patient|client/i.test(toTable),
+  )
+  const own = tables.length && table.key.length === 1 ? table.key[0] : undefined
+  const by = person?.columns[0] ?? own
+  return by ? rule.replace('TODO', key(by)) : rule
+}
+
+/** A member of a document: its path and the type that it mostly has. */
+interface Member {
+  name: string
+  kind: string | null
+}
+
+interface Sampled {
+  filled: number
+  patterns: Record<string, number>
+  members: Member[]
+}
+
+/** A column that holds nothing but such values, as told from text in which one stands. */
+const WHOLE: [string, string][] = [
+  ['only e-mail', String.raw`^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$`],
+  ['only phone', String.raw`^(\+|0)[0-9 ()./-]{7,18}[0-9]$`],
+  ['only card', '^[2-6][0-9]{3}([ -]?[0-9]){9,15}$'],
+]
+
+/** Shares of each pattern in a sample of every text column, and the common members of every document. */
+async function samples(db: Database, table: MaskTable): Promise<Map<string, Sampled>> {
+  const looked = table.columns.filter(({ family }) => family === 'text' || family === 'json')
+  if (!looked.length) return new Map()
+  const patterns = [...Object.entries(PATTERNS), ...WHOLE]
+  const measures = looked.flatMap(({ name }, at) => [
+    `count(${columnOf(name)})::int AS "${at}"`,
+    ...patterns.map(
+      ([, regex], p) => `count(*) FILTER (WHERE ${columnOf(name)}::text ~ ${literal(regex)})::int AS "${at} ${p}"`,
+    ),
+  ])
+  const sample = `(SELECT * FROM ${fromItem(table)} LIMIT ${SAMPLE}) AS t`
+  const { rows } = await db.query(`SELECT ${measures.join(', ')} FROM ${sample}`)
+  const found = new Map<string, Sampled>()
+  for (const [at, column] of looked.entries())
+    found.set(column.name, {
+      filled: rows[0][`${at}`],
+      patterns: Object.fromEntries(patterns.map(([name], p) => [name, rows[0][`${at} ${p}`]])),
+      members: column.family === 'json' && !column.array ? await members(db, sample, columnOf(column.name)) : [],
+    })
+  return found
+}
+
+async function members(db: Database, sample: string, value: string): Promise<Member[]> {
+  const { rows } = await db.query(
+    `SELECT k || CASE max(jsonb_typeof(v)) FILTER (WHERE jsonb_typeof(v) <> 'null') WHEN 'array' THEN '[]' ELSE '' END AS name,
+            max(jsonb_typeof(v)) FILTER (WHERE jsonb_typeof(v) <> 'null') AS kind
+       FROM ${sample}, LATERAL jsonb_each(CASE jsonb_typeof(${value}::jsonb) WHEN 'object' THEN ${value}::jsonb END) j(k, v)
+      WHERE k ~ '^[A-Za-z_][A-Za-z0-9_-]{0,40}$' GROUP BY k HAVING count(*) >= ${COMMON} ORDER BY k LIMIT 100`,
+  )
+  return rows
+}
+
+/** The suggestion by name and type, corrected by what the sample shows. */
+function refine(column: MaskColumn, sampled: Sampled | undefined): Suggestion {
+  const byName = suggest(column)
+  if (!sampled?.filled) return byName
+  if (column.family === 'json' && sampled.members.length) {
+    const paths = sampled.members.map((member) => `${JSON.stringify(member.name)}: ${leafRule(member)}`)
+    return {
+      rule: `{ use: json, paths: { ${paths.join(', ')} } }`,
+      why: `the common members, ${sampled.filled} documents seen`,
+    }
+  }
+  const share = (name: string) => (sampled.patterns[name] ?? 0) / sampled.filled
+  const personal = Object.keys(PATTERNS).filter((name) => share(name) > 0)
+  if (share('only e-mail') > 0.8 && !column.array)
+    return { rule: '{ use: email, domain: email }', why: 'holds e-mail addresses' }
+  if (share('only phone') > 0.8 && !column.unique && !column.array && !byName.rule.includes('use: phone'))
+    return { rule: '{ use: phone }', why: 'holds telephone numbers' }
+  if (share('only card') > 0.8 && !column.unique && !column.array)
+    return { rule: '{ use: card }', why: 'holds card numbers' }
+  if (personal.length && byName.rule.includes('keep'))
+    return { rule: '{ use: text }', why: `holds ${personal.join(', ')}` }
+  return personal.length ? { ...byName, why: `${byName.why}; the sample holds ${personal.join(', ')}` } : byName
+}
+
+function leafRule({ name, kind }: Member): string {
+  if (kind === 'number' || kind === 'boolean') return `{ keep: true, reason: 'TODO: a ${kind}' }`
+  if (kind === 'object') return `{ use: constant, value: 'TODO: list the members below' }`
+  const plain = name.replace(/\[\]$/, '')
+  const column = {
+    name: plain,
+    type: 'text',
+    family: 'text',
+    array: false,
+    maxLength: null,
+    notNull: false,
+    generated: false,
+    surrogate: false,
+    unique: false,
+  } as const
+  const { rule } = suggest(column)
+  return /use: (date|choice|number)/.test(rule) ? '{ use: text }' : rule
+}
+
+interface Reference {
+  from: string
+  line: string
+}
+
+/** Columns that refer to another table without a constraint: the name says so, and nine of ten sampled values agree. */
+async function undeclared(db: Database, tables: readonly MaskTable[]): Promise<Reference[]> {
+  const found: Reference[] = []
+  for (const table of tables)
+    for (const column of table.columns) {
+      if (table.foreignKeys.some(({ columns }) => columns.includes(column.name)) || isSafe(table, column)) continue
+      const from = `${table.name}.${column.name}`
+      for (const [parent, name] of candidates(table, column, tables))
+        if (await agrees(db, table, column, parent, name)) {
+          found.push({ from, line: `{ from: ${key(from)}, to: ${key(`${parent.name}.${name}`)} }` })
+          break
+        }
+      for (const { parent, name, is, type } of await polymorphic(db, table, column, tables))
+        found.push({
+          from,
+          line: `{ from: ${key(from)}, to: ${key(`${parent.name}.${name}`)}, when: { column: ${key(type)}, is: ${key(is)} } }`,
+        })
+    }
+  return found
+}
+
+function candidates(table: MaskTable, column: MaskColumn, tables: readonly MaskTable[]): [MaskTable, string][] {
+  const stem = /^(.+?)_?(id|no|ref|key|uuid)$/i.exec(column.name)?.[1]?.toLowerCase()
+  const mail = column.family === 'text' && /e_?mail/i.test(column.name)
+  return tables.flatMap((parent): [MaskTable, string][] => {
+    if (parent === table) return []
+    const own = parent.columns.find(({ name }) => parent.key.length === 1 && name === parent.key[0])
+    const byName = stem && own && own.type === column.type && singular(parent.name) === singular(stem)
+    const unique = parent.columns.filter(
+      (each) => mail && each.unique && each.family === 'text' && /e_?mail/i.test(each.name),
+    )
+    return [
+      ...(byName ? [[parent, own.name] as [MaskTable, string]] : []),
+      ...unique.map((each) => [parent, each.name] as [MaskTable, string]),
+    ]
+  })
+}
+
+function singular(name: string): string {
+  return name.toLowerCase().replaceAll('_', '').replace(/ies$/, 'y').replace(/s$/, '')
+}
+
+async function agrees(
+  db: Database,
+  table: MaskTable,
+  column: MaskColumn,
+  parent: MaskTable,
+  name: string,
+  when = '',
+): Promise<boolean> {
+  const value = columnOf(column.name)
+  const text = parent.columns.find((each) => each.name === name)?.type === column.type ? '' : '::text'
+  const { rows } = await db.query(
+    `SELECT count(*)::int AS filled, count(*) FILTER (WHERE EXISTS (SELECT FROM ${qualified(parent.schema, parent.name)} p
+              WHERE p.${columnOf(name).slice(2)}${text} = ${value}${text}))::int AS met
+       FROM (SELECT * FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL${when} LIMIT ${SAMPLE}) AS t`,
+  )
+  return rows[0].filled > 0 && rows[0].met >= rows[0].filled * 0.9
+}
+
+/** `subject_id` beside `subject_type`: the labels tried are made from the tables' names, so none is read. */
+async function polymorphic(db: Database, table: MaskTable, column: MaskColumn, tables: readonly MaskTable[]) {
+  const stem = /^(.+?)_?id$/i.exec(column.name)?.[1]
+  const type = table.columns.find(({ name }) => stem && new RegExp(`^${stem}_?(type|kind)$`, 'i').test(name))
+  const found: { parent: MaskTable; name: string; is: string; type: string }[] = []
+  if (!type) return found
+  for (const parent of tables) {
+    const [name] = parent.key
+    const own = parent.columns.find((each) => each.name === name)
+    if (!name || !own || parent.key.length > 1 || (own.type !== column.type && column.family !== 'text')) continue
+    const one = singular(parent.name)
+    const labels = [parent.name, one, one[0]?.toUpperCase() + one.slice(1)]
+    for (const is of new Set(labels))
+      if (await agrees(db, table, column, parent, name, ` AND ${columnOf(type.name)}::text = ${literal(is)}`))
+        found.push({ parent, name, is, type: type.name })
+  }
+  return found
+}

@@ -1,0 +1,71 @@
+import type { ColumnProof, Proof } from './proof.ts'
+
+/** The proof for a person: verdict first, then what an approver has to look at, then every column before and after. */
+export function maskSummary(evidence: Proof & { rows: number; durationMs: number; schemaBy: string }): string {
+  const { problems, tables, columns, hits, canaries, keptPersonal, references } = evidence
+  const masked = columns.filter(({ what }) => what === 'masked')
+  const head = problems.length
+    ? `### ❌ Mask: ${problems.length} problems\n\n${problems
+        .slice(0, 30)
+        .map((each) => `- ${plain(each)}`)
+        .join('\n')}`
+    : `### ✅ Masked and proved: ${count(evidence.rows)} rows in ${tables.length} tables`
+  const checks = [
+    `- ${masked.length} masked columns, ${count(columns.reduce((sum, { survivors = 0 }) => sum + survivors, 0))} originals found among the masked values`,
+    `- ${evidence.scannedColumns} free-text columns scanned, ${count(hits.reduce((sum, each) => sum + each.hits, 0))} hits`,
+    canaries.planted
+      ? `- ${canaries.planted} canaries: in ${count(canaries.rowsBefore)} rows before, in ${count(canaries.rowsAfter)} after`
+      : '- no canaries were planted',
+    `- ${count(evidence.constraints)} constraints and indexes valid; ${references.length} undeclared references hold as before`,
+    `- schema by ${plain(evidence.schemaBy)}`,
+  ]
+  const kept = keptPersonal.map(
+    ({ table, column, looksLike, reason }) => `| ${plain(table)}.${plain(column)} | ${looksLike} | ${plain(reason)} |`,
+  )
+  const parts = [head, checks.join('\n')]
+  if (kept.length)
+    parts.push(
+      `#### Kept, though the name speaks of a person\n\n| column | looks like | why it is kept |\n| --- | --- | --- |\n${kept.join('\n')}`,
+    )
+  parts.push(
+    fold(`Tables before and after`, tableRows(evidence)),
+    fold('Columns before and after', columnRows(columns)),
+  )
+  return parts.join('\n\n')
+}
+
+function tableRows({ tables }: Proof): string {
+  const lines = tables.map(
+    (each) =>
+      `| ${plain(each.table)} | ${count(each.rowsBefore)} | ${count(each.rowsAfter)} | ${optional(each.keyGapsBefore)} | ${optional(each.keyGapsAfter)} |`,
+  )
+  return `| table | rows before | after | key gaps before | after |\n| --- | ---: | ---: | ---: | ---: |\n${lines.join('\n')}`
+}
+
+function columnRows(columns: readonly ColumnProof[]): string {
+  const changed = columns.filter(({ what }) => what === 'masked' || what === 'moved').slice(0, 400)
+  const both = (each: ColumnProof, value: (shape: ColumnProof['before']) => string) =>
+    `${value(each.before)} → ${value(each.after)}`
+  const lines = changed.map(
+    (each) =>
+      `| ${plain(each.table)}.${plain(each.column)} | ${each.use} | ${both(each, ({ nullShare }) => `${(100 * nullShare).toFixed(1)}%`)} | ${both(each, ({ averageLength }) => averageLength?.toFixed(1) ?? '·')} | ${both(each, ({ distinct }) => optional(distinct))} | ${both(each, ({ top }) => optional(top))} | ${optional(each.survivors)} |`,
+  )
+  return `| column | rule | NULL | length | different values | most frequent | originals left |\n| --- | --- | --- | --- | --- | --- | ---: |\n${lines.join('\n')}`
+}
+
+function fold(title: string, body: string): string {
+  return `<details><summary>${title}</summary>\n\n${body}\n\n</details>`
+}
+
+function count(value: number): string {
+  return value.toLocaleString('en-US')
+}
+
+function optional(value: number | undefined): string {
+  return value === undefined ? '·' : count(value)
+}
+
+/** Names from a database are text: they must not become Markdown or HTML. */
+function plain(text: string): string {
+  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('|', '\\|').replaceAll('\n', ' ')
+}

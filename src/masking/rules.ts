@@ -1,0 +1,253 @@
+import { readFileSync } from 'node:fs'
+import { parseDocument } from 'yaml'
+import * as z from 'zod'
+import { InputError, messageOf } from '../runtime/errors.ts'
+
+const domain = z.string().min(1).describe('Columns of one domain get the same masked value for the same original.')
+const fold = z.boolean().describe('Takes `A@x.org ` and `a@x.org` for the same value. Loses uniqueness.')
+const reason = z.string().min(3)
+const envName = z.string().regex(/^env:[A-Za-z_]\w*$/)
+const column = z.string().regex(/^[^.]+\.[^.]+$/, 'write table.column')
+
+const keep = z.strictObject({
+  keep: z.literal(true),
+  reason: reason.describe('Why these values may be seen by whoever sees the rehearsal.'),
+})
+
+const scalarRules = [
+  z.strictObject({ use: z.literal('null') }),
+  z.strictObject({ use: z.literal('constant'), value: z.union([z.string(), z.number(), z.boolean()]) }),
+  z.strictObject({
+    use: z.literal('hash'),
+    domain: domain.optional(),
+    fold: fold.optional(),
+    length: z.int().min(8).max(64).optional().describe('Hex digits, for text. Default 32.'),
+    prefix: z.string().max(16).optional(),
+  }),
+  z.strictObject({
+    use: z.literal('partial'),
+    last: z.int().min(0).max(8).describe('How many characters at the end are kept, of values twice as long or longer.'),
+    with: z.string().length(1).optional().describe('What stands for the others. Default `*`.'),
+  }),
+  z.strictObject({ use: z.literal('email'), domain: domain.optional(), fold: fold.optional() }),
+  z.strictObject({
+    use: z.literal('name'),
+    part: z.enum(['full', 'first', 'last']).optional(),
+    domain: domain.optional(),
+    fold: fold.optional(),
+  }),
+  z.strictObject({ use: z.literal('phone'), domain: domain.optional(), fold: fold.optional() }),
+  z.strictObject({
+    use: z.literal('address'),
+    part: z.enum(['line', 'city', 'postcode']).optional(),
+    domain: domain.optional(),
+    fold: fold.optional(),
+  }),
+  z.strictObject({ use: z.literal('text') }),
+  z.strictObject({
+    use: z.literal('number'),
+    noise: z.number().gt(0).lte(1).optional().describe('Share of the value, 0.1 is ±10%.'),
+    absolute: z.number().gt(0).optional().describe('Or so much up or down.'),
+    min: z.number().optional(),
+    max: z.number().optional(),
+  }),
+  z.strictObject({ use: z.literal('uuid'), domain: domain.optional() }),
+  z.strictObject({ use: z.literal('card'), domain: domain.optional() }),
+] as const
+
+/** A rule for a value inside a JSON document. */
+const leaf = z.union([keep, z.discriminatedUnion('use', [...scalarRules])])
+
+const rule = z.union([
+  keep,
+  z.discriminatedUnion('use', [
+    ...scalarRules,
+    z.strictObject({
+      use: z.literal('date'),
+      days: z.int().min(1).max(3650).describe('The most by which a date is moved, either way.'),
+      by: z.string().describe('Column of the same table that names the entity; all its dates move together.'),
+    }),
+    z.strictObject({
+      use: z.literal('choice'),
+      'min-count': z.int().min(1).optional().describe('Values seen less often are never chosen. Default 10.'),
+    }),
+    z.strictObject({
+      use: z.literal('json'),
+      paths: z
+        .record(z.string().regex(/^[^.[\]]+(\[\])?(\.[^.[\]]+(\[\])?)*$/), leaf)
+        .describe('`a.b` for members, `a[]` for the elements of an array, `a[].b` for members of those.'),
+      others: z.enum(['refuse', 'drop']).optional().describe('What becomes of members not listed. Default `refuse`.'),
+    }),
+    z.strictObject({
+      use: z.literal('sql'),
+      expression: z.string().min(1).describe('An SQL expression over the columns of the row, as `t."column"`.'),
+      'reviewed-by': z.string().min(2),
+      unique: z.boolean().optional().describe('You vouch that different values stay different.'),
+    }),
+  ]),
+])
+
+const schema = z.strictObject({
+  version: z.literal(1),
+  key: envName.describe('The environment variable that holds the key: 32 characters or more, random.'),
+  safe: z
+    .strictObject({
+      'surrogate-keys': z.boolean().optional().describe('Generated integer and uuid primary keys are kept.'),
+      'foreign-keys': z.boolean().optional().describe('Foreign keys inherit the rule of the column they refer to.'),
+      booleans: z.boolean().optional().describe('Booleans are kept.'),
+      enums: z.boolean().optional().describe('Columns of an enum type are kept: the labels are part of the schema.'),
+      timestamps: z
+        .strictObject({
+          jitter: z
+            .string()
+            .regex(/^\d+(m|h|d)$/)
+            .describe('The most by which a timestamp is moved: `90m`, `36h`, `3d`.'),
+        })
+        .optional()
+        .describe('Timestamps are moved at random, all those of a row by the same amount.'),
+    })
+    .optional(),
+  tables: z.record(z.string(), z.record(z.string(), rule)),
+  exclude: z.record(z.string(), reason).optional().describe('Tables that are left behind, and why.'),
+  references: z
+    .array(
+      z.strictObject({
+        from: column,
+        to: column,
+        when: z
+          .strictObject({ column: z.string(), is: z.string() })
+          .optional()
+          .describe('For a polymorphic reference: the row refers to that table when this column says so.'),
+      }),
+    )
+    .optional()
+    .describe('References that no constraint declares; they inherit as foreign keys do.'),
+  subset: z
+    .record(
+      z.string(),
+      z.strictObject({
+        where: z.string().optional().describe('A predicate over the columns of the row, as `t."column"`.'),
+        percent: z.number().gt(0).lte(100).optional(),
+      }),
+    )
+    .optional()
+    .describe('Rows to take. Rows that refer to one not taken are left out as well, in every table.'),
+  canaries: z
+    .union([envName, z.array(z.string().min(8))])
+    .optional()
+    .describe('Texts that were planted on the source; none may be found afterwards. `env:NAME`: one a line.'),
+  proof: z
+    .strictObject({
+      sample: z
+        .number()
+        .gt(0)
+        .lte(1)
+        .optional()
+        .describe('Share of the originals that are looked for. Default 1: all.'),
+      'min-length': z.int().min(1).max(32).optional().describe('Shorter values identify nobody. Default 4.'),
+      'max-hits': z.int().min(0).optional().describe('Pattern hits that free text may have. Default 0.'),
+      'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may be hit, and why.'),
+      'allow-survivors': z
+        .record(column, reason)
+        .optional()
+        .describe('Columns in which an original may turn up among the masked values, and why.'),
+    })
+    .optional(),
+})
+
+export type Rules = z.infer<typeof schema>
+export type Rule = z.infer<typeof rule>
+export type LeafRule = z.infer<typeof leaf>
+export type UseRule = Exclude<Rule, { keep: true }>
+export type UseName = UseRule['use']
+
+/** What a rule keeps of the data's shape, for the documentation and the report. */
+export const KEEPS: Record<UseName, { unique: string; order: string; distribution: string }> = {
+  null: { unique: 'no', order: 'no', distribution: 'no' },
+  constant: { unique: 'no', order: 'no', distribution: 'NULL share' },
+  hash: { unique: 'yes, from 16 hex digits or 64 bits on', order: 'no', distribution: 'NULLs, duplicates' },
+  partial: { unique: 'no', order: 'no', distribution: 'NULLs, lengths' },
+  email: { unique: 'yes, from 29 characters on', order: 'no', distribution: 'NULLs, duplicates' },
+  name: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates' },
+  phone: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates, lengths' },
+  address: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates' },
+  text: { unique: 'no', order: 'no', distribution: 'NULLs, lengths' },
+  number: { unique: 'no', order: 'roughly', distribution: 'NULLs, duplicates, roughly the values' },
+  date: { unique: 'no', order: 'within an entity', distribution: 'NULLs, intervals within an entity' },
+  uuid: { unique: 'yes', order: 'no', distribution: 'NULLs, duplicates' },
+  card: { unique: 'no', order: 'no', distribution: 'NULLs, duplicates, number of digits' },
+  choice: { unique: 'no', order: 'no', distribution: 'NULLs, weights of the values' },
+  json: { unique: 'no', order: 'no', distribution: 'NULLs, members, lengths of arrays' },
+  sql: { unique: 'as you vouch', order: 'no promise', distribution: 'no promise' },
+}
+
+/** JSON Schema of the rules file, for editors. */
+export function rulesJsonSchema(): string {
+  return `${JSON.stringify({ title: 'molt-actions masking rules', ...z.toJSONSchema(schema) }, null, 2)}\n`
+}
+
+/**
+ * Reads the rules file.
+ * @throws InputError with every mistake in it, each with its path
+ */
+export function readRules(path: string): Rules {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new InputError(`input \`rules\`: ${path} cannot be read: ${messageOf(error).split('\n')[0]}`)
+  }
+  return parseRules(text, path)
+}
+
+export function parseRules(text: string, path: string): Rules {
+  const document = parseDocument(text)
+  if (document.errors[0])
+    throw new InputError(`input \`rules\`: ${path} is not YAML: ${document.errors[0].message.split('\n')[0]}`)
+  const value = document.toJS()
+  const result = schema.safeParse(value)
+  if (result.success) return result.data
+  const found = result.error.issues.flatMap((issue) => explain(issue, value))
+  throw new InputError(
+    `input \`rules\`: ${path} has ${found.length} mistakes:\n${found.map((line) => `  - ${line}`).join('\n')}\nSee docs/masking.md for what a rule may say.`,
+  )
+}
+
+/** A union fails in all its branches; only the one that was meant is worth telling. */
+function explain(issue: z.core.$ZodIssue, root: unknown): string[] {
+  if (issue.code === 'invalid_union' && issue.errors.length === 2) {
+    const at = issue.path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown>)?.[key], root)
+    if (at === null || typeof at !== 'object')
+      return [`${issue.path.join('.')}: write { use: … } or { keep: true, reason: … }`]
+    const branch = issue.errors['keep' in at ? 0 : 1] as z.core.$ZodIssue[]
+    return branch.flatMap((each) => explain({ ...each, path: [...issue.path, ...each.path] } as z.core.$ZodIssue, root))
+  }
+  if (issue.code === 'invalid_union')
+    return [`${issue.path.join('.')}: not a rule; \`use\` is one of ${Object.keys(KEEPS).join(', ')}`]
+  return [`${issue.path.join('.') || 'the file'}: ${issue.message}`]
+}
+
+const WEAK_WORDS = /change.?me|password|secret|example|1234567|abcdef|test/i
+
+/**
+ * What is wrong with a masking key, without repeating any of it; undefined when it will do.
+ * A guessable key is no key: whoever guesses it can try every name and e-mail address.
+ */
+export function keyProblem(key: string | undefined): string | undefined {
+  if (!key) return 'is empty or not set'
+  if (key.length < 32) return `has ${key.length} characters; take 32 or more`
+  if (new Set(key).size < 12) return 'repeats itself; take random characters'
+  if (WEAK_WORDS.test(key)) return 'holds words or runs that people guess; take random characters'
+  return undefined
+}
+
+/** What `env:NAME` names; undefined when it is not set. */
+export function fromEnv(reference: string): string | undefined {
+  return process.env[reference.slice('env:'.length)] || undefined
+}
+
+/** Milliseconds of `90m`, `36h`, `3d`. */
+export function jitterMs(text: string): number {
+  const units: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000 }
+  return Number(text.slice(0, -1)) * (units[text.slice(-1)] as number)
+}

@@ -1,0 +1,378 @@
+import { spawn } from 'node:child_process'
+import { text } from 'node:stream/consumers'
+import { type Database, ident, qualified } from '../runtime/database.ts'
+import { UserError } from '../runtime/errors.ts'
+import { literal } from './expressions.ts'
+
+/** A schema as SQL, by the time at which each part is run. */
+export interface SchemaSql {
+  /** Types, sequences, tables: before the rows. */
+  before: string[]
+  /** Keys, checks and indexes: after the rows. */
+  after: string[]
+  foreignKeys: string[]
+  /** `pg_dump 16` or `catalog`, and why. */
+  madeBy: string
+}
+
+/** Which table, and on which server, without the password: what pg_dump is started with. */
+export interface SchemaSource {
+  url: string
+  schema: string
+  tables: readonly { name: string; oid: number }[]
+  snapshot: string
+  /** Program to use; `none` for our own reading of the catalog. */
+  pgDump: string
+}
+
+/**
+ * The source's schema for the rehearsal: by pg_dump when there is one that knows this server, else from the catalog.
+ * Triggers, rules, policies, comments, grants and views are left behind; functions too, but for those that a default,
+ * a check or an index needs.
+ */
+export async function readSchema(db: Database, source: SchemaSource): Promise<SchemaSql> {
+  const needed = await neededByTables(db, source)
+  const server = Number((await db.query('SHOW server_version_num')).rows[0].server_version_num)
+  const dump = await pgDumpVersion(source.pgDump)
+  const major = Math.floor(server / 10_000)
+  if (dump === undefined) return { ...(await fromCatalog(db, source, needed)), madeBy: 'catalog (no pg_dump here)' }
+  if (dump < major) {
+    const advice = `pg_dump ${dump} cannot read PostgreSQL ${major}; it needs ${major} or newer`
+    if (source.pgDump !== 'auto') throw new UserError(`${advice}. Install it, or say \`pg-dump: none\``)
+    return { ...(await fromCatalog(db, source, needed)), madeBy: `catalog (${advice})` }
+  }
+  return { ...(await fromPgDump(db, source, needed)), madeBy: `pg_dump ${dump}` }
+}
+
+interface Needed {
+  extensions: string[]
+  functions: string[]
+  functionNames: Set<string>
+}
+
+/** Functions that reach out of the database, or into its server's files. */
+const CALLS_OUT =
+  /\b(dblink|http_(get|post|put|delete)|net\.http|pg_read_(binary_)?file|pg_ls_dir|lo_(import|export)|pg_notify|notify|pg_logical_emit_message|postgres_fdw|copy\s+[^;]*\s(from|to)\s+(program|'))/i
+
+/** Extensions and functions that the tables' types, defaults, checks and indexes depend on. */
+async function neededByTables(db: Database, { tables }: SchemaSource): Promise<Needed> {
+  const oids = [tables.map(({ oid }) => oid)]
+  const own = `own AS (
+    SELECT 'pg_class'::regclass::oid AS classid, unnest($1::oid[]) AS objid
+    UNION SELECT 'pg_class'::regclass, indexrelid FROM pg_catalog.pg_index WHERE indrelid = ANY ($1)
+    UNION SELECT 'pg_constraint'::regclass, oid FROM pg_catalog.pg_constraint WHERE conrelid = ANY ($1)
+    UNION SELECT 'pg_attrdef'::regclass, oid FROM pg_catalog.pg_attrdef WHERE adrelid = ANY ($1))`
+  const extensions = await db.query(
+    `WITH ${own}
+     SELECT DISTINCT e.extname AS name, n.nspname AS schema
+       FROM own JOIN pg_catalog.pg_depend d ON d.classid = own.classid AND d.objid = own.objid
+       JOIN pg_catalog.pg_depend x ON x.classid = d.refclassid AND x.objid = d.refobjid AND x.deptype = 'e'
+       JOIN pg_catalog.pg_extension e ON e.oid = x.refobjid JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+      ORDER BY 1`,
+    oids,
+  )
+  const functions = await db.query(
+    `WITH ${own}
+     SELECT DISTINCT p.proname AS name, pg_catalog.pg_get_functiondef(p.oid) AS sql, l.lanname AS language, p.prosrc AS body
+       FROM own JOIN pg_catalog.pg_depend d ON d.classid = own.classid AND d.objid = own.objid
+        AND d.refclassid = 'pg_proc'::regclass
+       JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid AND p.prokind = 'f'
+       JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend x
+        WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'e') AND p.oid >= 16384
+      ORDER BY 1`,
+    oids,
+  )
+  for (const { name, language, body } of functions.rows)
+    if (!['sql', 'plpgsql'].includes(language) || CALLS_OUT.test(body))
+      throw new UserError(
+        `a default, check or index needs the function ${name}, which is in ${language} or reaches out of the database; a rehearsal must not call out. Exclude its table, or create a harmless ${name} in its place on the clone`,
+      )
+  return {
+    extensions: extensions.rows.flatMap(({ name, schema }) => [
+      `CREATE SCHEMA IF NOT EXISTS ${ident(schema)}`,
+      `CREATE EXTENSION IF NOT EXISTS ${ident(name)} SCHEMA ${ident(schema)}`,
+    ]),
+    functions: functions.rows.map(({ sql }) => sql),
+    functionNames: new Set(functions.rows.map(({ name }) => name)),
+  }
+}
+
+async function pgDumpVersion(program: string): Promise<number | undefined> {
+  if (program === 'none') return undefined
+  try {
+    const { stdout } = await run(program === 'auto' ? 'pg_dump' : program, ['--version'], {})
+    return Number(/(\d+)(\.\d+|devel|beta\d+|rc\d+)/.exec(stdout)?.[1]) || undefined
+  } catch (error) {
+    if (program === 'auto') return undefined
+    throw error
+  }
+}
+
+/** Kinds of entries that are carried over; whatever else pg_dump writes is left behind. */
+const BEFORE = new Set([
+  'TYPE',
+  'SHELL TYPE',
+  'DOMAIN',
+  'SEQUENCE',
+  'SEQUENCE OWNED BY',
+  'TABLE',
+  'TABLE ATTACH',
+  'DEFAULT',
+])
+const AFTER = new Set(['CONSTRAINT', 'CHECK CONSTRAINT', 'INDEX', 'INDEX ATTACH'])
+
+async function fromPgDump(db: Database, source: SchemaSource, needed: Needed): Promise<Omit<SchemaSql, 'madeBy'>> {
+  const url = new URL(source.url)
+  const password = url.searchParams.get('password') ?? decodeURIComponent(url.password)
+  url.password = ''
+  for (const name of ['password', 'uselibpqcompat']) url.searchParams.delete(name)
+  const pattern = (name: string) => `"${name.replaceAll('"', '""')}"`
+  const excluded = await excludedTables(db, source)
+  const { stdout } = await run(
+    source.pgDump === 'auto' ? 'pg_dump' : source.pgDump,
+    [
+      ...['--schema-only', '--no-owner', '--no-privileges', '--no-comments', '--no-publications', '--no-subscriptions'],
+      ...['--no-security-labels', '--no-tablespaces', `--schema=${pattern(source.schema)}`],
+      ...excluded.map((name) => `--exclude-table=${pattern(source.schema)}.${pattern(name)}`),
+      ...[`--snapshot=${source.snapshot}`, `--dbname=${url}`],
+    ],
+    password ? { PGPASSWORD: password } : {},
+  )
+  const sql = { before: [...schemaAndExtensions(source, needed)], after: [] as string[], foreignKeys: [] as string[] }
+  const functions: string[] = []
+  for (const { name, type, body } of dumpEntries(stdout)) {
+    if (type === 'FUNCTION' && needed.functionNames.has(name.replace(/\(.*$/s, ''))) functions.push(body)
+    else if (BEFORE.has(type)) sql.before.push(body)
+    else if (AFTER.has(type)) sql.after.push(body)
+    else if (type === 'FK CONSTRAINT') sql.foreignKeys.push(body)
+  }
+  // Functions follow the types that they may take, and come before the tables that use them.
+  const at = sql.before.findIndex((each) => /^\s*CREATE (UNLOGGED )?TABLE/m.test(each))
+  sql.before.splice(at < 0 ? sql.before.length : at, 0, ...functions)
+  return sql
+}
+
+/** Tables and partitions of the schema that are not to be carried over. */
+async function excludedTables(db: Database, source: SchemaSource): Promise<string[]> {
+  const wanted = await relations(db, source)
+  const { rows } = await db.query(
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'f') AND c.oid <> ALL ($2)`,
+    [source.schema, wanted.map(({ oid }) => oid)],
+  )
+  return rows.map(({ name }) => name)
+}
+
+/** pg_dump heads each of its entries with a comment that names it. */
+export function dumpEntries(dump: string): { name: string; type: string; body: string }[] {
+  const plain = dump.replace(/^\\(un)?restrict .*$/gm, '')
+  const parts = plain.split(/^--\n-- Name: (.*); Type: ([A-Z ]+); Schema: .*\n--\n/m)
+  const entries: { name: string; type: string; body: string }[] = []
+  for (let at = 1; at + 2 < parts.length; at += 3)
+    entries.push({ name: parts[at] as string, type: parts[at + 1] as string, body: (parts[at + 2] as string).trim() })
+  return entries
+}
+
+function schemaAndExtensions({ schema }: SchemaSource, needed: Needed): string[] {
+  return [`CREATE SCHEMA IF NOT EXISTS ${ident(schema)}`, ...needed.extensions]
+}
+
+async function run(program: string, args: string[], env: Record<string, string>): Promise<{ stdout: string }> {
+  const { PATH = '', HOME = '' } = process.env
+  const child = spawn(program, args, {
+    env: { PATH, HOME, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: 300_000,
+  })
+  const failed = new Promise<never>((_, reject) => child.once('error', reject))
+  const ended = new Promise<number | null>((resolve) => child.once('close', resolve))
+  const [stdout, stderr, code] = await Promise.race([
+    Promise.all([text(child.stdout), text(child.stderr), ended]),
+    failed,
+  ])
+  if (code !== 0) throw new UserError(`${program} ended with ${code}: ${stderr.trim().split('\n').at(-1)}`)
+  return { stdout }
+}
+
+/** The same from the catalog, for where pg_dump is missing or too old. */
+async function fromCatalog(db: Database, source: SchemaSource, needed: Needed): Promise<Omit<SchemaSql, 'madeBy'>> {
+  const { schema } = source
+  const all = await relations(db, source)
+  const inherits = all.find((table) => table.inherits && !table.bound)
+  if (inherits)
+    throw new UserError(
+      `${inherits.name} inherits from another table; its schema needs a pg_dump of the server's version`,
+    )
+  const oids = all.map(({ oid }) => oid)
+  const sequences = await sequenceSql(db, schema, oids)
+  const before = [
+    ...schemaAndExtensions(source, needed),
+    ...(await typeSql(db, schema)),
+    ...sequences.create,
+    ...needed.functions,
+  ]
+  for (const table of all) before.push(await tableSql(db, schema, table))
+  before.push(...sequences.own)
+  return { before, ...(await constraintSql(db, oids)) }
+}
+
+interface Relation {
+  name: string
+  oid: number
+  /** `PARTITION BY`'s argument. */
+  partitionKey: string | null
+  /** `FOR VALUES …` of a partition, and the table that it is part of. */
+  bound: string | null
+  parent: string | null
+  inherits: boolean
+}
+
+/** The tables and the partitions below them, parents first. */
+async function relations(db: Database, { tables }: SchemaSource): Promise<Relation[]> {
+  const { rows } = await db.query(
+    `WITH RECURSIVE tree AS (
+       SELECT oid, 0 AS depth, NULL::oid AS parent FROM pg_catalog.pg_class WHERE oid = ANY ($1)
+       UNION ALL SELECT i.inhrelid, depth + 1, tree.oid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
+         JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid AND k.relispartition)
+     SELECT c.oid, c.relname AS name, CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END AS "partitionKey",
+            CASE WHEN c.relispartition THEN pg_catalog.pg_get_expr(c.relpartbound, c.oid) END AS bound,
+            tree.parent::regclass::text AS parent,
+            EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS inherits
+       FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid ORDER BY depth, c.oid`,
+    [tables.map(({ oid }) => oid)],
+  )
+  return rows
+}
+
+async function typeSql(db: Database, schema: string): Promise<string[]> {
+  const { rows } = await db.query(
+    `SELECT t.oid, t.typname AS name, t.typtype AS kind, t.typnotnull AS "notNull", t.typdefault AS "default",
+            pg_catalog.format_type(t.typbasetype, t.typtypmod) AS base,
+            ARRAY(SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = t.oid ORDER BY enumsortorder) AS labels,
+            ARRAY(SELECT pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint WHERE contypid = t.oid
+              AND contype = 'c' ORDER BY conname) AS checks,
+            ARRAY(SELECT pg_catalog.quote_ident(attname) || ' ' || pg_catalog.format_type(atttypid, atttypmod)
+              FROM pg_catalog.pg_attribute WHERE attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped ORDER BY attnum) AS fields
+       FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+       LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+      WHERE n.nspname = $1 AND (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND c.relkind = 'c')
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_type'::regclass AND x.objid = t.oid
+          AND x.deptype = 'e')
+      ORDER BY t.oid`,
+    [schema],
+  )
+  return rows.map((type) => {
+    const name = qualified(schema, type.name)
+    if (type.kind === 'e') return `CREATE TYPE ${name} AS ENUM (${type.labels.map(literal).join(', ')})`
+    if (type.kind === 'c') return `CREATE TYPE ${name} AS (${type.fields.join(', ')})`
+    if (type.kind === 'r') throw new UserError(`the range type ${type.name} needs a pg_dump of the server's version`)
+    return [
+      `CREATE DOMAIN ${name} AS ${type.base}`,
+      type.default && `DEFAULT ${type.default}`,
+      type.notNull && 'NOT NULL',
+      ...type.checks,
+    ]
+      .filter(Boolean)
+      .join(' ')
+  })
+}
+
+const SEQUENCE_OPTIONS = `'INCREMENT ' || s.seqincrement || ' MINVALUE ' || s.seqmin || ' MAXVALUE ' || s.seqmax || ' START '
+  || s.seqstart || ' CACHE ' || s.seqcache || CASE WHEN s.seqcycle THEN ' CYCLE' ELSE '' END`
+
+async function sequenceSql(db: Database, schema: string, tables: readonly number[]) {
+  const { rows } = await db.query(
+    `SELECT c.relname AS name, pg_catalog.format_type(s.seqtypid, NULL) AS type, ${SEQUENCE_OPTIONS} AS options,
+            d.refobjid::regclass::text AS table, a.attname AS column
+       FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refobjsubid > 0
+        AND d.deptype IN ('a', 'i')
+       LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+      WHERE n.nspname = $1 AND d.deptype IS DISTINCT FROM 'i' AND (d.refobjid IS NULL OR d.refobjid = ANY ($2))
+      ORDER BY 1`,
+    [schema, tables],
+  )
+  return {
+    create: rows.map(({ name, type, options }) => `CREATE SEQUENCE ${qualified(schema, name)} AS ${type} ${options}`),
+    own: rows
+      .filter(({ table }) => table)
+      .map(({ name, table, column }) => `ALTER SEQUENCE ${qualified(schema, name)} OWNED BY ${table}.${ident(column)}`),
+  }
+}
+
+async function tableSql(db: Database, schema: string, table: Relation): Promise<string> {
+  const name = qualified(schema, table.name)
+  const partition = table.partitionKey ? ` PARTITION BY ${table.partitionKey}` : ''
+  if (table.bound) return `CREATE TABLE ${name} PARTITION OF ${table.parent} ${table.bound}${partition}`
+  const { rows } = await db.query(
+    `SELECT a.attname AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS "notNull",
+            a.attgenerated AS generated, a.attidentity AS identity, pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS expression,
+            CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END AS collation,
+            (SELECT 'SEQUENCE NAME ' || p.objid::regclass || ' ' || ${SEQUENCE_OPTIONS}
+               FROM pg_catalog.pg_depend p JOIN pg_catalog.pg_sequence s ON s.seqrelid = p.objid
+              WHERE p.classid = 'pg_class'::regclass AND p.refobjid = a.attrelid AND p.refobjsubid = a.attnum
+                AND p.deptype = 'i') AS sequence
+       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+       LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`,
+    [table.oid],
+  )
+  const columns = rows.map((column) =>
+    [
+      ident(column.name),
+      column.type,
+      column.collation && `COLLATE ${column.collation}`,
+      column.generated && `GENERATED ALWAYS AS (${column.expression}) STORED`,
+      !column.generated && column.expression && `DEFAULT ${column.expression}`,
+      column.notNull && 'NOT NULL',
+      column.identity &&
+        `GENERATED ${column.identity === 'a' ? 'ALWAYS' : 'BY DEFAULT'} AS IDENTITY (${column.sequence})`,
+    ]
+      .filter(Boolean)
+      .join(' '),
+  )
+  return `CREATE TABLE ${name} (${columns.join(', ')})${partition}`
+}
+
+/** Constraints and indexes of tables, and those that partitions have by themselves. */
+async function constraintSql(
+  db: Database,
+  tables: readonly number[],
+): Promise<Pick<SchemaSql, 'after' | 'foreignKeys'>> {
+  const constraints = await db.query(
+    `SELECT k.contype AS kind, 'ALTER TABLE ' || k.conrelid::regclass || ' ADD CONSTRAINT ' || pg_catalog.quote_ident(k.conname)
+              || ' ' || pg_catalog.pg_get_constraintdef(k.oid) AS sql
+       FROM pg_catalog.pg_constraint k
+      WHERE k.conrelid = ANY ($1) AND k.contype IN ('p', 'u', 'x', 'c', 'f') AND k.conparentid = 0
+        AND (k.contype <> 'c' OR k.conislocal) 
+      ORDER BY array_position('{p,u,x,c,f}'::"char"[], k.contype), k.conrelid, k.conname`,
+    [tables],
+  )
+  const indexes = await db.query(
+    `SELECT pg_catalog.pg_get_indexdef(i.indexrelid) AS sql
+       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
+      WHERE i.indrelid = ANY ($1)
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))
+      ORDER BY i.indrelid, c.relname`,
+    [tables],
+  )
+  const identity = await db.query(
+    `SELECT 'ALTER TABLE ' || c.oid::regclass || ' REPLICA IDENTITY ' || CASE c.relreplident WHEN 'f' THEN 'FULL'
+              WHEN 'n' THEN 'NOTHING' ELSE 'USING INDEX ' || (SELECT pg_catalog.quote_ident(x.relname)
+                FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+               WHERE i.indrelid = c.oid AND i.indisreplident) END AS sql
+       FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1) AND c.relreplident <> 'd'`,
+    [tables],
+  )
+  const sqlOf = (rows: { sql: string }[]) => rows.map(({ sql }) => sql)
+  return {
+    after: [
+      ...sqlOf(constraints.rows.filter(({ kind }) => kind !== 'f')),
+      ...sqlOf(indexes.rows),
+      ...sqlOf(identity.rows),
+    ],
+    foreignKeys: sqlOf(constraints.rows.filter(({ kind }) => kind === 'f')),
+  }
+}

@@ -1,0 +1,152 @@
+import { randomInt } from 'node:crypto'
+import { type Database, ident, qualified } from '../runtime/database.ts'
+import { UserError, VerdictError } from '../runtime/errors.ts'
+
+/** Remembers on the rehearsal source what is ours there, so that a second run may replace it and nothing else. */
+const OURS = 'molt_actions_mask'
+const RUN = `${OURS}.run`
+
+export type MaskState = 'loading' | 'refused' | 'proved'
+
+/**
+ * @throws VerdictError unless `to` is another database than `from`, marked by its exact name, and holds nothing but
+ * what an earlier run has put there
+ */
+export async function requireRehearsal(source: Database, target: Database, allowed: string): Promise<void> {
+  const { rows } = await target.query(
+    'SELECT current_database() AS name, pg_catalog.pg_is_in_recovery() AS replica, current_setting($1) AS version',
+    ['server_version_num'],
+  )
+  const [{ name, replica }] = rows
+  if (await isSameDatabase(source, target))
+    throw new VerdictError('`from` and `to` are the same database: masking would write over what it reads')
+  if (name !== allowed)
+    throw new VerdictError(
+      `\`to\` is the database ${name}, and \`allow-target\` allows ${allowed || 'none'}; write the exact name of a database that is for rehearsals`,
+    )
+  if (replica) throw new VerdictError('`to` is a replica: what it holds comes from its primary, unmasked')
+  await requireUnfed(target)
+  await requireNothingElse(target)
+}
+
+/** Two names of one server are one server: only a lock that both see can tell. */
+async function isSameDatabase(source: Database, target: Database): Promise<boolean> {
+  const lock = [randomInt(2 ** 31), randomInt(2 ** 31)]
+  await source.query('SELECT pg_catalog.pg_advisory_lock($1, $2)', lock)
+  try {
+    const { rows } = await target.query('SELECT pg_catalog.pg_try_advisory_lock($1, $2) AS free', lock)
+    if (rows[0].free) await target.query('SELECT pg_catalog.pg_advisory_unlock($1, $2)', lock)
+    return !rows[0].free
+  } finally {
+    await source.query('SELECT pg_catalog.pg_advisory_unlock($1, $2)', lock)
+  }
+}
+
+/** Masked rows are worth nothing where unmasked changes stream in after them. */
+async function requireUnfed(target: Database): Promise<void> {
+  const { rows } = await target.query(
+    `SELECT 'the subscription ' || subname AS feed FROM pg_catalog.pg_subscription s
+       JOIN pg_catalog.pg_database d ON d.oid = s.subdbid AND d.datname = current_database()`,
+  )
+  const ledger = await target.query(`SELECT pg_catalog.to_regclass('molt_actions.migrations') AS oid`)
+  if (ledger.rows[0].oid) {
+    const migrations = await target.query(
+      `SELECT 'the migration ' || id AS feed FROM molt_actions.migrations WHERE phase NOT IN ('cleaned', 'aborted')`,
+    )
+    rows.push(...migrations.rows)
+  }
+  if (rows[0])
+    throw new VerdictError(
+      `\`to\` is fed by ${rows[0].feed}: its changes are not masked, and would bring people into the rehearsal. Drop it there first; rehearse streaming with generated load on the masked source`,
+    )
+}
+
+async function requireNothingElse(target: Database): Promise<void> {
+  const ours = new Set(await ownTables(target))
+  const { rows } = await target.query(
+    `SELECT n.nspname AS schema, c.relname AS name FROM pg_catalog.pg_class c
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition AND n.nspname <> $1
+        AND n.nspname !~ '^(pg_|information_schema$)' AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x
+          WHERE x.classid = 'pg_class'::regclass AND x.objid = c.oid AND x.deptype = 'e')
+      ORDER BY 1, 2`,
+    [OURS],
+  )
+  const others = rows.map(({ schema, name }) => `${schema}.${name}`).filter((name) => !ours.has(name))
+  if (others.length)
+    throw new VerdictError(
+      `\`to\` holds ${others.length} tables that no earlier \`mask\` has made (${others.slice(0, 5).join(', ')}${others.length > 5 ? ' …' : ''}); give it an empty database`,
+    )
+}
+
+async function ownTables(target: Database): Promise<string[]> {
+  const { rows } = await target.query('SELECT pg_catalog.to_regclass($1) AS oid', [RUN])
+  if (!rows[0].oid) return []
+  const run = await target.query(`SELECT schema_name AS schema, tables FROM ${RUN}`)
+  return run.rows.flatMap(({ schema, tables }) => (tables as string[]).map((name) => `${schema}.${name}`))
+}
+
+/** Takes away what an earlier run has made, and notes what this one will make. */
+export async function takeOver(target: Database, schema: string, tables: readonly string[]): Promise<void> {
+  await dropOurs(target)
+  await target.query(`CREATE SCHEMA IF NOT EXISTS ${OURS}`)
+  await target.query(
+    `CREATE TABLE IF NOT EXISTS ${RUN} (one boolean PRIMARY KEY DEFAULT true CHECK (one), schema_name text NOT NULL,
+       tables text[] NOT NULL, state text NOT NULL, at timestamptz NOT NULL DEFAULT now())`,
+  )
+  await target.query(
+    `INSERT INTO ${RUN} (schema_name, tables, state) VALUES ($1, $2, 'loading')
+     ON CONFLICT (one) DO UPDATE SET schema_name = $1, tables = $2, state = 'loading', at = now()`,
+    [schema, tables],
+  )
+}
+
+/** The tables of an earlier run with their sequences, and the schema's types and functions that are left over. */
+async function dropOurs(target: Database): Promise<void> {
+  const { rows } = await target.query('SELECT pg_catalog.to_regclass($1) AS oid', [RUN])
+  if (!rows[0].oid) return
+  const run = await target.query(`SELECT schema_name AS schema FROM ${RUN}`)
+  const schema = run.rows[0]?.schema as string | undefined
+  if (!schema) return
+  for (const name of await ownTables(target)) {
+    const bare = name.slice(schema.length + 1)
+    await target.query(`DROP TABLE IF EXISTS ${qualified(schema, bare)} CASCADE`)
+  }
+  const rest = await target.query(
+    `SELECT 'DROP SEQUENCE IF EXISTS ' || c.oid::regclass AS sql FROM pg_catalog.pg_class c
+      WHERE c.relkind = 'S' AND c.relnamespace = to_regnamespace($1)
+     UNION ALL SELECT CASE t.typtype WHEN 'd' THEN 'DROP DOMAIN ' ELSE 'DROP TYPE ' END || t.oid::regtype || ' CASCADE'
+       FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+      WHERE t.typnamespace = to_regnamespace($1) AND (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c')
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = t.oid AND x.deptype = 'e')
+     UNION ALL SELECT 'DROP FUNCTION ' || p.oid::regprocedure || ' CASCADE' FROM pg_catalog.pg_proc p
+      WHERE p.pronamespace = to_regnamespace($1) AND p.prokind = 'f'
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = p.oid AND x.deptype = 'e')`,
+    [ident(schema)],
+  )
+  for (const { sql } of rest.rows) await target.query(sql)
+}
+
+export async function setState(target: Database, state: MaskState): Promise<void> {
+  await target.query(`UPDATE ${RUN} SET state = $1, at = now()`, [state])
+}
+
+/** Rows that were not proved must not stay: somebody may be in them. */
+export async function emptyTables(target: Database, schema: string, tables: readonly string[]): Promise<void> {
+  if (!tables.length) return
+  await target.query(`TRUNCATE ${tables.map((name) => qualified(schema, name)).join(', ')}`)
+}
+
+/** Runs a step's statements one after the other, with its table named in an error and no value. */
+export async function runAll(target: Database, statements: readonly string[], what: string): Promise<void> {
+  for (const sql of statements)
+    try {
+      await target.query(sql)
+    } catch (error) {
+      const { code, constraint } = error as { code?: string; constraint?: string }
+      const first = sql.trim().split('\n')[0]?.slice(0, 160)
+      throw new UserError(
+        `${what} cannot be made on the rehearsal source (SQLSTATE ${code ?? 'none'}${constraint ? `, ${constraint}` : ''}): ${first}`,
+      )
+    }
+}

@@ -1,0 +1,207 @@
+// The sample shop grown to 20 tables, with people in it: what `mask` has to find, and to leave nobody of.
+import { fileURLToPath } from 'node:url'
+import pg from 'pg'
+import { createShop, SHOP_TABLES, shopCounts } from './shop.ts'
+
+export const GROWN_ROWS = 1_000_000
+
+/** The rules that fit this shop. */
+export const MASK_RULES = fileURLToPath(new URL('../../examples/mask.yml', import.meta.url))
+
+/** Every table of the grown shop, parents before children. */
+export const GROWN_TABLES = [
+  ...SHOP_TABLES,
+  'profiles',
+  'cards',
+  'employees',
+  'shipments',
+  'subscribers',
+  'tickets',
+  'comments',
+  'login_history',
+  'audit_log',
+] as const
+
+/** Planted in names, addresses, free text, documents, arrays and bytes; none may be found in anything that `mask` makes. */
+export const CANARIES = [
+  'Zaphira Canaryworth',
+  'zaphira.canary@bluebottle-mail.net',
+  'Quellenhofgasse 77b',
+  '4929123456789017',
+  '+4915799988877',
+  'CANARY-7f3a91c2',
+]
+
+const DDL = `
+CREATE TABLE profiles (
+  customer_id bigint PRIMARY KEY REFERENCES customers,
+  profile jsonb NOT NULL,
+  nicknames text[],
+  avatar bytea
+);
+CREATE TABLE cards (
+  id bigserial PRIMARY KEY,
+  customer_id bigint NOT NULL REFERENCES customers,
+  holder varchar(60) NOT NULL,
+  number varchar(19) NOT NULL,
+  iban varchar(34),
+  expires date NOT NULL
+);
+CREATE TABLE employees (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  manager_id bigint,
+  email varchar(80) NOT NULL UNIQUE,
+  first_name text NOT NULL,
+  last_name text NOT NULL,
+  ssn varchar(11) NOT NULL,
+  born date NOT NULL,
+  hired date NOT NULL,
+  salary numeric(10,2) NOT NULL CHECK (salary > 0),
+  department text NOT NULL,
+  initials text GENERATED ALWAYS AS (left(first_name, 1) || left(last_name, 1)) STORED
+);
+CREATE TABLE shipments (
+  id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  order_id bigint NOT NULL REFERENCES orders,
+  recipient text NOT NULL,
+  phone varchar(24),
+  street text NOT NULL,
+  city text NOT NULL,
+  postal_code varchar(10) NOT NULL,
+  tracking uuid NOT NULL UNIQUE,
+  sent_at timestamptz
+);
+CREATE TABLE subscribers (
+  email varchar(120) PRIMARY KEY,
+  name text,
+  confirmed boolean NOT NULL DEFAULT false
+);
+CREATE TABLE tickets (
+  id bigserial PRIMARY KEY,
+  customer_email text NOT NULL,
+  subject text NOT NULL,
+  body text NOT NULL,
+  opened_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE comments (
+  id bigserial PRIMARY KEY,
+  subject_type text NOT NULL,
+  subject_id text NOT NULL,
+  body text NOT NULL
+);
+CREATE TABLE login_history (
+  id bigserial PRIMARY KEY,
+  customer_id bigint NOT NULL,
+  ip text NOT NULL,
+  user_agent text,
+  at timestamptz NOT NULL
+);
+CREATE TABLE audit_log (
+  id bigserial PRIMARY KEY,
+  actor varchar(80) NOT NULL,
+  entity text NOT NULL,
+  entity_id bigint NOT NULL,
+  change jsonb,
+  at timestamptz NOT NULL
+);
+`
+
+const CONSTRAINTS = `
+ALTER TABLE employees ADD FOREIGN KEY (manager_id) REFERENCES employees;
+CREATE INDEX tickets_customer_email_idx ON tickets (customer_email);
+CREATE INDEX comments_subject_idx ON comments (subject_type, subject_id);
+CREATE INDEX login_history_customer_id_idx ON login_history (customer_id);
+CREATE INDEX shipments_order_id_idx ON shipments (order_id);
+CREATE INDEX cards_customer_id_idx ON cards (customer_id);
+`
+
+const [NAME, EMAIL, STREET, CARD, PHONE, TOKEN] = CANARIES as [string, string, string, string, string, string]
+
+const FIRST = `(ARRAY['Anna','Bram','Chloé','David','Emma','Finn','Grete','Hugo','Inès','Jan','Katrin','Lucas'])`
+const LAST = `(ARRAY['Janssens','Peeters','Müller','Dubois','Rossi','Novák','Silva','Larsen','Kowalski','Smith'])`
+const name = (n: string) => `${FIRST}[1 + ${n} % 12] || ' ' || ${LAST}[1 + ${n} / 12 % 10] || ' ' || ${n} % 9973`
+
+function statements(rows: number, customers: number, orders: number): string[] {
+  const share = (part: number) => Math.ceil(rows * part)
+  const people = share(0.002)
+  const [profiles, subscribers] = [Math.min(customers, share(0.03)), share(0.02)]
+  return [
+    `INSERT INTO profiles
+     SELECT n, jsonb_build_object('email', CASE n WHEN 7 THEN '${EMAIL}' ELSE 'customer' || n || '@example.com' END,
+         'name', CASE n WHEN 7 THEN '${NAME}' ELSE ${name('n')} END, 'theme', (ARRAY['dark','light'])[1 + n % 2],
+         'phone', '+32 470 ' || lpad((n * 7919 % 1000000)::text, 6, '0'), 'age', 18 + n % 70,
+         'address', jsonb_build_object('street', n % 300 || ' High Street', 'city', 'City ' || n % 997),
+         'contacts', CASE n % 3 WHEN 0 THEN '[]' ELSE jsonb_build_array(jsonb_build_object('name', ${name('n + 5')},
+           'email', CASE n WHEN 8 THEN '${EMAIL}' ELSE 'friend' || n || '@mail.be' END)) END)
+         || CASE n % 4 WHEN 0 THEN '{}' ELSE jsonb_build_object('bio', 'Call me on +32 470 12 34 56, ' || ${name('n')}) END,
+       CASE n % 5 WHEN 0 THEN NULL WHEN 1 THEN '{}' ELSE ARRAY['nick' || n, CASE n WHEN 7 THEN '${TOKEN}' END] END,
+       CASE n % 10 WHEN 0 THEN convert_to(${name('n')} || CASE n WHEN 10 THEN ' ${NAME}' ELSE '' END, 'UTF8') END
+     FROM generate_series(1, ${profiles}) n`,
+    `INSERT INTO cards
+     SELECT n, 1 + n * 7 % ${customers}, CASE n WHEN 3 THEN '${NAME}' ELSE ${name('n')} END,
+       CASE n WHEN 3 THEN '${CARD}' ELSE CASE n % 5 WHEN 0 THEN '37' || lpad((n * 104729 % 10000000000000)::text, 13, '0')
+         ELSE '4' || lpad((n * 15485863 % 1000000000000000)::text, 15, '0') END END,
+       CASE WHEN n % 3 > 0 THEN 'BE' || lpad((n * 31 % 100000000000000)::text, 14, '0') END, date '2027-01-31' + (n % 1500)::int
+     FROM generate_series(1, ${share(0.02)}::bigint) n`,
+    `INSERT INTO employees (id, manager_id, email, first_name, last_name, ssn, born, hired, salary, department) OVERRIDING SYSTEM VALUE
+     SELECT n, CASE WHEN n > 5 THEN 1 + n % 5 END, 'staff' || n || '@shop.example.com', ${FIRST}[1 + n % 12], ${LAST}[1 + n % 10],
+       lpad((n * 37 % 899 + 1)::text, 3, '0') || '-' || lpad((n % 99 + 1)::text, 2, '0') || '-' || lpad(n::text, 4, '0'),
+       date '1960-01-01' + (n * 37 % 15000)::int, date '2010-01-01' + (n * 13 % 5000)::int, 1800 + n * 97 % 6000,
+       (ARRAY['sales','support','warehouse','finance'])[1 + (n % 7) / 2]
+     FROM generate_series(1, ${people}) n`,
+    `INSERT INTO shipments
+     SELECT md5('shipment ' || n)::uuid, 1 + n * 3 % ${orders}, CASE n WHEN 11 THEN '${NAME}' ELSE ${name('n')} END,
+       CASE n % 4 WHEN 0 THEN NULL ELSE CASE n WHEN 11 THEN '${PHONE}' ELSE '+32 4' || lpad((n * 7919 % 100000000)::text, 8, '0') END END,
+       CASE n WHEN 11 THEN '${STREET}' ELSE n % 300 || ' Main Street' END, 'City ' || n % 997,
+       lpad((n * 31 % 10000)::text, 4, '0'), md5('tracking ' || n)::uuid, CASE WHEN n % 6 > 0 THEN now() - n * interval '7 minutes' END
+     FROM generate_series(1, ${share(0.05)}::bigint) n`,
+    `INSERT INTO subscribers
+     SELECT CASE n WHEN 5 THEN '${EMAIL}' ELSE 'customer' || n * 2 || '@example.com' END, CASE WHEN n % 3 > 0 THEN ${name('n')} END, n % 2 = 0
+     FROM generate_series(1, ${subscribers}) n`,
+    `INSERT INTO tickets
+     SELECT n, 'customer' || 1 + n * 11 % ${customers} || '@example.com', 'Order ' || n, CASE n
+         WHEN 9 THEN 'I am ${NAME}, write to ${EMAIL} or ${STREET}; card ${CARD}; ${TOKEN}'
+         ELSE 'Dear shop, this is ' || ${name('n')} || ', reach me at friend' || n || '@mail.be or +32 470 12 34 56. ' || repeat('Where is my parcel? ', n::int % 9) END,
+       now() - n * interval '11 minutes'
+     FROM generate_series(1, ${share(0.03)}::bigint) n`,
+    `INSERT INTO comments
+     SELECT n, CASE n % 3 WHEN 0 THEN 'Order' WHEN 1 THEN 'Customer' ELSE 'Subscriber' END,
+       CASE n % 3 WHEN 0 THEN (1 + n % ${orders})::text WHEN 1 THEN (1 + n % ${customers})::text
+         ELSE 'customer' || 2 * (6 + n % ${Math.max(1, subscribers - 6)}) || '@example.com' END,
+       'Spoke with ' || CASE n WHEN 13 THEN '${NAME}' ELSE ${name('n')} END
+     FROM generate_series(1, ${share(0.03)}::bigint) n`,
+    `INSERT INTO login_history
+     SELECT n, 1 + n * 5 % ${customers}, '81.' || n % 250 || '.' || n % 249 || '.' || n % 248,
+       CASE WHEN n % 5 > 0 THEN 'Browser/' || n % 40 END, now() - n * interval '3 minutes'
+     FROM generate_series(1, ${share(0.14)}::bigint) n`,
+    `INSERT INTO audit_log
+     SELECT n, 'staff' || 1 + n % ${people} || '@shop.example.com', (ARRAY['orders','customers'])[1 + n % 2],
+       1 + n % ${customers}, CASE WHEN n % 3 > 0 THEN jsonb_build_object('old', ${name('n')}, 'new', CASE n WHEN 1 THEN '${TOKEN}' ELSE ${name('n + 1')} END) END,
+       now() - n * interval '2 minutes'
+     FROM generate_series(1, ${share(0.08)}::bigint) n`,
+    `SELECT setval('cards_id_seq', (SELECT max(id) FROM cards)), setval('employees_id_seq', (SELECT max(id) FROM employees)),
+       setval('tickets_id_seq', (SELECT max(id) FROM tickets)), setval('comments_id_seq', (SELECT max(id) FROM comments)),
+       setval('login_history_id_seq', (SELECT max(id) FROM login_history)), setval('audit_log_id_seq', (SELECT max(id) FROM audit_log))`,
+    `UPDATE customers SET email = '${EMAIL}', full_name = '${NAME}', phone = '${PHONE}' WHERE id = 7`,
+    `UPDATE reviews SET body = body || ' ${TOKEN}' WHERE id = 4`,
+  ]
+}
+
+/** Makes the grown shop in an empty database: at least `rows` rows (3,000 or more) in {@link GROWN_TABLES}. */
+export async function createGrownShop(url: string, rows: number = GROWN_ROWS): Promise<void> {
+  const base = Math.max(1000, Math.ceil(rows * 0.62))
+  await createShop(url, { rows: base })
+  const { customers, orders } = shopCounts(base)
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    await client.query(DDL)
+    await client.query('BEGIN')
+    for (const statement of statements(rows, customers, orders)) await client.query(statement)
+    await client.query('COMMIT')
+    await client.query(CONSTRAINTS)
+    await client.query('SET default_statistics_target = 10; ANALYZE')
+  } finally {
+    await client.end()
+  }
+}

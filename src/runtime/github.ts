@@ -1,0 +1,142 @@
+import * as z from 'zod'
+import { messageOf, UserError } from './errors.ts'
+
+/*
+ * The little of GitHub's REST that the gate needs. All of it is read-only, and allowed by `permissions: actions: read`.
+ */
+
+const TIMEOUT = 20_000
+
+/** One answer, and the time of it by GitHub's own clock; undefined when there is no such thing (404). */
+export interface Answer<T> {
+  body: T
+  at: number
+}
+
+/**
+ * @param path below the repository, such as `environments/cutover`
+ * @throws UserError when GitHub cannot be reached, refuses, or answers in another shape than is known
+ */
+export async function readGithub<T>(token: string, path: string, schema: z.ZodType<T>): Promise<Answer<T> | undefined> {
+  const { GITHUB_API_URL = 'https://api.github.com', GITHUB_REPOSITORY } = process.env
+  const what = `${path.split('?')[0]} of ${GITHUB_REPOSITORY}`
+  let response: Response
+  try {
+    response = await fetch(`${GITHUB_API_URL}/repos/${GITHUB_REPOSITORY}${path && `/${path}`}`, {
+      headers: {
+        accept: 'application/vnd.github+json',
+        authorization: `Bearer ${token}`,
+        'user-agent': 'molt-actions',
+        'x-github-api-version': '2022-11-28',
+      },
+      signal: AbortSignal.timeout(TIMEOUT),
+    })
+  } catch (error) {
+    throw new GithubError(`GitHub cannot be asked for ${what}: ${messageOf(error)}`)
+  }
+  if (response.status === 404) return undefined
+  if (!response.ok)
+    throw new GithubError(
+      `GitHub refuses to tell ${what} (${response.status}); the job needs \`permissions: actions: read\`, and \`token: \${{ github.token }}\``,
+    )
+  const parsed = schema.safeParse(await response.json().catch(() => undefined))
+  if (!parsed.success) throw new GithubError(`GitHub's answer for ${what} has another shape than is known`)
+  return { body: parsed.data, at: Date.parse(response.headers.get('date') ?? '') || Date.now() }
+}
+
+/** GitHub could not be asked, perhaps for now only. */
+export class GithubError extends UserError {
+  override name = 'GithubError'
+}
+
+const environment = z.object({
+  protection_rules: z
+    .array(
+      z.object({
+        type: z.string(),
+        prevent_self_review: z.boolean().optional(),
+        reviewers: z.array(z.unknown()).optional(),
+      }),
+    )
+    .default([]),
+  deployment_branch_policy: z.object({}).nullish(),
+})
+
+/** What guards an environment; undefined when it does not exist. */
+export async function readEnvironment(token: string, name: string) {
+  const answer = await readGithub(token, `environments/${encodeURIComponent(name)}`, environment)
+  if (!answer) return undefined
+  const rule = answer.body.protection_rules.find(({ type }) => type === 'required_reviewers')
+  return {
+    reviewers: rule?.reviewers?.length ?? 0,
+    preventSelfReview: rule?.prevent_self_review ?? false,
+    branches: Boolean(answer.body.deployment_branch_policy),
+  }
+}
+
+const reviews = z.array(
+  z.object({
+    state: z.string(),
+    comment: z.string().nullish(),
+    environments: z.array(z.object({ name: z.string() })),
+    user: z.object({ login: z.string() }),
+  }),
+)
+
+/** What reviewers have said to this run about an environment. */
+export async function readReviews(token: string, name: string) {
+  const answer = await readGithub(token, `actions/runs/${process.env.GITHUB_RUN_ID}/approvals`, reviews)
+  const same = (other: string) => other.toLowerCase() === name.toLowerCase()
+  return (answer?.body ?? []).filter(({ environments }) => environments.some((each) => same(each.name)))
+}
+
+const jobs = z.object({
+  total_count: z.number(),
+  jobs: z.array(
+    z.object({
+      name: z.string(),
+      status: z.string(),
+      conclusion: z.string().nullable(),
+      created_at: z.string().nullish(),
+      steps: z.array(z.unknown()).nullish(),
+    }),
+  ),
+})
+export type Job = z.infer<typeof jobs>['jobs'][number]
+
+/** The jobs of this attempt. In a called workflow a job is named `caller / job`, and a leg of a matrix `job (1)`. */
+export async function readJobs(token: string): Promise<Answer<Job[]>> {
+  const { GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT = '1' } = process.env
+  const all: Job[] = []
+  for (let page = 1; ; page++) {
+    const path = `actions/runs/${GITHUB_RUN_ID}/attempts/${GITHUB_RUN_ATTEMPT}/jobs?per_page=100&page=${page}`
+    const answer = await readGithub(token, path, jobs)
+    all.push(...(answer?.body.jobs ?? []))
+    if (!answer?.body.jobs.length || all.length >= answer.body.total_count)
+      return { body: all, at: answer?.at ?? Date.now() }
+  }
+}
+
+export function isJob(job: Job, name: string): boolean {
+  return (job.name.split(' / ').at(-1) ?? '').replace(/ \(.*\)$/, '') === name
+}
+
+const runs = z.object({ workflow_runs: z.array(z.object({ id: z.number(), event: z.string() })) })
+const artifacts = z.object({ artifacts: z.array(z.object({ name: z.string(), expired: z.boolean() })) })
+const repository = z.object({ default_branch: z.string() })
+
+/** How many successful runs of a workflow on the default branch, since a time, have left an artifact of this name. */
+export async function countRehearsals(token: string, workflow: string, artifact: string, since: Date): Promise<number> {
+  const branch = (await readGithub(token, '', repository))?.body.default_branch ?? 'main'
+  const query = new URLSearchParams({ branch, status: 'success', created: `>=${since.toISOString()}`, per_page: '50' })
+  const found = await readGithub(token, `actions/workflows/${encodeURIComponent(workflow)}/runs?${query}`, runs)
+  if (!found) throw new UserError(`the repository has no workflow ${workflow} that could have rehearsed this plan`)
+  let count = 0
+  for (const { id, event } of found.body.workflow_runs) {
+    // A fork's branch may be called like our default branch.
+    if (event.startsWith('pull_request')) continue
+    const list = await readGithub(token, `actions/runs/${id}/artifacts?name=${encodeURIComponent(artifact)}`, artifacts)
+    if (list?.body.artifacts.some((each) => each.name === artifact && !each.expired)) count++
+  }
+  return count
+}

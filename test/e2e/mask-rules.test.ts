@@ -1,0 +1,435 @@
+// Every rule, run by a database on awkward values: what it keeps, and what it must not let through.
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { readMaskTables } from '../../src/masking/catalog.ts'
+import { makePlan, maskedSelect, pasteRules } from '../../src/masking/plan.ts'
+import { parseRules } from '../../src/masking/rules.ts'
+import { domainKeys, openSession, setParameters, silence } from '../../src/masking/session.ts'
+import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
+import type { Database } from '../../src/runtime/database.ts'
+
+let server: EmbeddedServer
+let db: Database
+
+beforeAll(async () => {
+  server = await startPostgres({ name: 'mask-rules' })
+  db = await openSession(server.url, 'source')
+})
+afterAll(async () => {
+  await db?.end()
+  await server?.stop()
+})
+
+type Row = Record<string, unknown>
+
+async function fresh(sql: string): Promise<void> {
+  await db.query('DROP SCHEMA public CASCADE; CREATE SCHEMA public; SET search_path = public')
+  await db.query(sql)
+  await db.query("SET search_path = ''")
+}
+
+const planOf = async (yaml: string) =>
+  makePlan(await readMaskTables(db, 'public'), parseRules(`version: 1\nkey: env:K\n${yaml}`, 'mask.yml'), 'public')
+
+/** The masked rows of a table, in the order of its key. */
+async function masked(table: string, yaml: string, key = 'one key'): Promise<Row[]> {
+  const plan = await planOf(yaml)
+  expect(plan.problems).toEqual([])
+  expect(plan.unlisted).toEqual([])
+  await setParameters(db, domainKeys(key, plan.domains))
+  const planned = plan.tables.find((each) => each.table.name === table)
+  if (!planned) throw new Error(`no table ${table}`)
+  const { rows } = await db.query(`SELECT * FROM (${maskedSelect(planned)}) m ORDER BY id`)
+  return rows
+}
+
+const problemsOf = async (yaml: string) => (await planOf(yaml)).problems.join('\n')
+
+const AWKWARD = [
+  '',
+  'x',
+  'it\'s "quoted" \\ \\\\',
+  'naïve café — 東京 🐘',
+  'two\nlines',
+  ' padded ',
+  'a'.repeat(3000),
+  null,
+  'same',
+  'same',
+]
+
+async function texts(type = 'text'): Promise<void> {
+  await fresh(`CREATE TABLE t (id int PRIMARY KEY, v ${type})`)
+  for (const [id, value] of AWKWARD.entries())
+    await db.query('INSERT INTO public.t VALUES ($1, $2)', [id, value?.slice(0, type === 'text' ? undefined : 20)])
+}
+
+const rule = (use: string) => `tables: { t: { id: { keep: true, reason: a number }, v: ${use} } }`
+
+describe('rules on text', () => {
+  it.each(['hash', 'email', 'name', 'phone', 'address', 'card', 'uuid', 'text'])(
+    '%s: NULL and empty stay, equals stay equal, nothing else comes through, another key gives other values',
+    async (use) => {
+      await texts()
+      const yaml = rule(`{ use: ${use} }`)
+      const values = (await masked('t', yaml)).map(({ v }) => v as string | null)
+      expect(values[7]).toBeNull()
+      expect(values[0]).toBe('')
+      expect(values[8]).toBe(values[9])
+      for (const [at, value] of values.entries()) {
+        if (at === 0 || at === 7) continue
+        expect(value, `${at}`).not.toBe(AWKWARD[at])
+        expect(value, `${at}`).toBeTruthy()
+      }
+      expect((await masked('t', yaml)).map(({ v }) => v)).toEqual(values)
+      expect((await masked('t', yaml, 'another key')).map(({ v }) => v)).not.toEqual(values)
+    },
+  )
+
+  it.each(['hash', 'email', 'name', 'phone', 'address', 'card', 'text', 'partial, last: 2'])(
+    '%s fits a varchar(20)',
+    async (use) => {
+      await texts('varchar(20)')
+      const values = (await masked('t', rule(`{ use: ${use} }`))).map(({ v }) => v as string | null)
+      for (const value of values) expect([...(value ?? '')].length).toBeLessThanOrEqual(20)
+    },
+  )
+
+  it('text keeps every length, also in characters of several bytes and beyond the filler', async () => {
+    await texts()
+    const values = (await masked('t', rule('{ use: text }'))).map(({ v }) => v as string | null)
+    expect(values.map((value) => value && [...value].length)).toEqual(
+      AWKWARD.map((value) => value && [...value].length),
+    )
+  })
+
+  it('email goes to hosts that nobody has, and folds when told to', async () => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'A@x.org '), (2, 'a@x.org')`)
+    const plain = (await masked('t', rule('{ use: email }'))).map(({ v }) => v as string)
+    expect(new Set(plain).size).toBe(2)
+    for (const value of plain) expect(value).toMatch(/^u[0-9a-f]{16}@example\.(com|net|org)$/)
+    const folded = (await masked('t', rule('{ use: email, fold: true }'))).map(({ v }) => v)
+    expect(new Set(folded).size).toBe(1)
+  })
+
+  it('card keeps the number of digits and passes the check that real ones pass', async () => {
+    const numbers = [
+      '4111111111111111',
+      '378282246310005',
+      '4222222222222',
+      '6304000000000000000',
+      '5500 0000 0000 0004',
+    ]
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, v varchar(19))`)
+    for (const [id, value] of numbers.entries()) await db.query('INSERT INTO public.t VALUES ($1, $2)', [id, value])
+    const values = (await masked('t', rule('{ use: card }'))).map(({ v }) => v as string)
+    expect(values.map(({ length }) => length)).toEqual([16, 15, 13, 19, 16])
+    for (const value of values) {
+      expect(value).toMatch(/^90\d+$/)
+      expect(luhn(value), value).toBe(true)
+    }
+  })
+
+  it('phone is as long as before, under a country code that is not given out', async () => {
+    await fresh(
+      `CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, '+32 470 123456'), (2, '0470123456')`,
+    )
+    const values = (await masked('t', rule('{ use: phone }'))).map(({ v }) => v as string)
+    expect(values[0]).toMatch(/^\+999\d{10}$/)
+    expect(values[1]).toMatch(/^0999\d{6}$/)
+  })
+
+  it('partial shows the end of long values only', async () => {
+    await fresh(
+      `CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, '1234567890'), (2, '1234567'), (3, NULL)`,
+    )
+    const values = (await masked('t', rule('{ use: partial, last: 4 }'))).map(({ v }) => v)
+    expect(values).toEqual(['******7890', '*******', null])
+  })
+
+  it('masks the elements of an array one by one', async () => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, v text[]);
+      INSERT INTO t VALUES (1, '{}'), (2, NULL), (3, ARRAY['abc', NULL, 'abc', 'de'])`)
+    const values = (await masked('t', rule('{ use: text }'))).map(({ v }) => v as (string | null)[] | null)
+    expect(values[0]).toEqual([])
+    expect(values[1]).toBeNull()
+    expect(values[2]?.map((value) => value?.length)).toEqual([3, undefined, 3, 2])
+    expect(values[2]?.[0]).toBe(values[2]?.[2])
+    expect(values[2]?.[0]).not.toBe('abc')
+  })
+})
+
+describe('rules on other types', () => {
+  it('uuid and hash keep 5,000 different values different', async () => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, a uuid UNIQUE, b bigint UNIQUE, c text UNIQUE, d varchar(40) UNIQUE, e bytea UNIQUE);
+      INSERT INTO t SELECT n, md5(n::text)::uuid, n, 'c' || n, 'd' || n || '@x.org', decode(md5(n::text), 'hex') FROM generate_series(1, 5000) n`)
+    const rows = await masked(
+      't',
+      `tables: { t: { id: { keep: true, reason: a number }, a: { use: uuid }, b: { use: hash }, c: { use: hash }, d: { use: email }, e: { use: hash } } }`,
+    )
+    for (const name of ['a', 'b', 'c', 'd']) expect(new Set(rows.map((row) => row[name])).size).toBe(5000)
+    expect(new Set(rows.map(({ e }) => (e as Buffer).toString('hex'))).size).toBe(5000)
+    for (const { a } of rows.slice(0, 50))
+      expect(a).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/)
+  })
+
+  it('number stays near, within its type, and as precise as it was', async () => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, a int, b numeric(6,2), c numeric, d float8, e smallint, f bigint);
+      INSERT INTO t SELECT n, n * 1000, n * 9.99, n * 1.5, n * 1.5, 32767, 9223372036854775807 FROM generate_series(1, 500) n;
+      INSERT INTO t VALUES (0, NULL, NULL, NULL, NULL, NULL, NULL)`)
+    const rows = await masked(
+      't',
+      `tables: { t: { id: { keep: true, reason: a number }, a: { use: number, noise: 0.1 }, b: { use: number, noise: 1 }, c: { use: number, absolute: 2, min: 0 }, d: { use: number, noise: 0.1 }, e: { use: number, noise: 0.5 }, f: { use: number, noise: 0.5 } } }`,
+    )
+    expect(Object.values(rows[0] as Row).slice(1)).toEqual([null, null, null, null, null, null])
+    let moved = 0
+    for (const row of rows.slice(1)) {
+      const id = row.id as number
+      expect(Math.abs((row.a as number) - id * 1000)).toBeLessThanOrEqual(id * 100 + 1)
+      expect(Math.abs(Number(row.c) - id * 1.5)).toBeLessThanOrEqual(2.1)
+      expect(row.c).toMatch(/^\d+(\.\d)?$/)
+      expect(row.b).toMatch(/^\d{1,4}\.\d\d$/)
+      if (row.a !== id * 1000) moved++
+    }
+    expect(moved).toBeGreaterThan(480)
+  })
+
+  it('date moves all dates of an entity together, also across tables, and never by nothing', async () => {
+    await fresh(`CREATE TABLE p (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, born date NOT NULL);
+      INSERT INTO p (born) SELECT date '2000-01-01' FROM generate_series(1, 300);
+      CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, p bigint REFERENCES p, a date, b timestamptz);
+      INSERT INTO t (p, a, b) SELECT n, '2000-01-01', '2000-01-08 12:00+00' FROM generate_series(1, 300) n;
+      INSERT INTO t (p, a) VALUES (NULL, '2000-01-01')`)
+    const yaml = `safe: { surrogate-keys: true, foreign-keys: true }
+tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, days: 20, by: p }, b: { use: date, days: 20, by: p } } }`
+    const day = (value: unknown) => Math.round(((value as Date).getTime() - Date.UTC(2000, 0, 1)) / 86_400_000)
+    const parents = (await masked('p', yaml)).map(({ born }) => day(born))
+    const rows = await masked('t', yaml)
+    const children = rows
+      .slice(0, 300)
+      .map(({ a, b }) => [day(a), Math.floor(((b as Date).getTime() - Date.UTC(2000, 0, 8)) / 86_400_000)])
+    expect(children).toEqual(parents.map((days) => [days, days]))
+    expect(new Set(parents).size).toBeGreaterThan(20)
+    expect(Math.max(...parents)).toBeLessThanOrEqual(20)
+    expect(Math.min(...parents)).toBeGreaterThanOrEqual(-20)
+    expect(parents).not.toContain(0)
+    expect(day(rows[300]?.a)).not.toBe(0)
+  })
+
+  it('choice keeps the weights and never takes a rare value', async () => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, v text);
+      INSERT INTO t SELECT n, CASE WHEN n % 10 < 7 THEN 'often' WHEN n % 10 < 9 THEN 'seldom' END FROM generate_series(0, 3999) n;
+      UPDATE t SET v = 'once' WHERE id = 5`)
+    const values = (await masked('t', rule('{ use: choice }'))).map(({ v }) => v)
+    const share = (value: unknown) => values.filter((each) => each === value).length / values.length
+    expect(share(null)).toBeCloseTo(0.1, 5)
+    expect(share('often')).toBeCloseTo(0.7, 1)
+    expect(share('seldom')).toBeCloseTo(0.2, 1)
+    expect(share('once')).toBe(0)
+  })
+
+  it('timestamps move within the jitter, those of a row together', async () => {
+    await fresh(`CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a timestamptz, b timestamp);
+      INSERT INTO t (a, b) SELECT '2020-06-01 00:00+00', '2020-06-01' FROM generate_series(1, 200)`)
+    const rows = await masked('t', 'safe: { surrogate-keys: true, timestamps: { jitter: 2h } }\ntables: {}')
+    const moved = rows.map(({ a }) => (a as Date).getTime() - Date.UTC(2020, 5, 1))
+    expect(Math.max(...moved.map(Math.abs))).toBeLessThanOrEqual(7_200_000)
+    expect(new Set(moved).size).toBeGreaterThan(190)
+  })
+
+  it('json masks by path, keeps the shape, and cannot let through what is not listed', async () => {
+    await fresh('CREATE TABLE t (id int PRIMARY KEY, v jsonb)')
+    const documents = [
+      {
+        name: 'Anna',
+        age: 40,
+        theme: 'dark',
+        address: { city: 'Gent', zip: 9000 },
+        tags: ['a', 'bb'],
+        friends: [{ name: 'Bob', x: 1 }],
+      },
+      { name: null, friends: [], unknown: 'Anna' },
+      {},
+      ['Anna'],
+      null,
+    ]
+    for (const [id, value] of documents.entries())
+      await db.query('INSERT INTO public.t VALUES ($1, $2)', [id, JSON.stringify(value)])
+    await db.query('INSERT INTO public.t VALUES (5, NULL)')
+    const yaml = rule(
+      `{ use: json, others: drop, paths: { name: { use: name }, age: { use: number, absolute: 5 }, theme: { keep: true, reason: two of them }, address.city: { use: address, part: city }, address.zip: { use: constant, value: 1000 }, "tags[]": { use: text }, "friends[].name": { use: name } } }`,
+    )
+    const values = (await masked('t', yaml)).map(({ v }) => (v === null ? null : JSON.parse(v as string)))
+    expect(values[0]).toMatchObject({ theme: 'dark', address: { zip: 1000 } })
+    expect(values[0].name).toMatch(/^\w+ \w+$/)
+    expect(Math.abs(values[0].age - 40)).toBeLessThanOrEqual(5)
+    expect(values[0].tags.map((tag: string) => tag.length)).toEqual([1, 2])
+    expect(Object.keys(values[0].friends[0])).toEqual(['name'])
+    expect(values[1]).toEqual({ name: null, friends: [] })
+    expect(values.slice(2)).toEqual([{}, null, null, null])
+    expect(JSON.stringify(values)).not.toMatch(/Anna|Bob|Gent/)
+  })
+
+  it('json counts documents with members that no path lists', async () => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, v jsonb);
+      INSERT INTO t VALUES (1, '{"a": 1}'), (2, '{"a": 1, "b": 2}'), (3, '{"c": {"d": 1}}'), (4, '{"c": {"e": 1}}'), (5, NULL), (6, '{"f": [{"g": 1}, {"h": 1}]}'), (7, 'null')`)
+    const plan = await planOf(
+      rule('{ use: json, paths: { a: { use: text }, c.d: { use: text }, "f[].g": { use: text } } }'),
+    )
+    const { rows } = await db.query(plan.checks[0]?.sql as string)
+    expect(Number(rows[0].count)).toBe(3)
+  })
+})
+
+describe('planning', () => {
+  it('stops at a column that nothing covers, and prints a rule that then works', async () => {
+    await fresh('CREATE TABLE t (id bigserial PRIMARY KEY, email text, "odd name" int)')
+    const plan = await planOf('safe: { surrogate-keys: true }\ntables: {}')
+    expect(plan.unlisted.map(({ column }) => column.name)).toEqual(['email', 'odd name'])
+    const pasted = pasteRules(plan.unlisted)
+    expect(pasted).toContain('    email: { use: email, domain: email } # text: an e-mail address')
+    const again = await planOf(`safe: { surrogate-keys: true }\n${pasted}`)
+    expect([again.unlisted, again.problems]).toEqual([[], []])
+    await db.query('ALTER TABLE public.t ADD next_month text')
+    expect((await planOf(`safe: { surrogate-keys: true }\n${pasted}`)).unlisted).toMatchObject([
+      { table: 't', column: { name: 'next_month' } },
+    ])
+  })
+
+  it('turns on no safe class by itself', async () => {
+    await fresh(`CREATE TABLE p (id bigserial PRIMARY KEY); CREATE TYPE e AS ENUM ('a');
+      CREATE TABLE t (id bigserial PRIMARY KEY, p bigint REFERENCES p, b boolean, at timestamptz, e e)`)
+    expect((await planOf('tables: {}')).unlisted.map(({ column }) => column.name)).toEqual([
+      'id',
+      'id',
+      'p',
+      'b',
+      'at',
+      'e',
+    ])
+    const all =
+      'safe: { surrogate-keys: true, foreign-keys: true, booleans: true, enums: true, timestamps: { jitter: 1h } }'
+    expect((await planOf(`${all}\ntables: {}`)).unlisted).toEqual([])
+  })
+
+  it.each([
+    'name',
+    'phone',
+    'text',
+    'address',
+    'card',
+    'partial, last: 1',
+    'constant, value: x',
+    'choice',
+    'email, fold: true',
+    'hash, length: 8',
+  ])('refuses %s on a unique column', async (use) => {
+    await fresh('CREATE TABLE t (id int PRIMARY KEY, v text UNIQUE)')
+    expect(await problemsOf(rule(`{ use: ${use} }`))).toMatch(
+      /t\.v: the column is part of a unique index, and `\w+`.* does not keep/,
+    )
+  })
+
+  it('sees uniqueness in an expression, and limits that leave no room for it', async () => {
+    await fresh('CREATE TABLE t (id int PRIMARY KEY, v text); CREATE UNIQUE INDEX ON t (lower(v))')
+    expect(await problemsOf(rule('{ use: name }'))).toMatch(/unique index/)
+    await fresh('CREATE TABLE t (id int PRIMARY KEY, v varchar(20) UNIQUE)')
+    expect(await problemsOf(rule('{ use: email }'))).toMatch(/unique index/)
+    expect(await problemsOf(rule('{ use: hash }'))).toBe('')
+  })
+
+  it('refuses a rule that does not fit its column', async () => {
+    await fresh('CREATE TABLE t (id int PRIMARY KEY, v int NOT NULL)')
+    expect(await problemsOf(rule('{ use: email }'))).toMatch(/`email` does not work on integer/)
+    expect(await problemsOf(rule('{ use: "null" }'))).toMatch(/NOT NULL/)
+    expect(await problemsOf(rule('{ use: number }'))).toMatch(/needs `noise` or `absolute`/)
+  })
+
+  it('names rules for what is not there, and references to tables that are left out', async () => {
+    await fresh(
+      'CREATE TABLE p (id bigserial PRIMARY KEY); CREATE TABLE t (id bigserial PRIMARY KEY, p bigint REFERENCES p)',
+    )
+    const found = await problemsOf(
+      'safe: { surrogate-keys: true, foreign-keys: true }\nexclude: { p: not needed }\ntables: { t: { pp: { use: text } }, u: {} }',
+    )
+    expect(found).toMatch(/the table u, which is not on the source/)
+    expect(found).toMatch(/t\.pp, which is not on the source; did you mean p\?/)
+    expect(found).toMatch(/t refers to public\.p .*which is not copied/)
+  })
+
+  it('lets children inherit, through several tables, undeclared references and polymorphic ones', async () => {
+    await fresh(`CREATE TABLE a (id int PRIMARY KEY, mail varchar(60) UNIQUE);
+      CREATE TABLE b (id int PRIMARY KEY, mail varchar(60) UNIQUE REFERENCES a (mail));
+      CREATE TABLE c (id int PRIMARY KEY, mail varchar(60) REFERENCES b (mail), loose text, kind text, ref text);
+      INSERT INTO a VALUES (1, 'x@y.z'), (2, 'q@y.z'); INSERT INTO b VALUES (1, 'x@y.z');
+      INSERT INTO c VALUES (1, 'x@y.z', 'x@y.z', 'A', 'x@y.z'), (2, NULL, 'q@y.z', 'B', '1'), (3, NULL, NULL, NULL, NULL)`)
+    const yaml = `safe: { foreign-keys: true }
+tables:
+  a: { id: { keep: true, reason: a number }, mail: { use: email } }
+  b: { id: { keep: true, reason: a number } }
+  c: { id: { keep: true, reason: a number }, kind: { keep: true, reason: two kinds } }
+references:
+  - { from: c.loose, to: a.mail }
+  - { from: c.ref, to: a.mail, when: { column: kind, is: A } }
+  - { from: c.ref, to: b.id, when: { column: kind, is: B } }`
+    const [a, b, c] = [await masked('a', yaml), await masked('b', yaml), await masked('c', yaml)]
+    expect(b[0]?.mail).toBe(a[0]?.mail)
+    expect(c[0]).toMatchObject({ mail: a[0]?.mail, loose: a[0]?.mail, ref: a[0]?.mail })
+    expect(c[1]).toMatchObject({ mail: null, loose: a[1]?.mail, ref: '1' })
+    expect(c[2]).toMatchObject({ loose: null, ref: null })
+    const { checks } = await planOf(yaml)
+    await db.query(`INSERT INTO public.c VALUES (4, NULL, NULL, 'C', 'x@y.z')`)
+    expect(Number((await db.query(checks[0]?.sql as string)).rows[0].count)).toBe(1)
+  })
+
+  it('refuses a child with a rule of its own, and one domain with two settings', async () => {
+    await fresh(`CREATE TABLE a (mail text PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, mail text REFERENCES a)`)
+    const tables = (child: string) =>
+      `safe: { foreign-keys: true }\ntables: { a: { mail: { use: email, domain: m } }, b: { id: { keep: true, reason: a number }, mail: ${child} } }`
+    expect(await problemsOf(tables('{ keep: true, reason: because }'))).toMatch(
+      /b\.mail inherits from a\.mail: it has to have the same rule/,
+    )
+    expect(await problemsOf(tables('{ use: email, domain: m, fold: true }'))).toMatch(/share the domain m/)
+    expect(await problemsOf(tables('{ use: email, domain: m }'))).toBe('')
+  })
+})
+
+describe('the key', () => {
+  it('stands in no statement, and in no log', async () => {
+    await fresh('CREATE TABLE t (id int PRIMARY KEY, v text)')
+    const plan = await planOf(rule('{ use: hash }'))
+    const parameters = domainKeys('some key', plan.domains)
+    const planned = plan.tables[0]
+    await db.query('SET log_statement = $1'.replace('$1', "'all'"))
+    await silence(db, 'source')
+    await setParameters(db, parameters)
+    await db.query(maskedSelect(planned as NonNullable<typeof planned>))
+    const { readFileSync } = await import('node:fs')
+    for (const value of parameters.values()) {
+      expect(maskedSelect(planned as NonNullable<typeof planned>)).not.toContain(value)
+      expect(readFileSync(server.logFile, 'utf8')).not.toContain(value)
+    }
+  })
+
+  it('is not sent where the server would log it and the role cannot say no', async () => {
+    await db.query(
+      `DO $$ BEGIN CREATE ROLE plain LOGIN PASSWORD 'plain'; END $$; ALTER DATABASE shop SET log_min_duration_statement = 0`,
+    )
+    const other = await openSession(server.url.replace('postgres:postgres', 'plain:plain'), 'source')
+    try {
+      await expect(silence(other, 'source')).rejects.toThrow(
+        /would write the masking key to its log, since log_min_duration_statement is 0/,
+      )
+    } finally {
+      await other.end()
+      await db.query('ALTER DATABASE shop RESET log_min_duration_statement')
+    }
+  })
+})
+
+function luhn(digits: string): boolean {
+  const sum = [...digits].reverse().reduce((total, digit, at) => {
+    const doubled = Number(digit) * (at % 2 ? 2 : 1)
+    return total + (doubled > 9 ? doubled - 9 : doubled)
+  }, 0)
+  return sum % 10 === 0
+}

@@ -1,0 +1,370 @@
+// The action as a workflow runs it: refusals, a whole run with canaries, subsets, proposals, and proofs that fail.
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { CANARIES, createGrownShop, GROWN_TABLES, MASK_RULES } from '../../src/rehearsal/masked-shop.ts'
+import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { type JobResult, runAction } from '../../src/rehearsal/runner.ts'
+
+const KEY = '9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'
+const REPO = resolve(import.meta.dirname, '../..')
+
+let pair: EmbeddedPair
+let folder: string
+let made = 0
+
+beforeAll(async () => {
+  pair = await startPair()
+  folder = mkdtempSync(join(tmpdir(), 'mask-test-'))
+}, 60_000)
+afterAll(async () => {
+  await pair?.stop()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+async function query(url: string, sql: string, values: unknown[] = []) {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    return (await client.query(sql, values)).rows
+  } finally {
+    await client.end()
+  }
+}
+
+/** An empty database on each side. */
+async function databases(ddl = ''): Promise<{ from: string; to: string; name: string }> {
+  const name = `mask${++made}`
+  const urls = [pair.source, pair.target].map((server) => server.urlOf(name))
+  await query(pair.source.url, `CREATE DATABASE ${name}`)
+  await query(pair.target.url, `CREATE DATABASE ${name}`)
+  if (ddl) await query(urls[0] as string, ddl)
+  return { from: urls[0] as string, to: urls[1] as string, name }
+}
+
+function rulesFile(yaml: string): string {
+  const path = join(folder, `rules${++made}.yml`)
+  writeFileSync(path, `version: 1\nkey: env:MOLT_MASK_KEY\n${yaml}`)
+  return path
+}
+
+interface Run extends JobResult {
+  log: string
+  evidence: string
+}
+
+async function run(
+  { from, to, name }: { from: string; to: string; name: string },
+  rules: string,
+  { inputs = {}, env = {} }: { inputs?: Record<string, string>; env?: Record<string, string> } = {},
+): Promise<Run> {
+  const evidence = join(folder, `evidence${++made}.json`)
+  let log = ''
+  const result = await runAction({
+    dir: join(REPO, 'actions/mask'),
+    repo: REPO,
+    inputs: { from, to, rules, 'allow-target': name, evidence, ...inputs },
+    env: { MOLT_MASK_KEY: KEY, ...env },
+    secrets: [KEY, ...CANARIES],
+    onLine: ({ text }) => {
+      log += `${text}\n`
+    },
+  })
+  return { ...result, log, evidence }
+}
+
+const TINY = `CREATE TABLE t (id bigserial PRIMARY KEY, v text); INSERT INTO t (v) SELECT 'Person number ' || n FROM generate_series(1, 50) n;`
+const TINY_RULES = 'safe: { surrogate-keys: true }\ntables: { t: { v: { use: name } } }'
+
+function filesBelow(path: string): string[] {
+  return readdirSync(path, { recursive: true, encoding: 'utf8' })
+    .map((name) => join(path, name))
+    .filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile())
+}
+
+describe('the grown shop', () => {
+  it('is masked and proved, and no canary is anywhere', { timeout: 180_000 }, async () => {
+    const at = await databases()
+    await createGrownShop(at.from, 4000)
+    // From here on the rehearsal server logs every statement.
+    await query(pair.target.url, `ALTER SYSTEM SET log_statement = 'all'`)
+    await query(pair.target.url, 'SELECT pg_reload_conf()')
+    const result = await run(at, MASK_RULES, { env: { MOLT_MASK_CANARIES: CANARIES.join('\n') } })
+    await query(pair.target.url, 'ALTER SYSTEM RESET log_statement')
+    await query(pair.target.url, 'SELECT pg_reload_conf()')
+    expect(result.log).not.toContain('##[error]')
+    expect(result.conclusion).toBe('success')
+    expect(result.outputs).toMatchObject({ verdict: 'proved', tables: '20' })
+
+    const evidence = JSON.parse(readFileSync(result.evidence, 'utf8'))
+    expect(evidence).toMatchObject({ proved: true, problems: [], hits: [], canaries: { planted: 6, rowsAfter: 0 } })
+    expect(evidence.canaries.rowsBefore).toBeGreaterThan(15)
+    expect(evidence.constraints).toBeGreaterThan(70)
+    for (const table of evidence.tables) expect(table.rowsAfter, table.table).toBe(table.rowsBefore)
+    for (const column of evidence.columns)
+      expect(column.after.nullShare, `${column.table}.${column.column}`).toBeCloseTo(column.before.nullShare, 10)
+    expect(evidence.tables.map(({ table }: { table: string }) => table).sort()).toEqual([...GROWN_TABLES].sort())
+
+    // Same person, same mask: in the unique key, in an undeclared reference, in a document, and under another name.
+    const [same] = await query(
+      at.to,
+      `SELECT count(*)::int AS tickets, count(c.id)::int AS met FROM tickets t LEFT JOIN customers c ON c.email = t.customer_email`,
+    )
+    expect(same.met).toBe(
+      same.tickets -
+        (
+          await query(
+            at.from,
+            `SELECT count(*)::int AS n FROM tickets t WHERE NOT EXISTS (SELECT FROM customers c WHERE c.email = t.customer_email)`,
+          )
+        )[0].n,
+    )
+    const [profile] = await query(
+      at.to,
+      `SELECT count(*)::int AS n FROM profiles p JOIN customers c ON c.id = p.customer_id AND c.email = p.profile ->> 'email'`,
+    )
+    expect(profile.n).toBeGreaterThan(100)
+    expect(
+      await query(
+        at.to,
+        `SELECT count(*)::int AS n FROM employees WHERE initials <> left(first_name, 1) || left(last_name, 1)`,
+      ),
+    ).toEqual([{ n: 0 }])
+    const [next] = await query(
+      at.to,
+      `SELECT nextval('invoice_numbers')::int AS a, (SELECT max(invoice)::int FROM orders) AS b`,
+    )
+    expect(next.a).toBe(next.b + 1)
+
+    await query(at.to, 'CHECKPOINT')
+    const places: Record<string, string> = {
+      log: result.log,
+      summary: result.summary,
+      outputs: JSON.stringify(result.outputs),
+      evidence: readFileSync(result.evidence, 'utf8'),
+    }
+    for (const file of [pair.target.logFile, ...filesBelow(pair.target.dataDir)])
+      places[file] = readFileSync(file, 'latin1')
+    expect(Object.keys(places).some((file) => file.includes('pg_wal'))).toBe(true)
+    for (const [place, text] of Object.entries(places))
+      for (const needle of [...CANARIES, KEY, 'Janssens', 'friend1@mail.be'])
+        expect(text.includes(needle), `${needle} in ${place}`).toBe(false)
+    expect(readFileSync(pair.source.logFile, 'latin1')).not.toContain(KEY)
+
+    // The search can find: the source's own files do hold them.
+    const there = filesBelow(pair.source.dataDir).map((file) => readFileSync(file, 'latin1'))
+    for (const needle of CANARIES)
+      expect(
+        there.some((text) => text.includes(needle)),
+        needle,
+      ).toBe(true)
+  })
+
+  it('is made again over itself, the same by the same key and another by another', { timeout: 120_000 }, async () => {
+    const at = await databases(TINY)
+    const rules = rulesFile(TINY_RULES)
+    const read = () => query(at.to, 'SELECT v FROM t ORDER BY id')
+    expect((await run(at, rules)).conclusion).toBe('success')
+    const first = await read()
+    expect((await run(at, rules, { inputs: { 'pg-dump': 'none' } })).conclusion).toBe('success')
+    expect(await read()).toEqual(first)
+    expect((await run(at, rules, { env: { MOLT_MASK_KEY: KEY.replaceAll('9', '7') } })).conclusion).toBe('success')
+    expect(await read()).not.toEqual(first)
+  })
+})
+
+describe('refusals', () => {
+  it('come before anything is written', { timeout: 180_000 }, async () => {
+    const at = await databases(TINY)
+    const rules = rulesFile(TINY_RULES)
+    const cases: [string, RegExp, Parameters<typeof run>[2], Partial<typeof at>?][] = [
+      [
+        'the same database',
+        /`from` and `to` are the same database/,
+        {},
+        { to: at.from.replace('127.0.0.1', 'localhost') },
+      ],
+      ['no mark', /`allow-target` is missing/, { inputs: { 'allow-target': '' } }],
+      [
+        'another mark',
+        /is the database mask\d+, and `allow-target` allows shop/,
+        { inputs: { 'allow-target': 'shop' } },
+      ],
+      ['no key', /masking key in MOLT_MASK_KEY is empty or not set/, { env: { MOLT_MASK_KEY: '' } }],
+      ['a weak key', /MOLT_MASK_KEY has 9 characters/, { env: { MOLT_MASK_KEY: 'rehearsal' } }],
+      ['no target', /input `to` is missing/, { inputs: { to: '' } }],
+      ['a pg_dump that is not there', /pg_dump-of-nobody/, { inputs: { 'pg-dump': '/nowhere/pg_dump-of-nobody' } }],
+    ]
+    for (const [what, message, options, other] of cases) {
+      const result = await run({ ...at, ...other }, rules, options)
+      expect(result.conclusion, what).toBe('failure')
+      expect(result.log, what).toMatch(message)
+    }
+    expect(await query(at.to, `SELECT count(*)::int AS n FROM pg_tables WHERE schemaname = 'public'`)).toEqual([
+      { n: 0 },
+    ])
+    expect(await query(at.from, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 50 }])
+  })
+
+  it('hold for a target with other tables, a subscription, or a migration into it', { timeout: 120_000 }, async () => {
+    const at = await databases(TINY)
+    const rules = rulesFile(TINY_RULES)
+    await query(at.to, 'CREATE TABLE mine (id int)')
+    expect((await run(at, rules)).log).toMatch(/holds 1 tables that no earlier `mask` has made \(public\.mine\)/)
+    await query(at.to, `DROP TABLE mine`)
+    await query(at.to, `CREATE SUBSCRIPTION feed CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false)`)
+    expect((await run(at, rules)).log).toMatch(/fed by the subscription feed: its changes are not masked/)
+    await query(at.to, `ALTER SUBSCRIPTION feed SET (slot_name = NONE)`)
+    await query(at.to, `DROP SUBSCRIPTION feed`)
+    await query(
+      at.to,
+      `CREATE SCHEMA molt_actions; CREATE TABLE molt_actions.migrations (id text, phase text); INSERT INTO molt_actions.migrations VALUES ('main', 'caught-up')`,
+    )
+    expect((await run(at, rules)).log).toMatch(/fed by the migration main/)
+  })
+
+  it('print the rule to paste for a column that nothing covers', async () => {
+    const at = await databases(`${TINY} ALTER TABLE t ADD phone text, ADD notes text`)
+    const result = await run(at, rulesFile(TINY_RULES))
+    expect(result.outputs['error-kind']).toBe('verdict')
+    expect(result.log).toMatch(/2 columns are covered by no rule/)
+    expect(result.log).toMatch(/ {4}phone: \{ use: phone \}/)
+  })
+})
+
+describe('a proof that fails', () => {
+  const cases: [string, string, string, RegExp, string?][] = [
+    [
+      'an original survives',
+      '{ use: sql, expression: \'t."v"\', reviewed-by: nobody }',
+      TINY,
+      /t\.v: 50 original values are found/,
+    ],
+    [
+      'an e-mail address in text that is kept',
+      '{ keep: true, reason: an oversight }',
+      `${TINY} UPDATE t SET v = 'ask anna@mail.be' WHERE id = 3`,
+      /t\.v: 1 rows hold what looks like a e-mail/,
+    ],
+    [
+      'a telephone number',
+      '{ keep: true, reason: an oversight }',
+      `${TINY} UPDATE t SET v = 'call +32 470 12 34 56!' WHERE id = 3`,
+      /looks like a phone/,
+    ],
+    [
+      'a card',
+      '{ keep: true, reason: an oversight }',
+      `${TINY} UPDATE t SET v = 'paid by 4111 1111 1111 1111' WHERE id = 3`,
+      /looks like a card/,
+    ],
+    [
+      'a national id',
+      '{ keep: true, reason: an oversight }',
+      `${TINY} UPDATE t SET v = 'ssn 078-05-1120.' WHERE id = 3`,
+      /looks like a national id/,
+    ],
+    [
+      'a canary that is left',
+      '{ keep: true, reason: an oversight }',
+      `${TINY} UPDATE t SET v = 'CANARY-7f3a91c2' WHERE id = 3`,
+      /planted canaries are found in 1 rows/,
+      'canaries: [CANARY-7f3a91c2]',
+    ],
+    [
+      'a canary that was never planted',
+      '{ use: name }',
+      TINY,
+      /canary 1 is nowhere on the source/,
+      'canaries: [CANARY-7f3a91c2]',
+    ],
+  ]
+  it.each(cases)('%s: says so, and leaves no row behind', async (_, rule, ddl, message, more = '') => {
+    const at = await databases(ddl)
+    const result = await run(at, rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: ${rule} } }\n${more}`))
+    expect(result.conclusion).toBe('failure')
+    expect(result.log).toMatch(message)
+    expect(JSON.parse(readFileSync(result.evidence, 'utf8')).proved).toBe(false)
+    expect(await query(at.to, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 0 }])
+    expect(await query(at.to, 'SELECT state FROM molt_actions_mask.run')).toEqual([{ state: 'refused' }])
+  })
+
+  it('does not take a number of sixteen digits for a card, nor a masked value for a person', async () => {
+    const at = await databases(
+      `${TINY} UPDATE t SET v = 'parcel 4111111111111112, mail u1@example.com, +999123456789' WHERE id = 3`,
+    )
+    const result = await run(
+      at,
+      rulesFile('safe: { surrogate-keys: true }\ntables: { t: { v: { keep: true, reason: none of these is real } } }'),
+    )
+    expect(result.log).not.toMatch(/##\[error\]/)
+    expect(result.conclusion).toBe('success')
+  })
+})
+
+describe('subset', () => {
+  it('takes a share, and leaves no reference dangling through cycles, self-references and undeclared ones', {
+    timeout: 60_000,
+  }, async () => {
+    const at = await databases(`
+      CREATE TABLE people (id bigint PRIMARY KEY, boss bigint, team bigint);
+      CREATE TABLE teams (id bigint PRIMARY KEY, lead bigint);
+      CREATE TABLE visits (id bigint PRIMARY KEY, person bigint);
+      CREATE TABLE notes (id bigint PRIMARY KEY, visit bigint NOT NULL REFERENCES visits);
+      INSERT INTO teams SELECT n, n * 20 FROM generate_series(1, 50) n;
+      INSERT INTO people SELECT n, CASE WHEN n > 10 THEN n / 2 END, 1 + n % 50 FROM generate_series(1, 1000) n;
+      INSERT INTO visits SELECT n, CASE WHEN n % 7 > 0 THEN 1 + n % 1000 END FROM generate_series(1, 3000) n;
+      INSERT INTO notes SELECT n, n FROM generate_series(1, 3000) n;
+      ALTER TABLE people ADD FOREIGN KEY (boss) REFERENCES people, ADD FOREIGN KEY (team) REFERENCES teams;
+      ALTER TABLE teams ADD FOREIGN KEY (lead) REFERENCES people;`)
+    const number = '{ keep: true, reason: a number }'
+    const rules = rulesFile(`safe: { foreign-keys: true }
+tables: { people: { id: ${number} }, teams: { id: ${number} }, visits: { id: ${number} }, notes: { id: ${number} } }
+references: [{ from: visits.person, to: people.id }]
+subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
+    const result = await run(at, rules)
+    expect(result.log).not.toMatch(/##\[error\]/)
+    expect(result.conclusion).toBe('success')
+    const count = async (sql: string) => Number((await query(at.to, `SELECT count(*) AS n FROM ${sql}`))[0].n)
+    const people = await count('people')
+    expect(people).toBeGreaterThan(50)
+    // Team 50 goes with its lead, and its people with it.
+    expect(people).toBeLessThan(980)
+    const visits = await count('visits')
+    expect(visits).toBeGreaterThan(200)
+    expect(visits).toBeLessThan(1700)
+    expect(await count('notes')).toBe(visits)
+    expect(await count('people WHERE id > 990')).toBe(0)
+    expect(
+      await count('visits v WHERE person IS NOT NULL AND NOT EXISTS (SELECT FROM people p WHERE p.id = v.person)'),
+    ).toBe(0)
+    expect(
+      await count('people p WHERE boss IS NOT NULL AND NOT EXISTS (SELECT FROM people b WHERE b.id = p.boss)'),
+    ).toBe(0)
+  })
+})
+
+describe('propose', () => {
+  it('writes rules with a reason each, and no value; completed, they mask', { timeout: 120_000 }, async () => {
+    const at = await databases()
+    await createGrownShop(at.from, 4000)
+    const rules = join(folder, 'proposed.yml')
+    const result = await run(at, rules, { inputs: { propose: 'true', to: '', 'allow-target': '' } })
+    expect(result.log).not.toMatch(/##\[error\]/)
+    expect(result.outputs).toMatchObject({ verdict: 'proposed', rules })
+    const yaml = readFileSync(rules, 'utf8')
+    expect(yaml).toMatch(/^ {4}email: \{ use: email, domain: email \} # text: /m)
+    expect(yaml).toMatch(/^ {4}birthday: \{ use: date, days: 60, by: id \}/m)
+    expect(yaml).toMatch(/from: login_history\.customer_id, to: customers\.id/)
+    expect(yaml).toMatch(/from: comments\.subject_id/)
+    expect(yaml).toMatch(/TODO/)
+    for (const needle of [...CANARIES, 'Janssens', '@mail.be', 'Belgium']) expect(yaml).not.toContain(needle)
+    const again = await run(at, rules, { inputs: { propose: 'true' } })
+    expect(again.log).toMatch(/exists already/)
+    // A person's TODOs are what stands between the proposal and a run; the plan itself has no other problem.
+    const masked = await run(at, rules)
+    expect(masked.log).not.toMatch(/columns are covered by no rule/)
+  })
+})

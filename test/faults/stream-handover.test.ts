@@ -1,0 +1,86 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, expect, test } from 'vitest'
+import { connect } from '../../src/runtime/database.ts'
+import { obtainSlot, releaseHold, setGate, takeHold, thisRun } from '../../src/target/ledger.ts'
+import { until } from '../contract/standin-helpers.ts'
+import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+
+/* The `replicate` action as it is committed, between two runs that share a migration through the ledger. */
+
+let rehearsal: Rehearsal
+afterEach(() => rehearsal?.stop())
+
+const HANDOVER = { until: 'handover', poll: '300ms', 'quiet-period': '300ms', 'progress-every': '1s' }
+
+const active = async () =>
+  (await rehearsal.query('source', `SELECT active FROM pg_replication_slots WHERE slot_name = 'molt_slot'`))[0]?.active
+
+test('streams until it is asked for the slot, declined, or its leg is over; two at once are refused', {
+  timeout: 180_000,
+}, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToCaughtUp()
+  const target = await connect(rehearsal.pair.target.url, 'target')
+  try {
+    const env = { GITHUB_RUN_ID: '4711' }
+    const following = rehearsal.run('replicate', HANDOVER, { env })
+    await until(active, 20_000)
+    const elsewhere = mkdtempSync(join(tmpdir(), 'molt-actions-second-'))
+    const second = await rehearsal.run('replicate', { until: 'caught-up' }, { workDir: elsewhere })
+    rmSync(elsewhere, { recursive: true })
+    expect(second.conclusion).toBe('failure')
+    expect(words(second)).toMatch(/migration `main` is held by `replicate, until handover` \(.*\/actions\/runs\/\d+/)
+
+    const cutover = thisRun('cutover')
+    await obtainSlot(target, 'main', cutover, 20_000, 60_000)
+    expect(await active()).toBe(false)
+    const followed = await following
+    requireSuccess('replicate', followed)
+    expect(followed.outputs).toMatchObject({ 'ended-by': 'request', restarts: '0' })
+    expect(words(followed)).toMatch(/`cutover` of a run outside GitHub asks for the slot; it is handed over/)
+    expect(words(followed)).toMatch(/streaming: .* rows\/s, .* changes, .* WAL behind/)
+    const evidence = JSON.parse(readFileSync(followed.outputs.evidence as string, 'utf8'))
+    expect(evidence).toMatchObject({ migration: 'main', slot: 'molt_slot', endedBy: 'request' })
+    expect(evidence.endLsn).toBe(followed.outputs['end-lsn'])
+
+    const kept = await rehearsal.run('replicate', HANDOVER)
+    expect(words(kept)).toMatch(/is held by `cutover`/)
+    await releaseHold(target, 'main', cutover)
+
+    const leg = await rehearsal.run('replicate', { ...HANDOVER, 'leg-limit': '2s' })
+    requireSuccess('replicate', leg)
+    expect(leg.outputs['ended-by']).toBe('leg-limit')
+
+    await setGate(target, 'main', 'declined')
+    const declined = await rehearsal.run('replicate', HANDOVER)
+    requireSuccess('replicate', declined)
+    expect(declined.outputs['ended-by']).toBe('declined')
+    await takeHold(target, 'main', cutover, 1_000)
+  } finally {
+    await target.end()
+  }
+})
+
+test('a slot that somebody has read in between is refused, and so is a note from the future', {
+  timeout: 120_000,
+}, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToCaughtUp()
+  await until(async () => !(await active()))
+  await sleep(500)
+  await rehearsal.query('source', `SELECT pg_replication_slot_advance('molt_slot', pg_current_wal_lsn())`)
+  const refused = await rehearsal.run('replicate', { until: 'caught-up' })
+  expect(refused.conclusion).toBe('failure')
+  expect(words(refused)).toMatch(/since the last stream ended: it was recreated, advanced or read by somebody else/)
+  const [staging] = await rehearsal.query(
+    'target',
+    `SELECT facts->>'stagingSchema' AS name FROM molt_actions.migrations WHERE id = 'main'`,
+  )
+  await rehearsal.query('target', `UPDATE "${staging?.name}".memo SET value = '7F/0' WHERE key LIKE 'pglogical%'`)
+  expect(words(await rehearsal.run('replicate', { until: 'caught-up' }))).toMatch(
+    /of another source, or the source was/,
+  )
+})

@@ -1,0 +1,165 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { deadLetterName, proveDrain } from '../../src/steps/drain.ts'
+import { untilCaughtUp } from '../../src/steps/stream.ts'
+import { Bench, until } from '../contract/standin-helpers.ts'
+import { during, red, Scene } from './stream-helpers.ts'
+
+let bench: Bench
+let scene: Scene
+beforeAll(async () => {
+  bench = await Bench.start()
+})
+afterEach(() => scene?.end())
+afterAll(() => bench?.stop())
+
+async function streaming(more: Parameters<Scene['stream']>[0] = {}) {
+  scene = await Scene.create(bench)
+  const load = scene.load()
+  const stream = await scene.stream(more)
+  await until(() => load.committed > 10)
+  return { stream, load }
+}
+
+/** Ends the load, proves the drain, and compares both sides row by row. */
+async function nothingLost({ stream, load }: Awaited<ReturnType<typeof streaming>>): Promise<void> {
+  await during(stream, () => stream.status.lagMs < 500, 60_000)
+  await load.stop()
+  const proof = await proveDrain(stream, 30_000)
+  expect(proof).toMatchObject({ retriesDuring: 0, dialsDuring: 0, restartsDuring: 0, changesAfter: 0, deadLetters: 0 })
+  expect(await scene.different()).toEqual([])
+}
+
+describe('a stream survives what heals', { timeout: 150_000 }, () => {
+  it('the replicator killed five times at random moments: nothing is lost', async () => {
+    const scenery = await streaming({ stuckAfter: 30_000 })
+    const { stream } = scenery
+    for (let kill = 1; kill <= 5; kill++) {
+      // Every other time also while it is still starting.
+      if (kill % 2) await during(stream, () => stream.status.lagMs < 500, 30_000)
+      await sleep(Math.random() * 1_500)
+      const pid = stream.pid as number
+      process.kill(pid, 'SIGKILL')
+      await during(stream, () => stream.pid !== pid && stream.status.restarts === kill, 30_000)
+    }
+    await nothingLost(scenery)
+    expect(stream.status.restarts).toBe(5)
+  })
+
+  it('either server restarted: counted, and nothing is lost', async () => {
+    const scenery = await streaming({ stuckAfter: 60_000 })
+    const { stream } = scenery
+    await bench.servers.source.restart('immediate')
+    await during(stream, () => stream.status.lagMs < 500, 60_000)
+    await bench.servers.target.restart('immediate')
+    await during(stream, () => stream.status.lagMs < 500, 60_000)
+    expect(stream.status.retries + stream.status.restarts).toBeGreaterThan(0)
+    expect(stream.status.interruptions).toBeGreaterThan(0)
+    await nothingLost(scenery)
+  })
+
+  it('the target away for 20 s: no lag is claimed meanwhile, and nothing is lost', async () => {
+    const scenery = await streaming({ stuckAfter: 60_000 })
+    const { stream } = scenery
+    await bench.servers.target.shutdown('immediate')
+    const end = performance.now() + 20_000
+    await during(stream, () => performance.now() > end, 30_000)
+    expect(stream.status.lagMs).toBeGreaterThan(18_000)
+    await bench.servers.target.start()
+    await during(stream, () => stream.status.lagMs < 500, 60_000)
+    await nothingLost(scenery)
+    expect(stream.status.retries).toBeGreaterThan(10)
+  })
+
+  it('the source away for longer than stuck-after is red; its lag is not the last one', async () => {
+    const { stream } = await streaming({ stuckAfter: 4_000 })
+    bench.servers.source.pause()
+    try {
+      await until(() => stream.status.lagMs > 2_000)
+      expect((await red(stream, 10_000)).said).toMatch(/no heartbeat could be written to the source for/)
+      await stream.close()
+    } finally {
+      bench.servers.source.resume()
+    }
+  })
+
+  it('a replicator that is frozen is red, although it says nothing', async () => {
+    const { stream } = await streaming({ stuckAfter: 3_000 })
+    const pid = stream.pid as number
+    process.kill(pid, 'SIGSTOP')
+    try {
+      expect((await red(stream, 15_000)).said).toMatch(/no heartbeat has reached the target .*said nothing about it/)
+    } finally {
+      process.kill(pid, 'SIGCONT')
+    }
+  })
+
+  it('one transaction that takes longer than stuck-after is slow, not stuck', async () => {
+    const { stream, load } = await streaming({ stuckAfter: 2_000 })
+    // Each row of it takes the target a moment.
+    await scene.db.t.query(`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.006); RETURN NEW; END $$;
+      CREATE TRIGGER slow BEFORE INSERT ON notes FOR EACH ROW WHEN (NEW.id > 1000000) EXECUTE FUNCTION slow()`)
+    await scene.db.s.query(`INSERT INTO notes SELECT g, 1, 'large' FROM generate_series(1000001, 1001200) g`)
+    let longest = 0
+    await during(
+      stream,
+      async () => {
+        longest = Math.max(longest, stream.status.lagMs)
+        return (await scene.db.t.query('SELECT 1 FROM notes WHERE id = 1001200')).rowCount === 1
+      },
+      60_000,
+    )
+    expect(longest).toBeGreaterThan(4_000)
+    await nothingLost({ stream, load })
+  })
+
+  it('falls behind and catches up under a stop of the load: the lag is told by the heartbeat', async () => {
+    const { stream } = await streaming()
+    const status = await untilCaughtUp(stream, { maxLag: 1_000, quietPeriod: 1_000, deadline: 30_000 }, () => {})
+    expect(status.lagMs).toBeLessThanOrEqual(1_000)
+    expect(stream.startLsn).toMatch(/^\w+\/\w+$/)
+  })
+})
+
+describe('the proof of a drain', { timeout: 60_000 }, () => {
+  it('is not had while a lock on the target keeps the marker back; says which step and who', async () => {
+    const { stream, load } = await streaming({ stuckAfter: 60_000 })
+    await load.stop()
+    const blocker = await bench.client(`${scene.db.target}&application_name=nightly-report`)
+    await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
+    await sleep(2_500)
+    await expect(proveDrain(stream, 4_000)).rejects.toThrow(
+      /the marker [0-9a-f-]{36} arriving on the target did not happen within/,
+    )
+    await blocker.query('ROLLBACK')
+    expect(await proveDrain(stream, 30_000)).toMatchObject({ deadLetterTable: 'replicator_dlq' })
+  })
+
+  it('is not had with rows in the dead-letter table, by whatever name', async () => {
+    const { stream, load } = await streaming({ extraArgs: ['--dlqTableName', 'left_over'] })
+    await load.stop()
+    await scene.db.t.query('CREATE TABLE left_over (event text); INSERT INTO left_over VALUES (1)')
+    await expect(proveDrain(stream, 30_000)).rejects.toThrow(/1 changes lie in the dead-letter table left_over/)
+    await scene.db.t.query('TRUNCATE left_over')
+    await proveDrain(stream, 30_000)
+    expect(deadLetterName(['--dlqTableName=shop."Odd"'])).toBe('Odd')
+  })
+
+  it('is not had when the replicator connects anew while it goes on', async () => {
+    const { stream, load } = await streaming({ stuckAfter: 60_000 })
+    await load.stop()
+    const blocker = await bench.client(scene.db.target)
+    await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
+    const proof = proveDrain(stream, 30_000).then(
+      () => 'proved',
+      (error) => error.message,
+    )
+    await sleep(500)
+    await scene.db.s.query('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1', [
+      scene.plan.slot,
+    ])
+    await sleep(300)
+    await blocker.query('ROLLBACK')
+    expect(await proof).toMatch(/the drain is not proved: .*(reader changed|retried|connected to the source again)/)
+  })
+})

@@ -1,0 +1,211 @@
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { createHeartbeat, createTargetHeartbeat, HEARTBEAT, OUR_SCHEMA } from '../../src/source/heartbeat.ts'
+import { createPublication } from '../../src/source/slot.ts'
+import { Stream, type StreamOptions } from '../../src/steps/stream.ts'
+import type { Plan } from '../../src/target/ledger.ts'
+import type { Bench, Databases } from '../contract/standin-helpers.ts'
+
+export const TABLES = ['items', 'notes']
+
+/** `code` is unique on both sides; `body` is wide enough to be TOASTed. */
+export const DDL = `
+  CREATE TABLE items (id int PRIMARY KEY, code int UNIQUE, label text NOT NULL, amount numeric(12,2), at timestamptz DEFAULT now());
+  CREATE TABLE notes (id int PRIMARY KEY, item int, body text);
+  ALTER TABLE notes ALTER COLUMN body SET STORAGE EXTERNAL;`
+
+/** Two databases as a load leaves them: equal, with publication, slot and heartbeat. */
+export class Scene {
+  readonly bench: Bench
+  readonly db: Databases
+  readonly plan: Plan
+  readonly #streams: Stream[] = []
+  readonly #writers: Writer[] = []
+
+  private constructor(bench: Bench, db: Databases) {
+    this.bench = bench
+    this.db = db
+    this.plan = {
+      sourceSchema: 'public',
+      targetSchema: 'public',
+      tables: TABLES,
+      slot: `s_${db.name}`,
+      publication: `p_${db.name}`,
+    }
+  }
+
+  static async create(bench: Bench, options: { truncate?: boolean; more?: string } = {}): Promise<Scene> {
+    const db = await bench.databases(DDL + (options.more ?? ''))
+    const scene = new Scene(bench, db)
+    const rows = `INSERT INTO items SELECT g, g * 10, 'item ' || g, g, '2026-01-01' FROM generate_series(1, 200) g;
+      INSERT INTO notes SELECT g, g, repeat('x', 5000) FROM generate_series(1, 20) g`
+    await createHeartbeat(db.s, 'test')
+    await createTargetHeartbeat(db.t, 'public')
+    await createPublication(db.s, scene.plan.publication, 'public', TABLES)
+    if (options.truncate)
+      await db.s.query(`ALTER PUBLICATION ${scene.plan.publication} SET (publish = 'insert, update, delete, truncate')`)
+    await db.s.query(rows)
+    await db.t.query(rows)
+    await scene.createSlot()
+    const heartbeat = `${OUR_SCHEMA}.${HEARTBEAT}`
+    const { rows: beat } = await db.s.query(`SELECT * FROM ${heartbeat}`)
+    await db.t.query(`INSERT INTO ${HEARTBEAT} VALUES (1, $1, $2, 0, '')`, [beat[0].migration, beat[0].source_id])
+    return scene
+  }
+
+  async createSlot(): Promise<void> {
+    await this.db.s.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [this.plan.slot])
+  }
+
+  /** Started, and seen to bring heartbeats over. */
+  async stream(options: Partial<StreamOptions> = {}): Promise<Stream> {
+    const stream = new Stream({
+      sourceUrl: this.db.source,
+      targetUrl: this.db.target,
+      targetDatabase: this.db.name,
+      plan: this.plan,
+      stagingSchema: '_replicator',
+      program: replicatorProgram(this.bench),
+      logFile: this.bench.file(`${this.db.name}.log`),
+      extraArgs: [],
+      stuckAfter: 5_000,
+      watch: { onDdl: 'warn', walBudget: 2 ** 40, onWalBudget: 'fail' },
+      signal: new AbortController().signal,
+      ...options,
+    })
+    this.#streams.push(stream)
+    await stream.start()
+    await during(stream, () => stream.status.lagMs < 1_000, 25_000)
+    return stream
+  }
+
+  /** An application that writes until it is stopped; it waits out restarts of the source. */
+  load(): Writer {
+    const writer = new Writer(this.db.source)
+    this.#writers.push(writer)
+    return writer
+  }
+
+  async log(): Promise<string> {
+    return readFileSync(this.bench.file(`${this.db.name}.log`), 'utf8')
+  }
+
+  /** Tables whose rows are not the same on both sides, compared row by row. */
+  async different(): Promise<string[]> {
+    const found: string[] = []
+    for (const table of TABLES) {
+      const [left, right] = await Promise.all(
+        [this.db.source, this.db.target].map((url) =>
+          query(url, `SELECT to_jsonb(t)::text AS row FROM ${table} t ORDER BY id`),
+        ),
+      )
+      if (JSON.stringify(left) !== JSON.stringify(right)) found.push(table)
+    }
+    return found
+  }
+
+  async end(): Promise<void> {
+    await Promise.all(this.#writers.map((writer) => writer.stop()))
+    await Promise.all(this.#streams.map((stream) => stream.close()))
+    await query(
+      this.db.source,
+      `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '${this.plan.slot}' AND NOT active`,
+    )
+  }
+}
+
+function replicatorProgram(bench: Bench): string {
+  const path = bench.file('replicator')
+  writeFileSync(path, `#!/bin/sh\nexec '${process.execPath}' '${bench.file('replicator.mjs')}' "$@"\n`)
+  chmodSync(path, 0o755)
+  return path
+}
+
+/** Small transactions, one after the other, with pauses: inserts, updates, deletes, and several rows at once. */
+class Writer {
+  readonly #url: string
+  readonly #done: Promise<void>
+  #stopped = false
+  #next = 1_000
+  committed = 0
+
+  constructor(url: string) {
+    this.#url = url
+    this.#done = this.#run()
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true
+    await this.#done
+  }
+
+  async #run(): Promise<void> {
+    let client: pg.Client | undefined
+    while (!this.#stopped) {
+      try {
+        client ??= await open(this.#url)
+        await this.#write(client)
+        this.committed++
+      } catch {
+        // The fault of the test; as an application would, it goes on when it can.
+        await client?.end().catch(() => {})
+        client = undefined
+        await sleep(100)
+      }
+      await sleep(10)
+    }
+    await client?.end().catch(() => {})
+  }
+
+  async #write(client: pg.Client): Promise<void> {
+    const id = this.#next++
+    await client.query('BEGIN')
+    await client.query('INSERT INTO items VALUES ($1, $2, $3, $4)', [id, id * 10, `new ${id}`, id / 3])
+    await client.query('UPDATE items SET label = $1, amount = amount + 1 WHERE id = $2', [`u${id}`, 1 + (id % 100)])
+    if (id % 3 === 0) await client.query('DELETE FROM items WHERE id = $1', [id - 50])
+    if (id % 5 === 0) await client.query('INSERT INTO notes VALUES ($1, $1, $2)', [id, 'n'.repeat(id % 300)])
+    await client.query('COMMIT')
+  }
+}
+
+async function open(url: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 3_000 })
+  client.on('error', () => {})
+  await client.connect()
+  return client
+}
+
+export async function query(url: string, sql: string): Promise<Record<string, unknown>[]> {
+  const client = await open(url)
+  try {
+    const result = await client.query(sql)
+    return Array.isArray(result) ? (result.at(-1)?.rows ?? []) : result.rows
+  } finally {
+    await client.end()
+  }
+}
+
+/** Waits for `probe` while the stream is healthy; what `check` throws comes through. */
+export async function during(stream: Stream, probe: () => unknown, ms: number): Promise<void> {
+  const end = performance.now() + ms
+  while (!(await probe())) {
+    stream.check()
+    if (performance.now() > end) throw new Error(`nothing after ${ms} ms; ${JSON.stringify(stream.status)}`)
+    await sleep(50)
+  }
+}
+
+/** What the stream says when it goes red, and how long that took. */
+export async function red(stream: Stream, ms: number): Promise<{ said: string; after: number }> {
+  const began = performance.now()
+  while (performance.now() - began < ms) {
+    try {
+      stream.check()
+    } catch (error) {
+      return { said: (error as Error).message, after: performance.now() - began }
+    }
+    await sleep(50)
+  }
+  throw new Error(`still green after ${ms} ms: ${JSON.stringify(stream.status)}, ${[...stream.troubles.keys()]}`)
+}

@@ -1,0 +1,146 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
+import { connect, type Database, Link } from '../../src/runtime/database.ts'
+import {
+  createLedger,
+  type Holder,
+  keepingHold,
+  noteStream,
+  obtainSlot,
+  readGate,
+  readStreamNote,
+  releaseHold,
+  renewHold,
+  requestSlot,
+  setGate,
+  slotRequest,
+  takeHold,
+  withdrawRequest,
+} from '../../src/target/ledger.ts'
+
+let server: EmbeddedServer
+let a: Database
+let b: Database
+let id = ''
+let count = 0
+beforeAll(async () => {
+  server = await startPostgres({ name: 'hold' })
+  a = await connect(server.url, 'target')
+  b = await connect(server.url, 'target')
+  await createLedger(a)
+})
+beforeEach(() => {
+  id = `m${++count}`
+})
+afterAll(async () => {
+  await Promise.all([a, b].map((db) => db?.end()))
+  await server?.stop()
+})
+
+const run = (name: string): Holder => ({
+  action: name,
+  url: `https://github.com/o/r/actions/runs/${name}`,
+  nonce: name,
+})
+const [first, second, third] = [run('1'), run('2'), run('3')]
+
+describe('the hold of a migration', () => {
+  it('is had by one run only; the second is told of the first and where it runs', async () => {
+    await takeHold(a, id, first, 60_000)
+    await expect(takeHold(b, id, second, 60_000)).rejects.toThrow(
+      /is held by `1` \(https:\/\/github\.com\/o\/r\/actions\/runs\/1\); only one run may act/,
+    )
+    await takeHold(a, id, first, 60_000)
+    await releaseHold(b, id, second)
+    await expect(takeHold(b, id, second, 60_000)).rejects.toThrow(/is held by/)
+    await releaseHold(a, id, first)
+    await takeHold(b, id, second, 60_000)
+    await expect(renewHold(a, id, first, 60_000)).rejects.toThrow(/was lost to `2` .* this run stops/)
+  })
+
+  it('goes to one of many that try at the same moment', async () => {
+    const links = Array.from({ length: 8 }, () => new Link(server.url, 'target'))
+    const tries = links.map((link, n) => link.use((db) => takeHold(db, id, run(`r${n}`), 60_000)))
+    const outcomes = await Promise.allSettled(tries)
+    await Promise.all(links.map((link) => link.close()))
+    expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
+  })
+
+  it("lapses by the database's clock when it is not renewed, and can be prolonged while nobody has taken it", async () => {
+    await takeHold(a, id, first, 300)
+    await sleep(400)
+    await renewHold(a, id, first, 300)
+    await sleep(400)
+    await takeHold(b, id, second, 60_000)
+    await expect(renewHold(a, id, first, 300)).rejects.toThrow(/was lost/)
+  })
+
+  it('is handed over when it is asked for: not to a third run, nor back to the first', async () => {
+    await takeHold(a, id, first, 60_000)
+    expect(await slotRequest(a, id)).toBeUndefined()
+    const obtained = obtainSlot(b, id, second, 10_000, 60_000)
+    await sleep(300)
+    expect(await slotRequest(a, id)).toMatchObject({ ...second, at: expect.any(Date) })
+    await expect(requestSlot(a, id, third, 60_000)).rejects.toThrow(/`2` .* asks for the slot of migration .* already/)
+    await releaseHold(a, id, first)
+    await expect(takeHold(a, id, third, 60_000)).rejects.toThrow(/is (held by|being handed over to) `2`/)
+    await obtained
+    await expect(takeHold(a, id, first, 60_000)).rejects.toThrow(/is held by `2`/)
+    expect(await slotRequest(a, id)).toBeUndefined()
+  })
+
+  it('is not waited for longer than the deadline, and the request is taken back', async () => {
+    await takeHold(a, id, first, 60_000)
+    await expect(obtainSlot(b, id, second, 1_200, 60_000)).rejects.toThrow(/not handed over in time: .* held by `1`/)
+    expect(await slotRequest(a, id)).toBeUndefined()
+    const abort = new AbortController()
+    const waiting = obtainSlot(b, id, second, 60_000, 60_000, abort.signal)
+    setTimeout(() => abort.abort(), 300)
+    await expect(waiting).rejects.toThrow(/cancelled/)
+    expect(await slotRequest(a, id)).toBeUndefined()
+  })
+
+  it('of a dead run is had once it has lapsed', async () => {
+    await takeHold(a, id, first, 1_500)
+    const began = performance.now()
+    await obtainSlot(b, id, second, 10_000, 60_000)
+    expect(performance.now() - began).toBeGreaterThan(1_000)
+  })
+
+  it('is kept for as long as the work takes, given back after it, and its loss is told', async () => {
+    await takeHold(a, id, first, 600)
+    let lost: unknown
+    const keep = (work: () => Promise<unknown>) =>
+      keepingHold(new Link(server.url, 'target'), id, first, 600, (error) => (lost = error), work)
+    await keep(async () => {
+      await sleep(1_500)
+      await expect(takeHold(b, id, second, 60_000)).rejects.toThrow(/is held by `1`/)
+    })
+    expect(lost).toBeUndefined()
+    await takeHold(b, id, second, 60_000)
+    await keep(() => sleep(400))
+    expect(lost).toMatchObject({ message: expect.stringMatching(/was lost to `2`/) })
+    await expect(takeHold(a, id, first, 600)).rejects.toThrow(/is held by `2`/)
+  })
+
+  it('carries what became of the approval, and the note of the last stream', async () => {
+    expect(await readGate(a, id)).toBeUndefined()
+    await setGate(b, id, 'declined')
+    expect(await readGate(a, id)).toBe('declined')
+    await setGate(b, id, null)
+    expect(await readGate(a, id)).toBeUndefined()
+    const note = { stagingSchema: 's', ended: true, confirmedFlushLsn: '0/1', decoded: 3, serverStart: 'x' }
+    expect(await readStreamNote(a, id)).toBeUndefined()
+    await noteStream(a, id, note)
+    expect(await readStreamNote(b, id)).toEqual(note)
+  })
+
+  it('needs no ledger of this version: an older one is completed', async () => {
+    await a.query('DROP TABLE molt_actions.holds')
+    await takeHold(a, id, first, 60_000)
+    await requestSlot(b, id, second, 60_000)
+    await withdrawRequest(b, id, second)
+    expect(await slotRequest(a, id)).toBeUndefined()
+  })
+})

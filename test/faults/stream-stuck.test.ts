@@ -1,0 +1,211 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { Bench, until } from '../contract/standin-helpers.ts'
+import { red, Scene } from './stream-helpers.ts'
+
+let bench: Bench
+let scene: Scene
+beforeAll(async () => {
+  bench = await Bench.start()
+})
+afterEach(() => scene?.end())
+afterAll(() => bench?.stop())
+
+/** A scene under live load, with a stream that works. */
+async function streaming(options: Parameters<typeof Scene.create>[1] = {}, more: Parameters<Scene['stream']>[0] = {}) {
+  scene = await Scene.create(bench, options)
+  const load = scene.load()
+  const stream = await scene.stream(more)
+  await until(() => load.committed > 10)
+  return { stream, source: scene.db.s, target: scene.db.t }
+}
+
+/** Red soon after `stuck-after` (5 s), by what this machine's other work allows. */
+const SOON = 15_000
+
+describe('a stream that cannot go on is red and says why', () => {
+  it('TRUNCATE, although the publication does not send it; VACUUM FULL is told from it', async () => {
+    const { stream, source } = await streaming()
+    await source.query('VACUUM FULL notes')
+    await until(() => stream.sightings.length)
+    expect(stream.sightings).toEqual([expect.stringMatching(/^public\.notes was rewritten/)])
+    stream.check()
+    await source.query('TRUNCATE notes')
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/a TRUNCATE was run on public\.notes/)
+  })
+
+  it('TRUNCATE that the publication sends', async () => {
+    const { stream, source } = await streaming({ truncate: true })
+    // The watch sees the same; the replicator's own words must do as well.
+    await source.query('BEGIN; TRUNCATE notes; INSERT INTO notes SELECT g, g FROM generate_series(1, 5) g; COMMIT')
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/a TRUNCATE was run on public\.notes/)
+    await until(() => [...stream.troubles.keys()].some((words) => /TRUNCATE operation cannot be supported/.test(words)))
+    expect(stream.stuck('it does not move').message).toMatch(/because a TRUNCATE was run on the source/)
+  })
+
+  it('a column added on the source: at once with on-ddl, else when it is stuck', async () => {
+    const first = await streaming({}, { watch: { onDdl: 'fail', walBudget: 2 ** 40, onWalBudget: 'fail' } })
+    await first.source.query('ALTER TABLE items ADD COLUMN extra text')
+    expect((await red(first.stream, SOON)).said).toBe('the column extra was added to public.items on the source')
+    await scene.end()
+
+    const { stream, source } = await streaming()
+    await source.query('ALTER TABLE items ADD COLUMN extra text')
+    const { said, after } = await red(stream, SOON)
+    expect(said).toMatch(/the source sends the column extra of public\.items, which the target does not have/)
+    expect(said).toMatch(/the column extra was added to public\.items on the source/)
+    expect(after).toBeGreaterThan(4_000)
+  })
+
+  it('an unchanged TOASTed value', async () => {
+    const { stream, source } = await streaming()
+    await source.query('UPDATE notes SET item = 7 WHERE id = 3')
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/a large \(TOASTed\) value in column body of public\.notes unchanged/)
+  })
+
+  it('REPLICA IDENTITY FULL', async () => {
+    const { stream, source } = await streaming()
+    await source.query('ALTER TABLE notes REPLICA IDENTITY FULL; DELETE FROM notes WHERE id = 5')
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/the keys of public\.notes do not fit: the source sends 3 key columns .* has 1/)
+    expect(said).toMatch(/REPLICA IDENTITY of public\.notes was changed from DEFAULT to FULL/)
+  })
+
+  it('unique values swapped', async () => {
+    const { stream, source } = await streaming()
+    await source.query(`BEGIN; UPDATE items SET code = -1 WHERE id = 150; UPDATE items SET code = 1500 WHERE id = 151;
+      UPDATE items SET code = 1510 WHERE id = 150; COMMIT`)
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/a unique value moved from one row of public\.items .* items_code_key refuses/)
+    // No value of a customer's in it.
+    expect(said).not.toMatch(/1500|1510/)
+  })
+
+  it('a constraint, and a type, that only the target has', async () => {
+    const { stream, source, target } = await streaming()
+    await target.query(
+      `ALTER TABLE notes ADD CONSTRAINT short CHECK (length(body) < 100000 AND body <> 'secret value')`,
+    )
+    await source.query(`INSERT INTO notes VALUES (-1, 1, 'secret value')`)
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/the target's CHECK short refuses a row of public\.notes/)
+    expect(said).not.toMatch(/secret/)
+    await scene.end()
+
+    const second = await streaming()
+    await second.target.query('ALTER TABLE notes ALTER COLUMN item TYPE smallint')
+    await second.source.query('INSERT INTO notes VALUES (-2, 100000)')
+    const narrow = await red(second.stream, SOON)
+    expect(narrow.said).toMatch(/does not fit the type of its column/)
+    expect(narrow.said).not.toMatch(/100000/)
+  })
+
+  it('the publication dropped, and created again', async () => {
+    const { stream, source } = await streaming()
+    const { publication } = scene.plan
+    await source.query(`DROP PUBLICATION ${publication}`)
+    await source.query(`CREATE PUBLICATION ${publication} FOR TABLE items, notes, molt_actions.molt_actions_heartbeat`)
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/the publication p_db\d+ was dropped and created again; .* start over with a new slot/)
+  })
+
+  it('a table taken out of the publication, which nothing else would show', async () => {
+    const { stream, source } = await streaming()
+    await source.query(`ALTER PUBLICATION ${scene.plan.publication} DROP TABLE notes`)
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/the publication p_db\d+ does not send public\.notes any more/)
+  })
+
+  it('the slot taken by another process', async () => {
+    const { stream, source } = await streaming()
+    const thief = await bench.client(`${scene.db.source}&replication=database&application_name=thief`)
+    for (let attempt = 0; ; attempt++) {
+      await source.query('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1', [
+        scene.plan.slot,
+      ])
+      const refused = thief
+        .query(
+          `START_REPLICATION SLOT ${scene.plan.slot} LOGICAL 0/0 (proto_version '1', publication_names '${scene.plan.publication}')`,
+        )
+        .then(
+          () => true,
+          () => true,
+        )
+      if (!(await Promise.race([refused, sleep(300).then(() => false)]))) break
+      if (attempt > 50) throw new Error('the slot could not be stolen')
+    }
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(
+      /another process holds the slot s_db\d+ .*PID \d+ \(thief, user postgres, from 127\.0\.0\.1\), connected since 20/,
+    )
+    await thief.end().catch(() => {})
+  })
+
+  it('the slot recreated', async () => {
+    const { stream, source } = await streaming()
+    // What it has decoded so far tells it from another slot of the same name.
+    await until(() => (stream.slot?.decoded ?? 0) > 150, 20_000)
+    const again = `DO $$ BEGIN
+      PERFORM pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '${scene.plan.slot}';
+      FOR i IN 1..400 LOOP
+        BEGIN PERFORM pg_drop_replication_slot('${scene.plan.slot}'); EXIT; EXCEPTION WHEN object_in_use THEN PERFORM pg_sleep(0.002); END;
+      END LOOP; END $$`
+    const dropped = async () =>
+      (await source.query('SELECT 1 FROM pg_replication_slots WHERE slot_name = $1', [scene.plan.slot])).rowCount === 0
+    while (!(await dropped())) await source.query(again).catch(() => {})
+    await scene.createSlot()
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/the slot s_db\d+ (is gone|was recreated)/)
+  })
+
+  it('the slot moved past changes that have not arrived', async () => {
+    const { stream, source } = await streaming()
+    // The replicator cannot write its heartbeat, so it does not come back for the slot when it is cut off.
+    const blocker = await bench.client(scene.db.target)
+    await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
+    await sleep(600)
+    await source.query('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1', [
+      scene.plan.slot,
+    ])
+    await sleep(300)
+    await source.query('SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())', [scene.plan.slot])
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/was recreated, moved on or read by somebody else: its position is past \d+ heartbeats/)
+    await blocker.query('ROLLBACK')
+  })
+
+  it('a lock on the target, with who holds it', async () => {
+    const { stream } = await streaming()
+    const blocker = await bench.client(`${scene.db.target}&application_name=nightly-report`)
+    await blocker.query('BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE')
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/its session on the target waits for a lock that PID \d+ \(nightly-report\) holds/)
+    await blocker.query('ROLLBACK')
+  })
+
+  it('too much WAL: warned at half, then red; and dropped where that was chosen', async () => {
+    const watch = { onDdl: 'warn', walBudget: 48 * 2 ** 20, onWalBudget: 'drop-slot' } as const
+    const { stream, source } = await streaming({}, { watch })
+    const holder = await bench.client(scene.db.source)
+    await holder.query('BEGIN; SELECT txid_current()')
+    const fill = () =>
+      source.query(`SELECT pg_logical_emit_message(false, 'fill', repeat('x', 1000000)) FROM generate_series(1, 10)`)
+    await until(async () => {
+      await fill()
+      return stream.sightings.some((what) => /more than half of `wal-budget` \(48 MiB\)/.test(what))
+    }, 20_000)
+    await until(async () => {
+      await fill().catch(() => {})
+      return red(stream, 10).catch(() => undefined)
+    }, 20_000)
+    expect((await red(stream, 10)).said).toMatch(
+      /more than `wal-budget` \(48 MiB\); `on-wal-budget: drop-slot` has dropped it/,
+    )
+    const left = await source.query('SELECT 1 FROM pg_replication_slots WHERE slot_name = $1', [scene.plan.slot])
+    expect(left.rowCount).toBe(0)
+    await holder.query('ROLLBACK')
+  })
+})

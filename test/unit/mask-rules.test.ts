@@ -1,0 +1,110 @@
+import { readFileSync } from 'node:fs'
+import { describe, expect, it } from 'vitest'
+import { Hashes, jsonTree } from '../../src/masking/expressions.ts'
+import { looksPersonal } from '../../src/masking/names.ts'
+import { fromEnv, jitterMs, keyProblem, parseRules, rulesJsonSchema } from '../../src/masking/rules.ts'
+import { dumpEntries } from '../../src/masking/schema.ts'
+import { domainKeys } from '../../src/masking/session.ts'
+
+const parse = (tables: string, more = '') =>
+  parseRules(`version: 1\nkey: env:K\n${more}\ntables:\n${tables}`, 'mask.yml')
+
+describe('rules file', () => {
+  it('reads every rule of the example', () => {
+    const rules = parseRules(readFileSync('examples/mask.yml', 'utf8'), 'examples/mask.yml')
+    expect(rules.tables.customers?.email).toEqual({ use: 'email', domain: 'email' })
+    expect(rules.references).toHaveLength(6)
+  })
+
+  it.each([
+    ['  a: { b: { use: emial } }', /tables\.a\.b\.use: not a rule; `use` is one of null, constant/],
+    ['  a: { b: { keep: true } }', /tables\.a\.b\.reason/],
+    ['  a: { b: { keep: true, reason: ok fine, use: email } }', /use/],
+    ['  a: { b: { use: email, lenght: 3 } }', /lenght/],
+    ['  a: { b: email }', /tables\.a\.b: write \{ use/],
+    ['  a: { b: { use: date, days: 3 } }', /tables\.a\.b\.by/],
+    ['  a: { b: { use: json, paths: { "a..b": { use: text } } } }', /paths/],
+  ])('refuses %s and says where', (tables, message) => {
+    expect(() => parse(tables)).toThrow(message)
+  })
+
+  it('refuses what is not YAML, another version, and a key that stands in the file', () => {
+    expect(() => parseRules('a: [', 'x.yml')).toThrow(/x\.yml is not YAML/)
+    expect(() => parseRules('version: 2\nkey: env:K\ntables: {}', 'x.yml')).toThrow(/version/)
+    expect(() => parseRules('version: 1\nkey: hunter2\ntables: {}', 'x.yml')).toThrow(/key/)
+  })
+
+  it('gives editors a JSON Schema, and the committed one is it', () => {
+    const schema = JSON.parse(rulesJsonSchema())
+    expect(schema.required).toEqual(['version', 'key', 'tables'])
+    expect(readFileSync('docs/mask.schema.json', 'utf8')).toBe(rulesJsonSchema())
+  })
+})
+
+describe('key', () => {
+  it.each([
+    [undefined, /not set/],
+    ['short', /has 5 characters/],
+    ['ab'.repeat(20), /repeats itself/],
+    ['change-me-0192837465xyzwvutsrqponm', /people guess/],
+  ])('%s is refused without being repeated', (key, problem) => {
+    expect(keyProblem(key)).toMatch(problem)
+    if (key) expect(keyProblem(key)).not.toContain(key)
+  })
+
+  it('takes what `openssl rand -hex 32` prints', () => {
+    expect(keyProblem('9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08')).toBeUndefined()
+  })
+
+  it('gives each domain its own parameters, and another key others', () => {
+    const domains = new Map([
+      ['email', 0],
+      ['name', 1],
+    ])
+    const [one, other] = [domainKeys('first key', domains), domainKeys('second key', domains)]
+    expect([...one.keys()]).toEqual(['molt_actions.k0', 'molt_actions.s0', 'molt_actions.k1', 'molt_actions.s1'])
+    expect(one.get('molt_actions.k0')).toMatch(/^[0-9a-f]{64}$/)
+    expect(BigInt(one.get('molt_actions.s0') as string)).toBeTypeOf('bigint')
+    expect(new Set([...one.values(), ...other.values()]).size).toBe(8)
+    expect(domainKeys('first key', domains)).toEqual(one)
+  })
+})
+
+describe('pieces', () => {
+  it('reads units of time and the environment', () => {
+    expect([jitterMs('90m'), jitterMs('36h'), jitterMs('3d')]).toEqual([5_400_000, 129_600_000, 259_200_000])
+    process.env.MASK_TEST_VALUE = 'x'
+    expect(fromEnv('env:MASK_TEST_VALUE')).toBe('x')
+    expect(fromEnv('env:MASK_TEST_NOTHING')).toBeUndefined()
+  })
+
+  it('computes each hash once, however often it is asked for', () => {
+    const hashes = new Hashes()
+    expect(hashes.strong('a', 't.x')).toBe(hashes.strong('a', 't.x'))
+    expect(hashes.strong('b', 't.x')).not.toBe(hashes.strong('a', 't.x'))
+    expect(hashes.computed.size).toBe(2)
+    expect([...hashes.domains.keys()]).toEqual(['a', 'b'])
+  })
+
+  it('refuses JSON paths that run through each other', () => {
+    const text = { use: 'text' } as const
+    expect(() => jsonTree({ a: text, 'a.b': text })).toThrow(/JSON path a has a rule of its own and others below/)
+    expect(() => jsonTree({ 'a[]': text, 'a.b': text })).toThrow(/JSON path a /)
+    expect([...(jsonTree({ 'a.b': text, 'a.c[]': text }).members ?? [])]).toHaveLength(1)
+  })
+
+  it('tells personal names from others', () => {
+    for (const name of ['email', 'contactEmail', 'full_name', 'dob', 'phone', 'ip_address', 'iban', 'passport_no'])
+      expect(looksPersonal(name), name).toBeDefined()
+    for (const name of ['id', 'quantity', 'sku', 'status', 'price', 'shipped_at'])
+      expect(looksPersonal(name), name).toBeUndefined()
+  })
+
+  it('takes a dump apart by its headings', () => {
+    const dump = `SET x = 1;\n\\restrict abc\n--\n-- Name: a b; Type: TABLE; Schema: public; Owner: -\n--\n\nCREATE TABLE public."a b" ();\n\n--\n-- Name: t trg; Type: TRIGGER; Schema: public; Owner: -\n--\n\nCREATE TRIGGER trg;\n\\unrestrict abc\n`
+    expect(dumpEntries(dump)).toEqual([
+      { name: 'a b', type: 'TABLE', body: 'CREATE TABLE public."a b" ();' },
+      { name: 't trg', type: 'TRIGGER', body: 'CREATE TRIGGER trg;' },
+    ])
+  })
+})

@@ -1,0 +1,256 @@
+import { describe, expect, it } from 'vitest'
+import { continuityProblems, progressLine, refusedArgument } from '../../src/steps/open-stream.ts'
+import { compareSourceStates, type SourceState, schemaChanges, walSightings } from '../../src/steps/watch.ts'
+import { boundedScrubber, parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
+import { scrubText } from '../../src/tools/scrub.ts'
+import { explainTrouble, translate } from '../../src/tools/troubles.ts'
+
+const retry = (error: string) =>
+  `time="Nov 22 19:14:46" level=warning msg="error while copying messages; will retry" detail="a\\n\\tb c" error=${JSON.stringify(error)}`
+
+/** As the supervision hears it: parsed, and free of values. */
+const heard = (error: string) => translate(scrubText(parseLogLine(retry(error))?.error ?? ''))
+
+describe('the log', () => {
+  it('is read in each of its forms', () => {
+    const error = 'the TRUNCATE operation cannot be supported on table 1'
+    expect(parseLogLine(retry(error))).toEqual({
+      level: 'warning',
+      message: 'error while copying messages; will retry',
+      error,
+    })
+    expect(
+      parseLogLine(`WARNING [2025-08-25T14:40:02-05:00] error while copying messages; will retry   error="${error}"`),
+    ).toEqual({ level: 'warning', message: 'error while copying messages; will retry', error })
+    expect(
+      parseLogLine(
+        'WARN   [2025-08-25T14:40:02-05:00] warning during tryCommit   error=ERROR: restart transaction (SQLSTATE 40001) target=x',
+      ),
+    ).toEqual({
+      level: 'warn',
+      message: 'warning during tryCommit',
+      error: 'ERROR: restart transaction (SQLSTATE 40001)',
+    })
+    expect(
+      parseLogLine(JSON.stringify({ severity: 'WARNING', message: 'error while copying messages; will retry', error })),
+    ).toEqual({ level: 'warning', message: 'error while copying messages; will retry', error })
+    expect(parseLogLine('panic: runtime error')).toBeUndefined()
+    expect(parseLogLine('{"severity": "WARN')).toBeUndefined()
+  })
+
+  it('has the cause of a source error in the line before', () => {
+    const line = String.raw`time="Nov 22 19:15:12" level=error msg="error received from source database" logicalMsg="&{ERROR ERROR 42704 publication \"molt_pub\" does not exist   0 0  slot \"molt_slot\", output plugin \"pgoutput\"      pg_publication.c 1043 get_publication_oid map[]}"`
+    const parsed = parseLogLine(line)
+    expect(parsed).toMatchObject({ level: 'error', message: 'error received from source database' })
+    expect(translate(scrubText(parsed?.cause ?? ''))).toMatchObject({
+      kind: 'publication',
+      why: expect.stringMatching(/^the publication molt_pub is gone; .* start over with a new slot$/),
+    })
+  })
+})
+
+describe('what a retry means', () => {
+  const prefix = '"shop"."public"."b": '
+  it.each([
+    ['the TRUNCATE operation cannot be supported on table 1', 'truncate', /TRUNCATE was run on the source/],
+    ['TOASTed columns are not supported in "shop"."public"."a"."body"', 'toast', /column body of public\.a unchanged/],
+    ['"shop"."public"."a": template toasted.tmpl not found', 'toast', /--enableToastedColumns/],
+    [
+      `${prefix}schema drift detected in "shop"."public"."b" at payload object offset 0: unexpected columns: extra`,
+      'column',
+      /sends the column extra of public\.b/,
+    ],
+    [
+      `${prefix}schema drift detected in "shop"."public"."b": inconsistent number of key columns: received 2 expect 1: key ["2","v2"]@1795375406493927000.0000000000`,
+      'identity',
+      /keys of public\.b do not fit: the source sends 2 key columns where the target's primary key has 1/,
+    ],
+    [
+      `${prefix}schema drift detected in "shop"."public"."b" at payload object offset 0: missing PK columns: rowid`,
+      'no-key',
+      /public\.b has no primary key on the target/,
+    ],
+    [`${prefix}could not read table metadata: column name collision: "body"`, 'name-collision', /public\.b has two/],
+    [
+      'ERROR: replication slot "molt_slot" is active for PID 27046 (SQLSTATE 55006)',
+      'slot-busy',
+      /another process holds the slot molt_slot \(PID 27046 on the source\)/,
+    ],
+    ['ERROR: replication slot "molt_slot" does not exist (SQLSTATE 42704)', 'slot-gone', /slot molt_slot is gone/],
+    ['update sent to unknown tables: shop.public.b', 'missing-table', /the table public\.b is missing/],
+    [
+      '"shop"."public"."uniq": upsert-"shop"."public"."uniq"-1-2-false-: ERROR: duplicate key value violates unique constraint "uniq_code_key" (SQLSTATE 23505)',
+      'unique',
+      /row of public\.uniq to another, which the target's uniq_code_key refuses/,
+    ],
+    [
+      `${prefix}upsert-"shop"."public"."b"-1-1-false-: ERROR: new row for relation "b" violates check constraint "short" (SQLSTATE 23514)`,
+      'check',
+      /CHECK short refuses a row of public\.b/,
+    ],
+    [
+      `${prefix}upsert-"shop"."public"."b"-1-1-false-: ERROR: null value in column "v" of relation "b" violates not-null constraint (SQLSTATE 23502)`,
+      'not-null',
+      /value in the column v of public\.b/,
+    ],
+    [
+      '"shop"."public"."parent": ERROR: update or delete on table "parent" violates foreign key constraint "child_pid_fkey" on table "child" (SQLSTATE 23503)',
+      'foreign-key',
+      /foreign key child_pid_fkey refuses a change of public\.parent/,
+    ],
+    [
+      '"shop"."public"."g": INSERT INTO "shop"."public"."g" (\n"id","x"\n) VALUES\n($1::INT4,$2::INT4): ERROR: cannot insert a non-DEFAULT value into column "id" (SQLSTATE 428C9)',
+      'identity-always',
+      /column id of public\.g is GENERATED ALWAYS/,
+    ],
+    ['unknown schema: "nodb"."public"', 'schema-name', /database or schema does not exist/],
+    [
+      'failed to connect to `user=postgres database=shop`: 127.0.0.1:55432 (127.0.0.1): dial error: dial tcp 127.0.0.1:55432: connect: connection refused',
+      'connection',
+      /cannot be reached .* \(127\.0\.0\.1:55432\)/,
+    ],
+    ['receive message failed: unexpected EOF', 'connection', /cannot be reached/],
+    ['something that nobody has seen', 'other', /retrying the same change/],
+  ] as const)('%s', (error, kind, why) => {
+    const trouble = heard(error)
+    expect(trouble?.kind).toBe(kind)
+    expect(trouble?.why).toMatch(why)
+  })
+
+  it('never repeats a value', () => {
+    const line = retry(
+      '"shop"."public"."u": ERROR: duplicate key value violates unique constraint "u_email" (SQLSTATE 23505): Key (email)=(ann@example.org) already exists.',
+    )
+    expect(explainTrouble(scrubText(parseLogLine(line)?.error ?? ''))).not.toContain('ann@')
+    expect(explainTrouble(undefined)).toBeUndefined()
+  })
+})
+
+it('of chatter only so much is kept, of what matters everything', () => {
+  let now = 0
+  const scrub = boundedScrubber(() => now)
+  const count = (line: string) => Array.from({ length: 5_000 }, () => scrub(line)).filter((kept) => kept).length
+  const chatter = 'time="Nov 22 19:08:30" level=debug msg="upserted rows" upserted=1'
+  expect(count(chatter)).toBe(500)
+  expect(count(retry('the TRUNCATE operation cannot be supported on table 1'))).toBe(5_000)
+  now = 2_000
+  expect(count(chatter)).toBeGreaterThan(400)
+})
+
+describe('metrics', () => {
+  it('count the same in both vocabularies, and once where both are there', () => {
+    const old = 'apply_upserts_total{schema="s",table="a"} 3\napply_upserts_total{schema="s",table="b"} 4\n'
+    const now = 'target_apply_upserts_total{schema="s",table="a"} 7\npglogical_dial_success_total 2\n'
+    expect(parseMetrics(old).upserts).toBe(7)
+    expect(parseMetrics(now)).toMatchObject({ upserts: 7, dials: 2, deletes: 0 })
+    expect(parseMetrics(old + now).upserts).toBe(7)
+  })
+})
+
+describe('going on from the slot', () => {
+  const slot = { confirmedFlushLsn: '0/500', lsn: '0/900', decoded: 10, serverStart: 'a' }
+  const note = { stagingSchema: 'x', ended: true, confirmedFlushLsn: '0/500', decoded: 10, serverStart: 'a' }
+
+  it('is allowed where the last stream ended, after a kill, and after a crash of the server', () => {
+    expect(continuityProblems(slot, undefined, undefined)).toEqual([])
+    expect(continuityProblems(slot, '0/510', note)).toEqual([])
+    expect(continuityProblems({ ...slot, confirmedFlushLsn: '0/700' }, '0/700', { ...note, ended: false })).toEqual([])
+    expect(continuityProblems({ ...slot, confirmedFlushLsn: '0/400', serverStart: 'b' }, '0/510', note)).toEqual([])
+  })
+
+  it.each([
+    ['another source', slot, '1/0', note, /another source/],
+    ['a stale note', slot, '0/800', undefined, /would win over the slot/],
+    ['a slot that went back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /another slot/],
+    ['a slot that moved by itself', { ...slot, confirmedFlushLsn: '0/600' }, '0/500', note, /recreated, advanced/],
+    ['a slot made anew', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
+  ])('is refused with %s', (_, now, memo, before, said) => {
+    expect(continuityProblems(now, memo, before).join()).toMatch(said)
+  })
+})
+
+describe('watching', () => {
+  const table = { name: 'public.a', oid: 1, file: 10, tuples: 5, identity: 'd', digest: 'x' }
+  const state = (change: object = {}, more: object = {}): SourceState => ({
+    tables: [{ ...table, ...change }],
+    published: ['public.a'],
+    present: ['a'],
+    ...more,
+  })
+  const plan = { sourceSchema: 'public', targetSchema: 'public', tables: ['a'], slot: 's', publication: 'p' }
+  const seen = (after: SourceState) =>
+    compareSourceStates(state(), after, plan).map(({ kind, what }) => `${kind} ${what}`)
+
+  it('tells TRUNCATE from a rewrite, and DDL from both', () => {
+    expect(seen(state())).toEqual([])
+    expect(seen(state({ file: 11, tuples: -1 }))).toEqual([
+      expect.stringMatching(/^fatal a TRUNCATE was run on public\.a/),
+    ])
+    expect(seen(state({ file: 11, tuples: 5 }))).toEqual([expect.stringMatching(/^warning public\.a was rewritten/)])
+    expect(seen(state({ file: 11, tuples: -1, digest: 'y' }))).toEqual([expect.stringMatching(/^ddl the columns/)])
+    expect(seen(state({ name: 'public.z' }))).toEqual(['ddl public.a was renamed to public.z on the source'])
+    expect(seen(state({}, { published: [] }))).toEqual([
+      expect.stringMatching(/^fatal the publication p does not send/),
+    ])
+    expect(seen(state({}, { present: ['a', 'b'] }))).toEqual([
+      expect.stringMatching(/^ddl the table public\.b was created/),
+    ])
+  })
+
+  it('names the columns', () => {
+    const column = { name: 'x', type: 'integer', notNull: false, generated: false, identityAlways: false, labels: null }
+    const before = { schema: 'public', name: 'a', oid: 1, kind: 'r', key: ['x'], columns: [column] }
+    const after = {
+      ...before,
+      key: ['y'],
+      columns: [
+        { ...column, type: 'bigint' },
+        { ...column, name: 'y' },
+      ],
+    }
+    expect(schemaChanges([before], [after], 'target')).toEqual([
+      'the column x of public.a was changed from integer to bigint on the target',
+      'the column y was added to public.a on the target',
+      'the primary key of public.a was changed to (y) on the target',
+    ])
+    expect(schemaChanges([before], [], 'source')).toEqual(['public.a was dropped or renamed on the source'])
+  })
+
+  it('warns of WAL before it is too late', () => {
+    const slot = { walBytes: 60, walStatus: 'reserved', safeWalSize: null, oldest: null }
+    const limits = { onDdl: 'fail', walBudget: 100, onWalBudget: 'fail' } as const
+    const kinds = (change: object) => walSightings({ ...slot, ...change } as never, limits).map(({ what }) => what)
+    expect(kinds({ walBytes: 40 })).toEqual([])
+    expect(kinds({})).toEqual([expect.stringMatching(/more than half of `wal-budget`/)])
+    expect(kinds({ walBytes: 10, safeWalSize: 5 })).toEqual([expect.stringMatching(/safe_wal_size/)])
+    expect(kinds({ walBytes: 10, walStatus: 'unreserved' })).toEqual([expect.stringMatching(/raise max_slot_wal_keep/)])
+    expect(kinds({ walBytes: 10, oldest: { pid: null, ageMs: 400_000, application: null } })).toEqual([
+      expect.stringMatching(/^a prepared transaction on the source/),
+    ])
+  })
+})
+
+it('a progress line says whether it gets better', () => {
+  const status = {
+    lagMs: 9_000,
+    changes: 100,
+    walBytes: 0,
+    behindBytes: 8 << 20,
+    retries: 0,
+    restarts: 0,
+    interruptions: 0,
+  }
+  const line = (change: object) => progressLine({ at: 0, ...status }, { at: 2_000, ...status, ...change })
+  expect(line({ changes: 1_100, behindBytes: 4 << 20 })).toBe(
+    'streaming: lag 9.0 s, 500 rows/s, 1,100 changes, 4,096 KiB of WAL behind, caught up in about 2.0 s',
+  )
+  expect(line({ behindBytes: 9 << 20 })).toMatch(/, falling behind$/)
+  expect(line({ lagMs: 80 })).toMatch(/WAL behind$/)
+  expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
+})
+
+it('flags that would break the proof are refused', () => {
+  for (const flag of ['--userscript', '--userscript=x', '--enableParallelApplies', '--stagingConn', '-v', '-vv'])
+    expect(refusedArgument(['--flushSize', '9', flag])).toBe(flag.split('=')[0])
+  expect(refusedArgument(['--flushSize', '9', '--dlqTableName', 'x'])).toBeUndefined()
+})
