@@ -6,6 +6,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { CancelledError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
+import { addSecret } from '../../runtime/masking.ts'
 import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
@@ -408,11 +409,18 @@ async function switchOver(context: Cutover, target: Database, entry: Entry, cloc
   return switched
 }
 
+/** What the workflow hands to the switch command alone; no other child process sees it. */
+function switchSecrets(): Record<string, string> {
+  const given = Object.entries(process.env).filter(([name, value]) => name.startsWith('MOLT_SWITCH_') && value)
+  for (const [, value] of given) addSecret(value as string)
+  return Object.fromEntries(given) as Record<string, string>
+}
+
 async function runSwitch(context: Cutover, program: string, args: string[]): Promise<void> {
   const child = new Child({
     program,
     args,
-    env: { MOLT_ACTIONS_MIGRATION: context.inputs.migration },
+    env: { ...switchSecrets(), MOLT_ACTIONS_MIGRATION: context.inputs.migration },
     logFile: join(workFolder(context.inputs.migration), 'switch.log'),
     onLine: (line) => info(line),
   })
