@@ -396,7 +396,7 @@ async function switchOver(context: Cutover, target: Database, entry: Entry, cloc
   const [program, ...args] = context.inputs.switchCommand ?? []
   if (!program) {
     context.summary(
-      '### Switch the application now\n\nThe source refuses writes for good, and nobody can write until the application uses the target. Point its connection string there; there is no `switch-command` to do it.',
+      '### Switch the application now\n\nThe source refuses writes for good, and nobody can write until the application uses the target. Point its connection string there, and run `finalize` with `switched-by-hand: true` afterwards.',
     )
     context.output('phase', entry.phase)
     return entry
