@@ -334,7 +334,7 @@ ${changed2.map(each=>`| ${plain(each.table)}.${plain(each.column)} | ${each.use}
 ${body}
 
 </details>`}function count(value){return value.toLocaleString("en-US")}function optional3(value){return value===void 0?"\xB7":count(value)}function plain(text2){return text2.replaceAll("&","&amp;").replaceAll("<","&lt;").replaceAll("|","\\|").replaceAll(`
-`," ")}var init_report=__esm({"src/masking/report.ts"(){"use strict"}});async function readSchema(db,source2){let needed=await neededByTables(db,source2),server=Number((await db.query("SHOW server_version_num")).rows[0].server_version_num),dump=await pgDumpVersion(source2.pgDump),major2=Math.floor(server/1e4);if(dump===void 0)return{...await fromCatalog(db,source2,needed),madeBy:"catalog (no pg_dump here)"};if(dump<major2){let advice=`pg_dump ${dump} cannot read PostgreSQL ${major2}; it needs ${major2} or newer`;if(source2.pgDump!=="auto")throw new UserError(`${advice}. Install it, or say \`pg-dump: none\``);return{...await fromCatalog(db,source2,needed),madeBy:`catalog (${advice})`}}return{...await fromPgDump(db,source2,needed),madeBy:`pg_dump ${dump}`}}async function neededByTables(db,{tables}){let oids=[tables.map(({oid})=>oid)],own2=`own AS (
+`," ")}var init_report=__esm({"src/masking/report.ts"(){"use strict"}});async function readSchema(db,source2){let needed=await neededByTables(db,source2),server=Number((await db.query("SHOW server_version_num")).rows[0].server_version_num),dump=await pgDumpVersion(source2.pgDump),major2=Math.floor(server/1e4);if(dump===void 0){let why=source2.pgDump==="none"?"as asked":"no pg_dump here";return{...await fromCatalog(db,source2,needed),madeBy:`catalog (${why})`}}if(dump<major2){let advice=`pg_dump ${dump} cannot read PostgreSQL ${major2}; it needs ${major2} or newer`;if(source2.pgDump!=="auto")throw new UserError(`${advice}. Install it, or say \`pg-dump: none\``);return{...await fromCatalog(db,source2,needed),madeBy:`catalog (${advice})`}}return{...await fromPgDump(db,source2,needed),madeBy:`pg_dump ${dump}`}}async function neededByTables(db,{tables}){let oids=[tables.map(({oid})=>oid)],own2=`own AS (
     SELECT 'pg_class'::regclass::oid AS classid, unnest($1::oid[]) AS objid
     UNION SELECT 'pg_class'::regclass, indexrelid FROM pg_catalog.pg_index WHERE indrelid = ANY ($1)
     UNION SELECT 'pg_constraint'::regclass, oid FROM pg_catalog.pg_constraint WHERE conrelid = ANY ($1)
@@ -395,7 +395,8 @@ ${body}
        FROM pg_catalog.pg_constraint k
       WHERE k.conrelid = ANY ($1) AND k.contype IN ('p', 'u', 'x', 'c', 'f') AND k.conparentid = 0
         AND (k.contype <> 'c' OR k.conislocal) 
-      ORDER BY array_position('{p,u,x,c,f}'::"char"[], k.contype), k.conrelid, k.conname`,[tables]),indexes=await db.query(`SELECT pg_catalog.pg_get_indexdef(i.indexrelid) AS sql
+      ORDER BY array_position('{p,u,x,c,f}'::"char"[], k.contype), k.conrelid, k.conname`,[tables]),indexes=await db.query(`SELECT CASE c.relkind WHEN 'I' THEN regexp_replace(pg_catalog.pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON ')
+                 ELSE pg_catalog.pg_get_indexdef(i.indexrelid) END AS sql
        FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
       WHERE i.indrelid = ANY ($1)
         AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))

@@ -35,7 +35,10 @@ export async function readSchema(db: Database, source: SchemaSource): Promise<Sc
   const server = Number((await db.query('SHOW server_version_num')).rows[0].server_version_num)
   const dump = await pgDumpVersion(source.pgDump)
   const major = Math.floor(server / 10_000)
-  if (dump === undefined) return { ...(await fromCatalog(db, source, needed)), madeBy: 'catalog (no pg_dump here)' }
+  if (dump === undefined) {
+    const why = source.pgDump === 'none' ? 'as asked' : 'no pg_dump here'
+    return { ...(await fromCatalog(db, source, needed)), madeBy: `catalog (${why})` }
+  }
   if (dump < major) {
     const advice = `pg_dump ${dump} cannot read PostgreSQL ${major}; it needs ${major} or newer`
     if (source.pgDump !== 'auto') throw new UserError(`${advice}. Install it, or say \`pg-dump: none\``)
@@ -348,7 +351,9 @@ async function constraintSql(
     [tables],
   )
   const indexes = await db.query(
-    `SELECT pg_catalog.pg_get_indexdef(i.indexrelid) AS sql
+    // ON ONLY would leave a partitioned index without those of its partitions, and so not valid.
+    `SELECT CASE c.relkind WHEN 'I' THEN regexp_replace(pg_catalog.pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON ')
+                 ELSE pg_catalog.pg_get_indexdef(i.indexrelid) END AS sql
        FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid AND NOT c.relispartition
       WHERE i.indrelid = ANY ($1)
         AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))

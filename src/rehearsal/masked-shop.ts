@@ -60,8 +60,7 @@ CREATE TABLE employees (
   born date NOT NULL,
   hired date NOT NULL,
   salary numeric(10,2) NOT NULL CHECK (salary > 0),
-  department text NOT NULL,
-  initials text GENERATED ALWAYS AS (left(first_name, 1) || left(last_name, 1)) STORED
+  department text NOT NULL
 );
 CREATE TABLE shipments (
   id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
