@@ -153,7 +153,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
 
   test.each(
     specs
-      .filter(({ inputs }) => inputs['allow-insecure'])
+      .filter(({ inputs }) => inputs['allow-insecure'] && inputs.source)
       .map(({ name }) => name)
       .filter((name) => name !== 'fence'),
   )('%s does not connect without TLS unless it is allowed', async (name) => {
