@@ -45,9 +45,10 @@ interface Connections {
  * @returns in words, which side may be reached in clear; empty when neither
  * @throws InputError when a side does not insist on TLS and nobody has allowed it by name
  */
-export function requireTls(inputs: Connections): string[] {
+export function requireTls(inputs: Partial<Connections>): string[] {
   const weak = (['source', 'target'] as const).flatMap((side) => {
-    const problem = tlsProblem(inputs[side])
+    const url = inputs[side]
+    const problem = url && tlsProblem(url)
     return problem ? [{ side, problem }] : []
   })
   if (!inputs.allowInsecure && weak[0])

@@ -84,6 +84,9 @@ function inputNamed(option: string, inputs: Input[]): string {
   throw new UserError(`the action has no input \`${option}\`; did you mean --${closest(option, [...names, ...OWN])}?`)
 }
 
+/** A URL that carries a password; GitHub would have it from a secret and never show it. */
+const WITH_PASSWORD = /^[a-z][a-z0-9+.-]*:\/\/(?:[^/@]*:[^@]+@|.*[?&](?:ssl)?password=)/i
+
 async function run(manifest: Manifest, options: Options, folder: string, kept: Kept | undefined): Promise<JobResult> {
   const controller = new AbortController()
   const cancel = (signal: NodeJS.Signals) => {
@@ -99,6 +102,7 @@ async function run(manifest: Manifest, options: Options, folder: string, kept: K
       dir: manifest.dir,
       repo: resolve(options.repo),
       inputs: options.inputs,
+      secrets: Object.values(options.inputs).filter((value) => WITH_PASSWORD.test(value)),
       workspace: process.cwd(),
       workDir: join(folder, 'job'),
       toolCache: join(folder, '..', '..', 'tool-cache'),

@@ -1,11 +1,11 @@
 // `npm run rehearse`: a live PostgreSQL database is moved by the committed actions, while an application writes to it.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { connect } from '../runtime/database.ts'
+import { connect, type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, messageOf } from '../runtime/errors.ts'
 import { number, seconds } from '../runtime/progress.ts'
 import { urlProblem } from '../runtime/types.ts'
@@ -98,8 +98,16 @@ function readOptions(argv: string[]): Options | undefined {
     json: values.json,
     source,
     target,
-    binDir: values['bin-dir'] === undefined ? undefined : resolve(values['bin-dir']),
+    binDir: binDirOf(values['bin-dir']),
   }
+}
+
+function binDirOf(value: string | undefined): string | undefined {
+  if (value === undefined) return undefined
+  const folder = resolve(value)
+  for (const tool of ['molt', 'replicator'])
+    if (!existsSync(join(folder, tool))) throw new InputError(`--bin-dir: there is no ${tool} in ${folder}`)
+  return folder
 }
 
 /** Writes to a database are fenced for a moment: that must not happen to one that was named by mistake. */
@@ -205,13 +213,38 @@ async function onOwnDatabases(
   screen: Screen,
   signal: AbortSignal,
 ): Promise<Account> {
-  const load = options.rate ? await writeHarmlessly(source, options.rate) : undefined
   const inputs = { decision: 'rehearse', migration: 'rehearsal', slot: 'molt_rehearsal', cleanup: 'true' }
+  const there = await withDatabase(target, 'target', traces)
+  const load = options.rate ? await writeHarmlessly(source, options.rate) : undefined
   try {
     return await runChain(options, { source, target, inputs }, folder, screen, signal)
   } finally {
     await load?.stop()
     await leaveNothing(source, target, folder, screen)
+    await withDatabase(target, 'target', (db) => removeTraces(db, there))
+  }
+}
+
+/** What `cleanup` leaves on the target for later readers, and molt for itself: a rehearsal takes away what it has brought. */
+const TRACES: Record<string, string> = {
+  'molt_actions.migrations': 'DROP SCHEMA molt_actions CASCADE',
+  'public._molt_fetch_status': 'DROP TABLE public._molt_fetch_status CASCADE',
+  'public._molt_fetch_exceptions': 'DROP TABLE public._molt_fetch_exceptions CASCADE',
+}
+
+async function traces(db: Database): Promise<string[]> {
+  const { rows } = await db.query<{ name: string }>(
+    "SELECT table_schema || '.' || table_name AS name FROM information_schema.tables",
+  )
+  return rows.map(({ name }) => name).filter((name) => name in TRACES)
+}
+
+async function removeTraces(db: Database, there: readonly string[]): Promise<void> {
+  const brought = (await traces(db)).filter((name) => !there.includes(name))
+  for (const name of brought) {
+    // A migration that is still in the ledger could not be cleaned up, and is needed to do so.
+    if (name === 'molt_actions.migrations' && (await db.query(`SELECT 1 FROM ${name}`)).rowCount) continue
+    await db.query(TRACES[name] as string)
   }
 }
 
@@ -237,6 +270,8 @@ async function leaveNothing(source: string, target: string, folder: string, scre
     })
   const status = await run('cleanup', { 'dry-run': 'true' })
   if (status.conclusion === 'success' && !/would drop/.test(status.summary)) return
+  const foreign = status.annotations.find(({ message }) => /belongs to migration/.test(message))
+  if (foreign) return screen.say(`nothing was touched: ${foreign.message}`)
   screen.say('the chain could not clean up after itself; doing it now')
   await run('fence', { do: 'lift' })
   const cleaned = await run('cleanup', {})
@@ -395,7 +430,7 @@ main().then(
   },
   (error) => {
     const usage = error instanceof InputError || error?.code?.startsWith?.('ERR_PARSE_ARGS')
-    console.error(usage ? `${messageOf(error)}\nSee npm run rehearse -- --help` : error)
+    console.error(usage ? `${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)` : error)
     process.exitCode = usage ? 2 : 1
   },
 )

@@ -46,6 +46,8 @@ export async function runAction<S extends ActionSpec>(
     core.info(`received ${signal}: stopping`)
     controller.abort(new CancelledError(`the run was cancelled (${signal})`))
   }
+  const abandoned = () => controller.abort(new CancelledError('nobody reads the output any more: the runner is gone'))
+  process.stdout.on('error', abandoned)
   process.on('SIGINT', cancel)
   process.on('SIGTERM', cancel)
   try {

@@ -18,8 +18,13 @@ export function addSecret(value: string): void {
 /** Hides a connection URL as a whole, and its password both as written and decoded. */
 export function addSecretUrl(url: string): void {
   addSecret(url)
+  for (const [, value] of url.matchAll(/[?&](?:password|sslpassword)=([^&#]*)/gi)) addPassword(value as string)
   const raw = /^[a-z]+:\/\/[^:@/]*:([^@]*)@/i.exec(url)?.[1]
-  if (!raw) return
+  if (raw) addPassword(raw)
+}
+
+/** As it is written in the URL, and in every form in which a program may repeat it. */
+function addPassword(raw: string): void {
   addSecret(raw)
   const plain = decode(raw)
   addSecret(plain)

@@ -240,6 +240,17 @@ export async function writesPassed(db: Database): Promise<string> {
   return rows[0].passed
 }
 
+/** Changes whenever someone touches a trigger of the fence or its function, also when it is put back as it was. */
+export async function fenceVersion(db: Database): Promise<string> {
+  const { rows } = await db.query(
+    `SELECT (SELECT string_agg(tgrelid::text || ':' || xmin::text, ',' ORDER BY tgrelid) FROM pg_catalog.pg_trigger WHERE tgname = $1)
+            || ';' || (SELECT string_agg(p.oid::text || ':' || p.xmin::text, ',') FROM pg_catalog.pg_proc p
+                        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $2 AND p.proname = 'fence') AS version`,
+    [TRIGGER, OUR_SCHEMA],
+  )
+  return rows[0].version ?? 'gone'
+}
+
 /** Every transaction, prepared ones included, that holds a write lock on a fenced table at this moment. */
 export async function writeHolders(db: Database, fence: Fence): Promise<Holder[]> {
   const { rows } = await db.query(

@@ -3,6 +3,7 @@ import type { Database } from '../runtime/database.ts'
 import { CancelledError, VerdictError } from '../runtime/errors.ts'
 import {
   type Fence,
+  fenceVersion,
   liftFence,
   makePermanent,
   plannedFence,
@@ -35,6 +36,7 @@ export class HeldFence {
   readonly #leaseMs: number
   #lease = ''
   #passed = ''
+  #version = ''
 
   constructor(db: Database, fence: Fence, leaseMs: number) {
     this.#db = db
@@ -52,6 +54,7 @@ export class HeldFence {
     await this.#setLease()
     const holders = await this.#waitForHolders(deadline, signal)
     this.#passed = await writesPassed(this.#db)
+    this.#version = await fenceVersion(this.#db)
     await this.requireRefused()
     return { holders, waitedMs: Math.round(performance.now() - began) }
   }
@@ -96,6 +99,8 @@ export class HeldFence {
   }
 
   async #requireNoGap(): Promise<void> {
+    if ((await fenceVersion(this.#db)) !== this.#version)
+      throw new VerdictError('a trigger of the fence was changed after it was armed; a write may have gone past it')
     if ((await writesPassed(this.#db)) === this.#passed) return
     throw new VerdictError('a write passed the fence after it was armed: its lease lapsed, or someone lifted it')
   }

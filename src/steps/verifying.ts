@@ -56,6 +56,8 @@ export interface VerifyOptions {
   level: VerifyLevel
   logFile: string
   signal: AbortSignal
+  /** What `molt verify --help` says, where the caller knows: a program's start is a good part of a write pause. */
+  help?: string
   concurrency?: number
   /** Bounds the work to these of the plan's tables. */
   tables?: readonly string[]
@@ -273,7 +275,7 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   const shown = options.show && rowFile(options.show)
   const child = new Child({
     program: options.program,
-    args: verifyArgs(request, await toolHelp(options.program, 'verify')),
+    args: verifyArgs(request, options.help ?? (await toolHelp(options.program, 'verify'))),
     logFile: options.logFile,
     scrub: moltScrubber(hash),
     hidePasswords: true,

@@ -89,8 +89,8 @@ export interface VerifyAccount {
   rows: Map<string, TableRows>
   errors: string[]
   unknown: Unknowns
-  /** Table → shards that have finished: one that is told twice is counted once. */
-  finished: Map<string, Set<string>>
+  /** Table → shard → its numbers: one that is told twice is counted once. */
+  finished: Map<string, Map<string, string>>
 }
 
 /** Differing rows of one table that are kept in memory, to be looked at again. */
@@ -115,6 +115,7 @@ const SHARD = /^(starting verify on|finished row verification on) (.+?),? \(?sha
 const DEFINITION =
   /^(missing table detected|extraneous table detected|skipping unverifiable table|mismatching table definition)/
 const ROW = /^(mismatching|missing|extraneous) row/
+const FAILED = /\b(fail|failed|could not|cannot|unable|giving up|abort)/i
 const QUIET =
   /^(verification in progress|progress on|failed to verify|skipping row based|unable to identify a split|molt version|the embedded stand-in)/
 
@@ -127,6 +128,7 @@ export function accountForVerify(account: VerifyAccount, event: MoltEvent): void
   else if (message === 'verification complete') account.complete = true
   else if (DEFINITION.test(message)) countDefinition(account, event)
   else if (row) countRow(account, event, row[1] === 'mismatching' ? 'mismatch' : (row[1] as RowKind))
+  else if (FAILED.test(message) && event.level === 'warn') account.errors.push(errorText(account, event))
   else if (event.level === 'error' || event.level === 'fatal' || event.level === 'panic')
     account.errors.push(errorText(account, event))
   else if (!QUIET.test(message)) countUnknown(account.unknown, scrubText(message))
@@ -147,6 +149,16 @@ function errorText(account: VerifyAccount, event: MoltEvent): string {
   return `${table}${scrubText([event.message, event.error].filter(Boolean).join(': '))}`
 }
 
+/** Why a shard's result is none: what is absent, or told otherwise a second time, must not count as zero. */
+function shardProblem(event: MoltEvent, number: number, total: number, before: string | undefined): string | undefined {
+  const unread = COUNTS.filter((field) => typeof event[field] !== 'number')
+  if (unread.length) return `a shard finished without ${unread.join(', ')}`
+  if (number < 1 || number > total) return `a shard ${number} of ${total} finished`
+  const told = COUNTS.map((field) => event[field]).join()
+  if (before !== undefined && before !== told) return `shard ${number} finished twice, with other numbers`
+  return undefined
+}
+
 const COUNTS = ['num_truth_rows', 'num_success', 'num_missing', 'num_mismatch', 'num_extraneous']
 
 function countShard(account: VerifyAccount, event: MoltEvent, shard: RegExpExecArray): void {
@@ -156,13 +168,12 @@ function countShard(account: VerifyAccount, event: MoltEvent, shard: RegExpExecA
   account.tables.set(name, verdict)
   verdict.shardsTotal = Math.max(verdict.shardsTotal, Number(total))
   if (verb?.startsWith('starting')) return
-  const finished = account.finished.get(name) ?? new Set()
+  const finished = account.finished.get(name) ?? new Map()
   account.finished.set(name, finished)
+  const problem = shardProblem(event, Number(number), Number(total), finished.get(number))
+  if (problem) return void account.errors.push(`${name}: ${problem}`)
   if (finished.has(number)) return
-  // A result in words that are not known is none: what is absent must not count as zero.
-  const unread = COUNTS.filter((field) => typeof event[field] !== 'number')
-  if (unread.length) return void account.errors.push(`${name}: a shard finished without ${unread.join(', ')}`)
-  finished.add(number)
+  finished.set(number, COUNTS.map((field) => event[field]).join())
   verdict.shardsFinished++
   verdict.rows += numberField(event, 'num_truth_rows')
   verdict.missing += numberField(event, 'num_missing')

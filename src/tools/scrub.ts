@@ -24,6 +24,12 @@ const CUTS: [RegExp, string][] = [
   [/\bvalue ["'(][\s\S]*?(is out of range|too long|violates|not found)/, 'value … $1'],
   [/(\bCOPY [^:]*, line \d+(?:, column [^:]*)?: )[\s\S]*$/, '$1…'],
   [/(\bJSON data, line \d+: )[\s\S]*$/, '$1…'],
+  // pgx quotes nothing: `unable to encode 4111 into binary format`, `cannot scan alice into *int`.
+  [
+    /\b((?:unable to|cannot|could not|failed to) (?:encode|scan|convert|assign|write)|parsing time|copying row) [\s\S]*$/i,
+    '$1 …',
+  ],
+  [/\b(row) [\s\S]* (could not be|cannot be|was not)/i, '$1 … $2'],
   [/\bToken [\s\S]* is invalid/, 'Token … is invalid'],
 ]
 

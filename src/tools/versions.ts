@@ -36,15 +36,9 @@ export async function toolVersion(program: string, tool: ToolName): Promise<stri
 }
 
 /** The tool's own help, by which one build is told from another. */
-export function toolHelp(program: string, ...command: string[]): Promise<string> {
-  const key = [program, ...command].join(' ')
-  const known = helps.get(key) ?? ask(program, [...command, '--help'])
-  helps.set(key, known)
-  return known
+export async function toolHelp(program: string, ...command: string[]): Promise<string> {
+  return ask(program, [...command, '--help'])
 }
-
-/** Asked once a process: a program's start would be a good part of a write pause. */
-const helps = new Map<string, Promise<string>>()
 
 /** sha256 in hex. */
 export async function sha256(file: string): Promise<string> {

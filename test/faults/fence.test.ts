@@ -215,6 +215,14 @@ test('the decision cannot be taken on a lease that someone else has lifted or re
   expect((await readFence(db)).state).toBe('armed')
 })
 
+test('a trigger that is taken off for one write and put back forbids the commit', async () => {
+  await held.arm(2_000, signal)
+  await db.query(`BEGIN; ALTER TABLE parent DISABLE TRIGGER molt_actions_fence; UPDATE parent SET v = 'past';
+    ALTER TABLE parent ENABLE ALWAYS TRIGGER molt_actions_fence; COMMIT`)
+  await expect(held.commit(2_000, signal)).rejects.toThrow('a trigger of the fence was changed')
+  expect((await readFence(db)).state).not.toBe('permanent')
+})
+
 test('permanent: nothing lifts it, renews it or shortens it', async () => {
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)

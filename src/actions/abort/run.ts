@@ -8,6 +8,7 @@ import { readSlot } from '../../source/slot.ts'
 import { type Leftover, leftoversOnSource, leftoversOnTarget, requireGone } from '../../steps/leftovers.ts'
 import { addEvidence, type Entry, readEntryIfAny } from '../../target/ledger.ts'
 import { PUBLICATION } from '../../tools/molt-fetch.ts'
+import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Abort = Context<typeof spec>
@@ -16,6 +17,7 @@ export const action: Action<typeof spec> = {
   spec,
   async run(context) {
     const { inputs } = context
+    requireTls(inputs)
     const target = await reachTarget(inputs.target)
     try {
       const entry = target && (await readEntryIfAny(target, inputs.migration))

@@ -6,6 +6,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { CancelledError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
+import { addSecret } from '../../runtime/masking.ts'
 import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
@@ -29,6 +30,7 @@ import {
   thisRun,
 } from '../../target/ledger.ts'
 import { Child } from '../../tools/process.ts'
+import { toolHelp } from '../../tools/versions.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'
@@ -157,12 +159,14 @@ async function throughTheFence(context: Cutover, entry: Entry, stream: Stream, s
     const { refused } = await probeFence(source, fence)
     if (refused.length)
       throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
-    await firstVerify(context, { entry, source, target, signal })
+    const help = await toolHelp('molt', 'verify')
+    await firstVerify(context, { entry, source, target, signal, help })
     const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT)
     try {
       return await fenced(context, {
         entry,
         signal,
+        help,
         stream,
         source,
         target,
@@ -180,6 +184,8 @@ const FENCE_TIMEOUT = 3_000
 
 interface Section {
   entry: Entry
+  /** What `molt verify --help` says. */
+  help: string
   /** Aborted when the run is cancelled, or another run has taken the hold. */
   signal: AbortSignal
   stream: Stream
@@ -305,12 +311,12 @@ const PAUSE_BESIDE_VERIFY = 2_000
  */
 async function firstVerify(
   context: Cutover,
-  { entry, source, target, signal }: Pick<Section, 'entry' | 'source' | 'target' | 'signal'>,
+  { entry, source, target, signal, help }: Pick<Section, 'entry' | 'source' | 'target' | 'signal' | 'help'>,
 ): Promise<void> {
   const { inputs } = context
   const { firstVerify: level } = inputs
   if (level === 'none') return
-  const options = { ...verifyOptions(context, entry, signal), level, while: 'streaming' as const }
+  const options = { ...verifyOptions(context, entry, signal), help, level, while: 'streaming' as const }
   const report = await runVerify(source, target, options)
   info(
     `first verify, while changes are streamed: ${report.problems.length ? 'not clean' : 'clean'} after ${seconds(report.durationMs)}`,
@@ -338,6 +344,7 @@ async function finalVerify(context: Cutover, section: Section, signal: AbortSign
   const level = context.inputs.finalVerify
   const report = await runVerify(section.source, section.target, {
     ...verifyOptions(context, section.entry, signal),
+    help: section.help,
     level,
   })
   context.summary(verifyTable(report))
@@ -389,7 +396,7 @@ async function switchOver(context: Cutover, target: Database, entry: Entry, cloc
   const [program, ...args] = context.inputs.switchCommand ?? []
   if (!program) {
     context.summary(
-      '### Switch the application now\n\nThe source refuses writes for good, and nobody can write until the application uses the target. Point its connection string there; there is no `switch-command` to do it.',
+      '### Switch the application now\n\nThe source refuses writes for good, and nobody can write until the application uses the target. Point its connection string there, and run `finalize` with `switched-by-hand: true` afterwards.',
     )
     context.output('phase', entry.phase)
     return entry
@@ -402,11 +409,18 @@ async function switchOver(context: Cutover, target: Database, entry: Entry, cloc
   return switched
 }
 
+/** What the workflow hands to the switch command alone; no other child process sees it. */
+function switchSecrets(): Record<string, string> {
+  const given = Object.entries(process.env).filter(([name, value]) => name.startsWith('MOLT_SWITCH_') && value)
+  for (const [, value] of given) addSecret(value as string)
+  return Object.fromEntries(given) as Record<string, string>
+}
+
 async function runSwitch(context: Cutover, program: string, args: string[]): Promise<void> {
   const child = new Child({
     program,
     args,
-    env: { MOLT_ACTIONS_MIGRATION: context.inputs.migration },
+    env: { ...switchSecrets(), MOLT_ACTIONS_MIGRATION: context.inputs.migration },
     logFile: join(workFolder(context.inputs.migration), 'switch.log'),
     onLine: (line) => info(line),
   })

@@ -38,6 +38,7 @@ export const action: Action<typeof spec> = {
           problems,
           'The next insert on the target could collide with a row that is there.',
         )
+      if (entry.phase === 'committed' && context.inputs.switchedByHand) entry = await advance(target, entry, 'switched')
       if (entry.phase !== 'finalized') entry = await rebuild(target, entry)
       if (entry.phase === 'switched') {
         await endReplication(source, entry)

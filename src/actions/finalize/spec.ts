@@ -1,5 +1,5 @@
 import { defaulted, defineAction } from '../../runtime/spec.ts'
-import { integer } from '../../runtime/types.ts'
+import { boolean, integer } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 export const spec = defineAction({
@@ -14,6 +14,11 @@ export const spec = defineAction({
       integer(0, 1_000_000_000),
       '1000',
       'How far beyond the last value used each sequence is set.',
+    ),
+    'switched-by-hand': defaulted(
+      boolean,
+      'false',
+      'Says that the application uses the target now, after a cutover without a `switch-command`.',
     ),
   },
   outputs: {

@@ -7,6 +7,7 @@ import { readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSlot } from '../../source/slot.ts'
 import { type Entry, readEntryIfAny } from '../../target/ledger.ts'
+import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Status = Context<typeof spec>
@@ -16,6 +17,7 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { source, target, migration } = context.inputs
     if (!source && !target) throw new InputError('inputs `source` and `target` are both missing; write at least one')
+    requireTls(context.inputs)
     const entry = target
       ? await attempt(() => withDatabase(target, 'target', (db) => readEntryIfAny(db, migration)))
       : undefined

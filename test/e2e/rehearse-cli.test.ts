@@ -1,0 +1,211 @@
+// `npm run rehearse` as a person types it: its answer, its exit status, and that nothing is left of it.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { constants, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { execa } from 'execa'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { createShop, SHOP_TABLES } from '../../src/rehearsal/shop.ts'
+import { query, REPO } from '../support/migration.ts'
+
+const TIMEOUT = 150_000
+
+let folder: string
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'rehearse-cli-'))
+})
+afterEach(() => rmSync(folder, { recursive: true, force: true }))
+
+interface Run {
+  /** As a shell has it: 128 + n after signal n, by which npm ends itself when its script did. */
+  code: number | null
+  stdout: string
+  stderr: string
+  /** The object on the last line of standard output. */
+  json(): Record<string, unknown>
+}
+
+/** In a process group of its own, as a shell starts it, and with a temporary folder of its own. */
+function rehearse(args: string[], onText?: (text: string, interrupt: () => void) => void): Promise<Run> {
+  const child: ChildProcess = spawn('npm', ['run', '--silent', 'rehearse', '--', ...args], {
+    cwd: REPO,
+    detached: true,
+    env: { ...process.env, TMPDIR: folder },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const said = { stdout: '', stderr: '' }
+  for (const name of ['stdout', 'stderr'] as const)
+    child[name]?.setEncoding('utf8').on('data', (text: string) => {
+      said[name] += text
+      onText?.(said.stdout + said.stderr, () => process.kill(-(child.pid as number), 'SIGINT'))
+    })
+  return new Promise((done, reject) => {
+    child.on('error', reject)
+    child.on('close', (code, signal) =>
+      done({
+        code: signal ? 128 + constants.signals[signal] : code,
+        ...said,
+        json: () => JSON.parse(said.stdout.trimEnd().split('\n').at(-1) as string),
+      }),
+    )
+  })
+}
+
+/** No process that was started by it, and none of its folders. (tsx keeps a cache of its own there.) */
+async function expectNothingLeft(): Promise<void> {
+  const { stdout } = await execa('ps', ['-axww', '-o', 'pid=,command='])
+  expect(stdout.split('\n').filter((line) => line.includes(folder))).toEqual([])
+  expect(readdirSync(folder).filter((name) => name.startsWith('molt-actions'))).toEqual([])
+}
+
+describe('two embedded servers and the shop', () => {
+  test('--json gives one object on the last line, with all that is promised', { timeout: TIMEOUT }, async () => {
+    const run = await rehearse(['--rows', '2000', '--rate', '50', '--json'])
+    expect(run.code, run.stderr).toBe(0)
+    expect(run.stdout.trimEnd().split('\n')).toHaveLength(1)
+    const account = run.json()
+    expect(account).toMatchObject({
+      verdict: 'go',
+      reason: expect.stringMatching(/\S/),
+      rowsLoaded: expect.any(Number),
+      changesStreamed: expect.any(Number),
+      lagMs: expect.any(Number),
+      pauseMs: expect.any(Number),
+      engine: expect.stringContaining('embedded stand-in'),
+    })
+    expect(account.rowsLoaded).toBeGreaterThanOrEqual(2000)
+    expect(account.changesStreamed).toBeGreaterThan(50)
+    expect(account.pauseMs).toBeGreaterThan(0)
+    const tables = account.tables as { name: string; rows: number }[]
+    expect(tables.map(({ name }) => name).sort()).toEqual([...SHOP_TABLES].sort())
+    for (const table of tables)
+      expect(table).toEqual({ name: table.name, rows: expect.any(Number), missing: 0, mismatch: 0, extraneous: 0 })
+    expect(existsSync(account.summary as string)).toBe(true)
+    // Somebody who waits sees that something is going on.
+    expect(run.stderr).toMatch(/starting two embedded PostgreSQL 16 servers[\s\S]*\[1\/\d\][\s\S]*streaming: lag/)
+    await expectNothingLeft()
+  })
+
+  test.each([
+    [['--rows', 'many'], /--rows must be a whole number from 1000/],
+    [['--rows', '10'], /--rows must be a whole number from 1000/],
+    [['--rate', '-1'], /--rate/],
+    [['--fast'], /--fast/],
+    [['surprise'], /surprise/],
+    [['--source', 'postgresql://h/d'], /--source and --target go together/],
+    [
+      ['--source', 'postgresql://h/d', '--target', 'postgresql://h/e'],
+      /--allow-source must name the source's database/,
+    ],
+    [['--source', 'postgresql://a:p@q@h/d', '--target', 'postgresql://h/e'], /--source: .*%40/],
+    [['--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'e'], /--allow-source/],
+    [['--bin-dir', '/not/there'], /\/not\/there/],
+  ])('%j is wrong usage: one line, and exit status 2', { timeout: 60_000 }, async (args, message) => {
+    // Without npm, which would take longer than what is tested.
+    const run = await execa(process.execPath, ['--import', 'tsx', 'src/rehearsal/cli.ts', ...args, '--json'], {
+      cwd: REPO,
+      env: { TMPDIR: folder },
+      reject: false,
+    })
+    expect(run.exitCode).toBe(2)
+    expect(run.stdout).toBe('')
+    expect(run.stderr.trimEnd().split('\n')).toHaveLength(1)
+    expect(run.stderr).toMatch(message)
+    expect(run.stderr).toMatch(/--help/)
+    await expectNothingLeft()
+  })
+
+  test('--help lists every option', { timeout: 60_000 }, async () => {
+    const run = await rehearse(['--help'])
+    expect(run.code).toBe(0)
+    for (const option of ['rows', 'rate', 'keep', 'source', 'target', 'allow-source', 'bin-dir', 'json', 'help'])
+      expect(run.stdout).toContain(`--${option}`)
+  })
+
+  test.each([
+    ['while servers start', /starting two embedded/],
+    ['while rows are loaded', /molt-actions \S+: fetch/],
+    ['while writes are paused', /writes are refused/],
+  ])('Ctrl-C %s leaves nothing behind', { timeout: TIMEOUT }, async (_, moment) => {
+    let interrupted = false
+    const run = await rehearse(['--rows', '2000', '--rate', '50'], (text, interrupt) => {
+      if (interrupted || !moment.test(text)) return
+      interrupted = true
+      interrupt()
+    })
+    expect(interrupted).toBe(true)
+    expect(run.code).toBe(130)
+    await expectNothingLeft()
+  })
+})
+
+describe('databases of one’s own', () => {
+  let pair: EmbeddedPair
+  const own = () => ['--source', pair.source.url, '--target', pair.target.url, '--allow-source', 'shop', '--json']
+  beforeEach(async () => {
+    pair = await startPair()
+    await Promise.all([createShop(pair.source.url, { rows: 1500 }), createShop(pair.target.url, { schemaOnly: true })])
+  }, 60_000)
+  afterEach(() => pair?.stop())
+
+  /** All that could be ours on one side, by the catalog. */
+  const OURS = `
+    SELECT 'slot ' || slot_name AS what FROM pg_replication_slots
+    UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+    UNION ALL SELECT 'trigger on ' || tgrelid::regclass FROM pg_trigger WHERE tgname LIKE '%molt%'
+    UNION ALL SELECT 'schema ' || nspname FROM pg_namespace
+      WHERE nspname NOT IN ('public', 'information_schema') AND nspname NOT LIKE 'pg\\_%'
+    UNION ALL SELECT 'table ' || relname FROM pg_class
+      WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> ALL ($1)
+    UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace`
+
+  async function expectAsBefore(): Promise<void> {
+    for (const side of ['source', 'target'] as const)
+      expect(await query(pair[side].url, OURS, [[...SHOP_TABLES]]), side).toEqual([])
+    await query(pair.source.url, 'UPDATE categories SET name = name')
+  }
+
+  test('is rehearsed on and never committed; nothing of ours is left', { timeout: TIMEOUT }, async () => {
+    const run = await rehearse([...own(), '--rate', '20'])
+    expect(run.code, run.stderr).toBe(0)
+    expect(run.json()).toMatchObject({ verdict: 'go', pauseMs: expect.any(Number) })
+    expect(run.stderr).not.toMatch(/switched|fenced for good/)
+    await expectAsBefore()
+    await expectNothingLeft()
+  })
+
+  test('a check that fails is no-go with its reason, and exit status 1', { timeout: TIMEOUT }, async () => {
+    await query(pair.target.url, 'DROP TABLE reviews')
+    const run = await rehearse(own())
+    expect(run.code).toBe(1)
+    expect(run.json()).toMatchObject({ verdict: 'no-go', reason: expect.stringMatching(/^Prepare: .*reviews/s) })
+    await expectAsBefore()
+    await expectNothingLeft()
+  })
+
+  test('a step that fails half-way is no-go, and nothing of ours is left', { timeout: TIMEOUT }, async () => {
+    let removed: Promise<unknown> | undefined
+    const run = await rehearse(own(), (text) => {
+      if (/\[4\/\d\]/.test(text)) removed ??= query(pair.target.url, 'DELETE FROM addresses WHERE id = 1')
+    })
+    await removed
+    expect(run.code).toBe(1)
+    expect(run.json()).toMatchObject({ verdict: 'no-go', reason: expect.stringMatching(/addresses: 1 row missing/) })
+    await expectAsBefore()
+    await expectNothingLeft()
+  })
+
+  test('Ctrl-C while writes are paused lifts the fence and cleans up', { timeout: TIMEOUT }, async () => {
+    let interrupted = false
+    const run = await rehearse(own(), (text, interrupt) => {
+      if (interrupted || !/writes are refused/.test(text)) return
+      interrupted = true
+      interrupt()
+    })
+    expect(interrupted).toBe(true)
+    expect(run.code).toBe(130)
+    await expectAsBefore()
+    await expectNothingLeft()
+  })
+})
