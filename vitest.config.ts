@@ -1,10 +1,14 @@
 import { defineConfig } from 'vitest/config'
 
+/** Minutes each, and of features beside the chain; `npm run test:nightly` runs them with all the rest. */
+const NIGHTLY = ['test/e2e/mask.test.ts', 'test/e2e/follow-cutover.test.ts', 'test/faults/lifecycle.test.ts']
+
 export default defineConfig({
   // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
   logLevel: 'error',
   test: {
     include: ['test/**/*.test.ts'],
+    exclude: process.env.MOLT_ACTIONS_NIGHTLY ? [] : NIGHTLY,
     globalSetup: 'test/global-setup.ts',
     // Deadlines are for tests that hang, not for machines that are busy.
     // Most tests run child processes and database servers; more workers only make each other's deadlines pass.
