@@ -10,6 +10,7 @@ import { type Rehearsal, requireSuccess, startRehearsal, words } from '../suppor
  */
 const LEASE_MS = 4_000
 const CUTOVER = {
+  'first-verify': 'none',
   decision: 'commit',
   lease: `${LEASE_MS}ms`,
   'quiet-period': '300ms',
@@ -108,7 +109,7 @@ test.each([
   ['the target is cut', cutTarget],
 ] as const)(
   'before the decision, %s: the application writes again within the lease',
-  { timeout: 240_000 },
+  { timeout: 900_000 },
   async (_, fault) => {
     rehearsal = await startRehearsal()
     await rehearsal.bringToCaughtUp()
@@ -128,7 +129,7 @@ test.each([
 
 test.each(AFTER)(
   'after the decision, at "%s", %s: the source stays fenced and a second run rolls forward',
-  { timeout: 120_000 },
+  { timeout: 400_000 },
   async (_point, _what, fault) => {
     rehearsal = await startRehearsal()
     await rehearsal.bringToCaughtUp()
@@ -143,7 +144,7 @@ test.each(AFTER)(
   },
 )
 
-test('a second cutover has nothing to do, and says so', { timeout: 120_000 }, async () => {
+test('a second cutover has nothing to do, and says so', { timeout: 400_000 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
