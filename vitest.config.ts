@@ -1,7 +1,12 @@
 import { defineConfig } from 'vitest/config'
 
 /** Minutes each, and of features beside the chain; `npm run test:nightly` runs them with all the rest. */
-const NIGHTLY = ['test/e2e/mask.test.ts', 'test/e2e/follow-cutover.test.ts', 'test/faults/lifecycle.test.ts']
+const NIGHTLY = [
+  'test/e2e/mask.test.ts',
+  'test/e2e/follow-cutover.test.ts',
+  'test/faults/lifecycle.test.ts',
+  'test/faults/cutover-kill.test.ts',
+]
 
 export default defineConfig({
   // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
