@@ -196,11 +196,11 @@ describe('a stream that cannot go on is red and says why', () => {
     await until(async () => {
       await fill()
       return stream.sightings.some((what) => /more than half of `wal-budget` \(48 MiB\)/.test(what))
-    }, 20_000)
+    }, 90_000)
     await until(async () => {
       await fill().catch(() => {})
       return red(stream, 10).catch(() => undefined)
-    }, 20_000)
+    }, 90_000)
     expect((await red(stream, 10)).said).toMatch(
       /more than `wal-budget` \(48 MiB\); `on-wal-budget: drop-slot` has dropped it/,
     )
