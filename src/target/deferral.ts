@@ -272,10 +272,33 @@ export async function deferralProblems(db: Database, migration: string): Promise
   return problems
 }
 
-/** Forgets what was captured, once it is back or no longer wanted. */
-export async function forgetDeferred(db: Database, migration: string): Promise<void> {
+/** What was captured and is on the target, valid: nobody needs its definition in the ledger any more. */
+export async function listRebuilt(db: Database, migration: string): Promise<Deferred[]> {
+  const back: Deferred[] = []
+  for (const object of await listDeferred(db, migration)) if (await isValid(db, object)) back.push(object)
+  return back
+}
+
+/**
+ * Forgets what was captured, once it is back or no longer wanted; what is still off keeps its definition, or nobody could
+ * build it any more.
+ */
+export async function forgetDeferred(db: Database, migration: string, which?: readonly Deferred[]): Promise<void> {
   await createTable(db)
-  await retrying(() => db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1`, [migration]))
+  for (const { schema, table, name } of which ?? (await listDeferred(db, migration)))
+    await retrying(() =>
+      db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`, [
+        ...[migration, schema, table, name],
+      ]),
+    )
+}
+
+/** Builds everything again that was taken off, and validates it; repeatable. */
+export async function restoreDeferred(db: Database, migration: string): Promise<string[]> {
+  const built: string[] = []
+  for (const kind of [...DEFERRED_KINDS].reverse()) built.push(...(await rebuildDeferred(db, migration, kind)))
+  await validateForeignKeys(db, migration)
+  return built
 }
 
 const isIndex = ({ kind }: Deferred) => kind === 'index' || kind === 'unique'

@@ -65,8 +65,8 @@ export interface Facts {
   fenceId?: string
   /** Rights to write that were taken from roles on the target until the commit. */
   gate?: WriteGrant[]
-  /** Who approved the cutover of which plan; `by` is empty when nobody was asked. */
-  approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string }
+  /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */
+  approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }
@@ -450,7 +450,7 @@ export async function readGate(db: Database, id: string): Promise<Gate | undefin
 /** Who has the hold now, and who asks for it, for a person to read. */
 export async function holdTexts(db: Database, id: string): Promise<string[]> {
   const row = await readHold(db, id).catch((error) => {
-    if (sqlState(error) === '42P01') return undefined
+    if (['42P01', '3F000'].includes(sqlState(error) ?? '')) return undefined
     throw error
   })
   return [
