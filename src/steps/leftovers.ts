@@ -115,6 +115,7 @@ async function fetchTables(target: Database, migration: string): Promise<{ schem
     return []
   const others = await target.query(
     `SELECT 1 FROM molt_actions.migrations WHERE id <> $1
+     UNION ALL SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM molt_actions.migrations WHERE id = $1)
      UNION ALL SELECT 1 FROM ${qualified(status[0].schema, '_molt_fetch_status')} s
        WHERE s.started_at IS NULL OR s.started_at < (SELECT min(m.created_at) AT TIME ZONE 'UTC' FROM molt_actions.migrations m WHERE m.id = $1)
      LIMIT 1`,
@@ -150,6 +151,7 @@ export async function restoreOrTell(target: Database, migration: string, restore
   if (restore) {
     const built = await restoreDeferred(target, migration)
     if (built.length) info(`${built.length} indexes and constraints that were taken off for the load are back`)
+    await forgetDeferred(target, migration, await listRebuilt(target, migration))
   }
   const problems = await deferralProblems(target, migration)
   if (problems.length)

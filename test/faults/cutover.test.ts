@@ -220,10 +220,27 @@ test('a reader of the slot that is ours is cut off; another one is named', TIMEO
 test('inputs that contradict each other are refused before anything is touched', TIMEOUT, async () => {
   expect(words(await cutover({ switch: 'command' }))).toContain('`command` needs `switch-command`')
   expect(words(await cutover({ switch: 'manual', 'switch-command': '["true"]' }))).toContain('contradict each other')
-  expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(/compares less than the plan says \(`full`\)/)
   expect(words(await cutover({ 'end-sessions': 'nobody_at_all' }))).toMatch(
     /the sessions of nobody_at_all cannot be ended/,
   )
+})
+
+test('what was approved is one plan: another one, or a weaker verify, is refused', TIMEOUT, async () => {
+  const approve = (hash: string) =>
+    rehearsal.query(
+      'target',
+      `UPDATE molt_actions.migrations SET phase = 'approved', facts = facts || jsonb_build_object('approval', jsonb_build_object('by', 'bea', 'planHash', ${hash}))`,
+    )
+  await approve("'of another plan'")
+  expect(words(await cutover())).toMatch(/the approval of migration `main` is of the plan of another plan/)
+  await approve("plan->>'hash'")
+  expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(
+    /compares less than the plan that was approved says \(`full`\)/,
+  )
+  const brief = await rehearsal.run('brief')
+  expect(words(brief)).toContain('an earlier approval, which no cutover has used, is forgotten')
+  expect(await phase()).toBe('caught-up')
+  await approve("plan->>'hash'")
 })
 
 test('at last the decision: cancelled right after it, it is carried on by the next run', TIMEOUT, async () => {

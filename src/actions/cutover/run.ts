@@ -159,10 +159,11 @@ async function lookFirst(context: Cutover, source: Database, target: Database): 
   return entry
 }
 
-/** An approval is of one plan; what is weaker than the plan says was approved by nobody. */
+/** An approval is of one plan; what compares less than that says was approved by nobody. */
 function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): void {
   const { approval } = facts
-  if (phase === 'approved' && approval?.planHash !== plan.hash)
+  if (phase !== 'approved' && !approval) return
+  if (approval?.planHash !== plan.hash)
     throw new VerdictError(
       `the approval of migration \`${id}\` is of the plan ${approval?.planHash ?? 'none'}, and the ledger has ${plan.hash}; have this one approved`,
     )
@@ -170,7 +171,7 @@ function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): v
   const given = levelOf(context, plan)
   if (LEVELS.indexOf(given) > LEVELS.indexOf(planned))
     throw new VerdictError(
-      `input \`final-verify\`: \`${given}\` compares less than the plan says (\`${planned}\`); leave it out, or \`prepare\` with \`final-verify: ${given}\`, so that it is part of what is approved`,
+      `input \`final-verify\`: \`${given}\` compares less than the plan that was approved says (\`${planned}\`); leave it out, or \`prepare\` with \`final-verify: ${given}\` and have that approved`,
     )
 }
 

@@ -23,7 +23,7 @@ export const spec = defineAction({
     ),
     'final-verify': optional(
       choice('full', 'counts', 'tables'),
-      'What is compared while writes are paused. Default: what `prepare` has written into the plan (`full`, unless it was told otherwise); less than the plan says is refused.',
+      'What is compared while writes are paused. Default: what `prepare` has written into the plan (`full`, unless it was told otherwise); once it is approved, less than that is refused.',
     ),
     'smoke-test': optional(
       list,

@@ -52,7 +52,7 @@ export const spec = defineAction({
     'final-verify': defaulted(
       choice('full', 'counts', 'tables'),
       'full',
-      'What `cutover` compares while writes are paused. Part of the plan: `cutover` refuses to compare less.',
+      'What `cutover` compares while writes are paused. Part of the plan: once that is approved, `cutover` refuses to compare less.',
     ),
     apply: defaulted(
       boolean,
