@@ -136,7 +136,11 @@ async function look(source: Database, target: Database, state: State, options: R
 }
 
 /** Waits until a heartbeat written now is on the target: everything committed before it has then been applied. */
-async function passMarker(source: Database, target: Database, options: RecheckOptions): Promise<void> {
+export async function passMarker(
+  source: Database,
+  target: Database,
+  options: Pick<RecheckOptions, 'targetSchema' | 'markerTimeout' | 'signal'>,
+): Promise<void> {
   const beat = await writeMarker(source, '')
   const deadline = performance.now() + options.markerTimeout
   for (;;) {

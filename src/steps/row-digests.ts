@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Column, Table } from '../migration/tables.ts'
 import { plainForm, writtenAlike } from '../migration/values.ts'
 import { type Database, ident, qualified, withDatabase } from '../runtime/database.ts'
@@ -26,8 +25,11 @@ export interface DigestOptions {
   targetUrl: string
   sourceSchema: string
   targetSchema: string
-  /** Whether rows move meanwhile: then a part of a table that was equal once is proved. */
-  moving: boolean
+  /**
+   * Given when rows move: waits until what is committed now has reached the target. A part of a table that was equal
+   * once is proved then.
+   */
+  catchUp?: () => Promise<void>
   /** Connections to each side. */
   concurrency: number
   signal: AbortSignal
@@ -36,9 +38,9 @@ export interface DigestOptions {
 /** Rows and characters of one table that are fetched to compare them one by one, and those of one query. */
 const FETCHED = { rows: 100_000, size: 256 << 20 }
 const BATCH = { rows: 20_000, size: 64 << 20 }
-/** Looks at a table whose rows move, and milliseconds between them. */
+/** Looks at a table whose rows move, and the parts or rows of which another look is not worth its scan. */
 const ROUNDS = 5
-const PAUSE = 500
+const FEW = { buckets: 64, rows: 1_000 }
 
 /**
  * A second opinion on every row that owes nothing to molt: what `molt fetch` misreads, `molt verify` misreads as well,
@@ -152,7 +154,7 @@ async function digestTable(table: Comparison, options: DigestOptions): Promise<T
     ...{ columns: {}, classes: {}, rows: [], unproved: [] },
   }
   let parts = table.parts
-  if (!options.moving) {
+  if (!options.catchUp) {
     const [[here], [there]] = await table.both((reader) => readSums(reader, table, parts, false))
     found.sourceRows = here?.rows ?? 0
     found.targetRows = there?.rows ?? 0
@@ -227,12 +229,14 @@ interface Bucket {
 
 async function compareBuckets(table: Comparison, parts: readonly Part[], found: TableDigest, options: DigestOptions) {
   let left: Map<string, Bucket> | undefined
-  for (let round = 0; round < (options.moving ? ROUNDS : 1); round++) {
-    if (round) await sleep(PAUSE, undefined, { signal: options.signal })
+  for (let round = 0; round < (options.catchUp ? ROUNDS : 1); round++) {
+    if (round) await options.catchUp?.()
+    options.signal.throwIfAborted()
     const now = differing(parts, await table.both((reader) => readSums(reader, table, parts, true)))
     // What was equal at one moment has all rows that stand still.
     left = left ? new Map([...now].filter(([name]) => left?.has(name))) : now
-    if ([...left.values()].reduce((rows, bucket) => rows + bucket.rows, 0) <= BATCH.rows) break
+    const rows = [...left.values()].reduce((sum, bucket) => sum + bucket.rows, 0)
+    if (left.size <= FEW.buckets || rows <= FEW.rows) break
   }
   const buckets = [...(left ?? new Map<string, Bucket>()).values()].sort(
     (a, b) => Number(b.certain) - Number(a.certain),
@@ -245,7 +249,7 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
     options.signal.throwIfAborted()
     await compareRows(table, parts, batch, found, unknown)
   }
-  if (options.moving) {
+  if (options.catchUp) {
     if (buckets.length) found.unproved.push('rows that moved too fast')
   } else {
     // The sums differ, so at least one row does.

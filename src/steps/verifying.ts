@@ -25,7 +25,7 @@ import {
 import { Child, freeAddress } from '../tools/process.ts'
 import { keyHash, moltScrubber, scrubText } from '../tools/scrub.ts'
 import { toolHelp } from '../tools/versions.ts'
-import { recheckRows } from './recheck.ts'
+import { passMarker, recheckRows } from './recheck.ts'
 import { digestTables, type TableDigest } from './row-digests.ts'
 
 /**
@@ -151,7 +151,7 @@ async function compareRows(
     const [a, b] = [here, there].map((tables) => tables.find((table) => table.name === name))
     return a && b ? [[a, b] as const] : []
   })
-  const digesting = hashed ? rowDigests(pairs, options, found) : undefined
+  const digesting = hashed ? rowDigests([source, target], pairs, options, found) : undefined
   const [account, digests] = await Promise.all([runMoltVerify(source, options), digesting])
   for (const digest of digests ?? []) addDigest(account, digest, found)
   const counts = digests?.map(countedRows) ?? (await countTables(source, target, plan, comparable, found.counted))
@@ -176,15 +176,18 @@ const DIGEST_CONNECTIONS = 4
 
 /** @returns undefined when the databases could not compute them, which is then no proof of anything */
 async function rowDigests(
+  [source, target]: readonly [Database, Database],
   pairs: readonly (readonly [Table, Table])[],
   options: VerifyOptions,
   found: Findings,
 ): Promise<TableDigest[] | undefined> {
   const { sourceUrl, targetUrl, signal, plan } = options
+  const { targetSchema } = plan
+  const limits = { targetSchema, signal, markerTimeout: options.recheck?.markerTimeout ?? RECHECK.markerTimeout }
   try {
     return await digestTables(pairs, {
-      ...{ sourceUrl, targetUrl, signal, sourceSchema: plan.sourceSchema, targetSchema: plan.targetSchema },
-      moving: options.while === 'streaming',
+      ...{ sourceUrl, targetUrl, signal, sourceSchema: plan.sourceSchema, targetSchema },
+      ...(options.while === 'streaming' && { catchUp: () => passMarker(source, target, limits) }),
       concurrency: DIGEST_CONNECTIONS,
     })
   } catch (error) {

@@ -1,4 +1,5 @@
 /** What two databases tell of their rows by themselves: equal values in other texts are equal, and nothing else is. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
@@ -75,7 +76,8 @@ async function digest(name: string, moving = false) {
   const pairs = [here, there].map((tables) => tables.find((table) => table.name === name))
   const [found] = await digestTables([pairs as never], {
     ...{ sourceUrl: pair.source.url, targetUrl: pair.target.url, sourceSchema: 'public', targetSchema: 'public' },
-    ...{ moving, concurrency: 1, signal: new AbortController().signal },
+    ...{ concurrency: 1, signal: new AbortController().signal },
+    ...(moving && { catchUp: () => sleep(50) }),
   })
   return found
 }

@@ -265,10 +265,15 @@ describe('after the load', () => {
     [
       'a number inside JSON',
       'customers',
-      "UPDATE customers SET settings = settings || '{\"ratio\": 1.2}' WHERE id = 3",
+      'UPDATE customers SET settings = settings || \'{"ratio": 1.2}\' WHERE id = 3',
       /customers: 1 row different in settings; molt verify did not see 1/,
     ],
-    ['a row that is not there', 'reviews', 'DELETE FROM reviews WHERE id = 7', /reviews: 1 row missing; molt verify did/],
+    [
+      'a row that is not there',
+      'reviews',
+      'DELETE FROM reviews WHERE id = 7',
+      /reviews: 1 row missing; molt verify did/,
+    ],
     [
       'one row in place of another',
       'reviews',
