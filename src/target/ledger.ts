@@ -35,7 +35,7 @@ export interface Plan {
   /** `none`, `indexes`, `constraints` or `indexes,constraints`: what is taken off the target for the load. */
   defer?: string
   /** What is compared while writes are paused; `full` when nothing is said. */
-  finalVerify?: 'full' | 'counts' | 'tables'
+  finalVerify?: 'full' | 'molt' | 'counts' | 'tables'
   /** sha256 of the programs that were there when it was prepared. */
   tools?: Record<string, string>
   /** sha256 over all that decides what is moved and how. */

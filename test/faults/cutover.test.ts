@@ -10,6 +10,8 @@ import { children, stateOf, stoppedChild } from '../support/stopped.ts'
  */
 const NIGHTLY = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
 const CUTOVER = { 'quiet-period': '300ms', lease: '5s' }
+/** A minute in the test run; all of it at night. */
+const nightly = test.runIf(NIGHTLY)
 const TIMEOUT = { timeout: 240_000 }
 
 let rehearsal: Rehearsal
@@ -81,7 +83,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
   expect(await phase()).toBe('caught-up')
 })
 
-test('a pause that would be too long is refused before anything is paused', TIMEOUT, async () => {
+nightly('a pause that would be too long is refused before anything is paused', TIMEOUT, async () => {
   const refusedBefore = rehearsal.load.counters.refused
   const result = await cutover({ 'max-pause': '900ms' })
   expect(result.conclusion).toBe('failure')
@@ -89,7 +91,7 @@ test('a pause that would be too long is refused before anything is paused', TIME
   expect(rehearsal.load.counters.refused).toBe(refusedBefore)
 })
 
-test('duplicates that a unique index would refuse end the rehearsal, name it and no value', TIMEOUT, async () => {
+nightly('duplicates that a unique index would refuse end the rehearsal, name it and no value', TIMEOUT, async () => {
   // On the source nothing forbids them once its own index is gone; a stricter target shows only now.
   const unique = 'customers_name_key'
   await rehearsal.query(
@@ -107,7 +109,7 @@ test('duplicates that a unique index would refuse end the rehearsal, name it and
   expect(await writableWithin(500)).toBe(true)
 })
 
-test('a smoke test that fails, before the pause or in it, lifts the fence; it cannot write', TIMEOUT, async () => {
+nightly('a smoke test that fails, before the pause or in it, lifts the fence; it cannot write', TIMEOUT, async () => {
   const script = (body: string) => JSON.stringify([process.execPath, '-e', body])
   const before = rehearsal.load.counters.refused
   const first = await cutover({ 'smoke-test': script('process.exit(3)') })
@@ -160,7 +162,7 @@ const CANCELLED = NIGHTLY
       'unique indexes built',
       'committing',
     ]
-  : ['caught up', 'armed', 'committing']
+  : ['verified']
 test.each(CANCELLED)('cancelled at "%s": the application writes again at once', TIMEOUT, async (point) => {
   const controller = new AbortController()
   const env = { MOLT_ACTIONS_STOP_AT: point }
@@ -178,7 +180,7 @@ test.each(CANCELLED)('cancelled at "%s": the application writes again at once', 
   expect(await rebuilt()).toEqual([])
 })
 
-test('killed, it takes its replicator along; the next run waits for the hold and goes on', TIMEOUT, async () => {
+nightly('killed, it takes its replicator along; the next run waits for the hold and goes on', TIMEOUT, async () => {
   const running = cutover({}, { env: { MOLT_ACTIONS_STOP_AT: 'unique indexes built' } })
   const pid = await stoppedChild(running)
   const replicators = children(pid)
@@ -193,7 +195,7 @@ test('killed, it takes its replicator along; the next run waits for the hold and
   expect(words(next)).toContain('rebuilt by a cutover that came to no decision, are off again')
 })
 
-test('a reader of the slot that is ours is cut off; another one is named', TIMEOUT, async () => {
+nightly('a reader of the slot that is ours is cut off; another one is named', TIMEOUT, async () => {
   const { source } = rehearsal.pair
   const read = async (application: string) => {
     const reader = await client(
@@ -217,7 +219,7 @@ test('a reader of the slot that is ours is cut off; another one is named', TIMEO
   expect(words(result)).toMatch(/the replicator of an earlier run, which nobody watches any more, was cut off: PID \d+/)
 })
 
-test('inputs that contradict each other are refused before anything is touched', TIMEOUT, async () => {
+nightly('inputs that contradict each other are refused before anything is touched', TIMEOUT, async () => {
   expect(words(await cutover({ switch: 'command' }))).toContain('`command` needs `switch-command`')
   expect(words(await cutover({ switch: 'manual', 'switch-command': '["true"]' }))).toContain('contradict each other')
   expect(words(await cutover({ 'end-sessions': 'nobody_at_all' }))).toMatch(
@@ -225,7 +227,7 @@ test('inputs that contradict each other are refused before anything is touched',
   )
 })
 
-test('what was approved is one plan: another one, or a weaker verify, is refused', TIMEOUT, async () => {
+nightly('what was approved is one plan: another one, or a weaker verify, is refused', TIMEOUT, async () => {
   const approve = (hash: string) =>
     rehearsal.query(
       'target',
@@ -258,10 +260,12 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   expect(await phase()).toBe('committed')
   expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
 
-  const failed = await cutover({ decision: 'commit', 'switch-command': '["false"]' })
-  expect(failed.conclusion).toBe('failure')
-  expect(words(failed)).toContain('The migration is committed and stays so')
-  expect(await write()).toBe(false)
+  if (NIGHTLY) {
+    const failed = await cutover({ decision: 'commit', 'switch-command': '["false"]' })
+    expect(failed.conclusion).toBe('failure')
+    expect(words(failed)).toContain('The migration is committed and stays so')
+    expect(await write()).toBe(false)
+  }
 
   const byHand = await cutover({ decision: 'commit', switch: 'manual' })
   requireSuccess('cutover', byHand)

@@ -1,7 +1,7 @@
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 
 /** A way to a server that can be cut: silently, as a broken cable does, or with every connection reset. */
-export interface Proxy {
+export interface TcpProxy {
   /** The same URL by way of this proxy. */
   url(url: string): string
   /** Nothing gets through, and nobody is told. */
@@ -13,7 +13,7 @@ export interface Proxy {
   stop(): Promise<void>
 }
 
-export async function startProxy(port: number): Promise<Proxy> {
+export async function startProxy(port: number): Promise<TcpProxy> {
   const pairs = new Set<[Socket, Socket]>()
   let silent = false
   const server = createServer({ allowHalfOpen: false }, (client) => {

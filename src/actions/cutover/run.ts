@@ -176,7 +176,7 @@ function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): v
 }
 
 /** From the strictest on. */
-const LEVELS = ['full', 'counts', 'tables'] as const
+const LEVELS = ['full', 'molt', 'counts', 'tables'] as const
 
 function levelOf({ inputs }: Cutover, plan: Plan): (typeof LEVELS)[number] {
   return inputs.finalVerify ?? plan.finalVerify ?? 'full'
@@ -475,7 +475,7 @@ async function requireShort(context: Cutover, looked: Looked): Promise<number> {
       const { verify, ...others } = parts
       return finalVerify === level && verify !== undefined ? { ...others, verify } : others
     })
-  const verifyMs = verified?.level === level ? verified.durationMs : level === 'full' ? undefined : 1_000
+  const verifyMs = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : 1_000
   const rebuildMs = rebuildTime(await listDeferred(target, entry.id), verified)
   const { parts, total, unknown } = estimatePause({ lagMs: before.lagMs, verifyMs, smokeMs, rebuildMs, rehearsals })
   context.output('estimated-pause-ms', total)

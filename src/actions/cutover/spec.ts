@@ -17,13 +17,13 @@ export const spec = defineAction({
     ),
     ...streaming,
     'first-verify': defaulted(
-      choice('full', 'counts', 'tables', 'none'),
+      choice('full', 'molt', 'counts', 'tables', 'none'),
       'full',
       'What is compared before writes are paused, while changes are streamed: what differs is looked at again until it is known to be lag or loss.',
     ),
     'final-verify': optional(
-      choice('full', 'counts', 'tables'),
-      'What is compared while writes are paused. Default: what `prepare` has written into the plan (`full`, unless it was told otherwise); once it is approved, less than that is refused.',
+      choice('full', 'molt', 'counts', 'tables'),
+      'What is compared while writes are paused, as `level` of `verify` says it. Default: what `prepare` has written into the plan (`full`, unless it was told otherwise); once it is approved, less than that is refused.',
     ),
     'smoke-test': optional(
       list,
