@@ -63,6 +63,8 @@ export interface Facts {
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string
+  /** A rollback that was begun: the tables whose writes on the target are given up. */
+  goingBack?: string[]
   /** Rights to write that were taken from roles on the target until the commit. */
   gate?: WriteGrant[]
   /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */

@@ -77,6 +77,14 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
   requireSuccess('rollback', back)
   expect(JSON.parse(back.outputs.lost as string)).toEqual(['categories'])
   expect(await writable()).toBe(true)
+  const again = await rehearsal.run('rollback')
+  requireSuccess('rollback', again)
+  expect(words(again)).toContain('nothing to do: migration main is rolled back since')
+  // As a rollback leaves it that died between its two steps.
+  await rehearsal.query('target', "UPDATE molt_actions.migrations SET phase = 'switched'")
+  const carriedOn = await rehearsal.run('rollback')
+  requireSuccess('rollback', carriedOn)
+  expect(JSON.parse(carriedOn.outputs.lost as string)).toEqual(['categories'])
   requireSuccess('cleanup', await rehearsal.run('cleanup'))
   expect(await ours()).toEqual(NOTHING)
 })
@@ -186,4 +194,13 @@ test('the target gate: roles lose their rights to write until the commit, and ge
   expect(await rights()).toEqual(['app_writer SELECT NO'])
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
   expect(await rights()).toEqual(before)
+  // A rollback takes them away again, or the application could write on both sides.
+  await rehearsal.query(
+    'target',
+    `UPDATE molt_actions.holds SET nonce = 'x', holder = '{"action": "cutover", "url": "https://x/runs/9"}', expires_at = now() + interval '1 hour'`,
+  )
+  expect(words(await rehearsal.run('rollback'))).toMatch(/is held by `cutover` \(https:\/\/x\/runs\/9\)/)
+  await rehearsal.query('target', 'UPDATE molt_actions.holds SET nonce = NULL')
+  requireSuccess('rollback', await rehearsal.run('rollback'))
+  expect(await rights()).toEqual(['app_writer SELECT NO'])
 })

@@ -111,10 +111,10 @@ function isOver(context: Cutover, { id, phase, updatedAt }: Entry): boolean {
 }
 
 function evidence(context: Cutover, { before, after, drain, verify, clock, entry, estimate }: Outcome) {
-  const { decision, finalVerify } = context.inputs
+  const { decision } = context.inputs
   const { phase, plan } = entry
   return {
-    ...{ decision, finalVerify: finalVerify ?? plan.finalVerify, planHash: plan.hash, before, after, drain, verify },
+    ...{ decision, finalVerify: levelOf(context, plan), planHash: plan.hash, before, after, drain, verify },
     ...{ pauseMs: clock.total, parts: clock.parts, estimate, phase },
   }
 }
