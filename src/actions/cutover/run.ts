@@ -11,6 +11,7 @@ import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fe
 import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { HeldFence, planFence } from '../../steps/fencing.ts'
+import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
@@ -234,8 +235,10 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
   return advance(target, entry, entry.facts.approval?.planHash === entry.plan.hash ? 'approved' : 'caught-up')
 }
 
-async function throughTheFence(context: Cutover, entry: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
+async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
+  // Long before the pause: an application that meets the target without them would not be able to work.
+  const entry = await withBoth(inputs, (source, target) => buildIndexes(source, target, begun), signal)
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   const before = await untilCaughtUp(stream, limits, () => {})
   info(`caught up: lag ${seconds(before.lagMs)}`)
