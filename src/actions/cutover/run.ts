@@ -305,8 +305,8 @@ async function liftAfter(context: Cutover, { held }: Section): Promise<void> {
 const PAUSE_BESIDE_VERIFY = 2_000
 
 /**
- * The first verify, while changes are streamed: what is lost already needs no write pause to be found. Its duration
- * tells what the pause will be.
+ * The first verify, while changes are streamed: what is lost already needs no write pause to be found, and what was
+ * verified before the approval may be a day old. Its duration tells what the pause will be.
  * @throws VerdictError when something differs that is no lag, or the pause would exceed `max-pause`
  */
 async function firstVerify(
@@ -321,6 +321,7 @@ async function firstVerify(
   info(
     `first verify, while changes are streamed: ${report.problems.length ? 'not clean' : 'clean'} after ${seconds(report.durationMs)}`,
   )
+  if (level === 'full') await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
   if (report.problems.length) context.summary(verifyTable(report))
   requireClean(report)
   const verify = inputs.finalVerify === level ? report.durationMs : inputs.finalVerify === 'full' ? undefined : 1_000
@@ -396,7 +397,7 @@ async function switchOver(context: Cutover, target: Database, entry: Entry, cloc
   const [program, ...args] = context.inputs.switchCommand ?? []
   if (!program) {
     context.summary(
-      '### Switch the application now\n\nThe source refuses writes for good, and nobody can write until the application uses the target. Point its connection string there, and run `finalize` with `switched-by-hand: true` afterwards.',
+      '### Switch the application now\n\nThe source refuses writes for good, and nobody can write until the application uses the target. Point its connection string there, and run `finalize` with `switched-by-hand: true` afterwards (in the workflow: `phase: finalize`).',
     )
     context.output('phase', entry.phase)
     return entry

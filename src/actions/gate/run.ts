@@ -3,6 +3,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, VerdictError } from '../../runtime/errors.ts'
 import { countRehearsals, isJob, readEnvironment, readJobs, readReviews } from '../../runtime/github.ts'
+import { lookAtApproval } from '../../steps/approval.ts'
 import {
   addEvidence,
   advance,
@@ -56,6 +57,7 @@ async function requireGate(context: Gate): Promise<void> {
     throw new InputError('input `max-approval-wait`: 20 legs of 5 hours are the most; write 100h or less')
   context.output('legs', JSON.stringify(Array.from({ length: legs }, (_, i) => i + 1)))
   context.output('leg-limit', `${limit}s`)
+  context.output('last-leg', legs)
   if (inputs.gate === 'none') return warning('`gate: none`: this migration cuts over without anybody approving it')
   if (inputs.gate === 'plan-hash') return
   const found = await readEnvironment(demand(inputs.token, 'token'), inputs.environment)
@@ -105,10 +107,13 @@ async function tellNeeded(context: Gate, target: Database): Promise<void> {
   context.output('needed', !why)
 }
 
+/** A leg begins also when it was declined or expired: the stream says so, in red, and does with the slot what was asked for. */
 async function overText({ inputs }: Gate): Promise<string | undefined> {
-  if (inputs.gate !== 'environment' || !inputs.token) return undefined
-  const job = (await readJobs(inputs.token)).body.find((each) => isJob(each, 'cutover'))
-  return job?.status === 'completed' || job?.status === 'in_progress' ? `the job cutover is ${job.status}` : undefined
+  const { token, environment, maxApprovalWait: maxWait } = inputs
+  if (inputs.gate === 'plan-hash' || !token) return undefined
+  const seen = await lookAtApproval({ token, job: 'cutover', environment, maxWait })
+  if (seen === 'running' || seen === 'over') return `the job cutover is ${seen}`
+  return seen === 'approved' ? 'the cutover is approved and waits for a runner' : undefined
 }
 
 /** Who approved what, into the ledger; nothing else sets `approved`. */
@@ -134,7 +139,6 @@ async function approve(context: Gate, target: Database): Promise<void> {
   await addEvidence(target, entry.id, 'gate', { ...approval, runId: process.env.GITHUB_RUN_ID ?? '', count: counted })
   if (waiting) await advance(target, entry, 'approved', { facts: { approval } })
   context.output('approved-by', by)
-  context.output('verify-stale', waiting && (await verifyIsStale(target, entry, inputs.maxVerifyAge)))
   const text = by ? `approved by ${by}` : 'nobody was asked'
   info(`plan ${inputs.planHash}: ${text}`)
   context.summary(`### Gate: ${text}\n\nPlan \`${inputs.planHash}\`, started by ${starter()}.`)
@@ -217,9 +221,4 @@ async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise
       `${starter()} has started the run that showed this plan and typed its hash; another person must do one of the two`,
     )
   return starter()
-}
-
-async function verifyIsStale(target: Database, entry: Entry, maxAge: number): Promise<boolean> {
-  const [verify] = await readEvidence<{ problems?: unknown[]; partial?: boolean }>(target, entry.id, 'verify', 1)
-  return !verify || verify.ageMs > maxAge || Boolean(verify.body.problems?.length || verify.body.partial)
 }

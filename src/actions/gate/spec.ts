@@ -47,7 +47,6 @@ export const spec = defineAction({
       'When the person who started the run has approved it too.',
     ),
     bypass: defaulted(choice('refuse', 'warn'), 'refuse', 'When the job runs although nobody approved it.'),
-    'max-verify-age': defaulted(duration, '1h', 'A verify that is older is to be repeated before the fence.'),
     rehearsals: defaulted(integer(0, 20), '0', 'How often this very plan must have been rehearsed green.'),
     'rehearsed-within': defaulted(duration, '14d', 'How old these rehearsals may be.'),
     'rehearsal-workflow': defaulted(text, 'rehearse.yml', 'File name of the workflow that rehearses.'),
@@ -56,8 +55,8 @@ export const spec = defineAction({
   outputs: {
     legs: 'With `require`: JSON array with a number for each leg of the follower.',
     'leg-limit': 'With `require`: how long each leg is, such as `3600s`.',
+    'last-leg': 'With `require`: the number of the last leg.',
     needed: 'With `needed`: `true` when somebody must stream.',
     'approved-by': 'With `approve`: who did; empty when nobody was asked.',
-    'verify-stale': 'With `approve`: `true` when the verify is to be repeated.',
   },
 })
