@@ -19,7 +19,8 @@ export interface FakeRun {
 /** One run of a rehearsal with its only artifact, and the attestation bundles of that artifact. */
 export interface FakeRehearsal {
   run: Record<string, unknown> & { id: number }
-  artifact: Record<string, unknown> & { name: string; digest?: string }
+  artifact: Record<string, unknown> & { id: number; name: string; digest?: string }
+  zip: Buffer
   bundles: object[]
 }
 
@@ -50,6 +51,10 @@ export async function startGithub(): Promise<FakeGithub> {
   }
   const server = createServer((request, response) => {
     github.asked.push(request.url ?? '')
+    const blob = /^\/blob\/(\d+)$/.exec(request.url ?? '')?.[1]
+    const zip = /\/actions\/artifacts\/(\d+)\/zip$/.exec(request.url ?? '')?.[1]
+    if (zip) return response.writeHead(302, { location: `/blob/${zip}` }).end()
+    if (blob) return response.end(github.rehearsals.find(({ artifact }) => String(artifact.id) === blob)?.zip)
     const known = request.headers.authorization === `Bearer ${TOKEN}`
     const body = known ? answer(github, request.url ?? '') : undefined
     const status = github.status === 200 && !body ? 404 : github.status
@@ -73,7 +78,7 @@ function answer(github: FakeGithub, url: string): object | undefined {
     return { total_count: run.jobs.length, jobs: run.jobs.map((job, id) => ({ id, run_id: Number(runId), ...job })) }
   if (path === '/actions/workflows/rehearse.yml/runs') {
     const { rehearsals } = github
-    const found = rehearsals.filter(({ run }) => run.head_branch === searchParams.get('branch'))
+    const found = rehearsals.filter(({ run }) => searchParams.get('status') === 'success' && run)
     return { total_count: found.length, workflow_runs: found.map((each) => each.run) }
   }
   if (rest === 'artifacts') {

@@ -2,6 +2,7 @@
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { JobResult } from '../../src/rehearsal/runner.ts'
+import { SOURCE_CONSTRAINTS } from '../../src/rehearsal/shop.ts'
 import { type FakeGithub, type FakeRun, jobOf, REPOSITORY, startGithub, TOKEN, waitingRun } from './github.ts'
 import { REPO, type Rehearsal, startRehearsal } from './migration.ts'
 import { holds, needsOf, readWorkflow, runJob, temporaryFolder } from './workflow.ts'
@@ -15,7 +16,7 @@ common:
   quiet-period: 500ms
   poll: 500ms
 setup: { embedded: true }
-prepare: { rehearsal-target: true }
+prepare: { rehearsal-target: true, defer: 'indexes,constraints' }
 fetch: { mode: direct-copy }
 cutover: { switch-command: [./switch.sh] }
 `
@@ -46,6 +47,8 @@ export interface Run {
 
 export async function startNight(options: { rows?: number; rate?: number } = {}): Promise<Night> {
   const [github, rehearsal] = await Promise.all([startGithub(), startRehearsal({ rows: 1000, rate: 20, ...options })])
+  // A target as its owner has made it: with all indexes and constraints, which come off for the load.
+  await rehearsal.query('target', SOURCE_CONSTRAINTS)
   const folder = temporaryFolder()
   const workspace = join(folder, 'workspace')
   mkdirSync(workspace)
@@ -124,6 +127,7 @@ function startRun(place: Place, id: string, given: Record<string, string>, actor
             ...{ token: TOKEN, api_url: place.github.url, repository: REPOSITORY, job: name },
             ...{ run_id: id, run_attempt: '1', actor, triggering_actor: actor },
           },
+          secrets: [TOKEN, ...Object.values(secrets)],
           ...(signal ? { signal } : {}),
         },
       })

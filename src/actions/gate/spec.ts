@@ -33,7 +33,11 @@ export const spec = defineAction({
       list,
       'Items such as `MOLT_SOURCE=true`: whether each secret has a value. One that has none fails by its name.',
     ),
-    'max-approval-wait': defaulted(duration, '24h', 'How long a follower streams on while nobody approves.'),
+    'max-approval-wait': defaulted(
+      duration,
+      '24h',
+      'How long a follower streams on while nobody approves, and how old the run may be whose hash is typed.',
+    ),
     leg: defaulted(duration, '1h', 'How long a leg of the follower is, if 20 of them are enough for the wait.'),
     'plan-hash': optional(hash, 'The plan that was shown to the approver; another one is refused.'),
     tools: optional(
@@ -49,6 +53,11 @@ export const spec = defineAction({
     bypass: defaulted(choice('refuse', 'warn'), 'refuse', 'When the job runs although nobody approved it.'),
     rehearsals: defaulted(integer(0, 20), '0', 'How often this very plan must have been rehearsed green.'),
     'rehearsed-within': defaulted(duration, '14d', 'How old these rehearsals may be.'),
+    attestation: defaulted(
+      choice('gh', 'read'),
+      'gh',
+      'With `rehearsed`: each rehearsal needs an attestation by that workflow, on the default branch. `gh`: checked by `gh attestation verify` too, which is on the runners of GitHub. `read`: the chain of certificates and the log are not checked.',
+    ),
     'rehearsal-workflow': defaulted(text, 'rehearse.yml', 'File name of the workflow that rehearses.'),
     ...config,
   },
