@@ -30,6 +30,8 @@ export interface Night {
   /** The caller's checked out repository. */
   workspace: string
   start(inputs?: Record<string, string>, actor?: string): Run
+  /** Runs the only job of abort.yml, cleanup.yml, rollback.yml or status.yml. */
+  operate(workflow: string, inputs?: Record<string, string>): Promise<JobResult>
   phase(): Promise<unknown>
   stop(): Promise<void>
 }
@@ -53,6 +55,11 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
   const workspace = join(folder, 'workspace')
   mkdirSync(workspace)
   writeFileSync(join(workspace, 'molt-actions.yml'), CONFIG)
+  // After an abort the rows of the first load are still there.
+  writeFileSync(
+    join(workspace, 'again.yml'),
+    CONFIG.replace('common:', 'common:\n  table-handling: truncate-if-exists'),
+  )
   writeFileSync(join(workspace, 'switch.sh'), SWITCH)
   chmodSync(join(workspace, 'switch.sh'), 0o755)
   let runs = 41
@@ -65,6 +72,16 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
       const run = startRun({ github, rehearsal, workspace, folder: join(folder, id) }, id, inputs, actor)
       github.runs.set(id, run.github)
       return run
+    },
+    operate(name, inputs = {}) {
+      const { source, target } = rehearsal.pair
+      return runJob(readWorkflow(join(REPO, `.github/workflows/${name}.yml`)), name, {
+        inputs: { config: 'molt-actions.yml', ...inputs },
+        secrets: { MOLT_SOURCE: source.url, MOLT_TARGET: target.url },
+        replace: { 'actions/checkout': undefined },
+        workDir: join(folder, `${name}-${++runs}`),
+        run: { workspace },
+      })
     },
     phase: async () => (await rehearsal.query('target', 'SELECT phase FROM molt_actions.migrations'))[0]?.phase,
     async stop() {

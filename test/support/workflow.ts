@@ -61,8 +61,8 @@ function toData(value: unknown): data.ExpressionData {
   return new data.Dictionary(...pairs)
 }
 
-/** What becomes of the steps that use actions of other repositories, by repository; undefined: left out. */
-export type Replacements = Record<string, Step | undefined>
+/** What stands for the steps that use actions of other repositories, by repository; undefined: left out. */
+export type Replacements = Record<string, ((step: Step) => Pick<Step, 'run' | 'env'>) | undefined>
 
 export interface JobOptions {
   inputs?: Record<string, string>
@@ -130,7 +130,7 @@ function stepsOf(job: Job, replace: Replacements): Step[] {
     if (!(name in replace)) throw new Error(`nothing stands for ${name}`)
     const { uses: _uses, with: _with, ...kept } = step
     const other = replace[name]
-    return other ? [{ ...kept, ...other, ...(other.run ? { shell: 'bash' } : {}) }] : []
+    return other ? [{ ...kept, ...other(step), shell: 'bash' }] : []
   })
 }
 

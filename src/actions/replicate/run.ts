@@ -95,7 +95,7 @@ async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'decli
   if (dropped) await withDatabase(inputs.source, 'source', (source) => dropSlot(source, entry.plan.slot))
   throw new VerdictError(
     dropped
-      ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says, and the load must be repeated for another try`
+      ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says. For another try take away what is left with \`abort\`, and start again with \`phase: prepare\``
       : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept, and nobody reads it now: its WAL piles up on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
   )
 }
