@@ -56,10 +56,13 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
   mkdirSync(workspace)
   writeFileSync(join(workspace, 'molt-actions.yml'), CONFIG)
   // After an abort the rows of the first load are still there.
-  writeFileSync(
-    join(workspace, 'again.yml'),
-    CONFIG.replace('common:', 'common:\n  table-handling: truncate-if-exists'),
+  const names = await rehearsal.query(
+    'source',
+    `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')`,
   )
+  const allowed = `allow-truncate: ${JSON.stringify(names.map((row) => row.relname))}`
+  const again = CONFIG.replace('common:', 'common:\n  table-handling: truncate-if-exists')
+  writeFileSync(join(workspace, 'again.yml'), again.replace('direct-copy }', `direct-copy, ${allowed} }`))
   writeFileSync(join(workspace, 'switch.sh'), SWITCH)
   chmodSync(join(workspace, 'switch.sh'), 0o755)
   let runs = 41

@@ -324,7 +324,8 @@ async function firstVerify(
   if (level === 'full') await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
   if (report.problems.length) context.summary(verifyTable(report))
   requireClean(report)
-  const verify = inputs.finalVerify === level ? report.durationMs : inputs.finalVerify === 'full' ? undefined : 1_000
+  const verify =
+    inputs.finalVerify === level ? report.durationMs : /full|molt/.test(inputs.finalVerify) ? undefined : 1_000
   if (verify === undefined) return
   const estimate = verify + PAUSE_BESIDE_VERIFY
   context.output('estimated-pause-ms', estimate)

@@ -17,11 +17,15 @@ export const spec = defineAction({
     ),
     ...streaming,
     'first-verify': defaulted(
-      choice('full', 'counts', 'tables', 'none'),
+      choice('full', 'molt', 'counts', 'tables', 'none'),
       'full',
       'What is compared before writes are paused, while changes are streamed: what differs is looked at again until it is known to be lag or loss.',
     ),
-    'final-verify': defaulted(choice('full', 'counts', 'tables'), 'full', 'What is compared while writes are paused.'),
+    'final-verify': defaulted(
+      choice('full', 'molt', 'counts', 'tables'),
+      'full',
+      'What is compared while writes are paused, as `level` of `verify` says it.',
+    ),
     'max-pause': defaulted(
       duration,
       '60s',

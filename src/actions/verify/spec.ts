@@ -11,9 +11,9 @@ export const spec = defineAction({
   inputs: {
     ...migration,
     level: defaulted(
-      choice('full', 'counts', 'tables'),
+      choice('full', 'molt', 'counts', 'tables'),
       'full',
-      '`full`: every row by molt. `counts`: numbers of rows. `tables`: definitions only.',
+      '`full`: every row, by molt and by hashes that both databases compute. `molt`: every row, by molt alone, which takes a value that its `fetch` has misread for equal. `counts`: numbers of rows. `tables`: definitions only.',
     ),
     dry: defaulted(boolean, 'false', 'Compares definitions only, in seconds; the same as `level: tables`.'),
     while: defaulted(
@@ -32,7 +32,7 @@ export const spec = defineAction({
     count: defaulted(
       choice('exact', 'estimated'),
       'exact',
-      'How rows are counted beside molt: `estimated` goes by statistics, for tables too large to be counted, and is labelled as such.',
+      'How rows are counted at the levels `molt` and `counts` (`full` always counts): `estimated` goes by statistics, for tables too large to be counted, and is labelled as such.',
     ),
     structure: defaulted(
       choice('auto', 'require', 'report'),
