@@ -99,7 +99,7 @@ const act = (process.env.PATH ?? '').split(delimiter).find((each) => existsSync(
 
 test.skipIf(!act)(
   'embedded: by act, on a copy whose `$/` is rewritten',
-  () => {
+  async () => {
     const copy = join(folder, 'act')
     execFileSync('git', ['clone', '--quiet', '--depth=1', `file://${REPO}`, copy])
     const workflow = join(copy, '.github/workflows/rehearse.yml')
@@ -118,11 +118,11 @@ test.skipIf(!act)(
       'variant=embedded',
     ]
     const { all } = await execa(
-    join(act as string, 'act'),
-    [...args, '-P', 'ubuntu-24.04=-self-hosted', '--env', `HOME=${process.env.HOME}`],
-    { cwd: copy, all: true, reject: false, timeout: 500_000 },
-  )
-  expect(all?.slice(-5_000)).toMatch(/Job succeeded/)
+      join(act as string, 'act'),
+      [...args, '-P', 'ubuntu-24.04=-self-hosted', '--env', `HOME=${process.env.HOME}`],
+      { cwd: copy, all: true, reject: false, timeout: 500_000 },
+    )
+    expect(all?.slice(-5_000)).toMatch(/Job succeeded/)
   },
   600_000,
 )
