@@ -68,7 +68,13 @@ export const action: Action<typeof spec> = {
       context.output('follow', READY.includes(entry.phase))
       context.summary(page(entry, facts, problems))
       if (problems.length)
-        refuse('this migration is not ready for its cutover', problems, 'Start again with `phase: stream`.')
+        refuse(
+          'this migration is not ready for its cutover',
+          problems,
+          !facts.slot || facts.slot.walStatus === 'lost'
+            ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
+            : 'Start again with `phase: stream`.',
+        )
     }),
 }
 
