@@ -153,7 +153,7 @@ CREATE TABLE "OrderNotes" (
 `
 
 /** What is added to the source after its rows, and what a target must do without during the load. */
-const SOURCE_CONSTRAINTS = `
+export const SOURCE_CONSTRAINTS = `
 ALTER TABLE customers ADD CONSTRAINT customers_email_key UNIQUE (email);
 ALTER TABLE products ADD CONSTRAINT products_sku_key UNIQUE (sku);
 

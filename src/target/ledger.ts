@@ -433,10 +433,10 @@ export async function slotRequest(db: Database, id: string): Promise<SlotRequest
   return row?.request && row.requestLive ? { ...row.request, at: row.requestedAt } : undefined
 }
 
-/** Whether a run of this action has the hold now. */
-export async function isHeldBy(db: Database, id: string, action: string): Promise<boolean> {
+/** Which run has the hold now, if any, and until when unless it is renewed. */
+export async function liveHolder(db: Database, id: string): Promise<(Holder & { expiresAt: Date }) | undefined> {
   const row = await readHold(db, id)
-  return Boolean(row?.live && row.holder?.action === action)
+  return row?.live && row.holder ? { ...row.holder, expiresAt: row.expiresAt } : undefined
 }
 
 /** Writes down what became of the approval; a new stream that is to wait for one clears it. */

@@ -420,7 +420,8 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
 }
 
 /**
- * The first verify, while changes are streamed: what is lost already needs no write pause to be found.
+ * The first verify, while changes are streamed: what is lost already needs no write pause to be found, and what was
+ * verified before the approval may be a day old.
  * @throws VerdictError when something differs that is no lag
  */
 async function firstVerify(
@@ -434,6 +435,7 @@ async function firstVerify(
   info(
     `first verify, while changes are streamed: ${report.problems.length ? 'not clean' : 'clean'} after ${seconds(report.durationMs)}`,
   )
+  if (level === 'full') await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
   if (report.problems.length) context.summary(verifyTable(report))
   requireClean(report)
   return report
@@ -598,7 +600,7 @@ const BY_HAND = `The source refuses writes for good, and the target takes them. 
 
 1. Point the application's connection string at the target, and restart it or its pools where they keep connections.
 2. See it write there.
-3. Run \`finalize\` with \`switched-by-hand: true\`.
+3. Run \`finalize\` with \`switched-by-hand: true\` (in the workflow: \`phase: finalize\`).
 
 To go back instead, run \`rollback\` before anything is written to the target.`
 

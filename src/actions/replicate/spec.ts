@@ -61,6 +61,11 @@ export const spec = defineAction({
       '5h',
       'With `handover`: how long this run streams at most; a job has an end. The slot stays for the next one.',
     ),
+    'last-leg': defaulted(
+      boolean,
+      'false',
+      'With `handover`: no leg comes after this one. When it is over, the approval counts as expired.',
+    ),
     token: optional(
       secretText,
       'With `handover`: the `github.token` of the job, to watch what becomes of the approval. Needs `permissions: actions: read`.',
