@@ -402,7 +402,7 @@ export function maskedSelect(planned: PlannedTable, where?: string): string {
   const rows = where ? `(SELECT * FROM ${fromItem(table)} AS t WHERE ${where}) AS t` : `${fromItem(table)} AS t`
   const once = [...hashes.tables].map(([query, name]) => `"${name}" AS MATERIALIZED (${query})`)
   const head = once.length ? `WITH ${once.join(', ')} ` : ''
-  return `${head}SELECT ${list} FROM ${hashes.over(rows)}`
+  return head + hashes.select(list, rows)
 }
 
 /** The rules to paste for columns that have none, as YAML. */
