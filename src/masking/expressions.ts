@@ -202,6 +202,8 @@ export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
     return `\`uuid\` needs 36 characters, and ${column.type} has ${column.maxLength}`
   if (rule.use === 'hash' && column.type === 'smallint') return '`hash` needs integer or bigint'
   if (rule.use === 'number' && !rule.noise && !rule.absolute) return '`number` needs `noise` or `absolute`'
+  if (rule.use === 'sql' && /current_setting|pg_settings|molt_actions/i.test(rule.expression))
+    return 'the expression reads settings, and the masking key is one of them'
   if (column.unique && !keepsUnique(rule, column))
     return `the column is part of a unique index, and \`${rule.use}\`${'fold' in rule && rule.fold ? ' with `fold`' : ''} on ${column.type} does not keep different values different`
   return undefined
@@ -272,7 +274,8 @@ function maskText(
   const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
   const limit = column.maxLength
   const cut = (text: string, length: number | null = limit) => (length === null ? text : `left(${text}, ${length})`)
-  const unlessEmpty = (text: string) => `coalesce(${text}, ${folded})`
+  // Should anything else ever make it NULL, an empty text stands there and not the original.
+  const unlessEmpty = (text: string) => `coalesce(${text}, left(${folded}, 0))`
   switch (rule.use) {
     case 'hash': {
       const length = Math.min(rule.length ?? 32, Math.max(0, (limit ?? 96) - (rule.prefix ?? '').length))

@@ -226,6 +226,51 @@ describe('refusals', () => {
     expect((await run(at, rules)).log).toMatch(/fed by the migration main/)
   })
 
+  it('stop an expression that gives away the row, a number that stays, and one that reads the key', {
+    timeout: 120_000,
+  }, async () => {
+    const at = await databases(
+      `${TINY} ALTER TABLE t ADD w text DEFAULT 'nothing', ADD n int; UPDATE t SET w = 'nothing', n = id % 5`,
+    )
+    const columns = (v: string, n: string) =>
+      rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: ${v}, w: { use: text }, n: ${n} } }`)
+    const keep = '{ keep: true, reason: a number }'
+    const sql = (expression: string) => `{ use: sql, expression: '${expression}', reviewed-by: nobody }`
+    const cases: [string, RegExp][] = [
+      [columns(sql('t.v'), keep), /t\.v: in 50 rows the expression gives away an original text of the row/],
+      [columns(sql("upper(''x'' || t.v)"), keep), /t\.v: in 50 rows the expression gives away/],
+      [columns(sql('t.w'), keep), /t\.v: in 50 rows the expression gives away/],
+      [
+        columns('{ use: name }', '{ use: number, noise: 0.01 }'),
+        /t\.n: 40 numbers, more than half of them, stay as they/,
+      ],
+      [
+        columns(sql("current_setting(''molt_actions.k0'')"), keep),
+        /t\.v: the expression reads settings, and the masking key/,
+      ],
+    ]
+    for (const [rules, message] of cases) expect((await run(at, rules)).log).toMatch(message)
+    expect(await query(at.to, `SELECT count(*)::int AS n FROM pg_tables WHERE schemaname = 'public'`)).toEqual([
+      { n: 0 },
+    ])
+    expect((await run(at, columns(sql("''Person '' || t.id * 7"), '{ use: number, noise: 1 }'))).conclusion).toBe(
+      'success',
+    )
+  })
+
+  it('copies as a role that may only read, but no table of which a policy hides rows from it', async () => {
+    const at = await databases(
+      `${TINY} CREATE ROLE reader LOGIN PASSWORD 'reader'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO reader`,
+    )
+    const asReader = { ...at, from: at.from.replace('postgres:postgres', 'reader:reader') }
+    const rules = rulesFile(TINY_RULES)
+    expect((await run(asReader, rules)).conclusion).toBe('success')
+    await query(at.from, 'ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON t USING (id < 5)')
+    const result = await run(asReader, rules)
+    expect(result.conclusion).toBe('failure')
+    expect(result.log).toMatch(/copying t failed: SQLSTATE 42501/)
+  })
+
   it('print the rule to paste for a column that nothing covers', async () => {
     const at = await databases(`${TINY} ALTER TABLE t ADD phone text, ADD notes text`)
     const result = await run(at, rulesFile(TINY_RULES))
@@ -257,8 +302,8 @@ async function proofAfter(at: { from: string; to: string }, path: string, harm: 
 describe('a proof that fails', () => {
   const cases: [string, string, string, RegExp, string?][] = [
     [
-      'an original survives',
-      '{ use: sql, expression: \'t."v"\', reviewed-by: nobody }',
+      'an original survives in another row',
+      '{ use: sql, expression: \'(SELECT u.v FROM public.t u WHERE u.id = t."id" % 50 + 1)\', reviewed-by: nobody }',
       TINY,
       /t\.v: 50 original values are found/,
     ],
@@ -300,6 +345,19 @@ describe('a proof that fails', () => {
       /canary 1 is nowhere on the source/,
       'canaries: [CANARY-7f3a91c2]',
     ],
+    [
+      'a canary in the schema itself',
+      '{ use: name }',
+      `${TINY} UPDATE t SET v = 'CANARY-7f3a91c2' WHERE id = 3; CREATE INDEX ON t (id) WHERE v <> 'CANARY-7f3a91c2'`,
+      /a planted canary stands in the schema itself/,
+      'canaries: [CANARY-7f3a91c2]',
+    ],
+    [
+      'short values that are as they were',
+      `{ use: sql, expression: 'substr("substring"(t.v || t.v, 1, 1), 1)', reviewed-by: nobody }`,
+      `${TINY} UPDATE t SET v = CASE WHEN id % 3 = 0 THEN 'f' ELSE 'm' END`,
+      /t\.v: 50 of 50 short values are as frequent as they were; they look unmasked/,
+    ],
   ]
   it.each(cases)('%s: says so, and leaves no row behind', async (_, rule, ddl, message, more = '') => {
     const at = await databases(ddl)
@@ -338,6 +396,19 @@ references: [{ from: c.mail, to: p.mail }]`
     expect(await proofAfter(at, path, doubled)).toMatch(/p\.mail had 20 different values and has 1\d/)
     const brought = `UPDATE p SET mail = 'anna7@mail.be' WHERE id = 7`
     expect(await proofAfter(at, path, brought)).toMatch(/p\.mail: 1 original values are found/)
+  })
+
+  it('finds originals of one column in another, and of one table in what a rule `sql` has made of another', {
+    timeout: 60_000,
+  }, async () => {
+    const at = await databases(`${TINY}
+      CREATE TABLE a (id bigserial PRIMARY KEY, x text, y text); INSERT INTO a (x, y) SELECT 'left ' || n, 'right ' || n FROM generate_series(1, 9) n`)
+    const rules = (a: string) =>
+      rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: { use: name } }, a: { x: { use: hash }, y: ${a} } }`)
+    const taken = `{ use: sql, expression: '(SELECT u.v FROM public.t u WHERE u.id = t.id)', reviewed-by: nobody }`
+    expect((await run(at, rules(taken))).log).toMatch(/a\.y: 9 original values of t are found among the masked ones/)
+    const beside = `{ use: sql, expression: '(SELECT u.x FROM public.a u WHERE u.id = t.id % 9 + 1)', reviewed-by: nobody }`
+    expect((await run(at, rules(beside))).log).toMatch(/a\.y: 9 original values are found/)
   })
 
   it('does not take a number of sixteen digits for a card, nor a masked value for a person', async () => {
