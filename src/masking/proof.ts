@@ -115,6 +115,7 @@ export async function prove(
 /** Several tables at a time, the largest first; each on a connection of its own to either side. */
 async function proveTables(sides: Sides, run: Run, onTable: (table: string, done: number) => void): Promise<void> {
   const { plan, copied, proof } = run
+  let done = 0
   const rowsOf = ({ table }: PlannedTable) => copied.get(table.name) ?? 0
   const queue = [...plan.tables].sort((a, b) => rowsOf(b) - rowsOf(a))
   const work = async (pair: Sides) => {
@@ -124,7 +125,7 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
       await proveTable(pair, planned, run)
       await scan(pair.target, planned, run)
       await proveCanaries(pair, planned, run)
-      onTable(planned.table.name, proof.tables.length)
+      onTable(planned.table.name, ++done)
     }
   }
   const more = async (ends: CopyEnds) => {
@@ -137,7 +138,7 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
   }
   const { ends } = sides
   const others = ends ? Array.from({ length: Math.min(ends.atOnce, queue.length) - 1 }, () => more(ends)) : []
-  const done = await Promise.allSettled(
+  const ended = await Promise.allSettled(
     [work(sides), ...others].map((each) =>
       each.catch((error) => {
         queue.length = 0
@@ -145,7 +146,7 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
       }),
     ),
   )
-  const failed = done.find((each) => each.status === 'rejected')
+  const failed = ended.find((each) => each.status === 'rejected')
   if (failed) throw failed.reason
   const place = new Map(plan.tables.map(({ table }, at) => [table.name, at]))
   for (const list of [proof.tables, proof.columns, proof.hits])

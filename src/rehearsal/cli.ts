@@ -370,8 +370,8 @@ async function searchAll(
   await inFiles(CONTROL, [production.dataDir], true)
   // Before the databases are asked for these very texts. Production's own log may say what it likes: it stays there.
   await inFiles('server logs', [source.logFile, target.logFile])
-  note(await searchDatabase('rows of the source', source.url, needles))
-  note(await searchDatabase('rows of the target', target.url, needles))
+  const rows = [source, target].map(({ name, url }) => searchDatabase(`rows of the ${name}`, url, needles))
+  for (const search of await Promise.all(rows)) note(search)
   await inFiles('WAL of the source, all of it', [wal(source)])
   await inFiles('WAL of the target, all of it', [wal(target)])
   await inFiles('all other files of the two', others)

@@ -295,15 +295,16 @@ export interface Search {
 export async function searchDatabase(place: string, url: string, needles: readonly string[]): Promise<Search> {
   return withDatabase(url, 'source', async (db) => {
     const tables = await db.query(
-      `SELECT n.nspname AS schema, c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      `SELECT n.nspname AS schema, c.relname AS name, EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = c.oid AND a.atttypid = 'bytea'::regtype) AS bytes FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'`,
     )
     const found = new Set<number>()
     let rows = 0
-    for (const { schema, name } of tables.rows) {
+    for (const { schema, name, bytes } of tables.rows) {
       const looks = needles.map((_, at) => {
-        const parameter = `$${at + 1}::text`
-        return `bool_or(strpos(s.line, ${parameter}) > 0 OR strpos(s.line, encode(convert_to(${parameter}, 'UTF8'), 'hex')) > 0) AS ${ident(`${at}`)}`
+        const hex = bytes ? ` OR strpos(s.line, encode(convert_to($${at + 1}::text, 'UTF8'), 'hex')) > 0` : ''
+        return `bool_or(strpos(s.line, $${at + 1}::text) > 0${hex}) AS ${ident(`${at}`)}`
       })
       const result = await db.query(
         `SELECT count(*)::int AS rows, ${looks.join(', ')} FROM (SELECT t::text AS line FROM ${qualified(schema, name)} t OFFSET 0) s`,

@@ -1,5 +1,6 @@
 // The action as a workflow runs it: refusals, a whole run with canaries, subsets, proposals, and proofs that fail.
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import pg from 'pg'
@@ -10,7 +11,15 @@ import { makePlan } from '../../src/masking/plan.ts'
 import { prove } from '../../src/masking/proof.ts'
 import { readRules } from '../../src/masking/rules.ts'
 import { openSession } from '../../src/masking/session.ts'
-import { CANARIES, createGrownShop, GROWN_TABLES, MASK_RULES } from '../../src/rehearsal/masked-shop.ts'
+import {
+  CANARIES,
+  createGrownShop,
+  GROWN_TABLES,
+  MASK_RULES,
+  searchDatabase,
+  searchFiles,
+  searchTexts,
+} from '../../src/rehearsal/masked-shop.ts'
 import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
 import { type JobResult, runAction } from '../../src/rehearsal/runner.ts'
 
@@ -514,6 +523,95 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
     expect(
       await count('people p WHERE boss IS NOT NULL AND NOT EXISTS (SELECT FROM people b WHERE b.id = p.boss)'),
     ).toBe(0)
+  })
+})
+
+describe('the search for canaries', () => {
+  it('finds them in rows, documents and bytes, across the pieces of a file, and in texts; and counts what it read', async () => {
+    const at = await databases(`${TINY} CREATE SCHEMA other; CREATE TABLE other.t (j jsonb, b bytea);
+      INSERT INTO other.t VALUES ('{"a": ["needle one"]}', convert_to('x needle two', 'UTF8'))`)
+    const needles = ['needle one', 'needle two', 'needle three', 'Person number 50']
+    const inRows = await searchDatabase('rows', at.from, needles)
+    expect(inRows).toEqual({ place: 'rows', looked: '51 rows in 2 tables', found: [0, 1, 3] })
+    const below = join(folder, 'searched', 'deep')
+    mkdirSync(below, { recursive: true })
+    writeFileSync(join(below, 'a'), Buffer.concat([Buffer.alloc((8 << 20) - 4), Buffer.from('needle three')]))
+    writeFileSync(join(folder, 'searched', 'b'), 'nothing here')
+    expect(await searchFiles('files', [join(folder, 'searched')], needles)).toMatchObject({
+      found: [2],
+      looked: '2 files, 8 MiB',
+    })
+    expect(await searchFiles('files', [join(folder, 'searched', 'b'), '/not/there'], needles)).toMatchObject({
+      found: [],
+    })
+    expect(searchTexts('texts', ['a needle', ' two', 'needle two'], needles).found).toEqual([1])
+  })
+})
+
+describe('npm run rehearse -- --mask', () => {
+  const rehearse = (args: string[], onText: (text: string, child: ChildProcess) => void = () => {}) =>
+    new Promise<{ code: number | null; stdout: string; said: string }>((done, reject) => {
+      const child = spawn(process.execPath, ['--import', 'tsx', 'src/rehearsal/cli.ts', '--mask', ...args], {
+        cwd: REPO,
+        env: { ...process.env, TMPDIR: folder },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      })
+      let [stdout, said] = ['', '']
+      child.stdout.setEncoding('utf8').on('data', (text: string) => {
+        stdout += text
+      })
+      child.stderr.setEncoding('utf8').on('data', (text: string) => {
+        said += text
+        onText(said, child)
+      })
+      child.on('error', reject)
+      child.on('close', (code) => done({ code, stdout, said }))
+    })
+  const leftovers = () => readdirSync(folder).filter((name) => name.startsWith('molt-actions'))
+
+  it('masks, moves what was masked under load, and finds no canary in anything', { timeout: 300_000 }, async () => {
+    const before = leftovers()
+    const { code, stdout, said } = await rehearse(['--rows', '3000', '--rate', '30', '--json'])
+    expect(code, said).toBe(0)
+    const account = JSON.parse(stdout)
+    expect(account).toMatchObject({ verdict: 'go', masking: { tables: 20, maskedColumns: 57, needles: 10 } })
+    expect(account.tables).toHaveLength(20)
+    expect(account.changesStreamed).toBeGreaterThan(0)
+    const [control, ...searches] = account.masking.searches as { place: string; looked: string; found: number[] }[]
+    expect(control?.found).toHaveLength(10)
+    expect(searches.map(({ place }) => place)).toEqual([
+      'server logs',
+      'rows of the source',
+      'rows of the target',
+      'WAL of the source, all of it',
+      'WAL of the target, all of it',
+      'all other files of the two',
+      'logs, summaries, outputs',
+      'evidence, artifacts, work files',
+    ])
+    for (const { place, looked, found } of searches) {
+      expect(found, place).toEqual([])
+      expect(looked, place).toMatch(/[1-9]/)
+    }
+    expect(JSON.parse(readFileSync(account.masking.evidence, 'utf8')).proved).toBe(true)
+    expect(readFileSync(account.summary, 'utf8')).toMatch(/Masked and proved/)
+    expect(said).toMatch(/\[1\/9\][\s\S]*\[2\/9\] Mask[\s\S]*proved \w+: 20 of 20[\s\S]*\[9\/9\] Search/)
+    expect(leftovers()).toEqual(before)
+  })
+
+  it.each([
+    ['while production grows', /\[1\/9\]/, '60000'],
+    ['while it is masked', /molt-actions \S+: mask/, '3000'],
+  ])('Ctrl-C %s leaves nothing behind', { timeout: 120_000 }, async (_, moment, rows) => {
+    const before = leftovers()
+    let interrupted = 0
+    const { code, said } = await rehearse(['--rows', rows, '--json'], (text, child) => {
+      if (!interrupted && moment.test(text)) interrupted = Number(child.kill('SIGINT'))
+    })
+    expect(interrupted).toBe(1)
+    expect(said).toMatch(/interrupted; nothing is left behind/)
+    expect(code).toBe(130)
+    expect(leftovers()).toEqual(before)
   })
 })
 

@@ -139,10 +139,11 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
     throwIfCancelled(signal)
     const schema = [...sql.before, ...sql.after, ...sql.foreignKeys]
     const sides = { source, target, where, signal, ends }
+    const provedFrom = Date.now()
     const proof = await prove(sides, plan, rules, copied, job.canaries, schema, (table, done) =>
       info(`proved ${table}: ${done} of ${tables.length}`),
     )
-    info(`proved in ${seconds(Date.now() - started - durationMs)}`)
+    info(`proved in ${seconds(Date.now() - provedFrom)}`)
     await conclude(context, job, { plan, sql, proof, durationMs })
   } catch (error) {
     // Whatever went wrong: rows that were not proved do not stay.
