@@ -205,7 +205,12 @@ async function mark(
  * @returns the names that were built now
  * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
  */
-export async function rebuildDeferred(db: Database, migration: string, kind: DeferredKind): Promise<string[]> {
+export async function rebuildDeferred(
+  db: Database,
+  migration: string,
+  kind: DeferredKind,
+  onBuilt: (name: string) => void = () => {},
+): Promise<string[]> {
   const built: string[] = []
   for (const object of await listDeferred(db, migration)) {
     if (object.kind !== kind) continue
@@ -213,7 +218,9 @@ export async function rebuildDeferred(db: Database, migration: string, kind: Def
       await retrying(() => db.query(object.create)).catch((error) => {
         throw unbuildable(object, error)
       })
-      built.push(`${object.schema}.${object.table}.${object.name}`)
+      const name = `${object.schema}.${object.table}.${object.name}`
+      built.push(name)
+      onBuilt(name)
     }
     await mark(db, migration, object, 'rebuilt_at')
   }

@@ -37,7 +37,7 @@ type Prepare = Context<typeof spec>
 
 export const action: Action<typeof spec> = {
   spec,
-  run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target)),
+  run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target), context.signal),
 }
 
 /** How long a transaction may be open before it is worth a warning. */
