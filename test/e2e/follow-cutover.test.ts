@@ -50,6 +50,13 @@ describe('the gate must exist', () => {
     await refused(prepare(), /permissions: actions: read/)
     night.github.status = 200
   })
+  test('an empty secret fails by its name, before anything else', async () => {
+    await refused(night.start({}, 'anna', { MOLT_TARGET: '' }).job('prepare'), /the secret MOLT_TARGET is empty/)
+  })
+  test('what is misspelt is found now, and not when it is used', async () => {
+    await refused(prepare({ decision: 'comit' }), /input `decision`: "comit" is not valid/)
+    await refused(prepare({ 'on-declined': 'drop' }), /input `on-declined`/)
+  })
   test('a phase that does not exist is refused by the list', async () => {
     await refused(prepare({ phase: 'cut' }), /`prepare`, `load`, `stream`, `cutover`, `finalize`/)
   })
@@ -126,7 +133,19 @@ describe('under live writes', { timeout: 180_000 }, () => {
     await refused(run.job('cutover'), /passed without an approval/)
     run.github.approvals = [review('Anna')]
     await refused(run.job('cutover'), /Anna has started this run and approved it/)
-    expect(await night.rehearsal.query('source', 'SELECT 1 FROM customers WHERE false')).toEqual([])
+  })
+
+  test('where a policy says so, it is only shown', async () => {
+    const lenient = { config: 'lenient.yml' }
+    const own = await waiting(lenient)
+    own.github.approvals = [review('anna')]
+    const cutover = requireGreen('cutover', await own.job('cutover'))
+    expect(words(cutover)).toMatch(/##\[warning\]anna has started this run and approved it/)
+    const bypassed = await waiting(lenient)
+    const passed = await bypassed.job('cutover')
+    expect(words(requireGreen('cutover', passed))).toMatch(
+      /##\[warning\]environment `cutover` was passed without an approval/,
+    )
   })
 
   test('only the plan and the programs that were shown', async () => {
