@@ -40,5 +40,7 @@ test('one person starts it, another one approves, and the target takes over', as
   // Each leg that comes later ends at once, without a stream.
   const second = requireGreen('follow', await run.job('follow', { leg: '2' }))
   expect(second.steps.filter((step) => step.depth === 1 && step.outcome === 'skipped')).toHaveLength(2)
-  await expect(night.rehearsal.query('source', 'UPDATE customers SET full_name = full_name')).rejects.toThrow(/writes are paused/)
+  await expect(night.rehearsal.query('source', 'UPDATE customers SET full_name = full_name')).rejects.toThrow(
+    /writes are paused/,
+  )
 }, 120_000)
