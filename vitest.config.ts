@@ -7,6 +7,7 @@ const NIGHTLY = [
   'test/e2e/rehearse-workflow.test.ts',
   'test/faults/lifecycle.test.ts',
   'test/faults/cutover-kill.test.ts',
+  'test/faults/cutover-nights.test.ts',
 ]
 
 export default defineConfig({

@@ -1,7 +1,6 @@
 // The whole of migrate.yml under live writes: every job by its own steps, the follower and the cutover side by side.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { review, reviewed } from '../support/github.ts'
 import { type Night, requireGreen, startNight } from '../support/migrate.ts'
@@ -24,7 +23,7 @@ test('one person starts it, another one approves, and the target takes over', as
     expect(brief.summary).toContain(each)
 
   const following = run.job('follow')
-  await sleep(1_500)
+  await night.streaming()
   run.github.approvals.push(review('bea'))
   const cutover = requireGreen('cutover', await run.job('cutover'))
   const follow = requireGreen('follow', await following)

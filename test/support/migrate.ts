@@ -1,6 +1,7 @@
 // Runs of migrate.yml, job by job: the order and what people do is the test's, all else is the workflow's.
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobResult } from '../../src/rehearsal/runner.ts'
 import { SOURCE_CONSTRAINTS } from '../../src/rehearsal/shop.ts'
 import { type FakeGithub, type FakeRun, jobOf, REPOSITORY, startGithub, TOKEN, waitingRun } from './github.ts'
@@ -33,6 +34,8 @@ export interface Night {
   /** Runs the only job of abort.yml, cleanup.yml, rollback.yml or status.yml. */
   operate(workflow: string, inputs?: Record<string, string>): Promise<JobResult>
   phase(): Promise<unknown>
+  /** Waits until a follower reads the slot, however busy the machine is. */
+  streaming(): Promise<void>
   stop(): Promise<void>
 }
 
@@ -88,6 +91,12 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
       })
     },
     phase: async () => (await rehearsal.query('target', 'SELECT phase FROM molt_actions.migrations'))[0]?.phase,
+    async streaming() {
+      const sql = 'SELECT 1 FROM pg_replication_slots WHERE active'
+      for (const end = Date.now() + 60_000; !(await rehearsal.query('source', sql)).length; await sleep(250))
+        if (Date.now() > end) throw new Error('nobody reads the slot')
+      await sleep(2_000)
+    },
     async stop() {
       await rehearsal.stop()
       github.close()
