@@ -192,7 +192,8 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   }
   entry = await shutGate(target, entry, facts.settings.targetGate)
   const { server, connection } = facts.source
-  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id })
+  const { tools } = facts.machine
+  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools })
   return entry
 }
 
