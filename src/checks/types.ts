@@ -43,16 +43,16 @@ type Typed = { table: SchemaTable; column: SchemaColumn; detail: ColumnDetail }
 
 /** Columns by their type: a hundred thousand columns have a few dozen types. */
 const columnsByType = once((facts: Facts): Typed[][] => {
-  const found = new Map<string, Typed[]>()
+  // One object stands for all columns of a type.
+  const found = new Map<ColumnDetail, Typed[]>()
   for (const table of expectedTables(facts))
     for (const column of table.columns) {
-      if (!column.detail) continue
-      const { kind, typeSchema, typeName } = column.detail
-      const key = `${kind} ${typeSchema}.${typeName}`
-      const group = found.get(key)
-      const typed = { table, column, detail: column.detail }
+      const { detail } = column
+      if (!detail) continue
+      const group = found.get(detail)
+      const typed = { table, column, detail }
       if (group) group.push(typed)
-      else found.set(key, [typed])
+      else found.set(detail, [typed])
     }
   return [...found.values()]
 })

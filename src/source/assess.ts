@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { TLSSocket } from 'node:tls'
 import type { Schema } from '../migration/schema.ts'
 import { type Database, ident } from '../runtime/database.ts'
-import { messageOf } from '../runtime/errors.ts'
+import { messageOf, UserError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
 import type { ServerFacts } from './catalog.ts'
 import { type FenceState, readFence } from './fence.ts'
@@ -131,22 +131,32 @@ export interface SourceQuestion {
   sampleMs: number
 }
 
-/** The catalog part of {@link SourceFacts}; at most 20 statements, none of which changes anything. */
+/**
+ * The catalog part of {@link SourceFacts}; at most 20 statements, none of which changes anything.
+ * @param second a connection of its own for the sizes of the tables, which take as long as all the rest
+ * @param onSchema told as soon as the schema is known, so that others need not wait for the rest
+ */
 export async function readSourceCatalog(
   db: Database,
+  second: Database,
   question: SourceQuestion,
+  onSchema: (schema: Schema) => void = () => {},
 ): Promise<Omit<SourceFacts, 'connection' | 'samples'>> {
   const server = (await db.query(SERVER, [question.slot])).rows[0]
+  requireKnownCatalog(server.version)
   const began = performance.now()
-  const schema = await readSchema(db, 'source', question.schema)
+  const [schema, { rows }] = await Promise.all([
+    readSchema(db, 'source', question.schema).then((found) => {
+      onSchema(found)
+      return found
+    }),
+    second.query<Omit<Relation, 'matched'>>(RELATIONS, [question.schema]),
+  ])
   const role = (await db.query(ROLE, [question.schema, PROVIDER_ROLES])).rows[0]
-  const { rows } = await db.query<Omit<Relation, 'matched'>>(RELATIONS, [question.schema])
-  // Not by PostgreSQL: its engine fails on an expression of ten thousand names.
-  const filter = new RegExp(question.choose(schema).filter)
-  const relations = rows.map((each) => ({
-    ...each,
-    matched: each.schema === question.schema && filter.test(each.name),
-  }))
+  const matches = matcher(question.choose(schema))
+  const relations = rows.map((each) =>
+    Object.assign(each, { matched: each.schema === question.schema && matches(each.name) }),
+  )
   const transactions = await db.query(TRANSACTIONS)
   const publication = await db.query(PUBLICATION, [question.publication])
   const programs = await db.query(PROGRAMS, [question.schema])
@@ -172,6 +182,25 @@ export async function readSourceCatalog(
     owner,
     fence,
   }
+}
+
+/** Linux takes no argument as long as this (MAX_ARG_STRLEN with the byte that ends it). */
+export const ARGUMENT_LIMIT = 131_071
+
+/** Not by PostgreSQL: its engine fails on an expression of ten thousand names, as this one's does on far longer ones. */
+function matcher({ filter, tables }: { filter: string; tables: readonly string[] }): (name: string) => boolean {
+  const names = new Set(tables)
+  if (Buffer.byteLength(filter) >= ARGUMENT_LIMIT) return (name) => names.has(name)
+  const expression = new RegExp(filter)
+  return (name) => expression.test(name)
+}
+
+/** What every other statement asks for is not in an older catalog, and would fail without saying why. */
+function requireKnownCatalog(version: number): void {
+  if (version < 120_000)
+    throw new UserError(
+      `the source is PostgreSQL ${Math.floor(version / 10_000)}; MOLT verifies 12 to 16. Upgrade it, or move a logical replica of it`,
+    )
 }
 
 function partitionsOf(relations: readonly Relation[], schema: string): { root: string; name: string }[] {
@@ -243,8 +272,7 @@ const RELATIONS = `
          pg_catalog.pg_get_userbyid(c.relowner) AS owner, coalesce(w.rolsuper, false) AS "ownerIsSuperuser",
          pg_has_role(c.relowner, 'USAGE') AS owned,
          has_table_privilege(c.oid, 'SELECT') AS readable, row_security_active(c.oid) AS "rowsHidden",
-         c.reltuples::float8 AS rows, pg_catalog.pg_table_size(c.oid)::float8 AS bytes,
-         CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE pg_catalog.pg_relation_size(c.reltoastrelid) END::float8 AS "toastBytes",
+         c.reltuples::float8 AS rows, (size.main + size.toast)::float8 AS bytes, size.toast::float8 AS "toastBytes",
          coalesce(pg_catalog.pg_stat_get_tuples_updated(c.oid), 0)::float8 AS updates,
          EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,
          ARRAY(SELECT on2.nspname::text FROM pg_catalog.pg_class o JOIN pg_catalog.pg_namespace on2
@@ -255,6 +283,10 @@ const RELATIONS = `
     LEFT JOIN pg_catalog.pg_roles w ON w.oid = c.relowner
     LEFT JOIN pg_catalog.pg_class r ON r.oid = tree.root
     LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+   CROSS JOIN LATERAL (SELECT coalesce(pg_catalog.pg_relation_size(c.oid), 0) AS bytes OFFSET 0) main
+   -- Where no row is in the table itself, none is out of line: a file less to look at.
+   CROSS JOIN LATERAL (SELECT main.bytes AS main, CASE WHEN main.bytes > 0 AND c.reltoastrelid <> 0
+     THEN coalesce(pg_catalog.pg_relation_size(c.reltoastrelid), 0) ELSE 0 END AS toast OFFSET 0) size
    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') ORDER BY 1, 2`
 
 const TRANSACTIONS = `
@@ -392,12 +424,19 @@ export async function readSamples(db: Database, schema: Schema, question: Source
   const before = (await db.query('SHOW statement_timeout')).rows[0].statement_timeout
   await db.query(`SET statement_timeout = ${question.sampleMs}`)
   const expected = new Set(question.choose(schema).tables)
+  const known = new Map<string, typeof SAMPLED>()
+  const testsOf = (type: string) => {
+    const tests = known.get(type) ?? SAMPLED.filter((each) => each.type.test(type))
+    known.set(type, tests)
+    return tests
+  }
   const samples: SampleFacts = { rowsPerTable: question.sampleRows, tables: 0, skipped: 0, found: [] }
   for (const table of schema.tables) {
+    if (!expected.has(table.name)) continue
     const tests = table.columns.flatMap((column) =>
-      SAMPLED.filter(({ type }) => type.test(column.type)).map((each) => ({ ...each, column: column.name })),
+      testsOf(column.type).map((each) => ({ ...each, column: column.name })),
     )
-    if (!expected.has(table.name) || !tests.length) continue
+    if (!tests.length) continue
     if (performance.now() > deadline) {
       samples.skipped++
       continue

@@ -1,8 +1,10 @@
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { warning } from '@actions/core'
+import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
 import { refuse, UserError } from '../runtime/errors.ts'
 import { installedFence, removeFence } from '../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
 import { readPublication, readSlot } from '../source/slot.ts'
+import { listDeferred, restoreDeferred } from '../target/deferral.ts'
 import { mergeGrants, openGate, readWriteGrants, type WriteGrant } from '../target/gate.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../target/ledger.ts'
 
@@ -51,10 +53,12 @@ export async function leftoversOnTarget(
   migration: string,
   entry: Entry | undefined,
 ): Promise<Leftover[]> {
-  if (!entry) return []
+  // Not by the entry: a run that died may have dropped that already.
+  const captured = await captures(target, migration)
+  if (!entry) return captured
+  const found: Leftover[] = []
   const { targetSchema } = entry.plan
   const { stagingSchema } = entry.facts
-  const found: Leftover[] = []
   const { gate = [] } = entry.facts
   const taken = (await openable(target, targetSchema, gate)) ? gate : []
   if (taken.length)
@@ -72,9 +76,23 @@ export async function leftoversOnTarget(
       name: `heartbeat ${targetSchema}.${HEARTBEAT} on the target`,
       drop: () => target.query(`DROP TABLE ${qualified(targetSchema, HEARTBEAT)}`),
     })
+  found.push(...captured)
   if (await readEntryIfAny(target, migration))
     found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
   return found
+}
+
+async function captures(target: Database, migration: string): Promise<Leftover[]> {
+  const { length } = await listDeferred(target, migration)
+  if (!length) return []
+  const name = `captures of ${length} indexes and constraints, each of which is put back first`
+  return [{ name, drop: () => putBack(target, migration) }]
+}
+
+/** What cannot be put back stays captured, and what comes after it is taken away all the same. */
+async function putBack(target: Database, migration: string): Promise<void> {
+  for (const problem of await unhurried(target, () => restoreDeferred(target, migration)))
+    warning(`not put back on the target: ${problem}`)
 }
 
 async function schemaExists(db: Database, name: string): Promise<boolean> {

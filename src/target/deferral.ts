@@ -1,5 +1,6 @@
 import { type Constraint, type Index, isShardCheck, type Schema } from '../migration/schema.ts'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
+import { messageOf } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
 import { retrying } from './ledger.ts'
 
@@ -219,12 +220,16 @@ export async function rebuildDeferred(db: Database, migration: string, kind: Def
 /** Validates every foreign key that was captured; on one that is valid this does nothing. */
 export async function validateForeignKeys(db: Database, migration: string): Promise<string[]> {
   const names: string[] = []
-  for (const { kind, schema, table, name } of await listDeferred(db, migration)) {
-    if (kind !== 'foreign-key') continue
-    await retrying(() => db.query(`ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`))
-    names.push(`${schema}.${table}.${name}`)
+  for (const object of await listDeferred(db, migration)) {
+    if (object.kind !== 'foreign-key') continue
+    await validateForeignKey(db, object)
+    names.push(`${object.schema}.${object.table}.${object.name}`)
   }
   return names
+}
+
+async function validateForeignKey(db: Database, { schema, table, name }: Deferred): Promise<void> {
+  await retrying(() => db.query(`ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`))
 }
 
 /** What was captured and is not there, or not valid, now; empty is the only green. */
@@ -236,6 +241,41 @@ export async function deferralProblems(db: Database, migration: string): Promise
     else if (!(await isValid(db, object))) problems.push(`${name} is there, but not valid`)
   }
   return problems
+}
+
+/**
+ * Puts back whatever was captured and is not there, and forgets what is: for a migration that ends without a switch.
+ * A table that is gone took its objects with it. A foreign key that cannot be validated stays NOT VALID.
+ * @returns what could not be put back, with the statement that would; that stays captured
+ */
+export async function restoreDeferred(db: Database, migration: string): Promise<string[]> {
+  const problems: string[] = []
+  const captured = await listDeferred(db, migration)
+  for (const kind of [...DEFERRED_KINDS].reverse())
+    for (const object of captured.filter((each) => each.kind === kind))
+      try {
+        if (!(await isThere(db, object))) await retrying(() => db.query(object.create))
+        if (kind === 'foreign-key') await validateForeignKey(db, object)
+        await forget(db, migration, object)
+      } catch (error) {
+        if (sqlState(error) === '42P01') await forget(db, migration, object)
+        else
+          problems.push(
+            `${kind} ${object.name} of ${object.schema}.${object.table}: ${messageOf(error)}; ${object.create}`,
+          )
+      }
+  return problems
+}
+
+async function forget(db: Database, migration: string, { schema, table, name }: Deferred): Promise<void> {
+  await retrying(() =>
+    db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`, [
+      migration,
+      schema,
+      table,
+      name,
+    ]),
+  )
 }
 
 /** Forgets what was captured, once it is back or no longer wanted. */

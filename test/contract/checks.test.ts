@@ -243,7 +243,7 @@ it('tables that load or stream cannot carry', async () => {
        CREATE TABLE files (id int PRIMARY KEY, content oid); SELECT lo_from_bytea(0, 'bytes');
        CREATE TABLE lines (id int PRIMARY KEY, order_id uuid);
        ALTER TABLE lines ADD CONSTRAINT lines_order FOREIGN KEY (order_id) REFERENCES orders NOT VALID;
-       CREATE TABLE orders_archive (id int PRIMARY KEY);
+       CREATE TABLE orders_archive (id int PRIMARY KEY); CREATE TABLE _molt_fetch_status (id uuid PRIMARY KEY);
        CREATE TABLE letters (id int PRIMARY KEY, body text, read boolean);
        ALTER TABLE letters ALTER body SET STORAGE EXTERNAL;
        INSERT INTO letters SELECT n, repeat('long', 3000) FROM generate_series(1, 5) n`,
@@ -267,6 +267,10 @@ it('tables that load or stream cannot carry', async () => {
   expectFires(facts, 'tbl.inherited', ['public.child'])
   expectFires(facts, 'tbl.partitioned', ['public.events'])
   expectFires(facts, 'tbl.generated', ['public.computed.twice'])
+  expectFires(facts, 'tbl.reserved', ['public._molt_fetch_status'])
+  expectFires(await factsOf(urls, { targetSchema: 'elsewhere' }), 'tgt.schema-name', ['elsewhere'])
+  const long = await factsOf(urls, { tables: ['orders'], filter: `^(orders|${'x'.repeat(131_080)})$` })
+  expectFires(long, 'tbl.filter-length', ['source'])
   expectFires(facts, 'tbl.case', ['public.Notes', 'public.notes.body'])
   expectFires(facts, 'tbl.large-objects', ['public.files.content'])
   expectFires(facts, 'tbl.foreign-key-invalid', ['public.lines.lines_order'])
@@ -419,13 +423,15 @@ it('a target whose tables are not those of the source', async () => {
     pair,
     `CREATE TYPE status AS ENUM ('new', 'paid');
      CREATE SEQUENCE numbers; CREATE SEQUENCE hot;
-     CREATE TABLE gone (id int PRIMARY KEY);
+     CREATE TABLE gone (id int PRIMARY KEY); CREATE TABLE renamed (id serial PRIMARY KEY, "Odd""ly" serial);
      CREATE TABLE keyed (a int, b int, PRIMARY KEY (a, b));
      CREATE TABLE shaped (id bigint PRIMARY KEY, lost int, amount numeric(12,2), name varchar(40), state status,
        twice int GENERATED ALWAYS AS (3) STORED, maybe text, sure text NOT NULL, made timestamptz DEFAULT now(), own bigint)`,
     [
       `CREATE TYPE status AS ENUM ('paid', 'new');
-       CREATE SEQUENCE hot CACHE 100;
+       CREATE SEQUENCE hot CACHE 100; CREATE SEQUENCE "its own";
+       CREATE TABLE renamed (id serial PRIMARY KEY, "Odd""ly" int NOT NULL DEFAULT nextval('"its own"'));
+       ALTER SEQUENCE renamed_id_seq RENAME TO other_seq;
        CREATE TABLE keyed (a int, b int, PRIMARY KEY (b, a));
        CREATE TABLE shaped (id int PRIMARY KEY, extra text, amount numeric(10,2), name varchar(20), state status, twice text,
          maybe text NOT NULL, sure text, made timestamptz, own bigint GENERATED ALWAYS AS IDENTITY)`,
@@ -446,6 +452,7 @@ it('a target whose tables are not those of the source', async () => {
   expectFires(facts, 'tgt.default', ['public.shaped.made'])
   expectFires(facts, 'tgt.identity-always', ['public.shaped.own'])
   expectFires(facts, 'tgt.sequence', ['public.numbers'])
+  expectFires(facts, 'tgt.sequence-name', ['public.renamed_Odd"ly_seq', 'public.renamed_id_seq'])
   expectFires(facts, 'tgt.sequence-cache', ['public.hot'])
   const rowid = changed(facts, (copy) => {
     copy.source.schema.sequences = [{ name: 'own_seq', table: 'shaped', column: 'own' } as never]
@@ -506,7 +513,7 @@ it('a load that does not fit', () => {
     small(1024),
   )
   expect(found?.what).toContain('1,000 rows a batch × 2 readers × 2 tables')
-  expectFires(small(100_000), 'load.memory-tight', ['public.orders'])
+  expectFires(small(50_000), 'load.memory-tight', ['public.orders'])
   expectFires(settings({ loadRate: 1 }), 'load.time', ['source'])
   expectFires(
     settings({ loadRate: 1, sessionLimit: 60_000 }),

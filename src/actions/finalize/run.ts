@@ -1,6 +1,6 @@
 import { info } from '@actions/core'
 import type { Action } from '../../runtime/action.ts'
-import { type Database, ident } from '../../runtime/database.ts'
+import { type Database, ident, unhurried } from '../../runtime/database.ts'
 import { refuse, UserError } from '../../runtime/errors.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
@@ -27,6 +27,7 @@ export const action: Action<typeof spec> = {
       const { set, problems } = await setSequences(
         { db: source, schema: entry.plan.sourceSchema },
         { db: target, schema: entry.plan.targetSchema },
+        entry.plan.tables,
         BigInt(context.inputs.sequenceMargin),
       )
       await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
@@ -39,7 +40,7 @@ export const action: Action<typeof spec> = {
           'The next insert on the target could collide with a row that is there.',
         )
       if (entry.phase === 'committed' && context.inputs.switchedByHand) entry = await advance(target, entry, 'switched')
-      if (entry.phase !== 'finalized') entry = await rebuild(target, entry)
+      if (entry.phase !== 'finalized') entry = await unhurried(target, () => rebuild(target, entry))
       if (entry.phase === 'switched') {
         await endReplication(source, entry)
         entry = await advance(target, entry, 'finalized')
