@@ -5,7 +5,7 @@ import { type Database, ident } from '../runtime/database.ts'
 import { messageOf, UserError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
 import type { ServerFacts } from './catalog.ts'
-import { type FenceState, readFence } from './fence.ts'
+import { type FenceState, LEASE, readFence } from './fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from './heartbeat.ts'
 
 /** Everything that the checks ask about the source; gathered by at most 20 catalog queries. */
@@ -32,6 +32,8 @@ export interface SourceFacts {
 }
 
 export interface SourceServer extends ServerFacts {
+  /** This connection, by the server's own word. */
+  encrypted: boolean
   slotsMax: number
   sendersMax: number
   /** max_slot_wal_keep_size in MiB; -1 without limit, null before PostgreSQL 13. */
@@ -103,7 +105,6 @@ export interface PublicationFacts {
 export interface ConnectionFacts {
   /** Why this does not look like one server process; empty when it does. */
   doubts: string[]
-  encrypted: boolean
   /** The server's certificate, where it could be read: when it ends. */
   certificateUntil: Date | null
 }
@@ -163,8 +164,8 @@ export async function readSourceCatalog(
   const features = (await db.query(FEATURES)).rows[0]
   const statements = features.statements ? await readStatements(db, features.statements) : null
   const odd = await db.query(ODD_DATES, [question.schema])
-  const owner = (await readHeartbeatOwner(db))?.migration
-  const fence = (await readFence(db)).state
+  const owner = (await readHeartbeatOwner(db, features.heartbeat))?.migration
+  const fence = (await readFence(db, features.lease)).state
   await sleep(Math.max(0, question.walWindowMs - (performance.now() - began)))
   const bytes = (await db.query(WAL_SINCE, [server.lsn])).rows[0].bytes
   const walBytesPerSecond = Number(bytes) / ((performance.now() - began) / 1000)
@@ -241,6 +242,7 @@ const SERVER = `
              FROM pg_catalog.pg_database WHERE datname = current_database())) AS "connectionsFree",
          CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
               ELSE pg_catalog.pg_current_wal_lsn() END::text AS lsn,
+         coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()), false) AS encrypted,
          (SELECT to_jsonb(s) FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1) AS slot`
 
 const WAL_SINCE = `
@@ -334,6 +336,7 @@ const FEATURES = `
          (SELECT count(*) FROM (SELECT FROM pg_catalog.pg_largeobject_metadata LIMIT 1000) few)::int AS "largeObjects",
          (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'
            AND pid <> pg_catalog.pg_backend_pid())::int AS "advisoryLocks",
+         to_regclass('${OUR_SCHEMA}.${HEARTBEAT}') IS NOT NULL AS heartbeat, to_regclass('${LEASE}') IS NOT NULL AS lease,
          (SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            WHERE c.relname = 'pg_stat_statements' AND c.relkind = 'v') AS statements`
 
@@ -381,8 +384,7 @@ export async function readConnection(db: Database, second: Database): Promise<Co
     const doubt = await snapshotDoubt(db, second)
     if (doubt) doubts.push(doubt)
   }
-  const ssl = await db.query('SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()')
-  return { doubts, encrypted: ssl.rows[0]?.ssl ?? false, certificateUntil: certificateEnd(db) }
+  return { doubts, certificateUntil: certificateEnd(db) }
 }
 
 async function snapshotDoubt(db: Database, second: Database): Promise<string | undefined> {
