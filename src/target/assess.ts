@@ -28,6 +28,9 @@ export interface TargetFacts {
 export interface TargetRelation {
   name: string
   options: string[]
+  owner: string
+  /** By itself, or as a member of the owner. */
+  owned: boolean
   select: boolean
   insert: boolean
   update: boolean
@@ -40,6 +43,8 @@ export interface TargetRole {
   createOnSchema: boolean
   /** CockroachDB: member of admin, or with DROP on every expected table, as IMPORT INTO asks. */
   admin: boolean
+  /** Expected tables whose indexes and constraints it may not drop and build: neither owner nor, on CockroachDB, CREATE. */
+  withoutCreate: string[]
   /** Expected tables on which it lacks DROP, which IMPORT INTO asks for; empty on PostgreSQL. */
   withoutDrop: string[]
 }
@@ -67,11 +72,18 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
   const there = new Set(schema.tables.map((table) => table.name))
   const expected = (await question.tables).filter((name) => there.has(name))
   const isExpected = new Set(expected)
+  const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
+  const isForeign = (table: string) => !owned.has(table)
   return {
     server: { ...server, major: Number(major ?? 0), minor: Number(minor ?? 0) },
     schema,
     relations: relations.rows,
-    role: { ...role, admin, withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [] },
+    role: {
+      ...role,
+      admin,
+      withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [],
+      withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
+    },
     filled: await filledTables(db, question.schema, expected),
     triggers: triggers.rows.filter((each) => isExpected.has(each.table)),
     writers: writers(grants.rows, isExpected),
@@ -92,6 +104,7 @@ const ADMIN = `SELECT pg_has_role('admin', 'MEMBER') AS admin`
 
 const RELATIONS = `
   SELECT c.relname AS name, coalesce(c.reloptions, ARRAY[]::text[]) AS options,
+         pg_catalog.pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
          has_table_privilege(c.oid, 'SELECT') AS select, has_table_privilege(c.oid, 'INSERT') AS insert,
          has_table_privilege(c.oid, 'UPDATE') AS update, has_table_privilege(c.oid, 'DELETE') AS delete
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -109,7 +122,7 @@ const GRANTS = `
     FROM (SELECT p.grantee::text AS grantee, p.privilege_type::text AS privilege,
                  json_agg(p.table_name::text)::text AS tables
             FROM information_schema.table_privileges p
-           WHERE p.table_schema = $1 AND p.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP', 'ALL')
+           WHERE p.table_schema = $1 AND p.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
            GROUP BY p.grantee, p.privilege_type) g ORDER BY 1, 2`
 
 /** The first hundred: more would not be read. */
@@ -161,7 +174,8 @@ function lacking(grants: Grant[], privilege: string, tables: readonly string[]):
 function writers(grants: Grant[], expected: Set<string>): TargetFacts['writers'] {
   const found = new Map<string, Set<string>>()
   for (const grant of grants) {
-    if (grant.mine || grant.privilege === 'DROP' || /^(admin|root|postgres)$/.test(grant.grantee)) continue
+    if (grant.mine || ['DROP', 'CREATE'].includes(grant.privilege) || /^(admin|root|postgres)$/.test(grant.grantee))
+      continue
     const tables = tablesOf(grant).filter((table) => expected.has(table))
     if (tables.length) found.set(grant.grantee, new Set([...(found.get(grant.grantee) ?? []), ...tables]))
   }

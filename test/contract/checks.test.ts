@@ -84,7 +84,19 @@ describe('the source server', () => {
     await open.query('BEGIN; SELECT 1')
     await new Promise((done) => setTimeout(done, 1200))
     const target = (await world(pair, CLEAN_TARGET)).target
-    facts = await factsOf({ source: url, target }, { longTransaction: 1000 })
+    const writer = new pg.Client({ connectionString: url })
+    await writer.connect()
+    let writing = true
+    const writes = (async () => {
+      while (writing) await writer.query("SELECT pg_logical_emit_message(false, 'test', repeat('x', 500))")
+    })()
+    facts = await factsOf({ source: url, target }, { longTransaction: 1000 }, { walWindowMs: 500 }).finally(
+      async () => {
+        writing = false
+        await writes
+        await writer.end()
+      },
+    )
   }, 120_000)
 
   afterAll(async () => {
@@ -103,6 +115,9 @@ describe('the source server', () => {
     ])
       expectFires(facts, id, ['source'])
     expectFires(facts, 'src.statement-timeout', ['postgres'])
+    // 1 MiB is kept, and an hour of what is written now is more.
+    expect(facts.source.server.walBytesPerSecond).toBeGreaterThan(1000)
+    expectFires(facts, 'src.slot-lost', ['source'])
     expectFires(facts, 'src.idle-timeout', ['postgres'])
     expectFires(facts, 'src.prepared-transaction', ["left'over"])
     const [found] = runChecks(
@@ -213,6 +228,14 @@ it('rights that the migration user lacks on both sides', async () => {
   expectFires(await factsOf({ ...urls, source: weak(urls.source) }), 'right.row-security', ['public.orders'])
   const hidden = await factsOf({ ...urls, source: weak(urls.source) }, { schema: 'hidden', tables: ['secret'] })
   expectFires(hidden, 'right.schema', ['weak'])
+  const deferring = { defer: { indexes: true, constraints: false } }
+  const unowned = await factsOf({ source: weak(urls.source), target: weak(urls.target) }, deferring)
+  expectFires(unowned, 'right.target-defer', ['public.orders'], await factsOf(urls, deferring))
+  const cockroach = runChecks(
+    CHECKS.filter((check) => check.id === 'right.target-defer'),
+    asCockroach(unowned),
+  )
+  expect(cockroach[0]?.fix).toContain('GRANT CREATE ON TABLE "public"."orders" TO "weak";')
   const lacking = changed(clean, (copy) => {
     copy.target.role.withoutDrop = ['orders']
   })
