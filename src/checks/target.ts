@@ -1,10 +1,11 @@
-import { isShardCheck, type SchemaColumn, type SchemaTable } from '../migration/schema.ts'
+import { type ColumnDetail, isShardCheck, type SchemaColumn, type SchemaTable } from '../migration/schema.ts'
 import { typeFamily } from '../migration/tables.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import { SELF_NUMBERING } from '../sql/sequences.ts'
-import { type Check, type Hit, once } from './check.ts'
+import { type Check, cockroachSince, type Hit, once } from './check.ts'
 import type { Facts } from './facts.ts'
 import { nameOf } from './rights.ts'
+import { isOf, TYPE_SUPPORT } from './support.ts'
 import { expectedTables } from './tables.ts'
 
 interface Pair {
@@ -178,11 +179,15 @@ export const targetChecks: readonly Check[] = [
     waivable: false,
     title: 'Columns have types between which values can be moved',
     protects: 'MOLT leaves such a column out, and the counts stay clean.',
-    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
+    fix: '{change}',
     *find(facts) {
       for (const each of unlike(facts))
         if (typeFamily(each.source) !== typeFamily(each.target))
-          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`, {
+            change: lacksType(facts, each.source.detail)
+              ? 'Change the column on the source first: CockroachDB lacks its type, and another check tells which to take.'
+              : `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.source.name)} TYPE ${each.source.type};`,
+          })
     },
   },
   {
@@ -620,6 +625,13 @@ function sequenceIn(text: string): string | undefined {
     ?.match(/("(?:[^"]|"")*"|[^."]+)$/)?.[0]
     .replace(/^"(.*)"$/, '$1')
     .replaceAll('""', '"')
+}
+
+function lacksType(facts: Facts, detail: ColumnDetail | undefined): boolean {
+  const support = detail && TYPE_SUPPORT.find((each) => isOf(each, detail))
+  return Boolean(
+    support && facts.target.server.isCockroach && !(support.since && cockroachSince(facts, ...support.since)),
+  )
 }
 
 /** Secondary indexes of expected tables. */

@@ -7,6 +7,7 @@ import { nameOf } from './rights.ts'
 import {
   EXTENSION_SUPPORT,
   INDEX_METHODS,
+  isOf,
   type Since,
   TRIGGERS_SINCE,
   TYPE_SUPPORT,
@@ -27,9 +28,7 @@ function typeCheck(entry: TypeSupport): Check {
     fix: entry.instead,
     *find(facts) {
       if (!facts.target.server.isCockroach || !(entry.unmoved || lacking(facts, entry.since))) return
-      const isMeant = (detail: ColumnDetail) =>
-        (entry.types?.test(detail.typeName) || entry.kinds?.includes(detail.kind)) ?? false
-      for (const { table, column } of details(facts, isMeant))
+      for (const { table, column } of details(facts, (detail) => isOf(entry, detail)))
         yield {
           object: `${nameOf(table)}.${column.name}`,
           what: `${nameOf(table)}.${column.name} is ${column.type}`,

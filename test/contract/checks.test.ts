@@ -3,6 +3,8 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { runChecks } from '../../src/checks/check.ts'
 import type { Facts, Settings } from '../../src/checks/facts.ts'
 import { CHECKS } from '../../src/checks/index.ts'
+import { summaryOf } from '../../src/checks/report.ts'
+import { fingerprint } from '../../src/migration/fingerprint.ts'
 import { type EmbeddedPair, type EmbeddedServer, startPair, startPostgres } from '../../src/rehearsal/postgres.ts'
 import { connect } from '../../src/runtime/database.ts'
 import { readConnection } from '../../src/source/assess.ts'
@@ -588,6 +590,48 @@ it('takes a table called "a""b; drop table x" for a table', async () => {
   expect(objectsOf(facts, 'tbl.filter')).toEqual([])
   expect(facts.source.samples.tables).toBe(1)
   expect((await factsOf(urls)).source.schema.tables.map((table) => table.name)).toEqual(['a"b; drop table x', 'x'])
+})
+
+it('looks at no column that CockroachDB added by itself', async () => {
+  const urls = await world(
+    pair,
+    'CREATE TABLE placed (id int PRIMARY KEY, n int)',
+    `CREATE TABLE placed (id int, n int, crdb_internal_id_shard_16 int, crdb_region text, rowid bigint,
+       PRIMARY KEY (crdb_internal_id_shard_16, id),
+       CONSTRAINT check_crdb_internal_id_shard_16 CHECK (crdb_internal_id_shard_16 IN (0, 1)))`,
+  )
+  const facts = asCockroach(await factsOf(urls))
+  for (const id of ['tgt.column-extra', 'tgt.key', 'tgt.check', 'tgt.not-null'])
+    expect(objectsOf(facts, id)).toEqual([])
+  expect(Object.keys(fingerprint(facts.target.schema, ['placed'])).join()).not.toMatch(/shard|region|rowid/)
+})
+
+it('tells approvers the verdict first, then what blocks, what was waived, and the rest, whatever names hold', async () => {
+  const rows = Array.from({ length: 12 }, (_, n) => `CREATE TABLE "p|${n}<b>" (at timestamptz)`).join(';')
+  const facts = await factsOf(await world(pair, [CLEAN, rows], CLEAN_TARGET))
+  const findings = runChecks(CHECKS, facts, [
+    { check: 'tgt.table', object: '*' },
+    { check: 'tbl.no-key', object: 'p|0<b>' },
+  ])
+  const text = summaryOf(facts, findings, 'f'.repeat(64))
+  const order = [
+    '### ⛔ Preflight: 23 findings block',
+    '1 waived',
+    '#### ⛔ Blocked (23)',
+    '#### 🖊 Waived (1)',
+    '#### ⚠️ Warnings',
+  ]
+  const at = order.map((each) => text.indexOf(each))
+  expect(at.every((each) => each >= 0)).toBe(true)
+  expect([...at].sort((a, b) => a - b)).toEqual(at)
+  expect(text).toContain(
+    '| public.p\\|1&lt;b> has no primary key | ``ALTER TABLE "public"."p\\|1<b>" ADD PRIMARY KEY (…); -- or leave it out: `exclude-tables` `` |',
+  )
+  expect(text).toContain('| and 1 more | All are in preflight.json. |')
+  expect(text).toContain('| public.p\\|0&lt;b> has no primary key | `tbl.no-key=p\\|0<b>` |')
+  // Every row of a table has its two cells, or GitHub shows none of it as a table.
+  for (const line of text.split('\n').filter((each) => each.startsWith('|')))
+    expect(line.replaceAll('\\|', '').split('|'), line).toHaveLength(4)
 })
 
 it('asks at most 20 catalog queries a side, however much there is, changes nothing, and could not', async () => {

@@ -6,7 +6,7 @@ export const spec = defineAction({
   name: 'cleanup',
   title: 'Cleanup',
   description:
-    'Takes away what the suite left on both sides: slot first, then publication, fence, heartbeat, staging schema and ledger entry.',
+    'Takes away what the suite left on both sides: slot first, then publication, fence, heartbeat, staging schema and ledger entry. Puts back what was deferred and never built again.',
   icon: 'trash-2',
   inputs: {
     ...migration,
