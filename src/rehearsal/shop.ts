@@ -153,7 +153,7 @@ CREATE TABLE "OrderNotes" (
 `
 
 /** What is added to the source after its rows, and what a target must do without during the load. */
-const SOURCE_CONSTRAINTS = `
+export const SOURCE_CONSTRAINTS = `
 ALTER TABLE customers ADD CONSTRAINT customers_email_key UNIQUE (email);
 ALTER TABLE products ADD CONSTRAINT products_sku_key UNIQUE (sku);
 
@@ -373,6 +373,8 @@ export async function createShop(
   { rows, schemaOnly = false, plain = false }: ShopOptions = {},
 ): Promise<void> {
   const client = new pg.Client({ connectionString: url })
+  // A server that is stopped meanwhile fails the query; without a listener it would end the process as well.
+  client.on('error', () => {})
   await client.connect()
   try {
     await client.query(schemaOnly ? targetDdl() : sourceTables())

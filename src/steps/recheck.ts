@@ -39,7 +39,7 @@ interface Pending {
   stood: number
 }
 
-const BATCH = 100
+const BATCH = 500
 /** A row that comes and goes between two looks can seem to stand still once. */
 const LOSS_AFTER = 2
 const PAUSE = 500

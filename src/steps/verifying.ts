@@ -78,7 +78,7 @@ export interface VerifyOptions {
   recheck?: { limit: number; markerTimeout: number; rounds: number }
 }
 
-const RECHECK = { limit: 1_000, markerTimeout: 30_000, rounds: 5 }
+const RECHECK = { limit: 10_000, markerTimeout: 30_000, rounds: 5 }
 
 /** What is found on the way to a report. */
 interface Findings {
@@ -171,8 +171,8 @@ async function compareRows(
   if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
 }
 
-/** Connections to each side. */
-const DIGEST_CONNECTIONS = 4
+/** Connections to each side: while changes are streamed, the stream goes first. */
+const DIGEST_CONNECTIONS = { streaming: 1, drained: 4 }
 
 /** @returns undefined when the databases could not compute them, which is then no proof of anything */
 async function rowDigests(
@@ -188,7 +188,7 @@ async function rowDigests(
     return await digestTables(pairs, {
       ...{ sourceUrl, targetUrl, signal, sourceSchema: plan.sourceSchema, targetSchema },
       ...(options.while === 'streaming' && { catchUp: () => passMarker(source, target, limits) }),
-      concurrency: DIGEST_CONNECTIONS,
+      concurrency: DIGEST_CONNECTIONS[options.while ?? 'drained'],
     })
   } catch (error) {
     signal.throwIfAborted()

@@ -1,6 +1,6 @@
 import { type Constraint, type Index, isShardCheck, type Schema } from '../migration/schema.ts'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
-import { messageOf } from '../runtime/errors.ts'
+import { messageOf, VerdictError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
 import { retrying } from './ledger.ts'
 
@@ -188,10 +188,11 @@ async function mark(
   migration: string,
   object: Deferred,
   column: 'dropped_at' | 'rebuilt_at',
+  at: 'now()' | 'NULL' = 'now()',
 ): Promise<void> {
   await retrying(() =>
     db.query(
-      `UPDATE ${DEFERRED} SET ${column} = now()
+      `UPDATE ${DEFERRED} SET ${column} = ${at}
         WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`,
       [migration, object.schema, object.table, object.name],
     ),
@@ -202,19 +203,56 @@ async function mark(
  * Builds one kind again, whatever of it is not there; can be repeated. Foreign keys come back NOT VALID: validate them
  * with {@link validateForeignKeys}. On CockroachDB each statement returns when its schema change is done.
  * @returns the names that were built now
- * @throws the database's error at the first that cannot be built, such as 23505 for a unique index; the rest stays
+ * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
  */
 export async function rebuildDeferred(db: Database, migration: string, kind: DeferredKind): Promise<string[]> {
   const built: string[] = []
   for (const object of await listDeferred(db, migration)) {
     if (object.kind !== kind) continue
-    if (!(await isThere(db, object))) {
-      await retrying(() => db.query(object.create))
-      built.push(`${object.schema}.${object.table}.${object.name}`)
-    }
-    await mark(db, migration, object, 'rebuilt_at')
+    if (await buildAgain(db, migration, object)) built.push(`${object.schema}.${object.table}.${object.name}`)
   }
   return built
+}
+
+/** @returns false when it was there already */
+async function buildAgain(db: Database, migration: string, object: Deferred): Promise<boolean> {
+  const there = await isThere(db, object)
+  if (!there)
+    await retrying(() => db.query(object.create)).catch((error) => {
+      throw unbuildable(object, error)
+    })
+  await mark(db, migration, object, 'rebuilt_at')
+  return !there
+}
+
+/** The server's message names the object and no value; its detail would hold a customer's. */
+function unbuildable({ kind, schema, table, name, create }: Deferred, error: unknown): unknown {
+  if (!sqlState(error)?.startsWith('23')) return error
+  return new VerdictError(
+    `${kind} ${name} of ${schema}.${table} cannot be built on the target: ${messageOf(error)}. Rows there break it; find them by its definition (${create}), put them right on the source, and run this again`,
+  )
+}
+
+/** What stands in a stream's way: it applies rows one by one, in an order that these do not allow. */
+const IN_THE_WAY: readonly DeferredKind[] = ['foreign-key', 'check', 'unique']
+
+/** Captured objects in a stream's way that are on the target, as an earlier cutover without a decision has left them. */
+export async function rebuiltEarly(db: Database, migration: string): Promise<Deferred[]> {
+  const found: Deferred[] = []
+  const captured = (await listDeferred(db, migration)).filter(({ dropped }) => dropped)
+  for (const kind of IN_THE_WAY)
+    for (const object of captured) if (object.kind === kind && (await isThere(db, object))) found.push(object)
+  return found
+}
+
+/** Takes them off again, since the stream goes on. Repeatable. */
+export async function deferAgain(db: Database, migration: string): Promise<number> {
+  const found = await rebuiltEarly(db, migration)
+  for (const object of found) {
+    await retrying(() => db.query(object.drop))
+    await mark(db, migration, object, 'rebuilt_at', 'NULL')
+  }
+  return found.length
 }
 
 /** Validates every foreign key that was captured; on one that is valid this does nothing. */
@@ -243,45 +281,53 @@ export async function deferralProblems(db: Database, migration: string): Promise
   return problems
 }
 
+/** What was captured and is on the target, valid: nobody needs its definition in the ledger any more. */
+export async function listRebuilt(db: Database, migration: string): Promise<Deferred[]> {
+  const back: Deferred[] = []
+  for (const object of await listDeferred(db, migration)) if (await isValid(db, object)) back.push(object)
+  return back
+}
+
 /**
- * Puts back whatever was captured and is not there, and forgets what is: for a migration that ends without a switch.
- * A table that is gone took its objects with it. A foreign key that cannot be validated stays NOT VALID.
- * @returns what could not be put back, with the statement that would; that stays captured
+ * Forgets what was captured, once it is back or no longer wanted; what is still off keeps its definition, or nobody could
+ * build it any more.
  */
-export async function restoreDeferred(db: Database, migration: string): Promise<string[]> {
+export async function forgetDeferred(db: Database, migration: string, which?: readonly Deferred[]): Promise<void> {
+  await createTable(db)
+  for (const { schema, table, name } of which ?? (await listDeferred(db, migration)))
+    await retrying(() =>
+      db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`, [
+        ...[migration, schema, table, name],
+      ]),
+    )
+}
+
+/**
+ * Builds everything again that was taken off, and validates it; repeatable. One that cannot be built keeps no other from
+ * it, and its definition stays captured; a table that is gone took its objects with it.
+ */
+export async function restoreDeferred(
+  db: Database,
+  migration: string,
+): Promise<{ built: string[]; problems: string[] }> {
+  const built: string[] = []
   const problems: string[] = []
   const captured = await listDeferred(db, migration)
   for (const kind of [...DEFERRED_KINDS].reverse())
-    for (const object of captured.filter((each) => each.kind === kind))
+    for (const object of captured.filter((each) => each.kind === kind)) {
+      const name = `${object.schema}.${object.table}.${object.name}`
       try {
-        if (!(await isThere(db, object))) await retrying(() => db.query(object.create))
+        if (await buildAgain(db, migration, object)) built.push(name)
         if (kind === 'foreign-key') await validateForeignKey(db, object)
-        await forget(db, migration, object)
       } catch (error) {
-        if (sqlState(error) === '42P01') await forget(db, migration, object)
+        if (sqlState(error) === '42P01') await forgetDeferred(db, migration, [object])
         else
           problems.push(
-            `${kind} ${object.name} of ${object.schema}.${object.table}: ${messageOf(error)}; ${object.create}`,
+            error instanceof VerdictError ? error.message : `${kind} ${name}: ${messageOf(error)}; ${object.create}`,
           )
       }
-  return problems
-}
-
-async function forget(db: Database, migration: string, { schema, table, name }: Deferred): Promise<void> {
-  await retrying(() =>
-    db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`, [
-      migration,
-      schema,
-      table,
-      name,
-    ]),
-  )
-}
-
-/** Forgets what was captured, once it is back or no longer wanted. */
-export async function forgetDeferred(db: Database, migration: string): Promise<void> {
-  await createTable(db)
-  await retrying(() => db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1`, [migration]))
+    }
+  return { built, problems }
 }
 
 const isIndex = ({ kind }: Deferred) => kind === 'index' || kind === 'unique'

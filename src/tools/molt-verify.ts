@@ -96,7 +96,7 @@ export interface VerifyAccount {
 }
 
 /** Differing rows of one table that are kept in memory, to be looked at again. */
-export const KEPT_ROWS = 1_000
+export const KEPT_ROWS = 10_000
 const SAMPLES = 10
 
 export function emptyVerifyAccount(schema = 'public'): VerifyAccount {

@@ -1,3 +1,4 @@
+import { info } from '@actions/core'
 import { markdownText } from '../../report/summary.ts'
 import type { Action } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
@@ -6,6 +7,7 @@ import { number, seconds } from '../../runtime/progress.ts'
 import { readSlot } from '../../source/slot.ts'
 import {
   addEvidence,
+  advance,
   type Entry,
   type Evidence,
   type Phase,
@@ -41,7 +43,7 @@ export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
     withBoth(context.inputs, async (source, target) => {
-      const entry = await requireEntry(target, context.inputs.migration, ['loaded', ...READY, ...DECIDED])
+      let entry = await requireEntry(target, context.inputs.migration, ['loaded', ...READY, ...DECIDED])
       await requireSameSource(source, entry)
       const facts = await gather(source, target, entry)
       const problems = READY.includes(entry.phase) || entry.phase === 'loaded' ? problemsOf(entry, facts) : []
@@ -55,13 +57,24 @@ export const action: Action<typeof spec> = {
       })
       // What became of an earlier approval says nothing of the one that is asked for now.
       await setGate(target, entry.id, null)
+      // Nor does an approval that no cutover has used: what is shown now must be approved now.
+      if (entry.phase === 'approved') {
+        entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
+        info('an earlier approval, which no cutover has used, is forgotten')
+      }
       context.output('verdict', problems.length ? 'no-go' : 'go')
       context.output('plan-hash', entry.plan.hash ?? '')
       context.output('phase', entry.phase)
       context.output('follow', READY.includes(entry.phase))
       context.summary(page(entry, facts, problems))
       if (problems.length)
-        refuse('this migration is not ready for its cutover', problems, 'Start again with `phase: stream`.')
+        refuse(
+          'this migration is not ready for its cutover',
+          problems,
+          !facts.slot || facts.slot.walStatus === 'lost'
+            ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
+            : 'Start again with `phase: stream`.',
+        )
     }),
 }
 

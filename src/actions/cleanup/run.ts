@@ -4,7 +4,7 @@ import type { Database } from '../../runtime/database.ts'
 import { UserError, VerdictError } from '../../runtime/errors.ts'
 import { readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
-import { leftoversOnSource, leftoversOnTarget, requireGone } from '../../steps/leftovers.ts'
+import { leftoversOnSource, leftoversOnTarget, requireGone, restoreOrTell } from '../../steps/leftovers.ts'
 import { type Entry, readEntryIfAny } from '../../target/ledger.ts'
 import { withBoth } from '../common.ts'
 import { spec } from './spec.ts'
@@ -21,6 +21,7 @@ export const action: Action<typeof spec> = {
         ...(await leftoversOnSource(source, entry?.plan)),
         ...(await leftoversOnTarget(target, migration, entry)),
       ]
+      if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
       const found = await look()
       for (const { name, drop } of found) {
         info(`${dryRun ? 'would drop' : 'dropping'} ${name}`)

@@ -1,14 +1,18 @@
-import { info } from '@actions/core'
-import type { Action } from '../../runtime/action.ts'
-import { type Database, ident, unhurried } from '../../runtime/database.ts'
-import { refuse, UserError } from '../../runtime/errors.ts'
+import { info, warning } from '@actions/core'
+import { constraintProblems, indexProblems } from '../../migration/structure.ts'
+import type { Action, Context } from '../../runtime/action.ts'
+import { type Database, ident, qualified, sqlState, unhurried } from '../../runtime/database.ts'
+import { messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
+import { readConstraints, readIndexes } from '../../sql/structure.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { type DeferredKind, deferralProblems, rebuildDeferred, validateForeignKeys } from '../../target/deferral.ts'
 import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
+
+type Finalize = Context<typeof spec>
 
 export const action: Action<typeof spec> = {
   spec,
@@ -40,7 +44,11 @@ export const action: Action<typeof spec> = {
           'The next insert on the target could collide with a row that is there.',
         )
       if (entry.phase === 'committed' && context.inputs.switchedByHand) entry = await advance(target, entry, 'switched')
-      if (entry.phase !== 'finalized') entry = await unhurried(target, () => rebuild(target, entry))
+      entry = await unhurried(target, async () => {
+        const built = entry.phase === 'finalized' ? entry : await rebuild(target, entry)
+        if (['switched', 'finalized'].includes(built.phase)) await requireWhole(context, source, target, built)
+        return built
+      })
       if (entry.phase === 'switched') {
         await endReplication(source, entry)
         entry = await advance(target, entry, 'finalized')
@@ -57,7 +65,11 @@ async function rebuild(target: Database, entry: Entry): Promise<Entry> {
   const switched = entry.phase === 'switched'
   const kinds: readonly DeferredKind[] = switched ? ['index', 'unique', 'check', 'foreign-key'] : ['index']
   const built: string[] = []
-  for (const kind of kinds) built.push(...(await rebuildDeferred(target, entry.id, kind)))
+  for (const kind of kinds)
+    for (const name of await rebuildDeferred(target, entry.id, kind)) {
+      info(`${kind} ${name} is back`)
+      built.push(name)
+    }
   if (built.length) info(`${built.length} indexes and constraints are back on the target`)
   if (!switched) return built.length ? acceptTargetSchema(target, entry) : entry
   const valid = await validateForeignKeys(target, entry.id)
@@ -66,6 +78,47 @@ async function rebuild(target: Database, entry: Entry): Promise<Entry> {
   if (problems.length)
     refuse('the target is not what it was before the load', problems, 'Put these right and run `finalize` again.')
   return entry
+}
+
+/**
+ * Validates whatever is not: IMPORT INTO leaves every foreign key unvalidated, captured or not. Then holds the target's
+ * definitions against the source's.
+ */
+async function requireWhole({ inputs }: Finalize, source: Database, target: Database, { plan }: Entry): Promise<void> {
+  const { sourceSchema, targetSchema, tables } = plan
+  const constraints = await readConstraints(source, sourceSchema)
+  const waiting = (await readConstraints(target, targetSchema)).filter(
+    (each) => !each.validated && tables.includes(each.table),
+  )
+  const broken: string[] = []
+  for (const { table, name, kind } of waiting) {
+    // What the source itself has never validated may not hold there either.
+    if (constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
+    const problem = await validate(target, targetSchema, table, name)
+    if (problem) broken.push(`${table}: the ${kind} constraint ${name} does not hold: ${problem}`)
+    else info(`${kind} ${targetSchema}.${table}.${name} is validated`)
+  }
+  const missing = [
+    ...indexProblems(await readIndexes(source, sourceSchema), await readIndexes(target, targetSchema), tables),
+    ...constraintProblems(constraints, await readConstraints(target, targetSchema), tables),
+  ]
+  const never = missing.filter((each) => / is missing on the target$/.test(each))
+  const required = inputs.structure === 'require' ? missing : missing.filter((each) => !never.includes(each))
+  const problems = [...new Set([...broken, ...required])]
+  if (problems.length)
+    refuse("the target's definitions are not the source's", problems, 'Put these right and run `finalize` again.')
+  for (const each of never.slice(0, 20)) warning(each)
+}
+
+/** The server's message names the constraint and no value; its detail would hold a customer's. */
+async function validate(db: Database, schema: string, table: string, name: string): Promise<string | undefined> {
+  try {
+    await db.query(`ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`)
+    return undefined
+  } catch (error) {
+    if (!sqlState(error)?.startsWith('23')) throw error
+    return messageOf(error)
+  }
 }
 
 /** After the switch nobody reads the slot any more, and the WAL that it keeps would fill the source's disk. */

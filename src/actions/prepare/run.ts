@@ -58,7 +58,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     facts = await gather(inputs, before)
     findings = runChecks(CHECKS, facts, waivers)
   }
-  const plan = planOf(facts, waivers, inputs.defer)
+  const plan = planOf(facts, waivers, inputs)
   publish(context, facts, findings, plan)
   const blocked = blocking(findings)
   if (blocked.length)
@@ -125,7 +125,11 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   return chosen
 }
 
-function planOf({ settings, machine }: Facts, waivers: readonly Waiver[], defer: string): Plan {
+function planOf(
+  { settings, machine }: Facts,
+  waivers: readonly Waiver[],
+  { defer, finalVerify }: Prepare['inputs'],
+): Plan {
   const { schema, targetSchema, slot, publication } = settings
   const tools = Object.entries(machine.tools).flatMap(([name, found]) => (found ? [[name, found.sha256]] : []))
   const plan = {
@@ -136,6 +140,7 @@ function planOf({ settings, machine }: Facts, waivers: readonly Waiver[], defer:
     publication,
     waivers: waivers.map(waiverText),
     defer,
+    finalVerify,
     tools: Object.fromEntries(tools) as Record<string, string>,
   }
   return { ...plan, hash: planHash(plan) }

@@ -95,7 +95,7 @@ async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'decli
   if (dropped) await withDatabase(inputs.source, 'source', (source) => dropSlot(source, entry.plan.slot))
   throw new VerdictError(
     dropped
-      ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says, and the load must be repeated for another try`
+      ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says. For another try take away what is left with \`abort\`, and start again with \`phase: prepare\``
       : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept, and nobody reads it now: its WAL piles up on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
   )
 }
@@ -228,9 +228,16 @@ async function untilHandover(
       askGithubAt = now + ASK_GITHUB_EVERY
       const { token, gateJob: job, environment, maxApprovalWait: maxWait } = inputs
       const seen = await lookAtApproval({ token, job, environment, maxWait })
-      if (seen) info(`the job \`${job}\` is ${seen}; the stream ends`)
-      if (seen === 'declined' || seen === 'expired') await link.use((db) => setGate(db, entry.id, seen))
-      if (seen) return seen
+      if (seen && seen !== 'running') {
+        info(`the job \`${job}\` is ${seen}; the stream ends`)
+        if (seen === 'declined' || seen === 'expired') await link.use((db) => setGate(db, entry.id, seen))
+        return seen
+      }
+    }
+    if (now >= end && inputs.lastLeg) {
+      info('the last leg is over, and nobody has asked for the slot: the approval has expired')
+      await link.use((db) => setGate(db, entry.id, 'expired'))
+      return 'expired'
     }
     if (now >= end) {
       info(`this leg is over after ${seconds(inputs.legLimit)}; the next one goes on from the slot`)

@@ -1,5 +1,5 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
-import { argumentList, choice, duration, secretText, size, text } from '../../runtime/types.ts'
+import { argumentList, boolean, choice, duration, secretText, size, text } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 /** How every action that runs the replicator is told to do so. */
@@ -55,6 +55,11 @@ export const spec = defineAction({
       duration,
       '5h',
       'With `handover`: how long this run streams at most; a job has an end. The slot stays for the next one.',
+    ),
+    'last-leg': defaulted(
+      boolean,
+      'false',
+      'With `handover`: no leg comes after this one. When it is over, the approval counts as expired.',
     ),
     token: optional(
       secretText,

@@ -22,8 +22,8 @@ export const spec = defineAction({
       '`drained`: no difference is accepted. `streaming`: rows are moving, and those that differ are looked at again after a later heartbeat has arrived, which tells lag, loss and rows that are still changing apart; a stream must be running.',
     ),
     'recheck-limit': defaulted(
-      integer(0, 1_000),
-      '1000',
+      integer(0, 10_000),
+      '10000',
       'With `streaming`: rows of one table that are looked at again.',
     ),
     'recheck-timeout': defaulted(duration, '30s', 'With `streaming`: how long the heartbeat may take to the target.'),
