@@ -34,6 +34,11 @@ try {
     atOnce: 4,
     signal: new AbortController().signal,
   }
+  const { rows: bySize } = await source.query(
+    'SELECT oid::int, pg_relation_size(oid)::float8 AS size FROM pg_class WHERE oid = ANY ($1)',
+    [tables.map(({ oid }) => oid)],
+  )
+  const sizes = new Map<number, number>(bySize.map(({ oid, size }) => [oid, size]))
   const names = tables.map(({ name }) => `public.${pg.escapeIdentifier(name)}`).join(', ')
   const jobs = (masked: boolean): CopyJob[] =>
     plan.tables.map((planned) => ({
@@ -43,7 +48,7 @@ try {
       select: masked
         ? maskedSelect(planned)
         : `SELECT ${planned.columns.map(pg.escapeIdentifier).join(', ')} FROM public.${pg.escapeIdentifier(planned.table.name)}`,
-      size: planned.table.oid,
+      size: sizes.get(planned.table.oid) ?? 0,
     }))
   const measure = async (masked: boolean) => {
     await target.query(`TRUNCATE ${names}`)

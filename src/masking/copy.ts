@@ -71,16 +71,29 @@ export async function copyTables(
   return done
 }
 
-async function openPair({ from, to, snapshot, parameters }: CopyEnds): Promise<[Database, Database]> {
+/** A reader in the shared snapshot, with the keys set, and a writer; neither has bound values logged. */
+export async function openPair({
+  from,
+  to,
+  snapshot,
+  parameters,
+}: Omit<CopyEnds, 'atOnce'>): Promise<[Database, Database]> {
   const source = await openSession(from, 'source')
   try {
+    // First: a role that may not turn logging off gets an error, which would end a transaction.
+    await silence(source, 'source')
     await source.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
     await source.query(`SET TRANSACTION SNAPSHOT '${snapshot}'`)
-    await silence(source, 'source')
     await setParameters(source, parameters)
     const target = await openSession(to, 'target')
-    await target.query('SET synchronous_commit = off')
-    return [source, target]
+    try {
+      await silence(target, 'target')
+      await target.query('SET synchronous_commit = off')
+      return [source, target]
+    } catch (error) {
+      await target.end().catch(() => {})
+      throw error
+    }
   } catch (error) {
     await source.end().catch(() => {})
     throw error
@@ -110,7 +123,7 @@ export function discreet(error: unknown): string {
 }
 
 /** Closes a connection that may be in the midst of a COPY, for which `end` would wait. */
-async function hangUp(db: Database): Promise<void> {
+export async function hangUp(db: Database): Promise<void> {
   const raw = (db as unknown as { connection: { stream: { destroy(): void } } }).connection
   const timer = setTimeout(() => raw.stream.destroy(), 500)
   await db.end().catch(() => {})

@@ -15,8 +15,8 @@ import { jitterMs, type LeafRule, type UseRule } from './rules.ts'
 export class Hashes {
   /** Domain → position; the session parameters are `molt_actions.k<position>` and `molt_actions.s<position>`. */
   readonly domains: Map<string, number>
-  /** Values that are taken out of documents before anything is computed of them, by name. */
-  readonly values = new Map<string, string>()
+  /** Values that are taken out of documents before anything is computed of them; later levels are made of earlier ones. */
+  readonly values: Map<string, string>[] = []
   /** Expression → its name in the inner SELECT. */
   readonly computed = new Map<string, string>()
   /** Query → its name in the WITH list, for what is computed once a table. */
@@ -30,12 +30,16 @@ export class Hashes {
 
   /** 32 bytes that nobody without the key can tell from the value. */
   strong(domain: string, value: string): string {
-    const key = `(SELECT decode(current_setting('molt_actions.k${this.#position(domain)}'), 'hex'))`
     // textsend: the bytes in the session's encoding, which is UTF-8; convert_to looks its name up for every value.
-    return this.#once(`sha256(${key} || textsend(${value}))`)
+    return this.strongBytes(domain, `textsend(${value})`)
   }
 
-  /** A bigint, 0 or more. */
+  strongBytes(domain: string, bytes: string): string {
+    const key = `(SELECT decode(current_setting('molt_actions.k${this.#position(domain)}'), 'hex'))`
+    return this.#once(`sha256(${key} || ${bytes})`)
+  }
+
+  /** A bigint of either sign. */
   light(domain: string, value: string): string {
     return this.#once(this.lightInline(domain, value))
   }
@@ -45,7 +49,12 @@ export class Hashes {
     const own = KEY_HASHES[type.replace(/\(.*\)$/, '')]
     if (!own) return this.light(domain, `${columnOf(name)}::text`)
     const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
-    return this.#once(`(${own}(${columnOf(name)}, ${seed}) & 9223372036854775807)`)
+    return this.#once(`${own}(${columnOf(name)}, ${seed})`)
+  }
+
+  lightNumber(domain: string, value: string): string {
+    const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
+    return this.#once(`hash_numeric_extended(${value}, ${seed})`)
   }
 
   /** The same for a row, by its key. */
@@ -58,24 +67,44 @@ export class Hashes {
   /** The same where no computed column is in reach, as in a WHERE. */
   lightInline(domain: string, value: string): string {
     const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
-    return `(hashtextextended(${value}, ${seed}) & 9223372036854775807)`
+    return `hashtextextended(${value}, ${seed})`
   }
 
-  /** A value that costs something to get at, taken once a row. */
+  /** A value that costs something to get at, taken once a row; it may be made of other such values. */
   value(expression: string): string {
-    const name = this.values.get(expression) ?? `molt ${this.#prefix}v${this.values.size}`
-    this.values.set(expression, name)
+    const level =
+      1 + this.values.findLastIndex((each) => [...each.values()].some((name) => expression.includes(`t."${name}"`)))
+    const values = this.values[level] ?? new Map<string, string>()
+    this.values[level] = values
+    const name = values.get(expression) ?? `molt ${this.#prefix}v${level} ${values.size}`
+    values.set(expression, name)
     return `t."${name}"`
   }
 
-  /** A FROM item `t`: the rows of another one, with all values and hashes computed once. OFFSET 0 keeps it so. */
-  over(from: string): string {
-    let rows = from
-    for (const level of [this.values, this.computed]) {
-      const list = [...level].map(([expression, name]) => `${expression} AS "${name}"`)
-      if (list.length) rows = `(SELECT t.*, ${list.join(', ')} FROM ${rows} OFFSET 0) AS t`
+  /**
+   * `SELECT list FROM from AS t`, with what the list asks for more than once computed once; OFFSET 0 keeps it so. What
+   * it asks for once stands in the list itself: another level of rows costs more than most hashes.
+   */
+  select(list: string, from: string): string {
+    const levels = [...this.values, this.computed].map((level) =>
+      [...level].map(([expression, name]) => ({ expression, name })),
+    )
+    const all = levels.flat().reverse()
+    let asked = list
+    for (const each of all) {
+      const column = `t."${each.name}"`
+      const users = [asked, ...all.filter((user) => user !== each).map(({ expression }) => expression)]
+      if (users.reduce((sum, user) => sum + user.split(column).length - 1, 0) !== 1) continue
+      asked = asked.replace(column, () => each.expression)
+      for (const user of all) user.expression = user.expression.replace(column, () => each.expression)
+      each.name = ''
     }
-    return rows
+    let rows = from
+    for (const level of levels) {
+      const columns = level.filter(({ name }) => name).map(({ expression, name }) => `${expression} AS "${name}"`)
+      if (columns.length) rows = `(SELECT t.*, ${columns.join(', ')} FROM ${rows} OFFSET 0) AS t`
+    }
+    return `SELECT ${asked} FROM ${rows}`
   }
 
   /** A query that is run once, whoever asks. */
@@ -83,6 +112,11 @@ export class Hashes {
     const name = this.tables.get(query) ?? `molt ${this.#prefix}t${this.tables.size}`
     this.tables.set(query, name)
     return `"${name}"`
+  }
+
+  /** For the elements of a list, with names of their own. */
+  inner(): Hashes {
+    return new Hashes(this.domains, `${this.#prefix}e`)
   }
 
   #position(domain: string): number {
@@ -98,12 +132,14 @@ export class Hashes {
   }
 }
 
-/** Equal integers hash alike whatever their width, so a bigint meets the integer that it refers to. */
+/** Equal integers, and equal floats, hash alike whatever their width: a bigint meets the integer that it refers to. */
 const KEY_HASHES: Record<string, string> = {
   smallint: 'hashint2extended',
   integer: 'hashint4extended',
   bigint: 'hashint8extended',
   numeric: 'hash_numeric_extended',
+  real: 'hashfloat4extended',
+  'double precision': 'hashfloat8extended',
   uuid: 'uuid_hash_extended',
 }
 
@@ -130,7 +166,7 @@ export function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
   }
 }
 
-const EMAIL_HOSTS = ['example.com', 'example.net', 'example.org']
+const EMAIL_HOST = '@example.com'
 const EMAIL_LENGTH = 29
 
 /** Rules by the families of types that they work on. */
@@ -166,6 +202,8 @@ export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
     return `\`uuid\` needs 36 characters, and ${column.type} has ${column.maxLength}`
   if (rule.use === 'hash' && column.type === 'smallint') return '`hash` needs integer or bigint'
   if (rule.use === 'number' && !rule.noise && !rule.absolute) return '`number` needs `noise` or `absolute`'
+  if (rule.use === 'sql' && /current_setting|pg_settings|molt_actions/i.test(rule.expression))
+    return 'the expression reads settings, and the masking key is one of them'
   if (column.unique && !keepsUnique(rule, column))
     return `the column is part of a unique index, and \`${rule.use}\`${'fold' in rule && rule.fold ? ' with `fold`' : ''} on ${column.type} does not keep different values different`
   return undefined
@@ -192,8 +230,7 @@ export function maskColumn(rule: UseRule, place: Place): string {
   if (rule.use === 'sql') return `(${rule.expression})::${column.type}`
   if (rule.use === 'date') return shift(rule.by, rule.days, place)
   if (rule.use === 'choice') return choose(rule['min-count'] ?? 10, place)
-  if (rule.use === 'json')
-    return maskJson(column.type === 'jsonb' ? value : `${value}::jsonb`, jsonTree(rule.paths), place)
+  if (rule.use === 'json') return maskJson(documentOf(column, place), jsonTree(rule.paths), place)
   if (column.array) return elements(rule, value, place)
   // No cast to the column's own type: COPY sends text, and the other side has the same limit.
   if (column.family === 'text')
@@ -202,22 +239,26 @@ export function maskColumn(rule: UseRule, place: Place): string {
   return maskTyped(rule, value, place)
 }
 
+function documentOf({ name, type }: MaskColumn, { hashes }: Place): string {
+  return type === 'jsonb' ? columnOf(name) : hashes.value(`${columnOf(name)}::jsonb`)
+}
+
 function maskTyped(rule: UseRule, value: string, { column, domain, hashes }: Place): string {
+  if (column.family === 'bytea') return hashes.strongBytes(domain, value)
   const hash = hashes.strong(domain, `${value}::text`)
   if (rule.use === 'uuid') return `CASE WHEN ${value} IS NOT NULL THEN ${uuid(hash)} END`
-  if (column.family === 'bytea') return hash
   return column.type === 'integer' ? `(${big(hash)} & 2147483647)::integer` : big(hash)
 }
 
 function elements(rule: UseRule, value: string, place: Place): string {
-  const inner = new Hashes(place.hashes.domains, 'e')
+  const inner = place.hashes.inner()
   const masked = maskText(rule, 't.e', place.column, { ...place, hashes: inner })
-  return `CASE WHEN cardinality(${value}) > 0 THEN ARRAY(SELECT ${masked} FROM ${eachOf(`unnest(${value})::text`, inner)})::${place.column.type} ELSE ${value} END`
+  return `CASE WHEN cardinality(${value}) > 0 THEN ARRAY(${eachOf(masked, `unnest(${value})::text`, inner)})::${place.column.type} ELSE ${value} END`
 }
 
-/** The elements as `t.e`, in their order, with what is computed once an element. A FROM clause would store them first. */
-function eachOf(elements: string, hashes: Hashes): string {
-  return hashes.over(`(SELECT ${elements} AS e OFFSET 0) AS t`)
+/** Something of each element `t.e`, in their order. Elements in a FROM clause would be stored first. */
+function eachOf(what: string, elements: string, hashes: Hashes): string {
+  return hashes.select(what, `(SELECT ${elements} AS e OFFSET 0) AS t`)
 }
 
 /** Rules that make text from text. An empty text stays empty: it says that there is nothing. */
@@ -233,7 +274,8 @@ function maskText(
   const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
   const limit = column.maxLength
   const cut = (text: string, length: number | null = limit) => (length === null ? text : `left(${text}, ${length})`)
-  const unlessEmpty = (text: string) => `coalesce(${text}, ${folded})`
+  // Should anything else ever make it NULL, an empty text stands there and not the original.
+  const unlessEmpty = (text: string) => `coalesce(${text}, left(${folded}, 0))`
   switch (rule.use) {
     case 'hash': {
       const length = Math.min(rule.length ?? 32, Math.max(0, (limit ?? 96) - (rule.prefix ?? '').length))
@@ -268,7 +310,7 @@ function maskText(
 
 /** A bigint of 63 bits, of a hash that is one-way already. */
 function big(hash: string): string {
-  return `(hashtextextended(encode(substring(${hash} FROM 1 FOR 12), 'hex'), 0) & 9223372036854775807)`
+  return `(hashtextextended(encode(substring(${hash} FROM 1 FOR 8), 'hex'), 0) & 9223372036854775807)`
 }
 
 /** Up to 15 of the 15 decimal digits that a hash gives; `left` and `lpad` would count characters. */
@@ -283,13 +325,17 @@ function hex(hash: string, length: number): string {
 }
 
 function pick(hash: string, byte: number, items: readonly string[]): string {
-  return `(ARRAY[${items.map(literal).join(',')}])[1 + get_byte(${hash}, ${byte}) % ${items.length}]`
+  return `${list(items)}[1 + get_byte(${hash}, ${byte}) % ${items.length}]`
 }
 
-/** 64 bits in the local part, at hosts that RFC 2606 reserves: nothing sent there arrives. */
+function list(items: readonly string[]): string {
+  return `(ARRAY[${items.map(literal).join(',')}])`
+}
+
+/** 64 bits in the local part, at a host that RFC 2606 reserves: nothing sent there arrives. */
 function email(hash: string, limit: number | null): string {
   const length = limit === null ? 16 : Math.max(1, Math.min(16, limit - EMAIL_LENGTH + 16))
-  const text = `'u' || ${hex(hash, length)} || '@' || ${pick(hash, 9, EMAIL_HOSTS)}`
+  const text = `'u' || ${hex(hash, length)} || '${EMAIL_HOST}'`
   return limit === null || limit >= EMAIL_LENGTH ? text : `left(${text}, ${limit})`
 }
 
@@ -302,21 +348,31 @@ const LAST_2 = syllables('be da fe ga ho la ma ne', 'ck hl ld rt lm nd rk ss')
 
 /** Made of syllables, so that no name in it is taken from anybody: 262,144 full names, each word one of an array. */
 function personName(hash: string, part: 'full' | 'first' | 'last'): string {
-  const first = pick(hash, 0, FIRST)
   const last = `${pick(hash, 1, LAST_1)} || ${pick(hash, 2, LAST_2)}`
-  if (part === 'first') return first
-  return part === 'last' ? last : `${first} || ' ' || ${last}`
+  if (part === 'first') return pick(hash, 0, FIRST)
+  return part === 'last'
+    ? last
+    : `${pick(
+        hash,
+        0,
+        FIRST.map((name) => `${name} `),
+      )} || ${last}`
 }
 
 function streetLine(hash: string): string {
-  return `(get_byte(${hash}, 5) + 1)::text || ' ' || ${pick(hash, 1, LAST_1)} || ${pick(hash, 2, LAST_2)} || ' Street'`
+  const street = LAST_2.map((end) => `${end} Street`)
+  return `(get_byte(${hash}, 5) + 1)::text || ${pick(
+    hash,
+    1,
+    LAST_1.map((start) => ` ${start}`),
+  )} || ${pick(hash, 2, street)}`
 }
 
 /** From the cheap hash: how often a place occurs tells more of it than the name it is given. */
 function locality(hash: string, part: 'city' | 'postcode', value: string): string {
-  if (part === 'postcode') return `substr((1000000000 + ${hash} % 1000000000)::text, 2, greatest(3, length(${value})))`
-  const word = (shift: number, items: readonly string[]) =>
-    `(ARRAY[${items.map(literal).join(',')}])[1 + (${hash} >> ${shift} & 63)::int]`
+  if (part === 'postcode')
+    return `substr((1000000000 + abs(${hash} % 1000000000))::text, 2, greatest(3, length(${value})))`
+  const word = (shift: number, items: readonly string[]) => `${list(items)}[1 + (${hash} >> ${shift} & 63)::int]`
   return `${word(6, LAST_1)} || ${word(12, LAST_2)}`
 }
 
@@ -351,12 +407,13 @@ const LOREM =
 
 /** Longer texts are put together from copies of the filler; shorter ones are cut from its bytes, which is faster. */
 const SHORT = 512
-const FILLER = `'\\x${Buffer.from(LOREM.repeat(3).slice(0, LOREM.length + SHORT)).toString('hex')}'::bytea`
+const FILLER = `'\\x${Buffer.from(LOREM.repeat(3).slice(0, 2 * SHORT)).toString('hex')}'::bytea`
 
 function filler(hash: string, value: string): string {
-  const [offset, length] = [`1 + (${hash} % ${LOREM.length})::int`, `length(${value})`]
-  const long = `substr(repeat(${literal(LOREM)}, 2 + ${length} / ${LOREM.length}), ${offset}, ${length})`
-  return `CASE WHEN ${length} <= ${SHORT} THEN encode(substring(${FILLER}, ${offset}, ${length}), 'escape') ELSE ${long} END`
+  const [offset, length] = [`1 + (${hash} & ${SHORT - 1})::int`, `length(${value})`]
+  const long = `substr(repeat(${literal(LOREM)}, 3 + ${length} / ${LOREM.length}), ${offset}, ${length})`
+  // By octets, which need no counting: a text of so many has no more characters.
+  return `CASE WHEN octet_length(${value}) <= ${SHORT} THEN encode(substring(${FILLER}, ${offset}, ${length}), 'escape') ELSE ${long} END`
 }
 
 type NumberRule = Extract<UseRule, { use: 'number' }>
@@ -366,7 +423,7 @@ function noise(rule: NumberRule, value: string, column: MaskColumn, hash: string
   const type = column.family === 'float' ? 'double precision' : 'numeric'
   // Whole millionths: they multiply exactly, and faster than a division would.
   const span = Math.max(1, Math.round((rule.noise ?? 1) * 1_000_000))
-  const millionths = `(${hash} % ${2 * span + 1} - ${span}`
+  const millionths = `(${hash} % ${span + 1}`
   const moved = rule.absolute
     ? `${value}::${type} + ${millionths})::${type} * ${(rule.absolute / 1_000_000).toFixed(12)}::${type}`
     : `${value}::${type} * ${millionths} + 1000000)::${type} * 0.000001::${type}`
@@ -395,12 +452,14 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
     throw new UserError(`${table.name}.${column.name}: \`by\` names ${by}, which is no column of ${table.name}`)
   const entity = table.columns.find(({ name }) => name === by) as MaskColumn
   const hash = hashes.lightColumn(`${domainOf(by)} date`, entity)
-  // -days … -1 and 1 … days: what is 0 or more is moved on by one.
-  const amount = `(CASE WHEN ${hash} % ${2 * days} < ${days} THEN ${hash} % ${2 * days} - ${days} ELSE ${hash} % ${2 * days} - ${days - 1} END)::int`
+  // -days … -1 and 1 … days: never by nothing.
+  const amountOf = (from: string) => `(${from} % ${days} + CASE WHEN ${from} < 0 THEN -1 ELSE 1 END)::int`
   const nullable = table.columns.some(({ name, notNull }) => name === by && !notNull)
   // A row without its entity has nothing to move together with; by its own value it still moves.
   const own = () => hashes.light(`${domainOf(by)} date`, `${columnOf(column.name)}::text`)
-  const moved = nullable ? `coalesce(${amount}, 1 + (${own()} % ${days})::int)` : amount
+  const moved = nullable
+    ? `CASE WHEN ${hash} IS NULL THEN ${amountOf(own())} ELSE ${amountOf(hash)} END`
+    : amountOf(hash)
   if (column.family === 'date') return `${columnOf(column.name)} + ${moved}`
   return `(${columnOf(column.name)} + make_interval(days => ${moved}))::${column.type}`
 }
@@ -411,7 +470,7 @@ export function jitter(text: string, { table, column, hashes }: Omit<Place, 'dom
   const value = columnOf(column.name)
   const domain = `${table.name} jitter`
   const hash = table.key.length ? hashes.lightRow(domain, table) : hashes.light(domain, `${value}::text`)
-  return `(${value} + (${hash} % ${2 * ms + 1} - ${ms}) * interval '1 millisecond')::${column.type}`
+  return `(${value} + ${hash} % ${ms + 1} * interval '1 millisecond')::${column.type}`
 }
 
 /** A row's key as text. */
@@ -431,7 +490,7 @@ function choose(minCount: number, { table, column, domain, hashes }: Place): str
     `SELECT array_agg(v ORDER BY n DESC, o) AS v, array_agg(s ORDER BY s) AS s FROM (SELECT v, n, v::text COLLATE "C" AS o,
        (sum(n) OVER (ORDER BY n DESC, v::text COLLATE "C") / sum(n) OVER ())::float8 AS s FROM (${counted}) c) w`,
   )
-  const unit = `((${hash} % 9007199254740992) / 9007199254740992.0)::float8`
+  const unit = `(${hash} & 9007199254740991)::float8 / 9007199254740992::float8`
   return `CASE WHEN ${value} IS NOT NULL THEN (SELECT v FROM ${weighed})[1 + width_bucket(${unit}, (SELECT s FROM ${weighed}))] END`
 }
 
@@ -477,16 +536,23 @@ function requireClear(node: JsonNode, path: string): void {
  */
 function maskJson(value: string, node: JsonNode, place: Place): string {
   if (node.rule) return maskLeaf(node.rule, value, place)
+  if (value.startsWith('(')) return maskJson(place.hashes.value(value), node, place)
   if (node.each) {
-    const inner = new Hashes(place.hashes.domains, 'e')
+    const inner = place.hashes.inner()
     const masked = maskJson('t.e', node.each, { ...place, hashes: inner })
-    const elements = `SELECT string_agg(${masked}, ',') FROM ${eachOf(`jsonb_array_elements(${value})`, inner)}`
-    return `CASE WHEN ${value} = '[]' THEN '[]' WHEN jsonb_typeof(${value}) = 'array' THEN '[' || (${elements}) || ']' ELSE ${ifThere(value)} END`
+    const elements = eachOf(`string_agg(${masked}, ',')`, `jsonb_array_elements(${value})`, inner)
+    const count = place.hashes.value(`CASE WHEN jsonb_typeof(${value}) = 'array' THEN jsonb_array_length(${value}) END`)
+    // Most lists in documents are short, and a single element needs no subquery.
+    const first = maskJson(`(${value} -> 0)`, node.each, place)
+    return `CASE WHEN ${count} = 0 THEN '[]' WHEN ${count} = 1 THEN '[' || ${first} || ']' WHEN ${count} > 1 THEN '[' || (${elements}) || ']' ELSE ${ifThere(value)} END`
   }
   const members = [...(node.members as Map<string, JsonNode>)].map(([name, child]) => {
-    const label = literal(`${JSON.stringify(name)}:`)
+    const label = `${JSON.stringify(name)}:`
+    const member = `(${value} -> ${literal(name)})`
     // NULL when the member is missing, and left out then by concat_ws.
-    return `${label} || ${maskJson(`(${value} -> ${literal(name)})`, child, place)}`
+    return child.rule
+      ? maskLeaf(child.rule, member, place, label)
+      : `${literal(label)} || ${maskJson(member, child, place)}`
   })
   const groups: string[] = []
   // 90 at a time: a function takes 100 arguments.
@@ -498,30 +564,34 @@ function maskJson(value: string, node: JsonNode, place: Place): string {
 }
 
 /** JSON's null where something stands, NULL where nothing does. */
-function ifThere(value: string): string {
-  return `CASE WHEN ${value} IS NOT NULL THEN 'null' END`
+function ifThere(value: string, label = ''): string {
+  return `CASE WHEN ${value} IS NOT NULL THEN ${literal(`${label}null`)} END`
 }
 
 /** Rules that write nothing that JSON would have to escape. */
 const BARE = new Set<string>(['email', 'name', 'phone', 'address', 'text', 'uuid', 'card'])
 
-/** A member's masked value as JSON text; NULL when there is no such member. A text rule leaves a string there. */
-function maskLeaf(rule: LeafRule, value: string, place: Place): string {
-  if ('keep' in rule) return `${value}::text`
+/** A member's masked value as JSON text after its label; NULL when there is no such member. A text rule leaves a string there. */
+function maskLeaf(rule: LeafRule, value: string, place: Place, label = ''): string {
+  const labelled = (text: string) => (label ? `${literal(label)} || ${text}` : text)
+  if ('keep' in rule) return labelled(`${value}::text`)
   const member = /^\((.*) -> ('(?:[^']|'')*')\)$/s.exec(value)
-  if (rule.use === 'null') return ifThere(value)
-  if (rule.use === 'constant') return `CASE WHEN ${value} IS NOT NULL THEN ${literal(JSON.stringify(rule.value))} END`
-  const text = place.hashes.value(member ? `(${member[1]} ->> ${member[2]})` : `(${value} #>> '{}')`)
+  if (rule.use === 'null') return ifThere(value, label)
+  if (rule.use === 'constant')
+    return `CASE WHEN ${value} IS NOT NULL THEN ${literal(label + JSON.stringify(rule.value))} END`
   if (rule.use === 'number') {
     const column: MaskColumn = { ...place.column, type: 'numeric', family: 'numeric' }
-    const number = `(CASE jsonb_typeof(${value}) WHEN 'number' THEN ${text} END)::numeric`
-    return `coalesce(${noise(rule, number, column, place.hashes.light(place.domain, text))}::text, ${ifThere(value)})`
+    const there = member ? place.hashes.value(value) : value
+    const number = place.hashes.value(`CASE WHEN jsonb_typeof(${there}) = 'number' THEN ${there}::numeric END`)
+    const moved = noise(rule, number, column, place.hashes.lightNumber(place.domain, number))
+    return `coalesce(${labelled(`${moved}::text`)}, ${ifThere(there, label)})`
   }
+  const text = place.hashes.value(member ? `(${member[1]} ->> ${member[2]})` : `(${value} #>> '{}')`)
   const domain = ('domain' in rule && rule.domain) || place.domain
   const masked = maskText(rule, text, { maxLength: null }, { ...place, domain })
   const bare = BARE.has(rule.use) || (rule.use === 'hash' && !rule.prefix)
-  const quoted = bare ? `'"' || ${masked} || '"'` : `to_json((${masked})::text)::text`
-  return `coalesce(${quoted}, ${ifThere(value)})`
+  const quoted = bare ? `${literal(`${label}"`)} || ${masked} || '"'` : labelled(`to_json((${masked})::text)::text`)
+  return `coalesce(${quoted}, ${ifThere(value, label)})`
 }
 
 /** True for a document in which something stands that no path lists. */

@@ -165,6 +165,7 @@ class Planner {
   #planTable(table: MaskTable): PlannedTable {
     const hashes = new Hashes(this.plan.domains)
     const decisions = table.columns.map((column) => this.#decide(table, column, hashes))
+    for (const decision of decisions) this.#checkChange(table, decision, decisions)
     const columns = decisions.filter(({ what }) => what !== 'generated').map(({ column }) => column.name)
     return { table, decisions, columns, hashes }
   }
@@ -255,6 +256,42 @@ class Planner {
     })
   }
 
+  /** What the set of values cannot show afterwards: a value within a longer one, and numbers that hardly move. */
+  #checkChange(table: MaskTable, { column, use }: Decision, decisions: readonly Decision[]): void {
+    const id = `${table.name}.${column.name}`
+    const rule = this.#rules.tables[table.name]?.[column.name]
+    if (this.#rules.proof?.['allow-survivors']?.[id] || !rule || !('use' in rule) || rule.use !== use) return
+    const value = columnOf(column.name)
+    const fresh = new Hashes(this.plan.domains)
+    const domainOf = (name: string) => this.#domain(table.name, name)
+    const place = { table, column, domain: domainOf(column.name), domainOf, hashes: fresh }
+    if (rule.use === 'sql') {
+      const texts = decisions.filter(
+        (each) => each.what === 'masked' && each.column.family === 'text' && !each.column.array,
+      )
+      const within = texts.map(({ column: { name } }) => {
+        const original = `lower(${columnOf(name)}::text COLLATE "C")`
+        return `length(${original}) >= 4 AND strpos(lower(s.made COLLATE "C"), ${original}) > 0`
+      })
+      if (!within.length) return
+      this.plan.checks.push({
+        sql: `SELECT count(*) FROM ${fromItem(table)} AS t, LATERAL (SELECT (${rule.expression})::text OFFSET 0) s(made) WHERE ${within.join(' OR ')}`,
+        problem: (count) => `${id}: in ${count} rows the expression gives away an original text of the row`,
+      })
+    }
+    if (rule.use === 'number') {
+      const moved = rule.absolute ? `${value} IS NOT NULL` : `${value} <> 0`
+      const same = fresh
+        .select(`${maskColumn(rule, place)} = ${value} AS same`, `${fromItem(table)} AS t`)
+        .replace(/$/, ` WHERE ${moved}`)
+      this.plan.checks.push({
+        sql: `SELECT CASE WHEN count(*) FILTER (WHERE same) * 2 > count(*) THEN count(*) FILTER (WHERE same) ELSE 0 END AS count FROM (${same}) s`,
+        problem: (count) =>
+          `${id}: ${count} numbers, more than half of them, stay as they are; give it more noise, or keep it and say why`,
+      })
+    }
+  }
+
   #inheritProblem(found: Resolved & { rule: UseRule }, table: MaskTable, column: MaskColumn): string | undefined {
     const parent = found.column
     if (parent === column) return undefined
@@ -276,13 +313,13 @@ class Planner {
         `${table.name}.${by} says what ${column.name} refers to; keep it, with the reason that it names tables`,
       )
     const cases: string[] = []
-    let masked = false
+    const masked: { is: string; strict: boolean }[] = []
     for (const edge of edges) {
       const target = this.#find(`${edge.to}.${edge.toColumns[0]}`)
       const found = target && this.#resolve(target.table, target.column, new Set())
       if (!found || 'jitter' in found) continue
       const one = 'keep' in found ? plain : this.#masked(table, column, found, hashes, plain)
-      masked ||= one.what === 'masked'
+      if (one.what === 'masked') masked.push({ is: literal(edge.when?.is as string), strict: one.strict })
       cases.push(`WHEN ${columnOf(by)}::text = ${literal(edge.when?.is as string)} THEN ${one.expression}`)
     }
     const listed = edges.map((edge) => literal(edge.when?.is as string)).join(', ')
@@ -292,9 +329,11 @@ class Planner {
         `${table.name}.${column.name}: ${count} rows have a ${by} that no reference lists; list each under \`references\` with \`when\``,
     })
     const why = `refers to ${edges.map((edge) => edge.to).join(', ')} by ${by}`
-    if (!masked) return { ...plain, why }
-    const values = [`SELECT ${columnOf(column.name)}::text`]
-    return { ...plain, what: 'masked', use: 'hash', why, expression: `CASE ${cases.join(' ')} END`, values }
+    if (!masked.length) return { ...plain, why }
+    const labels = masked.map(({ is }) => is).join(', ')
+    const values = [`SELECT CASE WHEN ${columnOf(by)}::text IN (${labels}) THEN ${columnOf(column.name)}::text END`]
+    const strict = masked.every((each) => each.strict)
+    return { ...plain, what: 'masked', use: 'hash', why, expression: `CASE ${cases.join(' ')} END`, values, strict }
   }
 
   /** The rule that holds for a column: its own, its parent's, or that of a safe class. */
@@ -402,7 +441,7 @@ export function maskedSelect(planned: PlannedTable, where?: string): string {
   const rows = where ? `(SELECT * FROM ${fromItem(table)} AS t WHERE ${where}) AS t` : `${fromItem(table)} AS t`
   const once = [...hashes.tables].map(([query, name]) => `"${name}" AS MATERIALIZED (${query})`)
   const head = once.length ? `WITH ${once.join(', ')} ` : ''
-  return `${head}SELECT ${list} FROM ${hashes.over(rows)}`
+  return head + hashes.select(list, rows)
 }
 
 /** The rules to paste for columns that have none, as YAML. */

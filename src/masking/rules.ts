@@ -100,7 +100,7 @@ const schema = z.strictObject({
         .strictObject({
           jitter: z
             .string()
-            .regex(/^\d+(m|h|d)$/)
+            .regex(/^[1-9]\d*(m|h|d)$/, 'write 90m, 36h or 3d; more than nothing')
             .describe('The most by which a timestamp is moved: `90m`, `36h`, `3d`.'),
         })
         .optional()

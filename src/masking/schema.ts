@@ -309,7 +309,9 @@ async function tableSql(db: Database, schema: string, table: Relation): Promise<
   const { rows } = await db.query(
     `SELECT a.attname AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS "notNull",
             a.attgenerated AS generated, a.attidentity AS identity, pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS expression,
-            CASE WHEN a.attcollation <> t.typcollation THEN a.attcollation::regcollation::text END AS collation,
+            CASE WHEN a.attcollation <> t.typcollation THEN (SELECT pg_catalog.quote_ident(s.nspname) || '.'
+              || pg_catalog.quote_ident(l.collname) FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace s
+              ON s.oid = l.collnamespace WHERE l.oid = a.attcollation) END AS collation,
             (SELECT 'SEQUENCE NAME ' || p.objid::regclass || ' ' || ${SEQUENCE_OPTIONS}
                FROM pg_catalog.pg_depend p JOIN pg_catalog.pg_sequence s ON s.seqrelid = p.objid
               WHERE p.classid = 'pg_class'::regclass AND p.refobjid = a.attrelid AND p.refobjsubid = a.attnum

@@ -2,11 +2,14 @@ import { createHmac } from 'node:crypto'
 import { connect, type Database, type Side, sqlState } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 
-/** What makes the text of a value the same on every server, and leaves no name to a search path. */
+/**
+ * What makes the text of a value the same on every server, and leaves no name to a search path. Rows that a policy would
+ * hide are an error: without them the copy would not have the shape of the source.
+ */
 const SETTINGS = `
   SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
   SET extra_float_digits = 1; SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; SET statement_timeout = 0;
-  SET idle_in_transaction_session_timeout = 0; SET jit = off; SET client_min_messages = warning`
+  SET row_security = off; SET idle_in_transaction_session_timeout = 0; SET jit = off; SET client_min_messages = warning`
 
 /** A connection for masking: no time limit, and the same text for the same value on both sides. */
 export async function openSession(url: string, side: Side): Promise<Database> {

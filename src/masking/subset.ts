@@ -47,7 +47,7 @@ function ownPredicates(table: MaskTable, own: Subset[string] | undefined, hashes
     if (!table.key.length) plan.problems.push(`subset: ${table.name} has no primary key to take a percentage by`)
     else {
       const hash = hashes.lightInline(`${table.name} subset`, rowText(table))
-      parts.push(`${hash} % 1000000 < ${Math.round(own.percent * 10_000)}`)
+      parts.push(`abs(${hash} % 1000000) < ${Math.round(own.percent * 10_000)}`)
     }
   }
   return parts

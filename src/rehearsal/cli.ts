@@ -1,5 +1,5 @@
 // `npm run rehearse`: a live PostgreSQL database is moved by the committed actions, while an application writes to it.
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -13,8 +13,20 @@ import { readTables } from '../sql/tables.ts'
 import { listDeferred } from '../target/deferral.ts'
 import { toolVersion } from '../tools/versions.ts'
 import { DEFAULT_RATE, type LoadHandle, startGenericLoad, startLoad } from './load.ts'
-import { startPair } from './postgres.ts'
-import { type JobResult, runAction, type StepResult } from './runner.ts'
+import {
+  CANARIES,
+  createGrownShop,
+  createGrownTarget,
+  GROWN_ROWS,
+  maskShop,
+  type Search,
+  searchDatabase,
+  searchFiles,
+  searchTexts,
+  WITNESSES,
+} from './masked-shop.ts'
+import { type EmbeddedServer, startPair, startPostgres } from './postgres.ts'
+import { type JobResult, type LogLine, runAction, type StepResult } from './runner.ts'
 import { Screen } from './screen.ts'
 import { createShop, DEFAULT_ROWS } from './shop.ts'
 
@@ -23,9 +35,12 @@ const HELP = `Rehearses a migration with the committed actions, under live write
   npm run rehearse                       two embedded PostgreSQL servers and a sample shop
   npm run rehearse -- --source URL --target URL --allow-source DBNAME
                                          your own databases: never commits, lifts the fence, cleans up
+  npm run rehearse -- --mask             a third server plays production: a shop of 20 tables with people and planted
+                                         canaries in it, masked by mask into the source; afterwards everything that
+                                         was written anywhere, WAL included, is searched for them
 
 Options
-  --rows N             rows of the sample shop (default ${number(DEFAULT_ROWS)})
+  --rows N             rows of the sample shop (default ${number(DEFAULT_ROWS)}; with --mask ${number(GROWN_ROWS)})
   --rate N             transactions a second (default ${DEFAULT_RATE}; on your own databases none, unless given:
                        updates that set columns to the values they have)
   --keep               leaves the embedded servers, logs and evidence for you to look at
@@ -46,6 +61,7 @@ interface Options {
   source?: string
   target?: string
   binDir?: string
+  mask: boolean
 }
 
 /** What `--json` prints. Times in milliseconds. */
@@ -61,10 +77,27 @@ interface Account {
   tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
   engine: string
   summary: string
+  masking?: Masking
+}
+
+/** What `--mask` adds. */
+interface Masking {
+  rows: number
+  tables: number
+  maskedColumns: number
+  /** Of the copy alone, and of all that `mask` did with its proof. */
+  copyMs: number
+  tookMs: number
+  /** How many texts were looked for, and where; `found` has their numbers, which are not to be there. */
+  needles: number
+  searches: Search[]
+  evidence: string
 }
 
 const REPO = resolve(import.meta.dirname, '../..')
 const PLACES = ['setup', 'prepare', 'fetch', 'catch-up', 'cutover', 'cleanup']
+/** With `--mask`: production and mask come before these, the search after. */
+const STEPS = PLACES.length + 3
 
 function readOptions(argv: string[]): Options | undefined {
   const { values } = parseArgs({
@@ -77,6 +110,7 @@ function readOptions(argv: string[]): Options | undefined {
       target: { type: 'string' },
       'allow-source': { type: 'string' },
       'bin-dir': { type: 'string' },
+      mask: { type: 'boolean', default: false },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -92,8 +126,11 @@ function readOptions(argv: string[]): Options | undefined {
   else if (values['allow-source'] !== undefined) throw new InputError('--allow-source is for --source and --target')
   if (source && values.rows !== undefined)
     throw new InputError('--rows is for the sample shop; nothing is seeded in your own databases')
+  if (source && values.mask) throw new InputError('--mask is for the sample shop; mask your own by the action `mask`')
+  const { mask } = values
   return {
-    rows: wholeNumber('rows', values.rows, 1000) ?? DEFAULT_ROWS,
+    rows: wholeNumber('rows', values.rows, mask ? 3000 : 1000) ?? (mask ? GROWN_ROWS : DEFAULT_ROWS),
+    mask,
     rate: wholeNumber('rate', values.rate, 0) ?? (source ? undefined : DEFAULT_RATE),
     keep: values.keep,
     json: values.json,
@@ -157,6 +194,7 @@ async function main(): Promise<number> {
 async function rehearse(options: Options, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
   if (options.source && options.target)
     return onOwnDatabases(options, options.source, options.target, folder, screen, signal)
+  if (options.mask) return onMaskedShop(options, folder, screen, signal)
   screen.say('starting two embedded PostgreSQL 16 servers')
   const pair = await startPair({ signal })
   try {
@@ -168,31 +206,194 @@ async function rehearse(options: Options, folder: string, screen: Screen, signal
       createShop(target.url, { schemaOnly: true }),
     ])
     signal.throwIfAborted()
-    const load = options.rate ? await startLoad({ url: source.url, rate: options.rate, plain }) : undefined
-    screen.say(load ? `the application writes: ${options.rate} transactions a second` : 'no application writes')
-    const door = await switchDoor(async () => load?.switchTo(target.url))
-    try {
-      const inputs = { decision: 'commit', 'switch-command': door.command }
-      const account = await runChain(
-        options,
-        { source: source.url, target: target.url, inputs },
-        folder,
-        screen,
-        signal,
-      )
-      account.applicationPauseMs = await applicationPause(load)
-      if (options.keep) {
-        await Promise.all([source.keep(), target.keep()])
-        screen.say(`kept, and still running: source ${source.url}, target ${target.url}; files in ${folder}`)
-      }
-      return account
-    } finally {
-      door.server.close()
-      await load?.stop()
+    const account = await underLoad({ ...options, plain }, { source, target }, folder, screen, signal)
+    if (options.keep) {
+      await Promise.all([source.keep(), target.keep()])
+      screen.say(`kept, and still running: source ${source.url}, target ${target.url}; files in ${folder}`)
     }
+    return account
   } finally {
     await pair.stop()
   }
+}
+
+/** The whole chain while the application writes; it ends committed, with the application in the target. */
+async function underLoad(
+  options: Options & { plain?: boolean; onLine?: (text: string) => void },
+  { source, target }: { source: EmbeddedServer; target: EmbeddedServer },
+  folder: string,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<Account> {
+  const load = options.rate ? await startLoad({ url: source.url, rate: options.rate, plain: options.plain }) : undefined
+  screen.say(load ? `the application writes: ${options.rate} transactions a second` : 'no application writes')
+  const door = await switchDoor(async () => load?.switchTo(target.url))
+  try {
+    const inputs = { decision: 'commit', 'switch-command': door.command }
+    const account = await runChain(options, { source: source.url, target: target.url, inputs }, folder, screen, signal)
+    account.applicationPauseMs = await applicationPause(load)
+    return account
+  } finally {
+    door.server.close()
+    await load?.stop()
+  }
+}
+
+/** Production, the masked source and the target; then the chain; then the search for what must not be anywhere. */
+async function onMaskedShop(options: Options, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
+  screen.say('starting three embedded PostgreSQL 16 servers')
+  // Every segment is kept, so that the search sees all that was ever written.
+  const settings = { wal_keep_size: '100GB', log_statement: 'all' }
+  const started = await Promise.allSettled([
+    startPostgres({ name: 'production', signal }),
+    startPostgres({ name: 'source', settings, signal }),
+    startPostgres({ name: 'target', settings, signal }),
+  ])
+  const servers = started.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
+  const stop = async () => void (await Promise.all(servers.map((server) => server.stop())))
+  try {
+    const failed = started.find((each) => each.status === 'rejected')
+    const [production, source, target] = servers
+    if (failed || !production || !source || !target) throw failed?.reason
+    const logs: string[] = []
+    const onLine = (text: string) => logs.push(text)
+    screen.step(
+      1,
+      STEPS,
+      `Production: a shop of ${number(options.rows)} rows, with ${CANARIES.length} canaries planted`,
+    )
+    await endingWith(signal, stop, () => grow(production.url, options.rows, screen))
+    await createGrownTarget(target.url)
+    signal.throwIfAborted()
+    screen.step(2, STEPS, 'Mask')
+    const began = performance.now()
+    const { job, evidence } = await maskShop({ from: production.url, to: source.url, folder, signal }, (line) => {
+      onLine(line.text)
+      show(screen, line)
+    })
+    const tookMs = Math.round(performance.now() - began)
+    signal.throwIfAborted()
+    if (job.conclusion !== 'success') return notMasked(options, folder, job)
+    const account = await underLoad({ ...options, onLine }, { source, target }, folder, screen, signal)
+    signal.throwIfAborted()
+    screen.step(STEPS, STEPS, 'Search for canaries')
+    const { outputs } = job
+    account.masking = {
+      rows: Number(outputs.rows),
+      tables: Number(outputs.tables),
+      maskedColumns: Number(outputs['masked-columns']),
+      copyMs: Number(outputs['duration-ms']),
+      tookMs,
+      needles: CANARIES.length + WITNESSES.length,
+      searches: await endingWith(signal, stop, () =>
+        searchAll(
+          { production, source, target },
+          [job.summary, JSON.stringify(outputs), ...logs],
+          folder,
+          account,
+          screen,
+          signal,
+        ),
+      ),
+      evidence: keepFile(options, folder, 'mask.json', readFileSync(evidence, 'utf8')),
+    }
+    keepSummary(options, folder, `${job.summary}\n\n${readFileSync(account.summary, 'utf8')}`)
+    const problem = searchProblem(account.masking)
+    if (problem) Object.assign(account, { verdict: 'no-go', reason: problem })
+    if (options.keep) {
+      await Promise.all(servers.map((server) => server.keep()))
+      screen.say(
+        `kept, and still running: production ${production.url}, source ${source.url}, target ${target.url}; files in ${folder}`,
+      )
+    }
+    return account
+  } finally {
+    await stop()
+  }
+}
+
+/** Long work in a database is ended by the end of its server. */
+async function endingWith<T>(signal: AbortSignal, stop: () => Promise<void>, work: () => Promise<T>): Promise<T> {
+  signal.throwIfAborted()
+  const end = () => void stop()
+  signal.addEventListener('abort', end, { once: true })
+  try {
+    return await work()
+  } finally {
+    signal.removeEventListener('abort', end)
+  }
+}
+
+async function grow(url: string, rows: number, screen: Screen): Promise<void> {
+  const timer = setInterval(() => {
+    const size = (db: Database) => db.query('SELECT pg_database_size(current_database())::float8 / 1048576 AS mib')
+    withDatabase(url, 'source', size)
+      .then(({ rows: [{ mib }] }) => screen.line(`growing: ${number(mib)} MiB`))
+      .catch(() => {})
+  }, 5000)
+  try {
+    await createGrownShop(url, rows)
+  } finally {
+    clearInterval(timer)
+  }
+}
+
+function notMasked(options: Options, folder: string, job: JobResult): Account {
+  const account = accountOf(job, keepSummary(options, folder, job.summary))
+  const said = job.annotations.filter(({ level }) => level === 'error').map(({ message }) => message)
+  return { ...account, verdict: 'no-go', reason: `Mask: ${said.join('; ') || `the run was ${job.conclusion}`}` }
+}
+
+async function searchAll(
+  { production, source, target }: Record<'production' | 'source' | 'target', EmbeddedServer>,
+  texts: readonly string[],
+  folder: string,
+  account: Account,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<Search[]> {
+  for (const { url } of [production, source, target]) await withDatabase(url, 'source', (db) => db.query('CHECKPOINT'))
+  const needles = [...CANARIES, ...WITNESSES]
+  const wal = ({ dataDir }: EmbeddedServer) => join(dataDir, 'pg_wal')
+  if (!existsSync(join(wal(source), FIRST_SEGMENT))) throw new Error('the first WAL of the source is gone')
+  const others = [source, target].flatMap(({ dataDir }) =>
+    readdirSync(dataDir)
+      .filter((name) => name !== 'pg_wal')
+      .map((name) => join(dataDir, name)),
+  )
+  const searches: Search[] = []
+  const note = (search: Search) => {
+    searches.push(search)
+    screen.line(`${search.place}: ${search.looked}, ${search.found.length} of ${needles.length} texts found`)
+  }
+  const inFiles = async (place: string, paths: string[], enough = false) =>
+    note(await searchFiles(place, paths, needles, { signal, enough }))
+  await inFiles(CONTROL, [production.dataDir], true)
+  // Before the databases are asked for these very texts. Production's own log may say what it likes: it stays there.
+  await inFiles('server logs', [source.logFile, target.logFile])
+  const rows = [source, target].map(({ name, url }) => searchDatabase(`rows of the ${name}`, url, needles))
+  for (const search of await Promise.all(rows)) note(search)
+  await inFiles('WAL of the source, all of it', [wal(source)])
+  await inFiles('WAL of the target, all of it', [wal(target)])
+  await inFiles('all other files of the two', others)
+  const told = [...texts, readFileSync(account.summary, 'utf8'), JSON.stringify(account)]
+  note(searchTexts('logs, summaries, outputs', told, needles))
+  await inFiles('evidence, artifacts, work files', [folder])
+  return searches
+}
+
+const FIRST_SEGMENT = '000000010000000000000001'
+
+/** Where the search has to find everything, or its finding nothing elsewhere would mean nothing. */
+const CONTROL = 'production, as a control'
+
+function searchProblem({ searches, needles }: Masking): string | undefined {
+  const control = searches.find(({ place }) => place === CONTROL)
+  if (control?.found.length !== needles)
+    return `the search found ${control?.found.length ?? 0} of ${needles} texts in production, where all are: it proves nothing`
+  const leaks = searches.filter(({ place, found }) => place !== CONTROL && found.length)
+  if (!leaks.length) return undefined
+  return leaks.map(({ place, found }) => `${found.length} texts of production were found in: ${place}`).join('; ')
 }
 
 /** molt before 1.0 damages some values of its own accord; with it the shop's seed leaves them out, and says so. */
@@ -285,7 +486,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
 }
 
 async function runChain(
-  options: Options,
+  options: Options & { onLine?: (text: string) => void },
   job: { source: string; target: string; inputs: Record<string, string> },
   folder: string,
   screen: Screen,
@@ -311,21 +512,32 @@ async function runChain(
     signal,
     beforeStep: (step) => {
       const place = PLACES.indexOf(step.id ?? '')
-      if (place >= 0 && step.phase === 'main') screen.step(place + 1, PLACES.length, step.name)
+      if (place < 0 || step.phase !== 'main') return
+      if (options.mask) screen.step(place + 3, STEPS, step.name)
+      else screen.step(place + 1, PLACES.length, step.name)
     },
     onLine: (line) => {
-      if (line.group === undefined && line.kind !== 'debug' && line.text && !/^Run \$/.test(line.text))
-        screen.line(line.text)
+      options.onLine?.(line.text)
+      show(screen, line)
     },
   })
-  const summary = keepSummary(options, folder, result)
-  return accountOf(result, summary)
+  return accountOf(result, keepSummary(options, folder, result.summary))
 }
 
-function keepSummary(options: Options, folder: string, result: JobResult): string {
-  const path = options.keep ? join(folder, 'summary.md') : join(REPO, '.rehearsal', 'summary.md')
+/** What a person who waits wants to see of an action's log. */
+function show(screen: Screen, { group, kind, text }: LogLine): void {
+  if (group === undefined && kind !== 'debug' && text && !/^Run \$/.test(text)) screen.line(text)
+}
+
+function keepSummary(options: Options, folder: string, summary: string): string {
+  return keepFile(options, folder, 'summary.md', summary)
+}
+
+/** Outlives the rehearsal, whose own folder goes away unless it is to be kept. */
+function keepFile(options: Options, folder: string, name: string, text: string): string {
+  const path = options.keep ? join(folder, name) : join(REPO, '.rehearsal', name)
   mkdirSync(resolve(path, '..'), { recursive: true })
-  writeFileSync(path, result.summary)
+  writeFileSync(path, text)
   return path
 }
 
@@ -403,10 +615,25 @@ function print(account: Account): void {
       ? []
       : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),
     ...tableLines(account),
+    ...maskingLines(account),
     '',
     `  summary            ${account.summary}`,
   ]
   console.log(lines.join('\n'))
+}
+
+function maskingLines({ masking }: Account): string[] {
+  if (!masking) return []
+  const width = Math.max(...masking.searches.map(({ place }) => place.length))
+  return [
+    '',
+    `  masked             ${number(masking.rows)} rows in ${masking.tables} tables, ${masking.maskedColumns} columns; copied in ${seconds(masking.copyMs)}, with proof ${seconds(masking.tookMs)}`,
+    `  searched for       ${masking.needles} texts of production, ${CANARIES.length} of them canaries`,
+    ...masking.searches.map(
+      ({ place, looked, found }) => `  ${place.padEnd(width)}  ${String(found.length).padStart(2)} found  (${looked})`,
+    ),
+    `  evidence           ${masking.evidence}`,
+  ]
 }
 
 function tableLines(account: Account): string[] {

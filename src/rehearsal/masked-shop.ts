@@ -1,8 +1,11 @@
 // The sample shop grown to 20 tables, with people in it: what `mask` has to find, and to leave nobody of.
 import { randomBytes } from 'node:crypto'
+import { closeSync, fstatSync, openSync, readdirSync, readSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { setImmediate as nextTick } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
+import { ident, qualified, withDatabase } from '../runtime/database.ts'
 import { type JobResult, type LogLine, runAction } from './runner.ts'
 import { createShop, SHOP_TABLES, shopCounts } from './shop.ts'
 
@@ -34,6 +37,12 @@ export const CANARIES = [
   '+4915799988877',
   'CANARY-7f3a91c2',
 ]
+
+/**
+ * What stands all over the shop beside the canaries. The action is told of the canaries, and so every log hides them;
+ * of these it is told nothing, so a log that has none of them has leaked none.
+ */
+export const WITNESSES = ['Janssens', 'Kowalski', '@mail.be', '@shop.example.com']
 
 const DDL = `
 CREATE TABLE profiles (
@@ -200,6 +209,8 @@ export async function createGrownShop(url: string, rows: number = GROWN_ROWS): P
   await createShop(url, { rows: base })
   const { customers, orders, products } = shopCounts(base)
   const client = new pg.Client({ connectionString: url })
+  // A server that is stopped meanwhile fails the query; without a listener it would end the process as well.
+  client.on('error', () => {})
   await client.connect()
   try {
     await client.query(DDL)
@@ -271,4 +282,101 @@ export async function maskShop(
     },
   })
   return { job, log, evidence }
+}
+
+/** Where something was looked for, how much was looked at, and which of the texts were found, by their number. */
+export interface Search {
+  place: string
+  looked: string
+  found: number[]
+}
+
+/** Looks for texts in every row of every table, whatever its schema; bytes are looked at as hex digits too. */
+export async function searchDatabase(place: string, url: string, needles: readonly string[]): Promise<Search> {
+  return withDatabase(url, 'source', async (db) => {
+    const tables = await db.query(
+      `SELECT n.nspname AS schema, c.relname AS name, EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = c.oid AND a.atttypid = 'bytea'::regtype) AS bytes FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'`,
+    )
+    const found = new Set<number>()
+    let rows = 0
+    for (const { schema, name, bytes } of tables.rows) {
+      const looks = needles.map((_, at) => {
+        const hex = bytes ? ` OR strpos(s.line, encode(convert_to($${at + 1}::text, 'UTF8'), 'hex')) > 0` : ''
+        return `bool_or(strpos(s.line, $${at + 1}::text) > 0${hex}) AS ${ident(`${at}`)}`
+      })
+      const result = await db.query(
+        `SELECT count(*)::int AS rows, ${looks.join(', ')} FROM (SELECT t::text AS line FROM ${qualified(schema, name)} t OFFSET 0) s`,
+        [...needles],
+      )
+      rows += result.rows[0].rows
+      for (const at of needles.keys()) if (result.rows[0][`${at}`]) found.add(at)
+    }
+    return { place, looked: `${count(rows)} rows in ${tables.rows.length} tables`, found: [...found] }
+  })
+}
+
+/** Looks for texts in files and in all files of folders, byte by byte. `enough` ends it once all have been found. */
+export async function searchFiles(
+  place: string,
+  paths: readonly string[],
+  needles: readonly string[],
+  { enough = false, signal }: { enough?: boolean; signal?: AbortSignal } = {},
+): Promise<Search> {
+  const found = new Set<number>()
+  let [files, bytes] = [0, 0]
+  for (const file of paths.flatMap(filesOf)) {
+    await nextTick()
+    signal?.throwIfAborted()
+    if (enough && found.size === needles.length) break
+    files++
+    bytes += searchFile(file, needles, found)
+  }
+  return { place, looked: `${count(files)} files, ${count(bytes / 2 ** 20)} MiB`, found: [...found] }
+}
+
+/** The same for texts at hand. */
+export function searchTexts(place: string, texts: readonly string[], needles: readonly string[]): Search {
+  const characters = texts.reduce((sum, text) => sum + text.length, 0)
+  const found = [...needles.keys()].filter((at) => texts.some((text) => text.includes(needles[at] as string)))
+  return { place, looked: `${count(characters)} characters`, found }
+}
+
+function filesOf(path: string): string[] {
+  const stat = statSync(path, { throwIfNoEntry: false })
+  if (stat?.isFile()) return [path]
+  if (!stat?.isDirectory()) return []
+  return readdirSync(path).flatMap((name) => filesOf(join(path, name)))
+}
+
+const PIECE = 8 << 20
+
+/** Pieces overlap by the longest text, which could stand across their border. A file that goes away is none. */
+function searchFile(file: string, needles: readonly string[], found: Set<number>): number {
+  const wanted = needles.map((needle) => Buffer.from(needle))
+  const overlap = Math.max(...wanted.map(({ length }) => length)) - 1
+  let [kept, bytes] = [0, 0]
+  try {
+    const descriptor = openSync(file, 'r')
+    const size = Math.min(PIECE, fstatSync(descriptor).size) + overlap + 1
+    const buffer = Buffer.alloc(size)
+    for (;;) {
+      const read = readSync(descriptor, buffer, kept, size - kept, null)
+      if (!read) break
+      bytes += read
+      const text = buffer.subarray(0, kept + read)
+      for (const [at, needle] of wanted.entries()) if (!found.has(at) && text.includes(needle)) found.add(at)
+      kept = Math.min(overlap, text.length)
+      buffer.copyWithin(0, text.length - kept, text.length)
+    }
+    closeSync(descriptor)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
+  return bytes
+}
+
+function count(value: number): string {
+  return value.toLocaleString('en-US', { maximumFractionDigits: 1 })
 }

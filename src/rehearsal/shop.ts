@@ -373,6 +373,8 @@ export async function createShop(
   { rows, schemaOnly = false, plain = false }: ShopOptions = {},
 ): Promise<void> {
   const client = new pg.Client({ connectionString: url })
+  // A server that is stopped meanwhile fails the query; without a listener it would end the process as well.
+  client.on('error', () => {})
   await client.connect()
   try {
     await client.query(schemaOnly ? targetDdl() : sourceTables())

@@ -1,5 +1,6 @@
 // The action as a workflow runs it: refusals, a whole run with canaries, subsets, proposals, and proofs that fail.
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import pg from 'pg'
@@ -10,7 +11,15 @@ import { makePlan } from '../../src/masking/plan.ts'
 import { prove } from '../../src/masking/proof.ts'
 import { readRules } from '../../src/masking/rules.ts'
 import { openSession } from '../../src/masking/session.ts'
-import { CANARIES, createGrownShop, GROWN_TABLES, MASK_RULES } from '../../src/rehearsal/masked-shop.ts'
+import {
+  CANARIES,
+  createGrownShop,
+  GROWN_TABLES,
+  MASK_RULES,
+  searchDatabase,
+  searchFiles,
+  searchTexts,
+} from '../../src/rehearsal/masked-shop.ts'
 import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
 import { type JobResult, runAction } from '../../src/rehearsal/runner.ts'
 
@@ -226,6 +235,51 @@ describe('refusals', () => {
     expect((await run(at, rules)).log).toMatch(/fed by the migration main/)
   })
 
+  it('stop an expression that gives away the row, a number that stays, and one that reads the key', {
+    timeout: 120_000,
+  }, async () => {
+    const at = await databases(
+      `${TINY} ALTER TABLE t ADD w text DEFAULT 'nothing', ADD n int; UPDATE t SET w = 'nothing', n = id % 5`,
+    )
+    const columns = (v: string, n: string) =>
+      rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: ${v}, w: { use: text }, n: ${n} } }`)
+    const keep = '{ keep: true, reason: a number }'
+    const sql = (expression: string) => `{ use: sql, expression: '${expression}', reviewed-by: nobody }`
+    const cases: [string, RegExp][] = [
+      [columns(sql('t.v'), keep), /t\.v: in 50 rows the expression gives away an original text of the row/],
+      [columns(sql("upper(''x'' || t.v)"), keep), /t\.v: in 50 rows the expression gives away/],
+      [columns(sql('t.w'), keep), /t\.v: in 50 rows the expression gives away/],
+      [
+        columns('{ use: name }', '{ use: number, noise: 0.01 }'),
+        /t\.n: 40 numbers, more than half of them, stay as they/,
+      ],
+      [
+        columns(sql("current_setting(''molt_actions.k0'')"), keep),
+        /t\.v: the expression reads settings, and the masking key/,
+      ],
+    ]
+    for (const [rules, message] of cases) expect((await run(at, rules)).log).toMatch(message)
+    expect(await query(at.to, `SELECT count(*)::int AS n FROM pg_tables WHERE schemaname = 'public'`)).toEqual([
+      { n: 0 },
+    ])
+    expect((await run(at, columns(sql("''Person '' || t.id * 7"), '{ use: number, noise: 1 }'))).conclusion).toBe(
+      'success',
+    )
+  })
+
+  it('copies as a role that may only read, but no table of which a policy hides rows from it', async () => {
+    const at = await databases(
+      `${TINY} CREATE ROLE reader LOGIN PASSWORD 'reader'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO reader`,
+    )
+    const asReader = { ...at, from: at.from.replace('postgres:postgres', 'reader:reader') }
+    const rules = rulesFile(TINY_RULES)
+    expect((await run(asReader, rules)).conclusion).toBe('success')
+    await query(at.from, 'ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON t USING (id < 5)')
+    const result = await run(asReader, rules)
+    expect(result.conclusion).toBe('failure')
+    expect(result.log).toMatch(/copying t failed: SQLSTATE 42501/)
+  })
+
   it('print the rule to paste for a column that nothing covers', async () => {
     const at = await databases(`${TINY} ALTER TABLE t ADD phone text, ADD notes text`)
     const result = await run(at, rulesFile(TINY_RULES))
@@ -257,8 +311,8 @@ async function proofAfter(at: { from: string; to: string }, path: string, harm: 
 describe('a proof that fails', () => {
   const cases: [string, string, string, RegExp, string?][] = [
     [
-      'an original survives',
-      '{ use: sql, expression: \'t."v"\', reviewed-by: nobody }',
+      'an original survives in another row',
+      '{ use: sql, expression: \'(SELECT u.v FROM public.t u WHERE u.id = t."id" % 50 + 1)\', reviewed-by: nobody }',
       TINY,
       /t\.v: 50 original values are found/,
     ],
@@ -300,6 +354,19 @@ describe('a proof that fails', () => {
       /canary 1 is nowhere on the source/,
       'canaries: [CANARY-7f3a91c2]',
     ],
+    [
+      'a canary in the schema itself',
+      '{ use: name }',
+      `${TINY} UPDATE t SET v = 'CANARY-7f3a91c2' WHERE id = 3; CREATE INDEX ON t (id) WHERE v <> 'CANARY-7f3a91c2'`,
+      /a planted canary stands in the schema itself/,
+      'canaries: [CANARY-7f3a91c2]',
+    ],
+    [
+      'short values that are as they were',
+      `{ use: sql, expression: 'substr("substring"(t.v || t.v, 1, 1), 1)', reviewed-by: nobody }`,
+      `${TINY} UPDATE t SET v = CASE WHEN id % 3 = 0 THEN 'f' ELSE 'm' END`,
+      /t\.v: 50 of 50 short values are as frequent as they were; they look unmasked/,
+    ],
   ]
   it.each(cases)('%s: says so, and leaves no row behind', async (_, rule, ddl, message, more = '') => {
     const at = await databases(ddl)
@@ -338,6 +405,19 @@ references: [{ from: c.mail, to: p.mail }]`
     expect(await proofAfter(at, path, doubled)).toMatch(/p\.mail had 20 different values and has 1\d/)
     const brought = `UPDATE p SET mail = 'anna7@mail.be' WHERE id = 7`
     expect(await proofAfter(at, path, brought)).toMatch(/p\.mail: 1 original values are found/)
+  })
+
+  it('finds originals of one column in another, and of one table in what a rule `sql` has made of another', {
+    timeout: 60_000,
+  }, async () => {
+    const at = await databases(`${TINY}
+      CREATE TABLE a (id bigserial PRIMARY KEY, x text, y text); INSERT INTO a (x, y) SELECT 'left ' || n, 'right ' || n FROM generate_series(1, 9) n`)
+    const rules = (a: string) =>
+      rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: { use: name } }, a: { x: { use: hash }, y: ${a} } }`)
+    const taken = `{ use: sql, expression: '(SELECT u.v FROM public.t u WHERE u.id = t.id)', reviewed-by: nobody }`
+    expect((await run(at, rules(taken))).log).toMatch(/a\.y: 9 original values of t are found among the masked ones/)
+    const beside = `{ use: sql, expression: '(SELECT u.x FROM public.a u WHERE u.id = t.id % 9 + 1)', reviewed-by: nobody }`
+    expect((await run(at, rules(beside))).log).toMatch(/a\.y: 9 original values are found/)
   })
 
   it('does not take a number of sixteen digits for a card, nor a masked value for a person', async () => {
@@ -443,6 +523,95 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
     expect(
       await count('people p WHERE boss IS NOT NULL AND NOT EXISTS (SELECT FROM people b WHERE b.id = p.boss)'),
     ).toBe(0)
+  })
+})
+
+describe('the search for canaries', () => {
+  it('finds them in rows, documents and bytes, across the pieces of a file, and in texts; and counts what it read', async () => {
+    const at = await databases(`${TINY} CREATE SCHEMA other; CREATE TABLE other.t (j jsonb, b bytea);
+      INSERT INTO other.t VALUES ('{"a": ["needle one"]}', convert_to('x needle two', 'UTF8'))`)
+    const needles = ['needle one', 'needle two', 'needle three', 'Person number 50']
+    const inRows = await searchDatabase('rows', at.from, needles)
+    expect(inRows).toEqual({ place: 'rows', looked: '51 rows in 2 tables', found: [0, 1, 3] })
+    const below = join(folder, 'searched', 'deep')
+    mkdirSync(below, { recursive: true })
+    writeFileSync(join(below, 'a'), Buffer.concat([Buffer.alloc((8 << 20) - 4), Buffer.from('needle three')]))
+    writeFileSync(join(folder, 'searched', 'b'), 'nothing here')
+    expect(await searchFiles('files', [join(folder, 'searched')], needles)).toMatchObject({
+      found: [2],
+      looked: '2 files, 8 MiB',
+    })
+    expect(await searchFiles('files', [join(folder, 'searched', 'b'), '/not/there'], needles)).toMatchObject({
+      found: [],
+    })
+    expect(searchTexts('texts', ['a needle', ' two', 'needle two'], needles).found).toEqual([1])
+  })
+})
+
+describe('npm run rehearse -- --mask', () => {
+  const rehearse = (args: string[], onText: (text: string, child: ChildProcess) => void = () => {}) =>
+    new Promise<{ code: number | null; stdout: string; said: string }>((done, reject) => {
+      const child = spawn(process.execPath, ['--import', 'tsx', 'src/rehearsal/cli.ts', '--mask', ...args], {
+        cwd: REPO,
+        env: { ...process.env, TMPDIR: folder },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      })
+      let [stdout, said] = ['', '']
+      child.stdout.setEncoding('utf8').on('data', (text: string) => {
+        stdout += text
+      })
+      child.stderr.setEncoding('utf8').on('data', (text: string) => {
+        said += text
+        onText(said, child)
+      })
+      child.on('error', reject)
+      child.on('close', (code) => done({ code, stdout, said }))
+    })
+  const leftovers = () => readdirSync(folder).filter((name) => name.startsWith('molt-actions'))
+
+  it('masks, moves what was masked under load, and finds no canary in anything', { timeout: 300_000 }, async () => {
+    const before = leftovers()
+    const { code, stdout, said } = await rehearse(['--rows', '3000', '--rate', '30', '--json'])
+    expect(code, said).toBe(0)
+    const account = JSON.parse(stdout)
+    expect(account).toMatchObject({ verdict: 'go', masking: { tables: 20, maskedColumns: 57, needles: 10 } })
+    expect(account.tables).toHaveLength(20)
+    expect(account.changesStreamed).toBeGreaterThan(0)
+    const [control, ...searches] = account.masking.searches as { place: string; looked: string; found: number[] }[]
+    expect(control?.found).toHaveLength(10)
+    expect(searches.map(({ place }) => place)).toEqual([
+      'server logs',
+      'rows of the source',
+      'rows of the target',
+      'WAL of the source, all of it',
+      'WAL of the target, all of it',
+      'all other files of the two',
+      'logs, summaries, outputs',
+      'evidence, artifacts, work files',
+    ])
+    for (const { place, looked, found } of searches) {
+      expect(found, place).toEqual([])
+      expect(looked, place).toMatch(/[1-9]/)
+    }
+    expect(JSON.parse(readFileSync(account.masking.evidence, 'utf8')).proved).toBe(true)
+    expect(readFileSync(account.summary, 'utf8')).toMatch(/Masked and proved/)
+    expect(said).toMatch(/\[1\/9\][\s\S]*\[2\/9\] Mask[\s\S]*proved \w+: 20 of 20[\s\S]*\[9\/9\] Search/)
+    expect(leftovers()).toEqual(before)
+  })
+
+  it.each([
+    ['while production grows', /\[1\/9\]/, '60000'],
+    ['while it is masked', /molt-actions \S+: mask/, '3000'],
+  ])('Ctrl-C %s leaves nothing behind', { timeout: 120_000 }, async (_, moment, rows) => {
+    const before = leftovers()
+    let interrupted = 0
+    const { code, said } = await rehearse(['--rows', rows, '--json'], (text, child) => {
+      if (!interrupted && moment.test(text)) interrupted = Number(child.kill('SIGINT'))
+    })
+    expect(interrupted).toBe(1)
+    expect(said).toMatch(/interrupted; nothing is left behind/)
+    expect(code).toBe(130)
+    expect(leftovers()).toEqual(before)
   })
 })
 

@@ -101,6 +101,11 @@ describe('two embedded servers and the shop', () => {
     [['--source', 'postgresql://a:p@q@h/d', '--target', 'postgresql://h/e'], /--source: .*%40/],
     [['--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'e'], /--allow-source/],
     [['--bin-dir', '/not/there'], /\/not\/there/],
+    [['--mask', '--rows', '2000'], /--rows must be a whole number from 3000/],
+    [
+      ['--mask', '--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'd'],
+      /--mask is for the sample shop/,
+    ],
   ])('%j is wrong usage: one line, and exit status 2', { timeout: 60_000 }, async (args, message) => {
     // Without npm, which would take longer than what is tested.
     const run = await execa(process.execPath, ['--import', 'tsx', 'src/rehearsal/cli.ts', ...args, '--json'], {
@@ -119,7 +124,18 @@ describe('two embedded servers and the shop', () => {
   test('--help lists every option', { timeout: 60_000 }, async () => {
     const run = await rehearse(['--help'])
     expect(run.code).toBe(0)
-    for (const option of ['rows', 'rate', 'keep', 'source', 'target', 'allow-source', 'bin-dir', 'json', 'help'])
+    for (const option of [
+      'mask',
+      'rows',
+      'rate',
+      'keep',
+      'source',
+      'target',
+      'allow-source',
+      'bin-dir',
+      'json',
+      'help',
+    ])
       expect(run.stdout).toContain(`--${option}`)
   })
 

@@ -32,6 +32,7 @@ interface Verified {
 
 /** The last of each, as the ledger has them. */
 interface Facts {
+  prepare?: Evidence<{ tools?: Record<string, { version: string; sha256: string } | null> }>
   verify?: Evidence<Verified>
   fetch?: Evidence<{ insecure?: string[]; mode?: string }>
   replicate?: Evidence<{ status?: { lagMs?: number } }>
@@ -85,6 +86,7 @@ export const action: Action<typeof spec> = {
 async function gather(source: Database, target: Database, entry: Entry): Promise<Facts> {
   const last = async <T>(action: string) => (await readEvidence<T>(target, entry.id, action, 1))[0]
   return {
+    prepare: await last('prepare'),
     verify: await last<Verified>('verify'),
     fetch: await last('fetch'),
     replicate: await last('replicate'),
@@ -139,7 +141,7 @@ function page(entry: Entry, facts: Facts, problems: readonly string[]): string {
     '| A rollback later would lose | every write on the target since the commit: nothing carries them back |',
     `| Tools | ${markdownText(
       Object.entries(plan.tools ?? {})
-        .map(([name, sha]) => `${name} ${sha}`)
+        .map(([name, sha]) => `${name} ${versionOf(name, sha, facts)} (sha256 ${sha})`)
         .join(', ') || 'none recorded',
     )} |`,
     `| Plan | \`${plan.hash}\` |`,
@@ -151,4 +153,10 @@ function page(entry: Entry, facts: Facts, problems: readonly string[]): string {
       .map((table) => `- ${markdownText(table)}`)
       .join('\n')}\n</details>`,
   ].join('\n')
+}
+
+/** What the program of this digest said of its version when the plan was made. */
+function versionOf(name: string, sha256: string, { prepare }: Facts): string {
+  const tool = prepare?.body.tools?.[name]
+  return tool?.sha256 === sha256 ? tool.version : 'of unknown version'
 }

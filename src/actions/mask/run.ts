@@ -104,9 +104,9 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
   const plan = makePlan(all, rules, inputs.schema)
   const where = subsetPredicates(plan, rules.subset ?? {})
   requirePlan(plan)
-  await requireChecks(source, plan)
   const parameters = domainKeys(job.key, plan.domains)
   await setParameters(source, parameters)
+  await requireChecks(source, plan)
   const tables = plan.tables.map(({ table }) => table)
   const sql = await readSchema(source, {
     url: inputs.from,
@@ -137,7 +137,13 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
     info(`copied in ${seconds(durationMs)}`)
     await finish(source, target, plan, rules, sql, copied)
     throwIfCancelled(signal)
-    const proof = await prove({ source, target, where, signal }, plan, rules, copied, job.canaries)
+    const schema = [...sql.before, ...sql.after, ...sql.foreignKeys]
+    const sides = { source, target, where, signal, ends }
+    const provedFrom = Date.now()
+    const proof = await prove(sides, plan, rules, copied, job.canaries, schema, (table, done) =>
+      info(`proved ${table}: ${done} of ${tables.length}`),
+    )
+    info(`proved in ${seconds(Date.now() - provedFrom)}`)
     await conclude(context, job, { plan, sql, proof, durationMs })
   } catch (error) {
     // Whatever went wrong: rows that were not proved do not stay.

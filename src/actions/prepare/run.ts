@@ -18,7 +18,7 @@ import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/
 import { readSchema } from '../../sql/schema.ts'
 import { assess } from '../../steps/assess.ts'
 import { sourceGrants, targetGrants } from '../../steps/grants.ts'
-import { deferObjects } from '../../target/deferral.ts'
+import { deferObjects, listDeferred } from '../../target/deferral.ts'
 import { closeGate, mergeGrants, readWriteGrants } from '../../target/gate.ts'
 import {
   addEvidence,
@@ -72,6 +72,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const entry = await install(source, target, facts, plan)
   info(`${number(plan.tables.length)} expected tables are ${entry.phase}; plan ${plan.hash}`)
   context.output('phase', entry.phase)
+  context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
 }
 
 function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Facts> {
@@ -192,7 +193,8 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   }
   entry = await shutGate(target, entry, facts.settings.targetGate)
   const { server, connection } = facts.source
-  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id })
+  const { tools } = facts.machine
+  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools })
   return entry
 }
 

@@ -23,6 +23,7 @@ import {
   type Entry,
   keepingHold,
   readEntry,
+  readEvidence,
   readGate,
   requireEntry,
   runText,
@@ -146,7 +147,12 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     account.sightings = stream.sightings
     report(context, entry, account)
   }
-  await withDatabase(context.inputs.target, 'target', (target) => addEvidence(target, entry.id, 'replicate', account))
+  await withDatabase(context.inputs.target, 'target', async (target) => {
+    await addEvidence(target, entry.id, 'replicate', account)
+    const [verify] = await readEvidence<{ problems?: unknown[] }>(target, entry.id, 'verify', 1)
+    const clean = verify?.body.problems?.length ? 'not clean' : 'clean'
+    context.summary(verify ? `Last verify: ${clean}, ${seconds(verify.ageMs)} ago.` : 'Nothing was verified yet.')
+  })
   return account.endedBy
 }
 
