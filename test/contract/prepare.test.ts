@@ -97,7 +97,9 @@ it('keeps waivers in the plan, and both schemas, which tell every change by its 
   const result = await prepare(urls, { waive: 'tbl.no-key=audit_log' })
   expect(result.conclusion, result.log).toBe('success')
   expect(result.outputs).toMatchObject({ phase: 'prepared', 'table-count': '3' })
-  expect(result.summary).toMatch(/Waived \(1\)[\s\S]*\| public\.audit\\_log has no primary key \| `tbl\.no-key=audit_log` \|/)
+  expect(result.summary).toMatch(
+    /Waived \(1\)[\s\S]*\| public\.audit\\_log has no primary key \| `tbl\.no-key=audit_log` \|/,
+  )
   const entry = await entryOf(urls)
   expect(entry.plan).toMatchObject({ waivers: ['tbl.no-key=audit_log'], hash: result.outputs['plan-hash'] })
   const changes = async () => {
