@@ -4,8 +4,10 @@ import { defineConfig } from 'vitest/config'
 const NIGHTLY = [
   'test/e2e/mask.test.ts',
   'test/e2e/follow-cutover.test.ts',
+  'test/e2e/rehearse-workflow.test.ts',
   'test/faults/lifecycle.test.ts',
   'test/faults/cutover-kill.test.ts',
+  'test/faults/cutover-nights.test.ts',
 ]
 
 export default defineConfig({

@@ -1,5 +1,5 @@
 import { warning } from '@actions/core'
-import { connect, type Database, withDatabase } from '../runtime/database.ts'
+import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
 import { boolean, connectionUrl, pattern, text, tlsProblem } from '../runtime/types.ts'
@@ -65,20 +65,20 @@ function warnInsecure(weak: readonly string[]): void {
   warned = true
 }
 
-/** Opens both sides and closes them whatever happens. */
+/** Opens both sides and closes them whatever happens; `signal` ends attempts to connect. */
 export async function withBoth<T>(
   inputs: Connections,
   work: (source: Database, target: Database) => Promise<T>,
+  signal?: AbortSignal,
 ): Promise<T> {
   warnInsecure(requireTls(inputs))
-  return withDatabase(inputs.source, 'source', async (source) => {
-    const target = await connect(inputs.target, 'target')
-    try {
-      return await work(source, target)
-    } finally {
-      await target.end().catch(() => {})
-    }
-  })
+  const { source, target } = inputs
+  return withDatabase(
+    source,
+    'source',
+    (from) => withDatabase(target, 'target', (to) => work(from, to), signal),
+    signal,
+  )
 }
 
 /** @throws VerdictError unless this is the very database that `prepare` saw: not a clone, a replica or another one */

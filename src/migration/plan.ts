@@ -18,6 +18,8 @@ export interface PlanSettings {
   publication: string
   waivers?: readonly string[]
   defer?: string
+  /** What is compared while writes are paused; `full` when nothing is said. */
+  finalVerify?: string
   /** Program → sha256, of those that were there. */
   tools?: Readonly<Record<string, string>>
 }
@@ -33,6 +35,7 @@ export function planHash(settings: PlanSettings): string {
     publication,
     waivers: [...(settings.waivers ?? [])].sort(),
     defer,
+    finalVerify: settings.finalVerify === 'full' ? undefined : settings.finalVerify,
     tools,
   }
   return createHash('sha256').update(canonicalJson(plan)).digest('hex')

@@ -16,7 +16,8 @@ export class Screen {
   /** @param aside true when standard output must stay clean: everything goes to standard error */
   constructor(aside: boolean) {
     this.#stream = aside ? process.stderr : process.stdout
-    this.#live = this.#stream.isTTY === true
+    // A log that is kept is no screen, also where `act` gives it a terminal.
+    this.#live = this.#stream.isTTY === true && !process.env.CI
     if (this.#live) this.#timer = setInterval(() => this.#draw(), SPIN_EVERY)
   }
 

@@ -153,7 +153,7 @@ CREATE TABLE "OrderNotes" (
 `
 
 /** What is added to the source after its rows, and what a target must do without during the load. */
-const SOURCE_CONSTRAINTS = `
+export const SOURCE_CONSTRAINTS = `
 ALTER TABLE customers ADD CONSTRAINT customers_email_key UNIQUE (email);
 ALTER TABLE products ADD CONSTRAINT products_sku_key UNIQUE (sku);
 
@@ -337,11 +337,11 @@ export interface ShopOptions {
   rows?: number
   /** Makes the target's side instead: `targetDdl`, no rows. */
   schemaOnly?: boolean
-  /** Without the values that molt before 1.0 cannot load: empty strings, numbers below zero, long floats, CRLF. */
+  /** Without the values that molt before 1.0 cannot load: empty strings, numbers below zero or of 19 digits, long floats, CRLF. */
   plain?: boolean
 }
 
-/** Takes out the values that molt before 1.0 cannot load: empty strings, numbers below zero, long floats, CRLF. */
+/** Takes out the values that molt before 1.0 cannot load: empty strings, numbers below zero or of 19 digits, long floats, CRLF. */
 const MAKE_PLAIN = `
   DO $$ DECLARE c record; BEGIN
     FOR c IN SELECT attrelid::regclass AS t, quote_ident(attname) AS name, format_type(atttypid, NULL) AS type
@@ -354,6 +354,9 @@ const MAKE_PLAIN = `
         EXECUTE format('UPDATE %s SET %s = replace(%2$s, chr(13), '''') WHERE strpos(%2$s, chr(13)) > 0', c.t, c.name);
       ELSIF c.type IN ('smallint', 'integer', 'bigint', 'numeric') THEN
         EXECUTE format('UPDATE %s SET %s = abs(%2$s) WHERE %2$s < 0', c.t, c.name);
+        IF c.type = 'numeric' THEN
+          EXECUTE format('UPDATE %s SET %s = round(%2$s, 6) WHERE length(%2$s::text) > 18', c.t, c.name);
+        END IF;
       ELSIF c.type = 'text[]' THEN
         EXECUTE format('UPDATE %s SET %s = replace(%2$s::text, chr(13), '''')::text[] WHERE strpos(%2$s::text, chr(13)) > 0', c.t, c.name);
       ELSIF c.type IN ('integer[]', 'bigint[]') THEN

@@ -22,7 +22,12 @@ function insecureNote(insecure: readonly string[]): string[] {
 function headline(report: VerifyReport, clean: number, rows: number): string {
   const number = (count: number) => count.toLocaleString('en-US')
   const how = report.counted === 'estimated' ? ' (row counts beside molt are estimates)' : ''
-  const what = report.level === 'counts' ? 'only the numbers of rows compared' : 'every row compared'
+  const what = {
+    full: 'every row compared twice: by molt, and by hashes that both databases computed',
+    molt: 'every row compared by molt',
+    counts: 'only the numbers of rows compared',
+    tables: '',
+  }[report.level]
   if (report.verdict === 'clean')
     return report.level === 'tables'
       ? '### ✅ Verify: the definitions are equal; no row was compared'

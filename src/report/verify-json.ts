@@ -11,6 +11,9 @@ const table = z.strictObject({
   mismatch: count.describe('Rows that have another value on the target.'),
   extraneous: count.describe('Rows that only the target has.'),
   columnMismatch: count.describe('Rows that have other columns on the target.'),
+  unseen: count
+    .optional()
+    .describe('Rows of these that molt did not see, found by hashes that both databases computed.'),
   shards: count.describe('Shards that were compared to their end; 0 when rows were only counted.'),
   columns: z.array(z.string()).optional().describe('Columns that differ, the most frequent first.'),
   diagnosis: z.string().optional().describe('The likely cause.'),
@@ -34,7 +37,7 @@ const table = z.strictObject({
 export const verifyReport = z.strictObject({
   version: z.literal(1),
   verdict: z.enum(['clean', 'different', 'unsettled']),
-  level: z.enum(['full', 'counts', 'tables']),
+  level: z.enum(['full', 'molt', 'counts', 'tables']),
   while: z.enum(['streaming', 'drained']),
   counted: z.enum(['exact', 'estimated', 'no']).describe('How rows were counted beside molt.'),
   problems: z.array(z.string()),

@@ -56,7 +56,8 @@ export async function runAction<S extends ActionSpec>(
     else await action.post?.({ ...context, saved: core.getState })
     controller.signal.throwIfAborted()
   } catch (error) {
-    fail(controller.signal.aborted && !(error instanceof UserError) ? controller.signal.reason : error, phase)
+    const known = error instanceof UserError || error instanceof CancelledError
+    fail(controller.signal.aborted && !known ? controller.signal.reason : error, phase)
   } finally {
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)

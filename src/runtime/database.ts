@@ -1,3 +1,4 @@
+import { Socket } from 'node:net'
 import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
 import { messageOf, UserError } from './errors.ts'
@@ -27,10 +28,22 @@ const STATEMENT_TIMEOUT = 60_000
 /**
  * Opens one connection. libpq's meaning of `sslmode` is kept, and the user's own `options` are passed on.
  * @param statementTimeout milliseconds, 0 for none
- * @throws UserError that names the side and the likely cause
+ * @param signal ends the attempt, not a connection that stands
+ * @throws UserError that names the side and the likely cause; the signal's reason when it was aborted
  */
-export async function connect(url: string, side: Side, statementTimeout = STATEMENT_TIMEOUT): Promise<Database> {
+export async function connect(
+  url: string,
+  side: Side,
+  statementTimeout = STATEMENT_TIMEOUT,
+  signal?: AbortSignal,
+): Promise<Database> {
+  signal?.throwIfAborted()
+  // Our own socket: nothing of the driver's ends an attempt that hangs.
+  const socket = new Socket()
+  const cancel = () => socket.destroy(new Error('cancelled'))
+  signal?.addEventListener('abort', cancel, { once: true })
   const client = new pg.Client({
+    stream: () => socket,
     ...parseIntoClientConfig(withLibpqSsl(url)),
     application_name: 'molt-actions',
     connectionTimeoutMillis: Math.min(CONNECT_TIMEOUT, statementTimeout || CONNECT_TIMEOUT),
@@ -46,13 +59,21 @@ export async function connect(url: string, side: Side, statementTimeout = STATEM
     return client
   } catch (error) {
     await client.end().catch(() => {})
+    signal?.throwIfAborted()
     throw new ConnectError(`cannot connect to the ${side}: ${redact(messageOf(error))}. ${connectAdvice(error)}`)
+  } finally {
+    signal?.removeEventListener('abort', cancel)
   }
 }
 
 /** Runs `work` with a connection that is closed whatever happens. */
-export async function withDatabase<T>(url: string, side: Side, work: (db: Database) => Promise<T>): Promise<T> {
-  const db = await connect(url, side)
+export async function withDatabase<T>(
+  url: string,
+  side: Side,
+  work: (db: Database) => Promise<T>,
+  signal?: AbortSignal,
+): Promise<T> {
+  const db = await connect(url, side, STATEMENT_TIMEOUT, signal)
   try {
     return await work(db)
   } finally {
@@ -64,19 +85,21 @@ export async function withDatabase<T>(url: string, side: Side, work: (db: Databa
 export class Link {
   readonly url: string
   readonly side: Side
+  readonly #signal: AbortSignal | undefined
   #db: Database | undefined
   /** How often the connection was lost. */
   losses = 0
 
-  constructor(url: string, side: Side) {
+  constructor(url: string, side: Side, signal?: AbortSignal) {
     this.url = url
     this.side = side
+    this.#signal = signal
   }
 
   /** One call at a time. A lost connection is an error of this call; the next one connects again. */
   async use<T>(work: (db: Database) => Promise<T>): Promise<T> {
     try {
-      this.#db ??= await connect(this.url, this.side)
+      this.#db ??= await connect(this.url, this.side, STATEMENT_TIMEOUT, this.#signal)
       return await work(this.#db)
     } catch (error) {
       if (isConnectionLost(error)) {

@@ -2,7 +2,7 @@ import * as z from 'zod'
 import { messageOf, UserError } from './errors.ts'
 
 /*
- * The little of GitHub's REST that the gate needs. All of it is read-only, and allowed by `permissions: actions: read`.
+ * The little of GitHub's REST that the gate needs. All of it is read-only.
  */
 
 const TIMEOUT = 20_000
@@ -18,8 +18,24 @@ export interface Answer<T> {
  * @throws UserError when GitHub cannot be reached, refuses, or answers in another shape than is known
  */
 export async function readGithub<T>(token: string, path: string, schema: z.ZodType<T>): Promise<Answer<T> | undefined> {
+  const response = await ask(token, path)
+  if (!response) return undefined
+  const parsed = schema.safeParse(await response.json().catch(() => undefined))
+  if (!parsed.success) throw new GithubError(`GitHub's answer for ${subject(path)} has another shape than is known`)
+  return { body: parsed.data, at: Date.parse(response.headers.get('date') ?? '') || Date.now() }
+}
+
+/** Follows GitHub's redirect, without the token. @throws UserError also when there is no such thing */
+export async function downloadGithub(token: string, path: string): Promise<Buffer> {
+  const response = await ask(token, path)
+  if (!response) throw new GithubError(`GitHub has no ${subject(path)}`)
+  return Buffer.from(await response.arrayBuffer())
+}
+
+const subject = (path: string) => `${path.split('?')[0]} of ${process.env.GITHUB_REPOSITORY}`
+
+async function ask(token: string, path: string): Promise<Response | undefined> {
   const { GITHUB_API_URL = 'https://api.github.com', GITHUB_REPOSITORY } = process.env
-  const what = `${path.split('?')[0]} of ${GITHUB_REPOSITORY}`
   let response: Response
   try {
     response = await fetch(`${GITHUB_API_URL}/repos/${GITHUB_REPOSITORY}${path && `/${path}`}`, {
@@ -32,16 +48,14 @@ export async function readGithub<T>(token: string, path: string, schema: z.ZodTy
       signal: AbortSignal.timeout(TIMEOUT),
     })
   } catch (error) {
-    throw new GithubError(`GitHub cannot be asked for ${what}: ${messageOf(error)}`)
+    throw new GithubError(`GitHub cannot be asked for ${subject(path)}: ${messageOf(error)}`)
   }
   if (response.status === 404) return undefined
   if (!response.ok)
     throw new GithubError(
-      `GitHub refuses to tell ${what} (${response.status}); the job needs \`permissions: actions: read\`, and \`token: \${{ github.token }}\``,
+      `GitHub refuses to tell ${subject(path)} (${response.status}); the job needs \`permissions: actions: read\`${path.startsWith('attestations') ? ' and `attestations: read`' : ''}, and \`token: \${{ github.token }}\``,
     )
-  const parsed = schema.safeParse(await response.json().catch(() => undefined))
-  if (!parsed.success) throw new GithubError(`GitHub's answer for ${what} has another shape than is known`)
-  return { body: parsed.data, at: Date.parse(response.headers.get('date') ?? '') || Date.now() }
+  return response
 }
 
 /** GitHub could not be asked, perhaps for now only. */
@@ -119,24 +133,4 @@ export async function readJobs(token: string): Promise<Answer<Job[]>> {
 
 export function isJob(job: Job, name: string): boolean {
   return (job.name.split(' / ').at(-1) ?? '').replace(/ \(.*\)$/, '') === name
-}
-
-const runs = z.object({ workflow_runs: z.array(z.object({ id: z.number(), event: z.string() })) })
-const artifacts = z.object({ artifacts: z.array(z.object({ name: z.string(), expired: z.boolean() })) })
-const repository = z.object({ default_branch: z.string() })
-
-/** How many successful runs of a workflow on the default branch, since a time, have left an artifact of this name. */
-export async function countRehearsals(token: string, workflow: string, artifact: string, since: Date): Promise<number> {
-  const branch = (await readGithub(token, '', repository))?.body.default_branch ?? 'main'
-  const query = new URLSearchParams({ branch, status: 'success', created: `>=${since.toISOString()}`, per_page: '50' })
-  const found = await readGithub(token, `actions/workflows/${encodeURIComponent(workflow)}/runs?${query}`, runs)
-  if (!found) throw new UserError(`the repository has no workflow ${workflow} that could have rehearsed this plan`)
-  let count = 0
-  for (const { id, event } of found.body.workflow_runs) {
-    // A fork's branch may be called like our default branch.
-    if (event.startsWith('pull_request')) continue
-    const list = await readGithub(token, `actions/runs/${id}/artifacts?name=${encodeURIComponent(artifact)}`, artifacts)
-    if (list?.body.artifacts.some((each) => each.name === artifact && !each.expired)) count++
-  }
-  return count
 }

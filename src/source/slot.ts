@@ -1,4 +1,4 @@
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
 /** A replication slot as the source tells it. LSNs are text such as `0/2E02140`; `walBytes` is what the slot retains. */
@@ -29,6 +29,28 @@ export async function dropSlot(db: Database, name: string): Promise<void> {
     'SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',
     [name],
   )
+}
+
+/**
+ * Drops a slot that somebody may be reading: a replicator whose session is ended comes back for it within a tenth of a
+ * second, so each try ends the reader and drops at once.
+ * @throws the database's error when the reader was quicker each time
+ */
+export async function seizeAndDrop(db: Database, name: string): Promise<void> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      await db.query(
+        'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND active',
+        [name],
+      )
+      // The server takes a moment to see that its reader is gone; a reader that dials again takes longer.
+      for (let look = 0; look < 50 && (await readSlot(db, name))?.active; look++)
+        await db.query('SELECT pg_catalog.pg_sleep(0.002)')
+      return await dropSlot(db, name)
+    } catch (error) {
+      if (sqlState(error) !== '55006' || attempt >= 50) throw error
+    }
+  }
 }
 
 /** What the publication sends: which tables, and whether it would send a TRUNCATE, which wedges the stream. */

@@ -1,8 +1,10 @@
+import { info, warning } from '@actions/core'
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { refuse, UserError } from '../runtime/errors.ts'
 import { installedFence, removeFence } from '../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
 import { readPublication, readSlot } from '../source/slot.ts'
+import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../target/deferral.ts'
 import { mergeGrants, openGate, readWriteGrants, type WriteGrant } from '../target/gate.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../target/ledger.ts'
 
@@ -72,9 +74,54 @@ export async function leftoversOnTarget(
       name: `heartbeat ${targetSchema}.${HEARTBEAT} on the target`,
       drop: () => target.query(`DROP TABLE ${qualified(targetSchema, HEARTBEAT)}`),
     })
+  const tables = await fetchTables(target, migration)
+  if (tables.length)
+    found.push({
+      name: `molt's own ${tables.map(({ schema, name }) => `${schema}.${name}`).join(' and ')}`,
+      drop: () => target.query(`DROP TABLE ${tables.map(({ schema, name }) => qualified(schema, name)).join(', ')}`),
+    })
+  const back = await listRebuilt(target, migration)
+  if (back.length)
+    found.push({
+      name: `the ledger's note of ${back.length} indexes and constraints that are back`,
+      drop: () => forgetDeferred(target, migration, back),
+    })
   if (await readEntryIfAny(target, migration))
     found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
   return found
+}
+
+/** What `molt fetch` writes its runs to, with the columns that it gives them. */
+const FETCH_TABLES: Record<string, string> = {
+  _molt_fetch_exceptions: 'command fetch_id file_name id message schema_name sql_state stage table_name time',
+  _molt_fetch_status: 'id name source_dialect started_at',
+}
+
+/**
+ * The tables in which `molt fetch` keeps account of itself: by name and columns, and only when every load in them is of
+ * this migration, begun while the ledger has known it, and no other migration could still need them.
+ */
+async function fetchTables(target: Database, migration: string): Promise<{ schema: string; name: string }[]> {
+  const { rows } = await target.query(
+    `SELECT table_schema AS schema, table_name AS name, string_agg(column_name, ' ' ORDER BY column_name) AS columns
+       FROM information_schema.columns WHERE table_name = ANY($1) AND table_schema NOT IN ('information_schema', 'pg_catalog')
+      GROUP BY 1, 2 ORDER BY 2`,
+    [Object.keys(FETCH_TABLES)],
+  )
+  const found = rows.filter(({ name, columns }) => columns.split(' ').sort().join(' ') === FETCH_TABLES[name])
+  const status = found.filter(({ name }) => name === '_molt_fetch_status')
+  // In two schemas, or one without the other: somebody else has had a hand in it.
+  if (rows.length !== found.length || status.length !== 1 || found.some(({ schema }) => schema !== status[0].schema))
+    return []
+  const others = await target.query(
+    `SELECT 1 FROM molt_actions.migrations WHERE id <> $1
+     UNION ALL SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM molt_actions.migrations WHERE id = $1)
+     UNION ALL SELECT 1 FROM ${qualified(status[0].schema, '_molt_fetch_status')} s
+       WHERE s.started_at IS NULL OR s.started_at < (SELECT min(m.created_at) AT TIME ZONE 'UTC' FROM molt_actions.migrations m WHERE m.id = $1)
+     LIMIT 1`,
+    [migration],
+  )
+  return others.rowCount ? [] : found
 }
 
 async function schemaExists(db: Database, name: string): Promise<boolean> {
@@ -96,6 +143,20 @@ export function requireGone(left: readonly Leftover[]): void {
       'not everything is gone',
       left.map(({ name }) => `${name} is still there`),
       'Run `cleanup` again.',
+    )
+}
+
+/** What `prepare` took off the target for the load, when a migration ends before it is back. */
+export async function restoreOrTell(target: Database, migration: string, restore: boolean): Promise<void> {
+  if (restore) {
+    const built = await restoreDeferred(target, migration)
+    if (built.length) info(`${built.length} indexes and constraints that were taken off for the load are back`)
+    await forgetDeferred(target, migration, await listRebuilt(target, migration))
+  }
+  const problems = await deferralProblems(target, migration)
+  if (problems.length)
+    warning(
+      `${problems.length} indexes and constraints that were taken off for the load are still off; their definitions stay in the ledger. Say \`restore: true\` to build them, or load again under the same id`,
     )
 }
 

@@ -6,10 +6,12 @@ import { InputError, messageOf, refuse } from '../runtime/errors.ts'
 import { number, progress, seconds, workFolder } from '../runtime/progress.ts'
 import { readServer } from '../source/catalog.ts'
 import { readTarget } from '../target/catalog.ts'
+import { deferAgain } from '../target/deferral.ts'
 import { type Entry, noteStream, readStreamNote, type StreamNote } from '../target/ledger.ts'
+import { STREAM_APPLICATION } from '../tools/replicator.ts'
 import { explainTrouble } from '../tools/troubles.ts'
 import { Stream, type StreamStatus } from './stream.ts'
-import { lsnNumber, readMemo, readSlotFacts, type SlotFacts, type WatchLimits } from './watch.ts'
+import { holderText, lsnNumber, readMemo, readSlotFacts, type SlotFacts, type WatchLimits } from './watch.ts'
 
 export interface StreamInputs extends WatchLimits {
   source: string
@@ -101,6 +103,9 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
   return withDatabase(inputs.source, 'source', (source) =>
     withDatabase(inputs.target, 'target', async (target) => {
       const { database, isCockroach } = await readTarget(target)
+      await endOrphan(source, entry)
+      const again = await deferAgain(target, entry.id)
+      if (again) info(`${again} unique indexes and constraints that would be in the stream's way are off again`)
       const slot = await readSlotNow(source, entry)
       if (!slot) refuse('the stream cannot begin', [`the slot ${entry.plan.slot} does not exist`], 'Repeat the load.')
       const note = await readStreamNote(target, entry.id)
@@ -116,6 +121,53 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
       return { database, isCockroach }
     }),
   )
+}
+
+/** How long the server may take to see that a reader is gone, and how often one that comes back is cut off. */
+const READER_GOES = 1_500
+const MOST_CUTS = 5
+
+/**
+ * Cuts off a replicator that an earlier run has left behind: only this run may stream, since it holds the migration, and
+ * the reader has our replicator's name and user. Its process ends with its run; one that comes back lives elsewhere.
+ * @throws VerdictError when somebody else reads the slot, or the reader does not stay away
+ */
+async function endOrphan(source: Database, entry: Entry): Promise<void> {
+  for (let cuts = 0; ; cuts++) {
+    const holder = await readerAfter(source, entry, READER_GOES, cuts > 0)
+    if (!holder) return
+    const { rows } = await source.query('SELECT session_user AS me')
+    if (holder.application !== STREAM_APPLICATION || holder.user !== rows[0].me)
+      refuse(
+        'the stream cannot begin',
+        [`the slot ${entry.plan.slot} is read by ${holderText(holder)}, which is not known to be ours`],
+        `End that process, or its session (SELECT pg_terminate_backend(${holder.pid})), and run this again.`,
+      )
+    if (cuts >= MOST_CUTS)
+      refuse(
+        'the stream cannot begin',
+        [
+          `a replicator of an earlier run is still alive and takes the slot ${entry.plan.slot} again: ${holderText(holder)}`,
+        ],
+        'End its process: the job that began it, or its machine, still runs. Then run this again.',
+      )
+    await source.query('SELECT pg_catalog.pg_terminate_backend($1)', [holder.pid])
+    info(`the replicator of an earlier run, which nobody watches any more, was cut off: ${holderText(holder)}`)
+  }
+}
+
+/** Who reads the slot, unless nobody does for a moment. */
+async function readerAfter(source: Database, entry: Entry, ms: number, cut: boolean) {
+  const until = performance.now() + ms
+  let away = 0
+  for (;;) {
+    const holder = (await readSlotNow(source, entry))?.holder
+    away = holder ? 0 : away + 1
+    // A replicator that has lost its session dials again within a tenth of a second.
+    if (away >= (cut ? 5 : 1)) return undefined
+    if (holder && performance.now() > until) return holder
+    await sleep(100)
+  }
 }
 
 async function end(inputs: StreamInputs, entry: Entry, stagingSchema: string): Promise<void> {

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Table } from '../migration/tables.ts'
+import { plainForm } from '../migration/values.ts'
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { messageOf } from '../runtime/errors.ts'
 import { seconds } from '../runtime/progress.ts'
@@ -38,7 +39,7 @@ interface Pending {
   stood: number
 }
 
-const BATCH = 100
+const BATCH = 500
 /** A row that comes and goes between two looks can seem to stand still once. */
 const LOSS_AFTER = 2
 const PAUSE = 500
@@ -135,7 +136,11 @@ async function look(source: Database, target: Database, state: State, options: R
 }
 
 /** Waits until a heartbeat written now is on the target: everything committed before it has then been applied. */
-async function passMarker(source: Database, target: Database, options: RecheckOptions): Promise<void> {
+export async function passMarker(
+  source: Database,
+  target: Database,
+  options: Pick<RecheckOptions, 'targetSchema' | 'markerTimeout' | 'signal'>,
+): Promise<void> {
   const beat = await writeMarker(source, '')
   const deadline = performance.now() + options.markerTimeout
   for (;;) {
@@ -189,28 +194,13 @@ function rowReader(db: Database, schema: string, table: Table, versions: boolean
       for (const row of rows as (string | null)[][]) {
         const name = JSON.stringify(row.slice(0, key.length))
         if (!asked.has(name)) throw new Error(`a key of ${table.name} reads otherwise than it was written`)
-        const values = columns.map(({ type }, i) => comparable(type, row[key.length + i] as string | null))
+        const values = columns.map(({ type, labels }, i) => {
+          const text = row[key.length + i] as string | null
+          return text === null ? null : (plainForm(type, text, labels !== null) ?? text)
+        })
         found.set(name, { text: JSON.stringify(values), version: row.at(-1) as string })
       }
     }
     return found
   }
-}
-
-/** The order of keys in JSON, and zeros at the end of a number, are each server's own. */
-function comparable(type: string, text: string | null): string | null {
-  if (text === null) return null
-  if (/^jsonb?$/.test(type)) return JSON.stringify(sorted(JSON.parse(text)))
-  if (/^(numeric|decimal)/.test(type)) return text.replace(/(\.\d*?)0+$/, '$1').replace(/\.$/, '')
-  return text
-}
-
-function sorted(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(sorted)
-  if (value === null || typeof value !== 'object') return value
-  return Object.fromEntries(
-    Object.entries(value)
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([name, each]) => [name, sorted(each)]),
-  )
 }

@@ -2,6 +2,7 @@ import { createWriteStream } from 'node:fs'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../migration/structure.ts'
 import { compareTables, type Table } from '../migration/tables.ts'
 import { type Database, ident, qualified } from '../runtime/database.ts'
+import { messageOf } from '../runtime/errors.ts'
 import { tlsProblem } from '../runtime/types.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readConstraints, readIndexes, readSequenceStates } from '../sql/structure.ts'
@@ -11,6 +12,7 @@ import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../tool
 import {
   accountForVerify,
   addSamples,
+  diagnose,
   differences,
   differenceText,
   emptyVerifyAccount,
@@ -21,12 +23,16 @@ import {
   verifyProblems,
 } from '../tools/molt-verify.ts'
 import { Child, freeAddress } from '../tools/process.ts'
-import { keyHash, moltScrubber } from '../tools/scrub.ts'
+import { keyHash, moltScrubber, scrubText } from '../tools/scrub.ts'
 import { toolHelp } from '../tools/versions.ts'
-import { recheckRows } from './recheck.ts'
+import { passMarker, recheckRows } from './recheck.ts'
+import { digestTables, type TableDigest } from './row-digests.ts'
 
-/** `full` compares every row by molt, `counts` only the numbers of rows, `tables` only the definitions. */
-export type VerifyLevel = 'full' | 'counts' | 'tables'
+/**
+ * `full` compares every row, by molt and by hashes that both databases compute; `molt` by molt alone, `counts` only the
+ * numbers of rows, `tables` only the definitions.
+ */
+export type VerifyLevel = 'full' | 'molt' | 'counts' | 'tables'
 
 /** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
 export interface VerifyReport {
@@ -72,7 +78,7 @@ export interface VerifyOptions {
   recheck?: { limit: number; markerTimeout: number; rounds: number }
 }
 
-const RECHECK = { limit: 1_000, markerTimeout: 30_000, rounds: 5 }
+const RECHECK = { limit: 10_000, markerTimeout: 30_000, rounds: 5 }
 
 /** What is found on the way to a report. */
 interface Findings {
@@ -100,7 +106,8 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const gone = new Set(definitions.filter(({ what }) => what.includes('is missing on')).map(({ table }) => table))
   const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
   if (level === 'counts') await compareCounts(source, target, comparable, options, found)
-  if (level === 'full') await compareRows(source, target, { comparable, here }, options, found)
+  if (level === 'full' || level === 'molt')
+    await compareRows(source, target, { comparable, here, there }, options, found)
   if (options.structure)
     found[options.structure === 'require' ? 'problems' : 'notes'].push(
       ...(await structureFindings(source, target, plan)),
@@ -128,19 +135,26 @@ async function compareCounts(
   found[options.while === 'streaming' ? 'unsettled' : 'problems'].push(...found.tables.flatMap(countProblem))
 }
 
-/** Every row by molt, and the numbers of rows beside it: molt counts only what it has looked at. */
+/** Every row by molt, and beside it what does not depend on molt: hashes of the rows, or at least their numbers. */
 async function compareRows(
   source: Database,
   target: Database,
-  { comparable, here }: { comparable: readonly string[]; here: readonly Table[] },
+  { comparable, here, there }: { comparable: readonly string[]; here: readonly Table[]; there: readonly Table[] },
   options: VerifyOptions,
   found: Findings,
 ): Promise<void> {
   const { plan } = options
   const streaming = options.while === 'streaming'
-  found.counted = streaming ? 'no' : (options.count ?? 'exact')
-  const counts = await countTables(source, target, plan, comparable, found.counted)
-  const account = await runMoltVerify(source, options)
+  const hashed = options.level === 'full'
+  found.counted = streaming ? 'no' : hashed ? 'exact' : (options.count ?? 'exact')
+  const pairs = comparable.flatMap((name) => {
+    const [a, b] = [here, there].map((tables) => tables.find((table) => table.name === name))
+    return a && b ? [[a, b] as const] : []
+  })
+  const digesting = hashed ? rowDigests([source, target], pairs, options, found) : undefined
+  const [account, digests] = await Promise.all([runMoltVerify(source, options), digesting])
+  for (const digest of digests ?? []) addDigest(account, digest, found)
+  const counts = digests?.map(countedRows) ?? (await countTables(source, target, plan, comparable, found.counted))
   const partitions = await partitionsOfMissing(source, account, here, plan.sourceSchema)
   found.tables = order([...account.tables.values()], plan)
   found.unknown = account.unknown
@@ -155,6 +169,60 @@ async function compareRows(
     else found.problems.push(problem)
   }
   if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
+}
+
+/** Connections to each side: while changes are streamed, the stream goes first. */
+const DIGEST_CONNECTIONS = { streaming: 1, drained: 4 }
+
+/** @returns undefined when the databases could not compute them, which is then no proof of anything */
+async function rowDigests(
+  [source, target]: readonly [Database, Database],
+  pairs: readonly (readonly [Table, Table])[],
+  options: VerifyOptions,
+  found: Findings,
+): Promise<TableDigest[] | undefined> {
+  const { sourceUrl, targetUrl, signal, plan } = options
+  const { targetSchema } = plan
+  const limits = { targetSchema, signal, markerTimeout: options.recheck?.markerTimeout ?? RECHECK.markerTimeout }
+  try {
+    return await digestTables(pairs, {
+      ...{ sourceUrl, targetUrl, signal, sourceSchema: plan.sourceSchema, targetSchema },
+      ...(options.while === 'streaming' && { catchUp: () => passMarker(source, target, limits) }),
+      concurrency: DIGEST_CONNECTIONS[options.while ?? 'drained'],
+    })
+  } catch (error) {
+    signal.throwIfAborted()
+    found.unsettled.push(
+      `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them; at level \`molt\` that is enough`,
+    )
+    return undefined
+  }
+}
+
+/** What the databases' own hashes told, into what molt told: of each kind the larger number of rows. */
+function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings): void {
+  for (const what of digest.unproved)
+    found.notes.push(`${digest.name}: ${what} compared by molt verify alone, as both servers write it differently`)
+  const verdict = account.tables.get(digest.name)
+  if (!verdict) return
+  const before = differences(verdict)
+  for (const kind of ['missing', 'mismatch', 'extraneous'] as const)
+    verdict[kind] = Math.max(verdict[kind], digest[kind])
+  const unseen = differences(verdict) - before
+  if (!unseen) return
+  verdict.unseen = unseen
+  const columns = Object.entries(digest.columns).sort(([, a], [, b]) => b - a)
+  if (columns.length) verdict.columns = [...new Set([...(verdict.columns ?? []), ...columns.map(([column]) => column)])]
+  const known = account.rows.get(digest.name) ?? { rows: [], told: 0, columns: {}, classes: {} }
+  const told = new Set(known.rows.map(({ key }) => JSON.stringify(key)))
+  known.rows.push(...digest.rows.filter(({ key }) => !told.has(JSON.stringify(key))))
+  account.rows.set(digest.name, known)
+  verdict.diagnosis ??= diagnose(verdict, { ...known, columns: digest.columns, classes: digest.classes })
+}
+
+function countedRows({ name, sourceRows, targetRows }: TableDigest): TableVerdict {
+  const apart = sourceRows - targetRows
+  return { ...newVerdict(name), rows: sourceRows, missing: Math.max(0, apart), extraneous: Math.max(0, -apart) }
 }
 
 /** Definitions that differ between the expected tables of both sides now. */
@@ -332,7 +400,9 @@ async function settle(
   const suspects = [...account.tables.values()].flatMap((verdict) => {
     const definition = here.find(({ name }) => name === verdict.name)
     const rows = account.rows.get(verdict.name)?.rows ?? []
-    return definition && differences(verdict) ? [{ definition, rows, total: differences(verdict) }] : []
+    return definition && differences(verdict)
+      ? [{ definition, rows, total: Math.max(rows.length, differences(verdict)) }]
+      : []
   })
   if (!suspects.length) return []
   const { sourceSchema, targetSchema } = options.plan

@@ -1,5 +1,6 @@
 import { type Constraint, type Index, isShardCheck, type Schema } from '../migration/schema.ts'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
+import { messageOf, VerdictError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
 import { retrying } from './ledger.ts'
 
@@ -187,10 +188,11 @@ async function mark(
   migration: string,
   object: Deferred,
   column: 'dropped_at' | 'rebuilt_at',
+  at: 'now()' | 'NULL' = 'now()',
 ): Promise<void> {
   await retrying(() =>
     db.query(
-      `UPDATE ${DEFERRED} SET ${column} = now()
+      `UPDATE ${DEFERRED} SET ${column} = ${at}
         WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`,
       [migration, object.schema, object.table, object.name],
     ),
@@ -201,19 +203,58 @@ async function mark(
  * Builds one kind again, whatever of it is not there; can be repeated. Foreign keys come back NOT VALID: validate them
  * with {@link validateForeignKeys}. On CockroachDB each statement returns when its schema change is done.
  * @returns the names that were built now
- * @throws the database's error at the first that cannot be built, such as 23505 for a unique index; the rest stays
+ * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
  */
-export async function rebuildDeferred(db: Database, migration: string, kind: DeferredKind): Promise<string[]> {
+export async function rebuildDeferred(
+  db: Database,
+  migration: string,
+  kind: DeferredKind,
+  onBuilt: (name: string) => void = () => {},
+): Promise<string[]> {
   const built: string[] = []
   for (const object of await listDeferred(db, migration)) {
     if (object.kind !== kind) continue
     if (!(await isThere(db, object))) {
-      await retrying(() => db.query(object.create))
-      built.push(`${object.schema}.${object.table}.${object.name}`)
+      await retrying(() => db.query(object.create)).catch((error) => {
+        throw unbuildable(object, error)
+      })
+      const name = `${object.schema}.${object.table}.${object.name}`
+      built.push(name)
+      onBuilt(name)
     }
     await mark(db, migration, object, 'rebuilt_at')
   }
   return built
+}
+
+/** The server's message names the object and no value; its detail would hold a customer's. */
+function unbuildable({ kind, schema, table, name, create }: Deferred, error: unknown): unknown {
+  if (!sqlState(error)?.startsWith('23')) return error
+  return new VerdictError(
+    `${kind} ${name} of ${schema}.${table} cannot be built on the target: ${messageOf(error)}. Rows there break it; find them by its definition (${create}), put them right on the source, and run this again`,
+  )
+}
+
+/** What stands in a stream's way: it applies rows one by one, in an order that these do not allow. */
+const IN_THE_WAY: readonly DeferredKind[] = ['foreign-key', 'check', 'unique']
+
+/** Captured objects in a stream's way that are on the target, as an earlier cutover without a decision has left them. */
+export async function rebuiltEarly(db: Database, migration: string): Promise<Deferred[]> {
+  const found: Deferred[] = []
+  const captured = (await listDeferred(db, migration)).filter(({ dropped }) => dropped)
+  for (const kind of IN_THE_WAY)
+    for (const object of captured) if (object.kind === kind && (await isThere(db, object))) found.push(object)
+  return found
+}
+
+/** Takes them off again, since the stream goes on. Repeatable. */
+export async function deferAgain(db: Database, migration: string): Promise<number> {
+  const found = await rebuiltEarly(db, migration)
+  for (const object of found) {
+    await retrying(() => db.query(object.drop))
+    await mark(db, migration, object, 'rebuilt_at', 'NULL')
+  }
+  return found.length
 }
 
 /** Validates every foreign key that was captured; on one that is valid this does nothing. */
@@ -238,10 +279,33 @@ export async function deferralProblems(db: Database, migration: string): Promise
   return problems
 }
 
-/** Forgets what was captured, once it is back or no longer wanted. */
-export async function forgetDeferred(db: Database, migration: string): Promise<void> {
+/** What was captured and is on the target, valid: nobody needs its definition in the ledger any more. */
+export async function listRebuilt(db: Database, migration: string): Promise<Deferred[]> {
+  const back: Deferred[] = []
+  for (const object of await listDeferred(db, migration)) if (await isValid(db, object)) back.push(object)
+  return back
+}
+
+/**
+ * Forgets what was captured, once it is back or no longer wanted; what is still off keeps its definition, or nobody could
+ * build it any more.
+ */
+export async function forgetDeferred(db: Database, migration: string, which?: readonly Deferred[]): Promise<void> {
   await createTable(db)
-  await retrying(() => db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1`, [migration]))
+  for (const { schema, table, name } of which ?? (await listDeferred(db, migration)))
+    await retrying(() =>
+      db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`, [
+        ...[migration, schema, table, name],
+      ]),
+    )
+}
+
+/** Builds everything again that was taken off, and validates it; repeatable. */
+export async function restoreDeferred(db: Database, migration: string): Promise<string[]> {
+  const built: string[] = []
+  for (const kind of [...DEFERRED_KINDS].reverse()) built.push(...(await rebuildDeferred(db, migration, kind)))
+  await validateForeignKeys(db, migration)
+  return built
 }
 
 const isIndex = ({ kind }: Deferred) => kind === 'index' || kind === 'unique'

@@ -34,6 +34,8 @@ export interface Plan {
   waivers?: string[]
   /** `none`, `indexes`, `constraints` or `indexes,constraints`: what is taken off the target for the load. */
   defer?: string
+  /** What is compared while writes are paused; `full` when nothing is said. */
+  finalVerify?: 'full' | 'molt' | 'counts' | 'tables'
   /** sha256 of the programs that were there when it was prepared. */
   tools?: Record<string, string>
   /** sha256 over all that decides what is moved and how. */
@@ -61,10 +63,12 @@ export interface Facts {
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string
+  /** A rollback that was begun: the tables whose writes on the target are given up. */
+  goingBack?: string[]
   /** Rights to write that were taken from roles on the target until the commit. */
   gate?: WriteGrant[]
-  /** Who approved the cutover of which plan; `by` is empty when nobody was asked. */
-  approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string }
+  /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */
+  approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }
@@ -429,10 +433,10 @@ export async function slotRequest(db: Database, id: string): Promise<SlotRequest
   return row?.request && row.requestLive ? { ...row.request, at: row.requestedAt } : undefined
 }
 
-/** Whether a run of this action has the hold now. */
-export async function isHeldBy(db: Database, id: string, action: string): Promise<boolean> {
+/** Which run has the hold now, if any, and until when unless it is renewed. */
+export async function liveHolder(db: Database, id: string): Promise<(Holder & { expiresAt: Date }) | undefined> {
   const row = await readHold(db, id)
-  return Boolean(row?.live && row.holder?.action === action)
+  return row?.live && row.holder ? { ...row.holder, expiresAt: row.expiresAt } : undefined
 }
 
 /** Writes down what became of the approval; a new stream that is to wait for one clears it. */
@@ -445,11 +449,27 @@ export async function readGate(db: Database, id: string): Promise<Gate | undefin
   return (await readHold(db, id))?.gate ?? undefined
 }
 
+/** Who has the hold now, and who asks for it, for a person to read. */
+export async function holdTexts(db: Database, id: string): Promise<string[]> {
+  const row = await readHold(db, id).catch((error) => {
+    if (['42P01', '3F000'].includes(sqlState(error) ?? '')) return undefined
+    throw error
+  })
+  return [
+    ...(row?.live && row.holder
+      ? [`${runText(row.holder)} acts on it, and holds it until ${row.expiresAt.toISOString()} unless it renews`]
+      : []),
+    ...(row?.request && row.requestLive ? [`${runText(row.request)} asks for it`] : []),
+    ...(row?.gate ? [`its last approval is ${row.gate}`] : []),
+  ]
+}
+
 const ASK_EVERY = 1_000
 
 /**
  * For a run that must stream itself: asks the holder for the slot, waits until it is handed over, and takes the hold.
- * A holder that is dead is waited for until its hold lapses.
+ * A holder that is dead is waited for until its hold lapses; one of the same action that renews is not, since it hands
+ * nothing over.
  * @param deadline milliseconds from now
  * @param ttl milliseconds after which the hold lapses unless it is renewed
  * @throws VerdictError when it was not handed over in time; the request is withdrawn then
@@ -464,11 +484,15 @@ export async function obtainSlot(
 ): Promise<void> {
   const end = performance.now() + deadline
   await requestSlot(db, id, holder, 5 * ASK_EVERY + ttl)
+  let first: HoldRow | undefined
   try {
     for (;;) {
       const row = await tryHold(db, id, holder, ttl)
       if (!row) return
       if (signal?.aborted) throw new CancelledError('the run was cancelled')
+      first ??= row
+      const renewed = row.nonce === first.nonce && row.expiresAt > first.expiresAt
+      if (row.live && row.holder?.action === holder.action && renewed) throw refusal(id, row)
       if (performance.now() > end)
         throw new VerdictError(
           `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}; cancel that run and try again`,

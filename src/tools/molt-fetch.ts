@@ -266,13 +266,17 @@ export function emptyAccount(schema = 'public'): FetchAccount {
 
 type Account = (account: FetchAccount, event: MoltEvent) => void
 
+/** Two hexadecimal numbers of 32 bits each; 0/0 is no position. */
+const LSN = /^(?!0+\/0+$)[0-9A-F]{1,8}\/[0-9A-F]{1,8}$/i
+
 /** By the beginning of the message: the tools add to its end. */
 const EVENTS: [string, Account][] = [
   ['found matching table', (account, event) => account.matched.push(nameWithin(account.schema, event.source_table))],
   [
     'starting fetch',
     (account, event) => {
-      account.startCursor = event.cdc_cursor ? String(event.cdc_cursor) : undefined
+      const cursor = String(event.cdc_cursor)
+      account.startCursor = LSN.test(cursor) ? cursor : undefined
     },
   ],
   ['data extraction from source complete', (account, event) => countRows(account, event, 'exported')],
@@ -406,6 +410,8 @@ export function fetchProblems(account: FetchAccount, expected: readonly string[]
   const problems = skipped.map(({ table, reason }) => `${table}: ${reason}`)
   if (!account.complete) problems.push('molt fetch wrote no completion record: the load is not complete')
   else if (!account.cursor) problems.push('the completion record has no cursor, so a stream has nowhere to begin')
+  else if (!LSN.test(account.cursor))
+    problems.push(`the completion record's cursor is no position of a WAL: ${scrubText(account.cursor).slice(0, 60)}`)
   if (account.complete && !account.claimed.length && expected.length)
     problems.push('molt fetch moved no table at all: its filter matched nothing')
   else if (account.complete)

@@ -55,6 +55,8 @@ export interface TableVerdict {
   columnMismatch: number
   shardsFinished: number
   shardsTotal: number
+  /** How many of the differing rows molt did not see; the hashes that both databases computed told of them. */
+  unseen?: number
   /** Rows that molt says are equal; undefined when it does not say. */
   equal?: number
   /** Columns that differ in the rows that were told one by one, the most frequent first. */
@@ -94,7 +96,7 @@ export interface VerifyAccount {
 }
 
 /** Differing rows of one table that are kept in memory, to be looked at again. */
-export const KEPT_ROWS = 1_000
+export const KEPT_ROWS = 10_000
 const SAMPLES = 10
 
 export function emptyVerifyAccount(schema = 'public'): VerifyAccount {
@@ -352,7 +354,10 @@ export function differenceText(verdict: TableVerdict): string {
   ].filter(([count]) => count)
   const counts = parts.map(([count, what], index) => `${count}${index ? '' : count === 1 ? ' row' : ' rows'} ${what}`)
   const again = verdict.recheck ? `; looked at again after a later marker: ${recheckText(verdict.recheck)}` : ''
-  return `${verdict.name}: ${counts.join(', ')}${verdict.diagnosis ? `; ${verdict.diagnosis}` : ''}${again}`
+  const unseen = verdict.unseen
+    ? `; molt verify did not see ${verdict.unseen} of them, the hashes that both databases computed differ`
+    : ''
+  return `${verdict.name}: ${counts.join(', ')}${unseen}${verdict.diagnosis ? `; ${verdict.diagnosis}` : ''}${again}`
 }
 
 function recheckText({ lag, loss, changing, untold }: Recheck): string {

@@ -58,6 +58,30 @@ export function childEnvironment(extra: Record<string, string> = {}): NodeJS.Pro
   return { ...env, ...extra }
 }
 
+/**
+ * Ends a tool whose parent is gone: killed, it can end nobody itself, and a replicator that lives on holds the slot.
+ * The pipe to it breaks when the parent dies, however that comes about; a line in it says that all is over.
+ */
+const WATCHDOG = `trap '' INT TERM HUP
+read -r over && exit 0
+kill -TERM "$1" 2>/dev/null
+[ -z "$2" ] || rm -f "$2"
+for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$1" 2>/dev/null || exit 0; sleep 0.5; done
+kill -KILL "$1" 2>/dev/null`
+
+function watchdog(pid: number, passwords = ''): ChildProcess {
+  const child = spawn('/bin/sh', ['-c', WATCHDOG, 'molt-actions-watchdog', String(pid), passwords], {
+    // Not RUNNER_TRACKING_ID: it may end a moment after us, and is no orphan.
+    env: { PATH: process.env.PATH },
+    stdio: ['pipe', 'ignore', 'ignore'],
+  })
+  // Without a shell nobody watches, and the runner still finds the tool by RUNNER_TRACKING_ID.
+  child.on('error', () => {})
+  child.stdin?.on('error', () => {})
+  child.unref()
+  return child
+}
+
 /** A long-running tool: its lines as they come, its last words, and a stop that always ends it. */
 export class Child {
   /** Resolves when it has ended and its output is read to the end. Never rejects. */
@@ -77,6 +101,7 @@ export class Child {
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     this.pid = this.#process.pid
+    const watch = this.pid === undefined ? undefined : watchdog(this.pid, hidden?.env.PGPASSFILE)
     for (const stream of ['stdout', 'stderr'] as const)
       readLines(this.#process[stream] as NodeJS.ReadableStream, (line) => {
         launch.onLine(line, stream)
@@ -91,6 +116,7 @@ export class Child {
         // A program that cannot be started has both an error and an end.
         if (this.#exit) return
         this.#exit = exit
+        watch?.stdin?.end('over\n')
         hidden?.remove()
         log.close()
         resolve(this.#exit)

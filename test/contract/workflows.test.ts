@@ -2,45 +2,17 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { data, Evaluator, Lexer, Parser } from '@actions/expressions'
-import { truthy } from '@actions/expressions/result'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
-import { exampleJobs } from '../../scripts/example-jobs.ts'
+import { exampleJobs, exampleRehearsal } from '../../scripts/example-jobs.ts'
 import { specs } from '../../src/actions/specs.ts'
 import { COMMON_OUTPUTS } from '../../src/runtime/action.ts'
+import { holds, type Inputs, type Job, needsOf, readWorkflow, type Workflow } from '../support/workflow.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
 const FOLDER = join(REPO, '.github/workflows')
 
-interface Step {
-  id?: string
-  uses?: string
-  run?: string
-  if?: string
-  with?: Record<string, unknown>
-}
-interface Job {
-  needs?: string | string[]
-  if?: string
-  uses?: string
-  with?: Record<string, unknown>
-  outputs?: Record<string, string>
-  steps?: Step[]
-  environment?: string
-  permissions?: Record<string, string>
-  'timeout-minutes'?: number
-}
-interface Workflow {
-  on: { workflow_dispatch?: { inputs: Inputs }; workflow_call?: { inputs: Inputs } }
-  concurrency?: unknown
-  permissions?: unknown
-  jobs: Record<string, Job>
-}
-type Inputs = Record<string, { required?: boolean; type?: string; default?: unknown; options?: string[] }>
-
-const read = (path: string) => parse(readFileSync(path, 'utf8')) as Workflow
-const examples = ['migrate-caller.yml', 'operations-caller.yml', 'migrate-jobs.yml']
+const examples = ['migrate-caller.yml', 'operations-caller.yml', 'migrate-jobs.yml', 'rehearse.yml']
 const files = [
   ...readdirSync(FOLDER).map((name) => join(FOLDER, name)),
   ...examples.map((name) => join(REPO, 'examples', name)),
@@ -53,7 +25,7 @@ const root = parse(readFileSync(join(REPO, 'action.yml'), 'utf8')) as {
 
 /** Inputs (and which are required) and outputs of the action that a step uses; undefined for those of others. */
 function actionOf(uses: string): { inputs: Record<string, boolean>; outputs: string[] } | undefined {
-  if (uses === './')
+  if (uses === './' || /^OWNER\/REPO@0{40}$/.test(uses))
     return {
       inputs: Object.fromEntries(Object.entries(root.inputs).map(([name, { required }]) => [name, required === true])),
       outputs: Object.keys(root.outputs),
@@ -72,60 +44,65 @@ function actionOf(uses: string): { inputs: Record<string, boolean>; outputs: str
   }
 }
 
-const needsOf = (job: Job) => [job.needs ?? []].flat()
+describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(path)] as const))(
+  '%s',
+  (name, workflow) => {
+    for (const [id, job] of Object.entries(workflow.jobs)) {
+      const text = JSON.stringify(job)
+      const outputs = new Map<string, string[]>()
 
-describe.each(files.map((path) => [path.slice(REPO.length + 1), read(path)] as const))('%s', (name, workflow) => {
-  for (const [id, job] of Object.entries(workflow.jobs)) {
-    const text = JSON.stringify(job)
-    const outputs = new Map<string, string[]>()
-
-    test(`${id}: every step fits the action that it uses`, () => {
-      for (const step of job.steps ?? []) {
-        if (step.run) expect(step.run, 'nothing untrusted reaches a shell by interpolation').not.toContain('${{')
-        const action = step.uses ? actionOf(step.uses) : undefined
-        if (!action) continue
-        const given = Object.keys(step.with ?? {})
-        expect(given.filter((input) => !(input in action.inputs))).toEqual([])
-        const missing = Object.keys(action.inputs).filter((input) => action.inputs[input] && !given.includes(input))
-        expect(missing).toEqual([])
-        if (step.id) outputs.set(step.id, action.outputs)
-      }
-      for (const [, step = '', output = ''] of text.matchAll(/steps\.([\w-]+)\.outputs\.([\w-]+)/g))
-        expect(outputs.get(step), `${step}.${output}`).toContain(output)
-    })
-
-    test(`${id}: needs what it names, and names only what is there`, () => {
-      for (const [, needed = '', kind, output = ''] of text.matchAll(/needs\.([\w-]+)\.(result|outputs\.([\w-]+))/g)) {
-        expect(needsOf(job)).toContain(needed)
-        if (kind?.startsWith('outputs')) expect(Object.keys(workflow.jobs[needed]?.outputs ?? {})).toContain(output)
-      }
-      for (const needed of needsOf(job)) expect(Object.keys(workflow.jobs)).toContain(needed)
-    })
-
-    test(`${id}: has a timeout, least permissions, and takes inputs that exist`, () => {
-      if (!job.uses) expect(job['timeout-minutes']).toBeGreaterThan(0)
-      for (const right of Object.values(job.permissions ?? {})) expect(right).toBe('read')
-      const known = Object.keys({
-        ...workflow.on.workflow_dispatch?.inputs,
-        ...workflow.on.workflow_call?.inputs,
+      test(`${id}: every step fits the action that it uses`, () => {
+        for (const step of job.steps ?? []) {
+          if (step.run) expect(step.run, 'nothing untrusted reaches a shell by interpolation').not.toContain('${{')
+          const action = step.uses ? actionOf(step.uses) : undefined
+          if (step.id && step.uses?.startsWith('actions/upload-artifact@')) outputs.set(step.id, ['artifact-digest'])
+          if (!action) continue
+          const given = Object.keys(step.with ?? {})
+          expect(given.filter((input) => !(input in action.inputs))).toEqual([])
+          const missing = Object.keys(action.inputs).filter((input) => action.inputs[input] && !given.includes(input))
+          expect(missing).toEqual([])
+          if (step.id) outputs.set(step.id, action.outputs)
+        }
+        for (const [, step = '', output = ''] of text.matchAll(/steps\.([\w-]+)\.outputs\.([\w-]+)/g))
+          expect(outputs.get(step), `${step}.${output}`).toContain(output)
       })
-      for (const [, input = ''] of text.matchAll(/inputs\.([\w-]+)/g)) expect(known).toContain(input)
-      const called = /^OWNER\/REPO\/\.github\/workflows\/([a-z]+\.yml)@0{40}$/.exec(job.uses ?? '')?.[1]
-      if (job.uses) expect(called).toBeDefined()
-      if (!called) return
-      const { inputs } = read(join(FOLDER, called)).on.workflow_call as { inputs: Inputs }
-      for (const input of Object.keys(job.with ?? {})) expect(Object.keys(inputs)).toContain(input)
-    })
-  }
 
-  test('has no rights by default', () => {
-    expect(workflow.permissions).toEqual({})
-    if (!name.endsWith('ci.yml')) expect(workflow.concurrency).toBeUndefined()
-  })
-})
+      test(`${id}: needs what it names, and names only what is there`, () => {
+        for (const [, needed = '', kind, output = ''] of text.matchAll(
+          /needs\.([\w-]+)\.(result|outputs\.([\w-]+))/g,
+        )) {
+          expect(needsOf(job)).toContain(needed)
+          if (kind?.startsWith('outputs')) expect(Object.keys(workflow.jobs[needed]?.outputs ?? {})).toContain(output)
+        }
+        for (const needed of needsOf(job)) expect(Object.keys(workflow.jobs)).toContain(needed)
+      })
+
+      test(`${id}: has a timeout, least permissions, and takes inputs that exist`, () => {
+        if (!job.uses) expect(job['timeout-minutes']).toBeGreaterThan(0)
+        const signs = /rehearse\.yml$/.test(name) && id === 'attest'
+        for (const right of Object.values(job.permissions ?? {})) expect(right).toBe(signs ? 'write' : 'read')
+        const known = Object.keys({
+          ...workflow.on.workflow_dispatch?.inputs,
+          ...workflow.on.workflow_call?.inputs,
+        })
+        for (const [, input = ''] of text.matchAll(/inputs\.([\w-]+)/g)) expect(known).toContain(input)
+        const called = /^OWNER\/REPO\/\.github\/workflows\/([a-z]+\.yml)@0{40}$/.exec(job.uses ?? '')?.[1]
+        if (job.uses) expect(called).toBeDefined()
+        if (!called) return
+        const { inputs } = readWorkflow(join(FOLDER, called)).on.workflow_call as { inputs: Inputs }
+        for (const input of Object.keys(job.with ?? {})) expect(Object.keys(inputs)).toContain(input)
+      })
+    }
+
+    test('has no rights by default', () => {
+      expect(workflow.permissions).toEqual({})
+      if (!name.endsWith('ci.yml')) expect(workflow.concurrency).toBeUndefined()
+    })
+  },
+)
 
 test.each(ours)('%s takes the same inputs by hand and by call', (path) => {
-  const { workflow_dispatch: hand, workflow_call: call } = read(path).on
+  const { workflow_dispatch: hand, workflow_call: call } = readWorkflow(path).on
   expect(Object.keys(call?.inputs ?? {})).toEqual(Object.keys(hand?.inputs ?? {}))
   for (const [input, { default: value }] of Object.entries(hand?.inputs ?? {}))
     expect(call?.inputs[input]?.default, input).toEqual(value)
@@ -136,8 +113,19 @@ test('the example of the jobs is the workflow, with the actions by repository an
   expect(readFileSync(join(REPO, 'examples/migrate-jobs.yml'), 'utf8')).toBe(exampleJobs(migrate))
 })
 
+test('the example of the rehearsal is ours without the embedded variant, and rehearses the settings of the migration', () => {
+  const text = readFileSync(join(REPO, 'examples/rehearse.yml'), 'utf8')
+  expect(text).toBe(exampleRehearsal(readFileSync(join(FOLDER, 'rehearse.yml'), 'utf8')))
+  const { jobs, env = {} } = parse(text) as Workflow
+  expect(Object.keys(jobs)).toEqual(['real', 'attest'])
+  expect(text).not.toMatch(/\$\/|variant|examples\//)
+  expect(env).toMatchObject({ CONFIG: 'molt-actions.yml', FOLDER: 'rehearsal' })
+  for (const file of ['source.sql', 'target.sql', 'mask.yml'])
+    expect(existsSync(join(REPO, 'examples/rehearsal', file))).toBe(true)
+})
+
 describe('migrate.yml', () => {
-  const { jobs } = read(join(FOLDER, 'migrate.yml'))
+  const { jobs } = readWorkflow(join(FOLDER, 'migrate.yml'))
 
   test('only the cutover stands behind the gate, and no follower holds it up', () => {
     const gated = Object.keys(jobs).filter((id) => jobs[id]?.environment)
@@ -179,6 +167,8 @@ describe('migrate.yml', () => {
     ['finalize', {}, { prepare: 'success', cutover: 'skipped' }, false],
     ['finalize', { decision: 'rehearse' }, { prepare: 'success', cutover: 'success' }, false],
     ['finalize', { phase: 'finalize' }, { prepare: 'success', cutover: 'skipped' }, true],
+    ['finalize', { phase: 'finalize', decision: 'rehearse' }, { prepare: 'success', cutover: 'skipped' }, true],
+    ['finalize', { phase: 'finalize' }, { prepare: 'failure', cutover: 'skipped' }, false],
     ['finalize', { phase: 'finalize' }, { prepare: 'success', cutover: 'failure' }, false],
   ]
   test.each(rows)('%s with %j after %j: %s', (id, inputs, results, runs) => {
@@ -198,20 +188,39 @@ describe('migrate.yml', () => {
   })
 })
 
-function holds(condition: string, contexts: Record<string, unknown>, cancelled: boolean): boolean {
-  const expression = condition.replace(/^\$\{\{|\}\}$/g, '')
-  const info = { name: 'cancelled', description: '', minArgs: 0, maxArgs: 0 }
-  const call = () => new data.BooleanData(cancelled)
-  const ast = new Parser(new Lexer(expression).lex().tokens, Object.keys(contexts), [info]).parse()
-  const functions = new Map([['cancelled', { ...info, call }]])
-  return truthy(new Evaluator(ast, toData(contexts) as data.Dictionary, functions).evaluate())
-}
-
-function toData(value: unknown): data.ExpressionData {
-  if (typeof value === 'string') return new data.StringData(value)
-  const pairs = Object.entries(value as object).map(([key, each]) => ({ key, value: toData(each) }))
-  return new data.Dictionary(...pairs)
-}
+describe('rehearse.yml', () => {
+  const { jobs } = readWorkflow(join(FOLDER, 'rehearse.yml'))
+  const github = (event_name: string, from = 'acme/shop') => ({
+    event_name,
+    repository: 'acme/shop',
+    event: { pull_request: { head: { repo: { full_name: from } } } },
+  })
+  test.each([
+    ['workflow_dispatch', 'both', 'acme/shop', ['embedded', 'real']],
+    ['workflow_dispatch', 'embedded', 'acme/shop', ['embedded']],
+    ['workflow_dispatch', 'real', 'acme/shop', ['real']],
+    ['schedule', '', 'acme/shop', ['embedded', 'real']],
+    ['pull_request', '', 'acme/shop', ['embedded', 'real']],
+    ['pull_request', '', 'mallory/shop', ['embedded']],
+  ])('on %s (%s) from %s: %j', (event, variant, from, expected) => {
+    const contexts = { github: github(event, from), inputs: { variant } }
+    const ran = ['embedded', 'real'].filter((id) => holds(jobs[id]?.if as string, contexts))
+    expect(ran).toEqual(expected)
+  })
+  test.each([
+    ['schedule', 'success', '', true],
+    ['schedule', 'success', 'false', false],
+    ['schedule', 'failure', '', false],
+    ['pull_request', 'success', '', false],
+  ])('attests on %s after %s (MOLT_ATTEST=%s): %s', (event, result, MOLT_ATTEST, runs) => {
+    const contexts = { github: github(event), needs: { real: { result } }, vars: { MOLT_ATTEST } }
+    expect(holds(jobs.attest?.if as string, contexts)).toBe(runs)
+  })
+  test('nothing of a fork meets a secret', () => {
+    expect(readFileSync(join(FOLDER, 'rehearse.yml'), 'utf8')).not.toContain('pull_request_target')
+    expect(JSON.stringify(jobs.embedded)).not.toContain('secrets.')
+  })
+})
 
 const onPath = (tool: string) => (process.env.PATH ?? '').split(':').some((folder) => existsSync(join(folder, tool)))
 

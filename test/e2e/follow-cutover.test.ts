@@ -1,227 +1,275 @@
-// The night as GitHub runs it: brief, then a follower and the gate side by side, on a live database. GitHub's REST is a
-// local fake whose answers have the recorded shapes.
-import { createServer, type Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
+// What can become of an approval: the jobs of migrate.yml by the local runner on a live database, the follower and the
+// cutover as processes of their own. Minutes long, so it runs nightly; `migrate.test.ts` has the night that goes well.
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { JobResult } from '../../src/rehearsal/runner.ts'
-import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+import { jobOf, review, reviewed } from '../support/github.ts'
+import { type Night, type Run, requireGreen, startNight } from '../support/migrate.ts'
+import { words } from '../support/migration.ts'
 
-/** What the fake answers; tests change it as people would act. */
-const github = {
-  status: 200,
-  environment: undefined as object | undefined,
-  cutover: { name: 'migrate / cutover', status: 'waiting', conclusion: null as string | null, steps: [] as object[] },
-  follow: { name: 'migrate / follow (1)', status: 'in_progress', conclusion: null as string | null },
-  approvals: [] as object[],
-  rehearsals: [] as { id: number; event: string; artifact: string }[],
-  asked: [] as string[],
-}
-const reviewed = (reviewers: number) => ({
-  id: 1,
-  name: 'cutover',
-  protection_rules: [
-    { id: 3736, type: 'wait_timer', wait_timer: 30 },
-    {
-      id: 3755,
-      type: 'required_reviewers',
-      prevent_self_review: false,
-      reviewers: Array.from({ length: reviewers }, (_, id) => ({ type: 'User', reviewer: { login: 'bea', id } })),
-    },
-  ],
-  deployment_branch_policy: { protected_branches: true, custom_branch_policies: false },
-})
-const review = (login: string, state = 'approved') => ({
-  state,
-  comment: '',
-  environments: [{ id: 1, name: 'cutover' }],
-  user: { login, id: 7, type: 'User' },
-})
-
-function answer(url: string): object | undefined {
-  const { pathname, searchParams } = new URL(url, 'http://x')
-  const path = pathname.replace('/repos/acme/shop', '')
-  if (path === '') return { default_branch: 'main' }
-  if (path === '/environments/cutover') return github.environment
-  if (path === '/actions/runs/42/approvals') return github.approvals
-  if (path === '/actions/runs/42/attempts/1/jobs')
-    return {
-      total_count: 2,
-      jobs: [github.cutover, github.follow].map((job) => ({ ...job, id: 1, created_at: '2026-01-01T00:00:00Z' })),
-    }
-  if (path === '/actions/workflows/rehearse.yml/runs' && searchParams.get('branch') === 'main')
-    return { total_count: 1, workflow_runs: github.rehearsals.map(({ id, event }) => ({ id, event })) }
-  const run = github.rehearsals.find(({ id }) => path === `/actions/runs/${id}/artifacts`)
-  return run && { total_count: 1, artifacts: [{ id: 1, name: run.artifact, expired: false }] }
-}
-
-let server: Server
-let rehearsal: Rehearsal
-let api = ''
+let night: Night
 beforeAll(async () => {
-  server = createServer((request, response) => {
-    github.asked.push(request.url ?? '')
-    const body = request.headers.authorization === 'Bearer ghs_token' ? answer(request.url ?? '') : undefined
-    response.writeHead(github.status === 200 && !body ? 404 : github.status, { 'content-type': 'application/json' })
-    response.end(JSON.stringify(body ?? { message: 'Not Found' }))
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  api = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-  rehearsal = await startRehearsal({ rows: 1000, rate: 20 })
-  requireSuccess('setup', await rehearsal.run('setup', { embedded: 'true' }))
-  requireSuccess('prepare', await rehearsal.run('prepare', { 'rehearsal-target': 'true' }))
-  requireSuccess('fetch', await rehearsal.run('fetch', { mode: 'direct-copy' }))
+  night = await startNight()
 }, 120_000)
-afterAll(async () => {
-  await rehearsal?.stop()
-  server?.close()
-})
+afterAll(() => night?.stop())
 
-function run(name: string, inputs: Record<string, string> = {}): Promise<JobResult> {
-  const context = { repository: 'acme/shop', run_id: '42', run_attempt: '1', triggering_actor: 'anna', actor: 'anna' }
-  const { target } = rehearsal.pair
-  const own = { target: target.url, token: 'ghs_token', ...inputs }
-  return rehearsal.run(name, name === 'gate' ? { ...own } : inputs, {
-    github: { ...context, api_url: api },
-    env: { GITHUB_API_URL: api },
-  })
-}
-const gate = (what: string, inputs: Record<string, string> = {}) => run('gate', { do: what, ...inputs })
-const follow = () =>
-  run('replicate', {
-    until: 'handover',
-    token: 'ghs_token',
-    poll: '500ms',
-    'leg-limit': '100s',
-    'max-approval-wait': '100000d',
-    'quiet-period': '500ms',
-  })
-async function refused(result: Promise<JobResult>, text: RegExp): Promise<void> {
-  const ended = await result
+async function refused(result: Promise<JobResult | undefined>, text: RegExp): Promise<JobResult> {
+  const ended = (await result) as JobResult
   expect(words(ended)).toMatch(text)
   expect(ended.conclusion).toBe('failure')
+  return ended
 }
-const phase = async () => (await rehearsal.query('target', 'SELECT phase FROM molt_actions.migrations'))[0]?.phase
+const slots = async () =>
+  (await night.rehearsal.query('source', 'SELECT slot_name FROM pg_replication_slots')).map((row) => row.slot_name)
+const endedBy = (follow: JobResult) => follow.steps.find((step) => step.outputs['ended-by'])?.outputs['ended-by']
+
+/** A run that goes on where the target was loaded before, up to its approval. */
+async function waiting(inputs: Record<string, string> = {}, actor?: string): Promise<Run> {
+  const run = night.start({ phase: 'cutover', decision: 'rehearse', ...inputs }, actor)
+  await run.jobs('prepare', 'brief')
+  return run
+}
 
 describe('the gate must exist', () => {
+  const prepare = (inputs: Record<string, string> = {}) => night.start(inputs).job('prepare')
+
   test('an environment that is not there is refused: GitHub would make it without rules', async () => {
-    await refused(gate('require'), /there is no environment `cutover`/)
+    const red = await refused(prepare(), /there is no environment `cutover`/)
+    expect(red.steps.at(-1)?.outcome).toBe('skipped')
   })
   test('so is one without reviewers', async () => {
-    github.environment = { id: 1, name: 'cutover', protection_rules: [], deployment_branch_policy: null }
-    await refused(gate('require'), /no required reviewers/)
-    github.environment = reviewed(0)
-    await refused(gate('require'), /no required reviewers/)
+    night.github.environment = { id: 1, name: 'cutover', protection_rules: [], deployment_branch_policy: null }
+    await refused(prepare(), /no required reviewers/)
+    night.github.environment = reviewed(0)
+    await refused(prepare(), /no required reviewers/)
   })
   test('a token without the right is told which one', async () => {
-    github.status = 403
-    await refused(gate('require'), /permissions: actions: read/)
-    github.status = 200
+    night.github.status = 403
+    await refused(prepare(), /permissions: actions: read/)
+    night.github.status = 200
   })
-  test('an empty secret fails by its name, and a phase that does not exist by the list', async () => {
-    await refused(gate('require', { secrets: 'MOLT_SOURCE=true, MOLT_TARGET=false' }), /secret MOLT_TARGET is empty/)
-    await refused(gate('require', { phase: 'cut' }), /`prepare`, `load`, `stream`, `cutover`, `finalize`/)
+  test('an empty secret fails by its name, before anything else', async () => {
+    await refused(night.start({}, 'anna', { MOLT_TARGET: '' }).job('prepare'), /the secret MOLT_TARGET is empty/)
   })
-  test('with reviewers it passes, and says how long the legs are', async () => {
-    github.environment = reviewed(2)
-    const passed = await gate('require', { 'max-approval-wait': '48h' })
-    requireSuccess('gate', passed)
+  test('what is misspelt is found now, and not when it is used', async () => {
+    await refused(prepare({ decision: 'comit' }), /input `decision`: "comit" is not valid/)
+    await refused(prepare({ 'on-declined': 'drop' }), /input `on-declined`/)
+  })
+  test('a phase that does not exist is refused by the list', async () => {
+    await refused(prepare({ phase: 'cut' }), /`prepare`, `load`, `stream`, `cutover`, `finalize`/)
+  })
+  test('with reviewers, or where none are said by name, it passes', async () => {
+    night.github.environment = undefined
+    expect(words((await prepare({ phase: 'load', gate: 'none' })) as JobResult)).toMatch(/without anybody approving/)
+    night.github.environment = reviewed(2)
+    const passed = requireGreen('prepare', await prepare({ phase: 'load', 'max-approval-wait': '48h' }))
+    expect(passed.outputs).toMatchObject({ 'leg-limit': '8640s', 'last-leg': '20' })
     expect(JSON.parse(passed.outputs.legs as string)).toHaveLength(20)
-    expect(passed.outputs['leg-limit']).toBe('8640s')
-  })
-  test('without a gate it must be said by name', async () => {
-    github.environment = undefined
-    expect((await gate('require', { gate: 'none' })).conclusion).toBe('success')
-    github.environment = reviewed(2)
   })
 })
 
-describe('a migration under load', { timeout: 120_000 }, () => {
-  let hash = ''
-  const approve = (inputs: Record<string, string> = {}) => gate('approve', { 'plan-hash': hash, ...inputs })
-
-  test('is not ready before it was verified', async () => {
-    await refused(run('brief'), /has not caught up/)
+describe('under live writes', { timeout: 300_000 }, () => {
+  test('prepared by one run and loaded by another', async () => {
+    await night.start().jobs('prepare')
+    expect(await night.phase()).toBe('prepared')
+    const run = night.start({ phase: 'load' })
+    await run.jobs('prepare', 'load', 'brief')
+    expect(await night.phase()).toBe('caught-up')
   })
 
-  test('is shown to the approver with the hash of its plan', async () => {
-    const caughtUp = { until: 'caught-up', 'quiet-period': '500ms', verify: 'full' }
-    requireSuccess('replicate', await run('replicate', caughtUp))
-    const brief = await run('brief')
-    requireSuccess('brief', brief)
-    hash = brief.outputs['plan-hash'] as string
-    expect(brief.outputs).toMatchObject({ verdict: 'go', phase: 'caught-up', follow: 'true' })
-    expect(brief.summary).toContain(hash)
-    expect(brief.summary).toContain('allow-insecure')
+  test('a run that begins at the stream repeats no load', async () => {
+    const run = night.start({ phase: 'stream' })
+    await run.jobs('prepare')
+    const load = requireGreen('load', await run.job('load'))
+    expect(load.steps.find((step) => step.name === 'Load')?.outcome).toBe('skipped')
   })
 
-  test('declined: the follower is red and the slot stays; an approval that comes later is refused', async () => {
-    const following = follow()
-    await sleep(3_000)
-    Object.assign(github.cutover, { status: 'completed', conclusion: 'failure' })
-    github.approvals = [review('bea', 'rejected')]
-    const ended = await following
-    expect(words(ended)).toMatch(/the cutover was declined; the slot molt_slot is kept/)
-    expect(ended.conclusion).toBe('failure')
-    expect(await rehearsal.query('source', 'SELECT 1 FROM pg_replication_slots')).toHaveLength(1)
-    github.approvals.push(review('bea'))
-    await refused(approve(), /declined already/)
-    Object.assign(github.cutover, { status: 'waiting', conclusion: null })
-    github.approvals = []
-    requireSuccess('brief', await run('brief'))
+  test('declined while it streams: red, the slot stays, and an approval that comes later is refused', async () => {
+    const run = await waiting()
+    const following = run.job('follow')
+    await night.streaming()
+    Object.assign(jobOf(run.github, 'cutover'), { status: 'completed', conclusion: 'failure' })
+    run.github.approvals = [review('bea', 'rejected')]
+    await refused(following, /the cutover was declined; the slot molt_slot is kept/)
+    expect(await slots()).toEqual(['molt_slot'])
+    run.github.approvals.push(review('bea'))
+    await refused(run.job('cutover'), /declined already/)
+    expect(await run.job('finalize')).toBeUndefined()
   })
 
-  test('only another person can approve, and only this plan', async () => {
-    await refused(approve(), /passed without an approval/)
-    github.approvals = [review('Anna')]
-    await refused(approve(), /Anna has started this run and approved it/)
-    github.approvals = [review('bea')]
-    await refused(approve({ 'plan-hash': 'a'.repeat(64) }), /not the one that was approved/)
-    await refused(approve({ tools: `molt=${'b'.repeat(64)}` }), /not the program of the approved plan/)
-    Object.assign(github.follow, { status: 'completed', conclusion: 'failure' })
-    await refused(approve(), /is red/)
-    Object.assign(github.follow, { status: 'in_progress', conclusion: null })
-    expect(await phase()).toBe('caught-up')
+  test('declined between two legs: the next one is red, too', async () => {
+    const run = await waiting()
+    Object.assign(jobOf(run.github, 'cutover'), { status: 'completed', conclusion: 'failure' })
+    run.github.approvals = [review('bea', 'rejected')]
+    await refused(run.job('follow', { leg: '2' }), /the cutover was declined/)
   })
 
-  test('typed by the person who started the first run, the hash does not count', async () => {
-    const typed = { gate: 'plan-hash', 'approved-hash': hash }
-    await refused(approve({ gate: 'plan-hash' }), /`approved-hash` is not the hash/)
-    await refused(approve(typed), /no earlier run has shown this plan/)
+  test('expired by the end of the last leg', async () => {
+    const run = await waiting({ 'max-approval-wait': '3s' })
+    await refused(run.job('follow'), /the cutover was expired; the slot molt_slot is kept/)
+    run.github.approvals = [review('bea')]
+    await refused(run.job('cutover'), /expired already/)
   })
 
-  test('rehearsals of a branch do not count', async () => {
-    const artifact = `molt-rehearsal-${hash}`
-    github.rehearsals = [
-      { id: 1, event: 'schedule', artifact },
-      { id: 2, event: 'pull_request', artifact },
-      { id: 3, event: 'workflow_dispatch', artifact: 'molt-rehearsal-other' },
-    ]
-    await refused(gate('rehearsed', { 'plan-hash': hash, rehearsals: '2' }), /rehearsed green 1 times/)
-    github.rehearsals.push({ id: 4, event: 'workflow_dispatch', artifact })
-    requireSuccess('gate', await gate('rehearsed', { 'plan-hash': hash, rehearsals: '2' }))
+  test('approved, and no second runner: the follower yields, and so does its next leg', async () => {
+    const run = await waiting()
+    jobOf(run.github, 'cutover').status = 'queued'
+    const following = run.job('follow')
+    await night.streaming()
+    run.github.approvals = [review('bea')]
+    expect(endedBy(requireGreen('follow', await following))).toBe('approved')
+    const next = requireGreen('follow', await run.job('follow', { leg: '2' }))
+    expect(words(next)).toMatch(/approved and waits for a runner/)
+    // Nobody follows: the cutover streams what is left by itself.
+    const cutover = requireGreen('cutover', await run.job('cutover'))
+    expect(words(cutover)).toMatch(/first verify, while changes are streamed: clean/)
+    expect(await night.phase()).toBe('approved')
   })
 
-  test('approved: the follower hands the slot over, and the cutover goes through', async () => {
-    expect((await gate('needed')).outputs.needed).toBe('true')
-    const following = follow()
-    await sleep(3_000)
-    Object.assign(github.cutover, { status: 'in_progress' })
-    const approved = await approve()
-    requireSuccess('gate', approved)
-    expect(approved.outputs['approved-by']).toBe('bea')
-    expect(await phase()).toBe('approved')
-    expect((await approve({ 'max-verify-age': '1ms', bypass: 'warn' })).outputs['verify-stale']).toBe('true')
-    requireSuccess('cutover', await run('cutover', { decision: 'commit', 'quiet-period': '500ms' }))
-    const ended = await following
-    requireSuccess('follow', ended)
-    expect(ended.outputs['ended-by']).toBe('request')
-    expect((await gate('needed')).outputs.needed).toBe('false')
-    const [entry] = await rehearsal.query('target', `SELECT facts->'approval' AS approval FROM molt_actions.migrations`)
-    expect(entry?.approval).toMatchObject({ planHash: hash, startedBy: 'anna' })
+  test('only another person can approve', async () => {
+    const run = await waiting()
+    await refused(run.job('cutover'), /passed without an approval/)
+    run.github.approvals = [review('Anna')]
+    await refused(run.job('cutover'), /Anna has started this run and approved it/)
   })
 
-  test('a resumed run has nothing left to follow', async () => {
-    expect((await run('brief')).outputs).toMatchObject({ verdict: 'go', follow: 'false' })
+  test('where a policy says so, it is only shown', async () => {
+    const lenient = { config: 'lenient.yml' }
+    const own = await waiting(lenient)
+    own.github.approvals = [review('anna')]
+    const cutover = requireGreen('cutover', await own.job('cutover'))
+    expect(words(cutover)).toMatch(/##\[warning\]anna has started this run and approved it/)
+    const bypassed = await waiting(lenient)
+    const passed = await bypassed.job('cutover')
+    expect(words(requireGreen('cutover', passed))).toMatch(
+      /##\[warning\]environment `cutover` was passed without an approval/,
+    )
+  })
+
+  test('only the plan and the programs that were shown', async () => {
+    const run = await waiting()
+    run.github.approvals = [review('bea')]
+    const { target } = night.rehearsal.pair
+    const gate = (inputs: Record<string, string>) =>
+      night.rehearsal.run(
+        'gate',
+        { do: 'approve', gate: 'none', target: target.url, ...inputs },
+        { github: { run_id: run.id } },
+      )
+    await refused(gate({ 'plan-hash': 'a'.repeat(64) }), /not the one that was approved/)
+    const [entry] = await night.rehearsal.query('target', `SELECT plan->>'hash' AS hash FROM molt_actions.migrations`)
+    const other = { 'plan-hash': String(entry?.hash), tools: `molt=${'b'.repeat(64)}` }
+    await refused(gate(other), /not the program of the approved plan/)
+  })
+
+  test('a red follower stops the cutover, and what was wrong can be put right', async () => {
+    const run = await waiting()
+    const following = run.job('follow')
+    await night.streaming()
+    try {
+      await night.rehearsal.query('target', 'ALTER TABLE reviews ADD COLUMN surprise integer')
+      await refused(following, /reviews/)
+      run.github.approvals = [review('bea')]
+      await refused(run.job('cutover'), /follow \(1\)` is red/)
+    } finally {
+      await night.rehearsal.query('target', 'ALTER TABLE reviews DROP COLUMN surprise')
+    }
+    const again = night.start({ phase: 'stream' })
+    await again.jobs('prepare', 'load', 'brief')
+  })
+
+  test('two runs at once: the second one does not follow, and takes the slot when it is approved', async () => {
+    const [first, second] = [await waiting(), await waiting()]
+    const following = first.job('follow')
+    await night.streaming()
+    expect(words(requireGreen('follow', await second.job('follow')))).toMatch(/until handover` .* has the slot/)
+    second.github.approvals = [review('bea')]
+    requireGreen('cutover', await second.job('cutover'))
+    expect(endedBy(requireGreen('follow', await following))).toBe('request')
+  })
+
+  test('two cutovers at once: one goes through, and the other one keeps off', async () => {
+    const runs = [await waiting(), await waiting()]
+    for (const run of runs) run.github.approvals = [review('bea')]
+    const ended = (await Promise.all(runs.map((run) => run.job('cutover')))) as JobResult[]
+    const red = ended.filter((each) => each.conclusion !== 'success')
+    expect(ended.some((each) => each.conclusion === 'success')).toBe(true)
+    for (const each of red) expect(words(each)).toMatch(/only one can have it|only one run may act|another run/)
+  })
+
+  test('without required reviewers a second person types the hash', async () => {
+    const shown = await waiting({ gate: 'plan-hash' }, 'anna')
+    expect(await shown.job('cutover')).toBeUndefined()
+    const following = shown.job('follow')
+    await night.streaming()
+    const brief = await night.rehearsal.query('target', `SELECT plan->>'hash' AS hash FROM molt_actions.migrations`)
+    const typed = { gate: 'plan-hash', 'approved-hash': String(brief[0]?.hash) }
+    await refused((await waiting(typed, 'Anna')).job('cutover'), /another person must do one of the two/)
+    await refused(
+      (await waiting({ ...typed, 'approved-hash': 'c'.repeat(64) }, 'bea')).job('cutover'),
+      /is not the hash/,
+    )
+    const approved = await waiting(typed, 'bea')
+    requireGreen('cutover', await approved.job('cutover'))
+    expect(endedBy(requireGreen('follow', await following))).toBe('request')
+    const [entry] = await night.rehearsal.query(
+      'target',
+      `SELECT facts->'approval' AS approval FROM molt_actions.migrations`,
+    )
+    expect(entry?.approval).toMatchObject({ by: 'bea', gate: 'plan-hash', planHash: typed['approved-hash'] })
+  })
+
+  test('expired, and the slot dropped as asked: then only a load that is begun again helps', async () => {
+    const run = await waiting({ 'on-declined': 'drop-slot' })
+    jobOf(run.github, 'cutover').created_at = new Date(Date.now() - 25 * 3600_000).toISOString()
+    await refused(run.job('follow'), /expired; the slot molt_slot is dropped/)
+    expect(await slots()).toEqual([])
+    const later = night.start({ phase: 'cutover' })
+    await later.jobs('prepare')
+    await refused(later.job('brief'), /the slot molt_slot is gone from the source; the load must be repeated/)
+    requireGreen('abort', await night.operate('abort'))
+    const again = night.start({ config: 'again.yml' })
+    await again.jobs('prepare', 'load', 'brief')
+    expect(await slots()).toEqual(['molt_slot'])
+  })
+
+  test('a switch that fails is red, and the next run repeats only the switch', async () => {
+    const script = join(night.workspace, 'switch.sh')
+    const good = readFileSync(script, 'utf8')
+    writeFileSync(script, '#!/bin/sh\nexit 7\n')
+    const run = await waiting({ decision: 'commit' })
+    run.github.approvals = [review('bea')]
+    await refused(run.job('cutover'), /The migration is committed and stays so/)
+    expect(await run.job('finalize')).toBeUndefined()
+    expect(await night.phase()).toBe('committed')
+
+    writeFileSync(script, good)
+    const next = await waiting({ decision: 'commit' })
+    expect(await next.job('follow')).toBeUndefined()
+    next.github.approvals = [review('bea')]
+    const cutover = requireGreen('cutover', await next.job('cutover'))
+    expect(words(cutover)).not.toMatch(/writes are refused/)
+    expect(await night.phase()).toBe('switched')
+    await next.jobs('finalize')
+    expect(await night.phase()).toBe('finalized')
+  })
+
+  test('finalize can be run again by itself, whatever the decision says; nothing is left to follow or to approve', async () => {
+    const run = night.start({ phase: 'finalize', decision: 'rehearse' })
+    await run.jobs('prepare')
+    for (const skipped of ['load', 'brief', 'follow', 'cutover']) expect(await run.job(skipped)).toBeUndefined()
+    await run.jobs('finalize')
+    const late = night.start({ phase: 'load' })
+    await late.jobs('prepare')
+    await refused(late.job('load'), /is finalized; .* past this step already/)
+  })
+
+  test('status tells where it stands; abort and cleanup refuse what they must', async () => {
+    const status = requireGreen('status', await night.operate('status'))
+    expect(status.summary).toMatch(/finalized/)
+    await refused(night.operate('abort'), /the source is fenced for good/)
+    await refused(night.operate('cleanup'), /rollback/)
+    expect(await night.phase()).toBe('finalized')
   })
 })

@@ -28,6 +28,8 @@ interface Trick {
   drop?: string
   /** It is killed when it writes such a line. */
   killAt?: string
+  /** It compares as a tool does that misreads both sides alike: no row differs. */
+  blind?: boolean
 }
 
 /** A folder with a `molt` that plays a trick. */
@@ -50,6 +52,9 @@ createInterface({ input: molt.stdout }).on('line', (line) => {
     molt.kill('SIGKILL')
     process.kill(process.pid, 'SIGKILL')
   }
+  if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
+  if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
+  if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
   if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
 })
 process.on('SIGTERM', () => molt.kill('SIGTERM'))
@@ -246,6 +251,44 @@ describe('after the load', () => {
       await target.query(undone)
       expectRed(dry, words)
       expectRed(full, words)
+    },
+    60_000,
+  )
+
+  const UNSEEN: [what: string, table: string, done: string, words: RegExp][] = [
+    [
+      'a number that was cut',
+      'payments',
+      'UPDATE payments SET fee = round(fee, 10) WHERE scale(fee) > 10',
+      /payments: \d+ rows? different in fee; molt verify did not see \d+ of them, .*; only the last digits of numbers/,
+    ],
+    [
+      'a number inside JSON',
+      'customers',
+      'UPDATE customers SET settings = settings || \'{"ratio": 1.2}\' WHERE id = 3',
+      /customers: 1 row different in settings; molt verify did not see 1/,
+    ],
+    [
+      'a row that is not there',
+      'reviews',
+      'DELETE FROM reviews WHERE id = 7',
+      /reviews: 1 row missing; molt verify did/,
+    ],
+    [
+      'one row in place of another',
+      'reviews',
+      'UPDATE reviews SET id = 888888 WHERE id = 9',
+      /reviews: 1 row missing, 1 extraneous; molt verify did not see 2/,
+    ],
+  ]
+  test.each(UNSEEN)(
+    '%s, which molt verify does not see',
+    async (_, table, done, words) => {
+      await target.query(done)
+      const result = await run('verify', {}, { blind: true })
+      await target.query(`TRUNCATE "${table}" CASCADE; INSERT INTO "${table}" SELECT * FROM pristine."${table}"`)
+      expectRed(result, words)
+      expect(result.outputs.verdict).toBe('different')
     },
     60_000,
   )

@@ -1,7 +1,7 @@
-import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, expect, test } from 'vitest'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+import { stoppedChild } from '../support/stopped.ts'
 
 /*
  * Two databases, one decision. The cutover is stopped dead at each point between arming and switched; there it is
@@ -18,7 +18,7 @@ const CUTOVER = {
   'switch-command': '["true"]',
 }
 
-const BEFORE = ['before arming', 'armed', 'drained', 'verified', 'sequences set', 'committing']
+const BEFORE = ['before arming', 'armed', 'drained', 'verified', 'sequences set', 'unique indexes built', 'committing']
 const AFTER = [
   ['permanent on the source', 'the target is cut', cutTarget],
   ['switch command done', 'killed', kill],
@@ -27,6 +27,8 @@ const AFTER = [
         ['permanent on the source', 'killed', kill],
         ['committed', 'killed', kill],
         ['committed', 'the target is cut', cutTarget],
+        ['gate open', 'killed', kill],
+        ['gate open', 'the target is cut', cutTarget],
         ['switch command done', 'the target is cut', cutTarget],
       ] as const)
     : []),
@@ -53,36 +55,6 @@ async function kill(pid: number): Promise<void> {
 async function cutTarget(pid: number): Promise<void> {
   await rehearsal.pair.target.kill()
   process.kill(pid, 'SIGCONT')
-}
-
-/** The child of this process that has stopped itself. */
-async function stoppedChild(running: Promise<unknown>): Promise<number> {
-  let over = false
-  void running.finally(() => {
-    over = true
-  })
-  while (!over) {
-    const pid = children(process.pid).find((child) => stateOf(child) === 'T')
-    if (pid) return pid
-    await sleep(20)
-  }
-  throw new Error(`the cutover ended before it came to the point:\n${words((await running) as never)}`)
-}
-
-function children(pid: number): number[] {
-  try {
-    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
-  } catch {
-    return []
-  }
-}
-
-function stateOf(pid: number): string | undefined {
-  try {
-    return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.[0]
-  } catch {
-    return undefined
-  }
 }
 
 /** Tries to write to the source until it may, for at most `ms`. */

@@ -77,6 +77,14 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
   requireSuccess('rollback', back)
   expect(JSON.parse(back.outputs.lost as string)).toEqual(['categories'])
   expect(await writable()).toBe(true)
+  const again = await rehearsal.run('rollback')
+  requireSuccess('rollback', again)
+  expect(words(again)).toContain('nothing to do: migration main is rolled back since')
+  // As a rollback leaves it that died between its two steps.
+  await rehearsal.query('target', "UPDATE molt_actions.migrations SET phase = 'switched'")
+  const carriedOn = await rehearsal.run('rollback')
+  requireSuccess('rollback', carriedOn)
+  expect(JSON.parse(carriedOn.outputs.lost as string)).toEqual(['categories'])
   requireSuccess('cleanup', await rehearsal.run('cleanup'))
   expect(await ours()).toEqual(NOTHING)
 })
@@ -89,8 +97,58 @@ test('cleanup after the rollback window leaves nothing of ours on either side', 
   requireSuccess('cleanup', listed)
   expect(words(listed)).toContain('would drop slot molt_slot')
   expect(await ours()).toMatchObject({ slots: '1' })
+  const bookkeeping = () =>
+    rehearsal.query('target', "SELECT relname FROM pg_class WHERE relname LIKE '\\_molt\\_fetch%' AND relkind = 'r'")
+  expect(await bookkeeping()).toHaveLength(2)
   requireSuccess('cleanup', await rehearsal.run('cleanup', { 'rollback-window': '0s' }))
   expect(await ours()).toEqual(NOTHING)
+  expect(await bookkeeping()).toEqual([])
+})
+
+test('abort cuts a living replicator off, keeps what is not ours, and builds again what was taken off', {
+  timeout: 240_000,
+}, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.query(
+    'target',
+    `CREATE UNIQUE INDEX by_email ON customers (email); CREATE INDEX by_name ON customers (created_at);
+     ALTER TABLE orders ADD CONSTRAINT of_customer FOREIGN KEY (customer_id) REFERENCES customers`,
+  )
+  const there = async () =>
+    (
+      await rehearsal.query(
+        'target',
+        `SELECT relname AS name FROM pg_class WHERE relname IN ('by_email', 'by_name')
+         UNION SELECT conname FROM pg_constraint WHERE conname = 'of_customer' AND convalidated ORDER BY 1`,
+      )
+    ).map(({ name }) => name)
+  await rehearsal.bringToCaughtUp({ defer: 'indexes,constraints' })
+  expect(await there()).toEqual([])
+  // A load of somebody else's, from before this migration: the tables with its account are not ours to drop.
+  await rehearsal.query(
+    'target',
+    "INSERT INTO _molt_fetch_status VALUES (gen_random_uuid(), 'theirs', '2020-01-01', 'PostgreSQL')",
+  )
+  const following = rehearsal.run('replicate', { until: 'handover', 'leg-limit': '5m', 'quiet-period': '300ms' })
+  for (let i = 0; i < 200; i++) {
+    const [slot] = await rehearsal.query('source', 'SELECT active FROM pg_replication_slots')
+    if (slot?.active) break
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  const kept = await rehearsal.run('abort', {}, { workDir: undefined })
+  requireSuccess('abort', kept)
+  expect(words(kept)).toMatch(/the replicator that read the slot was cut off/)
+  expect(words(kept)).toMatch(/\d+ indexes and constraints that were taken off for the load are still off/)
+  expect(await ours()).toEqual(NOTHING)
+  const ended = await following
+  expect(ended.conclusion).toBe('failure')
+  expect(words(ended)).toMatch(/the slot molt_slot is gone|was lost/)
+  requireSuccess('abort', await rehearsal.run('abort', { restore: 'true' }))
+  expect(await there()).toEqual(['by_email', 'by_name', 'of_customer'])
+  expect(
+    await rehearsal.query('target', 'SELECT name FROM _molt_fetch_status WHERE name = $1', ['theirs']),
+  ).toHaveLength(1)
+  expect(await rehearsal.query('target', 'SELECT 1 FROM molt_actions.deferred')).toEqual([])
 })
 
 test('status reads one side alone, and is red when the slot keeps too much WAL', { timeout: 120_000 }, async () => {
@@ -136,4 +194,13 @@ test('the target gate: roles lose their rights to write until the commit, and ge
   expect(await rights()).toEqual(['app_writer SELECT NO'])
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
   expect(await rights()).toEqual(before)
+  // A rollback takes them away again, or the application could write on both sides.
+  await rehearsal.query(
+    'target',
+    `UPDATE molt_actions.holds SET nonce = 'x', holder = '{"action": "cutover", "url": "https://x/runs/9"}', expires_at = now() + interval '1 hour'`,
+  )
+  expect(words(await rehearsal.run('rollback'))).toMatch(/is held by `cutover` \(https:\/\/x\/runs\/9\)/)
+  await rehearsal.query('target', 'UPDATE molt_actions.holds SET nonce = NULL')
+  requireSuccess('rollback', await rehearsal.run('rollback'))
+  expect(await rights()).toEqual(['app_writer SELECT NO'])
 })

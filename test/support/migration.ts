@@ -1,5 +1,5 @@
 import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, loadavg, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import pg from 'pg'
 import { type LoadHandle, startLoad } from '../../src/rehearsal/load.ts'
@@ -16,13 +16,18 @@ export interface Rehearsal {
   /** Runs one action of the suite; RUNNER_TEMP is kept between them, as in one job. */
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
   /** Setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
-  bringToCaughtUp(): Promise<void>
+  bringToCaughtUp(prepare?: Record<string, string>): Promise<void>
   query(side: 'source' | 'target', sql: string, values?: unknown[]): Promise<Record<string, unknown>[]>
   stop(): Promise<void>
 }
 
 export async function startRehearsal(
-  options: { rows?: number; rate?: number; targetUrl?: (url: string) => string } = {},
+  options: {
+    rows?: number
+    rate?: number
+    sourceUrl?: (url: string) => string
+    targetUrl?: (url: string) => string
+  } = {},
 ): Promise<Rehearsal> {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-test-'))
   const pair = await startPair()
@@ -32,12 +37,13 @@ export async function startRehearsal(
       createShop(pair.target.url, { schemaOnly: true }),
     ])
     const load = await startLoad({ url: pair.source.url, rate: options.rate ?? 40, connections: 3 })
+    const source = options.sourceUrl?.(pair.source.url) ?? pair.source.url
     const target = options.targetUrl?.(pair.target.url) ?? pair.target.url
     const run: Rehearsal['run'] = (name, inputs = {}, more = {}) =>
       runAction({
         dir: join(REPO, 'actions', name),
         repo: REPO,
-        inputs: name === 'setup' ? inputs : { source: pair.source.url, target, 'allow-insecure': 'true', ...inputs },
+        inputs: name === 'setup' ? inputs : { source, target, 'allow-insecure': 'true', ...inputs },
         workDir: join(folder, name),
         ...more,
         env: { PATH: `${join(folder, 'setup/_temp/molt-actions/stand-in')}:${process.env.PATH}`, ...more.env },
@@ -46,8 +52,9 @@ export async function startRehearsal(
       pair,
       load,
       run,
-      async bringToCaughtUp() {
-        for (const [name, inputs] of CHAIN) requireSuccess(name, await run(name, inputs))
+      async bringToCaughtUp(prepare = {}) {
+        for (const [name, inputs] of CHAIN)
+          requireSuccess(name, await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs))
       },
       query: (side, sql, values) => query(pair[side].url, sql, values),
       async stop() {
@@ -68,6 +75,11 @@ const CHAIN: [string, Record<string, string>][] = [
   ['fetch', { mode: 'direct-copy' }],
   ['replicate', { until: 'caught-up', 'quiet-period': '500ms' }],
 ]
+
+/** How many times as long as on an idle machine things may take here now; 1 when every thread has a processor. */
+export function busyFactor(): number {
+  return Math.max(1, (loadavg()[0] as number) / availableParallelism())
+}
 
 /** Everything that the steps of a job said, to look for words in. */
 export function words(result: JobResult): string {

@@ -7,11 +7,14 @@ import type { Database } from '../../src/runtime/database.ts'
 import { argumentList, tlsProblem } from '../../src/runtime/types.ts'
 import { cancelImports, importedTable, readImportJobs } from '../../src/target/jobs.ts'
 import {
+  accountFor,
   EXTRA_FLAGS,
+  emptyAccount,
   extraArgsProblem,
   fetchArgs,
   fetchedRows,
   fetchFeatures,
+  fetchProblems,
   unknownFlags,
 } from '../../src/tools/molt-fetch.ts'
 
@@ -193,4 +196,25 @@ describe('import jobs', () => {
     await expect(cancelImports(db, 'public', ['orders'], 0)).rejects.toThrow('7 (public.orders, reverting)')
     expect(cancelled).toEqual([])
   })
+})
+
+describe('the cursor', () => {
+  const loaded = (cursor: unknown) => {
+    const account = emptyAccount()
+    accountFor(account, { message: 'starting fetch', cdc_cursor: cursor })
+    accountFor(account, { message: 'data extraction from source complete', num_rows: 1, table: 'a' })
+    accountFor(account, { message: 'fetch complete', fetch_id: 'x', tables: ['public.a'], cdc_cursor: cursor })
+    return { problems: fetchProblems(account, ['a']), started: account.startCursor }
+  }
+  test.each(['0/2E02140', 'FFFFFFFF/FFFFFFFF', '1a/0'])('%s is a position', (cursor) =>
+    expect(loaded(cursor)).toEqual({ problems: [], started: cursor }),
+  )
+  test.each(['not an lsn', '0/0', '0/123456789', '1700000000.0', '/1', '0/2E02140 ', { a: 1 }])(
+    '%j is none, and nothing can be streamed from it',
+    (cursor) => {
+      const { problems, started } = loaded(cursor)
+      expect(problems).toEqual([expect.stringMatching(/cursor is no position of a WAL/)])
+      expect(started).toBeUndefined()
+    },
+  )
 })

@@ -4,8 +4,15 @@ import { connect, type Database, withDatabase } from '../../runtime/database.ts'
 import { messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
 import { liftFence, readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
-import { readSlot } from '../../source/slot.ts'
-import { type Leftover, leftoversOnSource, leftoversOnTarget, requireGone } from '../../steps/leftovers.ts'
+import { readSlot, seizeAndDrop } from '../../source/slot.ts'
+import { endImports } from '../../steps/interrupted.ts'
+import {
+  type Leftover,
+  leftoversOnSource,
+  leftoversOnTarget,
+  requireGone,
+  restoreOrTell,
+} from '../../steps/leftovers.ts'
 import { addEvidence, type Entry, readEntryIfAny } from '../../target/ledger.ts'
 import { PUBLICATION } from '../../tools/molt-fetch.ts'
 import { requireTls } from '../common.ts'
@@ -22,7 +29,7 @@ export const action: Action<typeof spec> = {
     try {
       const entry = target && (await readEntryIfAny(target, inputs.migration))
       const dropped = await withDatabase(inputs.source, 'source', (source) => onSource(context, source, entry))
-      if (target) dropped.push(...(await onTarget(target, inputs.migration, entry)))
+      if (target) dropped.push(...(await onTarget(context, target, entry)))
       context.output('dropped', JSON.stringify(dropped))
       context.output('target-reached', target !== undefined)
       const left = target
@@ -61,22 +68,23 @@ async function onSource(context: Abort, source: Database, entry: Entry | undefin
   // Without a heartbeat of ours nothing here is known to be ours, whatever it is called.
   if (!owner && !entry) return []
   const names = entry?.plan ?? { slot, publication: PUBLICATION }
-  await endReader(source, names.slot)
-  return dropAll(() => leftoversOnSource(source, names))
+  const { activePid } = (await readSlot(source, names.slot)) ?? {}
+  if (activePid) {
+    // The process may run on a machine that nobody can reach any more; its connection can be ended from here.
+    await seizeAndDrop(source, names.slot)
+    info(`the replicator that read the slot was cut off (PID ${activePid}), and the slot ${names.slot} is dropped`)
+  }
+  const dropped = await dropAll(() => leftoversOnSource(source, names))
+  return activePid ? [`slot ${names.slot}`, ...dropped] : dropped
 }
 
-/** The process may run on a machine that nobody can reach any more; its connection can be ended from here. */
-async function endReader(source: Database, slot: string): Promise<void> {
-  const { activePid } = (await readSlot(source, slot)) ?? {}
-  if (!activePid) return
-  await source.query('SELECT pg_catalog.pg_terminate_backend($1)', [activePid])
-  for (let i = 0; i < 50 && (await readSlot(source, slot))?.activePid === activePid; i++)
-    await source.query('SELECT pg_catalog.pg_sleep(0.1)')
-  info(`the replicator that read the slot ${slot} was cut off (PID ${activePid})`)
-}
-
-async function onTarget(target: Database, migration: string, entry: Entry | undefined): Promise<string[]> {
-  if (entry) await addEvidence(target, migration, 'abort', { phase: entry.phase })
+async function onTarget(context: Abort, target: Database, entry: Entry | undefined): Promise<string[]> {
+  const { migration, restore } = context.inputs
+  if (entry) {
+    await addEvidence(target, migration, 'abort', { phase: entry.phase })
+    await endImports(target, entry.plan)
+  }
+  await restoreOrTell(target, migration, restore)
   return dropAll(() => leftoversOnTarget(target, migration, entry))
 }
 

@@ -1,5 +1,5 @@
 import { defaulted, defineAction } from '../../runtime/spec.ts'
-import { pattern } from '../../runtime/types.ts'
+import { boolean, pattern } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 export const spec = defineAction({
@@ -14,6 +14,11 @@ export const spec = defineAction({
       pattern(/^[a-z0-9_]{1,63}$/, 'lower-case letters, digits and underscores'),
       'molt_slot',
       'Slot to drop when the target, and the ledger with it, is gone.',
+    ),
+    restore: defaulted(
+      boolean,
+      'false',
+      'Builds the indexes and constraints again that `prepare` took off the target for the load, and validates them.',
     ),
   },
   outputs: {

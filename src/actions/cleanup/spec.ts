@@ -11,6 +11,11 @@ export const spec = defineAction({
   inputs: {
     ...migration,
     'rollback-window': defaulted(duration, '7d', 'How long after a cutover the fenced source is kept as the way back.'),
+    restore: defaulted(
+      boolean,
+      'false',
+      'Builds the indexes and constraints again that `prepare` took off the target for the load, where they are not back.',
+    ),
     'dry-run': defaulted(boolean, 'false', 'Only lists what would be dropped.'),
   },
   outputs: { dropped: 'JSON array of what was dropped.' },

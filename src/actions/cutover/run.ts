@@ -5,18 +5,18 @@ import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, type Database, Link, withDatabase } from '../../runtime/database.ts'
-import { CancelledError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
-import { addSecret } from '../../runtime/masking.ts'
+import { CancelledError, InputError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { HeldFence, planFence } from '../../steps/fencing.ts'
+import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
-import { rebuildDeferred } from '../../target/deferral.ts'
+import { type Deferred, deferAgain, listDeferred, rebuildDeferred, rebuiltEarly } from '../../target/deferral.ts'
 import { openGate } from '../../target/gate.ts'
 import {
   addEvidence,
@@ -25,14 +25,17 @@ import {
   keepingHold,
   obtainSlot,
   type Phase,
+  type Plan,
   readEntry,
+  readEvidence,
   requireEntry,
   thisRun,
 } from '../../target/ledger.ts'
-import { Child } from '../../tools/process.ts'
 import { toolHelp } from '../../tools/versions.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { requireClean } from '../verify/run.ts'
+import { endSessions, readOnlyUrl, requireEndable, runCommand } from './commands.ts'
+import { deadlineSignal, estimatePause, type Limit, type Parts, PauseClock, partsText, renewing } from './pause.ts'
 import { spec } from './spec.ts'
 
 type Cutover = Context<typeof spec>
@@ -48,44 +51,73 @@ interface Outcome {
   drain: DrainEvidence
   verify: VerifyReport
   clock: PauseClock
+  /** What the pause was expected to be, in milliseconds. */
+  estimate: number
 }
 
 export const action: Action<typeof spec> = {
   spec,
   async run(context) {
     const { inputs } = context
-    const entry = await withBoth(inputs, (source, target) => settle(context, source, target))
-    if (DONE.includes(entry.phase)) {
-      info(`nothing to do: migration ${entry.id} is ${entry.phase} since ${entry.updatedAt.toISOString()}`)
-      context.output('phase', entry.phase)
-      context.output('verdict', 'go')
-      return
-    }
-    if (entry.phase === 'committed') {
-      const again = new PauseClock()
-      await withDatabase(inputs.target, 'target', (target) => switchOver(context, target, entry, again))
-      context.output('verdict', 'go')
-      return
-    }
-    const outcome = await holding(context, entry, (signal) =>
-      withStream(inputs, entry, signal, (stream) => throughTheFence(context, entry, stream, signal)),
-    )
-    await withDatabase(inputs.target, 'target', async (target) => {
-      try {
-        if (outcome.entry.phase === 'committed')
-          outcome.entry = await switchOver(context, target, outcome.entry, outcome.clock)
-      } finally {
-        report(context, outcome)
-        await addEvidence(target, entry.id, 'cutover', evidence(context, outcome))
-      }
+    requireSwitch(inputs)
+    const first = await withBoth(inputs, (source, target) => lookFirst(context, source, target), context.signal)
+    if (isOver(context, first)) return
+    await holding(context, first, async (signal) => {
+      const entry = await withBoth(inputs, (source, target) => settle(context, source, target), signal)
+      if (isOver(context, entry)) return
+      if (entry.phase === 'committed') await carryOn(context, entry, signal)
+      else await cutOver(context, entry, signal)
     })
     context.output('verdict', 'go')
   },
 }
 
-function evidence(context: Cutover, { before, after, drain, verify, clock, entry }: Outcome) {
+/** Everything up to the decision, and the switch after it; the evidence is left whatever the switch comes to. */
+async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
+  const { inputs } = context
+  const outcome = await withStream(inputs, entry, signal, (stream) => throughTheFence(context, entry, stream, signal))
+  await withDatabase(inputs.target, 'target', async (target) => {
+    try {
+      if (outcome.entry.phase === 'committed') outcome.entry = await switchOver(context, target, outcome.entry, signal)
+    } finally {
+      report(context, outcome)
+      await addEvidence(target, entry.id, 'cutover', evidence(context, outcome))
+    }
+  })
+}
+
+/** The decision was taken by an earlier run; what is left is to let the application write, and to point it there. */
+async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
+  await withDatabase(context.inputs.target, 'target', async (target) => {
+    await openTarget(target, entry)
+    const { phase } = await switchOver(context, target, entry, signal)
+    await addEvidence(target, entry.id, 'cutover', { decision: 'commit', carriedOn: true, phase })
+  })
+}
+
+/** @throws InputError when the inputs contradict each other */
+function requireSwitch({ switch: how, switchCommand }: Cutover['inputs']): void {
+  if (how === 'command' && !switchCommand?.length)
+    throw new InputError('input `switch`: `command` needs `switch-command`; give it, or write `manual`')
+  if (how === 'manual' && switchCommand?.length)
+    throw new InputError('inputs `switch: manual` and `switch-command` contradict each other; write one of them')
+}
+
+function isOver(context: Cutover, { id, phase, updatedAt }: Entry): boolean {
+  if (!DONE.includes(phase)) return false
+  info(`nothing to do: migration ${id} is ${phase} since ${updatedAt.toISOString()}`)
+  context.output('phase', phase)
+  context.output('verdict', 'go')
+  return true
+}
+
+function evidence(context: Cutover, { before, after, drain, verify, clock, entry, estimate }: Outcome) {
   const { decision } = context.inputs
-  return { decision, before, after, drain, verify, pauseMs: clock.total, parts: clock.parts, phase: entry.phase }
+  const { phase, plan } = entry
+  return {
+    ...{ decision, finalVerify: levelOf(context, plan), planHash: plan.hash, before, after, drain, verify },
+    ...{ pauseMs: clock.total, parts: clock.parts, estimate, phase },
+  }
 }
 
 /** Asks whoever streams now for the slot, and keeps others off until `work` is done. */
@@ -95,8 +127,11 @@ async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSi
   const ttl = 2 * inputs.lease
   const lost = new AbortController()
   const signal = AbortSignal.any([context.signal, lost.signal])
-  await withDatabase(inputs.target, 'target', (target) =>
-    obtainSlot(target, entry.id, holder, inputs.handoverTimeout, ttl, context.signal),
+  await withDatabase(
+    inputs.target,
+    'target',
+    (target) => obtainSlot(target, entry.id, holder, inputs.handoverTimeout, ttl, context.signal),
+    context.signal,
   )
   return keepingHold(
     new Link(inputs.target, 'target'),
@@ -110,15 +145,72 @@ async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSi
   })
 }
 
-/**
- * Where things really stand. The decision lives on the source, beside the fence: permanent there means that the
- * target has taken over, whatever the ledger says; anything else means that nothing was decided.
- */
-async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
+/** All that can be told without the slot, while somebody else streams: whoever must be refused leaves them alone. */
+async function lookFirst(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const phases = ['caught-up', 'approved', 'committing', 'committed', ...DONE] as const
   const entry = await requireEntry(target, context.inputs.migration, phases)
   await requireSameSource(source, entry)
   const { state } = await readFence(source)
+  if (DONE.includes(entry.phase) || state === 'permanent') return entry
+  requireApproved(context, entry)
+  await requireEndable(source, context.inputs.endSessions)
+  // What a cutover that was killed has rebuilt is no change of the schema by somebody else.
+  if (!(await rebuiltEarly(target, entry.id)).length) await requireUnchanged(source, target, entry)
+  await requireFence(source, entry)
+  return entry
+}
+
+/** An approval is of one plan; what compares less than that says was approved by nobody. */
+function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): void {
+  const { approval } = facts
+  if (phase !== 'approved' && !approval) return
+  if (approval?.planHash !== plan.hash)
+    throw new VerdictError(
+      `the approval of migration \`${id}\` is of the plan ${approval?.planHash ?? 'none'}, and the ledger has ${plan.hash}; have this one approved`,
+    )
+  const planned = plan.finalVerify ?? 'full'
+  const given = levelOf(context, plan)
+  if (LEVELS.indexOf(given) > LEVELS.indexOf(planned))
+    throw new VerdictError(
+      `input \`final-verify\`: \`${given}\` compares less than the plan that was approved says (\`${planned}\`); leave it out, or \`prepare\` with \`final-verify: ${given}\` and have that approved`,
+    )
+}
+
+/** From the strictest on. */
+const LEVELS = ['full', 'molt', 'counts', 'tables'] as const
+
+function levelOf({ inputs }: Cutover, plan: Plan): (typeof LEVELS)[number] {
+  return inputs.finalVerify ?? plan.finalVerify ?? 'full'
+}
+
+async function requireUnchanged(source: Database, target: Database, entry: Entry): Promise<void> {
+  const changes = (await schemaChanges(source, target, entry)).map(describeChange)
+  if (changes.length)
+    refuse(
+      'the schema has changed since `prepare`',
+      changes,
+      'DDL is frozen from the load to the cutover: take it back, or prepare and load again.',
+    )
+}
+
+async function requireFence(source: Database, entry: Entry): Promise<void> {
+  const problems = await fenceProblems(source, await planFence(source, entry.plan))
+  if (problems.length)
+    refuse(
+      'the fence is not as it must be',
+      problems,
+      'Run `prepare` again; a new table or partition counts as a change of the plan.',
+    )
+}
+
+/**
+ * Where things really stand, once nobody else acts. The decision lives on the source, beside the fence: permanent there
+ * means that the target has taken over, whatever the ledger says; anything else means that nothing was decided.
+ */
+async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
+  const phases = ['caught-up', 'approved', 'committing', 'committed', ...DONE] as const
+  const entry = await requireEntry(target, context.inputs.migration, phases)
+  const { state, remainingMs } = await readFence(source)
   if (DONE.includes(entry.phase)) return entry
   if (state === 'permanent') {
     info(
@@ -131,52 +223,48 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
       'the ledger says committed, but the source is not fenced for good; someone has removed the fence. Nothing was done',
     )
   if (state === 'armed')
-    throw new VerdictError('the fence is armed: another run is cutting over; wait for its lease to end')
-  const changes = (await schemaChanges(source, target, entry)).map(describeChange)
-  if (changes.length)
-    refuse(
-      'the schema has changed since `prepare`',
-      changes,
-      'DDL is frozen from the load to the cutover: take it back, or prepare and load again.',
+    throw new VerdictError(
+      `the fence is armed, by a run that does not hold this migration or by hand; it falls by itself in ${seconds(remainingMs)}, or lift it with \`fence\``,
     )
-  const problems = await fenceProblems(source, await planFence(source, entry.plan))
-  if (problems.length)
-    refuse(
-      'the fence is not as it must be',
-      problems,
-      'Run `prepare` again; a new table or partition counts as a change of the plan.',
-    )
-  return entry.phase === 'committing' ? advance(target, entry, 'caught-up') : entry
+  const again = await deferAgain(target, entry.id)
+  if (again)
+    info(`${again} unique indexes and constraints, rebuilt by a cutover that came to no decision, are off again`)
+  await requireUnchanged(source, target, entry)
+  await requireFence(source, entry)
+  if (entry.phase !== 'committing') return entry
+  return advance(target, entry, entry.facts.approval?.planHash === entry.plan.hash ? 'approved' : 'caught-up')
 }
 
-async function throughTheFence(context: Cutover, entry: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
+async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
+  // Long before the pause: an application that meets the target without them would not be able to work.
+  const entry = await withBoth(inputs, (source, target) => buildIndexes(source, target, begun), signal)
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   const before = await untilCaughtUp(stream, limits, () => {})
   info(`caught up: lag ${seconds(before.lagMs)}`)
-  return withBoth(inputs, async (source, target) => {
-    const fence = await planFence(source, entry.plan)
-    const { refused } = await probeFence(source, fence)
-    if (refused.length)
-      throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
-    const help = await toolHelp('molt', 'verify')
-    await firstVerify(context, { entry, source, target, signal, help })
-    const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT)
-    try {
-      return await fenced(context, {
-        entry,
-        signal,
-        help,
-        stream,
-        source,
-        target,
-        before,
-        held: new HeldFence(renewer, fence, inputs.lease),
-      })
-    } finally {
-      await renewer.end().catch(() => {})
-    }
-  })
+  checkpoint('caught up')
+  return withBoth(
+    inputs,
+    async (source, target) => {
+      const help = await toolHelp('molt', 'verify')
+      const verified = await firstVerify(context, { entry, source, target, signal, help })
+      const smokeMs = inputs.smokeTest && (await smokeTest(context, entry, signal))
+      const fence = await planFence(source, entry.plan)
+      const { refused } = await probeFence(source, fence)
+      if (refused.length)
+        throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
+      const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
+      checkpoint('before arming')
+      const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT, signal)
+      try {
+        const held = new HeldFence(renewer, fence, inputs.lease)
+        return await fenced(context, { entry, signal, help, stream, source, target, before, held, estimate })
+      } finally {
+        await renewer.end().catch(() => {})
+      }
+    },
+    signal,
+  )
 }
 
 /** A statement on the fence that takes longer has met a broken connection; milliseconds. */
@@ -193,16 +281,16 @@ interface Section {
   target: Database
   before: StreamStatus
   held: HeldFence
+  estimate: number
 }
 
-/** From arming to the decision. Whatever fails before the commit lifts the fence at once. */
+/** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */
 async function fenced(context: Cutover, section: Section): Promise<Outcome> {
   const { inputs } = context
-  const { stream, held } = section
+  const { stream, held, target, before, estimate } = section
   const clock = new PauseClock()
   const limit = deadlineSignal(section.signal, inputs.maxPause)
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
-  checkpoint('before arming')
   try {
     const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))
     info(`writes are refused; ${holders} writing transactions had to end first`)
@@ -213,59 +301,85 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
       `drained: marker on the target after ${drain.markerSeenMs} ms, position confirmed after ${drain.positionConfirmedMs} ms`,
     )
     checkpoint('drained')
+    // Before the verify, which would find what it has written after all.
+    if (inputs.smokeTest) await clock.part('smoke test', () => smokeTest(context, section.entry, limit.signal))
     const verify = await clock.part('verify', () => limit.race(finalVerify(context, section, limit.signal)))
     requireClean(verify)
     checkpoint('verified')
     await clock.part('sequences', () => limit.race(moveSequences(context, section)))
     checkpoint('sequences set')
-    await clock.part('unique indexes', () => limit.race(rebuildUnique(context, section)))
+    await clock.part('unique indexes', () => limit.race(rebuildUnique(section)))
+    checkpoint('unique indexes built')
     await renewal.stop()
     limit.signal.throwIfAborted()
-    const entry = await clock.part(inputs.decision === 'commit' ? 'commit' : 'lift', () =>
-      decide(context, section, limit),
-    )
-    return { entry, before: section.before, after: stream.status, drain, verify, clock }
+    const entry =
+      inputs.decision === 'commit'
+        ? await clock.part('commit', () => decide(context, section, limit))
+        : await takeBack(section, clock)
+    if (entry.phase === 'committed') await clock.part('gate', () => openTarget(target, entry))
+    return { entry, before, after: stream.status, drain, verify, clock, estimate }
   } catch (error) {
-    await renewal.stop()
-    await clock.part('lift', () => liftAfter(context, section))
+    await clock.part('lift', () => liftAfter(context, section, renewal.stop()))
     info(`writes were paused for ${seconds(clock.total)}: ${clock.text}`)
     context.output('pause-ms', clock.total)
+    await leaveStreamable(context, section)
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
   } finally {
     limit.clear()
   }
 }
 
-/**
- * The decision, or its rehearsal. It lives on the source, beside the fence, and the ledger copies it: `committing`
- * before, so that a later run knows that it has to look, and `committed` after.
- */
-async function decide(context: Cutover, section: Section, limit: Limit): Promise<Entry> {
-  const { inputs } = context
-  const { entry, source, target, held } = section
+/** What was rebuilt is off again before the fence is: the stream goes on, and it would be in its way. */
+async function takeBack({ entry, source, target, held }: Section, clock: PauseClock): Promise<Entry> {
+  await clock.part('indexes off again', () => deferAgain(target, entry.id))
+  await clock.part('lift', async () => {
+    await requireHeld(source, entry, held)
+    if (!(await held.lift())) throw new VerdictError('the fence was changed by someone else before it could be lifted')
+  })
+  return entry
+}
+
+/** @throws VerdictError unless the fence has held since it was armed, and still does */
+async function requireHeld(source: Database, { plan }: Entry, held: HeldFence): Promise<void> {
   await held.requireRefused()
-  const problems = await fenceProblems(source, await planFence(source, entry.plan))
+  const problems = await fenceProblems(source, await planFence(source, plan))
   if (problems.length)
     refuse('the fence is not what it was', problems, 'A write may have gone past it; nothing was decided.')
-  if (inputs.decision === 'rehearse') {
-    if (await held.lift()) return entry
-    throw new VerdictError('the fence was changed by someone else before it could be lifted')
-  }
-  const committing = await advance(target, entry, 'committing')
+}
+
+/**
+ * The decision. It lives on the source, beside the fence, and the ledger copies it: `committing` before, so that a
+ * later run knows that it has to look, and `committed` after.
+ */
+async function decide(context: Cutover, { entry, source, target, held }: Section, limit: Limit): Promise<Entry> {
+  await requireHeld(source, entry, held)
+  const committing = await limit.race(advance(target, entry, 'committing'))
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.
-  const now = await readEntry(target, committing.id)
+  const now = await limit.race(readEntry(target, committing.id))
   if (now?.nonce !== committing.nonce) throw new VerdictError('another run has moved this migration meanwhile')
-  await held.commit(inputs.holdersTimeout, limit.signal)
+  await held.commit(context.inputs.holdersTimeout, limit.signal)
   checkpoint('permanent on the source')
   const committed = await advance(target, committing, 'committed')
   checkpoint('committed')
   return committed
 }
 
+/** After a failure without a decision; whoever streams next does it where it could not be done here. */
+async function leaveStreamable(context: Cutover, { entry }: Section): Promise<void> {
+  try {
+    const decided = await withDatabase(context.inputs.source, 'source', readFence)
+    if (decided.state === 'permanent') return
+    await withDatabase(context.inputs.target, 'target', (target) => deferAgain(target, entry.id))
+  } catch (error) {
+    info(`what was rebuilt on the target is taken off by the next run: ${messageOf(error)}`)
+  }
+}
+
 /** The application may write to the target from now on. Repeatable: a run that is carried on does it again. */
 async function openTarget(target: Database, { plan, facts }: Entry): Promise<void> {
   const missing = await openGate(target, plan.targetSchema, facts.gate ?? [])
+  checkpoint('gate open')
   if (missing.length)
     refuse(
       'the migration is committed, but the application cannot write to the target yet',
@@ -277,19 +391,23 @@ async function openTarget(target: Database, { plan, facts }: Entry): Promise<voi
 /**
  * Lifts our fence after a failure, on a new connection: the old one may be what has failed. A fence that is permanent
  * by now stays, since then the decision was taken; what cannot be reached falls with its lease.
+ * @param renewed settles when the last renewal has ended; one that hangs does not keep the application waiting, and one
+ * that went through after all is lifted again
  */
-async function liftAfter(context: Cutover, { held }: Section): Promise<void> {
-  if (!held.lease) return
+async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<void>): Promise<void> {
+  if (!held.lease) return renewed
   try {
     const source = await connect(context.inputs.source, 'source', FENCE_TIMEOUT)
     try {
-      const lifted = await liftFence(source, held.lease)
+      let lifted = await liftFence(source, held.lease)
+      await renewed
+      lifted = (await liftFence(source, held.lease)) || lifted
       const { state } = await readFence(source)
-      if (lifted) info('the fence is lifted: writes to the source are possible again')
-      else if (state === 'permanent')
+      if (state === 'permanent')
         warning(
           'the source is fenced for good: the decision for the target was taken before this failure. Run `cutover` again, which carries on from there',
         )
+      else if (lifted) info('the fence is lifted: writes to the source are possible again')
       else info(`the fence is ${state}`)
     } finally {
       await source.end().catch(() => {})
@@ -301,36 +419,94 @@ async function liftAfter(context: Cutover, { held }: Section): Promise<void> {
   }
 }
 
-/** Beside the verify: fence, drain, sequences and decision took some 0.3 s in all on two embedded servers. */
-const PAUSE_BESIDE_VERIFY = 2_000
-
 /**
- * The first verify, while changes are streamed: what is lost already needs no write pause to be found. Its duration
- * tells what the pause will be.
- * @throws VerdictError when something differs that is no lag, or the pause would exceed `max-pause`
+ * The first verify, while changes are streamed: what is lost already needs no write pause to be found, and what was
+ * verified before the approval may be a day old.
+ * @throws VerdictError when something differs that is no lag
  */
 async function firstVerify(
   context: Cutover,
   { entry, source, target, signal, help }: Pick<Section, 'entry' | 'source' | 'target' | 'signal' | 'help'>,
-): Promise<void> {
-  const { inputs } = context
-  const { firstVerify: level } = inputs
-  if (level === 'none') return
+): Promise<VerifyReport | undefined> {
+  const { firstVerify: level } = context.inputs
+  if (level === 'none') return undefined
   const options = { ...verifyOptions(context, entry, signal), help, level, while: 'streaming' as const }
   const report = await runVerify(source, target, options)
   info(
     `first verify, while changes are streamed: ${report.problems.length ? 'not clean' : 'clean'} after ${seconds(report.durationMs)}`,
   )
+  if (level === 'full') await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
   if (report.problems.length) context.summary(verifyTable(report))
   requireClean(report)
-  const verify = inputs.finalVerify === level ? report.durationMs : inputs.finalVerify === 'full' ? undefined : 1_000
-  if (verify === undefined) return
-  const estimate = verify + PAUSE_BESIDE_VERIFY
-  context.output('estimated-pause-ms', estimate)
-  info(`the write pause is expected to take about ${seconds(estimate)}`)
-  if (estimate > inputs.maxPause)
+  return report
+}
+
+/** Once before writes are paused, so that a script that does not work pauses none, and once after the drain. */
+function smokeTest({ inputs }: Cutover, entry: Entry, signal: AbortSignal): Promise<number> {
+  return runCommand(
+    entry,
+    {
+      ...{ words: inputs.smokeTest ?? [], name: 'smoke-test', timeout: inputs.smokeTestTimeout },
+      env: { MOLT_SMOKE_TEST_TARGET: readOnlyUrl(inputs.target) },
+      advice: 'The target was not taken over; put right what it has found, and run `cutover` again.',
+    },
+    signal,
+  )
+}
+
+interface Looked {
+  entry: Entry
+  target: Database
+  before: StreamStatus
+  verified: VerifyReport | undefined
+  smokeMs: number | undefined
+}
+
+/** @throws VerdictError when the pause would exceed `max-pause`, by what this run and its rehearsals have measured */
+async function requireShort(context: Cutover, looked: Looked): Promise<number> {
+  const { inputs } = context
+  const { entry, target, before, verified, smokeMs } = looked
+  const level = levelOf(context, entry.plan)
+  const past = await readEvidence<{ planHash: string; finalVerify: string; parts: Parts }>(
+    target,
+    entry.id,
+    'cutover',
+    10,
+  )
+  const rehearsals = past
+    .filter(({ body }) => body.planHash === entry.plan.hash && body.parts)
+    .slice(0, 3)
+    .map(({ body: { parts = {}, finalVerify } }) => {
+      const { verify, ...others } = parts
+      return finalVerify === level && verify !== undefined ? { ...others, verify } : others
+    })
+  const verifyMs = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : 1_000
+  const rebuildMs = rebuildTime(await listDeferred(target, entry.id), verified)
+  const { parts, total, unknown } = estimatePause({ lagMs: before.lagMs, verifyMs, smokeMs, rebuildMs, rehearsals })
+  context.output('estimated-pause-ms', total)
+  const of = `${partsText(parts)}${rehearsals.length ? `; with the figures of ${rehearsals.length} earlier cutovers` : ''}`
+  info(`the write pause is expected to take about ${seconds(total)} (${of})`)
+  if (unknown.length)
+    warning(`nobody has measured the final verify; \`max-pause\` (${seconds(inputs.maxPause)}) ends it if need be`)
+  if (total > inputs.maxPause)
     throw new VerdictError(
-      `the write pause would take about ${seconds(estimate)}, more than \`max-pause\` (${seconds(inputs.maxPause)}); allow more, or compare less in it (\`final-verify: counts\`). Nothing was paused`,
+      `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}); allow more, or compare less in it (\`final-verify: counts\`). Nothing was paused`,
+    )
+  return total
+}
+
+const INDEX_AT_LEAST = 50
+const INDEXED_ROWS_A_MS = 100
+
+/** By the rows of each table, when nobody has measured it; milliseconds. */
+function rebuildTime(deferred: readonly Deferred[], verified: VerifyReport | undefined): number {
+  const rows = new Map(verified?.tables.map((table) => [table.name, table.rows]))
+  return deferred
+    .filter(({ kind }) => kind !== 'index')
+    .reduce(
+      (sum, { kind, table }) =>
+        sum + INDEX_AT_LEAST + (kind === 'unique' ? (rows.get(table) ?? 0) / INDEXED_ROWS_A_MS : 0),
+      0,
     )
 }
 
@@ -341,7 +517,7 @@ function verifyOptions(context: Cutover, { plan }: Entry, signal: AbortSignal) {
 }
 
 async function finalVerify(context: Cutover, section: Section, signal: AbortSignal): Promise<VerifyReport> {
-  const level = context.inputs.finalVerify
+  const level = levelOf(context, section.entry.plan)
   const report = await runVerify(section.source, section.target, {
     ...verifyOptions(context, section.entry, signal),
     help: section.help,
@@ -380,58 +556,70 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
 
 /**
  * What was taken off the target for the load, and would have been in the stream's way: unique indexes before anyone
- * writes there, checks and foreign keys without looking at the rows. A rehearsal leaves them off: it may stream again.
+ * writes there, checks and foreign keys without looking at the rows. A rehearsal does it too, to know how long it takes.
  */
-async function rebuildUnique(context: Cutover, { entry, target }: Section): Promise<void> {
-  if (context.inputs.decision !== 'commit') return
+async function rebuildUnique({ entry, target }: Section): Promise<void> {
   const built: string[] = []
   for (const kind of ['unique', 'check', 'foreign-key'] as const)
     built.push(...(await rebuildDeferred(target, entry.id, kind)))
   if (built.length) info(`${built.length} unique indexes, checks and foreign keys are back on the target`)
 }
 
-/** The decision stands; this can fail, and can be run again. Until it is done nobody can write on either side. */
-async function switchOver(context: Cutover, target: Database, entry: Entry, clock: PauseClock): Promise<Entry> {
-  await clock.part('gate', () => openTarget(target, entry))
-  const [program, ...args] = context.inputs.switchCommand ?? []
-  if (!program) {
-    context.summary(
-      '### Switch the application now\n\nThe source refuses writes for good, and nobody can write until the application uses the target. Point its connection string there, and run `finalize` with `switched-by-hand: true` afterwards.',
+/** The decision stands; this can fail, and can be run again. Until it is done the application has nowhere to write. */
+async function switchOver(context: Cutover, target: Database, entry: Entry, signal: AbortSignal): Promise<Entry> {
+  const { inputs } = context
+  if (signal.aborted)
+    throw new CancelledError(
+      'the run was cancelled, or has lost its hold, after the decision: the source is fenced for good, and the target has taken over. Nothing is taken back; run `cutover` again, which carries on with the switch',
     )
+  if (!inputs.switchCommand?.length) {
+    tellSwitch(context)
+    await endOld(context)
     context.output('phase', entry.phase)
     return entry
   }
-  await clock.part('switch', () => runSwitch(context, program, args))
+  const took = await runCommand(
+    entry,
+    {
+      ...{ words: inputs.switchCommand, name: 'switch', env: {}, timeout: inputs.switchTimeout },
+      advice:
+        'The migration is committed and stays so. Put the switch right and run `cutover` again, which repeats only the switch.',
+    },
+    signal,
+  )
   checkpoint('switch command done')
+  info(`the switch took ${seconds(took)}; writes to the target were possible already`)
   const switched = await advance(target, entry, 'switched')
   checkpoint('switched')
   context.output('phase', switched.phase)
+  await endOld(context)
   return switched
 }
 
-/** What the workflow hands to the switch command alone; no other child process sees it. */
-function switchSecrets(): Record<string, string> {
-  const given = Object.entries(process.env).filter(([name, value]) => name.startsWith('MOLT_SWITCH_') && value)
-  for (const [, value] of given) addSecret(value as string)
-  return Object.fromEntries(given) as Record<string, string>
+const BY_HAND = `The source refuses writes for good, and the target takes them. Nothing has pointed the application there.
+
+1. Point the application's connection string at the target, and restart it or its pools where they keep connections.
+2. See it write there.
+3. Run \`finalize\` with \`switched-by-hand: true\` (in the workflow: \`phase: finalize\`).
+
+To go back instead, run \`rollback\` before anything is written to the target.`
+
+function tellSwitch(context: Cutover): void {
+  warning('`switch: manual`: point the application at the target now; until then it cannot write')
+  info(BY_HAND)
+  context.summary(`### Switch the application now\n\n${BY_HAND}`)
 }
 
-async function runSwitch(context: Cutover, program: string, args: string[]): Promise<void> {
-  const child = new Child({
-    program,
-    args,
-    env: { ...switchSecrets(), MOLT_ACTIONS_MIGRATION: context.inputs.migration },
-    logFile: join(workFolder(context.inputs.migration), 'switch.log'),
-    onLine: (line) => info(line),
-  })
-  const timer = setTimeout(() => void child.stop(), context.inputs.switchTimeout)
-  const exit = await child.exited
-  clearTimeout(timer)
-  if (exit.code !== 0)
-    throw child.failure(
-      undefined,
-      'The migration is committed and stays so. Put the switch right and run `cutover` again, which repeats only the switch.',
-    )
+/** Sessions that stay on the source can only be refused there. The decision stands, whatever comes of this. */
+async function endOld({ inputs }: Cutover): Promise<void> {
+  const { endSessions: roles } = inputs
+  if (!roles?.length) return
+  try {
+    const ended = await withDatabase(inputs.source, 'source', (source) => endSessions(source, roles))
+    info(`${ended} sessions of ${roles.join(', ')} on the source were ended`)
+  } catch (error) {
+    warning(`the application's sessions on the source could not be ended: ${messageOf(error)}`)
+  }
 }
 
 function report(context: Cutover, outcome: Outcome): void {
@@ -449,79 +637,4 @@ function report(context: Cutover, outcome: Outcome): void {
   context.summary(
     `### Cutover ${decided ?? 'rehearsed: the fence is lifted'}\n\nWrites were paused for **${number(clock.total)} ms** (${clock.text}). Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
   )
-}
-
-/** The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. */
-class PauseClock {
-  readonly parts: Record<string, number> = {}
-  #began: number | undefined
-  #ended = 0
-
-  async part<T>(name: string, work: () => Promise<T>): Promise<T> {
-    const began = performance.now()
-    this.#began ??= began
-    try {
-      return await work()
-    } finally {
-      this.#ended = performance.now()
-      this.parts[name] = Math.round(this.#ended - began)
-    }
-  }
-
-  get total(): number {
-    return this.#began === undefined ? 0 : Math.round(this.#ended - this.#began)
-  }
-
-  get text(): string {
-    return Object.entries(this.parts)
-      .map(([part, ms]) => `${part} ${number(ms)} ms`)
-      .join(', ')
-  }
-}
-
-interface Limit {
-  signal: AbortSignal
-  fail(error: Error): void
-  race<T>(work: Promise<T>): Promise<T>
-  clear(): void
-}
-
-/** One deadline for the whole section: cancelled by the run, by `max-pause`, or by a lease that cannot be renewed. */
-function deadlineSignal(outer: AbortSignal, maxPause: number): Limit {
-  const controller = new AbortController()
-  const cancel = () => controller.abort(outer.reason ?? new CancelledError('the run was cancelled'))
-  outer.addEventListener('abort', cancel, { once: true })
-  const tooLong = () =>
-    controller.abort(new VerdictError(`writes were paused for longer than \`max-pause\` (${seconds(maxPause)})`))
-  const timer = setTimeout(tooLong, maxPause)
-  const aborted = new Promise<never>((_, reject) => {
-    controller.signal.addEventListener('abort', () => reject(controller.signal.reason), { once: true })
-  })
-  aborted.catch(() => {})
-  return {
-    signal: controller.signal,
-    fail: (error) => controller.abort(error),
-    race: (work) => Promise.race([work, aborted]),
-    clear() {
-      clearTimeout(timer)
-      outer.removeEventListener('abort', cancel)
-    },
-  }
-}
-
-/** Renews the lease three times in its life; a renewal that fails, or finds a gap, fails the section. */
-function renewing(held: HeldFence, lease: number, holdersTimeout: number, limit: Limit) {
-  let timer: NodeJS.Timeout | undefined
-  let current: Promise<void> = Promise.resolve()
-  return {
-    start() {
-      timer = setInterval(() => {
-        current = held.renew(holdersTimeout, limit.signal).catch((error) => limit.fail(error))
-      }, lease / 3)
-    },
-    async stop() {
-      clearInterval(timer)
-      await current
-    },
-  }
 }

@@ -17,11 +17,19 @@ export const spec = defineAction({
     ),
     ...streaming,
     'first-verify': defaulted(
-      choice('full', 'counts', 'tables', 'none'),
+      choice('full', 'molt', 'counts', 'tables', 'none'),
       'full',
       'What is compared before writes are paused, while changes are streamed: what differs is looked at again until it is known to be lag or loss.',
     ),
-    'final-verify': defaulted(choice('full', 'counts', 'tables'), 'full', 'What is compared while writes are paused.'),
+    'final-verify': optional(
+      choice('full', 'molt', 'counts', 'tables'),
+      'What is compared while writes are paused, as `level` of `verify` says it. Default: what `prepare` has written into the plan (`full`, unless it was told otherwise); once it is approved, less than that is refused.',
+    ),
+    'smoke-test': optional(
+      list,
+      'Program and arguments, one an item, that try the target by reading: once before writes are paused, and again after the drain. Finds a read-only URL in `MOLT_SMOKE_TEST_TARGET`. Anything but exit code 0 stops the cutover.',
+    ),
+    'smoke-test-timeout': defaulted(duration, '30s', 'How long the smoke test may take each time.'),
     'max-pause': defaulted(
       duration,
       '60s',
@@ -39,11 +47,19 @@ export const spec = defineAction({
       '1000',
       'How far beyond the last value used each sequence is set on the target.',
     ),
+    switch: optional(
+      choice('command', 'manual'),
+      '`command`: `switch-command` points the application at the target. `manual`: the summary says what to do, and `finalize` is told when it was done. Default: `command` where there is one.',
+    ),
     'switch-command': optional(
       list,
-      'Program and arguments, one an item, that point the application at the target after the commit. Without it the summary says what to do.',
+      'Program and arguments, one an item, that point the application at the target after the commit. Run without a shell, with the migration in `MOLT_ACTIONS_…` and your own `MOLT_SWITCH_…` in its environment.',
     ),
     'switch-timeout': defaulted(duration, '60s', 'How long the switch command may take.'),
+    'end-sessions': optional(
+      list,
+      "The application's roles whose sessions on the source are ended after the switch, so that pools connect anew.",
+    ),
   },
   outputs: {
     verdict: '`go` when everything was proved.',

@@ -1,5 +1,5 @@
 import { defaulted, defineAction } from '../../runtime/spec.ts'
-import { boolean, integer } from '../../runtime/types.ts'
+import { boolean, choice, integer } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 export const spec = defineAction({
@@ -19,6 +19,11 @@ export const spec = defineAction({
       boolean,
       'false',
       'Says that the application uses the target now, after a cutover without a `switch-command`.',
+    ),
+    structure: defaulted(
+      choice('require', 'report'),
+      'report',
+      'What an index or a constraint does that the source has and the target never had: `require` is red, `report` warns. What is there and not valid, or was taken off for the load and is not back, is always red.',
     ),
   },
   outputs: {

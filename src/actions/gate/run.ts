@@ -1,18 +1,23 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, VerdictError } from '../../runtime/errors.ts'
-import { countRehearsals, isJob, readEnvironment, readJobs, readReviews } from '../../runtime/github.ts'
+import { isJob, readEnvironment, readJobs, readReviews } from '../../runtime/github.ts'
+import { seconds } from '../../runtime/progress.ts'
+import { lookAtApproval } from '../../steps/approval.ts'
+import { findRehearsals } from '../../steps/rehearsals.ts'
 import {
   addEvidence,
   advance,
   type Entry,
-  isHeldBy,
+  liveHolder,
   type Phase,
   readEntryIfAny,
   readEvidence,
   readGate,
   requireEntry,
+  runText,
   slotRequest,
   thisRun,
 } from '../../target/ledger.ts'
@@ -56,6 +61,7 @@ async function requireGate(context: Gate): Promise<void> {
     throw new InputError('input `max-approval-wait`: 20 legs of 5 hours are the most; write 100h or less')
   context.output('legs', JSON.stringify(Array.from({ length: legs }, (_, i) => i + 1)))
   context.output('leg-limit', `${limit}s`)
+  context.output('last-leg', legs)
   if (inputs.gate === 'none') return warning('`gate: none`: this migration cuts over without anybody approving it')
   if (inputs.gate === 'plan-hash') return
   const found = await readEnvironment(demand(inputs.token, 'token'), inputs.environment)
@@ -78,12 +84,21 @@ async function requireRehearsals({ inputs }: Gate): Promise<void> {
   if (!inputs.rehearsals) return info('no rehearsal is asked for (`rehearsals: 0`)')
   const name = `molt-rehearsal-${demand(inputs.planHash, 'plan-hash')}`
   const since = new Date(Date.now() - inputs.rehearsedWithin)
-  const count = await countRehearsals(demand(inputs.token, 'token'), inputs.rehearsalWorkflow, name, since)
-  if (count < inputs.rehearsals)
+  const { rehearsalWorkflow: workflow, attestation } = inputs
+  const { green, rejected } = await findRehearsals({
+    token: demand(inputs.token, 'token'),
+    ...{ workflow, artifact: name, since, attestation },
+  })
+  const text = `this plan was rehearsed green ${green.length} times on the default branch since ${since.toISOString()}`
+  for (const each of green) info(`counts: ${each}`)
+  for (const each of rejected) info(`does not count: ${each}`)
+  if (attestation === 'read')
+    warning('`attestation: read`: who signed the rehearsals was read, but not proved: no chain of certificates, no log')
+  if (green.length < inputs.rehearsals)
     throw new VerdictError(
-      `this plan was rehearsed green ${count} times on the default branch since ${since.toISOString()}, and ${inputs.rehearsals} are asked for; run ${inputs.rehearsalWorkflow} there (it leaves the artifact ${name})`,
+      `${text}, and ${inputs.rehearsals} are asked for; run ${workflow} there (it leaves the attested artifact ${name})${rejected.length ? `. Not counted: ${rejected.slice(0, 5).join(', ')}` : ''}`,
     )
-  info(`this plan was rehearsed green ${count} times since ${since.toISOString()}`)
+  info(text)
 }
 
 const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
@@ -98,17 +113,28 @@ async function tellNeeded(context: Gate, target: Database): Promise<void> {
       ? `the migration is ${entry.phase}`
       : (await slotRequest(target, migration))
         ? 'the slot is asked for'
-        : (await isHeldBy(target, migration, 'cutover'))
-          ? 'the cutover has the slot'
-          : await overText(context)
+        : ((await overText(context)) ?? (await streamedByOther(context, target)))
   info(why ? `no follower is needed: ${why}` : 'a follower is needed')
   context.output('needed', !why)
 }
 
+/** A run that streams needs no second one beside it. The hold of one that has died is not renewed, and lapses. */
+async function streamedByOther({ inputs, signal }: Gate, target: Database): Promise<string | undefined> {
+  const first = await liveHolder(target, inputs.migration)
+  for (let now = first; now; now = await liveHolder(target, inputs.migration)) {
+    if (now.expiresAt.getTime() !== first?.expiresAt.getTime()) return `${runText(now)} has the slot`
+    await sleep(1_000, undefined, { signal })
+  }
+  return undefined
+}
+
+/** A leg begins also when it was declined or expired: the stream says so, in red, and does with the slot what was asked for. */
 async function overText({ inputs }: Gate): Promise<string | undefined> {
-  if (inputs.gate !== 'environment' || !inputs.token) return undefined
-  const job = (await readJobs(inputs.token)).body.find((each) => isJob(each, 'cutover'))
-  return job?.status === 'completed' || job?.status === 'in_progress' ? `the job cutover is ${job.status}` : undefined
+  const { token, environment, maxApprovalWait: maxWait } = inputs
+  if (inputs.gate === 'plan-hash' || !token) return undefined
+  const seen = await lookAtApproval({ token, job: 'cutover', environment, maxWait })
+  if (seen === 'running' || seen === 'over') return `the job cutover is ${seen}`
+  return seen === 'approved' ? 'the cutover is approved and waits for a runner' : undefined
 }
 
 /** Who approved what, into the ledger; nothing else sets `approved`. */
@@ -134,7 +160,6 @@ async function approve(context: Gate, target: Database): Promise<void> {
   await addEvidence(target, entry.id, 'gate', { ...approval, runId: process.env.GITHUB_RUN_ID ?? '', count: counted })
   if (waiting) await advance(target, entry, 'approved', { facts: { approval } })
   context.output('approved-by', by)
-  context.output('verify-stale', waiting && (await verifyIsStale(target, entry, inputs.maxVerifyAge)))
   const text = by ? `approved by ${by}` : 'nobody was asked'
   info(`plan ${inputs.planHash}: ${text}`)
   context.summary(`### Gate: ${text}\n\nPlan \`${inputs.planHash}\`, started by ${starter()}.`)
@@ -209,17 +234,20 @@ async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise
     'brief',
     50,
   )
-  const shown = briefs.find(({ body }) => body.runId !== process.env.GITHUB_RUN_ID && body.planHash === entry.plan.hash)
-  if (!shown)
-    throw new VerdictError('no earlier run has shown this plan; the first dispatch leaves `approved-hash` empty')
-  if (shown.body.actor?.toLowerCase() === starter().toLowerCase() && inputs.selfApproval === 'refuse')
+  const others = briefs.filter(
+    ({ body }) => body.runId !== process.env.GITHUB_RUN_ID && body.planHash === entry.plan.hash,
+  )
+  const shown = others.filter(({ ageMs }) => ageMs <= inputs.maxApprovalWait)
+  if (!shown.length)
+    throw new VerdictError(
+      others.length
+        ? `the run that showed this plan is older than \`max-approval-wait\` (${seconds(inputs.maxApprovalWait)}); the first dispatch is to be repeated`
+        : 'no earlier run has shown this plan; the first dispatch leaves `approved-hash` empty',
+    )
+  const own = ({ body }: (typeof shown)[number]) => body.actor?.toLowerCase() === starter().toLowerCase()
+  if (shown.every(own) && inputs.selfApproval === 'refuse')
     throw new VerdictError(
       `${starter()} has started the run that showed this plan and typed its hash; another person must do one of the two`,
     )
   return starter()
-}
-
-async function verifyIsStale(target: Database, entry: Entry, maxAge: number): Promise<boolean> {
-  const [verify] = await readEvidence<{ problems?: unknown[]; partial?: boolean }>(target, entry.id, 'verify', 1)
-  return !verify || verify.ageMs > maxAge || Boolean(verify.body.problems?.length || verify.body.partial)
 }

@@ -29,11 +29,26 @@ export const spec = defineAction({
       'prepare',
       'With `require`: where the workflow is to begin.',
     ),
+    decision: defaulted(choice('rehearse', 'commit'), 'rehearse', 'With `require`: what the cutover is to do.'),
+    'on-interrupted': defaulted(
+      choice('fail', 'resume', 'restart'),
+      'fail',
+      'With `require`: what is to be done with a load that was begun before.',
+    ),
+    'on-declined': defaulted(
+      choice('keep-slot', 'drop-slot'),
+      'keep-slot',
+      'With `require`: what is to be done with the slot when nobody approves.',
+    ),
     secrets: optional(
       list,
       'Items such as `MOLT_SOURCE=true`: whether each secret has a value. One that has none fails by its name.',
     ),
-    'max-approval-wait': defaulted(duration, '24h', 'How long a follower streams on while nobody approves.'),
+    'max-approval-wait': defaulted(
+      duration,
+      '24h',
+      'How long a follower streams on while nobody approves, and how old the run may be whose hash is typed.',
+    ),
     leg: defaulted(duration, '1h', 'How long a leg of the follower is, if 20 of them are enough for the wait.'),
     'plan-hash': optional(hash, 'The plan that was shown to the approver; another one is refused.'),
     tools: optional(
@@ -47,17 +62,21 @@ export const spec = defineAction({
       'When the person who started the run has approved it too.',
     ),
     bypass: defaulted(choice('refuse', 'warn'), 'refuse', 'When the job runs although nobody approved it.'),
-    'max-verify-age': defaulted(duration, '1h', 'A verify that is older is to be repeated before the fence.'),
     rehearsals: defaulted(integer(0, 20), '0', 'How often this very plan must have been rehearsed green.'),
     'rehearsed-within': defaulted(duration, '14d', 'How old these rehearsals may be.'),
+    attestation: defaulted(
+      choice('gh', 'read'),
+      'gh',
+      'With `rehearsed`: each rehearsal needs an attestation by that workflow, on the default branch. `gh`: checked by `gh attestation verify` too, which is on the runners of GitHub. `read`: the chain of certificates and the log are not checked.',
+    ),
     'rehearsal-workflow': defaulted(text, 'rehearse.yml', 'File name of the workflow that rehearses.'),
     ...config,
   },
   outputs: {
     legs: 'With `require`: JSON array with a number for each leg of the follower.',
     'leg-limit': 'With `require`: how long each leg is, such as `3600s`.',
+    'last-leg': 'With `require`: the number of the last leg.',
     needed: 'With `needed`: `true` when somebody must stream.',
     'approved-by': 'With `approve`: who did; empty when nobody was asked.',
-    'verify-stale': 'With `approve`: `true` when the verify is to be repeated.',
   },
 })

@@ -37,7 +37,7 @@ type Prepare = Context<typeof spec>
 
 export const action: Action<typeof spec> = {
   spec,
-  run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target)),
+  run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target), context.signal),
 }
 
 /** How long a transaction may be open before it is worth a warning. */
@@ -58,7 +58,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     facts = await gather(inputs, before)
     findings = runChecks(CHECKS, facts, waivers)
   }
-  const plan = planOf(facts, waivers, inputs.defer)
+  const plan = planOf(facts, waivers, inputs)
   publish(context, facts, findings, plan)
   const blocked = blocking(findings)
   if (blocked.length)
@@ -124,7 +124,11 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   return chosen
 }
 
-function planOf({ settings, machine }: Facts, waivers: readonly Waiver[], defer: string): Plan {
+function planOf(
+  { settings, machine }: Facts,
+  waivers: readonly Waiver[],
+  { defer, finalVerify }: Prepare['inputs'],
+): Plan {
   const { schema, targetSchema, slot, publication } = settings
   const tools = Object.entries(machine.tools).flatMap(([name, found]) => (found ? [[name, found.sha256]] : []))
   const plan = {
@@ -135,6 +139,7 @@ function planOf({ settings, machine }: Facts, waivers: readonly Waiver[], defer:
     publication,
     waivers: waivers.map(waiverText),
     defer,
+    finalVerify,
     tools: Object.fromEntries(tools) as Record<string, string>,
   }
   return { ...plan, hash: planHash(plan) }
@@ -187,7 +192,8 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   }
   entry = await shutGate(target, entry, facts.settings.targetGate)
   const { server, connection } = facts.source
-  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id })
+  const { tools } = facts.machine
+  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools })
   return entry
 }
 

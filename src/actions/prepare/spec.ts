@@ -49,6 +49,11 @@ export const spec = defineAction({
       'none',
       'What is taken off the expected tables on the target for the load: `indexes` (unique ones too) and `constraints` (foreign keys, also those from other tables, and checks). Each is captured in the ledger before it is dropped; `finalize` builds them again.',
     ),
+    'final-verify': defaulted(
+      choice('full', 'molt', 'counts', 'tables'),
+      'full',
+      'What `cutover` compares while writes are paused. Part of the plan: once that is approved, `cutover` refuses to compare less.',
+    ),
     apply: defaulted(
       boolean,
       'false',

@@ -1,5 +1,5 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
-import { argumentList, choice, duration, secretText, size, text } from '../../runtime/types.ts'
+import { argumentList, boolean, choice, duration, secretText, size, text } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 /** How every action that runs the replicator is told to do so. */
@@ -51,10 +51,20 @@ export const spec = defineAction({
       'none',
       'With `caught-up`: compares every row while the stream runs on, as `verify` with `while: streaming` does.',
     ),
+    'build-indexes': defaulted(
+      boolean,
+      'true',
+      'With `caught-up`: builds the plain indexes that `prepare` took off the target, while the stream runs on. `false` leaves them to `finalize`, or to `cutover` before it pauses writes.',
+    ),
     'leg-limit': defaulted(
       duration,
       '5h',
       'With `handover`: how long this run streams at most; a job has an end. The slot stays for the next one.',
+    ),
+    'last-leg': defaulted(
+      boolean,
+      'false',
+      'With `handover`: no leg comes after this one. When it is over, the approval counts as expired.',
     ),
     token: optional(
       secretText,

@@ -1,51 +1,107 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
-import type { Database } from '../../runtime/database.ts'
-import { refuse, VerdictError } from '../../runtime/errors.ts'
+import { type Database, Link } from '../../runtime/database.ts'
+import { refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
 import { workFolder } from '../../runtime/progress.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
 import { runVerify } from '../../steps/verifying.ts'
-import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
+import { closeGate, openGate } from '../../target/gate.ts'
+import { addEvidence, advance, type Entry, keepingHold, requireEntry, takeHold, thisRun } from '../../target/ledger.ts'
 import { differences } from '../../tools/molt-verify.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Rollback = Context<typeof spec>
 
+/** How long a dead run keeps others off. */
+const HOLD_TTL = 60_000
+
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
-    withBoth(context.inputs, async (source, target) => {
-      const entry = await requireEntry(target, context.inputs.migration, [
-        'committing',
-        'committed',
-        'switched',
-        'finalized',
-      ])
-      await requireSameSource(source, entry)
-      if ((await readFence(source)).state !== 'permanent')
-        throw new VerdictError(
-          'the source is not fenced for good, so it may have been written to beside the target; there is nothing that could be rolled back safely',
-        )
-      const lost = await writtenSince(context, source, target, entry)
-      const refused = lost.filter((table) => !context.inputs.acceptDataLoss?.includes(table))
-      if (refused.length)
-        refuse(
-          'the target was written to since the commit',
-          refused.map((table) => `${table} differs from the fenced source`),
-          'Going back loses these writes for good, since nothing carries them to the source. If that is meant, name each of these tables in `accept-data-loss`; stop the application first.',
-        )
-      await revokePermanent(source)
-      await advance(target, entry, 'rolled-back')
-      await addEvidence(target, entry.id, 'rollback', { lost })
-      info('the fence is lifted for good: the source takes writes again')
-      if (lost.length) warning(`writes on the target are lost in: ${lost.join(', ')}`)
-      context.output('lost', JSON.stringify(lost))
-      context.summary(
-        `### Rolled back\n\nThe source takes writes again; point the application back to it. ${lost.length ? `Writes on the target were given up in ${lost.map((table) => `\`${table}\``).join(', ')}.` : 'The target had not been written to.'}`,
-      )
-    }),
+    withBoth(
+      context.inputs,
+      async (source, target) => {
+        const { inputs } = context
+        const entry = await requireEntry(target, inputs.migration, [
+          'committing',
+          'committed',
+          'switched',
+          'finalized',
+          'rolled-back',
+        ])
+        await requireSameSource(source, entry)
+        if (entry.phase === 'rolled-back')
+          return info(`nothing to do: migration ${entry.id} is rolled back since ${entry.updatedAt.toISOString()}`)
+        // A cutover that is switching the application at this moment would send it to the target all the same.
+        const holder = thisRun('rollback')
+        await takeHold(target, entry.id, holder, HOLD_TTL)
+        const link = new Link(inputs.target, 'target', context.signal)
+        await keepingHold(link, entry.id, holder, HOLD_TTL, ignore, () => goBack(context, source, target, entry))
+      },
+      context.signal,
+    ),
+}
+
+/** Nobody takes a hold that is renewed; a target that is away stops the work by itself. */
+function ignore(): void {}
+
+async function goBack(context: Rollback, source: Database, target: Database, found: Entry): Promise<void> {
+  const { state } = await readFence(source)
+  if (state !== 'permanent' && !found.facts.goingBack)
+    throw new VerdictError(
+      'the source is not fenced for good, so it may have been written to beside the target; there is nothing that could be rolled back safely',
+    )
+  let entry = found
+  let lost = entry.facts.goingBack ?? []
+  if (state === 'permanent') {
+    await requireAccepted(context, source, target, entry)
+    lost = await closed(context, source, target, entry)
+    // A run that dies after the next step is carried on by the next one, which could not tell any more what was lost.
+    entry = await advance(target, entry, entry.phase, { facts: { goingBack: lost } })
+    throwIfCancelled(context.signal)
+    await revokePermanent(source)
+  }
+  await advance(target, entry, 'rolled-back')
+  await addEvidence(target, entry.id, 'rollback', { lost })
+  info('the fence is lifted for good: the source takes writes again')
+  if (lost.length) warning(`writes on the target are lost in: ${lost.join(', ')}`)
+  context.output('lost', JSON.stringify(lost))
+  context.summary(
+    `### Rolled back\n\nThe source takes writes again; point the application back to it. ${lost.length ? `Writes on the target were given up in ${lost.map((table) => `\`${table}\``).join(', ')}.` : 'The target had not been written to.'}`,
+  )
+}
+
+/** What was written to the target since the commit, once nobody can write there any more; all of it was accepted. */
+async function closed(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
+  const { gate = [] } = entry.facts
+  const { targetSchema } = entry.plan
+  if (!gate.length)
+    warning(
+      'no rights on the target are known that could be taken away: the application must be stopped, or it writes there beside the source',
+    )
+  await closeGate(target, targetSchema, gate)
+  try {
+    return await requireAccepted(context, source, target, entry)
+  } catch (error) {
+    // The application stays on the target, and must be able to write there.
+    await openGate(target, targetSchema, gate)
+    throw error
+  }
+}
+
+/** @throws VerdictError when a table was written to that `accept-data-loss` does not name */
+async function requireAccepted(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
+  const lost = await writtenSince(context, source, target, entry)
+  const refused = lost.filter((table) => !context.inputs.acceptDataLoss?.includes(table))
+  if (refused.length)
+    refuse(
+      'the target was written to since the commit',
+      refused.map((table) => `${table} differs from the fenced source`),
+      'Going back loses these writes for good, since nothing carries them to the source. If that is meant, name each of these tables in `accept-data-loss`; stop the application first.',
+    )
+  return lost
 }
 
 /** The source has stood still since the commit, so whatever differs now was written on the target. */

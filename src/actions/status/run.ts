@@ -6,7 +6,7 @@ import { number } from '../../runtime/progress.ts'
 import { readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSlot } from '../../source/slot.ts'
-import { type Entry, readEntryIfAny } from '../../target/ledger.ts'
+import { type Entry, holdTexts, readEntryIfAny } from '../../target/ledger.ts'
 import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
 
@@ -18,11 +18,17 @@ export const action: Action<typeof spec> = {
     const { source, target, migration } = context.inputs
     if (!source && !target) throw new InputError('inputs `source` and `target` are both missing; write at least one')
     requireTls(context.inputs)
-    const entry = target
-      ? await attempt(() => withDatabase(target, 'target', (db) => readEntryIfAny(db, migration)))
+    const ledger = target
+      ? await attempt(() =>
+          withDatabase(target, 'target', async (db) => ({
+            entry: await readEntryIfAny(db, migration),
+            holds: await holdTexts(db, migration),
+          })),
+        )
       : undefined
+    const entry = ledger?.entry
     const facts = source ? await attempt(() => lookAtSource(source, entry)) : undefined
-    const lines = [...ledgerLines(context, entry), ...sourceLines(context, facts)]
+    const lines = [...ledgerLines(context, entry), ...(ledger?.holds ?? []), ...sourceLines(context, facts)]
     for (const line of lines) info(line)
     context.summary(`### Migration \`${migration}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
     if (!entry && !facts) throw new VerdictError('neither side could be read')

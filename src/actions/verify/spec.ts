@@ -11,9 +11,9 @@ export const spec = defineAction({
   inputs: {
     ...migration,
     level: defaulted(
-      choice('full', 'counts', 'tables'),
+      choice('full', 'molt', 'counts', 'tables'),
       'full',
-      '`full`: every row by molt. `counts`: numbers of rows. `tables`: definitions only.',
+      '`full`: every row, by molt and by hashes that both databases compute. `molt`: every row, by molt alone, which takes a value that its `fetch` has misread for equal. `counts`: numbers of rows. `tables`: definitions only.',
     ),
     dry: defaulted(boolean, 'false', 'Compares definitions only, in seconds; the same as `level: tables`.'),
     while: defaulted(
@@ -22,8 +22,8 @@ export const spec = defineAction({
       '`drained`: no difference is accepted. `streaming`: rows are moving, and those that differ are looked at again after a later heartbeat has arrived, which tells lag, loss and rows that are still changing apart; a stream must be running.',
     ),
     'recheck-limit': defaulted(
-      integer(0, 1_000),
-      '1000',
+      integer(0, 10_000),
+      '10000',
       'With `streaming`: rows of one table that are looked at again.',
     ),
     'recheck-timeout': defaulted(duration, '30s', 'With `streaming`: how long the heartbeat may take to the target.'),
@@ -32,7 +32,7 @@ export const spec = defineAction({
     count: defaulted(
       choice('exact', 'estimated'),
       'exact',
-      'How rows are counted beside molt: `estimated` goes by statistics, for tables too large to be counted, and is labelled as such.',
+      'How rows are counted at the levels `molt` and `counts` (`full` always counts): `estimated` goes by statistics, for tables too large to be counted, and is labelled as such.',
     ),
     structure: defaulted(
       choice('auto', 'require', 'report'),

@@ -1,0 +1,122 @@
+import { join } from 'node:path'
+import { info, warning } from '@actions/core'
+import type { Database } from '../../runtime/database.ts'
+import { UserError } from '../../runtime/errors.ts'
+import { addSecret, addSecretUrl } from '../../runtime/masking.ts'
+import { seconds, workFolder } from '../../runtime/progress.ts'
+import type { Entry } from '../../target/ledger.ts'
+import { Child } from '../../tools/process.ts'
+import { STREAM_APPLICATION } from '../../tools/replicator.ts'
+
+export interface Command {
+  /** Program and arguments; without a shell, unless the program is one. */
+  words: readonly string[]
+  /** Of its log file, and of the variables that only this command sees: `MOLT_SWITCH_…`, `MOLT_SMOKE_TEST_…`. */
+  name: 'switch' | 'smoke-test'
+  env: Record<string, string>
+  timeout: number
+  /** What a person must know when it fails. */
+  advice: string
+}
+
+/**
+ * Runs a user's program to its end; what it says is masked. It is stopped when `signal` aborts or its time is over.
+ * @returns how long it took, in milliseconds
+ * @throws ToolError when it did not end by itself with exit code 0
+ */
+export async function runCommand(entry: Entry, command: Command, signal: AbortSignal): Promise<number> {
+  const [program, ...args] = command.words as [string, ...string[]]
+  const began = performance.now()
+  const child = new Child({
+    program,
+    args,
+    env: { ...own(command.name), ...facts(entry), ...command.env },
+    logFile: join(workFolder(entry.id), `${command.name}.log`),
+    onLine: (line) => info(line),
+  })
+  let late = false
+  const stop = () => void child.stop(1_000)
+  const timer = setTimeout(() => {
+    late = true
+    stop()
+  }, command.timeout)
+  signal.addEventListener('abort', stop, { once: true })
+  if (signal.aborted) stop()
+  const exit = await child.exited
+  clearTimeout(timer)
+  signal.removeEventListener('abort', stop)
+  // The switch of a run that is being cancelled may have been done all the same.
+  if (exit.code === 0 && !late) return Math.round(performance.now() - began)
+  const why = late ? `It was stopped after ${seconds(command.timeout)} (\`${command.name}-timeout\`). ` : ''
+  throw child.failure(undefined, `${why}${command.advice}`)
+}
+
+/** What the workflow hands to this command alone; no other child process sees it. */
+function own(name: Command['name']): Record<string, string> {
+  const prefix = `MOLT_${name.toUpperCase().replace('-', '_')}_`
+  const given = Object.entries(process.env).filter(([key, value]) => key.startsWith(prefix) && value)
+  for (const [, value] of given) addSecret(value as string)
+  return Object.fromEntries(given) as Record<string, string>
+}
+
+/** What the ledger knows, for a script that serves more than one migration. */
+function facts({ id, phase, plan, facts }: Entry): Record<string, string> {
+  return {
+    MOLT_ACTIONS_MIGRATION: id,
+    MOLT_ACTIONS_PHASE: phase,
+    MOLT_ACTIONS_PLAN_HASH: plan.hash ?? '',
+    MOLT_ACTIONS_SOURCE_SCHEMA: plan.sourceSchema,
+    MOLT_ACTIONS_TARGET_SCHEMA: plan.targetSchema,
+    MOLT_ACTIONS_SLOT: plan.slot,
+    MOLT_ACTIONS_CURSOR: facts.cursor ?? '',
+    MOLT_ACTIONS_APPROVED_BY: facts.approval?.by ?? '',
+  }
+}
+
+/** The same connection, in which every transaction is read-only unless it says otherwise. */
+export function readOnlyUrl(url: string): string {
+  const option = '-c default_transaction_read_only=on'
+  const readOnly = /[?&]options=/.test(url)
+    ? url.replace(/([?&]options=)([^&]*)/, (_, name, value) => `${name}${value}%20${encodeURIComponent(option)}`)
+    : `${url}${url.includes('?') ? '&' : '?'}options=${encodeURIComponent(option)}`
+  addSecretUrl(readOnly)
+  return readOnly
+}
+
+/** The roles of these whose sessions we may not end; asked before anything is paused. */
+export async function unendable(source: Database, roles: readonly string[]): Promise<string[]> {
+  const { rows } = await source.query(
+    `SELECT name FROM unnest($1::text[]) AS name LEFT JOIN pg_catalog.pg_roles r ON r.rolname = name
+      WHERE r.oid IS NULL OR NOT (
+        (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+        OR NOT r.rolsuper AND (pg_catalog.pg_has_role(current_user, r.oid, 'USAGE')
+                               OR pg_catalog.pg_has_role(current_user, 'pg_signal_backend', 'USAGE')))`,
+    [roles],
+  )
+  return rows.map(({ name }) => name)
+}
+
+/**
+ * Ends the sessions of these roles in the source's database, so that pools connect anew, to the target. Never our own.
+ * The decision stands whatever comes of it.
+ */
+export async function endSessions(source: Database, roles: readonly string[]): Promise<number> {
+  const { rows } = await source.query(
+    `SELECT pg_catalog.pg_terminate_backend(pid) AS ended FROM pg_catalog.pg_stat_activity
+      WHERE datname = current_database() AND backend_type = 'client backend' AND usename = ANY($1)
+        AND pid <> pg_catalog.pg_backend_pid() AND application_name NOT IN ('molt-actions', $2)`,
+    [roles, STREAM_APPLICATION],
+  )
+  const ended = rows.filter((row) => row.ended).length
+  if (ended < rows.length) warning(`${rows.length - ended} sessions on the source could not be ended`)
+  return ended
+}
+
+/** @throws UserError when `end-sessions` names roles whose sessions cannot be ended */
+export async function requireEndable(source: Database, roles: readonly string[] | undefined): Promise<void> {
+  const refused = roles?.length ? await unendable(source, roles) : []
+  if (refused.length)
+    throw new UserError(
+      `input \`end-sessions\`: the sessions of ${refused.join(', ')} cannot be ended: no such role, or no right to (GRANT pg_signal_backend TO the migration user). Nothing was paused`,
+    )
+}

@@ -1,0 +1,133 @@
+import { CancelledError, VerdictError } from '../../runtime/errors.ts'
+import { number, seconds } from '../../runtime/progress.ts'
+import type { HeldFence } from '../../steps/fencing.ts'
+
+/** Milliseconds by part of the write pause. */
+export type Parts = Record<string, number>
+
+/** The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. */
+export class PauseClock {
+  readonly parts: Parts = {}
+  #began: number | undefined
+  #ended = 0
+
+  async part<T>(name: string, work: () => Promise<T>): Promise<T> {
+    const began = performance.now()
+    this.#began ??= began
+    try {
+      return await work()
+    } finally {
+      this.#ended = performance.now()
+      this.parts[name] = Math.round(this.#ended - began)
+    }
+  }
+
+  get total(): number {
+    return this.#began === undefined ? 0 : Math.round(this.#ended - this.#began)
+  }
+
+  get text(): string {
+    return partsText(this.parts)
+  }
+}
+
+export function partsText(parts: Parts): string {
+  return Object.entries(parts)
+    .map(([part, ms]) => `${part} ${number(ms)} ms`)
+    .join(', ')
+}
+
+/** What this run and its rehearsals have measured. Milliseconds; undefined is what nobody has measured. */
+export interface Measured {
+  /** The end-to-end lag of this moment. */
+  lagMs: number
+  /** What the same verify took a moment ago. */
+  verifyMs: number | undefined
+  smokeMs: number | undefined
+  /** What rebuilding takes by the tables' rows; 0 when nothing is to be rebuilt. */
+  rebuildMs: number
+  /** Of earlier cutovers of this very plan. */
+  rehearsals: readonly Parts[]
+}
+
+/** On two embedded servers each of these took less. */
+const FENCE = 200
+const ACKNOWLEDGE = 500
+const SEQUENCES = 200
+const DECISION = 300
+
+/**
+ * What each part of the pause will take: the longest that a rehearsal of this plan has seen, and no less than what this
+ * run has measured itself.
+ * @returns `unknown` names the parts that nobody has measured
+ */
+export function estimatePause(now: Measured): { parts: Parts; total: number; unknown: string[] } {
+  const seen = (part: string) => now.rehearsals.flatMap((parts) => parts[part] ?? [])
+  const longest = (part: string, own: number) => Math.round(Math.max(own, ...seen(part)))
+  const verify = now.verifyMs ?? (seen('verify').length ? 0 : undefined)
+  const parts: Parts = {
+    fence: longest('fence', FENCE),
+    drain: longest('drain', now.lagMs + ACKNOWLEDGE),
+    ...(now.smokeMs !== undefined && { 'smoke test': longest('smoke test', now.smokeMs) }),
+    ...(verify !== undefined && { verify: longest('verify', verify) }),
+    sequences: longest('sequences', SEQUENCES),
+    // A figure from this plan is better than one by the number of rows.
+    'unique indexes': now.rebuildMs && seen('unique indexes').length ? longest('unique indexes', 0) : now.rebuildMs,
+    decision: DECISION,
+  }
+  const total = Object.values(parts).reduce((sum, ms) => sum + ms, 0)
+  return { parts, total, unknown: verify === undefined ? ['verify'] : [] }
+}
+
+export interface Limit {
+  signal: AbortSignal
+  fail(error: Error): void
+  race<T>(work: Promise<T>): Promise<T>
+  clear(): void
+}
+
+/** One deadline for the whole section: cancelled by the run, by `max-pause`, or by a lease that cannot be renewed. */
+export function deadlineSignal(outer: AbortSignal, maxPause: number): Limit {
+  const controller = new AbortController()
+  const cancel = () => controller.abort(outer.reason ?? new CancelledError('the run was cancelled'))
+  if (outer.aborted) cancel()
+  outer.addEventListener('abort', cancel, { once: true })
+  const tooLong = () =>
+    controller.abort(new VerdictError(`writes were paused for longer than \`max-pause\` (${seconds(maxPause)})`))
+  const timer = setTimeout(tooLong, maxPause)
+  const aborted = new Promise<never>((_, reject) => {
+    if (controller.signal.aborted) reject(controller.signal.reason)
+    controller.signal.addEventListener('abort', () => reject(controller.signal.reason), { once: true })
+  })
+  aborted.catch(() => {})
+  return {
+    signal: controller.signal,
+    fail: (error) => controller.abort(error),
+    race(work) {
+      // What loses the race may still fail later, unheard.
+      work.catch(() => {})
+      return Promise.race([work, aborted])
+    },
+    clear() {
+      clearTimeout(timer)
+      outer.removeEventListener('abort', cancel)
+    },
+  }
+}
+
+/** Renews the lease three times in its life; a renewal that fails, or finds a gap, fails the section. */
+export function renewing(held: HeldFence, lease: number, holdersTimeout: number, limit: Limit) {
+  let timer: NodeJS.Timeout | undefined
+  let current: Promise<void> = Promise.resolve()
+  return {
+    start() {
+      timer = setInterval(() => {
+        current = held.renew(holdersTimeout, limit.signal).catch((error) => limit.fail(error))
+      }, lease / 3)
+    },
+    async stop() {
+      clearInterval(timer)
+      await current
+    },
+  }
+}

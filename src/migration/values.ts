@@ -1,0 +1,62 @@
+import { parse } from 'postgres-array'
+
+/** Types of which both servers write each value alike, once it is asked for as `row-digests.ts` does. */
+const EXACT =
+  /^(smallint|integer|bigint|boolean|text|character varying.*|character.*|"char"|name|string|uuid|bytea|date|time(\(\d\))?( without time zone)?|timestamp.*|bit.*)$/
+/** CockroachDB writes a zero with more decimals than this as `0E-7`. */
+const NUMERIC = /^numeric\(\d+(,[0-6])?\)$/
+
+/** Whether two texts of this type differ only when the values do. @param type as `format_type` writes it */
+export function writtenAlike(type: string, isEnum = false): boolean {
+  return isEnum || EXACT.test(type) || NUMERIC.test(type)
+}
+
+/**
+ * The value that a text stands for, in one form for both servers: the order of keys and spaces in JSON, zeros at the
+ * end of a number, exponents and the quotes in an array are each server's own.
+ * @returns undefined for a type of which the forms are not known: then only equal texts tell something
+ */
+export function plainForm(type: string, text: string, isEnum = false): string | undefined {
+  if (type.endsWith('[]')) return plainArray(type.slice(0, -2), text)
+  if (/^jsonb?$/.test(type)) return JSON.stringify(sorted(JSON.parse(text.replace(JSON_TOKEN, plainToken))))
+  if (/^(numeric|decimal)/.test(type)) return plainNumber(text)
+  if (type === 'double precision') return String(Number(text))
+  if (type === 'real') return String(Math.fround(Number(text)))
+  if (/^character\(/.test(type)) return text.replace(/ +$/, '')
+  return writtenAlike(type, isEnum) ? text : undefined
+}
+
+function plainArray(type: string, text: string): string | undefined {
+  const items: unknown[] = parse(text, (item) => item)
+  const plain = (items.flat(6) as (string | null)[]).map((item) => (item === null ? null : plainForm(type, item)))
+  // A nested array that is flattened keeps its braces' number and so its shape.
+  return plain.includes(undefined) ? undefined : JSON.stringify([text.match(/^(\[.*?\]=)?\{+/)?.[0].length, plain])
+}
+
+const JSON_TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
+
+/** JSON.parse would cut a long number: it becomes a text that no JSON text can be. */
+function plainToken(token: string): string {
+  return token.startsWith('"') ? `"t${token.slice(1)}` : `"n${plainNumber(token)}"`
+}
+
+/** `-1.50` and `-150E-2` are `-15e-1`. */
+function plainNumber(text: string): string {
+  const [, sign, whole = '', decimals = '', exponent = '0'] = /^([+-]?)(\d*)\.?(\d*)(?:e([+-]?\d+))?$/i.exec(text) ?? []
+  if (sign === undefined || !(whole + decimals)) return text.toLowerCase()
+  const digits = (whole + decimals).replace(/^0+/, '')
+  const short = digits.replace(/0+$/, '')
+  if (!short) return '0'
+  const places = Number(exponent) - decimals.length + digits.length - short.length
+  return `${sign === '-' ? '-' : ''}${short}e${places}`
+}
+
+function sorted(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(sorted)
+  if (value === null || typeof value !== 'object') return value
+  return Object.fromEntries(
+    Object.entries(value)
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([name, each]) => [name, sorted(each)]),
+  )
+}

@@ -1,0 +1,371 @@
+import type { Column, Table } from '../migration/tables.ts'
+import { plainForm, writtenAlike } from '../migration/values.ts'
+import { type Database, ident, qualified, withDatabase } from '../runtime/database.ts'
+import { classify, KEPT_ROWS, type RowDifference, type RowKind, type ValueClass } from '../tools/molt-verify.ts'
+
+/** What one table's digests told. `missing`, `mismatch` and `extraneous` count rows, at least. */
+export interface TableDigest {
+  name: string
+  sourceRows: number
+  targetRows: number
+  missing: number
+  mismatch: number
+  extraneous: number
+  /** Columns that differ, by the number of rows. */
+  columns: Record<string, number>
+  classes: Partial<Record<ValueClass, number>>
+  /** The first of the rows that differ, without their values. */
+  rows: RowDifference[]
+  /** What could not be proved here, in words. */
+  unproved: string[]
+}
+
+export interface DigestOptions {
+  sourceUrl: string
+  targetUrl: string
+  sourceSchema: string
+  targetSchema: string
+  /**
+   * Given when rows move: waits until what is committed now has reached the target. A part of a table that was equal
+   * once is proved then.
+   */
+  catchUp?: () => Promise<void>
+  /** Connections to each side. */
+  concurrency: number
+  signal: AbortSignal
+}
+
+/** Rows and characters of one table that are fetched to compare them one by one, and those of one query. */
+const FETCHED = { rows: 100_000, size: 256 << 20 }
+const BATCH = { rows: 20_000, size: 64 << 20 }
+/** Looks at a table whose rows move, and the parts or rows of which another look is not worth its scan. */
+const ROUNDS = 5
+const FEW = { buckets: 64, rows: 1_000 }
+
+/**
+ * A second opinion on every row that owes nothing to molt: what `molt fetch` misreads, `molt verify` misreads as well,
+ * and finds equal. Each database adds up the hashes of its own rows. Where the sums differ they are taken again for
+ * 4096 parts of the table, by the hash of the key; the rows of the parts that differ are fetched and compared.
+ * @param tables pairs of tables with the same columns and key, as both catalogs tell them
+ */
+export async function digestTables(
+  tables: readonly (readonly [source: Table, target: Table])[],
+  options: DigestOptions,
+): Promise<TableDigest[]> {
+  const results: TableDigest[] = []
+  const queue = [...tables.entries()]
+  const worker = () =>
+    withDatabase(options.sourceUrl, 'source', (source) =>
+      withDatabase(options.targetUrl, 'target', async (target) => {
+        const sides = [await makeAlike(source), await makeAlike(target)] as const
+        for (let next = queue.shift(); next; next = queue.shift()) {
+          options.signal.throwIfAborted()
+          results[next[0]] = await digestTable(comparison(next[1], sides, options), options)
+        }
+      }),
+    )
+  await Promise.all(Array.from({ length: Math.min(options.concurrency, tables.length) }, worker))
+  return results
+}
+
+/** Both servers write dates, times and numbers by their session's settings. */
+async function makeAlike(db: Database): Promise<Side> {
+  for (const setting of [
+    "TimeZone = 'UTC'",
+    "DateStyle = 'ISO, MDY'",
+    "IntervalStyle = 'postgres'",
+    'extra_float_digits = 3',
+    'statement_timeout = 0',
+    'default_transaction_read_only = on',
+  ])
+    await db.query(`SET ${setting}`)
+  const { rows } = await db.query('SELECT version() AS version')
+  return { db, number: HASHED[rows[0].version.startsWith('CockroachDB') ? 'cockroach' : 'postgres'] }
+}
+
+/** Columns hashed together: all that both servers write alike, and each of the others by itself. */
+interface Part {
+  columns: Column[]
+  alike: boolean
+}
+
+interface Comparison {
+  name: string
+  key: Column[]
+  parts: Part[]
+  /** One read of each side, at the same time. */
+  both<T>(read: (reader: Reader) => Promise<T>): Promise<[T, T]>
+  text(column: Column): string
+}
+
+interface Side {
+  db: Database
+  /** SQL of a 48-bit number out of a hash. */
+  number(hash: string): string
+}
+
+interface Reader extends Side {
+  table: string
+}
+
+const HASHED = {
+  postgres: (hash: string) => `('x' || substr(${hash}, 1, 12))::bit(48)::bigint`,
+  // CockroachDB reads no number from hexadecimal digits; it has this way to their bytes, and so has PostgreSQL.
+  cockroach: (hash: string) =>
+    [40, 32, 24, 16, 8, 0].map((bits, i) => `(get_byte(decode(${hash}, 'hex'), ${i})::bigint << ${bits})`).join(' | '),
+}
+
+function comparison(
+  [here, there]: readonly [Table, Table],
+  sides: readonly [Side, Side],
+  options: Pick<DigestOptions, 'sourceSchema' | 'targetSchema'>,
+): Comparison {
+  const columns = here.columns.filter(({ name, generated }) => !generated && there.columns.some((c) => c.name === name))
+  const alike = columns.filter(({ type, labels }) => writtenAlike(type, labels !== null))
+  const others = columns.filter((column) => !alike.includes(column))
+  const padded = new Set(
+    [...here.columns, ...there.columns].filter(({ type }) => /^character\(/.test(type)).map(({ name }) => name),
+  )
+  const readers = [
+    { ...sides[0], table: qualified(options.sourceSchema, here.name) },
+    { ...sides[1], table: qualified(options.targetSchema, here.name) },
+  ] as const
+  return {
+    name: here.name,
+    key: here.key.flatMap((name) => columns.find((column) => column.name === name) ?? []),
+    parts: [
+      ...(alike.length ? [{ columns: alike, alike: true }] : []),
+      ...others.map((column) => ({ columns: [column], alike: false })),
+    ],
+    text: (column) => (padded.has(column.name) ? `rtrim(${textOf(column)})` : textOf(column)),
+    both: (read) => Promise.all([read(readers[0]), read(readers[1])]),
+  }
+}
+
+function textOf({ name, type }: Column): string {
+  if (type === 'bytea') return `encode(${ident(name)}, 'hex')`
+  if (/^timestamp.* with time zone$/.test(type)) return `(${ident(name)} AT TIME ZONE 'UTC')::text`
+  return `${ident(name)}::text`
+}
+
+async function digestTable(table: Comparison, options: DigestOptions): Promise<TableDigest> {
+  const found: TableDigest = {
+    ...{ name: table.name, sourceRows: 0, targetRows: 0, missing: 0, mismatch: 0, extraneous: 0 },
+    ...{ columns: {}, classes: {}, rows: [], unproved: [] },
+  }
+  let parts = table.parts
+  if (!options.catchUp) {
+    const [[here], [there]] = await table.both((reader) => readSums(reader, table, parts, false))
+    found.sourceRows = here?.rows ?? 0
+    found.targetRows = there?.rows ?? 0
+    parts = parts.filter((_, i) => here?.sums[i] !== there?.sums[i])
+    if (!parts.length && found.sourceRows === found.targetRows) return found
+  }
+  if (table.key.every((column) => known(column)) && table.key.length)
+    await compareBuckets(table, parts.length ? parts : table.parts.slice(0, 1), found, options)
+  else withoutKeys(parts, found)
+  return found
+}
+
+function known({ type, labels }: Column): boolean {
+  return writtenAlike(type, labels !== null) || plainForm(type, type.endsWith('[]') ? '{}' : '0') !== undefined
+}
+
+/** Rows cannot be told apart by a key that both servers may write differently; equal sums are proof all the same. */
+function withoutKeys(parts: readonly Part[], found: TableDigest): void {
+  for (const { columns, alike } of parts)
+    if (alike) found.mismatch++
+    else found.unproved.push(`${columns[0]?.name} (${columns[0]?.type})`)
+}
+
+interface Sums {
+  bucket: string
+  rows: number
+  size: number
+  sums: (string | undefined)[]
+}
+
+/** The sums of the hashes of some columns, of the whole table or for each part of it. */
+async function readSums(
+  { db, table, number }: Reader,
+  { key, text }: Comparison,
+  parts: readonly Part[],
+  buckets: boolean,
+): Promise<Sums[]> {
+  const loose = parts
+    .filter(({ alike }) => !alike)
+    .map(({ columns: [column] }) => `coalesce(length(${text(column as Column)}), 0)`)
+  const hashes = parts.map(({ columns }, i) => `md5(${joined(columns.map(text))}) AS h${i}`)
+  const bucket = buckets ? bucketOf(key.map(text)) : "''"
+  const { rows } = await db.query({
+    text: `SELECT bucket, count(*)::text, coalesce(sum(size), 0)::text${hashes.map((_, i) => `, sum(${number(`h${i}`)})::text`).join('')}
+             FROM (SELECT ${[`${bucket} AS bucket`, `${loose.join(' + ') || '0'} AS size`, ...hashes].join(', ')} FROM ${table}) AS hashed
+            GROUP BY bucket`,
+    rowMode: 'array',
+  })
+  return rows.map(([name, count, size, ...sums]: (string | null)[]) => ({
+    ...{ bucket: name as string, rows: Number(count), size: Number(size) },
+    sums: sums.map((sum) => (sum === null ? undefined : plainForm('numeric', sum))),
+  }))
+}
+
+/** Texts as one, in which an empty one and NULL stay apart. */
+function joined(texts: readonly string[]): string {
+  return texts.map((text) => `coalesce(${text}, chr(30))`).join(' || chr(31) || ')
+}
+
+function bucketOf(key: readonly string[]): string {
+  return `substr(md5(${joined(key)}), 1, 3)`
+}
+
+/** A part of the table in which something differs. */
+interface Bucket {
+  name: string
+  rows: number
+  size: number
+  /** Whether columns differ that both servers write alike. */
+  certain: boolean
+}
+
+async function compareBuckets(table: Comparison, parts: readonly Part[], found: TableDigest, options: DigestOptions) {
+  let left: Map<string, Bucket> | undefined
+  for (let round = 0; round < (options.catchUp ? ROUNDS : 1); round++) {
+    if (round) await options.catchUp?.()
+    options.signal.throwIfAborted()
+    const now = differing(parts, await table.both((reader) => readSums(reader, table, parts, true)))
+    // What was equal at one moment has all rows that stand still.
+    left = left ? new Map([...now].filter(([name]) => left?.has(name))) : now
+    const rows = [...left.values()].reduce((sum, bucket) => sum + bucket.rows, 0)
+    if (left.size <= FEW.buckets || rows <= FEW.rows) break
+  }
+  const buckets = [...(left ?? new Map<string, Bucket>()).values()].sort(
+    (a, b) => Number(b.certain) - Number(a.certain),
+  )
+  const budget = { ...FETCHED }
+  const unknown = new Set<string>()
+  while (buckets.length) {
+    const batch = takeBatch(buckets, budget)
+    if (!batch.length) break
+    options.signal.throwIfAborted()
+    await compareRows(table, parts, batch, found, unknown)
+  }
+  if (options.catchUp) {
+    if (buckets.length) found.unproved.push('rows that moved too fast')
+  } else {
+    // The sums differ, so at least one row does.
+    found.mismatch += buckets.filter(({ certain }) => certain).length
+    if (buckets.some(({ certain }) => !certain))
+      for (const { columns, alike } of parts) if (!alike) unknown.add(columns[0]?.name as string)
+  }
+  for (const name of unknown)
+    found.unproved.push(
+      `${name} (${table.parts.flatMap(({ columns }) => columns).find((column) => column.name === name)?.type})`,
+    )
+}
+
+function differing(parts: readonly Part[], [here, there]: [Sums[], Sums[]]): Map<string, Bucket> {
+  const byName = new Map(there.map((sums) => [sums.bucket, sums]))
+  const none = (bucket: string): Sums => ({ bucket, rows: 0, size: 0, sums: [] })
+  const pairs = here.map((sums) => [sums, byName.get(sums.bucket) ?? none(sums.bucket)] as const)
+  const seen = new Set(here.map(({ bucket }) => bucket))
+  pairs.push(...there.filter(({ bucket }) => !seen.has(bucket)).map((sums) => [none(sums.bucket), sums] as const))
+  const found = new Map<string, Bucket>()
+  for (const [a, b] of pairs) {
+    const apart = parts.filter((_, i) => a.sums[i] !== b.sums[i])
+    if (!apart.length && a.rows === b.rows) continue
+    const certain = a.rows !== b.rows || apart.some(({ alike }) => alike)
+    found.set(a.bucket, { name: a.bucket, rows: Math.max(a.rows, b.rows), size: Math.max(a.size, b.size), certain })
+  }
+  return found
+}
+
+/** The first buckets that fit into one query and what is left of the budget, taken off both. */
+function takeBatch(buckets: Bucket[], budget: { rows: number; size: number }): string[] {
+  const batch: string[] = []
+  const room = { rows: Math.min(BATCH.rows, budget.rows), size: Math.min(BATCH.size, budget.size) }
+  for (let next = buckets[0]; next && next.rows <= room.rows && next.size <= room.size; next = buckets[0]) {
+    batch.push(next.name)
+    for (const each of [room, budget]) {
+      each.rows -= next.rows
+      each.size -= next.size
+    }
+    buckets.shift()
+  }
+  return batch
+}
+
+async function compareRows(
+  table: Comparison,
+  parts: readonly Part[],
+  buckets: readonly string[],
+  found: TableDigest,
+  unknown: Set<string>,
+): Promise<void> {
+  const columns = parts.flatMap((part) => part.columns)
+  const [here, there] = await table.both((reader) => readRows(reader, table, columns, buckets))
+  for (const [id, { key, values }] of here) {
+    const other = there.get(id)
+    if (!other) {
+      note(found, 'missing', key, [])
+      continue
+    }
+    const apart = columns.filter((column, i) => {
+      const same = sameValue(column, values[i] as string | null, other.values[i] as string | null)
+      if (same === undefined) unknown.add(column.name)
+      if (same === false) {
+        const difference = classify(values[i] ?? 'NULL', other.values[i] ?? 'NULL')
+        found.classes[difference] = (found.classes[difference] ?? 0) + 1
+      }
+      return same === false
+    })
+    if (apart.length)
+      note(
+        found,
+        'mismatch',
+        key,
+        apart.map(({ name }) => name),
+      )
+  }
+  for (const [id, { key }] of there) if (!here.has(id)) note(found, 'extraneous', key, [])
+}
+
+function note(found: TableDigest, kind: RowKind, key: string[], columns: string[]): void {
+  found[kind]++
+  for (const column of columns) found.columns[column] = (found.columns[column] ?? 0) + 1
+  if (found.rows.length < KEPT_ROWS) found.rows.push({ kind, key, columns })
+}
+
+/** undefined when it cannot be told. */
+function sameValue({ type, labels }: Column, here: string | null, there: string | null): boolean | undefined {
+  if (here === there) return true
+  if (here === null || there === null) return false
+  const [a, b] = [here, there].map((text) => plainForm(type, text, labels !== null))
+  return a === undefined || b === undefined ? undefined : a === b
+}
+
+/** The rows of some parts of the table, by their keys in plain form. */
+async function readRows(
+  { db, table }: Reader,
+  { key, text }: Comparison,
+  columns: readonly Column[],
+  buckets: readonly string[],
+): Promise<Map<string, { key: string[]; values: (string | null)[] }>> {
+  // Of a long value that both sides write alike its hash tells as much.
+  const value = (column: Column) =>
+    writtenAlike(column.type, column.labels !== null)
+      ? `CASE WHEN length(${text(column)}) > 100 THEN md5(${text(column)}) ELSE ${text(column)} END`
+      : text(column)
+  const list = [...key.map(({ name }) => `${ident(name)}::text`), ...columns.map(value)]
+  const { rows } = await db.query({
+    text: `SELECT ${list.join(', ')} FROM ${table} WHERE ${bucketOf(key.map(text))} = ANY ($1)`,
+    values: [buckets],
+    rowMode: 'array',
+  })
+  return new Map(
+    rows.map((row: (string | null)[]) => {
+      const written = row.slice(0, key.length) as string[]
+      const plain = key.map(({ type, labels }, i) => plainForm(type, written[i] as string, labels !== null))
+      return [JSON.stringify(plain), { key: written, values: row.slice(key.length) }]
+    }),
+  )
+}

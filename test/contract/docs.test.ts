@@ -1,0 +1,77 @@
+// What the documents point to is there: files, headings, npm scripts, and the error texts that they explain.
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { describe, expect, test } from 'vitest'
+import { specs } from '../../src/actions/specs.ts'
+
+const REPO = resolve(import.meta.dirname, '../..')
+const list = (folder: string) =>
+  (readdirSync(join(REPO, folder), { recursive: folder !== '' }) as string[]).map((name) => join(folder, name))
+const documents = ['', 'docs', 'actions'].flatMap(list).filter((path) => path.endsWith('.md'))
+const read = (path: string) => readFileSync(join(REPO, path), 'utf8')
+const prose = (text: string) => text.replace(/```[\s\S]*?```/g, '')
+
+/** The anchors that GitHub makes of the headings. */
+function anchors(text: string): string[] {
+  const seen = new Map<string, number>()
+  return [...prose(text).matchAll(/^#{1,6} (.+)$/gm)].map(([, heading = '']) => {
+    const slug = heading
+      .replace(/\[([^\]]*)\]\([^)]*\)/g, '$1')
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N}\p{M}_ -]/gu, '')
+      .replaceAll(' ', '-')
+    const count = seen.get(slug) ?? 0
+    seen.set(slug, count + 1)
+    return count ? `${slug}-${count}` : slug
+  })
+}
+
+describe.each(documents)('%s', (path) => {
+  const text = read(path)
+
+  test('links to what is there', () => {
+    const links = [...prose(text).matchAll(/\]\(([^)\s]+)\)/g)].map(([, link = '']) => link)
+    const broken = links.filter((link) => {
+      if (/^https?:/.test(link)) return false
+      const [file = '', anchor] = link.split('#')
+      const other = file ? join(dirname(path), file) : path
+      if (!existsSync(join(REPO, other))) return true
+      return anchor !== undefined && !anchors(read(other)).includes(anchor)
+    })
+    expect(broken).toEqual([])
+  })
+
+  test('names npm scripts and actions that are there', () => {
+    const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
+    for (const [, script = ''] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g))
+      expect(scripts).toHaveProperty(script)
+    const names = specs.map(({ name }) => name)
+    for (const [, name = ''] of text.matchAll(/(?:OWNER\/REPO|\$)\/actions\/([a-z-]+)/g)) expect(names).toContain(name)
+  })
+})
+
+test('every document of docs/ is reached from the README', () => {
+  const linked = documents.flatMap((path) =>
+    [...read(path).matchAll(/\]\(([^)#\s]+\.md)/g)].map(([, link = '']) => join(dirname(path), link)),
+  )
+  for (const path of documents.filter((each) => each.startsWith('docs/'))) expect(linked).toContain(path)
+})
+
+test('troubleshooting explains errors that are thrown', () => {
+  const sources = list('src')
+    .filter((path) => path.endsWith('.ts'))
+    .map(read)
+    .join('\n')
+  const rows = [...read('docs/troubleshooting.md').matchAll(/^\| `([^`]+(?:`[^|]*)?)` \|/gm)].map(([, row = '']) => row)
+  expect(rows.length).toBeGreaterThan(15)
+  // GitHub's own words.
+  const ours = rows.filter((row) => !/Expected format|Self-repository|nested job/.test(row))
+  const parts = ours.flatMap((row) => row.split(/ ?… ?/).filter((part) => part.length > 5))
+  const bare = sources.replace(/\\?`/g, '')
+  expect(parts.filter((part) => !bare.includes(part.replaceAll('`', '')))).toEqual([])
+})
+
+test('GitHub’s two errors where `$/` is not known are among them', () => {
+  expect(read('docs/troubleshooting.md')).toMatch(/Expected format \{org\}\/\{repo\}/)
+  expect(read('docs/troubleshooting.md')).toMatch(/was not resolved before LoadAction/)
+})

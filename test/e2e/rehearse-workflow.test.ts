@@ -1,0 +1,127 @@
+// rehearse.yml by the local runner. The job `real` runs every line of its own but for two things: a stand-in answers to
+// `docker`, with embedded servers behind it, and the config file asks for the stand-in of MOLT. Nightly.
+import { execFileSync } from 'node:child_process'
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { delimiter, join } from 'node:path'
+import { execa } from 'execa'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { query, REPO, words } from '../support/migration.ts'
+import { readWorkflow, runJob, type Step, temporaryFolder } from '../support/workflow.ts'
+
+const REHEARSE = readWorkflow(join(REPO, '.github/workflows/rehearse.yml'))
+const SETTINGS = readFileSync(join(REPO, 'examples/molt-actions.yml'), 'utf8')
+const folder = temporaryFolder()
+let pair: EmbeddedPair
+beforeAll(async () => {
+  pair = await startPair()
+})
+afterAll(async () => {
+  await pair?.stop()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+function withDatabase(url: string, name: string): string {
+  const other = new URL(url)
+  other.pathname = `/${name}`
+  return other.href
+}
+
+/** As upload-artifact: no file is an error, and the digest is an output. */
+const upload = ({ with: given = {} }: Step) => ({
+  env: { NAME: String(given.name), FILES: String(given.path) },
+  run: 'ls $FILES && echo "$NAME" > "$RUNNER_TEMP/artifact" && echo "artifact-digest=$(cat $FILES | sha256sum | cut -c1-64)" >> "$GITHUB_OUTPUT"',
+})
+
+test('real: servers by docker, masked rows, live writes, the whole chain, evidence under the name of the plan', async () => {
+  const bin = join(folder, 'bin')
+  const state = join(folder, 'containers')
+  for (const each of [bin, state]) mkdirSync(each)
+  writeFileSync(
+    join(bin, 'docker'),
+    `#!/bin/sh\nexec '${process.execPath}' '${join(REPO, 'test/support/docker.mjs')}' "$@"\n`,
+  )
+  chmodSync(join(bin, 'docker'), 0o755)
+  const config = join(folder, 'molt-actions.yml')
+  const embedded = SETTINGS.replace('setup:\n', 'setup:\n  embedded: true\n').replace(
+    'prepare:\n',
+    'prepare:\n  rehearsal-target: true\n',
+  )
+  writeFileSync(config, embedded)
+  const result = await runJob(REHEARSE, 'real', {
+    replace: { 'actions/checkout': undefined, 'actions/upload-artifact': upload },
+    secrets: { MOLT_CLONE: '', MOLT_MASK_KEY: '' },
+    workDir: join(folder, 'real'),
+    run: {
+      workspace: REPO,
+      env: {
+        CONFIG: config,
+        ORIGINAL_URL: withDatabase(pair.source.url, 'original'),
+        SOURCE_URL: withDatabase(pair.source.url, 'shop'),
+        TARGET_URL: pair.target.url,
+        DOCKER_STATE: state,
+        DOCKER_SOURCE: pair.source.url,
+        DOCKER_TARGET: pair.target.url,
+        PATH: `${bin}${delimiter}${process.env.PATH}`,
+      },
+    },
+  })
+  expect(result.conclusion, words(result)).toBe('success')
+  const hash = result.outputs['plan-hash'] as string
+  expect(hash).toMatch(/^[0-9a-f]{64}$/)
+  expect(result.outputs.digest).toMatch(/^[0-9a-f]{64}$/)
+  const temp = join(folder, 'real/_temp')
+  expect(readFileSync(join(temp, 'artifact'), 'utf8').trim()).toBe(`molt-rehearsal-${hash}`)
+  expect(readdirSync(join(temp, 'molt-actions/rehearsal'))).toContain('preflight.json')
+  // Nobody of the original is on either side, everybody is there, and nothing runs on.
+  const original = await query(withDatabase(pair.source.url, 'original'), 'SELECT count(*)::int AS n FROM customers')
+  for (const url of [withDatabase(pair.source.url, 'shop'), pair.target.url]) {
+    const sql = `SELECT count(*)::int AS n, count(*) FILTER (WHERE email LIKE '%@shop.test')::int AS found FROM customers`
+    expect(await query(url, sql)).toEqual([{ n: original[0]?.n, found: 0 }])
+  }
+  expect(readdirSync(state).filter((name) => !name.endsWith('-asked'))).toEqual([])
+  expect(result.orphans).toEqual([])
+}, 300_000)
+
+test('embedded: from a fresh clone, by the commands of the workflow', async () => {
+  const clone = join(folder, 'clone')
+  execFileSync('git', ['clone', '--quiet', '--depth=1', `file://${REPO}`, clone])
+  const result = await runJob(REHEARSE, 'embedded', {
+    replace: { 'actions/checkout': undefined, 'actions/setup-node': undefined },
+    workDir: join(folder, 'embedded'),
+    run: { workspace: clone },
+  })
+  expect(result.conclusion, words(result)).toBe('success')
+  expect(words(result)).toMatch(/"verdict": ?"go"/)
+}, 600_000)
+
+const act = (process.env.PATH ?? '').split(delimiter).find((each) => existsSync(join(each, 'act')))
+
+test.skipIf(!act)(
+  'embedded: by act, on a copy whose `$/` is rewritten',
+  async () => {
+    const copy = join(folder, 'act')
+    execFileSync('git', ['clone', '--quiet', '--depth=1', `file://${REPO}`, copy])
+    const workflow = join(copy, '.github/workflows/rehearse.yml')
+    const text = readFileSync(workflow, 'utf8').replaceAll('uses: $/', 'uses: ./')
+    // Only in the workflow: our own runner, which runs the root action, knows `$/`. A Node is here, and act would have to
+    // fetch the action that sets one up.
+    writeFileSync(workflow, text.replace(/ {6}- name: Set up Node\n[\s\S]*?(?= {6}- name: Install)/g, ''))
+    const args = [
+      'workflow_dispatch',
+      '-W',
+      '.github/workflows/rehearse.yml',
+      '-j',
+      'embedded',
+      '--input',
+      'variant=embedded',
+    ]
+    const { all } = await execa(
+      join(act as string, 'act'),
+      [...args, '-P', 'ubuntu-24.04=-self-hosted', '--env', `HOME=${process.env.HOME}`],
+      { cwd: copy, all: true, reject: false, timeout: 500_000 },
+    )
+    expect(all?.slice(-5_000)).toMatch(/Job succeeded/)
+  },
+  600_000,
+)

@@ -1,0 +1,144 @@
+/** What two databases tell of their rows by themselves: equal values in other texts are equal, and nothing else is. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { readTables } from '../../src/sql/tables.ts'
+import { digestTables } from '../../src/steps/row-digests.ts'
+
+/** Each column's type on either side, a value in the source's text and in the target's, and another value. */
+const COLUMNS: Record<string, [here: string, there: string, value: string, same: string, other: string | null]> = {
+  n: ['numeric', 'numeric', '1.50', '1.5', '1.51'],
+  long: ['numeric', 'numeric', '123567890123567890.5', '123567890123567890.50', '123567890123567891.5'],
+  money: ['numeric(12,2)', 'numeric(12,2)', '9.90', '9.90', '9.91'],
+  f: ['double precision', 'double precision', '0.1', '1e-1', '0.10000000000000002'],
+  t: ['text', 'character varying(300)', 'é☃\n\\', 'é☃\n\\', 'é☃\n'],
+  padded: ['character(6)', 'text', 'ab', 'ab    ', 'abc'],
+  b: ['boolean', 'boolean', 'true', 'true', 'false'],
+  u: ['uuid', 'uuid', '0a000000-0000-0000-0000-000000000001', '0a000000-0000-0000-0000-000000000001', null],
+  by: ['bytea', 'bytea', '\\x00ff', '\\x00ff', '\\x00fe'],
+  d: ['date', 'date', '2024-02-29', '2024-02-29', '2024-03-01'],
+  ts: ['timestamp', 'timestamp', '2026-01-01 00:00:00.000001', '2026-01-01 00:00:00.000001', '2026-01-01 00:00:00'],
+  tz: ['timestamptz', 'timestamptz', '2026-01-01 02:00+02', '2026-01-01 00:00Z', '2026-01-01 00:00:00.000001Z'],
+  ti: ['time', 'time', '23:59:59.5', '23:59:59.5', '23:59:59'],
+  j: ['jsonb', 'jsonb', '{"b": 1.10, "a": [null]}', '{"a": [null], "b": 1.1}', '{"a": [null], "b": 1.2}'],
+  js: ['json', 'json', '{"b":1,"a":2}', '{"a": 2, "b": 1}', '{"a": 2, "b": 2}'],
+  ta: ['text[]', 'text[]', '{a,NULL,""}', '{"a",NULL,""}', '{a,"NULL",""}'],
+  na: ['numeric[]', 'numeric[]', '{1.0,2}', '{1,2.00}', '{1,2.01}'],
+  nil: ['text', 'text', '', '', null],
+  wide: ['text', 'text', 'w'.repeat(400), 'w'.repeat(400), `${'w'.repeat(399)}v`],
+}
+const NAMES = Object.keys(COLUMNS)
+
+let pair: EmbeddedPair
+let source: pg.Client
+let target: pg.Client
+
+beforeAll(async () => {
+  pair = await startPair()
+  source = new pg.Client(pair.source.url)
+  target = new pg.Client(pair.target.url)
+  await Promise.all([source.connect(), target.connect()])
+  for (const [side, db] of [source, target].entries())
+    await db.query(`
+      CREATE TABLE items (id bigint, part text, ${NAMES.map((name) => `${name} ${COLUMNS[name]?.[side]}`).join(', ')},
+                          PRIMARY KEY (id, part));
+      CREATE TABLE odd (k inet PRIMARY KEY, i interval, v text);
+      CREATE TABLE busy (id int PRIMARY KEY, v text)`)
+  // A role's settings must not matter, and by such a version the target is asked as CockroachDB is.
+  await source.query("ALTER DATABASE shop SET DateStyle = 'German'; ALTER DATABASE shop SET TimeZone = 'Asia/Tokyo'")
+  await target.query(`
+    CREATE SCHEMA fake; CREATE FUNCTION fake.version() RETURNS text LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v25.2.0' $$;
+    ALTER DATABASE shop SET search_path = fake, public, pg_catalog`)
+}, 60_000)
+
+afterAll(async () => {
+  await Promise.all([source?.end(), target?.end()])
+  await pair?.stop()
+})
+
+const insert = (side: number) =>
+  `INSERT INTO items SELECT n, 'p' || n % 3, ${NAMES.map((_, i) => `$${i + 1}::text::${Object.values(COLUMNS)[i]?.[side]}`).join(', ')}
+     FROM generate_series(1, 300) n`
+
+beforeEach(async () => {
+  for (const [side, db] of [source, target].entries()) {
+    await db.query('TRUNCATE items, odd, busy')
+    await db.query(
+      insert(side),
+      NAMES.map((name) => COLUMNS[name]?.[2 + side]),
+    )
+  }
+})
+
+async function digest(name: string, moving = false) {
+  const [here, there] = await Promise.all([readTables(source, 'public'), readTables(target, 'public')])
+  const pairs = [here, there].map((tables) => tables.find((table) => table.name === name))
+  const [found] = await digestTables([pairs as never], {
+    ...{ sourceUrl: pair.source.url, targetUrl: pair.target.url, sourceSchema: 'public', targetSchema: 'public' },
+    ...{ concurrency: 1, signal: new AbortController().signal },
+    ...(moving && { catchUp: () => sleep(50) }),
+  })
+  return found
+}
+
+test('the target is asked as CockroachDB is', async () => {
+  const db = new pg.Client(pair.target.url)
+  await db.connect()
+  expect((await db.query('SELECT version()')).rows[0].version).toMatch(/^CockroachDB/)
+  await db.end()
+})
+
+test.each([false, true])('equal values are equal in whatever text (rows move: %s)', async (moving) => {
+  expect(await digest('items', moving)).toMatchObject({
+    ...{ missing: 0, mismatch: 0, extraneous: 0, unproved: [] },
+    ...(moving ? {} : { sourceRows: 300, targetRows: 300 }),
+  })
+})
+
+test.each(NAMES)('one other value of %s is found', async (name) => {
+  const other = COLUMNS[name]?.[4]
+  await target.query(`UPDATE items SET ${name} = $1 WHERE id = 123`, [other])
+  const found = await digest('items')
+  expect(found).toMatchObject({ missing: 0, mismatch: 1, extraneous: 0, columns: { [name]: 1 }, unproved: [] })
+  expect(found?.rows).toEqual([{ kind: 'mismatch', key: ['123', 'p0'], columns: [name] }])
+})
+
+test('rows on one side only, and two rows that changed places', async () => {
+  await target.query('DELETE FROM items WHERE id = 7; UPDATE items SET id = 9007 WHERE id = 8')
+  await target.query("UPDATE items SET part = part || 'x' WHERE id IN (10, 11)")
+  const found = await digest('items')
+  expect(found).toMatchObject({ missing: 4, mismatch: 0, extraneous: 3, targetRows: 299 })
+})
+
+test('values that change columns do not hash alike', async () => {
+  await target.query('UPDATE items SET t = nil, nil = t WHERE id = 5; UPDATE items SET nil = NULL WHERE id = 6')
+  expect(await digest('items')).toMatchObject({ mismatch: 2 })
+})
+
+test('what cannot be read alike is told, and what certainly differs is a difference', async () => {
+  for (const db of [source, target]) await db.query("INSERT INTO odd VALUES ('10.0.0.1', '1 hour', 'a')")
+  expect(await digest('odd')).toMatchObject({ mismatch: 0, unproved: [] })
+  await target.query("UPDATE odd SET i = '2 hours'")
+  expect(await digest('odd')).toMatchObject({ mismatch: 0, unproved: ['i (interval)'] })
+  await target.query("UPDATE odd SET v = 'b'")
+  expect(await digest('odd')).toMatchObject({ mismatch: 1 })
+})
+
+test('under writes only the rows that differ are left', async () => {
+  for (const db of [source, target]) await db.query("INSERT INTO busy SELECT n, 'x' FROM generate_series(1, 30000) n")
+  await target.query("UPDATE busy SET v = 'damaged' WHERE id = 17; DELETE FROM busy WHERE id = 18")
+  let writing = true
+  const writes = (async () => {
+    for (let n = 0; writing; n++)
+      for (const db of [source, target])
+        await db.query('UPDATE busy SET v = $1 WHERE id % 50 = $2', [String(n), (n % 10) + 20])
+  })()
+  const found = await digest('busy', true)
+  writing = false
+  await writes
+  const still = found?.rows.filter(({ key }) => Number(key[0]) % 50 < 20)
+  expect(still).toHaveLength(2)
+  expect(still).toContainEqual({ kind: 'mismatch', key: ['17'], columns: ['v'] })
+  expect(still).toContainEqual({ kind: 'missing', key: ['18'], columns: [] })
+})

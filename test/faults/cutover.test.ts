@@ -1,0 +1,297 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+import { children, stateOf, stoppedChild } from '../support/stopped.ts'
+
+/*
+ * One migration and what happens to its cutover, in the order of a night: rehearsals, refusals, runs that are cancelled
+ * or killed, and at last the decision. None of what comes before stands in its way.
+ */
+const NIGHTLY = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
+const CUTOVER = { 'quiet-period': '300ms', lease: '5s' }
+/** A minute in the test run; all of it at night. */
+const nightly = test.runIf(NIGHTLY)
+const TIMEOUT = { timeout: 240_000 }
+
+let rehearsal: Rehearsal
+beforeAll(async () => {
+  rehearsal = await startRehearsal({ rows: 1000, rate: 30 })
+  await rehearsal.query(
+    'source',
+    `CREATE ROLE app LOGIN PASSWORD 'postgres'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO app`,
+  )
+  await rehearsal.query(
+    'target',
+    `ALTER TABLE customers ADD CONSTRAINT customers_email_key UNIQUE (email);
+     ALTER TABLE orders ADD CONSTRAINT of_customer FOREIGN KEY (customer_id) REFERENCES customers;
+     CREATE INDEX orders_customer_id_idx ON orders (customer_id)`,
+  )
+  await rehearsal.bringToCaughtUp({ defer: 'indexes,constraints' })
+  // Plain indexes are back as soon as the target has caught up; what would be in the stream's way is not.
+  expect(await indexes()).toEqual(['orders_customer_id_idx'])
+  await rehearsal.query('target', 'DROP INDEX orders_customer_id_idx')
+  await rehearsal.query('target', "UPDATE molt_actions.deferred SET rebuilt_at = NULL WHERE kind = 'index'")
+  const gone = await rehearsal.run('cutover', CUTOVER)
+  expect(words(gone)).toMatch(/the schema has changed since `prepare`.*orders_customer_id_idx/s)
+  await rehearsal.query('target', 'CREATE INDEX orders_customer_id_idx ON orders (customer_id)')
+}, 240_000)
+afterAll(() => rehearsal?.stop())
+const indexes = async () =>
+  (
+    await rehearsal.query('target', "SELECT relname AS name FROM pg_class WHERE relname = 'orders_customer_id_idx'")
+  ).map(({ name }) => name)
+const clients: pg.Client[] = []
+afterEach(async () => {
+  await Promise.all(clients.splice(0).map((client) => client.end().catch(() => {})))
+})
+
+async function client(url: string): Promise<pg.Client> {
+  const opened = new pg.Client({ connectionString: url })
+  opened.on('error', () => {})
+  await opened.connect()
+  clients.push(opened)
+  return opened
+}
+const cutover = (inputs: Record<string, string> = {}, options: Parameters<Rehearsal['run']>[2] = {}) =>
+  rehearsal.run('cutover', { ...CUTOVER, ...inputs }, options)
+const phase = async () => (await rehearsal.query('target', 'SELECT phase FROM molt_actions.migrations'))[0]?.phase
+const write = () =>
+  rehearsal.query('source', 'UPDATE categories SET name = name WHERE id = 1').then(
+    () => true,
+    () => false,
+  )
+async function writableWithin(ms: number): Promise<boolean> {
+  const end = performance.now() + ms
+  while (performance.now() < end) if (await write()) return true
+  return write()
+}
+/** What was taken off for the load and is there now. */
+const rebuilt = async () =>
+  (
+    await rehearsal.query(
+      'target',
+      "SELECT conname AS name FROM pg_constraint WHERE conname IN ('customers_email_key', 'of_customer') ORDER BY 1",
+    )
+  ).map(({ name }) => name)
+
+test('rehearsals are green each time, with a short pause, and leave the stream as it was', TIMEOUT, async () => {
+  const pauses: number[] = []
+  for (let run = 0; run < 2; run++) {
+    const result = await cutover()
+    requireSuccess('cutover', result)
+    const parts = JSON.parse(result.outputs['pause-parts'] as string)
+    expect(Object.keys(parts)).toEqual(
+      'fence,drain,verify,sequences,unique indexes,indexes off again,lift'.split(',').map((part) => part),
+    )
+    pauses.push(Number(result.outputs['pause-ms']) - parts.verify)
+    expect(Number(result.outputs['estimated-pause-ms'])).toBeGreaterThan(parts.drain)
+    if (run) expect(words(result)).toContain('with the figures of 1 earlier cutovers')
+    expect(await rebuilt()).toEqual([])
+    expect(await writableWithin(1_000)).toBe(true)
+  }
+  expect(Math.min(...pauses), JSON.stringify(pauses)).toBeLessThan(busyFactor() * 1_000)
+  expect(await phase()).toBe('caught-up')
+})
+
+nightly('a pause that would be too long is refused before anything is paused', TIMEOUT, async () => {
+  const refusedBefore = rehearsal.load.counters.refused
+  const result = await cutover({ 'max-pause': '900ms' })
+  expect(result.conclusion).toBe('failure')
+  expect(words(result)).toMatch(/the write pause would take about .* drain .* unique indexes .*Nothing was paused/)
+  expect(rehearsal.load.counters.refused).toBe(refusedBefore)
+})
+
+nightly('duplicates that a unique index would refuse end the rehearsal, name it and no value', TIMEOUT, async () => {
+  // On the source nothing forbids them once its own index is gone; a stricter target shows only now.
+  const unique = 'customers_name_key'
+  await rehearsal.query(
+    'target',
+    `INSERT INTO molt_actions.deferred (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl, dropped_at)
+     VALUES ('main', 'unique', 'public', 'orders', '${unique}', 'CREATE UNIQUE INDEX ${unique} ON orders (status)', 'DROP INDEX IF EXISTS ${unique}', now())`,
+  )
+  const result = await cutover()
+  await rehearsal.query('target', `DELETE FROM molt_actions.deferred WHERE name = '${unique}'`)
+  expect(result.conclusion).toBe('failure')
+  expect(words(result)).toContain(`unique ${unique} of public.orders cannot be built on the target`)
+  expect(words(result)).not.toMatch(/Key \(|is duplicated/)
+  expect(result.outputs['error-kind']).toBe('verdict')
+  expect(await rebuilt()).toEqual([])
+  expect(await writableWithin(500)).toBe(true)
+})
+
+nightly('a smoke test that fails, before the pause or in it, lifts the fence; it cannot write', TIMEOUT, async () => {
+  const script = (body: string) => JSON.stringify([process.execPath, '-e', body])
+  const before = rehearsal.load.counters.refused
+  const first = await cutover({ 'smoke-test': script('process.exit(3)') })
+  expect(words(first)).toMatch(/node ended with exit code 3.*The target was not taken over/s)
+  expect(first.outputs['pause-ms']).toBeUndefined()
+  expect(rehearsal.load.counters.refused).toBe(before)
+  const marker = `${process.env.TMPDIR ?? '/tmp'}/molt-actions-smoke-${process.pid}`
+  const second = await cutover({
+    'smoke-test': script(
+      `const fs = require('fs'); if (fs.existsSync('${marker}')) { fs.rmSync('${marker}'); process.exit(1) } fs.writeFileSync('${marker}', '')`,
+    ),
+  })
+  expect(second.conclusion).toBe('failure')
+  expect(Number(second.outputs['pause-ms'])).toBeGreaterThan(0)
+  expect(words(second)).toContain('the fence is lifted')
+  expect(await writableWithin(500)).toBe(true)
+  const late = await cutover({ 'smoke-test': script('setTimeout(() => {}, 60000)'), 'smoke-test-timeout': '500ms' })
+  expect(words(late)).toMatch(/stopped after 0\.5 s \(`smoke-test-timeout`\)/)
+  const pgModule = require.resolve('pg')
+  const writes = await cutover({
+    'smoke-test': script(
+      `const pg = require('${pgModule}'); const db = new pg.Client({ connectionString: process.env.MOLT_SMOKE_TEST_TARGET });
+       db.connect().then(() => db.query('SELECT count(*) FROM orders')).then(() => db.query('DELETE FROM orders')).catch((e) => { console.log('said: ' + e.message); process.exitCode = 1 }).finally(() => db.end())`,
+    ),
+  })
+  expect(words(writes)).toMatch(/said: cannot execute DELETE in a read-only transaction/)
+})
+
+test('a second cutover is refused at once, and is told of the first and where it runs', TIMEOUT, async () => {
+  const first = cutover({ 'quiet-period': '9s' }, { github: { repository: 'acme/shop', run_id: '4711' } })
+  await sleep(3_000)
+  const second = await cutover({}, { github: { repository: 'acme/shop', run_id: '4712' }, workDir: undefined })
+  expect(second.conclusion).toBe('failure')
+  expect(words(second)).toMatch(
+    /migration `main` is held by `cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\); only one run may act/,
+  )
+  const status = await rehearsal.run('status')
+  expect(words(status)).toMatch(/`cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\) acts on it/)
+  requireSuccess('cutover', await first)
+})
+
+const CANCELLED = NIGHTLY
+  ? [
+      'caught up',
+      'before arming',
+      'armed',
+      'drained',
+      'verified',
+      'sequences set',
+      'unique indexes built',
+      'committing',
+    ]
+  : ['verified']
+test.each(CANCELLED)('cancelled at "%s": the application writes again at once', TIMEOUT, async (point) => {
+  const controller = new AbortController()
+  const env = { MOLT_ACTIONS_STOP_AT: point }
+  const running = cutover({ decision: 'commit', 'final-verify': 'full' }, { env, signal: controller.signal })
+  const pid = await stoppedChild(running)
+  controller.abort()
+  process.kill(pid, 'SIGCONT')
+  expect(await writableWithin(1_500), point).toBe(true)
+  const result = await running
+  expect(result.conclusion, words(result)).toBe('cancelled')
+  expect(words(result)).toContain('the run was cancelled (SIGINT)')
+  // It has ended by itself, in the time that the runner gives it, and left nothing running.
+  expect(result.steps.at(-1)?.exitCode).toBe(1)
+  expect(result.orphans).toEqual([])
+  expect(await rebuilt()).toEqual([])
+})
+
+nightly('killed, it takes its replicator along; the next run waits for the hold and goes on', TIMEOUT, async () => {
+  const running = cutover({}, { env: { MOLT_ACTIONS_STOP_AT: 'unique indexes built' } })
+  const pid = await stoppedChild(running)
+  const replicators = children(pid)
+  expect(replicators.length).toBeGreaterThan(1)
+  process.kill(pid, 'SIGKILL')
+  for (let i = 0; i < 100 && replicators.some((each) => stateOf(each) !== undefined); i++) await sleep(50)
+  expect(replicators.map(stateOf).filter((state) => state && state !== 'Z')).toEqual([])
+  await running
+  expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
+  const next = await cutover()
+  requireSuccess('cutover', next)
+  expect(words(next)).toContain('rebuilt by a cutover that came to no decision, are off again')
+})
+
+nightly('a reader of the slot that is ours is cut off; another one is named', TIMEOUT, async () => {
+  const { source } = rehearsal.pair
+  const read = async (application: string) => {
+    const reader = await client(
+      `${source.url}&replication=database&application_name=${encodeURIComponent(application)}`,
+    )
+    reader
+      .query(`START_REPLICATION SLOT molt_slot LOGICAL 0/0 (proto_version '1', publication_names 'molt_fetch')`)
+      .catch(() => {})
+    await sleep(300)
+    return reader
+  }
+  const thief = await read('thief')
+  const refused = await cutover()
+  expect(words(refused)).toMatch(
+    /the slot molt_slot is read by PID \d+ \(thief, user postgres, from 127\.0\.0\.1\).*not known to be ours/,
+  )
+  await thief.end().catch(() => {})
+  await read('molt-actions replicator')
+  const result = await cutover()
+  requireSuccess('cutover', result)
+  expect(words(result)).toMatch(/the replicator of an earlier run, which nobody watches any more, was cut off: PID \d+/)
+})
+
+nightly('inputs that contradict each other are refused before anything is touched', TIMEOUT, async () => {
+  expect(words(await cutover({ switch: 'command' }))).toContain('`command` needs `switch-command`')
+  expect(words(await cutover({ switch: 'manual', 'switch-command': '["true"]' }))).toContain('contradict each other')
+  expect(words(await cutover({ 'end-sessions': 'nobody_at_all' }))).toMatch(
+    /the sessions of nobody_at_all cannot be ended/,
+  )
+})
+
+nightly('what was approved is one plan: another one, or a weaker verify, is refused', TIMEOUT, async () => {
+  const approve = (hash: string) =>
+    rehearsal.query(
+      'target',
+      `UPDATE molt_actions.migrations SET phase = 'approved', facts = facts || jsonb_build_object('approval', jsonb_build_object('by', 'bea', 'planHash', ${hash}))`,
+    )
+  await approve("'of another plan'")
+  expect(words(await cutover())).toMatch(/the approval of migration `main` is of the plan of another plan/)
+  await approve("plan->>'hash'")
+  expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(
+    /compares less than the plan that was approved says \(`full`\)/,
+  )
+  const brief = await rehearsal.run('brief')
+  expect(words(brief)).toContain('an earlier approval, which no cutover has used, is forgotten')
+  expect(await phase()).toBe('caught-up')
+  await approve("plan->>'hash'")
+})
+
+test('at last the decision: cancelled right after it, it is carried on by the next run', TIMEOUT, async () => {
+  const app = await client(rehearsal.pair.source.url.replace('postgres:', 'app:').replace('//postgres@', '//app@'))
+  const controller = new AbortController()
+  const env = { MOLT_ACTIONS_STOP_AT: 'permanent on the source' }
+  const running = cutover({ decision: 'commit' }, { env, signal: controller.signal })
+  const pid = await stoppedChild(running)
+  controller.abort()
+  process.kill(pid, 'SIGCONT')
+  const cancelled = await running
+  expect(cancelled.conclusion).toBe('cancelled')
+  expect(words(cancelled)).toMatch(/cancelled, or has lost its hold, after the decision.*run `cutover` again/)
+  expect(await write()).toBe(false)
+  expect(await phase()).toBe('committed')
+  expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
+
+  if (NIGHTLY) {
+    const failed = await cutover({ decision: 'commit', 'switch-command': '["false"]' })
+    expect(failed.conclusion).toBe('failure')
+    expect(words(failed)).toContain('The migration is committed and stays so')
+    expect(await write()).toBe(false)
+  }
+
+  const byHand = await cutover({ decision: 'commit', switch: 'manual' })
+  requireSuccess('cutover', byHand)
+  expect(byHand.outputs.phase).toBe('committed')
+  expect(byHand.summary).toMatch(/Point the application's connection string at the target.*switched-by-hand: true/s)
+
+  const show = `const e = process.env; console.log(['seen', e.MOLT_ACTIONS_MIGRATION, e.MOLT_ACTIONS_PHASE, e.MOLT_ACTIONS_TARGET_SCHEMA, e.MOLT_SWITCH_TOKEN, e.INPUT_SOURCE, e['INPUT_TARGET']].join(' '))`
+  const switched = await cutover(
+    { decision: 'commit', 'switch-command': JSON.stringify([process.execPath, '-e', show]), 'end-sessions': 'app' },
+    { env: { MOLT_SWITCH_TOKEN: 'very-secret-token' } },
+  )
+  requireSuccess('cutover', switched)
+  expect(words(switched)).toMatch(/seen main committed public \*\*\* *$/m)
+  expect(words(switched)).toContain('1 sessions of app on the source were ended')
+  await expect(app.query('SELECT 1')).rejects.toThrow()
+  expect(await phase()).toBe('switched')
+  expect(await write()).toBe(false)
+})

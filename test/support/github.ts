@@ -1,0 +1,140 @@
+// GitHub's REST as far as the gate reads it: a local server whose answers have the shapes of GitHub's documentation.
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+
+export interface FakeJob {
+  name: string
+  status: string
+  conclusion: string | null
+  steps: object[]
+  created_at: string
+}
+
+/** One run of migrate.yml, as people and runners change it. */
+export interface FakeRun {
+  jobs: FakeJob[]
+  approvals: object[]
+}
+
+/** One run of a rehearsal with its only artifact, and the attestation bundles of that artifact. */
+export interface FakeRehearsal {
+  run: Record<string, unknown> & { id: number }
+  artifact: Record<string, unknown> & { id: number; name: string; digest?: string }
+  zip: Buffer
+  bundles: (object | null)[]
+}
+
+export interface FakeGithub {
+  url: string
+  /** Of every answer. */
+  status: number
+  environment: object | undefined
+  runs: Map<string, FakeRun>
+  rehearsals: FakeRehearsal[]
+  /** Paths with their queries, in order. */
+  asked: string[]
+  close(): void
+}
+
+export const TOKEN = 'ghs_token'
+export const REPOSITORY = 'acme/shop'
+
+export async function startGithub(): Promise<FakeGithub> {
+  const github: FakeGithub = {
+    url: '',
+    status: 200,
+    environment: undefined,
+    runs: new Map(),
+    rehearsals: [],
+    asked: [],
+    close: () => server.close(),
+  }
+  const server = createServer((request, response) => {
+    github.asked.push(request.url ?? '')
+    const blob = /^\/blob\/(\d+)$/.exec(request.url ?? '')?.[1]
+    const zip = /\/actions\/artifacts\/(\d+)\/zip$/.exec(request.url ?? '')?.[1]
+    if (zip) return response.writeHead(302, { location: `/blob/${zip}` }).end()
+    if (blob) return response.end(github.rehearsals.find(({ artifact }) => String(artifact.id) === blob)?.zip)
+    const known = request.headers.authorization === `Bearer ${TOKEN}`
+    const body = known ? answer(github, request.url ?? '') : undefined
+    const status = github.status === 200 && !body ? 404 : github.status
+    response.writeHead(status, { 'content-type': 'application/json; charset=utf-8', date: new Date().toUTCString() })
+    response.end(JSON.stringify(status === 200 ? body : { message: 'Not Found', status: String(status) }))
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  github.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  return github
+}
+
+function answer(github: FakeGithub, url: string): object | undefined {
+  const { pathname, searchParams } = new URL(url, 'http://x')
+  const path = pathname.replace(`/repos/${REPOSITORY}`, '')
+  if (path === '') return { id: 4, full_name: REPOSITORY, default_branch: 'main' }
+  if (path === '/environments/cutover') return github.environment
+  const [, runId = '', rest] = /^\/actions\/runs\/(\d+)\/(.*)$/.exec(path) ?? []
+  const run = github.runs.get(runId)
+  if (run && rest === 'approvals') return run.approvals
+  if (run && rest === 'attempts/1/jobs')
+    return { total_count: run.jobs.length, jobs: run.jobs.map((job, id) => ({ id, run_id: Number(runId), ...job })) }
+  if (path === '/actions/workflows/rehearse.yml/runs') {
+    const { rehearsals } = github
+    const found = rehearsals.filter(({ run }) => searchParams.get('status') === 'success' && run)
+    return { total_count: found.length, workflow_runs: found.map((each) => each.run) }
+  }
+  if (rest === 'artifacts') {
+    const found = github.rehearsals.filter((each) => String(each.run.id) === runId)
+    return { total_count: found.length, artifacts: found.map(({ artifact }) => artifact) }
+  }
+  const digest = /^\/attestations\/(.*)$/.exec(path)?.[1]
+  const bundles = github.rehearsals.filter((each) => each.artifact.digest === digest).flatMap((each) => each.bundles)
+  return digest && bundles.length
+    ? { attestations: bundles.map((bundle) => ({ repository_id: 4, bundle, bundle_url: '' })) }
+    : undefined
+}
+
+/** An environment with this many required reviewers. */
+export function reviewed(reviewers: number): object {
+  return {
+    id: 1,
+    name: 'cutover',
+    protection_rules: [
+      { id: 3736, type: 'wait_timer', wait_timer: 30 },
+      {
+        id: 3755,
+        type: 'required_reviewers',
+        prevent_self_review: false,
+        reviewers: Array.from({ length: reviewers }, (_, id) => ({ type: 'User', reviewer: { login: 'bea', id } })),
+      },
+      { id: 3756, type: 'branch_policy' },
+    ],
+    deployment_branch_policy: { protected_branches: true, custom_branch_policies: false },
+  }
+}
+
+/** What a reviewer has said; an environment's name as the reviewer's page shows it. */
+export function review(login: string, state = 'approved'): object {
+  return {
+    state,
+    comment: '',
+    environments: [{ id: 1, node_id: 'MDExOkVudmlyb25tZW50MQ==', name: 'cutover', url: '', html_url: '' }],
+    user: { login, id: 7, type: 'User', site_admin: false },
+  }
+}
+
+/** A run as `migrate-caller.yml` makes it, whose cutover waits for its approval since now. */
+export function waitingRun(): FakeRun {
+  const job = (name: string, status: string): FakeJob => ({
+    name: `migrate / ${name}`,
+    status,
+    conclusion: null,
+    steps: [],
+    created_at: new Date().toISOString(),
+  })
+  return { jobs: [job('cutover', 'waiting'), job('follow (1)', 'in_progress')], approvals: [] }
+}
+
+export function jobOf(run: FakeRun, name: string): FakeJob {
+  const job = run.jobs.find((each) => each.name.startsWith(`migrate / ${name}`))
+  if (!job) throw new Error(`the fake run has no job ${name}`)
+  return job
+}

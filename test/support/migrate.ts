@@ -1,0 +1,186 @@
+// Runs of migrate.yml, job by job: the order and what people do is the test's, all else is the workflow's.
+import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { JobResult } from '../../src/rehearsal/runner.ts'
+import { SOURCE_CONSTRAINTS } from '../../src/rehearsal/shop.ts'
+import { type FakeGithub, type FakeRun, jobOf, REPOSITORY, startGithub, TOKEN, waitingRun } from './github.ts'
+import { REPO, type Rehearsal, startRehearsal } from './migration.ts'
+import { holds, needsOf, readWorkflow, runJob, temporaryFolder } from './workflow.ts'
+
+const MIGRATE = readWorkflow(join(REPO, '.github/workflows/migrate.yml'))
+
+/** The caller's repository: what it checks out, and what its cutover runs to switch the application. */
+const CONFIG = `
+common:
+  allow-insecure: true
+  quiet-period: 500ms
+  poll: 500ms
+setup: { embedded: true }
+prepare: { rehearsal-target: true, defer: 'indexes,constraints' }
+fetch: { mode: direct-copy }
+cutover: { switch-command: [./switch.sh] }
+`
+const SWITCH = `#!/bin/sh
+echo "$MOLT_ACTIONS_MIGRATION $MOLT_SWITCH_TOKEN" >> switched.txt
+`
+
+export interface Night {
+  github: FakeGithub
+  rehearsal: Rehearsal
+  /** The caller's checked out repository. */
+  workspace: string
+  start(inputs?: Record<string, string>, actor?: string, secrets?: Record<string, string>): Run
+  /** Runs the only job of abort.yml, cleanup.yml, rollback.yml or status.yml. */
+  operate(workflow: string, inputs?: Record<string, string>): Promise<JobResult>
+  phase(): Promise<unknown>
+  /** Waits until a follower reads the slot, however busy the machine is. */
+  streaming(): Promise<void>
+  stop(): Promise<void>
+}
+
+/** One run: its jobs' results, and what the fake tells of it. */
+export interface Run {
+  id: string
+  github: FakeRun
+  results: Record<string, string>
+  /** Runs a job, or undefined when its condition does not hold. */
+  job(id: string, options?: { leg?: string; signal?: AbortSignal }): Promise<JobResult | undefined>
+  /** These jobs, one after the other; throws with the log of one that is not green. */
+  jobs(...ids: string[]): Promise<void>
+}
+
+export async function startNight(options: { rows?: number; rate?: number } = {}): Promise<Night> {
+  const [github, rehearsal] = await Promise.all([startGithub(), startRehearsal({ rows: 1000, rate: 20, ...options })])
+  // A target as its owner has made it: with all indexes and constraints, which come off for the load.
+  await rehearsal.query('target', SOURCE_CONSTRAINTS)
+  const folder = temporaryFolder()
+  const workspace = join(folder, 'workspace')
+  mkdirSync(workspace)
+  writeFileSync(join(workspace, 'molt-actions.yml'), CONFIG)
+  writeFileSync(join(workspace, 'lenient.yml'), `${CONFIG}gate: { bypass: warn, self-approval: warn }\n`)
+  // After an abort the rows of the first load are still there.
+  const names = await rehearsal.query(
+    'source',
+    `SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')`,
+  )
+  const allowed = `allow-truncate: ${JSON.stringify(names.map((row) => row.relname))}`
+  const again = CONFIG.replace('common:', 'common:\n  table-handling: truncate-if-exists')
+  writeFileSync(join(workspace, 'again.yml'), again.replace('direct-copy }', `direct-copy, ${allowed} }`))
+  writeFileSync(join(workspace, 'switch.sh'), SWITCH)
+  chmodSync(join(workspace, 'switch.sh'), 0o755)
+  let runs = 41
+  return {
+    github,
+    rehearsal,
+    workspace,
+    start(inputs = {}, actor = 'anna', secrets = {}) {
+      const id = String(++runs)
+      const run = startRun({ github, rehearsal, workspace, folder: join(folder, id) }, id, inputs, actor, secrets)
+      github.runs.set(id, run.github)
+      return run
+    },
+    operate(name, inputs = {}) {
+      const { source, target } = rehearsal.pair
+      return runJob(readWorkflow(join(REPO, `.github/workflows/${name}.yml`)), name, {
+        inputs: { config: 'molt-actions.yml', ...inputs },
+        secrets: { MOLT_SOURCE: source.url, MOLT_TARGET: target.url },
+        replace: { 'actions/checkout': undefined },
+        workDir: join(folder, `${name}-${++runs}`),
+        run: { workspace },
+      })
+    },
+    phase: async () => (await rehearsal.query('target', 'SELECT phase FROM molt_actions.migrations'))[0]?.phase,
+    async streaming() {
+      const sql = 'SELECT 1 FROM pg_replication_slots WHERE active'
+      for (const end = Date.now() + 60_000; !(await rehearsal.query('source', sql)).length; await sleep(250))
+        if (Date.now() > end) throw new Error('nobody reads the slot')
+      await sleep(2_000)
+    },
+    async stop() {
+      await rehearsal.stop()
+      github.close()
+      rmSync(folder, { recursive: true, force: true })
+    },
+  }
+}
+
+interface Place {
+  github: FakeGithub
+  rehearsal: Rehearsal
+  workspace: string
+  folder: string
+}
+
+function startRun(
+  place: Place,
+  id: string,
+  given: Record<string, string>,
+  actor: string,
+  others: Record<string, string>,
+): Run {
+  const state = waitingRun()
+  const results: Record<string, string> = {}
+  const outputs: Record<string, Record<string, string>> = {}
+  const declared = Object.entries(MIGRATE.on.workflow_call?.inputs ?? {})
+  const inputs: Record<string, string> = {
+    ...Object.fromEntries(declared.map(([name, { default: value }]) => [name, String(value)])),
+    config: 'molt-actions.yml',
+    ...given,
+  }
+  const { source, target } = place.rehearsal.pair
+  const secrets = { MOLT_SOURCE: source.url, MOLT_TARGET: target.url, MOLT_SWITCH_TOKEN: 'switch-secret-1', ...others }
+  const run: Run = {
+    id,
+    github: state,
+    results,
+    async job(name, { leg = '1', signal } = {}) {
+      const job = MIGRATE.jobs[name]
+      if (!job) throw new Error(`migrate.yml has no job ${name}`)
+      const needs = Object.fromEntries(
+        needsOf(job).map((needed) => [
+          needed,
+          { result: results[needed] ?? 'skipped', outputs: outputs[needed] ?? {} },
+        ]),
+      )
+      if (job.if && !holds(job.if, { needs, inputs })) {
+        results[name] = 'skipped'
+        return undefined
+      }
+      const shown = name === 'cutover' || name === 'follow' ? jobOf(state, name) : undefined
+      Object.assign(shown ?? {}, { status: 'in_progress', steps: [{ name: 'Set up job' }] })
+      const result = await runJob(MIGRATE, name, {
+        inputs,
+        // The switch's secret is the environment's.
+        secrets: name === 'cutover' ? secrets : { ...secrets, MOLT_SWITCH_TOKEN: '' },
+        needs: outputs,
+        matrix: { leg },
+        replace: { 'actions/checkout': undefined },
+        workDir: join(place.folder, `${name}-${leg}`),
+        run: {
+          workspace: place.workspace,
+          github: {
+            ...{ token: TOKEN, api_url: place.github.url, repository: REPOSITORY, job: name },
+            ...{ run_id: id, run_attempt: '1', actor, triggering_actor: actor },
+          },
+          secrets: [TOKEN, ...Object.values(secrets)],
+          ...(signal ? { signal } : {}),
+        },
+      })
+      results[name] = result.conclusion
+      outputs[name] = result.outputs
+      Object.assign(shown ?? {}, { status: 'completed', conclusion: result.conclusion })
+      return result
+    },
+    async jobs(...ids) {
+      for (const each of ids) requireGreen(each, await run.job(each))
+    },
+  }
+  return run
+}
+
+export function requireGreen(name: string, result: JobResult | undefined): JobResult {
+  if (result?.conclusion === 'success') return result
+  const log = result?.steps.map((step) => step.log).join('\n')
+  throw new Error(`${name}: ${result?.conclusion ?? 'skipped'}\n${log}`)
+}

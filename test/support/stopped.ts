@@ -1,0 +1,35 @@
+import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { JobResult } from '../../src/rehearsal/runner.ts'
+import { words } from './migration.ts'
+
+/** The child of this process that has stopped itself at a checkpoint. */
+export async function stoppedChild(running: Promise<JobResult>): Promise<number> {
+  let over = false
+  void running.finally(() => {
+    over = true
+  })
+  while (!over) {
+    const pid = children(process.pid).find((child) => stateOf(child) === 'T')
+    if (pid) return pid
+    await sleep(20)
+  }
+  throw new Error(`it ended before it came to the point:\n${words(await running)}`)
+}
+
+export function children(pid: number): number[] {
+  try {
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
+  } catch {
+    return []
+  }
+}
+
+/** As /proc has it, such as `S`, `T` or `Z`; undefined when there is no such process. */
+export function stateOf(pid: number): string | undefined {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.[0]
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,144 @@
+// A workflow's jobs, run one by one by the local runner: a job becomes a composite action with the job's own steps.
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { data, Evaluator, Lexer, Parser } from '@actions/expressions'
+import { truthy } from '@actions/expressions/result'
+import { parse, stringify } from 'yaml'
+import { type JobResult, type RunOptions, runAction } from '../../src/rehearsal/runner.ts'
+import { REPO } from './migration.ts'
+
+export interface Step {
+  shell?: string
+  id?: string
+  name?: string
+  uses?: string
+  run?: string
+  if?: string
+  env?: Record<string, string>
+  with?: Record<string, unknown>
+}
+export interface Job {
+  needs?: string | string[]
+  if?: string
+  uses?: string
+  with?: Record<string, unknown>
+  outputs?: Record<string, string>
+  steps?: Step[]
+  environment?: string
+  permissions?: Record<string, string>
+  'timeout-minutes'?: number
+}
+export type Inputs = Record<string, { required?: boolean; type?: string; default?: unknown; options?: string[] }>
+export interface Workflow {
+  on: { workflow_dispatch?: { inputs: Inputs }; workflow_call?: { inputs: Inputs } }
+  env?: Record<string, string>
+  concurrency?: unknown
+  permissions?: unknown
+  jobs: Record<string, Job>
+}
+
+export function readWorkflow(path: string): Workflow {
+  return parse(readFileSync(path, 'utf8')) as Workflow
+}
+
+export const needsOf = (job: Job): string[] => [job.needs ?? []].flat()
+
+/** Whether a job's `if` holds. */
+export function holds(condition: string, contexts: Record<string, unknown>, cancelled = false): boolean {
+  const expression = condition.replace(/^\$\{\{|\}\}$/g, '')
+  const info = { name: 'cancelled', description: '', minArgs: 0, maxArgs: 0 }
+  const call = () => new data.BooleanData(cancelled)
+  const ast = new Parser(new Lexer(expression).lex().tokens, Object.keys(contexts), [info]).parse()
+  const functions = new Map([['cancelled', { ...info, call }]])
+  return truthy(new Evaluator(ast, toData(contexts) as data.Dictionary, functions).evaluate())
+}
+
+function toData(value: unknown): data.ExpressionData {
+  if (typeof value === 'string') return new data.StringData(value)
+  if (typeof value === 'boolean') return new data.BooleanData(value)
+  const pairs = Object.entries(value as object).map(([key, each]) => ({ key, value: toData(each) }))
+  return new data.Dictionary(...pairs)
+}
+
+/** What stands for the steps that use actions of other repositories, by repository; undefined: left out. */
+export type Replacements = Record<string, ((step: Step) => Pick<Step, 'run' | 'env'>) | undefined>
+
+export interface JobOptions {
+  inputs?: Record<string, string>
+  secrets?: Record<string, string>
+  vars?: Record<string, string>
+  /** Outputs of the jobs that it needs. */
+  needs?: Record<string, Record<string, string>>
+  matrix?: Record<string, string>
+  replace?: Replacements
+  /** The job's files are left here; every job is on a runner of its own. */
+  workDir: string
+  run?: Partial<RunOptions>
+}
+
+/**
+ * Runs the steps of a job, conditions, ids, inputs and outputs as they stand in the file. What an action of this
+ * repository cannot see (`secrets`, `needs`, `vars`, `matrix`) is given to it as inputs.
+ */
+export function runJob(workflow: Workflow, id: string, options: JobOptions): Promise<JobResult> {
+  const job = workflow.jobs[id] as Job
+  const { secrets = {}, vars = {}, matrix = {}, needs = {} } = options
+  const outside: Record<string, string> = {}
+  for (const [context, values] of Object.entries({ secrets, vars, matrix }))
+    for (const [name, value] of Object.entries(values)) outside[`${context}-${name}`] = value
+  for (const [needed, outputs] of Object.entries(needs))
+    for (const [name, value] of Object.entries(outputs)) outside[`needs-${needed}-${name}`] = value
+  const text = JSON.stringify({ steps: stepsOf(job, options.replace ?? {}), outputs: job.outputs ?? {} })
+    .replace(/\b(secrets|vars|matrix)\.([\w-]+)/g, (_, context, name) => declare(outside, `${context}-${name}`))
+    .replace(/\bneeds\.([\w-]+)\.outputs\.([\w-]+)/g, (_, job, name) => declare(outside, `needs-${job}-${name}`))
+  const { steps, outputs } = JSON.parse(text) as { steps: Step[]; outputs: Record<string, string> }
+  const declared = workflow.on.workflow_call?.inputs ?? workflow.on.workflow_dispatch?.inputs ?? {}
+  const inputs = Object.fromEntries(Object.entries(declared).map(([name, each]) => [name, String(each.default ?? '')]))
+  const given = { ...inputs, ...options.inputs, ...outside }
+  const action = {
+    name: id,
+    description: `The job ${id}`,
+    inputs: Object.fromEntries(Object.keys(given).map((name) => [name, { description: name, required: false }])),
+    outputs: Object.fromEntries(Object.entries(outputs).map(([name, value]) => [name, { description: name, value }])),
+    runs: { using: 'composite', steps },
+  }
+  const dir = join(mkdtempSync(join(mkdirs(options.workDir), 'job-')), id)
+  writeFileSync(join(mkdirs(dir), 'action.yml'), stringify(action))
+  return runAction({
+    dir,
+    repo: REPO,
+    inputs: given,
+    secrets: Object.values(secrets).filter(Boolean),
+    workDir: options.workDir,
+    ...options.run,
+    env: { ...workflow.env, ...options.run?.env },
+  })
+}
+
+/** Names that nobody gave are empty, as GitHub has them. */
+function declare(outside: Record<string, string>, name: string): string {
+  outside[name] ??= ''
+  return `inputs.${name}`
+}
+
+function stepsOf(job: Job, replace: Replacements): Step[] {
+  return (job.steps ?? []).flatMap((step) => {
+    if (step.run) return [{ ...step, shell: 'bash' }]
+    if (/^[$.]\//.test(step.uses ?? '')) return [step]
+    const name = step.uses?.split('@')[0] as string
+    if (!(name in replace)) throw new Error(`nothing stands for ${name}`)
+    const { uses: _uses, with: _with, ...kept } = step
+    const other = replace[name]
+    return other ? [{ ...kept, ...other(step), shell: 'bash' }] : []
+  })
+}
+
+function mkdirs(path: string): string {
+  if (!existsSync(path)) mkdirSync(path, { recursive: true })
+  return path
+}
+
+export function temporaryFolder(): string {
+  return mkdtempSync(join(tmpdir(), 'molt-actions-jobs-'))
+}

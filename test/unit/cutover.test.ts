@@ -1,0 +1,128 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { execa } from 'execa'
+import { describe, expect, test } from 'vitest'
+import { readOnlyUrl } from '../../src/actions/cutover/commands.ts'
+import { deadlineSignal, estimatePause, type Parts, PauseClock } from '../../src/actions/cutover/pause.ts'
+import { connect } from '../../src/runtime/database.ts'
+import { CancelledError } from '../../src/runtime/errors.ts'
+import { stateOf } from '../support/stopped.ts'
+
+describe('the estimate of the pause', () => {
+  const now = { lagMs: 20, verifyMs: 4_000, smokeMs: undefined, rebuildMs: 0, rehearsals: [] }
+
+  test('rests on what this run has measured', () => {
+    const { parts, total, unknown } = estimatePause(now)
+    expect(parts).toMatchObject({ drain: 520, verify: 4_000, 'unique indexes': 0 })
+    expect(parts).not.toHaveProperty('smoke test')
+    expect(total).toBe(Object.values(parts).reduce((a, b) => a + b))
+    expect(unknown).toEqual([])
+  })
+
+  test('takes the longest of the rehearsals for each part, and no less than this run has seen', () => {
+    const rehearsals: Parts[] = [
+      { fence: 900, drain: 100, verify: 9_000, 'unique indexes': 70_000 },
+      { fence: 50, drain: 3_000, verify: 1_000, sequences: 5 },
+    ]
+    expect(estimatePause({ ...now, rebuildMs: 100, rehearsals }).parts).toMatchObject({
+      ...{ fence: 900, drain: 3_000, verify: 9_000, sequences: 200 },
+      'unique indexes': 70_000,
+    })
+    // What is no longer deferred is not counted because it once was.
+    expect(estimatePause({ ...now, rehearsals }).parts['unique indexes']).toBe(0)
+  })
+
+  test('says which part nobody has measured', () => {
+    expect(estimatePause({ ...now, verifyMs: undefined }).unknown).toEqual(['verify'])
+    const known = estimatePause({ ...now, verifyMs: undefined, rehearsals: [{ verify: 800 }] })
+    expect(known.unknown).toEqual([])
+    expect(known.parts.verify).toBe(800)
+  })
+})
+
+describe('one deadline for the whole section', () => {
+  test('a run that was cancelled before it began is cancelled in it', async () => {
+    const outer = AbortSignal.abort(new CancelledError('gone'))
+    const limit = deadlineSignal(outer, 60_000)
+    await expect(limit.race(sleep(5_000))).rejects.toThrow('gone')
+    limit.clear()
+  })
+
+  test('max-pause ends what would go on', async () => {
+    const limit = deadlineSignal(new AbortController().signal, 50)
+    await expect(limit.race(sleep(5_000, undefined, { ref: false }))).rejects.toThrow(/longer than `max-pause`/)
+    limit.clear()
+  })
+
+  test('the clock counts the parts of a section that fails', async () => {
+    const clock = new PauseClock()
+    await clock.part('fence', () => sleep(20))
+    await clock.part('drain', () => Promise.reject(new Error('stuck'))).catch(() => {})
+    expect(Object.keys(clock.parts)).toEqual(['fence', 'drain'])
+    expect(clock.total).toBeGreaterThanOrEqual(19)
+  })
+})
+
+test('the smoke test reads by a URL in which every transaction is read-only, whatever options it had', () => {
+  const option = '-c%20default_transaction_read_only%3Don'
+  expect(readOnlyUrl('postgresql://u@h/d')).toBe(`postgresql://u@h/d?options=${option}`)
+  expect(readOnlyUrl('postgresql://u@h/d?sslmode=disable')).toBe(`postgresql://u@h/d?sslmode=disable&options=${option}`)
+  expect(readOnlyUrl('postgresql://u@h/d?options=--cluster%3Dx&a=b')).toBe(
+    `postgresql://u@h/d?options=--cluster%3Dx%20${option}&a=b`,
+  )
+})
+
+test('an attempt to connect to a server that does not answer ends when the run is cancelled', async () => {
+  const server = createServer(() => {})
+  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
+  const url = `postgresql://u:p@127.0.0.1:${(server.address() as AddressInfo).port}/d?sslmode=disable`
+  const controller = new AbortController()
+  setTimeout(() => controller.abort(new CancelledError('the run was cancelled')), 200)
+  const began = performance.now()
+  await expect(connect(url, 'target', 60_000, controller.signal)).rejects.toThrow('the run was cancelled')
+  expect(performance.now() - began).toBeLessThan(2_000)
+  await expect(connect(url, 'target', 60_000, controller.signal)).rejects.toThrow('the run was cancelled')
+  server.close()
+})
+
+test('a tool does not outlive a parent that was killed, nor does the file with its passwords', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'molt-actions-orphan-'))
+  const script = join(folder, 'parent.mts')
+  // It shrugs off the SIGTERM, so that only SIGKILL ends it; the file tells its id and its password file.
+  writeFileSync(
+    script,
+    `import { writeFileSync } from 'node:fs'
+     import { Child } from '${resolve(import.meta.dirname, '../../src/tools/process.ts')}'
+     const child = new Child({
+       program: '/bin/sh', args: ['-c', 'trap "" TERM; echo "$PGPASSFILE" > ${folder}/passfile; while :; do sleep 0.2; done', 'x', 'postgresql://u:secret@h/d'],
+       logFile: '${folder}/log', hidePasswords: true, onLine() {},
+     })
+     writeFileSync('${folder}/pid', String(child.pid))
+     setInterval(() => {}, 1000)`,
+  )
+  const parent = execa(process.execPath, ['--import', 'tsx', script], {
+    reject: false,
+    cwd: resolve(import.meta.dirname, '../..'),
+  })
+  const read = (name: string) => {
+    try {
+      return readFileSync(join(folder, name), 'utf8').trim()
+    } catch {
+      return ''
+    }
+  }
+  for (let i = 0; i < 300 && !(read('pid') && read('passfile')); i++) await sleep(50)
+  const [pid, passfile] = [Number(read('pid')), read('passfile')]
+  expect(stateOf(pid)).toBeDefined()
+  expect(readFileSync(passfile, 'utf8')).toContain('secret')
+  parent.kill('SIGKILL')
+  await parent
+  for (let i = 0; i < 200 && stateOf(pid) !== undefined && stateOf(pid) !== 'Z'; i++) await sleep(50)
+  expect([undefined, 'Z']).toContain(stateOf(pid))
+  expect(() => readFileSync(passfile)).toThrow()
+  rmSync(folder, { recursive: true, force: true })
+})
