@@ -543,6 +543,7 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
   const { set, problems } = await setSequences(
     { db: source, schema: entry.plan.sourceSchema },
     { db: target, schema: entry.plan.targetSchema },
+    entry.plan.tables,
     BigInt(context.inputs.sequenceMargin),
   )
   if (problems.length)

@@ -1,7 +1,7 @@
 import { info, warning } from '@actions/core'
 import { constraintProblems, indexProblems } from '../../migration/structure.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import { type Database, ident, qualified, sqlState } from '../../runtime/database.ts'
+import { type Database, ident, qualified, sqlState, unhurried } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
@@ -33,6 +33,7 @@ export const action: Action<typeof spec> = {
         const { set, problems } = await setSequences(
           { db: source, schema: entry.plan.sourceSchema },
           { db: target, schema: entry.plan.targetSchema },
+          entry.plan.tables,
           BigInt(context.inputs.sequenceMargin),
         )
         await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
@@ -46,8 +47,11 @@ export const action: Action<typeof spec> = {
           )
         if (entry.phase === 'committed' && context.inputs.switchedByHand)
           entry = await advance(target, entry, 'switched')
-        if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry)
-        if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry)
+        entry = await unhurried(target, async () => {
+          const built = entry.phase === 'finalized' ? entry : await rebuild(source, target, entry)
+          if (['switched', 'finalized'].includes(built.phase)) await requireWhole(context, source, target, built)
+          return built
+        })
         if (entry.phase === 'switched') {
           await endReplication(source, entry)
           entry = await advance(target, entry, 'finalized')
