@@ -39,22 +39,17 @@ export class Hashes {
     return this.#once(`sha256(${key} || ${bytes})`)
   }
 
-  /** A bigint of either sign. */
-  light(domain: string, value: string): string {
-    return this.#once(this.lightInline(domain, value))
-  }
-
   /** The same for a column, without the way through text where its type has a hash of its own. */
   lightColumn(domain: string, { name, type }: Pick<MaskColumn, 'name' | 'type'>): string {
     const own = KEY_HASHES[type.replace(/\(.*\)$/, '')]
-    if (!own) return this.light(domain, `${columnOf(name)}::text`)
+    if (!own) return this.light(domain, type === 'text' ? columnOf(name) : `${columnOf(name)}::text`)
     const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
-    return this.#once(`${own}(${columnOf(name)}, ${seed})`)
+    return `${own}(${columnOf(name)}, ${seed})`
   }
 
   lightNumber(domain: string, value: string): string {
     const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
-    return this.#once(`hash_numeric_extended(${value}, ${seed})`)
+    return `hash_numeric_extended(${value}, ${seed})`
   }
 
   /** The same for a row, by its key. */
@@ -64,8 +59,8 @@ export class Hashes {
     return column ? this.lightColumn(domain, column) : this.light(domain, rowText(table))
   }
 
-  /** The same where no computed column is in reach, as in a WHERE. */
-  lightInline(domain: string, value: string): string {
+  /** A bigint of either sign. So cheap that to make it twice costs less than another level of rows. */
+  light(domain: string, value: string): string {
     const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
     return `hashtextextended(${value}, ${seed})`
   }
@@ -244,7 +239,7 @@ function documentOf({ name, type }: MaskColumn, { hashes }: Place): string {
 }
 
 function maskTyped(rule: UseRule, value: string, { column, domain, hashes }: Place): string {
-  if (column.family === 'bytea') return hashes.strongBytes(domain, value)
+  if (column.family === 'bytea') return `sha256(${hashes.strongBytes(domain, value)})`
   const hash = hashes.strong(domain, `${value}::text`)
   if (rule.use === 'uuid') return `CASE WHEN ${value} IS NOT NULL THEN ${uuid(hash)} END`
   return column.type === 'integer' ? `(${big(hash)} & 2147483647)::integer` : big(hash)
@@ -280,7 +275,8 @@ function maskText(
     case 'hash': {
       const length = Math.min(rule.length ?? 32, Math.max(0, (limit ?? 96) - (rule.prefix ?? '').length))
       const prefix = rule.prefix ? `${literal(rule.prefix)} || ` : ''
-      return unlessEmpty(`${prefix}${hex(strong(), length)}`)
+      // More than half of a digest would let it be extended; hashed once more, it is HMAC's outer pass.
+      return unlessEmpty(`${prefix}${hex(length > 32 ? `sha256(${strong()})` : strong(), length)}`)
     }
     case 'partial': {
       const stars = literal(rule.with ?? '*')
@@ -313,9 +309,9 @@ function big(hash: string): string {
   return `(hashtextextended(encode(substring(${hash} FROM 1 FOR 8), 'hex'), 0) & 9223372036854775807)`
 }
 
-/** Up to 15 of the 15 decimal digits that a hash gives; `left` and `lpad` would count characters. */
+/** Up to 15 decimal digits that a hash gives; the first is not 0. */
 function digits(hash: string, length: string): string {
-  return `substr((1000000000000000 + ${big(hash)} % 1000000000000000)::text, 2, ${length})`
+  return `left((100000000000000 + ${big(hash)} % 900000000000000)::text, ${length})`
 }
 
 /** The first hex digits of a hash. */
@@ -370,8 +366,7 @@ function streetLine(hash: string): string {
 
 /** From the cheap hash: how often a place occurs tells more of it than the name it is given. */
 function locality(hash: string, part: 'city' | 'postcode', value: string): string {
-  if (part === 'postcode')
-    return `substr((1000000000 + abs(${hash} % 1000000000))::text, 2, greatest(3, length(${value})))`
+  if (part === 'postcode') return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
   const word = (shift: number, items: readonly string[]) => `${list(items)}[1 + (${hash} >> ${shift} & 63)::int]`
   return `${word(6, LAST_1)} || ${word(12, LAST_2)}`
 }

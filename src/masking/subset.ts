@@ -46,7 +46,7 @@ function ownPredicates(table: MaskTable, own: Subset[string] | undefined, hashes
   if (own?.percent !== undefined) {
     if (!table.key.length) plan.problems.push(`subset: ${table.name} has no primary key to take a percentage by`)
     else {
-      const hash = hashes.lightInline(`${table.name} subset`, rowText(table))
+      const hash = hashes.light(`${table.name} subset`, rowText(table))
       parts.push(`abs(${hash} % 1000000) < ${Math.round(own.percent * 10_000)}`)
     }
   }

@@ -313,7 +313,11 @@ export async function searchDatabase(place: string, url: string, needles: readon
       rows += result.rows[0].rows
       for (const at of needles.keys()) if (result.rows[0][`${at}`]) found.add(at)
     }
-    return { place, looked: `${count(rows)} rows in ${tables.rows.length} tables`, found: [...found] }
+    return {
+      place,
+      looked: `${count(rows)} rows in ${tables.rows.length} tables`,
+      found: [...found].sort((a, b) => a - b),
+    }
   })
 }
 
@@ -333,7 +337,11 @@ export async function searchFiles(
     files++
     bytes += searchFile(file, needles, found)
   }
-  return { place, looked: `${count(files)} files, ${count(bytes / 2 ** 20)} MiB`, found: [...found] }
+  return {
+    place,
+    looked: `${count(files)} files, ${count(bytes / 2 ** 20)} MiB`,
+    found: [...found].sort((a, b) => a - b),
+  }
 }
 
 /** The same for texts at hand. */

@@ -1,4 +1,5 @@
 // Every rule, run by a database on awkward values: what it keeps, and what it must not let through.
+import { createHash } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readMaskTables } from '../../src/masking/catalog.ts'
 import { makePlan, maskedSelect, pasteRules } from '../../src/masking/plan.ts'
@@ -136,6 +137,48 @@ describe('rules on text', () => {
     const values = (await masked('t', rule('{ use: phone }'))).map(({ v }) => v as string)
     expect(values[0]).toMatch(/^\+999\d{10}$/)
     expect(values[1]).toMatch(/^0999\d{6}$/)
+  })
+
+  it('hash shows no digest that could be extended', async () => {
+    await fresh(
+      `CREATE TABLE t (id int PRIMARY KEY, v text, w text, b bytea); INSERT INTO t VALUES (1, 'anna', 'anna', 'anna')`,
+    )
+    const yaml = `tables: { t: { id: { keep: true, reason: a number }, v: { use: hash, domain: d }, w: { use: hash, domain: e, length: 64 }, b: { use: hash, domain: f } } }`
+    const [row] = await masked('t', yaml)
+    const keys = domainKeys('one key', (await planOf(yaml)).domains)
+    const digest = (at: number) =>
+      createHash('sha256')
+        .update(Buffer.from(keys.get(`molt_actions.k${at}`) as string, 'hex'))
+        .update('anna')
+        .digest()
+    expect(row?.v).toBe(digest(0).toString('hex').slice(0, 32))
+    const twice = createHash('sha256').update(digest(1)).digest('hex')
+    expect(row?.w).toBe(twice)
+    expect(row?.b).toEqual(createHash('sha256').update(digest(2)).digest())
+  })
+
+  it('blanks and padding hide nothing: what a rule makes is never the original', async () => {
+    await fresh(`CREATE DOMAIN d AS varchar(40); CREATE TABLE t (id int PRIMARY KEY, a char(20), b d, c name, e text[], f text[][]);
+      INSERT INTO t VALUES (1, 'anna', ' Anna ', 'anna', '{" ",anna,NULL,""}', '{{anna,bob},{zoë,xyz}}'), (2, '  ', '   ', '', '{}', NULL)`)
+    for (const use of ['hash', 'email', 'name', 'phone', 'address', 'text', 'partial, last: 1', 'name, fold: true']) {
+      const each = ['a', 'b', 'c', 'e', 'f'].map((name) => `${name}: { use: ${use} }`).join(', ')
+      const rows = await masked('t', `tables: { t: { id: { keep: true, reason: a number }, ${each} } }`)
+      expect(JSON.stringify(rows), use).not.toMatch(/anna|bob|zoë|xyz/i)
+    }
+  })
+
+  it('a table that others inherit from is its own rows, and each of those needs rules of its own', async () => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE child (w text) INHERITS (t); CREATE VIEW seen AS SELECT * FROM t;
+      INSERT INTO t VALUES (1, 'anna'); INSERT INTO child VALUES (2, 'bob', 'eve')`)
+    const plan = await planOf(rule('{ use: name }'))
+    expect(plan.unlisted.map(({ table, column }) => `${table}.${column.name}`)).toEqual([
+      'child.id',
+      'child.v',
+      'child.w',
+    ])
+    const more = 'child: { id: { keep: true, reason: a number }, v: { use: name }, w: { use: name } }'
+    const rows = await masked('t', `tables: { t: { id: { keep: true, reason: a number }, v: { use: name } }, ${more} }`)
+    expect(rows.map(({ id }) => id)).toEqual([1])
   })
 
   it('partial shows the end of long values only', async () => {
@@ -342,6 +385,8 @@ describe('planning', () => {
     expect(await problemsOf(rule('{ use: email }'))).toMatch(/`email` does not work on integer/)
     expect(await problemsOf(rule('{ use: "null" }'))).toMatch(/NOT NULL/)
     expect(await problemsOf(rule('{ use: number }'))).toMatch(/needs `noise` or `absolute`/)
+    const settings = `{ use: sql, expression: "length(current_setting('molt_actions.k0'))", reviewed-by: nobody }`
+    expect(await problemsOf(rule(settings))).toMatch(/reads settings, and the masking key is one/)
   })
 
   it('names rules for what is not there, and references to tables that are left out', async () => {

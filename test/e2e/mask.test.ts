@@ -1,12 +1,12 @@
 // The action as a workflow runs it: refusals, a whole run with canaries, subsets, proposals, and proofs that fail.
-import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readMaskTables } from '../../src/masking/catalog.ts'
-import { exportSnapshot } from '../../src/masking/copy.ts'
+import { copyTables, exportSnapshot } from '../../src/masking/copy.ts'
 import { makePlan } from '../../src/masking/plan.ts'
 import { prove } from '../../src/masking/proof.ts'
 import { readRules } from '../../src/masking/rules.ts'
@@ -20,7 +20,7 @@ import {
   searchFiles,
   searchTexts,
 } from '../../src/rehearsal/masked-shop.ts'
-import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { type EmbeddedPair, startPair, startPostgres } from '../../src/rehearsal/postgres.ts'
 import { type JobResult, runAction } from '../../src/rehearsal/runner.ts'
 
 const KEY = '9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'
@@ -117,6 +117,9 @@ describe('the grown shop', () => {
     expect(evidence).toMatchObject({ proved: true, problems: [], hits: [], canaries: { planted: 6, rowsAfter: 0 } })
     expect(evidence.canaries.rowsBefore).toBeGreaterThan(15)
     expect(evidence.constraints).toBeGreaterThan(70)
+    expect(evidence.keptPersonal).toContainEqual(expect.objectContaining({ table: 'products', column: 'description' }))
+    expect(result.summary).toMatch(/\| products\.description \| free text.* \| the catalogue is public \|/)
+    expect(evidence.keeps.email).toMatchObject({ unique: 'yes, from 29 characters on', order: 'no' })
     for (const table of evidence.tables) expect(table.rowsAfter, table.table).toBe(table.rowsBefore)
     for (const column of evidence.columns)
       expect(column.after.nullShare, `${column.table}.${column.column}`).toBeCloseTo(column.before.nullShare, 10)
@@ -407,6 +410,23 @@ references: [{ from: c.mail, to: p.mail }]`
     expect(await proofAfter(at, path, brought)).toMatch(/p\.mail: 1 original values are found/)
   })
 
+  it('looks for a share of the originals when told to, and lets through what has a reason', {
+    timeout: 60_000,
+  }, async () => {
+    const at = await databases(`${TINY} UPDATE t SET v = 'call +32 470 12 34 5' || id WHERE id < 3`)
+    const rules = (proof: string) =>
+      rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: { use: sql, expression: '(SELECT u.v FROM public.t u WHERE u.id = t.id % 50 + 1)', reviewed-by: nobody } } }
+proof: { ${proof} }`)
+    const sampled = await run(at, rules('sample: 0.5, max-hits: 2'))
+    expect(sampled.log).toMatch(/t\.v: \d+ original values are found/)
+    expect(sampled.log).not.toMatch(/looks like a phone/)
+    expect((await run(at, rules('allow-survivors: { t.v: shuffled on purpose }'))).log).toMatch(
+      /2 rows hold what looks like a phone/,
+    )
+    const allowed = 'allow-survivors: { t.v: shuffled on purpose }, allow-hits: { t.v: a made-up number }'
+    expect((await run(at, rules(allowed))).conclusion).toBe('success')
+  })
+
   it('finds originals of one column in another, and of one table in what a rule `sql` has made of another', {
     timeout: 60_000,
   }, async () => {
@@ -433,7 +453,70 @@ references: [{ from: c.mail, to: p.mail }]`
   })
 })
 
+describe('copy', () => {
+  it('reads all tables in one snapshot, whatever is written meanwhile', async () => {
+    const at = await databases(`${TINY} CREATE TABLE u (id bigserial PRIMARY KEY, v text)`)
+    await query(at.to, 'CREATE TABLE t (id bigint, v text); CREATE TABLE u (id bigint, v text)')
+    const source = await openSession(at.from, 'source')
+    const snapshot = await exportSnapshot(source)
+    await query(
+      at.from,
+      `INSERT INTO t (v) VALUES ('late'); INSERT INTO u (v) SELECT v FROM t; DELETE FROM t WHERE id < 10`,
+    )
+    const job = (table: string) => ({
+      schema: 'public',
+      table,
+      select: `SELECT * FROM public.${table}`,
+      columns: ['id', 'v'],
+      size: 1,
+    })
+    const ends = { ...at, snapshot, parameters: new Map(), atOnce: 2, signal: new AbortController().signal }
+    const copied = await copyTables([job('t'), job('u')], ends)
+    await source.end()
+    expect([...copied].sort()).toEqual([
+      ['t', 50],
+      ['u', 0],
+    ])
+  })
+})
+
+/** A PostgreSQL of the machine's own with its pg_dump; the embedded one has none. */
+const installed = (() => {
+  const { stdout, error } = spawnSync('pg_config', ['--bindir'], { encoding: 'utf8' })
+  const bin = error ? '' : stdout.trim()
+  return ['initdb', 'postgres', 'pg_dump'].every((name) => existsSync(join(bin, name))) ? bin : undefined
+})()
+
 describe('schema', () => {
+  it.skipIf(!installed)('is the same by pg_dump as by the catalog', { timeout: 120_000 }, async () => {
+    const server = await startPostgres({ name: 'installed', binDir: installed })
+    try {
+      await createGrownShop(server.url, 3000)
+      const dumps: string[] = []
+      for (const program of [join(installed as string, 'pg_dump'), 'none']) {
+        const at = { ...(await databases()), from: server.url }
+        const result = await run(at, MASK_RULES, {
+          inputs: { 'pg-dump': program },
+          env: { MOLT_MASK_CANARIES: CANARIES.join('\n') },
+        })
+        expect(result.log).not.toMatch(/##\[error\]/)
+        expect(result.log).toMatch(program === 'none' ? /schema by catalog \(as asked\)/ : /schema by pg_dump \d+/)
+        const facts = await query(
+          at.to,
+          `SELECT c.relname, c.relkind, a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid) AS expression,
+             (SELECT array_agg(pg_get_constraintdef(k.oid) ORDER BY k.conname) FROM pg_constraint k WHERE k.conrelid = c.oid) AS constraints
+             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+            WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1, 3`,
+        )
+        expect(facts.length).toBeGreaterThan(100)
+        dumps.push(JSON.stringify(facts, null, 1))
+      }
+      expect(dumps[0]).toBe(dumps[1])
+    } finally {
+      await server.stop()
+    }
+  })
+
   it('carries partitions, domains, expressions and generated columns, and nothing that acts', {
     timeout: 60_000,
   }, async () => {

@@ -7,7 +7,7 @@ import { makePlan, maskedSelect, type Plan, pasteRules } from '../../masking/pla
 import { type Proof, prove } from '../../masking/proof.ts'
 import { proposeRules } from '../../masking/propose.ts'
 import { maskSummary } from '../../masking/report.ts'
-import { fromEnv, keyProblem, type Rules, readRules } from '../../masking/rules.ts'
+import { fromEnv, KEEPS, keyProblem, type Rules, readRules } from '../../masking/rules.ts'
 import { readSchema, type SchemaSql } from '../../masking/schema.ts'
 import { domainKeys, openSession, setParameters, silence } from '../../masking/session.ts'
 import { close, subsetPredicates } from '../../masking/subset.ts'
@@ -258,6 +258,7 @@ async function conclude(
     rules: createHash('sha256').update(JSON.stringify(rules)).digest('hex'),
     durationMs,
     rows,
+    keeps: Object.fromEntries(Object.entries(KEEPS).filter(([name]) => proof.columns.some(({ use }) => use === name))),
     ...proof,
   }
   writeFileSync(inputs.evidence, `${JSON.stringify(evidence, null, 2)}\n`)
