@@ -1,9 +1,13 @@
 /**
  * How long the preflight takes, and how much memory, for very many tables: `npx tsx bench/prepare.ts [tables] [columns]`.
- * Fills two embedded servers, and then measures a process of its own, so that this one's memory is not counted.
+ * Fills two embedded servers, and then measures a process of its own, so that this one's memory is not counted; it is
+ * bundled as the actions are, so that no compiler's memory and time are.
  */
 import { spawnSync } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { build } from 'esbuild'
 import pg from 'pg'
 import { runChecks } from '../src/checks/check.ts'
 import { CHECKS } from '../src/checks/index.ts'
@@ -97,15 +101,41 @@ async function measure(source: string, target: string): Promise<void> {
 
 const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`
 
-if (process.argv[2] === '--measure') await measure(process.argv[3] as string, process.argv[4] as string)
-else {
+async function measureBundled(source: string, target: string): Promise<number> {
+  const folder = mkdtempSync(join(tmpdir(), 'bench-prepare-'))
+  const outfile = join(folder, 'bench.cjs')
+  try {
+    await build({
+      entryPoints: [process.argv[1] as string],
+      ...{ bundle: true, platform: 'node', format: 'cjs', outfile, logLevel: 'error' },
+      external: ['pg-native', 'esbuild'],
+      logOverride: { 'empty-import-meta': 'silent' },
+    })
+    const run = spawnSync(process.execPath, [outfile, '--measure', source, target], {
+      stdio: 'inherit',
+      env: { ...process.env, NODE_PATH: 'node_modules' },
+    })
+    return run.status ?? 1
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+async function main(): Promise<void> {
+  const [first, source = '', target = ''] = process.argv.slice(2)
+  if (first === '--measure') return measure(source, target)
+  if (first === '--on') {
+    process.exitCode = await measureBundled(source, target)
+    return
+  }
   const [tables = 10_000, columns = 10] = process.argv.slice(2).map(Number)
   const pair = await startPair({ settings: { max_locks_per_transaction: 1024 } })
   try {
     await Promise.all([fill(pair.source.url, tables, columns), fill(pair.target.url, tables, columns)])
-    const bundle = ['--import', 'tsx', fileURLToPath(import.meta.url), '--measure', pair.source.url, pair.target.url]
-    process.exitCode = spawnSync(process.execPath, bundle, { stdio: 'inherit' }).status ?? 1
+    process.exitCode = await measureBundled(pair.source.url, pair.target.url)
   } finally {
     await pair.stop()
   }
 }
+
+void main()

@@ -11,6 +11,8 @@ import { loadBytes, loadSeconds } from './server.ts'
 const OBJECTS_SHOWN = 10
 const HEADINGS: Record<Severity, string> = { block: '⛔ Blocked', warn: '⚠️ Warnings', info: 'ℹ️ Good to know' }
 
+const VERBS: Record<Severity, string> = { block: 'block', warn: 'warn', info: 'inform' }
+
 const open = (findings: readonly Finding[], severity: Severity) =>
   findings.filter((each) => each.severity === severity && !each.waivedBy)
 
@@ -42,27 +44,38 @@ export function annotate(findings: readonly Finding[]): void {
   for (const each of findings) if (each.waivedBy) info(`waived by ${each.waivedBy}: ${each.what}`)
 }
 
-/** The job summary: what blocks first, by group and check, the fix beside each. */
+/** The job summary: the verdict, what blocks, what was waived, and then the rest; the fix beside each. */
 export function summaryOf(facts: Facts, findings: readonly Finding[], hash: string): string {
-  const blocked = open(findings, 'block').length
-  const { server } = facts.source
-  const head = [
-    `### ${blocked ? '⛔' : '✅'} Preflight: ${blocked ? `${number(blocked)} findings block` : 'nothing blocks'}`,
-    `${number(facts.settings.tables.length)} expected tables, ${mib(loadBytes(facts))}; PostgreSQL ${Math.floor(server.version / 10_000)} to ${code(facts.target.server.version.split(' (')[0] as string)}. ${number(CHECKS.length)} checks, plan \`${hash.slice(0, 12)}\`.`,
-  ]
-  const parts = SEVERITIES.map((severity) => section(HEADINGS[severity], open(findings, severity), severity === 'info'))
+  const of = (severity: Severity) => open(findings, severity)
   const waived = findings.filter((each) => each.waivedBy)
+  const blocked = of('block').length
+  const head = [
+    `### ${blocked ? '⛔' : '✅'} Preflight: ${blocked ? `${plural(blocked, 'finding')} ${blocked === 1 ? 'blocks' : 'block'}` : 'nothing blocks'}`,
+    `${plural(of('warn').length, 'warning')}, ${number(of('info').length)} for information, ${number(waived.length)} waived, by ${number(CHECKS.length)} checks. Plan \`${hash.slice(0, 12)}\`.`,
+    moved(facts),
+  ]
+  const parts = [
+    section(HEADINGS.block, of('block'), false),
+    waivedSection(waived),
+    section(HEADINGS.warn, of('warn'), false),
+    section(HEADINGS.info, of('info'), true),
+  ]
   const tables = expectedRelations(facts).filter((each) => !each.partition)
-  return [...head, ...parts, waivedSection(waived), sampleNote(facts), tableList(tables.map(({ name }) => name))]
-    .filter(Boolean)
-    .join('\n\n')
+  return [...head, ...parts, sampleNote(facts), tableList(tables.map(({ name }) => name))].filter(Boolean).join('\n\n')
+}
+
+/** What would be moved, from where to where, and about how long it takes. */
+function moved(facts: Facts): string {
+  const { source, target, settings } = facts
+  const minutes = Math.max(1, Math.ceil(loadSeconds(facts) / 60))
+  return `${plural(settings.tables.length, 'expected table')}, ${mib(loadBytes(facts))}, from PostgreSQL ${Math.floor(source.server.version / 10_000)} (${code(`${source.server.database}.${settings.schema}`)}) to ${code(target.server.version.split(' (')[0] as string)} (${code(`${target.server.database}.${settings.targetSchema}`)}); the load takes about ${number(minutes)} min at ${mib(settings.loadRate)}/s.`
 }
 
 function section(heading: string, findings: readonly Finding[], folded: boolean): string {
   if (!findings.length) return ''
   const body = GROUPS.map((group) => {
     const some = findings.filter((each) => group.prefixes.includes(each.check.split('.')[0] as string))
-    return some.length ? `**${group.title}**\n\n${byCheck(some).map(checkLines).join('\n')}` : ''
+    return some.length ? `##### ${group.title}\n\n${byCheck(some).map(checkTable).join('\n\n')}` : ''
   })
     .filter(Boolean)
     .join('\n\n')
@@ -70,22 +83,25 @@ function section(heading: string, findings: readonly Finding[], folded: boolean)
   return folded ? `<details><summary>${title}</summary>\n\n${body}\n</details>` : `#### ${title}\n\n${body}`
 }
 
-function checkLines([id, findings]: [string, Finding[]]): string {
+function checkTable([id, findings]: [string, Finding[]]): string {
   const check = CHECKS.find((each) => each.id === id)
-  const lines = findings.slice(0, OBJECTS_SHOWN).map((each) => `  - ${prose(each.what)}\n    ${fixBlock(each.fix)}`)
-  if (findings.length > OBJECTS_SHOWN) lines.push(`  - and ${number(findings.length - OBJECTS_SHOWN)} more`)
-  return `- [\`${id}\`](${docsUrl(id)}) ${prose(check?.protects ?? '')}\n${lines.join('\n')}`
+  const rows = findings.slice(0, OBJECTS_SHOWN).map((each) => `| ${prose(clip(each.what))} | ${fixCell(each.fix)} |`)
+  const left = findings.length - OBJECTS_SHOWN
+  if (left > 0) rows.push(`| and ${number(left)} more | All are in preflight.json. |`)
+  return `[\`${id}\`](${docsUrl(id)}) ${prose(check?.protects ?? '')}\n\n| Found | Fix |\n| --- | --- |\n${rows.join('\n')}`
 }
 
 function waivedSection(findings: readonly Finding[]): string {
   if (!findings.length) return ''
-  const lines = byCheck(findings).map(([id, some]) => {
-    const objects = some.slice(0, OBJECTS_SHOWN).map((each) => code(each.object))
-    const more = some.length > OBJECTS_SHOWN ? ` and ${some.length - OBJECTS_SHOWN} more` : ''
-    const by = [...new Set(some.map((each) => each.waivedBy as string))].map(code).join(', ')
-    return `- ${by} accepts ${some[0]?.severity} findings of \`${id}\`: ${objects.join(', ')}${more}`
+  const groups = byCheck(findings).map(([id, some]) => {
+    const check = CHECKS.find((each) => each.id === id)
+    const rows = some
+      .slice(0, OBJECTS_SHOWN)
+      .map((each) => `| ${prose(clip(each.what))} | ${code(each.waivedBy as string)} |`)
+    if (some.length > OBJECTS_SHOWN) rows.push(`| and ${number(some.length - OBJECTS_SHOWN)} more | |`)
+    return `[\`${id}\`](${docsUrl(id)}) would ${VERBS[some[0]?.severity as Severity]}: ${prose(check?.protects ?? '')}\n\n| Accepted | By |\n| --- | --- |\n${rows.join('\n')}`
   })
-  return `#### 🖊 Waived (${number(findings.length)})\n\n${lines.join('\n')}`
+  return `#### 🖊 Waived (${number(findings.length)})\n\n${groups.join('\n\n')}`
 }
 
 function sampleNote({ source: { samples } }: Facts): string {
@@ -163,15 +179,26 @@ function prose(text: string): string {
 }
 
 function code(text: string): string {
-  const line = text.replace(/\s+/g, ' ')
+  const line = text.replace(/\s+/g, ' ').replaceAll('|', '\\|')
   return line.includes('`') ? `\`\` ${line.replaceAll('``', "''")} \`\`` : `\`${line}\``
 }
 
-/** A fix is there to be copied: in code, with as many backticks as it takes. */
-function fixBlock(fix: string): string {
-  const line = fix.replace(/\s+/g, ' ')
+/** A fix is there to be copied: in code, with as many backticks as it takes; in a table's cell a bar is escaped. */
+function fixCell(fix: string): string {
+  const line = fix.replace(/\s+/g, ' ').replaceAll('|', '\\|')
+  if (line.length > LONGEST) return 'It is too long for here: see preflight.json.'
   const fence = '`'.repeat(Math.max(0, ...[...line.matchAll(/`+/g)].map(([ticks]) => ticks.length)) + 1)
   return `${fence}${line.startsWith('`') ? ' ' : ''}${line}${line.endsWith('`') ? ' ' : ''}${fence}`
+}
+
+const LONGEST = 1000
+
+function clip(text: string): string {
+  return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text
+}
+
+function plural(count: number, what: string): string {
+  return `${number(count)} ${what}${count === 1 ? '' : 's'}`
 }
 
 function mib(bytes: number): string {

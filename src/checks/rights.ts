@@ -154,6 +154,27 @@ export const rightChecks: readonly Check[] = [
     },
   },
   {
+    id: 'right.target-defer',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user may take indexes and constraints off the target',
+    protects: 'Deferral drops them and builds them again: for that CockroachDB asks for CREATE on the table.',
+    fix: '{sql} -- or say `defer: none`',
+    *find({ target: { relations, role, server }, settings }) {
+      if (!settings.defer.indexes && !settings.defer.constraints) return
+      const owners = new Map(relations.map((each) => [each.name, each.owner]))
+      for (const table of role.withoutCreate) {
+        const name = qualified(settings.targetSchema, table)
+        const right = server.isCockroach ? `CREATE ON TABLE ${name}` : ident(owners.get(table) ?? '')
+        yield {
+          object: `${settings.targetSchema}.${table}`,
+          what: `${role.name} may not alter ${settings.targetSchema}.${table} on the target`,
+          names: { sql: `GRANT ${right} TO ${ident(role.name)};` },
+        }
+      }
+    },
+  },
+  {
     id: 'right.target-import',
     severity: 'warn',
     title: 'The migration user may run IMPORT INTO',

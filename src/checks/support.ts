@@ -1,3 +1,5 @@
+import type { ColumnDetail } from '../migration/schema.ts'
+
 /*
  * What CockroachDB makes of PostgreSQL's types and features, by its documentation. The only place that knows versions:
  * `since` is the first CockroachDB that has it (major, minor), null where none has it. An entry is a check of its own,
@@ -18,6 +20,11 @@ export interface TypeSupport {
   consequence: string
   /** The type to take on the target, and how to get there. */
   instead: string
+}
+
+/** Whether an entry speaks of this type. */
+export function isOf({ types, kinds }: TypeSupport, { typeName, kind }: ColumnDetail): boolean {
+  return (types?.test(typeName) || kinds?.includes(kind)) ?? false
 }
 
 export const TYPE_SUPPORT: readonly TypeSupport[] = [

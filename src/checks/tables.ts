@@ -1,5 +1,6 @@
-import { qualified } from '../runtime/database.ts'
+import { ident, qualified } from '../runtime/database.ts'
 import { number } from '../runtime/progress.ts'
+import { ARGUMENT_LIMIT } from '../source/assess.ts'
 import { type Check, type Hit, once } from './check.ts'
 import type { Facts } from './facts.ts'
 import { expectedRelations, nameOf } from './rights.ts'
@@ -109,11 +110,11 @@ export const tableChecks: readonly Check[] = [
   },
   {
     id: 'tbl.partitioned',
-    severity: 'warn',
-    title: 'Partitioned tables are moved as a whole',
+    severity: 'block',
+    title: 'No table is partitioned',
     protects:
-      'The target needs one table for all partitions. molt verify compares partitioned tables from 1.4.0 on; a new partition during the migration is a schema change.',
-    fix: 'Create no partition of {table} until the cutover, and take molt 1.4.0 or newer.',
+      'molt fetch looks for ordinary tables: it finds the partitions, not the table, moves nothing, and says that it is complete. Newer ones are documented to verify such tables (1.4.0), not to load them.',
+    fix: 'Leave {table} out: `exclude-tables`; or make it one table: CREATE TABLE … (LIKE {table} INCLUDING ALL); and copy the rows. Waive it only where a rehearsal with the same molt has carried it.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.kind === 'p' && !each.partition)
@@ -122,10 +123,11 @@ export const tableChecks: readonly Check[] = [
   },
   {
     id: 'tbl.generated',
-    severity: 'info',
-    title: 'Generated columns are computed again',
-    protects: 'The tools move no generated column: the target must compute it by the same expression.',
-    fix: 'Compare the expression of {column} on both sides.',
+    severity: 'block',
+    title: 'No column is generated',
+    protects:
+      'molt fetch writes every column that both sides have, and the target takes no value for one that it computes (42P10): the load ends there.',
+    fix: 'Leave the table out: `exclude-tables`; or ALTER TABLE {table} ALTER COLUMN {name} DROP EXPRESSION; -- and let the application write it until the switch. Waive it only where a rehearsal has loaded it, with `--transformations-file` in `extra-args` of the load that excludes {column}.',
     *find(facts) {
       for (const each of expectedTables(facts))
         for (const column of each.columns)
@@ -133,8 +135,26 @@ export const tableChecks: readonly Check[] = [
             yield {
               object: `${nameOf(each)}.${column.name}`,
               what: `${nameOf(each)}.${column.name} is GENERATED ALWAYS AS (${column.default ?? '…'})`,
-              names: { column: `${nameOf(each)}.${column.name}` },
+              names: { ...table(each), name: ident(column.name), column: `${nameOf(each)}.${column.name}` },
             }
+    },
+  },
+  {
+    id: 'tbl.reserved',
+    severity: 'block',
+    waivable: false,
+    title: "No table has a name of the tools' own",
+    protects:
+      'molt fetch keeps its runs in tables of these names on the target, and the heartbeat stands there: rows of yours and theirs would be mixed up.',
+    fix: 'Leave {table} out: `exclude-tables`; it is most often left over from an earlier load.',
+    *find(facts) {
+      for (const each of expectedTables(facts))
+        if (/^(_molt_|molt_actions_)/.test(each.name))
+          yield {
+            object: nameOf(each),
+            what: `${nameOf(each)} has a name that the tools use for themselves`,
+            names: { table: each.name },
+          }
     },
   },
   {
@@ -218,6 +238,23 @@ export const tableChecks: readonly Check[] = [
           names: { filter },
         }
       }
+    },
+  },
+  {
+    id: 'tbl.filter-length',
+    severity: 'block',
+    waivable: false,
+    title: "MOLT's filter fits into a command line",
+    protects: 'Linux takes no argument of 128 KiB or more: molt fetch could not be started.',
+    fix: 'Move the {count} tables in several migrations, one after the other: name some of them in `tables`',
+    *find({ settings }) {
+      const bytes = Buffer.byteLength(settings.filter)
+      if (bytes >= ARGUMENT_LIMIT)
+        yield {
+          object: 'source',
+          what: `the filter of ${number(settings.tables.length)} names is ${number(bytes / 1024)} KiB long`,
+          names: { count: number(settings.tables.length) },
+        }
     },
   },
   {

@@ -1,9 +1,11 @@
-import { isShardCheck, type SchemaColumn, type SchemaTable } from '../migration/schema.ts'
+import { type ColumnDetail, isShardCheck, type SchemaColumn, type SchemaTable } from '../migration/schema.ts'
 import { typeFamily } from '../migration/tables.ts'
 import { ident, qualified } from '../runtime/database.ts'
-import { type Check, type Hit, once } from './check.ts'
+import { SELF_NUMBERING } from '../sql/sequences.ts'
+import { type Check, cockroachSince, type Hit, once } from './check.ts'
 import type { Facts } from './facts.ts'
 import { nameOf } from './rights.ts'
+import { isOf, TYPE_SUPPORT } from './support.ts'
 import { expectedTables } from './tables.ts'
 
 interface Pair {
@@ -37,7 +39,11 @@ const columnPairs = once((facts: Facts): ColumnPair[] => {
 })
 
 /** Pairs whose types are not written alike; most are. */
-const unlike = once((facts: Facts) => columnPairs(facts).filter((each) => each.source.type !== each.target.type))
+const unlike = once((facts: Facts) =>
+  columnPairs(facts).filter(
+    ({ source, target }) => source.type !== target.type || (source.labels === null) !== (target.labels === null),
+  ),
+)
 
 function columnHit({ table, source, target }: ColumnPair, what: string, more: Hit['names'] = {}): Hit {
   const names = { table: qualified(table.schema, table.name), column: ident(source.name), type: source.type, ...more }
@@ -71,6 +77,22 @@ export const targetChecks: readonly Check[] = [
     *find({ target: { server } }) {
       if (server.isCockroach && server.major < 24)
         yield { object: 'target', what: `the target says: ${server.version}` }
+    },
+  },
+  {
+    id: 'tgt.schema-name',
+    severity: 'block',
+    title: 'The schema has the same name on both sides',
+    protects:
+      'molt fetch and verify pair tables by schema and name: with another schema on the target they find no table there, and say that they are complete.',
+    fix: 'ALTER SCHEMA {there} RENAME TO {here}; -- on the target. Waive it only where a rehearsal has loaded it, with `--transformations-file` in `extra-args` of the load.',
+    *find({ settings: { schema, targetSchema } }) {
+      if (schema !== targetSchema)
+        yield {
+          object: targetSchema,
+          what: `the schema is ${schema} on the source, and ${targetSchema} on the target`,
+          names: { there: ident(targetSchema), here: ident(schema) },
+        }
     },
   },
   {
@@ -157,11 +179,15 @@ export const targetChecks: readonly Check[] = [
     waivable: false,
     title: 'Columns have types between which values can be moved',
     protects: 'MOLT leaves such a column out, and the counts stay clean.',
-    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
+    fix: '{change}',
     *find(facts) {
-      for (const each of columnPairs(facts))
+      for (const each of unlike(facts))
         if (typeFamily(each.source) !== typeFamily(each.target))
-          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`, {
+            change: lacksType(facts, each.source.detail)
+              ? 'Change the column on the source first: CockroachDB lacks its type, and another check tells which to take.'
+              : `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.source.name)} TYPE ${each.source.type};`,
+          })
     },
   },
   {
@@ -410,6 +436,7 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.sequence',
     severity: 'block',
+    waivable: false,
     title: 'Every sequence of the source is on the target',
     protects:
       'After the switch the next number comes from nowhere, or from the start: inserts collide with rows that are there.',
@@ -417,13 +444,16 @@ export const targetChecks: readonly Check[] = [
     *find(facts) {
       const { targetSchema, tables } = facts.settings
       const there = new Set(facts.target.schema.sequences.map((each) => each.name))
+      const feeds = targetFeeds(facts)
       const byName = new Map(facts.target.schema.tables.map((table) => [table.name, table]))
       const defaultOf = (table: string | null, column: string | null) =>
         byName.get(table ?? '')?.columns.find((each) => each.name === column)?.default ?? ''
       for (const each of facts.source.schema.sequences) {
         if (there.has(each.name) || (each.table && !tables.includes(each.table))) continue
+        // Under another name it is there: `tgt.sequence-name` tells.
+        if (each.table && feeds(each.table, each.column)) continue
         // Numbers of its own making need no sequence.
-        if (/unique_rowid|gen_random_uuid/.test(defaultOf(each.table, each.column))) continue
+        if (SELF_NUMBERING.test(defaultOf(each.table, each.column))) continue
         const name = qualified(targetSchema, each.name)
         const { increment, min, max } = each
         yield {
@@ -435,6 +465,29 @@ export const targetChecks: readonly Check[] = [
             sql: `CREATE SEQUENCE IF NOT EXISTS ${name} INCREMENT ${increment} MINVALUE ${min} MAXVALUE ${max}`,
           },
         }
+      }
+    },
+  },
+  {
+    id: 'tgt.sequence-name',
+    severity: 'block',
+    waivable: false,
+    title: "A column's sequence has the same name on both sides",
+    protects:
+      'Sequences are set by their names: one of another name stays where it is, and after the switch it hands out numbers that rows have already.',
+    fix: 'ALTER SEQUENCE {there} RENAME TO {name}; -- on the target; drop a sequence of that name that feeds nothing first',
+    *find(facts) {
+      const { source, settings } = facts
+      const feeds = targetFeeds(facts)
+      for (const { name, table, column } of source.schema.sequences) {
+        if (!table || !settings.tables.includes(table)) continue
+        const there = feeds(table, column)
+        if (there !== undefined && there !== name)
+          yield {
+            object: `${settings.targetSchema}.${name}`,
+            what: `${settings.targetSchema}.${table}.${column} takes its numbers from ${there} on the target, and from ${name} on the source`,
+            names: { there: qualified(settings.targetSchema, there), name: ident(name) },
+          }
       }
     },
   },
@@ -555,6 +608,31 @@ export const targetChecks: readonly Check[] = [
     },
   },
 ]
+
+/** The sequence from which a column of the target takes its numbers, if it does. */
+function targetFeeds({ target: { schema } }: Facts): (table: string, column: string | null) => string | undefined {
+  const byName = new Map(schema.tables.map((table) => [table.name, table]))
+  const owned = new Map(schema.sequences.map((each) => [`${each.table}.${each.column}`, each.name]))
+  return (table, column) =>
+    sequenceIn(byName.get(table)?.columns.find((each) => each.name === column)?.default ?? '') ??
+    owned.get(`${table}.${column}`)
+}
+
+/** The bare name in a default such as `nextval('public.orders_id_seq'::regclass)`. */
+function sequenceIn(text: string): string | undefined {
+  const written = /nextval\('((?:[^']|'')*)'/.exec(text)?.[1]?.replaceAll("''", "'")
+  return written
+    ?.match(/("(?:[^"]|"")*"|[^."]+)$/)?.[0]
+    .replace(/^"(.*)"$/, '$1')
+    .replaceAll('""', '"')
+}
+
+function lacksType(facts: Facts, detail: ColumnDetail | undefined): boolean {
+  const support = detail && TYPE_SUPPORT.find((each) => isOf(each, detail))
+  return Boolean(
+    support && facts.target.server.isCockroach && !(support.since && cockroachSince(facts, ...support.since)),
+  )
+}
 
 /** Secondary indexes of expected tables. */
 function* targetIndexes(facts: Facts) {

@@ -7,6 +7,7 @@ import { nameOf } from './rights.ts'
 import {
   EXTENSION_SUPPORT,
   INDEX_METHODS,
+  isOf,
   type Since,
   TRIGGERS_SINCE,
   TYPE_SUPPORT,
@@ -27,9 +28,7 @@ function typeCheck(entry: TypeSupport): Check {
     fix: entry.instead,
     *find(facts) {
       if (!facts.target.server.isCockroach || !(entry.unmoved || lacking(facts, entry.since))) return
-      const isMeant = (detail: ColumnDetail) =>
-        (entry.types?.test(detail.typeName) || entry.kinds?.includes(detail.kind)) ?? false
-      for (const { table, column } of details(facts, isMeant))
+      for (const { table, column } of details(facts, (detail) => isOf(entry, detail)))
         yield {
           object: `${nameOf(table)}.${column.name}`,
           what: `${nameOf(table)}.${column.name} is ${column.type}`,
@@ -43,16 +42,16 @@ type Typed = { table: SchemaTable; column: SchemaColumn; detail: ColumnDetail }
 
 /** Columns by their type: a hundred thousand columns have a few dozen types. */
 const columnsByType = once((facts: Facts): Typed[][] => {
-  const found = new Map<string, Typed[]>()
+  // One object stands for all columns of a type.
+  const found = new Map<ColumnDetail, Typed[]>()
   for (const table of expectedTables(facts))
     for (const column of table.columns) {
-      if (!column.detail) continue
-      const { kind, typeSchema, typeName } = column.detail
-      const key = `${kind} ${typeSchema}.${typeName}`
-      const group = found.get(key)
-      const typed = { table, column, detail: column.detail }
+      const { detail } = column
+      if (!detail) continue
+      const group = found.get(detail)
+      const typed = { table, column, detail }
       if (group) group.push(typed)
-      else found.set(key, [typed])
+      else found.set(detail, [typed])
     }
   return [...found.values()]
 })

@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto'
-import { gunzipSync, gzipSync } from 'node:zlib'
-import { canonicalJson } from './plan.ts'
+import { brotliCompressSync, brotliDecompressSync, constants } from 'node:zlib'
 import { type Constraint, isShardCheck, type Schema } from './schema.ts'
 
 /** Object → its definition, such as `column orders.total` → `numeric(14,2) not null`. */
@@ -9,7 +8,7 @@ export type Fingerprint = Record<string, string>
 /** How a fingerprint is kept: compressed, since ten thousand tables have a hundred thousand columns. */
 export interface PackedFingerprint {
   sha256: string
-  /** gzip of the fingerprint's JSON, in base64. */
+  /** A list of the objects and one of their definitions, as JSON, compressed by Brotli, in base64. */
   objects: string
 }
 
@@ -48,8 +47,9 @@ export function fingerprint(schema: Schema, tables: readonly string[]): Fingerpr
   for (const each of schema.constraints)
     if (each.schema === schema.name && expected.has(each.table) && !isShardCheck(each))
       found[`constraint ${each.table}.${each.name}`] = constraintText(each)
+  // The primary key's index is told by its constraint.
   for (const each of schema.indexes)
-    if (expected.has(each.table)) found[`index ${each.table}.${each.name}`] = each.definition
+    if (expected.has(each.table) && !each.primary) found[`index ${each.table}.${each.name}`] = each.definition
   for (const each of schema.sequences)
     if (!each.table || expected.has(each.table))
       found[`sequence ${each.name}`] =
@@ -70,17 +70,21 @@ function constraintText(each: Constraint): string {
   return `${KINDS[each.kind]} ${about}${to}${each.deferrable ? ' deferrable' : ''}`
 }
 
-/** sha256 in hex of a fingerprint. */
-export function fingerprintHash(of: Fingerprint): string {
-  return createHash('sha256').update(canonicalJson(of)).digest('hex')
-}
-
 export function packFingerprint(of: Fingerprint): PackedFingerprint {
-  return { sha256: fingerprintHash(of), objects: gzipSync(canonicalJson(of)).toString('base64') }
+  const objects = Object.keys(of).sort()
+  const text = JSON.stringify([objects, objects.map((object) => of[object])])
+  // Names repeat over megabytes, which gzip does not see.
+  const params = { [constants.BROTLI_PARAM_QUALITY]: 5, [constants.BROTLI_PARAM_LGWIN]: 18 }
+  return {
+    sha256: createHash('sha256').update(text).digest('hex'),
+    objects: brotliCompressSync(text, { params }).toString('base64'),
+  }
 }
 
 export function unpackFingerprint(packed: PackedFingerprint): Fingerprint {
-  return JSON.parse(gunzipSync(Buffer.from(packed.objects, 'base64')).toString())
+  const text = brotliDecompressSync(Buffer.from(packed.objects, 'base64')).toString()
+  const [objects, definitions] = JSON.parse(text) as [string[], string[]]
+  return Object.fromEntries(objects.map((object, at) => [object, definitions[at] as string]))
 }
 
 /** Every object that is new, gone or different; a table that came or went stands for its columns. */

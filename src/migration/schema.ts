@@ -14,8 +14,6 @@ export interface ColumnDetail {
   typeName: string
   typeSchema: string
   array: boolean
-  /** Long values are kept out of line (TOAST). */
-  toastable: boolean
   /** Named for this column, other than its type's; else null. */
   collation: string | null
 }

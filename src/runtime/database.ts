@@ -66,6 +66,24 @@ export async function connect(
   }
 }
 
+/**
+ * Lets every statement of `work` take as long as it needs: counts and index builds last as long as the tables are
+ * large. The server's limit is not all: this side gives up by itself, too.
+ */
+export async function unhurried<T>(db: Database, work: () => Promise<T>): Promise<T> {
+  const own = (db as unknown as { connectionParameters: { query_timeout: number | false | undefined } })
+    .connectionParameters
+  const before = { own: own.query_timeout, server: (await db.query('SHOW statement_timeout')).rows[0] }
+  await db.query('SET statement_timeout = 0')
+  own.query_timeout = false
+  try {
+    return await work()
+  } finally {
+    own.query_timeout = before.own
+    await db.query(`SET statement_timeout = '${before.server.statement_timeout}'`).catch(() => {})
+  }
+}
+
 /** Runs `work` with a connection that is closed whatever happens. */
 export async function withDatabase<T>(
   url: string,

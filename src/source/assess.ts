@@ -2,10 +2,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { TLSSocket } from 'node:tls'
 import type { Schema } from '../migration/schema.ts'
 import { type Database, ident } from '../runtime/database.ts'
-import { messageOf } from '../runtime/errors.ts'
+import { messageOf, UserError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
 import type { ServerFacts } from './catalog.ts'
-import { type FenceState, readFence } from './fence.ts'
+import { type FenceState, LEASE, readFence } from './fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from './heartbeat.ts'
 
 /** Everything that the checks ask about the source; gathered by at most 20 catalog queries. */
@@ -32,6 +32,8 @@ export interface SourceFacts {
 }
 
 export interface SourceServer extends ServerFacts {
+  /** This connection, by the server's own word. */
+  encrypted: boolean
   slotsMax: number
   sendersMax: number
   /** max_slot_wal_keep_size in MiB; -1 without limit, null before PostgreSQL 13. */
@@ -103,7 +105,6 @@ export interface PublicationFacts {
 export interface ConnectionFacts {
   /** Why this does not look like one server process; empty when it does. */
   doubts: string[]
-  encrypted: boolean
   /** The server's certificate, where it could be read: when it ends. */
   certificateUntil: Date | null
 }
@@ -131,30 +132,40 @@ export interface SourceQuestion {
   sampleMs: number
 }
 
-/** The catalog part of {@link SourceFacts}; at most 20 statements, none of which changes anything. */
+/**
+ * The catalog part of {@link SourceFacts}; at most 20 statements, none of which changes anything.
+ * @param second a connection of its own for the sizes of the tables, which take as long as all the rest
+ * @param onSchema told as soon as the schema is known, so that others need not wait for the rest
+ */
 export async function readSourceCatalog(
   db: Database,
+  second: Database,
   question: SourceQuestion,
+  onSchema: (schema: Schema) => void = () => {},
 ): Promise<Omit<SourceFacts, 'connection' | 'samples'>> {
   const server = (await db.query(SERVER, [question.slot])).rows[0]
+  requireKnownCatalog(server.version)
   const began = performance.now()
-  const schema = await readSchema(db, 'source', question.schema)
+  const [schema, { rows }] = await Promise.all([
+    readSchema(db, 'source', question.schema).then((found) => {
+      onSchema(found)
+      return found
+    }),
+    second.query<Omit<Relation, 'matched'>>(RELATIONS, [question.schema]),
+  ])
   const role = (await db.query(ROLE, [question.schema, PROVIDER_ROLES])).rows[0]
-  const { rows } = await db.query<Omit<Relation, 'matched'>>(RELATIONS, [question.schema])
-  // Not by PostgreSQL: its engine fails on an expression of ten thousand names.
-  const filter = new RegExp(question.choose(schema).filter)
-  const relations = rows.map((each) => ({
-    ...each,
-    matched: each.schema === question.schema && filter.test(each.name),
-  }))
+  const matches = matcher(question.choose(schema))
+  const relations = rows.map((each) =>
+    Object.assign(each, { matched: each.schema === question.schema && matches(each.name) }),
+  )
   const transactions = await db.query(TRANSACTIONS)
   const publication = await db.query(PUBLICATION, [question.publication])
   const programs = await db.query(PROGRAMS, [question.schema])
   const features = (await db.query(FEATURES)).rows[0]
   const statements = features.statements ? await readStatements(db, features.statements) : null
   const odd = await db.query(ODD_DATES, [question.schema])
-  const owner = (await readHeartbeatOwner(db))?.migration
-  const fence = (await readFence(db)).state
+  const owner = (await readHeartbeatOwner(db, features.heartbeat))?.migration
+  const fence = (await readFence(db, features.lease)).state
   await sleep(Math.max(0, question.walWindowMs - (performance.now() - began)))
   const bytes = (await db.query(WAL_SINCE, [server.lsn])).rows[0].bytes
   const walBytesPerSecond = Number(bytes) / ((performance.now() - began) / 1000)
@@ -172,6 +183,25 @@ export async function readSourceCatalog(
     owner,
     fence,
   }
+}
+
+/** Linux takes no argument as long as this (MAX_ARG_STRLEN with the byte that ends it). */
+export const ARGUMENT_LIMIT = 131_071
+
+/** Not by PostgreSQL: its engine fails on an expression of ten thousand names, as this one's does on far longer ones. */
+function matcher({ filter, tables }: { filter: string; tables: readonly string[] }): (name: string) => boolean {
+  const names = new Set(tables)
+  if (Buffer.byteLength(filter) >= ARGUMENT_LIMIT) return (name) => names.has(name)
+  const expression = new RegExp(filter)
+  return (name) => expression.test(name)
+}
+
+/** What every other statement asks for is not in an older catalog, and would fail without saying why. */
+function requireKnownCatalog(version: number): void {
+  if (version < 120_000)
+    throw new UserError(
+      `the source is PostgreSQL ${Math.floor(version / 10_000)}; MOLT verifies 12 to 16. Upgrade it, or move a logical replica of it`,
+    )
 }
 
 function partitionsOf(relations: readonly Relation[], schema: string): { root: string; name: string }[] {
@@ -212,6 +242,7 @@ const SERVER = `
              FROM pg_catalog.pg_database WHERE datname = current_database())) AS "connectionsFree",
          CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
               ELSE pg_catalog.pg_current_wal_lsn() END::text AS lsn,
+         coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()), false) AS encrypted,
          (SELECT to_jsonb(s) FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1) AS slot`
 
 const WAL_SINCE = `
@@ -243,8 +274,7 @@ const RELATIONS = `
          pg_catalog.pg_get_userbyid(c.relowner) AS owner, coalesce(w.rolsuper, false) AS "ownerIsSuperuser",
          pg_has_role(c.relowner, 'USAGE') AS owned,
          has_table_privilege(c.oid, 'SELECT') AS readable, row_security_active(c.oid) AS "rowsHidden",
-         c.reltuples::float8 AS rows, pg_catalog.pg_table_size(c.oid)::float8 AS bytes,
-         CASE WHEN c.reltoastrelid = 0 THEN 0 ELSE pg_catalog.pg_relation_size(c.reltoastrelid) END::float8 AS "toastBytes",
+         c.reltuples::float8 AS rows, (size.main + size.toast)::float8 AS bytes, size.toast::float8 AS "toastBytes",
          coalesce(pg_catalog.pg_stat_get_tuples_updated(c.oid), 0)::float8 AS updates,
          EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,
          ARRAY(SELECT on2.nspname::text FROM pg_catalog.pg_class o JOIN pg_catalog.pg_namespace on2
@@ -255,6 +285,10 @@ const RELATIONS = `
     LEFT JOIN pg_catalog.pg_roles w ON w.oid = c.relowner
     LEFT JOIN pg_catalog.pg_class r ON r.oid = tree.root
     LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+   CROSS JOIN LATERAL (SELECT coalesce(pg_catalog.pg_relation_size(c.oid), 0) AS bytes OFFSET 0) main
+   -- Where no row is in the table itself, none is out of line: a file less to look at.
+   CROSS JOIN LATERAL (SELECT main.bytes AS main, CASE WHEN main.bytes > 0 AND c.reltoastrelid <> 0
+     THEN coalesce(pg_catalog.pg_relation_size(c.reltoastrelid), 0) ELSE 0 END AS toast OFFSET 0) size
    WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') ORDER BY 1, 2`
 
 const TRANSACTIONS = `
@@ -302,6 +336,7 @@ const FEATURES = `
          (SELECT count(*) FROM (SELECT FROM pg_catalog.pg_largeobject_metadata LIMIT 1000) few)::int AS "largeObjects",
          (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'
            AND pid <> pg_catalog.pg_backend_pid())::int AS "advisoryLocks",
+         to_regclass('${OUR_SCHEMA}.${HEARTBEAT}') IS NOT NULL AS heartbeat, to_regclass('${LEASE}') IS NOT NULL AS lease,
          (SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            WHERE c.relname = 'pg_stat_statements' AND c.relkind = 'v') AS statements`
 
@@ -349,8 +384,7 @@ export async function readConnection(db: Database, second: Database): Promise<Co
     const doubt = await snapshotDoubt(db, second)
     if (doubt) doubts.push(doubt)
   }
-  const ssl = await db.query('SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()')
-  return { doubts, encrypted: ssl.rows[0]?.ssl ?? false, certificateUntil: certificateEnd(db) }
+  return { doubts, certificateUntil: certificateEnd(db) }
 }
 
 async function snapshotDoubt(db: Database, second: Database): Promise<string | undefined> {
@@ -392,12 +426,19 @@ export async function readSamples(db: Database, schema: Schema, question: Source
   const before = (await db.query('SHOW statement_timeout')).rows[0].statement_timeout
   await db.query(`SET statement_timeout = ${question.sampleMs}`)
   const expected = new Set(question.choose(schema).tables)
+  const known = new Map<string, typeof SAMPLED>()
+  const testsOf = (type: string) => {
+    const tests = known.get(type) ?? SAMPLED.filter((each) => each.type.test(type))
+    known.set(type, tests)
+    return tests
+  }
   const samples: SampleFacts = { rowsPerTable: question.sampleRows, tables: 0, skipped: 0, found: [] }
   for (const table of schema.tables) {
+    if (!expected.has(table.name)) continue
     const tests = table.columns.flatMap((column) =>
-      SAMPLED.filter(({ type }) => type.test(column.type)).map((each) => ({ ...each, column: column.name })),
+      testsOf(column.type).map((each) => ({ ...each, column: column.name })),
     )
-    if (!expected.has(table.name) || !tests.length) continue
+    if (!tests.length) continue
     if (performance.now() > deadline) {
       samples.skipped++
       continue

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Table } from '../migration/tables.ts'
 import { type Database, qualified, sqlState } from '../runtime/database.ts'
-import { OUR_SCHEMA } from './heartbeat.ts'
+import { isThere, OUR_SCHEMA } from './heartbeat.ts'
 
 /*
  * The fence is a statement trigger on every expected table, installed ahead of time and disarmed. What arms it is one
@@ -10,7 +10,7 @@ import { OUR_SCHEMA } from './heartbeat.ts'
  * see a row. For the same reason a second sequence counts the writes that passed: no rollback hides one.
  */
 
-const LEASE = `${OUR_SCHEMA}.fence_lease`
+export const LEASE = `${OUR_SCHEMA}.fence_lease`
 const PASSED = `${OUR_SCHEMA}.fence_passed`
 const TRIGGER = 'molt_actions_fence'
 /** pg_trigger.tgtype of BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE, FOR EACH STATEMENT. */
@@ -161,10 +161,12 @@ async function withPartitions(db: Database, tables: readonly Table[]): Promise<F
   return rows
 }
 
-/** What the fence is doing now, by the source's clock. */
-export async function readFence(db: Database): Promise<{ state: FenceState; remainingMs: number }> {
-  const there = await db.query(`SELECT to_regclass('${LEASE}') AS oid`)
-  if (!there.rows[0].oid) return { state: 'absent', remainingMs: 0 }
+/**
+ * What the fence is doing now, by the source's clock.
+ * @param there whether its lease is there, for who knows already
+ */
+export async function readFence(db: Database, there?: boolean): Promise<{ state: FenceState; remainingMs: number }> {
+  if (!(there ?? (await isThere(db, LEASE)))) return { state: 'absent', remainingMs: 0 }
   const { rows } = await db.query(
     `SELECT last_value::text AS lease, last_value - (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS remaining FROM ${LEASE}`,
   )

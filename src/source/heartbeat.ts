@@ -29,10 +29,15 @@ export async function createHeartbeat(
   return owner
 }
 
-/** Which migration this source database belongs to, or undefined when none has begun. */
-export async function readHeartbeatOwner(db: Database): Promise<{ migration: string; sourceId: string } | undefined> {
-  const table = await db.query('SELECT to_regclass($1) AS oid', [`${OUR_SCHEMA}.${HEARTBEAT}`])
-  if (!table.rows[0].oid) return undefined
+/**
+ * Which migration this source database belongs to, or undefined when none has begun.
+ * @param there whether the heartbeat is there, for who knows already
+ */
+export async function readHeartbeatOwner(
+  db: Database,
+  there?: boolean,
+): Promise<{ migration: string; sourceId: string } | undefined> {
+  if (!(there ?? (await isThere(db, `${OUR_SCHEMA}.${HEARTBEAT}`)))) return undefined
   const { rows } = await db.query(
     `SELECT migration, source_id AS "sourceId" FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`,
   )
@@ -58,4 +63,9 @@ export async function writeMarker(db: Database, marker: string): Promise<number>
 export async function readMarker(db: Database, schema: string): Promise<{ beat: number; marker: string } | undefined> {
   const { rows } = await db.query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)
   return rows[0] && { beat: Number(rows[0].beat), marker: rows[0].marker }
+}
+
+/** Whether there is a relation of this name. */
+export async function isThere(db: Database, name: string): Promise<boolean> {
+  return (await db.query('SELECT to_regclass($1) IS NOT NULL AS there', [name])).rows[0].there
 }

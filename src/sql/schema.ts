@@ -1,6 +1,5 @@
 import type { QueryResultRow } from 'pg'
 import {
-  type ColumnDetail,
   type Constraint,
   type Index,
   OWN_COLUMN,
@@ -12,20 +11,21 @@ import type { Database, Side } from '../runtime/database.ts'
 import { readEnums } from './tables.ts'
 
 /*
- * One schema in six queries (and one more when foreign keys come from another schema), however many tables there are. What goes to the target is CockroachDB's SQL and uses only
- * catalogs and functions of its documentation: definitions come from information_schema and pg_indexes there, where
- * PostgreSQL's own functions would be handier.
+ * One schema in at most nine queries, however many tables there are. What goes to the target is CockroachDB's SQL and
+ * uses only catalogs and functions of its documentation: definitions come from information_schema and pg_indexes
+ * there, where PostgreSQL's own functions would be handier.
  */
 
 /** Everything about the tables of one schema that can be compared. */
 export async function readSchema(db: Database, side: Side, name: string): Promise<Schema> {
-  const columns = await db.query({ text: side === 'source' ? SOURCE_COLUMNS : TARGET_COLUMNS, values: [name] })
-  const labels = await readEnums(db)
+  const read = ((await db.query(columnsSql(side), [name])).rows as TableRow[]).map(separateColumns(interner()))
+  const types = await readTypes(db, side, read)
+  const defaults = await readDefaults(db, side, name)
   const constraints = await db.query(constraintsSql(side), [name])
   const conditions = side === 'target' ? (await db.query(TARGET_CHECKS, [name])).rows : []
-  const indexes = await db.query(INDEXES, [name])
+  const indexes = await db.query(indexesSql(side), [name])
   const sequences = await db.query(SEQUENCES, [name])
-  const { tables, nameOf } = assemble(name, columns.rows, constraints.rows, labels)
+  const { tables, nameOf } = assemble(name, read, constraints.rows, columnMaker(types), defaults)
   const outside = constraints.rows.filter((row) => row.schema !== name).map((row) => row.oid)
   const others = outside.length ? (await db.query(OUTSIDE_COLUMNS, [outside])).rows : []
   for (const { oid, attnum, name: column } of others) {
@@ -43,33 +43,48 @@ export async function readSchema(db: Database, side: Side, name: string): Promis
   }
 }
 
-const TABLE_OF_SCHEMA = `
-       FROM pg_catalog.pg_class c
-       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped`
 const ONLY_TABLES = `n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition`
 
-// A table's columns come as one JSON text: ten thousand rows to read, where there would be a hundred thousand.
-const COLUMN = `
-  SELECT c.oid, c.relname AS table, c.relkind AS kind, json_agg(json_build_array(a.attnum, a.attname,
-           pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated <> '', a.attidentity = 'a',
-           a.atttypid`
-const GROUPED = 'GROUP BY c.oid, c.relname, c.relkind ORDER BY c.relname'
+/**
+ * A table's columns come as one text, and their types as numbers: ten thousand rows to read, where there would be a
+ * hundred thousand, and the few dozen types are asked for once.
+ */
+const columnsSql = (side: Side) => `
+  SELECT c.oid, c.relname AS table, c.relkind AS kind, json_agg(
+           a.attnum::text || ' ' || a.atttypid::text || ' ' || a.atttypmod::text || ' '
+           || ${side === 'source' ? 'a.attcollation::text' : `'0'`} || ' ' || a.attnotnull::text || ' '
+           || coalesce(a.attgenerated::text, '') || ' ' || coalesce(a.attidentity::text, '') || ' '
+           || a.attname::text)::text AS columns
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+   WHERE ${ONLY_TABLES} GROUP BY c.oid, c.relname, c.relkind ORDER BY c.relname`
 
-const SOURCE_COLUMNS = `${COLUMN}, pg_catalog.pg_get_expr(d.adbin, d.adrelid), coalesce(e.typtype, t.typtype),
-           coalesce(e.typname, t.typname), tn.nspname, e.oid IS NOT NULL, a.attlen = -1 AND a.attstorage <> 'p',
-           CASE WHEN a.attcollation <> t.typcollation THEN co.collname END))::text AS columns ${TABLE_OF_SCHEMA}
-       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-       LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
-       JOIN pg_catalog.pg_namespace tn ON tn.oid = coalesce(e.typnamespace, t.typnamespace)
-       LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
-       LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-      WHERE ${ONLY_TABLES} ${GROUPED}`
+/** Of these types, each with its modifier and, on the source, the collation of the column. */
+const typesSql = (side: Side, kinds: string) =>
+  side === 'source'
+    ? `
+  SELECT v.k AS key, pg_catalog.format_type(v.o::oid, v.m) AS type, coalesce(e.typtype, t.typtype) AS kind,
+         coalesce(e.typname, t.typname) AS "typeName", tn.nspname AS "typeSchema", e.oid IS NOT NULL AS array,
+         CASE WHEN v.c::oid <> t.typcollation THEN co.collname END AS collation
+    FROM (VALUES ${kinds}) AS v (k, o, m, c)
+    JOIN pg_catalog.pg_type t ON t.oid = v.o::oid
+    LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+    JOIN pg_catalog.pg_namespace tn ON tn.oid = coalesce(e.typnamespace, t.typnamespace)
+    LEFT JOIN pg_catalog.pg_collation co ON co.oid = v.c::oid`
+    : `SELECT v.k AS key, pg_catalog.format_type(v.o::oid, v.m) AS type FROM (VALUES ${kinds}) AS v (k, o, m, c)`
 
-const TARGET_COLUMNS = `${COLUMN}, i.column_default))::text AS columns ${TABLE_OF_SCHEMA}
-       LEFT JOIN information_schema.columns i
-         ON i.table_schema = n.nspname AND i.table_name = c.relname AND i.column_name = a.attname
-      WHERE ${ONLY_TABLES} ${GROUPED}`
+const SOURCE_DEFAULTS = `
+  SELECT c.relname AS table, a.attname AS column, pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default
+    FROM pg_catalog.pg_attrdef d
+    JOIN pg_catalog.pg_class c ON c.oid = d.adrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+   WHERE ${ONLY_TABLES}`
+
+const TARGET_DEFAULTS = `
+  SELECT table_name AS table, column_name AS column, column_default AS default
+    FROM information_schema.columns WHERE table_schema = $1 AND column_default IS NOT NULL`
 
 const constraintsSql = (side: Side) => `
   SELECT ${side === 'source' ? `pg_catalog.pg_get_expr(k.conbin, k.conrelid)` : 'NULL'} AS condition, k.conname AS name, k.contype AS kind, n.nspname AS schema, c.relname AS table, k.conrelid AS oid,
@@ -106,16 +121,26 @@ const TARGET_CHECKS = `
   SELECT constraint_name AS name, check_clause AS condition
     FROM information_schema.check_constraints WHERE constraint_schema = $1`
 
-const INDEXES = `
+/** The primary key's own index is told by its constraint. */
+const indexesSql = (side: Side) => `
   SELECT n.nspname AS schema, c.relname AS table, c.oid, i.relname AS name, x.indisunique AS unique,
          x.indisprimary AS primary, x.indisvalid AS valid, x.indkey::text AS key, x.indnkeyatts AS "keyCount",
-         m.amname AS method, d.indexdef AS definition
+         m.amname AS method, ${
+           side === 'source'
+             ? `CASE WHEN x.indisprimary THEN '' ELSE pg_catalog.pg_get_indexdef(x.indexrelid) END`
+             : `coalesce(d.indexdef, '')`
+         } AS definition
     FROM pg_catalog.pg_index x
     JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
     JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_catalog.pg_am m ON m.oid = i.relam
-    JOIN pg_catalog.pg_indexes d ON d.schemaname = n.nspname AND d.tablename = c.relname AND d.indexname = i.relname
+    ${
+      side === 'source'
+        ? ''
+        : `LEFT JOIN pg_catalog.pg_indexes d ON NOT x.indisprimary
+         AND d.schemaname = n.nspname AND d.tablename = c.relname AND d.indexname = i.relname`
+    }
    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 2, 4`
 
 const SEQUENCES = `
@@ -129,37 +154,88 @@ const SEQUENCES = `
     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
    WHERE s.schemaname = $1 ORDER BY 1`
 
-/** One object for all columns of one kind of type. */
-function sharer(): (detail: ColumnDetail) => ColumnDetail {
-  const seen = new Map<string, ColumnDetail>()
-  return (detail) => {
-    const key = JSON.stringify(detail)
-    const known = seen.get(key) ?? detail
-    seen.set(key, known)
-    return known
-  }
-}
-
 type Row = QueryResultRow
 /** Column names by number, by table. */
 type Names = Map<number, string[]>
-/** As `COLUMN` lists them. */
-type ColumnRow = [
-  attnum: number,
-  name: string,
-  type: string,
-  notNull: boolean,
-  generated: boolean,
-  identityAlways: boolean,
-  typeOid: string | number,
-  default_: string | null,
-  typeKind?: string,
-  typeName?: string,
-  typeSchema?: string,
-  array?: boolean,
-  toastable?: boolean,
-  collation?: string | null,
-]
+
+interface TableRow {
+  oid: number
+  table: string
+  kind: string
+  /** As `columnsSql` lists them: a JSON array of texts. */
+  columns: string
+}
+
+/** `columns` are by number what COLUMN describes; a hundred thousand of them are a few thousand different texts. */
+type ReadTable = Omit<TableRow, 'columns'> & { attnums: number[]; columns: string[] }
+type ReadType = Pick<SchemaColumn, 'type' | 'labels' | 'detail'>
+
+/** Type with modifier and collation, NOT NULL, generated, identity, name. */
+const COLUMN = /^(\d+ -?\d+ \d+) (\w+) (\w*) (\w*) (.*)$/s
+
+/** By table and column. */
+type Defaults = Map<string, Map<string, string>>
+
+function separateColumns(intern: (text: string) => string): (row: TableRow) => ReadTable {
+  return ({ columns, ...table }) => {
+    const texts = (JSON.parse(columns) as string[]).sort((a, b) => Number.parseInt(a, 10) - Number.parseInt(b, 10))
+    return {
+      ...table,
+      attnums: texts.map((text) => Number.parseInt(text, 10)),
+      columns: texts.map((text) => intern(text.slice(text.indexOf(' ') + 1))),
+    }
+  }
+}
+
+async function readTypes(db: Database, side: Side, tables: readonly ReadTable[]): Promise<Map<string, ReadType>> {
+  const texts = new Set(tables.flatMap((table) => table.columns))
+  const keys = new Set([...texts].map((text) => text.split(' ', 3).join(' ')))
+  if (!keys.size) return new Map()
+  // Numbers that the catalog told, made numbers again: nothing else can get into this statement.
+  const kinds = [...keys].map((key) => `('${key}', ${key.split(' ').map(Number).join(', ')})`)
+  const { rows } = await db.query(typesSql(side, kinds.join(', ')))
+  const labels = await readEnums(db)
+  return new Map(
+    rows.map(({ key, type, ...detail }) => [
+      key,
+      { type, labels: labels.get(Number(key.split(' ')[0])) ?? null, ...(side === 'source' && { detail }) },
+    ]),
+  )
+}
+
+/** Makes columns; those that are alike in all are one object. */
+function columnMaker(types: Map<string, ReadType>): (text: string, default_: string | null) => SchemaColumn {
+  const known = new Map<string, SchemaColumn>()
+  return (text, default_) => {
+    const key = default_ === null ? text : `${text}\n${default_}`
+    const seen = known.get(key)
+    if (seen) return seen
+    const [, type = '', notNull, generated, identity, name = ''] = COLUMN.exec(text) ?? []
+    const found = types.get(type)
+    if (!found) throw new Error(`the catalog names a type of the column ${name} that it does not know`)
+    const column = {
+      ...{ name, notNull: notNull === 'true', generated: generated !== '', identityAlways: identity === 'a' },
+      ...{ ...found, default: default_ },
+    }
+    known.set(key, column)
+    return column
+  }
+}
+
+async function readDefaults(db: Database, side: Side, schema: string): Promise<Defaults> {
+  const intern = interner()
+  const found: Defaults = new Map()
+  const { rows } = await db.query<string[]>({
+    text: side === 'source' ? SOURCE_DEFAULTS : TARGET_DEFAULTS,
+    values: [schema],
+    rowMode: 'array',
+  })
+  for (const [table, column, text] of rows as [string, string, string][]) {
+    const of = found.get(table) ?? new Map()
+    found.set(table, of.set(column, intern(text)))
+  }
+  return found
+}
 
 /** One text for each distinct text: a hundred thousand columns have a few dozen types between them. */
 function interner(): (text: string) => string {
@@ -174,25 +250,30 @@ function interner(): (text: string) => string {
 
 function assemble(
   schema: string,
-  rows: Row[],
+  rows: readonly ReadTable[],
   constraints: Row[],
-  labels: Map<number, string[]>,
+  toColumn: (text: string, default_: string | null) => SchemaColumn,
+  defaults: Defaults,
 ): { tables: SchemaTable[]; nameOf: Names } {
-  const [intern, share] = [interner(), sharer()]
   const keys = new Map(constraints.filter((row) => row.kind === 'p').map((row) => [row.oid, row.key as number[]]))
   const nameOf: Names = new Map()
-  const tables = rows.map((row): SchemaTable => {
-    const columns = (JSON.parse(row.columns) as ColumnRow[]).sort(([a], [b]) => a - b)
+  const tables = rows.map(({ oid, table, kind, attnums, columns }): SchemaTable => {
     const names: string[] = []
-    for (const [attnum, name] of columns) names[attnum] = intern(name)
-    nameOf.set(row.oid, names)
+    const of = defaults.get(table)
+    const all = columns.map((text, at) => {
+      const name = text.split(' ').slice(6).join(' ')
+      const column = toColumn(text, of?.get(name) ?? null)
+      names[attnums[at] as number] = column.name
+      return column
+    })
+    nameOf.set(oid, names)
     return {
       schema,
-      name: row.table,
-      oid: row.oid,
-      kind: row.kind,
-      columns: columns.filter(([, name]) => isUsers(name)).map((column) => toColumn(column, labels, intern, share)),
-      key: (keys.get(row.oid) ?? []).map((attnum) => names[attnum] ?? '').filter(isUsers),
+      name: table,
+      oid,
+      kind,
+      columns: all.filter(({ name }) => isUsers(name)),
+      key: (keys.get(oid) ?? []).map((attnum) => names[attnum] ?? '').filter(isUsers),
     }
   })
   return { tables, nameOf }
@@ -200,27 +281,6 @@ function assemble(
 
 function isUsers(column: string): boolean {
   return !OWN_COLUMN.test(column)
-}
-
-function toColumn(
-  row: ColumnRow,
-  labels: Map<number, string[]>,
-  intern: (text: string) => string,
-  share: (detail: ColumnDetail) => ColumnDetail,
-): SchemaColumn {
-  const [, name, type, notNull, generated, identityAlways, typeOid, default_, kind, typeName, typeSchema] = row
-  const column: SchemaColumn = {
-    name: intern(name),
-    type: intern(type),
-    notNull,
-    generated,
-    identityAlways,
-    labels: labels.get(Number(typeOid)) ?? null,
-    default: default_ === null ? null : intern(default_),
-  }
-  if (kind === undefined || typeName === undefined || typeSchema === undefined) return column
-  const [array, toastable, collation] = [row[11] ?? false, row[12] ?? false, row[13] ?? null]
-  return { ...column, detail: share({ kind, typeName, typeSchema, array, toastable, collation }) }
 }
 
 /** By name, for the schema as a whole: information_schema does not tell the table. null when a name stands for two. */

@@ -38,6 +38,45 @@ export async function readSequences(db: Database, schema: string): Promise<Seque
   }))
 }
 
+/** One side of a migration, and the schema that is moved. */
+export interface Side {
+  db: Database
+  schema: string
+}
+
+/**
+ * The sequences of the source that the target must have: all but those of tables that stay behind, and of columns that
+ * number themselves on the target. `there` is the target's sequence of that name.
+ */
+export async function wantedSequences(
+  source: Side,
+  target: Side,
+  tables: readonly string[],
+): Promise<{ sequence: Sequence; there: Sequence | undefined }[]> {
+  const byName = new Map((await readSequences(target.db, target.schema)).map((sequence) => [sequence.name, sequence]))
+  const found = []
+  for (const sequence of await readSequences(source.db, source.schema)) {
+    const { name, table, column } = sequence
+    const there = byName.get(name)
+    if (table && !tables.includes(table)) continue
+    if (!there && table && column && (await numbersItself(target, table, column))) continue
+    found.push({ sequence, there })
+  }
+  return found
+}
+
+/** CockroachDB's own ways to number rows, for which there is no sequence. */
+export const SELF_NUMBERING = /\b(unique_rowid|unordered_unique_rowid|gen_random_uuid|uuid_generate_v4)\(/
+
+async function numbersItself({ db, schema }: Side, table: string, column: string): Promise<boolean> {
+  const { rows } = await db.query(
+    `SELECT column_default AS text FROM information_schema.columns
+      WHERE table_schema = $1 AND table_name = $2 AND column_name = $3`,
+    [schema, table, column],
+  )
+  return SELF_NUMBERING.test(rows[0]?.text ?? '')
+}
+
 /** One sequence after it was set on the target: `value` is the last one used up, so the next one is beyond it. */
 export interface SequenceSet {
   name: string
@@ -46,20 +85,19 @@ export interface SequenceSet {
 }
 
 /**
- * Sets the target's sequences beyond both the source's value and the highest value in the column, plus `margin`, and
+ * Sets the target's sequences of `tables`, and those of no table, beyond both the source's value and the highest value in the column, plus `margin`, and
  * reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers handed out meanwhile.
  * @returns what was set, and what could not be, in words
  */
 export async function setSequences(
-  source: { db: Database; schema: string },
-  target: { db: Database; schema: string },
+  source: Side,
+  target: Side,
+  tables: readonly string[],
   margin: bigint,
 ): Promise<{ set: SequenceSet[]; problems: string[] }> {
-  const there = new Map((await readSequences(target.db, target.schema)).map((sequence) => [sequence.name, sequence]))
   const set: SequenceSet[] = []
   const problems: string[] = []
-  for (const sequence of await readSequences(source.db, source.schema)) {
-    const other = there.get(sequence.name)
+  for (const { sequence, there: other } of await wantedSequences(source, target, tables)) {
     if (!other) {
       problems.push(`sequence ${sequence.name} is missing on the target; create it there`)
       continue
@@ -76,7 +114,7 @@ export async function setSequences(
 }
 
 /** The value furthest along: of the source's sequence, and of the column's rows on both sides. */
-async function lastUsed(sequence: Sequence, ...sides: { db: Database; schema: string }[]): Promise<bigint | null> {
+async function lastUsed(sequence: Sequence, ...sides: Side[]): Promise<bigint | null> {
   const values = sequence.lastValue === null ? [] : [sequence.lastValue]
   const { table, column } = sequence
   if (table && column)

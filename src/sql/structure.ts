@@ -1,6 +1,6 @@
 import type { Constraint, Index, SequenceState } from '../migration/structure.ts'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
-import { readSequences, type Sequence } from './sequences.ts'
+import { type Sequence, type Side, wantedSequences } from './sequences.ts'
 
 /** Columns of a schema's tables by table oid and attribute number. */
 async function columnNames(db: Database, schema: string): Promise<Map<string, string>> {
@@ -62,17 +62,16 @@ export async function readConstraints(db: Database, schema: string): Promise<Con
 
 /** What the next number of every sequence of the source would be on the target, and what is used up already. */
 export async function readSequenceStates(
-  source: { db: Database; schema: string },
-  target: { db: Database; schema: string },
+  source: Side,
+  target: Side,
+  tables: readonly string[],
 ): Promise<SequenceState[]> {
-  const there = new Map((await readSequences(target.db, target.schema)).map((sequence) => [sequence.name, sequence]))
   const states: SequenceState[] = []
-  for (const sequence of await readSequences(source.db, source.schema)) {
+  for (const { sequence, there: other } of await wantedSequences(source, target, tables)) {
     const { name, increment, lastValue, table, column } = sequence
     const used = lastValue === null ? [] : [lastValue]
     for (const side of [source, target])
       if (table && column) used.push(...(await extreme(side.db, side.schema, sequence)))
-    const other = there.get(name)
     const last = used.reduce<bigint | undefined>(
       (a, b) => (a === undefined || b > a === increment > 0n ? b : a),
       undefined,

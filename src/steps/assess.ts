@@ -54,20 +54,39 @@ async function gather(options: AssessOptions, source: Database, second: Database
     sampleRows: options.sampleRows ?? SAMPLE_ROWS,
     sampleMs: options.sampleMs ?? SAMPLE_MS,
   }
-  const catalog = await readSourceCatalog(source, question)
-  const chosen = choose(catalog.schema)
-  const connection = await readConnection(source, second)
-  const samples = await readSamples(source, catalog.schema, question)
-  const targetFacts = await readTargetFacts(target, {
-    schema: settings.targetSchema,
-    tables: chosen.tables,
-  })
+  const chosen = deferred<{ tables: readonly string[]; filter: string }>()
+  const readSource = async () => {
+    const catalog = await readSourceCatalog(source, second, question, (schema) => chosen.resolve(choose(schema)))
+    const connection = await readConnection(source, second)
+    return { ...catalog, connection, samples: await readSamples(source, catalog.schema, question) }
+  }
+  // The two servers have nothing to do with each other; only which tables are meant is known from the source.
+  const tables = chosen.promise.then((found) => found.tables)
+  // Nobody asks for them once the target has failed by itself.
+  tables.catch(() => {})
+  const [sourceFacts, targetFacts] = await Promise.all([
+    readSource().catch((error) => {
+      chosen.reject(error)
+      throw error
+    }),
+    readTargetFacts(target, { schema: settings.targetSchema, tables }),
+  ])
   return {
-    source: { ...catalog, connection, samples },
+    source: sourceFacts,
     target: targetFacts,
-    settings: { ...settings, ...chosen },
+    settings: { ...settings, ...(await chosen.promise) },
     machine: await readMachine(options.sourceUrl, options.targetUrl),
   }
+}
+
+function deferred<T>() {
+  let resolve: (value: T) => void = () => {}
+  let reject: (reason: unknown) => void = () => {}
+  const promise = new Promise<T>((done, failed) => {
+    resolve = done
+    reject = failed
+  })
+  return { promise, resolve, reject }
 }
 
 async function readMachine(source: string, target: string): Promise<Machine> {

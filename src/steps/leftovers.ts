@@ -1,5 +1,5 @@
 import { info, warning } from '@actions/core'
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
 import { refuse, UserError } from '../runtime/errors.ts'
 import { installedFence, removeFence } from '../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
@@ -149,7 +149,8 @@ export function requireGone(left: readonly Leftover[]): void {
 /** What `prepare` took off the target for the load, when a migration ends before it is back. */
 export async function restoreOrTell(target: Database, migration: string, restore: boolean): Promise<void> {
   if (restore) {
-    const built = await restoreDeferred(target, migration)
+    const { built, problems } = await unhurried(target, () => restoreDeferred(target, migration))
+    for (const problem of problems) warning(`not put back on the target: ${problem}`)
     if (built.length) info(`${built.length} indexes and constraints that were taken off for the load are back`)
     await forgetDeferred(target, migration, await listRebuilt(target, migration))
   }

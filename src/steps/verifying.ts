@@ -1,7 +1,7 @@
 import { createWriteStream } from 'node:fs'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../migration/structure.ts'
 import { compareTables, type Table } from '../migration/tables.ts'
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
 import { messageOf } from '../runtime/errors.ts'
 import { tlsProblem } from '../runtime/types.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
@@ -265,7 +265,7 @@ async function structureFindings(source: Database, target: Database, plan: Plan)
     [await readConstraints(source, sourceSchema), await readConstraints(target, targetSchema)] as const,
   ]
   return [
-    ...sequenceProblems((await readSequenceStates(...sides)).filter(({ table }) => !table || tables.includes(table))),
+    ...sequenceProblems(await readSequenceStates(...sides, tables)),
     ...indexProblems(...indexes, tables),
     ...constraintProblems(...constraints, tables),
   ]
@@ -280,26 +280,22 @@ async function countTables(
 ): Promise<TableVerdict[]> {
   if (how === 'no') return []
   const count = how === 'exact' ? countRows : estimateRows
-  const sides = [source, target]
-  const limits = await Promise.all(sides.map((db) => db.query('SHOW statement_timeout')))
   // A count of a large table takes longer than any statement on a catalog may.
-  for (const db of sides) await db.query('SET statement_timeout = 0')
-  try {
-    const verdicts: TableVerdict[] = []
-    for (const name of names) {
-      const [here, there] = await Promise.all([
-        count(source, plan.sourceSchema, name),
-        count(target, plan.targetSchema, name),
-      ])
-      const apart =
-        how === 'estimated' && Math.abs(here - there) <= 0.1 * Math.max(here, there, 1_000) ? 0 : here - there
-      verdicts.push({ ...newVerdict(name), rows: here, missing: Math.max(0, apart), extraneous: Math.max(0, -apart) })
-    }
-    return verdicts
-  } finally {
-    for (const [i, db] of sides.entries())
-      await db.query(`SET statement_timeout = '${limits[i]?.rows[0].statement_timeout}'`).catch(() => {})
-  }
+  return unhurried(source, () =>
+    unhurried(target, async () => {
+      const verdicts: TableVerdict[] = []
+      for (const name of names) {
+        const [here, there] = await Promise.all([
+          count(source, plan.sourceSchema, name),
+          count(target, plan.targetSchema, name),
+        ])
+        const apart =
+          how === 'estimated' && Math.abs(here - there) <= 0.1 * Math.max(here, there, 1_000) ? 0 : here - there
+        verdicts.push({ ...newVerdict(name), rows: here, missing: Math.max(0, apart), extraneous: Math.max(0, -apart) })
+      }
+      return verdicts
+    }),
+  )
 }
 
 /** By the server's statistics. CockroachDB fills `reltuples` with nothing, and has statistics of its own. */

@@ -28,6 +28,9 @@ export interface TargetFacts {
 export interface TargetRelation {
   name: string
   options: string[]
+  owner: string
+  /** By itself, or as a member of the owner. */
+  owned: boolean
   select: boolean
   insert: boolean
   update: boolean
@@ -40,13 +43,16 @@ export interface TargetRole {
   createOnSchema: boolean
   /** CockroachDB: member of admin, or with DROP on every expected table, as IMPORT INTO asks. */
   admin: boolean
+  /** Expected tables whose indexes and constraints it may not drop and build: neither owner nor, on CockroachDB, CREATE. */
+  withoutCreate: string[]
   /** Expected tables on which it lacks DROP, which IMPORT INTO asks for; empty on PostgreSQL. */
   withoutDrop: string[]
 }
 
 export interface TargetQuestion {
   schema: string
-  tables: readonly string[]
+  /** The expected tables, as soon as the source has told them. */
+  tables: Promise<readonly string[]>
 }
 
 /** Reads {@link TargetFacts}; changes nothing. */
@@ -55,8 +61,6 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
   const cockroach = server.isCockroach
   const [, major, minor] = /\bv?(\d+)\.(\d+)/.exec(server.version) ?? []
   const schema = await readSchema(db, 'target', question.schema)
-  const there = new Set(schema.tables.map((table) => table.name))
-  const expected = question.tables.filter((name) => there.has(name))
   const role = (await db.query(ROLE, [question.schema])).rows[0]
   const admin = cockroach ? (await db.query(ADMIN)).rows[0].admin : false
   const relations = await db.query(RELATIONS, [question.schema])
@@ -65,14 +69,24 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
   const staging = await db.query(
     `SELECT nspname AS name FROM pg_catalog.pg_namespace WHERE nspname LIKE 'molt\\_staging\\_%' OR nspname = '_replicator' ORDER BY 1`,
   )
+  const there = new Set(schema.tables.map((table) => table.name))
+  const expected = (await question.tables).filter((name) => there.has(name))
+  const isExpected = new Set(expected)
+  const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
+  const isForeign = (table: string) => !owned.has(table)
   return {
     server: { ...server, major: Number(major ?? 0), minor: Number(minor ?? 0) },
     schema,
     relations: relations.rows,
-    role: { ...role, admin, withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [] },
+    role: {
+      ...role,
+      admin,
+      withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [],
+      withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
+    },
     filled: await filledTables(db, question.schema, expected),
-    triggers: triggers.rows.filter((each) => expected.includes(each.table)),
-    writers: writers(grants.rows, new Set(expected)),
+    triggers: triggers.rows.filter((each) => isExpected.has(each.table)),
+    writers: writers(grants.rows, isExpected),
     stagingSchemas: staging.rows.map((row) => row.name),
     jobs: cockroach ? await readJobs(db) : null,
     intSize: cockroach ? await readSetting(db, 'default_int_size') : null,
@@ -90,6 +104,7 @@ const ADMIN = `SELECT pg_has_role('admin', 'MEMBER') AS admin`
 
 const RELATIONS = `
   SELECT c.relname AS name, coalesce(c.reloptions, ARRAY[]::text[]) AS options,
+         pg_catalog.pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
          has_table_privilege(c.oid, 'SELECT') AS select, has_table_privilege(c.oid, 'INSERT') AS insert,
          has_table_privilege(c.oid, 'UPDATE') AS update, has_table_privilege(c.oid, 'DELETE') AS delete
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -100,13 +115,15 @@ const TRIGGERS = `
     JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE n.nspname = $1 AND NOT t.tgisinternal ORDER BY 1, 2`
 
-/** `mine`: what this role has by itself, or by a role it is a member of. */
+/** `mine`: what this role has by itself, or by a role it is a member of. The tables are a JSON array. */
 const GRANTS = `
-  SELECT p.grantee, p.table_name AS table, p.privilege_type AS privilege,
-         p.grantee = current_user OR lower(p.grantee) = 'public'
-           OR p.grantee IN (SELECT role_name FROM information_schema.applicable_roles) AS mine
-    FROM information_schema.table_privileges p
-   WHERE p.table_schema = $1 AND p.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP', 'ALL') ORDER BY 1, 2`
+  SELECT g.grantee, g.privilege, g.tables, g.grantee = current_user OR lower(g.grantee) = 'public'
+           OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles) AS mine
+    FROM (SELECT p.grantee::text AS grantee, p.privilege_type::text AS privilege,
+                 json_agg(p.table_name::text)::text AS tables
+            FROM information_schema.table_privileges p
+           WHERE p.table_schema = $1 AND p.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
+           GROUP BY p.grantee, p.privilege_type) g ORDER BY 1, 2`
 
 /** The first hundred: more would not be read. */
 const JOBS = `
@@ -144,20 +161,23 @@ async function filledTables(db: Database, schema: string, tables: readonly strin
   return found
 }
 
-type Grant = { grantee: string; table: string; privilege: string; mine: boolean }
+type Grant = { grantee: string; privilege: string; tables: string; mine: boolean }
+const tablesOf = (grant: Grant): string[] => JSON.parse(grant.tables)
 
 function lacking(grants: Grant[], privilege: string, tables: readonly string[]): string[] {
   const has = new Set(
-    grants.filter((grant) => grant.mine && [privilege, 'ALL'].includes(grant.privilege)).map((g) => g.table),
+    grants.filter((grant) => grant.mine && [privilege, 'ALL'].includes(grant.privilege)).flatMap(tablesOf),
   )
   return tables.filter((table) => !has.has(table))
 }
 
 function writers(grants: Grant[], expected: Set<string>): TargetFacts['writers'] {
   const found = new Map<string, Set<string>>()
-  for (const { grantee, table, privilege, mine } of grants) {
-    if (mine || privilege === 'DROP' || !expected.has(table) || /^(admin|root|postgres)$/.test(grantee)) continue
-    found.set(grantee, (found.get(grantee) ?? new Set()).add(table))
+  for (const grant of grants) {
+    if (grant.mine || ['DROP', 'CREATE'].includes(grant.privilege) || /^(admin|root|postgres)$/.test(grant.grantee))
+      continue
+    const tables = tablesOf(grant).filter((table) => expected.has(table))
+    if (tables.length) found.set(grant.grantee, new Set([...(found.get(grant.grantee) ?? []), ...tables]))
   }
-  return [...found].map(([role, tables]) => ({ role, tables: [...tables] }))
+  return [...found].map(([role, tables]) => ({ role, tables: [...tables].sort() }))
 }

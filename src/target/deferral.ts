@@ -205,19 +205,32 @@ async function mark(
  * @returns the names that were built now
  * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
  */
-export async function rebuildDeferred(db: Database, migration: string, kind: DeferredKind): Promise<string[]> {
+export async function rebuildDeferred(
+  db: Database,
+  migration: string,
+  kind: DeferredKind,
+  onBuilt: (name: string) => void = () => {},
+): Promise<string[]> {
   const built: string[] = []
   for (const object of await listDeferred(db, migration)) {
     if (object.kind !== kind) continue
-    if (!(await isThere(db, object))) {
-      await retrying(() => db.query(object.create)).catch((error) => {
-        throw unbuildable(object, error)
-      })
-      built.push(`${object.schema}.${object.table}.${object.name}`)
-    }
-    await mark(db, migration, object, 'rebuilt_at')
+    if (!(await buildAgain(db, migration, object))) continue
+    const name = `${object.schema}.${object.table}.${object.name}`
+    built.push(name)
+    onBuilt(name)
   }
   return built
+}
+
+/** @returns false when it was there already */
+async function buildAgain(db: Database, migration: string, object: Deferred): Promise<boolean> {
+  const there = await isThere(db, object)
+  if (!there)
+    await retrying(() => db.query(object.create)).catch((error) => {
+      throw unbuildable(object, error)
+    })
+  await mark(db, migration, object, 'rebuilt_at')
+  return !there
 }
 
 /** The server's message names the object and no value; its detail would hold a customer's. */
@@ -253,12 +266,16 @@ export async function deferAgain(db: Database, migration: string): Promise<numbe
 /** Validates every foreign key that was captured; on one that is valid this does nothing. */
 export async function validateForeignKeys(db: Database, migration: string): Promise<string[]> {
   const names: string[] = []
-  for (const { kind, schema, table, name } of await listDeferred(db, migration)) {
-    if (kind !== 'foreign-key') continue
-    await retrying(() => db.query(`ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`))
-    names.push(`${schema}.${table}.${name}`)
+  for (const object of await listDeferred(db, migration)) {
+    if (object.kind !== 'foreign-key') continue
+    await validateForeignKey(db, object)
+    names.push(`${object.schema}.${object.table}.${object.name}`)
   }
   return names
+}
+
+async function validateForeignKey(db: Database, { schema, table, name }: Deferred): Promise<void> {
+  await retrying(() => db.query(`ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`))
 }
 
 /** What was captured and is not there, or not valid, now; empty is the only green. */
@@ -293,12 +310,32 @@ export async function forgetDeferred(db: Database, migration: string, which?: re
     )
 }
 
-/** Builds everything again that was taken off, and validates it; repeatable. */
-export async function restoreDeferred(db: Database, migration: string): Promise<string[]> {
+/**
+ * Builds everything again that was taken off, and validates it; repeatable. One that cannot be built keeps no other from
+ * it, and its definition stays captured; a table that is gone took its objects with it.
+ */
+export async function restoreDeferred(
+  db: Database,
+  migration: string,
+): Promise<{ built: string[]; problems: string[] }> {
   const built: string[] = []
-  for (const kind of [...DEFERRED_KINDS].reverse()) built.push(...(await rebuildDeferred(db, migration, kind)))
-  await validateForeignKeys(db, migration)
-  return built
+  const problems: string[] = []
+  const captured = await listDeferred(db, migration)
+  for (const kind of [...DEFERRED_KINDS].reverse())
+    for (const object of captured.filter((each) => each.kind === kind)) {
+      const name = `${object.schema}.${object.table}.${object.name}`
+      try {
+        if (await buildAgain(db, migration, object)) built.push(name)
+        if (kind === 'foreign-key') await validateForeignKey(db, object)
+      } catch (error) {
+        if (sqlState(error) === '42P01') await forgetDeferred(db, migration, [object])
+        else
+          problems.push(
+            error instanceof VerdictError ? error.message : `${kind} ${name}: ${messageOf(error)}; ${object.create}`,
+          )
+      }
+    }
+  return { built, problems }
 }
 
 const isIndex = ({ kind }: Deferred) => kind === 'index' || kind === 'unique'

@@ -64,7 +64,7 @@ export async function world(
 export function factsOf(
   urls: World,
   settings: Partial<Settings> = {},
-  limits: { sampleRows?: number; sampleMs?: number } = {},
+  limits: { sampleRows?: number; sampleMs?: number; walWindowMs?: number } = {},
 ): Promise<Facts> {
   const { tables, filter, ...others } = settings
   return assess({

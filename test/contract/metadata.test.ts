@@ -124,6 +124,17 @@ describe('the composite action in the root', () => {
     for (const name of new Set(required)) expect(root.inputs[name]?.required, name).toBe(true)
   })
 
+  test('has conditions on outputs and inputs that exist', () => {
+    for (const { id, if: condition = '' } of steps)
+      for (const [, step, output] of condition.matchAll(/steps\.([\w-]+)\.outputs\.([\w-]+)/g)) {
+        const at = steps.findIndex((each) => each.id === step)
+        expect(at, `${id}: ${condition}`).toBeGreaterThanOrEqual(0)
+        expect(at).toBeLessThan(steps.findIndex((each) => each.id === id))
+        const { outputs } = specOf(steps[at] as Step)
+        expect({ ...outputs, ...COMMON_OUTPUTS }, condition).toHaveProperty([output as string])
+      }
+  })
+
   test('names defaults that are those of the actions', () => {
     for (const [name, { description }] of Object.entries(root.inputs)) {
       const said = /Default: `([^`]+)`/.exec(description)?.[1]

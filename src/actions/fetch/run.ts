@@ -4,7 +4,7 @@ import { filterProblems } from '../../migration/filter.ts'
 import { exactFilter } from '../../migration/tables.ts'
 import { loadedTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import type { Database } from '../../runtime/database.ts'
+import { type Database, unhurried } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { number, progress, seconds, workFolder } from '../../runtime/progress.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
@@ -38,7 +38,7 @@ export const action: Action<typeof spec> = {
   spec,
   run: async (context) => {
     checkInputs(context.inputs)
-    await withBoth(context.inputs, (source, target) => fetchTables(context, source, target))
+    await withBoth(context.inputs, (source, target) => fetchTables(context, source, target), context.signal)
   },
 }
 
@@ -316,10 +316,11 @@ async function abandon(source: Database, target: Database, entry: Entry): Promis
 /** The rows are counted where they must have arrived: the tool's own numbers are its opinion. */
 async function countArrived(target: Database, plan: Plan): Promise<Record<string, number>> {
   const arrived: Record<string, number> = {}
-  await target.query('SET statement_timeout = 0')
   const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
-  for (const table of plan.tables)
-    if (there.has(`${plan.targetSchema}.${table}`)) arrived[table] = await countRows(target, plan.targetSchema, table)
+  await unhurried(target, async () => {
+    for (const table of plan.tables)
+      if (there.has(`${plan.targetSchema}.${table}`)) arrived[table] = await countRows(target, plan.targetSchema, table)
+  })
   return arrived
 }
 

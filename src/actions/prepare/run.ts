@@ -18,7 +18,7 @@ import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/
 import { readSchema } from '../../sql/schema.ts'
 import { assess } from '../../steps/assess.ts'
 import { sourceGrants, targetGrants } from '../../steps/grants.ts'
-import { deferObjects } from '../../target/deferral.ts'
+import { deferObjects, listDeferred } from '../../target/deferral.ts'
 import { closeGate, mergeGrants, readWriteGrants } from '../../target/gate.ts'
 import {
   addEvidence,
@@ -37,7 +37,7 @@ type Prepare = Context<typeof spec>
 
 export const action: Action<typeof spec> = {
   spec,
-  run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target)),
+  run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target), context.signal),
 }
 
 /** How long a transaction may be open before it is worth a warning. */
@@ -72,6 +72,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const entry = await install(source, target, facts, plan)
   info(`${number(plan.tables.length)} expected tables are ${entry.phase}; plan ${plan.hash}`)
   context.output('phase', entry.phase)
+  context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
 }
 
 function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Facts> {

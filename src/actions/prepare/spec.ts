@@ -96,6 +96,7 @@ export const spec = defineAction({
     findings: 'How many findings there are, as JSON: `block`, `warn`, `info`, `waived`.',
     'grants-source': 'Path of the SQL for the source, with `grants: print`.',
     'grants-target': 'Path of the SQL for the target, with `grants: print`.',
+    deferred: 'How many indexes and constraints are off the target, to be built again by `finalize`.',
     'plan-hash': 'sha256 over all that decides what is moved and how.',
   },
 })
