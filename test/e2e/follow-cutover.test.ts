@@ -163,6 +163,15 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await refused(gate(other), /not the program of the approved plan/)
   })
 
+  test('with `gate: none` the cutover asks for the slot at once, and the ledger says that nobody was asked', async () => {
+    const run = await waiting({ gate: 'none' })
+    const following = run.job('follow')
+    await night.streaming()
+    const cutover = requireGreen('cutover', await run.job('cutover'))
+    expect(words(cutover)).toMatch(/nobody was asked/)
+    expect(endedBy(requireGreen('follow', await following))).toBe('request')
+  })
+
   test('a red follower stops the cutover, and what was wrong can be put right', async () => {
     const run = await waiting()
     const following = run.job('follow')

@@ -42,4 +42,4 @@ test('one person starts it, another one approves, and the target takes over', as
   await expect(night.rehearsal.query('source', 'UPDATE customers SET full_name = full_name')).rejects.toThrow(
     /writes are paused/,
   )
-}, 120_000)
+}, 300_000)
