@@ -73,8 +73,8 @@ it('says what blocks, before anything is changed, and how to put it right', asyn
   expect(result.outputs['error-kind']).toBe('verdict')
   const preflight = Preflight.parse(JSON.parse(readFileSync(result.outputs.preflight as string, 'utf8')))
   expect(preflight.verdict).toBe('blocked')
-  expect(preflight.counts).toMatchObject({ block: 2 })
-  expect(JSON.parse(result.outputs.findings as string)).toMatchObject({ block: 2, waived: 0 })
+  expect(preflight.counts).toMatchObject({ block: 3 })
+  expect(JSON.parse(result.outputs.findings as string)).toMatchObject({ block: 3, waived: 0 })
   expect(preflight.findings).toContainEqual({
     check: 'tbl.no-key',
     severity: 'block',
@@ -97,7 +97,9 @@ it('keeps waivers in the plan, and both schemas, which tell every change by its 
   const result = await prepare(urls, { waive: 'tbl.no-key=audit_log' })
   expect(result.conclusion, result.log).toBe('success')
   expect(result.outputs).toMatchObject({ phase: 'prepared', 'table-count': '3' })
-  expect(result.summary).toMatch(/Waived \(1\)[\s\S]*\| public\.audit\\_log has no primary key \| `tbl\.no-key=audit_log` \|/)
+  expect(result.summary).toMatch(
+    /Waived \(1\)[\s\S]*\| public\.audit\\_log has no primary key \| `tbl\.no-key=audit_log` \|/,
+  )
   const entry = await entryOf(urls)
   expect(entry.plan).toMatchObject({ waivers: ['tbl.no-key=audit_log'], hash: result.outputs['plan-hash'] })
   const changes = async () => {

@@ -244,7 +244,8 @@ describe('small texts', () => {
     expect(of('^[[:upper:]][a-z]+$')({ schema: 'public', table: 'Orders' })).toBe(true)
     expect(of('^[[:upper:]][a-z]+$')({ schema: 'public', table: 'orders' })).toBe(false)
     expect(of('^(back\\\\slash|a\\(\\?)$')({ schema: 'public', table: 'back\\slash' })).toBe(true)
-    for (const bad of ['\\d', '\\\\\\d', '(?i)x', '(', '*a', '[a']) expect(() => of(bad)).toThrow('error parsing regexp')
+    for (const bad of ['\\d', '\\\\\\d', '(?i)x', '(', '*a', '[a'])
+      expect(() => of(bad)).toThrow('error parsing regexp')
   })
 
   it('writes times and durations as the tools do', () => {
