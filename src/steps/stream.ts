@@ -109,13 +109,13 @@ export class Stream {
 
   constructor(options: StreamOptions) {
     this.options = options
-    this.source = new Link(options.sourceUrl, 'source')
-    this.target = new Link(options.targetUrl, 'target')
-    this.#side = {
-      slot: new Link(options.sourceUrl, 'source'),
-      source: new Link(options.sourceUrl, 'source'),
-      target: new Link(options.targetUrl, 'target'),
-    }
+    // An attempt to connect must not hold up the end of the stream.
+    const over = AbortSignal.any([options.signal, this.#closed.signal])
+    const source = () => new Link(options.sourceUrl, 'source', over)
+    const target = () => new Link(options.targetUrl, 'target', over)
+    this.source = source()
+    this.target = target()
+    this.#side = { slot: source(), source: source(), target: target() }
     this.#watch = new Watch(options.plan, options.watch)
   }
 

@@ -205,11 +205,19 @@ async function mark(
  * @returns the names that were built now
  * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
  */
-export async function rebuildDeferred(db: Database, migration: string, kind: DeferredKind): Promise<string[]> {
+export async function rebuildDeferred(
+  db: Database,
+  migration: string,
+  kind: DeferredKind,
+  onBuilt: (name: string) => void = () => {},
+): Promise<string[]> {
   const built: string[] = []
   for (const object of await listDeferred(db, migration)) {
     if (object.kind !== kind) continue
-    if (await buildAgain(db, migration, object)) built.push(`${object.schema}.${object.table}.${object.name}`)
+    if (!(await buildAgain(db, migration, object))) continue
+    const name = `${object.schema}.${object.table}.${object.name}`
+    built.push(name)
+    onBuilt(name)
   }
   return built
 }

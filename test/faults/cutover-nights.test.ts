@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, describe, expect, test } from 'vitest'
 import { SHOP_TABLES } from '../../src/rehearsal/shop.ts'
-import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { startProxy, type TcpProxy } from '../support/proxy.ts'
 import { stoppedChild } from '../support/stopped.ts'
 
@@ -50,7 +50,7 @@ test(`${RUNS} migrations under load, from the empty target to the switch: green 
   }
   console.log(`write pauses beside the verify, in ms: ${pauses.join(', ')}`)
   pauses.sort((a, b) => a - b)
-  expect(pauses[RUNS / 2], pauses.join(', ')).toBeLessThan(1_000)
+  expect(pauses[RUNS / 2], pauses.join(', ')).toBeLessThan(busyFactor() * 1_000)
 })
 
 describe('a network that is cut in the pause', { timeout: 400_000 }, () => {
@@ -82,7 +82,7 @@ describe('a network that is cut in the pause', { timeout: 400_000 }, () => {
       const { inputs, from, to } = await throughProxies()
       const running = rehearsal.run(
         'cutover',
-        { ...inputs, 'max-pause': '8s', 'first-verify': 'counts' },
+        { ...inputs, 'max-pause': '8s', 'first-verify': 'none' },
         { env: { MOLT_ACTIONS_STOP_AT: 'armed' } },
       )
       const pid = await stoppedChild(running)
@@ -108,7 +108,7 @@ describe('a network that is cut in the pause', { timeout: 400_000 }, () => {
     const { inputs, from, to } = await throughProxies()
     const running = rehearsal.run(
       'cutover',
-      { ...inputs, 'first-verify': 'counts' },
+      { ...inputs, 'first-verify': 'none' },
       { env: { MOLT_ACTIONS_STOP_AT: 'permanent on the source' } },
     )
     const pid = await stoppedChild(running)

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { children, stateOf, stoppedChild } from '../support/stopped.ts'
 
 /*
@@ -28,8 +28,19 @@ beforeAll(async () => {
      CREATE INDEX orders_customer_id_idx ON orders (customer_id)`,
   )
   await rehearsal.bringToCaughtUp({ defer: 'indexes,constraints' })
+  // Plain indexes are back as soon as the target has caught up; what would be in the stream's way is not.
+  expect(await indexes()).toEqual(['orders_customer_id_idx'])
+  await rehearsal.query('target', 'DROP INDEX orders_customer_id_idx')
+  await rehearsal.query('target', "UPDATE molt_actions.deferred SET rebuilt_at = NULL WHERE kind = 'index'")
+  const gone = await rehearsal.run('cutover', CUTOVER)
+  expect(words(gone)).toMatch(/the schema has changed since `prepare`.*orders_customer_id_idx/s)
+  await rehearsal.query('target', 'CREATE INDEX orders_customer_id_idx ON orders (customer_id)')
 }, 240_000)
 afterAll(() => rehearsal?.stop())
+const indexes = async () =>
+  (
+    await rehearsal.query('target', "SELECT relname AS name FROM pg_class WHERE relname = 'orders_customer_id_idx'")
+  ).map(({ name }) => name)
 const clients: pg.Client[] = []
 afterEach(async () => {
   await Promise.all(clients.splice(0).map((client) => client.end().catch(() => {})))
@@ -79,7 +90,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
     expect(await rebuilt()).toEqual([])
     expect(await writableWithin(1_000)).toBe(true)
   }
-  expect(Math.min(...pauses), JSON.stringify(pauses)).toBeLessThan(1_000)
+  expect(Math.min(...pauses), JSON.stringify(pauses)).toBeLessThan(busyFactor() * 1_000)
   expect(await phase()).toBe('caught-up')
 })
 
@@ -255,7 +266,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   process.kill(pid, 'SIGCONT')
   const cancelled = await running
   expect(cancelled.conclusion).toBe('cancelled')
-  expect(words(cancelled)).toMatch(/cancelled after the decision.*run `cutover` again/)
+  expect(words(cancelled)).toMatch(/cancelled, or has lost its hold, after the decision.*run `cutover` again/)
   expect(await write()).toBe(false)
   expect(await phase()).toBe('committed')
   expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])

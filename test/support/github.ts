@@ -21,7 +21,7 @@ export interface FakeRehearsal {
   run: Record<string, unknown> & { id: number }
   artifact: Record<string, unknown> & { id: number; name: string; digest?: string }
   zip: Buffer
-  bundles: object[]
+  bundles: (object | null)[]
 }
 
 export interface FakeGithub {

@@ -1,6 +1,7 @@
 // Runs of migrate.yml, job by job: the order and what people do is the test's, all else is the workflow's.
 import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { JobResult } from '../../src/rehearsal/runner.ts'
 import { SOURCE_CONSTRAINTS } from '../../src/rehearsal/shop.ts'
 import { type FakeGithub, type FakeRun, jobOf, REPOSITORY, startGithub, TOKEN, waitingRun } from './github.ts'
@@ -29,10 +30,12 @@ export interface Night {
   rehearsal: Rehearsal
   /** The caller's checked out repository. */
   workspace: string
-  start(inputs?: Record<string, string>, actor?: string): Run
+  start(inputs?: Record<string, string>, actor?: string, secrets?: Record<string, string>): Run
   /** Runs the only job of abort.yml, cleanup.yml, rollback.yml or status.yml. */
   operate(workflow: string, inputs?: Record<string, string>): Promise<JobResult>
   phase(): Promise<unknown>
+  /** Waits until a follower reads the slot, however busy the machine is. */
+  streaming(): Promise<void>
   stop(): Promise<void>
 }
 
@@ -55,6 +58,7 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
   const workspace = join(folder, 'workspace')
   mkdirSync(workspace)
   writeFileSync(join(workspace, 'molt-actions.yml'), CONFIG)
+  writeFileSync(join(workspace, 'lenient.yml'), `${CONFIG}gate: { bypass: warn, self-approval: warn }\n`)
   // After an abort the rows of the first load are still there.
   const names = await rehearsal.query(
     'source',
@@ -70,9 +74,9 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
     github,
     rehearsal,
     workspace,
-    start(inputs = {}, actor = 'anna') {
+    start(inputs = {}, actor = 'anna', secrets = {}) {
       const id = String(++runs)
-      const run = startRun({ github, rehearsal, workspace, folder: join(folder, id) }, id, inputs, actor)
+      const run = startRun({ github, rehearsal, workspace, folder: join(folder, id) }, id, inputs, actor, secrets)
       github.runs.set(id, run.github)
       return run
     },
@@ -87,6 +91,12 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
       })
     },
     phase: async () => (await rehearsal.query('target', 'SELECT phase FROM molt_actions.migrations'))[0]?.phase,
+    async streaming() {
+      const sql = 'SELECT 1 FROM pg_replication_slots WHERE active'
+      for (const end = Date.now() + 60_000; !(await rehearsal.query('source', sql)).length; await sleep(250))
+        if (Date.now() > end) throw new Error('nobody reads the slot')
+      await sleep(2_000)
+    },
     async stop() {
       await rehearsal.stop()
       github.close()
@@ -102,7 +112,13 @@ interface Place {
   folder: string
 }
 
-function startRun(place: Place, id: string, given: Record<string, string>, actor: string): Run {
+function startRun(
+  place: Place,
+  id: string,
+  given: Record<string, string>,
+  actor: string,
+  others: Record<string, string>,
+): Run {
   const state = waitingRun()
   const results: Record<string, string> = {}
   const outputs: Record<string, Record<string, string>> = {}
@@ -113,7 +129,7 @@ function startRun(place: Place, id: string, given: Record<string, string>, actor
     ...given,
   }
   const { source, target } = place.rehearsal.pair
-  const secrets = { MOLT_SOURCE: source.url, MOLT_TARGET: target.url, MOLT_SWITCH_TOKEN: 'switch-secret-1' }
+  const secrets = { MOLT_SOURCE: source.url, MOLT_TARGET: target.url, MOLT_SWITCH_TOKEN: 'switch-secret-1', ...others }
   const run: Run = {
     id,
     github: state,

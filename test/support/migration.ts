@@ -1,5 +1,5 @@
 import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, loadavg, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import pg from 'pg'
 import { type LoadHandle, startLoad } from '../../src/rehearsal/load.ts'
@@ -75,6 +75,11 @@ const CHAIN: [string, Record<string, string>][] = [
   ['fetch', { mode: 'direct-copy' }],
   ['replicate', { until: 'caught-up', 'quiet-period': '500ms' }],
 ]
+
+/** How many times as long as on an idle machine things may take here now; 1 when every thread has a processor. */
+export function busyFactor(): number {
+  return Math.max(1, (loadavg()[0] as number) / availableParallelism())
+}
 
 /** Everything that the steps of a job said, to look for words in. */
 export function words(result: JobResult): string {

@@ -146,14 +146,14 @@ test('two attested runs on the default branch are enough, and gh has checked bot
 })
 
 /** The same without a process of its own. */
-function find(rehearsals: FakeRehearsal[]) {
+function find(rehearsals: FakeRehearsal[], attestation: 'gh' | 'read' = 'gh') {
   github.rehearsals = rehearsals
   vi.stubEnv('GITHUB_API_URL', github.url)
   vi.stubEnv('GITHUB_REPOSITORY', REPOSITORY)
   vi.stubEnv('RUNNER_TEMP', folder)
   vi.stubEnv('PATH', `${folder}/bin:/usr/bin:/bin`)
   const since = new Date(Date.now() - 14 * 86_400_000)
-  return findRehearsals({ token: TOKEN, workflow: 'rehearse.yml', artifact: NAME, since, attestation: 'gh' })
+  return findRehearsals({ token: TOKEN, workflow: 'rehearse.yml', artifact: NAME, since, attestation })
 }
 afterEach(() => {
   vi.unstubAllEnvs()
@@ -206,6 +206,13 @@ test('one that gh refuses does not count, whatever it reads like', async () => {
 test('one whose bytes are not those of its digest does not count', async () => {
   const { rejected } = await find([rehearsal(), { ...rehearsal(), zip: Buffer.from('other') }])
   expect(rejected).toEqual([expect.stringMatching(/not what GitHub says that it is/)])
+})
+
+test('where GitHub leaves the bundle out, only gh can tell', async () => {
+  const bare = { ...rehearsal(), bundles: [null] }
+  expect((await find([bare])).green).toHaveLength(1)
+  expect(readFileSync(join(folder, 'gh.txt'), 'utf8')).toContain('attestation verify')
+  expect((await find([bare], 'read')).rejected).toEqual([expect.stringMatching(/not what it says/)])
 })
 
 test('without gh it fails by name, unless reading is said to be enough', async () => {

@@ -32,6 +32,7 @@ interface Verified {
 
 /** The last of each, as the ledger has them. */
 interface Facts {
+  prepare?: Evidence<{ tools?: Record<string, { version: string; sha256: string } | null> }>
   verify?: Evidence<Verified>
   fetch?: Evidence<{ insecure?: string[]; mode?: string }>
   replicate?: Evidence<{ status?: { lagMs?: number } }>
@@ -42,45 +43,50 @@ interface Facts {
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
-    withBoth(context.inputs, async (source, target) => {
-      let entry = await requireEntry(target, context.inputs.migration, ['loaded', ...READY, ...DECIDED])
-      await requireSameSource(source, entry)
-      const facts = await gather(source, target, entry)
-      const problems = READY.includes(entry.phase) || entry.phase === 'loaded' ? problemsOf(entry, facts) : []
-      const { url } = thisRun('brief')
-      await addEvidence(target, entry.id, 'brief', {
-        actor: process.env.GITHUB_TRIGGERING_ACTOR ?? '',
-        runId: process.env.GITHUB_RUN_ID ?? '',
-        run: url,
-        planHash: entry.plan.hash,
-        problems,
-      })
-      // What became of an earlier approval says nothing of the one that is asked for now.
-      await setGate(target, entry.id, null)
-      // Nor does an approval that no cutover has used: what is shown now must be approved now.
-      if (entry.phase === 'approved') {
-        entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
-        info('an earlier approval, which no cutover has used, is forgotten')
-      }
-      context.output('verdict', problems.length ? 'no-go' : 'go')
-      context.output('plan-hash', entry.plan.hash ?? '')
-      context.output('phase', entry.phase)
-      context.output('follow', READY.includes(entry.phase))
-      context.summary(page(entry, facts, problems))
-      if (problems.length)
-        refuse(
-          'this migration is not ready for its cutover',
+    withBoth(
+      context.inputs,
+      async (source, target) => {
+        let entry = await requireEntry(target, context.inputs.migration, ['loaded', ...READY, ...DECIDED])
+        await requireSameSource(source, entry)
+        const facts = await gather(source, target, entry)
+        const problems = READY.includes(entry.phase) || entry.phase === 'loaded' ? problemsOf(entry, facts) : []
+        const { url } = thisRun('brief')
+        await addEvidence(target, entry.id, 'brief', {
+          actor: process.env.GITHUB_TRIGGERING_ACTOR ?? '',
+          runId: process.env.GITHUB_RUN_ID ?? '',
+          run: url,
+          planHash: entry.plan.hash,
           problems,
-          !facts.slot || facts.slot.walStatus === 'lost'
-            ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
-            : 'Start again with `phase: stream`.',
-        )
-    }),
+        })
+        // What became of an earlier approval says nothing of the one that is asked for now.
+        await setGate(target, entry.id, null)
+        // Nor does an approval that no cutover has used: what is shown now must be approved now.
+        if (entry.phase === 'approved') {
+          entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
+          info('an earlier approval, which no cutover has used, is forgotten')
+        }
+        context.output('verdict', problems.length ? 'no-go' : 'go')
+        context.output('plan-hash', entry.plan.hash ?? '')
+        context.output('phase', entry.phase)
+        context.output('follow', READY.includes(entry.phase))
+        context.summary(page(entry, facts, problems))
+        if (problems.length)
+          refuse(
+            'this migration is not ready for its cutover',
+            problems,
+            !facts.slot || facts.slot.walStatus === 'lost'
+              ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
+              : 'Start again with `phase: stream`.',
+          )
+      },
+      context.signal,
+    ),
 }
 
 async function gather(source: Database, target: Database, entry: Entry): Promise<Facts> {
   const last = async <T>(action: string) => (await readEvidence<T>(target, entry.id, action, 1))[0]
   return {
+    prepare: await last('prepare'),
     verify: await last<Verified>('verify'),
     fetch: await last('fetch'),
     replicate: await last('replicate'),
@@ -115,7 +121,7 @@ function page(entry: Entry, facts: Facts, problems: readonly string[]): string {
     ...(plan.waivers ?? []).map((each) => `waived: ${each}`),
     ...(fetch?.body.insecure ?? []).map((each) => `allow-insecure: ${each}`),
     ...(plan.defer && plan.defer !== 'none'
-      ? [`taken off for the load, and rebuilt by \`finalize\`: ${plan.defer}`]
+      ? [`taken off for the load, and built again by the stream, the cutover and \`finalize\`: ${plan.defer}`]
       : []),
   ]
   const pause =
@@ -135,7 +141,7 @@ function page(entry: Entry, facts: Facts, problems: readonly string[]): string {
     '| A rollback later would lose | every write on the target since the commit: nothing carries them back |',
     `| Tools | ${markdownText(
       Object.entries(plan.tools ?? {})
-        .map(([name, sha]) => `${name} ${sha}`)
+        .map(([name, sha]) => `${name} ${versionOf(name, sha, facts)} (sha256 ${sha})`)
         .join(', ') || 'none recorded',
     )} |`,
     `| Plan | \`${plan.hash}\` |`,
@@ -147,4 +153,10 @@ function page(entry: Entry, facts: Facts, problems: readonly string[]): string {
       .map((table) => `- ${markdownText(table)}`)
       .join('\n')}\n</details>`,
   ].join('\n')
+}
+
+/** What the program of this digest said of its version when the plan was made. */
+function versionOf(name: string, sha256: string, { prepare }: Facts): string {
+  const tool = prepare?.body.tools?.[name]
+  return tool?.sha256 === sha256 ? tool.version : 'of unknown version'
 }

@@ -11,6 +11,7 @@ import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fe
 import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { HeldFence, planFence } from '../../steps/fencing.ts'
+import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
@@ -64,7 +65,7 @@ export const action: Action<typeof spec> = {
     await holding(context, first, async (signal) => {
       const entry = await withBoth(inputs, (source, target) => settle(context, source, target), signal)
       if (isOver(context, entry)) return
-      if (entry.phase === 'committed') await carryOn(context, entry)
+      if (entry.phase === 'committed') await carryOn(context, entry, signal)
       else await cutOver(context, entry, signal)
     })
     context.output('verdict', 'go')
@@ -77,7 +78,7 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
   const outcome = await withStream(inputs, entry, signal, (stream) => throughTheFence(context, entry, stream, signal))
   await withDatabase(inputs.target, 'target', async (target) => {
     try {
-      if (outcome.entry.phase === 'committed') outcome.entry = await switchOver(context, target, outcome.entry)
+      if (outcome.entry.phase === 'committed') outcome.entry = await switchOver(context, target, outcome.entry, signal)
     } finally {
       report(context, outcome)
       await addEvidence(target, entry.id, 'cutover', evidence(context, outcome))
@@ -86,10 +87,10 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
 }
 
 /** The decision was taken by an earlier run; what is left is to let the application write, and to point it there. */
-async function carryOn(context: Cutover, entry: Entry): Promise<void> {
+async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
   await withDatabase(context.inputs.target, 'target', async (target) => {
     await openTarget(target, entry)
-    const { phase } = await switchOver(context, target, entry)
+    const { phase } = await switchOver(context, target, entry, signal)
     await addEvidence(target, entry.id, 'cutover', { decision: 'commit', carriedOn: true, phase })
   })
 }
@@ -234,8 +235,10 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
   return advance(target, entry, entry.facts.approval?.planHash === entry.plan.hash ? 'approved' : 'caught-up')
 }
 
-async function throughTheFence(context: Cutover, entry: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
+async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
+  // Long before the pause: an application that meets the target without them would not be able to work.
+  const entry = await withBoth(inputs, (source, target) => buildIndexes(source, target, begun), signal)
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   const before = await untilCaughtUp(stream, limits, () => {})
   info(`caught up: lag ${seconds(before.lagMs)}`)
@@ -564,11 +567,11 @@ async function rebuildUnique({ entry, target }: Section): Promise<void> {
 }
 
 /** The decision stands; this can fail, and can be run again. Until it is done the application has nowhere to write. */
-async function switchOver(context: Cutover, target: Database, entry: Entry): Promise<Entry> {
+async function switchOver(context: Cutover, target: Database, entry: Entry, signal: AbortSignal): Promise<Entry> {
   const { inputs } = context
-  if (context.signal.aborted)
+  if (signal.aborted)
     throw new CancelledError(
-      'the run was cancelled after the decision: the source is fenced for good, and the target has taken over. Nothing is taken back; run `cutover` again, which carries on with the switch',
+      'the run was cancelled, or has lost its hold, after the decision: the source is fenced for good, and the target has taken over. Nothing is taken back; run `cutover` again, which carries on with the switch',
     )
   if (!inputs.switchCommand?.length) {
     tellSwitch(context)
@@ -583,7 +586,7 @@ async function switchOver(context: Cutover, target: Database, entry: Entry): Pro
       advice:
         'The migration is committed and stays so. Put the switch right and run `cutover` again, which repeats only the switch.',
     },
-    context.signal,
+    signal,
   )
   checkpoint('switch command done')
   info(`the switch took ${seconds(took)}; writes to the target were possible already`)

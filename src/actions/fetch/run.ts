@@ -38,7 +38,7 @@ export const action: Action<typeof spec> = {
   spec,
   run: async (context) => {
     checkInputs(context.inputs)
-    await withBoth(context.inputs, (source, target) => fetchTables(context, source, target))
+    await withBoth(context.inputs, (source, target) => fetchTables(context, source, target), context.signal)
   },
 }
 

@@ -6,7 +6,7 @@ import { messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readConstraints, readIndexes } from '../../sql/structure.ts'
-import { acceptTargetSchema } from '../../steps/schema-changes.ts'
+import { buildIndexes } from '../../steps/indexes.ts'
 import { type DeferredKind, deferralProblems, rebuildDeferred, validateForeignKeys } from '../../target/deferral.ts'
 import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
@@ -17,61 +17,60 @@ type Finalize = Context<typeof spec>
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
-    withBoth(context.inputs, async (source, target) => {
-      let entry = await requireEntry(target, context.inputs.migration, [
-        'loaded',
-        'caught-up',
-        'approved',
-        'committing',
-        'committed',
-        'switched',
-        'finalized',
-      ])
-      await requireSameSource(source, entry)
-      const { set, problems } = await setSequences(
-        { db: source, schema: entry.plan.sourceSchema },
-        { db: target, schema: entry.plan.targetSchema },
-        entry.plan.tables,
-        BigInt(context.inputs.sequenceMargin),
-      )
-      await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
-      context.output('sequences', JSON.stringify(set))
-      for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
-      if (problems.length)
-        refuse(
-          'sequences could not be set',
-          problems,
-          'The next insert on the target could collide with a row that is there.',
+    withBoth(
+      context.inputs,
+      async (source, target) => {
+        let entry = await requireEntry(target, context.inputs.migration, [
+          'loaded',
+          'caught-up',
+          'approved',
+          'committing',
+          'committed',
+          'switched',
+          'finalized',
+        ])
+        await requireSameSource(source, entry)
+        const { set, problems } = await setSequences(
+          { db: source, schema: entry.plan.sourceSchema },
+          { db: target, schema: entry.plan.targetSchema },
+          entry.plan.tables,
+          BigInt(context.inputs.sequenceMargin),
         )
-      if (entry.phase === 'committed' && context.inputs.switchedByHand) entry = await advance(target, entry, 'switched')
-      entry = await unhurried(target, async () => {
-        const built = entry.phase === 'finalized' ? entry : await rebuild(target, entry)
-        if (['switched', 'finalized'].includes(built.phase)) await requireWhole(context, source, target, built)
-        return built
-      })
-      if (entry.phase === 'switched') {
-        await endReplication(source, entry)
-        entry = await advance(target, entry, 'finalized')
-      }
-      context.output('phase', entry.phase)
-    }),
+        await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
+        context.output('sequences', JSON.stringify(set))
+        for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
+        if (problems.length)
+          refuse(
+            'sequences could not be set',
+            problems,
+            'The next insert on the target could collide with a row that is there.',
+          )
+        if (entry.phase === 'committed' && context.inputs.switchedByHand)
+          entry = await advance(target, entry, 'switched')
+        entry = await unhurried(target, async () => {
+          const built = entry.phase === 'finalized' ? entry : await rebuild(source, target, entry)
+          if (['switched', 'finalized'].includes(built.phase)) await requireWhole(context, source, target, built)
+          return built
+        })
+        if (entry.phase === 'switched') {
+          await endReplication(source, entry)
+          entry = await advance(target, entry, 'finalized')
+        }
+        context.output('phase', entry.phase)
+      },
+      context.signal,
+    ),
 }
 
 /**
  * Builds what was taken off the target for the load: before the switch only what cannot be in the stream's way, after
  * it all that is left, every foreign key validated.
  */
-async function rebuild(target: Database, entry: Entry): Promise<Entry> {
-  const switched = entry.phase === 'switched'
-  const kinds: readonly DeferredKind[] = switched ? ['index', 'unique', 'check', 'foreign-key'] : ['index']
-  const built: string[] = []
+async function rebuild(source: Database, target: Database, entry: Entry): Promise<Entry> {
+  if (entry.phase !== 'switched') return buildIndexes(source, target, entry)
+  const kinds: readonly DeferredKind[] = ['index', 'unique', 'check', 'foreign-key']
   for (const kind of kinds)
-    for (const name of await rebuildDeferred(target, entry.id, kind)) {
-      info(`${kind} ${name} is back`)
-      built.push(name)
-    }
-  if (built.length) info(`${built.length} indexes and constraints are back on the target`)
-  if (!switched) return built.length ? acceptTargetSchema(target, entry) : entry
+    await rebuildDeferred(target, entry.id, kind, (name) => info(`${kind} ${name} is back on the target`))
   const valid = await validateForeignKeys(target, entry.id)
   if (valid.length) info(`${valid.length} foreign keys are validated`)
   const problems = await deferralProblems(target, entry.id)

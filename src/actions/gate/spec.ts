@@ -29,6 +29,17 @@ export const spec = defineAction({
       'prepare',
       'With `require`: where the workflow is to begin.',
     ),
+    decision: defaulted(choice('rehearse', 'commit'), 'rehearse', 'With `require`: what the cutover is to do.'),
+    'on-interrupted': defaulted(
+      choice('fail', 'resume', 'restart'),
+      'fail',
+      'With `require`: what is to be done with a load that was begun before.',
+    ),
+    'on-declined': defaulted(
+      choice('keep-slot', 'drop-slot'),
+      'keep-slot',
+      'With `require`: what is to be done with the slot when nobody approves.',
+    ),
     secrets: optional(
       list,
       'Items such as `MOLT_SOURCE=true`: whether each secret has a value. One that has none fails by its name.',

@@ -37,7 +37,7 @@ type Prepare = Context<typeof spec>
 
 export const action: Action<typeof spec> = {
   spec,
-  run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target)),
+  run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target), context.signal),
 }
 
 /** How long a transaction may be open before it is worth a warning. */
@@ -193,7 +193,8 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   }
   entry = await shutGate(target, entry, facts.settings.targetGate)
   const { server, connection } = facts.source
-  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id })
+  const { tools } = facts.machine
+  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools })
   return entry
 }
 

@@ -13,6 +13,7 @@ import { dropSlot, slotProblems } from '../../source/slot.ts'
 import { lookAtApproval } from '../../steps/approval.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { planFence } from '../../steps/fencing.ts'
+import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify } from '../../steps/verifying.ts'
@@ -22,6 +23,7 @@ import {
   type Entry,
   keepingHold,
   readEntry,
+  readEvidence,
   readGate,
   requireEntry,
   runText,
@@ -62,15 +64,19 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     const holder = thisRun(`replicate, until ${inputs.until}`)
-    const entry = await withBoth(inputs, async (source, target) => {
-      const entry = await requireEntry(target, inputs.migration, ['loaded', 'caught-up', 'approved'])
-      await requireSameSource(source, entry)
-      const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
-      if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
-      if (inputs.until === 'drained') await requireFenced(source, entry)
-      await takeHold(target, entry.id, holder, HOLD_TTL)
-      return entry
-    })
+    const entry = await withBoth(
+      inputs,
+      async (source, target) => {
+        const entry = await requireEntry(target, inputs.migration, ['loaded', 'caught-up', 'approved'])
+        await requireSameSource(source, entry)
+        const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
+        if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
+        if (inputs.until === 'drained') await requireFenced(source, entry)
+        await takeHold(target, entry.id, holder, HOLD_TTL)
+        return entry
+      },
+      context.signal,
+    )
     const stop = new AbortController()
     const signal = AbortSignal.any([context.signal, stop.signal])
     let lost: unknown
@@ -141,7 +147,12 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     account.sightings = stream.sightings
     report(context, entry, account)
   }
-  await withDatabase(context.inputs.target, 'target', (target) => addEvidence(target, entry.id, 'replicate', account))
+  await withDatabase(context.inputs.target, 'target', async (target) => {
+    await addEvidence(target, entry.id, 'replicate', account)
+    const [verify] = await readEvidence<{ problems?: unknown[] }>(target, entry.id, 'verify', 1)
+    const clean = verify?.body.problems?.length ? 'not clean' : 'clean'
+    context.summary(verify ? `Last verify: ${clean}, ${seconds(verify.ageMs)} ago.` : 'Nothing was verified yet.')
+  })
   return account.endedBy
 }
 
@@ -166,6 +177,7 @@ async function follow(
   }
   account.status = await untilCaughtUp(stream, limits, () => {})
   await withDatabase(inputs.target, 'target', (target) => markCaughtUp(entry.id, target))
+  if (inputs.until === 'caught-up' && inputs.buildIndexes) await completeIndexes(context, entry, signal)
   if (inputs.verify === 'full') await verifyStreaming(context, entry, signal)
   if (inputs.until !== 'drained') return
   account.drain = await proveDrain(stream, inputs.drainTimeout)
@@ -174,17 +186,27 @@ async function follow(
   )
 }
 
+async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: AbortSignal): Promise<void> {
+  const build = async (source: Database, target: Database) =>
+    buildIndexes(source, target, (await readEntry(target, id)) as Entry)
+  await withBoth(inputs, build, signal)
+}
+
 /** What the stream is still to bring is told from what is lost only while it runs. */
 async function verifyStreaming({ inputs, summary }: Replicate, entry: Entry, signal: AbortSignal): Promise<void> {
-  const found = await withBoth(inputs, async (source, target) => {
-    const report = await runVerify(source, target, {
-      ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
-      ...{ level: 'full', while: 'streaming', structure: 'report' },
-      logFile: join(workFolder(entry.id), 'molt-verify.log'),
-    })
-    await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
-    return report
-  })
+  const found = await withBoth(
+    inputs,
+    async (source, target) => {
+      const report = await runVerify(source, target, {
+        ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
+        ...{ level: 'full', while: 'streaming', structure: 'report' },
+        logFile: join(workFolder(entry.id), 'molt-verify.log'),
+      })
+      await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
+      return report
+    },
+    signal,
+  )
   summary(verifyTable(found))
   requireClean(found)
   info(`${found.tables.length} tables are equal while the stream runs`)

@@ -51,6 +51,11 @@ export const spec = defineAction({
       'none',
       'With `caught-up`: compares every row while the stream runs on, as `verify` with `while: streaming` does.',
     ),
+    'build-indexes': defaulted(
+      boolean,
+      'true',
+      'With `caught-up`: builds the plain indexes that `prepare` took off the target, while the stream runs on. `false` leaves them to `finalize`, or to `cutover` before it pauses writes.',
+    ),
     'leg-limit': defaulted(
       duration,
       '5h',

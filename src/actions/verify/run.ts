@@ -22,13 +22,17 @@ export const action: Action<typeof spec> = {
   spec,
   async run(context) {
     const { inputs } = context
-    const report = await withBoth(inputs, async (source, target) => {
-      const entry = await requireEntry(target, inputs.migration, PHASES)
-      await requireSameSource(source, entry)
-      const found = await runVerify(source, target, options(context, entry))
-      await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
-      return found
-    })
+    const report = await withBoth(
+      inputs,
+      async (source, target) => {
+        const entry = await requireEntry(target, inputs.migration, PHASES)
+        await requireSameSource(source, entry)
+        const found = await runVerify(source, target, options(context, entry))
+        await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
+        return found
+      },
+      context.signal,
+    )
     tell(context, report)
     requireClean(report)
     const rows = report.tables.reduce((sum, table) => sum + table.rows, 0)
