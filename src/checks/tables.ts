@@ -158,6 +158,20 @@ export const tableChecks: readonly Check[] = [
     },
   },
   {
+    id: 'tbl.odd-name',
+    severity: 'block',
+    waivable: false,
+    title: "No table's name holds quotes or braces",
+    protects:
+      'The tools write names with quotes, in braces, or plainly: what they say of such a table cannot be told, so that its load is refused in the end.',
+    fix: 'ALTER TABLE {table} RENAME TO …; -- or leave it out: `exclude-tables`',
+    *find(facts) {
+      for (const each of expectedTables(facts))
+        if (/["{}]/.test(each.name))
+          yield { object: nameOf(each), what: `the name ${nameOf(each)} holds quotes or braces`, names: table(each) }
+    },
+  },
+  {
     id: 'tbl.same-name',
     severity: 'block',
     title: 'The publication sends no two tables of one name',

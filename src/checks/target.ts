@@ -25,20 +25,36 @@ interface ColumnPair {
   target: SchemaColumn
 }
 
+/** Columns with their counterparts, but for those between which no check could find a difference: most of them. */
 const columnPairs = once((facts: Facts): ColumnPair[] => {
   const found: ColumnPair[] = []
+  const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
   for (const { source, target } of pairs(facts)) {
     if (!target) continue
     const byName = new Map(target.columns.map((column) => [column.name, column]))
     for (const column of source.columns) {
       const other = byName.get(column.name)
-      if (other) found.push({ table: target, source: column, target: other })
+      if (!other) continue
+      const isFed = fed.size > 0 && fed.has(`${source.name}.${column.name}`)
+      if (!areAlike(column, other, isFed)) found.push({ table: target, source: column, target: other })
     }
   }
   return found
 })
 
-/** Pairs whose types are not written alike; most are. */
+function areAlike(source: SchemaColumn, target: SchemaColumn, isFed: boolean): boolean {
+  return (
+    source.type === target.type &&
+    source.labels === null &&
+    target.labels === null &&
+    source.notNull === target.notNull &&
+    source.generated === target.generated &&
+    !target.identityAlways &&
+    (target.default !== null || (source.default === null && !isFed))
+  )
+}
+
+/** Pairs whose types are not written alike. */
 const unlike = once((facts: Facts) =>
   columnPairs(facts).filter(
     ({ source, target }) => source.type !== target.type || (source.labels === null) !== (target.labels === null),

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { brotliCompressSync, brotliDecompressSync, constants } from 'node:zlib'
-import { type Constraint, isShardCheck, type Schema } from './schema.ts'
+import { type Constraint, isShardCheck, type Schema, type SchemaColumn } from './schema.ts'
 
 /** Object → its definition, such as `column orders.total` → `numeric(14,2) not null`. */
 export type Fingerprint = Record<string, string>
@@ -27,20 +27,18 @@ export interface SchemaChange {
 export function fingerprint(schema: Schema, tables: readonly string[]): Fingerprint {
   const expected = new Set(tables)
   const found: Fingerprint = {}
+  // Columns that are alike are one object.
+  const known = new Map<SchemaColumn, string>()
+  const definitionOf = (column: SchemaColumn) => {
+    const text = known.get(column) ?? columnText(column)
+    known.set(column, text)
+    return text
+  }
   for (const table of schema.tables) {
     if (!expected.has(table.name)) continue
     found[`table ${table.name}`] = table.kind === 'p' ? 'partitioned' : 'table'
     for (const column of table.columns) {
-      found[`column ${table.name}.${column.name}`] = [
-        column.type,
-        column.notNull && 'not null',
-        column.generated && 'generated',
-        column.identityAlways && 'identity always',
-        column.detail?.collation && `collate ${column.detail.collation}`,
-        column.default !== null && `default ${column.default}`,
-      ]
-        .filter(Boolean)
-        .join(' ')
+      found[`column ${table.name}.${column.name}`] = definitionOf(column)
       if (column.labels) found[`enum ${column.type.replace(/\[\]$/, '')}`] = column.labels.join(', ')
     }
   }
@@ -59,6 +57,19 @@ export function fingerprint(schema: Schema, tables: readonly string[]): Fingerpr
   return found
 }
 
+function columnText(column: SchemaColumn): string {
+  return [
+    column.type,
+    column.notNull && 'not null',
+    column.generated && 'generated',
+    column.identityAlways && 'identity always',
+    column.detail?.collation && `collate ${column.detail.collation}`,
+    column.default !== null && `default ${column.default}`,
+  ]
+    .filter(Boolean)
+    .join(' ')
+}
+
 const KINDS: Record<string, string> = { p: 'PRIMARY KEY', u: 'UNIQUE', f: 'FOREIGN KEY', c: 'CHECK', x: 'EXCLUDE' }
 
 function constraintText(each: Constraint): string {
@@ -72,7 +83,7 @@ function constraintText(each: Constraint): string {
 
 export function packFingerprint(of: Fingerprint): PackedFingerprint {
   const objects = Object.keys(of).sort()
-  const text = JSON.stringify([objects, objects.map((object) => of[object])])
+  const text = Buffer.from(JSON.stringify([objects, objects.map((object) => of[object])]))
   // Names repeat over megabytes, which gzip does not see.
   const params = { [constants.BROTLI_PARAM_QUALITY]: 5, [constants.BROTLI_PARAM_LGWIN]: 18 }
   return {

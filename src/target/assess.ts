@@ -104,10 +104,11 @@ const ADMIN = `SELECT pg_has_role('admin', 'MEMBER') AS admin`
 
 const RELATIONS = `
   SELECT c.relname AS name, coalesce(c.reloptions, ARRAY[]::text[]) AS options,
-         pg_catalog.pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
+         o.rolname AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
          has_table_privilege(c.oid, 'SELECT') AS select, has_table_privilege(c.oid, 'INSERT') AS insert,
          has_table_privilege(c.oid, 'UPDATE') AS update, has_table_privilege(c.oid, 'DELETE') AS delete
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1`
 
 const TRIGGERS = `

@@ -269,6 +269,7 @@ it('tables that load or stream cannot carry', async () => {
        CREATE TABLE lines (id int PRIMARY KEY, order_id uuid);
        ALTER TABLE lines ADD CONSTRAINT lines_order FOREIGN KEY (order_id) REFERENCES orders NOT VALID;
        CREATE TABLE orders_archive (id int PRIMARY KEY); CREATE TABLE _molt_fetch_status (id uuid PRIMARY KEY);
+       CREATE TABLE "brace{d" (id int PRIMARY KEY);
        CREATE TABLE letters (id int PRIMARY KEY, body text, read boolean);
        ALTER TABLE letters ALTER body SET STORAGE EXTERNAL;
        INSERT INTO letters SELECT n, repeat('long', 3000) FROM generate_series(1, 5) n`,
@@ -293,6 +294,7 @@ it('tables that load or stream cannot carry', async () => {
   expectFires(facts, 'tbl.partitioned', ['public.events'])
   expectFires(facts, 'tbl.generated', ['public.computed.twice'])
   expectFires(facts, 'tbl.reserved', ['public._molt_fetch_status'])
+  expectFires(facts, 'tbl.odd-name', ['public.brace{d'])
   expectFires(await factsOf(urls, { targetSchema: 'elsewhere' }), 'tgt.schema-name', ['elsewhere'])
   const long = await factsOf(urls, { tables: ['orders'], filter: `^(orders|${'x'.repeat(131_080)})$` })
   expectFires(long, 'tbl.filter-length', ['source'])
@@ -580,6 +582,7 @@ it('takes a table called "a""b; drop table x" for a table', async () => {
   const urls: World = await world(pair, [ddl, `ALTER TABLE ${odd} REPLICA IDENTITY FULL`], ddl)
   const facts = await factsOf(urls)
   expect(objectsOf(facts, 'tbl.replica-identity')).toEqual(['public.a"b; drop table x'])
+  expect(objectsOf(facts, 'tbl.odd-name')).toEqual(['public.a"b; drop table x'])
   const [found] = runChecks(
     CHECKS.filter((check) => check.id === 'tbl.replica-identity'),
     facts,
@@ -665,6 +668,29 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   expect(catalog('source')).toHaveLength(20)
   // CockroachDB is asked for four more: admin rights, jobs and two settings.
   expect(catalog('target')).toHaveLength(15)
+  // What CockroachDB's documentation lists: pg_get_expr and its like are in the server, and not in there.
+  const target = catalog('target').join(' ')
+  // Our keywords are in capitals; one letter names the columns of a list of values.
+  const functions = new Set([...target.matchAll(/\b([a-z_]{2,})\(/g)].map(([, name]) => name))
+  expect([...functions].sort()).toEqual([
+    ...['coalesce', 'current_database', 'format_type', 'has_database_privilege', 'has_schema_privilege'],
+    ...['has_table_privilege', 'json_agg', 'lower', 'pg_has_role', 'version'],
+  ])
+  const catalogs = new Set([...target.matchAll(/\b(?:pg_catalog|information_schema)\.(\w+)/g)].map(([, name]) => name))
+  expect([...catalogs].sort()).toEqual([
+    ...[
+      'applicable_roles',
+      'check_constraints',
+      'columns',
+      'format_type',
+      'pg_am',
+      'pg_attribute',
+      'pg_class',
+      'pg_constraint',
+    ],
+    ...['pg_depend', 'pg_enum', 'pg_index', 'pg_indexes', 'pg_namespace', 'pg_roles', 'pg_sequences', 'pg_trigger'],
+    'table_privileges',
+  ])
   for (const text of Object.values(asked).flat())
     expect(text).not.toMatch(/^\s*(create|alter|drop|insert|update|delete|truncate|grant)\b/i)
   const db = await connect(urls.source, 'source')

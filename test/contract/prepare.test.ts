@@ -73,8 +73,8 @@ it('says what blocks, before anything is changed, and how to put it right', asyn
   expect(result.outputs['error-kind']).toBe('verdict')
   const preflight = Preflight.parse(JSON.parse(readFileSync(result.outputs.preflight as string, 'utf8')))
   expect(preflight.verdict).toBe('blocked')
-  expect(preflight.counts).toMatchObject({ block: 2 })
-  expect(JSON.parse(result.outputs.findings as string)).toMatchObject({ block: 2, waived: 0 })
+  expect(preflight.counts).toMatchObject({ block: 3 })
+  expect(JSON.parse(result.outputs.findings as string)).toMatchObject({ block: 3, waived: 0 })
   expect(preflight.findings).toContainEqual({
     check: 'tbl.no-key',
     severity: 'block',

@@ -243,7 +243,9 @@ describe('small texts', () => {
     const of = (table: string) => tableFilter({ schema: '.*', table, exclusion: '' })
     expect(of('^[[:upper:]][a-z]+$')({ schema: 'public', table: 'Orders' })).toBe(true)
     expect(of('^[[:upper:]][a-z]+$')({ schema: 'public', table: 'orders' })).toBe(false)
-    for (const bad of ['\\d', '(?i)x', '(', '*a', '[a']) expect(() => of(bad)).toThrow('error parsing regexp')
+    expect(of('^(back\\\\slash|a\\(\\?)$')({ schema: 'public', table: 'back\\slash' })).toBe(true)
+    for (const bad of ['\\d', '\\\\\\d', '(?i)x', '(', '*a', '[a'])
+      expect(() => of(bad)).toThrow('error parsing regexp')
   })
 
   it('writes times and durations as the tools do', () => {

@@ -104,7 +104,7 @@ const POSIX_CLASSES: Record<string, string> = {
 function posixRegExp(pattern: string): RegExp {
   const source = pattern.replace(/\[:(\^?)([a-z]+):\]/g, (all, _not, name: string) => POSIX_CLASSES[name] ?? all)
   // The POSIX syntax has neither these escapes nor look-around.
-  const alien = /\\[a-zA-Z0-9]|\(\?/.exec(pattern)
+  const alien = [...pattern.matchAll(/\\.|\(\?/gs)].find(([found]) => /^(\\[a-zA-Z0-9]|\(\?)$/.test(found))
   if (alien) throw new Error(`error parsing regexp: invalid escape sequence: \`${alien[0]}\``)
   try {
     return new RegExp(source)
