@@ -1,4 +1,4 @@
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
 
 /** A sequence of the schema, and the column that it feeds, when it feeds one. Values are text: they exceed 2^53. */
 export interface Sequence {
@@ -85,8 +85,8 @@ export interface SequenceSet {
 }
 
 /**
- * Sets the target's sequences of `tables`, and those of no table, beyond both the source's value and the highest value in the column, plus `margin`, and
- * reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers handed out meanwhile.
+ * Sets the target's sequences of `tables`, and those of no table, beyond both the source's value and the highest value
+ * in the column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers handed out meanwhile.
  * @returns what was set, and what could not be, in words
  */
 export async function setSequences(
@@ -120,8 +120,9 @@ async function lastUsed(sequence: Sequence, ...sides: Side[]): Promise<bigint | 
   if (table && column)
     for (const { db, schema } of sides) {
       const extreme = sequence.increment > 0n ? 'max' : 'min'
-      const { rows } = await db.query(
-        `SELECT ${extreme}(${ident(column)})::text AS value FROM ${qualified(schema, table)}`,
+      // A column without an index is read as a whole.
+      const { rows } = await unhurried(db, () =>
+        db.query(`SELECT ${extreme}(${ident(column)})::text AS value FROM ${qualified(schema, table)}`),
       )
       if (rows[0].value !== null) values.push(BigInt(rows[0].value))
     }

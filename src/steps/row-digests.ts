@@ -1,6 +1,6 @@
 import type { Column, Table } from '../migration/tables.ts'
 import { plainForm, writtenAlike } from '../migration/values.ts'
-import { type Database, ident, qualified, withDatabase } from '../runtime/database.ts'
+import { connect, type Database, ident, qualified, type Side as Role } from '../runtime/database.ts'
 import { classify, KEPT_ROWS, type RowDifference, type RowKind, type ValueClass } from '../tools/molt-verify.ts'
 
 /** What one table's digests told. `missing`, `mismatch` and `extraneous` count rows, at least. */
@@ -55,8 +55,8 @@ export async function digestTables(
   const results: TableDigest[] = []
   const queue = [...tables.entries()]
   const worker = () =>
-    withDatabase(options.sourceUrl, 'source', (source) =>
-      withDatabase(options.targetUrl, 'target', async (target) => {
+    reading(options.sourceUrl, 'source', options.signal, (source) =>
+      reading(options.targetUrl, 'target', options.signal, async (target) => {
         const sides = [await makeAlike(source), await makeAlike(target)] as const
         for (let next = queue.shift(); next; next = queue.shift()) {
           options.signal.throwIfAborted()
@@ -68,6 +68,24 @@ export async function digestTables(
   return results
 }
 
+/** A connection whose statements may take as long as the tables are large, and which ends with the run. */
+async function reading<T>(
+  url: string,
+  side: Role,
+  signal: AbortSignal,
+  work: (db: Database) => Promise<T>,
+): Promise<T> {
+  const db = await connect(url, side, 0, signal)
+  const end = () => void db.end().catch(() => {})
+  signal.addEventListener('abort', end, { once: true })
+  try {
+    return await work(db)
+  } finally {
+    signal.removeEventListener('abort', end)
+    end()
+  }
+}
+
 /** Both servers write dates, times and numbers by their session's settings. */
 async function makeAlike(db: Database): Promise<Side> {
   for (const setting of [
@@ -75,7 +93,6 @@ async function makeAlike(db: Database): Promise<Side> {
     "DateStyle = 'ISO, MDY'",
     "IntervalStyle = 'postgres'",
     'extra_float_digits = 3',
-    'statement_timeout = 0',
     'default_transaction_read_only = on',
   ])
     await db.query(`SET ${setting}`)

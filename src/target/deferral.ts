@@ -1,5 +1,5 @@
 import { type Constraint, type Index, isShardCheck, type Schema } from '../migration/schema.ts'
-import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
+import { type Database, ident, qualified, sqlState, unhurried } from '../runtime/database.ts'
 import { messageOf, VerdictError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
 import { retrying } from './ledger.ts'
@@ -226,7 +226,7 @@ export async function rebuildDeferred(
 async function buildAgain(db: Database, migration: string, object: Deferred): Promise<boolean> {
   const there = await isThere(db, object)
   if (!there)
-    await retrying(() => db.query(object.create)).catch((error) => {
+    await unhurried(db, () => retrying(() => db.query(object.create))).catch((error) => {
       throw unbuildable(object, error)
     })
   await mark(db, migration, object, 'rebuilt_at')

@@ -71,12 +71,12 @@ beforeEach(async () => {
   }
 })
 
-async function digest(name: string, moving = false) {
+async function digest(name: string, moving = false, signal = new AbortController().signal) {
   const [here, there] = await Promise.all([readTables(source, 'public'), readTables(target, 'public')])
   const pairs = [here, there].map((tables) => tables.find((table) => table.name === name))
   const [found] = await digestTables([pairs as never], {
     ...{ sourceUrl: pair.source.url, targetUrl: pair.target.url, sourceSchema: 'public', targetSchema: 'public' },
-    ...{ concurrency: 1, signal: new AbortController().signal },
+    ...{ concurrency: 1, signal },
     ...(moving && { catchUp: () => sleep(50) }),
   })
   return found
@@ -141,4 +141,18 @@ test('under writes only the rows that differ are left', async () => {
   expect(still).toHaveLength(2)
   expect(still).toContainEqual({ kind: 'mismatch', key: ['17'], columns: ['v'] })
   expect(still).toContainEqual({ kind: 'missing', key: ['18'], columns: [] })
+})
+
+test('a run that is cancelled does not wait for the sums of a large table', async () => {
+  await source.query("CREATE TABLE slow AS SELECT 1 AS id, ''::text AS v; ALTER TABLE slow ADD PRIMARY KEY (id)")
+  await target.query('CREATE TABLE slow (id int PRIMARY KEY, v text)')
+  const locker = new pg.Client(pair.source.url)
+  await locker.connect()
+  await locker.query('BEGIN; LOCK TABLE slow')
+  const cancel = new AbortController()
+  const digesting = digest('slow', false, cancel.signal)
+  await sleep(300)
+  cancel.abort(new Error('cancelled'))
+  await expect(digesting).rejects.toThrow()
+  await locker.end()
 })
