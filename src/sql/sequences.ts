@@ -89,7 +89,17 @@ export interface SequenceSet {
  * in the column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers handed out meanwhile.
  * @returns what was set, and what could not be, in words
  */
-export async function setSequences(
+export function setSequences(
+  source: Side,
+  target: Side,
+  tables: readonly string[],
+  margin: bigint,
+): Promise<{ set: SequenceSet[]; problems: string[] }> {
+  // A column without an index is read as a whole.
+  return unhurried(source.db, () => unhurried(target.db, () => setAll(source, target, tables, margin)))
+}
+
+async function setAll(
   source: Side,
   target: Side,
   tables: readonly string[],
@@ -120,9 +130,8 @@ async function lastUsed(sequence: Sequence, ...sides: Side[]): Promise<bigint | 
   if (table && column)
     for (const { db, schema } of sides) {
       const extreme = sequence.increment > 0n ? 'max' : 'min'
-      // A column without an index is read as a whole.
-      const { rows } = await unhurried(db, () =>
-        db.query(`SELECT ${extreme}(${ident(column)})::text AS value FROM ${qualified(schema, table)}`),
+      const { rows } = await db.query(
+        `SELECT ${extreme}(${ident(column)})::text AS value FROM ${qualified(schema, table)}`,
       )
       if (rows[0].value !== null) values.push(BigInt(rows[0].value))
     }

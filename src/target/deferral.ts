@@ -234,11 +234,29 @@ async function buildAgain(db: Database, migration: string, object: Deferred): Pr
 }
 
 /** The server's message names the object and no value; its detail would hold a customer's. */
-function unbuildable({ kind, schema, table, name, create }: Deferred, error: unknown): unknown {
+function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validated' = 'built'): unknown {
   if (!sqlState(error)?.startsWith('23')) return error
+  const { kind, schema, table, name } = object
   return new VerdictError(
-    `${kind} ${name} of ${schema}.${table} cannot be built on the target: ${messageOf(error)}. Rows there break it; find them by its definition (${create}), put them right on the source, and run this again`,
+    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: ${messageOf(error)}. Rows there break its definition (${object.create}); list them with \`${offendingRows(object, error)}\`, put them right on the source, and run this again`,
   )
+}
+
+/** A statement that lists the first rows in the way of an object: their values belong on the person's screen, in no log. */
+export function offendingRows({ kind, schema, table, create }: Deferred, error: unknown): string {
+  const from = qualified(schema, table)
+  const [, condition] = /\bCHECK \((.*)\)$/s.exec(create) ?? []
+  if (kind === 'check' && condition) return `SELECT * FROM ${from} WHERE NOT (${condition}) LIMIT 20`
+  const [, columns, to] = /\bFOREIGN KEY \((.*)\) REFERENCES (.* \(.*?\))(?: MATCH| ON| NOT VALID)/s.exec(create) ?? []
+  const [, referred, others] = /^(.*) \((.*)\)$/s.exec(to ?? '') ?? []
+  if (columns && referred)
+    return `SELECT ${columns} FROM ${from} WHERE (${columns}) NOT IN (SELECT ${others} FROM ${referred} WHERE (${others}) IS NOT NULL) LIMIT 20`
+  // The detail begins with the columns, or expressions, as the server writes them.
+  const [, key] = /^Key \((.*?)\)=\(/s.exec((error as { detail?: string }).detail ?? '') ?? []
+  const [, where] = /\) WHERE (.*)$/s.exec(create) ?? []
+  if (kind === 'unique' && key)
+    return `SELECT ${key}, count(*) FROM ${from}${where ? ` WHERE ${where}` : ''} GROUP BY ${key} HAVING count(*) > 1 LIMIT 20`
+  return create
 }
 
 /** What stands in a stream's way: it applies rows one by one, in an order that these do not allow. */
@@ -274,8 +292,12 @@ export async function validateForeignKeys(db: Database, migration: string): Prom
   return names
 }
 
-async function validateForeignKey(db: Database, { schema, table, name }: Deferred): Promise<void> {
-  await retrying(() => db.query(`ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`))
+async function validateForeignKey(db: Database, object: Deferred): Promise<void> {
+  const { schema, table, name } = object
+  const statement = `ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`
+  await unhurried(db, () => retrying(() => db.query(statement))).catch((error) => {
+    throw unbuildable(object, error, 'validated')
+  })
 }
 
 /** What was captured and is not there, or not valid, now; empty is the only green. */

@@ -1,0 +1,43 @@
+import { expect, test } from 'vitest'
+import { type Deferred, offendingRows } from '../../src/target/deferral.ts'
+
+const object = (kind: Deferred['kind'], create: string): Deferred => ({
+  ...{ kind, schema: 'public', table: 'a b', name: 'x', create, drop: '', dropped: true, rebuilt: false },
+})
+const T = '"public"."a b"'
+
+test.each([
+  [
+    'unique',
+    `ALTER TABLE ${T} ADD CONSTRAINT "x" UNIQUE ("e", "f")`,
+    'Key (e, f)=(me@example.com, 1) is duplicated.',
+    `SELECT e, f, count(*) FROM ${T} GROUP BY e, f HAVING count(*) > 1 LIMIT 20`,
+  ],
+  [
+    'unique',
+    `CREATE UNIQUE INDEX x ON public."a b" USING btree (lower(e)) WHERE (gone IS NULL)`,
+    'Key (lower(e))=(me@example.com) is duplicated.',
+    `SELECT lower(e), count(*) FROM ${T} WHERE (gone IS NULL) GROUP BY lower(e) HAVING count(*) > 1 LIMIT 20`,
+  ],
+  [
+    'check',
+    `ALTER TABLE ${T} ADD CONSTRAINT "x" CHECK ((n > 0))`,
+    'Failing row contains (1, me@example.com).',
+    `SELECT * FROM ${T} WHERE NOT ((n > 0)) LIMIT 20`,
+  ],
+  [
+    'foreign-key',
+    `ALTER TABLE ${T} ADD CONSTRAINT "x" FOREIGN KEY ("p", "q") REFERENCES "public"."b" ("r", "s") ON DELETE CASCADE NOT VALID`,
+    'Key (p, q)=(1, me@example.com) is not present in table "b".',
+    `SELECT "p", "q" FROM ${T} WHERE ("p", "q") NOT IN (SELECT "r", "s" FROM "public"."b" WHERE ("r", "s") IS NOT NULL) LIMIT 20`,
+  ],
+] as const)(
+  'a %s that rows break is told with a statement that lists them, and with no value',
+  (kind, create, detail, sql) => {
+    expect(offendingRows(object(kind, create), { detail })).toBe(sql)
+  },
+)
+
+test('without the server’s detail its definition is what there is', () => {
+  expect(offendingRows(object('unique', 'CREATE UNIQUE INDEX x ON t (e)'), {})).toBe('CREATE UNIQUE INDEX x ON t (e)')
+})
