@@ -1,5 +1,6 @@
 import type { SourceFacts } from '../source/assess.ts'
 import type { TargetFacts } from '../target/assess.ts'
+import type { Deferral } from '../target/deferral.ts'
 import type { Phase } from '../target/ledger.ts'
 
 /** All that a check may look at. Checks are pure: what they need is gathered before, once. */
@@ -26,7 +27,7 @@ export interface Settings {
   publication: string
   rehearsalTarget: boolean
   targetGate: 'close' | 'waive'
-  defer: { indexes: boolean; constraints: boolean }
+  defer: Deferral
   /** `none` means that the load refuses rows that are there already. */
   tableHandling: string
   bucketPath: string | undefined

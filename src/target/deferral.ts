@@ -17,9 +17,11 @@ export type DeferredKind = (typeof DEFERRED_KINDS)[number]
 export interface Deferral {
   indexes: boolean
   constraints: boolean
+  /** The user's word that values never move between rows: then a unique index is in the stream's way no more than others. */
+  uniqueAfterLoad?: boolean
 }
 
-/** One object of the target that was captured. */
+/** One object of the target that was captured. `kind` says when it comes back: see {@link Deferral} for unique indexes. */
 export interface Deferred {
   kind: DeferredKind
   schema: string
@@ -108,7 +110,8 @@ export function plannedDeferral(
       // An exclusion constraint exists on PostgreSQL only, and its index cannot go without it.
       if (schema.constraints.some((each) => each.kind === 'x' && isOurs(each) && each.index === index.name)) continue
       if (index.unique) uniques.add(`${index.table}.${index.columns.slice().sort().join('\n')}`)
-      objects.push(deferredIndex(index, constraint, cockroach))
+      const captured = deferredIndex(index, constraint, cockroach)
+      objects.push(deferral.uniqueAfterLoad ? { ...captured, kind: 'index' } : captured)
     }
   for (const each of schema.constraints) {
     const to = each.references
@@ -254,7 +257,7 @@ export function offendingRows({ kind, schema, table, create }: Deferred, error: 
   // The detail begins with the columns, or expressions, as the server writes them.
   const [, key] = /^Key \((.*?)\)=\(/s.exec((error as { detail?: string }).detail ?? '') ?? []
   const [, where] = /\) WHERE (.*)$/s.exec(create) ?? []
-  if (kind === 'unique' && key)
+  if (/^(unique|index)$/.test(kind) && key)
     return `SELECT ${key}, count(*) FROM ${from}${where ? ` WHERE ${where}` : ''} GROUP BY ${key} HAVING count(*) > 1 LIMIT 20`
   return create
 }

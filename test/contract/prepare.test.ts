@@ -19,6 +19,7 @@ import {
   forgetDeferred,
   listDeferred,
   rebuildDeferred,
+  rebuiltEarly,
   validateForeignKeys,
 } from '../../src/target/deferral.ts'
 import { createLedger, type Entry, readEntry } from '../../src/target/ledger.ts'
@@ -308,6 +309,22 @@ it('defers by the input, so that nothing blocks and the fingerprint is of what t
   expect(await schemaChanges(here, there, entry)).toEqual([])
   await Promise.all([here.end(), there.end()])
   expect(result.outputs.deferred).toBe('6')
+})
+
+it('takes the user’s word that unique values never move, and then builds their indexes with the others', async () => {
+  const { target } = await world(pair, 'SELECT 1', LADEN)
+  const { source } = await world(pair, LADEN, 'SELECT 1')
+  const defer = 'indexes,constraints,unique-after-load'
+  const result = await prepare({ source, target }, { tables: 'customers, orders', defer })
+  expect(result.conclusion, result.log).toBe('success')
+  expect((await entryOf({ source, target })).plan.defer).toBe(defer)
+  await withTarget(target, async (db) => {
+    expect((await listDeferred(db, 'main')).map(({ kind }) => kind)).not.toContain('unique')
+    const built = await rebuildDeferred(db, 'main', 'index')
+    expect(built).toContain('public.customers.one_email')
+    // A cutover that came to no decision leaves them where they are.
+    expect((await rebuiltEarly(db, 'main')).map(({ name }) => name)).not.toContain('one_email')
+  })
 })
 
 it('is undone by the cleanup, which puts back what was taken off before it forgets', async () => {

@@ -18,7 +18,7 @@ import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/
 import { readSchema } from '../../sql/schema.ts'
 import { assess } from '../../steps/assess.ts'
 import { sourceGrants, targetGrants } from '../../steps/grants.ts'
-import { deferObjects, listDeferred } from '../../target/deferral.ts'
+import { type Deferral, deferObjects, listDeferred } from '../../target/deferral.ts'
 import { closeGate, mergeGrants, readWriteGrants } from '../../target/gate.ts'
 import {
   addEvidence,
@@ -228,8 +228,13 @@ async function defer(target: Database, facts: Facts, plan: Plan): Promise<Schema
   return readSchema(target, 'target', plan.targetSchema)
 }
 
-function deferralOf(defer: string): { indexes: boolean; constraints: boolean } {
-  return { indexes: defer.includes('indexes'), constraints: defer.includes('constraints') }
+function deferralOf(defer: string): Deferral {
+  const named = defer.split(',')
+  return {
+    indexes: named.includes('indexes'),
+    constraints: named.includes('constraints'),
+    uniqueAfterLoad: named.includes('unique-after-load'),
+  }
 }
 
 /** Runs what the findings offer as safe; returns whether there was anything. */

@@ -45,9 +45,12 @@ export const spec = defineAction({
       'Findings to accept, by check and object. A waiver that matches nothing is an error; all are shown to whoever approves, and kept in the plan.',
     ),
     defer: defaulted(
-      choice('none', 'indexes', 'constraints', 'indexes,constraints'),
+      choice(
+        ...['none', 'indexes', 'constraints', 'indexes,constraints'],
+        ...['indexes,unique-after-load', 'indexes,constraints,unique-after-load'],
+      ),
       'none',
-      'What is taken off the expected tables on the target for the load: `indexes` (unique ones too) and `constraints` (foreign keys, also those from other tables, and checks). Each is captured in the ledger before it is dropped; `finalize` builds them again.',
+      'What is taken off the expected tables on the target for the load: `indexes` (unique ones too) and `constraints` (foreign keys, also those from other tables, and checks). Each is captured in the ledger before it is dropped. Plain indexes are built again while changes are streamed, unique ones after the drain, foreign keys are validated by `finalize`. `unique-after-load` builds unique ones while changes are streamed, too, which shortens the write pause: it is your word that a value never moves from one row to another, which would wedge the stream.',
     ),
     'final-verify': defaulted(
       choice('full', 'molt', 'counts', 'tables'),
