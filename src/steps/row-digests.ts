@@ -137,8 +137,13 @@ function comparison(
   sides: readonly [Side, Side],
   options: Pick<DigestOptions, 'sourceSchema' | 'targetSchema'>,
 ): Comparison {
-  const columns = here.columns.filter(({ name, generated }) => !generated && there.columns.some((c) => c.name === name))
-  const alike = columns.filter(({ type, labels }) => writtenAlike(type, labels !== null))
+  const other = new Map(there.columns.map((column) => [column.name, column]))
+  const columns = here.columns.filter(({ name, generated }) => !generated && other.has(name))
+  // A number keeps the zeros that its own column's scale asks for.
+  const alike = columns.filter(
+    ({ name, type, labels }) =>
+      writtenAlike(type, labels !== null) && (!type.startsWith('numeric') || other.get(name)?.type === type),
+  )
   const others = columns.filter((column) => !alike.includes(column))
   const padded = new Set(
     [...here.columns, ...there.columns].filter(({ type }) => /^character\(/.test(type)).map(({ name }) => name),

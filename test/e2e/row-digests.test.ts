@@ -11,6 +11,7 @@ const COLUMNS: Record<string, [here: string, there: string, value: string, same:
   n: ['numeric', 'numeric', '1.50', '1.5', '1.51'],
   long: ['numeric', 'numeric', '123567890123567890.5', '123567890123567890.50', '123567890123567891.5'],
   money: ['numeric(12,2)', 'numeric(12,2)', '9.90', '9.90', '9.91'],
+  loose: ['numeric(12,2)', 'numeric', '9.90', '9.9', '9.91'],
   f: ['double precision', 'double precision', '0.1', '1e-1', '0.10000000000000002'],
   t: ['text', 'character varying(300)', 'é☃\n\\', 'é☃\n\\', 'é☃\n'],
   padded: ['character(6)', 'text', 'ab', 'ab    ', 'abc'],
