@@ -1,6 +1,7 @@
 import type { Column, Table } from '../migration/tables.ts'
 import { plainForm, writtenAlike } from '../migration/values.ts'
-import { connect, type Database, ident, qualified, type Side as Role } from '../runtime/database.ts'
+import { connect, type Database, ident, qualified, type Side } from '../runtime/database.ts'
+import { readTarget } from '../target/catalog.ts'
 import { classify, KEPT_ROWS, type RowDifference, type RowKind, type ValueClass } from '../tools/molt-verify.ts'
 
 /** What one table's digests told. `missing`, `mismatch` and `extraneous` count rows, at least. */
@@ -57,10 +58,15 @@ export async function digestTables(
   const worker = () =>
     reading(options.sourceUrl, 'source', options.signal, (source) =>
       reading(options.targetUrl, 'target', options.signal, async (target) => {
-        const sides = [await makeAlike(source), await makeAlike(target)] as const
+        await Promise.all([source, target].map(makeAlike))
+        const { isCockroach } = await readTarget(target)
+        const sessions = [
+          { db: source, number: HASHED.postgres },
+          { db: target, number: isCockroach ? HASHED.cockroach : HASHED.postgres },
+        ] as const
         for (let next = queue.shift(); next; next = queue.shift()) {
           options.signal.throwIfAborted()
-          results[next[0]] = await digestTable(comparison(next[1], sides, options), options)
+          results[next[0]] = await digestTable(comparison(next[1], sessions, options), options)
         }
       }),
     )
@@ -71,7 +77,7 @@ export async function digestTables(
 /** A connection whose statements may take as long as the tables are large, and which ends with the run. */
 async function reading<T>(
   url: string,
-  side: Role,
+  side: Side,
   signal: AbortSignal,
   work: (db: Database) => Promise<T>,
 ): Promise<T> {
@@ -87,7 +93,7 @@ async function reading<T>(
 }
 
 /** Both servers write dates, times and numbers by their session's settings. */
-async function makeAlike(db: Database): Promise<Side> {
+async function makeAlike(db: Database): Promise<void> {
   for (const setting of [
     "TimeZone = 'UTC'",
     "DateStyle = 'ISO, MDY'",
@@ -96,8 +102,6 @@ async function makeAlike(db: Database): Promise<Side> {
     'default_transaction_read_only = on',
   ])
     await db.query(`SET ${setting}`)
-  const { rows } = await db.query('SELECT version() AS version')
-  return { db, number: HASHED[rows[0].version.startsWith('CockroachDB') ? 'cockroach' : 'postgres'] }
 }
 
 /** Columns hashed together: all that both servers write alike, and each of the others by itself. */
@@ -115,13 +119,13 @@ interface Comparison {
   text(column: Column): string
 }
 
-interface Side {
+interface Session {
   db: Database
   /** SQL of a 48-bit number out of a hash. */
   number(hash: string): string
 }
 
-interface Reader extends Side {
+interface Reader extends Session {
   table: string
 }
 
@@ -134,7 +138,7 @@ const HASHED = {
 
 function comparison(
   [here, there]: readonly [Table, Table],
-  sides: readonly [Side, Side],
+  sessions: readonly [Session, Session],
   options: Pick<DigestOptions, 'sourceSchema' | 'targetSchema'>,
 ): Comparison {
   const other = new Map(there.columns.map((column) => [column.name, column]))
@@ -149,8 +153,8 @@ function comparison(
     [...here.columns, ...there.columns].filter(({ type }) => /^character\(/.test(type)).map(({ name }) => name),
   )
   const readers = [
-    { ...sides[0], table: qualified(options.sourceSchema, here.name) },
-    { ...sides[1], table: qualified(options.targetSchema, here.name) },
+    { ...sessions[0], table: qualified(options.sourceSchema, here.name) },
+    { ...sessions[1], table: qualified(options.targetSchema, here.name) },
   ] as const
   return {
     name: here.name,
@@ -197,7 +201,11 @@ function known({ type, labels }: Column): boolean {
 function withoutKeys(parts: readonly Part[], found: TableDigest): void {
   for (const { columns, alike } of parts)
     if (alike) found.mismatch++
-    else found.unproved.push(`${columns[0]?.name} (${columns[0]?.type})`)
+    else found.unproved.push(...columns.map(writtenOtherwise))
+}
+
+function writtenOtherwise({ name, type }: Column): string {
+  return `${name} (${type}) is compared by molt verify alone, as both servers write it differently`
 }
 
 interface Sums {
@@ -214,14 +222,14 @@ async function readSums(
   parts: readonly Part[],
   buckets: boolean,
 ): Promise<Sums[]> {
-  const loose = parts
-    .filter(({ alike }) => !alike)
-    .map(({ columns: [column] }) => `coalesce(length(${text(column as Column)}), 0)`)
+  // How much there would be to fetch is of interest only where rows may be fetched.
+  const loose = parts.flatMap(({ alike, columns }) => (buckets && !alike ? columns : []))
+  const size = loose.map((column) => `coalesce(length(${text(column)}), 0)`).join(' + ') || '0'
   const hashes = parts.map(({ columns }, i) => `md5(${joined(columns.map(text))}) AS h${i}`)
   const bucket = buckets ? bucketOf(key.map(text)) : "''"
   const { rows } = await db.query({
     text: `SELECT bucket, count(*)::text, coalesce(sum(size), 0)::text${hashes.map((_, i) => `, sum(${number(`h${i}`)})::text`).join('')}
-             FROM (SELECT ${[`${bucket} AS bucket`, `${loose.join(' + ') || '0'} AS size`, ...hashes].join(', ')} FROM ${table}) AS hashed
+             FROM (SELECT ${[`${bucket} AS bucket`, `${size} AS size`, ...hashes].join(', ')} FROM ${table}) AS hashed
             GROUP BY bucket`,
     rowMode: 'array',
   })
@@ -264,25 +272,22 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
     (a, b) => Number(b.certain) - Number(a.certain),
   )
   const budget = { ...FETCHED }
-  const unknown = new Set<string>()
+  const unknown = new Set<Column>()
   while (buckets.length) {
     const batch = takeBatch(buckets, budget)
     if (!batch.length) break
     options.signal.throwIfAborted()
     await compareRows(table, parts, batch, found, unknown)
   }
+  const uncertain = parts.filter(({ alike }) => !alike).flatMap(({ columns }) => columns)
   if (options.catchUp) {
-    if (buckets.length) found.unproved.push('rows that moved too fast')
+    if (buckets.length) found.unproved.push('rows that moved too fast are compared by molt verify alone')
   } else {
     // The sums differ, so at least one row does.
     found.mismatch += buckets.filter(({ certain }) => certain).length
-    if (buckets.some(({ certain }) => !certain))
-      for (const { columns, alike } of parts) if (!alike) unknown.add(columns[0]?.name as string)
+    if (buckets.some(({ certain }) => !certain)) for (const column of uncertain) unknown.add(column)
   }
-  for (const name of unknown)
-    found.unproved.push(
-      `${name} (${table.parts.flatMap(({ columns }) => columns).find((column) => column.name === name)?.type})`,
-    )
+  found.unproved.push(...[...unknown].map(writtenOtherwise))
 }
 
 function differing(parts: readonly Part[], [here, there]: [Sums[], Sums[]]): Map<string, Bucket> {
@@ -321,7 +326,7 @@ async function compareRows(
   parts: readonly Part[],
   buckets: readonly string[],
   found: TableDigest,
-  unknown: Set<string>,
+  unknown: Set<Column>,
 ): Promise<void> {
   const columns = parts.flatMap((part) => part.columns)
   const [here, there] = await table.both((reader) => readRows(reader, table, columns, buckets))
@@ -333,7 +338,7 @@ async function compareRows(
     }
     const apart = columns.filter((column, i) => {
       const same = sameValue(column, values[i] as string | null, other.values[i] as string | null)
-      if (same === undefined) unknown.add(column.name)
+      if (same === undefined) unknown.add(column)
       if (same === false) {
         const difference = classify(values[i] ?? 'NULL', other.values[i] ?? 'NULL')
         found.classes[difference] = (found.classes[difference] ?? 0) + 1

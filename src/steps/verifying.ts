@@ -147,14 +147,17 @@ async function compareRows(
   const streaming = options.while === 'streaming'
   const hashed = options.level === 'full'
   found.counted = streaming ? 'no' : hashed ? 'exact' : (options.count ?? 'exact')
+  const [onSource, onTarget] = [here, there].map((tables) => new Map(tables.map((table) => [table.name, table])))
   const pairs = comparable.flatMap((name) => {
-    const [a, b] = [here, there].map((tables) => tables.find((table) => table.name === name))
+    const [a, b] = [onSource?.get(name), onTarget?.get(name)]
     return a && b ? [[a, b] as const] : []
   })
   const digesting = hashed ? rowDigests([source, target], pairs, options, found) : undefined
   const [account, digests] = await Promise.all([runMoltVerify(source, options), digesting])
   for (const digest of digests ?? []) addDigest(account, digest, found)
-  const counts = digests?.map(countedRows) ?? (await countTables(source, target, plan, comparable, found.counted))
+  const counts =
+    digests?.map(({ name, sourceRows, targetRows }) => countedRows(name, sourceRows, targetRows)) ??
+    (await countTables(source, target, plan, comparable, found.counted))
   const partitions = await partitionsOfMissing(source, account, here, plan.sourceSchema)
   found.tables = order([...account.tables.values()], plan)
   found.unknown = account.unknown
@@ -201,8 +204,7 @@ async function rowDigests(
 
 /** What the databases' own hashes told, into what molt told: of each kind the larger number of rows. */
 function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings): void {
-  for (const what of digest.unproved)
-    found.notes.push(`${digest.name}: ${what} compared by molt verify alone, as both servers write it differently`)
+  found.notes.push(...digest.unproved.map((what) => `${digest.name}: ${what}`))
   const verdict = account.tables.get(digest.name)
   if (!verdict) return
   const before = differences(verdict)
@@ -220,9 +222,9 @@ function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings)
   verdict.diagnosis ??= diagnose(verdict, { ...known, columns: digest.columns, classes: digest.classes })
 }
 
-function countedRows({ name, sourceRows, targetRows }: TableDigest): TableVerdict {
-  const apart = sourceRows - targetRows
-  return { ...newVerdict(name), rows: sourceRows, missing: Math.max(0, apart), extraneous: Math.max(0, -apart) }
+/** What numbers of rows alone tell. */
+function countedRows(name: string, rows: number, there: number): TableVerdict {
+  return { ...newVerdict(name), rows, missing: Math.max(0, rows - there), extraneous: Math.max(0, there - rows) }
 }
 
 /** Definitions that differ between the expected tables of both sides now. */
@@ -289,9 +291,8 @@ async function countTables(
           count(source, plan.sourceSchema, name),
           count(target, plan.targetSchema, name),
         ])
-        const apart =
-          how === 'estimated' && Math.abs(here - there) <= 0.1 * Math.max(here, there, 1_000) ? 0 : here - there
-        verdicts.push({ ...newVerdict(name), rows: here, missing: Math.max(0, apart), extraneous: Math.max(0, -apart) })
+        const near = how === 'estimated' && Math.abs(here - there) <= 0.1 * Math.max(here, there, 1_000)
+        verdicts.push(countedRows(name, here, near ? here : there))
       }
       return verdicts
     }),

@@ -121,7 +121,10 @@ test('what cannot be read alike is told, and what certainly differs is a differe
   for (const db of [source, target]) await db.query("INSERT INTO odd VALUES ('10.0.0.1', '1 hour', 'a')")
   expect(await digest('odd')).toMatchObject({ mismatch: 0, unproved: [] })
   await target.query("UPDATE odd SET i = '2 hours'")
-  expect(await digest('odd')).toMatchObject({ mismatch: 0, unproved: ['i (interval)'] })
+  expect(await digest('odd')).toMatchObject({
+    mismatch: 0,
+    unproved: [expect.stringMatching(/^i \(interval\) is compared by molt verify alone/)],
+  })
   await target.query("UPDATE odd SET v = 'b'")
   expect(await digest('odd')).toMatchObject({ mismatch: 1 })
 })
