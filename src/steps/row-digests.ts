@@ -55,9 +55,11 @@ export async function digestTables(
 ): Promise<TableDigest[]> {
   const results: TableDigest[] = []
   const queue = [...tables.entries()]
+  const failed = new AbortController()
+  const signal = AbortSignal.any([options.signal, failed.signal])
   const worker = () =>
-    reading(options.sourceUrl, 'source', options.signal, (source) =>
-      reading(options.targetUrl, 'target', options.signal, async (target) => {
+    reading(options.sourceUrl, 'source', signal, (source) =>
+      reading(options.targetUrl, 'target', signal, async (target) => {
         await Promise.all([source, target].map(makeAlike))
         const { isCockroach } = await readTarget(target)
         const sessions = [
@@ -65,13 +67,17 @@ export async function digestTables(
           { db: target, number: isCockroach ? HASHED.cockroach : HASHED.postgres },
         ] as const
         for (let next = queue.shift(); next; next = queue.shift()) {
-          options.signal.throwIfAborted()
-          results[next[0]] = await digestTable(comparison(next[1], sessions, options), options)
+          signal.throwIfAborted()
+          results[next[0]] = await digestTable(comparison(next[1], sessions, options), { ...options, signal })
         }
       }),
     )
-  await Promise.all(Array.from({ length: Math.min(options.concurrency, tables.length) }, worker))
-  return results
+  try {
+    await Promise.all(Array.from({ length: Math.min(options.concurrency, tables.length) }, worker))
+    return results
+  } finally {
+    failed.abort(new Error('another table could not be hashed'))
+  }
 }
 
 /** A connection whose statements may take as long as the tables are large, and which ends with the run. */
@@ -102,6 +108,8 @@ async function makeAlike(db: Database): Promise<void> {
     'default_transaction_read_only = on',
   ])
     await db.query(`SET ${setting}`)
+  // Else the server adds up to the end for a client that has gone. Not every version and platform can tell.
+  await db.query("SET client_connection_check_interval = '2s'").catch(() => {})
 }
 
 /** Columns hashed together: all that both servers write alike, and each of the others by itself. */

@@ -152,8 +152,16 @@ async function compareRows(
     const [a, b] = [onSource?.get(name), onTarget?.get(name)]
     return a && b ? [[a, b] as const] : []
   })
-  const digesting = hashed ? rowDigests([source, target], pairs, options, found) : undefined
-  const [account, digests] = await Promise.all([runMoltVerify(source, options), digesting])
+  // When molt fails, nothing waits for sums that take as long as the tables are large.
+  const failed = new AbortController()
+  const signal = AbortSignal.any([options.signal, failed.signal])
+  const [account, digests] = await Promise.all([
+    runMoltVerify(source, options).catch((error) => {
+      failed.abort(error)
+      throw error
+    }),
+    hashed ? rowDigests([source, target], pairs, { ...options, signal }, found) : undefined,
+  ])
   for (const digest of digests ?? []) addDigest(account, digest, found)
   const counts =
     digests?.map(({ name, sourceRows, targetRows }) => countedRows(name, sourceRows, targetRows)) ??

@@ -1,10 +1,15 @@
 /** What two databases tell of their rows by themselves: equal values in other texts are equal, and nothing else is. */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { digestTables } from '../../src/steps/row-digests.ts'
+import { runVerify } from '../../src/steps/verifying.ts'
+import type { Plan } from '../../src/target/ledger.ts'
 
 /** Each column's type on either side, a value in the source's text and in the target's, and another value. */
 const COLUMNS: Record<string, [here: string, there: string, value: string, same: string, other: string | null]> = {
@@ -147,16 +152,40 @@ test('under writes only the rows that differ are left', async () => {
   expect(still).toContainEqual({ kind: 'missing', key: ['18'], columns: [] })
 })
 
-test('a run that is cancelled does not wait for the sums of a large table', async () => {
-  await source.query("CREATE TABLE slow AS SELECT 1 AS id, ''::text AS v; ALTER TABLE slow ADD PRIMARY KEY (id)")
-  await target.query('CREATE TABLE slow (id int PRIMARY KEY, v text)')
+/** A table with which no sum comes to an end. */
+async function lockedTable(): Promise<pg.Client> {
+  await source.query('CREATE TABLE IF NOT EXISTS slow (id int PRIMARY KEY, v text)')
+  await target.query('CREATE TABLE IF NOT EXISTS slow (id int PRIMARY KEY, v text)')
   const locker = new pg.Client(pair.source.url)
   await locker.connect()
   await locker.query('BEGIN; LOCK TABLE slow')
+  return locker
+}
+
+test('a run that is cancelled does not wait for the sums of a large table', async () => {
+  const locker = await lockedTable()
   const cancel = new AbortController()
   const digesting = digest('slow', false, cancel.signal)
   await sleep(300)
   cancel.abort(new Error('cancelled'))
   await expect(digesting).rejects.toThrow()
   await locker.end()
+})
+
+test('when molt fails, neither the run nor the server goes on adding up', async () => {
+  const locker = await lockedTable()
+  const dir = await mkdtemp(join(tmpdir(), 'molt-'))
+  const program = join(dir, 'molt')
+  await writeFile(program, '#!/bin/sh\n[ "$2" = --help ] && exit 0\nsleep 0.5\nexit 3\n', { mode: 0o755 })
+  const plan = { sourceSchema: 'public', targetSchema: 'public', tables: ['slow'] } as Plan
+  const verifying = runVerify(source, target, {
+    ...{ program, sourceUrl: pair.source.url, targetUrl: pair.target.url, plan, level: 'full', help: '' },
+    ...{ logFile: join(dir, 'log'), signal: new AbortController().signal },
+  })
+  await expect(verifying).rejects.toThrow(/exit/)
+  const adding = () =>
+    source.query("SELECT count(*)::int FROM pg_stat_activity WHERE query LIKE 'SELECT bucket,%' AND state = 'active'")
+  await vi.waitFor(async () => expect((await adding()).rows[0].count).toBe(0), 8_000)
+  await locker.end()
+  await rm(dir, { recursive: true })
 })
