@@ -281,9 +281,7 @@ class Planner {
     }
     if (rule.use === 'number') {
       const moved = rule.absolute ? `${value} IS NOT NULL` : `${value} <> 0`
-      const same = fresh
-        .select(`${maskColumn(rule, place)} = ${value} AS same`, `${fromItem(table)} AS t`)
-        .replace(/$/, ` WHERE ${moved}`)
+      const same = `${fresh.select(`${maskColumn(rule, place)} = ${value} AS same`, `${fromItem(table)} AS t`)} WHERE ${moved}`
       this.plan.checks.push({
         sql: `SELECT CASE WHEN count(*) FILTER (WHERE same) * 2 > count(*) THEN count(*) FILTER (WHERE same) ELSE 0 END AS count FROM (${same}) s`,
         problem: (count) =>

@@ -1,5 +1,5 @@
 import { randomInt } from 'node:crypto'
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, qualified, relationExists } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
 
 /** Remembers on the rehearsal source what is ours there, so that a second run may replace it and nothing else. */
@@ -48,8 +48,7 @@ async function requireUnfed(target: Database): Promise<void> {
     `SELECT 'the subscription ' || subname AS feed FROM pg_catalog.pg_subscription s
        JOIN pg_catalog.pg_database d ON d.oid = s.subdbid AND d.datname = current_database()`,
   )
-  const ledger = await target.query(`SELECT pg_catalog.to_regclass('molt_actions.migrations') AS oid`)
-  if (ledger.rows[0].oid) {
+  if (await relationExists(target, 'molt_actions.migrations')) {
     const migrations = await target.query(
       `SELECT 'the migration ' || id AS feed FROM molt_actions.migrations WHERE phase NOT IN ('cleaned', 'aborted')`,
     )
@@ -80,8 +79,7 @@ async function requireNothingElse(target: Database): Promise<void> {
 }
 
 async function ownTables(target: Database): Promise<string[]> {
-  const { rows } = await target.query('SELECT pg_catalog.to_regclass($1) AS oid', [RUN])
-  if (!rows[0].oid) return []
+  if (!(await relationExists(target, RUN))) return []
   const run = await target.query(`SELECT schema_name AS schema, tables FROM ${RUN}`)
   return run.rows.flatMap(({ schema, tables }) => (tables as string[]).map((name) => `${schema}.${name}`))
 }
@@ -103,8 +101,7 @@ export async function takeOver(target: Database, schema: string, tables: readonl
 
 /** The tables of an earlier run with their sequences, and the schema's types and functions that are left over. */
 async function dropOurs(target: Database): Promise<void> {
-  const { rows } = await target.query('SELECT pg_catalog.to_regclass($1) AS oid', [RUN])
-  if (!rows[0].oid) return
+  if (!(await relationExists(target, RUN))) return
   const run = await target.query(`SELECT schema_name AS schema FROM ${RUN}`)
   const schema = run.rows[0]?.schema as string | undefined
   if (!schema) return

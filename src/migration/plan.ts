@@ -9,6 +9,13 @@ export function canonicalJson(value: unknown): string {
   )
 }
 
+/**
+ * What is compared, from the strictest on: `full` compares every row, by molt and by hashes that both databases compute;
+ * `molt` by molt alone, `counts` only the numbers of rows, `tables` only the definitions.
+ */
+export const VERIFY_LEVELS = ['full', 'molt', 'counts', 'tables'] as const
+export type VerifyLevel = (typeof VERIFY_LEVELS)[number]
+
 /** Settings that decide what is moved and how. Hosts, credentials, data and times are none of them. */
 export interface PlanSettings {
   sourceSchema: string
@@ -19,7 +26,7 @@ export interface PlanSettings {
   waivers?: readonly string[]
   defer?: string
   /** What is compared while writes are paused; `full` when nothing is said. */
-  finalVerify?: string
+  finalVerify?: VerifyLevel
   /** Program → sha256, of those that were there. */
   tools?: Readonly<Record<string, string>>
 }

@@ -1,4 +1,5 @@
 import * as z from 'zod'
+import { VERIFY_LEVELS } from '../migration/plan.ts'
 import type { VerifyReport } from '../steps/verifying.ts'
 
 const count = z.number().int().min(0)
@@ -37,7 +38,7 @@ const table = z.strictObject({
 export const verifyReport = z.strictObject({
   version: z.literal(1),
   verdict: z.enum(['clean', 'different', 'unsettled']),
-  level: z.enum(['full', 'molt', 'counts', 'tables']),
+  level: z.enum(VERIFY_LEVELS),
   while: z.enum(['streaming', 'drained']),
   counted: z.enum(['exact', 'estimated', 'no']).describe('How rows were counted beside molt.'),
   problems: z.array(z.string()),

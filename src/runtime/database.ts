@@ -21,6 +21,11 @@ export function qualified(schema: string, name: string): string {
   return `${ident(schema)}.${ident(name)}`
 }
 
+/** Whether there is a relation of this name, which is given as in a statement. */
+export async function relationExists(db: Database, name: string): Promise<boolean> {
+  return (await db.query('SELECT pg_catalog.to_regclass($1) IS NOT NULL AS there', [name])).rows[0].there
+}
+
 /** How long a connection attempt and a catalog statement may take, in milliseconds. */
 const CONNECT_TIMEOUT = 15_000
 const STATEMENT_TIMEOUT = 60_000

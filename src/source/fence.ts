@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Table } from '../migration/tables.ts'
-import { type Database, qualified, sqlState } from '../runtime/database.ts'
-import { isThere, OUR_SCHEMA } from './heartbeat.ts'
+import { type Database, qualified, relationExists, sqlState } from '../runtime/database.ts'
+import { OUR_SCHEMA } from './heartbeat.ts'
 
 /*
  * The fence is a statement trigger on every expected table, installed ahead of time and disarmed. What arms it is one
@@ -166,7 +166,7 @@ async function withPartitions(db: Database, tables: readonly Table[]): Promise<F
  * @param there whether its lease is there, for who knows already
  */
 export async function readFence(db: Database, there?: boolean): Promise<{ state: FenceState; remainingMs: number }> {
-  if (!(there ?? (await isThere(db, LEASE)))) return { state: 'absent', remainingMs: 0 }
+  if (!(there ?? (await relationExists(db, LEASE)))) return { state: 'absent', remainingMs: 0 }
   const { rows } = await db.query(
     `SELECT last_value::text AS lease, last_value - (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS remaining FROM ${LEASE}`,
   )

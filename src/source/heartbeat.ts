@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { type Database, qualified } from '../runtime/database.ts'
+import { type Database, qualified, relationExists } from '../runtime/database.ts'
 
 /** Everything of ours on the source lives in this schema. */
 export const OUR_SCHEMA = 'molt_actions'
@@ -37,7 +37,7 @@ export async function readHeartbeatOwner(
   db: Database,
   there?: boolean,
 ): Promise<{ migration: string; sourceId: string } | undefined> {
-  if (!(there ?? (await isThere(db, `${OUR_SCHEMA}.${HEARTBEAT}`)))) return undefined
+  if (!(there ?? (await relationExists(db, `${OUR_SCHEMA}.${HEARTBEAT}`)))) return undefined
   const { rows } = await db.query(
     `SELECT migration, source_id AS "sourceId" FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`,
   )
@@ -63,9 +63,4 @@ export async function writeMarker(db: Database, marker: string): Promise<number>
 export async function readMarker(db: Database, schema: string): Promise<{ beat: number; marker: string } | undefined> {
   const { rows } = await db.query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)
   return rows[0] && { beat: Number(rows[0].beat), marker: rows[0].marker }
-}
-
-/** Whether there is a relation of this name. */
-export async function isThere(db: Database, name: string): Promise<boolean> {
-  return (await db.query('SELECT to_regclass($1) IS NOT NULL AS there', [name])).rows[0].there
 }

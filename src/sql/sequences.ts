@@ -86,7 +86,8 @@ export interface SequenceSet {
 
 /**
  * Sets the target's sequences of `tables`, and those of no table, beyond both the source's value and the highest value
- * in the column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers handed out meanwhile.
+ * in the column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers
+ * handed out meanwhile.
  * @returns what was set, and what could not be, in words
  */
 export function setSequences(

@@ -1,5 +1,5 @@
 import { info, warning } from '@actions/core'
-import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
+import { type Database, ident, qualified, relationExists } from '../runtime/database.ts'
 import { refuse, UserError } from '../runtime/errors.ts'
 import { installedFence, removeFence } from '../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
@@ -69,7 +69,7 @@ export async function leftoversOnTarget(
       name: `staging schema ${stagingSchema}`,
       drop: () => target.query(`DROP SCHEMA ${ident(stagingSchema)} CASCADE`),
     })
-  if (await tableExists(target, targetSchema, HEARTBEAT))
+  if (await relationExists(target, qualified(targetSchema, HEARTBEAT)))
     found.push({
       name: `heartbeat ${targetSchema}.${HEARTBEAT} on the target`,
       drop: () => target.query(`DROP TABLE ${qualified(targetSchema, HEARTBEAT)}`),
@@ -129,14 +129,6 @@ async function schemaExists(db: Database, name: string): Promise<boolean> {
   return rowCount === 1
 }
 
-async function tableExists(db: Database, schema: string, name: string): Promise<boolean> {
-  const { rowCount } = await db.query(
-    'SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2',
-    [schema, name],
-  )
-  return rowCount === 1
-}
-
 export function requireGone(left: readonly Leftover[]): void {
   if (left.length)
     refuse(
@@ -149,7 +141,7 @@ export function requireGone(left: readonly Leftover[]): void {
 /** What `prepare` took off the target for the load, when a migration ends before it is back. */
 export async function restoreOrTell(target: Database, migration: string, restore: boolean): Promise<void> {
   if (restore) {
-    const { built, problems } = await unhurried(target, () => restoreDeferred(target, migration))
+    const { built, problems } = await restoreDeferred(target, migration)
     for (const problem of problems) warning(`not put back on the target: ${problem}`)
     if (built.length) info(`${built.length} indexes and constraints that were taken off for the load are back`)
     await forgetDeferred(target, migration, await listRebuilt(target, migration))

@@ -1,4 +1,5 @@
 import { createWriteStream } from 'node:fs'
+import type { VerifyLevel } from '../migration/plan.ts'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../migration/structure.ts'
 import { compareTables, type Table } from '../migration/tables.ts'
 import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
@@ -27,12 +28,6 @@ import { keyHash, moltScrubber, scrubText } from '../tools/scrub.ts'
 import { toolHelp } from '../tools/versions.ts'
 import { passMarker, recheckRows } from './recheck.ts'
 import { digestTables, type TableDigest } from './row-digests.ts'
-
-/**
- * `full` compares every row, by molt and by hashes that both databases compute; `molt` by molt alone, `counts` only the
- * numbers of rows, `tables` only the definitions.
- */
-export type VerifyLevel = 'full' | 'molt' | 'counts' | 'tables'
 
 /** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
 export interface VerifyReport {

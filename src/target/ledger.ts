@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PackedFingerprint } from '../migration/fingerprint.ts'
+import type { VerifyLevel } from '../migration/plan.ts'
 import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
 import type { WriteGrant } from './gate.ts'
@@ -32,10 +33,10 @@ export interface Plan {
   publication: string
   /** `check=object`, as they were given: what was accepted although a check speaks against it. */
   waivers?: string[]
-  /** `none`, `indexes`, `constraints` or `indexes,constraints`: what is taken off the target for the load. */
+  /** What is taken off the target for the load, as `prepare` takes it: `none`, or a list such as `indexes,constraints`. */
   defer?: string
   /** What is compared while writes are paused; `full` when nothing is said. */
-  finalVerify?: 'full' | 'molt' | 'counts' | 'tables'
+  finalVerify?: VerifyLevel
   /** sha256 of the programs that were there when it was prepared. */
   tools?: Record<string, string>
   /** sha256 over all that decides what is moved and how. */
@@ -327,6 +328,9 @@ async function changed(db: Database, sql: string, values: unknown[]): Promise<bo
     throw error
   }
 }
+
+/** Milliseconds after which a stream's hold lapses unless renewed: long enough for a target that is away for a while. */
+export const HOLD_TTL = 60_000
 
 /**
  * Takes the hold of a migration: when nobody has it, or it was not renewed in time. A run that was asked for the slot

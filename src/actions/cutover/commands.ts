@@ -84,7 +84,7 @@ export function readOnlyUrl(url: string): string {
 }
 
 /** The roles of these whose sessions we may not end; asked before anything is paused. */
-export async function unendable(source: Database, roles: readonly string[]): Promise<string[]> {
+async function unendable(source: Database, roles: readonly string[]): Promise<string[]> {
   const { rows } = await source.query(
     `SELECT name FROM unnest($1::text[]) AS name LEFT JOIN pg_catalog.pg_roles r ON r.rolname = name
       WHERE r.oid IS NULL OR NOT (

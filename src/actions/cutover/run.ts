@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
 import { describeChange } from '../../migration/fingerprint.ts'
+import { VERIFY_LEVELS, type VerifyLevel } from '../../migration/plan.ts'
 import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
@@ -40,6 +41,8 @@ import { spec } from './spec.ts'
 
 type Cutover = Context<typeof spec>
 
+/** Phases from which a cutover begins, or goes on. */
+const OPEN: readonly Phase[] = ['caught-up', 'approved', 'committing', 'committed']
 /** Phases in which the target has taken over, so that a second cutover has nothing to do. */
 const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 
@@ -147,8 +150,7 @@ async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSi
 
 /** All that can be told without the slot, while somebody else streams: whoever must be refused leaves them alone. */
 async function lookFirst(context: Cutover, source: Database, target: Database): Promise<Entry> {
-  const phases = ['caught-up', 'approved', 'committing', 'committed', ...DONE] as const
-  const entry = await requireEntry(target, context.inputs.migration, phases)
+  const entry = await requireEntry(target, context.inputs.migration, [...OPEN, ...DONE])
   await requireSameSource(source, entry)
   const { state } = await readFence(source)
   if (DONE.includes(entry.phase) || state === 'permanent') return entry
@@ -170,16 +172,13 @@ function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): v
     )
   const planned = plan.finalVerify ?? 'full'
   const given = levelOf(context, plan)
-  if (LEVELS.indexOf(given) > LEVELS.indexOf(planned))
+  if (VERIFY_LEVELS.indexOf(given) > VERIFY_LEVELS.indexOf(planned))
     throw new VerdictError(
       `input \`final-verify\`: \`${given}\` compares less than the plan that was approved says (\`${planned}\`); leave it out, or \`prepare\` with \`final-verify: ${given}\` and have that approved`,
     )
 }
 
-/** From the strictest on. */
-const LEVELS = ['full', 'molt', 'counts', 'tables'] as const
-
-function levelOf({ inputs }: Cutover, plan: Plan): (typeof LEVELS)[number] {
+function levelOf({ inputs }: Cutover, plan: Plan): VerifyLevel {
   return inputs.finalVerify ?? plan.finalVerify ?? 'full'
 }
 
@@ -208,8 +207,7 @@ async function requireFence(source: Database, entry: Entry): Promise<void> {
  * means that the target has taken over, whatever the ledger says; anything else means that nothing was decided.
  */
 async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
-  const phases = ['caught-up', 'approved', 'committing', 'committed', ...DONE] as const
-  const entry = await requireEntry(target, context.inputs.migration, phases)
+  const entry = await requireEntry(target, context.inputs.migration, [...OPEN, ...DONE])
   const { state, remainingMs } = await readFence(source)
   if (DONE.includes(entry.phase)) return entry
   if (state === 'permanent') {

@@ -1,3 +1,4 @@
+import { VERIFY_LEVELS } from '../../migration/plan.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { choice, duration, integer, list } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
@@ -17,12 +18,12 @@ export const spec = defineAction({
     ),
     ...streaming,
     'first-verify': defaulted(
-      choice('full', 'molt', 'counts', 'tables', 'none'),
+      choice(...VERIFY_LEVELS, 'none'),
       'full',
       'What is compared before writes are paused, while changes are streamed: what differs is looked at again until it is known to be lag or loss.',
     ),
     'final-verify': optional(
-      choice('full', 'molt', 'counts', 'tables'),
+      choice(...VERIFY_LEVELS),
       'What is compared while writes are paused, as `level` of `verify` says it. Default: what `prepare` has written into the plan (`full`, unless it was told otherwise); once it is approved, less than that is refused.',
     ),
     'smoke-test': optional(

@@ -1,13 +1,19 @@
 import { info, warning } from '@actions/core'
 import { constraintProblems, indexProblems } from '../../migration/structure.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import { type Database, ident, qualified, sqlState, unhurried } from '../../runtime/database.ts'
+import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readConstraints, readIndexes } from '../../sql/structure.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
-import { type DeferredKind, deferralProblems, rebuildDeferred, validateForeignKeys } from '../../target/deferral.ts'
+import {
+  type DeferredKind,
+  deferralProblems,
+  rebuildDeferred,
+  validateConstraint,
+  validateForeignKeys,
+} from '../../target/deferral.ts'
 import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
@@ -47,11 +53,8 @@ export const action: Action<typeof spec> = {
           )
         if (entry.phase === 'committed' && context.inputs.switchedByHand)
           entry = await advance(target, entry, 'switched')
-        entry = await unhurried(target, async () => {
-          const built = entry.phase === 'finalized' ? entry : await rebuild(source, target, entry)
-          if (['switched', 'finalized'].includes(built.phase)) await requireWhole(context, source, target, built)
-          return built
-        })
+        if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry)
+        if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry)
         if (entry.phase === 'switched') {
           await endReplication(source, entry)
           entry = await advance(target, entry, 'finalized')
@@ -89,12 +92,12 @@ async function requireWhole({ inputs }: Finalize, source: Database, target: Data
   const waiting = (await readConstraints(target, targetSchema)).filter(
     (each) => !each.validated && tables.includes(each.table),
   )
-  const broken: string[] = []
+  const invalid: string[] = []
   for (const { table, name, kind } of waiting) {
     // What the source itself has never validated may not hold there either.
     if (constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
-    const problem = await validate(target, targetSchema, table, name)
-    if (problem) broken.push(`${table}: the ${kind} constraint ${name} does not hold: ${problem}`)
+    const problem = await broken(validateConstraint(target, targetSchema, { table, name }))
+    if (problem) invalid.push(`${table}: the ${kind} constraint ${name} does not hold: ${problem}`)
     else info(`${kind} ${targetSchema}.${table}.${name} is validated`)
   }
   const missing = [
@@ -103,16 +106,16 @@ async function requireWhole({ inputs }: Finalize, source: Database, target: Data
   ]
   const never = missing.filter((each) => / is missing on the target$/.test(each))
   const required = inputs.structure === 'require' ? missing : missing.filter((each) => !never.includes(each))
-  const problems = [...new Set([...broken, ...required])]
+  const problems = [...new Set([...invalid, ...required])]
   if (problems.length)
     refuse("the target's definitions are not the source's", problems, 'Put these right and run `finalize` again.')
   for (const each of never.slice(0, 20)) warning(each)
 }
 
-/** The server's message names the constraint and no value; its detail would hold a customer's. */
-async function validate(db: Database, schema: string, table: string, name: string): Promise<string | undefined> {
+/** What rows break, by the server's message: it names the constraint and no value, while its detail would. */
+async function broken(validation: Promise<void>): Promise<string | undefined> {
   try {
-    await db.query(`ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`)
+    await validation
     return undefined
   } catch (error) {
     if (!sqlState(error)?.startsWith('23')) throw error

@@ -21,6 +21,7 @@ import {
   addEvidence,
   advance,
   type Entry,
+  HOLD_TTL,
   keepingHold,
   readEntry,
   readEvidence,
@@ -41,9 +42,6 @@ type Ending = 'request' | 'approved' | 'over' | 'declined' | 'expired' | 'leg-li
 
 /** GitHub counts the requests of a token: 240 an hour are far below its limit. */
 const ASK_GITHUB_EVERY = 15_000
-
-/** How long a dead run keeps others off; a target that is away for less does not lose a living one its hold. */
-const HOLD_TTL = 60_000
 
 /** What a run of this action leaves behind. */
 interface Account {

@@ -7,15 +7,21 @@ import { workFolder } from '../../runtime/progress.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
 import { runVerify } from '../../steps/verifying.ts'
 import { closeGate, openGate } from '../../target/gate.ts'
-import { addEvidence, advance, type Entry, keepingHold, requireEntry, takeHold, thisRun } from '../../target/ledger.ts'
+import {
+  addEvidence,
+  advance,
+  type Entry,
+  HOLD_TTL,
+  keepingHold,
+  requireEntry,
+  takeHold,
+  thisRun,
+} from '../../target/ledger.ts'
 import { differences } from '../../tools/molt-verify.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Rollback = Context<typeof spec>
-
-/** How long a dead run keeps others off. */
-const HOLD_TTL = 60_000
 
 export const action: Action<typeof spec> = {
   spec,

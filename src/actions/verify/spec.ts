@@ -1,3 +1,4 @@
+import { VERIFY_LEVELS } from '../../migration/plan.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { boolean, choice, duration, integer, list } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
@@ -11,7 +12,7 @@ export const spec = defineAction({
   inputs: {
     ...migration,
     level: defaulted(
-      choice('full', 'molt', 'counts', 'tables'),
+      choice(...VERIFY_LEVELS),
       'full',
       '`full`: every row, by molt and by hashes that both databases compute. `molt`: every row, by molt alone, which takes a value that its `fetch` has misread for equal. `counts`: numbers of rows. `tables`: definitions only.',
     ),
