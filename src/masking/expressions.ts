@@ -39,30 +39,30 @@ export class Hashes {
     return this.#once(`sha256(${key} || ${bytes})`)
   }
 
+  /** A bigint of either sign. So cheap that to make it twice costs less than another level of rows. */
+  light(domain: string, value: string): string {
+    return `hashtextextended(${value}, ${this.#seed(domain)})`
+  }
+
   /** The same for a column, without the way through text where its type has a hash of its own. */
-  lightColumn(domain: string, { name, type }: Pick<MaskColumn, 'name' | 'type'>): string {
-    const own = KEY_HASHES[type.replace(/\(.*\)$/, '')]
-    if (!own) return this.light(domain, type === 'text' ? columnOf(name) : `${columnOf(name)}::text`)
-    const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
-    return `${own}(${columnOf(name)}, ${seed})`
+  lightColumn(domain: string, column: Pick<MaskColumn, 'name' | 'type'>): string {
+    return hashedWith(column, this.#seed(domain))
   }
 
   lightNumber(domain: string, value: string): string {
-    const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
-    return `hash_numeric_extended(${value}, ${seed})`
+    return `hash_numeric_extended(${value}, ${this.#seed(domain)})`
   }
 
-  /** The same for a row, by its key. */
-  lightRow(domain: string, table: MaskTable): string {
-    const [name] = table.key
-    const column = table.key.length === 1 ? table.columns.find((each) => each.name === name) : undefined
-    return column ? this.lightColumn(domain, column) : this.light(domain, rowText(table))
+  /** The same for a row, by its key: each column's hash is the seed of the next one's. */
+  lightRow(domain: string, { key, columns }: MaskTable): string {
+    return key.reduce(
+      (seed, name) => hashedWith(columns.find((each) => each.name === name) ?? { name, type: '' }, seed),
+      this.#seed(domain),
+    )
   }
 
-  /** A bigint of either sign. So cheap that to make it twice costs less than another level of rows. */
-  light(domain: string, value: string): string {
-    const seed = `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
-    return `hashtextextended(${value}, ${seed})`
+  #seed(domain: string): string {
+    return `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
   }
 
   /** A value that costs something to get at, taken once a row; it may be made of other such values. */
@@ -125,6 +125,12 @@ export class Hashes {
     this.computed.set(expression, name)
     return `t."${name}"`
   }
+}
+
+function hashedWith({ name, type }: Pick<MaskColumn, 'name' | 'type'>, seed: string): string {
+  const own = KEY_HASHES[type.replace(/\(.*\)$/, '')]
+  if (own) return `${own}(${columnOf(name)}, ${seed})`
+  return `hashtextextended(${columnOf(name)}${type === 'text' ? '' : '::text'}, ${seed})`
 }
 
 /** Equal integers, and equal floats, hash alike whatever their width: a bigint meets the integer that it refers to. */
@@ -241,7 +247,8 @@ function documentOf({ name, type }: MaskColumn, { hashes }: Place): string {
 function maskTyped(rule: UseRule, value: string, { column, domain, hashes }: Place): string {
   if (column.family === 'bytea') return `sha256(${hashes.strongBytes(domain, value)})`
   const hash = hashes.strong(domain, `${value}::text`)
-  if (rule.use === 'uuid') return `CASE WHEN ${value} IS NOT NULL THEN ${uuid(hash)} END`
+  // COPY sends text, and the other side reads a uuid without its hyphens, too.
+  if (rule.use === 'uuid') return uuidDigits(hash)
   return column.type === 'integer' ? `(${big(hash)} & 2147483647)::integer` : big(hash)
 }
 
@@ -296,7 +303,7 @@ function maskText(
     case 'card':
       return unlessEmpty(card(strong(), value, limit))
     case 'uuid':
-      return unlessEmpty(`${uuid(strong())}::text`)
+      return unlessEmpty(`${uuidDigits(strong())}::uuid::text`)
     case 'text':
       return filler(hashes.light(domain, value), value)
     default:
@@ -321,11 +328,12 @@ function hex(hash: string, length: number): string {
 }
 
 function pick(hash: string, byte: number, items: readonly string[]): string {
-  return `${list(items)}[1 + get_byte(${hash}, ${byte}) % ${items.length}]`
+  return `(${list(items)})[1 + get_byte(${hash}, ${byte}) % ${items.length}]::text`
 }
 
+/** As an array of `name`: its elements are of one size, so that none has to be looked for from the first one on. */
 function list(items: readonly string[]): string {
-  return `(ARRAY[${items.map(literal).join(',')}])`
+  return `${literal(`{${items.map((item) => `"${item}"`).join(',')}}`)}::name[]`
 }
 
 /** 64 bits in the local part, at a host that RFC 2606 reserves: nothing sent there arrives. */
@@ -367,13 +375,14 @@ function streetLine(hash: string): string {
 /** From the cheap hash: how often a place occurs tells more of it than the name it is given. */
 function locality(hash: string, part: 'city' | 'postcode', value: string): string {
   if (part === 'postcode') return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
-  const word = (shift: number, items: readonly string[]) => `${list(items)}[1 + (${hash} >> ${shift} & 63)::int]`
+  const word = (shift: number, items: readonly string[]) =>
+    `(${list(items)})[1 + (${hash} >> ${shift} & 63)::int]::text`
   return `${word(6, LAST_1)} || ${word(12, LAST_2)}`
 }
 
 /** As long as the original; +999 is a country code that is not given out. */
 function phone(hash: string, value: string): string {
-  return `CASE WHEN starts_with(${value}, '+') THEN '+999' ELSE '0999' END || ${digits(hash, `greatest(4, length(${value}) - 4)`)}`
+  return `CASE WHEN ${value} LIKE '+%' THEN '+999' ELSE '0999' END || ${digits(hash, `greatest(4, length(${value}) - 4)`)}`
 }
 
 /** As many digits as the original, a valid check digit, and an issuer (90…) that no card network has. */
@@ -392,9 +401,9 @@ function card(hash: string, value: string, limit: number | null): string {
 }
 
 /** 122 bits, marked as a random (version 4) uuid. */
-function uuid(hash: string): string {
+function uuidDigits(hash: string): string {
   const version = `set_byte(substring(${hash} FROM 1 FOR 16), 6, get_byte(${hash}, 6) & 15 | 64)`
-  return `encode(set_byte(${version}, 8, get_byte(${hash}, 8) & 63 | 128), 'hex')::uuid`
+  return `encode(set_byte(${version}, 8, get_byte(${hash}, 8) & 63 | 128), 'hex')`
 }
 
 const LOREM =
@@ -456,7 +465,7 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
     ? `CASE WHEN ${hash} IS NULL THEN ${amountOf(own())} ELSE ${amountOf(hash)} END`
     : amountOf(hash)
   if (column.family === 'date') return `${columnOf(column.name)} + ${moved}`
-  return `(${columnOf(column.name)} + make_interval(days => ${moved}))::${column.type}`
+  return `(${columnOf(column.name)} + ${moved} * interval '24 hours')::${column.type}`
 }
 
 /** All timestamps of a row move by the same amount, so that what came first still does. */
@@ -466,12 +475,6 @@ export function jitter(text: string, { table, column, hashes }: Omit<Place, 'dom
   const domain = `${table.name} jitter`
   const hash = table.key.length ? hashes.lightRow(domain, table) : hashes.light(domain, `${value}::text`)
   return `(${value} + ${hash} % ${ms + 1} * interval '1 millisecond')::${column.type}`
-}
-
-/** A row's key as text. */
-export function rowText(table: MaskTable): string {
-  if (table.key.length === 1) return `${columnOf(table.key[0] as string)}::text`
-  return table.key.map((name) => `${columnOf(name)}::text`).join(` || '|' || `)
 }
 
 /** The source's own values by their own weights; they are counted in the database, in the same snapshot. */

@@ -1,6 +1,6 @@
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
-import { Hashes, literal, rowText } from './expressions.ts'
+import { Hashes, literal } from './expressions.ts'
 import type { Edge, Plan } from './plan.ts'
 import type { Rules } from './rules.ts'
 
@@ -46,7 +46,7 @@ function ownPredicates(table: MaskTable, own: Subset[string] | undefined, hashes
   if (own?.percent !== undefined) {
     if (!table.key.length) plan.problems.push(`subset: ${table.name} has no primary key to take a percentage by`)
     else {
-      const hash = hashes.light(`${table.name} subset`, rowText(table))
+      const hash = hashes.lightRow(`${table.name} subset`, table)
       parts.push(`abs(${hash} % 1000000) < ${Math.round(own.percent * 10_000)}`)
     }
   }

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readMaskTables } from '../../src/masking/catalog.ts'
@@ -477,6 +478,34 @@ describe('copy', () => {
       ['t', 50],
       ['u', 0],
     ])
+  })
+
+  it('waits for a target that is slow, with little in memory', { timeout: 60_000 }, async () => {
+    const at = await databases(`CREATE TABLE t (id bigint, v text);
+      INSERT INTO t SELECT n, repeat(md5(n::text), 64) FROM generate_series(1, 100000) n`)
+    await query(at.to, 'CREATE TABLE t (id bigint, v text)')
+    const [source, locker] = [await openSession(at.from, 'source'), await openSession(at.to, 'target')]
+    await locker.query('BEGIN; LOCK TABLE public.t')
+    const job = { schema: 'public', table: 't', select: 'SELECT * FROM public.t', columns: ['id', 'v'], size: 1 }
+    const used = () => {
+      const { heapUsed, external } = process.memoryUsage()
+      return Math.round((heapUsed + external) / 2 ** 20)
+    }
+    const ends = { ...at, snapshot: await exportSnapshot(source), parameters: new Map(), atOnce: 1 }
+    const before = used()
+    let peak = 0
+    const look = setInterval(() => {
+      peak = Math.max(peak, used() - before)
+    }, 10)
+    const copying = copyTables([job], { ...ends, signal: new AbortController().signal })
+    await sleep(1_000)
+    await locker.query('COMMIT')
+    expect([...(await copying)]).toEqual([['t', 100_000]])
+    clearInterval(look)
+    // Of 200 MiB that were on their way.
+    console.log('PEAK', peak)
+    expect(peak).toBeLessThan(64)
+    await Promise.all([source.end(), locker.end()])
   })
 })
 
