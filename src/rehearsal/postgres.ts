@@ -119,7 +119,7 @@ init() {
   bin=\${1:-$bin}
   echo postgres >"$dir/password"
   "$bin/initdb" -D "$dir/data" --username=postgres --pwfile="$dir/password" --auth=scram-sha-256 \\
-    --encoding=UTF8 --no-locale --no-sync --no-instructions >"$dir/initdb.log" 2>&1 </dev/null ||
+    --encoding=UTF8 --no-locale --no-sync >"$dir/initdb.log" 2>&1 </dev/null ||
     { cat "$dir/initdb.log" >&2; exit 1; }
   : >"$dir/initialised"
 }
