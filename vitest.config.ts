@@ -5,6 +5,7 @@ const NIGHTLY = [
   'test/e2e/mask.test.ts',
   'test/e2e/follow-cutover.test.ts',
   'test/e2e/rehearse-workflow.test.ts',
+  'test/e2e/source-versions.test.ts',
   'test/faults/lifecycle.test.ts',
   'test/faults/cutover-kill.test.ts',
   'test/faults/cutover-nights.test.ts',

@@ -9,6 +9,7 @@ export interface Slot {
   activePid: number | null
   restartLsn: string | null
   confirmedFlushLsn: string | null
+  /** null before PostgreSQL 13, which keeps what a slot needs whatever it takes. */
   walStatus: string | null
   walBytes: number
 }
@@ -16,9 +17,9 @@ export interface Slot {
 export async function readSlot(db: Database, name: string): Promise<Slot | undefined> {
   const { rows } = await db.query(
     `SELECT plugin, database, active, active_pid AS "activePid", restart_lsn::text AS "restartLsn",
-            confirmed_flush_lsn::text AS "confirmedFlushLsn", wal_status AS "walStatus",
+            confirmed_flush_lsn::text AS "confirmedFlushLsn", to_jsonb(s) ->> 'wal_status' AS "walStatus",
             pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::float8 AS "walBytes"
-       FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`,
+       FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1`,
     [name],
   )
   return rows[0]

@@ -57,7 +57,8 @@ export async function readSlotFacts(
 ): Promise<SlotFacts | undefined> {
   const { rows } = await db.query(
     `SELECT s.active, s.restart_lsn::text AS "restartLsn", s.confirmed_flush_lsn::text AS "confirmedFlushLsn",
-            now.lsn::text AS lsn, s.wal_status AS "walStatus", s.safe_wal_size::float8 AS "safeWalSize",
+            now.lsn::text AS lsn, to_jsonb(s) ->> 'wal_status' AS "walStatus",
+            (to_jsonb(s) ->> 'safe_wal_size')::float8 AS "safeWalSize",
             coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.restart_lsn), 0)::float8 AS "walBytes",
             coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn), 0)::float8 AS "behindBytes",
             CASE WHEN s.active THEN jsonb_build_object('pid', s.active_pid, 'application', coalesce(a.application_name, ''),

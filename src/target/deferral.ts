@@ -334,7 +334,6 @@ export async function listRebuilt(db: Database, migration: string): Promise<Defe
  * build it any more.
  */
 export async function forgetDeferred(db: Database, migration: string, which?: readonly Deferred[]): Promise<void> {
-  await createTable(db)
   for (const { schema, table, name } of which ?? (await listDeferred(db, migration)))
     await retrying(() =>
       db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`, [

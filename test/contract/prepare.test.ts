@@ -327,6 +327,13 @@ it('takes the user’s word that unique values never move, and then builds their
   })
 })
 
+it('leaves nothing to clean up when it was refused, and the cleanup says so', async () => {
+  const urls = await world(pair, 'SELECT 1', 'SELECT 1')
+  const cleaned = await run('cleanup', urls, { restore: 'true' })
+  expect(cleaned.conclusion, cleaned.log).toBe('success')
+  expect(cleaned.outputs.dropped).toBe('[]')
+})
+
 it('is undone by the cleanup, which puts back what was taken off before it forgets', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
