@@ -503,7 +503,6 @@ describe('copy', () => {
     expect([...(await copying)]).toEqual([['t', 100_000]])
     clearInterval(look)
     // Of 200 MiB that were on their way.
-    console.log('PEAK', peak)
     expect(peak).toBeLessThan(64)
     await Promise.all([source.end(), locker.end()])
   })
