@@ -274,8 +274,9 @@ function maskText(
   const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : value
   // NULL for an empty text, too: whatever is made of the hash is NULL then, and the text itself stays.
   const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
+  const light = () => hashes.light(domain, `nullif(${folded}, '')`)
   const limit = column.maxLength
-  const cut = (text: string, length: number | null = limit) => (length === null ? text : `left(${text}, ${length})`)
+  const cut = (text: string, room: number) => (limit === null || limit >= room ? text : `left(${text}, ${limit})`)
   // Should anything else ever make it NULL, an empty text stands there and not the original.
   const unlessEmpty = (text: string) => `coalesce(${text}, left(${folded}, 0))`
   switch (rule.use) {
@@ -293,13 +294,14 @@ function maskText(
     case 'email':
       return unlessEmpty(email(strong(), limit))
     case 'name':
-      return unlessEmpty(cut(personName(strong(), rule.part ?? 'full')))
+      return unlessEmpty(cut(personName(strong(), rule.part ?? 'full'), ROOM))
     case 'address':
       if (rule.part === 'city' || rule.part === 'postcode')
-        return unlessEmpty(cut(locality(hashes.light(domain, `nullif(${folded}, '')`), rule.part, value)))
-      return unlessEmpty(cut(streetLine(strong())))
+        return unlessEmpty(cut(locality(light(), rule.part, value), rule.part === 'city' ? ROOM : 3))
+      return unlessEmpty(cut(streetLine(strong()), ROOM))
     case 'phone':
-      return unlessEmpty(cut(phone(strong(), value)))
+      // As long as the original, which fits, but for short ones.
+      return unlessEmpty(cut(phone(strong(), value), 8))
     case 'card':
       return unlessEmpty(card(strong(), value, limit))
     case 'uuid':
@@ -327,13 +329,11 @@ function hex(hash: string, length: number): string {
   return length % 2 ? `left(${whole}, ${length})` : whole
 }
 
-function pick(hash: string, byte: number, items: readonly string[]): string {
-  return `(${list(items)})[1 + get_byte(${hash}, ${byte}) % ${items.length}]::text`
-}
-
-/** As an array of `name`: its elements are of one size, so that none has to be looked for from the first one on. */
-function list(items: readonly string[]): string {
-  return `${literal(`{${items.map((item) => `"${item}"`).join(',')}}`)}::name[]`
+/** One of some words, by a whole number from 0 on. */
+function pick(index: string, words: readonly string[]): string {
+  // As an array of `name`: its elements are of one size, so that none has to be looked for from the first one on.
+  const list = literal(`[0:${words.length - 1}]={${words.map((word) => `"${word}"`).join(',')}}`)
+  return `(${list}::name[])[${index}]::text`
 }
 
 /** 64 bits in the local part, at a host that RFC 2606 reserves: nothing sent there arrives. */
@@ -343,41 +343,50 @@ function email(hash: string, limit: number | null): string {
   return limit === null || limit >= EMAIL_LENGTH ? text : `left(${text}, ${limit})`
 }
 
-const syllables = (starts: string, ends: string) =>
-  starts.split(' ').flatMap((start) => ends.split(' ').map((end) => start + end))
+const syllables = (...lists: string[]) =>
+  lists.map((list) => list.split(' ')).reduce((words, ends) => words.flatMap((word) => ends.map((end) => word + end)))
 
-const FIRST = syllables('Alvu Beru Kadu Deno Elpu Faru Gitu Hanu', 'nak vo nape rak lim solu mip tuk')
-const LAST_1 = syllables('Bar Cor Dal Ever Fal Gran Hol Ister', 'a e i o ade ena ila oma')
-const LAST_2 = syllables('be da fe ga ho la ma ne', 'ck hl ld rt lm nd rk ss')
+/** Words of syllables, so that none of them is taken from anybody. Long lists: a second look-up costs more than a hash. */
+const FIRST = syllables(
+  'Alvu Beru Kadu Deno Elpu Faru Gitu Hanu Ilmo Jare Lutu Mabi Nolu Opra Peri Ravu',
+  'nak vo nape rak lim solu mip tuk den ris bal ga tof ner mu sil',
+)
+const LAST = syllables(
+  'Bar Cor Dal Ever Fal Gran Hol Ister',
+  'a e i o ade ena ila oma',
+  'be da fe ga',
+  'ck hl lm rt',
+)
 
-/** Made of syllables, so that no name in it is taken from anybody: 262,144 full names, each word one of an array. */
+/** No name, street or place of these words is longer. */
+const ROOM = 24
+
+/** 262,144 full names. */
 function personName(hash: string, part: 'full' | 'first' | 'last'): string {
-  const last = `${pick(hash, 1, LAST_1)} || ${pick(hash, 2, LAST_2)}`
-  if (part === 'first') return pick(hash, 0, FIRST)
-  return part === 'last'
-    ? last
-    : `${pick(
-        hash,
-        0,
-        FIRST.map((name) => `${name} `),
-      )} || ${last}`
+  const first = (after: string) =>
+    pick(
+      `get_byte(${hash}, 0)`,
+      FIRST.map((name) => name + after),
+    )
+  return part === 'first' ? first('') : `${part === 'full' ? `${first(' ')} || ` : ''}${lastName(hash, '')}`
+}
+
+function lastName(hash: string, after: string): string {
+  return pick(
+    `get_byte(${hash}, 1) * 4 + get_byte(${hash}, 2) % 4`,
+    LAST.map((name) => name + after),
+  )
 }
 
 function streetLine(hash: string): string {
-  const street = LAST_2.map((end) => `${end} Street`)
-  return `(get_byte(${hash}, 5) + 1)::text || ${pick(
-    hash,
-    1,
-    LAST_1.map((start) => ` ${start}`),
-  )} || ${pick(hash, 2, street)}`
+  const numbers = Array.from({ length: 256 }, (_, at) => `${at + 1} `)
+  return `${pick(`get_byte(${hash}, 5)`, numbers)} || ${lastName(hash, ' Street')}`
 }
 
 /** From the cheap hash: how often a place occurs tells more of it than the name it is given. */
 function locality(hash: string, part: 'city' | 'postcode', value: string): string {
-  if (part === 'postcode') return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
-  const word = (shift: number, items: readonly string[]) =>
-    `(${list(items)})[1 + (${hash} >> ${shift} & 63)::int]::text`
-  return `${word(6, LAST_1)} || ${word(12, LAST_2)}`
+  if (part === 'city') return pick(`(${hash} & ${LAST.length - 1})::int`, LAST)
+  return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
 }
 
 /** As long as the original; +999 is a country code that is not given out. */
@@ -390,20 +399,19 @@ function card(hash: string, value: string, limit: number | null): string {
   const count = `least(greatest(length(translate(${value}, ' -', '')), 13), ${Math.min(19, limit ?? 19)})`
   const powers = `(ARRAY[${Array.from({ length: 7 }, (_, at) => 10n ** BigInt(10 + at)).join(', ')}])`
   const body = `SELECT 90 * p + ${big(hash)} % p AS b FROM (SELECT ${powers}[${count} - 12] AS p OFFSET 0) y OFFSET 0`
-  // What a pair of digits adds to the sum, the right one doubled: one look-up for two digits.
-  const table = Array.from(
-    { length: 100 },
-    (_, n) => ((n % 10) * 2 > 9 ? (n % 10) * 2 - 9 : (n % 10) * 2) + Math.floor(n / 10),
+  const doubled = (digit: number) => 2 * digit - (digit > 4 ? 9 : 0)
+  // What four digits add to the sum, the last one doubled: one look-up for all four.
+  const table = Array.from({ length: 10_000 }, (_, four) =>
+    [...`${four}`.padStart(4, '0')].reduce((sum, digit, at) => sum + (at % 2 ? doubled(+digit) : +digit), 0),
   )
   const bytes = `'\\x${Buffer.from(table).toString('hex')}'::bytea`
-  const sum = Array.from({ length: 9 }, (_, pair) => `get_byte(${bytes}, (b / ${10n ** BigInt(2 * pair)} % 100)::int)`)
+  const sum = Array.from({ length: 5 }, (_, at) => `get_byte(${bytes}, (b / ${10n ** BigInt(4 * at)} % 10000)::int)`)
   return `(SELECT b::text || ((10 - (${sum.join(' + ')}) % 10) % 10)::text FROM (${body}) x)`
 }
 
-/** 122 bits, marked as a random (version 4) uuid. */
+/** 112 bits, with what marks a random (version 4) uuid: two whole bytes, since a hash that is asked for once is cheaper. */
 function uuidDigits(hash: string): string {
-  const version = `set_byte(substring(${hash} FROM 1 FOR 16), 6, get_byte(${hash}, 6) & 15 | 64)`
-  return `encode(set_byte(${version}, 8, get_byte(${hash}, 8) & 63 | 128), 'hex')`
+  return `encode(set_byte(set_byte(substring(${hash} FROM 1 FOR 16), 6, ${0x4a}), 8, ${0x8a}), 'hex')`
 }
 
 const LOREM =
