@@ -351,12 +351,7 @@ const FIRST = syllables(
   'Alvu Beru Kadu Deno Elpu Faru Gitu Hanu Ilmo Jare Lutu Mabi Nolu Opra Peri Ravu',
   'nak vo nape rak lim solu mip tuk den ris bal ga tof ner mu sil',
 )
-const LAST = syllables(
-  'Bar Cor Dal Ever Fal Gran Hol Ister',
-  'a e i o ade ena ila oma',
-  'be da fe ga',
-  'ck hl lm rt',
-)
+const LAST = syllables('Bar Cor Dal Ever Fal Gran Hol Ister', 'a e i o ade ena ila oma', 'be da fe ga', 'ck hl lm rt')
 
 /** No name, street or place of these words is longer. */
 const ROOM = 24

@@ -180,7 +180,7 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
   // Rows that a cycle's closure took away are missing by intent, and their references are proved instead.
   const planned2 = rules.subset ? copied.get(table.name) : before.rows
   if (after.rows !== planned2) proof.problems.push(`${table.name} has ${after.rows} rows, and ${planned2} were to come`)
-  const found = await survivors(sides, planned, run)
+  const found = await survivors(sides, planned, run, before.rows)
   planned.decisions.forEach((decision, at) => {
     const { column, what, use, why } = decision
     const id = `${table.name}.${column.name}`
@@ -252,6 +252,9 @@ interface Counts {
   unmoved: number
 }
 
+/** Rows: a share of a small table could be none of it, and what was not looked for is not shown to be gone. */
+const LEAST_SAMPLE = 10_000
+
 /**
  * Looks for the originals of every masked column among the masked values: its own, those of the table's other columns,
  * and those that a rule `sql` has made in any table. What travels is 64 bits of a hash under a key that is forgotten
@@ -261,6 +264,7 @@ async function survivors(
   { source, target, signal }: Sides,
   { table, decisions }: PlannedTable,
   { plan, rules, proof }: Run,
+  rowsBefore: number,
 ): Promise<Map<number, Counts>> {
   const values = valuesOf(decisions)
   if (!values) return new Map()
@@ -271,7 +275,8 @@ async function survivors(
        SELECT v.c, substring(sha256(${key} || textsend(v.v)) FROM 1 FOR 8) AS h,
               length(v.v) < ${least} AS short
          FROM ${rows}, LATERAL (${list}) v(c, v) WHERE v.v <> '') s GROUP BY 1, 2`
-  const sampled = sample < 1 ? ` TABLESAMPLE BERNOULLI (${100 * sample})` : ''
+  const share = Math.max(sample, LEAST_SAMPLE / rowsBefore)
+  const sampled = share < 1 ? ` TABLESAMPLE BERNOULLI (${100 * share})` : ''
   await target.query('TRUNCATE pg_temp.molt_originals')
   await pipeline(
     source.query(copyTo(`COPY (${hashed(`${fromItem(table)} AS t${sampled}`)}) TO STDOUT`)),

@@ -143,7 +143,7 @@ const schema = z.strictObject({
         .gt(0)
         .lte(1)
         .optional()
-        .describe('Share of the originals that are looked for. Default 1: all.'),
+        .describe('Share of the originals that are looked for, of 10,000 rows of each table at least. Default 1: all.'),
       'min-length': z.int().min(1).max(32).optional().describe('Shorter values identify nobody. Default 4.'),
       'max-hits': z.int().min(0).optional().describe('Pattern hits that free text may have. Default 0.'),
       'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may be hit, and why.'),
