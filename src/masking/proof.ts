@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { pipeline } from 'node:stream/promises'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import type { Database } from '../runtime/database.ts'
-import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
+import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { type CopyEnds, hangUp, openPair } from './copy.ts'
 import { looksPersonal } from './names.ts'
 import type { Decision, Plan, PlannedTable } from './plan.ts'
@@ -71,6 +71,8 @@ interface Run {
   rules: Rules
   copied: ReadonlyMap<string, number>
   canaries: readonly string[]
+  /** Texts that stand in the schema: in defaults, checks, labels, bounds and predicates. */
+  literals: readonly string[]
   /** Rows of the source in which each canary was seen. */
   seen: number[]
   proof: Proof
@@ -100,14 +102,17 @@ export async function prove(
     references: [],
     constraints: 0,
   }
-  const run: Run = { plan, rules, copied, canaries, seen: canaries.map(() => 0), proof }
+  const literals = literalsOf(schema)
+  const run: Run = { plan, rules, copied, canaries, literals, seen: canaries.map(() => 0), proof }
   await proveTables(sides, run, onTable)
+  await scanSchema(sides.target, run)
   await proveReferences(sides, plan, rules.subset !== undefined, proof)
   await proveConstraints(sides, plan, proof)
   run.seen.forEach((rows, at) => {
     if (!rows) proof.problems.push(`canary ${at + 1} is nowhere on the source: it was not planted, and proves nothing`)
   })
-  if (canaries.some((canary) => schema.some((sql) => sql.includes(canary))))
+  const statements = schema.map(lower)
+  if (canaries.some((canary) => formsOf(canary).some((form) => statements.some((sql) => sql.includes(form)))))
     proof.problems.push('a planted canary stands in the schema itself: in a default, a check, a label or an index')
   return proof
 }
@@ -180,6 +185,12 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
   // Rows that a cycle's closure took away are missing by intent, and their references are proved instead.
   const planned2 = rules.subset ? copied.get(table.name) : before.rows
   if (after.rows !== planned2) proof.problems.push(`${table.name} has ${after.rows} rows, and ${planned2} were to come`)
+  if (!rules.subset)
+    for (const [at, { column, what, use }] of planned.decisions.entries())
+      if (what !== 'generated' && !['null', 'sql'].includes(use) && before.filled[at] !== after.filled[at])
+        proof.problems.push(
+          `${table.name}.${column.name} has ${after.filled[at]} values that are not NULL, and had ${before.filled[at]}`,
+        )
   const found = await survivors(sides, planned, run, before.rows)
   planned.decisions.forEach((decision, at) => {
     const { column, what, use, why } = decision
@@ -213,28 +224,33 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
   })
 }
 
-/** Rows, NULLs, lengths and key gaps of a table in one pass. */
+/** A row of a result has at most 1,664 columns. */
+const MEASURES = 1_500
+
+/** Rows, values that are not NULL, lengths and key gaps of a table, in one pass if it is not too wide. */
 async function shapes(db: Database, { table, decisions }: PlannedTable, where?: string) {
+  const number = gapColumn(table)
   const measures = decisions.flatMap(({ column }, at) => {
     const value = columnOf(column.name)
     const sized = column.family === 'text' || column.family === 'json' || column.array
     return [`count(${value}) AS n${at}`, ...(sized ? [`avg(length(${value}::text))::float8 AS l${at}`] : [])]
   })
-  const number = gapColumn(table)
-  if (number) measures.push(`(max(${number}) - min(${number}) + 1 - count(${number}))::float8 AS gaps`)
-  const { rows } = await db.query(
-    `SELECT count(*) AS rows, ${measures.join(', ')} FROM ${fromItem(table)} AS t${where ? ` WHERE ${where}` : ''}`,
-  )
-  const [row] = rows
+  if (number) measures.push(`(max(${number})::numeric - min(${number}) + 1 - count(${number}))::float8 AS gaps`)
+  const row: Record<string, number | string | null> = {}
+  for (const some of chunks(['count(*) AS rows', ...measures], MEASURES)) {
+    const sql = `SELECT ${some.join(', ')} FROM ${fromItem(table)} AS t${where ? ` WHERE ${where}` : ''}`
+    Object.assign(row, (await db.query(sql)).rows[0])
+  }
   const total = Number(row.rows)
-  const columns = decisions.map((_, at): ColumnShape => {
+  const filled = decisions.map((_, at) => Number(row[`n${at}`]))
+  const columns = filled.map((values, at): ColumnShape => {
     const length = row[`l${at}`] as number | null | undefined
     return {
-      nullShare: total ? 1 - Number(row[`n${at}`]) / total : 0,
+      nullShare: total ? 1 - values / total : 0,
       ...(length !== undefined && length !== null && { averageLength: length }),
     }
   })
-  return { rows: total, columns, gaps: number ? (row.gaps ?? 0) : undefined }
+  return { rows: total, filled, columns, gaps: number ? Number(row.gaps ?? 0) : undefined }
 }
 
 function gapColumn(table: MaskTable): string | undefined {
@@ -252,6 +268,9 @@ interface Counts {
   unmoved: number
 }
 
+/** A value of a masked column that many rows have, such as a state, may well be a label or a default of the schema. */
+const SELDOM = 10
+
 /** Rows: a share of a small table could be none of it, and what was not looked for is not shown to be gone. */
 const LEAST_SAMPLE = 10_000
 
@@ -263,7 +282,7 @@ const LEAST_SAMPLE = 10_000
 async function survivors(
   { source, target, signal }: Sides,
   { table, decisions }: PlannedTable,
-  { plan, rules, proof }: Run,
+  { plan, rules, literals, proof }: Run,
   rowsBefore: number,
 ): Promise<Map<number, Counts>> {
   const values = valuesOf(decisions)
@@ -273,7 +292,7 @@ async function survivors(
   const hashed = (rows: string, list = values) =>
     `SELECT s.c, s.h, bool_and(s.short) AS short, count(*) AS n FROM (
        SELECT v.c, substring(sha256(${key} || textsend(v.v)) FROM 1 FOR 8) AS h,
-              length(v.v) < ${least} AS short
+              octet_length(v.v) < ${least} AS short
          FROM ${rows}, LATERAL (${list}) v(c, v) WHERE v.v <> '') s GROUP BY 1, 2`
   const share = Math.max(sample, LEAST_SAMPLE / rowsBefore)
   const sampled = share < 1 ? ` TABLESAMPLE BERNOULLI (${100 * share})` : ''
@@ -295,6 +314,15 @@ async function survivors(
          WHERE NOT o.short AND o.c IN (${strict}) AND (o.c = m.c OR m.c IN (${strict})) GROUP BY 1)
      SELECT met.*, coalesce(left_over.survivors, 0) AS survivors FROM met LEFT JOIN left_over USING (c)`,
   )
+  const inSchema = await target.query(
+    `SELECT count(DISTINCT o.h)::int AS n FROM unnest($1::text[]) l JOIN pg_temp.molt_originals o
+       ON o.h = substring(sha256(${key} || textsend(l)) FROM 1 FOR 8) WHERE NOT o.short AND o.n < ${SELDOM} AND o.c IN (${strict})`,
+    [literals],
+  )
+  if (inSchema.rows[0].n && !rules.proof?.['allow-schema'])
+    proof.problems.push(
+      `${table.name}: ${inSchema.rows[0].n} original values stand in the schema: in a default, a check, a label or an index`,
+    )
   for (const other of plan.tables) {
     const made = other.table === table ? '' : valuesOf(other.decisions, ({ use }) => use === 'sql')
     if (!made) continue
@@ -331,15 +359,39 @@ function valuesOf(decisions: readonly Decision[], wanted: (decision: Decision) =
     .join(' UNION ALL ')
 }
 
+/** A label of a host name, whatever its script. */
+const HOST = String.raw`[^\s@.,;:<>()"'\[\]{}/\\]`
+
+/** One of these, with no letter or digit on either side. */
+const token = (...alternatives: string[]) => `(^|[^0-9A-Za-z.+-])(${alternatives.join('|')})($|[^0-9A-Za-z-])`
+
 /** What would be personal in free text. Hosts, numbers and issuers that nobody has, which the rules make, do not count. */
 export const PATTERNS: Record<string, string> = {
-  'e-mail': String.raw`[A-Za-z0-9._%+-]+@(?!([A-Za-z0-9-]+\.)*(example\.(com|net|org)|[a-z]+\.(example|invalid|test))\M)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}`,
-  phone: String.raw`(^|[^0-9A-Za-z.+-])(\+(?!999)[1-9][0-9 ().-]{7,17}[0-9]|\(?0[1-9][0-9]{0,3}\)?[ /.-][0-9]{2,4}[ .-]?[0-9]{2,4}[ .-]?[0-9]{0,4}|[2-9][0-9]{2}[-.][2-9][0-9]{2}[-.][0-9]{4})($|[^0-9A-Za-z])`,
-  'national id': String.raw`(^|[^0-9A-Za-z-])([0-8][0-9]{2}-[0-9]{2}-[0-9]{4}|[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}|[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]|[A-Z]{2}[0-9]{2}( ?[A-Z0-9]{4}){3,7}( ?[A-Z0-9]{1,3})?)($|[^0-9A-Za-z-])`,
+  'e-mail': String.raw`[^\s@<>(),;:"']+@(?!([A-Za-z0-9-]+\.)*(example\.(com|net|org)|[a-z]+\.(example|invalid|test))(?![A-Za-z0-9-]|\.[A-Za-z0-9]))${HOST}+(\.${HOST}+)*\.(?!${HOST}*[0-9])${HOST}{2,}`,
+  phone: token(
+    String.raw`\+(?!999)[1-9][0-9 ().-]{7,17}[0-9]`,
+    String.raw`\(?0[1-9][0-9]{0,3}\)?[ /.-][0-9]{2,4}[ .-]?[0-9]{2,4}[ .-]?[0-9]{0,4}`,
+    '00[1-9][0-9]{0,2}[ /.-][0-9 ().-]{6,16}[0-9]',
+    '0(?!999)[1-9][0-9]{8,9}',
+    String.raw`(1[ .-])?(\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[-.])[2-9][0-9]{2}[-.][0-9]{4}`,
+  ),
+  'national id': token(
+    '[0-9]{3}-[0-9]{2}-[0-9]{4}',
+    String.raw`[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}`,
+    String.raw`[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}`,
+    '[0-9]{8}-[A-Z]',
+    '[A-Z]{6}[0-9]{2}[A-EHLMPR-T][0-9]{2}[A-Z][0-9]{3}[A-Z]',
+    '[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]',
+    '[A-Z]{2}[0-9]{2}( ?[A-Z0-9]{4}){3,7}( ?[A-Z0-9]{1,3})?',
+  ),
 }
 
-/** Issuers begin with 2 to 6; those that `card` makes begin with 9. */
-const CARD = '(?:^|[^0-9A-Za-z])([2-6][0-9]{3}(?:[ -]?[0-9]){9,15})(?![0-9A-Za-z])'
+/** Issuers begin with 2 to 6; those that `card` makes begin with 9. In groups of four or as on an American card, whatever follows; else any run. */
+const CARDS = [
+  '[2-6][0-9]{3}(?:SEP?[0-9]{4}){3}',
+  '3[47][0-9]{2}SEP?[0-9]{6}SEP?[0-9]{5}',
+  '[2-6][0-9]{3}(?:SEP?[0-9]){9,15}',
+].map((card) => `(?:^|[^0-9A-Za-z])(${card.replaceAll('SEP', '[ .\u00a0-]')})(?![0-9A-Za-z])`)
 
 /** What every pattern needs: without it the costly ones need not be tried. Most texts have neither. */
 const NEEDS: Record<string, string> = { 'e-mail': "strpos(s.text, '@') > 0" }
@@ -349,41 +401,88 @@ const luhn = (digits: string) =>
   `(SELECT sum(CASE WHEN o % 2 = 1 THEN d ELSE d * 2 - CASE WHEN d > 4 THEN 9 ELSE 0 END END) % 10 = 0
      FROM (SELECT o, substr(reverse(${digits}), o::int, 1)::int AS d FROM generate_series(1, length(${digits})) o) y)`
 
-/** Counts rows of free text that hold something of a pattern: columns that were kept, filled, or rewritten inside. */
-async function scan(target: Database, { table, decisions }: PlannedTable, { rules, proof }: Run): Promise<void> {
-  const free = decisions.flatMap(({ column, what, use }, at) => (isFree(column, what, use) ? [{ column, at }] : []))
-  if (!free.length) return
-  proof.scannedColumns += free.length
+/** How many rows `s` with a number `c` and a text hold something of each pattern, by that number. */
+async function hitsOf(target: Database, rows: string, values: unknown[] = []) {
   const patterns = Object.keys(PATTERNS)
-  const card = `CASE WHEN s.digits THEN EXISTS (SELECT FROM regexp_matches(s.text, $1, 'g') m(g),
-    LATERAL (SELECT translate(m.g[1], ' -', '') AS digits OFFSET 0) d WHERE ${luhn('d.digits')}) END`
+  const at = (index: number) => `$${values.length + index + 1}`
+  const card = `CASE WHEN s.digits THEN EXISTS (SELECT FROM unnest(${at(0)}::text[]) r, regexp_matches(s.text, r, 'g') m(g),
+    LATERAL (SELECT regexp_replace(m.g[1], '[^0-9]', '', 'g') AS digits OFFSET 0) d WHERE ${luhn('d.digits')}) END`
   const measures = [
     ...patterns.map(
       (name, p) =>
-        `count(*) FILTER (WHERE CASE WHEN ${NEEDS[name] ?? 's.digits'} THEN s.text ~ $${p + 3} END)::int AS "${name}"`,
+        `count(*) FILTER (WHERE CASE WHEN ${NEEDS[name] ?? 's.digits'} THEN s.text ~ ${at(p + 2)} END)::int AS "${name}"`,
     ),
     `count(*) FILTER (WHERE ${card})::int AS card`,
   ]
-  const texts = free.map(({ column, at }) => `SELECT ${at}, ${columnOf(column.name)}::text`)
-  const { rows } = await target.query(
-    `SELECT s.c, ${measures.join(', ')} FROM (SELECT v.c, v.text, v.text ~ $2 AS digits
-       FROM ${fromItem(table)} AS t, LATERAL (${texts.join(' UNION ALL ')}) v(c, text) WHERE v.text <> '' OFFSET 0) s GROUP BY 1`,
-    [CARD, TWO_DIGITS, ...Object.values(PATTERNS)],
+  const found = await target.query(
+    `SELECT s.c, ${measures.join(', ')} FROM (SELECT v.c, v.text, v.text ~ ${at(1)} AS digits FROM ${rows} WHERE v.text <> '' OFFSET 0) s GROUP BY 1`,
+    [...values, CARDS, TWO_DIGITS, ...Object.values(PATTERNS)],
   )
-  for (const row of rows)
-    for (const pattern of [...patterns, 'card']) {
-      const [hits, column] = [row[pattern] as number, decisions[row.c]?.column.name as string]
-      if (!hits) continue
-      proof.hits.push({ table: table.name, column, pattern, hits })
-      if (hits > (rules.proof?.['max-hits'] ?? 0) && !rules.proof?.['allow-hits']?.[`${table.name}.${column}`])
-        proof.problems.push(`${table.name}.${column}: ${hits} rows hold what looks like a ${pattern}`)
-    }
+  return found.rows.flatMap((row) =>
+    [...patterns, 'card'].flatMap((pattern) =>
+      row[pattern] ? [{ at: row.c as number, pattern, hits: row[pattern] as number }] : [],
+    ),
+  )
+}
+
+/** Counts rows that hold something of a pattern: free text that was filled or rewritten inside, and all that was kept. */
+async function scan(target: Database, { table, decisions }: PlannedTable, { rules, proof }: Run): Promise<void> {
+  const own = rules.tables[table.name] ?? {}
+  const free = decisions.flatMap((decision, at) => {
+    const rule = Object.hasOwn(own, decision.column.name) ? own[decision.column.name] : undefined
+    return isFree(decision, rule !== undefined) ? [{ column: decision.column, at }] : []
+  })
+  if (!free.length) return
+  proof.scannedColumns += free.length
+  const texts = free.map(({ column, at }) => {
+    const text =
+      column.family === 'bytea' && !column.array
+        ? `encode(${columnOf(column.name)}, 'escape')`
+        : `${columnOf(column.name)}::text`
+    return `SELECT ${at}, ${text}`
+  })
+  const { 'max-hits': most = 0, 'allow-hits': allowed = {} } = rules.proof ?? {}
+  for (const { at, pattern, hits } of await hitsOf(
+    target,
+    `${fromItem(table)} AS t, LATERAL (${texts.join(' UNION ALL ')}) v(c, text)`,
+  )) {
+    const column = decisions[at]?.column.name as string
+    proof.hits.push({ table: table.name, column, pattern, hits })
+    if (hits > most && !allowed[`${table.name}.${column}`])
+      proof.problems.push(`${table.name}.${column}: ${hits} rows hold what looks like a ${pattern}`)
+  }
+}
+
+/** Whoever reads the copy reads its schema, too. */
+async function scanSchema(target: Database, { literals, rules, proof }: Run): Promise<void> {
+  if (rules.proof?.['allow-schema']) return
+  for (const { pattern, hits } of await hitsOf(target, 'unnest($1::text[]) l, LATERAL (SELECT 0, l) v(c, text)', [
+    literals,
+  ]))
+    proof.problems.push(
+      `the schema holds ${hits} texts that look like a ${pattern}: in a default, a check, a label or an index; change them, or write \`allow-schema\` and why`,
+    )
+}
+
+/** Every text in quotes, as it was before it was quoted. */
+function literalsOf(schema: readonly string[]): string[] {
+  const found = schema.flatMap((sql) =>
+    [...sql.matchAll(/'((?:[^']|'')*)'/g)].map(([, text]) => (text as string).replaceAll("''", "'")),
+  )
+  return [...new Set(found)].filter(Boolean)
 }
 
 const MADE = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'null', 'constant'])
 
-function isFree(column: MaskColumn, what: Decision['what'], use: string): boolean {
-  return (column.family === 'text' || column.family === 'json') && what !== 'generated' && !MADE.has(use)
+/** Not free: what a rule has made from nothing, and keys that the database hands out. `ruled`: by a rule of its own. */
+function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
+  const { family } = column
+  if (what === 'generated' || MADE.has(use)) return false
+  if (family === 'text' || family === 'json') return true
+  return (
+    what === 'kept' &&
+    (family === 'other' || family === 'bytea' || (ruled && (family === 'integer' || family === 'numeric')))
+  )
 }
 
 function keptPersonal(plan: Plan): Proof['keptPersonal'] {
@@ -436,22 +535,27 @@ async function proveConstraints({ source, target }: Sides, plan: Plan, proof: Pr
   proof.constraints = [...there.values()].filter(Boolean).length
 }
 
-const NO_TEXT = new Set(['boolean', 'integer', 'numeric', 'float', 'date', 'timestamp'])
+const NO_TEXT = new Set(['boolean', 'float', 'date', 'timestamp'])
 
-/** Rows in which a planted text is found, also as bytes, on both sides. */
+/** As many arguments as a function takes. */
+const ARGUMENTS = 90
+
+/** Rows in which a planted text is found in any of its forms, on both sides. */
 async function proveCanaries(sides: Sides, { table, decisions }: PlannedTable, run: Run): Promise<void> {
   const { canaries, seen, proof } = run
   const columns = decisions.filter(({ column }) => !NO_TEXT.has(column.family) || column.array)
   if (!canaries.length || !columns.length) return
-  const row = `concat_ws(E'\\x01', ${columns.map(({ column }) => `${columnOf(column.name)}::text`).join(', ')})`
-  const asBytes = columns.some(({ column }) => column.family === 'bytea' || column.family === 'other')
-  const looks = canaries.map((_, at) => {
-    const bytes = asBytes ? ` OR strpos(s.line, $${canaries.length + at + 1}::text) > 0` : ''
-    return `count(*) FILTER (WHERE strpos(s.line, $${at + 1}::text) > 0${bytes})::int AS "${at}"`
+  const texts = columns.map(({ column }) => `${columnOf(column.name)}::text`)
+  const groups = chunks(texts, ARGUMENTS).map((group) => `concat_ws(E'\\x01', ${group.join(', ')})`)
+  const row = `lower(concat_ws(E'\\x01', ${groups.join(', ')}) COLLATE "C")`
+  const forms = canaries.map(formsOf)
+  const parameters = forms.flat()
+  const looks = forms.map((each, at) => {
+    const found = each.map((form) => `strpos(s.line, $${parameters.indexOf(form) + 1}::text) > 0`)
+    return `count(*) FILTER (WHERE ${found.join(' OR ')})::int AS "${at}"`
   })
-  const hex = asBytes ? canaries.map((canary) => Buffer.from(canary).toString('hex')) : []
   const sql = `SELECT ${looks.join(', ')} FROM (SELECT ${row} AS line FROM ${fromItem(table)} AS t OFFSET 0) s`
-  const ask = async (db: Database) => (await db.query(sql, [...canaries, ...hex])).rows[0] as Record<string, number>
+  const ask = async (db: Database) => (await db.query(sql, parameters)).rows[0] as Record<string, number>
   const [before, after] = await Promise.all([ask(sides.source), ask(sides.target)])
   let left = 0
   for (const at of canaries.keys()) {
@@ -461,4 +565,28 @@ async function proveCanaries(sides: Sides, { table, decisions }: PlannedTable, r
   }
   proof.canaries.rowsAfter += left
   if (left) proof.problems.push(`${table.name}: planted canaries are found in ${left} rows of the rehearsal source`)
+}
+
+/** Letters of ASCII only, as `lower` does under the collation C. */
+const lower = (text: string) => text.replaceAll(/[A-Z]/g, (letter) => letter.toLowerCase())
+
+/** How a text can stand in a row or a statement: as it is, quoted as in a literal, JSON, an array or a row, as hex digits, as base64. */
+function formsOf(canary: string): string[] {
+  const bytes = Buffer.from(canary)
+  const escaped = canary.replaceAll(/["\\]/g, '\\$&')
+  const forms = [
+    canary,
+    canary.replaceAll("'", "''"),
+    escaped,
+    escaped.replaceAll(/[^ -~]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`),
+    canary.replaceAll('\\', '\\\\').replaceAll('"', '""'),
+    bytes.toString('hex'),
+    // Whole groups of three bytes, whatever follows.
+    bytes.subarray(0, bytes.length - (bytes.length % 3)).toString('base64'),
+  ]
+  return [...new Set(forms.map(lower))]
+}
+
+function chunks<T>(items: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(items.length / size) }, (_, at) => items.slice(at * size, (at + 1) * size))
 }

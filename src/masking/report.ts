@@ -1,7 +1,10 @@
 import type { ColumnProof, Proof } from './proof.ts'
+import type { Rules } from './rules.ts'
 
 /** The proof for a person: verdict first, then what an approver has to look at, then every column before and after. */
-export function maskSummary(evidence: Proof & { rows: number; durationMs: number; schemaBy: string }): string {
+export function maskSummary(
+  evidence: Proof & { rows: number; durationMs: number; schemaBy: string; allowed: NonNullable<Rules['proof']> },
+): string {
   const { problems, tables, columns, hits, canaries, keptPersonal, references } = evidence
   const masked = columns.filter(({ what }) => what === 'masked')
   const head = problems.length
@@ -23,6 +26,8 @@ export function maskSummary(evidence: Proof & { rows: number; durationMs: number
     ({ table, column, looksLike, reason }) => `| ${plain(table)}.${plain(column)} | ${looksLike} | ${plain(reason)} |`,
   )
   const parts = [head, checks.join('\n')]
+  const allowed = allowances(evidence.allowed)
+  if (allowed.length) parts.push(`#### What the rules let the proof pass over\n\n${allowed.join('\n')}`)
   if (kept.length)
     parts.push(
       `#### Kept, though the name speaks of a person\n\n| column | looks like | why it is kept |\n| --- | --- | --- |\n${kept.join('\n')}`,
@@ -32,6 +37,15 @@ export function maskSummary(evidence: Proof & { rows: number; durationMs: number
     fold('Columns before and after', columnRows(columns)),
   )
   return parts.join('\n\n')
+}
+
+function allowances(proof: NonNullable<Rules['proof']>): string[] {
+  const lines = Object.entries(proof).flatMap(([setting, value]) =>
+    typeof value === 'object'
+      ? Object.entries(value).map(([column, reason]) => `\`${setting}\` ${plain(column)}: ${plain(reason)}`)
+      : [`\`${setting}\`: ${plain(String(value))}`],
+  )
+  return lines.map((line) => `- ${line}`)
 }
 
 function tableRows({ tables }: Proof): string {

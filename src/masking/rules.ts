@@ -147,6 +147,9 @@ const schema = z.strictObject({
       'min-length': z.int().min(1).max(32).optional().describe('Shorter values identify nobody. Default 4.'),
       'max-hits': z.int().min(0).optional().describe('Pattern hits that free text may have. Default 0.'),
       'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may be hit, and why.'),
+      'allow-schema': reason
+        .optional()
+        .describe('Texts in the schema (defaults, checks, labels) may look personal or be originals, and why.'),
       'allow-survivors': z
         .record(column, reason)
         .optional()

@@ -61,6 +61,7 @@ export async function silence(db: Database, side: Side): Promise<void> {
 
 const QUIET: [setting: string, value: string][] = [
   ['log_parameter_max_length', '0'],
+  ['log_parameter_max_length_on_error', '0'],
   ['log_statement', 'none'],
   ['log_min_duration_statement', '-1'],
   ['log_min_duration_sample', '-1'],

@@ -1,6 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { type Database, ident, qualified, relationExists } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
+import { openSession } from './session.ts'
 
 /** Remembers on the rehearsal source what is ours there, so that a second run may replace it and nothing else. */
 const OURS = 'molt_actions_mask'
@@ -128,20 +129,39 @@ export async function setState(target: Database, state: MaskState): Promise<void
   await target.query(`UPDATE ${RUN} SET state = $1, at = now()`, [state])
 }
 
-/** Rows that were not proved must not stay: somebody may be in them. */
-export async function emptyTables(target: Database, schema: string, tables: readonly string[]): Promise<void> {
-  if (!tables.length) return
-  await target.query(`TRUNCATE ${tables.map((name) => qualified(schema, name)).join(', ')}`)
+/**
+ * Rows that were not proved must not stay: somebody may be in them. The tables go with them, since an emptied one still
+ * has the values that ANALYZE has seen. On a connection of its own: the other may be what has failed.
+ * @returns the tables that could not be taken away
+ */
+export async function discardTables(url: string, schema: string, tables: readonly string[]): Promise<string[]> {
+  const left: string[] = []
+  const target = await openSession(url, 'target')
+  try {
+    await target.query(`SET lock_timeout = '${DISCARD_LOCK}'`)
+    for (const name of tables)
+      await target.query(`DROP TABLE IF EXISTS ${qualified(schema, name)} CASCADE`).catch(() => left.push(name))
+    await setState(target, 'refused')
+  } finally {
+    await target.end().catch(() => {})
+  }
+  return left
 }
 
-/** Runs a step's statements one after the other, with its table named in an error and no value. */
+/** A cancelled run has few seconds; whoever holds a lock for longer is told of. */
+const DISCARD_LOCK = '3s'
+
+/** Runs a step's statements one after the other; an error names what was to be made, up to the first literal in it. */
 export async function runAll(target: Database, statements: readonly string[], what: string): Promise<void> {
   for (const sql of statements)
     try {
       await target.query(sql)
     } catch (error) {
       const { code, constraint } = error as { code?: string; constraint?: string }
-      const first = sql.trim().split('\n')[0]?.slice(0, 160)
+      const first = sql
+        .trim()
+        .split(/[\n']|\$\w*\$/)[0]
+        ?.slice(0, 160)
       throw new UserError(
         `${what} cannot be made on the rehearsal source (SQLSTATE ${code ?? 'none'}${constraint ? `, ${constraint}` : ''}): ${first}`,
       )

@@ -12,6 +12,7 @@ import { makePlan } from '../../src/masking/plan.ts'
 import { prove } from '../../src/masking/proof.ts'
 import { readRules } from '../../src/masking/rules.ts'
 import { openSession } from '../../src/masking/session.ts'
+import { discardTables, takeOver } from '../../src/masking/target.ts'
 import {
   CANARIES,
   createGrownShop,
@@ -313,7 +314,7 @@ async function proofAfter(at: { from: string; to: string }, path: string, harm: 
 }
 
 describe('a proof that fails', () => {
-  const cases: [string, string, string, RegExp, string?][] = [
+  const cases: [string, string, string, RegExp, string?, string?][] = [
     [
       'an original survives in another row',
       '{ use: sql, expression: \'(SELECT u.v FROM public.t u WHERE u.id = t."id" % 50 + 1)\', reviewed-by: nobody }',
@@ -366,20 +367,129 @@ describe('a proof that fails', () => {
       'canaries: [CANARY-7f3a91c2]',
     ],
     [
+      'a canary in quotes in the schema',
+      '{ use: name }',
+      `${TINY} UPDATE t SET v = 'O''Brien Canary 7f3a' WHERE id = 3; ALTER TABLE t ALTER v SET DEFAULT 'O''Brien Canary 7f3a'`,
+      /a planted canary stands in the schema itself/,
+      `canaries: ["O'Brien Canary 7f3a"]`,
+    ],
+    [
+      'a person in the schema',
+      '{ use: name }',
+      `${TINY} ALTER TABLE t ALTER v SET DEFAULT 'anna.peeters@mail.be'`,
+      /the schema holds 1 texts that look like a e-mail/,
+    ],
+    [
+      'an original in the schema',
+      '{ use: name }',
+      `${TINY} ALTER TABLE t ADD CHECK (v <> 'Person number 51'); UPDATE t SET v = 'Person number 60' WHERE id = 3; ALTER TABLE t ALTER v SET DEFAULT 'Person number 60'`,
+      /t: 1 original values stand in the schema/,
+    ],
+    [
+      'a card in a number that is kept',
+      '{ use: name }',
+      `${TINY} ALTER TABLE t ADD n numeric DEFAULT 1; UPDATE t SET n = 4111111111111111 WHERE id = 3`,
+      /t\.n: 1 rows hold what looks like a card/,
+      '',
+      'n: { keep: true, reason: an oversight }',
+    ],
+    [
+      'people in what is kept and is no text',
+      '{ use: name }',
+      `${TINY} ALTER TABLE t ADD s tsvector, ADD b bytea; UPDATE t SET s = to_tsvector('simple', 'ask anna@mail.be'), b = 'ask anna@mail.be' WHERE id = 3`,
+      /t\.s: 1 rows hold what looks like a e-mail[\s\S]*t\.b: 1 rows hold what looks like a e-mail/,
+      '',
+      's: { keep: true, reason: an oversight }, b: { keep: true, reason: an oversight }',
+    ],
+    [
+      'a canary in other letters, escaped, or as a number',
+      '{ use: name }',
+      `${TINY} ALTER TABLE t ADD j jsonb, ADD n bigint; UPDATE t SET v = 'Zoë "Canary" 7f3a', j = '["ZOë \\"canary\\" 7F3A"]' WHERE id = 3; UPDATE t SET v = '9024007103939509', n = 9024007103939509 WHERE id = 4`,
+      /planted canaries are found in 2 rows/,
+      `canaries: ['Zoë "Canary" 7f3a', '9024007103939509']`,
+      'j: { keep: true, reason: an oversight }, n: { keep: true, reason: an oversight }',
+    ],
+    [
       'short values that are as they were',
       `{ use: sql, expression: 'substr("substring"(t.v || t.v, 1, 1), 1)', reviewed-by: nobody }`,
       `${TINY} UPDATE t SET v = CASE WHEN id % 3 = 0 THEN 'f' ELSE 'm' END`,
       /t\.v: 50 of 50 short values are as frequent as they were; they look unmasked/,
     ],
   ]
-  it.each(cases)('%s: says so, and leaves no row behind', async (_, rule, ddl, message, more = '') => {
+  it.each(cases)('%s: says so, and leaves no row behind', async (_, rule, ddl, message, more = '', others = '') => {
     const at = await databases(ddl)
-    const result = await run(at, rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: ${rule} } }\n${more}`))
+    const tables = `tables: { t: { v: ${rule}${others && `, ${others}`} } }`
+    const result = await run(at, rulesFile(`safe: { surrogate-keys: true }\n${tables}\n${more}`))
     expect(result.conclusion).toBe('failure')
     expect(result.log).toMatch(message)
     expect(JSON.parse(readFileSync(result.evidence, 'utf8')).proved).toBe(false)
-    expect(await query(at.to, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 0 }])
+    expect(result.log).toMatch(/were dropped again/)
+    expect(await query(at.to, `SELECT to_regclass('t') AS there`)).toEqual([{ there: null }])
     expect(await query(at.to, 'SELECT state FROM molt_actions_mask.run')).toEqual([{ state: 'refused' }])
+    expect(await query(at.to, `SELECT tablename FROM pg_stats WHERE schemaname = 'public'`)).toEqual([])
+  })
+
+  it('says that rows are still there when they cannot be taken away', async () => {
+    const at = await databases()
+    await query(at.to, 'CREATE TABLE t (id int); CREATE TABLE u (id int)')
+    const reader = new pg.Client({ connectionString: at.to })
+    await reader.connect()
+    await reader.query('BEGIN; SELECT * FROM t')
+    const session = await openSession(at.to, 'target')
+    await takeOver(session, 'public', ['t', 'u'])
+    await session.end()
+    expect(await discardTables(at.to, 'public', ['t', 'u'])).toEqual(['t'])
+    await reader.end()
+    expect(await discardTables(at.to, 'public', ['t', 'u'])).toEqual([])
+  })
+
+  it('tells nothing of a value when an expression fails on it', async () => {
+    const at = await databases(TINY)
+    const rule = (expression: string) =>
+      rulesFile(
+        `safe: { surrogate-keys: true }\ntables: { t: { v: { use: sql, expression: "${expression}", reviewed-by: nobody } } }`,
+      )
+    for (const expression of ['(t.v::int + 1)::text', `to_date(t.v, 'YYYY')::text`]) {
+      const result = await run(at, rule(expression))
+      expect(result.conclusion).toBe('failure')
+      expect(result.log + result.summary).toMatch(/the rule of t\.v fails on a row: SQLSTATE 22/)
+      expect(result.log + result.summary).not.toMatch(/Person|bug/)
+    }
+  })
+
+  it('takes all the forms in which people write what identifies them', async () => {
+    const at = await databases(`CREATE TABLE t (id bigserial PRIMARY KEY, v text)`)
+    const personal = [
+      'pay 4111 1111 1111 1111 12/27',
+      '4111111111111111 123',
+      '4111.1111.1111.1111',
+      '(415) 555-2671',
+      '1-800-555-2671',
+      '0032 470 12 34 56',
+      '0470123456',
+      'anna@bücher.de',
+      'anna@mail.рф',
+      'anna@example.com.be',
+      '529.982.247-25',
+      '12345678-Z',
+      'RSSMRA85T10A562S',
+      '912-34-5678',
+    ]
+    const none = [
+      'order 2026-11-25',
+      '4111111111111112',
+      'u1@example.com, u2@mail.example.',
+      '+999123456',
+      '0999123456',
+      'v1.2.3@sha',
+    ]
+    for (const v of [...personal, ...none]) await query(at.from, 'INSERT INTO t (v) VALUES ($1)', [v])
+    const result = await run(
+      at,
+      rulesFile('safe: { surrogate-keys: true }\ntables: { t: { v: { keep: true, reason: all of it } } }'),
+    )
+    const { hits } = JSON.parse(readFileSync(result.evidence, 'utf8'))
+    expect(hits.reduce((sum: number, each: { hits: number }) => sum + each.hits, 0)).toBe(personal.length)
   })
 
   it('fires for rows, constraints, references and values that are not as they were', { timeout: 60_000 }, async () => {
@@ -399,6 +509,9 @@ references: [{ from: c.mail, to: p.mail }]`
     expect(await proofAfter(at, path, 'DELETE FROM c WHERE id = 3')).toMatch(/c has 19 rows, and 20 were to come/)
     expect(await proofAfter(at, path, `UPDATE c SET mail = 'nobody' WHERE id = 4`)).toMatch(
       /c\.mail → p\.mail: 1 rows refer to nothing, and 0 did before/,
+    )
+    expect(await proofAfter(at, path, 'UPDATE c SET mail = NULL WHERE id = 5')).toMatch(
+      /c\.mail has 19 values that are not NULL, and had 20/,
     )
     expect(await proofAfter(at, path, 'ALTER TABLE p DROP CONSTRAINT p_n_check')).toMatch(/p\.p_n_check is missing/)
     expect(await proofAfter(at, path, 'DROP INDEX c_mail')).toMatch(/c index c_mail is missing/)

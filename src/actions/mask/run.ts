@@ -11,7 +11,7 @@ import { fromEnv, KEEPS, keyProblem, type Rules, readRules } from '../../masking
 import { readSchema, type SchemaSql } from '../../masking/schema.ts'
 import { domainKeys, openSession, setParameters, silence } from '../../masking/session.ts'
 import { close, subsetPredicates } from '../../masking/subset.ts'
-import { emptyTables, requireRehearsal, runAll, setState, takeOver } from '../../masking/target.ts'
+import { discardTables, requireRehearsal, runAll, setState, takeOver } from '../../masking/target.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, sqlState } from '../../runtime/database.ts'
 import { InputError, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
@@ -25,9 +25,14 @@ type Mask = Context<typeof spec>
 
 export const action: Action<typeof spec> = {
   spec,
-  run: (context) => {
+  run: async (context) => {
     requireTls(context.inputs)
-    return context.inputs.propose ? propose(context) : mask(context)
+    try {
+      await (context.inputs.propose ? propose(context) : mask(context))
+    } catch (error) {
+      // A database's own words can quote a value.
+      throw sqlState(error) ? new UserError(`masking failed: ${discreet(error)}`) : error
+    }
   },
 }
 
@@ -146,11 +151,21 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
     info(`proved in ${seconds(Date.now() - provedFrom)}`)
     await conclude(context, job, { plan, sql, proof, durationMs })
   } catch (error) {
-    // Whatever went wrong: rows that were not proved do not stay.
-    await emptyTables(target, inputs.schema, names).catch(() => {})
-    await setState(target, 'refused').catch(() => {})
-    // A database's own words can quote a value.
-    throw sqlState(error) ? new UserError(`masking failed: ${discreet(error)}`) : error
+    const said = sqlState(error) ? new UserError(`masking failed: ${discreet(error)}`) : (error as Error)
+    said.message += `\n${await discard(inputs.to as string, inputs.schema, names)}`
+    throw said
+  }
+}
+
+/** Whatever went wrong: rows that were not proved do not stay. What became of them, in a sentence. */
+async function discard(to: string, schema: string, tables: readonly string[]): Promise<string> {
+  try {
+    const left = await discardTables(to, schema, tables)
+    if (!left.length)
+      return 'The tables on the rehearsal source were dropped again. Its WAL, its statistics and its backups may still hold what was in them: take a fresh server if that matters.'
+    return `ROWS THAT WERE NOT PROVED ARE STILL THERE, in ${left.slice(0, 10).join(', ')}${left.length > 10 ? ' …' : ''}: the tables could not be dropped, because somebody reads them or holds a lock. Drop the database.`
+  } catch (error) {
+    return `ROWS THAT WERE NOT PROVED MAY STILL BE THERE: the rehearsal source could not be reached again (${discreet(error)}). Drop the database.`
   }
 }
 
@@ -188,7 +203,9 @@ function requirePlan(plan: Plan): void {
 async function requireChecks(source: Database, plan: Plan): Promise<void> {
   const problems: string[] = []
   for (const { sql, problem } of plan.checks) {
-    const { rows } = await source.query(sql)
+    const { rows } = await source.query(sql).catch((error) => {
+      throw new UserError(`the rule of ${problem(0).split(':')[0]} fails on a row: ${discreet(error)}`)
+    })
     if (Number(rows[0].count)) problems.push(problem(Number(rows[0].count)))
   }
   if (problems.length)
@@ -258,18 +275,15 @@ async function conclude(
     rules: createHash('sha256').update(JSON.stringify(rules)).digest('hex'),
     durationMs,
     rows,
+    // What the rules let the proof pass over, with the reasons.
+    allowed: rules.proof ?? {},
     keeps: Object.fromEntries(Object.entries(KEEPS).filter(([name]) => proof.columns.some(({ use }) => use === name))),
     ...proof,
   }
   writeFileSync(inputs.evidence, `${JSON.stringify(evidence, null, 2)}\n`)
   context.summary(maskSummary(evidence))
   context.output('evidence', inputs.evidence)
-  if (proof.problems.length)
-    refuse(
-      'the masked copy is not proved',
-      proof.problems,
-      'The rehearsal source was emptied. Its WAL and backups may still hold what was found: take a fresh server before you go on.',
-    )
+  if (proof.problems.length) refuse('the masked copy is not proved', proof.problems, 'Nobody may use this copy.')
   await setState(target, 'proved')
   for (const { table, column, looksLike } of proof.keptPersonal)
     warning(`${table}.${column} looks like ${looksLike}, and is kept by the rules`)
