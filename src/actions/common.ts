@@ -81,7 +81,10 @@ export async function withBoth<T>(
   )
 }
 
-/** @throws VerdictError unless this is the very database that `prepare` saw: not a clone, a replica or another one */
+/**
+ * @throws VerdictError unless this is the very database that `prepare` saw, not a clone, a replica or another one, and
+ * shows all of its rows: a policy made since then would hide the same rows from the load, the stream's comparison and molt
+ */
 export async function requireSameSource(source: Database, entry: Entry): Promise<void> {
   const planned = entry.facts.source
   const [server, owner] = [await readServer(source), await readHeartbeatOwner(source)]
@@ -89,8 +92,20 @@ export async function requireSameSource(source: Database, entry: Entry): Promise
     planned?.systemIdentifier === server.systemIdentifier &&
     planned.databaseOid === server.databaseOid &&
     planned.sourceId === owner?.sourceId
-  if (same && !server.inRecovery) return
+  if (same && !server.inRecovery) return requireAllRows(source, entry)
   throw new VerdictError(
     `the source is not the database that \`prepare\` saw for migration \`${entry.id}\`${server.inRecovery ? ' (it is a replica now)' : ''}; check the URL, or prepare a new migration`,
   )
+}
+
+async function requireAllRows(source: Database, { plan }: Entry): Promise<void> {
+  const { rows } = await source.query(
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND row_security_active(c.oid) ORDER BY 1`,
+    [plan.sourceSchema, plan.tables],
+  )
+  if (rows.length)
+    throw new VerdictError(
+      `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would neither be moved nor missed. Give it BYPASSRLS (ALTER ROLE … BYPASSRLS), and load again if it had not got it when the load ran`,
+    )
 }

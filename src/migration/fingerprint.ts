@@ -52,6 +52,8 @@ export function fingerprint(schema: Schema, tables: readonly string[]): Fingerpr
     if (!each.table || expected.has(each.table))
       found[`sequence ${each.name}`] =
         `increment ${each.increment} from ${each.min} to ${each.max}${each.cycle ? ' cycle' : ''}${each.table ? ` of ${each.table}.${each.column}` : ''}`
+  for (const each of schema.actions ?? [])
+    if (expected.has(each.table)) found[`${each.kind} ${each.table}.${each.name}`] = each.definition
   for (const each of schema.partitions ?? [])
     if (expected.has(each.root)) found[`partition ${each.root}.${each.name}`] = 'partition'
   return found
@@ -114,7 +116,7 @@ export function compareFingerprints(
 }
 
 function tableCameOrWent(object: string, before: Fingerprint, after: Fingerprint): boolean {
-  const owner = /^(?:column|constraint|index|partition) (.*)$/.exec(object)?.[1]
+  const owner = /^(?:column|constraint|index|partition|trigger|rule) (.*)$/.exec(object)?.[1]
   if (owner === undefined) return false
   for (let dot = owner.indexOf('.'); dot >= 0; dot = owner.indexOf('.', dot + 1)) {
     const table = `table ${owner.slice(0, dot)}`

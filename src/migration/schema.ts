@@ -84,6 +84,8 @@ export interface Schema {
   sequences: SchemaSequence[]
   /** Of the source only: every partition below a table of the schema, with the table at the top. */
   partitions?: { root: string; name: string }[]
+  /** Of the target only: triggers and rules of its tables. */
+  actions?: { kind: 'trigger' | 'rule'; table: string; name: string; definition: string }[]
 }
 
 /** Column names that CockroachDB adds by itself (hash shards, hidden row ids, regions); no comparison looks at them. */

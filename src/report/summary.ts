@@ -1,18 +1,27 @@
 import type { VerifyReport } from '../steps/verifying.ts'
-import { differences, type TableVerdict } from '../tools/molt-verify.ts'
+import { differences, isFinished, type TableVerdict } from '../tools/molt-verify.ts'
 
 /** What an approver needs in ten seconds: the verdict, then what differs, and the clean tables folded. */
 export function verifyTable(report: VerifyReport): string {
   const bad = report.tables.filter((table) => differences(table) > 0)
-  const clean = report.tables.filter((table) => differences(table) === 0)
+  const same = report.tables.filter((table) => differences(table) === 0)
+  const clean = same.filter((table) => wasCompared(report, table))
+  const unseen = same.filter((table) => !wasCompared(report, table))
   const rows = report.tables.reduce((sum, table) => sum + table.rows, 0)
   const parts = [headline(report, clean.length, rows)]
   parts.push(...insecureNote(report.insecure))
   if (report.problems.length) parts.push(list(report.problems))
   if (bad.length) parts.push(tableOf(bad))
   if (report.notes.length) parts.push(folded(`${report.notes.length} notes`, list(report.notes)))
+  if (unseen.length)
+    parts.push(`**Not compared to the end:** ${unseen.map(({ name }) => markdownText(name)).join(', ')}`)
   if (clean.length) parts.push(folded(`${clean.length} clean tables`, tableOf(clean)))
   return parts.join('\n\n')
+}
+
+/** Below the comparison of rows there is nothing that a table could have been left out of. */
+export function wasCompared({ level }: VerifyReport, table: TableVerdict): boolean {
+  return level === 'counts' || level === 'tables' || isFinished(table)
 }
 
 function insecureNote(insecure: readonly string[]): string[] {

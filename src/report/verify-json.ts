@@ -1,6 +1,7 @@
 import * as z from 'zod'
 import { VERIFY_LEVELS } from '../migration/plan.ts'
 import type { VerifyReport } from '../steps/verifying.ts'
+import { wasCompared } from './summary.ts'
 
 const count = z.number().int().min(0)
 
@@ -53,11 +54,12 @@ export function verifyJson(report: VerifyReport): z.infer<typeof verifyReport> {
   const { verdict, level, counted, problems, notes, insecure, durationMs } = report
   return {
     ...{ version: 1, verdict, level, while: report.while, counted, problems, notes, insecure, durationMs },
-    tables: report.tables.map(({ shardsFinished, shardsTotal: _, equal: __, ...rest }) => {
+    tables: report.tables.map((verdict) => {
+      const { shardsFinished, shardsTotal: _, equal: __, ...rest } = verdict
       const differ = rest.missing + rest.mismatch + rest.extraneous + rest.columnMismatch
       const { recheck } = rest
       const late = recheck !== undefined && recheck.lag === differ
-      return { ...rest, equal: differ === 0 || late, shards: shardsFinished }
+      return { ...rest, equal: wasCompared(report, verdict) && (differ === 0 || late), shards: shardsFinished }
     }),
   }
 }

@@ -11,7 +11,7 @@ import type { Database, Side } from '../runtime/database.ts'
 import { readEnums } from './tables.ts'
 
 /*
- * One schema in at most nine queries, however many tables there are. What goes to the target is CockroachDB's SQL and
+ * One schema in at most ten queries, however many tables there are. What goes to the target is CockroachDB's SQL and
  * uses only catalogs and functions of its documentation: definitions come from information_schema and pg_indexes
  * there, where PostgreSQL's own functions would be handier.
  */
@@ -34,9 +34,11 @@ export async function readSchema(db: Database, side: Side, name: string): Promis
     nameOf.set(oid, names)
   }
   const conditionOf = conditionsOf(conditions)
+  const actions = side === 'target' ? (await db.query(ACTIONS, [name])).rows : []
   return {
     name,
     tables,
+    actions,
     constraints: constraints.rows.map((row) => toConstraint(row, nameOf, conditionOf)),
     indexes: indexes.rows.map((row) => toIndex(row, nameOf)),
     sequences: sequences.rows,
@@ -153,6 +155,17 @@ const SEQUENCES = `
     LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
    WHERE s.schemaname = $1 ORDER BY 1`
+
+/** What acts on a write beside the write itself. The source's do so there, and what they did is moved. */
+const ACTIONS = `
+  SELECT 'trigger' AS kind, c.relname AS table, t.tgname AS name, t.tgenabled::text AS definition
+    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND NOT t.tgisinternal
+  UNION ALL
+  SELECT 'rule', c.relname, r.rulename, r.ev_enabled::text
+    FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')
+  ORDER BY 2, 3`
 
 type Row = QueryResultRow
 /** Column names by number, by table. */

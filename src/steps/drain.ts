@@ -54,11 +54,19 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
   const { plan } = stream.options
   const began = performance.now()
   const since = () => Math.round(performance.now() - began)
+  const { restarts, retries } = stream.status
   const until = async <T>(step: string, look: () => Promise<T | undefined>): Promise<T> => {
     for (;;) {
       const found = await look()
       if (found !== undefined) return found
       stream.check()
+      // Nothing that comes after could prove this drain any more, and writes are paused meanwhile.
+      const { status } = stream
+      const again = status.restarts > restarts ? 'was restarted' : status.retries > retries && 'began to retry'
+      if (again)
+        throw new VerdictError(
+          `the drain is not proved: ${stream.stuck(`the replicator ${again} before ${step}`).message}`,
+        )
       if (performance.now() - began > deadline) throw stream.stuck(`${step} did not happen within ${seconds(deadline)}`)
       await sleep(LOOK_EVERY)
     }

@@ -1,21 +1,28 @@
 import {
   compareFingerprints,
+  type Fingerprint,
   fingerprint,
   packFingerprint,
   type SchemaChange,
   unpackFingerprint,
 } from '../migration/fingerprint.ts'
 import type { Database } from '../runtime/database.ts'
+import { VerdictError } from '../runtime/errors.ts'
 import { readPartitions, readSchema } from '../sql/schema.ts'
+import { listDeferred } from '../target/deferral.ts'
 import { advance, type Entry } from '../target/ledger.ts'
 
 /**
  * What DDL has changed on either side since `prepare`, object by object; empty when nothing has. Each one can be told
- * by `describeChange`. An entry without fingerprints (prepared by an older version) has nothing to compare.
+ * by `describeChange`. What the ledger says was taken off the target may be there again; what it says was rebuilt must be.
+ * @throws VerdictError when the ledger has lost what it compares with
  */
 export async function schemaChanges(source: Database, target: Database, entry: Entry): Promise<SchemaChange[]> {
   const { fingerprints } = entry.facts
-  if (!fingerprints) return []
+  if (!fingerprints)
+    throw new VerdictError(
+      `the ledger has no schema of migration \`${entry.id}\` to compare with, as \`prepare\` leaves it: someone has changed its row; prepare a new migration`,
+    )
   const { sourceSchema, targetSchema, tables } = entry.plan
   const [here, there] = await Promise.all([
     readSchema(source, 'source', sourceSchema),
@@ -28,8 +35,33 @@ export async function schemaChanges(source: Database, target: Database, entry: E
       unpackFingerprint(fingerprints.source),
       fingerprint({ ...here, partitions }, tables),
     ),
-    ...compareFingerprints('target', unpackFingerprint(fingerprints.target), fingerprint(there, tables)),
+    ...compareFingerprints(
+      'target',
+      ...(await withoutDeferred(target, entry, unpackFingerprint(fingerprints.target), fingerprint(there, tables))),
+    ),
   ]
+}
+
+/** Objects that come and go by our own hand, out of both; those that must be there now, in the first. */
+async function withoutDeferred(
+  target: Database,
+  entry: Entry,
+  before: Fingerprint,
+  after: Fingerprint,
+): Promise<[Fingerprint, Fingerprint]> {
+  const [was, is] = [{ ...before }, { ...after }]
+  for (const { kind, table, name, rebuilt, create } of await listDeferred(target, entry.id)) {
+    // Plain indexes come back once, with the target's schema accepted anew.
+    if (kind === 'index') continue
+    const objects = [`constraint ${table}.${name}`, `index ${table}.${name}`]
+    const there = objects.some((object) => object in is)
+    for (const object of objects) {
+      delete was[object]
+      delete is[object]
+    }
+    if (rebuilt && !there) was[objects[0] as string] = create
+  }
+  return [was, is]
 }
 
 /** What we changed on the target ourselves is no change of the schema by somebody else. */

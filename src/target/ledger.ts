@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PackedFingerprint } from '../migration/fingerprint.ts'
-import type { VerifyLevel } from '../migration/plan.ts'
+import { planHash, type VerifyLevel } from '../migration/plan.ts'
 import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
 import type { WriteGrant } from './gate.ts'
@@ -81,6 +81,8 @@ export interface Entry {
   plan: Plan
   facts: Facts
   updatedAt: Date
+  /** Since `updatedAt`, by the database's clock; milliseconds. */
+  ageMs: number
 }
 
 const MIGRATIONS = 'molt_actions.migrations'
@@ -113,7 +115,11 @@ export async function rememberDigest(db: Database, name: string, sha256: string)
 
 export async function readEntry(db: Database, id: string): Promise<Entry | undefined> {
   const { rows } = await retrying(() =>
-    db.query(`SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt" FROM ${MIGRATIONS} WHERE id = $1`, [id]),
+    db.query(
+      `SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt",
+              (extract(epoch FROM now() - updated_at) * 1000)::float8 AS "ageMs" FROM ${MIGRATIONS} WHERE id = $1`,
+      [id],
+    ),
   )
   return rows[0]
 }
@@ -133,6 +139,11 @@ export async function readEntryIfAny(db: Database, id: string): Promise<Entry | 
 export async function requireEntry(db: Database, id: string, phases: readonly Phase[]): Promise<Entry> {
   const entry = await readEntryIfAny(db, id)
   if (!entry) throw new UserError(`the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`)
+  // The hash is what was shown, rehearsed and approved; what is done must be that.
+  if (entry.plan.hash !== undefined && planHash(entry.plan) !== entry.plan.hash)
+    throw new VerdictError(
+      `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash}: someone has changed it. Prepare a new migration`,
+    )
   if (phases.includes(entry.phase)) return entry
   throw new UserError(
     `migration \`${id}\` is ${entry.phase}; this step needs it to be ${phases.join(' or ')}. ${hint(entry.phase, phases)}`,

@@ -263,6 +263,11 @@ function decimals(number: string): number {
   return number.split('.')[1]?.length ?? 0
 }
 
+/** Whether molt has come to the end of a table: one that it never finished shows no difference either. */
+export function isFinished({ shardsFinished, shardsTotal }: TableVerdict): boolean {
+  return shardsTotal > 0 && shardsFinished === shardsTotal
+}
+
 /** Differences in rows of one table. */
 export function differences(verdict: TableVerdict): number {
   return verdict.missing + verdict.mismatch + verdict.extraneous + verdict.columnMismatch

@@ -26,7 +26,7 @@ const CUTS: [RegExp, string][] = [
   [/(\bJSON data, line \d+: )[\s\S]*$/, '$1…'],
   // pgx quotes nothing: `unable to encode 4111 into binary format`, `cannot scan alice into *int`.
   [
-    /\b((?:unable to|cannot|could not|failed to) (?:encode|scan|convert|assign|write)|parsing time|copying row) [\s\S]*$/i,
+    /\b((?:unable to|cannot|could not|failed to) (?:encode|scan|convert|assign|write|unmarshal)|parsing time|copying row) [\s\S]*$/i,
     '$1 …',
   ],
   [/\b(row) [\s\S]* (could not be|cannot be|was not)/i, '$1 … $2'],
@@ -35,6 +35,9 @@ const CUTS: [RegExp, string][] = [
 
 /** No message of a tool's own is longer; what is, holds rows. */
 const LONGEST = 16 * 1024
+
+/** In whatever words it stands: nothing of a tool's own looks like it. */
+const PERSONAL = /[^\s@<>()[\]"'=:,;]+@[^\s@<>()[\]"'=:,;]+\.[^\s@<>()[\]"'=:,;.]{2,}|\b\d(?:[ -]?\d){11,18}\b/g
 
 /** A message without values: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. */
 export function scrubText(text: string): string {
@@ -48,7 +51,9 @@ export function scrubText(text: string): string {
   out = out.replace(/(?<![\w)])'(?:[^'\\]|\\.)*'/g, (quoted, at: number) =>
     NAMES.test(out.slice(0, at)) ? quoted : "'…'",
   )
-  return out + state
+  // What a trigger of the user's own raises can quote anything.
+  if (/P0001/.test(state)) out = out.replace(/(^|: )[^:]*$/, '$1(an error raised by a function of the database)')
+  return out.replace(PERSONAL, '…') + state
 }
 
 /** Fields of `molt`'s events that hold names, numbers of the tool's own, or times. */

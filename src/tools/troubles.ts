@@ -93,6 +93,12 @@ const TROUBLES: [RegExp, TroubleKind, (said: string) => string][] = [
       `the source sends the column ${named(/unexpected columns: (.+?)(?:$| \()/, said, '(unnamed)')} of ${tableIn(said)}, which the target does not have: it was added on the source, or dropped on the target; add it to the target, and the stream goes on within a minute`,
   ],
   [
+    /column "[^"]*" of relation "[^"]*" does not exist/i,
+    'column',
+    (said) =>
+      `the target has no column ${named(/column "([^"]*)"/, said, '(unnamed)')} in ${named(/relation "([^"]*)"/, said, 'the table')}: it was dropped there, or added on the source; add it to the target, and the stream goes on within a minute`,
+  ],
+  [
     /column name collision/i,
     'name-collision',
     (said) => `${tableIn(said)} has two columns whose names differ in upper and lower case only; rename one`,

@@ -293,6 +293,15 @@ describe('after the load', () => {
     60_000,
   )
 
+  test('rows that a policy hides from the role that reads', async () => {
+    await source.query(`CREATE ROLE reader LOGIN PASSWORD 'postgres'; GRANT pg_read_all_data TO reader;
+      ALTER TABLE reviews ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON reviews USING (id % 2 = 0)`)
+    const reader = pair.source.url.replace('//postgres:', '//reader:')
+    const result = await run('verify', { source: reader })
+    await source.query('DROP POLICY half ON reviews; ALTER TABLE reviews DISABLE ROW LEVEL SECURITY')
+    expectRed(result, /row-level security hides rows of reviews from this role/)
+  }, 60_000)
+
   test('a shard that never finished', async () => {
     const trick = { add: ['--table-splits', '3'], drop: 'finished .* public.customers \\(shard 2/3\\)' }
     expectRed(await run('verify', {}, trick), /customers: only 2 of 3 shards finished/)

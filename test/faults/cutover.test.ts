@@ -150,6 +150,54 @@ nightly('a smoke test that fails, before the pause or in it, lifts the fence; it
   expect(words(writes)).toMatch(/said: cannot execute DELETE in a read-only transaction/)
 })
 
+test('what was changed since, or is changed behind the verify, is seen before the decision', TIMEOUT, async () => {
+  const { query } = rehearsal
+  const refused = async (side: 'source' | 'target', done: string, undone: string, said: RegExp, inputs = {}) => {
+    await query(side, done)
+    const result = await cutover({ decision: 'commit', ...inputs })
+    await query(side, undone)
+    expect(result.conclusion, done).toBe('failure')
+    expect(result.outputs['error-kind'], words(result)).toBe('verdict')
+    expect(words(result)).toMatch(said)
+    expect(result.outputs['pause-ms'], done).toBeUndefined()
+  }
+  await refused(
+    'target',
+    `CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+     CREATE TRIGGER swallow BEFORE INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION nothing()`,
+    'DROP TRIGGER swallow ON reviews; DROP FUNCTION nothing()',
+    /trigger reviews\.swallow is new on the target/,
+  )
+  await refused(
+    'target',
+    'CREATE ROLE late; GRANT INSERT ON orders TO late',
+    'REVOKE ALL ON orders FROM late; DROP ROLE late',
+    /late has INSERT on orders/,
+  )
+  await refused(
+    'target',
+    `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "tables"}'`,
+    `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "full"}'`,
+    /the plan of migration `main` in the ledger is not the one of its hash/,
+  )
+  await refused(
+    'source',
+    `SELECT setval('molt_actions.fence_lease', 9223372036854775807)`,
+    `SELECT setval('molt_actions.fence_lease', 1)`,
+    /fenced for good, and the ledger says that migration `main` is caught-up/,
+  )
+  const running = cutover({ decision: 'commit' }, { env: { MOLT_ACTIONS_STOP_AT: 'sequences set' } })
+  const pid = await stoppedChild(running)
+  await query('source', 'ALTER TABLE products ALTER price TYPE numeric(13,2)')
+  process.kill(pid, 'SIGCONT')
+  const result = await running
+  await query('source', 'ALTER TABLE products ALTER price TYPE numeric(12,2)')
+  expect(result.conclusion).toBe('failure')
+  expect(words(result)).toMatch(/column products\.price has changed on the source/)
+  expect(await writableWithin(1_000)).toBe(true)
+  expect(await phase()).toBe('caught-up')
+})
+
 test('a second cutover is refused at once, and is told of the first and where it runs', TIMEOUT, async () => {
   const first = cutover(
     { 'quiet-period': NIGHTLY ? '9s' : '6s' },

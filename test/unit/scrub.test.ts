@@ -30,6 +30,12 @@ describe('scrubText', () => {
       '"shop"."public"."b": schema drift detected in "shop"."public"."b": unexpected columns: v',
     ],
     ['a new kind of message about "alice@example.com"', 'a new kind of message about "…"'],
+    ['a new kind of message about alice@example.com, 4111 1111 1111 1111', 'a new kind of message about …, …'],
+    ['json: cannot unmarshal number 99887766e300 into Go value', 'json: cannot unmarshal …'],
+    [
+      'exec failed: ERROR: boom 99887766 (SQLSTATE P0001)',
+      'exec failed: ERROR: (an error raised by a function of the database) (SQLSTATE P0001)',
+    ],
     ["a new kind of message about 'alice@example.com'", "a new kind of message about '…'"],
     ['null value in column "email" of relation "customers"', 'null value in column "email" of relation "customers"'],
     ['replication slot "molt_slot" is active for PID 7', 'replication slot "molt_slot" is active for PID 7'],

@@ -59,8 +59,8 @@ function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
     throw new VerdictError(
       `migration \`${entry.id}\` is ${entry.phase}: run \`cutover\` again, which settles it, or \`rollback\``,
     )
+  if (entry.ageMs >= windowMs) return
   const over = new Date(entry.updatedAt.getTime() + windowMs)
-  if (over.getTime() <= Date.now()) return
   throw new VerdictError(
     `migration \`${entry.id}\` was ${entry.phase} on ${entry.updatedAt.toISOString()}, and its rollback window ends on ${over.toISOString()}: until then the fenced source is the way back. Wait, or say another \`rollback-window\``,
   )

@@ -6,7 +6,7 @@ import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, type Database, Link, withDatabase } from '../../runtime/database.ts'
-import { CancelledError, InputError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
+import { CancelledError, InputError, messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
 import { number, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
@@ -14,11 +14,12 @@ import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { HeldFence, planFence } from '../../steps/fencing.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
+import { passMarker } from '../../steps/recheck.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
-import { type Deferred, deferAgain, listDeferred, rebuildDeferred, rebuiltEarly } from '../../target/deferral.ts'
-import { openGate } from '../../target/gate.ts'
+import { type Deferred, deferAgain, listDeferred, rebuildDeferred } from '../../target/deferral.ts'
+import { openGate, readWriteGrants } from '../../target/gate.ts'
 import {
   addEvidence,
   advance,
@@ -156,10 +157,22 @@ async function lookFirst(context: Cutover, source: Database, target: Database): 
   if (DONE.includes(entry.phase) || state === 'permanent') return entry
   requireApproved(context, entry)
   await requireEndable(source, context.inputs.endSessions)
-  // What a cutover that was killed has rebuilt is no change of the schema by somebody else.
-  if (!(await rebuiltEarly(target, entry.id)).length) await requireUnchanged(source, target, entry)
+  await requireUnchanged(source, target, entry)
+  await requireShut(target, entry)
   await requireFence(source, entry)
   return entry
+}
+
+/** Rights that were granted after `prepare` has closed the gate: whoever has them can write what nobody compares. */
+async function requireShut(target: Database, { plan, facts }: Entry): Promise<void> {
+  if (!facts.gate) return
+  const open = await readWriteGrants(target, plan.targetSchema, plan.tables)
+  if (open.length)
+    refuse(
+      'roles may write to the target that may not before the commit',
+      open.map(({ role, privilege, table }) => `${role} has ${privilege} on ${table}`),
+      'Somebody has granted these since `prepare`: revoke them, and verify again.',
+    )
 }
 
 /** An approval is of one plan; what compares less than that says was approved by nobody. */
@@ -211,6 +224,10 @@ async function settle(context: Cutover, source: Database, target: Database): Pro
   const { state, remainingMs } = await readFence(source)
   if (DONE.includes(entry.phase)) return entry
   if (state === 'permanent') {
+    if (entry.phase !== 'committing' && entry.phase !== 'committed')
+      throw new VerdictError(
+        `the source is fenced for good, and the ledger says that migration \`${entry.id}\` is ${entry.phase}: no cutover of it has decided that. Find out who did; \`rollback\` makes the source writable again. Nothing was done`,
+      )
     info(
       'the source is fenced for good: this migration was committed by an earlier run, which is carried on from there',
     )
@@ -252,6 +269,7 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
       if (refused.length)
         throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
       const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
+      await requireMoving(context, { stream, source, target, signal })
       checkpoint('before arming')
       const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT, signal)
       try {
@@ -264,6 +282,31 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
     signal,
   )
 }
+
+/** The verify has taken its time: a stream that has got stuck since must not pause anybody. */
+async function requireMoving(
+  { inputs }: Cutover,
+  { stream, source, target, signal }: Pick<Section, 'stream' | 'source' | 'target' | 'signal'>,
+): Promise<void> {
+  const { retries } = stream.status
+  await untilCaughtUp(
+    stream,
+    { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout },
+    () => {},
+  )
+  const { targetSchema } = stream.options.plan
+  await passMarker(source, target, { targetSchema, markerTimeout: inputs.maxLag + MARKER_GRACE, signal }).catch(
+    (error) => {
+      stream.check()
+      throw error instanceof UserError ? error : stream.stuck(messageOf(error))
+    },
+  )
+  if (stream.status.retries > retries) throw stream.stuck('the replicator is retrying')
+}
+
+/** Milliseconds. */
+const MOVING_FOR = 100
+const MARKER_GRACE = 2_000
 
 /** A statement on the fence that takes longer has met a broken connection; milliseconds. */
 const FENCE_TIMEOUT = 3_000
@@ -328,19 +371,22 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
 }
 
 /** What was rebuilt is off again before the fence is: the stream goes on, and it would be in its way. */
-async function takeBack({ entry, source, target, held }: Section, clock: PauseClock): Promise<Entry> {
+async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
+  const { entry, target, held } = section
   await clock.part('indexes off again', () => deferAgain(target, entry.id))
   await clock.part('lift', async () => {
-    await requireHeld(source, entry, held)
+    await requireHeld(section)
     if (!(await held.lift())) throw new VerdictError('the fence was changed by someone else before it could be lifted')
   })
   return entry
 }
 
-/** @throws VerdictError unless the fence has held since it was armed, and still does */
-async function requireHeld(source: Database, { plan }: Entry, held: HeldFence): Promise<void> {
+/** @throws VerdictError unless the fence has held since it was armed, and still does, and both sides are what was compared */
+async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
+  stream.check()
+  await requireUnchanged(source, target, entry)
   await held.requireRefused()
-  const problems = await fenceProblems(source, await planFence(source, plan))
+  const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
     refuse('the fence is not what it was', problems, 'A write may have gone past it; nothing was decided.')
 }
@@ -349,8 +395,9 @@ async function requireHeld(source: Database, { plan }: Entry, held: HeldFence): 
  * The decision. It lives on the source, beside the fence, and the ledger copies it: `committing` before, so that a
  * later run knows that it has to look, and `committed` after.
  */
-async function decide(context: Cutover, { entry, source, target, held }: Section, limit: Limit): Promise<Entry> {
-  await requireHeld(source, entry, held)
+async function decide(context: Cutover, section: Section, limit: Limit): Promise<Entry> {
+  const { entry, target, held } = section
+  await limit.race(requireHeld(section))
   const committing = await limit.race(advance(target, entry, 'committing'))
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.

@@ -204,7 +204,9 @@ async function shutGate(target: Database, entry: Entry, gate: 'close' | 'waive')
   const { targetSchema, tables } = entry.plan
   const found = await readWriteGrants(target, targetSchema, tables)
   const kept = mergeGrants(entry.facts.gate ?? [], found)
-  const recorded = found.length ? await advance(target, entry, entry.phase, { facts: { gate: kept } }) : entry
+  // Also where there was nothing to take: that the gate was closed is what later grants are held against.
+  const changed = found.length > 0 || !entry.facts.gate
+  const recorded = changed ? await advance(target, entry, entry.phase, { facts: { gate: kept } }) : entry
   await closeGate(target, targetSchema, found)
   const left = await readWriteGrants(target, targetSchema, tables)
   if (left.length)
