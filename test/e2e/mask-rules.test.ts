@@ -45,6 +45,19 @@ async function masked(table: string, yaml: string, key = 'one key'): Promise<Row
 
 const problemsOf = async (yaml: string) => (await planOf(yaml)).problems.join('\n')
 
+/** What the checks on the source object to, before anything is copied. */
+async function objections(yaml: string): Promise<string> {
+  const plan = await planOf(yaml)
+  expect(plan.problems).toEqual([])
+  await setParameters(db, domainKeys('one key', plan.domains))
+  const found: string[] = []
+  for (const { sql, problem } of plan.checks) {
+    const count = Number((await db.query(sql)).rows[0].count)
+    if (count) found.push(problem(count))
+  }
+  return found.join('\n')
+}
+
 const AWKWARD = [
   '',
   'x',
@@ -236,6 +249,19 @@ describe('rules on other types', () => {
     expect(moved).toBeGreaterThan(480)
   })
 
+  it('number leaves NaN and the infinities where they are, and does not take them for unmoved', async () => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, a numeric, b numeric(6,2), c float8);
+      INSERT INTO t VALUES (1, 'NaN', 'NaN', 'NaN'), (2, 'NaN', 'NaN', 'Infinity'), (3, 1000, 1000, 1000)`)
+    const yaml =
+      'tables: { t: { id: { keep: true, reason: a number }, a: { use: number, noise: 0.5 }, b: { use: number, absolute: 500 }, c: { use: number, noise: 0.5, max: 1e9 } } }'
+    const rows = await masked('t', yaml)
+    expect(rows.slice(0, 2).map(({ a, b, c }) => [a, b, c])).toEqual([
+      ['NaN', 'NaN', Number.NaN],
+      ['NaN', 'NaN', 1e9],
+    ])
+    expect(await objections(yaml)).toBe('')
+  })
+
   it('date moves all dates of an entity together, also across tables, and never by nothing', async () => {
     await fresh(`CREATE TABLE p (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, born date NOT NULL);
       INSERT INTO p (born) SELECT date '2000-01-01' FROM generate_series(1, 300);
@@ -268,6 +294,18 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     expect(share('often')).toBeCloseTo(0.7, 1)
     expect(share('seldom')).toBeCloseTo(0.2, 1)
     expect(share('once')).toBe(0)
+  })
+
+  it('choice says so when it has nothing to choose from, and is not for arrays', async () => {
+    await fresh(
+      `CREATE TABLE t (id int PRIMARY KEY, v text, a text[]); INSERT INTO t SELECT n, 'rare ' || n / 2 FROM generate_series(1, 50) n`,
+    )
+    const yaml = (use: string) => `tables: { t: { id: { keep: true, reason: a number }, v: ${use}, a: { use: hash } } }`
+    expect(await objections(yaml('{ use: choice }'))).toMatch(
+      /^t\.v: no value is seen 10 times.* NULLs of all 50; lower `min-count`/,
+    )
+    expect(await objections(yaml('{ use: choice, min-count: 2 }'))).toBe('')
+    expect(await problemsOf('tables: { t: { a: { use: choice } } }')).toMatch(/`choice` does not work on text\[\]/)
   })
 
   it('timestamps move within the jitter, those of a row together', async () => {
@@ -320,6 +358,64 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     )
     const { rows } = await db.query(plan.checks[0]?.sql as string)
     expect(Number(rows[0].count)).toBe(3)
+  })
+
+  it('json expects to see postal codes and moved numbers again, and nothing else', async () => {
+    await fresh('CREATE TABLE t (id int PRIMARY KEY, v jsonb)')
+    const plan = await planOf(
+      rule(
+        '{ use: json, paths: { zip: { use: address, part: postcode }, n: { use: number, noise: 0.1 }, k: { keep: true, reason: two of them } } }',
+      ),
+    )
+    expect(plan.tables[0]?.decisions[1]?.values).toEqual([])
+    const more = await planOf(rule('{ use: json, paths: { zip: { use: address, part: city } } }'))
+    expect(more.tables[0]?.decisions[1]?.values).toHaveLength(1)
+  })
+
+  it.each([
+    ['a member of a document', 'd', "jsonb_build_object('a', ARRAY[t.d -> 'person' -> 'name'])"],
+    ['a member of a json', 'j', "(t.j::jsonb - 'mail')::json"],
+    ['a json that jsonb cannot hold', 'z', 't.z'],
+    ['an element of an array', 'a', "ARRAY['x ' || t.a[2]]"],
+    ['an element of an array in another column', 'v', "'to ' || t.a[2]"],
+    ['a member of a document in another column', 'v', "t.d -> 'person' ->> 'name'"],
+    ['a name of two characters', 'v', "'客户' || t.c"],
+    ['a number without its blanks', 'v', "regexp_replace(t.p, ' ', '', 'g')"],
+    ['a name with other blanks', 'v', "replace(t.d -> 'person' ->> 'name', ' ', '--')"],
+  ])('sql is refused when it gives away %s', async (_, column, expression) => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, v text, c text, p text, a text[], d jsonb, j json, z json);
+      INSERT INTO t VALUES (1, 'some text', '王伟', '0470 12 34 56', '{Bob,Eve Adams}', '{"person": {"name": "Ann Lee"}}', '{"mail": "x", "name": "Al \\"Scar\\" Face"}', '{"name": "Zed\\u0000"}')`)
+    const yaml = (made: string, with_: string) => {
+      const own: Record<string, string> = { v: 'text', c: 'hash', p: 'phone', a: 'text' }
+      const documents: Record<string, string> = {
+        d: '{ person.name: { use: name } }',
+        j: '{ mail: { use: email }, name: { use: name } }',
+      }
+      const rules = Object.entries({ ...own, ...documents, z: 'constant, value: "{}"' }).map(([name, use]) => {
+        if (name === made) return `${name}: { use: sql, expression: ${JSON.stringify(with_)}, reviewed-by: nobody }`
+        return `${name}: { use: ${documents[name] ? `json, paths: ${use}` : use} }`
+      })
+      return `tables: { t: { id: { keep: true, reason: a number }, ${rules.join(', ')} } }`
+    }
+    expect(await objections(yaml(column, expression))).toMatch(
+      new RegExp(`^t\\.${column}: in 1 rows the expression gives away an original text of the row$`),
+    )
+    const type: Record<string, string> = { a: "'{nothing}'", d: "'{}'", j: "'{}'", z: "'{}'" }
+    expect(await objections(yaml(column, type[column] ?? "'nothing'"))).toBe('')
+  })
+
+  it('sql on documents and arrays is proved by what stands in them', async () => {
+    await fresh(`CREATE TABLE t (id int PRIMARY KEY, v jsonb, w text[], x json);
+      INSERT INTO t VALUES (1, '{"a": [{"b": "one"}, 22, null, true], "c": {"d": "two"}}', '{three,four}', '["five", "\\u0000"]')`)
+    const sql = (name: string) => `${name}: { use: sql, expression: t.${name}, reviewed-by: nobody }`
+    const plan = await planOf(
+      `tables: { t: { id: { keep: true, reason: a number }, ${['v', 'w', 'x'].map(sql).join(', ')} } }`,
+    )
+    const selects = plan.tables[0]?.decisions.flatMap(({ values }) => values) ?? []
+    const { rows } = await db.query(
+      `SELECT x.v FROM public.t, LATERAL (${selects.join(' UNION ALL ')}) x(v) ORDER BY x.v COLLATE "C"`,
+    )
+    expect(rows.map(({ v }) => v)).toEqual(['22', '["five", "\\u0000"]', 'four', 'one', 'three', 'two'])
   })
 })
 
@@ -387,6 +483,16 @@ describe('planning', () => {
     expect(await problemsOf(rule('{ use: number }'))).toMatch(/needs `noise` or `absolute`/)
     const settings = `{ use: sql, expression: "length(current_setting('molt_actions.k0'))", reviewed-by: nobody }`
     expect(await problemsOf(rule(settings))).toMatch(/reads settings, and the masking key is one/)
+    for (const expression of [
+      '(SELECT count(*) FROM pg_show_all_settings())',
+      "query_to_xml('SELECT 1', true, true, '')::text::int",
+      String.raw`U&"current\005fsetting"('x')::int`,
+      "(SELECT ndoc FROM ts_stat('SELECT 1'))",
+    ])
+      expect(
+        await problemsOf(rule(`{ use: sql, expression: ${JSON.stringify(expression)}, reviewed-by: nobody }`)),
+        expression,
+      ).toMatch(/reads settings/)
   })
 
   it('names rules for what is not there, and references to tables that are left out', async () => {
@@ -399,6 +505,16 @@ describe('planning', () => {
     expect(found).toMatch(/the table u, which is not on the source/)
     expect(found).toMatch(/t\.pp, which is not on the source; did you mean p\?/)
     expect(found).toMatch(/t refers to public\.p .*which is not copied/)
+  })
+
+  it('knows tables and columns that are called like what every object has', async () => {
+    await fresh(`CREATE TABLE constructor (id bigserial PRIMARY KEY, "toString" text); CREATE TABLE left_out (id int)`)
+    const yaml = (rules: string) =>
+      `safe: { surrogate-keys: true }\nexclude: { left_out: not needed }\ntables: ${rules}`
+    const plan = await planOf(yaml('{}'))
+    expect(plan.tables.map(({ table }) => table.name)).toEqual(['constructor'])
+    expect(plan.unlisted.map(({ column }) => column.name)).toEqual(['toString'])
+    expect((await planOf(yaml('{ constructor: { toString: { use: hash } } }'))).unlisted).toEqual([])
   })
 
   it('lets children inherit, through several tables, undeclared references and polymorphic ones', async () => {
