@@ -45,7 +45,7 @@ export class Hashes {
   }
 
   /** The same for a column, without the way through text where its type has a hash of its own. */
-  lightColumn(domain: string, column: Pick<MaskColumn, 'name' | 'type'>): string {
+  lightColumn(domain: string, column: HashedColumn): string {
     return hashedWith(column, this.#seed(domain))
   }
 
@@ -127,11 +127,14 @@ export class Hashes {
   }
 }
 
-function hashedWith({ name, type }: Pick<MaskColumn, 'name' | 'type'>, seed: string): string {
+function hashedWith({ name, type, ignoresCase }: HashedColumn, seed: string): string {
   const own = KEY_HASHES.get(type.replace(/\(.*\)$/, ''))
   if (own) return `${own}(${columnOf(name)}, ${seed})`
-  return `hashtextextended(${columnOf(name)}${type === 'text' ? '' : '::text'}, ${seed})`
+  const text = `${columnOf(name)}${type === 'text' ? '' : '::text'}`
+  return `hashtextextended(${ignoresCase ? `lower(${text})` : text}, ${seed})`
 }
+
+type HashedColumn = Pick<MaskColumn, 'name' | 'type' | 'ignoresCase'>
 
 /** Equal integers, and equal floats, hash alike whatever their width: a bigint meets the integer that it refers to. */
 const KEY_HASHES = new Map(
@@ -167,6 +170,19 @@ export function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
     default:
       return false
   }
+}
+
+/** The length to which a column cuts what a rule makes; undefined where it has room for all of it. */
+export function cutTo(rule: UseRule | LeafRule, limit: number | null): number | undefined {
+  return limit !== null && limit < needs(rule) ? limit : undefined
+}
+
+function needs(rule: UseRule | LeafRule): number {
+  if ('keep' in rule) return 0
+  if (rule.use === 'email') return EMAIL_LENGTH
+  if (rule.use === 'hash') return (rule.length ?? 32) + (rule.prefix ?? '').length
+  if (rule.use === 'name' || rule.use === 'address') return 'part' in rule && rule.part === 'postcode' ? 3 : ROOM
+  return rule.use === 'phone' ? 8 : 0
 }
 
 const EMAIL_HOST = '@example.com'
@@ -273,11 +289,12 @@ function eachOf(what: string, elements: string, hashes: Hashes): string {
 function maskText(
   rule: UseRule | Exclude<LeafRule, { keep: true }>,
   value: string,
-  column: Pick<MaskColumn, 'maxLength'>,
+  column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'>,
   place: Pick<Place, 'domain' | 'hashes'>,
 ): string {
   const { domain, hashes } = place
-  const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : value
+  const spelling = column.ignoresCase ? `lower(${value})` : value
+  const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : spelling
   // NULL for an empty text, too: whatever is made of the hash is NULL then, and the text itself stays.
   const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
   const light = () => hashes.light(domain, `nullif(${folded}, '')`)
@@ -313,7 +330,7 @@ function maskText(
     case 'uuid':
       return unlessEmpty(`${uuidDigits(strong())}::uuid::text`)
     case 'text':
-      return filler(hashes.light(domain, value), value)
+      return filler(hashes.light(domain, spelling), value)
     default:
       throw new UserError(`\`${rule.use}\` does not make text`)
   }

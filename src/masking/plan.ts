@@ -4,6 +4,7 @@ import { messageOf } from '../runtime/errors.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
 import {
   bringsBack,
+  cutTo,
   Hashes,
   jitter,
   jsonLeaves,
@@ -16,7 +17,7 @@ import {
   misfit,
 } from './expressions.ts'
 import { suggest } from './names.ts'
-import type { Rule, Rules, UseRule } from './rules.ts'
+import type { LeafRule, Rule, Rules, UseRule } from './rules.ts'
 
 /** What becomes of one column, and by whose word. */
 export interface Decision {
@@ -197,6 +198,12 @@ class Planner {
       return plain
     }
     if ('keep' in found) return { ...plain, why: found.why }
+    const use = 'rule' in found ? found.rule.use : 'jitter'
+    // What is chosen from the column's own values has a partition; for an expression its author vouches.
+    if (column.placesRow && use !== 'choice' && use !== 'sql')
+      this.#problem(
+        `${table.name}.${column.name} decides in which partition a row is, and changed by \`${use}\` it may fit none; keep it with a reason, or give ${table.name} a DEFAULT partition`,
+      )
     if ('jitter' in found) {
       const expression = jitter(found.jitter, { table, column, hashes })
       return { ...plain, what: 'moved', use: 'jitter', why: found.why, expression }
@@ -424,21 +431,54 @@ class Planner {
     return this.#domain(edge.to, edge.toColumns[edge.columns.indexOf(column)] as string, seen.add(id))
   }
 
-  /** One domain, one rule: else the same person would be two. */
+  /** One domain, one rule and one room for what it makes: else the same person would be two. */
   #requireOneRulePerDomain(): void {
-    const first = new Map<string, { id: string; signature: string }>()
-    for (const [table, columns] of Object.entries(this.#rules.tables))
-      for (const [name, rule] of Object.entries(columns)) {
-        if (!('domain' in rule) || !rule.domain) continue
-        const id = `${table}.${name}`
-        const known = first.get(`${rule.domain} ${rule.use}`) ?? { id, signature: JSON.stringify(sorted(rule)) }
-        first.set(`${rule.domain} ${rule.use}`, known)
-        if (known.signature !== JSON.stringify(sorted(rule)))
-          this.#problem(
-            `${id} and ${known.id} share the domain ${rule.domain} with different settings; give both the same`,
-          )
-      }
+    const first = new Map<string, Shared>()
+    for (const each of this.#shared()) {
+      const { id, rule, type, cut } = each
+      const known = first.get(`${rule.domain} ${rule.use}`) ?? each
+      first.set(`${rule.domain} ${rule.use}`, known)
+      const both = `${id} and ${known.id} share the domain ${rule.domain}`
+      if (JSON.stringify(sorted(known.rule)) !== JSON.stringify(sorted(rule)))
+        this.#problem(`${both} with different settings; give both the same`)
+      else if (known.cut !== cut)
+        this.#problem(
+          `${both}, and the masks would differ, since one is ${known.type} and the other ${type}; give each a domain of its own, or a rule of which both hold all`,
+        )
+    }
   }
+
+  /** Every rule with a domain, those within documents too. */
+  #shared(): Shared[] {
+    return Object.entries(this.#rules.tables).flatMap(([name, columns]) => {
+      const table = this.#byName.get(name)
+      return (table?.columns ?? []).flatMap((column): Shared[] => {
+        const [id, rule] = [`${name}.${column.name}`, own(columns, column.name)]
+        if (!table || !rule || !('use' in rule)) return []
+        if (rule.use === 'json')
+          return Object.entries(rule.paths).flatMap(([path, leaf]) =>
+            hasDomain(leaf)
+              ? [{ id: `${id} at ${path}`, rule: leaf, type: 'a text in a document', cut: undefined }]
+              : [],
+          )
+        if (!hasDomain(rule)) return []
+        // Masked by its parent's rule, it has its parent's limit.
+        const limit = (this.#resolve(table, column, new Set())?.column ?? column).maxLength ?? column.maxLength
+        return [{ id, rule, type: column.type, cut: cutTo(rule, limit) }]
+      })
+    })
+  }
+}
+
+interface Shared {
+  id: string
+  rule: { use: string; domain: string }
+  type: string
+  cut: number | undefined
+}
+
+function hasDomain<T extends Rule | LeafRule>(rule: T): rule is T & Shared['rule'] {
+  return 'domain' in rule && Boolean(rule.domain)
 }
 
 /** What a record of the rules file says under a name; a table may well be called `constructor`. */

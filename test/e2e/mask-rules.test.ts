@@ -180,6 +180,28 @@ describe('rules on text', () => {
     }
   })
 
+  it('takes domains for what they are made of, however often, and knows what ignores case', async () => {
+    await db.query('CREATE SCHEMA IF NOT EXISTS ext; CREATE EXTENSION IF NOT EXISTS citext SCHEMA ext')
+    await fresh(`CREATE DOMAIN d AS varchar(40) NOT NULL; CREATE DOMAIN e AS d; CREATE DOMAIN f AS e; CREATE DOMAIN c AS ext.citext;
+      CREATE TABLE t (id int PRIMARY KEY, a f, b bpchar, c c UNIQUE, g ext.citext, at date);
+      INSERT INTO t VALUES (1, 'anna', 'anna', 'Anna', 'ANNA', '2000-01-01'), (2, 'bob', 'bob', 'Bob', 'anna', '2000-01-01')`)
+    const [, a, b, c] = (await readMaskTables(db, 'public'))[0]?.columns ?? []
+    expect(a).toMatchObject({ family: 'text', maxLength: 40, notNull: true })
+    expect(b).toMatchObject({ family: 'text', maxLength: null })
+    expect(c).toMatchObject({ family: 'text', ignoresCase: true })
+    for (const use of ['hash', 'email', 'uuid', 'name', 'phone', 'address', 'text', 'card']) {
+      const only = ['email', 'hash', 'uuid'].includes(use) ? use : 'hash'
+      const rows = await masked(
+        't',
+        `tables: { t: { id: { keep: true, reason: a number }, a: { use: ${use} }, b: { use: ${use} }, c: { use: ${only}, domain: x }, g: { use: ${use}${only === use ? ', domain: x' : ''} }, at: { use: date, days: 900, by: g } } }`,
+      )
+      expect(rows[0]?.g, use).toBe(rows[1]?.g)
+      expect(rows[0]?.at, use).toEqual(rows[1]?.at)
+      if (only === use) expect(rows[0]?.g, use).toBe(rows[0]?.c)
+      expect(JSON.stringify(rows), use).not.toMatch(/anna|bob/i)
+    }
+  })
+
   it('a table that others inherit from is its own rows, and each of those needs rules of its own', async () => {
     await fresh(`CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE child (w text) INHERITS (t); CREATE VIEW seen AS SELECT * FROM t;
       INSERT INTO t VALUES (1, 'anna'); INSERT INTO child VALUES (2, 'bob', 'eve')`)
@@ -540,6 +562,45 @@ references:
     const { checks } = await planOf(yaml)
     await db.query(`INSERT INTO public.c VALUES (4, NULL, NULL, 'C', 'x@y.z')`)
     expect(Number((await db.query(checks[0]?.sql as string)).rows[0].count)).toBe(1)
+  })
+
+  it('refuses one domain on columns that have not the same room for what is made', async () => {
+    await fresh('CREATE TABLE a (id int PRIMARY KEY, v text, w varchar(25), x varchar(29), j jsonb)')
+    const shared = (use: string, columns: string, more = '') =>
+      `tables: { a: { id: { keep: true, reason: a number }, ${[...columns].map((name) => `${name}: { use: ${use}, domain: m }`).join(', ')}${more} } }`
+    const leaf = (use: string) => `, j: { use: json, paths: { "b[].c": { use: ${use} } } }`
+    expect(await problemsOf(shared('email', 'vw'))).toMatch(
+      /a\.w and a\.v share the domain m, and the masks would differ, since one is text and the other character varying\(25\)/,
+    )
+    expect(await problemsOf(shared('email', 'vx'))).toBe('')
+    expect(await problemsOf(shared('name', 'vwx'))).toBe('')
+    expect(await problemsOf(shared('hash', 'wx'))).toMatch(/masks would differ/)
+    expect(await problemsOf(shared('hash, length: 20', 'vwx'))).toBe('')
+    expect(await problemsOf(shared('email', 'w', leaf('email, domain: m')))).toMatch(
+      /a\.j at b\[\]\.c and a\.w share the domain m, and the masks would differ/,
+    )
+    expect(await problemsOf(shared('email', 'x', leaf('email, domain: m, fold: true')))).toMatch(
+      /a\.j at b\[\]\.c and a\.x share the domain m with different settings/,
+    )
+    expect(await problemsOf(shared('email', 'x', leaf('email, domain: n, fold: true')))).toBe('')
+  })
+
+  it('leaves alone what decides in which partition a row is', async () => {
+    await fresh(`CREATE TABLE t (id int, at timestamptz, v text, w text) PARTITION BY RANGE (at);
+      CREATE TABLE t1 PARTITION OF t FOR VALUES FROM ('2020-01-01') TO ('2021-01-01') PARTITION BY LIST (lower(v));
+      CREATE TABLE t2 PARTITION OF t1 FOR VALUES IN ('x');
+      CREATE TABLE h (id int, v text) PARTITION BY HASH (v); CREATE TABLE h1 PARTITION OF h FOR VALUES WITH (MODULUS 1, REMAINDER 0)`)
+    const yaml = `safe: { timestamps: { jitter: 1h } }
+tables: { t: { id: { keep: true, reason: a number }, v: { use: hash }, w: { use: hash } }, h: { id: { keep: true, reason: a number }, v: { use: hash } } }`
+    const found = (await planOf(yaml)).problems
+    expect(found.map((problem) => problem.split(';')[0])).toEqual([
+      't.at decides in which partition a row is, and changed by `jitter` it may fit none',
+      't.v decides in which partition a row is, and changed by `hash` it may fit none',
+    ])
+    await db.query(
+      `CREATE TABLE public.t3 PARTITION OF public.t DEFAULT; CREATE TABLE public.t4 PARTITION OF public.t1 DEFAULT`,
+    )
+    expect((await planOf(yaml)).problems).toEqual([])
   })
 
   it('refuses a child with a rule of its own, and one domain with two settings', async () => {
