@@ -29,6 +29,10 @@ export interface MaskColumn {
   generated: boolean
   /** Its values are handed out by the database: identity, sequence, or a uuid function. */
   surrogate: boolean
+  /** To the database two spellings that differ in case are one value. */
+  ignoresCase?: boolean
+  /** Decides in which partition a row is, where a row may have none. */
+  placesRow?: boolean
   /** Part of a unique index or constraint, also within an expression. */
   unique: boolean
 }
@@ -57,22 +61,30 @@ export async function readMaskTables(db: Database, schema: string): Promise<Mask
   const columns = await db.query(
     `SELECT c.oid, c.relname AS table, c.relkind = 'p' AS partitioned, a.attname AS name,
             pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
-            CASE WHEN t.typtype = 'd' THEN pg_catalog.format_type(t.typbasetype, t.typtypmod)
-                 ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END AS base,
-            CASE WHEN t.typtype = 'd' THEN b.typtype ELSE t.typtype END = 'e' AS enum,
-            a.attnotnull OR t.typnotnull AS "notNull", a.attgenerated <> '' AS generated,
+            pg_catalog.format_type(b.oid, b.typmod) AS base, t.typtype = 'e' AS enum,
+            a.attnotnull OR b.required AS "notNull", a.attgenerated <> '' AS generated,
             a.attidentity <> '' OR coalesce(pg_catalog.pg_get_expr(d.adbin, d.adrelid)
               ~ '^(nextval\\(|gen_random_uuid\\(|([a-z_]+\\.)?uuid_generate_v|unique_rowid\\()', false) AS surrogate,
             EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion)
               AND (a.attnum = ANY (i.indkey::int2[]) AND array_position(i.indkey::int2[], a.attnum) < i.indnkeyatts
                 OR i.indexprs IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.pg_depend p
                   WHERE p.classid = 'pg_class'::regclass AND p.objid = i.indexrelid
-                    AND p.refobjid = c.oid AND p.refobjsubid = a.attnum))) AS unique
+                    AND p.refobjid = c.oid AND p.refobjsubid = a.attnum))) AS unique,
+            c.relkind = 'p' AND EXISTS (SELECT FROM pg_catalog.pg_partition_tree(c.oid) l
+              JOIN pg_catalog.pg_partitioned_table r ON r.partrelid = l.relid AND r.partstrat <> 'h' AND r.partdefid = 0
+              JOIN pg_catalog.pg_attribute k ON k.attrelid = l.relid AND k.attname = a.attname
+             WHERE k.attnum = ANY (r.partattrs::int2[]) OR r.partexprs IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.pg_depend p
+                   WHERE p.classid = 'pg_class'::regclass AND p.objid = l.relid AND p.objsubid = k.attnum
+                     AND p.refclassid = 'pg_class'::regclass AND p.refobjid = l.relid AND p.refobjsubid = 0)) AS "placesRow"
        FROM pg_catalog.pg_class c
        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-       JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-       LEFT JOIN pg_catalog.pg_type b ON b.oid = t.typbasetype
+       CROSS JOIN LATERAL (WITH RECURSIVE made_of (oid, typmod, required, depth) AS (
+           SELECT a.atttypid, a.atttypmod, false, 0
+           UNION ALL SELECT d.typbasetype, d.typtypmod, m.required OR d.typnotnull, m.depth + 1
+             FROM made_of m JOIN pg_catalog.pg_type d ON d.oid = m.oid AND d.typtype = 'd')
+         SELECT * FROM made_of ORDER BY depth DESC LIMIT 1) b
+       JOIN pg_catalog.pg_type t ON t.oid = b.oid
        LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
       WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition
       ORDER BY c.relname, a.attnum`,
@@ -115,18 +127,23 @@ export async function readMaskTables(db: Database, schema: string): Promise<Mask
 }
 
 function toColumn(
-  row: Omit<MaskColumn, 'family' | 'array' | 'maxLength'> & { base: string; enum: boolean },
+  row: Omit<MaskColumn, 'family' | 'array' | 'maxLength' | 'ignoresCase'> & { base: string; enum: boolean },
 ): MaskColumn {
-  const { name, type, base, notNull, generated, surrogate, unique } = row
+  const { base, enum: isEnum, name, type, notNull, generated, surrogate, unique, placesRow } = row
   const array = base.endsWith('[]')
   const element = array ? base.slice(0, -2) : base
   const limit = /^character(?: varying)?\((\d+)\)$/.exec(element)?.[1]
-  const family: Family = row.enum ? 'enum' : familyOf(element)
-  return { name, type, family, array, maxLength: limit ? Number(limit) : null, notNull, generated, surrogate, unique }
+  const family: Family = isEnum ? 'enum' : familyOf(element)
+  const maxLength = limit ? Number(limit) : null
+  const more = { ...(CITEXT.test(element) && { ignoresCase: true }), ...(placesRow && { placesRow }) }
+  return { name, type, family, array, maxLength, notNull, generated, surrogate, unique, ...more }
 }
 
+const CITEXT = /(^|\.)"?citext"?$/
+
 const FAMILIES: [RegExp, Family][] = [
-  [/^(text|character|name$)|(^|\.)"?citext"?$/, 'text'],
+  [/^(text|character|bpchar$|name$)/, 'text'],
+  [CITEXT, 'text'],
   [/^(smallint|integer|bigint)$/, 'integer'],
   [/^numeric/, 'numeric'],
   [/^(real|double precision)$/, 'float'],

@@ -45,7 +45,7 @@ export class Hashes {
   }
 
   /** The same for a column, without the way through text where its type has a hash of its own. */
-  lightColumn(domain: string, column: Pick<MaskColumn, 'name' | 'type'>): string {
+  lightColumn(domain: string, column: HashedColumn): string {
     return hashedWith(column, this.#seed(domain))
   }
 
@@ -127,22 +127,27 @@ export class Hashes {
   }
 }
 
-function hashedWith({ name, type }: Pick<MaskColumn, 'name' | 'type'>, seed: string): string {
-  const own = KEY_HASHES[type.replace(/\(.*\)$/, '')]
+function hashedWith({ name, type, ignoresCase }: HashedColumn, seed: string): string {
+  const own = KEY_HASHES.get(type.replace(/\(.*\)$/, ''))
   if (own) return `${own}(${columnOf(name)}, ${seed})`
-  return `hashtextextended(${columnOf(name)}${type === 'text' ? '' : '::text'}, ${seed})`
+  const text = `${columnOf(name)}${type === 'text' ? '' : '::text'}`
+  return `hashtextextended(${ignoresCase ? `lower(${text})` : text}, ${seed})`
 }
 
+type HashedColumn = Pick<MaskColumn, 'name' | 'type' | 'ignoresCase'>
+
 /** Equal integers, and equal floats, hash alike whatever their width: a bigint meets the integer that it refers to. */
-const KEY_HASHES: Record<string, string> = {
-  smallint: 'hashint2extended',
-  integer: 'hashint4extended',
-  bigint: 'hashint8extended',
-  numeric: 'hash_numeric_extended',
-  real: 'hashfloat4extended',
-  'double precision': 'hashfloat8extended',
-  uuid: 'uuid_hash_extended',
-}
+const KEY_HASHES = new Map(
+  Object.entries({
+    smallint: 'hashint2extended',
+    integer: 'hashint4extended',
+    bigint: 'hashint8extended',
+    numeric: 'hash_numeric_extended',
+    real: 'hashfloat4extended',
+    'double precision': 'hashfloat8extended',
+    uuid: 'uuid_hash_extended',
+  }),
+)
 
 export const literal = pg.escapeLiteral
 
@@ -167,8 +172,24 @@ export function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
   }
 }
 
+/** The length to which a column cuts what a rule makes; undefined where it has room for all of it. */
+export function cutTo(rule: UseRule | LeafRule, limit: number | null): number | undefined {
+  return limit !== null && limit < needs(rule) ? limit : undefined
+}
+
+function needs(rule: UseRule | LeafRule): number {
+  if ('keep' in rule) return 0
+  if (rule.use === 'email') return EMAIL_LENGTH
+  if (rule.use === 'hash') return (rule.length ?? 32) + (rule.prefix ?? '').length
+  if (rule.use === 'name' || rule.use === 'address') return 'part' in rule && rule.part === 'postcode' ? 3 : ROOM
+  return rule.use === 'phone' ? 8 : 0
+}
+
 const EMAIL_HOST = '@example.com'
 const EMAIL_LENGTH = 29
+
+/** Ways to a setting, also by names that are not written out and by queries that are given as text. */
+const SETTINGS = /current_setting|pg_(show_all_)?settings|molt_actions|_to_xml|\bts_(stat|rewrite)\b|\bu&\s*['"]/i
 
 /** Rules by the families of types that they work on. */
 const FITS: Record<UseRule['use'], readonly string[] | 'all'> = {
@@ -194,7 +215,7 @@ const FITS: Record<UseRule['use'], readonly string[] | 'all'> = {
 export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
   const fits = FITS[rule.use]
   if (fits !== 'all' && !fits.includes(column.family)) return `\`${rule.use}\` does not work on ${column.type}`
-  if (column.array && !['null', 'constant', 'choice', 'sql'].includes(rule.use) && column.family !== 'text')
+  if (column.array && !['null', 'constant', 'sql'].includes(rule.use) && column.family !== 'text')
     return `\`${rule.use}\` does not work on ${column.type}`
   if (rule.use === 'null' && column.notNull) return '`null` cannot stand in a NOT NULL column'
   if (rule.use === 'card' && column.maxLength !== null && column.maxLength < 13)
@@ -203,8 +224,9 @@ export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
     return `\`uuid\` needs 36 characters, and ${column.type} has ${column.maxLength}`
   if (rule.use === 'hash' && column.type === 'smallint') return '`hash` needs integer or bigint'
   if (rule.use === 'number' && !rule.noise && !rule.absolute) return '`number` needs `noise` or `absolute`'
-  if (rule.use === 'sql' && /current_setting|pg_settings|molt_actions/i.test(rule.expression))
-    return 'the expression reads settings, and the masking key is one of them'
+  if (rule.use === 'sql' && SETTINGS.test(rule.expression))
+    return 'the expression reads settings, and the masking key is one of them; escapes (`U&`) and functions that take a query as text are refused with that'
+  if (rule.use === 'choice' && column.array) return `\`choice\` does not work on ${column.type}`
   if (column.unique && !keepsUnique(rule, column))
     return `the column is part of a unique index, and \`${rule.use}\`${'fold' in rule && rule.fold ? ' with `fold`' : ''} on ${column.type} does not keep different values different`
   return undefined
@@ -230,7 +252,7 @@ export function maskColumn(rule: UseRule, place: Place): string {
     return `CASE WHEN ${value} IS NOT NULL THEN ${literal(String(rule.value))}::${column.type} END`
   if (rule.use === 'sql') return `(${rule.expression})::${column.type}`
   if (rule.use === 'date') return shift(rule.by, rule.days, place)
-  if (rule.use === 'choice') return choose(rule['min-count'] ?? 10, place)
+  if (rule.use === 'choice') return choose(rule['min-count'] ?? MIN_COUNT, place)
   if (rule.use === 'json') return maskJson(documentOf(column, place), jsonTree(rule.paths), place)
   if (column.array) return elements(rule, value, place)
   // No cast to the column's own type: COPY sends text, and the other side has the same limit.
@@ -267,11 +289,12 @@ function eachOf(what: string, elements: string, hashes: Hashes): string {
 function maskText(
   rule: UseRule | Exclude<LeafRule, { keep: true }>,
   value: string,
-  column: Pick<MaskColumn, 'maxLength'>,
+  column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'>,
   place: Pick<Place, 'domain' | 'hashes'>,
 ): string {
   const { domain, hashes } = place
-  const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : value
+  const spelling = column.ignoresCase ? `lower(${value})` : value
+  const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : spelling
   // NULL for an empty text, too: whatever is made of the hash is NULL then, and the text itself stays.
   const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
   const light = () => hashes.light(domain, `nullif(${folded}, '')`)
@@ -307,7 +330,7 @@ function maskText(
     case 'uuid':
       return unlessEmpty(`${uuidDigits(strong())}::uuid::text`)
     case 'text':
-      return filler(hashes.light(domain, value), value)
+      return filler(hashes.light(domain, spelling), value)
     default:
       throw new UserError(`\`${rule.use}\` does not make text`)
   }
@@ -436,11 +459,13 @@ function noise(rule: NumberRule, value: string, column: MaskColumn, hash: string
     : `${value}::${type} * ${millionths} + 1000000)::${type} * 0.000001::${type}`
   const [min, max] = range(rule, column)
   // No more decimals than the value had: noise is not to be told by its tail.
-  const bare = column.type === 'numeric' ? `round(${moved}, scale(${value}))` : moved
+  const bare = column.type === 'numeric' ? `round(${moved}, coalesce(scale(${value}), 0))` : moved
   const rounded = column.family === 'integer' ? `round(${moved})` : bare
   const low = min === undefined ? rounded : `greatest(${rounded}, ${min})`
   const result = max === undefined ? low : `least(${low}, ${max})`
-  return `CASE WHEN ${value} IS NOT NULL THEN (${result})::${column.type} END`
+  // To `least` NaN is more than any limit.
+  const nan = max !== undefined && column.family !== 'integer' ? `WHEN ${value} = 'NaN' THEN ${value} ` : ''
+  return `CASE ${nan}WHEN ${value} IS NOT NULL THEN (${result})::${column.type} END`
 }
 
 const INTEGER_MAX: Record<string, string> = { smallint: '32767', integer: '2147483647', bigint: '9223372036854775807' }
@@ -479,6 +504,8 @@ export function jitter(text: string, { table, column, hashes }: Omit<Place, 'dom
   const hash = table.key.length ? hashes.lightRow(domain, table) : hashes.light(domain, `${value}::text`)
   return `(${value} + ${hash} % ${ms + 1} * interval '1 millisecond')::${column.type}`
 }
+
+export const MIN_COUNT = 10
 
 /** The source's own values by their own weights; they are counted in the database, in the same snapshot. */
 function choose(minCount: number, { table, column, domain, hashes }: Place): string {
@@ -612,7 +639,7 @@ export function jsonUnlisted(value: string, node: JsonNode): string {
 
 /** The texts that a JSON rule masks, as `SELECT`s of one column: what the proof looks for afterwards. */
 export function jsonMasked(value: string, node: JsonNode): string[] {
-  if (node.rule) return 'keep' in node.rule || REUSES.has(node.rule.use) ? [] : [`SELECT ${value} #>> '{}'`]
+  if (node.rule) return 'keep' in node.rule || bringsBack(node.rule) ? [] : [`SELECT ${value} #>> '{}'`]
   if (node.each)
     return jsonMasked('x.e', node.each).map(
       (each) => `${each} FROM jsonb_array_elements(CASE jsonb_typeof(${value}) WHEN 'array' THEN ${value} END) x(e)`,
@@ -622,8 +649,24 @@ export function jsonMasked(value: string, node: JsonNode): string[] {
   )
 }
 
-/** Rules whose results may well be somebody else's original: chosen from them, moved among them, or set. */
-export const REUSES: ReadonlySet<UseRule['use']> = new Set(['null', 'constant', 'number', 'date', 'choice'])
+/** Every text and number of a document; a `json` that has no equal in jsonb is a text as a whole. */
+export function jsonLeaves(value: string, type: string): string[] {
+  const document = type === 'jsonb' ? value : readable(value)
+  const leaves = `SELECT e #>> '{}' FROM jsonb_path_query(${document}, 'strict $.** ? (@.type() == "string" || @.type() == "number")') e`
+  return type === 'jsonb' ? [leaves] : [leaves, `SELECT ${value}::text WHERE ${document} IS NULL`]
+}
+
+/** A `json` as jsonb, but for escapes that jsonb may not have: the character 0, and halves of others. */
+export function readable(value: string): string {
+  return `CASE WHEN ${value}::text !~* '\\\\u(0000|d[89a-f])' THEN ${value}::jsonb END`
+}
+
+const REUSES = new Set<UseRule['use']>(['null', 'constant', 'number', 'date', 'choice'])
+
+/** Rules whose results may well be somebody else's original: chosen from them, moved among them, set, or as few as postal codes. */
+export function bringsBack(rule: Exclude<LeafRule, { keep: true }> | UseRule): boolean {
+  return REUSES.has(rule.use) || ('part' in rule && rule.part === 'postcode')
+}
 
 export function textArray(items: readonly string[]): string {
   return `ARRAY[${items.map(literal).join(', ')}]::text[]`

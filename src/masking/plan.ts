@@ -3,18 +3,21 @@ import { stringify } from 'yaml'
 import { messageOf } from '../runtime/errors.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
 import {
+  bringsBack,
+  cutTo,
   Hashes,
   jitter,
+  jsonLeaves,
   jsonMasked,
   jsonTree,
   jsonUnlisted,
   literal,
+  MIN_COUNT,
   maskColumn,
   misfit,
-  REUSES,
 } from './expressions.ts'
 import { suggest } from './names.ts'
-import type { Rules, UseRule } from './rules.ts'
+import type { LeafRule, Rule, Rules, UseRule } from './rules.ts'
 
 /** What becomes of one column, and by whose word. */
 export interface Decision {
@@ -87,7 +90,7 @@ class Planner {
 
   constructor(all: readonly MaskTable[], rules: Rules, schema: string) {
     this.#rules = rules
-    const chosen = all.filter(({ name }) => !rules.exclude?.[name])
+    const chosen = all.filter(({ name }) => !own(rules.exclude, name))
     this.#byName = new Map(chosen.map((table) => [table.name, table]))
     this.plan = { schema, tables: [], edges: [], domains: new Map(), problems: [], unlisted: [], checks: [] }
     this.#requireKnownNames(all)
@@ -108,7 +111,8 @@ class Planner {
         this.#problem(`the rules name the table ${name}, which is not on the source${hint(name, names)}`)
     for (const [name, columns] of Object.entries(tables)) {
       const table = all.find((each) => each.name === name)
-      if (table && exclude[name]) this.#problem(`the table ${name} has rules and is excluded; take one of the two away`)
+      if (table && own(exclude, name))
+        this.#problem(`the table ${name} has rules and is excluded; take one of the two away`)
       const known = table?.columns.map((column) => column.name)
       for (const column of known ? Object.keys(columns) : [])
         if (!known?.includes(column))
@@ -194,6 +198,12 @@ class Planner {
       return plain
     }
     if ('keep' in found) return { ...plain, why: found.why }
+    const use = 'rule' in found ? found.rule.use : 'jitter'
+    // What is chosen from the column's own values has a partition; for an expression its author vouches.
+    if (column.placesRow && use !== 'choice' && use !== 'sql')
+      this.#problem(
+        `${table.name}.${column.name} decides in which partition a row is, and changed by \`${use}\` it may fit none; keep it with a reason, or give ${table.name} a DEFAULT partition`,
+      )
     if ('jitter' in found) {
       const expression = jitter(found.jitter, { table, column, hashes })
       return { ...plain, what: 'moved', use: 'jitter', why: found.why, expression }
@@ -221,8 +231,9 @@ class Planner {
       const expression = maskColumn(rule, { table, column: shaped, domain, domainOf, hashes })
       const values = this.#values(rule, column)
       if (rule.use === 'json') this.#checkDocument(table, column, rule)
-      // 31 bits and postal codes are so few that chance alone brings an original back.
-      const few = (rule.use === 'hash' && column.type === 'integer') || ('part' in rule && rule.part === 'postcode')
+      if (rule.use === 'choice') this.#checkChoice(table, column, rule['min-count'] ?? MIN_COUNT)
+      // 31 bits are so few that chance alone brings an original back.
+      const few = rule.use === 'hash' && column.type === 'integer'
       return {
         ...plain,
         what: 'masked',
@@ -231,7 +242,7 @@ class Planner {
         domain,
         expression,
         values,
-        strict: !REUSES.has(rule.use) && !few,
+        strict: !bringsBack(rule) && !few,
       }
     } catch (error) {
       this.#problem(messageOf(error))
@@ -242,7 +253,18 @@ class Planner {
   #values(rule: UseRule, column: MaskColumn): string[] {
     const value = columnOf(column.name)
     if (rule.use === 'json') return jsonMasked(`${value}::jsonb`, jsonTree(rule.paths))
-    return column.array ? [`SELECT e::text FROM unnest(${value}) e`] : [`SELECT ${value}::text`]
+    return textsOf(value, column)
+  }
+
+  /** Where every value is too rare to be chosen, the column would come out empty. */
+  #checkChoice(table: MaskTable, column: MaskColumn, least: number): void {
+    const value = columnOf(column.name)
+    this.plan.checks.push({
+      sql: `SELECT CASE WHEN coalesce(max(n), 0) < ${least} THEN coalesce(sum(n), 0) ELSE 0 END AS count
+              FROM (SELECT count(*) AS n FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL GROUP BY ${value}) c`,
+      problem: (count) =>
+        `${table.name}.${column.name}: no value is seen ${least} times, so \`choice\` would make NULLs of all ${count}; lower \`min-count\`, or take another rule`,
+    })
   }
 
   /** Unlisted members are found before anything is copied, in the snapshot that is copied. */
@@ -259,28 +281,16 @@ class Planner {
   /** What the set of values cannot show afterwards: a value within a longer one, and numbers that hardly move. */
   #checkChange(table: MaskTable, { column, use }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
-    const rule = this.#rules.tables[table.name]?.[column.name]
-    if (this.#rules.proof?.['allow-survivors']?.[id] || !rule || !('use' in rule) || rule.use !== use) return
+    const rule = this.#ruleOf(table.name, column.name)
+    if (own(this.#rules.proof?.['allow-survivors'], id) || !rule || !('use' in rule) || rule.use !== use) return
     const value = columnOf(column.name)
     const fresh = new Hashes(this.plan.domains)
     const domainOf = (name: string) => this.#domain(table.name, name)
     const place = { table, column, domain: domainOf(column.name), domainOf, hashes: fresh }
-    if (rule.use === 'sql') {
-      const texts = decisions.filter(
-        (each) => each.what === 'masked' && each.column.family === 'text' && !each.column.array,
-      )
-      const within = texts.map(({ column: { name } }) => {
-        const original = `lower(${columnOf(name)}::text COLLATE "C")`
-        return `length(${original}) >= 4 AND strpos(lower(s.made COLLATE "C"), ${original}) > 0`
-      })
-      if (!within.length) return
-      this.plan.checks.push({
-        sql: `SELECT count(*) FROM ${fromItem(table)} AS t, LATERAL (SELECT (${rule.expression})::text OFFSET 0) s(made) WHERE ${within.join(' OR ')}`,
-        problem: (count) => `${id}: in ${count} rows the expression gives away an original text of the row`,
-      })
-    }
+    if (rule.use === 'sql') this.#checkExpression(table, column, rule.expression, decisions)
     if (rule.use === 'number') {
-      const moved = rule.absolute ? `${value} IS NOT NULL` : `${value} <> 0`
+      // NaN and the infinities have nowhere to move to.
+      const moved = `${value} - ${value} = 0${rule.absolute ? '' : ` AND ${value} <> 0`}`
       const same = `${fresh.select(`${maskColumn(rule, place)} = ${value} AS same`, `${fromItem(table)} AS t`)} WHERE ${moved}`
       this.plan.checks.push({
         sql: `SELECT CASE WHEN count(*) FILTER (WHERE same) * 2 > count(*) THEN count(*) FILTER (WHERE same) ELSE 0 END AS count FROM (${same}) s`,
@@ -288,6 +298,23 @@ class Planner {
           `${id}: ${count} numbers, more than half of them, stay as they are; give it more noise, or keep it and say why`,
       })
     }
+  }
+
+  /** No text that the expression makes may hold an original text of its row, by itself or in another spelling. */
+  #checkExpression(table: MaskTable, column: MaskColumn, expression: string, decisions: readonly Decision[]): void {
+    const originals = decisions.flatMap(({ what, column: { family }, values }) =>
+      what === 'masked' && (family === 'text' || family === 'json') ? values : [],
+    )
+    if (!originals.length) return
+    const list = (selects: readonly string[]) =>
+      `(SELECT lower(x.v COLLATE "C") AS v, ${bare('x.v')} AS bare FROM (${selects.join(' UNION ALL ')}) x(v) OFFSET 0)`
+    const within = `octet_length(o.v) >= 4 AND strpos(m.v, o.v) > 0 OR octet_length(o.bare) >= 6 AND strpos(m.bare, o.bare) > 0`
+    this.plan.checks.push({
+      sql: `SELECT count(*) FROM ${fromItem(table)} AS t, LATERAL (SELECT (${expression})::${column.type} OFFSET 0) s(made)
+             WHERE EXISTS (SELECT FROM ${list(textsOf('s.made', column))} m, ${list(originals)} o WHERE ${within})`,
+      problem: (count) =>
+        `${table.name}.${column.name}: in ${count} rows the expression gives away an original text of the row`,
+    })
   }
 
   #inheritProblem(found: Resolved & { rule: UseRule }, table: MaskTable, column: MaskColumn): string | undefined {
@@ -374,9 +401,13 @@ class Planner {
     return found && { ...found, why: `inherits from ${edge.to}.${name}` }
   }
 
+  #ruleOf(table: string, column: string): Rule | undefined {
+    return own(own(this.#rules.tables, table), column)
+  }
+
   #own(table: MaskTable, column: MaskColumn): Resolved | undefined {
     const at = { table, column }
-    const rule = this.#rules.tables[table.name]?.[column.name]
+    const rule = this.#ruleOf(table.name, column.name)
     if (rule && 'keep' in rule) return { ...at, keep: true, why: rule.reason }
     if (rule) return { ...at, rule, why: 'its rule', domain: this.#domain(table.name, column.name) }
     const { safe = {} } = this.#rules
@@ -392,7 +423,7 @@ class Planner {
 
   /** Where a column's values come from: the domain of its rule, or that of the column it refers to, or itself. */
   #domain(table: string, column: string, seen = new Set<string>()): string {
-    const rule = this.#rules.tables[table]?.[column]
+    const rule = this.#ruleOf(table, column)
     if (rule && 'domain' in rule && rule.domain) return rule.domain
     const id = `${table}.${column}`
     const edge = this.plan.edges.find((each) => each.from === table && each.columns.includes(column) && !each.when)
@@ -400,21 +431,59 @@ class Planner {
     return this.#domain(edge.to, edge.toColumns[edge.columns.indexOf(column)] as string, seen.add(id))
   }
 
-  /** One domain, one rule: else the same person would be two. */
+  /** One domain, one rule and one room for what it makes: else the same person would be two. */
   #requireOneRulePerDomain(): void {
-    const first = new Map<string, { id: string; signature: string }>()
-    for (const [table, columns] of Object.entries(this.#rules.tables))
-      for (const [name, rule] of Object.entries(columns)) {
-        if (!('domain' in rule) || !rule.domain) continue
-        const id = `${table}.${name}`
-        const known = first.get(`${rule.domain} ${rule.use}`) ?? { id, signature: JSON.stringify(sorted(rule)) }
-        first.set(`${rule.domain} ${rule.use}`, known)
-        if (known.signature !== JSON.stringify(sorted(rule)))
-          this.#problem(
-            `${id} and ${known.id} share the domain ${rule.domain} with different settings; give both the same`,
-          )
-      }
+    const first = new Map<string, Shared>()
+    for (const each of this.#shared()) {
+      const { id, rule, type, cut } = each
+      const known = first.get(`${rule.domain} ${rule.use}`) ?? each
+      first.set(`${rule.domain} ${rule.use}`, known)
+      const both = `${id} and ${known.id} share the domain ${rule.domain}`
+      if (JSON.stringify(sorted(known.rule)) !== JSON.stringify(sorted(rule)))
+        this.#problem(`${both} with different settings; give both the same`)
+      else if (known.cut !== cut)
+        this.#problem(
+          `${both}, and the masks would differ, since one is ${known.type} and the other ${type}; give each a domain of its own, or a rule of which both hold all`,
+        )
+    }
   }
+
+  /** Every rule with a domain, those within documents too. */
+  #shared(): Shared[] {
+    return Object.entries(this.#rules.tables).flatMap(([name, columns]) => {
+      const table = this.#byName.get(name)
+      return (table?.columns ?? []).flatMap((column): Shared[] => {
+        const [id, rule] = [`${name}.${column.name}`, own(columns, column.name)]
+        if (!table || !rule || !('use' in rule)) return []
+        if (rule.use === 'json')
+          return Object.entries(rule.paths).flatMap(([path, leaf]) =>
+            hasDomain(leaf)
+              ? [{ id: `${id} at ${path}`, rule: leaf, type: 'a text in a document', cut: undefined }]
+              : [],
+          )
+        if (!hasDomain(rule)) return []
+        // Masked by its parent's rule, it has its parent's limit.
+        const limit = (this.#resolve(table, column, new Set())?.column ?? column).maxLength ?? column.maxLength
+        return [{ id, rule, type: column.type, cut: cutTo(rule, limit) }]
+      })
+    })
+  }
+}
+
+interface Shared {
+  id: string
+  rule: { use: string; domain: string }
+  type: string
+  cut: number | undefined
+}
+
+function hasDomain<T extends Rule | LeafRule>(rule: T): rule is T & Shared['rule'] {
+  return 'domain' in rule && Boolean(rule.domain)
+}
+
+/** What a record of the rules file says under a name; a table may well be called `constructor`. */
+function own<T>(record: Record<string, T> | undefined, name: string): T | undefined {
+  return record && Object.hasOwn(record, name) ? record[name] : undefined
 }
 
 function sorted(rule: object): unknown {
@@ -425,6 +494,18 @@ function sameRule(a: Resolved, b: Resolved): boolean {
   if ('keep' in a || 'keep' in b) return 'keep' in a && 'keep' in b
   if ('jitter' in a || 'jitter' in b) return 'jitter' in a && 'jitter' in b
   return a.domain === b.domain && JSON.stringify(sorted(a.rule)) === JSON.stringify(sorted(b.rule))
+}
+
+/** SELECTs of every text in a value: itself, the elements of an array, or what stands in a document. */
+function textsOf(value: string, { array, family, type }: MaskColumn): string[] {
+  if (array) return [`SELECT e::text FROM unnest(${value}) e`]
+  return family === 'json' ? jsonLeaves(value, type) : [`SELECT ${value}::text`]
+}
+
+/** Letters and digits alone, so that a telephone number is known without its blanks. By code: "C" knows ASCII letters only. */
+function bare(text: string): string {
+  const others = String.raw`[\x01-\x2f\x3a-\x40\x5b-\x60\x7b-\xbf\u2000-\u206f\u3000]`
+  return `regexp_replace(lower(${text} COLLATE "C"), ${literal(others)}, '', 'g')`
 }
 
 function hint(name: string, known: readonly string[]): string {
