@@ -3,7 +3,7 @@ import { type Database, ident, qualified, relationExists } from '../runtime/data
 import { UserError, VerdictError } from '../runtime/errors.ts'
 
 /** Remembers on the rehearsal source what is ours there, so that a second run may replace it and nothing else. */
-const OURS = 'molt_actions_mask'
+export const OURS = 'molt_actions_mask'
 const RUN = `${OURS}.run`
 
 export type MaskState = 'loading' | 'refused' | 'proved'
