@@ -188,6 +188,28 @@ describe('the grown shop', () => {
   })
 })
 
+  it('takes with it what it made, types and functions too, and nothing else', { timeout: 120_000 }, async () => {
+    const at =
+      await databases(`${TINY} CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN dm AS mood; ALTER TABLE t ADD m dm;
+      CREATE FUNCTION norm(dm) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1::text)'; CREATE INDEX ON t (norm(m))`)
+    const rules = rulesFile('safe: { surrogate-keys: true, enums: true }\ntables: { t: { v: { use: name } } }')
+    expect((await run(at, rules)).conclusion).toBe('success')
+    await query(
+      at.to,
+      `CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE SEQUENCE my_seq; CREATE TYPE my_t AS ENUM ('x')`,
+    )
+    const mine = () => query(at.to, `SELECT 'my_seq'::regclass::text, 'my_t'::regtype::text, mine()`)
+    const before = await mine()
+    expect((await run(at, rules)).log).not.toMatch(/##\[error\]/)
+    expect(await mine()).toEqual(before)
+    await query(at.to, `CREATE FUNCTION uses(mood) RETURNS int LANGUAGE sql AS 'SELECT 1'`)
+    expect((await run(at, rules)).log).toMatch(
+      /holds something that no earlier `mask` has made and that needs the TYPE public\.mood/,
+    )
+    await query(at.to, 'DROP FUNCTION uses(mood); CREATE VIEW looks AS SELECT 1 AS one')
+    expect((await run(at, rules)).log).toMatch(/no earlier `mask` has made \(public\.looks\)/)
+  })
+
 describe('refusals', () => {
   it('come before anything is written', { timeout: 180_000 }, async () => {
     const at = await databases(TINY)
@@ -597,6 +619,76 @@ tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${k
 })
 
 describe('subset', () => {
+describe.each(['none', ...(installed ? ['auto'] : [])])('a schema that is read with pg-dump %s', (program) => {
+  // The embedded server is newer than the pg_dump that a machine has.
+  let server: Awaited<ReturnType<typeof startPostgres>> | undefined
+  beforeAll(async () => {
+    if (program !== 'none') server = await startPostgres({ name: 'dumped', binDir: installed })
+  })
+  afterAll(() => server?.stop())
+
+  const made = async (ddl: string) => {
+    const at = await databases()
+    const from = server?.urlOf(at.name) ?? at.from
+    if (server) await query(server.url, `CREATE DATABASE ${at.name}`)
+    await query(from, ddl)
+    return { ...at, from }
+  }
+  const inputs = { 'pg-dump': program === 'none' ? 'none' : join(installed as string, 'pg_dump') }
+
+  it('has the functions that are called, by what they take, down to those that these call', async () => {
+    const at =
+      await made(`SET check_function_bodies = off; CREATE FUNCTION norm(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(public.helper($1))';
+      CREATE FUNCTION norm(i int) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM pg_notify(''x'', ''y''); RETURN i; END';
+      CREATE FUNCTION proper(t text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN length(t) > 1; END';
+      CREATE FUNCTION helper(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)';
+      CREATE DOMAIN word AS text CHECK (proper(value)); CREATE UNLOGGED TABLE t (id serial PRIMARY KEY, v word);
+      CREATE TABLE left_out (id serial PRIMARY KEY); CREATE INDEX ON t (norm(v)); INSERT INTO t (v) VALUES ('Anna Peeters')`)
+    const result = await run(at, rulesFile(`${TINY_RULES}\nexclude: { left_out: not needed }`), { inputs })
+    expect(result.log).not.toMatch(/##\[error\]/)
+    const functions = ['helper(text)', 'norm(text)', 'proper(text)']
+    expect(
+      await query(
+        at.to,
+        `SELECT oid::regprocedure::text AS f FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1`,
+      ),
+    ).toEqual(functions.map((f) => ({ f })))
+    expect(
+      await query(
+        at.to,
+        `SELECT relpersistence::text AS kept, to_regclass('left_out_id_seq') AS seq FROM pg_class WHERE relname = 't'`,
+      ),
+    ).toEqual([{ kept: 'u', seq: null }])
+    await expect(query(at.to, `INSERT INTO t (v) VALUES ('x')`)).rejects.toThrow(/word_check/)
+  })
+
+  const table = (v: string) => `CREATE TABLE t (id serial PRIMARY KEY, v ${v})`
+  it.each([
+    ['a default', table(`text DEFAULT pg_read_file('x')`), /public"?\."?t"? calls pg_read_file, which reaches out/],
+    [
+      'a domain',
+      `CREATE DOMAIN d AS text CHECK (value <> pg_read_file('x')); ${table('d')}`,
+      /public"?\."?d"? calls pg_read_file, which reaches out/,
+    ],
+    ['a check', table('text CHECK (lo_import(v) > 0)'), /t calls lo_import, which reaches out/],
+    [
+      'an extension',
+      `CREATE EXTENSION dblink; ${table(`text DEFAULT dblink_exec('x', 'y')`)}`,
+      /default value for column v of table public\.t needs the extension dblink, which reaches out/,
+    ],
+    [
+      'what a function calls',
+      `CREATE FUNCTION far() RETURNS text LANGUAGE plpgsql AS 'BEGIN COPY t TO PROGRAM ''cat''; RETURN NULL; END';
+      CREATE FUNCTION near() RETURNS text LANGUAGE sql AS 'SELECT public.far()'; ${table('text DEFAULT near()')}`,
+      /needs the function far, which is in plpgsql or reaches out/,
+    ],
+  ])('does not call out by %s', async (_, ddl, message) => {
+    const at = await made(ddl)
+    expect((await run(at, rulesFile(TINY_RULES), { inputs })).log).toMatch(message)
+    expect(await query(at.to, `SELECT extname FROM pg_extension WHERE extname = 'dblink'`)).toEqual([])
+  })
+})
+
   it('takes a share, and leaves no reference dangling through cycles, self-references and undeclared ones', {
     timeout: 60_000,
   }, async () => {
