@@ -341,6 +341,21 @@ export const serverChecks: readonly Check[] = [
     },
   },
   {
+    id: 'src.masked',
+    severity: 'block',
+    title: 'What `mask` has begun here is proved',
+    protects:
+      'Rows that `mask` wrote and did not prove may hold people: whoever may not see production would, on the target and in logs.',
+    fix: 'Run `mask` again, until it is proved.',
+    find: ({ source: { masked } }) =>
+      source(
+        masked !== null && masked !== 'proved',
+        masked === 'unknown'
+          ? 'the source was made by `mask`, and this role may not read in molt_actions_mask.run whether it was proved'
+          : `the source was made by \`mask\`, and is not proved (${masked})`,
+      ),
+  },
+  {
     id: 'src.fence',
     severity: 'block',
     waivable: false,

@@ -3,6 +3,7 @@ import { promisify } from 'node:util'
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 import { literal } from './expressions.ts'
+import { noteMade } from './target.ts'
 
 /** A schema as SQL, by the time at which each part is run. */
 export interface SchemaSql {
@@ -29,9 +30,21 @@ export interface SchemaSource {
  * The source's schema for the rehearsal: by pg_dump when there is one that knows this server, else from the catalog.
  * Triggers, rules, policies, comments, grants and views are left behind; functions too, but for those that a default,
  * a check or an index needs.
+ * @throws UserError when a part of it would reach out of the database
  */
 export async function readSchema(db: Database, source: SchemaSource): Promise<SchemaSql> {
   const needed = await neededByTables(db, source)
+  const made = await noteMade(
+    db,
+    source.schema,
+    needed.functions.map(({ oid }) => oid),
+  )
+  const sql = await readParts(db, source, needed)
+  requireInside([...sql.before, ...sql.after, ...sql.foreignKeys])
+  return { ...sql, before: [made, ...prelude(source, needed), ...sql.before] }
+}
+
+async function readParts(db: Database, source: SchemaSource, needed: Needed): Promise<SchemaSql> {
   const server = Number((await db.query('SHOW server_version_num')).rows[0].server_version_num)
   const dump = await pgDumpVersion(source.pgDump)
   const major = Math.floor(server / 10_000)
@@ -48,57 +61,122 @@ export async function readSchema(db: Database, source: SchemaSource): Promise<Sc
 }
 
 interface Needed {
-  extensions: string[]
-  functions: string[]
-  functionNames: Set<string>
+  extensions: { name: string; schema: string }[]
+  functions: NeededFunction[]
 }
 
-/** Functions that reach out of the database, or into its server's files. */
-const CALLS_OUT =
-  /\b(dblink|http_(get|post|put|delete)|net\.http|pg_read_(binary_)?file|pg_ls_dir|lo_(import|export)|pg_notify|notify|pg_logical_emit_message|postgres_fdw|copy\s+[^;]*\s(from|to)\s+(program|'))/i
+interface NeededFunction {
+  oid: number
+  schema: string
+  /** As pg_dump writes it: the name, and the types of what goes in. */
+  signature: string
+  sql: string
+}
 
-/** Extensions and functions that the tables' types, defaults, checks and indexes depend on. */
-async function neededByTables(db: Database, { tables }: SchemaSource): Promise<Needed> {
-  const oids = [tables.map(({ oid }) => oid)]
-  const own = `own AS (
+/** Calls that reach out of the database, or into its server's files. */
+const CALLS_OUT =
+  /\b(dblink\w*|http(_(get|post|put|patch|delete|head))?|pg_read_(binary_)?file|pg_stat_file|pg_ls_\w+|pg_file_\w+|lo_(import|export)|pg_notify|pg_logical_emit_message)"?\s*\(/i
+
+/** Statements that do the same, and so can stand in a function's body only. */
+const ACTS_OUT = /\b(notify\s|net\.http|dblink|postgres_fdw|copy\s+[^;]*\s(from|to)\s+(program|'))/i
+
+/** Extensions that bring such calls, or languages to write them in. */
+const REACHES_OUT =
+  /^(dblink|.*_fdw|plpython.*|plperl.*|pltcl.*|plsh|plv8|pljava|plr|http|pg_?http.*|pgsql.?http|pg_net|pg_cron|aws_.*|azure_.*|adminpack|wrappers)$/i
+
+/**
+ * What the tables and the types beside them depend on, and the functions and extensions that these need in turn. No
+ * catalog lists the calls of a body that is text: there every function of a name that is called counts.
+ */
+const NEEDS = `
+  WITH RECURSIVE own AS (
     SELECT 'pg_class'::regclass::oid AS classid, unnest($1::oid[]) AS objid
     UNION SELECT 'pg_class'::regclass, indexrelid FROM pg_catalog.pg_index WHERE indrelid = ANY ($1)
     UNION SELECT 'pg_constraint'::regclass, oid FROM pg_catalog.pg_constraint WHERE conrelid = ANY ($1)
-    UNION SELECT 'pg_attrdef'::regclass, oid FROM pg_catalog.pg_attrdef WHERE adrelid = ANY ($1))`
+    UNION SELECT 'pg_attrdef'::regclass, oid FROM pg_catalog.pg_attrdef WHERE adrelid = ANY ($1)
+    UNION SELECT u.classid, u.objid FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+      CROSS JOIN LATERAL (SELECT 'pg_type'::regclass::oid AS classid, t.oid AS objid WHERE t.typtype IN ('d', 'r')
+        UNION ALL SELECT 'pg_class'::regclass, oid FROM pg_catalog.pg_class WHERE oid = t.typrelid AND relkind = 'c'
+        UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_catalog.pg_constraint WHERE contypid = t.oid) u
+      WHERE n.nspname = $2 AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x
+        WHERE x.classid = 'pg_type'::regclass AND x.objid = t.oid AND x.deptype = 'e')),
+  member AS (
+    SELECT classid, objid, refobjid AS extension FROM pg_catalog.pg_depend WHERE deptype = 'e'),
+  called AS (
+    SELECT d.refobjid AS oid, own.classid AS by_class, own.objid AS by FROM own
+      JOIN pg_catalog.pg_depend d ON d.classid = own.classid AND d.objid = own.objid AND d.refclassid = 'pg_proc'::regclass
+    UNION SELECT u.oid, 'pg_proc'::regclass, p.oid FROM called JOIN pg_catalog.pg_proc p ON p.oid = called.oid
+      CROSS JOIN LATERAL (
+        SELECT d.refobjid AS oid FROM pg_catalog.pg_depend d
+         WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
+        UNION SELECT q.oid FROM pg_catalog.pg_proc q JOIN pg_catalog.pg_namespace n ON n.oid = q.pronamespace
+         WHERE q.oid >= 16384 AND p.prosrc ~* ('\\m' || regexp_replace(q.proname, '(\\W)', '\\\\\\1', 'g') || '"?\\s*\\(')
+           AND (n.oid = p.pronamespace OR n.nspname = $2 OR strpos(p.prosrc, n.nspname || '.' || q.proname) > 0
+             OR EXISTS (SELECT FROM member WHERE classid = 'pg_proc'::regclass AND objid = q.oid))) u
+      WHERE p.oid >= 16384 AND u.oid <> p.oid
+        AND NOT EXISTS (SELECT FROM member WHERE classid = 'pg_proc'::regclass AND objid = p.oid))`
+
+async function neededByTables(db: Database, source: SchemaSource): Promise<Needed> {
+  const about = [(await relations(db, source)).map(({ oid }) => oid), source.schema]
   const extensions = await db.query(
-    `WITH ${own}
-     SELECT DISTINCT e.extname AS name, n.nspname AS schema
-       FROM own JOIN pg_catalog.pg_depend d ON d.classid = own.classid AND d.objid = own.objid
-       JOIN pg_catalog.pg_depend x ON x.classid = d.refclassid AND x.objid = d.refobjid AND x.deptype = 'e'
-       JOIN pg_catalog.pg_extension e ON e.oid = x.refobjid JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
-      ORDER BY 1`,
-    oids,
+    `${NEEDS}
+     SELECT e.extname AS name, n.nspname AS schema, min(pg_catalog.pg_describe_object(used.classid, used.objid, 0)) AS by
+       FROM (SELECT own.classid, own.objid, d.refclassid, d.refobjid FROM own
+               JOIN pg_catalog.pg_depend d ON d.classid = own.classid AND d.objid = own.objid
+             UNION ALL SELECT by_class, by, 'pg_proc'::regclass, oid FROM called) used
+       JOIN member m ON m.classid = used.refclassid AND m.objid = used.refobjid
+       JOIN pg_catalog.pg_extension e ON e.oid = m.extension JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+      GROUP BY 1, 2 ORDER BY 1`,
+    about,
   )
+  for (const { name, by } of extensions.rows)
+    if (REACHES_OUT.test(name))
+      throw new UserError(
+        `${by} needs the extension ${name}, which reaches out of the database; a rehearsal must not call out. Exclude its table, or take the need away on the clone`,
+      )
   const functions = await db.query(
-    `WITH ${own}
-     SELECT DISTINCT p.proname AS name, pg_catalog.pg_get_functiondef(p.oid) AS sql, l.lanname AS language, p.prosrc AS body
-       FROM own JOIN pg_catalog.pg_depend d ON d.classid = own.classid AND d.objid = own.objid
-        AND d.refclassid = 'pg_proc'::regclass
-       JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid AND p.prokind = 'f'
-       JOIN pg_catalog.pg_language l ON l.oid = p.prolang
-      WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_depend x
-        WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'e') AND p.oid >= 16384
-      ORDER BY 1`,
-    oids,
+    `${NEEDS}
+     SELECT p.oid::int, n.nspname AS schema, p.proname AS name, l.lanname AS language, p.prosrc AS body,
+            pg_catalog.pg_get_functiondef(p.oid) AS sql, p.proname || '(' || array_to_string(ARRAY(
+              SELECT pg_catalog.format_type(type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY u(type, at) ORDER BY at), ', ') || ')' AS signature
+       FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+       JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+      WHERE p.oid IN (SELECT oid FROM called) AND p.prokind = 'f' AND p.oid >= 16384
+        AND NOT EXISTS (SELECT FROM member WHERE classid = 'pg_proc'::regclass AND objid = p.oid)
+      ORDER BY p.oid`,
+    about,
   )
-  for (const { name, language, body } of functions.rows)
-    if (!['sql', 'plpgsql'].includes(language) || CALLS_OUT.test(body))
+  for (const { name, language, body, sql } of functions.rows)
+    if (!['sql', 'plpgsql'].includes(language) || CALLS_OUT.test(sql) || ACTS_OUT.test(body))
       throw new UserError(
         `a default, check or index needs the function ${name}, which is in ${language} or reaches out of the database; a rehearsal must not call out. Exclude its table, or create a harmless ${name} in its place on the clone`,
       )
-  return {
-    extensions: extensions.rows.flatMap(({ name, schema }) => [
-      `CREATE SCHEMA IF NOT EXISTS ${ident(schema)}`,
-      `CREATE EXTENSION IF NOT EXISTS ${ident(name)} SCHEMA ${ident(schema)}`,
-    ]),
-    functions: functions.rows.map(({ sql }) => sql),
-    functionNames: new Set(functions.rows.map(({ name }) => name)),
+  return { extensions: extensions.rows, functions: functions.rows }
+}
+
+/** A default, a check, or an index's expression can call out by itself. */
+function requireInside(statements: readonly string[]): void {
+  for (const sql of statements) {
+    const call = CALLS_OUT.exec(sql)?.[1]
+    const object = /\b(?:TABLE(?: ONLY)?|DOMAIN|TYPE|INDEX|FUNCTION)\s+((?:"(?:[^"]|"")+"|[^\s("])+)/.exec(sql)?.[1]
+    if (call)
+      throw new UserError(
+        `${object ?? 'a part of the schema'} calls ${call}, which reaches out of the database; a rehearsal must not call out. Exclude its table, or take the call away on the clone`,
+      )
   }
+}
+
+/** What comes first on either way: schemas, extensions, and the functions of other schemas. */
+function prelude({ schema }: SchemaSource, { extensions, functions }: Needed): string[] {
+  const elsewhere = functions.filter((each) => each.schema !== schema)
+  const schemas = new Set([schema, ...extensions.map((each) => each.schema), ...elsewhere.map((each) => each.schema)])
+  return [
+    // As pg_dump has it: a body may call what comes later.
+    'SET check_function_bodies = off',
+    ...[...schemas].map((name) => `CREATE SCHEMA IF NOT EXISTS ${ident(name)}`),
+    ...extensions.map((each) => `CREATE EXTENSION IF NOT EXISTS ${ident(each.name)} SCHEMA ${ident(each.schema)}`),
+    ...elsewhere.map(({ sql }) => sql),
+  ]
 }
 
 async function pgDumpVersion(program: string): Promise<number | undefined> {
@@ -142,26 +220,27 @@ async function fromPgDump(db: Database, source: SchemaSource, needed: Needed): P
     ],
     password ? { PGPASSWORD: password } : {},
   )
-  const sql = { before: [...schemaAndExtensions(source, needed)], after: [] as string[], foreignKeys: [] as string[] }
-  const functions: string[] = []
+  const sql = { before: [] as string[], after: [] as string[], foreignKeys: [] as string[] }
+  const signatures = new Set(
+    needed.functions.filter((each) => each.schema === source.schema).map((each) => each.signature),
+  )
   for (const { name, type, body } of dumpEntries(stdout)) {
-    if (type === 'FUNCTION' && needed.functionNames.has(name.replace(/\(.*$/s, ''))) functions.push(body)
-    else if (BEFORE.has(type)) sql.before.push(body)
+    // In its place: after the types that a function takes, and before what uses it.
+    if (BEFORE.has(type) || (type === 'FUNCTION' && signatures.has(name))) sql.before.push(body)
     else if (AFTER.has(type)) sql.after.push(body)
     else if (type === 'FK CONSTRAINT') sql.foreignKeys.push(body)
   }
-  // Functions follow the types that they may take, and come before the tables that use them.
-  const at = sql.before.findIndex((each) => /^\s*CREATE (UNLOGGED )?TABLE/m.test(each))
-  sql.before.splice(at < 0 ? sql.before.length : at, 0, ...functions)
   return sql
 }
 
-/** Tables and partitions of the schema that are not to be carried over. */
+/** Tables and partitions of the schema that are not to be carried over, and the sequences that they own. */
 async function excludedTables(db: Database, source: SchemaSource): Promise<string[]> {
   const wanted = await relations(db, source)
   const { rows } = await db.query(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'f') AND c.oid <> ALL ($2)`,
+       LEFT JOIN pg_catalog.pg_depend d ON c.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.objid = c.oid
+        AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+      WHERE n.nspname = $1 AND (c.relkind IN ('r', 'p', 'f') AND c.oid <> ALL ($2) OR d.refobjid <> ALL ($2))`,
     [source.schema, wanted.map(({ oid }) => oid)],
   )
   return rows.map(({ name }) => name)
@@ -175,10 +254,6 @@ export function dumpEntries(dump: string): { name: string; type: string; body: s
   for (let at = 1; at + 2 < parts.length; at += 3)
     entries.push({ name: parts[at] as string, type: parts[at + 1] as string, body: (parts[at + 2] as string).trim() })
   return entries
-}
-
-function schemaAndExtensions({ schema }: SchemaSource, needed: Needed): string[] {
-  return [`CREATE SCHEMA IF NOT EXISTS ${ident(schema)}`, ...needed.extensions]
 }
 
 async function run(program: string, args: string[], env: Record<string, string>): Promise<{ stdout: string }> {
@@ -206,12 +281,10 @@ async function fromCatalog(db: Database, source: SchemaSource, needed: Needed): 
     )
   const oids = all.map(({ oid }) => oid)
   const sequences = await sequenceSql(db, schema, oids)
-  const before = [
-    ...schemaAndExtensions(source, needed),
-    ...(await typeSql(db, schema)),
-    ...sequences.create,
-    ...needed.functions,
-  ]
+  const types = await typeSql(db, schema)
+  const functions = needed.functions.filter((each) => each.schema === schema)
+  // A domain's default and checks may need a function, and that the domain.
+  const before = [...types.create, ...sequences.create, ...functions.map(({ sql }) => sql), ...types.alter]
   for (const table of all) before.push(await tableSql(db, schema, table))
   before.push(...sequences.own)
   return { before, ...(await constraintSql(db, oids)) }
@@ -220,6 +293,7 @@ async function fromCatalog(db: Database, source: SchemaSource, needed: Needed): 
 interface Relation {
   name: string
   oid: number
+  unlogged: boolean
   /** `PARTITION BY`'s argument. */
   partitionKey: string | null
   /** `FOR VALUES …` of a partition, and the table that it is part of. */
@@ -235,7 +309,7 @@ async function relations(db: Database, { tables }: SchemaSource): Promise<Relati
        SELECT oid, 0 AS depth, NULL::oid AS parent FROM pg_catalog.pg_class WHERE oid = ANY ($1)
        UNION ALL SELECT i.inhrelid, depth + 1, tree.oid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
          JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid AND k.relispartition)
-     SELECT c.oid, c.relname AS name, CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END AS "partitionKey",
+     SELECT c.oid, c.relname AS name, c.relpersistence = 'u' AS unlogged, CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END AS "partitionKey",
             CASE WHEN c.relispartition THEN pg_catalog.pg_get_expr(c.relpartbound, c.oid) END AS bound,
             tree.parent::regclass::text AS parent,
             EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS inherits
@@ -245,12 +319,12 @@ async function relations(db: Database, { tables }: SchemaSource): Promise<Relati
   return rows
 }
 
-async function typeSql(db: Database, schema: string): Promise<string[]> {
+async function typeSql(db: Database, schema: string): Promise<{ create: string[]; alter: string[] }> {
   const { rows } = await db.query(
     `SELECT t.oid, t.typname AS name, t.typtype AS kind, t.typnotnull AS "notNull", t.typdefault AS "default",
             pg_catalog.format_type(t.typbasetype, t.typtypmod) AS base,
             ARRAY(SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = t.oid ORDER BY enumsortorder) AS labels,
-            ARRAY(SELECT pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint WHERE contypid = t.oid
+            ARRAY(SELECT pg_catalog.quote_ident(conname) || ' ' || pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint WHERE contypid = t.oid
               AND contype = 'c' ORDER BY conname) AS checks,
             ARRAY(SELECT pg_catalog.quote_ident(attname) || ' ' || pg_catalog.format_type(atttypid, atttypmod)
               FROM pg_catalog.pg_attribute WHERE attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped ORDER BY attnum) AS fields
@@ -262,20 +336,22 @@ async function typeSql(db: Database, schema: string): Promise<string[]> {
       ORDER BY t.oid`,
     [schema],
   )
-  return rows.map((type) => {
-    const name = qualified(schema, type.name)
-    if (type.kind === 'e') return `CREATE TYPE ${name} AS ENUM (${type.labels.map(literal).join(', ')})`
-    if (type.kind === 'c') return `CREATE TYPE ${name} AS (${type.fields.join(', ')})`
-    if (type.kind === 'r') throw new UserError(`the range type ${type.name} needs a pg_dump of the server's version`)
-    return [
-      `CREATE DOMAIN ${name} AS ${type.base}`,
-      type.default && `DEFAULT ${type.default}`,
-      type.notNull && 'NOT NULL',
-      ...type.checks,
-    ]
-      .filter(Boolean)
-      .join(' ')
-  })
+  const range = rows.find(({ kind }) => kind === 'r')
+  if (range) throw new UserError(`the range type ${range.name} needs a pg_dump of the server's version`)
+  return {
+    create: rows.map((type) => {
+      const name = qualified(schema, type.name)
+      if (type.kind === 'e') return `CREATE TYPE ${name} AS ENUM (${type.labels.map(literal).join(', ')})`
+      if (type.kind === 'c') return `CREATE TYPE ${name} AS (${type.fields.join(', ')})`
+      return `CREATE DOMAIN ${name} AS ${type.base}${type.notNull ? ' NOT NULL' : ''}`
+    }),
+    alter: rows.flatMap((type) => {
+      const alter = `ALTER DOMAIN ${qualified(schema, type.name)}`
+      if (type.kind !== 'd') return []
+      const checks = type.checks.map((check: string) => `${alter} ADD CONSTRAINT ${check}`)
+      return type.default ? [`${alter} SET DEFAULT ${type.default}`, ...checks] : checks
+    }),
+  }
 }
 
 const SEQUENCE_OPTIONS = `'INCREMENT ' || s.seqincrement || ' MINVALUE ' || s.seqmin || ' MAXVALUE ' || s.seqmax || ' START '
@@ -305,7 +381,8 @@ async function sequenceSql(db: Database, schema: string, tables: readonly number
 async function tableSql(db: Database, schema: string, table: Relation): Promise<string> {
   const name = qualified(schema, table.name)
   const partition = table.partitionKey ? ` PARTITION BY ${table.partitionKey}` : ''
-  if (table.bound) return `CREATE TABLE ${name} PARTITION OF ${table.parent} ${table.bound}${partition}`
+  const create = `CREATE ${table.unlogged ? 'UNLOGGED ' : ''}TABLE ${name}`
+  if (table.bound) return `${create} PARTITION OF ${table.parent} ${table.bound}${partition}`
   const { rows } = await db.query(
     `SELECT a.attname AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS "notNull",
             a.attgenerated AS generated, a.attidentity AS identity, pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS expression,
@@ -335,7 +412,7 @@ async function tableSql(db: Database, schema: string, table: Relation): Promise<
       .filter(Boolean)
       .join(' '),
   )
-  return `CREATE TABLE ${name} (${columns.join(', ')})${partition}`
+  return `${create} (${columns.join(', ')})${partition}`
 }
 
 /** Constraints and indexes of tables, and those that partitions have by themselves. */

@@ -1,10 +1,11 @@
 import { randomInt } from 'node:crypto'
-import { type Database, ident, qualified, relationExists } from '../runtime/database.ts'
+import { type Database, ident, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
+import { literal } from './expressions.ts'
 import { openSession } from './session.ts'
 
 /** Remembers on the rehearsal source what is ours there, so that a second run may replace it and nothing else. */
-const OURS = 'molt_actions_mask'
+export const OURS = 'molt_actions_mask'
 const RUN = `${OURS}.run`
 
 export type MaskState = 'loading' | 'refused' | 'proved'
@@ -66,7 +67,7 @@ async function requireNothingElse(target: Database): Promise<void> {
   const { rows } = await target.query(
     `SELECT n.nspname AS schema, c.relname AS name FROM pg_catalog.pg_class c
        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition AND n.nspname <> $1
+      WHERE c.relkind IN ('r', 'p', 'm', 'f', 'v') AND NOT c.relispartition AND n.nspname <> $1
         AND n.nspname !~ '^(pg_|information_schema$)' AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x
           WHERE x.classid = 'pg_class'::regclass AND x.objid = c.oid AND x.deptype = 'e')
       ORDER BY 1, 2`,
@@ -91,38 +92,70 @@ export async function takeOver(target: Database, schema: string, tables: readonl
   await target.query(`CREATE SCHEMA IF NOT EXISTS ${OURS}`)
   await target.query(
     `CREATE TABLE IF NOT EXISTS ${RUN} (one boolean PRIMARY KEY DEFAULT true CHECK (one), schema_name text NOT NULL,
-       tables text[] NOT NULL, state text NOT NULL, at timestamptz NOT NULL DEFAULT now())`,
+       tables text[] NOT NULL, state text NOT NULL, at timestamptz NOT NULL DEFAULT now(), made text[] NOT NULL DEFAULT '{}')`,
   )
   await target.query(
     `INSERT INTO ${RUN} (schema_name, tables, state) VALUES ($1, $2, 'loading')
-     ON CONFLICT (one) DO UPDATE SET schema_name = $1, tables = $2, state = 'loading', at = now()`,
+     ON CONFLICT (one) DO UPDATE SET schema_name = $1, tables = $2, state = 'loading', at = now(), made = DEFAULT`,
     [schema, tables],
   )
 }
 
-/** The tables of an earlier run with their sequences, and the schema's types and functions that are left over. */
+/** Sequences, types and functions of the schema `$1` by what they are called, `$2` being the functions, or null for all. */
+const BESIDE_TABLES = `
+  SELECT 'SEQUENCE' AS kind, c.oid::regclass::text AS name FROM pg_catalog.pg_class c
+   WHERE c.relkind = 'S' AND c.relnamespace = to_regnamespace($1)
+  UNION ALL SELECT CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, t.oid::regtype::text
+    FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+   WHERE t.typnamespace = to_regnamespace($1) AND (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c')
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = t.oid AND x.deptype = 'e')
+  UNION ALL SELECT 'FUNCTION', p.oid::regprocedure::text FROM pg_catalog.pg_proc p
+   WHERE p.pronamespace = to_regnamespace($1) AND p.prokind = 'f' AND ($2::oid[] IS NULL OR p.oid = ANY ($2))
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = p.oid AND x.deptype = 'e')`
+
+/** The statement that notes on the rehearsal source what a run makes there beside the tables, before it makes it. */
+export async function noteMade(source: Database, schema: string, functions: readonly number[]): Promise<string> {
+  const { rows } = await source.query(BESIDE_TABLES, [ident(schema), functions])
+  const made = rows.map(({ kind, name }) => literal(`${kind} ${name}`))
+  return `UPDATE ${RUN} SET made = ARRAY[${made.join(', ')}]::text[]`
+}
+
+/** The tables of an earlier run with their sequences, and the types and functions that it has made. */
 async function dropOurs(target: Database): Promise<void> {
   if (!(await relationExists(target, RUN))) return
-  const run = await target.query(`SELECT schema_name AS schema FROM ${RUN}`)
+  // A run of an earlier version has noted nothing.
+  await target.query(`ALTER TABLE ${RUN} ADD COLUMN IF NOT EXISTS made text[] NOT NULL DEFAULT '{}'`)
+  const run = await target.query(`SELECT schema_name AS schema, made FROM ${RUN}`)
   const schema = run.rows[0]?.schema as string | undefined
   if (!schema) return
   for (const name of await ownTables(target)) {
     const bare = name.slice(schema.length + 1)
     await target.query(`DROP TABLE IF EXISTS ${qualified(schema, bare)} CASCADE`)
   }
-  const rest = await target.query(
-    `SELECT 'DROP SEQUENCE IF EXISTS ' || c.oid::regclass AS sql FROM pg_catalog.pg_class c
-      WHERE c.relkind = 'S' AND c.relnamespace = to_regnamespace($1)
-     UNION ALL SELECT CASE t.typtype WHEN 'd' THEN 'DROP DOMAIN ' ELSE 'DROP TYPE ' END || t.oid::regtype || ' CASCADE'
-       FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
-      WHERE t.typnamespace = to_regnamespace($1) AND (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c')
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = t.oid AND x.deptype = 'e')
-     UNION ALL SELECT 'DROP FUNCTION ' || p.oid::regprocedure || ' CASCADE' FROM pg_catalog.pg_proc p
-      WHERE p.pronamespace = to_regnamespace($1) AND p.prokind = 'f'
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = p.oid AND x.deptype = 'e')`,
-    [ident(schema)],
+  const rest = await target.query(BESIDE_TABLES, [ident(schema), null])
+  const made = new Set(run.rows[0].made as string[])
+  await dropAll(
+    target,
+    rest.rows.map(({ kind, name }) => `${kind} ${name}`).filter((each) => made.has(each)),
   )
-  for (const { sql } of rest.rows) await target.query(sql)
+}
+
+/** Not by CASCADE, which would take what is not ours with it; in rounds, since types and functions need each other. */
+async function dropAll(target: Database, objects: readonly string[]): Promise<void> {
+  const stuck: string[] = []
+  for (const object of objects)
+    try {
+      await target.query(`DROP ${object}`)
+    } catch (error) {
+      if (sqlState(error) !== '2BP01') throw error
+      stuck.push(object)
+    }
+  if (!stuck.length) return
+  if (stuck.length === objects.length)
+    throw new VerdictError(
+      `\`to\` holds something that no earlier \`mask\` has made and that needs the ${stuck[0]}, which has to go; drop it, or give an empty database`,
+    )
+  await dropAll(target, stuck)
 }
 
 export async function setState(target: Database, state: MaskState): Promise<void> {

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { TLSSocket } from 'node:tls'
+import { OURS as MASK, type MaskState } from '../masking/target.ts'
 import type { Schema } from '../migration/schema.ts'
 import { type Database, ident } from '../runtime/database.ts'
 import { messageOf, UserError } from '../runtime/errors.ts'
@@ -27,6 +28,8 @@ export interface SourceFacts {
   /** The migration that owns the heartbeat, if any. */
   owner: string | undefined
   fence: FenceState
+  /** What `mask` has noted here of its last run, if any; `unknown` where this role may not read it. */
+  masked: MaskState | 'unknown' | null
   connection: ConnectionFacts
   samples: SampleFacts
 }
@@ -182,6 +185,7 @@ export async function readSourceCatalog(
     oddDates: odd.rows,
     owner,
     fence,
+    masked: features.masked,
   }
 }
 
@@ -336,6 +340,12 @@ const FEATURES = `
          (SELECT count(*) FROM (SELECT FROM pg_catalog.pg_largeobject_metadata LIMIT 1000) few)::int AS "largeObjects",
          (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'
            AND pid <> pg_catalog.pg_backend_pid())::int AS "advisoryLocks",
+         -- By its text: a statement that names a table fails where there is none.
+         (SELECT CASE WHEN has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+                 THEN coalesce(substring(pg_catalog.query_to_xml('SELECT state FROM ${MASK}.run', false, true, '')::text
+                   FROM '<state>(\\w+)</state>'), 'unknown') ELSE 'unknown' END
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = '${MASK}' AND c.relname = 'run') AS masked,
          to_regclass('${OUR_SCHEMA}.${HEARTBEAT}') IS NOT NULL AS heartbeat, to_regclass('${LEASE}') IS NOT NULL AS lease,
          (SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            WHERE c.relname = 'pg_stat_statements' AND c.relkind = 'v') AS statements`

@@ -168,6 +168,23 @@ describe('the source server', () => {
   })
 })
 
+it('a source that `mask` has begun to fill, and has not proved', async () => {
+  const run = `CREATE SCHEMA molt_actions_mask; CREATE TABLE molt_actions_mask.run (state text); INSERT INTO molt_actions_mask.run VALUES ('refused')`
+  const urls = await world(pair, [CLEAN, run], CLEAN_TARGET)
+  const set = async (sql: string) => {
+    await query(urls.source, sql)
+    return factsOf(urls)
+  }
+  const proved = await set("UPDATE molt_actions_mask.run SET state = 'proved'")
+  for (const state of ['refused', 'loading'])
+    expectFires(await set(`UPDATE molt_actions_mask.run SET state = '${state}'`), 'src.masked', ['source'], proved)
+  expect(objectsOf(clean, 'src.masked')).toEqual([])
+  await query(urls.source, "CREATE ROLE blind LOGIN PASSWORD 'blind'")
+  const blind = { ...urls, source: urls.source.replace('postgres:postgres', 'blind:blind') }
+  expect((await factsOf(blind)).source.masked).toBe('unknown')
+  expectFires(await factsOf(blind), 'src.masked', ['source'], proved)
+})
+
 it('a slot, a publication, a heartbeat and a fence that are there already', async () => {
   const urls = await world(
     pair,
@@ -647,6 +664,7 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
     'CREATE SCHEMA molt_actions',
     'CREATE TABLE molt_actions.molt_actions_heartbeat (id int PRIMARY KEY, migration text, source_id text)',
     'CREATE SEQUENCE molt_actions.fence_lease MINVALUE 1',
+    "CREATE SCHEMA molt_actions_mask; CREATE TABLE molt_actions_mask.run AS SELECT 'proved' AS state",
   ]
   const urls = await world(pair, full)
   const asked = { source: [] as string[], target: [] as string[] }

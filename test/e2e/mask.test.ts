@@ -6,12 +6,13 @@ import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { readMaskTables } from '../../src/masking/catalog.ts'
+import { fromItem, readMaskTables } from '../../src/masking/catalog.ts'
 import { copyTables, exportSnapshot } from '../../src/masking/copy.ts'
-import { makePlan } from '../../src/masking/plan.ts'
+import { makePlan, maskedSelect } from '../../src/masking/plan.ts'
 import { prove } from '../../src/masking/proof.ts'
 import { readRules } from '../../src/masking/rules.ts'
 import { openSession } from '../../src/masking/session.ts'
+import { close, lostMost, subsetPredicates } from '../../src/masking/subset.ts'
 import { discardTables, takeOver } from '../../src/masking/target.ts'
 import {
   CANARIES,
@@ -186,6 +187,28 @@ describe('the grown shop', () => {
     expect(await read()).toEqual(first)
     expect((await run(at, rules, { env: { MOLT_MASK_KEY: KEY.replaceAll('9', '7') } })).conclusion).toBe('success')
     expect(await read()).not.toEqual(first)
+  })
+
+  it('takes with it what it made, types and functions too, and nothing else', { timeout: 120_000 }, async () => {
+    const at =
+      await databases(`${TINY} CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN dm AS mood; ALTER TABLE t ADD m dm;
+      CREATE FUNCTION norm(dm) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1::text)'; CREATE INDEX ON t (norm(m))`)
+    const rules = rulesFile('safe: { surrogate-keys: true, enums: true }\ntables: { t: { v: { use: name } } }')
+    expect((await run(at, rules)).conclusion).toBe('success')
+    await query(
+      at.to,
+      `CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE SEQUENCE my_seq; CREATE TYPE my_t AS ENUM ('x')`,
+    )
+    const mine = () => query(at.to, `SELECT 'my_seq'::regclass::text, 'my_t'::regtype::text, mine()`)
+    const before = await mine()
+    expect((await run(at, rules)).log).not.toMatch(/##\[error\]/)
+    expect(await mine()).toEqual(before)
+    await query(at.to, `CREATE FUNCTION uses(mood) RETURNS int LANGUAGE sql AS 'SELECT 1'`)
+    expect((await run(at, rules)).log).toMatch(
+      /holds something that no earlier `mask` has made and that needs the TYPE public\.mood/,
+    )
+    await query(at.to, 'DROP FUNCTION uses(mood); CREATE VIEW looks AS SELECT 1 AS one')
+    expect((await run(at, rules)).log).toMatch(/no earlier `mask` has made \(public\.looks\)/)
   })
 })
 
@@ -709,6 +732,76 @@ tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${k
   })
 })
 
+describe.each(['none', ...(installed ? ['auto'] : [])])('a schema that is read with pg-dump %s', (program) => {
+  // The embedded server is newer than the pg_dump that a machine has.
+  let server: Awaited<ReturnType<typeof startPostgres>> | undefined
+  beforeAll(async () => {
+    if (program !== 'none') server = await startPostgres({ name: 'dumped', binDir: installed })
+  })
+  afterAll(() => server?.stop())
+
+  const made = async (ddl: string) => {
+    const at = await databases()
+    const from = server?.urlOf(at.name) ?? at.from
+    if (server) await query(server.url, `CREATE DATABASE ${at.name}`)
+    await query(from, ddl)
+    return { ...at, from }
+  }
+  const inputs = { 'pg-dump': program === 'none' ? 'none' : join(installed as string, 'pg_dump') }
+
+  it('has the functions that are called, by what they take, down to those that these call', async () => {
+    const at =
+      await made(`SET check_function_bodies = off; CREATE FUNCTION norm(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(public.helper($1))';
+      CREATE FUNCTION norm(i int) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM pg_notify(''x'', ''y''); RETURN i; END';
+      CREATE FUNCTION proper(t text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN length(t) > 1; END';
+      CREATE FUNCTION helper(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)';
+      CREATE DOMAIN word AS text CHECK (proper(value)); CREATE UNLOGGED TABLE t (id serial PRIMARY KEY, v word);
+      CREATE TABLE left_out (id serial PRIMARY KEY); CREATE INDEX ON t (norm(v)); INSERT INTO t (v) VALUES ('Anna Peeters')`)
+    const result = await run(at, rulesFile(`${TINY_RULES}\nexclude: { left_out: not needed }`), { inputs })
+    expect(result.log).not.toMatch(/##\[error\]/)
+    const functions = ['helper(text)', 'norm(text)', 'proper(text)']
+    expect(
+      await query(
+        at.to,
+        `SELECT oid::regprocedure::text AS f FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1`,
+      ),
+    ).toEqual(functions.map((f) => ({ f })))
+    expect(
+      await query(
+        at.to,
+        `SELECT relpersistence::text AS kept, to_regclass('left_out_id_seq') AS seq FROM pg_class WHERE relname = 't'`,
+      ),
+    ).toEqual([{ kept: 'u', seq: null }])
+    await expect(query(at.to, `INSERT INTO t (v) VALUES ('x')`)).rejects.toThrow(/word_check/)
+  })
+
+  const table = (v: string) => `CREATE TABLE t (id serial PRIMARY KEY, v ${v})`
+  it.each([
+    ['a default', table(`text DEFAULT pg_read_file('x')`), /public"?\."?t"? calls pg_read_file, which reaches out/],
+    [
+      'a domain',
+      `CREATE DOMAIN d AS text CHECK (value <> pg_read_file('x')); ${table('d')}`,
+      /public"?\."?d"? calls pg_read_file, which reaches out/,
+    ],
+    ['a check', table('text CHECK (lo_import(v) > 0)'), /t calls lo_import, which reaches out/],
+    [
+      'an extension',
+      `CREATE EXTENSION dblink; ${table(`text DEFAULT dblink_exec('x', 'y')`)}`,
+      /default value for column v of table public\.t needs the extension dblink, which reaches out/,
+    ],
+    [
+      'what a function calls',
+      `CREATE FUNCTION far() RETURNS text LANGUAGE plpgsql AS 'BEGIN COPY t TO PROGRAM ''cat''; RETURN NULL; END';
+      CREATE FUNCTION near() RETURNS text LANGUAGE sql AS 'SELECT public.far()'; ${table('text DEFAULT near()')}`,
+      /needs the function far, which is in plpgsql or reaches out/,
+    ],
+  ])('does not call out by %s', async (_, ddl, message) => {
+    const at = await made(ddl)
+    expect((await run(at, rulesFile(TINY_RULES), { inputs })).log).toMatch(message)
+    expect(await query(at.to, `SELECT extname FROM pg_extension WHERE extname = 'dblink'`)).toEqual([])
+  })
+})
+
 describe('subset', () => {
   it('takes a share, and leaves no reference dangling through cycles, self-references and undeclared ones', {
     timeout: 60_000,
@@ -748,6 +841,93 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
     expect(
       await count('people p WHERE boss IS NOT NULL AND NOT EXISTS (SELECT FROM people b WHERE b.id = p.boss)'),
     ).toBe(0)
+  })
+
+  /** What a subset's predicates take, put into the same tables on the other side, and what closing them takes away. */
+  async function subsetOf(ddl: string, yaml: string) {
+    const at = await databases(ddl)
+    const [source, target] = [await openSession(at.from, 'source'), await openSession(at.to, 'target')]
+    try {
+      const rules = readRules(rulesFile(yaml))
+      const plan = makePlan(await readMaskTables(source, 'public'), rules, 'public')
+      expect([plan.problems, plan.unlisted]).toEqual([[], []])
+      const where = subsetPredicates(plan, rules.subset ?? {})
+      // Without constraints, as it is when rows are closed.
+      await query(at.to, ddl.replaceAll(/ REFERENCES \w+|INSERT INTO [^;]*;|ALTER [^;]*;/g, ''))
+      const taken = new Map<string, number>()
+      for (const planned of plan.tables) {
+        const { name } = planned.table
+        const { rows } = await source.query(maskedSelect(planned, where.get(name)))
+        taken.set(name, rows.length)
+        await target.query(
+          `INSERT INTO public.${name} SELECT * FROM jsonb_populate_recordset(NULL::public.${name}, $1)`,
+          [JSON.stringify(rows)],
+        )
+      }
+      const gone = await close(target, plan)
+      const left: Record<string, number> = {}
+      for (const { table } of plan.tables)
+        left[table.name] = (await target.query(`SELECT FROM ${fromItem(table)}`)).rowCount ?? 0
+      return { where, taken, gone, left }
+    } finally {
+      await source.end()
+      await target.end()
+    }
+  }
+
+  const kept = '{ keep: true, reason: a number }'
+
+  it('leaves rows alone that inherit from a table, and takes none of them for a parent', async () => {
+    const { taken, left } = await subsetOf(
+      `CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE q (w int) INHERITS (p);
+       CREATE TABLE t (id int PRIMARY KEY, p int, up int); CREATE TABLE child (w int) INHERITS (t);
+       INSERT INTO p SELECT generate_series(1, 10); INSERT INTO q SELECT 0, 0;
+       INSERT INTO t SELECT n, n, n - 1 FROM generate_series(1, 10) n; INSERT INTO child SELECT 0, n, 77, n FROM generate_series(1, 10) n;`,
+      `tables: { p: { id: ${kept} }, q: { id: ${kept}, w: ${kept} }, t: { id: ${kept}, p: ${kept}, up: ${kept} }, child: { id: ${kept}, p: ${kept}, up: ${kept}, w: ${kept} } }
+references: [{ from: t.p, to: p.id }, { from: t.up, to: t.id }]
+subset: { p: { where: 't.id < 6' } }`,
+    )
+    expect(Object.fromEntries(taken)).toEqual({ p: 5, q: 1, t: 5, child: 10 })
+    // Row 1 refers to 0, which only the other table has, and each of the rest to the row before it.
+    expect(left).toEqual({ p: 5, q: 1, t: 0, child: 10 })
+  })
+
+  it('says each table once, however many ways lead to it', { timeout: 60_000 }, async () => {
+    const names = Array.from({ length: 16 }, (_, n) => `d${n}`)
+    const ddl = names.map((name, n) => {
+      const columns = names.slice(0, n).map((to) => `, ${to} int REFERENCES ${to}`)
+      return `CREATE TABLE ${name} (id int PRIMARY KEY${columns.join('')}); INSERT INTO ${name} SELECT i${', i'.repeat(n)} FROM generate_series(1, 50) i;`
+    })
+    const { where, taken, gone } = await subsetOf(
+      ddl.join(' '),
+      `safe: { foreign-keys: true }\ntables: { ${names.map((name) => `${name}: { id: ${kept} }`).join(', ')} }
+subset: { d0: { where: 't.id <= 20' }, d3: { where: 't.id > 10' } }`,
+    )
+    expect(Math.max(...[...where.values()].map((each) => each.length))).toBeLessThan(60_000)
+    expect(names.map((name) => taken.get(name))).toEqual([20, 20, 20, ...Array(13).fill(10)])
+    expect(gone.size).toBe(0)
+  })
+
+  it('closes a chain of rows at once, and tells of a table of which little is left', { timeout: 60_000 }, async () => {
+    let deletes = 0
+    const original = pg.Client.prototype.query
+    pg.Client.prototype.query = function (this: pg.Client, ...given: unknown[]) {
+      if (String(given[0]).startsWith('DELETE')) deletes++
+      return (original as (...args: unknown[]) => unknown).apply(this, given)
+    } as typeof original
+    const { taken, gone, left } = await subsetOf(
+      `CREATE TABLE c (id int PRIMARY KEY, up int); INSERT INTO c SELECT n, nullif(n - 1, 0) FROM generate_series(1, 4000) n;
+       INSERT INTO c VALUES (5001, NULL), (5002, 5003), (5003, 5002); ALTER TABLE c ADD FOREIGN KEY (up) REFERENCES c;`,
+      `safe: { foreign-keys: true }\ntables: { c: { id: ${kept} } }\nsubset: { c: { where: 't.id > 1' } }`,
+    ).finally(() => {
+      pg.Client.prototype.query = original
+    })
+    expect(left).toEqual({ c: 3 })
+    expect(deletes).toBe(2)
+    expect(lostMost(taken, gone)).toEqual([
+      expect.stringMatching(/^c: 3,999 of the 4,002 rows that the subset took .* 3 are left/),
+    ])
+    expect(lostMost(new Map([['c', 10]]), new Map([['c', 5]]))).toEqual([])
   })
 })
 
