@@ -14,8 +14,6 @@ const NODES = [
   { on: `Node ${process.versions.node}`, node: process.execPath, missing: undefined },
   { on: 'Node 24', node: 'path' in node24 ? node24.path : '', missing: 'missing' in node24 ? node24 : undefined },
 ]
-/** They carry no rows, and must work when somebody is in need. */
-const EMERGENCY = ['fence', 'abort', 'status']
 const PASSWORD = 'hunter2-s3cr3t'
 
 let server: Awaited<ReturnType<typeof startSilentServer>>
@@ -152,17 +150,34 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(run.outputs).toEqual({ 'error-kind': 'input' })
   })
 
-  test.each(
-    specs
-      .filter(({ inputs }) => inputs['allow-insecure'] && inputs.source)
-      .map(({ name }) => name)
-      .filter((name) => !EMERGENCY.includes(name)),
-  )('%s does not connect without TLS unless it is allowed', async (name) => {
+  test.each(specs.filter(({ inputs }) => inputs['allow-insecure'] && inputs.source).map(({ name }) => name))(
+    '%s does not connect without TLS unless it is allowed',
+    async (name) => {
+      const before = server.connections()
+      const run = await runBundle(name, { node, inputs: { ...sound(), mode: 'direct-copy', 'allow-insecure': '' } })
+      expect(run.errors).toHaveLength(1)
+      expect(run.errors[0]).toMatch(/input `source`: its sslmode is disable.*allow-insecure/)
+      expect(run.outputs['error-kind']).toBe('input')
+      expect(server.connections()).toBe(before)
+    },
+  )
+
+  test.each([
+    ['setup', { checksum: 'trust-on-first-use' }],
+    ['gate', { do: 'needed' }],
+  ] as const)('%s does not connect to the ledger without TLS unless it is allowed', async (name, inputs) => {
     const before = server.connections()
-    const run = await runBundle(name, { node, inputs: { ...sound(), mode: 'direct-copy', 'allow-insecure': '' } })
+    const run = await runBundle(name, { node, inputs: { target: url(), ...inputs } })
     expect(run.errors).toHaveLength(1)
-    expect(run.errors[0]).toMatch(/input `source`: its sslmode is disable.*allow-insecure/)
-    expect(run.outputs['error-kind']).toBe('input')
+    expect(run.errors[0]).toMatch(/input `target`: its sslmode is disable.*allow-insecure/)
+    expect(server.connections()).toBe(before)
+  })
+
+  test('setup asks for the ledger of `trust-on-first-use` before it downloads anything', async () => {
+    const inputs = { checksum: 'trust-on-first-use', 'download-url': `http://127.0.0.1:${server.port}` }
+    const before = server.connections()
+    const run = await runBundle('setup', { node, inputs })
+    expect(run.errors[0]).toMatch(/^input `target` is missing; `trust-on-first-use` keeps the digest/)
     expect(server.connections()).toBe(before)
   })
 

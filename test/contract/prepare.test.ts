@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -23,6 +24,7 @@ import {
   validateForeignKeys,
 } from '../../src/target/deferral.ts'
 import { createLedger, type Entry, readEntry } from '../../src/target/ledger.ts'
+import { runBundle } from './bundle.ts'
 import { query, type World, world } from './checks-helpers.ts'
 
 const SHOP = `CREATE TYPE mood AS ENUM ('good', 'bad');
@@ -88,6 +90,15 @@ it('says what blocks, before anything is changed, and how to put it right', asyn
   const left = await query(urls.source, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")
   expect(left).toEqual([])
   expect(await query(urls.target, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
+})
+
+it("the fence's post step is quiet when the fence was cleaned up before it", async () => {
+  const { source } = await world(pair, SHOP, SHOP)
+  const digest = createHash('sha256').update(source).digest('hex').slice(0, 16)
+  const inputs = { source, target: source, 'allow-insecure': 'true' }
+  const run = await runBundle('fence-post', { inputs, env: { STATE_fence: 'gone', STATE_source: digest } })
+  expect(run.errors).toEqual([])
+  expect(run.code).toBe(0)
 })
 
 it('keeps waivers in the plan, and both schemas, which tell every change by its name', async () => {
