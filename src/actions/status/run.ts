@@ -33,7 +33,7 @@ export const action: Action<typeof spec> = {
     context.summary(`### Migration \`${migration}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
     if (!entry && !facts) throw new VerdictError('neither side could be read')
     const { walBudget } = context.inputs
-    if (walBudget !== undefined && facts?.slot && facts.slot.walBytes > walBudget)
+    if (facts?.slot && facts.slot.walBytes > walBudget)
       throw new VerdictError(
         `the slot keeps ${number(facts.slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${facts.slot.active ? 'although a replicator reads it' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
       )
