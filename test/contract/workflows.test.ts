@@ -182,6 +182,15 @@ describe('migrate.yml', () => {
     expect(holds(job.if as string, contexts, true), 'never in a cancelled run').toBe(false)
   })
 
+  test('finalize waits for whoever switches the application by hand', () => {
+    const contexts = (phase: string) => ({
+      needs: { prepare: { result: 'success' }, cutover: { result: 'success', outputs: { phase } } },
+      inputs: base,
+    })
+    expect(holds(jobs.finalize?.if as string, contexts('committed'))).toBe(false)
+    expect(holds(jobs.finalize?.if as string, contexts('switched'))).toBe(true)
+  })
+
   test('nobody follows a migration that is past its decision', () => {
     const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow: 'false' } } }
     expect(holds(jobs.follow?.if as string, { needs, inputs: base }, false)).toBe(false)
