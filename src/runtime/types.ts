@@ -24,7 +24,7 @@ export const secretText: InputType<string> = { ...text, secret: 'text' }
 export const duration: InputType<number> = scaled(
   /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/,
   UNITS,
-  'a duration such as 500ms, 30s, 5m or 2h',
+  'a duration such as 500ms, 30s, 5m, 2h or 7d',
 )
 
 /** Bytes. */

@@ -188,7 +188,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
       ['a key of another action', 'fence:\n  bucket-path: s3://b\n', /`fence.bucket-path` .* is not known/],
       ['a section that is no map', 'fence: 5m\n', /section `fence` .* is not a map/],
       ['no YAML', 'fence: [5m\n', /input `config`: .* cannot be read/],
-      ['a value of the wrong type', 'fence:\n  lease: soon\n', /input `lease`: "soon" is not valid/],
+      ['a value of the wrong type', 'fence:\n  lease: soon\n', /`lease` in .*wrong.yml: "soon" is not valid/],
       [
         'a secret in clear',
         `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`,
@@ -213,7 +213,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
       const config = file('both.yml', 'common:\n  lease: soon\nfence:\n  do: lift-off\n')
       const inputs = { ...sound(), config, lease: '1m' }
       const withoutDo = await runBundle('fence', { node, inputs })
-      expect(withoutDo.errors[0]).toContain('input `do`: "lift-off"')
+      expect(withoutDo.errors[0]).toContain('both.yml: "lift-off"')
       const closed = url().replace(`:${server.port}`, ':1')
       const run = await runBundle('fence', { node, inputs: { ...inputs, source: closed, do: 'status' } })
       expect(run.errors[0]).toContain('cannot connect to the source')

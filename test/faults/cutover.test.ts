@@ -299,7 +299,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   )
   requireSuccess('cutover', switched)
   expect(words(switched)).toMatch(/seen main committed public \*\*\* *$/m)
-  expect(words(switched)).toContain('1 sessions of app on the source were ended')
+  expect(words(switched)).toContain('1 session of app on the source ended')
   await expect(app.query('SELECT 1')).rejects.toThrow()
   expect(await phase()).toBe('switched')
   expect(await write()).toBe(false)

@@ -87,6 +87,26 @@ describe('loadInputs', () => {
     expect(() => load({ wall: WALL }, 'sand:\n  grid: 80\n')).toThrow(/`sand.grid` .* did you mean `grit`\?/)
   })
 
+  test('a value that does not fit is told with the file that has it', () => {
+    expect(() => load({ wall: WALL }, 'paint:\n  coats: 99\n')).toThrow(
+      /^`coats` in .*config\.yml: "99" is not valid; write a whole/,
+    )
+    expect(() => load({ wall: WALL, coats: '99' }, '')).toThrow(/^input `coats`: "99"/)
+  })
+
+  test('a name that is like none is not told to be another', () => {
+    expect(() => load({ wall: WALL }, 'paint:\n  bucket: 1\n')).toThrow(
+      /`paint.bucket` in .* is not known; docs\/config.schema.json/,
+    )
+  })
+
+  test('a file that is not there, or no YAML, is one sentence', () => {
+    expect(() => load({ wall: WALL, config: join(folder, 'nope.yml') })).toThrow(
+      /nope.yml cannot be read: it is not there; check out the repository before this step/,
+    )
+    expect(() => load({ wall: WALL }, 'paint: [5m\n')).toThrow(/cannot be read: .*column \d+$/)
+  })
+
   test('an empty file is no setting at all', () => {
     expect(load({ wall: WALL }, '')).toMatchObject({ coats: 2 })
   })
@@ -197,6 +217,10 @@ describe('types', () => {
       ['--a', 'a,b', '{a: 1}', '['],
     ],
   ]
+  test('the hint of a duration has every unit that the defaults have', () => {
+    expect(duration.hint).toBe('a duration such as 500ms, 30s, 5m, 2h or 7d')
+  })
+
   test.each(cases)('%s', (_, type, good, bad) => {
     for (const [value, wanted] of good)
       expect(type.schema.safeParse(value)).toMatchObject({ success: true, data: wanted })
