@@ -14,6 +14,17 @@ export const config = {
   ),
 }
 
+function allowInsecure(sides: string) {
+  return defaulted(
+    boolean,
+    'false',
+    `Allows a ${sides} URL that does not insist on TLS (\`sslmode\` other than \`require\`, \`verify-ca\`, \`verify-full\`). Shown to the approver.`,
+  )
+}
+
+/** For actions that know the target alone. */
+export const insecureTarget = { 'allow-insecure': allowInsecure('`target`') }
+
 /** Inputs of every action that works on a migration. */
 export const migration = {
   source: required(
@@ -26,11 +37,7 @@ export const migration = {
     'main',
     'Name of this migration in the ledger.',
   ),
-  'allow-insecure': defaulted(
-    boolean,
-    'false',
-    'Allows a `source` or `target` URL that does not insist on TLS (`sslmode` other than `require`, `verify-ca`, `verify-full`). Shown to the approver.',
-  ),
+  'allow-insecure': allowInsecure('`source` or `target`'),
   ...config,
 }
 

@@ -360,10 +360,18 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Nobody holds the fence',
-    protects: 'Writes are paused by another run, or for good by a cutover that was committed.',
-    fix: 'Wait for that run, or lift the fence with the action `fence`; after a commit there is nothing left to prepare.',
-    find: ({ source: { fence } }) =>
-      source(fence === 'armed' || fence === 'permanent', `the fence on the source is ${fence}`),
+    protects: 'Writes are paused by another run, whose work would be mixed with this one.',
+    fix: 'Wait for that run, or lift it with the action `fence` and `do: lift`.',
+    find: ({ source: { fence } }) => source(fence === 'armed', 'the fence on the source is armed'),
+  },
+  {
+    id: 'src.cut-over',
+    severity: 'block',
+    waivable: false,
+    title: 'The source was not cut over',
+    protects: 'The source refuses writes for good since a cutover that was committed: the target has taken over.',
+    fix: 'This source was cut over: there is nothing left to prepare. To come back use `rollback`; when the way back is not needed any more, `cleanup`.',
+    find: ({ source: { fence } }) => source(fence === 'permanent', 'the fence on the source is permanent'),
   },
 ]
 

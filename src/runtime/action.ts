@@ -84,7 +84,8 @@ function contextOf<S extends ActionSpec>(inputs: InputsOf<S>, signal: AbortSigna
 let summarised = 0
 function writeSummary(markdown: string): void {
   const path = process.env.GITHUB_STEP_SUMMARY
-  const text = `${redact(markdown)}\n`
+  // A blank line after each part: without it the next one belongs to the HTML block that a `</details>` ends, as text.
+  const text = `${redact(markdown)}\n\n`
   summarised += Buffer.byteLength(text)
   if (path && summarised <= SUMMARY_LIMIT) appendFileSync(path, text)
   else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
@@ -109,7 +110,8 @@ function fail(thrown: unknown, phase: Phase): void {
   core.error(kind === 'bug' ? `This is a bug in molt-actions: ${text}` : text)
   if (phase === 'run') {
     core.setOutput('error-kind', kind)
-    writeSummary(`> [!CAUTION]\n> ${text.replaceAll('\n', '\n> ')}`)
+    // Each line is a paragraph or a list's item of its own: what follows a list would be read as part of its last item.
+    writeSummary(`> [!CAUTION]\n> ${text.replaceAll('\n', '\n>\n> ')}`)
   }
   process.exitCode = 1
 }

@@ -49,7 +49,7 @@ export async function connect(
   signal?.addEventListener('abort', cancel, { once: true })
   const client = new pg.Client({
     stream: () => socket,
-    ...parseIntoClientConfig(withLibpqSsl(url)),
+    ...configOf(url, side),
     application_name: 'molt-actions',
     connectionTimeoutMillis: Math.min(CONNECT_TIMEOUT, statementTimeout || CONNECT_TIMEOUT),
     // The server's own limit does not help when the network swallows its answer.
@@ -155,6 +155,15 @@ export function isConnectionLost(error: unknown): boolean {
   return /ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|Connection terminated|not queryable|Client was closed|timeout expired|Query read timeout/.test(
     `${(error as { code?: string })?.code ?? ''} ${messageOf(error)}`,
   )
+}
+
+/** A certificate's file may have gone since the inputs were checked. */
+function configOf(url: string, side: Side): pg.ClientConfig {
+  try {
+    return parseIntoClientConfig(withLibpqSsl(url))
+  } catch (error) {
+    throw new UserError(`the URL of the ${side} cannot be used: ${redact(messageOf(error))}`)
+  }
 }
 
 function withLibpqSsl(url: string): string {

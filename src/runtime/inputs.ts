@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { getInput } from '@actions/core'
-import { closest } from 'fastest-levenshtein'
+import { closest, distance } from 'fastest-levenshtein'
 import { parseDocument } from 'yaml'
 import { InputError, messageOf } from './errors.ts'
 import { addSecret, addSecretUrl } from './masking.ts'
@@ -18,8 +18,11 @@ export function loadInputs<S extends ActionSpec>(spec: S, all: readonly ActionSp
   const file = loadConfig(getInput('config'), spec, all)
   const values: Record<string, unknown> = {}
   for (const [name, input] of Object.entries(spec.inputs)) {
-    const given = getInput(name) || fromFile(file[name], name, input) || input.fallback
-    values[camel(name)] = given === undefined || given === '' ? missing(name, input) : check(name, input, given)
+    const own = getInput(name)
+    const given = own || fromFile(file[name], name, input)
+    const where = given && !own ? `\`${name}\` in ${getInput('config')}` : `input \`${name}\``
+    const value = given || input.fallback
+    values[camel(name)] = value ? check(where, input, value) : missing(name, input)
   }
   return values as InputsOf<S>
 }
@@ -35,12 +38,12 @@ function missing(name: string, input: InputSpec<unknown>): undefined {
   return undefined
 }
 
-function check(name: string, input: InputSpec<unknown>, given: string): unknown {
+function check(where: string, input: InputSpec<unknown>, given: string): unknown {
   const result = input.type.schema.safeParse(given)
   if (result.success) return result.data
   const own = result.error.issues.find((issue) => issue.code === 'custom')?.message
   const shown = input.type.secret ? (own ?? 'it is not valid') : `${JSON.stringify(given)} is not valid`
-  throw new InputError(`input \`${name}\`: ${shown}; write ${input.type.hint}`)
+  throw new InputError(`${where}: ${shown}; write ${input.type.hint}`)
 }
 
 /** A secret never stands in a file: the file names the environment variable that holds it, as `env:NAME`. */
@@ -81,11 +84,20 @@ function readYaml(path: string): Section {
     if (typeof sections !== 'object' || Array.isArray(sections)) throw new Error('it is not a map of sections')
     return sections as Section
   } catch (error) {
-    throw new InputError(`input \`config\`: ${path} cannot be read: ${messageOf(error).split('\n')[0]}`)
+    const absent = (error as NodeJS.ErrnoException).code === 'ENOENT'
+    const why = absent
+      ? 'it is not there; check out the repository before this step, or correct the path'
+      : messageOf(error).split('\n')[0]?.replace(/:$/, '')
+    throw new InputError(`input \`config\`: ${path} cannot be read: ${why}`)
   }
 }
 
 function requireKnown(name: string, allowed: readonly string[], where: string): void {
   if (allowed.includes(name)) return
-  throw new InputError(`${where} is not known; did you mean \`${closest(name, [...allowed])}\`?`)
+  const near = closest(name, [...allowed])
+  // A third of the letters may be wrong; what is further away is another word, and leads astray.
+  const meant = distance(name, near) <= Math.max(1, name.length / 3)
+  throw new InputError(
+    `${where} is not known; ${meant ? `did you mean \`${near}\`?` : 'docs/config.schema.json has all sections and their inputs'}`,
+  )
 }

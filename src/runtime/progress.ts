@@ -27,6 +27,11 @@ export function number(value: number): string {
   return Math.round(value).toLocaleString('en-US')
 }
 
+/** `1 table`, `2 tables` */
+export function plural(count: number, one: string, many = `${one}s`): string {
+  return `${number(count)} ${count === 1 ? one : many}`
+}
+
 /** Milliseconds as `1.2 s`. */
 export function seconds(ms: number): string {
   return Number.isFinite(ms) ? `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s` : 'unknown'

@@ -367,7 +367,6 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
 }
 
 function explainVerify(said: string): string | undefined {
-  if (/could not be started/.test(said)) return 'Run `setup` first.'
   if (/target must be cockroach|must be cockroach/.test(said))
     return 'The target is not CockroachDB; `embedded: true` of `setup` installs the stand-in for rehearsals on PostgreSQL.'
   if (/array element OID not registered/.test(said))

@@ -136,7 +136,8 @@ export async function readEntryIfAny(db: Database, id: string): Promise<Entry | 
  * The entry that a phase after `prepare` works from.
  * @throws UserError when there is none, or when it stands in none of `phases`
  */
-export async function requireEntry(db: Database, id: string, phases: readonly Phase[]): Promise<Entry> {
+/** @param early what to do instead, said when the migration has not come as far as `phases` */
+export async function requireEntry(db: Database, id: string, phases: readonly Phase[], early?: string): Promise<Entry> {
   const entry = await readEntryIfAny(db, id)
   if (!entry) throw new UserError(`the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`)
   // The hash is what was shown, rehearsed and approved; what is done must be that.
@@ -145,14 +146,18 @@ export async function requireEntry(db: Database, id: string, phases: readonly Ph
       `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash}: someone has changed it. Prepare a new migration`,
     )
   if (phases.includes(entry.phase)) return entry
+  if (early && isBehind(entry.phase, phases)) throw new UserError(`migration \`${id}\` is ${entry.phase}: ${early}`)
   throw new UserError(
     `migration \`${id}\` is ${entry.phase}; this step needs it to be ${phases.join(' or ')}. ${hint(entry.phase, phases)}`,
   )
 }
 
+function isBehind(phase: Phase, phases: readonly Phase[]): boolean {
+  return PHASES.indexOf(phase) < PHASES.indexOf(phases[0] as Phase)
+}
+
 function hint(phase: Phase, phases: readonly Phase[]): string {
-  const behind = PHASES.indexOf(phase) < PHASES.indexOf(phases[0] as Phase)
-  return behind
+  return isBehind(phase, phases)
     ? 'Run the steps before this one.'
     : 'It is past this step already; start a new one under another `migration` id.'
 }

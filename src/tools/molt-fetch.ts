@@ -1,5 +1,6 @@
 import { closest } from 'fastest-levenshtein'
 import { exactFilter } from '../migration/tables.ts'
+import { plural } from '../runtime/progress.ts'
 import { countUnknown, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { scrubText } from './scrub.ts'
 
@@ -426,9 +427,13 @@ export function fetchProblems(account: FetchAccount, expected: readonly string[]
 function rowProblems(account: FetchAccount, expected: readonly string[]): string[] {
   const problems: string[] = []
   if (account.complete && account.exportsFinished < expected.length)
-    problems.push(`only ${account.exportsFinished} of ${expected.length} tables were exported to their end`)
+    problems.push(
+      `only ${account.exportsFinished} of ${plural(expected.length, 'table was exported to its end', 'tables were exported to their end')}`,
+    )
   if (account.importsFinished > 0 && account.importsFinished < expected.length)
-    problems.push(`only ${account.importsFinished} of ${expected.length} tables were imported to their end`)
+    problems.push(
+      `only ${account.importsFinished} of ${plural(expected.length, 'table was imported to its end', 'tables were imported to their end')}`,
+    )
   const apart = Object.entries(account.tables).filter(
     ([, { exported, imported }]) => imported !== undefined && exported !== imported,
   )

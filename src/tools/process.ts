@@ -91,6 +91,7 @@ export class Child {
   #process: ChildProcess
   #lastLines: string[] = []
   #exit: Exit | undefined
+  #absent = false
 
   constructor(launch: Launch) {
     this.launch = launch
@@ -121,7 +122,8 @@ export class Child {
         log.close()
         resolve(this.#exit)
       }
-      this.#process.on('error', (error) => {
+      this.#process.on('error', (error: NodeJS.ErrnoException) => {
+        this.#absent = error.code === 'ENOENT'
         this.#remember(redact(error.message))
         end({ code: null, signal: null })
       })
@@ -155,6 +157,7 @@ export class Child {
 
   /** The error that tells how it ended. */
   failure(said = this.lastWords, advice?: string): ToolError {
+    if (this.#absent && isTool(this.launch.program)) return notOnPath(this.launch.program)
     return new ToolError({
       program: this.launch.program.split('/').at(-1) as string,
       args: this.launch.args.map(redact),
@@ -170,6 +173,16 @@ export class Child {
     // The usage text of `molt fetch` after its error is some fifty lines.
     if (this.#lastLines.length > 100) this.#lastLines.shift()
   }
+}
+
+/** MOLT's programs by their bare names, as a job has them after `setup`. */
+export function isTool(program: string): boolean {
+  return program === 'molt' || program === 'replicator'
+}
+
+export function notOnPath(tool: string): ToolError {
+  const ending = 'is not on the PATH: run `setup` before this step in the same job'
+  return new ToolError({ program: `\`${tool}\``, args: [], ending })
 }
 
 export function describeExit(exit: Exit | undefined): string {

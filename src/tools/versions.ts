@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import { getExecOutput } from '@actions/exec'
 import { ToolError, UserError } from '../runtime/errors.ts'
-import { childEnvironment } from './process.ts'
+import { childEnvironment, describeExit, isTool, notOnPath } from './process.ts'
 
 /** Versions of molt that must not move anybody's data, each with the reason. */
 export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(
@@ -52,12 +52,15 @@ async function ask(program: string, args: string[]): Promise<string> {
     silent: true,
     ignoreReturnCode: true,
     env: childEnvironment() as Record<string, string>,
-  }).catch((error: Error) => ({ exitCode: -1, stdout: '', stderr: error.message }))
+  }).catch((error: Error) => {
+    if (isTool(program) && /^Unable to locate executable/.test(error.message)) throw notOnPath(program)
+    return { exitCode: null, stdout: '', stderr: error.message }
+  })
   if (result.exitCode === 0) return result.stdout || result.stderr
   throw new ToolError({
     program: program.split('/').at(-1) as string,
     args,
-    ending: `ended with exit code ${result.exitCode}`,
+    ending: describeExit({ code: result.exitCode, signal: null }),
     said: result.stderr.trim().split('\n').at(-1),
     advice: 'Run `setup` first, or check that the file is for this platform.',
   })

@@ -14,8 +14,6 @@ const NODES = [
   { on: `Node ${process.versions.node}`, node: process.execPath, missing: undefined },
   { on: 'Node 24', node: 'path' in node24 ? node24.path : '', missing: 'missing' in node24 ? node24 : undefined },
 ]
-/** They carry no rows, and must work when somebody is in need. */
-const EMERGENCY = ['fence', 'abort', 'status']
 const PASSWORD = 'hunter2-s3cr3t'
 
 let server: Awaited<ReturnType<typeof startSilentServer>>
@@ -152,17 +150,34 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(run.outputs).toEqual({ 'error-kind': 'input' })
   })
 
-  test.each(
-    specs
-      .filter(({ inputs }) => inputs['allow-insecure'] && inputs.source)
-      .map(({ name }) => name)
-      .filter((name) => !EMERGENCY.includes(name)),
-  )('%s does not connect without TLS unless it is allowed', async (name) => {
+  test.each(specs.filter(({ inputs }) => inputs['allow-insecure'] && inputs.source).map(({ name }) => name))(
+    '%s does not connect without TLS unless it is allowed',
+    async (name) => {
+      const before = server.connections()
+      const run = await runBundle(name, { node, inputs: { ...sound(), mode: 'direct-copy', 'allow-insecure': '' } })
+      expect(run.errors).toHaveLength(1)
+      expect(run.errors[0]).toMatch(/input `source`: its sslmode is disable.*allow-insecure/)
+      expect(run.outputs['error-kind']).toBe('input')
+      expect(server.connections()).toBe(before)
+    },
+  )
+
+  test.each([
+    ['setup', { checksum: 'trust-on-first-use' }],
+    ['gate', { do: 'needed' }],
+  ] as const)('%s does not connect to the ledger without TLS unless it is allowed', async (name, inputs) => {
     const before = server.connections()
-    const run = await runBundle(name, { node, inputs: { ...sound(), mode: 'direct-copy', 'allow-insecure': '' } })
+    const run = await runBundle(name, { node, inputs: { target: url(), ...inputs } })
     expect(run.errors).toHaveLength(1)
-    expect(run.errors[0]).toMatch(/input `source`: its sslmode is disable.*allow-insecure/)
-    expect(run.outputs['error-kind']).toBe('input')
+    expect(run.errors[0]).toMatch(/input `target`: its sslmode is disable.*allow-insecure/)
+    expect(server.connections()).toBe(before)
+  })
+
+  test('setup asks for the ledger of `trust-on-first-use` before it downloads anything', async () => {
+    const inputs = { checksum: 'trust-on-first-use', 'download-url': `http://127.0.0.1:${server.port}` }
+    const before = server.connections()
+    const run = await runBundle('setup', { node, inputs })
+    expect(run.errors[0]).toMatch(/^input `target` is missing; `trust-on-first-use` keeps the digest/)
     expect(server.connections()).toBe(before)
   })
 
@@ -173,7 +188,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
       ['a key of another action', 'fence:\n  bucket-path: s3://b\n', /`fence.bucket-path` .* is not known/],
       ['a section that is no map', 'fence: 5m\n', /section `fence` .* is not a map/],
       ['no YAML', 'fence: [5m\n', /input `config`: .* cannot be read/],
-      ['a value of the wrong type', 'fence:\n  lease: soon\n', /input `lease`: "soon" is not valid/],
+      ['a value of the wrong type', 'fence:\n  lease: soon\n', /`lease` in .*wrong.yml: "soon" is not valid/],
       [
         'a secret in clear',
         `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`,
@@ -198,7 +213,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
       const config = file('both.yml', 'common:\n  lease: soon\nfence:\n  do: lift-off\n')
       const inputs = { ...sound(), config, lease: '1m' }
       const withoutDo = await runBundle('fence', { node, inputs })
-      expect(withoutDo.errors[0]).toContain('input `do`: "lift-off"')
+      expect(withoutDo.errors[0]).toContain('both.yml: "lift-off"')
       const closed = url().replace(`:${server.port}`, ':1')
       const run = await runBundle('fence', { node, inputs: { ...inputs, source: closed, do: 'status' } })
       expect(run.errors[0]).toContain('cannot connect to the source')

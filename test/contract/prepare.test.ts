@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -23,6 +24,7 @@ import {
   validateForeignKeys,
 } from '../../src/target/deferral.ts'
 import { createLedger, type Entry, readEntry } from '../../src/target/ledger.ts'
+import { runBundle } from './bundle.ts'
 import { query, type World, world } from './checks-helpers.ts'
 
 const SHOP = `CREATE TYPE mood AS ENUM ('good', 'bad');
@@ -90,16 +92,43 @@ it('says what blocks, before anything is changed, and how to put it right', asyn
   expect(await query(urls.target, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
 })
 
+it("the fence's post step is quiet when the fence was cleaned up before it", async () => {
+  const { source } = await world(pair, SHOP, SHOP)
+  const digest = createHash('sha256').update(source).digest('hex').slice(0, 16)
+  const inputs = { source, target: source, 'allow-insecure': 'true' }
+  const run = await runBundle('fence-post', { inputs, env: { STATE_fence: 'gone', STATE_source: digest } })
+  expect(run.errors).toEqual([])
+  expect(run.code).toBe(0)
+})
+
+it("status without a ledger entry tells of this database's slot alone, by its name", async () => {
+  const [here, there] = [await world(pair, SHOP, SHOP), await world(pair, SHOP, SHOP)]
+  await query(there.source, "SELECT pg_create_logical_replication_slot('molt_slot', 'pgoutput')")
+  try {
+    const database = new URL(there.source).pathname.slice(1)
+    expect((await run('status', there)).log).toContain(`the slot \`molt_slot\` of the database \`${database}\` keeps`)
+    const other = await run('status', here, { 'wal-budget': '1B' })
+    expect(other.conclusion, other.log).toBe('success')
+    expect(other.log).toContain('there is no slot')
+  } finally {
+    await query(there.source, "SELECT pg_drop_replication_slot('molt_slot')")
+  }
+})
+
 it('keeps waivers in the plan, and both schemas, which tell every change by its name', async () => {
   const urls = await world(pair, [SHOP, 'CREATE TABLE audit_log (n int)'], [SHOP, 'CREATE TABLE audit_log (n int)'])
   expect((await prepare(urls, { waive: 'tbl.no-key=audit_lgo' })).log).toMatch(
     /matches nothing: tbl.no-key found public.audit_log/,
   )
+  expect((await prepare(urls)).log).toContain('1 finding blocks:')
   const result = await prepare(urls, { waive: 'tbl.no-key=audit_log' })
   expect(result.conclusion, result.log).toBe('success')
   expect(result.outputs).toMatchObject({ phase: 'prepared', 'table-count': '3' })
   expect(result.summary).toMatch(
     /Waived \(1\)[\s\S]*\| public\.audit\\_log has no primary key \| `tbl\.no-key=audit_log` \|/,
+  )
+  expect((await run('rollback', urls)).log).toContain(
+    'migration `main` is prepared: nothing was committed; use `abort`',
   )
   const entry = await entryOf(urls)
   expect(entry.plan).toMatchObject({ waivers: ['tbl.no-key=audit_log'], hash: result.outputs['plan-hash'] })

@@ -182,9 +182,43 @@ describe('migrate.yml', () => {
     expect(holds(job.if as string, contexts, true), 'never in a cancelled run').toBe(false)
   })
 
+  test('finalize waits for whoever switches the application by hand', () => {
+    const contexts = (phase: string) => ({
+      needs: { prepare: { result: 'success' }, cutover: { result: 'success', outputs: { phase } } },
+      inputs: base,
+    })
+    expect(holds(jobs.finalize?.if as string, contexts('committed'))).toBe(false)
+    expect(holds(jobs.finalize?.if as string, contexts('switched'))).toBe(true)
+  })
+
   test('nobody follows a migration that is past its decision', () => {
     const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow: 'false' } } }
     expect(holds(jobs.follow?.if as string, { needs, inputs: base }, false)).toBe(false)
+  })
+})
+
+describe('status.yml', () => {
+  const { status } = readWorkflow(join(FOLDER, 'status.yml')).jobs
+  test.each([
+    ['workflow_dispatch', 'main', '', true],
+    ['schedule', '', '', false],
+    ['schedule', '', 'shop', true],
+    // Called on the schedule of the caller, which gives the migration.
+    ['schedule', 'main', '', true],
+  ])('on %s with migration %j and the variable %j: %s', (event_name, migration, MOLT_MIGRATION, runs) => {
+    const contexts = { github: { event_name }, inputs: { migration }, vars: { MOLT_MIGRATION } }
+    expect(holds(status?.if as string, contexts)).toBe(runs)
+  })
+
+  test('leaves the budget of WAL to the config file unless somebody gives one', () => {
+    const { inputs } = readWorkflow(join(FOLDER, 'status.yml')).on.workflow_call as { inputs: Inputs }
+    expect(inputs['wal-budget']?.default).toBe('')
+    expect(status?.steps?.at(-1)?.with?.['wal-budget']).toMatch(/^\$\{\{ inputs\.wal-budget \}\}$/)
+  })
+
+  test('the caller names a migration on its schedule, too', () => {
+    const { jobs } = readWorkflow(join(REPO, 'examples/operations-caller.yml'))
+    expect(jobs.status?.with?.migration).toContain("{ inputs.migration || vars.MOLT_MIGRATION || 'main' }")
   })
 })
 

@@ -73,7 +73,9 @@ async function run(action: string, inputs: Record<string, string> = {}, trick?: 
     env: { PATH: `${bin(trick ? 'tricked' : 'plain', trick)}:${process.env.PATH}` },
   })
   const errors = result.annotations.filter(({ level }) => level === 'error').map(({ message }) => message)
-  return { conclusion: result.conclusion, outputs: result.outputs, said: errors.join('\n'), orphans: result.orphans }
+  const warned = result.annotations.filter(({ level }) => level === 'warning').map(({ message }) => message)
+  const { conclusion, outputs, orphans, summary } = result
+  return { conclusion, outputs, orphans, summary, said: errors.join('\n'), warned: warned.join('\n') }
 }
 
 /** Red, by a verdict or an error of the tool, never by a bug of ours, and with these words. */
@@ -341,7 +343,9 @@ describe('what is finished after the load', () => {
           AND NOT EXISTS (SELECT FROM pg_constraint WHERE conname = i.indexname)`,
     )
     for (const { sql } of [...constraints, ...indexes]) await target.query(sql)
-    await expectGreen('finalize')
+    const { summary, warned } = await expectGreen('finalize')
+    expect(summary).toMatch(/Not finalized: migration `main` is loaded\n\nNothing was committed; only sequences/)
+    expect(warned).toMatch(/migration `main` is loaded. Nothing was committed/)
   }, 60_000)
 
   test('complete', async () => {

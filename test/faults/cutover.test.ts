@@ -335,6 +335,11 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   expect(byHand.outputs.phase).toBe('committed')
   expect(byHand.summary).toMatch(/Point the application's connection string at the target.*switched-by-hand: true/s)
 
+  const early = await rehearsal.run('finalize')
+  expect(early.conclusion).toBe('failure')
+  expect(words(early)).toMatch(/Not finalized: migration `main` is committed.*tick `switched-by-hand`/)
+  expect(await phase()).toBe('committed')
+
   const show = `const e = process.env; console.log(['seen', e.MOLT_ACTIONS_MIGRATION, e.MOLT_ACTIONS_PHASE, e.MOLT_ACTIONS_TARGET_SCHEMA, e.MOLT_SWITCH_TOKEN, e.INPUT_SOURCE, e['INPUT_TARGET']].join(' '))`
   const switched = await cutover(
     { decision: 'commit', 'switch-command': JSON.stringify([process.execPath, '-e', show]), 'end-sessions': 'app' },
@@ -342,8 +347,14 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   )
   requireSuccess('cutover', switched)
   expect(words(switched)).toMatch(/seen main committed public \*\*\* *$/m)
-  expect(words(switched)).toContain('1 sessions of app on the source were ended')
+  expect(words(switched)).toContain('1 session of app on the source ended')
   await expect(app.query('SELECT 1')).rejects.toThrow()
   expect(await phase()).toBe('switched')
   expect(await write()).toBe(false)
+
+  const finalized = await rehearsal.run('finalize')
+  requireSuccess('finalize', finalized)
+  expect(finalized.summary).toMatch(/✅ Finalized: migration `main`\n\n- \d+ sequences are past every value in use/)
+  expect(finalized.summary).toContain('dropped on the source: slot `molt_slot`, publication `')
+  expect(finalized.summary).toMatch(/- 1 constraint was validated/)
 })

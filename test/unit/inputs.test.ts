@@ -87,6 +87,26 @@ describe('loadInputs', () => {
     expect(() => load({ wall: WALL }, 'sand:\n  grid: 80\n')).toThrow(/`sand.grid` .* did you mean `grit`\?/)
   })
 
+  test('a value that does not fit is told with the file that has it', () => {
+    expect(() => load({ wall: WALL }, 'paint:\n  coats: 99\n')).toThrow(
+      /^`coats` in .*config\.yml: "99" is not valid; write a whole/,
+    )
+    expect(() => load({ wall: WALL, coats: '99' }, '')).toThrow(/^input `coats`: "99"/)
+  })
+
+  test('a name that is like none is not told to be another', () => {
+    expect(() => load({ wall: WALL }, 'paint:\n  bucket: 1\n')).toThrow(
+      /`paint.bucket` in .* is not known; docs\/config.schema.json/,
+    )
+  })
+
+  test('a file that is not there, or no YAML, is one sentence', () => {
+    expect(() => load({ wall: WALL, config: join(folder, 'nope.yml') })).toThrow(
+      /nope.yml cannot be read: it is not there; check out the repository before this step/,
+    )
+    expect(() => load({ wall: WALL }, 'paint: [5m\n')).toThrow(/cannot be read: .*column \d+$/)
+  })
+
   test('an empty file is no setting at all', () => {
     expect(load({ wall: WALL }, '')).toMatchObject({ coats: 2 })
   })
@@ -197,6 +217,10 @@ describe('types', () => {
       ['--a', 'a,b', '{a: 1}', '['],
     ],
   ]
+  test('the hint of a duration has every unit that the defaults have', () => {
+    expect(duration.hint).toBe('a duration such as 500ms, 30s, 5m, 2h or 7d')
+  })
+
   test.each(cases)('%s', (_, type, good, bad) => {
     for (const [value, wanted] of good)
       expect(type.schema.safeParse(value)).toMatchObject({ success: true, data: wanted })
@@ -208,9 +232,34 @@ describe('types', () => {
     'postgres://u@h:5432/d',
     'postgresql://u:p%40%3A%2F%25%23w@h:26257/d?sslmode=verify-full&options=-c%20a%3Db',
     'postgresql://u:p@[::1]:5432/d',
-    'postgresql://u:p@h1:5432,h2:5432/d',
+    'postgresql://u:p@%2Fvar%2Frun%2Fpostgresql/d?sslmode=disable',
+    `postgresql://u@h/d?sslmode=verify-ca&sslrootcert=${import.meta.filename}`,
     "postgresql://u:!$&'()*+,;=-._~@h/d",
   ])('a sound URL: %s', (url) => expect(urlProblem(url)).toBeUndefined())
+
+  test.each([
+    ['h:99999/d', 'its port must be a number from 1 to 65535'],
+    ['h:abc/d', 'its port must be a number'],
+    ['h:0/d', 'its port must be a number'],
+    ['h:/d', 'its port must be a number'],
+    ['[::1]:x/d', 'its port must be a number'],
+    ['h/d?port=70000', 'its port must be a number'],
+    ['h1:5432,h2:5432/d', 'it names several hosts; write the primary alone'],
+    ['h1,h2/d', 'it names several hosts'],
+    ['h/d?host=h1,h2', 'it names several hosts'],
+    ['[::1/d', 'an IPv6 address is written in brackets'],
+    ['::1:5432/d', 'an IPv6 address is written in brackets'],
+    ['h/d?x=%FF', 'it does not parse as a URL'],
+    ['h/d?sslmode=bogus', 'its sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full'],
+    ['h/d?sslmode=verify-ca', 'needs sslrootcert'],
+    ['h/d?sslrootcert=/nope.pem', 'sslrootcert names /nope.pem, which cannot be read on this runner'],
+    ['h/d?sslcert=/nope.pem', 'sslcert names /nope.pem'],
+    ['h/d?sslkey=%2Fnope.pem', 'sslkey names /nope.pem'],
+  ])('what the driver would choke on is told, without the URL: %s', (rest, problem) => {
+    const told = urlProblem(`postgresql://u:hidden-1@${rest}`)
+    expect(told).toContain(problem)
+    expect(told).not.toMatch(/hidden|postgresql:/)
+  })
 
   test.each(['@', ':', '/', '%', '#', '?', ' ', '[', ']'])(
     'a bare %s in a password is told how to be written',

@@ -1,9 +1,10 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { hidePasswords, splitPassword } from '../../src/tools/passwords.ts'
 import { Child } from '../../src/tools/process.ts'
+import { toolHelp } from '../../src/tools/versions.ts'
 
 function folder(): string {
   const path = mkdtempSync(join(tmpdir(), 'passwords-test-'))
@@ -62,6 +63,16 @@ test('without a password there is no file', () => {
     args: ['--source', 'postgres://u@h/db'],
     env: {},
   })
+})
+
+test.each(['molt', 'replicator'])('%s that is not on the PATH is told as that, however it is run', async (program) => {
+  vi.stubEnv('PATH', '/nowhere')
+  const told = `\`${program}\` is not on the PATH: run \`setup\` before this step in the same job`
+  const child = new Child({ program, args: [], logFile: join(folder(), 'log'), onLine() {} })
+  await child.exited
+  expect(child.failure('said', 'advice').message).toBe(told)
+  await expect(toolHelp(program, 'verify')).rejects.toThrow(told)
+  vi.unstubAllEnvs()
 })
 
 test('a program that is not there is an exit, and leaves nothing behind', async () => {

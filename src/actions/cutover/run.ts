@@ -7,7 +7,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { CancelledError, InputError, messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
-import { number, seconds, workFolder } from '../../runtime/progress.ts'
+import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
@@ -334,7 +334,7 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
   try {
     const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))
-    info(`writes are refused; ${holders} writing transactions had to end first`)
+    info(`writes are refused; ${plural(holders, 'writing transaction')} had to end first`)
     renewal.start()
     checkpoint('armed')
     const drain = await clock.part('drain', () => limit.race(proveDrain(stream, inputs.drainTimeout)))
@@ -662,7 +662,7 @@ async function endOld({ inputs }: Cutover): Promise<void> {
   if (!roles?.length) return
   try {
     const ended = await withDatabase(inputs.source, 'source', (source) => endSessions(source, roles))
-    info(`${ended} sessions of ${roles.join(', ')} on the source were ended`)
+    info(`${plural(ended, 'session')} of ${roles.join(', ')} on the source ended`)
   } catch (error) {
     warning(`the application's sessions on the source could not be ended: ${messageOf(error)}`)
   }

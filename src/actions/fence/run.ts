@@ -3,8 +3,10 @@ import { info, warning } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
+import { plural } from '../../runtime/progress.ts'
 import { installedFence, liftFence, readFence } from '../../source/fence.ts'
 import { HeldFence } from '../../steps/fencing.ts'
+import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
 
 type FenceContext = Context<typeof spec>
@@ -12,7 +14,10 @@ type FenceContext = Context<typeof spec>
 export const action: Action<typeof spec> = {
   spec,
   async run(context) {
-    await withDatabase(context.inputs.source, 'source', async (source) => {
+    // The target's URL is for the ledger of other actions; it is not connected to here.
+    const { source: url, allowInsecure } = context.inputs
+    requireTls({ source: url, allowInsecure })
+    await withDatabase(url, 'source', async (source) => {
       if (context.inputs.do === 'raise') await raise(context, source)
       if (context.inputs.do === 'lift') await lift(source)
       const { state, remainingMs } = await readFence(source)
@@ -32,6 +37,8 @@ export const action: Action<typeof spec> = {
       return
     }
     await withDatabase(context.inputs.source, 'source', async (source) => {
+      // Cleaned up meanwhile, by this job or another one.
+      if ((await readFence(source)).state === 'absent') return
       if (await liftFence(source)) info('the fence is lifted: writes to the source are possible again')
     })
   },
@@ -46,7 +53,7 @@ async function raise(context: FenceContext, source: Database): Promise<void> {
   try {
     const { holders, waitedMs } = await held.arm(context.inputs.holdersTimeout, context.signal)
     info(
-      `writes to ${fence.tables.length} tables are refused; ${holders} writing transactions ended within ${waitedMs} ms`,
+      `writes to ${plural(fence.tables.length, 'table is', 'tables are')} refused; ${plural(holders, 'writing transaction')} ended within ${waitedMs} ms`,
     )
   } catch (error) {
     await held.lift()

@@ -6,7 +6,7 @@ import { loadedTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, unhurried } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
-import { number, progress, seconds, workFolder } from '../../runtime/progress.ts'
+import { number, plural, progress, seconds, workFolder } from '../../runtime/progress.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { completePublication, createPublication, readPublication, slotProblems } from '../../source/slot.ts'
 import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
@@ -259,7 +259,7 @@ export function progressLine(
     : ' rows'
   const left = part && rate > 0 ? `, about ${seconds((Math.max(0, expected.rows - now.rows) / rate) * 1000)} left` : ''
   const bar = process.stdout.isTTY && part ? `${'█'.repeat(Math.round(part * 20)).padEnd(20, '░')} ` : ''
-  return `${bar}loading: ${now.tablesDone} of ${tables} tables, ${number(now.rows)}${of}, ${number(rate)} rows/s${left}`
+  return `${bar}loading: ${now.tablesDone} of ${plural(tables, 'table')}, ${number(now.rows)}${of}, ${number(rate)} rows/s${left}`
 }
 
 /** A load that failed: its slot is kept only to be gone on with, when that was asked for and can be. */
@@ -359,7 +359,7 @@ function report(context: Fetch, loaded: Loaded): void {
   const { plan, account, arrived, cursor, durationMs } = loaded
   const rows = Object.values(arrived).reduce((sum, each) => sum + each, 0)
   info(
-    `loaded ${plan.tables.length} tables, ${number(rows)} rows in ${seconds(durationMs)}; the stream begins at ${cursor}`,
+    `loaded ${plural(plan.tables.length, 'table')}, ${number(rows)} rows in ${seconds(durationMs)}; the stream begins at ${cursor}`,
   )
   for (const { table, reason } of account.notes) info(`${table}: ${reason}`)
   context.output('cursor', cursor)

@@ -2,8 +2,9 @@ import { info, warning } from '@actions/core'
 import { constraintProblems, indexProblems } from '../../migration/structure.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, ident, sqlState } from '../../runtime/database.ts'
-import { messageOf, refuse, UserError } from '../../runtime/errors.ts'
-import { dropSlot, readSlot } from '../../source/slot.ts'
+import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
+import { plural } from '../../runtime/progress.ts'
+import { dropSlot, readPublication, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readConstraints, readIndexes } from '../../sql/structure.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
@@ -19,6 +20,16 @@ import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Finalize = Context<typeof spec>
+
+/** What this run has done, for its summary. */
+interface Done {
+  sequences: number
+  indexes: number
+  constraints: number
+  /** By name: a foreign key that was built again may be validated twice. */
+  validated: Set<string>
+  dropped: string[]
+}
 
 export const action: Action<typeof spec> = {
   spec,
@@ -51,31 +62,68 @@ export const action: Action<typeof spec> = {
             problems,
             'The next insert on the target could collide with a row that is there.',
           )
+        const done: Done = { sequences: set.length, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
         if (entry.phase === 'committed' && context.inputs.switchedByHand)
           entry = await advance(target, entry, 'switched')
-        if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry)
-        if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry)
+        if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry, done)
+        if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry, done)
         if (entry.phase === 'switched') {
-          await endReplication(source, entry)
+          done.dropped = await endReplication(source, entry)
           entry = await advance(target, entry, 'finalized')
         }
         context.output('phase', entry.phase)
+        tell(context, entry, done)
       },
       context.signal,
     ),
 }
 
 /**
+ * A run that has finished nothing must not look as if it had.
+ * @throws VerdictError after a commit that nobody has followed up
+ */
+function tell(context: Finalize, { id, phase }: Entry, done: Done): void {
+  const sequences = `${plural(done.sequences, 'sequence is', 'sequences are')} past every value in use`
+  if (phase === 'committed')
+    throw new VerdictError(
+      `Not finalized: migration \`${id}\` is committed, and nobody has said that the application uses the target. Start Migrate with \`phase: finalize\` and tick \`switched-by-hand\``,
+    )
+  if (phase === 'committing')
+    throw new VerdictError(
+      `Not finalized: the cutover of migration \`${id}\` has not ended. Run \`cutover\` again, which carries on from there`,
+    )
+  if (phase !== 'finalized') {
+    const nothing = `Nothing was committed; only sequences and indexes that cannot be in the stream's way were looked at.`
+    warning(`migration \`${id}\` is ${phase}. ${nothing}`)
+    context.summary(`### ⚠️ Not finalized: migration \`${id}\` is ${phase}\n\n${nothing}\n\n- ${sequences}`)
+    return
+  }
+  const lines = [
+    sequences,
+    `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} that were off for the load are built again`,
+    `${plural(done.validated.size, 'constraint was', 'constraints were')} validated`,
+    done.dropped.length
+      ? `dropped on the source: ${done.dropped.join(', ')}`
+      : 'nothing was left to drop on the source',
+    'the source stays fenced until `cleanup`',
+  ]
+  context.summary(`### ✅ Finalized: migration \`${id}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
+}
+
+/**
  * Builds what was taken off the target for the load: before the switch only what cannot be in the stream's way, after
  * it all that is left, every foreign key validated.
  */
-async function rebuild(source: Database, target: Database, entry: Entry): Promise<Entry> {
+async function rebuild(source: Database, target: Database, entry: Entry, done: Done): Promise<Entry> {
   if (entry.phase !== 'switched') return buildIndexes(source, target, entry)
   const kinds: readonly DeferredKind[] = ['index', 'unique', 'check', 'foreign-key']
-  for (const kind of kinds)
-    await rebuildDeferred(target, entry.id, kind, (name) => info(`${kind} ${name} is back on the target`))
+  for (const kind of kinds) {
+    const built = await rebuildDeferred(target, entry.id, kind, (name) => info(`${kind} ${name} is back on the target`))
+    done[kind === 'index' || kind === 'unique' ? 'indexes' : 'constraints'] += built.length
+  }
   const valid = await validateForeignKeys(target, entry.id)
-  if (valid.length) info(`${valid.length} foreign keys are validated`)
+  if (valid.length) info(`${plural(valid.length, 'foreign key is', 'foreign keys are')} validated`)
+  for (const name of valid) done.validated.add(name)
   const problems = await deferralProblems(target, entry.id)
   if (problems.length)
     refuse('the target is not what it was before the load', problems, 'Put these right and run `finalize` again.')
@@ -86,7 +134,13 @@ async function rebuild(source: Database, target: Database, entry: Entry): Promis
  * Validates whatever is not: IMPORT INTO leaves every foreign key unvalidated, captured or not. Then holds the target's
  * definitions against the source's.
  */
-async function requireWhole({ inputs }: Finalize, source: Database, target: Database, { plan }: Entry): Promise<void> {
+async function requireWhole(
+  { inputs }: Finalize,
+  source: Database,
+  target: Database,
+  { plan }: Entry,
+  done: Done,
+): Promise<void> {
   const { sourceSchema, targetSchema, tables } = plan
   const constraints = await readConstraints(source, sourceSchema)
   const waiting = (await readConstraints(target, targetSchema)).filter(
@@ -98,7 +152,10 @@ async function requireWhole({ inputs }: Finalize, source: Database, target: Data
     if (constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
     const problem = await broken(validateConstraint(target, targetSchema, { table, name }))
     if (problem) invalid.push(`${table}: the ${kind} constraint ${name} does not hold: ${problem}`)
-    else info(`${kind} ${targetSchema}.${table}.${name} is validated`)
+    else {
+      done.validated.add(`${targetSchema}.${table}.${name}`)
+      info(`${kind} ${targetSchema}.${table}.${name} is validated`)
+    }
   }
   const missing = [
     ...indexProblems(await readIndexes(source, sourceSchema), await readIndexes(target, targetSchema), tables),
@@ -123,12 +180,21 @@ async function broken(validation: Promise<void>): Promise<string | undefined> {
   }
 }
 
-/** After the switch nobody reads the slot any more, and the WAL that it keeps would fill the source's disk. */
-async function endReplication(source: Database, entry: Entry): Promise<void> {
+/**
+ * After the switch nobody reads the slot any more, and the WAL that it keeps would fill the source's disk.
+ * @returns what was there and is dropped
+ */
+async function endReplication(source: Database, entry: Entry): Promise<string[]> {
   const { slot, publication } = entry.plan
-  const reader = (await readSlot(source, slot))?.activePid
+  const found = await readSlot(source, slot)
+  const reader = found?.activePid
+  const dropped = [
+    ...(found ? [`slot \`${slot}\``] : []),
+    ...((await readPublication(source, publication)) ? [`publication \`${publication}\``] : []),
+  ]
   if (reader) throw new UserError(`the slot ${slot} is still read by PID ${reader}; end that replicator first`)
   await dropSlot(source, slot)
   await source.query(`DROP PUBLICATION IF EXISTS ${ident(publication)}`)
-  info(`slot ${slot} and publication ${publication} are dropped; the source stays fenced until \`cleanup\``)
+  info(`${dropped.join(' and ') || 'nothing'} was dropped; the source stays fenced until \`cleanup\``)
+  return dropped
 }

@@ -21,6 +21,7 @@ import {
   slotRequest,
   thisRun,
 } from '../../target/ledger.ts'
+import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Gate = Context<typeof spec>
@@ -32,10 +33,13 @@ export const action: Action<typeof spec> = {
     requireSecrets(inputs.secrets ?? [])
     if (inputs.do === 'require') await requireGate(context)
     else if (inputs.do === 'rehearsed') await requireRehearsals(context)
-    else
-      await withDatabase(demand(inputs.target, 'target'), 'target', (target) =>
+    else {
+      const url = demand(inputs.target, 'target')
+      requireTls(inputs)
+      await withDatabase(url, 'target', (target) =>
         inputs.do === 'needed' ? tellNeeded(context, target) : approve(context, target),
       )
+    }
   },
 }
 

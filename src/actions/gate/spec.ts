@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional, required } from '../../runtime/spec.ts'
 import { choice, connectionUrl, duration, integer, list, pattern, secretText, text } from '../../runtime/types.ts'
-import { config, migration } from '../common.ts'
+import { config, insecureTarget, migration } from '../common.ts'
 
 const hash = pattern(/^[0-9a-f]{64}$/, 'a sha256 in 64 lower-case hex digits')
 
@@ -70,6 +70,7 @@ export const spec = defineAction({
       'With `rehearsed`: each rehearsal needs an attestation by that workflow, on the default branch. `gh`: checked by `gh attestation verify` too, which is on the runners of GitHub. `read`: the chain of certificates and the log are not checked.',
     ),
     'rehearsal-workflow': defaulted(text, 'rehearse.yml', 'File name of the workflow that rehearses.'),
+    ...insecureTarget,
     ...config,
   },
   outputs: {

@@ -12,7 +12,7 @@ import { exactFilter } from '../../migration/tables.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError } from '../../runtime/errors.ts'
-import { number, workFolder } from '../../runtime/progress.ts'
+import { number, plural, workFolder } from '../../runtime/progress.ts'
 import { installFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
 import { readSchema } from '../../sql/schema.ts'
@@ -63,7 +63,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const blocked = blocking(findings)
   if (blocked.length)
     refuse(
-      `${number(blocked.length)} findings block`,
+      plural(blocked.length, 'finding blocks', 'findings block'),
       blocked.map((each) => `${each.check}: ${each.what}; ${each.fix}`),
       inputs.apply
         ? 'What was safe to apply was applied; nothing was installed. Put these right, or waive them by name, and run `prepare` again.'

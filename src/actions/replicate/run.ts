@@ -7,7 +7,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
 import { redact } from '../../runtime/masking.ts'
-import { number, seconds, workFolder } from '../../runtime/progress.ts'
+import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { dropSlot, slotProblems } from '../../source/slot.ts'
 import { lookAtApproval } from '../../steps/approval.ts'
@@ -207,7 +207,7 @@ async function verifyStreaming({ inputs, summary }: Replicate, entry: Entry, sig
   )
   summary(verifyTable(found))
   requireClean(found)
-  info(`${found.tables.length} tables are equal while the stream runs`)
+  info(`${plural(found.tables.length, 'table is', 'tables are')} equal while the stream runs`)
 }
 
 async function markCaughtUp(id: string, target: Database): Promise<void> {

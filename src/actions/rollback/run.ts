@@ -30,13 +30,8 @@ export const action: Action<typeof spec> = {
       context.inputs,
       async (source, target) => {
         const { inputs } = context
-        const entry = await requireEntry(target, inputs.migration, [
-          'committing',
-          'committed',
-          'switched',
-          'finalized',
-          'rolled-back',
-        ])
+        const phases = ['committing', 'committed', 'switched', 'finalized', 'rolled-back'] as const
+        const entry = await requireEntry(target, inputs.migration, phases, 'nothing was committed; use `abort`')
         await requireSameSource(source, entry)
         if (entry.phase === 'rolled-back')
           return info(`nothing to do: migration ${entry.id} is rolled back since ${entry.updatedAt.toISOString()}`)

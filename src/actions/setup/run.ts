@@ -8,6 +8,7 @@ import { InputError, messageOf, UserError } from '../../runtime/errors.ts'
 import { createLedger, rememberDigest } from '../../target/ledger.ts'
 import { KNOWN_DIGESTS } from '../../tools/digests.ts'
 import { refuseDenied, sha256, toolVersion } from '../../tools/versions.ts'
+import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Setup = Context<typeof spec>
@@ -64,6 +65,8 @@ const ARCHITECTURES: Record<string, string> = { x64: 'amd64', arm64: 'arm64' }
 async function download(context: Setup): Promise<string> {
   const { version, checksum, allowDeniedVersion, downloadUrl } = context.inputs
   refuseDenied(version, allowDeniedVersion)
+  // Before a megabyte is downloaded that nothing could be held against.
+  if (checksum === 'trust-on-first-use') requireLedger(context)
   const [os, cpu] = [PLATFORMS[platform()], ARCHITECTURES[arch()]]
   if (!os || !cpu) throw new UserError(`MOLT is not built for ${platform()} on ${arch()}`)
   const name = `molt-${version}.${os}-${cpu}.tgz`
@@ -96,10 +99,16 @@ async function requireDigest(context: Setup, name: string, digest: string, wante
   )
 }
 
+/** The target's URL, for its ledger. */
+function requireLedger({ inputs }: Setup): string {
+  if (!inputs.target)
+    throw new InputError('input `target` is missing; `trust-on-first-use` keeps the digest in its ledger')
+  requireTls(inputs)
+  return inputs.target
+}
+
 async function trustOnFirstUse(context: Setup, name: string, digest: string): Promise<void> {
-  const { target } = context.inputs
-  if (!target) throw new InputError('input `target` is missing; `trust-on-first-use` keeps the digest in its ledger')
-  const first = await withDatabase(target, 'target', async (db) => {
+  const first = await withDatabase(requireLedger(context), 'target', async (db) => {
     await createLedger(db)
     return rememberDigest(db, name, digest)
   })

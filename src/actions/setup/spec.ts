@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
-import { boolean, pattern, text } from '../../runtime/types.ts'
-import { config } from '../common.ts'
+import { boolean, connectionUrl, pattern, text } from '../../runtime/types.ts'
+import { config, insecureTarget } from '../common.ts'
 
 export const spec = defineAction({
   name: 'setup',
@@ -32,10 +32,8 @@ export const spec = defineAction({
       'https://molt.cockroachdb.com/molt/cli',
       'Where the archives are; for a mirror of your own.',
     ),
-    target: optional(
-      { ...text, secret: 'url' },
-      'CockroachDB whose ledger remembers the digest; needed for `trust-on-first-use`.',
-    ),
+    target: optional(connectionUrl, 'CockroachDB whose ledger remembers the digest; needed for `trust-on-first-use`.'),
+    ...insecureTarget,
     ...config,
   },
   outputs: {

@@ -1,6 +1,6 @@
 import { info, warning } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
-import { withDatabase } from '../../runtime/database.ts'
+import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, VerdictError } from '../../runtime/errors.ts'
 import { number } from '../../runtime/progress.ts'
 import { readFence } from '../../source/fence.ts'
@@ -33,9 +33,9 @@ export const action: Action<typeof spec> = {
     context.summary(`### Migration \`${migration}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
     if (!entry && !facts) throw new VerdictError('neither side could be read')
     const { walBudget } = context.inputs
-    if (walBudget !== undefined && facts?.slot && facts.slot.walBytes > walBudget)
+    if (facts?.slot && facts.slot.walBytes > walBudget)
       throw new VerdictError(
-        `the slot keeps ${number(facts.slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${facts.slot.active ? 'although a replicator reads it' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
+        `the slot \`${facts.slot.name}\` keeps ${number(facts.slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${facts.slot.active ? 'although a replicator reads it' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
       )
   },
 }
@@ -50,11 +50,19 @@ async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
   }
 }
 
+/** Without a ledger that names it, a slot of another database on the same server is not this migration's. */
+async function ownSlot(db: Database, entry: Entry | undefined) {
+  const name = entry?.plan.slot ?? 'molt_slot'
+  const slot = await readSlot(db, name)
+  const { rows } = await db.query('SELECT current_database() AS here')
+  return slot && (entry || slot.database === rows[0].here) ? { ...slot, name } : undefined
+}
+
 async function lookAtSource(url: string, entry: Entry | undefined) {
   return withDatabase(url, 'source', async (db) => ({
     owner: await readHeartbeatOwner(db),
     fence: await readFence(db),
-    slot: await readSlot(db, entry?.plan.slot ?? 'molt_slot'),
+    slot: await ownSlot(db, entry),
   }))
 }
 
@@ -78,7 +86,7 @@ function sourceLines(context: Status, facts: Awaited<ReturnType<typeof lookAtSou
     owner ? `the source belongs to migration \`${owner.migration}\`` : 'nothing of ours is on the source',
     `the fence is ${fence.state}${remaining}`,
     slot
-      ? `the slot keeps ${number(slot.walBytes / 2 ** 20)} MiB of WAL and is ${slot.active ? `read by PID ${slot.activePid}` : 'read by nobody'}`
+      ? `the slot \`${slot.name}\` of the database \`${slot.database}\` keeps ${number(slot.walBytes / 2 ** 20)} MiB of WAL and is ${slot.active ? `read by PID ${slot.activePid}` : 'read by nobody'}`
       : 'there is no slot',
   ]
 }

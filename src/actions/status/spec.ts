@@ -1,4 +1,4 @@
-import { defineAction, optional } from '../../runtime/spec.ts'
+import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { connectionUrl, size } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
@@ -12,8 +12,9 @@ export const spec = defineAction({
     ...migration,
     source: optional(connectionUrl, 'PostgreSQL that is moved. Without it only the ledger is read.'),
     target: optional(connectionUrl, 'CockroachDB moved to. Without it only the source is looked at.'),
-    'wal-budget': optional(
+    'wal-budget': defaulted(
       size,
+      '32GiB',
       'Fails when the slot keeps more WAL than this on the source: somebody has to follow it, or drop it.',
     ),
   },

@@ -5,7 +5,7 @@ import { verifyTable } from '../../report/summary.ts'
 import { verifyJson } from '../../report/verify-json.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { InputError, refuse } from '../../runtime/errors.ts'
-import { number, seconds, workFolder } from '../../runtime/progress.ts'
+import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { runVerify, type VerifyOptions, type VerifyReport } from '../../steps/verifying.ts'
 import { addEvidence, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
 import { didYouMean } from '../../tools/molt-fetch.ts'
@@ -39,7 +39,7 @@ export const action: Action<typeof spec> = {
     info(
       report.level === 'tables'
         ? `the definitions of all tables are equal, in ${seconds(report.durationMs)}`
-        : `${report.tables.length} tables are equal, ${number(rows)} rows`,
+        : `${plural(report.tables.length, 'table is', 'tables are')} equal, ${number(rows)} rows`,
     )
   },
 }

@@ -1,0 +1,51 @@
+// What an action tells the world, whatever it does: its summary and the error that ends it.
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { type Context, runAction } from '../../src/runtime/action.ts'
+import { refuse } from '../../src/runtime/errors.ts'
+import { defineAction } from '../../src/runtime/spec.ts'
+
+const spec = defineAction({
+  name: 'tell',
+  title: 'T',
+  description: 'For this test.',
+  icon: 'x',
+  inputs: {},
+  outputs: {},
+})
+
+let folder: string
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'molt-actions-action-'))
+  for (const file of ['GITHUB_STEP_SUMMARY', 'GITHUB_OUTPUT']) {
+    writeFileSync(join(folder, file), '')
+    vi.stubEnv(file, join(folder, file))
+  }
+  vi.spyOn(process.stdout, 'write').mockReturnValue(true)
+})
+afterEach(() => {
+  process.exitCode = undefined
+  vi.unstubAllEnvs()
+  vi.restoreAllMocks()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+async function summaryOf(run: (context: Context<typeof spec>) => Promise<void>): Promise<string> {
+  await runAction({ spec, run }, 'run', [spec])
+  return readFileSync(join(folder, 'GITHUB_STEP_SUMMARY'), 'utf8')
+}
+
+test('what follows a folded part in the summary is a block of its own', async () => {
+  const summary = await summaryOf(async (context) => {
+    context.summary('<details><summary>One</summary>\n\nrows\n</details>')
+    context.summary('### Two')
+  })
+  expect(summary).toContain('</details>\n\n### Two\n')
+})
+
+test('an error of several lines is one alert, and no line of it runs into another', async () => {
+  const summary = await summaryOf(async () => refuse('2 findings block', ['a; b', 'c'], 'Put these right.'))
+  expect(summary).toBe('> [!CAUTION]\n> 2 findings block:\n>\n>   - a; b\n>\n>   - c\n>\n> Put these right.\n\n')
+})
