@@ -1,13 +1,16 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { closest } from 'fastest-levenshtein'
+import { specs } from '../actions/specs.ts'
 import { messageOf, UserError } from '../runtime/errors.ts'
 import { type Input, loadManifest, type Manifest, type Status } from './manifest.ts'
 import { type JobResult, type LogLine, type RunOptions, runAction } from './runner.ts'
 
 interface Options {
   inputs: Record<string, string>
+  /** Variables of the caller's environment that the action gets, as a workflow's `env:` would give them. */
+  env: Record<string, string>
   json: boolean
   post: boolean
   help: boolean
@@ -24,7 +27,7 @@ interface Kept {
 
 const REPO = resolve(fileURLToPath(new URL('../..', import.meta.url)))
 /** Options of this command; an input of the same name can still be given as `--input-NAME`. */
-const OWN = ['json', 'post', 'help', 'debug', 'node', 'repo']
+const OWN = ['json', 'post', 'help', 'debug', 'node', 'repo', 'env']
 
 async function main(args: string[]): Promise<number> {
   const [name, ...rest] = args
@@ -36,6 +39,9 @@ async function main(args: string[]): Promise<number> {
   if (options.help) return help(name, manifest)
   const folder = join(repo, '.rehearsal', 'actions', name === '.' ? 'root' : name)
   const kept = options.post ? readKept(name, folder) : undefined
+  // Of an earlier run: this one may leave none.
+  for (const each of options.post ? ['post-summary.md'] : ['summary.md', 'post-summary.md'])
+    rmSync(join(folder, each), { force: true })
   const result = await run(manifest, options, folder, kept)
   const summaryPath = keep(folder, options, result)
   return report(options, result, summaryPath)
@@ -56,7 +62,7 @@ function actionsOf(repo: string): string[] {
 }
 
 function parse({ inputs }: Manifest, repo: string, args: string[]): Options {
-  const options: Options = { inputs: {}, json: false, post: false, help: false, debug: false, repo }
+  const options: Options = { inputs: {}, env: {}, json: false, post: false, help: false, debug: false, repo }
   for (let i = 0; i < args.length; i++) {
     const [, name, inline] = /^--([^=]+)(?:=(.*))?$/s.exec(args[i] as string) ?? []
     if (!name) throw new UserError(`\`${args[i]}\` is not an option; write --NAME VALUE`)
@@ -65,6 +71,8 @@ function parse({ inputs }: Manifest, repo: string, args: string[]): Options {
     if (name === 'node' || name === 'repo') {
       if (!value) throw new UserError(`--${name} needs a path`)
       options[name] = value
+    } else if (name === 'env') {
+      options.env[value ?? ''] = variable(value)
     } else if (OWN.includes(name)) {
       options[name as 'json'] = true
       continue
@@ -74,6 +82,16 @@ function parse({ inputs }: Manifest, repo: string, args: string[]): Options {
     if (inline === undefined && value !== undefined) i++
   }
   return options
+}
+
+function variable(name: string | undefined): string {
+  const value = name && process.env[name]
+  if (value) return value
+  throw new UserError(
+    name
+      ? `--env ${name}: that variable is empty or not set; export it first`
+      : '--env needs the NAME of a variable that is set here',
+  )
 }
 
 function inputNamed(option: string, inputs: Input[]): string {
@@ -102,7 +120,11 @@ async function run(manifest: Manifest, options: Options, folder: string, kept: K
       dir: manifest.dir,
       repo: resolve(options.repo),
       inputs: options.inputs,
-      secrets: Object.values(options.inputs).filter((value) => WITH_PASSWORD.test(value)),
+      env: options.env,
+      path: keptPath(folder),
+      secrets: [...Object.values(options.inputs), ...Object.values(options.env)].filter((value) =>
+        WITH_PASSWORD.test(value),
+      ),
       workspace: process.cwd(),
       workDir: join(folder, 'job'),
       toolCache: join(folder, '..', '..', 'tool-cache'),
@@ -147,6 +169,19 @@ function readKept(name: string, folder: string): Kept {
   return JSON.parse(readFileSync(file, 'utf8')) as Kept
 }
 
+/** For all actions: what one adds to PATH is there for those after it, as in one job. */
+function pathFile(folder: string): string {
+  return join(folder, '..', 'path.json')
+}
+
+function keptPath(folder: string): string[] {
+  const file = pathFile(folder)
+  const added = existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as string[]) : []
+  const there = added.filter((each) => existsSync(each))
+  if (there.length) console.error(`PATH begins with ${there.toReversed().join(':')}, as ${file} says`)
+  return there
+}
+
 /** Keeps the state, but for values that the action has masked, and the summary; returns the summary's path or nothing. */
 function keep(folder: string, options: Options, result: JobResult): string {
   const state = Object.entries(result.state).filter(([, value]) => result.mask(value) === value)
@@ -155,6 +190,7 @@ function keep(folder: string, options: Options, result: JobResult): string {
     console.error(`Warning: ${lost} state value(s) hold what the action has masked, and are not kept for --post`)
   const kept: Kept = { state: Object.fromEntries(state), conclusion: result.conclusion }
   writeFileSync(join(folder, 'state.json'), `${JSON.stringify(kept, null, 2)}\n`, { mode: 0o600 })
+  if (result.path.length) writeFileSync(pathFile(folder), `${JSON.stringify(result.path)}\n`)
   if (!result.summary) return ''
   const path = join(folder, options.post ? 'post-summary.md' : 'summary.md')
   writeFileSync(path, result.summary)
@@ -223,25 +259,33 @@ function exitCodeOf(conclusion: Status, { steps }: JobResult): number {
 function usage(code: number): number {
   console.log(`Runs one action as GitHub would, and shows what came of it.
 
-  npm run action -- NAME [--INPUT VALUE]... [--json] [--post] [--node PATH] [--repo PATH] [--debug] [--help]
+  npm run action -- NAME [--INPUT VALUE]... [--env NAME]... [--json] [--post] [--node PATH] [--repo PATH] [--debug] [--help]
 
   NAME      ${actionsOf(REPO).join(', ') || 'a folder of actions/'}, or . for the whole chain
+  --env     a variable of this environment that it gets too, such as MOLT_MASK_KEY; others it does not see
   --post    run its post step, with the state of the run before
   --json    log on standard error, one JSON object on standard output
   --node    the node that runs it, by default this one
   --repo    the repository that holds it, by default this one
-  --help    after NAME: its inputs`)
+  --help    after NAME: its inputs
+
+  What an action adds to PATH, such as setup, is kept in .rehearsal/actions/path.json for the next ones.`)
   return code
 }
 
 function help(name: string, manifest: Manifest): number {
-  console.log(`${manifest.name}: ${manifest.description}\n\n  npm run action -- ${name} [--INPUT VALUE]...\n`)
+  console.log(
+    `${manifest.name}: ${manifest.description}\n\n  npm run action -- ${name} [--INPUT VALUE]... [--env NAME]...\n`,
+  )
+  const allowed = specs.find((spec) => spec.name === name)?.inputs
   const width = Math.max(0, ...manifest.inputs.map(({ id }) => id.length))
   for (const { id, required, description, default: fallback } of manifest.inputs) {
     const [first, ...more] = description.trim().split('\n')
     console.log(
       `  --${id.padEnd(width)}  ${required ? '(required) ' : ''}${first}${fallback ? ` [${fallback.toString()}]` : ''}`,
     )
+    const hint = allowed?.[id]?.type.hint
+    if (hint && hint !== 'text') more.push(`allowed: ${hint}`)
     for (const line of more) console.log(`  ${' '.repeat(width + 2)}  ${line}`)
   }
   return 0

@@ -3,10 +3,10 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { connect, type Database, withDatabase } from '../runtime/database.ts'
-import { InputError, messageOf } from '../runtime/errors.ts'
+import { ConnectError, connect, type Database, withDatabase } from '../runtime/database.ts'
+import { InputError, messageOf, UserError } from '../runtime/errors.ts'
 import { number, seconds } from '../runtime/progress.ts'
 import { urlProblem } from '../runtime/types.ts'
 import { readTables } from '../sql/tables.ts'
@@ -34,7 +34,9 @@ const HELP = `Rehearses a migration with the committed actions, under live write
 
   npm run rehearse                       two embedded PostgreSQL servers and a sample shop
   npm run rehearse -- --source URL --target URL --allow-source DBNAME
-                                         your own databases: never commits, lifts the fence, cleans up
+                                         your own databases. Such a run never commits. It takes away slot,
+                                         publication, fence, ledger and heartbeat; the loaded rows stay on the
+                                         target, so empty its tables before the next one.
   npm run rehearse -- --mask             a third server plays production: a shop of 20 tables with people and planted
                                          canaries in it, masked by mask into the source; afterwards everything that
                                          was written anywhere, WAL included, is searched for them
@@ -43,7 +45,7 @@ Options
   --rows N             rows of the sample shop (default ${number(DEFAULT_ROWS)}; with --mask ${number(GROWN_ROWS)})
   --rate N             transactions a second (default ${DEFAULT_RATE}; on your own databases none, unless given:
                        updates that set columns to the values they have)
-  --keep               leaves the embedded servers, logs and evidence for you to look at
+  --keep               leaves the embedded servers, logs and evidence for you to look at, and says how to stop them
   --source URL         PostgreSQL to rehearse on
   --target URL         database to load into; its tables must exist and be empty
   --allow-source NAME  the source's database name, as a promise that you mean it
@@ -119,7 +121,7 @@ function readOptions(argv: string[]): Options | undefined {
   const { source, target } = values
   if ((source === undefined) !== (target === undefined)) throw new InputError('--source and --target go together')
   for (const [name, url] of Object.entries({ source, target })) {
-    const problem = url !== undefined && urlProblem(url)
+    const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
     if (problem) throw new InputError(`--${name}: ${problem}`)
   }
   if (source) requireAllowed(source, values['allow-source'])
@@ -148,9 +150,23 @@ function binDirOf(value: string | undefined): string | undefined {
   return folder
 }
 
+/** The parser's own error would show the URL, and the password in it. */
+function unreadable(url: string): string | undefined {
+  try {
+    databaseOf(url)
+    return undefined
+  } catch {
+    return 'it does not parse as a URL; look at its host and port, such as postgresql://user@host:5432/database'
+  }
+}
+
+function databaseOf(url: string): string {
+  return decodeURIComponent(new URL(url).pathname.slice(1))
+}
+
 /** Writes to a database are fenced for a moment: that must not happen to one that was named by mistake. */
 function requireAllowed(source: string, allowed: string | undefined): void {
-  const database = decodeURIComponent(new URL(source).pathname.slice(1))
+  const database = databaseOf(source)
   if (allowed === database) return
   throw new InputError(
     `--allow-source must name the source's database: a rehearsal pauses its writes for some seconds. If you mean it, add --allow-source ${database}`,
@@ -207,14 +223,22 @@ async function rehearse(options: Options, folder: string, screen: Screen, signal
     ])
     signal.throwIfAborted()
     const account = await underLoad({ ...options, plain }, { source, target }, folder, screen, signal)
-    if (options.keep) {
-      await Promise.all([source.keep(), target.keep()])
-      screen.say(`kept, and still running: source ${source.url}, target ${target.url}; files in ${folder}`)
-    }
+    if (options.keep) await keepServers([source, target], folder, screen)
     return account
   } finally {
     await pair.stop()
   }
+}
+
+async function keepServers(servers: EmbeddedServer[], folder: string, screen: Screen): Promise<void> {
+  await Promise.all(servers.map((server) => server.keep()))
+  screen.say(
+    `kept, and still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`,
+  )
+  const folders = servers.map(({ dataDir }) => dirname(dataDir))
+  screen.say(
+    `to stop them: kill $(cat ${folders.map((each) => `${each}/server.pid`).join(' ')}); afterwards rm -r ${[...folders, folder].join(' ')}`,
+  )
 }
 
 /** The whole chain while the application writes; it ends committed, with the application in the target. */
@@ -230,7 +254,8 @@ async function underLoad(
   const door = await switchDoor(async () => load?.switchTo(target.url))
   try {
     const inputs = { decision: 'commit', 'switch-command': door.command }
-    const account = await runChain(options, { source: source.url, target: target.url, inputs }, folder, screen, signal)
+    const result = await runChain(options, { source: source.url, target: target.url, inputs }, folder, screen, signal)
+    const account = accountOf(result, keepSummary(options, folder, result.summary))
     account.applicationPauseMs = await applicationPause(load)
     return account
   } finally {
@@ -300,12 +325,7 @@ async function onMaskedShop(options: Options, folder: string, screen: Screen, si
     keepSummary(options, folder, `${job.summary}\n\n${readFileSync(account.summary, 'utf8')}`)
     const problem = searchProblem(account.masking)
     if (problem) Object.assign(account, { verdict: 'no-go', reason: problem })
-    if (options.keep) {
-      await Promise.all(servers.map((server) => server.keep()))
-      screen.say(
-        `kept, and still running: production ${production.url}, source ${source.url}, target ${target.url}; files in ${folder}`,
-      )
-    }
+    if (options.keep) await keepServers(servers, folder, screen)
     return account
   } finally {
     await stop()
@@ -340,7 +360,7 @@ async function grow(url: string, rows: number, screen: Screen): Promise<void> {
 
 function notMasked(options: Options, folder: string, job: JobResult): Account {
   const account = accountOf(job, keepSummary(options, folder, job.summary))
-  const said = job.annotations.filter(({ level }) => level === 'error').map(({ message }) => message)
+  const said = job.steps.flatMap(errorsOf)
   return { ...account, verdict: 'no-go', reason: `Mask: ${said.join('; ') || `the run was ${job.conclusion}`}` }
 }
 
@@ -416,15 +436,40 @@ async function onOwnDatabases(
   signal: AbortSignal,
 ): Promise<Account> {
   const inputs = { decision: 'rehearse', migration: 'rehearsal', slot: 'molt_rehearsal', cleanup: 'true' }
-  const there = await withDatabase(target, 'target', traces)
-  const load = options.rate ? await writeHarmlessly(source, options.rate) : undefined
+  const there = await ifReachable(() => withDatabase(target, 'target', traces))
+  const load = options.rate ? await ifReachable(() => writeHarmlessly(source, Number(options.rate))) : undefined
+  let result: JobResult | undefined
   try {
-    return await runChain(options, { source, target, inputs }, folder, screen, signal)
+    result = await runChain(options, { source, target, inputs }, folder, screen, signal)
+    return accountOf(result, keepSummary(options, folder, result.summary))
   } finally {
     await load?.stop()
-    await leaveNothing(source, target, folder, screen)
-    await withDatabase(target, 'target', (db) => removeTraces(db, there))
+    if (result && neverConnected(result)) screen.say('nothing was made, so nothing is left')
+    else {
+      await leaveNothing(source, target, folder, screen)
+      if (there) await withDatabase(target, 'target', (db) => removeTraces(db, there))
+      if (result?.steps.some(({ id, outcome }) => id === 'fetch' && outcome !== 'skipped'))
+        screen.say('the loaded rows stay on the target: empty its tables before the next run')
+    }
   }
+}
+
+/** A side that cannot be reached is for `prepare` to tell, as every other finding. */
+async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
+  return work().catch((error) => {
+    if (error instanceof ConnectError) return undefined
+    throw error
+  })
+}
+
+/** `prepare`, which is the first to make anything, connects to both sides before it does. */
+function neverConnected(result: JobResult): boolean {
+  const prepare = result.steps.find(({ id }) => id === 'prepare')
+  return errorsOf(prepare).some((message) => message.startsWith('cannot connect to the '))
+}
+
+function errorsOf(step: StepResult | undefined): string[] {
+  return (step?.annotations ?? []).filter(({ level }) => level === 'error').map(({ message }) => message)
 }
 
 /** What `cleanup` leaves on the target for later readers, and molt for itself: a rehearsal takes away what it has brought. */
@@ -480,9 +525,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
   await run('fence', { do: 'lift' })
   const cleaned = await run('cleanup', {})
   if (cleaned.conclusion === 'success') return
-  screen.say(
-    `not everything could be cleaned up: ${cleaned.annotations.map((annotation) => annotation.message).join('; ')}`,
-  )
+  screen.say(`not everything could be cleaned up: ${cleaned.steps.flatMap(errorsOf).join('; ')}`)
 }
 
 async function runChain(
@@ -491,10 +534,10 @@ async function runChain(
   folder: string,
   screen: Screen,
   signal: AbortSignal,
-): Promise<Account> {
+): Promise<JobResult> {
   const config = join(folder, 'rehearsal.yml')
   writeFileSync(config, 'common:\n  progress-every: 2s\n')
-  const result = await runAction({
+  return runAction({
     dir: REPO,
     repo: REPO,
     inputs: {
@@ -521,7 +564,6 @@ async function runChain(
       show(screen, line)
     },
   })
-  return accountOf(result, keepSummary(options, folder, result.summary))
 }
 
 /** What a person who waits wants to see of an action's log. */
@@ -568,10 +610,16 @@ function engineOf({ engine, 'molt-version': version }: Record<string, string>): 
 function reasonOf(result: JobResult): string {
   const failed = result.steps.find((step: StepResult) => step.depth === 1 && step.outcome === 'failure')
   if (!failed) return `the run was ${result.conclusion}`
-  const said = failed.annotations
-    .filter((annotation) => annotation.level === 'error')
-    .map((annotation) => annotation.message)
-  return `${failed.name}: ${said.join('; ') || `exit status ${failed.exitCode}`}`
+  // The last one is the action's own verdict; those before it are what it rests on.
+  return `${failed.name}: ${inShort(errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`)}`
+}
+
+/** Of a list only its first item: all of them were shown while it ran, and the summary has them with their fixes. */
+function inShort(message: string): string {
+  const [head = '', ...lines] = message.split('\n')
+  const items = lines.filter((line) => /^ {2}- /.test(line)).map((line) => line.slice(4).replace(/; .*/, ''))
+  if (!items.length) return message
+  return `${head} ${items[0]}${items.length > 1 ? ', …' : ''} (see above and the summary)`
 }
 
 async function applicationPause(load: LoadHandle | undefined): Promise<number | null> {
@@ -660,7 +708,8 @@ main().then(
   },
   (error) => {
     const usage = error instanceof InputError || error?.code?.startsWith?.('ERR_PARSE_ARGS')
-    console.error(usage ? `${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)` : error)
+    const text = usage ? `${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)` : undefined
+    console.error(text ?? (error instanceof UserError ? messageOf(error) : error))
     process.exitCode = usage ? 2 : 1
   },
 )

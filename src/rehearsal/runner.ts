@@ -66,6 +66,8 @@ export interface JobResult {
   summary: string
   /** What the action itself has saved (not the steps of a composite one). */
   state: Record<string, string>
+  /** What GITHUB_PATH has added by the end. */
+  path: string[]
   /** Processes that were still there at the end, and were killed. */
   orphans: Orphan[]
   /** Hides what the job has masked; outputs and state of steps hold it as it is. */
@@ -91,6 +93,8 @@ export interface RunOptions {
   inputs: Record<string, string>
   /** The job's `env:`. Of the caller's own environment only {@link PASS_THROUGH} reaches the steps. */
   env?: Record<string, string>
+  /** What earlier steps of the job have added by GITHUB_PATH; the last one is searched first. */
+  path?: string[]
   /** Masked from the first line on, as the secrets of a workflow are. */
   secrets?: string[]
   /** The node that runs JavaScript actions, whatever `using` says; by default the one that runs this. */
@@ -247,7 +251,7 @@ function createJob(options: RunOptions, root: Step, workDir: string): Job {
     github: { ...githubContext(options.repo), workspace, event_path: eventPath, event: {}, ...options.github },
     runner: runnerContext(temp, workspace, toolCache, options.debug ?? false),
     env: { ...options.env },
-    path: [],
+    path: [...(options.path ?? [])],
     status: options.previous?.conclusion ?? 'success',
     cancelled: false,
     dead: new AbortController(),
@@ -351,6 +355,7 @@ function resultOf(job: Job, orphans: Orphan[]): JobResult {
       .filter(Boolean)
       .join('\n'),
     state: { ...job.states.get(job.root) },
+    path: job.path,
     orphans: orphans.map(({ pid, cmd }) => ({ pid, cmd: job.masker.mask(cmd) })),
     mask: (text) => job.masker.mask(text),
   }

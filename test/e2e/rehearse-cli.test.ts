@@ -3,13 +3,17 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { execa } from 'execa'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
 import { createShop, SHOP_TABLES } from '../../src/rehearsal/shop.ts'
 import { query, REPO } from '../support/migration.ts'
+import { stateOf } from '../support/stopped.ts'
 
 const TIMEOUT = 150_000
+/** Half a minute in the test run; at night. */
+const nightly = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 
 let folder: string
 beforeEach(() => {
@@ -100,6 +104,10 @@ describe('two embedded servers and the shop', () => {
     ],
     [['--source', 'postgresql://a:p@q@h/d', '--target', 'postgresql://h/e'], /--source: .*%40/],
     [['--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'e'], /--allow-source/],
+    [
+      ['--source', 'postgresql://u:secret@h:99999/d?sslmode=require', '--target', 'postgresql://h/e'],
+      /^--source: .*\bport\b/,
+    ],
     [['--bin-dir', '/not/there'], /\/not\/there/],
     [['--mask', '--rows', '2000'], /--rows must be a whole number from 3000/],
     [
@@ -117,7 +125,22 @@ describe('two embedded servers and the shop', () => {
     expect(run.stdout).toBe('')
     expect(run.stderr.trimEnd().split('\n')).toHaveLength(1)
     expect(run.stderr).toMatch(message)
+    expect(run.stderr).not.toContain('secret')
     expect(run.stderr).toMatch(/--help/)
+    await expectNothingLeft()
+  })
+
+  nightly('--keep tells how to stop the servers, and that ends them', { timeout: TIMEOUT }, async () => {
+    const run = await rehearse(['--rows', '1000', '--rate', '0', '--keep', '--json'])
+    expect(run.code, run.stderr).toBe(0)
+    const [, kill = '', remove = ''] = /to stop them: (kill .*); afterwards (rm .*)/.exec(run.stderr) ?? []
+    const { stdout: pids } = await execa('sh', ['-c', kill.replace('kill', 'echo')])
+    const alive = () => pids.split(' ').filter((pid) => stateOf(Number(pid)))
+    expect(alive()).toHaveLength(2)
+    await execa('sh', ['-c', kill])
+    for (let i = 0; i < 100 && alive().length; i++) await sleep(100)
+    expect(alive()).toEqual([])
+    await execa('sh', ['-c', remove])
     await expectNothingLeft()
   })
 
@@ -187,16 +210,31 @@ describe('databases of one’s own', () => {
     expect(run.code, run.stderr).toBe(0)
     expect(run.json()).toMatchObject({ verdict: 'go', pauseMs: expect.any(Number) })
     expect(run.stderr).not.toMatch(/switched|fenced for good/)
+    expect(run.stderr).toContain('the loaded rows stay on the target: empty its tables before the next run')
     await expectAsBefore()
     await expectNothingLeft()
   })
 
   test('a check that fails is no-go with its reason, and exit status 1', { timeout: TIMEOUT }, async () => {
-    await query(pair.target.url, 'DROP TABLE reviews')
+    await query(pair.target.url, 'DROP TABLE reviews; ALTER TABLE orders ADD COLUMN extra int')
     const run = await rehearse(own())
     expect(run.code).toBe(1)
-    expect(run.json()).toMatchObject({ verdict: 'no-go', reason: expect.stringMatching(/^Prepare: .*reviews/s) })
+    // In one line: the findings are above it, and in the summary.
+    const reason = expect.stringMatching(/^Prepare: \d+ findings block: .*reviews.*, … \(see above and the summary\)$/)
+    expect(run.json()).toMatchObject({ verdict: 'no-go', reason })
+    expect(run.stderr).not.toContain('the loaded rows stay')
     await expectAsBefore()
+    await expectNothingLeft()
+  })
+
+  test('a source that does not answer leaves nothing, and no word of a cleanup', { timeout: TIMEOUT }, async () => {
+    await pair.source.shutdown()
+    const run = await rehearse(own())
+    expect(run.code).toBe(1)
+    const reason = expect.stringMatching(/^Prepare: cannot connect to the source/)
+    expect(run.json()).toMatchObject({ verdict: 'no-go', reason })
+    expect(run.stderr).toContain('nothing was made, so nothing is left')
+    expect(run.stderr).not.toMatch(/could not clean up|could be cleaned up/)
     await expectNothingLeft()
   })
 

@@ -88,11 +88,25 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
     pauses.push(Number(result.outputs['pause-ms']) - parts.verify)
     expect(Number(result.outputs['estimated-pause-ms'])).toBeGreaterThan(parts.drain)
     if (run) expect(words(result)).toContain('with the figures of 1 earlier cutovers')
+    expect(result.summary).toMatch(/^### ✅ Cutover rehearsed: .*\n\nWrites were paused for .*\n### ✅ Verify/)
     expect(await rebuilt()).toEqual([])
     expect(await writableWithin(1_000)).toBe(true)
   }
   expect(Math.min(...pauses), JSON.stringify(pauses)).toBeLessThan(busyFactor() * 1_000)
   expect(await phase()).toBe('caught-up')
+  const brief = await rehearsal.run('brief', { decision: 'rehearse' })
+  expect(brief.summary).toContain('| Decision | **rehearse**: everything but the decision; the fence is lifted again |')
+  expect(brief.summary).toMatch(/\| Estimated write pause \| [\d.]+ s, as measured \d+ s ago \(rehearse\) \|/)
+})
+
+test('a verify that fails behind the fence is shown, under what became of the fence', TIMEOUT, async () => {
+  await rehearsal.query('target', "INSERT INTO categories (id, name) VALUES (4711, 'only here')")
+  const result = await cutover({ 'first-verify': 'none', 'final-verify': 'counts' })
+  await rehearsal.query('target', 'DELETE FROM categories WHERE id = 4711')
+  expect(result.conclusion).toBe('failure')
+  expect(result.summary).toMatch(
+    /^### ❌ Cutover failed: the fence is lifted\n\nWrites were paused for .*\n### ❌ Verify: 1 problem[\s\S]*categories[\s\S]*CAUTION/,
+  )
 })
 
 nightly('a pause that would be too long is refused before anything is paused', TIMEOUT, async () => {
@@ -237,6 +251,7 @@ test.each(CANCELLED)('cancelled at "%s": the application writes again at once', 
   const result = await running
   expect(result.conclusion, words(result)).toBe('cancelled')
   expect(words(result)).toContain('the run was cancelled (SIGINT)')
+  if (point === 'verified') expect(result.summary).toMatch(/^### ❌ Cutover failed: the fence is lifted/)
   // It has ended by itself, in the time that the runner gives it, and left nothing running.
   expect(result.steps.at(-1)?.exitCode).toBe(1)
   expect(result.orphans).toEqual([])
@@ -333,6 +348,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   const byHand = await cutover({ decision: 'commit', switch: 'manual' })
   requireSuccess('cutover', byHand)
   expect(byHand.outputs.phase).toBe('committed')
+  expect(byHand.summary).toMatch(/^### ✅ Cutover committed: the source is fenced for good/)
   expect(byHand.summary).toMatch(/Point the application's connection string at the target.*switched-by-hand: true/s)
 
   const early = await rehearsal.run('finalize')

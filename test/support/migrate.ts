@@ -19,7 +19,7 @@ common:
 setup: { embedded: true }
 prepare: { rehearsal-target: true, defer: 'indexes,constraints' }
 fetch: { mode: direct-copy }
-cutover: { switch-command: [./switch.sh] }
+cutover: { switch-command: [./switch.sh], max-pause: 90s }
 `
 const SWITCH = `#!/bin/sh
 echo "$MOLT_ACTIONS_MIGRATION $MOLT_SWITCH_TOKEN" >> switched.txt

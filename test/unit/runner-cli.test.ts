@@ -1,4 +1,5 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { execa } from 'execa'
@@ -8,12 +9,13 @@ import { repository } from './runner-helpers.ts'
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
 const CLI = join(PROJECT, 'src/rehearsal/action-cli.ts')
 
-function cli(repo: string, ...args: string[]) {
-  const [name, ...rest] = args
+function cli(repo: string, ...args: (string | Record<string, string>)[]) {
+  const [name, ...rest] = args.filter((each) => typeof each === 'string')
+  const env = Object.assign({}, ...args.filter((each) => typeof each !== 'string'))
   return execa(process.execPath, ['--import', 'tsx', CLI, name as string, '--repo', repo, ...rest], {
     cwd: PROJECT,
     reject: false,
-    env: { NODE_OPTIONS: '' },
+    env: { NODE_OPTIONS: '', ...env },
   })
 }
 
@@ -60,6 +62,39 @@ test('what it does not know is an error with a suggestion, and nothing runs', as
   expect(input).toMatchObject({ exitCode: 2, stderr: 'Error: the action has no input `txet`; did you mean --text?' })
   expect(action.stderr).toMatch(/no action `plian`; did you mean `plain`\?/)
   expect(none.stderr).toMatch(/--post follows a run of `js`, and there is none/)
+})
+
+test('--env gives the action a variable of the caller, and no other one', async () => {
+  const repo = repository({})
+  const main = `output('seen', [env.MOLT_TEST_A, env.MOLT_TEST_B].join())`
+  const set = { MOLT_TEST_A: 'a', MOLT_TEST_B: 'b' }
+  const run = await cli(repo, 'js', '--main', main, '--env', 'MOLT_TEST_A', '--json', set)
+  expect(JSON.parse(run.stdout).outputs).toEqual({ seen: 'a,' })
+  const unset = await cli(repo, 'js', '--main', main, '--env', 'MOLT_TEST_C', set)
+  expect(unset).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/--env MOLT_TEST_C: .*not set/) })
+})
+
+test('what one action adds to PATH is there for the next; a run without a summary leaves no older one', async () => {
+  const repo = repository({})
+  const added = mkdtempSync(join(tmpdir(), 'added-'))
+  const first = await cli(
+    repo,
+    'js',
+    '--main',
+    `append('GITHUB_PATH', '${added}'); append('GITHUB_STEP_SUMMARY', '# old')`,
+  )
+  expect(first.stdout).toMatch(/summary: .*summary\.md/)
+  const next = await cli(repo, 'js', '--main', `output('path', env.PATH.split(':')[0])`, '--json')
+  expect(JSON.parse(next.stdout)).toMatchObject({ outputs: { path: added }, summaryPath: '' })
+  expect(next.stderr).toContain(`PATH begins with ${added}`)
+  expect(existsSync(join(repo, '.rehearsal/actions/js/summary.md'))).toBe(false)
+  rmSync(added, { recursive: true })
+})
+
+test('--help tells what is allowed', async () => {
+  const run = await execa(process.execPath, ['--import', 'tsx', CLI, 'cutover', '--help'], { cwd: PROJECT })
+  expect(run.stdout).toMatch(/--decision .*\n +allowed: one of `rehearse`, `commit`\n/)
+  expect(run.stdout).toMatch(/--max-pause .*\n +allowed: a duration such as/)
 })
 
 test('--help lists the inputs', async () => {

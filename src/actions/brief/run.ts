@@ -1,10 +1,14 @@
 import { info } from '@actions/core'
+import type { VerifyLevel } from '../../migration/plan.ts'
 import { markdownText } from '../../report/summary.ts'
-import type { Action } from '../../runtime/action.ts'
+import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
+import { loadInputs } from '../../runtime/inputs.ts'
 import { number, seconds } from '../../runtime/progress.ts'
+import { readServer } from '../../source/catalog.ts'
 import { readSlot } from '../../source/slot.ts'
+import { readTarget } from '../../target/catalog.ts'
 import {
   addEvidence,
   advance,
@@ -17,7 +21,11 @@ import {
   thisRun,
 } from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
+import { spec as cutover } from '../cutover/spec.ts'
+import { specs } from '../specs.ts'
 import { spec } from './spec.ts'
+
+type Brief = Context<typeof spec>
 
 const READY: readonly Phase[] = ['caught-up', 'approved']
 const DECIDED: readonly Phase[] = ['committing', 'committed', 'switched', 'finalized']
@@ -25,19 +33,24 @@ const DECIDED: readonly Phase[] = ['committing', 'committed', 'switched', 'final
 interface Verified {
   problems?: string[]
   tables?: { rows: number }[]
-  level?: string
+  level?: VerifyLevel
   partial?: boolean
   durationMs?: number
 }
 
 /** The last of each, as the ledger has them. */
 interface Facts {
-  prepare?: Evidence<{ tools?: Record<string, { version: string; sha256: string } | null> }>
+  prepare?: Evidence<{
+    tools?: Record<string, { version: string; sha256: string } | null>
+    findings?: { warn: number; waived: number }
+  }>
   verify?: Evidence<Verified>
   fetch?: Evidence<{ insecure?: string[]; mode?: string }>
   replicate?: Evidence<{ status?: { lagMs?: number } }>
   rehearsal?: Evidence<{ pauseMs?: number; decision?: string }>
   slot?: Awaited<ReturnType<typeof readSlot>>
+  from: Awaited<ReturnType<typeof readServer>>
+  to: Awaited<ReturnType<typeof readTarget>>
 }
 
 export const action: Action<typeof spec> = {
@@ -69,7 +82,7 @@ export const action: Action<typeof spec> = {
         context.output('plan-hash', entry.plan.hash ?? '')
         context.output('phase', entry.phase)
         context.output('follow', READY.includes(entry.phase))
-        context.summary(page(entry, facts, problems))
+        context.summary(page(context, entry, facts, problems))
         if (problems.length)
           refuse(
             'this migration is not ready for its cutover',
@@ -92,6 +105,8 @@ async function gather(source: Database, target: Database, entry: Entry): Promise
     replicate: await last('replicate'),
     rehearsal: await last('cutover'),
     slot: await readSlot(source, entry.plan.slot),
+    from: await readServer(source),
+    to: await readTarget(target),
   }
 }
 
@@ -106,11 +121,9 @@ function problemsOf(entry: Entry, { verify, slot }: Facts): string[] {
   return problems
 }
 
-function page(entry: Entry, facts: Facts, problems: readonly string[]): string {
+function page(context: Brief, entry: Entry, facts: Facts, problems: readonly string[]): string {
   const { plan } = entry
   const { verify, fetch, replicate, rehearsal, slot } = facts
-  const rows = (verify?.body.tables ?? []).reduce((sum, table) => sum + table.rows, 0)
-  const age = (each: Evidence<unknown> | undefined) => (each ? `${seconds(each.ageMs)} ago` : 'never')
   const decided = DECIDED.includes(entry.phase)
   const head = decided
     ? `## ➡️ Migration \`${entry.id}\` is ${entry.phase}: the decision is taken, what is left is carried on`
@@ -126,33 +139,101 @@ function page(entry: Entry, facts: Facts, problems: readonly string[]): string {
   ]
   const pause =
     rehearsal?.body.pauseMs !== undefined
-      ? `${seconds(rehearsal.body.pauseMs)}, as measured ${age(rehearsal)} (${rehearsal.body.decision})`
+      ? `${seconds(rehearsal.body.pauseMs)}, as measured ${ago(rehearsal)} (${rehearsal.body.decision})`
       : `about ${seconds((verify?.body.durationMs ?? 0) + 2_000)}: the last verify, and 2 s for the rest; never measured`
+  const lagMs = replicate?.body.status?.lagMs
   return [
     head,
     ...problems.slice(0, 20).map((each) => `- ${markdownText(each)}`),
     '',
     '| | |',
     '| --- | --- |',
-    `| Lag | ${replicate?.body.status?.lagMs === undefined ? 'unknown' : seconds(replicate.body.status.lagMs)}, ${age(replicate)} |`,
-    `| Verify | ${(verify?.body.problems ?? []).length} problems, ${number(rows)} rows in ${verify?.body.tables?.length ?? 0} of ${plan.tables.length} tables, level ${verify?.body.level ?? 'none'}, ${age(verify)} |`,
+    ...(decided ? [] : [`| Decision | ${decisionText(context.inputs.decision)} |`]),
+    `| From, to | ${fromTo(entry, facts)} |`,
+    `| Preflight | ${preflightText(facts)} |`,
+    `| Verify | ${verifyText(entry, facts)} |`,
+    `| Lag | ${lagMs === undefined ? 'never measured' : `${seconds(lagMs)} (measured ${ago(replicate)})`} |`,
     `| Estimated write pause | ${pause} |`,
+    `| Longest write pause | ${seconds(maxPause())} (\`max-pause\`): then the fence is lifted, and nothing is decided |`,
     `| WAL kept on the source | ${slot ? `${number(slot.walBytes / 2 ** 20)} MiB` : 'no slot'} |`,
     '| A rollback later would lose | every write on the target since the commit: nothing carries them back |',
-    `| Tools | ${markdownText(
-      Object.entries(plan.tools ?? {})
-        .map(([name, sha]) => `${name} ${versionOf(name, sha, facts)} (sha256 ${sha})`)
-        .join(', ') || 'none recorded',
-    )} |`,
+    `| Tools | ${markdownText(toolsOf(entry, facts).join(', ') || 'none recorded')} |`,
     `| Plan | \`${plan.hash}\` |`,
     '',
     risks.length ? `**Accepted risks**\n\n${risks.map((each) => `- ${markdownText(each)}`).join('\n')}` : 'No waivers.',
     '',
-    `<details><summary>The plan: ${plan.tables.length} tables, ${markdownText(plan.sourceSchema)} → ${markdownText(plan.targetSchema)}, slot ${plan.slot}</summary>\n\n${plan.tables
-      .slice(0, 500)
-      .map((table) => `- ${markdownText(table)}`)
-      .join('\n')}\n</details>`,
+    planDetails(entry),
   ].join('\n')
+}
+
+const DECISIONS = {
+  commit: '**commit**: the source is fenced for good and the target takes over',
+  rehearse: '**rehearse**: everything but the decision; the fence is lifted again',
+}
+
+function decisionText(decision: Brief['inputs']['decision']): string {
+  return decision ? DECISIONS[decision] : 'not known here: `brief` was not told (input `decision`)'
+}
+
+/** Names and versions only: an address could hold what is masked. */
+function fromTo({ plan }: Entry, { from, to }: Facts): string {
+  const target = to.version.split(' (')[0]?.split(' on ')[0] ?? ''
+  const place = (database: string, schema: string) =>
+    `\`${`${database}.${schema}`.replaceAll(/[`\n]/g, ' ').replaceAll('|', '\\|')}\``
+  return `PostgreSQL ${Math.floor(from.version / 10_000)} ${place(from.database, plan.sourceSchema)} → ${markdownText(target)} ${place(to.database, plan.targetSchema)}`
+}
+
+function preflightText({ prepare }: Facts): string {
+  const { findings } = prepare?.body ?? {}
+  if (!prepare) return 'never'
+  const counts = findings ? `${count(findings.warn, 'warning')}, ${number(findings.waived)} waived` : 'passed'
+  return `${counts}, ${ago(prepare)}`
+}
+
+const LEVELS: Record<VerifyLevel, string> = {
+  full: 'every row, by molt and by both databases',
+  molt: 'every row, by molt alone',
+  counts: 'only the numbers of rows',
+  tables: 'only the definitions',
+}
+
+function verifyText({ plan }: Entry, { verify }: Facts): string {
+  if (!verify) return 'never'
+  const { problems = [], tables = [], level } = verify.body
+  const rows = tables.reduce((sum, table) => sum + table.rows, 0)
+  const how = level ? `; ${LEVELS[level]}` : ''
+  return `${count(problems.length, 'problem')} in ${tables.length} of ${plan.tables.length} tables, ${number(rows)} rows${how} (${ago(verify)})`
+}
+
+function count(amount: number, what: string): string {
+  return `${number(amount)} ${what}${amount === 1 ? '' : 's'}`
+}
+
+/** As an approver reads it, who may come a day later. */
+function ago(each: Evidence<unknown> | undefined): string {
+  if (!each) return 'never'
+  const minutes = each.ageMs / 60_000
+  if (minutes < 3) return `${Math.round(minutes * 60)} s ago`
+  if (minutes < 180) return `${Math.round(minutes)} min ago`
+  return minutes < 48 * 60 ? `${Math.round(minutes / 60)} h ago` : `${Math.round(minutes / 1440)} days ago`
+}
+
+/** As `cutover` will read it: from the same config file, in its own section. */
+function maxPause(): number {
+  const inputs = { 'max-pause': cutover.inputs['max-pause'] }
+  return loadInputs({ ...cutover, inputs }, specs).maxPause
+}
+
+function toolsOf({ plan }: Entry, facts: Facts): string[] {
+  return Object.entries(plan.tools ?? {}).map(([name, sha]) => `${name} ${versionOf(name, sha, facts)}`)
+}
+
+/** What the hash stands for, for whoever wants to compare it. */
+function planDetails({ plan }: Entry): string {
+  const title = `The plan: ${count(plan.tables.length, 'table')}, ${markdownText(plan.sourceSchema)} → ${markdownText(plan.targetSchema)}, slot ${plan.slot}`
+  const tools = Object.entries(plan.tools ?? {}).map(([name, sha]) => `- ${name}: sha256 \`${sha}\``)
+  const tables = plan.tables.slice(0, 500).map((table) => `- ${markdownText(table)}`)
+  return `<details><summary>${title}</summary>\n\n${[...tools, ...tables].join('\n')}\n</details>`
 }
 
 /** What the program of this digest said of its version when the plan was made. */

@@ -1,13 +1,20 @@
-import { defineAction } from '../../runtime/spec.ts'
+import { defineAction, optional } from '../../runtime/spec.ts'
+import { choice } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
 
 export const spec = defineAction({
   name: 'brief',
   title: 'Brief',
   description:
-    'What an approver reads before the cutover, from the ledger: verdict, lag, rows, differences, waivers, risks, the plan and its hash. Red when it is not ready.',
+    'What an approver reads before the cutover, from the ledger: what is decided, verdict, preflight, lag, rows, differences, waivers, risks, the plan and its hash. Red when it is not ready.',
   icon: 'file-text',
-  inputs: { ...migration },
+  inputs: {
+    ...migration,
+    decision: optional(
+      choice('commit', 'rehearse'),
+      'What the cutover that is to be approved will be told as its `decision`, for the page to say so.',
+    ),
+  },
   outputs: {
     verdict: '`go` or `no-go`.',
     'plan-hash': 'The plan that is shown.',

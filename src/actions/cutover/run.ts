@@ -81,10 +81,12 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
   const { inputs } = context
   const outcome = await withStream(inputs, entry, signal, (stream) => throughTheFence(context, entry, stream, signal))
   await withDatabase(inputs.target, 'target', async (target) => {
+    let switched = false
     try {
       if (outcome.entry.phase === 'committed') outcome.entry = await switchOver(context, target, outcome.entry, signal)
+      switched = true
     } finally {
-      report(context, outcome)
+      report(context, outcome, switched)
       await addEvidence(target, entry.id, 'cutover', evidence(context, outcome))
     }
   })
@@ -95,6 +97,8 @@ async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Pro
   await withDatabase(context.inputs.target, 'target', async (target) => {
     await openTarget(target, entry)
     const { phase } = await switchOver(context, target, entry, signal)
+    context.summary(`### ✅ Cutover ${DECIDED[phase] ?? phase}\n\nThe decision was taken by an earlier run.`)
+    if (phase === 'committed') context.summary(BY_HAND)
     await addEvidence(target, entry.id, 'cutover', { decision: 'commit', carriedOn: true, phase })
   })
 }
@@ -330,6 +334,7 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
   const { inputs } = context
   const { stream, held, target, before, estimate } = section
   const clock = new PauseClock()
+  let verify: VerifyReport | undefined
   const limit = deadlineSignal(section.signal, inputs.maxPause)
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
   try {
@@ -344,7 +349,7 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
     checkpoint('drained')
     // Before the verify, which would find what it has written after all.
     if (inputs.smokeTest) await clock.part('smoke test', () => smokeTest(context, section.entry, limit.signal))
-    const verify = await clock.part('verify', () => limit.race(finalVerify(context, section, limit.signal)))
+    verify = await clock.part('verify', () => limit.race(finalVerify(context, section, limit.signal)))
     requireClean(verify)
     checkpoint('verified')
     await clock.part('sequences', () => limit.race(moveSequences(context, section)))
@@ -360,9 +365,11 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
     if (entry.phase === 'committed') await clock.part('gate', () => openTarget(target, entry))
     return { entry, before, after: stream.status, drain, verify, clock, estimate }
   } catch (error) {
-    await clock.part('lift', () => liftAfter(context, section, renewal.stop()))
+    const fence = await clock.part('lift', () => liftAfter(context, section, renewal.stop()))
     info(`writes were paused for ${seconds(clock.total)}: ${clock.text}`)
     context.output('pause-ms', clock.total)
+    context.summary(`### ❌ Cutover failed: ${fence}\n\n${pauseText(clock)}`)
+    if (verify) context.summary(verifyTable(verify))
     await leaveStreamable(context, section)
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
   } finally {
@@ -438,9 +445,13 @@ async function openTarget(target: Database, { plan, facts }: Entry): Promise<voi
  * by now stays, since then the decision was taken; what cannot be reached falls with its lease.
  * @param renewed settles when the last renewal has ended; one that hangs does not keep the application waiting, and one
  * that went through after all is lifted again
+ * @returns in words, how the fence stands
  */
-async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<void>): Promise<void> {
-  if (!held.lease) return renewed
+async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<void>): Promise<string> {
+  if (!held.lease) {
+    await renewed
+    return 'the fence was not raised'
+  }
   try {
     const source = await connect(context.inputs.source, 'source', FENCE_TIMEOUT)
     try {
@@ -454,6 +465,7 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
         )
       else if (lifted) info('the fence is lifted: writes to the source are possible again')
       else info(`the fence is ${state}`)
+      return state === 'permanent' ? 'the source is fenced for good; run `cutover` again' : `the fence is ${state}`
     } finally {
       await source.end().catch(() => {})
     }
@@ -461,6 +473,7 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
     warning(
       `the fence could not be lifted (${messageOf(error)}); it falls by itself within ${seconds(context.inputs.lease)}`,
     )
+    return `the fence falls by itself within ${seconds(context.inputs.lease)}`
   }
 }
 
@@ -568,7 +581,6 @@ async function finalVerify(context: Cutover, section: Section, signal: AbortSign
     help: section.help,
     level,
   })
-  context.summary(verifyTable(report))
   context.output(
     'tables',
     JSON.stringify(
@@ -619,7 +631,7 @@ async function switchOver(context: Cutover, target: Database, entry: Entry, sign
       'the run was cancelled, or has lost its hold, after the decision: the source is fenced for good, and the target has taken over. Nothing is taken back; run `cutover` again, which carries on with the switch',
     )
   if (!inputs.switchCommand?.length) {
-    tellSwitch(context)
+    tellSwitch()
     await endOld(context)
     context.output('phase', entry.phase)
     return entry
@@ -642,7 +654,9 @@ async function switchOver(context: Cutover, target: Database, entry: Entry, sign
   return switched
 }
 
-const BY_HAND = `The source refuses writes for good, and the target takes them. Nothing has pointed the application there.
+const BY_HAND = `### Switch the application now
+
+The source refuses writes for good, and the target takes them. Nothing has pointed the application there.
 
 1. Point the application's connection string at the target, and restart it or its pools where they keep connections.
 2. See it write there.
@@ -650,10 +664,9 @@ const BY_HAND = `The source refuses writes for good, and the target takes them. 
 
 To go back instead, run \`rollback\` before anything is written to the target.`
 
-function tellSwitch(context: Cutover): void {
+function tellSwitch(): void {
   warning('`switch: manual`: point the application at the target now; until then it cannot write')
   info(BY_HAND)
-  context.summary(`### Switch the application now\n\n${BY_HAND}`)
 }
 
 /** Sessions that stay on the source can only be refused there. The decision stands, whatever comes of this. */
@@ -668,7 +681,13 @@ async function endOld({ inputs }: Cutover): Promise<void> {
   }
 }
 
-function report(context: Cutover, outcome: Outcome): void {
+const DECIDED: Partial<Record<Phase, string>> = {
+  committed: 'committed: the source is fenced for good',
+  switched: 'committed and switched: the target has taken over',
+}
+
+/** What came of it stands first on the page, with what is to be done now, and the tables after that. */
+function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   const { before, after, entry, clock } = outcome
   info(`writes were paused for ${clock.total} ms: ${clock.text}`)
   context.output('pause-ms', clock.total)
@@ -676,11 +695,15 @@ function report(context: Cutover, outcome: Outcome): void {
   context.output('lag-ms', before.lagMs)
   context.output('changes', after.changes)
   context.output('phase', entry.phase)
-  const decided = {
-    committed: 'committed: the source is fenced for good',
-    switched: 'committed and switched: the target has taken over',
-  }[entry.phase as string]
+  const decided = DECIDED[entry.phase] ?? 'rehearsed: the fence is lifted'
+  const head = switched ? `### ✅ Cutover ${decided}` : `### ❌ Cutover ${decided}, and the application is not switched`
   context.summary(
-    `### Cutover ${decided ?? 'rehearsed: the fence is lifted'}\n\nWrites were paused for **${number(clock.total)} ms** (${clock.text}). Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
+    `${head}\n\n${pauseText(clock)} Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
   )
+  if (entry.phase === 'committed' && !context.inputs.switchCommand?.length) context.summary(BY_HAND)
+  context.summary(verifyTable(outcome.verify))
+}
+
+function pauseText(clock: PauseClock): string {
+  return `Writes were paused for **${number(clock.total)} ms** (${clock.text}).`
 }

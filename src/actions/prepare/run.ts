@@ -34,6 +34,8 @@ import { withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Prepare = Context<typeof spec>
+/** How many findings there were of each kind. */
+type Counts = Record<'block' | 'warn' | 'info' | 'waived', number>
 
 export const action: Action<typeof spec> = {
   spec,
@@ -59,7 +61,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     findings = runChecks(CHECKS, facts, waivers)
   }
   const plan = planOf(facts, waivers, inputs)
-  publish(context, facts, findings, plan)
+  const counts = publish(context, facts, findings, plan)
   const blocked = blocking(findings)
   if (blocked.length)
     refuse(
@@ -69,7 +71,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
         ? 'What was safe to apply was applied; nothing was installed. Put these right, or waive them by name, and run `prepare` again.'
         : 'Nothing was changed on either side. Put these right, or waive them by name, and run `prepare` again.',
     )
-  const entry = await install(source, target, facts, plan)
+  const entry = await install(source, target, facts, plan, counts)
   info(`${number(plan.tables.length)} expected tables are ${entry.phase}; plan ${plan.hash}`)
   context.output('phase', entry.phase)
   context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
@@ -147,7 +149,7 @@ function planOf(
 }
 
 /** Tells everybody what was found: annotations, summary, preflight.json and outputs. */
-function publish(context: Prepare, facts: Facts, findings: readonly Finding[], plan: Plan): void {
+function publish(context: Prepare, facts: Facts, findings: readonly Finding[], plan: Plan): Counts {
   const hash = plan.hash as string
   const kept = { hash, defer: plan.defer ?? 'none', slot: plan.slot, publication: plan.publication }
   const preflight = preflightOf(facts, findings, kept, plan.waivers ?? [])
@@ -161,10 +163,11 @@ function publish(context: Prepare, facts: Facts, findings: readonly Finding[], p
   context.output('plan-hash', hash)
   context.output('tables', JSON.stringify(plan.tables))
   context.output('table-count', plan.tables.length)
+  return { block, warn, info, waived }
 }
 
 /** Puts ledger, heartbeat and fence in place; the entry then holds the plan and both schemas' fingerprints. */
-async function install(source: Database, target: Database, facts: Facts, plan: Plan): Promise<Entry> {
+async function install(source: Database, target: Database, facts: Facts, plan: Plan, findings: Counts): Promise<Entry> {
   const { migration, tables } = facts.settings
   const { systemIdentifier, databaseOid } = facts.source.server
   await createLedger(target)
@@ -194,7 +197,7 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   entry = await shutGate(target, entry, facts.settings.targetGate)
   const { server, connection } = facts.source
   const { tools } = facts.machine
-  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools })
+  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools, findings })
   return entry
 }
 
