@@ -309,19 +309,25 @@ export function freeAddress(): Promise<string> {
   })
 }
 
-/** The text at a loopback URL. Not `fetch`: that would load a whole HTTP client for one line of plain HTTP. */
+/** All the time that an answer about metrics may take, and its size; a replicator's are some ten KiB for each table. */
+const METRICS = { ms: 2_000, size: 32 << 20 }
+
+/**
+ * The text at a loopback URL, whole or not at all: one that never ends must not keep who asks. Not `fetch`: that would
+ * load a whole HTTP client for one line of plain HTTP.
+ */
 export function httpText(url: string): Promise<string> {
   return new Promise((resolve, reject) => {
-    const request = get(url, { timeout: 2_000 }, (response) => {
+    const request = get(url, { signal: AbortSignal.timeout(METRICS.ms) }, (response) => {
       let body = ''
       response.setEncoding('utf8')
       response.on('data', (chunk: string) => {
         body += chunk
+        if (body.length > METRICS.size) request.destroy(new Error('the answer is too long'))
       })
       response.on('end', () => resolve(body))
       response.on('error', reject)
     })
-    request.on('timeout', () => request.destroy(new Error('timed out')))
     request.on('error', reject)
   })
 }
