@@ -29,6 +29,8 @@ export interface SequenceState {
   /** What the target would hand out next; undefined when it has no such sequence. */
   next: bigint | undefined
   increment: bigint
+  /** Why the target's sequence cannot be set beyond `used`, in words. */
+  unfit?: string
 }
 
 /** What of the source's indexes the target lacks. Names may differ; what is more on the target does no harm. */
@@ -72,7 +74,8 @@ export function constraintProblems(
 
 /** Is the next value safe? A sequence that stands behind hands out numbers that rows have already. */
 export function sequenceProblems(states: readonly SequenceState[]): string[] {
-  return states.flatMap(({ name, used, next, increment }) => {
+  return states.flatMap(({ name, used, next, increment, unfit }) => {
+    if (unfit) return unfit
     if (next === undefined) return `the sequence ${name} is missing on the target`
     if (used === undefined || (increment > 0n ? next > used : next < used)) return []
     return `the sequence ${name} is behind: its next value on the target is ${next}, but ${used} is used up; \`finalize\` sets it`

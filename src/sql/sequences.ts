@@ -114,9 +114,11 @@ async function setAll(
       continue
     }
     const used = await lastUsed(sequence, source, target)
-    if (used === null) continue
     const step = sequence.increment * (margin > sequence.cache ? margin : sequence.cache)
-    const value = furthest(sequence, clamp(used + step, other), other.lastValue)
+    const value = used === null ? null : furthest(sequence, clamp(used + step, other), other.lastValue)
+    const unfit = unfitSequence(sequence, other, target.schema, used, used === null ? null : used + step)
+    if (unfit) problems.push(unfit)
+    if (unfit || value === null) continue
     const back = await setOne(target.db, qualified(target.schema, sequence.name), value)
     if (back !== value) problems.push(`sequence ${sequence.name} was set to ${value} on the target, but reads ${back}`)
     set.push({ name: sequence.name, sourceValue: sequence.lastValue?.toString() ?? null, value: value.toString() })
@@ -124,19 +126,60 @@ async function setAll(
   return { set, problems }
 }
 
+/**
+ * Why the target's sequence cannot go on where the source's ends; undefined when it can. Without this the next INSERT
+ * on the target fails, or gets a number that a row has already.
+ * @param used the last value that is used up, and `value` the one that the target's sequence is to stand at
+ */
+export function unfitSequence(
+  sequence: Sequence,
+  other: Sequence,
+  schema: string,
+  used: bigint | null,
+  value = used,
+): string | undefined {
+  const name = `${schema}.${sequence.name}`
+  const alter = `ALTER SEQUENCE ${qualified(schema, sequence.name)}`
+  const { increment, min, max } = sequence
+  if (increment > 0n !== other.increment > 0n)
+    return `the sequence ${name} counts by ${other.increment} on the target and by ${increment} on the source; run \`${alter} INCREMENT BY ${increment} MINVALUE ${min} MAXVALUE ${max}\` on the target`
+  if (used === null || value === null) return undefined
+  const next = furthest(sequence, value, other.lastValue) + other.increment
+  const up = increment > 0n
+  const beyond = (number: bigint) => (up ? number > other.max : number < other.min)
+  // One that begins anew at its end has room as long as both begin anew.
+  if (!beyond(used) && (!beyond(next) || (sequence.cycle && other.cycle))) return undefined
+  const [end, bound] = up ? [other.max, max] : [other.min, min]
+  const word = up ? 'MAXVALUE' : 'MINVALUE'
+  const roomy = up ? next <= bound : next >= bound
+  return `the sequence ${name} ends at ${end} on the target, but ${used} is used up already and ${next} would be its next value; run \`${alter} ${roomy ? `${word} ${bound}` : `AS bigint NO ${word}`}\` on the target`
+}
+
 /** The value furthest along: of the source's sequence, and of the column's rows on both sides. */
-async function lastUsed(sequence: Sequence, ...sides: Side[]): Promise<bigint | null> {
+export async function lastUsed(sequence: Sequence, ...sides: Side[]): Promise<bigint | null> {
   const values = sequence.lastValue === null ? [] : [sequence.lastValue]
-  const { table, column } = sequence
-  if (table && column)
-    for (const { db, schema } of sides) {
-      const extreme = sequence.increment > 0n ? 'max' : 'min'
-      const { rows } = await db.query(
-        `SELECT ${extreme}(${ident(column)})::text AS value FROM ${qualified(schema, table)}`,
-      )
-      if (rows[0].value !== null) values.push(BigInt(rows[0].value))
-    }
+  for (const side of sides) values.push(...(await extreme(side, sequence)))
   return values.reduce<bigint | null>((a, b) => (a === null ? b : furthest(sequence, a, b)), null)
+}
+
+/**
+ * The number furthest along in a sequence's column. None where table or column is missing, which is told elsewhere, and
+ * none in a column of text, which a sequence may own as well: its values are no numbers, and nobody's but the customer's.
+ */
+async function extreme({ db, schema }: Side, { table, column, increment }: Sequence): Promise<bigint[]> {
+  if (!table || !column) return []
+  const { rows: numbers } = await db.query(
+    `SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+       JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p') AND a.attname = $3 AND t.typcategory = 'N'`,
+    [schema, table, column],
+  )
+  if (!numbers.length) return []
+  const end = increment > 0n ? 'max' : 'min'
+  const { rows } = await db.query(`SELECT ${end}(${ident(column)})::text AS value FROM ${qualified(schema, table)}`)
+  // A numeric may have decimals, or be no number at all.
+  const whole = /^-?\d+(?=\.|$)/.exec(rows[0].value ?? '')?.[0]
+  return whole === undefined ? [] : [BigInt(whole)]
 }
 
 /** The value further along in the sequence's direction; a sequence is never set back. */

@@ -1,6 +1,6 @@
 import type { Constraint, Index, SequenceState } from '../migration/structure.ts'
-import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
-import { type Sequence, type Side, wantedSequences } from './sequences.ts'
+import type { Database } from '../runtime/database.ts'
+import { lastUsed, type Sequence, type Side, unfitSequence, wantedSequences } from './sequences.ts'
 
 /** Columns of a schema's tables by table oid and attribute number. */
 async function columnNames(db: Database, schema: string): Promise<Map<string, string>> {
@@ -68,36 +68,16 @@ export async function readSequenceStates(
 ): Promise<SequenceState[]> {
   const states: SequenceState[] = []
   for (const { sequence, there: other } of await wantedSequences(source, target, tables)) {
-    const { name, increment, lastValue, table, column } = sequence
-    const used = lastValue === null ? [] : [lastValue]
-    for (const side of [source, target])
-      if (table && column) used.push(...(await extreme(side.db, side.schema, sequence)))
-    const last = used.reduce<bigint | undefined>(
-      (a, b) => (a === undefined || b > a === increment > 0n ? b : a),
-      undefined,
-    )
+    const { name, increment, table } = sequence
+    const used = await lastUsed(sequence, source, target)
     states.push({
-      name,
-      table,
-      used: last,
+      ...{ name, table, increment },
+      used: used ?? undefined,
       next: other && (await nextValue(target.db, target.schema, other)),
-      increment,
+      unfit: other && unfitSequence(sequence, other, target.schema, used),
     })
   }
   return states
-}
-
-/** The number furthest along in a sequence's column; none where table or column is missing, which is told elsewhere. */
-async function extreme(db: Database, schema: string, { table, column, increment }: Sequence): Promise<bigint[]> {
-  const end = increment > 0n ? 'max' : 'min'
-  const from = qualified(schema, table as string)
-  try {
-    const { rows } = await db.query(`SELECT ${end}(${ident(column as string)})::text AS value FROM ${from}`)
-    return rows[0].value === null ? [] : [BigInt(rows[0].value)]
-  } catch (error) {
-    if (['42P01', '42703'].includes(sqlState(error) ?? '')) return []
-    throw error
-  }
 }
 
 /** Reads it without using a number up. */

@@ -112,9 +112,13 @@ async function makeAlike(db: Database): Promise<void> {
   await db.query("SET client_connection_check_interval = '2s'").catch(() => {})
 }
 
-/** Columns hashed together: all that both servers write alike, and each of the others by itself. */
+/**
+ * Columns hashed together: all that both servers write alike, and each of the others by itself. The hash is of the key as
+ * well, or values that two rows have exchanged would add up to the same sum.
+ */
 interface Part {
   columns: Column[]
+  /** Whether different hashes are different values. */
   alike: boolean
 }
 
@@ -125,6 +129,8 @@ interface Comparison {
   /** One read of each side, at the same time. */
   both<T>(read: (reader: Reader) => Promise<T>): Promise<[T, T]>
   text(column: Column): string
+  /** Whether both servers may write it differently. */
+  odd(column: Column): boolean
 }
 
 interface Session {
@@ -157,6 +163,10 @@ function comparison(
       writtenAlike(type, labels !== null) && (!type.startsWith('numeric') || other.get(name)?.type === type),
   )
   const others = columns.filter((column) => !alike.includes(column))
+  const key = here.key.flatMap((name) => columns.find((column) => column.name === name) ?? [])
+  // With such a key the columns that are written alike are hashed twice: alone, where different hashes prove a
+  // difference, and with the key, where equal ones prove that each value is in its row.
+  const oddKey = key.filter((column) => others.includes(column))
   const padded = new Set(
     [...here.columns, ...there.columns].filter(({ type }) => /^character\(/.test(type)).map(({ name }) => name),
   )
@@ -166,11 +176,13 @@ function comparison(
   ] as const
   return {
     name: here.name,
-    key: here.key.flatMap((name) => columns.find((column) => column.name === name) ?? []),
+    key,
     parts: [
       ...(alike.length ? [{ columns: alike, alike: true }] : []),
-      ...others.map((column) => ({ columns: [column], alike: false })),
+      ...(oddKey.length ? [{ columns: [...oddKey, ...alike], alike: false }] : []),
+      ...others.filter((column) => !oddKey.includes(column)).map((column) => ({ columns: [column], alike: false })),
     ],
+    odd: (column) => others.includes(column),
     text: (column) => (padded.has(column.name) ? `rtrim(${textOf(column)})` : textOf(column)),
     both: (read) => Promise.all([read(readers[0]), read(readers[1])]),
   }
@@ -197,7 +209,7 @@ async function digestTable(table: Comparison, options: DigestOptions): Promise<T
   }
   if (table.key.every((column) => known(column)) && table.key.length)
     await compareBuckets(table, parts.length ? parts : table.parts.slice(0, 1), found, options)
-  else withoutKeys(parts, found)
+  else withoutKeys(table, parts, found)
   return found
 }
 
@@ -206,10 +218,10 @@ function known({ type, labels }: Column): boolean {
 }
 
 /** Rows cannot be told apart by a key that both servers may write differently; equal sums are proof all the same. */
-function withoutKeys(parts: readonly Part[], found: TableDigest): void {
+function withoutKeys({ odd }: Comparison, parts: readonly Part[], found: TableDigest): void {
   for (const { columns, alike } of parts)
     if (alike) found.mismatch++
-    else found.unproved.push(...columns.map(writtenOtherwise))
+    else found.unproved.push(...columns.filter(odd).map(writtenOtherwise))
 }
 
 function writtenOtherwise({ name, type }: Column): string {
@@ -233,7 +245,8 @@ async function readSums(
   // How much there would be to fetch is of interest only where rows may be fetched.
   const loose = parts.flatMap(({ alike, columns }) => (buckets && !alike ? columns : []))
   const size = loose.map((column) => `coalesce(length(${text(column)}), 0)`).join(' + ') || '0'
-  const hashes = parts.map(({ columns }, i) => `md5(${joined(columns.map(text))}) AS h${i}`)
+  const hashed = ({ columns, alike }: Part) => (alike ? columns : [...new Set([...key, ...columns])])
+  const hashes = parts.map((part, i) => `md5(${joined(hashed(part).map(text))}) AS h${i}`)
   const bucket = buckets ? bucketOf(key.map(text)) : "''"
   const { rows } = await db.query({
     text: `SELECT bucket, count(*)::text, coalesce(sum(size), 0)::text${hashes.map((_, i) => `, sum(${number(`h${i}`)})::text`).join('')}
@@ -287,7 +300,7 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
     options.signal.throwIfAborted()
     await compareRows(table, parts, batch, found, unknown)
   }
-  const uncertain = parts.filter(({ alike }) => !alike).flatMap(({ columns }) => columns)
+  const uncertain = parts.flatMap(({ columns }) => columns.filter(table.odd))
   if (options.catchUp) {
     if (buckets.length) found.unproved.push('rows that moved too fast are compared by molt verify alone')
   } else {
@@ -336,7 +349,7 @@ async function compareRows(
   found: TableDigest,
   unknown: Set<Column>,
 ): Promise<void> {
-  const columns = parts.flatMap((part) => part.columns)
+  const columns = [...new Set(parts.flatMap((part) => part.columns))]
   const [here, there] = await table.both((reader) => readRows(reader, table, columns, buckets))
   for (const [id, { key, values }] of here) {
     const other = there.get(id)

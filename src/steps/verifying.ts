@@ -103,10 +103,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   if (level === 'counts') await compareCounts(source, target, comparable, options, found)
   if (level === 'full' || level === 'molt')
     await compareRows(source, target, { comparable, here, there }, options, found)
-  if (options.structure)
-    found[options.structure === 'require' ? 'problems' : 'notes'].push(
-      ...(await structureFindings(source, target, plan)),
-    )
+  if (options.structure || options.while === 'streaming') await compareStructure(source, target, options, found)
   const { problems, unsettled, notes, ...more } = found
   return {
     ...{ level, while: options.while ?? 'drained', insecure: insecureSides(options), ...more },
@@ -258,22 +255,29 @@ function compareDefinitions(here: readonly Table[], there: readonly Table[], pla
   return [...gone, ...compareTables(expected, there), ...narrow]
 }
 
-/** What the load leaves for later: indexes, constraints, sequences. */
-async function structureFindings(source: Database, target: Database, plan: Plan): Promise<string[]> {
-  const { sourceSchema, targetSchema, tables } = plan
+/**
+ * What the load leaves for later: indexes, constraints, sequences. A sequence that nobody can set is never for later: in
+ * the write pause it would be told too late.
+ */
+async function compareStructure(source: Database, target: Database, options: VerifyOptions, found: Findings) {
+  const { sourceSchema, targetSchema, tables } = options.plan
   const sides = [
     { db: source, schema: sourceSchema },
     { db: target, schema: targetSchema },
   ] as const
+  // The column of a sequence that has no index is read as a whole.
+  const sequences = await unhurried(source, () => unhurried(target, () => readSequenceStates(...sides, tables)))
+  found.problems.push(...sequenceProblems(sequences.filter(({ unfit }) => unfit)))
+  if (!options.structure) return
   const [indexes, constraints] = [
     [await readIndexes(source, sourceSchema), await readIndexes(target, targetSchema)] as const,
     [await readConstraints(source, sourceSchema), await readConstraints(target, targetSchema)] as const,
   ]
-  return [
-    ...sequenceProblems(await readSequenceStates(...sides, tables)),
+  found[options.structure === 'require' ? 'problems' : 'notes'].push(
+    ...sequenceProblems(sequences.filter(({ unfit }) => !unfit)),
     ...indexProblems(...indexes, tables),
     ...constraintProblems(...constraints, tables),
-  ]
+  )
 }
 
 async function countTables(

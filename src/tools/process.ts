@@ -4,6 +4,7 @@ import { get } from 'node:http'
 import { type AddressInfo, createServer } from 'node:net'
 import { dirname } from 'node:path'
 import { StringDecoder } from 'node:string_decoder'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ToolError } from '../runtime/errors.ts'
 import { redact } from '../runtime/masking.ts'
 import { hidePasswords } from './passwords.ts'
@@ -36,6 +37,8 @@ const LINE_LIMIT = 256 * 1024
 const REMEMBERED = 2_000
 const LOG_LIMIT = 64 * 1024 * 1024
 const GRACE_MS = 5_000
+/** How long output is awaited that a descendant of a program that has ended may still write. */
+const PIPE_GRACE_MS = 1_000
 
 /** Everything of our environment that a tool may see. RUNNER_TRACKING_ID lets the runner find orphans. */
 const INHERITED = [
@@ -59,21 +62,24 @@ export function childEnvironment(extra: Record<string, string> = {}): NodeJS.Pro
 }
 
 /**
- * Ends a tool whose parent is gone: killed, it can end nobody itself, and a replicator that lives on holds the slot.
- * The pipe to it breaks when the parent dies, however that comes about; a line in it says that all is over.
+ * Ends a tool and its descendants when its parent is gone: killed, it can end nobody itself, and a replicator that lives
+ * on holds the slot. The pipe to it breaks when the parent dies, however that comes about; a line in it says that all is
+ * over.
  */
 const WATCHDOG = `trap '' INT TERM HUP
 read -r over && exit 0
-kill -TERM "$1" 2>/dev/null
+kill -s TERM -- "-$1" 2>/dev/null
 [ -z "$2" ] || rm -f "$2"
-for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$1" 2>/dev/null || exit 0; sleep 0.5; done
-kill -KILL "$1" 2>/dev/null`
+for i in 1 2 3 4 5 6 7 8 9 10; do kill -s 0 -- "-$1" 2>/dev/null || exit 0; sleep 0.5; done
+kill -s KILL -- "-$1" 2>/dev/null`
 
 function watchdog(pid: number, passwords = ''): ChildProcess {
   const child = spawn('/bin/sh', ['-c', WATCHDOG, 'molt-actions-watchdog', String(pid), passwords], {
     // Not RUNNER_TRACKING_ID: it may end a moment after us, and is no orphan.
     env: { PATH: process.env.PATH },
     stdio: ['pipe', 'ignore', 'ignore'],
+    // What ends our whole process group must not end it as well.
+    detached: true,
   })
   // Without a shell nobody watches, and the runner still finds the tool by RUNNER_TRACKING_ID.
   child.on('error', () => {})
@@ -82,9 +88,16 @@ function watchdog(pid: number, passwords = ''): ChildProcess {
   return child
 }
 
-/** A long-running tool: its lines as they come, its last words, and a stop that always ends it. */
+/**
+ * A long-running tool: its lines as they come, its last words, and a stop that always ends it. It leads a process group
+ * of its own, so that a shell around a program is not all that a signal reaches. A terminal's Ctrl-C therefore reaches it
+ * through us alone: whoever starts one stops it when the run is cancelled, and the watchdog does when we die of it.
+ */
 export class Child {
-  /** Resolves when it has ended and its output is read to the end. Never rejects. */
+  /**
+   * Resolves when it has ended and its output is read, or nearly so when a descendant keeps the pipes open. Unless it
+   * ended by itself with exit code 0 its descendants have ended by then, too. Never rejects.
+   */
   readonly exited: Promise<Exit>
   readonly pid: number | undefined
   readonly launch: Launch
@@ -92,6 +105,10 @@ export class Child {
   #lastLines: string[] = []
   #exit: Exit | undefined
   #absent = false
+  #over = false
+  /** The end of the whole group, once it has been asked for, and when it is enforced. */
+  #groupEnd: Promise<void> | undefined
+  #killAt = Number.POSITIVE_INFINITY
 
   constructor(launch: Launch) {
     this.launch = launch
@@ -100,6 +117,7 @@ export class Child {
     this.#process = spawn(launch.program, hidden?.args ?? launch.args, {
       env: childEnvironment({ ...launch.env, ...hidden?.env }),
       stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
     })
     this.pid = this.#process.pid
     const watch = this.pid === undefined ? undefined : watchdog(this.pid, hidden?.env.PGPASSFILE)
@@ -125,9 +143,19 @@ export class Child {
       this.#process.on('error', (error: NodeJS.ErrnoException) => {
         this.#absent = error.code === 'ENOENT'
         this.#remember(redact(error.message))
-        end({ code: null, signal: null })
+        // A signal that could not be sent is an error as well, and no end.
+        if (this.pid === undefined) end({ code: null, signal: null })
       })
-      this.#process.on('close', (code, signal) => end({ code, signal }))
+      this.#process.on('exit', (code) => {
+        this.#over = true
+        // What a command leaves behind on purpose, such as the application, is not ours to end; all else is.
+        if (code !== 0) this.#endGroup(GRACE_MS)
+        this.#letGoOfPipes()
+      })
+      this.#process.on('close', async (code, signal) => {
+        await this.#groupEnd
+        end({ code, signal })
+      })
     })
   }
 
@@ -147,12 +175,51 @@ export class Child {
     return error ? error.replace(/^Error:\s*/i, '').slice(0, 600) : this.lastWords
   }
 
-  /** SIGTERM, and SIGKILL when it outlives its grace period (milliseconds). */
+  /** Whether the program itself has ended, whatever its descendants do. */
+  get over(): boolean {
+    return this.#over
+  }
+
+  /**
+   * SIGTERM to it and its descendants, and SIGKILL when one of them outlives the grace period (milliseconds). One that
+   * has ended by itself is left as it is.
+   */
   async stop(graceMs = GRACE_MS): Promise<Exit> {
-    if (this.#exit) return this.#exit
-    this.#process.kill('SIGTERM')
-    const killer = setTimeout(() => this.#process.kill('SIGKILL'), graceMs)
-    return this.exited.finally(() => clearTimeout(killer))
+    if (!this.#over) this.#endGroup(graceMs)
+    return this.exited
+  }
+
+  #endGroup(graceMs: number): void {
+    this.#killAt = Math.min(this.#killAt, performance.now() + graceMs)
+    this.#groupEnd ??= this.#signalUntilGone()
+  }
+
+  async #signalUntilGone(): Promise<void> {
+    if (!this.#signalGroup('SIGTERM')) return
+    while (performance.now() < this.#killAt) {
+      await sleep(Math.min(20, Math.max(0, this.#killAt - performance.now())))
+      if (!this.#signalGroup(0)) return
+    }
+    this.#signalGroup('SIGKILL')
+  }
+
+  /** @returns whether there is anybody left */
+  #signalGroup(signal: NodeJS.Signals | 0): boolean {
+    if (this.pid === undefined) return false
+    try {
+      return process.kill(-this.pid, signal)
+    } catch {
+      return false
+    }
+  }
+
+  /** A descendant that keeps the pipes open must not keep us; without one they are closed long before. */
+  #letGoOfPipes(): void {
+    const { stdout, stderr } = this.#process
+    // What was written before is read first, even when we were too busy to read until now.
+    const giveUp = () => setImmediate(() => [stdout, stderr].map((pipe) => pipe?.destroy()))
+    const timer = setTimeout(giveUp, PIPE_GRACE_MS)
+    this.#process.once('close', () => clearTimeout(timer))
   }
 
   /** The error that tells how it ended. */
@@ -210,7 +277,8 @@ export function readLines(stream: NodeJS.ReadableStream, onLine: (line: string) 
       pending = ''
     }
   })
-  stream.on('end', () => {
+  // Not its end, which a stream that is given up does not come to.
+  stream.on('close', () => {
     take(decoder.end())
     if (pending) onLine(pending)
   })
@@ -254,19 +322,25 @@ export function freeAddress(): Promise<string> {
   })
 }
 
-/** The text at a loopback URL. Not `fetch`: that would load a whole HTTP client for one line of plain HTTP. */
+/** All the time that an answer about metrics may take, and its size; a replicator's are some ten KiB for each table. */
+const METRICS = { ms: 2_000, size: 32 << 20 }
+
+/**
+ * The text at a loopback URL, whole or not at all: one that never ends must not keep who asks. Not `fetch`: that would
+ * load a whole HTTP client for one line of plain HTTP.
+ */
 export function httpText(url: string): Promise<string> {
   return new Promise((resolve, reject) => {
-    const request = get(url, { timeout: 2_000 }, (response) => {
+    const request = get(url, { signal: AbortSignal.timeout(METRICS.ms) }, (response) => {
       let body = ''
       response.setEncoding('utf8')
       response.on('data', (chunk: string) => {
         body += chunk
+        if (body.length > METRICS.size) request.destroy(new Error('the answer is too long'))
       })
       response.on('end', () => resolve(body))
       response.on('error', reject)
     })
-    request.on('timeout', () => request.destroy(new Error('timed out')))
     request.on('error', reject)
   })
 }

@@ -435,6 +435,48 @@ it('asks for no sequence that the target does not need, after the load as before
   }
 })
 
+it('says which sequence of the target cannot go on, and sets it not', async () => {
+  const tables = `CREATE TABLE a (id bigserial PRIMARY KEY); CREATE TABLE b (id bigserial PRIMARY KEY);
+    CREATE TABLE c (id bigserial PRIMARY KEY); CREATE TABLE d (id bigserial PRIMARY KEY);
+    CREATE TABLE texts (id text PRIMARY KEY); CREATE SEQUENCE coupons OWNED BY texts.id`
+  const rows = ['a', 'b', 'c', 'd'].map((t) => `INSERT INTO ${t} SELECT FROM generate_series(1, 200)`).join(';')
+  const urls = await world(
+    pair,
+    `${tables}; ${rows}; INSERT INTO texts VALUES ('ada@example.org'); SELECT nextval('coupons')`,
+    `${tables}; ALTER SEQUENCE a_id_seq MAXVALUE 100; ALTER SEQUENCE b_id_seq INCREMENT BY -1 MINVALUE -1000;
+     ALTER SEQUENCE c_id_seq MAXVALUE 205; INSERT INTO texts VALUES ('bob@example.org')`,
+  )
+  const [here, there] = [await connect(urls.source, 'source'), await connect(urls.target, 'target')]
+  const names = ['a', 'b', 'c', 'd', 'texts']
+  const sides = [
+    { db: here, schema: 'public' },
+    { db: there, schema: 'public' },
+  ] as const
+  try {
+    const { set, problems } = await setSequences(...sides, names, 10n)
+    expect(set.map(({ name, value }) => [name, value])).toEqual([
+      ['coupons', '11'],
+      ['d_id_seq', '210'],
+    ])
+    expect(problems).toEqual([
+      'the sequence public.a_id_seq ends at 100 on the target, but 200 is used up already and 211 would be its next value; run `ALTER SEQUENCE "public"."a_id_seq" MAXVALUE 9223372036854775807` on the target',
+      expect.stringMatching(
+        /^the sequence public.b_id_seq counts by -1 on the target and by 1 on the source; run `ALTER/,
+      ),
+      expect.stringMatching(
+        /^the sequence public.c_id_seq ends at 205 on the target, but 200 is used up already and 211/,
+      ),
+    ])
+    // While changes are streamed the same is seen, as far as no margin is needed.
+    const streaming = sequenceProblems(await readSequenceStates(...sides, names)).filter((each) => /run `/.test(each))
+    expect(streaming.map((each) => each.split(' ')[2])).toEqual(['public.a_id_seq', 'public.b_id_seq'])
+    for (const problem of problems) await there.query(/`(.*)`/.exec(problem)?.[1] as string)
+    expect(await setSequences(...sides, names, 10n)).toMatchObject({ problems: [] })
+  } finally {
+    await Promise.all([here.end(), there.end()])
+  }
+})
+
 it('lets a count take its time, on this side of the connection too, and only that', async () => {
   const db = await connect(pair.target.url, 'target', 100)
   try {

@@ -401,6 +401,13 @@ describe('what is finished after the load', () => {
     60_000,
   )
 
+  test('a sequence that cannot be set is a problem long before it is to be set', async () => {
+    await target.query('ALTER SEQUENCE orders_id_seq INCREMENT BY -1 MINVALUE -1000')
+    const result = await run('verify', { structure: 'report', dry: 'true' })
+    await target.query('ALTER SEQUENCE orders_id_seq INCREMENT BY 1 MINVALUE 1')
+    expectRed(result, /the sequence public.orders_id_seq counts by -1 on the target and by 1 on the source; run `ALTER/)
+  }, 60_000)
+
   test('all of it undone is green again', async () => {
     await expectGreen('verify', { structure: 'require' })
   }, 60_000)

@@ -5,11 +5,13 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { execa } from 'execa'
-import { describe, expect, test } from 'vitest'
-import { readOnlyUrl } from '../../src/actions/cutover/commands.ts'
+import { describe, expect, test, vi } from 'vitest'
+import { readOnlyUrl, runCommand } from '../../src/actions/cutover/commands.ts'
 import { deadlineSignal, estimatePause, type Parts, PauseClock } from '../../src/actions/cutover/pause.ts'
 import { connect } from '../../src/runtime/database.ts'
 import { CancelledError } from '../../src/runtime/errors.ts'
+import type { Entry } from '../../src/target/ledger.ts'
+import { Child } from '../../src/tools/process.ts'
 import { stateOf } from '../support/stopped.ts'
 
 describe('the estimate of the pause', () => {
@@ -89,6 +91,79 @@ test('an attempt to connect to a server that does not answer ends when the run i
   server.close()
 })
 
+/** Whether a process ends, within ten seconds at most. */
+async function ended(pid: number): Promise<boolean> {
+  for (let i = 0; i < 200; i++) {
+    if ([undefined, 'Z'].includes(stateOf(pid))) return true
+    await sleep(50)
+  }
+  return false
+}
+
+/** A shell that runs this; the first line of its output is the id of a process that it has started. */
+async function shell(script: string) {
+  const lines: string[] = []
+  const child = new Child({
+    ...{ program: '/bin/sh', args: ['-c', script] },
+    ...{ logFile: join(mkdtempSync(join(tmpdir(), 'molt-actions-shell-')), 'log') },
+    onLine: (line) => lines.push(line),
+  })
+  await vi.waitFor(() => expect(lines).not.toEqual([]))
+  return { child, pid: Number(lines[0]) }
+}
+
+describe('a program that starts others', () => {
+  test('is stopped together with them', async () => {
+    const { child, pid } = await shell('sleep 60 & echo $!; wait; true')
+    const began = performance.now()
+    expect(await child.stop()).toEqual({ code: null, signal: 'SIGTERM' })
+    expect(performance.now() - began).toBeLessThan(3_000)
+    expect(await ended(pid)).toBe(true)
+  })
+
+  test('one of which does not heed SIGTERM', async () => {
+    const { child, pid } = await shell(`sh -c 'trap "" TERM; echo $$; while :; do sleep 0.1; done'; true`)
+    await child.stop(300)
+    expect(await ended(pid)).toBe(true)
+  })
+
+  test('and dies of something else takes them with it', async () => {
+    const { child, pid } = await shell('sleep 60 & echo $!; kill -KILL $$')
+    expect(await child.exited).toEqual({ code: null, signal: 'SIGKILL' })
+    expect(await ended(pid)).toBe(true)
+  })
+
+  test('and ends well may leave them behind, and is not waited for', async () => {
+    const { child, pid } = await shell('sleep 60 & echo $!; echo done; exit 0')
+    const began = performance.now()
+    expect(await child.exited).toEqual({ code: 0, signal: null })
+    expect(performance.now() - began).toBeLessThan(5_000)
+    expect(child.lastWords).toBe('done')
+    await child.stop()
+    expect(['S', 'R']).toContain(stateOf(pid))
+    process.kill(pid)
+  })
+})
+
+describe('the command of a person', () => {
+  const entry = { id: 'm', plan: {}, facts: {} } as Entry
+  const command = (script: string, timeout: number) => ({
+    ...({ words: ['/bin/sh', '-c', script], name: 'switch', env: {}, timeout, advice: 'Look.' } as const),
+  })
+  const { signal } = new AbortController()
+
+  test('is over at its timeout, whatever it has started', async () => {
+    const began = performance.now()
+    await expect(runCommand(entry, command('sleep 60; true', 300), signal)).rejects.toThrow(/switch-timeout/)
+    expect(performance.now() - began).toBeLessThan(5_000)
+  })
+
+  test('has done its work when it ends well and leaves the application running', async () => {
+    const took = await runCommand(entry, command('sleep 6 & exit 0', 700), signal)
+    expect(took).toBeLessThan(5_000)
+  })
+})
+
 test('a tool does not outlive a parent that was killed, nor does the file with its passwords', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-orphan-'))
   const script = join(folder, 'parent.mts')
@@ -98,7 +173,7 @@ test('a tool does not outlive a parent that was killed, nor does the file with i
     `import { writeFileSync } from 'node:fs'
      import { Child } from '${resolve(import.meta.dirname, '../../src/tools/process.ts')}'
      const child = new Child({
-       program: '/bin/sh', args: ['-c', 'trap "" TERM; echo "$PGPASSFILE" > ${folder}/passfile; while :; do sleep 0.2; done', 'x', 'postgresql://u:secret@h/d'],
+       program: '/bin/sh', args: ['-c', 'trap "" TERM; sleep 1000 & echo $! > ${folder}/child; echo "$PGPASSFILE" > ${folder}/passfile; while :; do sleep 0.2; done', 'x', 'postgresql://u:secret@h/d'],
        logFile: '${folder}/log', hidePasswords: true, onLine() {},
      })
      writeFileSync('${folder}/pid', String(child.pid))
@@ -121,8 +196,7 @@ test('a tool does not outlive a parent that was killed, nor does the file with i
   expect(readFileSync(passfile, 'utf8')).toContain('secret')
   parent.kill('SIGKILL')
   await parent
-  for (let i = 0; i < 200 && stateOf(pid) !== undefined && stateOf(pid) !== 'Z'; i++) await sleep(50)
-  expect([undefined, 'Z']).toContain(stateOf(pid))
+  for (const each of [pid, Number(read('child'))]) expect(await ended(each)).toBe(true)
   expect(() => readFileSync(passfile)).toThrow()
   rmSync(folder, { recursive: true, force: true })
 })

@@ -1,6 +1,9 @@
+import { createServer, type RequestListener } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { describe, expect, it } from 'vitest'
 import { continuityProblems, progressLine, refusedArgument } from '../../src/steps/open-stream.ts'
 import { compareSourceStates, type SourceState, schemaChanges, walSightings } from '../../src/steps/watch.ts'
+import { httpText } from '../../src/tools/process.ts'
 import { boundedScrubber, parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
 import { scrubText } from '../../src/tools/scrub.ts'
 import { explainTrouble, translate } from '../../src/tools/troubles.ts'
@@ -253,4 +256,42 @@ it('flags that would break the proof are refused', () => {
   for (const flag of ['--userscript', '--userscript=x', '--enableParallelApplies', '--stagingConn', '-v', '-vv'])
     expect(refusedArgument(['--flushSize', '9', flag])).toBe(flag.split('=')[0])
   expect(refusedArgument(['--flushSize', '9', '--dlqTableName', 'x'])).toBeUndefined()
+})
+
+describe('an answer about metrics', () => {
+  async function ask(answer: RequestListener): Promise<string> {
+    const server = createServer(answer)
+    await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
+    try {
+      return await httpText(`http://127.0.0.1:${(server.address() as AddressInfo).port}/_/varz`)
+    } finally {
+      server.closeAllConnections()
+      server.close()
+    }
+  }
+
+  it('is read to its end', async () => {
+    expect(await ask((_, response) => response.end('a 1\nb 2'))).toBe('a 1\nb 2')
+  })
+
+  it('that never ends keeps nobody, though something comes all the time', async () => {
+    const began = performance.now()
+    const trickle = ask((_, response) => {
+      const timer = setInterval(() => response.write('# slow\n'), 100)
+      response.on('close', () => clearInterval(timer))
+    })
+    await expect(trickle).rejects.toThrow()
+    expect(performance.now() - began).toBeLessThan(8_000)
+  })
+
+  it('that is endless does not fill the memory', async () => {
+    const flood = ask((_, response) => {
+      const write = () => {
+        while (!response.destroyed && response.write('#'.repeat(1 << 20)));
+      }
+      response.on('drain', write)
+      write()
+    })
+    await expect(flood).rejects.toThrow(/too long|aborted/)
+  })
 })

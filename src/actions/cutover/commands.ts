@@ -37,7 +37,7 @@ export async function runCommand(entry: Entry, command: Command, signal: AbortSi
   let late = false
   const stop = () => void child.stop(1_000)
   const timer = setTimeout(() => {
-    late = true
+    late = !child.over
     stop()
   }, command.timeout)
   signal.addEventListener('abort', stop, { once: true })
