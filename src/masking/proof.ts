@@ -488,7 +488,7 @@ function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
 function keptPersonal(plan: Plan): Proof['keptPersonal'] {
   return plan.tables.flatMap(({ table, decisions }) =>
     decisions.flatMap(({ column, what, why }) => {
-      const looksLike = what === 'kept' ? looksPersonal(column.name) : undefined
+      const looksLike = what === 'kept' ? looksPersonal(column.name, table.name) : undefined
       return looksLike ? [{ table: table.name, column: column.name, looksLike, reason: why }] : []
     }),
   )
@@ -499,7 +499,7 @@ async function proveReferences({ source, target }: Sides, plan: Plan, subset: bo
   const { schema } = plan
   const tables = new Map(plan.tables.map(({ table }) => [table.name, table]))
   for (const edge of plan.edges.filter(({ constraint }) => !constraint)) {
-    const sql = `SELECT count(*)::int AS rows FROM ${fromItem(tables.get(edge.from) as MaskTable)} AS t WHERE ${dangling(edge, schema)}`
+    const sql = `SELECT count(*)::int AS rows FROM ${fromItem(tables.get(edge.from) as MaskTable)} AS t WHERE ${dangling(edge, schema, fromItem(tables.get(edge.to) as MaskTable))}`
     const [before, after] = [await source.query(sql), await target.query(sql)]
     const found = {
       from: `${edge.from}.${edge.columns.join()}${edge.when ? ` (${edge.when.is})` : ''}`,

@@ -10,7 +10,7 @@ import { maskSummary } from '../../masking/report.ts'
 import { fromEnv, KEEPS, keyProblem, type Rules, readRules } from '../../masking/rules.ts'
 import { readSchema, type SchemaSql } from '../../masking/schema.ts'
 import { domainKeys, openSession, setParameters, silence } from '../../masking/session.ts'
-import { close, subsetPredicates } from '../../masking/subset.ts'
+import { close, lostMost, subsetPredicates } from '../../masking/subset.ts'
 import { discardTables, requireRehearsal, runAll, setState, takeOver } from '../../masking/target.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, sqlState } from '../../runtime/database.ts'
@@ -237,11 +237,14 @@ async function finish(
   sql: SchemaSql,
   copied: Map<string, number>,
 ): Promise<void> {
-  if (rules.subset)
-    for (const [table, rows] of await close(target, plan)) {
+  if (rules.subset) {
+    const gone = await close(target, plan)
+    for (const each of lostMost(copied, gone)) warning(each)
+    for (const [table, rows] of gone) {
       copied.set(table, (copied.get(table) ?? 0) - rows)
       info(`${table}: ${number(rows)} rows refer to rows outside the subset, and were left out too`)
     }
+  }
   const started = Date.now()
   await runAll(target, sql.after, 'a constraint or index')
   await runAll(target, sql.foreignKeys, 'a foreign key')
