@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import type { Table } from '../migration/tables.ts'
-import { type Database, qualified, relationExists, sqlState } from '../runtime/database.ts'
-import { OUR_SCHEMA } from './heartbeat.ts'
+import { type Database, isConnectionLost, qualified, relationExists, sqlState } from '../runtime/database.ts'
+import { UserError, VerdictError } from '../runtime/errors.ts'
+import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
 /*
  * The fence is a statement trigger on every expected table, installed ahead of time and disarmed. What arms it is one
@@ -82,6 +83,23 @@ export async function installedFence(db: Database): Promise<Fence | undefined> {
   return id ? { id, tables: await fencedTables(db) } : undefined
 }
 
+/**
+ * The fence with every table that must carry it, as far as the source alone can tell: those that do, and those of the
+ * publication that our heartbeat is in, with their partitions.
+ */
+export async function expectedFence(db: Database): Promise<Fence | undefined> {
+  const installed = await installedFence(db)
+  if (!installed) return undefined
+  const { rows } = await db.query(
+    `SELECT DISTINCT r.prrelid AS oid FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication_rel h USING (prpubid)
+      WHERE h.prrelid = pg_catalog.to_regclass($1) AND r.prrelid <> h.prrelid`,
+    [`${OUR_SCHEMA}.${HEARTBEAT}`],
+  )
+  const published = await withPartitions(db, rows)
+  const all = new Map([...installed.tables, ...published].map((table) => [table.oid, table]))
+  return { id: installed.id, tables: [...all.values()] }
+}
+
 /** The fence as it must be for `tables` now, partitions included; {@link fenceProblems} tells whether it is. */
 export async function plannedFence(db: Database, tables: readonly Table[]): Promise<Fence> {
   return { id: (await readFenceId(db)) ?? 'none', tables: await withPartitions(db, tables) }
@@ -113,9 +131,19 @@ async function installTrigger(db: Database, table: { schema: string; name: strin
   })
 }
 
-/** Drops the triggers and the function. A permanent fence is not touched: that is for the cleanup after a cutover. */
-export async function removeFence(db: Database, tables: readonly { schema: string; name: string }[]): Promise<void> {
+/**
+ * Drops the triggers and the function.
+ * @param decided whether it may be permanent: only for the cleanup long after a cutover
+ * @throws VerdictError when it is permanent, and may not be
+ */
+export async function removeFence(
+  db: Database,
+  tables: readonly { schema: string; name: string }[],
+  decided: boolean,
+): Promise<void> {
   for (const table of tables) {
+    if (!decided && (await readFence(db)).state === 'permanent')
+      throw new VerdictError('the source was fenced for good meanwhile: a cutover was committed. Its fence stays')
     const name = qualified(table.schema, table.name)
     await withShortLock(db, () => db.query(`DROP TRIGGER IF EXISTS ${TRIGGER} ON ${name}`))
   }
@@ -150,7 +178,7 @@ async function withShortLock(db: Database, work: () => Promise<unknown>): Promis
   }
 }
 
-async function withPartitions(db: Database, tables: readonly Table[]): Promise<Fence['tables']> {
+async function withPartitions(db: Database, tables: readonly Pick<Table, 'oid'>[]): Promise<Fence['tables']> {
   const { rows } = await db.query(
     `WITH RECURSIVE tree AS (
        SELECT unnest($1::oid[]) AS oid UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON tree.oid = i.inhparent)
@@ -178,12 +206,20 @@ export async function readFence(db: Database, there?: boolean): Promise<{ state:
     : { state: 'lapsed', remainingMs: 0 }
 }
 
+/** The lease that ends in `leaseMs` from now, by the source's clock: known before it is set, whatever becomes of the answer. */
+export async function leaseFor(db: Database, leaseMs: number): Promise<string> {
+  return (await db.query(`SELECT (${NOW_MS} + $1::bigint)::text AS lease`, [leaseMs])).rows[0].lease
+}
+
 /**
- * Refuses writes from this moment for `leaseMs`; takes no lock on any table. Also renews.
- * @returns the lease's value, which {@link makePermanent} asks for; undefined when the fence is permanent already
+ * Refuses writes from this moment until `lease`; takes no lock on any table. Also renews.
+ * @param own the lease that it prolongs: a fence that somebody has lifted since is not armed again
+ * @returns false when nothing was changed: the fence is permanent, or carries another lease than `own`
  */
-export async function setLease(db: Database, leaseMs: number): Promise<string | undefined> {
-  return changeLease(db, `${NOW_MS} + $1::bigint`, [leaseMs])
+export async function setLease(db: Database, lease: string, own?: string): Promise<boolean> {
+  return (
+    (await changeLease(db, bigint(lease), own === undefined ? '' : `AND last_value = ${bigint(own)}`)) !== undefined
+  )
 }
 
 /**
@@ -192,8 +228,8 @@ export async function setLease(db: Database, leaseMs: number): Promise<string | 
  * @returns false when nothing was changed
  */
 export async function liftFence(db: Database, lease?: string): Promise<boolean> {
-  const ours = lease === undefined ? undefined : 'AND last_value = $1::bigint'
-  return (await changeLease(db, LIFTED, lease === undefined ? [] : [lease], ours)) !== undefined
+  const ours = lease === undefined ? '' : `AND last_value = ${bigint(lease)}`
+  return (await changeLease(db, LIFTED, ours)) !== undefined
 }
 
 /**
@@ -203,8 +239,8 @@ export async function liftFence(db: Database, lease?: string): Promise<boolean> 
  * @returns false when the lease was lost; nothing is changed then
  */
 export async function makePermanent(db: Database, lease: string): Promise<boolean> {
-  const changed = await changeLease(db, PERMANENT, [lease], `AND last_value = $1::bigint AND last_value > ${NOW_MS}`)
-  return changed !== undefined
+  const ours = `AND last_value = ${bigint(lease)} AND last_value > ${NOW_MS}`
+  return (await changeLease(db, PERMANENT, ours)) !== undefined
 }
 
 /**
@@ -215,21 +251,19 @@ export async function revokePermanent(db: Database): Promise<void> {
   await db.query(`SELECT setval('${LEASE}', ${LIFTED}) FROM ${LEASE} WHERE last_value = ${PERMANENT}`)
 }
 
-/** One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. */
-async function changeLease(
-  db: Database,
-  value: string,
-  parameters: unknown[],
-  condition = '',
-): Promise<string | undefined> {
-  await db.query('BEGIN')
+const bigint = (text: string) => BigInt(text).toString()
+
+/**
+ * One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. All of it goes
+ * to the server at once: were the answer lost, an open transaction would keep the lock, and nobody could lift the fence.
+ */
+async function changeLease(db: Database, value: string, condition: string): Promise<string | undefined> {
   try {
-    await db.query('SET LOCAL synchronous_commit = on')
-    await db.query(`SELECT pg_catalog.pg_advisory_xact_lock(hashtext('${LEASE}'))`)
-    const sql = `SELECT setval('${LEASE}', ${value})::text AS lease FROM ${LEASE} WHERE last_value <> ${PERMANENT} ${condition}`
-    const { rows } = await db.query(sql, parameters)
-    await db.query('COMMIT')
-    return rows[0]?.lease
+    const results = (await db.query(
+      `BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_catalog.pg_advisory_xact_lock(hashtext('${LEASE}'));
+       SELECT setval('${LEASE}', ${value})::text AS lease FROM ${LEASE} WHERE last_value <> ${PERMANENT} ${condition}; COMMIT`,
+    )) as unknown as { command: string; rows: { lease?: string }[] }[]
+    return results.at(-2)?.rows[0]?.lease
   } catch (error) {
     await db.query('ROLLBACK').catch(() => {})
     throw error
@@ -281,7 +315,12 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
       passed.push(name)
     } catch (error) {
       const detail = (error as { detail?: string }).detail ?? ''
-      if (sqlState(error) !== REFUSED || !detail.includes(fence.id)) throw error
+      if (sqlState(error) !== REFUSED || !detail.includes(fence.id)) {
+        if (!sqlState(error) || isConnectionLost(error)) throw error
+        throw new UserError(
+          `whether the fence holds on ${name} cannot be tried (SQLSTATE ${sqlState(error)}): a right is missing, or a trigger or rule of the table's own refuses a DELETE of no row before the fence does. Grant DELETE, or let that trigger pass for the migration user`,
+        )
+      }
       refused.push(name)
     }
   }
@@ -298,9 +337,19 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
   )
   const triggers = new Map(rows.map((row) => [row.oid, row]))
   const body = /\$fence\$([\s\S]*)\$fence\$/.exec(fenceFunction(fence.id))?.[1]
+  const feeds = await db.query(
+    `SELECT r.srrelid AS oid, s.subname AS name FROM pg_catalog.pg_subscription_rel r
+       JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid WHERE r.srrelid = ANY($1::oid[])`,
+    [fence.tables.map(({ oid }) => oid)],
+  )
+  const fed = new Map(feeds.rows.map((row) => [row.oid, row.name]))
   return fence.tables.flatMap((table) => {
     const trigger = triggers.get(table.oid)
     const name = `${table.schema}.${table.name}`
+    if (fed.has(table.oid))
+      return [
+        `the subscription ${fed.get(table.oid)} writes to ${name}, and no trigger of a statement stops it; disable and drop it`,
+      ]
     if (!trigger) return [`${name} has no fence trigger`]
     if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
     if (!trigger.whole)

@@ -4,6 +4,7 @@ import { CancelledError, VerdictError } from '../runtime/errors.ts'
 import {
   type Fence,
   fenceVersion,
+  leaseFor,
   liftFence,
   makePermanent,
   plannedFence,
@@ -35,6 +36,7 @@ export class HeldFence {
   readonly #db: Database
   readonly #leaseMs: number
   #lease = ''
+  readonly #tried: string[] = []
   #passed = ''
   #version = ''
 
@@ -61,7 +63,7 @@ export class HeldFence {
 
   /** Prolongs the lease, and shows that it never lapsed in between: no write has passed since it was armed. */
   async renew(deadline: number, signal: AbortSignal): Promise<void> {
-    await this.#setLease()
+    await this.#setLease(this.#lease)
     await this.#waitForHolders(deadline, signal)
     await this.#requireNoGap()
   }
@@ -82,20 +84,29 @@ export class HeldFence {
     )
   }
 
-  /** Empty until the fence was armed. */
-  get lease(): string {
-    return this.#lease
+  /** Every lease that may stand on the source by our doing, also where no answer came; the newest first. */
+  get tried(): readonly string[] {
+    return this.#tried
   }
 
   /** @returns false when there was nothing of ours to lift: the fence is permanent, or another run's */
-  async lift(): Promise<boolean> {
-    return liftFence(this.#db, this.#lease)
+  async lift(db = this.#db): Promise<boolean> {
+    for (const lease of this.#tried) if (await liftFence(db, lease)) return true
+    return false
   }
 
-  async #setLease(): Promise<void> {
-    const lease = await setLease(this.#db, this.#leaseMs)
-    if (!lease) throw new VerdictError('the fence is permanent: this migration was committed already')
-    this.#lease = lease
+  async #setLease(own?: string): Promise<void> {
+    const lease = await leaseFor(this.#db, this.#leaseMs)
+    // What stands now, and what may come after all.
+    this.#tried.unshift(lease)
+    this.#tried.splice(3)
+    if (await setLease(this.#db, lease, own)) this.#lease = lease
+    else
+      throw new VerdictError(
+        own === undefined
+          ? 'the fence is permanent: this migration was committed already'
+          : 'the fence was lifted, or armed anew, by someone else while it was held; a write may have passed',
+      )
   }
 
   async #requireNoGap(): Promise<void> {

@@ -19,8 +19,15 @@ interface Names {
   publication: string
 }
 
-/** The slot goes first: it is what fills the disk. */
-export async function leftoversOnSource(source: Database, plan: Names | undefined): Promise<Leftover[]> {
+/**
+ * The slot goes first: it is what fills the disk.
+ * @param decided whether the fence may be permanent: after a cutover, once its rollback window is over
+ */
+export async function leftoversOnSource(
+  source: Database,
+  plan: Names | undefined,
+  decided = false,
+): Promise<Leftover[]> {
   const found: Leftover[] = []
   const slot = plan && (await readSlot(source, plan.slot))
   if (slot) found.push({ name: `slot ${plan.slot}`, drop: () => dropIdleSlot(source, plan.slot, slot.activePid) })
@@ -31,7 +38,10 @@ export async function leftoversOnSource(source: Database, plan: Names | undefine
     })
   const fence = await installedFence(source)
   if (fence)
-    found.push({ name: `fence on ${fence.tables.length} tables`, drop: () => removeFence(source, fence.tables) })
+    found.push({
+      name: `fence on ${fence.tables.length} tables`,
+      drop: () => removeFence(source, fence.tables, decided),
+    })
   if (await schemaExists(source, OUR_SCHEMA))
     found.push({ name: `schema ${OUR_SCHEMA} on the source`, drop: () => dropSourceSchema(source) })
   return found

@@ -6,9 +6,11 @@ import {
   type Fence,
   fenceProblems,
   installFence,
+  leaseFor,
   liftFence,
   plannedFence,
   readFence,
+  removeFence,
   setLease,
 } from '../../src/source/fence.ts'
 import { readTables } from '../../src/sql/tables.ts'
@@ -208,11 +210,54 @@ test('a lease that lapses while nobody writes can be renewed and committed', asy
 test('the decision cannot be taken on a lease that someone else has lifted or replaced', async () => {
   await held.arm(2_000, signal)
   await liftFence(db)
-  await setLease(db, 60_000)
-  const lease = held.lease
+  await setLease(db, await leaseFor(db, 60_000))
+  const lease = held.tried[0] as string
   const { makePermanent } = await import('../../src/source/fence.ts')
   expect(await makePermanent(db, lease)).toBe(false)
   expect((await readFence(db)).state).toBe('armed')
+})
+
+test('a fence that somebody has lifted is not armed again', async () => {
+  await held.arm(2_000, signal)
+  await liftFence(db)
+  await expect(held.renew(2_000, signal)).rejects.toThrow('the fence was lifted, or armed anew, by someone else')
+  await db.query("UPDATE parent SET v = 'lifted'")
+  expect((await readFence(db)).state).toBe('lifted')
+})
+
+test('a lease of which no answer came is lifted all the same, and holds no lock', async () => {
+  const deaf = await client()
+  const own = new HeldFence(deaf, fence, 60_000)
+  const query = deaf.query.bind(deaf)
+  // The server has done it; its answer is lost.
+  deaf.query = (async (...all: [string]) => {
+    const answer = await query(...all)
+    if (/setval/.test(String(all[0]))) throw new Error('timeout')
+    return answer
+  }) as typeof deaf.query
+  await expect(own.arm(2_000, signal)).rejects.toThrow('timeout')
+  expect((await readFence(db)).state).toBe('armed')
+  expect(await own.lift(db)).toBe(true)
+  await db.query("UPDATE parent SET v = 'free'")
+})
+
+test('a subscription that feeds a table is a problem of the fence', async () => {
+  await db.query(`CREATE SUBSCRIPTION feed CONNECTION 'host=localhost' PUBLICATION p WITH (connect = false, slot_name = NONE);
+    SET allow_system_table_mods = on;
+    INSERT INTO pg_subscription_rel SELECT oid, 'parent'::regclass, 'r', NULL FROM pg_subscription;
+    RESET allow_system_table_mods`)
+  expect(await fenceProblems(db, fence)).toEqual([
+    expect.stringMatching(/the subscription feed writes to public\.parent/),
+  ])
+  await db.query('DROP SUBSCRIPTION feed')
+  expect(await fenceProblems(db, fence)).toEqual([])
+})
+
+test('a permanent fence is taken away only by who may', async () => {
+  await held.arm(2_000, signal)
+  await held.commit(2_000, signal)
+  await expect(removeFence(db, fence.tables, false)).rejects.toThrow('fenced for good')
+  await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
 test('a trigger that is taken off for one write and put back forbids the commit', async () => {
@@ -228,17 +273,17 @@ test('permanent: nothing lifts it, renews it or shortens it', async () => {
   await held.commit(2_000, signal)
   expect(await held.lift()).toBe(false)
   expect(await liftFence(db)).toBe(false)
-  expect(await setLease(db, 1)).toBeUndefined()
+  expect(await setLease(db, await leaseFor(db, 1))).toBe(false)
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
 test('lapsed or lifted it lets a role without rights on our schema write again', async () => {
   const app = await client('app')
-  await setLease(db, 200)
+  await setLease(db, await leaseFor(db, 200))
   await expect(app.query("UPDATE parent SET v = 'c'")).rejects.toMatchObject(REFUSED)
   await sleep(300)
   await app.query("UPDATE parent SET v = 'lapsed'")
-  await setLease(db, 60_000)
+  await setLease(db, await leaseFor(db, 60_000))
   await liftFence(db)
   await app.query("UPDATE parent SET v = 'lifted'")
 })

@@ -13,7 +13,7 @@ import {
   requireGone,
   restoreOrTell,
 } from '../../steps/leftovers.ts'
-import { addEvidence, type Entry, readEntryIfAny } from '../../target/ledger.ts'
+import { addEvidence, advance, type Entry, readEntryIfAny } from '../../target/ledger.ts'
 import { PUBLICATION } from '../../tools/molt-fetch.ts'
 import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
@@ -28,6 +28,8 @@ export const action: Action<typeof spec> = {
     const target = await reachTarget(inputs.target)
     try {
       const entry = target && (await readEntryIfAny(target, inputs.migration))
+      await withDatabase(inputs.source, 'source', (source) => setFree(context, source))
+      if (target && entry) await markAborted(target, inputs.migration)
       const dropped = await withDatabase(inputs.source, 'source', (source) => onSource(context, source, entry))
       if (target) dropped.push(...(await onTarget(context, target, entry)))
       context.output('dropped', JSON.stringify(dropped))
@@ -54,17 +56,36 @@ async function reachTarget(url: string): Promise<Database | undefined> {
   }
 }
 
-async function onSource(context: Abort, source: Database, entry: Entry | undefined): Promise<string[]> {
-  const { migration, slot } = context.inputs
+const DECIDED =
+  'the source is fenced for good: this migration was committed, and the target may have been written to. `abort` is for before; use `rollback`'
+
+/** First of all. A cutover that holds the fence fails at its next look: it neither arms it again nor commits. */
+async function setFree({ inputs: { migration } }: Abort, source: Database): Promise<void> {
   const owner = await readHeartbeatOwner(source)
   if (owner && owner.migration !== migration)
     throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
-  if ((await readFence(source)).state === 'permanent')
-    throw new VerdictError(
-      'the source is fenced for good: this migration was committed, and the target may have been written to. `abort` is for before; use `rollback`',
-    )
-  if ((await readFence(source)).state !== 'absent' && (await liftFence(source)))
-    info('the fence is lifted: writes to the source are possible')
+  const { state } = await readFence(source)
+  if (state === 'permanent') throw new VerdictError(DECIDED)
+  if (state === 'absent') return
+  if (!(await liftFence(source))) throw new VerdictError(DECIDED)
+  info('the fence is lifted: writes to the source are possible')
+}
+
+/** Whoever acts on this migration at the same time cannot take another step of it. */
+async function markAborted(target: Database, migration: string): Promise<void> {
+  for (let attempt = 1; ; attempt++)
+    try {
+      const entry = await readEntryIfAny(target, migration)
+      if (entry) await advance(target, entry, 'aborted')
+      return
+    } catch (error) {
+      if (!(error instanceof UserError) || attempt >= 5) throw error
+    }
+}
+
+async function onSource(context: Abort, source: Database, entry: Entry | undefined): Promise<string[]> {
+  const { slot } = context.inputs
+  const owner = await readHeartbeatOwner(source)
   // Without a heartbeat of ours nothing here is known to be ours, whatever it is called.
   if (!owner && !entry) return []
   const names = entry?.plan ?? { slot, publication: PUBLICATION }

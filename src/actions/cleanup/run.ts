@@ -20,7 +20,7 @@ export const action: Action<typeof spec> = {
         await requireOurs(source, migration, entry)
         requireWindowOver(entry, context.inputs.rollbackWindow)
         const look = async () => [
-          ...(await leftoversOnSource(source, entry?.plan)),
+          ...(await leftoversOnSource(source, entry?.plan, true)),
           ...(await leftoversOnTarget(target, migration, entry)),
         ]
         if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)

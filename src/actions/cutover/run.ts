@@ -8,7 +8,7 @@ import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { CancelledError, InputError, messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
-import { fenceProblems, liftFence, probeFence, readFence } from '../../source/fence.ts'
+import { fenceProblems, probeFence, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { HeldFence, planFence } from '../../steps/fencing.ts'
@@ -94,6 +94,7 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
 
 /** The decision was taken by an earlier run; what is left is to let the application write, and to point it there. */
 async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
+  await withDatabase(context.inputs.source, 'source', (source) => requireFence(source, entry))
   await withDatabase(context.inputs.target, 'target', async (target) => {
     await openTarget(target, entry)
     const { phase } = await switchOver(context, target, entry, signal)
@@ -348,7 +349,8 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
     )
     checkpoint('drained')
     // Before the verify, which would find what it has written after all.
-    if (inputs.smokeTest) await clock.part('smoke test', () => smokeTest(context, section.entry, limit.signal))
+    if (inputs.smokeTest)
+      await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
     verify = await clock.part('verify', () => limit.race(finalVerify(context, section, limit.signal)))
     requireClean(verify)
     checkpoint('verified')
@@ -361,7 +363,7 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
     const entry =
       inputs.decision === 'commit'
         ? await clock.part('commit', () => decide(context, section, limit))
-        : await takeBack(section, clock)
+        : await limit.race(takeBack(section, clock))
     if (entry.phase === 'committed') await clock.part('gate', () => openTarget(target, entry))
     return { entry, before, after: stream.status, drain, verify, clock, estimate }
   } catch (error) {
@@ -448,16 +450,16 @@ async function openTarget(target: Database, { plan, facts }: Entry): Promise<voi
  * @returns in words, how the fence stands
  */
 async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<void>): Promise<string> {
-  if (!held.lease) {
+  if (!held.tried.length) {
     await renewed
     return 'the fence was not raised'
   }
   try {
     const source = await connect(context.inputs.source, 'source', FENCE_TIMEOUT)
     try {
-      let lifted = await liftFence(source, held.lease)
+      let lifted = await held.lift(source)
       await renewed
-      lifted = (await liftFence(source, held.lease)) || lifted
+      lifted = (await held.lift(source)) || lifted
       const { state } = await readFence(source)
       if (state === 'permanent')
         warning(

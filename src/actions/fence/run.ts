@@ -2,9 +2,9 @@ import { createHash } from 'node:crypto'
 import { info, warning } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
-import { VerdictError } from '../../runtime/errors.ts'
+import { refuse, VerdictError } from '../../runtime/errors.ts'
 import { plural } from '../../runtime/progress.ts'
-import { installedFence, liftFence, readFence } from '../../source/fence.ts'
+import { expectedFence, fenceProblems, liftFence, readFence } from '../../source/fence.ts'
 import { HeldFence } from '../../steps/fencing.ts'
 import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
@@ -45,8 +45,10 @@ export const action: Action<typeof spec> = {
 }
 
 async function raise(context: FenceContext, source: Database): Promise<void> {
-  const fence = await installedFence(source)
+  const fence = await expectedFence(source)
   if (!fence) throw new VerdictError('no fence is installed on the source; run `prepare` first')
+  const problems = await fenceProblems(source, fence)
+  if (problems.length) refuse('the fence is not as it must be', problems, 'Nothing was raised. Run `prepare` again.')
   context.save('fence', fence.id)
   context.save('source', digest(context.inputs.source))
   const held = new HeldFence(source, fence, context.inputs.lease)

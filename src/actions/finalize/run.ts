@@ -4,9 +4,11 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
 import { plural } from '../../runtime/progress.ts'
+import { fenceProblems } from '../../source/fence.ts'
 import { dropSlot, readPublication, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readConstraints, readIndexes } from '../../sql/structure.ts'
+import { planFence } from '../../steps/fencing.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
 import {
   type DeferredKind,
@@ -15,7 +17,7 @@ import {
   validateConstraint,
   validateForeignKeys,
 } from '../../target/deferral.ts'
-import { addEvidence, advance, type Entry, requireEntry } from '../../target/ledger.ts'
+import { addEvidence, advance, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
 import { requireSameSource, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
@@ -29,6 +31,19 @@ interface Done {
   /** By name: a foreign key that was built again may be validated twice. */
   validated: Set<string>
   dropped: string[]
+}
+
+const AFTER: readonly Phase[] = ['committed', 'switched', 'finalized']
+
+/** What was written to the source after the commit is on no side that anybody uses. */
+async function requireStillFenced(source: Database, { plan }: Entry): Promise<void> {
+  const problems = await fenceProblems(source, await planFence(source, plan))
+  if (problems.length)
+    refuse(
+      'the source is not fenced any more as it was at the commit',
+      problems,
+      'Rows may have been written there since, which the target does not have: look for them before the old database goes.',
+    )
 }
 
 export const action: Action<typeof spec> = {
@@ -47,6 +62,7 @@ export const action: Action<typeof spec> = {
           'finalized',
         ])
         await requireSameSource(source, entry)
+        if (AFTER.includes(entry.phase)) await requireStillFenced(source, entry)
         const { set, problems } = await setSequences(
           { db: source, schema: entry.plan.sourceSchema },
           { db: target, schema: entry.plan.targetSchema },

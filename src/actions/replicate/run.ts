@@ -8,7 +8,7 @@ import { type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
 import { redact } from '../../runtime/masking.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
-import { fenceProblems, readFence } from '../../source/fence.ts'
+import { fenceProblems, fenceVersion, readFence, writesPassed } from '../../source/fence.ts'
 import { dropSlot, slotProblems } from '../../source/slot.ts'
 import { lookAtApproval } from '../../steps/approval.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
@@ -178,10 +178,26 @@ async function follow(
   if (inputs.until === 'caught-up' && inputs.buildIndexes) await completeIndexes(context, entry, signal)
   if (inputs.verify === 'full') await verifyStreaming(context, entry, signal)
   if (inputs.until !== 'drained') return
-  account.drain = await proveDrain(stream, inputs.drainTimeout)
+  account.drain = await drainBehindFence(context, entry, stream)
   info(
     `drained: the marker was on the target after ${account.drain.markerSeenMs} ms, and the slot's position past it after ${account.drain.positionConfirmedMs} ms`,
   )
+}
+
+/** @throws VerdictError unless the fence has held all the while, too: behind one that fell, nothing was drained */
+async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Stream): Promise<DrainEvidence> {
+  const look = () =>
+    withDatabase(inputs.source, 'source', async (source) => {
+      await requireFenced(source, entry)
+      return `${await writesPassed(source)} ${await fenceVersion(source)}`
+    })
+  const before = await look()
+  const drain = await proveDrain(stream, inputs.drainTimeout)
+  if ((await look()) !== before)
+    throw new VerdictError(
+      'the fence did not hold while the stream was drained: a write has passed it, or someone has changed it. Raise it again, with a longer lease',
+    )
+  return drain
 }
 
 async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: AbortSignal): Promise<void> {
