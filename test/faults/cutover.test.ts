@@ -88,7 +88,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
     pauses.push(Number(result.outputs['pause-ms']) - parts.verify)
     expect(Number(result.outputs['estimated-pause-ms'])).toBeGreaterThan(parts.drain)
     if (run) expect(words(result)).toContain('with the figures of 1 earlier cutovers')
-    expect(result.summary).toMatch(/^### ✅ Cutover rehearsed: .*\n\nWrites were paused for .*\n### ✅ Verify/)
+    expect(result.summary).toMatch(/^### ✅ Cutover rehearsed: .*\n\nWrites were paused for .*\n\n### ✅ Verify/)
     expect(await rebuilt()).toEqual([])
     expect(await writableWithin(1_000)).toBe(true)
   }
@@ -105,7 +105,7 @@ test('a verify that fails behind the fence is shown, under what became of the fe
   await rehearsal.query('target', 'DELETE FROM categories WHERE id = 4711')
   expect(result.conclusion).toBe('failure')
   expect(result.summary).toMatch(
-    /^### ❌ Cutover failed: the fence is lifted\n\nWrites were paused for .*\n### ❌ Verify: 1 problem[\s\S]*categories[\s\S]*CAUTION/,
+    /^### ❌ Cutover failed: the fence is lifted\n\nWrites were paused for .*\n\n### ❌ Verify: 1 problem[\s\S]*categories[\s\S]*CAUTION/,
   )
 })
 
