@@ -7,15 +7,15 @@ export interface Suggestion {
 }
 
 const PERSONAL: [RegExp, string, string][] = [
-  [/e_?mail/, '{ use: email, domain: email }', 'an e-mail address'],
-  [/^(first|given|fore)_?names?$/, '{ use: name, part: first }', 'a first name'],
-  [/^(last|family|sur)_?names?$|surname/, '{ use: name, part: last }', 'a last name'],
+  [/e_?mail|(^|_)mail(_?addr(ess)?)?$/, '{ use: email, domain: email }', 'an e-mail address'],
+  [/^((first|given|fore)_?names?|f_?name)$/, '{ use: name, part: first }', 'a first name'],
+  [/^((last|family|sur)_?names?|l_?name)$|surname/, '{ use: name, part: last }', 'a last name'],
   [
     /^(full_?name|display_?name|contact(_name)?|recipient|holder|author|agent|card_?holder|account_?holder)$|(customer|person|user|owner|billing|shipping|contact|holder)_?name$/,
     '{ use: name }',
     'a name',
   ],
-  [/phone|mobile|^(tel|fax|msisdn)|_(tel|fax)$/, '{ use: phone }', 'a telephone number'],
+  [/phone|mobile|^(tel|fax|msisdn)|_(tel|fax)$|^contact_?(no|num|number)$/, '{ use: phone }', 'a telephone number'],
   [/^(card|pan|cc)(_?(no|num|number))?$|card_?(no|num|number)|credit_?card/, '{ use: card }', 'a card number'],
   [/iban|bic|account_?(no|num|number)|routing/, '{ use: hash, length: 20 }', 'a bank account'],
   [
@@ -24,13 +24,13 @@ const PERSONAL: [RegExp, string, string][] = [
     'a number that identifies a person',
   ],
   [
-    /^(address|street|line_?[12]|address_?(line)?_?[12]|shipping_?address|billing_?address)$/,
+    /^(address|street|line_?[12]|address_?(line)?_?[12])$|(home|street|work|mailing|postal|delivery|shipping|billing)_?address/,
     '{ use: address }',
     'a street address',
   ],
   [/^(city|town|locality)$/, '{ use: address, part: city }', 'a place'],
   [/post(al)?_?code|^zip/, '{ use: address, part: postcode }', 'a postal code'],
-  [/birth|^dob$/, '{ use: date, days: 60, by: TODO }', 'a date of birth'],
+  [/birth|^dob$|^born(_|$)/, '{ use: date, days: 60, by: TODO }', 'a date of birth'],
   [/passwor?d|secret|token|api_?key|salt|otp|pin$/, '{ use: constant, value: masked }', 'a secret'],
   [/^(user_?name|login|nick(name)?|handle|alias|user)$/, '{ use: hash, length: 16 }', 'an account name'],
   [/(^|_)ip(_?addr(ess)?)?$|user_?agent|fingerprint|device_?id|session|cookie/, '{ use: hash }', 'a trace of a device'],
@@ -44,14 +44,23 @@ const PERSONAL: [RegExp, string, string][] = [
   ],
 ]
 
-/** What a name says of a person; undefined when it says nothing. The name of the column only: values are not looked at. */
-export function looksPersonal(name: string): string | undefined {
+const PEOPLE =
+  /(^|_)(customer|user|person|employee|contact|member|patient|client|subscriber|author)s?$|(^|_)(people|staff)$/
+
+/** What a name says of a person; undefined when it says nothing. The names alone: values are not looked at. */
+export function looksPersonal(name: string, table?: string): string | undefined {
+  if (plain(name) === 'name') return table !== undefined && PEOPLE.test(plain(table)) ? 'a name' : undefined
   return personal(name)?.[2]
 }
 
+/** `name` alone may be a product's; where a rule is only suggested, it is taken for a person's. */
 function personal(name: string): [RegExp, string, string] | undefined {
-  const plain = name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').toLowerCase()
-  return PERSONAL.find(([regex]) => regex.test(plain))
+  if (plain(name) === 'name') return [/^name$/, '{ use: name }', 'a name']
+  return PERSONAL.find(([regex]) => regex.test(plain(name)))
+}
+
+function plain(name: string): string {
+  return name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').toLowerCase()
 }
 
 /** A rule for a column that has none, from its name and type alone. */

@@ -206,10 +206,31 @@ export function parseRules(text: string, path: string): Rules {
     throw new InputError(`input \`rules\`: ${path} is not YAML: ${document.errors[0].message.split('\n')[0]}`)
   const value = document.toJS()
   const result = schema.safeParse(value)
-  if (result.success) return result.data
-  const found = result.error.issues.flatMap((issue) => explain(issue, value))
+  const found = result.success ? undecided(result.data) : result.error.issues.flatMap((issue) => explain(issue, value))
+  if (result.success && !found.length) return result.data
   throw new InputError(
     `input \`rules\`: ${path} has ${found.length} mistakes:\n${found.map((line) => `  - ${line}`).join('\n')}\nSee docs/masking.md for what a rule may say.`,
+  )
+}
+
+/** Where a proposal's TODO still stands: it asks for a decision, and is none. */
+function undecided({ tables, exclude, proof }: Rules): string[] {
+  const rules = Object.entries(tables).flatMap(([table, columns]) =>
+    Object.entries(columns).flatMap(([column, { ...rule }]) => {
+      // An expression may well compare with a label of that name.
+      if ('expression' in rule) rule.expression = ''
+      return todos(rule, `tables.${table}.${column}`)
+    }),
+  )
+  return [...rules, ...todos(exclude, 'exclude'), ...todos(proof, 'proof')]
+}
+
+function todos(value: unknown, at: string): string[] {
+  if (typeof value === 'string')
+    return /\bTODO\b/.test(value) ? [`${at}: says TODO; decide, and write down what holds`] : []
+  if (value === null || typeof value !== 'object') return []
+  return Object.entries(value).flatMap(([name, each]) =>
+    todos(at.startsWith('tables') ? name : '', `${at}.${name}`).concat(todos(each, `${at}.${name}`)),
   )
 }
 
@@ -227,18 +248,45 @@ function explain(issue: z.core.$ZodIssue, root: unknown): string[] {
   return [`${issue.path.join('.') || 'the file'}: ${issue.message}`]
 }
 
-const WEAK_WORDS = /change.?me|password|secret|example|1234567|abcdef|test/i
+const WEAK_WORDS = /change.?me|password|secret|example|1234567|abcdefg/i
+
+/** What follows what on a keyboard, in the alphabet, and in counting. */
+const RUNS = ['qwertyuiop', 'asdfghjkl', 'zxcvbnm', 'abcdefghijklmnopqrstuvwxyz', '01234567890']
+
+/** The commonest pairs of letters in English; in most languages in Latin letters many of them are common, too. */
+const PAIRS = new Set(
+  'th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri ro ic ne ea ra ce li ch ll be ma si om ur ta ho el la'.split(
+    ' ',
+  ),
+)
 
 /**
  * What is wrong with a masking key, without repeating any of it; undefined when it will do.
- * A guessable key is no key: whoever guesses it can try every name and e-mail address.
+ * A guessable key is no key: whoever guesses it can try every name and e-mail address. The shares are such that what
+ * `openssl rand` prints, as hex or base64, was never seen to meet one of them.
  */
 export function keyProblem(key: string | undefined): string | undefined {
   if (!key) return 'is empty or not set'
   if (key.length < 32) return `has ${key.length} characters; take 32 or more`
+  if (/\s/.test(key)) return 'holds blanks, as sentences do; take random characters'
   if (new Set(key).size < 12) return 'repeats itself; take random characters'
   if (WEAK_WORDS.test(key)) return 'holds words or runs that people guess; take random characters'
+  const pairs = [...key].slice(1).map((second, at) => `${key[at]}${second}`)
+  if (pairs.filter(isRun).length * 2 > pairs.length)
+    return 'is made of runs of the alphabet or the keyboard; take random characters'
+  if (pairs.filter(isWord).length * 4 > pairs.length) return 'is made of words; take random characters'
   return undefined
+}
+
+function isRun(pair: string): boolean {
+  const [first, second] = [...pair.toLowerCase()]
+  return first === second || RUNS.some((run) => run.includes(`${first}${second}`) || run.includes(`${second}${first}`))
+}
+
+/** Letters of one case: within words it seldom changes, and between random letters every other time. */
+function isWord(pair: string): boolean {
+  const lower = pair.toLowerCase()
+  return PAIRS.has(lower) && (pair === lower || pair === pair.toUpperCase())
 }
 
 /** What `env:NAME` names; undefined when it is not set. */

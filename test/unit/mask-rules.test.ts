@@ -1,3 +1,4 @@
+import { randomBytes, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { Hashes, jsonTree } from '../../src/masking/expressions.ts'
@@ -35,6 +36,30 @@ describe('rules file', () => {
     expect(() => parse('  a: {}', 'safe: { timestamps: { jitter: 0h } }')).toThrow(/jitter: write 90m, 36h or 3d/)
   })
 
+  it('refuses a proposal in which a person has not decided, and names each place', () => {
+    const proposed = `  a:
+    b: { keep: true, reason: "TODO: a number; keep it" }
+    c: { use: date, days: 60, by: TODO }
+    d: { use: json, paths: { TODO: { use: text }, x: { use: constant, value: "TODO: list the members below" }, y: { keep: true, reason: "TODO: a boolean" } } }
+    e: { use: sql, expression: "CASE t.e WHEN 'TODO' THEN 'open' END", reviewed-by: somebody }
+  TODO: { TODO: { keep: true, reason: a list of things to do } }`
+    const found = (() => {
+      try {
+        parse(proposed, 'exclude: { f: TODO }')
+      } catch (error) {
+        return (error as Error).message
+      }
+    })()
+    expect(found?.match(/- .*(?=: says TODO)/g)).toEqual([
+      '- tables.a.b.reason',
+      '- tables.a.c.by',
+      '- tables.a.d.paths.TODO',
+      '- tables.a.d.paths.x.value',
+      '- tables.a.d.paths.y.reason',
+      '- exclude.f',
+    ])
+  })
+
   it('gives editors a JSON Schema, and the committed one is it', () => {
     const schema = JSON.parse(rulesJsonSchema())
     expect(schema.required).toEqual(['version', 'key', 'tables'])
@@ -48,13 +73,30 @@ describe('key', () => {
     ['short', /has 5 characters/],
     ['ab'.repeat(20), /repeats itself/],
     ['change-me-0192837465xyzwvutsrqponm', /people guess/],
+    ['correct horse battery staple correct horse', /blanks/],
+    ['correct-horse-battery-staple-correct', /words/],
+    ['MyCompanyMaskingKeyForRehearsals', /words/],
+    ['molt-actions-rehearsal-2026-november-key', /words/],
+    ['qwertyuiopasdfghjklzxcvbnm012345', /runs/],
+    ['aabbccddeeffgghhiijjkkllmmnnooppqq', /runs/],
+    ['987654321098765432109876543210ab', /runs/],
+    ['00000000-0000-4000-8000-00000bcdefgh', /repeats/],
+    ['01234567-89ab-cdef-ghij-klmnopqrstuv', /runs/],
   ])('%s is refused without being repeated', (key, problem) => {
     expect(keyProblem(key)).toMatch(problem)
     if (key) expect(keyProblem(key)).not.toContain(key)
   })
 
-  it('takes what `openssl rand -hex 32` prints', () => {
+  it('takes what `openssl rand` and `uuidgen` print', () => {
     expect(keyProblem('9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08')).toBeUndefined()
+    for (let n = 0; n < 500; n++)
+      for (const key of [
+        randomBytes(32).toString('hex'),
+        randomBytes(32).toString('base64'),
+        randomBytes(48).toString('base64url'),
+        `${randomUUID()}${randomUUID()}`,
+      ])
+        expect(keyProblem(key), key).toBeUndefined()
   })
 
   it('gives each domain its own parameters, and another key others', () => {
@@ -97,6 +139,11 @@ describe('pieces', () => {
   it('tells personal names from others', () => {
     for (const name of ['email', 'contactEmail', 'full_name', 'dob', 'phone', 'ip_address', 'iban', 'passport_no'])
       expect(looksPersonal(name), name).toBeDefined()
+    for (const name of ['home_address', 'streetAddress', 'mail', 'contact_no', 'lname', 'f_name', 'born', 'born_on'])
+      expect(looksPersonal(name), name).toBeDefined()
+    for (const table of ['customers', 'user', 'staff', 'AppUsers', 'blog_authors', 'people'])
+      expect(looksPersonal('name', table), table).toBe('a name')
+    expect([looksPersonal('name'), looksPersonal('name', 'products')]).toEqual([undefined, undefined])
     for (const name of ['id', 'quantity', 'sku', 'status', 'price', 'shipped_at'])
       expect(looksPersonal(name), name).toBeUndefined()
   })
