@@ -1,4 +1,5 @@
 import type { MaskColumn } from './catalog.ts'
+import { cutTo } from './expressions.ts'
 
 /** What a column's name and type suggest: a rule as YAML, and why. `TODO` where a person must decide. */
 export interface Suggestion {
@@ -80,12 +81,19 @@ export function suggest(column: MaskColumn): Suggestion {
   if (numeric) return keep('TODO: a number; keep it, or { use: number, noise: 0.1 }')
   if (column.unique && known?.[1].includes('email') === false)
     return { rule: '{ use: hash }', why: `${known[2]}, and unique` }
+  if (family === 'text' && known?.[1].includes('use: email')) return emailRule(column, known[2])
   if (family === 'text' && known) return { rule: known[1], why: known[2] }
   if (family === 'text')
     return column.unique
       ? { rule: '{ use: hash }', why: 'a unique text' }
       : { rule: array ? '{ use: hash }' : '{ use: text }', why: 'a text' }
   return keep(`TODO: ${column.type}; say why it may be seen`)
+}
+
+/** In the domain of all e-mail addresses, unless it would be cut and could not be the same there. */
+export function emailRule(column: MaskColumn, why: string): Suggestion {
+  const whole = cutTo({ use: 'email' }, column.maxLength) === undefined
+  return { rule: whole ? '{ use: email, domain: email }' : '{ use: email }', why }
 }
 
 function keep(why: string): Suggestion {

@@ -323,8 +323,7 @@ class Planner {
     const name = `${found.table.name}.${parent.name}`
     if (['sql', 'json', 'choice', 'date'].includes(found.rule.use))
       return `refers to ${name}, and \`${found.rule.use}\` there cannot be repeated here; use hash, uuid or email there`
-    const room = column.maxLength === null || (parent.maxLength !== null && parent.maxLength <= column.maxLength)
-    if (column.type === parent.type || (column.family === 'text' && parent.family === 'text' && room)) return undefined
+    if (meets(column, parent)) return undefined
     return `is ${column.type} and refers to ${name}, which is ${parent.type}: masked, they would not meet in ${table.name}`
   }
 
@@ -481,6 +480,12 @@ function hasDomain<T extends Rule | LeafRule>(rule: T): rule is T & Shared['rule
   return 'domain' in rule && Boolean(rule.domain)
 }
 
+/** Whether a parent's masked values can stand in a column that refers to it. */
+export function meets(column: MaskColumn, parent: MaskColumn): boolean {
+  const room = column.maxLength === null || (parent.maxLength !== null && parent.maxLength <= column.maxLength)
+  return column.type === parent.type || (column.family === 'text' && parent.family === 'text' && room)
+}
+
 /** What a record of the rules file says under a name; a table may well be called `constructor`. */
 function own<T>(record: Record<string, T> | undefined, name: string): T | undefined {
   return record && Object.hasOwn(record, name) ? record[name] : undefined
@@ -528,12 +533,20 @@ export function pasteRules(unlisted: Plan['unlisted']): string {
   const tables = new Map<string, string[]>()
   for (const { table, column } of unlisted) {
     const { rule, why } = suggest(column)
-    tables.set(table, [...(tables.get(table) ?? []), `    ${key(column.name)}: ${rule} # ${column.type}: ${why}`])
+    tables.set(table, [
+      ...(tables.get(table) ?? []),
+      `    ${key(column.name)}: ${rule} # ${oneLine(column.type)}: ${why}`,
+    ])
   }
   return ['tables:', ...[...tables].flatMap(([table, lines]) => [`  ${key(table)}:`, ...lines])].join('\n')
 }
 
-/** A name as a YAML key. */
+/** For a comment: a type's name may hold anything. */
+export function oneLine(text: string): string {
+  return text.replace(/\s+/g, ' ')
+}
+
+/** A name as a YAML key: quoted in one line where anything in it could be read as more than a name. */
 export function key(name: string): string {
-  return stringify(name).trim()
+  return /^[A-Za-z_][\w.]*$/.test(name) ? stringify(name, { lineWidth: 0 }).trim() : JSON.stringify(name)
 }

@@ -1,9 +1,11 @@
+import { parse } from 'yaml'
 import { type Database, qualified } from '../runtime/database.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable, readMaskTables } from './catalog.ts'
-import { literal } from './expressions.ts'
-import { type Suggestion, suggest } from './names.ts'
-import { key } from './plan.ts'
+import { literal, misfit, readable } from './expressions.ts'
+import { emailRule, type Suggestion, suggest } from './names.ts'
+import { key, meets, oneLine } from './plan.ts'
 import { PATTERNS } from './proof.ts'
+import type { Rule } from './rules.ts'
 
 /** How many rows of a table are looked at, inside the database. */
 const SAMPLE = 2000
@@ -22,6 +24,7 @@ export async function proposeRules(
   const tables = await readMaskTables(db, schema)
   const references = await undeclared(db, tables)
   const covered = new Set(references.map(({ from }) => from))
+  const labels = new Map(references.flatMap(({ from, label }) => (label ? [[label, from] as const] : [])))
   const lines: string[] = []
   let columns = 0
   for (const table of tables) {
@@ -32,8 +35,11 @@ export async function proposeRules(
     columns += table.columns.length
     lines.push(open.length ? `  ${key(table.name)}:` : `  ${key(table.name)}: {}`)
     open.forEach((column) => {
-      const { rule, why } = refine(column, found.get(column.name))
-      lines.push(`    ${key(column.name)}: ${entityOf(rule, table, tables)} # ${column.type}: ${why}`)
+      const labelled = labels.get(`${table.name}.${column.name}`)
+      const { rule, why } = labelled
+        ? { rule: `{ keep: true, reason: ${JSON.stringify(`says what ${labelled} refers to`)} }`, why: 'names tables' }
+        : fitting(column, refine(column, found.get(column.name)))
+      lines.push(`    ${key(column.name)}: ${entityOf(rule, table, tables)} # ${oneLine(column.type)}: ${why}`)
     })
   }
   const yaml = [
@@ -74,7 +80,18 @@ function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]):
   )
   const own = tables.length && table.key.length === 1 ? table.key[0] : undefined
   const by = person?.columns[0] ?? own
-  return by ? rule.replace('TODO', key(by)) : rule
+  return by ? rule.replace('TODO', () => key(by)) : rule
+}
+
+/** What the plan would refuse on this column is not proposed. */
+function fitting(column: MaskColumn, suggestion: Suggestion): Suggestion {
+  const refused = (text: string) => {
+    const rule = parse(text) as Rule
+    return 'use' in rule && misfit(rule, column) !== undefined
+  }
+  if (!refused(suggestion.rule)) return suggestion
+  if (!refused('{ use: hash }')) return { ...suggestion, rule: '{ use: hash }' }
+  return { ...suggestion, rule: "{ keep: true, reason: 'TODO: no rule fits this column; say why it may be seen' }" }
 }
 
 /** A member of a document: its path and the type that it mostly has. */
@@ -114,17 +131,19 @@ async function samples(db: Database, table: MaskTable): Promise<Map<string, Samp
     found.set(column.name, {
       filled: rows[0][`${at}`],
       patterns: Object.fromEntries(patterns.map(([name], p) => [name, rows[0][`${at} ${p}`]])),
-      members: column.family === 'json' && !column.array ? await members(db, sample, columnOf(column.name)) : [],
+      members: column.family === 'json' && !column.array ? await members(db, sample, column) : [],
     })
   return found
 }
 
-async function members(db: Database, sample: string, value: string): Promise<Member[]> {
+/** Documents that jsonb cannot hold have no members that could be read. */
+async function members(db: Database, sample: string, { name, type }: MaskColumn): Promise<Member[]> {
+  const document = type === 'jsonb' ? columnOf(name) : `(${readable(columnOf(name))})`
+  const kind = `max(jsonb_typeof(j.v)) FILTER (WHERE jsonb_typeof(j.v) <> 'null')`
   const { rows } = await db.query(
-    `SELECT k || CASE max(jsonb_typeof(v)) FILTER (WHERE jsonb_typeof(v) <> 'null') WHEN 'array' THEN '[]' ELSE '' END AS name,
-            max(jsonb_typeof(v)) FILTER (WHERE jsonb_typeof(v) <> 'null') AS kind
-       FROM ${sample}, LATERAL jsonb_each(CASE jsonb_typeof(${value}::jsonb) WHEN 'object' THEN ${value}::jsonb END) j(k, v)
-      WHERE k ~ '^[A-Za-z_][A-Za-z0-9_-]{0,40}$' GROUP BY k HAVING count(*) >= ${COMMON} ORDER BY k LIMIT 100`,
+    `SELECT j.k || CASE ${kind} WHEN 'array' THEN '[]' ELSE '' END AS name, ${kind} AS kind
+       FROM ${sample}, LATERAL (SELECT ${document} AS d OFFSET 0) s, LATERAL jsonb_each(CASE jsonb_typeof(s.d) WHEN 'object' THEN s.d END) j(k, v)
+      WHERE j.k ~ '^[A-Za-z_][A-Za-z0-9_-]{0,40}$' GROUP BY j.k HAVING count(*) >= ${COMMON} ORDER BY j.k LIMIT 100`,
   )
   return rows
 }
@@ -142,8 +161,7 @@ function refine(column: MaskColumn, sampled: Sampled | undefined): Suggestion {
   }
   const share = (name: string) => (sampled.patterns[name] ?? 0) / sampled.filled
   const personal = Object.keys(PATTERNS).filter((name) => share(name) > 0)
-  if (share('only e-mail') > 0.8 && !column.array)
-    return { rule: '{ use: email, domain: email }', why: 'holds e-mail addresses' }
+  if (share('only e-mail') > 0.8 && !column.array) return emailRule(column, 'holds e-mail addresses')
   if (share('only phone') > 0.8 && !column.unique && !column.array && !byName.rule.includes('use: phone'))
     return { rule: '{ use: phone }', why: 'holds telephone numbers' }
   if (share('only card') > 0.8 && !column.unique && !column.array)
@@ -175,6 +193,8 @@ function leafRule({ name, kind }: Member): string {
 interface Reference {
   from: string
   line: string
+  /** The column that says to which table it refers. */
+  label?: string
 }
 
 /** Columns that refer to another table without a constraint: the name says so, and nine of ten sampled values agree. */
@@ -184,6 +204,7 @@ async function undeclared(db: Database, tables: readonly MaskTable[]): Promise<R
     for (const column of table.columns) {
       if (table.foreignKeys.some(({ columns }) => columns.includes(column.name)) || isSafe(table, column)) continue
       const from = `${table.name}.${column.name}`
+      if (from.split('.').length > 2) continue
       for (const [parent, name] of candidates(table, column, tables))
         if (await agrees(db, table, column, parent, name)) {
           found.push({ from, line: `{ from: ${key(from)}, to: ${key(`${parent.name}.${name}`)} }` })
@@ -192,6 +213,7 @@ async function undeclared(db: Database, tables: readonly MaskTable[]): Promise<R
       for (const { parent, name, is, type } of await polymorphic(db, table, column, tables))
         found.push({
           from,
+          label: `${table.name}.${type}`,
           line: `{ from: ${key(from)}, to: ${key(`${parent.name}.${name}`)}, when: { column: ${key(type)}, is: ${key(is)} } }`,
         })
     }
@@ -204,15 +226,27 @@ function candidates(table: MaskTable, column: MaskColumn, tables: readonly MaskT
   return tables.flatMap((parent): [MaskTable, string][] => {
     if (parent === table) return []
     const own = parent.columns.find(({ name }) => parent.key.length === 1 && name === parent.key[0])
-    const byName = stem && own && own.type === column.type && singular(parent.name) === singular(stem)
+    const byName =
+      stem &&
+      own &&
+      own.type === column.type &&
+      refersTo(column, parent, own) &&
+      singular(parent.name) === singular(stem)
     const unique = parent.columns.filter(
-      (each) => mail && each.unique && each.family === 'text' && /e_?mail/i.test(each.name),
+      (each) => mail && each.unique && refersTo(column, parent, each) && /e_?mail/i.test(each.name),
     )
     return [
       ...(byName ? [[parent, own.name] as [MaskTable, string]] : []),
       ...unique.map((each) => [parent, each.name] as [MaskTable, string]),
     ]
   })
+}
+
+/** Whether the plan takes such a reference: the parent's masks can stand here, or it is kept as it is. */
+function refersTo(column: MaskColumn, parent: MaskTable, own: MaskColumn): boolean {
+  if (parent.name.includes('.') || own.name.includes('.')) return false
+  if (own.surrogate && parent.key.includes(own.name)) return own.type === column.type || column.family === 'text'
+  return meets(column, own) && (own.family === 'text' || own.family === 'uuid' || own.family === 'integer')
 }
 
 function singular(name: string): string {
@@ -246,7 +280,7 @@ async function polymorphic(db: Database, table: MaskTable, column: MaskColumn, t
   for (const parent of tables) {
     const [name] = parent.key
     const own = parent.columns.find((each) => each.name === name)
-    if (!name || !own || parent.key.length > 1 || (own.type !== column.type && column.family !== 'text')) continue
+    if (!name || !own || parent.key.length > 1 || !refersTo(column, parent, own)) continue
     const one = singular(parent.name)
     const labels = [parent.name, one, one[0]?.toUpperCase() + one.slice(1)]
     for (const is of new Set(labels))

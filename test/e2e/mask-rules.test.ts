@@ -3,8 +3,10 @@ import { createHash } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readMaskTables } from '../../src/masking/catalog.ts'
 import { makePlan, maskedSelect, pasteRules } from '../../src/masking/plan.ts'
+import { proposeRules } from '../../src/masking/propose.ts'
 import { parseRules } from '../../src/masking/rules.ts'
 import { domainKeys, openSession, setParameters, silence } from '../../src/masking/session.ts'
+import { createGrownShop } from '../../src/rehearsal/masked-shop.ts'
 import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
 import type { Database } from '../../src/runtime/database.ts'
 
@@ -614,6 +616,35 @@ tables: { t: { id: { keep: true, reason: a number }, v: { use: hash }, w: { use:
     )
     expect(await problemsOf(tables('{ use: email, domain: m, fold: true }'))).toMatch(/share the domain m/)
     expect(await problemsOf(tables('{ use: email, domain: m }'))).toBe('')
+  })
+})
+
+describe('proposing', () => {
+  const decided = (yaml: string) => yaml.slice(yaml.indexOf('safe:')).replaceAll('TODO', 'decided')
+
+  it('proposes what the plan takes, once a person has decided', { timeout: 60_000 }, async () => {
+    await fresh('')
+    await createGrownShop(server.url, 4000)
+    const { yaml } = await proposeRules(db, 'public')
+    expect(yaml).toMatch(/^ {4}subject_type: \{ keep: true, reason: "says what comments\.subject_id refers to" \}/m)
+    expect(yaml).not.toMatch(/from: subscribers\.email/)
+    expect(yaml).toMatch(/from: tickets\.customer_email, to: customers\.email/)
+    const { problems, unlisted } = await planOf(decided(yaml))
+    expect([problems, unlisted]).toEqual([[], []])
+    expect(await objections(decided(yaml))).toBe('')
+  })
+
+  it('takes columns of any name, and documents that jsonb cannot hold', async () => {
+    await fresh(`CREATE TABLE settings (k text PRIMARY KEY, v jsonb); CREATE TABLE odd ("a
+b: c" text, "d, {e}" text, "f.g_id" bigint, j json, short varchar(10) UNIQUE, email varchar(20), z varchar(10) UNIQUE);
+      INSERT INTO settings SELECT n::text, '{"colour": "red"}' FROM generate_series(1, 20) n;
+      INSERT INTO odd (j) SELECT CASE WHEN n > 5 THEN '{"size": 1}' ELSE '{"size": "\\u0000"}' END::json FROM generate_series(1, 20) n`)
+    const { yaml } = await proposeRules(db, 'public')
+    expect(yaml).toMatch(/ v: \{ use: json, paths: \{ "colour": /)
+    expect(yaml).toMatch(/ j: \{ use: json, paths: \{ "size": \{ keep: true, reason: 'TODO: a number' \} \} \}/)
+    const { problems, unlisted, tables } = await planOf(decided(yaml))
+    expect([problems, unlisted]).toEqual([[], []])
+    expect(tables[0]?.columns.slice(0, 2)).toEqual(['a\nb: c', 'd, {e}'])
   })
 })
 
