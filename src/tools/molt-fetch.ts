@@ -424,6 +424,20 @@ export function fetchProblems(account: FetchAccount, expected: readonly string[]
   return [...new Set([...problems, ...(resumed ? [] : rowProblems(account, expected)), ...account.errors])]
 }
 
+/** What is wrong with the place of a load's intermediate files. */
+export function filesProblem(request: {
+  mode: FetchMode
+  bucketPath?: string
+  localPath?: string
+}): string | undefined {
+  const files = [request.bucketPath, request.localPath].filter(Boolean).length
+  if (request.mode !== 'direct-copy' && !files)
+    return `input \`mode\`: \`${request.mode}\` moves rows through files; write \`bucket-path\` or \`local-path\`, or take \`direct-copy\``
+  if (request.mode === 'direct-copy' && files)
+    return 'input `mode`: `direct-copy` uses no files; leave out `bucket-path` and `local-path`'
+  return files > 1 ? 'input `local-path`: write either it or `bucket-path`' : undefined
+}
+
 function rowProblems(account: FetchAccount, expected: readonly string[]): string[] {
   const problems: string[] = []
   if (account.complete && account.exportsFinished < expected.length)

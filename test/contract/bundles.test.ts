@@ -181,6 +181,18 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(server.connections()).toBe(before)
   })
 
+  test.each([
+    ['fetch: { table-handling: none }', '', /`import` moves rows through files; write `bucket-path`/],
+    ['fetch: { mode: direct-copy }', '', /its sslmode is disable/],
+    ['fetch: { mode: direct-copy }', 'use-copy', /`use-copy` moves rows through files/],
+    ['fetch: { local-path: /tmp }', '', /its sslmode is disable/],
+  ])('prepare looks at the settings of the load before it touches anything: %s %s', async (text, mode, message) => {
+    const inputs = { ...sound(), 'allow-insecure': '', config: file('load.yml', text), 'check-load': 'true', mode }
+    const run = await runBundle('prepare', { node, inputs })
+    expect(run.errors[0]).toMatch(message)
+    expect((await runBundle('prepare', { node, inputs: { ...inputs, 'check-load': '' } })).errors[0]).toMatch(/sslmode/)
+  })
+
   describe('the config file', () => {
     test.each([
       ['an unknown section', 'fences:\n  lease: 5m\n', /section `fences` .* did you mean `fence`\?/],

@@ -24,6 +24,7 @@ import {
   fetchArgs,
   fetchFeatures,
   fetchProblems,
+  filesProblem,
   MODES,
   unknownFlags,
 } from '../../tools/molt-fetch.ts'
@@ -45,14 +46,8 @@ export const action: Action<typeof spec> = {
 function checkInputs(inputs: Fetch['inputs']): void {
   const extra = extraArgsProblem(inputs.extraArgs ?? [])
   if (extra) throw new InputError(`input \`extra-args\`: ${extra}`)
-  const files = [inputs.bucketPath, inputs.localPath].filter(Boolean).length
-  if (inputs.mode !== 'direct-copy' && !files)
-    throw new InputError(
-      `input \`mode\`: \`${inputs.mode}\` moves rows through files; write \`bucket-path\` or \`local-path\`, or take \`direct-copy\``,
-    )
-  if (inputs.mode === 'direct-copy' && files)
-    throw new InputError('input `mode`: `direct-copy` uses no files; leave out `bucket-path` and `local-path`')
-  if (files > 1) throw new InputError('input `local-path`: write either it or `bucket-path`')
+  const files = filesProblem(inputs)
+  if (files) throw new InputError(files)
   if (inputs.mode !== 'import' && inputs.compression === 'gzip')
     throw new InputError(`input \`compression\`: \`${inputs.mode}\` cannot read compressed files`)
   if (inputs.allowTruncate?.length && inputs.tableHandling === 'none')

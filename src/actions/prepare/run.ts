@@ -11,7 +11,8 @@ import type { Schema } from '../../migration/schema.ts'
 import { exactFilter } from '../../migration/tables.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
-import { messageOf, refuse, UserError } from '../../runtime/errors.ts'
+import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
+import { loadInputs } from '../../runtime/inputs.ts'
 import { number, plural, workFolder } from '../../runtime/progress.ts'
 import { installFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
@@ -29,8 +30,10 @@ import {
   type Plan,
   readEntryIfAny,
 } from '../../target/ledger.ts'
-import { PUBLICATION } from '../../tools/molt-fetch.ts'
+import { filesProblem, PUBLICATION } from '../../tools/molt-fetch.ts'
 import { withBoth } from '../common.ts'
+import { spec as fetch } from '../fetch/spec.ts'
+import { specs } from '../specs.ts'
 import { spec } from './spec.ts'
 
 type Prepare = Context<typeof spec>
@@ -39,7 +42,16 @@ type Counts = Record<'block' | 'warn' | 'info' | 'waived', number>
 
 export const action: Action<typeof spec> = {
   spec,
-  run: (context) => withBoth(context.inputs, (source, target) => prepare(context, source, target), context.signal),
+  run: async (context) => {
+    if (context.inputs.checkLoad) requireLoadSettings()
+    await withBoth(context.inputs, (source, target) => prepare(context, source, target), context.signal)
+  },
+}
+
+/** What `fetch` will be given, from inputs of the same names and its section of the config file. */
+function requireLoadSettings(): void {
+  const problem = filesProblem(loadInputs(fetch, specs))
+  if (problem) throw new InputError(problem)
 }
 
 /** How long a transaction may be open before it is worth a warning. */

@@ -75,6 +75,12 @@ export const spec = defineAction({
       'What the load will do with rows that are on the target already; `none` refuses them here.',
     ),
     'bucket-path': optional(text, 'Bucket that the load will use.'),
+    mode: optional(text, 'How the load will move rows; looked at with `check-load` alone.'),
+    'check-load': defaulted(
+      boolean,
+      'false',
+      'Refuses settings that `fetch` would refuse (such as a `mode` without the bucket that it needs), its section of the config file included, before anything is installed. For chains whose next step is `fetch`.',
+    ),
     'table-concurrency': defaulted(integer(1, 64), '4', 'Tables that the load will read at a time.'),
     'export-concurrency': defaulted(integer(1, 64), '4', 'Readers a table that the load will use.'),
     'row-batch-size': defaulted(integer(1, 10_000_000), '100000', 'Rows a read that the load will use.'),
