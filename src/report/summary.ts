@@ -51,8 +51,9 @@ function list(items: readonly string[]): string {
   return shown.join('\n')
 }
 
-function folded(title: string, body: string): string {
-  return `<details><summary>${title}</summary>\n\n${body}\n\n</details>`
+/** The empty line after it ends the HTML: what another part writes next would not be Markdown without. */
+export function folded(title: string, body: string): string {
+  return `<details><summary>${title}</summary>\n\n${body}\n\n</details>\n`
 }
 
 function tableOf(tables: readonly TableVerdict[]): string {
@@ -92,6 +93,6 @@ export function loadedTable(loaded: {
     `### ✅ Loaded: ${tables.length} of ${tables.length} expected tables, ${loaded.rows.toLocaleString('en-US')} rows`,
     ...insecureNote(loaded.insecure),
     `In ${(loaded.durationMs / 1000).toFixed(1)} s, by ${loaded.mode}. The stream begins at \`${loaded.cursor}\`.`,
-    `<details><summary>Rows by table</summary>\n\n| table | rows |\n| --- | ---: |\n${lines.join('\n')}\n</details>`,
+    folded('Rows by table', `| table | rows |\n| --- | ---: |\n${lines.join('\n')}`),
   ].join('\n\n')
 }

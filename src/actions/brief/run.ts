@@ -1,6 +1,6 @@
 import { info } from '@actions/core'
 import type { VerifyLevel } from '../../migration/plan.ts'
-import { markdownText } from '../../report/summary.ts'
+import { folded, markdownText } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
@@ -233,7 +233,7 @@ function planDetails({ plan }: Entry): string {
   const title = `The plan: ${count(plan.tables.length, 'table')}, ${markdownText(plan.sourceSchema)} → ${markdownText(plan.targetSchema)}, slot ${plan.slot}`
   const tools = Object.entries(plan.tools ?? {}).map(([name, sha]) => `- ${name}: sha256 \`${sha}\``)
   const tables = plan.tables.slice(0, 500).map((table) => `- ${markdownText(table)}`)
-  return `<details><summary>${title}</summary>\n\n${[...tools, ...tables].join('\n')}\n</details>`
+  return folded(title, [...tools, ...tables].join('\n'))
 }
 
 /** What the program of this digest said of its version when the plan was made. */
