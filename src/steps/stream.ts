@@ -4,7 +4,7 @@ import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
 import { number, seconds } from '../runtime/progress.ts'
 import { readMarker, writeMarker } from '../source/heartbeat.ts'
-import { dropSlot } from '../source/slot.ts'
+import { dropSlot, type PublicationMark } from '../source/slot.ts'
 import type { Plan } from '../target/ledger.ts'
 import { freeAddress } from '../tools/process.ts'
 import { noMetrics, Replicator, type StreamMetrics } from '../tools/replicator.ts'
@@ -36,6 +36,8 @@ export interface StreamOptions {
   /** Milliseconds without a heartbeat on the target after which a stream that does not move is called stuck. */
   stuckAfter: number
   watch: WatchLimits
+  /** The publication as it was when it was found to be right. */
+  publication?: PublicationMark
   signal: AbortSignal
 }
 
@@ -116,7 +118,7 @@ export class Stream {
     this.source = source()
     this.target = target()
     this.#side = { slot: source(), source: source(), target: target() }
-    this.#watch = new Watch(options.plan, options.watch)
+    this.#watch = new Watch(options.plan, options.watch, options.publication)
   }
 
   async start(): Promise<void> {

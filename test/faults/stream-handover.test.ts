@@ -64,6 +64,31 @@ test('streams until it is asked for the slot, declined, or its leg is over; two 
   }
 })
 
+test('a publication that sends less than all is refused, and one that did so for a while', {
+  timeout: 120_000,
+}, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToLoaded()
+  const refused = async (sql: string, said: RegExp) => {
+    await rehearsal.query('source', sql)
+    const result = await rehearsal.run('replicate', { until: 'caught-up' })
+    expect(result.conclusion).toBe('failure')
+    expect(words(result)).toMatch(said)
+  }
+  const alter = 'ALTER PUBLICATION molt_fetch'
+  await refused(`${alter} SET (publish = 'insert, update')`, /the publication molt_fetch does not send DELETE/)
+  // Whatever was deleted in the meantime will never be sent.
+  await refused(`${alter} SET (publish = 'insert, update, delete')`, /altered on the source \(what it sends was set\)/)
+  await refused(
+    `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews (id, product_id, customer_id, rating, body)`,
+    /molt_fetch sends public\.reviews without the columns user, title, votes, created_at/,
+  )
+  await refused(
+    `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews WHERE (id < 0)`,
+    /molt_fetch sends public\.reviews through a row filter/,
+  )
+})
+
 test('a slot that somebody has read in between is refused, and so is a note from the future', {
   timeout: 120_000,
 }, async () => {

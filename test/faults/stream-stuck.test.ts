@@ -119,6 +119,31 @@ describe('a stream that cannot go on is red and says why', () => {
     expect(said).toMatch(/the publication p_db\d+ does not send public\.notes any more/)
   })
 
+  it.each([
+    [
+      'sends no DELETE from now on',
+      (p: string) => `ALTER PUBLICATION ${p} SET (publish = 'insert, update')`,
+      /what it/,
+    ],
+    [
+      'was without a table for a moment',
+      (p: string) => `ALTER PUBLICATION ${p} DROP TABLE notes; ALTER PUBLICATION ${p} ADD TABLE notes`,
+      /public\.notes was taken out and put in again/,
+    ],
+    [
+      'filters rows from now on',
+      (p: string) =>
+        `ALTER PUBLICATION ${p} SET TABLE items WHERE (id < 0), notes, molt_actions.molt_actions_heartbeat`,
+      /public\.items was taken out and put in again/,
+    ],
+  ])('a publication that %s', async (_, sql, words) => {
+    const { stream, source } = await streaming()
+    await source.query(sql(scene.plan.publication))
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/the publication p_db\d+ was altered on the source \(/)
+    expect(said).toMatch(words)
+  })
+
   it('the slot taken by another process', async () => {
     const { stream, source } = await streaming()
     const thief = await bench.client(`${scene.db.source}&replication=database&application_name=thief`)

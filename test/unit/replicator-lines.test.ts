@@ -177,6 +177,7 @@ describe('watching', () => {
   const state = (change: object = {}, more: object = {}): SourceState => ({
     tables: [{ ...table, ...change }],
     published: ['public.a'],
+    publication: { oid: '1', itself: '700', tables: { 'public.a': '2 700' } },
     present: ['a'],
     ...more,
   })
@@ -197,6 +198,16 @@ describe('watching', () => {
     ])
     expect(seen(state({}, { present: ['a', 'b'] }))).toEqual([
       expect.stringMatching(/^ddl the table public\.b was created/),
+    ])
+  })
+
+  it('tells what was done to the publication, though it looks as before', () => {
+    const publication = { oid: '1', itself: '700', tables: { 'public.a': '2 700' } }
+    expect(seen(state({}, { publication: { ...publication, itself: '701' } }))).toEqual([
+      expect.stringMatching(/^fatal the publication p was altered on the source \(what it sends was set\)/),
+    ])
+    expect(seen(state({}, { publication: { ...publication, tables: { 'public.a': '3 705' } } }))).toEqual([
+      expect.stringMatching(/\(public\.a was taken out and put in again\): .* the load must be repeated$/),
     ])
   })
 
