@@ -202,6 +202,19 @@ describe('a stream that cannot go on is red and says why', () => {
     await blocker.query('ROLLBACK')
   })
 
+  it('a heartbeat on the target that was never written, by which a stream that stands still has caught up', async () => {
+    const { stream, target } = await streaming()
+    // The replicator may be in the middle of a change of that row; else it would set it right a moment later.
+    let over = false
+    const ahead = (async () => {
+      while (!over) await target.query('UPDATE molt_actions_heartbeat SET beat = 1000000000').then(() => sleep(20))
+    })()
+    const { said } = await red(stream, SOON)
+    over = true
+    await ahead
+    expect(said).toMatch(/the heartbeat on the target says 1000000000, but the source has only written \d+: somebody/)
+  })
+
   it('a lock on the target, with who holds it', async () => {
     const { stream } = await streaming()
     const blocker = await bench.client(`${scene.db.target}&application_name=nightly-report`)
