@@ -124,7 +124,7 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
       const memo = await readMemo(target, stagingSchema, `${database}.${entry.plan.targetSchema}`)
       const changes = publicationChanges(note?.publication ?? entry.facts.publication ?? publication, publication)
       const problems = [
-        ...continuityProblems(slot, memo, note),
+        ...continuityProblems(slot, memo, note, entry.facts.cursor),
         ...(changes.length ? [alteredPublication(entry.plan, changes)] : []),
       ]
       if (problems.length)
@@ -228,11 +228,13 @@ function noteOf(slot: SlotFacts, stagingSchema: string, publication: Publication
  * Whether a new replicator would take up exactly what the last one left. Its own note on the target (`memo`) wins over
  * the slot, so one from another source or an earlier slot would make it skip changes without a word.
  * @param note what the last stream of this load left; undefined when there has been none
+ * @param cursor where the load left the slot; nobody moves it before the first stream
  */
 export function continuityProblems(
   slot: Pick<SlotFacts, 'confirmedFlushLsn' | 'lsn' | 'decoded' | 'serverStart'>,
   memo: string | undefined,
   note: StreamNote | undefined,
+  cursor?: string,
 ): string[] {
   const problems: string[] = []
   if (memo && lsnNumber(memo) > lsnNumber(slot.lsn))
@@ -243,7 +245,12 @@ export function continuityProblems(
     problems.push(
       `the replicator's note on the target says ${memo}, but nothing has been streamed since this load: it is of an earlier stream and would win over the slot`,
     )
-  if (!note?.confirmedFlushLsn || !slot.confirmedFlushLsn) return problems
+  if (!slot.confirmedFlushLsn) return problems
+  if (!note && cursor && lsnNumber(slot.confirmedFlushLsn) > lsnNumber(cursor))
+    problems.push(
+      `the slot is at ${slot.confirmedFlushLsn}, but the load ended with the cursor ${cursor}, and nothing has been streamed since: it was recreated, advanced or read by somebody else`,
+    )
+  if (!note?.confirmedFlushLsn) return problems
   const [then, now] = [lsnNumber(note.confirmedFlushLsn), lsnNumber(slot.confirmedFlushLsn)]
   // After a crash the server may remember an earlier position; what is sent again does no harm.
   const restarted = note.serverStart !== slot.serverStart
@@ -257,6 +264,11 @@ export function continuityProblems(
     )
   else if (!restarted && note.decoded !== null && slot.decoded !== null && slot.decoded < note.decoded)
     problems.push('the slot has decoded less than it had before: it was recreated meanwhile')
+  // A stream that was killed may have come further than its note, but by nothing else than the transactions it read.
+  else if (!note.ended && !restarted && now > then && slot.decoded !== null && slot.decoded === note.decoded)
+    problems.push(
+      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} without decoding a transaction: it was recreated or advanced after the last stream was killed`,
+    )
   return problems
 }
 

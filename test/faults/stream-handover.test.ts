@@ -64,7 +64,7 @@ test('streams until it is asked for the slot, declined, or its leg is over; two 
   }
 })
 
-test('a publication that sends less than all is refused, and one that did so for a while', {
+test('before the first stream a publication that sends less is refused, one that did for a while, and another slot', {
   timeout: 120_000,
 }, async () => {
   rehearsal = await startRehearsal()
@@ -86,6 +86,13 @@ test('a publication that sends less than all is refused, and one that did so for
   await refused(
     `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews WHERE (id < 0)`,
     /molt_fetch sends public\.reviews through a row filter/,
+  )
+  // And a slot that begins after the load.
+  await rehearsal.query('source', `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews`)
+  await rehearsal.query('source', `SELECT pg_drop_replication_slot('molt_slot')`)
+  await refused(
+    `SELECT pg_create_logical_replication_slot('molt_slot', 'pgoutput')`,
+    /the load ended with the cursor [0-9A-F/]+, and nothing has been streamed since/,
   )
 })
 
