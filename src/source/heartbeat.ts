@@ -59,6 +59,13 @@ export async function writeMarker(db: Database, marker: string): Promise<number>
   return Number(rows[0].beat)
 }
 
+/** The last beat that was written on the source. */
+export async function readBeat(db: Database): Promise<number> {
+  const { rows } = await db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`)
+  if (!rows[0]) throw new Error('the heartbeat row on the source is gone')
+  return Number(rows[0].beat)
+}
+
 /** What the stream has brought so far. */
 export async function readMarker(db: Database, schema: string): Promise<{ beat: number; marker: string } | undefined> {
   const { rows } = await db.query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)

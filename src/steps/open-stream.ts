@@ -5,13 +5,22 @@ import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, messageOf, refuse } from '../runtime/errors.ts'
 import { number, progress, seconds, workFolder } from '../runtime/progress.ts'
 import { readServer } from '../source/catalog.ts'
+import { type PublicationMark, publicationChanges, publicationProblems, readPublicationMark } from '../source/slot.ts'
 import { readTarget } from '../target/catalog.ts'
 import { deferAgain } from '../target/deferral.ts'
 import { type Entry, noteStream, readStreamNote, type StreamNote } from '../target/ledger.ts'
 import { STREAM_APPLICATION } from '../tools/replicator.ts'
 import { explainTrouble } from '../tools/troubles.ts'
 import { Stream, type StreamStatus } from './stream.ts'
-import { holderText, lsnNumber, readMemo, readSlotFacts, type SlotFacts, type WatchLimits } from './watch.ts'
+import {
+  alteredPublication,
+  holderText,
+  lsnNumber,
+  readMemo,
+  readSlotFacts,
+  type SlotFacts,
+  type WatchLimits,
+} from './watch.ts'
 
 export interface StreamInputs extends WatchLimits {
   source: string
@@ -45,7 +54,7 @@ export async function withStream<T>(
     )
   const { stagingSchema } = entry.facts
   if (!stagingSchema) throw new Error(`the ledger has no staging schema for migration ${entry.id}`)
-  const { database, isCockroach } = await begin(inputs, entry, stagingSchema)
+  const { database, isCockroach, publication } = await begin(inputs, entry, stagingSchema)
   const stream = new Stream({
     sourceUrl: inputs.source,
     targetUrl: inputs.target,
@@ -58,6 +67,7 @@ export async function withStream<T>(
     extraArgs: inputs.replicatorArgs ?? [],
     stuckAfter: inputs.stuckAfter,
     watch: inputs,
+    publication,
     signal,
   })
   await stream.start()
@@ -74,7 +84,7 @@ export async function withStream<T>(
     ticker.stop()
     await stream.close()
     reportTroubles(stream)
-    await end(inputs, entry, stagingSchema).catch((error) =>
+    await end(inputs, entry, stagingSchema, publication).catch((error) =>
       info(`the slot's last position could not be noted: ${messageOf(error)}`),
     )
   }
@@ -108,19 +118,33 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
       if (again) info(`${again} unique indexes and constraints that would be in the stream's way are off again`)
       const slot = await readSlotNow(source, entry)
       if (!slot) refuse('the stream cannot begin', [`the slot ${entry.plan.slot} does not exist`], 'Repeat the load.')
-      const note = await readStreamNote(target, entry.id)
+      const publication = await requirePublication(source, entry)
+      const latest = await readStreamNote(target, entry.id)
+      const note = latest?.stagingSchema === stagingSchema ? latest : undefined
       const memo = await readMemo(target, stagingSchema, `${database}.${entry.plan.targetSchema}`)
-      const problems = continuityProblems(slot, memo, note?.stagingSchema === stagingSchema ? note : undefined)
+      const changes = publicationChanges(note?.publication ?? entry.facts.publication ?? publication, publication)
+      const problems = [
+        ...continuityProblems(slot, memo, note, entry.facts.cursor),
+        ...(changes.length ? [alteredPublication(entry.plan, changes)] : []),
+      ]
       if (problems.length)
         refuse(
           'the stream would not go on where the last one ended',
           problems,
           'Changes are lost without a word otherwise: repeat the load.',
         )
-      await noteStream(target, entry.id, noteOf(slot, stagingSchema, false))
-      return { database, isCockroach }
+      await noteStream(target, entry.id, noteOf(slot, stagingSchema, publication, false))
+      return { database, isCockroach, publication }
     }),
   )
+}
+
+/** Its mark is read first: a change that comes after it is seen by the stream's watch. */
+async function requirePublication(source: Database, { plan }: Entry): Promise<PublicationMark> {
+  const mark = await readPublicationMark(source, plan.publication)
+  const problems = await publicationProblems(source, { ...plan, schema: plan.sourceSchema })
+  if (!mark || problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
+  return mark
 }
 
 /** How long the server may take to see that a reader is gone, and how often one that comes back is cut off. */
@@ -170,7 +194,12 @@ async function readerAfter(source: Database, entry: Entry, ms: number, cut: bool
   }
 }
 
-async function end(inputs: StreamInputs, entry: Entry, stagingSchema: string): Promise<void> {
+async function end(
+  inputs: StreamInputs,
+  entry: Entry,
+  stagingSchema: string,
+  publication: PublicationMark,
+): Promise<void> {
   await withDatabase(inputs.source, 'source', async (source) => {
     let slot = await readSlotNow(source, entry)
     // The server takes a moment to see that its reader is gone, and takes in its last word until then.
@@ -180,7 +209,7 @@ async function end(inputs: StreamInputs, entry: Entry, stagingSchema: string): P
     }
     const { confirmedFlushLsn } = slot ?? {}
     if (!slot || slot.active || !confirmedFlushLsn) return
-    const note = noteOf(slot, stagingSchema, true)
+    const note = noteOf(slot, stagingSchema, publication, true)
     await withDatabase(inputs.target, 'target', (target) => noteStream(target, entry.id, note))
   })
 }
@@ -190,20 +219,22 @@ async function readSlotNow(source: Database, { plan }: Entry): Promise<SlotFacts
   return readSlotFacts(source, plan.slot, plan.publication, version >= 140000)
 }
 
-function noteOf(slot: SlotFacts, stagingSchema: string, ended: boolean): StreamNote {
+function noteOf(slot: SlotFacts, stagingSchema: string, publication: PublicationMark, ended: boolean): StreamNote {
   const { confirmedFlushLsn, decoded, serverStart } = slot
-  return { stagingSchema, ended, confirmedFlushLsn, decoded, serverStart }
+  return { stagingSchema, ended, confirmedFlushLsn, decoded, serverStart, publication }
 }
 
 /**
  * Whether a new replicator would take up exactly what the last one left. Its own note on the target (`memo`) wins over
  * the slot, so one from another source or an earlier slot would make it skip changes without a word.
  * @param note what the last stream of this load left; undefined when there has been none
+ * @param cursor where the load left the slot; nobody moves it before the first stream
  */
 export function continuityProblems(
   slot: Pick<SlotFacts, 'confirmedFlushLsn' | 'lsn' | 'decoded' | 'serverStart'>,
   memo: string | undefined,
   note: StreamNote | undefined,
+  cursor?: string,
 ): string[] {
   const problems: string[] = []
   if (memo && lsnNumber(memo) > lsnNumber(slot.lsn))
@@ -214,7 +245,12 @@ export function continuityProblems(
     problems.push(
       `the replicator's note on the target says ${memo}, but nothing has been streamed since this load: it is of an earlier stream and would win over the slot`,
     )
-  if (!note?.confirmedFlushLsn || !slot.confirmedFlushLsn) return problems
+  if (!slot.confirmedFlushLsn) return problems
+  if (!note && cursor && lsnNumber(slot.confirmedFlushLsn) > lsnNumber(cursor))
+    problems.push(
+      `the slot is at ${slot.confirmedFlushLsn}, but the load ended with the cursor ${cursor}, and nothing has been streamed since: it was recreated, advanced or read by somebody else`,
+    )
+  if (!note?.confirmedFlushLsn) return problems
   const [then, now] = [lsnNumber(note.confirmedFlushLsn), lsnNumber(slot.confirmedFlushLsn)]
   // After a crash the server may remember an earlier position; what is sent again does no harm.
   const restarted = note.serverStart !== slot.serverStart
@@ -228,6 +264,11 @@ export function continuityProblems(
     )
   else if (!restarted && note.decoded !== null && slot.decoded !== null && slot.decoded < note.decoded)
     problems.push('the slot has decoded less than it had before: it was recreated meanwhile')
+  // A stream that was killed may have come further than its note, but by nothing else than the transactions it read.
+  else if (!note.ended && !restarted && now > then && slot.decoded !== null && slot.decoded === note.decoded)
+    problems.push(
+      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} without decoding a transaction: it was recreated or advanced after the last stream was killed`,
+    )
   return problems
 }
 

@@ -3,8 +3,8 @@ import { warning } from '@actions/core'
 import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
 import { number, seconds } from '../runtime/progress.ts'
-import { readMarker, writeMarker } from '../source/heartbeat.ts'
-import { dropSlot } from '../source/slot.ts'
+import { readBeat, readMarker, writeMarker } from '../source/heartbeat.ts'
+import { dropSlot, type PublicationMark } from '../source/slot.ts'
 import type { Plan } from '../target/ledger.ts'
 import { freeAddress } from '../tools/process.ts'
 import { noMetrics, Replicator, type StreamMetrics } from '../tools/replicator.ts'
@@ -36,6 +36,8 @@ export interface StreamOptions {
   /** Milliseconds without a heartbeat on the target after which a stream that does not move is called stuck. */
   stuckAfter: number
   watch: WatchLimits
+  /** The publication as it was when it was found to be right. */
+  publication?: PublicationMark
   signal: AbortSignal
 }
 
@@ -116,7 +118,7 @@ export class Stream {
     this.source = source()
     this.target = target()
     this.#side = { slot: source(), source: source(), target: target() }
-    this.#watch = new Watch(options.plan, options.watch)
+    this.#watch = new Watch(options.plan, options.watch, options.publication)
   }
 
   async start(): Promise<void> {
@@ -359,6 +361,7 @@ export class Stream {
         const seen = await this.target.use((db) => readMarker(db, this.options.plan.targetSchema))
         const now = performance.now()
         if (!seen) return
+        if (seen.beat > this.#beat && this.#beat) await this.#requireWritten(seen.beat)
         this.#seen = seen.beat
         while (this.#unseen[0] && this.#unseen[0].beat <= seen.beat) {
           this.#latency = now - (this.#unseen.shift() as { at: number }).at
@@ -367,6 +370,18 @@ export class Stream {
       })
       await this.#pause(LOOK_EVERY)
     }
+  }
+
+  /**
+   * A beat that was never written would be taken for all that are still to come, and a stream that stands still for one
+   * that has caught up. Ours may be on its way back to us, so the source is asked.
+   */
+  async #requireWritten(seen: number): Promise<void> {
+    const written = await this.source.use(readBeat)
+    if (seen > written)
+      throw new VerdictError(
+        `the heartbeat on the target says ${seen}, but the source has only written ${written}: somebody has changed it on the target, or another stream writes there, so nothing tells how far this one is. Set it right on the target (\`beat\` to 0), and find out who it was`,
+      )
   }
 
   /** The last heartbeat that the slot's position says has been applied. */

@@ -2,6 +2,7 @@ import { compareTables, type Table } from '../migration/tables.ts'
 import { type Database, ident } from '../runtime/database.ts'
 import { seconds } from '../runtime/progress.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
+import { type PublicationMark, publicationChanges, publicationMark } from '../source/slot.ts'
 import { readTables } from '../sql/tables.ts'
 import type { Plan } from '../target/ledger.ts'
 import { STREAM_APPLICATION } from '../tools/replicator.ts'
@@ -111,6 +112,8 @@ export interface SourceState {
   tables: TableState[]
   /** As `schema.table`: what the publication sends. */
   published: string[]
+  /** null when it is gone. */
+  publication: PublicationMark | null
   /** Bare names of every table of the schema, partitions left out. */
   present: string[]
 }
@@ -130,6 +133,7 @@ export async function readSourceState(db: Database, plan: Plan): Promise<SourceS
                FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace) AS tables,
             (SELECT coalesce(jsonb_agg(schemaname || '.' || tablename ORDER BY 1), '[]')
                FROM pg_catalog.pg_publication_tables WHERE pubname = $3) AS published,
+            ${publicationMark(3)} AS publication,
             (SELECT coalesce(jsonb_agg(c.relname ORDER BY 1), '[]') FROM pg_catalog.pg_class c
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
               WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition) AS present`,
@@ -175,7 +179,23 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
         kind: 'fatal',
         what: `the publication ${plan.publication} does not send ${name} any more: its changes since then are lost, and the load must be repeated`,
       })
-  return found
+  return [...found, ...publicationSightings(before.publication, after.publication, plan)]
+}
+
+/** A change of what is sent, even one that was undone within a second, may have kept changes back for ever. */
+function publicationSightings(
+  before: PublicationMark | null | undefined,
+  after: PublicationMark | null,
+  plan: Plan,
+): Sighting[] {
+  // One that was dropped is told by the look at the slot, whether or not another one has its name.
+  const changes = before && after && before.oid === after.oid ? publicationChanges(before, after) : []
+  if (!changes.length) return []
+  return [{ kind: 'fatal', what: alteredPublication(plan, changes) }]
+}
+
+export function alteredPublication(plan: Plan, changes: readonly string[]): string {
+  return `the publication ${plan.publication} was altered on the source (${changes.join('; ')}): changes in between may never have been sent, and the load must be repeated`
 }
 
 function compareState(before: TableState, after: TableState): Sighting[] {
@@ -319,6 +339,7 @@ export function walSightings(slot: SlotFacts, limits: WatchLimits): Sighting[] {
 export class Watch {
   readonly #plan: Plan
   readonly #limits: WatchLimits
+  readonly #publication: PublicationMark | undefined
   #source: SourceState | undefined
   #sourceTables: Table[] = []
   #target: Table[] | undefined
@@ -328,9 +349,11 @@ export class Watch {
   /** How the two sides' tables differ now, for the error of a stream that is stuck. */
   differences: string[] = []
 
-  constructor(plan: Plan, limits: WatchLimits) {
+  /** @param publication as it was when it was found to be right */
+  constructor(plan: Plan, limits: WatchLimits, publication?: PublicationMark) {
     this.#plan = plan
     this.#limits = limits
+    this.#publication = publication
   }
 
   /** `kind` is `warning` or `fatal` in what is returned: `on-ddl` has been applied. */
@@ -340,7 +363,10 @@ export class Watch {
     this.#source = state
     if (!before) {
       this.#sourceTables = await this.#planned(db, this.#plan.sourceSchema)
-      return this.#news(this.#outsiders(state))
+      return this.#news([
+        ...this.#outsiders(state),
+        ...publicationSightings(this.#publication, state.publication, this.#plan),
+      ])
     }
     const found = compareSourceStates(before, state, this.#plan)
     if (found.some((sighting) => sighting.kind === 'ddl')) {

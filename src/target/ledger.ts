@@ -4,6 +4,7 @@ import type { PackedFingerprint } from '../migration/fingerprint.ts'
 import { planHash, type VerifyLevel } from '../migration/plan.ts'
 import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
+import type { PublicationMark } from '../source/slot.ts'
 import type { WriteGrant } from './gate.ts'
 
 /** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
@@ -61,6 +62,8 @@ export interface Facts {
    * earlier slot, would win over the slot's own, and the changes between would be skipped without a word.
    */
   stagingSchema?: string
+  /** The publication as the load left it. */
+  publication?: PublicationMark
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string
@@ -277,6 +280,8 @@ export interface StreamNote {
   confirmedFlushLsn: string | null
   decoded: number | null
   serverStart: string
+  /** The publication when it was last found to be right. */
+  publication?: PublicationMark
 }
 
 interface HoldRow {

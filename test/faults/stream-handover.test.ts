@@ -64,6 +64,38 @@ test('streams until it is asked for the slot, declined, or its leg is over; two 
   }
 })
 
+test('before the first stream a publication that sends less is refused, one that did for a while, and another slot', {
+  timeout: 120_000,
+}, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToLoaded()
+  const refused = async (sql: string, said: RegExp) => {
+    await rehearsal.query('source', sql)
+    const result = await rehearsal.run('replicate', { until: 'caught-up' })
+    expect(result.conclusion).toBe('failure')
+    expect(words(result)).toMatch(said)
+  }
+  const alter = 'ALTER PUBLICATION molt_fetch'
+  await refused(`${alter} SET (publish = 'insert, update')`, /the publication molt_fetch does not send DELETE/)
+  // Whatever was deleted in the meantime will never be sent.
+  await refused(`${alter} SET (publish = 'insert, update, delete')`, /altered on the source \(what it sends was set\)/)
+  await refused(
+    `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews (id, product_id, customer_id, rating, body)`,
+    /molt_fetch sends public\.reviews without the columns user, title, votes, created_at/,
+  )
+  await refused(
+    `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews WHERE (id < 0)`,
+    /molt_fetch sends public\.reviews through a row filter/,
+  )
+  // And a slot that begins after the load.
+  await rehearsal.query('source', `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews`)
+  await rehearsal.query('source', `SELECT pg_drop_replication_slot('molt_slot')`)
+  await refused(
+    `SELECT pg_create_logical_replication_slot('molt_slot', 'pgoutput')`,
+    /the load ended with the cursor [0-9A-F/]+, and nothing has been streamed since/,
+  )
+})
+
 test('a slot that somebody has read in between is refused, and so is a note from the future', {
   timeout: 120_000,
 }, async () => {

@@ -119,6 +119,31 @@ describe('a stream that cannot go on is red and says why', () => {
     expect(said).toMatch(/the publication p_db\d+ does not send public\.notes any more/)
   })
 
+  it.each([
+    [
+      'sends no DELETE from now on',
+      (p: string) => `ALTER PUBLICATION ${p} SET (publish = 'insert, update')`,
+      /what it/,
+    ],
+    [
+      'was without a table for a moment',
+      (p: string) => `ALTER PUBLICATION ${p} DROP TABLE notes; ALTER PUBLICATION ${p} ADD TABLE notes`,
+      /public\.notes was taken out and put in again/,
+    ],
+    [
+      'filters rows from now on',
+      (p: string) =>
+        `ALTER PUBLICATION ${p} SET TABLE items WHERE (id < 0), notes, molt_actions.molt_actions_heartbeat`,
+      /public\.items was taken out and put in again/,
+    ],
+  ])('a publication that %s', async (_, sql, words) => {
+    const { stream, source } = await streaming()
+    await source.query(sql(scene.plan.publication))
+    const { said } = await red(stream, SOON)
+    expect(said).toMatch(/the publication p_db\d+ was altered on the source \(/)
+    expect(said).toMatch(words)
+  })
+
   it('the slot taken by another process', async () => {
     const { stream, source } = await streaming()
     const thief = await bench.client(`${scene.db.source}&replication=database&application_name=thief`)
@@ -175,6 +200,19 @@ describe('a stream that cannot go on is red and says why', () => {
     const { said } = await red(stream, SOON)
     expect(said).toMatch(/was recreated, moved on or read by somebody else: its position is past \d+ heartbeats/)
     await blocker.query('ROLLBACK')
+  })
+
+  it('a heartbeat on the target that was never written, by which a stream that stands still has caught up', async () => {
+    const { stream, target } = await streaming()
+    // The replicator may be in the middle of a change of that row; else it would set it right a moment later.
+    let over = false
+    const ahead = (async () => {
+      while (!over) await target.query('UPDATE molt_actions_heartbeat SET beat = 1000000000').then(() => sleep(20))
+    })()
+    const { said } = await red(stream, SOON)
+    over = true
+    await ahead
+    expect(said).toMatch(/the heartbeat on the target says 1000000000, but the source has only written \d+: somebody/)
   })
 
   it('a lock on the target, with who holds it', async () => {

@@ -17,6 +17,8 @@ export interface Rehearsal {
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
   /** Setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
   bringToCaughtUp(prepare?: Record<string, string>): Promise<void>
+  /** The same without the last of these: nothing has been streamed yet. */
+  bringToLoaded(): Promise<void>
   query(side: 'source' | 'target', sql: string, values?: unknown[]): Promise<Record<string, unknown>[]>
   stop(): Promise<void>
 }
@@ -55,6 +57,9 @@ export async function startRehearsal(
       async bringToCaughtUp(prepare = {}) {
         for (const [name, inputs] of CHAIN)
           requireSuccess(name, await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs))
+      },
+      async bringToLoaded() {
+        for (const [name, inputs] of CHAIN.slice(0, -1)) requireSuccess(name, await run(name, inputs))
       },
       query: (side, sql, values) => query(pair[side].url, sql, values),
       async stop() {

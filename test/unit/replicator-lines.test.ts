@@ -157,7 +157,15 @@ describe('going on from the slot', () => {
   it('is allowed where the last stream ended, after a kill, and after a crash of the server', () => {
     expect(continuityProblems(slot, undefined, undefined)).toEqual([])
     expect(continuityProblems(slot, '0/510', note)).toEqual([])
-    expect(continuityProblems({ ...slot, confirmedFlushLsn: '0/700' }, '0/700', { ...note, ended: false })).toEqual([])
+    expect(continuityProblems(slot, undefined, undefined, '0/500')).toEqual([])
+    const killed = { ...note, ended: false }
+    const further = { ...slot, confirmedFlushLsn: '0/700' }
+    expect(continuityProblems({ ...further, decoded: 12 }, '0/700', killed)).toEqual([])
+    expect(continuityProblems(slot, '0/500', killed)).toEqual([])
+    // Nobody knows what it has decoded: before PostgreSQL 14, after a reset, and after a crash.
+    expect(continuityProblems({ ...further, decoded: null }, '0/700', killed)).toEqual([])
+    expect(continuityProblems(further, '0/700', { ...killed, decoded: null })).toEqual([])
+    expect(continuityProblems({ ...further, serverStart: 'b' }, '0/700', killed)).toEqual([])
     expect(continuityProblems({ ...slot, confirmedFlushLsn: '0/400', serverStart: 'b' }, '0/510', note)).toEqual([])
   })
 
@@ -167,8 +175,16 @@ describe('going on from the slot', () => {
     ['a slot that went back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /another slot/],
     ['a slot that moved by itself', { ...slot, confirmedFlushLsn: '0/600' }, '0/500', note, /recreated, advanced/],
     ['a slot made anew', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
+    ['one made anew before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
+    [
+      'one made anew after the first stream was killed',
+      { ...slot, confirmedFlushLsn: '0/600', decoded: 0 },
+      '0/500',
+      { ...note, ended: false, decoded: 0 },
+      /without decoding a transaction/,
+    ],
   ])('is refused with %s', (_, now, memo, before, said) => {
-    expect(continuityProblems(now, memo, before).join()).toMatch(said)
+    expect(continuityProblems(now, memo, before, '0/4FF').join()).toMatch(said)
   })
 })
 
@@ -177,6 +193,7 @@ describe('watching', () => {
   const state = (change: object = {}, more: object = {}): SourceState => ({
     tables: [{ ...table, ...change }],
     published: ['public.a'],
+    publication: { oid: '1', itself: '700', tables: { 'public.a': '2 700' } },
     present: ['a'],
     ...more,
   })
@@ -197,6 +214,16 @@ describe('watching', () => {
     ])
     expect(seen(state({}, { present: ['a', 'b'] }))).toEqual([
       expect.stringMatching(/^ddl the table public\.b was created/),
+    ])
+  })
+
+  it('tells what was done to the publication, though it looks as before', () => {
+    const publication = { oid: '1', itself: '700', tables: { 'public.a': '2 700' } }
+    expect(seen(state({}, { publication: { ...publication, itself: '701' } }))).toEqual([
+      expect.stringMatching(/^fatal the publication p was altered on the source \(what it sends was set\)/),
+    ])
+    expect(seen(state({}, { publication: { ...publication, tables: { 'public.a': '3 705' } } }))).toEqual([
+      expect.stringMatching(/\(public\.a was taken out and put in again\): .* the load must be repeated$/),
     ])
   })
 

@@ -8,7 +8,13 @@ import { type Database, unhurried } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { number, plural, progress, seconds, workFolder } from '../../runtime/progress.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
-import { completePublication, createPublication, readPublication, slotProblems } from '../../source/slot.ts'
+import {
+  completePublication,
+  createPublication,
+  readPublication,
+  readPublicationMark,
+  slotProblems,
+} from '../../source/slot.ts'
 import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
 import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../steps/interrupted.ts'
@@ -97,6 +103,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
     )
   }
   await completePublication(source, plan.publication)
+  const publication = await readPublicationMark(source, plan.publication)
   const cursor = resume?.cursor ?? (account.cursor as string)
   const stream = [
     ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
@@ -111,7 +118,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
     )
   }
   const loaded = await advance(target, entry, 'loaded', {
-    facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor) },
+    facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication },
   })
   if (context.inputs.tableHandling === 'drop-on-target-and-recreate') await acceptTargetSchema(target, loaded)
   const durationMs = Math.round(performance.now() - began)
