@@ -222,6 +222,21 @@ describe('status.yml', () => {
   })
 })
 
+describe('cleanup.yml', () => {
+  test('asks whether its environment has reviewers before it does anything, and every caller lets it', () => {
+    const job = readWorkflow(join(FOLDER, 'cleanup.yml')).jobs.cleanup as Job
+    const { uses, with: given } = job.steps?.[0] ?? {}
+    expect(uses).toBe('$/actions/gate')
+    expect(given).toMatchObject({
+      do: 'require',
+      environment: job.environment,
+      token: expect.stringContaining('github.token'),
+    })
+    const caller = readWorkflow(join(REPO, 'examples/operations-caller.yml')).jobs.cleanup as Job
+    expect(caller.permissions).toEqual(job.permissions)
+  })
+})
+
 describe('rehearse.yml', () => {
   const { jobs } = readWorkflow(join(FOLDER, 'rehearse.yml'))
   const github = (event_name: string, from = 'acme/shop') => ({

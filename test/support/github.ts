@@ -29,6 +29,8 @@ export interface FakeGithub {
   /** Of every answer. */
   status: number
   environment: object | undefined
+  /** `cutover-cleanup`. */
+  cleanup: object | undefined
   runs: Map<string, FakeRun>
   rehearsals: FakeRehearsal[]
   /** Paths with their queries, in order. */
@@ -44,6 +46,7 @@ export async function startGithub(): Promise<FakeGithub> {
     url: '',
     status: 200,
     environment: undefined,
+    cleanup: undefined,
     runs: new Map(),
     rehearsals: [],
     asked: [],
@@ -71,6 +74,7 @@ function answer(github: FakeGithub, url: string): object | undefined {
   const path = pathname.replace(`/repos/${REPOSITORY}`, '')
   if (path === '') return { id: 4, full_name: REPOSITORY, default_branch: 'main' }
   if (path === '/environments/cutover') return github.environment
+  if (path === '/environments/cutover-cleanup') return github.cleanup
   const [, runId = '', rest] = /^\/actions\/runs\/(\d+)\/(.*)$/.exec(path) ?? []
   const run = github.runs.get(runId)
   if (run && rest === 'approvals') return run.approvals

@@ -87,7 +87,11 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
         secrets: { MOLT_SOURCE: source.url, MOLT_TARGET: target.url },
         replace: { 'actions/checkout': undefined },
         workDir: join(folder, `${name}-${++runs}`),
-        run: { workspace },
+        run: {
+          workspace,
+          github: { token: TOKEN, api_url: github.url, repository: REPOSITORY, job: name },
+          secrets: [TOKEN],
+        },
       })
     },
     phase: async () => (await rehearsal.query('target', 'SELECT phase FROM molt_actions.migrations'))[0]?.phase,
