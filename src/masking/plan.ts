@@ -487,7 +487,7 @@ export function meets(column: MaskColumn, parent: MaskColumn): boolean {
 }
 
 /** What a record of the rules file says under a name; a table may well be called `constructor`. */
-function own<T>(record: Record<string, T> | undefined, name: string): T | undefined {
+export function own<T>(record: Record<string, T> | undefined, name: string): T | undefined {
   return record && Object.hasOwn(record, name) ? record[name] : undefined
 }
 

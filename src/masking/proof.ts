@@ -5,7 +5,7 @@ import type { Database } from '../runtime/database.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { type CopyEnds, hangUp, openPair } from './copy.ts'
 import { looksPersonal } from './names.ts'
-import type { Decision, Plan, PlannedTable } from './plan.ts'
+import { type Decision, own, type Plan, type PlannedTable } from './plan.ts'
 import type { Rules } from './rules.ts'
 import { setParameters } from './session.ts'
 import { dangling } from './subset.ts'
@@ -427,10 +427,10 @@ async function hitsOf(target: Database, rows: string, values: unknown[] = []) {
 
 /** Counts rows that hold something of a pattern: free text that was filled or rewritten inside, and all that was kept. */
 async function scan(target: Database, { table, decisions }: PlannedTable, { rules, proof }: Run): Promise<void> {
-  const own = rules.tables[table.name] ?? {}
+  const ruled = own(rules.tables, table.name)
   const free = decisions.flatMap((decision, at) => {
-    const rule = Object.hasOwn(own, decision.column.name) ? own[decision.column.name] : undefined
-    return isFree(decision, rule !== undefined) ? [{ column: decision.column, at }] : []
+    const { column } = decision
+    return isFree(decision, own(ruled, column.name) !== undefined) ? [{ column, at }] : []
   })
   if (!free.length) return
   proof.scannedColumns += free.length

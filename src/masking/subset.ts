@@ -2,7 +2,7 @@ import { type Database, ident, qualified } from '../runtime/database.ts'
 import { number } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { Hashes, literal } from './expressions.ts'
-import type { Edge, Plan } from './plan.ts'
+import { type Edge, own, type Plan } from './plan.ts'
 import type { Rules } from './rules.ts'
 
 type Subset = NonNullable<Rules['subset']>
@@ -17,16 +17,19 @@ export function subsetPredicates(plan: Plan, subset: Subset): Map<string, string
   const seeds = Object.keys(subset).filter((name) => tables.has(name))
   const restricted = restrictedTables(plan.edges, seeds)
   const hashes = new Hashes(plan.domains)
-  const own = new Map(
-    [...restricted].map((name) => [name, ownPredicates(tables.get(name) as MaskTable, subset[name], hashes, plan)]),
+  const ownOf = new Map(
+    [...restricted].map((name) => [
+      name,
+      ownPredicates(tables.get(name) as MaskTable, own(subset, name), hashes, plan),
+    ]),
   )
   const queryName = new Map([...restricted].map((name, at) => [name, `taken${at}`]))
   const edgesOf = (name: string) =>
     plan.edges.filter(({ from, to }) => from === name && to !== name && restricted.has(to))
   const taken = (name: string, columns: readonly string[], edges: readonly Edge[]) =>
-    takenRows(tables.get(name) as MaskTable, columns, own.get(name) as string[], edges, queryName)
+    takenRows(tables.get(name) as MaskTable, columns, ownOf.get(name) as string[], edges, queryName)
   const predicate = (name: string): string => {
-    if (!edgesOf(name).length) return (own.get(name) as string[]).join(' AND ')
+    if (!edgesOf(name).length) return (ownOf.get(name) as string[]).join(' AND ')
     // Every table above is written once, however many ways lead to it, after those that it refers to.
     const queries = new Map<string, string>()
     const open = new Set([name])

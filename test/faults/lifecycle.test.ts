@@ -1,5 +1,7 @@
+import pg from 'pg'
 import { afterEach, expect, test } from 'vitest'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+import { stoppedChild } from '../support/stopped.ts'
 
 /* What a person does when things do not go as planned, or are over: abort, rollback, finalize, cleanup, status. */
 
@@ -45,6 +47,36 @@ test('abort sets the source free in any phase, also with the target gone', { tim
   expect(
     await rehearsal.query('target', "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'molt_staging%'"),
   ).toEqual([])
+})
+
+test('abort beside a cutover that is about to commit: one of the two decides, and the other one is red', {
+  timeout: 180_000,
+}, async () => {
+  rehearsal = await startRehearsal()
+  await rehearsal.bringToCaughtUp()
+  const env = { MOLT_ACTIONS_STOP_AT: 'committing' }
+  const running = rehearsal.run('cutover', { ...CUTOVER, lease: '60s', 'max-pause': '120s' }, { env })
+  const pid = await stoppedChild(running)
+  const reader = new pg.Client(rehearsal.pair.source.url)
+  await reader.connect()
+  await reader.query('BEGIN; SELECT count(*) FROM addresses')
+  const aborting = rehearsal.run('abort')
+  const waits = () =>
+    rehearsal.query(
+      'source',
+      "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DROP TRIG%'",
+    )
+  for (let look = 0; look < 400 && !(await waits()).length; look++) await new Promise((go) => setTimeout(go, 50))
+  expect(await writable()).toBe(true)
+  process.kill(pid, 'SIGCONT')
+  const cutover = await running
+  await reader.query('ROLLBACK')
+  await reader.end()
+  expect(cutover.conclusion, words(cutover)).toBe('failure')
+  expect(words(cutover)).toContain('another run has moved this migration meanwhile')
+  requireSuccess('abort', await aborting)
+  expect(await writable()).toBe(true)
+  expect(await ours()).toEqual(NOTHING)
 })
 
 test('after a commit: abort and cleanup refuse, status tells, finalize drops the slot, rollback tells what it would lose', {
