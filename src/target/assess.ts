@@ -64,7 +64,6 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
   const role = (await db.query(ROLE, [question.schema])).rows[0]
   const admin = cockroach ? (await db.query(ADMIN)).rows[0].admin : false
   const relations = await db.query(RELATIONS, [question.schema])
-  const triggers = await db.query(TRIGGERS, [question.schema])
   const grants = await db.query(GRANTS, [question.schema])
   const staging = await db.query(
     `SELECT nspname AS name FROM pg_catalog.pg_namespace WHERE nspname LIKE 'molt\\_staging\\_%' OR nspname = '_replicator' ORDER BY 1`,
@@ -85,7 +84,7 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
       withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
     },
     filled: await filledTables(db, question.schema, expected),
-    triggers: triggers.rows.filter((each) => isExpected.has(each.table)),
+    triggers: (schema.actions ?? []).filter(({ kind, table }) => kind === 'trigger' && isExpected.has(table)),
     writers: writers(grants.rows, isExpected),
     stagingSchemas: staging.rows.map((row) => row.name),
     jobs: cockroach ? await readJobs(db) : null,
@@ -110,11 +109,6 @@ const RELATIONS = `
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1`
-
-const TRIGGERS = `
-  SELECT c.relname AS table, t.tgname AS name FROM pg_catalog.pg_trigger t
-    JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-   WHERE n.nspname = $1 AND NOT t.tgisinternal ORDER BY 1, 2`
 
 /** `mine`: what this role has by itself, or by a role it is a member of. The tables are a JSON array. */
 const GRANTS = `

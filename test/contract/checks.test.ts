@@ -708,7 +708,8 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
       'pg_class',
       'pg_constraint',
     ],
-    ...['pg_depend', 'pg_enum', 'pg_index', 'pg_indexes', 'pg_namespace', 'pg_roles', 'pg_sequences', 'pg_trigger'],
+    ...['pg_depend', 'pg_enum', 'pg_index', 'pg_indexes', 'pg_namespace', 'pg_rewrite', 'pg_roles', 'pg_sequences'],
+    'pg_trigger',
     'table_privileges',
   ])
   for (const text of Object.values(asked).flat())

@@ -105,7 +105,7 @@ test('a verify that fails behind the fence is shown, under what became of the fe
   await rehearsal.query('target', 'DELETE FROM categories WHERE id = 4711')
   expect(result.conclusion).toBe('failure')
   expect(result.summary).toMatch(
-    /^### ❌ Cutover failed: the fence is lifted\n\nWrites were paused for .*\n\n### ❌ Verify: 1 problem[\s\S]*categories[\s\S]*<\/details>\n\n> \[!CAUTION\]/,
+    /^### ❌ Cutover failed: the fence is lifted\n\nWrites were paused for .*\n\n### ❌ Verify: 1 problem[\s\S]*categories[\s\S]*<\/details>\n\n+> \[!CAUTION\]/,
   )
 })
 
