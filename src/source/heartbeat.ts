@@ -44,9 +44,13 @@ export async function readHeartbeatOwner(
   return rows[0]
 }
 
-/** The heartbeat's table on the target; its row arrives with the stream. */
-export async function createTargetHeartbeat(db: Database, schema: string): Promise<void> {
+/**
+ * The heartbeat's table on the target; its row arrives with the stream. One that another source has left there would be
+ * ahead of this one's.
+ */
+export async function createTargetHeartbeat(db: Database, schema: string, sourceId: string): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${qualified(schema, HEARTBEAT)} (${COLUMNS})`)
+  await db.query(`DELETE FROM ${qualified(schema, HEARTBEAT)} WHERE source_id <> $1`, [sourceId])
 }
 
 /** Writes the next beat and a marker on the source; returns the beat's number, which only ever grows. */

@@ -3,7 +3,7 @@ import { warning } from '@actions/core'
 import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
 import { number, seconds } from '../runtime/progress.ts'
-import { readBeat, readMarker, writeMarker } from '../source/heartbeat.ts'
+import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../source/heartbeat.ts'
 import { dropSlot, type PublicationMark } from '../source/slot.ts'
 import type { Plan } from '../target/ledger.ts'
 import { freeAddress } from '../tools/process.ts'
@@ -380,7 +380,7 @@ export class Stream {
     const written = await this.source.use(readBeat)
     if (seen > written)
       throw new VerdictError(
-        `the heartbeat on the target says ${seen}, but the source has only written ${written}: somebody has changed it on the target, or another stream writes there, so nothing tells how far this one is. Set it right on the target (\`beat\` to 0), and find out who it was`,
+        `the heartbeat on the target says ${seen}, but the source has only written ${written}: somebody has changed it on the target, or another stream writes there, so nothing tells how far this one is. Set it right (UPDATE ${this.options.plan.targetSchema}.${HEARTBEAT} SET beat = 0, on the target), and find out who it was`,
       )
   }
 

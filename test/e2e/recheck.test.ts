@@ -22,8 +22,8 @@ beforeAll(async () => {
   for (const db of [source, target])
     await db.query(`CREATE TABLE items (a int, b text, n numeric, j jsonb, at timestamptz, PRIMARY KEY (a, b));
                     CREATE TABLE odd (k bytea PRIMARY KEY, v text)`)
-  await createHeartbeat(source, 'main')
-  await createTargetHeartbeat(target, 'public')
+  const { sourceId } = await createHeartbeat(source, 'main')
+  await createTargetHeartbeat(target, 'public', sourceId)
 }, 60_000)
 
 afterAll(async () => {
@@ -34,6 +34,16 @@ afterAll(async () => {
 beforeEach(async () => {
   for (const db of [source, target]) await db.query('TRUNCATE items, odd')
   await target.query('DELETE FROM molt_actions_heartbeat')
+})
+
+test("a heartbeat that another source has left on the target is not taken for this one's", async () => {
+  await target.query("INSERT INTO molt_actions_heartbeat VALUES (1, 'main', 'this', 5, '')")
+  const left = async (sourceId: string) => {
+    await createTargetHeartbeat(target, 'public', sourceId)
+    return (await target.query('SELECT beat FROM molt_actions_heartbeat')).rows
+  }
+  expect(await left('this')).toEqual([{ beat: '5' }])
+  expect(await left('another')).toEqual([])
 })
 
 const COPY = 'INSERT INTO items VALUES ($1, $2, $3, $4, $5) ON CONFLICT (a, b) DO UPDATE SET n = $3, j = $4, at = $5'

@@ -40,8 +40,8 @@ export class Scene {
     const scene = new Scene(bench, db)
     const rows = `INSERT INTO items SELECT g, g * 10, 'item ' || g, g, '2026-01-01' FROM generate_series(1, 200) g;
       INSERT INTO notes SELECT g, g, repeat('x', 5000) FROM generate_series(1, 20) g`
-    await createHeartbeat(db.s, 'test')
-    await createTargetHeartbeat(db.t, 'public')
+    const { sourceId } = await createHeartbeat(db.s, 'test')
+    await createTargetHeartbeat(db.t, 'public', sourceId)
     await createPublication(db.s, scene.plan.publication, 'public', TABLES)
     if (options.truncate)
       await db.s.query(`ALTER PUBLICATION ${scene.plan.publication} SET (publish = 'insert, update, delete, truncate')`)

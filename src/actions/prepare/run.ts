@@ -188,7 +188,7 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
     throw new UserError(
       `the source belongs to migration \`${owner.migration}\` since a moment ago; run \`cleanup\` for it first`,
     )
-  await createTargetHeartbeat(target, plan.targetSchema)
+  await createTargetHeartbeat(target, plan.targetSchema, owner.sourceId)
   const identity = { systemIdentifier, databaseOid, sourceId: owner.sourceId }
   let entry = await createEntry(target, migration, plan, { source: identity })
   requireSamePlan(entry, plan)
