@@ -339,7 +339,7 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
   const body = /\$fence\$([\s\S]*)\$fence\$/.exec(fenceFunction(fence.id))?.[1]
   const feeds = await db.query(
     `SELECT r.srrelid AS oid, s.subname AS name FROM pg_catalog.pg_subscription_rel r
-       JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid WHERE r.srrelid = ANY($1::oid[])`,
+       JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid WHERE s.subenabled AND r.srrelid = ANY($1::oid[])`,
     [fence.tables.map(({ oid }) => oid)],
   )
   const fed = new Map(feeds.rows.map((row) => [row.oid, row.name]))
@@ -348,7 +348,7 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
     const name = `${table.schema}.${table.name}`
     if (fed.has(table.oid))
       return [
-        `the subscription ${fed.get(table.oid)} writes to ${name}, and no trigger of a statement stops it; disable and drop it`,
+        `the subscription ${fed.get(table.oid)} writes to ${name}, and no trigger of a statement stops it; disable it`,
       ]
     if (!trigger) return [`${name} has no fence trigger`]
     if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]

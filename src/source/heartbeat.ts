@@ -1,5 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import { type Database, qualified, relationExists } from '../runtime/database.ts'
+import { VerdictError } from '../runtime/errors.ts'
+
+const GONE =
+  'the heartbeat row on the source is gone: somebody has deleted it, and without it nothing tells what has arrived. Abort, and prepare and load again'
 
 /** Everything of ours on the source lives in this schema. */
 export const OUR_SCHEMA = 'molt_actions'
@@ -59,14 +63,14 @@ export async function writeMarker(db: Database, marker: string): Promise<number>
     `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`,
     [marker],
   )
-  if (!rows[0]) throw new Error('the heartbeat row on the source is gone')
+  if (!rows[0]) throw new VerdictError(GONE)
   return Number(rows[0].beat)
 }
 
 /** The last beat that was written on the source. */
 export async function readBeat(db: Database): Promise<number> {
   const { rows } = await db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`)
-  if (!rows[0]) throw new Error('the heartbeat row on the source is gone')
+  if (!rows[0]) throw new VerdictError(GONE)
   return Number(rows[0].beat)
 }
 

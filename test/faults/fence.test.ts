@@ -245,12 +245,13 @@ test('a subscription that feeds a table is a problem of the fence', async () => 
   await db.query(`CREATE SUBSCRIPTION feed CONNECTION 'host=localhost' PUBLICATION p WITH (connect = false, slot_name = NONE);
     SET allow_system_table_mods = on;
     INSERT INTO pg_subscription_rel SELECT oid, 'parent'::regclass, 'r', NULL FROM pg_subscription;
-    RESET allow_system_table_mods`)
+    UPDATE pg_subscription SET subenabled = true; RESET allow_system_table_mods`)
   expect(await fenceProblems(db, fence)).toEqual([
     expect.stringMatching(/the subscription feed writes to public\.parent/),
   ])
-  await db.query('DROP SUBSCRIPTION feed')
+  await db.query('ALTER SUBSCRIPTION feed DISABLE')
   expect(await fenceProblems(db, fence)).toEqual([])
+  await db.query('DROP SUBSCRIPTION feed')
 })
 
 test('a permanent fence is taken away only by who may', async () => {

@@ -147,8 +147,9 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
   }
   await withDatabase(context.inputs.target, 'target', async (target) => {
     await addEvidence(target, entry.id, 'replicate', account)
-    const [verify] = await readEvidence<{ problems?: unknown[] }>(target, entry.id, 'verify', 1)
-    const clean = verify?.body.problems?.length ? 'not clean' : 'clean'
+    const [verify] = await readEvidence<{ problems?: unknown[]; partial?: boolean }>(target, entry.id, 'verify', 1)
+    const found = verify?.body.problems?.length ? 'not clean' : 'clean'
+    const clean = verify?.body.partial ? `${found}, in some of the tables` : found
     context.summary(verify ? `Last verify: ${clean}, ${seconds(verify.ageMs)} ago.` : 'Nothing was verified yet.')
   })
   return account.endedBy
