@@ -228,7 +228,8 @@ describe('a stream that cannot go on is red and says why', () => {
     const watch = { onDdl: 'warn', walBudget: 96 * 2 ** 20, onWalBudget: 'drop-slot' } as const
     const { stream, source } = await streaming({}, { watch })
     const holder = await bench.client(scene.db.source)
-    await holder.query('BEGIN; SELECT txid_current()')
+    // Only a transaction that has written holds WAL back; without one a busy machine's test sees the slot move on.
+    await holder.query(`BEGIN; SELECT pg_logical_emit_message(true, 'holder', 'x')`)
     // A new segment costs nothing, and counts 16 MiB; each is waited for until it was measured, however busy all is.
     const fill = async () => {
       const before = stream.status.walBytes
