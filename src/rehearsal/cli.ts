@@ -4,20 +4,18 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import { parseArgs } from 'node:util'
 import { ConnectError, connect, type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, messageOf, UserError } from '../runtime/errors.ts'
 import { number, seconds } from '../runtime/progress.ts'
-import { urlProblem } from '../runtime/types.ts'
 import { readTables } from '../sql/tables.ts'
 import { listDeferred } from '../target/deferral.ts'
 import { toolVersion } from '../tools/versions.ts'
-import { DEFAULT_RATE, type LoadHandle, startGenericLoad, startLoad } from './load.ts'
+import { type Account, accountOf, accountText, errorsOf, type Masking } from './account.ts'
+import { type LoadHandle, startGenericLoad, startLoad } from './load.ts'
 import {
   CANARIES,
   createGrownShop,
   createGrownTarget,
-  GROWN_ROWS,
   maskShop,
   type Search,
   searchDatabase,
@@ -25,159 +23,16 @@ import {
   searchTexts,
   WITNESSES,
 } from './masked-shop.ts'
+import { HELP, type Options, readOptions } from './options.ts'
 import { type EmbeddedServer, startPair, startPostgres } from './postgres.ts'
-import { type JobResult, type LogLine, runAction, type StepResult } from './runner.ts'
+import { type JobResult, type LogLine, runAction } from './runner.ts'
 import { Screen } from './screen.ts'
-import { createShop, DEFAULT_ROWS } from './shop.ts'
-
-const HELP = `Rehearses a migration with the committed actions, under live writes.
-
-  npm run rehearse                       two embedded PostgreSQL servers and a sample shop
-  npm run rehearse -- --source URL --target URL --allow-source DBNAME
-                                         your own databases. Such a run never commits. It takes away slot,
-                                         publication, fence, ledger and heartbeat; the loaded rows stay on the
-                                         target, so empty its tables before the next one.
-  npm run rehearse -- --mask             a third server plays production: a shop of 20 tables with people and planted
-                                         canaries in it, masked by mask into the source; afterwards everything that
-                                         was written anywhere, WAL included, is searched for them
-
-Options
-  --rows N             rows of the sample shop (default ${number(DEFAULT_ROWS)}; with --mask ${number(GROWN_ROWS)})
-  --rate N             transactions a second (default ${DEFAULT_RATE}; on your own databases none, unless given:
-                       updates that set columns to the values they have)
-  --keep               leaves the embedded servers, logs and evidence for you to look at, and says how to stop them
-  --source URL         PostgreSQL to rehearse on
-  --target URL         database to load into; its tables must exist and be empty
-  --allow-source NAME  the source's database name, as a promise that you mean it
-  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in
-  --json               the last line of standard output is one JSON object
-  --help               this text
-
-Exit status: 0 for "go", 1 for "no-go", 2 for wrong usage, 130 when interrupted.`
-
-interface Options {
-  rows: number
-  rate: number | undefined
-  keep: boolean
-  json: boolean
-  source?: string
-  target?: string
-  binDir?: string
-  mask: boolean
-}
-
-/** What `--json` prints. Times in milliseconds. */
-interface Account {
-  verdict: 'go' | 'no-go'
-  reason: string
-  rowsLoaded: number
-  changesStreamed: number
-  lagMs: number | null
-  pauseMs: number | null
-  pauseParts: Record<string, number>
-  applicationPauseMs: number | null
-  tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
-  engine: string
-  summary: string
-  masking?: Masking
-}
-
-/** What `--mask` adds. */
-interface Masking {
-  rows: number
-  tables: number
-  maskedColumns: number
-  /** Of the copy alone, and of all that `mask` did with its proof. */
-  copyMs: number
-  tookMs: number
-  /** How many texts were looked for, and where; `found` has their numbers, which are not to be there. */
-  needles: number
-  searches: Search[]
-  evidence: string
-}
+import { createShop } from './shop.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
 const PLACES = ['setup', 'prepare', 'fetch', 'catch-up', 'cutover', 'cleanup']
 /** With `--mask`: production and mask come before these, the search after. */
 const STEPS = PLACES.length + 3
-
-function readOptions(argv: string[]): Options | undefined {
-  const { values } = parseArgs({
-    args: argv,
-    options: {
-      rows: { type: 'string' },
-      rate: { type: 'string' },
-      keep: { type: 'boolean', default: false },
-      source: { type: 'string' },
-      target: { type: 'string' },
-      'allow-source': { type: 'string' },
-      'bin-dir': { type: 'string' },
-      mask: { type: 'boolean', default: false },
-      json: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  })
-  if (values.help) return undefined
-  const { source, target } = values
-  if ((source === undefined) !== (target === undefined)) throw new InputError('--source and --target go together')
-  for (const [name, url] of Object.entries({ source, target })) {
-    const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
-    if (problem) throw new InputError(`--${name}: ${problem}`)
-  }
-  if (source) requireAllowed(source, values['allow-source'])
-  else if (values['allow-source'] !== undefined) throw new InputError('--allow-source is for --source and --target')
-  if (source && values.rows !== undefined)
-    throw new InputError('--rows is for the sample shop; nothing is seeded in your own databases')
-  if (source && values.mask) throw new InputError('--mask is for the sample shop; mask your own by the action `mask`')
-  const { mask } = values
-  return {
-    rows: wholeNumber('rows', values.rows, mask ? 3000 : 1000) ?? (mask ? GROWN_ROWS : DEFAULT_ROWS),
-    mask,
-    rate: wholeNumber('rate', values.rate, 0) ?? (source ? undefined : DEFAULT_RATE),
-    keep: values.keep,
-    json: values.json,
-    source,
-    target,
-    binDir: binDirOf(values['bin-dir']),
-  }
-}
-
-function binDirOf(value: string | undefined): string | undefined {
-  if (value === undefined) return undefined
-  const folder = resolve(value)
-  for (const tool of ['molt', 'replicator'])
-    if (!existsSync(join(folder, tool))) throw new InputError(`--bin-dir: there is no ${tool} in ${folder}`)
-  return folder
-}
-
-/** The parser's own error would show the URL, and the password in it. */
-function unreadable(url: string): string | undefined {
-  try {
-    databaseOf(url)
-    return undefined
-  } catch {
-    return 'it does not parse as a URL; look at its host and port, such as postgresql://user@host:5432/database'
-  }
-}
-
-function databaseOf(url: string): string {
-  return decodeURIComponent(new URL(url).pathname.slice(1))
-}
-
-/** Writes to a database are fenced for a moment: that must not happen to one that was named by mistake. */
-function requireAllowed(source: string, allowed: string | undefined): void {
-  const database = databaseOf(source)
-  if (allowed === database) return
-  throw new InputError(
-    `--allow-source must name the source's database: a rehearsal pauses its writes for some seconds. If you mean it, add --allow-source ${database}`,
-  )
-}
-
-function wholeNumber(name: string, value: string | undefined, min: number): number | undefined {
-  if (value === undefined) return undefined
-  if (!/^\d+$/.test(value) || Number(value) < min) throw new InputError(`--${name} must be a whole number from ${min}`)
-  return Number(value)
-}
 
 async function main(): Promise<number> {
   const options = readOptions(process.argv.slice(2))
@@ -193,8 +48,7 @@ async function main(): Promise<number> {
   try {
     const account = await rehearse(options, folder, screen, cancel.signal)
     screen.end()
-    if (!options.json) print(account)
-    else console.log(JSON.stringify(account))
+    console.log(options.json ? JSON.stringify(account) : accountText(account))
     if (cancel.signal.aborted) return 130
     return account.verdict === 'go' ? 0 : 1
   } catch (error) {
@@ -256,7 +110,7 @@ async function underLoad(
     const inputs = { decision: 'commit', 'switch-command': door.command }
     const result = await runChain(options, { source: source.url, target: target.url, inputs }, folder, screen, signal)
     const account = accountOf(result, keepSummary(options, folder, result.summary))
-    account.applicationPauseMs = await applicationPause(load)
+    account.applicationPauseMs = applicationPause(load)
     return account
   } finally {
     door.server.close()
@@ -468,10 +322,6 @@ function neverConnected(result: JobResult): boolean {
   return errorsOf(prepare).some((message) => message.startsWith('cannot connect to the '))
 }
 
-function errorsOf(step: StepResult | undefined): string[] {
-  return (step?.annotations ?? []).filter(({ level }) => level === 'error').map(({ message }) => message)
-}
-
 /** What `cleanup` leaves on the target for later readers, and molt for itself: a rehearsal takes away what it has brought. */
 const TRACES: Record<string, string> = {
   'molt_actions.migrations': 'DROP SCHEMA molt_actions CASCADE',
@@ -583,46 +433,7 @@ function keepFile(options: Options, folder: string, name: string, text: string):
   return path
 }
 
-function accountOf(result: JobResult, summary: string): Account {
-  const { outputs } = result
-  const go = result.conclusion === 'success' && outputs.verdict === 'go'
-  return {
-    verdict: go ? 'go' : 'no-go',
-    reason: go ? 'every step was proved' : reasonOf(result),
-    rowsLoaded: Number(outputs.rows || 0),
-    changesStreamed: Number(outputs['changes-caught-up'] || 0) + Number(outputs.changes || 0),
-    lagMs: outputs['lag-ms'] ? Number(outputs['lag-ms']) : null,
-    pauseMs: outputs['pause-ms'] ? Number(outputs['pause-ms']) : null,
-    pauseParts: JSON.parse(outputs['pause-parts'] || '{}'),
-    applicationPauseMs: null,
-    tables: JSON.parse(outputs.tables || '[]'),
-    engine: engineOf(outputs),
-    summary,
-  }
-}
-
-/** The stand-in says what it is in its version too. */
-function engineOf({ engine, 'molt-version': version }: Record<string, string>): string {
-  if (!engine) return 'unknown'
-  return version?.includes(engine) ? `molt ${version}` : [engine, version].filter(Boolean).join(' ')
-}
-
-function reasonOf(result: JobResult): string {
-  const failed = result.steps.find((step: StepResult) => step.depth === 1 && step.outcome === 'failure')
-  if (!failed) return `the run was ${result.conclusion}`
-  // The last one is the action's own verdict; those before it are what it rests on.
-  return `${failed.name}: ${inShort(errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`)}`
-}
-
-/** Of a list only its first item: all of them were shown while it ran, and the summary has them with their fixes. */
-function inShort(message: string): string {
-  const [head = '', ...lines] = message.split('\n')
-  const items = lines.filter((line) => /^ {2}- /.test(line)).map((line) => line.slice(4).replace(/; .*/, ''))
-  if (!items.length) return message
-  return `${head} ${items[0]}${items.length > 1 ? ', …' : ''} (see above and the summary)`
-}
-
-async function applicationPause(load: LoadHandle | undefined): Promise<number | null> {
+function applicationPause(load: LoadHandle | undefined): number | null {
   if (!load) return null
   const longest = Math.max(0, ...load.pausesMs, load.pausedForMs ?? 0)
   return Math.round(longest)
@@ -646,59 +457,6 @@ async function switchDoor(open: () => Promise<unknown>): Promise<{ server: Serve
   return { server, command: JSON.stringify([process.execPath, '-e', script]) }
 }
 
-function print(account: Account): void {
-  const ms = (value: number | null) => (value === null ? 'not measured' : `${number(value)} ms`)
-  const parts = Object.entries(account.pauseParts).map(([part, value]) => `${part} ${number(value)}`)
-  const lines = [
-    '',
-    account.verdict === 'go' ? 'GO' : 'NO-GO',
-    '',
-    `  reason             ${account.reason.replaceAll('\n', '\n                     ')}`,
-    `  engine             ${account.engine}`,
-    `  rows loaded        ${number(account.rowsLoaded)}`,
-    `  changes streamed   ${number(account.changesStreamed)}`,
-    `  lag before pause   ${ms(account.lagMs)}`,
-    `  write pause        ${ms(account.pauseMs)}${parts.length ? `  (${parts.join(', ')})` : ''}`,
-    ...(account.applicationPauseMs === null
-      ? []
-      : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),
-    ...tableLines(account),
-    ...maskingLines(account),
-    '',
-    `  summary            ${account.summary}`,
-  ]
-  console.log(lines.join('\n'))
-}
-
-function maskingLines({ masking }: Account): string[] {
-  if (!masking) return []
-  const width = Math.max(...masking.searches.map(({ place }) => place.length))
-  return [
-    '',
-    `  masked             ${number(masking.rows)} rows in ${masking.tables} tables, ${masking.maskedColumns} columns; copied in ${seconds(masking.copyMs)}, with proof ${seconds(masking.tookMs)}`,
-    `  searched for       ${masking.needles} texts of production, ${CANARIES.length} of them canaries`,
-    ...masking.searches.map(
-      ({ place, looked, found }) => `  ${place.padEnd(width)}  ${String(found.length).padStart(2)} found  (${looked})`,
-    ),
-    `  evidence           ${masking.evidence}`,
-  ]
-}
-
-function tableLines(account: Account): string[] {
-  if (!account.tables.length) return []
-  const width = Math.max(5, ...account.tables.map((table) => table.name.length))
-  const row = (...cells: (string | number)[]) =>
-    `  ${String(cells[0]).padEnd(width)}${cells
-      .slice(1)
-      .map((cell) => (typeof cell === 'number' ? number(cell) : cell).padStart(12))
-      .join('')}`
-  return [
-    '',
-    row('table', 'rows', 'missing', 'different', 'extraneous'),
-    ...account.tables.map((table) => row(table.name, table.rows, table.missing, table.mismatch, table.extraneous)),
-  ]
-}
-
 const began = performance.now()
 main().then(
   (code) => {
@@ -707,9 +465,7 @@ main().then(
       console.log(`  took               ${seconds(performance.now() - began)}`)
   },
   (error) => {
-    const usage = error instanceof InputError || error?.code?.startsWith?.('ERR_PARSE_ARGS')
-    const text = usage ? `${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)` : undefined
-    console.error(text ?? (error instanceof UserError ? messageOf(error) : error))
-    process.exitCode = usage ? 2 : 1
+    console.error(error instanceof UserError ? messageOf(error) : error)
+    process.exitCode = error instanceof InputError ? 2 : 1
   },
 )

@@ -1,0 +1,55 @@
+import { describe, expect, test } from 'vitest'
+import { readOptions } from '../../src/rehearsal/options.ts'
+import { InputError } from '../../src/runtime/errors.ts'
+
+function refusal(args: string[]): Error {
+  try {
+    readOptions(args)
+  } catch (error) {
+    return error as Error
+  }
+  throw new Error('nothing was refused')
+}
+
+describe('the options of the rehearsal', () => {
+  test.each([
+    [['--rows', 'many'], /--rows must be a whole number from 1000/],
+    [['--rows', '10'], /--rows must be a whole number from 1000/],
+    [['--rate', '-1'], /--rate/],
+    [['--fast'], /--fast/],
+    [['surprise'], /surprise/],
+    [['--source', 'postgresql://h/d'], /--source and --target go together/],
+    [
+      ['--source', 'postgresql://h/d', '--target', 'postgresql://h/e'],
+      /--allow-source must name the source's database/,
+    ],
+    [['--source', 'postgresql://a:p@q@h/d', '--target', 'postgresql://h/e'], /--source: .*%40/],
+    [['--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'e'], /--allow-source/],
+    [
+      ['--source', 'postgresql://u:secret@h:99999/d?sslmode=require', '--target', 'postgresql://h/e'],
+      /^--source: .*\bport\b/,
+    ],
+    [['--bin-dir', '/not/there'], /\/not\/there/],
+    [['--mask', '--rows', '2000'], /--rows must be a whole number from 3000/],
+    [
+      ['--mask', '--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'd'],
+      /--mask is for the sample shop/,
+    ],
+  ])('%j is wrong usage, told in one line', (args, message) => {
+    const error = refusal(args)
+    expect(error).toBeInstanceOf(InputError)
+    expect(error.message).toMatch(message)
+    expect(error.message).not.toMatch(/secret|\n/)
+    expect(error.message).toMatch(/--help/)
+  })
+
+  test('what is sound is taken as it is, with a default for the rest', () => {
+    expect(readOptions(['--mask', '--rows', '3000', '--rate', '0', '--json'])).toMatchObject({
+      ...{ rows: 3000, rate: 0, mask: true, json: true, keep: false, source: undefined, binDir: undefined },
+    })
+    expect(readOptions(['--rows', '1000'])).toMatchObject({ rows: 1000, rate: expect.any(Number) })
+    const own = ['--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'd']
+    expect(readOptions(own)).toMatchObject({ source: 'postgresql://h/d', rate: undefined })
+    expect(readOptions(['--help'])).toBeUndefined()
+  })
+})
