@@ -1,9 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { type Database, qualified, relationExists } from '../runtime/database.ts'
+import { type Database, qualified, relationExists, type Side, sqlState } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
-
-const GONE =
-  'the heartbeat row on the source is gone: somebody has deleted it, and without it nothing tells what has arrived. Abort, and prepare and load again'
 
 /** Everything of ours on the source lives in this schema. */
 export const OUR_SCHEMA = 'molt_actions'
@@ -59,23 +56,38 @@ export async function createTargetHeartbeat(db: Database, schema: string, source
 
 /** Writes the next beat and a marker on the source; returns the beat's number, which only ever grows. */
 export async function writeMarker(db: Database, marker: string): Promise<number> {
-  const { rows } = await db.query(
-    `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`,
-    [marker],
+  return beatOf(
+    db.query(`UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`, [
+      marker,
+    ]),
   )
-  if (!rows[0]) throw new VerdictError(GONE)
-  return Number(rows[0].beat)
 }
 
 /** The last beat that was written on the source. */
 export async function readBeat(db: Database): Promise<number> {
-  const { rows } = await db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`)
-  if (!rows[0]) throw new VerdictError(GONE)
+  return beatOf(db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`))
+}
+
+async function beatOf(query: Promise<{ rows: { beat: string }[] }>): Promise<number> {
+  const { rows } = await query.catch((error) => throwGone(error, 'source'))
+  if (!rows[0]) throw gone('source')
   return Number(rows[0].beat)
 }
 
 /** What the stream has brought so far. */
 export async function readMarker(db: Database, schema: string): Promise<{ beat: number; marker: string } | undefined> {
-  const { rows } = await db.query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)
+  const { rows } = await db
+    .query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)
+    .catch((error) => throwGone(error, 'target'))
   return rows[0] && { beat: Number(rows[0].beat), marker: rows[0].marker }
+}
+
+function throwGone(error: unknown, side: Side): never {
+  throw sqlState(error) === '42P01' ? gone(side) : error
+}
+
+function gone(side: Side): VerdictError {
+  return new VerdictError(
+    `the heartbeat on the ${side} is gone: somebody has run \`abort\` or \`cleanup\`, or has deleted it. Without it nothing tells what has arrived: prepare and load again`,
+  )
 }
