@@ -3,6 +3,7 @@ import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
 import { messageOf, UserError } from './errors.ts'
 import { redact } from './masking.ts'
+import { withLibpqTls } from './url.ts'
 
 export type Side = 'source' | 'target'
 
@@ -160,15 +161,10 @@ export function isConnectionLost(error: unknown): boolean {
 /** A certificate's file may have gone since the inputs were checked. */
 function configOf(url: string, side: Side): pg.ClientConfig {
   try {
-    return parseIntoClientConfig(withLibpqSsl(url))
+    return parseIntoClientConfig(withLibpqTls(url))
   } catch (error) {
     throw new UserError(`the URL of the ${side} cannot be used: ${redact(messageOf(error))}`)
   }
-}
-
-function withLibpqSsl(url: string): string {
-  if (!/[?&]sslmode=/.test(url) || /[?&]uselibpqcompat=/.test(url)) return url
-  return `${url}&uselibpqcompat=true`
 }
 
 function connectAdvice(error: unknown): string {
@@ -176,5 +172,14 @@ function connectAdvice(error: unknown): string {
   if (state === '28P01' || state === '28000') return 'Check the user, the password and pg_hba.conf.'
   if (state === '3D000') return 'Check the database name in the URL.'
   if (state === '53300') return 'The server has no free connection slot.'
+  const code = (error as { code?: string }).code ?? ''
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
+    return "The server's certificate is for another host: write the host as the certificate has it."
+  if (/^CERT_(HAS_EXPIRED|NOT_YET_VALID)$/.test(code))
+    return "Renew the server's certificate, or set this runner's clock."
+  if (/CERT|^UNABLE_TO_VERIFY/.test(code))
+    return "No authority that this runner trusts has signed the server's certificate: name the file with its CA in the URL, as in sslrootcert=certs/ca.pem."
+  if (/does not support SSL/.test(messageOf(error)))
+    return 'Turn TLS on there; rows and passwords would travel in clear without it.'
   return "Check host and port, and that the server's firewall lets this runner in."
 }

@@ -4,7 +4,7 @@ import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } fr
 import { compareTables, type Table } from '../migration/tables.ts'
 import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
 import { messageOf } from '../runtime/errors.ts'
-import { tlsProblem } from '../runtime/types.ts'
+import { tlsProblem } from '../runtime/url.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readConstraints, readIndexes, readSequenceStates } from '../sql/structure.ts'
 import { countRows, readTables } from '../sql/tables.ts'

@@ -18,9 +18,8 @@ import {
   list,
   size,
   text,
-  tlsProblem,
-  urlProblem,
 } from '../../src/runtime/types.ts'
+import { tlsProblem, urlProblem } from '../../src/runtime/url.ts'
 
 const spec = defineAction({
   name: 'paint',

@@ -4,7 +4,8 @@ import { filterProblems } from '../../src/migration/filter.ts'
 import { FETCH_FLAGS } from '../../src/rehearsal/standin/fetch.ts'
 import { flagUsages } from '../../src/rehearsal/standin/flags.ts'
 import type { Database } from '../../src/runtime/database.ts'
-import { argumentList, tlsProblem } from '../../src/runtime/types.ts'
+import { argumentList } from '../../src/runtime/types.ts'
+import { tlsProblem } from '../../src/runtime/url.ts'
 import { cancelImports, importedTable, readImportJobs } from '../../src/target/jobs.ts'
 import {
   accountFor,

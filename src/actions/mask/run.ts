@@ -17,7 +17,7 @@ import { type Database, sqlState } from '../../runtime/database.ts'
 import { InputError, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
 import { addSecret } from '../../runtime/masking.ts'
 import { number, seconds } from '../../runtime/progress.ts'
-import { tlsProblem } from '../../runtime/types.ts'
+import { tlsProblem } from '../../runtime/url.ts'
 import { readSequences } from '../../sql/sequences.ts'
 import { spec } from './spec.ts'
 

@@ -1,0 +1,46 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { generate } from 'selfsigned'
+import type { EmbeddedServer } from '../../src/rehearsal/postgres.ts'
+import { query } from './migration.ts'
+
+/**
+ * From now on the server takes connections by TLS alone, from localhost and 127.0.0.1.
+ * @param host for which its certificate is issued
+ * @param days until it expires
+ * @returns the path of its certificate, which it has signed itself: the root for those who connect
+ */
+export async function requireTlsOf(
+  server: Pick<EmbeddedServer, 'name' | 'url' | 'dataDir'>,
+  folder: string,
+  { host = 'localhost', days = 1 } = {},
+): Promise<string> {
+  const end = new Date(Date.now() + days * 86_400_000)
+  const names = host === 'localhost' ? [{ type: 7 as const, ip: '127.0.0.1' }] : []
+  const { cert, private: key } = await generate([{ name: 'commonName', value: host }], {
+    algorithm: 'sha256',
+    notBeforeDate: new Date(end.getTime() - 86_400_000 * 10),
+    notAfterDate: end,
+    extensions: [{ name: 'subjectAltName', altNames: [{ type: 2, value: host }, ...names] }],
+  })
+  // By the server, so that they are its own: it refuses a key that others can read.
+  for (const [name, text] of [
+    ['server.crt', cert],
+    ['server.key', key],
+    ['pg_hba.conf', 'hostssl all,replication all all scram-sha-256'],
+  ])
+    await query(
+      server.url,
+      `COPY (SELECT unnest(string_to_array('${text}', chr(10)))) TO PROGRAM 'umask 077; cat >"${server.dataDir}/${name}"'`,
+    )
+  await query(server.url, 'ALTER SYSTEM SET ssl = on')
+  await query(server.url, 'SELECT pg_reload_conf()')
+  const root = join(folder, `${server.name}-root.crt`)
+  writeFileSync(root, cert)
+  return root
+}
+
+/** The same URL, as a production would have it. */
+export function verifyingTls(url: string, root: string): string {
+  return url.replace('sslmode=disable', `sslmode=verify-full&sslrootcert=${encodeURIComponent(root)}`)
+}
