@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { homedir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import type { ConnectionOptions } from 'node:tls'
@@ -142,11 +142,14 @@ function escapeOption(setting: string): string {
 }
 
 function tlsAttempts(sslmode: string, param: (name: string) => string | undefined): (ConnectionOptions | false)[] {
+  if (sslmode === 'disable') return [false]
   const file = (name: string) => {
     const path = param(name)
     return path ? readFileSync(path) : undefined
   }
-  if (sslmode === 'disable') return [false]
+  // As pgx and libpq look for it where the URL names none.
+  const usual = join(homedir(), '.postgresql/root.crt')
+  const ca = file('sslrootcert') ?? (existsSync(usual) ? readFileSync(usual) : undefined)
   const base: ConnectionOptions = { cert: file('sslcert'), key: file('sslkey') }
   switch (sslmode) {
     case 'allow':
@@ -154,11 +157,11 @@ function tlsAttempts(sslmode: string, param: (name: string) => string | undefine
     case 'prefer':
       return [{ ...base, rejectUnauthorized: false }, false]
     case 'require':
-      return [{ ...base, rejectUnauthorized: false }]
+      return [ca ? { ...base, ca, checkServerIdentity: () => undefined } : { ...base, rejectUnauthorized: false }]
     case 'verify-ca':
-      return [{ ...base, ca: file('sslrootcert'), checkServerIdentity: () => undefined }]
+      return [{ ...base, ca, checkServerIdentity: () => undefined }]
     case 'verify-full':
-      return [{ ...base, ca: file('sslrootcert') }]
+      return [{ ...base, ca }]
     default:
       throw new Error('cannot parse connection string: failed to configure TLS (sslmode is invalid)')
   }
