@@ -20,6 +20,8 @@ export interface LoadOptions {
   onProgress(progress: LoadProgress): void
   /** The slot is made and the snapshot is taken; no row has been moved. */
   onStarted?(cursor: string): void
+  /** Which columns the tool's last words are about, in a sentence. */
+  explain?(said: string): Promise<string | undefined>
 }
 
 /** How a load ended: what was said, and why it failed when it did. */
@@ -66,10 +68,12 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   options.signal.removeEventListener('abort', cancel)
   if (options.signal.aborted) return { account, failure: options.signal.reason }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
-  const said = child.lastError === child.lastWords ? account.errors.at(-1) : child.lastError
+  const event = child.lastError === child.lastWords ? account.errors.at(-1) : undefined
+  const said = event ?? child.lastError
   // The newest builds stop at what older ones leave out, and name it only in the lines before.
   const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
-  return { account, failure: child.failure(said, [...skipped, explainFetch(said ?? '')].filter(Boolean).join(' ')) }
+  const advice = [...skipped, await options.explain?.(said), explainFetch(said)]
+  return { account, failure: child.failure(said, advice.filter(Boolean).join(' ')) }
 }
 
 const ADVICE: [RegExp, string][] = [

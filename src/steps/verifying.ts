@@ -26,6 +26,7 @@ import {
 import { Child, freeAddress } from '../tools/process.ts'
 import { keyHash, moltScrubber, scrubText } from '../tools/scrub.ts'
 import { toolHelp } from '../tools/versions.ts'
+import { explainColumns } from './culprits.ts'
 import { passMarker, recheckRows } from './recheck.ts'
 import { digestTables, type TableDigest } from './row-digests.ts'
 
@@ -365,7 +366,10 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   options.signal.removeEventListener('abort', cancel)
   await shown?.close()
   options.signal.throwIfAborted()
-  if (exit.code !== 0) throw child.failure(child.lastError, explainVerify(child.lastError))
+  if (exit.code !== 0) {
+    const advice = [await explainColumns(options.sourceUrl, plan, child.lastError), explainVerify(child.lastError)]
+    throw child.failure(child.lastError, advice.filter(Boolean).join(' '))
+  }
   for (const verdict of account.tables.values()) addSamples(verdict, account.rows.get(verdict.name), hash)
   return account
 }

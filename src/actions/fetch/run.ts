@@ -17,6 +17,7 @@ import {
 } from '../../source/slot.ts'
 import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
+import { explainColumns } from '../../steps/culprits.ts'
 import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../steps/interrupted.ts'
 import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
@@ -237,6 +238,7 @@ async function load(
       ...{ schema: plan.sourceSchema, tables: plan.tables },
       logFile: join(workFolder(context.inputs.migration), 'molt-fetch.log'),
       signal: context.signal,
+      explain: (said) => explainColumns(context.inputs.source, plan, said),
       onProgress: (now) => {
         latest = now
       },
