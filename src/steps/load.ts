@@ -96,6 +96,10 @@ const ADVICE: [RegExp, string][] = [
     /duplicate key value|23505/i,
     'A row with this key was on the target before, or is written there by somebody else; empty the table first.',
   ],
+  [
+    /violates not-null constraint/i,
+    'The target wants a value where molt wrote NULL. Early builds write NULL for an empty text: look for empty texts in that column on the source, or take a newer build.',
+  ],
   [/all replication slots are in use|53400/i, 'Raise max_replication_slots on the source.'],
   [/password authentication failed|failed SASL auth/i, 'Check the user and the password of both URLs.'],
   [/insecure connection|allow-tls-mode-disable/i, 'Write sslmode=verify-full, or say `allow-insecure: true`.'],

@@ -17,7 +17,7 @@ import {
 } from '../../source/slot.ts'
 import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
-import { explainColumns } from '../../steps/culprits.ts'
+import { explainColumns, explainUnfinished } from '../../steps/culprits.ts'
 import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../steps/interrupted.ts'
 import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
@@ -78,7 +78,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   const args = await commandLine(inputs, plan, source, features, metricsAddr, resume)
   const began = performance.now()
   let started: Promise<unknown> = Promise.resolve()
-  const result = await load(context, source, plan, args, metricsAddr, (cursor) => {
+  const result = await load(context, source, target, plan, args, metricsAddr, (cursor) => {
     if (resume) return
     started = advance(target, entry, 'prepared', { facts: { load: { cursor, mode: inputs.mode } } }).then((now) => {
       entry = now
@@ -221,6 +221,7 @@ async function commandLine(
 async function load(
   context: Fetch,
   source: Database,
+  target: Database,
   plan: Plan,
   args: string[],
   metricsAddr: string,
@@ -238,7 +239,9 @@ async function load(
       ...{ schema: plan.sourceSchema, tables: plan.tables },
       logFile: join(workFolder(context.inputs.migration), 'molt-fetch.log'),
       signal: context.signal,
-      explain: (said) => explainColumns(context.inputs.source, plan, said),
+      explain: async (said) =>
+        (await explainColumns(context.inputs.source, plan, said)) ??
+        (await explainUnfinished(source, target, plan, said).catch(() => undefined)),
       onProgress: (now) => {
         latest = now
       },
