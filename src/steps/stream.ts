@@ -5,7 +5,7 @@ import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/e
 import { number, seconds } from '../runtime/progress.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../source/heartbeat.ts'
 import { dropSlot, type PublicationMark } from '../source/slot.ts'
-import type { Plan } from '../target/ledger.ts'
+import type { Plan, TableFiles } from '../target/ledger.ts'
 import { freeAddress } from '../tools/process.ts'
 import { noMetrics, Replicator, type StreamMetrics } from '../tools/replicator.ts'
 import { type Trouble, translate } from '../tools/troubles.ts'
@@ -38,6 +38,8 @@ export interface StreamOptions {
   watch: WatchLimits
   /** The publication as it was when it was found to be right. */
   publication?: PublicationMark
+  /** The files of the source's tables before it begins. */
+  files?: TableFiles
   signal: AbortSignal
 }
 
@@ -118,7 +120,7 @@ export class Stream {
     this.source = source()
     this.target = target()
     this.#side = { slot: source(), source: source(), target: target() }
-    this.#watch = new Watch(options.plan, options.watch, options.publication)
+    this.#watch = new Watch(options.plan, options.watch, options.publication, options.files)
   }
 
   async start(): Promise<void> {
@@ -186,6 +188,11 @@ export class Stream {
   /** What the watches have seen and told so far. */
   get sightings(): readonly string[] {
     return this.#sightings
+  }
+
+  /** The files of the source's tables when they were last looked at. */
+  get files(): TableFiles {
+    return this.#watch.files
   }
 
   /** The replicator's process; another one after it was started again. */

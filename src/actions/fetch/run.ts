@@ -22,6 +22,7 @@ import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } 
 import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
+import { compareFiles, filesAfter, readSourceState } from '../../steps/watch.ts'
 import { addEvidence, advance, type Entry, type Exported, type Plan, requireEntry } from '../../target/ledger.ts'
 import {
   didYouMean,
@@ -76,13 +77,16 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   info(`${MODES[inputs.mode]}.`)
   const metricsAddr = await freeAddress()
   const args = await commandLine(inputs, plan, source, features, metricsAddr, resume)
+  const files = resume ? (entry.facts.files ?? {}) : filesAfter(await readSourceState(source, plan))
   const began = performance.now()
   let started: Promise<unknown> = Promise.resolve()
   const result = await load(context, source, target, plan, args, metricsAddr, (cursor) => {
     if (resume) return
-    started = advance(target, entry, 'prepared', { facts: { load: { cursor, mode: inputs.mode } } }).then((now) => {
-      entry = now
-    })
+    started = advance(target, entry, 'prepared', { facts: { files, load: { cursor, mode: inputs.mode } } }).then(
+      (now) => {
+        entry = now
+      },
+    )
     started.catch(() => {})
   })
   await started
@@ -109,6 +113,9 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   const stream = [
     ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
     ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
+    ...compareFiles(files, await readSourceState(source, plan)).flatMap(({ kind, what }) =>
+      kind === 'fatal' ? [what] : [],
+    ),
   ]
   if (stream.length) {
     await abandon(source, target, entry)
