@@ -1,7 +1,9 @@
+import { number } from '../runtime/progress.ts'
 import { countChatter, parseEvent } from '../tools/events.ts'
 import { accountFor, emptyAccount, type FetchAccount, fetchedRows, strayTables } from '../tools/molt-fetch.ts'
 import { Child, httpText } from '../tools/process.ts'
 import { moltScrubber } from '../tools/scrub.ts'
+import { Silence } from './silence.ts'
 
 /** How far a load has come; `rows` counts what was read from the source. */
 export interface LoadProgress {
@@ -17,6 +19,8 @@ export interface LoadOptions {
   logFile: string
   metricsAddr: string
   signal: AbortSignal
+  /** Milliseconds without a word and without a row after which it is ended; never, when not given. */
+  stallAfter?: number
   onProgress(progress: LoadProgress): void
   /** The slot is made and the snapshot is taken; no row has been moved. */
   onStarted?(cursor: string): void
@@ -33,12 +37,18 @@ export interface LoadResult {
 
 const MEASURE_EVERY = 1_000
 
+const SILENT =
+  'IMPORT INTO of a large table can be silent for long (SHOW JOBS on the target tells how far it is). Otherwise look for locks on the target and for a runner that is out of memory or disk'
+
 /** Runs `molt fetch` to its end and keeps the account of what it said. Ends it before a stray table is moved. */
 export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const account = emptyAccount(options.schema)
-  let measured = 0
+  let measured: { exported: number; imported: number } | undefined
   const tell = () =>
-    options.onProgress({ tablesDone: account.exportsFinished, rows: Math.max(account.exportedRows, measured) })
+    options.onProgress({
+      tablesDone: account.exportsFinished,
+      rows: Math.max(account.exportedRows, measured?.exported ?? 0),
+    })
   const child = new Child({
     program: options.program,
     args: options.args,
@@ -46,6 +56,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
     scrub: moltScrubber(),
     hidePasswords: true,
     onLine(line) {
+      silence.heard()
       const event = parseEvent(line)
       if (!event) return countChatter(account.unknown, line)
       const started = account.startCursor
@@ -55,9 +66,21 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
       tell()
     },
   })
+  let answers = true
+  const silence = new Silence({
+    name: 'molt fetch',
+    known: () =>
+      `its last words were: ${child.lastWords}; ${measured ? `${number(measured.exported)} rows were read and ${number(measured.imported)} written by its metrics` : 'its metrics tell of no row yet'}${answers ? '' : ', and they do not answer any more'}`,
+    advice: SILENT,
+    stallAfter: options.stallAfter,
+    end: () => void child.stop(1_000),
+  })
   const timer = setInterval(async () => {
-    const rows = await httpText(`http://${options.metricsAddr}/metrics`).then(fetchedRows, () => undefined)
-    measured = rows?.exported ?? measured
+    const text = await httpText(`http://${options.metricsAddr}/metrics`).catch(() => undefined)
+    answers = text !== undefined
+    const rows = text === undefined ? undefined : fetchedRows(text)
+    if (rows && (rows.exported !== measured?.exported || rows.imported !== measured.imported)) silence.heard()
+    measured = rows ?? measured
     tell()
   }, MEASURE_EVERY)
   const cancel = () => void child.stop(1_000)
@@ -65,8 +88,10 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   if (options.signal.aborted) cancel()
   const exit = await child.exited
   clearInterval(timer)
+  silence.stop()
   options.signal.removeEventListener('abort', cancel)
   if (options.signal.aborted) return { account, failure: options.signal.reason }
+  if (silence.reason) return { account, failure: child.failure(child.lastWords, silence.reason) }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
   const event = child.lastError === child.lastWords ? account.errors.at(-1) : undefined
   const said = event ?? child.lastError

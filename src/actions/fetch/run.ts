@@ -246,6 +246,7 @@ async function load(
       ...{ schema: plan.sourceSchema, tables: plan.tables },
       logFile: join(workFolder(context.inputs.migration), 'molt-fetch.log'),
       signal: context.signal,
+      stallAfter: context.inputs.stallAfter,
       explain: async (said) =>
         (await explainColumns(context.inputs.source, plan, said)) ??
         (await explainUnfinished(source, target, plan, said).catch(() => undefined)),

@@ -56,6 +56,7 @@ function options(context: Verify, { plan, phase }: Entry): VerifyOptions {
   return {
     ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan, signal: context.signal },
     ...{ while: inputs.while, tables: inputs.tables, concurrency: inputs.concurrency, count: inputs.count, show },
+    stallAfter: inputs.stallAfter,
     level: inputs.dry ? 'tables' : inputs.level,
     structure: inputs.structure === 'auto' ? (phase === 'finalized' ? 'require' : 'report') : inputs.structure,
     recheck: { limit: inputs.recheckLimit, markerTimeout: inputs.recheckTimeout, rounds: 5 },
