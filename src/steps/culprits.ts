@@ -47,7 +47,7 @@ export async function explainUnfinished(source: Database, target: Database, plan
   }
   const more = part.length > SHOWN ? ` and ${part.length - SHOWN} more` : ''
   return part.length
-    ? `The value is in one of the tables that have not arrived whole: ${part.slice(0, SHOWN).join(', ')}${more}.`
+    ? `The value is in one of the tables that have not arrived whole: ${part.slice(0, SHOWN).join(', ')}${more}. Look there for an extreme one, leave the table out, or take a newer build.`
     : undefined
 }
 

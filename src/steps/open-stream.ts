@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
 import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, messageOf, refuse } from '../runtime/errors.ts'
-import { number, progress, seconds, workFolder } from '../runtime/progress.ts'
+import { number, plural, progress, seconds, workFolder } from '../runtime/progress.ts'
 import { readServer } from '../source/catalog.ts'
 import { type PublicationMark, publicationChanges, publicationProblems, readPublicationMark } from '../source/slot.ts'
 import { readTarget } from '../target/catalog.ts'
@@ -276,12 +276,27 @@ export function continuityProblems(
   return problems
 }
 
+/** Only what happened: `the replicator was started again once; our own connections were lost 2 times`. */
+export function troublesText(status: Pick<StreamStatus, 'retries' | 'restarts' | 'interruptions'>): string {
+  const times = (count: number) => (count === 1 ? 'once' : `${number(count)} times`)
+  const { retries, restarts, interruptions } = status
+  const replicator = [
+    retries && `retried ${times(retries)}`,
+    restarts && `was started again ${times(restarts)}`,
+  ].filter(Boolean)
+  const parts = [
+    replicator.length && `the replicator ${replicator.join(' and ')}`,
+    interruptions && `our own connections were lost ${times(interruptions)}`,
+  ]
+  return parts.filter(Boolean).join('; ')
+}
+
 function reportTroubles(stream: Stream): void {
   const { retries, restarts, interruptions } = stream.status
   if (retries + restarts + interruptions === 0) return
-  info(
-    `the replicator retried ${retries} times and was started again ${restarts} times; our own connections were lost ${interruptions} times`,
-  )
-  for (const [said, times] of stream.troubles)
-    warning(`the replicator said (${times} retries): ${explainTrouble(said)}: ${said.slice(0, 300)}`)
+  info(troublesText({ retries, restarts, interruptions }))
+  for (const [said, times] of stream.troubles) {
+    const often = times ? ` (${plural(times, 'retry', 'retries')})` : ''
+    warning(`the replicator said${often}: ${explainTrouble(said)}: ${said.slice(0, 300)}`)
+  }
 }

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { warning } from '@actions/core'
 import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
-import { number, seconds } from '../runtime/progress.ts'
+import { number, plural, seconds } from '../runtime/progress.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../source/heartbeat.ts'
 import { dropSlot, type PublicationMark } from '../source/slot.ts'
 import type { Plan, TableFiles } from '../target/ledger.ts'
@@ -246,7 +246,8 @@ export class Stream {
     if (trouble) parts.push(`because ${trouble.why}${this.#more(trouble)}`)
     else if (this.#blocked) parts.push(`because its session on the target waits for a lock that ${this.#blocked} holds`)
     else if (this.#publication === null) parts.push(`because the publication ${this.options.plan.publication} is gone`)
-    if (said) parts.push(`the replicator retried ${this.#retries} times and last said: ${said.slice(0, 400)}`)
+    const retried = this.#retries ? `retried ${plural(this.#retries, 'time')} and ` : ''
+    if (said) parts.push(`the replicator ${retried}last said: ${said.slice(0, 400)}`)
     else
       parts.push(
         `the replicator said nothing about it${this.#slot?.active === false ? ', and nobody reads the slot' : ''}`,

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { progressLine } from '../../src/actions/fetch/run.ts'
 import { filterProblems } from '../../src/migration/filter.ts'
@@ -17,6 +20,7 @@ import {
   fetchProblems,
   unknownFlags,
 } from '../../src/tools/molt-fetch.ts'
+import { toolHelp } from '../../src/tools/versions.ts'
 
 describe('extra-args', () => {
   test.each([
@@ -217,4 +221,11 @@ describe('the cursor', () => {
       expect(started).toBeUndefined()
     },
   )
+})
+
+test('a tool that is killed while it is asked for its help', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'killed-'))
+  writeFileSync(join(dir, 'molt'), '#!/bin/sh\nkill -9 $$\n', { mode: 0o755 })
+  const asked = toolHelp(join(dir, 'molt'), 'fetch').finally(() => rmSync(dir, { recursive: true }))
+  await expect(asked).rejects.toThrow(/molt was killed by a signal before it had answered.*out of memory/)
 })

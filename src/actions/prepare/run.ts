@@ -135,7 +135,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   const chosen = all.map(({ name }) => name).filter((name) => (asked?.has(name) ?? true) && !excluded.has(name))
   if (!chosen.length)
     throw new UserError(
-      `no table to move: the schema ${inputs.schema} of the source has ${all.length} tables, and none is selected`,
+      `no table to move: the schema ${inputs.schema} of the source has ${plural(all.length, 'table')}, and none is selected`,
     )
   return chosen
 }
