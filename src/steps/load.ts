@@ -101,15 +101,16 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   return { account, failure: child.failure(said, advice.filter(Boolean).join(' ')) }
 }
 
+/** The real molt asks the target for its version, and ends when that is not CockroachDB's [seen]. */
+export const NOT_COCKROACH =
+  'The target is not CockroachDB, and the real molt takes no other. Give it one (`target`; `--source` and `--target` of `npm run rehearse`), or rehearse on PostgreSQL with the stand-in (`embedded: true` of `setup`; without `--bin-dir`).'
+
 const ADVICE: [RegExp, string][] = [
   [
     /replication slot .* already exists/i,
     'A load was begun before: say `on-interrupted: restart` to drop the slot and load again.',
   ],
-  [
-    /target must be cockroach/i,
-    'The target is not CockroachDB; `embedded: true` of `setup` installs the stand-in for rehearsals on PostgreSQL.',
-  ],
+  [/target must be cockroach/i, NOT_COCKROACH],
   [/must be superuser or replication role|permission denied/i, 'Grant the migration user what `prepare` lists.'],
   [/unknown flag/i, 'This build of molt does not know a flag; take the version that `setup` pins by default.'],
   [/no space left/i, 'The disk for intermediate files is full.'],

@@ -27,6 +27,7 @@ import { Child, freeAddress } from '../tools/process.ts'
 import { keyHash, moltScrubber, scrubText } from '../tools/scrub.ts'
 import { toolHelp } from '../tools/versions.ts'
 import { explainColumns } from './culprits.ts'
+import { NOT_COCKROACH } from './load.ts'
 import { passMarker, recheckRows } from './recheck.ts'
 import { digestTables, type TableDigest } from './row-digests.ts'
 import { Silence } from './silence.ts'
@@ -388,8 +389,7 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
 }
 
 function explainVerify(said: string): string | undefined {
-  if (/target must be cockroach|must be cockroach/.test(said))
-    return 'The target is not CockroachDB; `embedded: true` of `setup` installs the stand-in for rehearsals on PostgreSQL.'
+  if (/target must be cockroach|must be cockroach/.test(said)) return NOT_COCKROACH
   if (/array element OID not registered/.test(said))
     return 'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.'
   return undefined
