@@ -8,6 +8,7 @@ import { FETCH_FLAGS } from '../../src/rehearsal/standin/fetch.ts'
 import { flagUsages } from '../../src/rehearsal/standin/flags.ts'
 import type { Database } from '../../src/runtime/database.ts'
 import { argumentList, tlsProblem } from '../../src/runtime/types.ts'
+import { stopsOnToast } from '../../src/steps/assess.ts'
 import { cancelImports, importedTable, readImportJobs } from '../../src/target/jobs.ts'
 import {
   accountFor,
@@ -228,4 +229,16 @@ test('a tool that is killed while it is asked for its help', async () => {
   writeFileSync(join(dir, 'molt'), '#!/bin/sh\nkill -9 $$\n', { mode: 0o755 })
   const asked = toolHelp(join(dir, 'molt'), 'fetch').finally(() => rmSync(dir, { recursive: true }))
   await expect(asked).rejects.toThrow(/molt was killed by a signal before it had answered.*out of memory/)
+})
+
+test.each([
+  ['1.0.4', '', true],
+  ['1.3.4', '--enableToastedColumns', false],
+  ['(devel)', '--enableToastedColumns  Enable support for toasted columns', true],
+  ['(devel)', '--slotName string', false],
+])('a replicator %s whose help says %j stops on an unchanged long value: %s', async (version, help, stops) => {
+  const dir = mkdtempSync(join(tmpdir(), 'toast-'))
+  writeFileSync(join(dir, 'replicator'), `#!/bin/sh\necho '${help}'\n`, { mode: 0o755 })
+  expect(await stopsOnToast(join(dir, 'replicator'), version)).toBe(stops)
+  rmSync(dir, { recursive: true })
 })
