@@ -123,6 +123,10 @@ const ADVICE: [RegExp, string][] = [
     'A row with this key was on the target before, or is written there by somebody else; empty the table first.',
   ],
   [
+    /is a generated column/i,
+    'A generated column cannot be loaded: leave its table out, or make the column a plain one on both sides until the switch (the check `tbl.generated` says how).',
+  ],
+  [
     /violates not-null constraint/i,
     'The target wants a value where molt wrote NULL. Early builds write NULL for an empty text: look for empty texts in that column on the source, or take a newer build.',
   ],

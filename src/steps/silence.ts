@@ -27,7 +27,7 @@ export class Silence {
   readonly #timer: NodeJS.Timeout
   #since = performance.now()
   #tellAt = FIRST
-  #ended: number | undefined
+  #reason: string | undefined
 
   constructor(options: SilenceOptions) {
     this.#options = options
@@ -46,16 +46,16 @@ export class Silence {
 
   /** Why it was ended, in a sentence; undefined when it was not, or not for its silence. */
   get reason(): string | undefined {
-    if (this.#ended === undefined) return undefined
-    return `It was ended because nothing was heard of it for ${minutes(this.#ended)} (\`stall-after\`): ${this.#options.known()}. ${this.#options.advice}.`
+    return this.#reason
   }
 
   #look(): void {
     const { name, known, advice, stallAfter, end } = this.#options
     const silent = performance.now() - this.#since
-    if (this.#ended !== undefined) return
+    if (this.#reason) return
     if (stallAfter !== undefined && silent >= stallAfter) {
-      this.#ended = silent
+      // What is known is known before its end.
+      this.#reason = `It was ended because nothing was heard of it for ${minutes(silent)} (\`stall-after\`): ${known()}. ${advice}.`
       end()
     }
     if (silent < this.#tellAt) return

@@ -192,7 +192,7 @@ describe('before the load', () => {
 
   test('the tool frozen half-way', async () => {
     const empty = { 'table-handling': 'truncate-if-exists', 'allow-truncate': SHOP_TABLES.join(',') }
-    const inputs = { mode: 'direct-copy', 'stall-after': '2s', ...empty }
+    const inputs = { mode: 'direct-copy', 'stall-after': '5s', ...empty }
     const result = await run('fetch', inputs, { freezeAt: 'starting fetch' })
     expectRed(result, /It was ended because nothing was heard of it for \d\.\d s .* and they do not answer any more/)
     expect(await slots()).toEqual([])
