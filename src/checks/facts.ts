@@ -47,7 +47,14 @@ export interface Machine {
   memoryBytes: number
   now: Date
   urls: Record<'source' | 'target', UrlFacts>
-  tools: Record<'molt' | 'replicator', { version: string; sha256: string } | null>
+  tools: Record<'molt' | 'replicator', Tool | null>
+}
+
+export interface Tool {
+  version: string
+  sha256: string
+  /** Of a replicator: whether it ends on a TOASTed value that an UPDATE left alone, as releases 1.0 do. */
+  stopsOnToast?: boolean
 }
 
 export interface UrlFacts {

@@ -113,7 +113,7 @@ function sampleNote({ source: { samples } }: Facts): string {
 function tableList(names: readonly string[]): string {
   const shown = names.slice(0, 50).map(code).join(', ')
   const more = names.length > 50 ? ` and ${number(names.length - 50)} more` : ''
-  return `<details><summary>${number(names.length)} expected tables</summary>\n\n${shown}${more}\n</details>`
+  return `<details><summary>${plural(names.length, 'expected table')}</summary>\n\n${shown}${more}\n</details>`
 }
 
 /** The machine-readable result. */

@@ -1,5 +1,5 @@
 import { ident } from '../runtime/database.ts'
-import { number } from '../runtime/progress.ts'
+import { number, plural } from '../runtime/progress.ts'
 import type { Check, Hit } from './check.ts'
 import type { Facts } from './facts.ts'
 
@@ -271,7 +271,7 @@ export const serverChecks: readonly Check[] = [
       if (!publication || facts.settings.phase !== undefined) return
       yield {
         object: facts.settings.publication,
-        what: `the publication ${facts.settings.publication} exists already; it belongs to ${publication.owner} and sends ${publication.allTables ? 'all tables' : `${publication.tables.length} tables`}`,
+        what: `the publication ${facts.settings.publication} exists already; it belongs to ${publication.owner} and sends ${publication.allTables ? 'all tables' : plural(publication.tables.length, 'table')}`,
         names: { publication: ident(facts.settings.publication) },
       }
     },

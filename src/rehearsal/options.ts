@@ -27,7 +27,8 @@ Options
   --source URL         PostgreSQL to rehearse on
   --target URL         database to load into; its tables must exist and be empty
   --allow-source NAME  the source's database name, as a promise that you mean it
-  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in
+  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; the real molt takes nothing
+                       but CockroachDB as the target, so give --source and --target, too
   --json               the last line of standard output is one JSON object
   --help               this text
 

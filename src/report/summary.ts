@@ -1,3 +1,4 @@
+import { number, plural } from '../runtime/progress.ts'
 import type { VerifyReport } from '../steps/verifying.ts'
 import { differences, isFinished, type TableVerdict } from '../tools/molt-verify.ts'
 
@@ -15,7 +16,7 @@ export function verifyTable(report: VerifyReport): string {
   if (report.notes.length) parts.push(folded(`${report.notes.length} notes`, list(report.notes)))
   if (unseen.length)
     parts.push(`**Not compared to the end:** ${unseen.map(({ name }) => markdownText(name)).join(', ')}`)
-  if (clean.length) parts.push(folded(`${clean.length} clean tables`, tableOf(clean)))
+  if (clean.length) parts.push(folded(`${plural(clean.length, 'clean table')}`, tableOf(clean)))
   return parts.join('\n\n')
 }
 
@@ -29,7 +30,6 @@ function insecureNote(insecure: readonly string[]): string[] {
 }
 
 function headline(report: VerifyReport, clean: number, rows: number): string {
-  const number = (count: number) => count.toLocaleString('en-US')
   const how = report.counted === 'estimated' ? ' (row counts beside molt are estimates)' : ''
   const what = {
     full: 'every row compared twice: by molt, and by hashes that both databases computed',
@@ -40,7 +40,7 @@ function headline(report: VerifyReport, clean: number, rows: number): string {
   if (report.verdict === 'clean')
     return report.level === 'tables'
       ? '### ✅ Verify: the definitions are equal; no row was compared'
-      : `### ✅ Verify: ${number(clean)} tables equal, ${number(rows)} rows, ${what}${how}`
+      : `### ✅ Verify: ${plural(clean, 'table')} equal, ${plural(rows, 'row')}, ${what}${how}`
   if (report.verdict === 'unsettled') return `### ⚠️ Verify: not proved equal, nothing known to be lost${how}`
   return `### ❌ Verify: ${report.problems.length} ${report.problems.length === 1 ? 'problem' : 'problems'}${how}`
 }
@@ -90,7 +90,7 @@ export function loadedTable(loaded: {
   const tables = Object.entries(loaded.arrived)
   const lines = tables.map(([table, count]) => `| ${markdownText(table)} | ${count.toLocaleString('en-US')} |`)
   return [
-    `### ✅ Loaded: ${tables.length} of ${tables.length} expected tables, ${loaded.rows.toLocaleString('en-US')} rows`,
+    `### ✅ Loaded: ${number(tables.length)} of ${plural(tables.length, 'expected table')}, ${plural(loaded.rows, 'row')}`,
     ...insecureNote(loaded.insecure),
     `In ${(loaded.durationMs / 1000).toFixed(1)} s, by ${loaded.mode}. The stream begins at \`${loaded.cursor}\`.`,
     folded('Rows by table', `| table | rows |\n| --- | ---: |\n${lines.join('\n')}`),

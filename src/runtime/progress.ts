@@ -32,6 +32,11 @@ export function plural(count: number, one: string, many = `${one}s`): string {
   return `${number(count)} ${count === 1 ? one : many}`
 }
 
+/** Milliseconds as `12 s`, or from two minutes on as `5 min`. */
+export function minutes(ms: number): string {
+  return ms < 120_000 ? seconds(ms) : `${number(ms / 60_000)} min`
+}
+
 /** Milliseconds as `1.2 s`. */
 export function seconds(ms: number): string {
   return Number.isFinite(ms) ? `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s` : 'unknown'

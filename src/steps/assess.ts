@@ -1,12 +1,12 @@
 import { accessSync, constants } from 'node:fs'
 import { totalmem } from 'node:os'
 import { delimiter, join } from 'node:path'
-import type { Facts, Machine, Settings, UrlFacts } from '../checks/facts.ts'
+import type { Facts, Machine, Settings, Tool, UrlFacts } from '../checks/facts.ts'
 import type { Schema } from '../migration/schema.ts'
 import { connect, type Database } from '../runtime/database.ts'
 import { readConnection, readSamples, readSourceCatalog } from '../source/assess.ts'
 import { readTargetFacts } from '../target/assess.ts'
-import { sha256, type ToolName, toolVersion } from '../tools/versions.ts'
+import { sha256, type ToolName, toolHelp, toolVersion } from '../tools/versions.ts'
 
 export interface AssessOptions {
   sourceUrl: string
@@ -109,13 +109,24 @@ export function urlFacts(url: string): UrlFacts {
   }
 }
 
-async function readTool(tool: ToolName): Promise<{ version: string; sha256: string } | null> {
+async function readTool(tool: ToolName): Promise<Tool | null> {
   const program = (process.env.PATH ?? '')
     .split(delimiter)
     .map((folder) => join(folder, tool))
     .find(isExecutable)
   if (!program) return null
-  return { version: await toolVersion(program, tool), sha256: await sha256(program) }
+  const [version, digest] = [await toolVersion(program, tool), await sha256(program)]
+  if (tool === 'molt') return { version, sha256: digest }
+  return { version, sha256: digest, stopsOnToast: await stopsOnToast(program, version) }
+}
+
+/**
+ * A build from source tells no version, and is known by a flag: 1.0 lists it [seen], and it is hidden as deprecated since
+ * unchanged values are read from the target (commit 0ab0b9a3 of July 2024, in none of the tags 1.0.0 to 1.0.4).
+ */
+export async function stopsOnToast(program: string, version: string): Promise<boolean> {
+  if (/^v?\d/.test(version)) return /^v?1\.0\./.test(version)
+  return (await toolHelp(program, 'pglogical').catch(() => '')).includes('--enableToastedColumns')
 }
 
 function isExecutable(path: string): boolean {

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, qualified } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
-import { seconds } from '../runtime/progress.ts'
+import { plural, seconds } from '../runtime/progress.ts'
 import { readMarker, writeMarker } from '../source/heartbeat.ts'
 import { readSlot } from '../source/slot.ts'
 import type { StreamMetrics } from '../tools/replicator.ts'
@@ -115,7 +115,7 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
     slot?.activePid !== walsender &&
       `the slot's reader changed from PID ${walsender} to ${slot?.activePid ?? 'none'} meanwhile`,
     evidence.restartsDuring && 'the replicator was restarted meanwhile',
-    evidence.retriesDuring && `the replicator retried ${evidence.retriesDuring} times meanwhile`,
+    evidence.retriesDuring && `the replicator retried ${plural(evidence.retriesDuring, 'time')} meanwhile`,
     !evidence.restartsDuring && evidence.dialsDuring && 'the replicator connected to the source again meanwhile',
     evidence.changesAfter && 'changes were still being applied after the marker',
     evidence.deadLetters &&

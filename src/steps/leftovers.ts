@@ -1,6 +1,7 @@
 import { info, warning } from '@actions/core'
 import { type Database, ident, qualified, relationExists } from '../runtime/database.ts'
 import { refuse, UserError } from '../runtime/errors.ts'
+import { plural } from '../runtime/progress.ts'
 import { installedFence, removeFence } from '../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
 import { readPublication, readSlot } from '../source/slot.ts'
@@ -39,7 +40,7 @@ export async function leftoversOnSource(
   const fence = await installedFence(source)
   if (fence)
     found.push({
-      name: `fence on ${fence.tables.length} tables`,
+      name: `fence on ${plural(fence.tables.length, 'table')}`,
       drop: () => removeFence(source, fence.tables, decided),
     })
   if (await schemaExists(source, OUR_SCHEMA))

@@ -1,7 +1,9 @@
+import { number } from '../runtime/progress.ts'
 import { countChatter, parseEvent } from '../tools/events.ts'
 import { accountFor, emptyAccount, type FetchAccount, fetchedRows, strayTables } from '../tools/molt-fetch.ts'
 import { Child, httpText } from '../tools/process.ts'
 import { moltScrubber } from '../tools/scrub.ts'
+import { Silence } from './silence.ts'
 
 /** How far a load has come; `rows` counts what was read from the source. */
 export interface LoadProgress {
@@ -17,9 +19,13 @@ export interface LoadOptions {
   logFile: string
   metricsAddr: string
   signal: AbortSignal
+  /** Milliseconds without a word and without a row after which it is ended; never, when not given. */
+  stallAfter?: number
   onProgress(progress: LoadProgress): void
   /** The slot is made and the snapshot is taken; no row has been moved. */
   onStarted?(cursor: string): void
+  /** Which columns the tool's last words are about, in a sentence. */
+  explain?(said: string): Promise<string | undefined>
 }
 
 /** How a load ended: what was said, and why it failed when it did. */
@@ -31,12 +37,18 @@ export interface LoadResult {
 
 const MEASURE_EVERY = 1_000
 
+const SILENT =
+  'IMPORT INTO of a large table can be silent for long (SHOW JOBS on the target tells how far it is). Otherwise look for locks on the target and for a runner that is out of memory or disk'
+
 /** Runs `molt fetch` to its end and keeps the account of what it said. Ends it before a stray table is moved. */
 export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const account = emptyAccount(options.schema)
-  let measured = 0
+  let measured: { exported: number; imported: number } | undefined
   const tell = () =>
-    options.onProgress({ tablesDone: account.exportsFinished, rows: Math.max(account.exportedRows, measured) })
+    options.onProgress({
+      tablesDone: account.exportsFinished,
+      rows: Math.max(account.exportedRows, measured?.exported ?? 0),
+    })
   const child = new Child({
     program: options.program,
     args: options.args,
@@ -44,6 +56,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
     scrub: moltScrubber(),
     hidePasswords: true,
     onLine(line) {
+      silence.heard()
       const event = parseEvent(line)
       if (!event) return countChatter(account.unknown, line)
       const started = account.startCursor
@@ -53,9 +66,21 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
       tell()
     },
   })
+  let answers = true
+  const silence = new Silence({
+    name: 'molt fetch',
+    known: () =>
+      `its last words were: ${child.lastWords}; ${measured ? `${number(measured.exported)} rows were read and ${number(measured.imported)} written by its metrics` : 'its metrics tell of no row yet'}${answers ? '' : ', and they do not answer any more'}`,
+    advice: SILENT,
+    stallAfter: options.stallAfter,
+    end: () => void child.stop(1_000),
+  })
   const timer = setInterval(async () => {
-    const rows = await httpText(`http://${options.metricsAddr}/metrics`).then(fetchedRows, () => undefined)
-    measured = rows?.exported ?? measured
+    const text = await httpText(`http://${options.metricsAddr}/metrics`).catch(() => undefined)
+    answers = text !== undefined
+    const rows = text === undefined ? undefined : fetchedRows(text)
+    if (rows && (rows.exported !== measured?.exported || rows.imported !== measured.imported)) silence.heard()
+    measured = rows ?? measured
     tell()
   }, MEASURE_EVERY)
   const cancel = () => void child.stop(1_000)
@@ -63,24 +88,29 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   if (options.signal.aborted) cancel()
   const exit = await child.exited
   clearInterval(timer)
+  silence.stop()
   options.signal.removeEventListener('abort', cancel)
   if (options.signal.aborted) return { account, failure: options.signal.reason }
+  if (silence.reason) return { account, failure: child.failure(child.lastWords, silence.reason) }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
-  const said = child.lastError === child.lastWords ? account.errors.at(-1) : child.lastError
+  const event = child.lastError === child.lastWords ? account.errors.at(-1) : undefined
+  const said = event ?? child.lastError
   // The newest builds stop at what older ones leave out, and name it only in the lines before.
   const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
-  return { account, failure: child.failure(said, [...skipped, explainFetch(said ?? '')].filter(Boolean).join(' ')) }
+  const advice = [...skipped, await options.explain?.(said), explainFetch(said)]
+  return { account, failure: child.failure(said, advice.filter(Boolean).join(' ')) }
 }
+
+/** The real molt asks the target for its version, and ends when that is not CockroachDB's [seen]. */
+export const NOT_COCKROACH =
+  'The target is not CockroachDB, and the real molt takes no other. Give it one (`target`; `--source` and `--target` of `npm run rehearse`), or rehearse on PostgreSQL with the stand-in (`embedded: true` of `setup`; without `--bin-dir`).'
 
 const ADVICE: [RegExp, string][] = [
   [
     /replication slot .* already exists/i,
     'A load was begun before: say `on-interrupted: restart` to drop the slot and load again.',
   ],
-  [
-    /target must be cockroach/i,
-    'The target is not CockroachDB; `embedded: true` of `setup` installs the stand-in for rehearsals on PostgreSQL.',
-  ],
+  [/target must be cockroach/i, NOT_COCKROACH],
   [/must be superuser or replication role|permission denied/i, 'Grant the migration user what `prepare` lists.'],
   [/unknown flag/i, 'This build of molt does not know a flag; take the version that `setup` pins by default.'],
   [/no space left/i, 'The disk for intermediate files is full.'],
@@ -91,6 +121,14 @@ const ADVICE: [RegExp, string][] = [
   [
     /duplicate key value|23505/i,
     'A row with this key was on the target before, or is written there by somebody else; empty the table first.',
+  ],
+  [
+    /is a generated column/i,
+    'A generated column cannot be loaded: leave its table out, or make the column a plain one on both sides until the switch (the check `tbl.generated` says how).',
+  ],
+  [
+    /violates not-null constraint/i,
+    'The target wants a value where molt wrote NULL. Early builds write NULL for an empty text: look for empty texts in that column on the source, or take a newer build.',
   ],
   [/all replication slots are in use|53400/i, 'Raise max_replication_slots on the source.'],
   [/password authentication failed|failed SASL auth/i, 'Check the user and the password of both URLs.'],

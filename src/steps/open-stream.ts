@@ -3,12 +3,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
 import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, messageOf, refuse } from '../runtime/errors.ts'
-import { number, progress, seconds, workFolder } from '../runtime/progress.ts'
+import { number, plural, progress, seconds, workFolder } from '../runtime/progress.ts'
 import { readServer } from '../source/catalog.ts'
 import { type PublicationMark, publicationChanges, publicationProblems, readPublicationMark } from '../source/slot.ts'
 import { readTarget } from '../target/catalog.ts'
 import { deferAgain } from '../target/deferral.ts'
-import { type Entry, noteStream, readStreamNote, type StreamNote } from '../target/ledger.ts'
+import { type Entry, noteStream, readStreamNote, type StreamNote, type TableFiles } from '../target/ledger.ts'
 import { STREAM_APPLICATION } from '../tools/replicator.ts'
 import { explainTrouble } from '../tools/troubles.ts'
 import { Stream, type StreamStatus } from './stream.ts'
@@ -54,7 +54,7 @@ export async function withStream<T>(
     )
   const { stagingSchema } = entry.facts
   if (!stagingSchema) throw new Error(`the ledger has no staging schema for migration ${entry.id}`)
-  const { database, isCockroach, publication } = await begin(inputs, entry, stagingSchema)
+  const { database, isCockroach, publication, files } = await begin(inputs, entry, stagingSchema)
   const stream = new Stream({
     sourceUrl: inputs.source,
     targetUrl: inputs.target,
@@ -68,6 +68,7 @@ export async function withStream<T>(
     stuckAfter: inputs.stuckAfter,
     watch: inputs,
     publication,
+    files,
     signal,
   })
   await stream.start()
@@ -84,7 +85,7 @@ export async function withStream<T>(
     ticker.stop()
     await stream.close()
     reportTroubles(stream)
-    await end(inputs, entry, stagingSchema, publication).catch((error) =>
+    await end(inputs, entry, stagingSchema, publication, stream.files).catch((error) =>
       info(`the slot's last position could not be noted: ${messageOf(error)}`),
     )
   }
@@ -133,8 +134,10 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
           problems,
           'Changes are lost without a word otherwise: repeat the load.',
         )
-      await noteStream(target, entry.id, noteOf(slot, stagingSchema, publication, false))
-      return { database, isCockroach, publication }
+      // What the tables were before, not what they are: the stream's first look tells what was done to them since.
+      const files = note?.files ?? entry.facts.files ?? {}
+      await noteStream(target, entry.id, { ...noteOf(slot, stagingSchema, publication, false), files })
+      return { database, isCockroach, publication, files }
     }),
   )
 }
@@ -199,6 +202,7 @@ async function end(
   entry: Entry,
   stagingSchema: string,
   publication: PublicationMark,
+  files: TableFiles,
 ): Promise<void> {
   await withDatabase(inputs.source, 'source', async (source) => {
     let slot = await readSlotNow(source, entry)
@@ -209,7 +213,7 @@ async function end(
     }
     const { confirmedFlushLsn } = slot ?? {}
     if (!slot || slot.active || !confirmedFlushLsn) return
-    const note = noteOf(slot, stagingSchema, publication, true)
+    const note = { ...noteOf(slot, stagingSchema, publication, true), files }
     await withDatabase(inputs.target, 'target', (target) => noteStream(target, entry.id, note))
   })
 }
@@ -272,12 +276,27 @@ export function continuityProblems(
   return problems
 }
 
+/** Only what happened: `the replicator was started again once; our own connections were lost 2 times`. */
+export function troublesText(status: Pick<StreamStatus, 'retries' | 'restarts' | 'interruptions'>): string {
+  const times = (count: number) => (count === 1 ? 'once' : `${number(count)} times`)
+  const { retries, restarts, interruptions } = status
+  const replicator = [
+    retries && `retried ${times(retries)}`,
+    restarts && `was started again ${times(restarts)}`,
+  ].filter(Boolean)
+  const parts = [
+    replicator.length && `the replicator ${replicator.join(' and ')}`,
+    interruptions && `our own connections were lost ${times(interruptions)}`,
+  ]
+  return parts.filter(Boolean).join('; ')
+}
+
 function reportTroubles(stream: Stream): void {
   const { retries, restarts, interruptions } = stream.status
   if (retries + restarts + interruptions === 0) return
-  info(
-    `the replicator retried ${retries} times and was started again ${restarts} times; our own connections were lost ${interruptions} times`,
-  )
-  for (const [said, times] of stream.troubles)
-    warning(`the replicator said (${times} retries): ${explainTrouble(said)}: ${said.slice(0, 300)}`)
+  info(troublesText({ retries, restarts, interruptions }))
+  for (const [said, times] of stream.troubles) {
+    const often = times ? ` (${plural(times, 'retry', 'retries')})` : ''
+    warning(`the replicator said${often}: ${explainTrouble(said)}: ${said.slice(0, 300)}`)
+  }
 }

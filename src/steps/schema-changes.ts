@@ -8,9 +8,10 @@ import {
 } from '../migration/fingerprint.ts'
 import type { Database } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
+import { HEARTBEAT } from '../source/heartbeat.ts'
 import { readPartitions, readSchema } from '../sql/schema.ts'
 import { listDeferred } from '../target/deferral.ts'
-import { advance, type Entry } from '../target/ledger.ts'
+import { advance, type Entry, type Plan } from '../target/ledger.ts'
 
 /**
  * What DDL has changed on either side since `prepare`, object by object; empty when nothing has. Each one can be told
@@ -29,7 +30,14 @@ export async function schemaChanges(source: Database, target: Database, entry: E
     readSchema(target, 'target', targetSchema),
   ])
   const partitions = await readPartitions(source, sourceSchema)
+  const present = here.tables.map((table) => table.name)
   return [
+    ...newTables(entry.plan, present).map((name) => ({
+      side: 'source' as const,
+      object: `table ${name}`,
+      before: null,
+      after: 'a table that `prepare` would select and nobody has moved',
+    })),
     ...compareFingerprints(
       'source',
       unpackFingerprint(fingerprints.source),
@@ -40,6 +48,13 @@ export async function schemaChanges(source: Database, target: Database, entry: E
       ...(await withoutDeferred(target, entry, unpackFingerprint(fingerprints.target), fingerprint(there, tables))),
     ),
   ]
+}
+
+/** Tables that the plan would select if it were made now: in a schema that is moved as a whole they are missed. */
+export function newTables({ tables, excluded }: Plan, present: readonly string[]): string[] {
+  if (!excluded) return []
+  const known = new Set([...tables, ...excluded, HEARTBEAT])
+  return present.filter((name) => !known.has(name))
 }
 
 /** Objects that come and go by our own hand, out of both; those that must be there now, in the first. */

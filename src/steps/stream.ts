@@ -2,10 +2,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { warning } from '@actions/core'
 import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
-import { number, seconds } from '../runtime/progress.ts'
+import { number, plural, seconds } from '../runtime/progress.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../source/heartbeat.ts'
 import { dropSlot, type PublicationMark } from '../source/slot.ts'
-import type { Plan } from '../target/ledger.ts'
+import type { Plan, TableFiles } from '../target/ledger.ts'
 import { freeAddress } from '../tools/process.ts'
 import { noMetrics, Replicator, type StreamMetrics } from '../tools/replicator.ts'
 import { type Trouble, translate } from '../tools/troubles.ts'
@@ -38,6 +38,8 @@ export interface StreamOptions {
   watch: WatchLimits
   /** The publication as it was when it was found to be right. */
   publication?: PublicationMark
+  /** The files of the source's tables before it begins. */
+  files?: TableFiles
   signal: AbortSignal
 }
 
@@ -118,7 +120,7 @@ export class Stream {
     this.source = source()
     this.target = target()
     this.#side = { slot: source(), source: source(), target: target() }
-    this.#watch = new Watch(options.plan, options.watch, options.publication)
+    this.#watch = new Watch(options.plan, options.watch, options.publication, options.files)
   }
 
   async start(): Promise<void> {
@@ -188,6 +190,11 @@ export class Stream {
     return this.#sightings
   }
 
+  /** The files of the source's tables when they were last looked at. */
+  get files(): TableFiles {
+    return this.#watch.files
+  }
+
   /** The replicator's process; another one after it was started again. */
   get pid(): number | undefined {
     return this.#replicator?.child.pid
@@ -239,7 +246,8 @@ export class Stream {
     if (trouble) parts.push(`because ${trouble.why}${this.#more(trouble)}`)
     else if (this.#blocked) parts.push(`because its session on the target waits for a lock that ${this.#blocked} holds`)
     else if (this.#publication === null) parts.push(`because the publication ${this.options.plan.publication} is gone`)
-    if (said) parts.push(`the replicator retried ${this.#retries} times and last said: ${said.slice(0, 400)}`)
+    const retried = this.#retries ? `retried ${plural(this.#retries, 'time')} and ` : ''
+    if (said) parts.push(`the replicator ${retried}last said: ${said.slice(0, 400)}`)
     else
       parts.push(
         `the replicator said nothing about it${this.#slot?.active === false ? ', and nobody reads the slot' : ''}`,

@@ -26,8 +26,11 @@ import {
 import { Child, freeAddress } from '../tools/process.ts'
 import { keyHash, moltScrubber, scrubText } from '../tools/scrub.ts'
 import { toolHelp } from '../tools/versions.ts'
+import { explainColumns } from './culprits.ts'
+import { NOT_COCKROACH } from './load.ts'
 import { passMarker, recheckRows } from './recheck.ts'
 import { digestTables, type TableDigest } from './row-digests.ts'
+import { Silence } from './silence.ts'
 
 /** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
 export interface VerifyReport {
@@ -70,6 +73,8 @@ export interface VerifyOptions {
   structure?: 'require' | 'report'
   /** Writes each differing row's key, or values too, to a file of mode 600. */
   show?: { what: 'keys' | 'values'; file: string }
+  /** Milliseconds without a word of molt's after which it is ended; never, when not given. */
+  stallAfter?: number
   recheck?: { limit: number; markerTimeout: number; rounds: number }
 }
 
@@ -352,6 +357,7 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
     scrub: moltScrubber(hash),
     hidePasswords: true,
     onLine(line) {
+      silence.heard()
       const event = parseEvent(line)
       if (!event) return countChatter(account.unknown, line)
       accountForVerify(account, event)
@@ -359,20 +365,31 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
     },
   })
   const cancel = () => void child.stop(1_000)
+  const silence = new Silence({
+    name: 'molt verify',
+    known: () => `its last words were: ${child.lastWords}`,
+    advice: 'Look for locks and long statements on both sides, and for a runner that is out of memory',
+    stallAfter: options.stallAfter,
+    end: cancel,
+  })
   options.signal.addEventListener('abort', cancel, { once: true })
   if (options.signal.aborted) cancel()
   const exit = await child.exited
+  silence.stop()
   options.signal.removeEventListener('abort', cancel)
   await shown?.close()
   options.signal.throwIfAborted()
-  if (exit.code !== 0) throw child.failure(child.lastError, explainVerify(child.lastError))
+  if (silence.reason) throw child.failure(child.lastWords, silence.reason)
+  if (exit.code !== 0) {
+    const advice = [await explainColumns(options.sourceUrl, plan, child.lastError), explainVerify(child.lastError)]
+    throw child.failure(child.lastError, advice.filter(Boolean).join(' '))
+  }
   for (const verdict of account.tables.values()) addSamples(verdict, account.rows.get(verdict.name), hash)
   return account
 }
 
 function explainVerify(said: string): string | undefined {
-  if (/target must be cockroach|must be cockroach/.test(said))
-    return 'The target is not CockroachDB; `embedded: true` of `setup` installs the stand-in for rehearsals on PostgreSQL.'
+  if (/target must be cockroach|must be cockroach/.test(said)) return NOT_COCKROACH
   if (/array element OID not registered/.test(said))
     return 'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.'
   return undefined

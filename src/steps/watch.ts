@@ -4,8 +4,9 @@ import { seconds } from '../runtime/progress.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
 import { type PublicationMark, publicationChanges, publicationMark } from '../source/slot.ts'
 import { readTables } from '../sql/tables.ts'
-import type { Plan } from '../target/ledger.ts'
+import type { Plan, TableFiles } from '../target/ledger.ts'
 import { STREAM_APPLICATION } from '../tools/replicator.ts'
+import { newTables } from './schema-changes.ts'
 
 /** What the source tells about the slot and those around it, in one query. LSNs are text such as `0/2E02140`. */
 export interface SlotFacts {
@@ -168,11 +169,7 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
         what: `${table.name} was created on the source under a name of this migration, or as a partition below one`,
       })
   for (const name of after.present)
-    if (!before.present.includes(name) && !plan.tables.includes(name))
-      found.push({
-        kind: 'ddl',
-        what: `the table ${plan.sourceSchema}.${name} was created on the source; it is not part of this migration`,
-      })
+    if (!before.present.includes(name) && !plan.tables.includes(name)) found.push(createdTable(plan, name))
   for (const name of before.published)
     if (!after.published.includes(name))
       found.push({
@@ -180,6 +177,11 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
         what: `the publication ${plan.publication} does not send ${name} any more: its changes since then are lost, and the load must be repeated`,
       })
   return [...found, ...publicationSightings(before.publication, after.publication, plan)]
+}
+
+function createdTable(plan: Plan, name: string): Sighting {
+  const what = `the table ${plan.sourceSchema}.${name} was created on the source; it is not part of this migration`
+  return { kind: 'ddl', what }
 }
 
 /** A change of what is sent, even one that was undone within a second, may have kept changes back for ever. */
@@ -198,6 +200,45 @@ export function alteredPublication(plan: Plan, changes: readonly string[]): stri
   return `the publication ${plan.publication} was altered on the source (${changes.join('; ')}): changes in between may never have been sent, and the load must be repeated`
 }
 
+/** In place of the file of a table that was seen emptied: the next stream tells it again. */
+const EMPTIED = -1
+
+/** TRUNCATE and DDL alone reset the estimate of a table's rows, until it is analysed. */
+const isReset = ({ tuples }: TableState) => tuples <= 0
+
+/**
+ * The files to hold a later look against.
+ * @param known the files before this look
+ * @param before the look before this one, which tells DDL
+ */
+export function filesAfter({ tables }: SourceState, known: TableFiles = {}, before?: SourceState): TableFiles {
+  const digests = new Map(before?.tables.map(({ oid, digest }) => [oid, digest]))
+  const emptied = (table: TableState) =>
+    known[table.oid] === EMPTIED ||
+    (known[table.oid] !== undefined &&
+      known[table.oid] !== table.file &&
+      isReset(table) &&
+      (digests.get(table.oid) ?? table.digest) === table.digest)
+  const stored = tables.filter(({ file }) => file !== 0)
+  return Object.fromEntries(stored.map((table) => [table.oid, emptied(table) ? EMPTIED : table.file]))
+}
+
+/** What was done to the source's tables since they had these files, while no stream was there to see it. */
+export function compareFiles(known: TableFiles, { tables }: SourceState): Sighting[] {
+  return tables.flatMap((table): Sighting[] => {
+    const file = known[table.oid]
+    if (file === undefined || file === table.file) return []
+    if (file !== EMPTIED && !isReset(table)) return [rewritten(table)]
+    const what = `${table.name} was emptied by TRUNCATE on the source, or rewritten by DDL, since the load began; no stream carries that: the target may still have its rows, and the load must be repeated`
+    return [{ kind: 'fatal', what }]
+  })
+}
+
+function rewritten({ name }: TableState): Sighting {
+  const what = `${name} was rewritten on the source (VACUUM FULL, CLUSTER or the like); a TRUNCATE after which it was filled and analysed looks the same, and only a verify tells`
+  return { kind: 'warning', what }
+}
+
 function compareState(before: TableState, after: TableState): Sighting[] {
   const found: Sighting[] = []
   if (before.name !== after.name)
@@ -209,16 +250,12 @@ function compareState(before: TableState, after: TableState): Sighting[] {
     })
   if (before.digest !== after.digest)
     found.push({ kind: 'ddl', what: `the columns or the key of ${after.name} were changed on the source` })
-  else if (before.file !== after.file && after.tuples <= 0 && before.file !== 0)
+  else if (before.file !== after.file && isReset(after) && before.file !== 0)
     found.push({
       kind: 'fatal',
       what: `a TRUNCATE was run on ${after.name} on the source, which the stream does not carry: the target still has its rows, and the load must be repeated`,
     })
-  else if (before.file !== after.file)
-    found.push({
-      kind: 'warning',
-      what: `${after.name} was rewritten on the source (VACUUM FULL, CLUSTER or the like)`,
-    })
+  else if (before.file !== after.file) found.push(rewritten(after))
   return found
 }
 
@@ -340,6 +377,7 @@ export class Watch {
   readonly #plan: Plan
   readonly #limits: WatchLimits
   readonly #publication: PublicationMark | undefined
+  #files: TableFiles
   #source: SourceState | undefined
   #sourceTables: Table[] = []
   #target: Table[] | undefined
@@ -349,11 +387,20 @@ export class Watch {
   /** How the two sides' tables differ now, for the error of a stream that is stuck. */
   differences: string[] = []
 
-  /** @param publication as it was when it was found to be right */
-  constructor(plan: Plan, limits: WatchLimits, publication?: PublicationMark) {
+  /**
+   * @param publication as it was when it was found to be right
+   * @param files as they were before the stream began
+   */
+  constructor(plan: Plan, limits: WatchLimits, publication?: PublicationMark, files: TableFiles = {}) {
     this.#plan = plan
     this.#limits = limits
     this.#publication = publication
+    this.#files = files
+  }
+
+  /** As they were in the last look: what happens after it is for the next stream to find. */
+  get files(): TableFiles {
+    return this.#files
   }
 
   /** `kind` is `warning` or `fatal` in what is returned: `on-ddl` has been applied. */
@@ -361,10 +408,15 @@ export class Watch {
     const state = await readSourceState(db, this.#plan)
     const before = this.#source
     this.#source = state
+    const files = this.#files
+    this.#files = filesAfter(state, files, before)
     if (!before) {
+      const created = newTables(this.#plan, state.present)
       this.#sourceTables = await this.#planned(db, this.#plan.sourceSchema)
       return this.#news([
         ...this.#outsiders(state),
+        ...compareFiles(files, state),
+        ...created.map((name) => createdTable(this.#plan, name)),
         ...publicationSightings(this.#publication, state.publication, this.#plan),
       ])
     }

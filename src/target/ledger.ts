@@ -30,6 +30,8 @@ export interface Plan {
   targetSchema: string
   /** The expected tables, bare names, resolved once on the source. */
   tables: string[]
+  /** Tables of the schema that were left out by name where all others were asked for; absent where tables were named. */
+  excluded?: string[]
   slot: string
   publication: string
   /** `check=object`, as they were given: what was accepted although a check speaks against it. */
@@ -64,6 +66,8 @@ export interface Facts {
   stagingSchema?: string
   /** The publication as the load left it. */
   publication?: PublicationMark
+  /** The files of the source's tables as they were before the load. */
+  files?: TableFiles
   tools?: { molt: string; replicator: string }
   verified?: { at: string; clean: boolean; level: string }
   fenceId?: string
@@ -282,7 +286,12 @@ export interface StreamNote {
   serverStart: string
   /** The publication when it was last found to be right. */
   publication?: PublicationMark
+  /** The files of the source's tables when they were last looked at. */
+  files?: TableFiles
 }
+
+/** Oid of a table or partition → the file that holds its rows (relfilenode), of which TRUNCATE makes another. */
+export type TableFiles = Record<string, number>
 
 interface HoldRow {
   nonce: string | null

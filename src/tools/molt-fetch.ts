@@ -348,7 +348,8 @@ const REASONS: [RegExp, (match: RegExpExecArray) => string][] = [
   ],
   [
     /missing a definition on the source/,
-    () => 'the source has no such table; it was an expected one, so start a new migration if that is meant',
+    () =>
+      'molt finds no such table on the source: it is partitioned, which early builds do not see, or it was dropped or renamed; take a newer molt, or prepare anew without it',
   ],
   [
     /do not have matching primary keys|PRIMARY KEY does not match|missing a primary key/i,
@@ -406,7 +407,7 @@ export function strayTables(account: FetchAccount, expected: readonly string[]):
 export function fetchProblems(account: FetchAccount, expected: readonly string[], resumed = false): string[] {
   // Tables of the target alone, which nobody expects, are none of this load's business.
   const skipped = account.skipped.filter(
-    ({ table, reason }) => expected.includes(table) || !/^the source has/.test(reason),
+    ({ table, reason }) => expected.includes(table) || !/^molt finds no such table on the source/.test(reason),
   )
   const problems = skipped.map(({ table, reason }) => `${table}: ${reason}`)
   if (!account.complete) problems.push('molt fetch wrote no completion record: the load is not complete')

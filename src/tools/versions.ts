@@ -54,14 +54,20 @@ async function ask(program: string, args: string[]): Promise<string> {
     env: childEnvironment() as Record<string, string>,
   }).catch((error: Error) => {
     if (isTool(program) && /^Unable to locate executable/.test(error.message)) throw notOnPath(program)
-    return { exitCode: null, stdout: '', stderr: error.message }
+    return { exitCode: undefined, stdout: '', stderr: error.message }
   })
   if (result.exitCode === 0) return result.stdout || result.stderr
+  const killed = result.exitCode === null
   throw new ToolError({
     program: program.split('/').at(-1) as string,
     args,
-    ending: describeExit({ code: result.exitCode, signal: null }),
+    // `exec` hides which signal it was: it gives no exit code then.
+    ending: killed
+      ? 'was killed by a signal before it had answered'
+      : describeExit({ code: result.exitCode ?? null, signal: null }),
     said: result.stderr.trim().split('\n').at(-1),
-    advice: 'Run `setup` first, or check that the file is for this platform.',
+    advice: killed
+      ? 'Nothing was moved. A machine that is out of memory does this; look at what else runs on it, and run this again.'
+      : 'Run `setup` first, or check that the file is for this platform.',
   })
 }

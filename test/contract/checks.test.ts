@@ -50,7 +50,7 @@ function expectFires(facts: Facts, id: string, objects: string[], quiet: Facts =
 
 const tools = (molt: string, replicator: string) => ({
   molt: { version: molt, sha256: 'a'.repeat(64) },
-  replicator: { version: replicator, sha256: 'b'.repeat(64) },
+  replicator: { version: replicator, sha256: 'b'.repeat(64), stopsOnToast: replicator.startsWith('1.0.') },
 })
 
 describe('the source server', () => {

@@ -28,6 +28,8 @@ interface Trick {
   drop?: string
   /** It is killed when it writes such a line. */
   killAt?: string
+  /** It is frozen when it writes such a line. */
+  freezeAt?: string
   /** It compares as a tool does that misreads both sides alike: no row differs. */
   blind?: boolean
 }
@@ -52,6 +54,7 @@ createInterface({ input: molt.stdout }).on('line', (line) => {
     molt.kill('SIGKILL')
     process.kill(process.pid, 'SIGKILL')
   }
+  if (trick.freezeAt && new RegExp(trick.freezeAt).test(line)) molt.kill('SIGSTOP')
   if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
   if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
   if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
@@ -185,6 +188,14 @@ describe('before the load', () => {
     expect(await slots()).toEqual([])
     // Tables that had arrived by then are not loaded a second time.
     expectRed(await run('fetch', { mode: 'direct-copy' }), /the target is not empty[\s\S]*allow-truncate/)
+  }, 60_000)
+
+  test('the tool frozen half-way', async () => {
+    const empty = { 'table-handling': 'truncate-if-exists', 'allow-truncate': SHOP_TABLES.join(',') }
+    const inputs = { mode: 'direct-copy', 'stall-after': '5s', ...empty }
+    const result = await run('fetch', inputs, { freezeAt: 'starting fetch' })
+    expectRed(result, /It was ended because nothing was heard of it for \d\.\d s .* and they do not answer any more/)
+    expect(await slots()).toEqual([])
   }, 60_000)
 
   test('the whole of it, once nothing is wrong', async () => {
@@ -322,6 +333,11 @@ describe('after the load', () => {
   test('the tool killed half-way', async () => {
     const result = await run('verify', {}, { killAt: 'finished row verification' })
     expectRed(result, /molt was ended by SIGKILL/)
+  }, 60_000)
+
+  test('the tool frozen half-way', async () => {
+    const result = await run('verify', { 'stall-after': '2s' }, { freezeAt: 'starting verify' })
+    expectRed(result, /nothing was heard of it for \d\.\d s \(`stall-after`\): its last words were: starting verify/)
   }, 60_000)
 
   test('all of it undone is green again', async () => {

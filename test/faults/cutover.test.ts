@@ -87,7 +87,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
     )
     pauses.push(Number(result.outputs['pause-ms']) - parts.verify)
     expect(Number(result.outputs['estimated-pause-ms'])).toBeGreaterThan(parts.drain)
-    if (run) expect(words(result)).toContain('with the figures of 1 earlier cutovers')
+    if (run) expect(words(result)).toContain('with the figures of 1 earlier cutover')
     expect(result.summary).toMatch(/^### ✅ Cutover rehearsed: .*\n\nWrites were paused for .*\n\n### ✅ Verify/)
     expect(await rebuilt()).toEqual([])
     expect(await writableWithin(1_000)).toBe(true)

@@ -96,11 +96,24 @@ test('before the first stream a publication that sends less is refused, one that
   )
 })
 
-test('a slot that somebody has read in between is refused, and so is a note from the future', {
-  timeout: 120_000,
+test('between two streams: a new table, a TRUNCATE, a slot that was read, and a note from the future', {
+  timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
+  const again = async (name = 'replicate') =>
+    words(await rehearsal.run(name, name === 'replicate' ? { until: 'caught-up', 'quiet-period': '3s' } : {}))
+  await rehearsal.query('source', 'CREATE TABLE newcomer (id int PRIMARY KEY)')
+  expect(await again()).toMatch(/##\[error\]the table public\.newcomer was created on the source/)
+  expect(await again('cutover')).toMatch(/table newcomer is new on the source: a table that `prepare` would select/)
+  await rehearsal.query('source', 'DROP TABLE newcomer')
+  await rehearsal.query('source', 'VACUUM FULL reviews')
+  const rewritten = await rehearsal.run('replicate', { until: 'caught-up', 'quiet-period': '3s' })
+  requireSuccess('replicate', rewritten)
+  expect(words(rewritten)).toMatch(/##\[warning\]public\.reviews was rewritten on the source/)
+  await rehearsal.query('source', 'TRUNCATE cart_items')
+  // And the one after it: what was seen is not forgotten.
+  for (const _ of [1, 2]) expect(await again()).toMatch(/##\[error\]public\.cart_items was emptied by TRUNCATE/)
   await until(async () => !(await active()))
   await sleep(500)
   await rehearsal.query('source', `SELECT pg_replication_slot_advance('molt_slot', pg_current_wal_lsn())`)

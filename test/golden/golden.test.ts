@@ -140,6 +140,7 @@ async function reset({ action, given }: Golden): Promise<void> {
   await source.query('SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots')
   await source.query('DROP PUBLICATION IF EXISTS molt_fetch; DROP SEQUENCE IF EXISTS numbers')
   await target.query('DROP SEQUENCE IF EXISTS numbers')
+  await source.query("UPDATE orders SET placed_at = '2026-01-01Z' WHERE NOT isfinite(placed_at)")
   await target.query(action === 'verify' ? `${EMPTY}; ${ROWS}` : EMPTY)
   if (given.source) await source.query(given.source)
   const { rows } = await source.query('SELECT confirmed_flush_lsn::text AS lsn FROM pg_replication_slots')

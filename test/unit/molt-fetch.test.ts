@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { progressLine } from '../../src/actions/fetch/run.ts'
 import { filterProblems } from '../../src/migration/filter.ts'
@@ -6,6 +9,7 @@ import { flagUsages } from '../../src/rehearsal/standin/flags.ts'
 import type { Database } from '../../src/runtime/database.ts'
 import { argumentList } from '../../src/runtime/types.ts'
 import { tlsProblem } from '../../src/runtime/url.ts'
+import { stopsOnToast } from '../../src/steps/assess.ts'
 import { cancelImports, importedTable, readImportJobs } from '../../src/target/jobs.ts'
 import {
   accountFor,
@@ -18,6 +22,7 @@ import {
   fetchProblems,
   unknownFlags,
 } from '../../src/tools/molt-fetch.ts'
+import { toolHelp } from '../../src/tools/versions.ts'
 
 describe('extra-args', () => {
   test.each([
@@ -218,4 +223,23 @@ describe('the cursor', () => {
       expect(started).toBeUndefined()
     },
   )
+})
+
+test('a tool that is killed while it is asked for its help', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'killed-'))
+  writeFileSync(join(dir, 'molt'), '#!/bin/sh\nkill -9 $$\n', { mode: 0o755 })
+  const asked = toolHelp(join(dir, 'molt'), 'fetch').finally(() => rmSync(dir, { recursive: true }))
+  await expect(asked).rejects.toThrow(/molt was killed by a signal before it had answered.*out of memory/)
+})
+
+test.each([
+  ['1.0.4', '', true],
+  ['1.3.4', '--enableToastedColumns', false],
+  ['(devel)', '--enableToastedColumns  Enable support for toasted columns', true],
+  ['(devel)', '--slotName string', false],
+])('a replicator %s whose help says %j stops on an unchanged long value: %s', async (version, help, stops) => {
+  const dir = mkdtempSync(join(tmpdir(), 'toast-'))
+  writeFileSync(join(dir, 'replicator'), `#!/bin/sh\necho '${help}'\n`, { mode: 0o755 })
+  expect(await stopsOnToast(join(dir, 'replicator'), version)).toBe(stops)
+  rmSync(dir, { recursive: true })
 })

@@ -1,5 +1,6 @@
 import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
+import { requireClean } from '../../src/actions/verify/run.ts'
 import { indexProblems, isNarrower, sequenceProblems } from '../../src/migration/structure.ts'
 import { loadedTable, verifyTable } from '../../src/report/summary.ts'
 import { verifyJson, verifyReport } from '../../src/report/verify-json.ts'
@@ -96,7 +97,7 @@ describe('the report', () => {
   test('as a summary the differences come first, the clean tables are folded, and names are only names', () => {
     const text = verifyTable(report)
     expect(text.indexOf('❌')).toBeLessThan(text.indexOf('a\\|b&lt;c> | 9 | 0 | 1 | 0 | empty strings'))
-    expect(text.indexOf('a\\|b&lt;c> | 9')).toBeLessThan(text.indexOf('<details><summary>1 clean tables'))
+    expect(text.indexOf('a\\|b&lt;c> | 9')).toBeLessThan(text.indexOf('<details><summary>1 clean table<'))
     expect(text).not.toContain('canary')
   })
 
@@ -158,4 +159,19 @@ describe('lines', () => {
     for (const line of ['{"a":', 'usage', '', '[1]', '{']) countChatter(unknown, line)
     expect(unknown).toEqual({ messages: {}, chatter: 2, broken: 2 })
   })
+})
+
+test.each([
+  [
+    'different',
+    1,
+    true,
+    /source and target differ:[\s\S]*The drain was proved, so nothing is on its way any more: this is loss/,
+  ],
+  ['unsettled', 0, true, /not proved to be equal:[\s\S]*Put these right, and run `cutover` again/],
+  ['different', 1, false, /a difference can be lag: say `while: streaming`/],
+] as const)('%s, %i missing, after a proved drain: %s', (verdict, missing, drained, words) => {
+  const tables = [{ ...newVerdict('a'), rows: 1, missing }]
+  const report = { verdict, tables, problems: ['a: 1 row missing'], while: 'drained' } as unknown as VerifyReport
+  expect(() => requireClean(report, drained)).toThrow(words)
 })

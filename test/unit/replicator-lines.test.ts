@@ -1,8 +1,15 @@
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, it } from 'vitest'
-import { continuityProblems, progressLine, refusedArgument } from '../../src/steps/open-stream.ts'
-import { compareSourceStates, type SourceState, schemaChanges, walSightings } from '../../src/steps/watch.ts'
+import { continuityProblems, progressLine, refusedArgument, troublesText } from '../../src/steps/open-stream.ts'
+import {
+  compareFiles,
+  compareSourceStates,
+  filesAfter,
+  type SourceState,
+  schemaChanges,
+  walSightings,
+} from '../../src/steps/watch.ts'
 import { httpText } from '../../src/tools/process.ts'
 import { boundedScrubber, parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
 import { scrubText } from '../../src/tools/scrub.ts'
@@ -321,4 +328,33 @@ describe('an answer about metrics', () => {
     })
     await expect(flood).rejects.toThrow(/too long|aborted/)
   })
+})
+
+it.each([
+  [{ retries: 1, restarts: 0, interruptions: 0 }, 'the replicator retried once'],
+  [
+    { retries: 0, restarts: 2, interruptions: 1 },
+    'the replicator was started again 2 times; our own connections were lost once',
+  ],
+  [{ retries: 3, restarts: 1, interruptions: 0 }, 'the replicator retried 3 times and was started again once'],
+])('%j: %s', (status, words) => expect(troublesText(status)).toBe(words))
+
+it('a table that was emptied stays emptied for every later stream; DDL that a stream has seen does not count', () => {
+  const table = { name: 'public.a', oid: 1, file: 10, tuples: 5, identity: 'd', digest: 'x' }
+  const state = (more: object): SourceState => ({
+    tables: [{ ...table, ...more }],
+    published: [],
+    publication: null,
+    present: [],
+  })
+  const first = filesAfter(state({}))
+  expect(compareFiles(first, state({}))).toEqual([])
+  expect(compareFiles(first, state({ file: 11 }))).toMatchObject([{ kind: 'warning' }])
+  const emptied = state({ file: 11, tuples: -1 })
+  const known = filesAfter(emptied, first, state({}))
+  const filled = state({ file: 11, tuples: 7 })
+  for (const files of [known, filesAfter(filled, known)])
+    expect(compareFiles(files, filled)).toMatchObject([{ kind: 'fatal' }])
+  const altered = state({ file: 11, tuples: -1, digest: 'y' })
+  expect(compareFiles(filesAfter(altered, first, state({})), altered)).toEqual([])
 })

@@ -202,7 +202,7 @@ function verifyText({ plan }: Entry, { verify }: Facts): string {
   const { problems = [], tables = [], level } = verify.body
   const rows = tables.reduce((sum, table) => sum + table.rows, 0)
   const how = level ? `; ${LEVELS[level]}` : ''
-  return `${count(problems.length, 'problem')} in ${tables.length} of ${plan.tables.length} tables, ${number(rows)} rows${how} (${ago(verify)})`
+  return `${count(problems.length, 'problem')} in ${number(tables.length)} of ${count(plan.tables.length, 'table')}, ${count(rows, 'row')}${how} (${ago(verify)})`
 }
 
 function count(amount: number, what: string): string {

@@ -352,7 +352,7 @@ async function fenced(context: Cutover, section: Section): Promise<Outcome> {
     if (inputs.smokeTest)
       await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
     verify = await clock.part('verify', () => limit.race(finalVerify(context, section, limit.signal)))
-    requireClean(verify)
+    requireClean(verify, true)
     checkpoint('verified')
     await clock.part('sequences', () => limit.race(moveSequences(context, section)))
     checkpoint('sequences set')
@@ -544,7 +544,7 @@ async function requireShort(context: Cutover, looked: Looked): Promise<number> {
   const rebuildMs = rebuildTime(await listDeferred(target, entry.id), verified)
   const { parts, total, unknown } = estimatePause({ lagMs: before.lagMs, verifyMs, smokeMs, rebuildMs, rehearsals })
   context.output('estimated-pause-ms', total)
-  const of = `${partsText(parts)}${rehearsals.length ? `; with the figures of ${rehearsals.length} earlier cutovers` : ''}`
+  const of = `${partsText(parts)}${rehearsals.length ? `; with the figures of ${plural(rehearsals.length, 'earlier cutover')}` : ''}`
   info(`the write pause is expected to take about ${seconds(total)} (${of})`)
   if (unknown.length)
     warning(`nobody has measured the final verify; \`max-pause\` (${seconds(inputs.maxPause)}) ends it if need be`)
@@ -611,7 +611,7 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
       problems,
       'The next insert on the target could collide with a row that is there.',
     )
-  info(`${set.length} sequences are set on the target and read back`)
+  info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
 }
 
 /**

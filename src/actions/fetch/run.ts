@@ -17,10 +17,12 @@ import {
 } from '../../source/slot.ts'
 import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
+import { explainColumns, explainUnfinished } from '../../steps/culprits.ts'
 import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../steps/interrupted.ts'
 import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
+import { compareFiles, filesAfter, readSourceState } from '../../steps/watch.ts'
 import { addEvidence, advance, type Entry, type Exported, type Plan, requireEntry } from '../../target/ledger.ts'
 import {
   didYouMean,
@@ -75,13 +77,16 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   info(`${MODES[inputs.mode]}.`)
   const metricsAddr = await freeAddress()
   const args = await commandLine(inputs, plan, source, features, metricsAddr, resume)
+  const files = resume ? (entry.facts.files ?? {}) : filesAfter(await readSourceState(source, plan))
   const began = performance.now()
   let started: Promise<unknown> = Promise.resolve()
-  const result = await load(context, source, plan, args, metricsAddr, (cursor) => {
+  const result = await load(context, source, target, plan, args, metricsAddr, (cursor) => {
     if (resume) return
-    started = advance(target, entry, 'prepared', { facts: { load: { cursor, mode: inputs.mode } } }).then((now) => {
-      entry = now
-    })
+    started = advance(target, entry, 'prepared', { facts: { files, load: { cursor, mode: inputs.mode } } }).then(
+      (now) => {
+        entry = now
+      },
+    )
     started.catch(() => {})
   })
   await started
@@ -108,6 +113,9 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   const stream = [
     ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
     ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
+    ...compareFiles(files, await readSourceState(source, plan)).flatMap(({ kind, what }) =>
+      kind === 'fatal' ? [what] : [],
+    ),
   ]
   if (stream.length) {
     await abandon(source, target, entry)
@@ -220,6 +228,7 @@ async function commandLine(
 async function load(
   context: Fetch,
   source: Database,
+  target: Database,
   plan: Plan,
   args: string[],
   metricsAddr: string,
@@ -237,6 +246,10 @@ async function load(
       ...{ schema: plan.sourceSchema, tables: plan.tables },
       logFile: join(workFolder(context.inputs.migration), 'molt-fetch.log'),
       signal: context.signal,
+      stallAfter: context.inputs.stallAfter,
+      explain: async (said) =>
+        (await explainColumns(context.inputs.source, plan, said)) ??
+        (await explainUnfinished(source, target, plan, said).catch(() => undefined)),
       onProgress: (now) => {
         latest = now
       },

@@ -60,6 +60,10 @@ export const spec = defineAction({
       argumentList,
       'Further flags of `molt fetch`. Flags that have an input of their own are refused.',
     ),
+    'stall-after': optional(
+      duration,
+      'Ends the load when molt has said nothing and no row has moved for this long. Default: never, since IMPORT INTO of a large table can be silent for long; silence is told after 5 minutes, and then more and more rarely.',
+    ),
     'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
   },
   outputs: {

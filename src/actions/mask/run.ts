@@ -16,7 +16,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, sqlState } from '../../runtime/database.ts'
 import { InputError, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
 import { addSecret } from '../../runtime/masking.ts'
-import { number, seconds } from '../../runtime/progress.ts'
+import { number, plural, seconds } from '../../runtime/progress.ts'
 import { tlsProblem } from '../../runtime/url.ts'
 import { readSequences } from '../../sql/sequences.ts'
 import { spec } from './spec.ts'
@@ -194,7 +194,7 @@ function readCanaries({ canaries = [] }: Rules): string[] {
 function requirePlan(plan: Plan): void {
   if (plan.unlisted.length)
     throw new VerdictError(
-      `${plan.unlisted.length} columns are covered by no rule and no safe class; nothing was copied. Paste what follows into the rules file, and correct it:\n${pasteRules(plan.unlisted)}${plan.problems.map((problem) => `\nAlso: ${problem}`).join('')}`,
+      `${plural(plan.unlisted.length, 'column is', 'columns are')} covered by no rule and no safe class; nothing was copied. Paste what follows into the rules file, and correct it:\n${pasteRules(plan.unlisted)}${plan.problems.map((problem) => `\nAlso: ${problem}`).join('')}`,
     )
   if (plan.problems.length)
     refuse('the rules do not fit the source', plan.problems, 'Nothing was copied. Correct the rules file.')

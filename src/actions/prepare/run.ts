@@ -84,7 +84,8 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
         : 'Nothing was changed on either side. Put these right, or waive them by name, and run `prepare` again.',
     )
   const entry = await install(source, target, facts, plan, counts)
-  info(`${number(plan.tables.length)} expected tables are ${entry.phase}; plan ${plan.hash}`)
+  const count = plural(plan.tables.length, 'expected table is', 'expected tables are')
+  info(`${count} ${entry.phase}; plan ${plan.hash}`)
   context.output('phase', entry.phase)
   context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
 }
@@ -134,7 +135,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   const chosen = all.map(({ name }) => name).filter((name) => (asked?.has(name) ?? true) && !excluded.has(name))
   if (!chosen.length)
     throw new UserError(
-      `no table to move: the schema ${inputs.schema} of the source has ${all.length} tables, and none is selected`,
+      `no table to move: the schema ${inputs.schema} of the source has ${plural(all.length, 'table')}, and none is selected`,
     )
   return chosen
 }
@@ -142,7 +143,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
 function planOf(
   { settings, machine }: Facts,
   waivers: readonly Waiver[],
-  { defer, finalVerify }: Prepare['inputs'],
+  { defer, finalVerify, tables, excludeTables }: Prepare['inputs'],
 ): Plan {
   const { schema, targetSchema, slot, publication } = settings
   const tools = Object.entries(machine.tools).flatMap(([name, found]) => (found ? [[name, found.sha256]] : []))
@@ -150,6 +151,7 @@ function planOf(
     sourceSchema: schema,
     targetSchema,
     tables: [...settings.tables],
+    ...(!tables && { excluded: [...(excludeTables ?? [])] }),
     slot,
     publication,
     waivers: waivers.map(waiverText),

@@ -323,6 +323,6 @@ function report(context: Replicate, entry: Entry, account: Account): void {
   info(`${account.endedBy}: lag ${seconds(status.lagMs)}, ${number(status.changes)} changes applied`)
   const title = { drained: 'Drained', 'caught-up': 'Caught up' }[account.endedBy] ?? `Streamed (${account.endedBy})`
   context.summary(
-    `### ${title}\n\nLag ${seconds(status.lagMs)}, ${number(status.changes)} changes applied, ${status.retries} retries, ${status.restarts} restarts, ${status.interruptions} interruptions; from ${account.startLsn} to ${account.endLsn}.`,
+    `### ${title}\n\nLag ${seconds(status.lagMs)}, ${number(status.changes)} changes applied, ${plural(status.retries, 'retry', 'retries')}, ${plural(status.restarts, 'restart')}, ${plural(status.interruptions, 'interruption')}; from ${account.startLsn} to ${account.endLsn}.`,
   )
 }

@@ -2,7 +2,7 @@ import { info, warning } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, VerdictError } from '../../runtime/errors.ts'
-import { number } from '../../runtime/progress.ts'
+import { number, plural } from '../../runtime/progress.ts'
 import { readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSlot } from '../../source/slot.ts'
@@ -71,7 +71,7 @@ function ledgerLines(context: Status, entry: Entry | undefined): string[] {
   if (!entry) return ['the ledger has no such migration, or could not be read']
   return [
     `it is **${entry.phase}** since ${entry.updatedAt.toISOString()}`,
-    `${entry.plan.tables.length} expected tables of \`${entry.plan.sourceSchema}\`, slot \`${entry.plan.slot}\``,
+    `${plural(entry.plan.tables.length, 'expected table')} of \`${entry.plan.sourceSchema}\`, slot \`${entry.plan.slot}\``,
   ]
 }
 

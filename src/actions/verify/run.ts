@@ -56,6 +56,7 @@ function options(context: Verify, { plan, phase }: Entry): VerifyOptions {
   return {
     ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan, signal: context.signal },
     ...{ while: inputs.while, tables: inputs.tables, concurrency: inputs.concurrency, count: inputs.count, show },
+    stallAfter: inputs.stallAfter,
     level: inputs.dry ? 'tables' : inputs.level,
     structure: inputs.structure === 'auto' ? (phase === 'finalized' ? 'require' : 'report') : inputs.structure,
     recheck: { limit: inputs.recheckLimit, markerTimeout: inputs.recheckTimeout, rounds: 5 },
@@ -76,16 +77,28 @@ function tell(context: Verify, report: VerifyReport): void {
   if (report.notes.length > LOGGED_NOTES) info(`and ${report.notes.length - LOGGED_NOTES} more notes in the summary`)
 }
 
-/** @throws VerdictError with every problem */
-export function requireClean(report: VerifyReport): void {
+/**
+ * @param drained whether the drain was proved just before, so that nothing is on its way any more
+ * @throws VerdictError with every problem
+ */
+export function requireClean(report: VerifyReport, drained = false): void {
   if (!report.problems.length) return
+  const different = report.verdict !== 'unsettled' && report.tables.some((table) => differences(table))
+  if (drained)
+    refuse(
+      different ? 'source and target differ' : 'source and target are not proved to be equal',
+      report.problems,
+      different
+        ? 'The drain was proved, so nothing is on its way any more: this is loss, and waiting mends nothing. Nothing was decided. Find the cause, then abort, and prepare and load again.'
+        : 'Nothing was decided. Put these right, and run `cutover` again.',
+    )
   if (report.verdict === 'unsettled')
     refuse(
       'source and target are not proved to be equal',
       report.problems,
       'Nothing is known to be lost. Verify again with less going on, or after the drain.',
     )
-  if (!report.tables.some((table) => differences(table)))
+  if (!different)
     refuse('source and target are not proved to be equal', report.problems, 'Put these right, and verify again.')
   refuse(
     'source and target differ',

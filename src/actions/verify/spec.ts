@@ -40,6 +40,10 @@ export const spec = defineAction({
       'auto',
       'Indexes, constraints and sequences, which are finished after the load: `require` makes what is missing a problem, `report` only tells it. `auto` requires them once the migration is finalized, and reports them before.',
     ),
+    'stall-after': optional(
+      duration,
+      'Ends it when molt has said nothing for this long. Default: never; silence is told after 5 minutes, and then more and more rarely.',
+    ),
     show: defaulted(
       choice('none', 'keys', 'values'),
       'none',
