@@ -1,9 +1,16 @@
 import { randomUUID } from 'node:crypto'
-import { type Database, qualified, relationExists } from '../runtime/database.ts'
+import { type Database, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 
 const GONE =
   'the heartbeat row on the source is gone: somebody has deleted it, and without it nothing tells what has arrived. Abort, and prepare and load again'
+
+/** A table that was taken away under us is no bug of ours: it says so. */
+function whenGone(words: string): (error: unknown) => never {
+  return (error) => {
+    throw sqlState(error) === '42P01' ? new VerdictError(words) : error
+  }
+}
 
 /** Everything of ours on the source lives in this schema. */
 export const OUR_SCHEMA = 'molt_actions'
@@ -59,23 +66,31 @@ export async function createTargetHeartbeat(db: Database, schema: string, source
 
 /** Writes the next beat and a marker on the source; returns the beat's number, which only ever grows. */
 export async function writeMarker(db: Database, marker: string): Promise<number> {
-  const { rows } = await db.query(
-    `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`,
-    [marker],
-  )
+  const { rows } = await db
+    .query(`UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`, [marker])
+    .catch(whenGone(GONE))
   if (!rows[0]) throw new VerdictError(GONE)
   return Number(rows[0].beat)
 }
 
 /** The last beat that was written on the source. */
 export async function readBeat(db: Database): Promise<number> {
-  const { rows } = await db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`)
+  const { rows } = await db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`).catch(whenGone(GONE))
   if (!rows[0]) throw new VerdictError(GONE)
   return Number(rows[0].beat)
 }
 
-/** What the stream has brought so far. */
+/**
+ * What the stream has brought so far.
+ * @throws VerdictError when the table is gone, as an abort takes it away under a stream
+ */
 export async function readMarker(db: Database, schema: string): Promise<{ beat: number; marker: string } | undefined> {
-  const { rows } = await db.query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)
+  const { rows } = await db
+    .query(`SELECT beat, marker FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`)
+    .catch(
+      whenGone(
+        `the heartbeat table ${schema}.${HEARTBEAT} on the target is gone: this migration was aborted meanwhile, or somebody has dropped it. Look at \`status\`; to go on, prepare and load again`,
+      ),
+    )
   return rows[0] && { beat: Number(rows[0].beat), marker: rows[0].marker }
 }
