@@ -155,6 +155,7 @@ it('keeps waivers in the plan, and both schemas, which tell every change by its 
     'ALTER TABLE customers ALTER email SET DEFAULT 1',
   )
   expect(await changes()).toEqual([
+    'table unrelated is new on the source: a table that `prepare` would select and nobody has moved',
     'column orders.note is new on the source: text',
     'enum mood has changed on the source, from "good, bad" to "good, bad, ugly"',
     'index orders.late is new on the source: CREATE INDEX late ON public.orders USING btree (customer)',
