@@ -1,12 +1,10 @@
-import { accessSync, constants } from 'node:fs'
 import { totalmem } from 'node:os'
-import { delimiter, join } from 'node:path'
 import type { Facts, Machine, Settings, UrlFacts } from '../checks/facts.ts'
 import type { Schema } from '../migration/schema.ts'
 import { connect, type Database } from '../runtime/database.ts'
 import { readConnection, readSamples, readSourceCatalog } from '../source/assess.ts'
 import { readTargetFacts } from '../target/assess.ts'
-import { sha256, type ToolName, toolVersion } from '../tools/versions.ts'
+import { findTool, sha256, type ToolName, toolVersion } from '../tools/versions.ts'
 
 export interface AssessOptions {
   sourceUrl: string
@@ -110,19 +108,7 @@ export function urlFacts(url: string): UrlFacts {
 }
 
 async function readTool(tool: ToolName): Promise<{ version: string; sha256: string } | null> {
-  const program = (process.env.PATH ?? '')
-    .split(delimiter)
-    .map((folder) => join(folder, tool))
-    .find(isExecutable)
+  const program = findTool(tool)
   if (!program) return null
   return { version: await toolVersion(program, tool), sha256: await sha256(program) }
-}
-
-function isExecutable(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK)
-    return true
-  } catch {
-    return false
-  }
 }

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
@@ -210,6 +213,22 @@ test('what was changed since, or is changed behind the verify, is seen before th
   expect(words(result)).toMatch(/column products\.price has changed on the source/)
   expect(await writableWithin(1_000)).toBe(true)
   expect(await phase()).toBe('caught-up')
+})
+
+test('programs that were exchanged after the plan stream, compare and cut over nothing', TIMEOUT, async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'molt-actions-exchanged-'))
+  for (const tool of ['molt', 'replicator']) writeFileSync(join(folder, tool), '#!/bin/sh\nexit 1\n', { mode: 0o755 })
+  const env = { PATH: `${folder}:${process.env.PATH}` }
+  for (const [action, tool] of [
+    ['replicate', 'replicator'],
+    ['verify', 'molt'],
+    ['cutover', 'molt'],
+  ] as const) {
+    const result = await rehearsal.run(action, {}, { env })
+    expect(result.outputs['error-kind'], words(result)).toBe('verdict')
+    expect(words(result)).toContain(`${tool} on this runner is not the program of the plan`)
+  }
+  rmSync(folder, { recursive: true })
 })
 
 test('a second cutover is refused at once, and is told of the first and where it runs', TIMEOUT, async () => {

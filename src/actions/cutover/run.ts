@@ -14,6 +14,7 @@ import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { HeldFence, planFence } from '../../steps/fencing.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
+import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { passMarker } from '../../steps/recheck.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
@@ -161,6 +162,7 @@ async function lookFirst(context: Cutover, source: Database, target: Database): 
   const { state } = await readFence(source)
   if (DONE.includes(entry.phase) || state === 'permanent') return entry
   requireApproved(context, entry)
+  await requirePlannedTools(entry.plan, 'molt', 'replicator')
   await requireEndable(source, context.inputs.endSessions)
   await requireUnchanged(source, target, entry)
   await requireShut(target, entry)

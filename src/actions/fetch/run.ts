@@ -19,6 +19,7 @@ import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
 import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../steps/interrupted.ts'
 import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts'
+import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
 import { addEvidence, advance, type Entry, type Exported, type Plan, requireEntry } from '../../target/ledger.ts'
@@ -68,6 +69,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   let entry = await requireEntry(target, inputs.migration, ['prepared'])
   const { plan } = entry
   await requireSameSource(source, entry)
+  await requirePlannedTools(plan, 'molt')
   await requireAlone(source, plan, inputs.migration)
   const features = fetchFeatures(await toolHelp('molt', 'fetch'))
   const resume = await settleInterrupted(source, target, entry, { ...inputs, policy: inputs.onInterrupted })

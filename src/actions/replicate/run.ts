@@ -15,6 +15,7 @@ import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { planFence } from '../../steps/fencing.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
+import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify } from '../../steps/verifying.ts'
 import {
@@ -67,6 +68,7 @@ export const action: Action<typeof spec> = {
       async (source, target) => {
         const entry = await requireEntry(target, inputs.migration, ['loaded', 'caught-up', 'approved'])
         await requireSameSource(source, entry)
+        await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'full' ? ['molt' as const] : []))
         const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
         if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
         if (inputs.until === 'drained') await requireFenced(source, entry)
