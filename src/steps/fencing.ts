@@ -3,12 +3,14 @@ import type { Database } from '../runtime/database.ts'
 import { CancelledError, VerdictError } from '../runtime/errors.ts'
 import {
   type Fence,
+  type FenceVersion,
   fenceVersion,
   leaseFor,
   liftFence,
   makePermanent,
   plannedFence,
   probeFence,
+  rewritten,
   setLease,
   writeHolders,
   writesPassed,
@@ -38,7 +40,7 @@ export class HeldFence {
   #lease = ''
   readonly #tried: string[] = []
   #passed = ''
-  #version = ''
+  #version: FenceVersion = { objects: '', files: {} }
 
   constructor(db: Database, fence: Fence, leaseMs: number) {
     this.#db = db
@@ -56,7 +58,7 @@ export class HeldFence {
     await this.#setLease()
     const holders = await this.#waitForHolders(deadline, signal)
     this.#passed = await writesPassed(this.#db)
-    this.#version = await fenceVersion(this.#db)
+    this.#version = await fenceVersion(this.#db, this.fence)
     await this.requireRefused()
     return { holders, waitedMs: Math.round(performance.now() - began) }
   }
@@ -110,8 +112,16 @@ export class HeldFence {
   }
 
   async #requireNoGap(): Promise<void> {
-    if ((await fenceVersion(this.#db)) !== this.#version)
-      throw new VerdictError('a trigger of the fence was changed after it was armed; a write may have gone past it')
+    const now = await fenceVersion(this.#db, this.fence)
+    if (now.objects !== this.#version.objects)
+      throw new VerdictError(
+        'a trigger of the fence, its function or a sequence was changed after it was armed; a write may have gone past it',
+      )
+    const tables = rewritten(this.#version, now)
+    if (tables.length)
+      throw new VerdictError(
+        `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL goes past every trigger, so its rows may not be those that were compared. VACUUM FULL and CLUSTER do it as well, and change no row: keep all of these away until the cutover is over, and run it again`,
+      )
     if ((await writesPassed(this.#db)) === this.#passed) return
     throw new VerdictError('a write passed the fence after it was armed: its lease lapsed, or someone lifted it')
   }

@@ -265,7 +265,9 @@ test('a trigger that is taken off for one write and put back forbids the commit'
   await held.arm(2_000, signal)
   await db.query(`BEGIN; ALTER TABLE parent DISABLE TRIGGER molt_actions_fence; UPDATE parent SET v = 'past';
     ALTER TABLE parent ENABLE ALWAYS TRIGGER molt_actions_fence; COMMIT`)
-  await expect(held.commit(2_000, signal)).rejects.toThrow('a trigger of the fence was changed')
+  await expect(held.commit(2_000, signal)).rejects.toThrow(
+    'a trigger of the fence, its function or a sequence was changed',
+  )
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
@@ -317,6 +319,38 @@ test('a trigger that was disabled, dropped or whose function was replaced is fou
   const { rows } = await db.query("SELECT pg_get_functiondef('molt_actions.fence'::regproc) AS sql")
   await db.query(rows[0].sql.replace('RAISE EXCEPTION', 'RAISE NOTICE'))
   expect(await problems()).toContain('the fence function was changed by someone else')
+})
+
+test.each([
+  ['ALTER SEQUENCE molt_actions.fence_passed CACHE 10', /fence_passed was dropped or changed/],
+  ['ALTER SEQUENCE molt_actions.fence_passed MAXVALUE 100 CYCLE', /fence_passed was dropped or changed/],
+  ['ALTER SEQUENCE molt_actions.fence_lease SET UNLOGGED', /fence_lease was dropped or changed/],
+  ['DROP SEQUENCE molt_actions.fence_passed', /fence_passed was dropped or changed/],
+  ['ALTER FUNCTION molt_actions.fence() RESET search_path', /the fence function was changed/],
+  ['ALTER FUNCTION molt_actions.fence() SET search_path = public, pg_catalog', /the fence function was changed/],
+  ['ALTER FUNCTION molt_actions.fence() SECURITY INVOKER', /the fence function was changed/],
+])('%s is found, before and while it is armed, and put right by the next installation', async (sql, said) => {
+  const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
+  await held.arm(2_000, signal)
+  await db.query(sql)
+  expect((await fenceProblems(db, fence))[0]).toMatch(said)
+  if (!/DROP/.test(sql))
+    await expect(held.renew(2_000, signal)).rejects.toThrow('its function or a sequence was changed')
+  await installFence(db, tables)
+  expect(await fenceProblems(db, fence)).toEqual([])
+})
+
+test('rows that DDL writes anew behind the verify forbid the commit; a statistics run or a grant does not', async () => {
+  await held.arm(2_000, signal)
+  await db.query('ANALYZE parent; GRANT SELECT ON parent TO app; CREATE INDEX ON child (parent)')
+  await db.query('VACUUM parent')
+  await held.renew(2_000, signal)
+  // Same column, same type, other values; no trigger fires.
+  await db.query("ALTER TABLE parent ALTER v TYPE text USING 'forged'")
+  await expect(held.commit(2_000, signal)).rejects.toThrow(
+    /public\.parent was rewritten.*VACUUM FULL and CLUSTER do it/,
+  )
+  expect((await readFence(db)).state).not.toBe('permanent')
 })
 
 test('installing waits for nobody longer than its lock timeout, and goes on when the lock is free', async () => {

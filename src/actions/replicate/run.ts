@@ -192,7 +192,8 @@ async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Str
   const look = () =>
     withDatabase(inputs.source, 'source', async (source) => {
       await requireFenced(source, entry)
-      return `${await writesPassed(source)} ${await fenceVersion(source)}`
+      const version = await fenceVersion(source, await planFence(source, entry.plan))
+      return JSON.stringify([await writesPassed(source), version])
     })
   const before = await look()
   const drain = await proveDrain(stream, inputs.drainTimeout)
