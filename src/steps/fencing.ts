@@ -2,14 +2,17 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from '../runtime/database.ts'
 import { CancelledError, VerdictError } from '../runtime/errors.ts'
 import {
+  expectedFence,
   type Fence,
   type FenceVersion,
+  fenceProblems,
   fenceVersion,
   leaseFor,
   liftFence,
   makePermanent,
   plannedFence,
   probeFence,
+  readFence,
   rewritten,
   setLease,
   writeHolders,
@@ -19,6 +22,15 @@ import { readTables } from '../sql/tables.ts'
 import type { Plan } from '../target/ledger.ts'
 
 const LOOK_EVERY = 10
+
+/** How the fence stands, and what keeps it from holding: by the plan, where it is known. Changes nothing. */
+export async function lookAtFence(db: Database, plan?: Plan) {
+  const { state, remainingMs } = await readFence(db)
+  if (state === 'absent') return { state, remainingMs, problems: [] }
+  const fence = plan ? await planFence(db, plan) : await expectedFence(db)
+  const problems = fence ? await fenceProblems(db, fence) : ['the fence function is gone, and with it every trigger']
+  return { state, remainingMs, problems, raised: state === 'armed' || state === 'permanent' }
+}
 
 /** The fence that this plan needs, by the tables and partitions that are there now. */
 export async function planFence(db: Database, plan: Plan): Promise<Fence> {
@@ -37,13 +49,16 @@ export class HeldFence {
   readonly fence: Fence
   readonly #db: Database
   readonly #leaseMs: number
+  readonly #onLease: (lease: string) => void
   #lease = ''
   readonly #tried: string[] = []
   #passed = ''
   #version: FenceVersion = { objects: '', files: {} }
 
-  constructor(db: Database, fence: Fence, leaseMs: number) {
+  /** @param onLease is told each lease before it is set */
+  constructor(db: Database, fence: Fence, leaseMs: number, onLease: (lease: string) => void = () => {}) {
     this.#db = db
+    this.#onLease = onLease
     this.fence = fence
     this.#leaseMs = leaseMs
   }
@@ -99,6 +114,7 @@ export class HeldFence {
 
   async #setLease(own?: string): Promise<void> {
     const lease = await leaseFor(this.#db, this.#leaseMs)
+    this.#onLease(lease)
     // What stands now, and what may come after all.
     this.#tried.unshift(lease)
     this.#tried.splice(3)

@@ -231,6 +231,34 @@ test('programs that were exchanged after the plan stream, compare and cut over n
   rmSync(folder, { recursive: true })
 })
 
+test('a fence that is raised is not called so while a trigger is off; its post step lifts its own lease alone', async () => {
+  const { query, run } = rehearsal
+  const lease = (value: string) => query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
+  const later = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint + 60000'
+  const own = await run('fence', { do: 'raise', lease: '60s' })
+  requireSuccess('fence', own)
+  expect(words(own)).toContain('the fence is lifted: writes to the source are possible again')
+  const other = { beforeStep: async (step: { phase: string }) => void (step.phase === 'post' && (await lease(later))) }
+  const left = await run('fence', { do: 'raise', lease: '60s' }, other)
+  requireSuccess('fence', left)
+  expect(words(left)).toContain('the fence is armed, and not by this step any more: it is left as it is')
+  expect(await write()).toBe(false)
+
+  await query('source', 'ALTER TABLE reviews DISABLE TRIGGER molt_actions_fence')
+  for (const action of ['status', 'fence']) {
+    const told = await run(action)
+    expect(told.outputs['error-kind'], action).toBe('verdict')
+    expect(words(told)).toMatch(
+      /the fence is armed, but it does not hold:.*trigger of public\.reviews is not ENABLE ALWAYS/s,
+    )
+  }
+  await lease('1')
+  const lifted = await run('status')
+  requireSuccess('status', lifted)
+  expect(words(lifted)).toContain('the fence is not as it must be: the fence trigger of public.reviews is not')
+  await query('source', 'ALTER TABLE reviews ENABLE ALWAYS TRIGGER molt_actions_fence')
+})
+
 test('a second cutover is refused at once, and is told of the first and where it runs', TIMEOUT, async () => {
   const first = cutover(
     { 'quiet-period': NIGHTLY ? '9s' : '6s' },
