@@ -345,27 +345,69 @@ export async function writeHolders(db: Database, fence: Fence): Promise<Holder[]
  * Tries to write to every fenced table, without a row to hit. Only an error that carries this fence's id counts as
  * refused: a missing grant or a read-only session fails just the same.
  * @returns the tables that refused and those that let the write through
+ * @throws UserError for a table on which nothing can be tried, since something else refuses or replaces every write;
+ * VerdictError for one that is gone
  */
 export async function probeFence(db: Database, fence: Fence): Promise<{ refused: string[]; passed: string[] }> {
   const refused: string[] = []
   const passed: string[] = []
+  const probes = await readProbes(db, fence)
   for (const table of fence.tables) {
     const name = qualified(table.schema, table.name)
-    try {
-      await db.query(`DELETE FROM ONLY ${name} WHERE false`)
-      passed.push(name)
-    } catch (error) {
-      const detail = (error as { detail?: string }).detail ?? ''
-      if (sqlState(error) !== REFUSED || !detail.includes(fence.id)) {
-        if (!sqlState(error) || isConnectionLost(error)) throw error
-        throw new UserError(
-          `whether the fence holds on ${name} cannot be tried (SQLSTATE ${sqlState(error)}): a right is missing, or a trigger or rule of the table's own refuses a DELETE of no row before the fence does. Grant DELETE, or let that trigger pass for the migration user`,
-        )
-      }
-      refused.push(name)
-    }
+    const statements = probes.get(table.oid)
+    if (!statements) throw new VerdictError(`${name} was dropped on the source meanwhile, and with it its fence`)
+    if (await isRefused(db, fence, name, statements)) refused.push(name)
+    else passed.push(name)
   }
   return { refused, passed }
+}
+
+/** By table: statements that hit no row, of each kind that no rule of the table's own replaces. */
+async function readProbes(db: Database, fence: Fence): Promise<Map<number, string[]>> {
+  const { rows } = await db.query(
+    `SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
+            (SELECT quote_ident(attname) FROM pg_catalog.pg_attribute
+              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum LIMIT 1) AS column,
+            ARRAY(SELECT ev_type::text FROM pg_catalog.pg_rewrite WHERE ev_class = c.oid) AS ruled
+       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY($1::oid[])`,
+    [fence.tables.map(({ oid }) => oid)],
+  )
+  const statements = ({ name, column }: { name: string; column: string | null }) => [
+    ['4', `DELETE FROM ONLY ${name} WHERE false`],
+    ...(column
+      ? [
+          ['2', `UPDATE ONLY ${name} SET ${column} = DEFAULT WHERE false`],
+          [
+            '3',
+            `INSERT INTO ${name} (${column}) OVERRIDING SYSTEM VALUE SELECT ${column} FROM ONLY ${name} WHERE false`,
+          ],
+        ]
+      : []),
+  ]
+  return new Map(
+    rows.map((row) => [
+      row.oid,
+      statements(row).flatMap(([event, sql]) => (row.ruled.includes(event) ? [] : [sql as string])),
+    ]),
+  )
+}
+
+/** By the first statement that is refused by the fence or goes through: a table may forbid its rows to be deleted, for one. */
+async function isRefused(db: Database, fence: Fence, name: string, statements: readonly string[]): Promise<boolean> {
+  let why = 'rules'
+  for (const statement of statements)
+    try {
+      await db.query(statement)
+      return false
+    } catch (error) {
+      const detail = (error as { detail?: string }).detail ?? ''
+      if (sqlState(error) === REFUSED && detail.includes(fence.id)) return true
+      if (!sqlState(error) || isConnectionLost(error)) throw error
+      why = `SQLSTATE ${sqlState(error)}`
+    }
+  throw new UserError(
+    `whether the fence holds on ${name} cannot be tried (${why}): a right is missing, or triggers or rules of the table's own refuse or replace a DELETE, an UPDATE and an INSERT of no row before the fence does. Grant DELETE, or let one of them through for the migration user`,
+  )
 }
 
 /** What is wrong with the installed fence: a trigger, its function or a sequence missing or changed since it was installed. */

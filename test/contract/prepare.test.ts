@@ -96,9 +96,17 @@ it("the fence's post step is quiet when the fence was cleaned up before it", asy
   const { source } = await world(pair, SHOP, SHOP)
   const digest = createHash('sha256').update(source).digest('hex').slice(0, 16)
   const inputs = { source, target: source, 'allow-insecure': 'true' }
-  const run = await runBundle('fence-post', { inputs, env: { STATE_fence: 'gone', STATE_source: digest } })
+  const run = await runBundle('fence-post', { inputs, env: { STATE_lease: '4711', STATE_source: digest } })
   expect(run.errors).toEqual([])
   expect(run.code).toBe(0)
+})
+
+it('says that a table is closed to the proof of the fence, and not first on the night', async () => {
+  const closed = `${SHOP}; CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'closed'; END $$;
+    CREATE TRIGGER a_never BEFORE INSERT OR UPDATE OR DELETE ON orders EXECUTE FUNCTION never()`
+  const result = await prepare(await world(pair, closed, SHOP))
+  expect(result.outputs['error-kind']).toBe('user')
+  expect(result.log).toMatch(/whether the fence holds on "public"."orders" cannot be tried \(SQLSTATE P0001\)/)
 })
 
 it("status without a ledger entry tells of this database's slot alone, by its name", async () => {

@@ -9,6 +9,7 @@ import {
   leaseFor,
   liftFence,
   plannedFence,
+  probeFence,
   readFence,
   removeFence,
   setLease,
@@ -295,6 +296,24 @@ test('a partition made after the installation is found, since its trigger is mis
   await db.query('CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (100) TO (200)')
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   expect(await fenceProblems(db, await plannedFence(db, tables))).toEqual(['public.parts_2 has no fence trigger'])
+})
+
+test('a table whose own trigger or rule is before the fence is tried by another statement, or told', async () => {
+  await db.query(`CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'append only'; END $$;
+    CREATE TRIGGER a_never BEFORE DELETE ON parent EXECUTE FUNCTION never();
+    CREATE RULE nothing AS ON DELETE TO child DO INSTEAD NOTHING;
+    CREATE TRIGGER a_never BEFORE UPDATE ON child EXECUTE FUNCTION never();
+    ALTER TABLE child ALTER id ADD GENERATED ALWAYS AS IDENTITY`)
+  const all = ['"public"."child"', '"public"."parent"', '"public"."parts"', '"public"."parts_1"']
+  expect((await probeFence(db, fence)).passed).toEqual(all)
+  await held.arm(2_000, signal)
+  expect((await probeFence(db, fence)).refused).toEqual(all)
+  await db.query('ALTER TABLE parent DISABLE TRIGGER molt_actions_fence')
+  expect((await probeFence(db, fence)).passed).toEqual(['"public"."parent"'])
+  await db.query('CREATE TRIGGER a_never_too BEFORE INSERT ON child EXECUTE FUNCTION never()')
+  await expect(probeFence(db, fence)).rejects.toThrow(/holds on "public"."child" cannot be tried \(SQLSTATE P0001\)/)
+  await db.query('DROP TABLE child')
+  await expect(probeFence(db, fence)).rejects.toThrow('"public"."child" was dropped on the source')
 })
 
 test('a trigger that was disabled, dropped or whose function was replaced is found', async () => {

@@ -14,7 +14,7 @@ import type { Database } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { loadInputs } from '../../runtime/inputs.ts'
 import { number, plural, workFolder } from '../../runtime/progress.ts'
-import { installFence } from '../../source/fence.ts'
+import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
 import { readSchema } from '../../sql/schema.ts'
 import { assess } from '../../steps/assess.ts'
@@ -197,6 +197,8 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
     source,
     facts.source.schema.tables.filter((table) => expected.has(table.name)),
   )
+  // What keeps the fence from being tried is said today, not on the night.
+  await probeFence(source, fence)
   if (entry.phase === 'planned' || entry.phase === 'prepared') {
     const there = await defer(target, facts, plan)
     const fingerprints = {
