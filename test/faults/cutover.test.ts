@@ -209,6 +209,32 @@ test('what was changed since, or is changed behind the verify, is seen before th
   process.kill(pid, 'SIGCONT')
   const result = await running
   await query('source', 'ALTER TABLE products ALTER price TYPE numeric(12,2)')
+  for (const [side, point, done, undone, said] of [
+    [
+      'target',
+      'drained',
+      'ALTER TABLE molt_actions.evidence RENAME TO away',
+      'ALTER TABLE molt_actions.away RENAME TO evidence',
+      /gone \(42P01\): relation "molt_actions.evidence" does not exist/,
+    ],
+    [
+      'source',
+      'drained',
+      'ALTER TABLE payments RENAME TO away',
+      'ALTER TABLE away RENAME TO payments',
+      /public\.payments (is missing on the source|was dropped, renamed)/,
+    ],
+  ] as const) {
+    const renamed = cutover({ 'final-verify': 'counts' }, { env: { MOLT_ACTIONS_STOP_AT: point } })
+    const child = await stoppedChild(renamed)
+    await query(side, done)
+    process.kill(child, 'SIGCONT')
+    const told = await renamed
+    await query(side, undone)
+    expect(['user', 'verdict'], words(told)).toContain(told.outputs['error-kind'])
+    expect(words(told)).toMatch(said)
+    expect(await writableWithin(1_000)).toBe(true)
+  }
   expect(result.conclusion).toBe('failure')
   expect(words(result)).toMatch(/column products\.price has changed on the source/)
   expect(await writableWithin(1_000)).toBe(true)

@@ -459,6 +459,7 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
   try {
     const source = await connect(context.inputs.source, 'source', FENCE_TIMEOUT)
     try {
+      if ((await readFence(source)).state === 'absent') return 'the fence was dropped by someone else'
       let lifted = await held.lift(source)
       await renewed
       lifted = (await held.lift(source)) || lifted
