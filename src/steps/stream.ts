@@ -45,6 +45,8 @@ export interface StreamOptions {
 export interface StreamStatus {
   /** Age of the oldest heartbeat that has not arrived, or how long the last one took. */
   lagMs: number
+  /** False while no heartbeat is written, for a drain: `lagMs` is the last that was measured then, and tells nothing of now. */
+  beating: boolean
   /** Rows upserted and deleted on the target since the stream began, heartbeats included. */
   changes: number
   /** WAL that the slot keeps on the source, in bytes. */
@@ -159,6 +161,7 @@ export class Stream {
     const silent = this.#beating && now - this.#beatAt > 4 * BEAT_EVERY ? now - this.#beatAt : 0
     return {
       lagMs: Math.round(Math.max(this.#latency ?? Number.POSITIVE_INFINITY, waiting, silent)),
+      beating: this.#beating,
       changes: this.#past.upserts + this.#past.deletes + this.#metrics.upserts + this.#metrics.deletes,
       walBytes: this.#slot?.walBytes ?? 0,
       behindBytes: this.#slot?.behindBytes ?? 0,

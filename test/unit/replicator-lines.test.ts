@@ -263,6 +263,7 @@ describe('watching', () => {
 it('a progress line says whether it gets better', () => {
   const status = {
     lagMs: 9_000,
+    beating: true,
     changes: 100,
     walBytes: 0,
     behindBytes: 8 << 20,
@@ -277,6 +278,10 @@ it('a progress line says whether it gets better', () => {
   expect(line({ behindBytes: 9 << 20 })).toMatch(/, falling behind$/)
   expect(line({ lagMs: 80 })).toMatch(/WAL behind$/)
   expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
+  // Of a drain that is stuck the last figure would read as calm.
+  expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
+    /^streaming: lag not known until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
+  )
 })
 
 it('flags that would break the proof are refused', () => {
