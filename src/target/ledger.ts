@@ -5,6 +5,7 @@ import { planHash, type VerifyLevel } from '../migration/plan.ts'
 import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
 import type { PublicationMark } from '../source/slot.ts'
+import type { DeferredName } from './deferral.ts'
 import type { WriteGrant } from './gate.ts'
 
 /** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
@@ -71,6 +72,8 @@ export interface Facts {
   goingBack?: string[]
   /** Rights to write that were taken from roles on the target until the commit. */
   gate?: WriteGrant[]
+  /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */
+  deferred?: DeferredName[]
   /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */
   approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */

@@ -45,6 +45,11 @@ const indexes = async () =>
   (
     await rehearsal.query('target', "SELECT relname AS name FROM pg_class WHERE relname = 'orders_customer_id_idx'")
   ).map(({ name }) => name)
+/** Somebody tidies up the ledger, and puts it right again. */
+const forget = (name: string) => `CREATE TABLE molt_actions.kept AS SELECT * FROM molt_actions.deferred;
+  DELETE FROM molt_actions.deferred WHERE name = '${name}'`
+const REMEMBER = `INSERT INTO molt_actions.deferred SELECT * FROM molt_actions.kept ON CONFLICT DO NOTHING;
+  DROP TABLE molt_actions.kept`
 const clients: pg.Client[] = []
 afterEach(async () => {
   await Promise.all(clients.splice(0).map((client) => client.end().catch(() => {})))
@@ -196,6 +201,12 @@ test('what was changed since, or is changed behind the verify, is seen before th
     `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "tables"}'`,
     `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "full"}'`,
     /the plan of migration `main` in the ledger is not the one of its hash/,
+  )
+  await refused(
+    'target',
+    forget('customers_email_key'),
+    REMEMBER,
+    /unique customers_email_key of public\.customers was taken off for the load, and somebody has deleted its definition/,
   )
   await refused(
     'source',
@@ -440,6 +451,12 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   await expect(app.query('SELECT 1')).rejects.toThrow()
   expect(await phase()).toBe('switched')
   expect(await write()).toBe(false)
+
+  await rehearsal.query('target', forget('of_customer'))
+  const forgotten = await rehearsal.run('finalize')
+  expect(words(forgotten)).toMatch(/foreign-key of_customer of public\.orders was taken off.*deleted its definition/)
+  expect(await phase()).toBe('switched')
+  await rehearsal.query('target', REMEMBER)
 
   const finalized = await rehearsal.run('finalize')
   requireSuccess('finalize', finalized)

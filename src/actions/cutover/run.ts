@@ -19,7 +19,7 @@ import { passMarker } from '../../steps/recheck.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
-import { type Deferred, deferAgain, listDeferred, rebuildDeferred } from '../../target/deferral.ts'
+import { type Deferred, deferAgain, listDeferred, lostDefinitions, rebuildDeferred } from '../../target/deferral.ts'
 import { openGate, readWriteGrants } from '../../target/gate.ts'
 import {
   addEvidence,
@@ -166,6 +166,13 @@ async function lookFirst(context: Cutover, source: Database, target: Database): 
   await requireEndable(source, context.inputs.endSessions)
   await requireUnchanged(source, target, entry)
   await requireShut(target, entry)
+  const lost = await lostDefinitions(target, entry.id, entry.facts.deferred)
+  if (lost.length)
+    refuse(
+      'the target could not be made whole again',
+      lost,
+      'Unique indexes and constraints must be there before anyone writes to it.',
+    )
   await requireFence(source, entry)
   return entry
 }

@@ -13,6 +13,7 @@ import { buildIndexes } from '../../steps/indexes.ts'
 import {
   type DeferredKind,
   deferralProblems,
+  lostDefinitions,
   rebuildDeferred,
   validateConstraint,
   validateForeignKeys,
@@ -140,7 +141,10 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
   const valid = await validateForeignKeys(target, entry.id)
   if (valid.length) info(`${plural(valid.length, 'foreign key is', 'foreign keys are')} validated`)
   for (const name of valid) done.validated.add(name)
-  const problems = await deferralProblems(target, entry.id)
+  const problems = [
+    ...(await lostDefinitions(target, entry.id, entry.facts.deferred)),
+    ...(await deferralProblems(target, entry.id)),
+  ]
   if (problems.length)
     refuse('the target is not what it was before the load', problems, 'Put these right and run `finalize` again.')
   return entry

@@ -19,7 +19,7 @@ import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/
 import { readSchema } from '../../sql/schema.ts'
 import { assess } from '../../steps/assess.ts'
 import { sourceGrants, targetGrants } from '../../steps/grants.ts'
-import { type Deferral, deferObjects, listDeferred } from '../../target/deferral.ts'
+import { type Deferral, deferObjects, deferredNames, listDeferred } from '../../target/deferral.ts'
 import { closeGate, mergeGrants, readWriteGrants } from '../../target/gate.ts'
 import {
   addEvidence,
@@ -205,7 +205,8 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
       source: packFingerprint(fingerprint(facts.source.schema, tables)),
       target: packFingerprint(fingerprint(there, tables)),
     }
-    const more = { fenceId: fence.id, source: identity, fingerprints }
+    const deferred = await deferredNames(target, migration, entry.facts.deferred)
+    const more = { fenceId: fence.id, source: identity, fingerprints, deferred }
     entry = await advance(target, entry, 'prepared', { facts: more, plan })
   }
   entry = await shutGate(target, entry, facts.settings.targetGate)
