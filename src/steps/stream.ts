@@ -252,6 +252,7 @@ export class Stream {
 
   /** What the databases know about it that the replicator does not say. */
   #more(trouble: Trouble): string {
+    if (trouble.kind === 'connection') return sideText(this.#said(), this.options)
     if (trouble.kind === 'slot-busy' && this.#slot?.holder) return `: ${holderText(this.#slot.holder)}`
     if (trouble.kind === 'column' || trouble.kind === 'identity' || trouble.kind === 'missing-table') {
       const told = this.#sightings.filter((sighting) => / on the (source|target)$/.test(sighting))
@@ -532,6 +533,18 @@ export class Stream {
   async #pause(ms: number): Promise<void> {
     await sleep(ms, undefined, { signal: this.#closed.signal }).catch(() => {})
   }
+}
+
+/** Which database the replicator speaks of, where it names the address of one alone. */
+export function sideText(said: string | undefined, urls: { sourceUrl: string; targetUrl: string }): string {
+  const named = (url: string) => {
+    if (!URL.canParse(url)) return false
+    const { hostname, port } = new URL(url)
+    return hostname !== '' && said?.includes(`${hostname}:${port || 5432}`)
+  }
+  const [source, target] = [named(urls.sourceUrl), named(urls.targetUrl)]
+  if (source === target) return ''
+  return source ? ': the source' : ': the target'
 }
 
 function notStarted({ child }: Replicator): boolean {

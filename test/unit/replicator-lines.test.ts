@@ -2,6 +2,7 @@ import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, it } from 'vitest'
 import { continuityProblems, progressLine, refusedArgument } from '../../src/steps/open-stream.ts'
+import { sideText } from '../../src/steps/stream.ts'
 import { compareSourceStates, type SourceState, schemaChanges, walSightings } from '../../src/steps/watch.ts'
 import { httpText } from '../../src/tools/process.ts'
 import { boundedScrubber, parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
@@ -282,6 +283,13 @@ it('a progress line says whether it gets better', () => {
   expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
     /^streaming: lag not known until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
   )
+})
+
+it('a connection that the replicator cannot make is told by its side, where its words name one', () => {
+  const urls = { sourceUrl: 'postgresql://u@127.0.0.1:5001/d', targetUrl: 'postgresql://u@db.example.com/d' }
+  expect(sideText('dial tcp 127.0.0.1:5001: connect: connection refused', urls)).toBe(': the source')
+  expect(sideText('lookup db.example.com:5432: no such host', urls)).toBe(': the target')
+  expect(sideText('unexpected EOF', urls)).toBe('')
 })
 
 it('flags that would break the proof are refused', () => {
