@@ -265,7 +265,7 @@ export async function liftFence(db: Database, lease?: string): Promise<boolean> 
  */
 export async function makePermanent(db: Database, lease: string): Promise<boolean> {
   const ours = `AND last_value = ${bigint(lease)} AND last_value > ${NOW_MS}`
-  return (await changeLease(db, PERMANENT, ours)) !== undefined
+  return (await changeLease(db, PERMANENT, ours, EXACT)) !== undefined
 }
 
 /**
@@ -278,15 +278,18 @@ export async function revokePermanent(db: Database): Promise<void> {
 
 const bigint = (text: string) => BigInt(text).toString()
 
+/** A sequence is logged ahead of its use: after a crash or on a standby the counter would tell of writes that never were. */
+const EXACT = `, (SELECT setval('${PASSED}', last_value, is_called) FROM ${PASSED})`
+
 /**
  * One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. All of it goes
  * to the server at once: were the answer lost, an open transaction would keep the lock, and nobody could lift the fence.
  */
-async function changeLease(db: Database, value: string, condition: string): Promise<string | undefined> {
+async function changeLease(db: Database, value: string, condition: string, also = ''): Promise<string | undefined> {
   try {
     const results = (await db.query(
       `BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_catalog.pg_advisory_xact_lock(hashtext('${LEASE}'));
-       SELECT setval('${LEASE}', ${value})::text AS lease FROM ${LEASE} WHERE last_value <> ${PERMANENT} ${condition}; COMMIT`,
+       SELECT setval('${LEASE}', ${value})::text AS lease${also} FROM ${LEASE} WHERE last_value <> ${PERMANENT} ${condition}; COMMIT`,
     )) as unknown as { command: string; rows: { lease?: string }[] }[]
     return results.at(-2)?.rows[0]?.lease
   } catch (error) {

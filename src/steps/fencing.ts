@@ -1,9 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from '../runtime/database.ts'
-import { CancelledError, VerdictError } from '../runtime/errors.ts'
+import { CancelledError, refuse, VerdictError } from '../runtime/errors.ts'
 import {
   expectedFence,
   type Fence,
+  type FenceState,
   type FenceVersion,
   fenceProblems,
   fenceVersion,
@@ -19,17 +20,56 @@ import {
   writesPassed,
 } from '../source/fence.ts'
 import { readTables } from '../sql/tables.ts'
-import type { Plan } from '../target/ledger.ts'
+import type { Entry, Phase, Plan } from '../target/ledger.ts'
 
 const LOOK_EVERY = 10
 
-/** How the fence stands, and what keeps it from holding: by the plan, where it is known. Changes nothing. */
-export async function lookAtFence(db: Database, plan?: Plan) {
+/** Phases in which the target has taken over, and the source must stand still. */
+const DECIDED: readonly Phase[] = ['committed', 'switched', 'finalized']
+
+/** How the fence stands, and what keeps it from holding: by the ledger, where it is known. Changes nothing. */
+export async function lookAtFence(db: Database, entry?: Entry) {
   const { state, remainingMs } = await readFence(db)
-  if (state === 'absent') return { state, remainingMs, problems: [] }
-  const fence = plan ? await planFence(db, plan) : await expectedFence(db)
+  const decided = entry !== undefined && DECIDED.includes(entry.phase)
+  const raised = decided || state === 'armed' || state === 'permanent'
+  return { state, remainingMs, raised, problems: await problemsOf(db, state, entry) }
+}
+
+async function problemsOf(db: Database, state: FenceState, entry: Entry | undefined): Promise<string[]> {
+  if (entry && DECIDED.includes(entry.phase)) return decidedProblems(db, state, entry)
+  if (state === 'absent') return []
+  const fence = entry ? await planFence(db, entry.plan) : await expectedFence(db)
   const problems = fence ? await fenceProblems(db, fence) : ['the fence function is gone, and with it every trigger']
-  return { state, remainingMs, problems, raised: state === 'armed' || state === 'permanent' }
+  if (state === 'permanent' && entry && entry.phase !== 'committing')
+    problems.push(
+      `it is permanent, and the ledger says that migration ${entry.id} is ${entry.phase}: no cutover of it has decided that`,
+    )
+  return problems
+}
+
+/** What speaks against the source having stood still since the commit. */
+async function decidedProblems(db: Database, state: FenceState, { plan, facts }: Entry): Promise<string[]> {
+  if (state !== 'permanent')
+    return [`it is ${state}, and not permanent as the commit has left it: writes are let through`]
+  const problems = await fenceProblems(db, await planFence(db, plan))
+  // The counter tells of writes also when the fence was put back as it was.
+  if (!problems.length && facts.writesPassed !== undefined && facts.writesPassed !== (await writesPassed(db)))
+    problems.push('writes have passed it since the commit: somebody has lifted it meanwhile')
+  return problems
+}
+
+/**
+ * What was written to the source after the commit is on no side that anybody uses.
+ * @throws VerdictError unless the fence of a migration that was committed is as the commit has left it, and nothing has passed it
+ */
+export async function requireStillFenced(db: Database, entry: Entry): Promise<void> {
+  const problems = await decidedProblems(db, (await readFence(db)).state, entry)
+  if (problems.length)
+    refuse(
+      'the source is not fenced any more as it was at the commit',
+      problems,
+      'Rows may have been written there since, which the target does not have: look for them before the old database goes.',
+    )
 }
 
 /** The fence that this plan needs, by the tables and partitions that are there now. */
@@ -99,6 +139,11 @@ export class HeldFence {
     throw new VerdictError(
       'the fence lapsed or was changed by someone else just before the commit; nothing was decided',
     )
+  }
+
+  /** The count of writes that had passed when it was armed, and at every look since. */
+  get passed(): string {
+    return this.#passed
   }
 
   /** Every lease that may stand on the source by our doing, also where no answer came; the newest first. */

@@ -72,6 +72,8 @@ export interface Facts {
   goingBack?: string[]
   /** Rights to write that were taken from roles on the target until the commit. */
   gate?: WriteGrant[]
+  /** How many writes had passed the fence when the decision was taken, as the source counts them; none may since. */
+  writesPassed?: string
   /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */
   deferred?: DeferredName[]
   /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */

@@ -13,6 +13,7 @@ import {
   readFence,
   removeFence,
   setLease,
+  writesPassed,
 } from '../../src/source/fence.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { HeldFence } from '../../src/steps/fencing.ts'
@@ -279,6 +280,18 @@ test('permanent: nothing lifts it, renews it or shortens it', async () => {
   expect(await liftFence(db)).toBe(false)
   expect(await setLease(db, await leaseFor(db, 1))).toBe(false)
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
+})
+
+test('a server that crashes after the commit counts no write that was none', async () => {
+  await db.query("UPDATE parent SET v = 'counted'")
+  await held.arm(2_000, signal)
+  await held.commit(2_000, signal)
+  expect(await writesPassed(db)).toBe(held.passed)
+  await server.kill()
+  await server.start()
+  const after = await client()
+  expect((await readFence(after)).state).toBe('permanent')
+  expect(await writesPassed(after)).toBe(held.passed)
 })
 
 test('lapsed or lifted it lets a role without rights on our schema write again', async () => {

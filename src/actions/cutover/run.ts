@@ -11,7 +11,7 @@ import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, probeFence, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
-import { HeldFence, planFence } from '../../steps/fencing.ts'
+import { HeldFence, planFence, requireStillFenced } from '../../steps/fencing.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
 import { requirePlannedTools } from '../../steps/planned-tools.ts'
@@ -95,7 +95,7 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
 
 /** The decision was taken by an earlier run; what is left is to let the application write, and to point it there. */
 async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
-  await withDatabase(context.inputs.source, 'source', (source) => requireFence(source, entry))
+  await withDatabase(context.inputs.source, 'source', (source) => requireStillFenced(source, entry))
   await withDatabase(context.inputs.target, 'target', async (target) => {
     await openTarget(target, entry)
     const { phase } = await switchOver(context, target, entry, signal)
@@ -416,7 +416,7 @@ async function requireHeld({ source, target, stream, entry, held }: Section): Pr
 async function decide(context: Cutover, section: Section, limit: Limit): Promise<Entry> {
   const { entry, target, held } = section
   await limit.race(requireHeld(section))
-  const committing = await limit.race(advance(target, entry, 'committing'))
+  const committing = await limit.race(advance(target, entry, 'committing', { facts: { writesPassed: held.passed } }))
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.
   const now = await limit.race(readEntry(target, committing.id))

@@ -34,7 +34,7 @@ export const action: Action<typeof spec> = {
     if (!entry && !facts) throw new VerdictError('neither side could be read')
     if (facts?.fence.raised && facts.fence.problems.length)
       refuse(
-        `the fence is ${facts.fence.state}, but it does not hold`,
+        `the fence is ${facts.fence.state}, and not as it must be`,
         facts.fence.problems,
         'Writes may go past it now, or have done so: nothing that was compared behind it can be relied on.',
       )
@@ -67,7 +67,7 @@ async function ownSlot(db: Database, entry: Entry | undefined) {
 async function lookAtSource(url: string, entry: Entry | undefined) {
   return withDatabase(url, 'source', async (db) => ({
     owner: await readHeartbeatOwner(db),
-    fence: await lookAtFence(db, entry?.plan),
+    fence: await lookAtFence(db, entry),
     slot: await ownSlot(db, entry),
   }))
 }
