@@ -6,6 +6,7 @@ import {
   type SchemaChange,
   unpackFingerprint,
 } from '../migration/fingerprint.ts'
+import type { Schema } from '../migration/schema.ts'
 import type { Database } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 import { readPartitions, readSchema } from '../sql/schema.ts'
@@ -30,6 +31,7 @@ export async function schemaChanges(source: Database, target: Database, entry: E
   ])
   const partitions = await readPartitions(source, sourceSchema)
   return [
+    ...newTables(here, entry),
     ...compareFingerprints(
       'source',
       unpackFingerprint(fingerprints.source),
@@ -40,6 +42,20 @@ export async function schemaChanges(source: Database, target: Database, entry: E
       ...(await withoutDeferred(target, entry, unpackFingerprint(fingerprints.target), fingerprint(there, tables))),
     ),
   ]
+}
+
+/** Where all tables were meant, one that was made since would be missing on the target without a word. */
+function newTables({ tables }: Schema, { plan, facts }: Entry): SchemaChange[] {
+  if (!facts.leftBehind) return []
+  const known = new Set([...plan.tables, ...facts.leftBehind])
+  return tables
+    .filter(({ name }) => !known.has(name))
+    .map(({ name }) => ({
+      side: 'source',
+      object: `table ${name}`,
+      before: null,
+      after: 'it is not part of this migration, and would stay behind',
+    }))
 }
 
 /** Objects that come and go by our own hand, out of both; those that must be there now, in the first. */

@@ -74,6 +74,8 @@ export interface Facts {
   gate?: WriteGrant[]
   /** How many writes had passed the fence when the decision was taken, as the source counts them; none may since. */
   writesPassed?: string
+  /** Tables of the source's schema that were left out by name, when all others were meant: what came since is missing. */
+  leftBehind?: string[]
   /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */
   deferred?: DeferredName[]
   /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */

@@ -163,6 +163,7 @@ it('keeps waivers in the plan, and both schemas, which tell every change by its 
     'ALTER TABLE customers ALTER email SET DEFAULT 1',
   )
   expect(await changes()).toEqual([
+    'table unrelated is new on the source: it is not part of this migration, and would stay behind',
     'column orders.note is new on the source: text',
     'enum mood has changed on the source, from "good, bad" to "good, bad, ugly"',
     'index orders.late is new on the source: CREATE INDEX late ON public.orders USING btree (customer)',

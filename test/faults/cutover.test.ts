@@ -203,6 +203,12 @@ test('what was changed since, or is changed behind the verify, is seen before th
     /the plan of migration `main` in the ledger is not the one of its hash/,
   )
   await refused(
+    'source',
+    'CREATE TABLE loyalty (id int PRIMARY KEY)',
+    'DROP TABLE loyalty',
+    /table loyalty is new on the source: it is not part of this migration, and would stay behind/,
+  )
+  await refused(
     'target',
     forget('customers_email_key'),
     REMEMBER,
@@ -214,6 +220,12 @@ test('what was changed since, or is changed behind the verify, is seen before th
     `SELECT setval('molt_actions.fence_lease', 1)`,
     /fenced for good, and the ledger says that migration `main` is caught-up/,
   )
+  await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 9223372036854775807)`)
+  const cleanup = await rehearsal.run('cleanup')
+  const state = await rehearsal.run('status')
+  await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 1)`)
+  expect(words(cleanup)).toMatch(/is caught-up: no cutover of it has decided that, or the ledger is an old one/)
+  expect(words(state)).toMatch(/permanent, and not as it must be:.*is caught-up: no cutover of it has decided that/s)
   const running = cutover({ decision: 'commit' }, { env: { MOLT_ACTIONS_STOP_AT: 'sequences set' } })
   const pid = await stoppedChild(running)
   await query('source', 'ALTER TABLE products ALTER price TYPE numeric(13,2)')

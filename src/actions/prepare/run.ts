@@ -206,7 +206,10 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
       target: packFingerprint(fingerprint(there, tables)),
     }
     const deferred = await deferredNames(target, migration, entry.facts.deferred)
-    const more = { fenceId: fence.id, source: identity, fingerprints, deferred }
+    const leftBehind = facts.settings.asked
+      ? undefined
+      : facts.source.schema.tables.map(({ name }) => name).filter((name) => !expected.has(name))
+    const more = { fenceId: fence.id, source: identity, fingerprints, deferred, leftBehind }
     entry = await advance(target, entry, 'prepared', { facts: more, plan })
   }
   entry = await shutGate(target, entry, facts.settings.targetGate)
