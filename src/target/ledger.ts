@@ -151,9 +151,9 @@ export async function requireEntry(db: Database, id: string, phases: readonly Ph
   const entry = await readEntryIfAny(db, id)
   if (!entry) throw new UserError(`the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`)
   // The hash is what was shown, rehearsed and approved; what is done must be that.
-  if (entry.plan.hash !== undefined && planHash(entry.plan) !== entry.plan.hash)
+  if (planHash(entry.plan) !== entry.plan.hash)
     throw new VerdictError(
-      `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash}: someone has changed it. Prepare a new migration`,
+      `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash ?? '(there is none)'}: someone has changed it. Prepare a new migration`,
     )
   if (phases.includes(entry.phase)) return entry
   if (early && isBehind(entry.phase, phases)) throw new UserError(`migration \`${id}\` is ${entry.phase}: ${early}`)

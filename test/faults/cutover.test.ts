@@ -203,6 +203,12 @@ test('what was changed since, or is changed behind the verify, is seen before th
     /the plan of migration `main` in the ledger is not the one of its hash/,
   )
   await refused(
+    'target',
+    `ALTER TABLE molt_actions.migrations ADD kept jsonb; UPDATE molt_actions.migrations SET kept = plan, plan = (plan - 'hash') || '{"tables": ["orders"]}'`,
+    'UPDATE molt_actions.migrations SET plan = kept; ALTER TABLE molt_actions.migrations DROP kept',
+    /the plan of migration `main` in the ledger is not the one of its hash \(there is none\)/,
+  )
+  await refused(
     'source',
     'CREATE TABLE loyalty (id int PRIMARY KEY)',
     'DROP TABLE loyalty',
@@ -233,6 +239,13 @@ test('what was changed since, or is changed behind the verify, is seen before th
   const result = await running
   await query('source', 'ALTER TABLE products ALTER price TYPE numeric(12,2)')
   for (const [side, point, done, undone, said] of [
+    [
+      'target',
+      'sequences set',
+      'CREATE ROLE late; GRANT INSERT ON orders TO late',
+      'REVOKE ALL ON orders FROM late; DROP ROLE late',
+      /late has INSERT on orders/,
+    ],
     [
       'target',
       'drained',
@@ -306,6 +319,20 @@ test('a fence that is raised is not called so while a trigger is off; its post s
   requireSuccess('status', lifted)
   expect(words(lifted)).toContain('the fence is not as it must be: the fence trigger of public.reviews is not')
   await query('source', 'ALTER TABLE reviews ENABLE ALWAYS TRIGGER molt_actions_fence')
+})
+
+test('when no new connection is to be had, the fence is lifted by the one that has armed it', TIMEOUT, async () => {
+  const { url } = rehearsal.pair.source
+  const admin = await client(url.replace('/shop', '/postgres'))
+  const running = cutover({ lease: '60s', 'max-pause': '90s' }, { env: { MOLT_ACTIONS_STOP_AT: 'drained' } })
+  const pid = await stoppedChild(running)
+  await admin.query('ALTER DATABASE shop ALLOW_CONNECTIONS false')
+  process.kill(pid, 'SIGCONT')
+  const result = await running
+  await admin.query('ALTER DATABASE shop ALLOW_CONNECTIONS true')
+  expect(result.conclusion).toBe('failure')
+  expect(result.summary).toMatch(/^### ❌ Cutover failed: the fence is lifted/)
+  expect(await write()).toBe(true)
 })
 
 test('a second cutover is refused at once, and is told of the first and where it runs', TIMEOUT, async () => {

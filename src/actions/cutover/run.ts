@@ -403,6 +403,7 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
 async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
   stream.check()
   await requireUnchanged(source, target, entry)
+  await requireShut(target, entry)
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
@@ -482,11 +483,22 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
       await source.end().catch(() => {})
     }
   } catch (error) {
+    if (await liftBy(held, renewed)) return 'the fence is lifted'
     warning(
-      `the fence could not be lifted (${messageOf(error)}); it falls by itself within ${seconds(context.inputs.lease)}`,
+      `the fence could not be lifted (${messageOf(error)}); it falls by itself within ${seconds(context.inputs.lease)}, unless the decision had been taken already: \`status\` tells`,
     )
-    return `the fence falls by itself within ${seconds(context.inputs.lease)}`
+    return `the fence falls by itself within ${seconds(context.inputs.lease)}, unless the decision had been taken`
   }
+}
+
+/** On the connection that has armed it, where no new one is to be had: an application that cannot write may hold all of them. */
+async function liftBy(held: HeldFence, renewed: Promise<void>): Promise<boolean> {
+  const lift = () => held.lift().catch(() => false)
+  const lifted = await lift()
+  await renewed
+  if (!(await lift()) && !lifted) return false
+  info('the fence is lifted: writes to the source are possible again')
+  return true
 }
 
 /**
