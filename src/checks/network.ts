@@ -103,7 +103,7 @@ export const networkChecks: readonly Check[] = [
     severity: 'info',
     title: 'Versions and digests of the tools',
     protects: 'They are part of the plan: other programs may move the data otherwise.',
-    fix: 'Nothing to do.',
+    fix: 'Nothing to do: later steps refuse other programs. Waived for `molt` or `replicator`, they take whatever a job brings.',
     *find({ machine: { tools } }) {
       for (const tool of ['molt', 'replicator'] as const) {
         const found = tools[tool]

@@ -94,11 +94,18 @@ function writeSummary(markdown: string): void {
 /** SQLSTATEs that are for a person to settle: rights, resources, locks, an operator's intervention. */
 const PERSONAL = /^(42501|28|53|55P03|57)/
 
+/** A schema, table or column that is not there. What we ask for was there when it was looked at, or made by `prepare`. */
+const GONE = /^(3F000|42P01|42703)$/
+
 /** A database's own refusal becomes an error for the user, unless it looks like a mistake in our SQL. */
 function explain(error: unknown): unknown {
   if (error instanceof UserError) return error
   if (isConnectionLost(error)) return new UserError(`the connection to a database was lost: ${messageOf(error)}`)
   const state = sqlState(error)
+  if (state && GONE.test(state))
+    return new UserError(
+      `something that this step works with is gone (${state}): ${messageOf(error)}. Somebody has dropped or renamed it since \`prepare\`, or restored an older state; find out who, and put it back before this is run again`,
+    )
   if (state && PERSONAL.test(state)) return new UserError(`the database refuses (${state}): ${messageOf(error)}`)
   return error
 }

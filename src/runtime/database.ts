@@ -1,7 +1,7 @@
 import { Socket } from 'node:net'
 import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
-import { messageOf, UserError } from './errors.ts'
+import { messageOf, ToolError, UserError } from './errors.ts'
 import { redact } from './masking.ts'
 import { withLibpqTls } from './url.ts'
 
@@ -151,6 +151,8 @@ export function sqlState(error: unknown): string | undefined {
 /** True when the database, or the way to it, is away for now: worth another attempt. */
 export function isConnectionLost(error: unknown): boolean {
   if (error instanceof ConnectError) return true
+  // Their words may be a program's, of a connection of its own.
+  if (error instanceof UserError || error instanceof ToolError) return false
   const code = sqlState(error)
   if (code) return code.startsWith('08') || code.startsWith('57P')
   return /ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|Connection terminated|not queryable|Client was closed|timeout expired|Query read timeout/.test(

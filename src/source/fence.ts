@@ -13,6 +13,11 @@ import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
 export const LEASE = `${OUR_SCHEMA}.fence_lease`
 const PASSED = `${OUR_SCHEMA}.fence_passed`
+/**
+ * With a cache, a session takes its next values from memory: a write that passes would not be counted. One that cycles
+ * could come back to where it was.
+ */
+const PLAIN = 'INCREMENT BY 1 MINVALUE 1 NO MAXVALUE CACHE 1 NO CYCLE'
 const TRIGGER = 'molt_actions_fence'
 /** pg_trigger.tgtype of BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE, FOR EACH STATEMENT. */
 const EVERY_WRITE = 2 + 4 + 8 + 16 + 32
@@ -49,8 +54,13 @@ const LOCK_ATTEMPTS = 30
  */
 export async function installFence(db: Database, tables: readonly Table[]): Promise<Fence> {
   await db.query(`CREATE SCHEMA IF NOT EXISTS ${OUR_SCHEMA}`)
-  await db.query(`CREATE SEQUENCE IF NOT EXISTS ${LEASE} MINVALUE 1`)
-  await db.query(`CREATE SEQUENCE IF NOT EXISTS ${PASSED} MINVALUE 1`)
+  for (const sequence of [LEASE, PASSED]) await db.query(`CREATE SEQUENCE IF NOT EXISTS ${sequence} ${PLAIN}`)
+  // Only where it must be: a transaction that has written holds a lock on the counter to its end.
+  for (const { name, unlogged } of await oddSequences(db))
+    await withShortLock(db, async () => {
+      await db.query(`ALTER SEQUENCE ${name} AS bigint ${PLAIN}`)
+      if (unlogged) await db.query(`ALTER SEQUENCE ${name} SET LOGGED`)
+    })
   const id = (await readFenceId(db)) ?? randomUUID()
   await db.query(fenceFunction(id))
   const fence = { id, tables: await withPartitions(db, tables) }
@@ -58,11 +68,13 @@ export async function installFence(db: Database, tables: readonly Table[]): Prom
   return fence
 }
 
+const SEARCH_PATH = 'pg_catalog, pg_temp'
+
 /** SECURITY DEFINER: a role without rights on our schema must be able to fire it, or it is locked out for ever. */
 function fenceFunction(id: string): string {
   return `
     CREATE OR REPLACE FUNCTION ${OUR_SCHEMA}.fence() RETURNS trigger LANGUAGE plpgsql
-      SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $fence$
+      SECURITY DEFINER SET search_path = ${SEARCH_PATH} AS $fence$
     DECLARE lease_ms bigint;
     BEGIN
       SELECT last_value INTO lease_ms FROM ${LEASE};
@@ -75,6 +87,19 @@ function fenceFunction(id: string): string {
       PERFORM nextval('${PASSED}');
       RETURN NULL;
     END $fence$`
+}
+
+/** The fence's sequences that are not as they were installed, or not there. */
+async function oddSequences(db: Database): Promise<{ name: string; unlogged: boolean }[]> {
+  const { rows } = await db.query(
+    `SELECT name, (SELECT relpersistence = 'u' FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(name)) AS unlogged
+       FROM unnest($1::text[]) AS name WHERE NOT EXISTS (
+       SELECT FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+        WHERE s.seqrelid = pg_catalog.to_regclass(name) AND c.relpersistence = 'p' AND s.seqtypid = 'pg_catalog.int8'::regtype
+          AND s.seqincrement = 1 AND s.seqmin = 1 AND s.seqmax = ${PERMANENT} AND s.seqcache = 1 AND NOT s.seqcycle)`,
+    [[LEASE, PASSED]],
+  )
+  return rows
 }
 
 /** The fence that is installed now, with every table that carries its trigger; undefined when there is none. */
@@ -240,7 +265,7 @@ export async function liftFence(db: Database, lease?: string): Promise<boolean> 
  */
 export async function makePermanent(db: Database, lease: string): Promise<boolean> {
   const ours = `AND last_value = ${bigint(lease)} AND last_value > ${NOW_MS}`
-  return (await changeLease(db, PERMANENT, ours)) !== undefined
+  return (await changeLease(db, PERMANENT, ours, EXACT)) !== undefined
 }
 
 /**
@@ -253,15 +278,18 @@ export async function revokePermanent(db: Database): Promise<void> {
 
 const bigint = (text: string) => BigInt(text).toString()
 
+/** A sequence is logged ahead of its use: after a crash or on a standby the counter would tell of writes that never were. */
+const EXACT = `, (SELECT setval('${PASSED}', last_value, is_called) FROM ${PASSED})`
+
 /**
  * One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. All of it goes
  * to the server at once: were the answer lost, an open transaction would keep the lock, and nobody could lift the fence.
  */
-async function changeLease(db: Database, value: string, condition: string): Promise<string | undefined> {
+async function changeLease(db: Database, value: string, condition: string, also = ''): Promise<string | undefined> {
   try {
     const results = (await db.query(
       `BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_catalog.pg_advisory_xact_lock(hashtext('${LEASE}'));
-       SELECT setval('${LEASE}', ${value})::text AS lease FROM ${LEASE} WHERE last_value <> ${PERMANENT} ${condition}; COMMIT`,
+       SELECT setval('${LEASE}', ${value})::text AS lease${also} FROM ${LEASE} WHERE last_value <> ${PERMANENT} ${condition}; COMMIT`,
     )) as unknown as { command: string; rows: { lease?: string }[] }[]
     return results.at(-2)?.rows[0]?.lease
   } catch (error) {
@@ -276,15 +304,31 @@ export async function writesPassed(db: Database): Promise<string> {
   return rows[0].passed
 }
 
-/** Changes whenever someone touches a trigger of the fence or its function, also when it is put back as it was. */
-export async function fenceVersion(db: Database): Promise<string> {
+export interface FenceVersion {
+  /** Changes whenever someone touches a trigger of the fence, its function or a sequence, also when it is put back as it was. */
+  objects: string
+  /** By `schema.table`: the file that holds its rows. DDL that writes every row anew, past all triggers, gives it another one. */
+  files: Record<string, number>
+}
+
+export async function fenceVersion(db: Database, fence: Fence): Promise<FenceVersion> {
   const { rows } = await db.query(
-    `SELECT (SELECT string_agg(tgrelid::text || ':' || xmin::text, ',' ORDER BY tgrelid) FROM pg_catalog.pg_trigger WHERE tgname = $1)
-            || ';' || (SELECT string_agg(p.oid::text || ':' || p.xmin::text, ',') FROM pg_catalog.pg_proc p
-                        JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $2 AND p.proname = 'fence') AS version`,
-    [TRIGGER, OUR_SCHEMA],
+    `SELECT concat_ws(';',
+              (SELECT string_agg(tgrelid::text || ':' || xmin::text, ',' ORDER BY tgrelid) FROM pg_catalog.pg_trigger WHERE tgname = $1),
+              (SELECT string_agg(p.oid::text || ':' || p.xmin::text, ',') FROM pg_catalog.pg_proc p
+                 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $2 AND p.proname = 'fence'),
+              (SELECT string_agg(c.oid::text || ':' || c.xmin::text || ':' || s.xmin::text, ',' ORDER BY c.oid) FROM pg_catalog.pg_sequence s
+                 JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid WHERE c.oid IN (to_regclass('${LEASE}'), to_regclass('${PASSED}')))) AS objects,
+            (SELECT coalesce(jsonb_object_agg(n.nspname || '.' || c.relname, c.relfilenode::int8), '{}') FROM pg_catalog.pg_class c
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY($3::oid[])) AS files`,
+    [TRIGGER, OUR_SCHEMA, fence.tables.map(({ oid }) => oid)],
   )
-  return rows[0].version ?? 'gone'
+  return rows[0]
+}
+
+/** @returns the tables whose rows were written anew between the two, or that went away */
+export function rewritten(before: FenceVersion, now: FenceVersion): string[] {
+  return Object.keys(before.files).filter((table) => before.files[table] !== now.files[table])
 }
 
 /** Every transaction, prepared ones included, that holds a write lock on a fenced table at this moment. */
@@ -304,36 +348,82 @@ export async function writeHolders(db: Database, fence: Fence): Promise<Holder[]
  * Tries to write to every fenced table, without a row to hit. Only an error that carries this fence's id counts as
  * refused: a missing grant or a read-only session fails just the same.
  * @returns the tables that refused and those that let the write through
+ * @throws UserError for a table on which nothing can be tried, since something else refuses or replaces every write;
+ * VerdictError for one that is gone
  */
 export async function probeFence(db: Database, fence: Fence): Promise<{ refused: string[]; passed: string[] }> {
   const refused: string[] = []
   const passed: string[] = []
+  const probes = await readProbes(db, fence)
   for (const table of fence.tables) {
     const name = qualified(table.schema, table.name)
-    try {
-      await db.query(`DELETE FROM ONLY ${name} WHERE false`)
-      passed.push(name)
-    } catch (error) {
-      const detail = (error as { detail?: string }).detail ?? ''
-      if (sqlState(error) !== REFUSED || !detail.includes(fence.id)) {
-        if (!sqlState(error) || isConnectionLost(error)) throw error
-        throw new UserError(
-          `whether the fence holds on ${name} cannot be tried (SQLSTATE ${sqlState(error)}): a right is missing, or a trigger or rule of the table's own refuses a DELETE of no row before the fence does. Grant DELETE, or let that trigger pass for the migration user`,
-        )
-      }
-      refused.push(name)
-    }
+    const statements = probes.get(table.oid)
+    if (!statements) throw new VerdictError(`${name} was dropped on the source meanwhile, and with it its fence`)
+    if (await isRefused(db, fence, name, statements)) refused.push(name)
+    else passed.push(name)
   }
   return { refused, passed }
 }
 
-/** What is wrong with the installed fence: a trigger missing, disabled or replaced since it was installed. */
+/** By table: statements that hit no row, of each kind that no rule of the table's own replaces. */
+async function readProbes(db: Database, fence: Fence): Promise<Map<number, string[]>> {
+  const { rows } = await db.query(
+    `SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name,
+            (SELECT quote_ident(attname) FROM pg_catalog.pg_attribute
+              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum LIMIT 1) AS column,
+            ARRAY(SELECT ev_type::text FROM pg_catalog.pg_rewrite WHERE ev_class = c.oid) AS ruled
+       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY($1::oid[])`,
+    [fence.tables.map(({ oid }) => oid)],
+  )
+  const statements = ({ name, column }: { name: string; column: string | null }) => [
+    ['4', `DELETE FROM ONLY ${name} WHERE false`],
+    ...(column
+      ? [
+          ['2', `UPDATE ONLY ${name} SET ${column} = DEFAULT WHERE false`],
+          [
+            '3',
+            `INSERT INTO ${name} (${column}) OVERRIDING SYSTEM VALUE SELECT ${column} FROM ONLY ${name} WHERE false`,
+          ],
+        ]
+      : []),
+  ]
+  return new Map(
+    rows.map((row) => [
+      row.oid,
+      statements(row).flatMap(([event, sql]) => (row.ruled.includes(event) ? [] : [sql as string])),
+    ]),
+  )
+}
+
+/** By the first statement that is refused by the fence or goes through: a table may forbid its rows to be deleted, for one. */
+async function isRefused(db: Database, fence: Fence, name: string, statements: readonly string[]): Promise<boolean> {
+  let why = 'rules'
+  for (const statement of statements)
+    try {
+      await db.query(statement)
+      return false
+    } catch (error) {
+      const detail = (error as { detail?: string }).detail ?? ''
+      if (sqlState(error) === REFUSED && detail.includes(fence.id)) return true
+      if (!sqlState(error) || isConnectionLost(error)) throw error
+      why = `SQLSTATE ${sqlState(error)}`
+    }
+  throw new UserError(
+    `whether the fence holds on ${name} cannot be tried (${why}): a right is missing, or triggers or rules of the table's own refuse or replace a DELETE, an UPDATE and an INSERT of no row before the fence does. Grant DELETE, or let one of them through for the migration user`,
+  )
+}
+
+/** What is wrong with the installed fence: a trigger, its function or a sequence missing or changed since it was installed. */
 export async function fenceProblems(db: Database, fence: Fence): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT t.tgrelid AS oid, t.tgenabled AS enabled,
-            t.tgtype = ${EVERY_WRITE} AND t.tgqual IS NULL AND t.tgattr::text = '' AS whole, p.prosrc AS body, p.prosecdef AS definer FROM pg_catalog.pg_trigger t
-       JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid WHERE t.tgname = $1`,
-    [TRIGGER],
+            t.tgtype = ${EVERY_WRITE} AND t.tgqual IS NULL AND t.tgattr::text = '' AS whole, p.prosrc AS body,
+            p.prosecdef AND p.proconfig = ARRAY['search_path=' || $3] AND p.provolatile = 'v' AND l.lanname = 'plpgsql'
+              AND n.nspname = $2 AND p.proname = 'fence' AS ours
+       FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+       JOIN pg_catalog.pg_language l ON l.oid = p.prolang JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+      WHERE t.tgname = $1`,
+    [TRIGGER, OUR_SCHEMA, SEARCH_PATH],
   )
   const triggers = new Map(rows.map((row) => [row.oid, row]))
   const body = /\$fence\$([\s\S]*)\$fence\$/.exec(fenceFunction(fence.id))?.[1]
@@ -343,7 +433,11 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
     [fence.tables.map(({ oid }) => oid)],
   )
   const fed = new Map(feeds.rows.map((row) => [row.oid, row.name]))
-  return fence.tables.flatMap((table) => {
+  const sequences = (await oddSequences(db)).map(
+    ({ name }) =>
+      `the fence's sequence ${name} was dropped or changed by someone else: what it says cannot be relied on`,
+  )
+  const tables = fence.tables.flatMap((table) => {
     const trigger = triggers.get(table.oid)
     const name = `${table.schema}.${table.name}`
     if (fed.has(table.oid))
@@ -354,7 +448,8 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
     if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
     if (!trigger.whole)
       return [`the fence trigger of ${name} was made again by someone else, and lets some writes through`]
-    if (trigger.body !== body || !trigger.definer) return [`the fence function was changed by someone else`]
+    if (trigger.body !== body || !trigger.ours) return [`the fence function was changed by someone else`]
     return []
   })
+  return [...sequences, ...tables]
 }

@@ -1,12 +1,10 @@
-import { accessSync, constants } from 'node:fs'
 import { totalmem } from 'node:os'
-import { delimiter, join } from 'node:path'
 import type { Facts, Machine, Settings, Tool, UrlFacts } from '../checks/facts.ts'
 import type { Schema } from '../migration/schema.ts'
 import { connect, type Database } from '../runtime/database.ts'
 import { readConnection, readSamples, readSourceCatalog } from '../source/assess.ts'
 import { readTargetFacts } from '../target/assess.ts'
-import { sha256, type ToolName, toolHelp, toolVersion } from '../tools/versions.ts'
+import { findTool, sha256, type ToolName, toolHelp, toolVersion } from '../tools/versions.ts'
 
 export interface AssessOptions {
   sourceUrl: string
@@ -110,10 +108,7 @@ export function urlFacts(url: string): UrlFacts {
 }
 
 async function readTool(tool: ToolName): Promise<Tool | null> {
-  const program = (process.env.PATH ?? '')
-    .split(delimiter)
-    .map((folder) => join(folder, tool))
-    .find(isExecutable)
+  const program = findTool(tool)
   if (!program) return null
   const [version, digest] = [await toolVersion(program, tool), await sha256(program)]
   if (tool === 'molt') return { version, sha256: digest }
@@ -127,13 +122,4 @@ async function readTool(tool: ToolName): Promise<Tool | null> {
 export async function stopsOnToast(program: string, version: string): Promise<boolean> {
   if (/^v?\d/.test(version)) return /^v?1\.0\./.test(version)
   return (await toolHelp(program, 'pglogical').catch(() => '')).includes('--enableToastedColumns')
-}
-
-function isExecutable(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK)
-    return true
-  } catch {
-    return false
-  }
 }

@@ -1,22 +1,76 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from '../runtime/database.ts'
-import { CancelledError, VerdictError } from '../runtime/errors.ts'
+import { CancelledError, refuse, VerdictError } from '../runtime/errors.ts'
 import {
+  expectedFence,
   type Fence,
+  type FenceState,
+  type FenceVersion,
+  fenceProblems,
   fenceVersion,
   leaseFor,
   liftFence,
   makePermanent,
   plannedFence,
   probeFence,
+  readFence,
+  rewritten,
   setLease,
   writeHolders,
   writesPassed,
 } from '../source/fence.ts'
 import { readTables } from '../sql/tables.ts'
-import type { Plan } from '../target/ledger.ts'
+import type { Entry, Phase, Plan } from '../target/ledger.ts'
 
 const LOOK_EVERY = 10
+
+/** Phases in which the target has taken over, and the source must stand still. */
+const DECIDED: readonly Phase[] = ['committed', 'switched', 'finalized']
+
+/** How the fence stands, and what keeps it from holding: by the ledger, where it is known. Changes nothing. */
+export async function lookAtFence(db: Database, entry?: Entry) {
+  const { state, remainingMs } = await readFence(db)
+  const decided = entry !== undefined && DECIDED.includes(entry.phase)
+  const raised = decided || state === 'armed' || state === 'permanent'
+  return { state, remainingMs, raised, problems: await problemsOf(db, state, entry) }
+}
+
+async function problemsOf(db: Database, state: FenceState, entry: Entry | undefined): Promise<string[]> {
+  if (entry && DECIDED.includes(entry.phase)) return decidedProblems(db, state, entry)
+  if (state === 'absent') return []
+  const fence = entry ? await planFence(db, entry.plan) : await expectedFence(db)
+  const problems = fence ? await fenceProblems(db, fence) : ['the fence function is gone, and with it every trigger']
+  if (state === 'permanent' && entry && entry.phase !== 'committing')
+    problems.push(
+      `it is permanent, and the ledger says that migration ${entry.id} is ${entry.phase}: no cutover of it has decided that`,
+    )
+  return problems
+}
+
+/** What speaks against the source having stood still since the commit. */
+async function decidedProblems(db: Database, state: FenceState, { plan, facts }: Entry): Promise<string[]> {
+  if (state !== 'permanent')
+    return [`it is ${state}, and not permanent as the commit has left it: writes are let through`]
+  const problems = await fenceProblems(db, await planFence(db, plan))
+  // The counter tells of writes also when the fence was put back as it was.
+  if (!problems.length && facts.writesPassed !== undefined && facts.writesPassed !== (await writesPassed(db)))
+    problems.push('writes have passed it since the commit: somebody has lifted it meanwhile')
+  return problems
+}
+
+/**
+ * What was written to the source after the commit is on no side that anybody uses.
+ * @throws VerdictError unless the fence of a migration that was committed is as the commit has left it, and nothing has passed it
+ */
+export async function requireStillFenced(db: Database, entry: Entry): Promise<void> {
+  const problems = await decidedProblems(db, (await readFence(db)).state, entry)
+  if (problems.length)
+    refuse(
+      'the source is not fenced any more as it was at the commit',
+      problems,
+      'Rows may have been written there since, which the target does not have: look for them before the old database goes.',
+    )
+}
 
 /** The fence that this plan needs, by the tables and partitions that are there now. */
 export async function planFence(db: Database, plan: Plan): Promise<Fence> {
@@ -35,13 +89,16 @@ export class HeldFence {
   readonly fence: Fence
   readonly #db: Database
   readonly #leaseMs: number
+  readonly #onLease: (lease: string) => void
   #lease = ''
   readonly #tried: string[] = []
   #passed = ''
-  #version = ''
+  #version: FenceVersion = { objects: '', files: {} }
 
-  constructor(db: Database, fence: Fence, leaseMs: number) {
+  /** @param onLease is told each lease before it is set */
+  constructor(db: Database, fence: Fence, leaseMs: number, onLease: (lease: string) => void = () => {}) {
     this.#db = db
+    this.#onLease = onLease
     this.fence = fence
     this.#leaseMs = leaseMs
   }
@@ -56,7 +113,7 @@ export class HeldFence {
     await this.#setLease()
     const holders = await this.#waitForHolders(deadline, signal)
     this.#passed = await writesPassed(this.#db)
-    this.#version = await fenceVersion(this.#db)
+    this.#version = await fenceVersion(this.#db, this.fence)
     await this.requireRefused()
     return { holders, waitedMs: Math.round(performance.now() - began) }
   }
@@ -84,6 +141,11 @@ export class HeldFence {
     )
   }
 
+  /** The count of writes that had passed when it was armed, and at every look since. */
+  get passed(): string {
+    return this.#passed
+  }
+
   /** Every lease that may stand on the source by our doing, also where no answer came; the newest first. */
   get tried(): readonly string[] {
     return this.#tried
@@ -97,6 +159,7 @@ export class HeldFence {
 
   async #setLease(own?: string): Promise<void> {
     const lease = await leaseFor(this.#db, this.#leaseMs)
+    this.#onLease(lease)
     // What stands now, and what may come after all.
     this.#tried.unshift(lease)
     this.#tried.splice(3)
@@ -110,8 +173,16 @@ export class HeldFence {
   }
 
   async #requireNoGap(): Promise<void> {
-    if ((await fenceVersion(this.#db)) !== this.#version)
-      throw new VerdictError('a trigger of the fence was changed after it was armed; a write may have gone past it')
+    const now = await fenceVersion(this.#db, this.fence)
+    if (now.objects !== this.#version.objects)
+      throw new VerdictError(
+        'a trigger of the fence, its function or a sequence was changed after it was armed; a write may have gone past it',
+      )
+    const tables = rewritten(this.#version, now)
+    if (tables.length)
+      throw new VerdictError(
+        `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL goes past every trigger, so its rows may not be those that were compared. VACUUM FULL and CLUSTER do it as well, and change no row: keep all of these away until the cutover is over, and run it again`,
+      )
     if ((await writesPassed(this.#db)) === this.#passed) return
     throw new VerdictError('a write passed the fence after it was armed: its lease lapsed, or someone lifted it')
   }

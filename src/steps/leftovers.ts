@@ -1,5 +1,5 @@
 import { info, warning } from '@actions/core'
-import { type Database, ident, qualified, relationExists } from '../runtime/database.ts'
+import { type Database, ident, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { refuse, UserError } from '../runtime/errors.ts'
 import { plural } from '../runtime/progress.ts'
 import { installedFence, removeFence } from '../source/fence.ts'
@@ -45,7 +45,19 @@ export async function leftoversOnSource(
     })
   if (await schemaExists(source, OUR_SCHEMA))
     found.push({ name: `schema ${OUR_SCHEMA} on the source`, drop: () => dropSourceSchema(source) })
-  return found
+  return found.map(orTold)
+}
+
+/** What somebody else has built on ours, or put beside it, is not dropped along; the error names it. */
+function orTold({ name, drop }: Leftover): Leftover {
+  const told = (error: unknown) => {
+    if (sqlState(error) !== '2BP01') throw error
+    const { detail = '' } = error as { detail?: string }
+    throw new UserError(
+      `${name} cannot be dropped, since things that are not ours are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move these away or drop them, and run this again: what comes after it is dropped then`,
+    )
+  }
+  return { name, drop: () => drop().catch(told) }
 }
 
 async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
@@ -53,10 +65,17 @@ async function dropIdleSlot(source: Database, slot: string, reader: number | nul
   await source.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot])
 }
 
-/** Only what we know to be ours, and the schema itself only when nothing else stands in it. */
+/**
+ * Only what we know to be ours, and the schema itself only when nothing else stands in it; else the heartbeat stays too,
+ * by which a next run knows whose the schema is.
+ */
 async function dropSourceSchema(source: Database): Promise<void> {
-  await source.query(`DROP TABLE IF EXISTS ${OUR_SCHEMA}.${HEARTBEAT}`)
-  await source.query(`DROP SCHEMA ${OUR_SCHEMA}`)
+  await source
+    .query(`BEGIN; DROP TABLE IF EXISTS ${OUR_SCHEMA}.${HEARTBEAT}; DROP SCHEMA ${OUR_SCHEMA}; COMMIT`)
+    .catch(async (error) => {
+      await source.query('ROLLBACK').catch(() => {})
+      throw error
+    })
 }
 
 export async function leftoversOnTarget(
@@ -99,7 +118,7 @@ export async function leftoversOnTarget(
     })
   if (await readEntryIfAny(target, migration))
     found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
-  return found
+  return found.map(orTold)
 }
 
 /** What `molt fetch` writes its runs to, with the columns that it gives them. */

@@ -96,14 +96,15 @@ export function progressLine(before: StreamStatus & { at: number }, now: StreamS
   const elapsed = Math.max(1, now.at - before.at) / 1000
   const rate = (now.changes - before.changes) / elapsed
   const lag = Number.isFinite(now.lagMs) ? `lag ${seconds(now.lagMs)}` : 'no heartbeat has arrived yet'
-  return `streaming: ${lag}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
+  const retries = now.retries - before.retries
+  return `streaming: ${now.beating ? lag : 'lag not known until the marker of the drain has arrived'}${retries > 0 ? `, retried ${number(retries)} times` : ''}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
 }
 
 /** A second of lag is what a busy stream has anyway. */
 const KEEPING_UP = 1_000
 
 function outlook(before: StreamStatus, now: StreamStatus, elapsed: number): string {
-  if (now.lagMs <= KEEPING_UP || now.changes === 0) return ''
+  if (!now.beating || now.lagMs <= KEEPING_UP || now.changes === 0) return ''
   const gained = (before.behindBytes - now.behindBytes) / elapsed
   if (gained <= 0) return ', falling behind'
   return `, caught up in about ${seconds((now.behindBytes / gained) * 1000)}`

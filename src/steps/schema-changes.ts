@@ -36,7 +36,7 @@ export async function schemaChanges(source: Database, target: Database, entry: E
       side: 'source' as const,
       object: `table ${name}`,
       before: null,
-      after: 'a table that `prepare` would select and nobody has moved',
+      after: 'it is not part of this migration, and would stay behind',
     })),
     ...compareFingerprints(
       'source',

@@ -47,6 +47,8 @@ export interface StreamOptions {
 export interface StreamStatus {
   /** Age of the oldest heartbeat that has not arrived, or how long the last one took. */
   lagMs: number
+  /** False while no heartbeat is written, for a drain: `lagMs` is the last that was measured then, and tells nothing of now. */
+  beating: boolean
   /** Rows upserted and deleted on the target since the stream began, heartbeats included. */
   changes: number
   /** WAL that the slot keeps on the source, in bytes. */
@@ -161,6 +163,7 @@ export class Stream {
     const silent = this.#beating && now - this.#beatAt > 4 * BEAT_EVERY ? now - this.#beatAt : 0
     return {
       lagMs: Math.round(Math.max(this.#latency ?? Number.POSITIVE_INFINITY, waiting, silent)),
+      beating: this.#beating,
       changes: this.#past.upserts + this.#past.deletes + this.#metrics.upserts + this.#metrics.deletes,
       walBytes: this.#slot?.walBytes ?? 0,
       behindBytes: this.#slot?.behindBytes ?? 0,
@@ -257,6 +260,7 @@ export class Stream {
 
   /** What the databases know about it that the replicator does not say. */
   #more(trouble: Trouble): string {
+    if (trouble.kind === 'connection') return sideText(this.#said(), this.options)
     if (trouble.kind === 'slot-busy' && this.#slot?.holder) return `: ${holderText(this.#slot.holder)}`
     if (trouble.kind === 'column' || trouble.kind === 'identity' || trouble.kind === 'missing-table') {
       const told = this.#sightings.filter((sighting) => / on the (source|target)$/.test(sighting))
@@ -537,6 +541,18 @@ export class Stream {
   async #pause(ms: number): Promise<void> {
     await sleep(ms, undefined, { signal: this.#closed.signal }).catch(() => {})
   }
+}
+
+/** Which database the replicator speaks of, where it names the address of one alone. */
+export function sideText(said: string | undefined, urls: { sourceUrl: string; targetUrl: string }): string {
+  const named = (url: string) => {
+    if (!URL.canParse(url)) return false
+    const { hostname, port } = new URL(url)
+    return hostname !== '' && said?.includes(`${hostname}:${port || 5432}`)
+  }
+  const [source, target] = [named(urls.sourceUrl), named(urls.targetUrl)]
+  if (source === target) return ''
+  return source ? ': the source' : ': the target'
 }
 
 function notStarted({ child }: Replicator): boolean {

@@ -34,6 +34,11 @@ export interface Deferred {
   rebuilt: boolean
 }
 
+/** What tells one captured object from all others. */
+export type DeferredName = Pick<Deferred, 'kind' | 'schema' | 'table' | 'name'>
+
+const keyOf = ({ schema, table, name }: DeferredName) => JSON.stringify([schema, table, name])
+
 const DEFERRED = 'molt_actions.deferred'
 
 async function createTable(db: Database): Promise<void> {
@@ -311,6 +316,37 @@ export async function validateConstraint(
   await unhurried(db, () => retrying(() => db.query(statement)))
 }
 
+/** What is captured now, added to what was known to be captured before. */
+export async function deferredNames(
+  db: Database,
+  migration: string,
+  before: readonly DeferredName[] = [],
+): Promise<DeferredName[]> {
+  const captured = await listDeferred(db, migration)
+  const names = [...before, ...captured.map(({ kind, schema, table, name }) => ({ kind, schema, table, name }))]
+  return [...new Map(names.map((each) => [keyOf(each), each])).values()]
+}
+
+/**
+ * What was taken off and could not be built again, since its definition is gone from the ledger; one that somebody has
+ * built by hand is none.
+ * @param taken as `prepare` has noted it beside the definitions
+ */
+export async function lostDefinitions(
+  db: Database,
+  migration: string,
+  taken: readonly DeferredName[] = [],
+): Promise<string[]> {
+  const captured = new Set((await listDeferred(db, migration)).map(keyOf))
+  const problems: string[] = []
+  for (const each of taken)
+    if (!captured.has(keyOf(each)) && !(await isValid(db, each)))
+      problems.push(
+        `${each.kind} ${each.name} of ${each.schema}.${each.table} was taken off for the load, and somebody has deleted its definition from ${DEFERRED}; build it by hand under this name, as the source has it`,
+      )
+  return problems
+}
+
 /** What was captured and is not there, or not valid, now; empty is the only green. */
 export async function deferralProblems(db: Database, migration: string): Promise<string[]> {
   const problems: string[] = []
@@ -370,17 +406,17 @@ export async function restoreDeferred(
   return { built, problems }
 }
 
-const isIndex = ({ kind }: Deferred) => kind === 'index' || kind === 'unique'
+const isIndex = ({ kind }: DeferredName) => kind === 'index' || kind === 'unique'
 
-async function isThere(db: Database, object: Deferred): Promise<boolean> {
+async function isThere(db: Database, object: DeferredName): Promise<boolean> {
   return (await find(db, object)) !== undefined
 }
 
-async function isValid(db: Database, object: Deferred): Promise<boolean> {
+async function isValid(db: Database, object: DeferredName): Promise<boolean> {
   return (await find(db, object))?.valid ?? false
 }
 
-async function find(db: Database, object: Deferred): Promise<{ valid: boolean } | undefined> {
+async function find(db: Database, object: DeferredName): Promise<{ valid: boolean } | undefined> {
   const [catalog, table, name, valid] = isIndex(object)
     ? [
         'pg_index',

@@ -5,6 +5,7 @@ import { planHash, type VerifyLevel } from '../migration/plan.ts'
 import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
 import type { PublicationMark } from '../source/slot.ts'
+import type { DeferredName } from './deferral.ts'
 import type { WriteGrant } from './gate.ts'
 
 /** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
@@ -75,6 +76,10 @@ export interface Facts {
   goingBack?: string[]
   /** Rights to write that were taken from roles on the target until the commit. */
   gate?: WriteGrant[]
+  /** How many writes had passed the fence when the decision was taken, as the source counts them; none may since. */
+  writesPassed?: string
+  /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */
+  deferred?: DeferredName[]
   /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */
   approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */
@@ -148,9 +153,9 @@ export async function requireEntry(db: Database, id: string, phases: readonly Ph
   const entry = await readEntryIfAny(db, id)
   if (!entry) throw new UserError(`the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`)
   // The hash is what was shown, rehearsed and approved; what is done must be that.
-  if (entry.plan.hash !== undefined && planHash(entry.plan) !== entry.plan.hash)
+  if (planHash(entry.plan) !== entry.plan.hash)
     throw new VerdictError(
-      `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash}: someone has changed it. Prepare a new migration`,
+      `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash ?? '(there is none)'}: someone has changed it. Prepare a new migration`,
     )
   if (phases.includes(entry.phase)) return entry
   if (early && isBehind(entry.phase, phases)) throw new UserError(`migration \`${id}\` is ${entry.phase}: ${early}`)

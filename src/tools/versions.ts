@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
+import { accessSync, constants, createReadStream } from 'node:fs'
+import { delimiter, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { getExecOutput } from '@actions/exec'
 import { ToolError, UserError } from '../runtime/errors.ts'
@@ -14,6 +15,23 @@ export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(
 )
 
 export type ToolName = 'molt' | 'replicator'
+
+/** The file that a bare name stands for on the PATH; undefined when there is none. */
+export function findTool(tool: ToolName): string | undefined {
+  return (process.env.PATH ?? '')
+    .split(delimiter)
+    .map((folder) => join(folder, tool))
+    .find(isExecutable)
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK)
+    return true
+  } catch {
+    return false
+  }
+}
 
 /** @throws UserError when the version is on the deny list and not named in `allowed` */
 export function refuseDenied(version: string, allowed: string | undefined): void {

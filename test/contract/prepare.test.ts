@@ -96,9 +96,17 @@ it("the fence's post step is quiet when the fence was cleaned up before it", asy
   const { source } = await world(pair, SHOP, SHOP)
   const digest = createHash('sha256').update(source).digest('hex').slice(0, 16)
   const inputs = { source, target: source, 'allow-insecure': 'true' }
-  const run = await runBundle('fence-post', { inputs, env: { STATE_fence: 'gone', STATE_source: digest } })
+  const run = await runBundle('fence-post', { inputs, env: { STATE_lease: '4711', STATE_source: digest } })
   expect(run.errors).toEqual([])
   expect(run.code).toBe(0)
+})
+
+it('says that a table is closed to the proof of the fence, and not first on the night', async () => {
+  const closed = `${SHOP}; CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'closed'; END $$;
+    CREATE TRIGGER a_never BEFORE INSERT OR UPDATE OR DELETE ON orders EXECUTE FUNCTION never()`
+  const result = await prepare(await world(pair, closed, SHOP))
+  expect(result.outputs['error-kind']).toBe('user')
+  expect(result.log).toMatch(/whether the fence holds on "public"."orders" cannot be tried \(SQLSTATE P0001\)/)
 })
 
 it("status without a ledger entry tells of this database's slot alone, by its name", async () => {
@@ -155,7 +163,7 @@ it('keeps waivers in the plan, and both schemas, which tell every change by its 
     'ALTER TABLE customers ALTER email SET DEFAULT 1',
   )
   expect(await changes()).toEqual([
-    'table unrelated is new on the source: a table that `prepare` would select and nobody has moved',
+    'table unrelated is new on the source: it is not part of this migration, and would stay behind',
     'column orders.note is new on the source: text',
     'enum mood has changed on the source, from "good, bad" to "good, bad, ugly"',
     'index orders.late is new on the source: CREATE INDEX late ON public.orders USING btree (customer)',
@@ -405,6 +413,30 @@ it('is undone by the cleanup, which puts back what was taken off before it forge
   const again = await run('cleanup', urls, { restore: 'true' })
   expect(again.conclusion, again.log).toBe('success')
   expect(await names()).toEqual([])
+})
+
+it('an abort or cleanup leaves what is not ours in our schema, names it, and goes on once it is gone', async () => {
+  const urls = await world(pair, SHOP, SHOP)
+  expect((await prepare(urls)).conclusion).toBe('success')
+  await query(
+    urls.source,
+    'CREATE VIEW molt_actions.theirs AS SELECT 1',
+    'CREATE VIEW beats AS SELECT beat FROM molt_actions.molt_actions_heartbeat',
+  )
+  for (const [action, left] of [
+    ['abort', /view beats depends on table molt_actions\.molt_actions_heartbeat/],
+    ['cleanup', /view molt_actions\.theirs depends on schema molt_actions/],
+  ] as const) {
+    const told = await run(action, urls)
+    expect(told.outputs['error-kind'], told.log).toBe('user')
+    expect(told.log).toMatch(/schema molt_actions on the source cannot be dropped, since things that are not ours/)
+    expect(told.log).toMatch(left)
+    expect(await query(urls.source, "SELECT 1 FROM pg_trigger WHERE tgname = 'molt_actions_fence'")).toEqual([])
+    await query(urls.source, action === 'abort' ? 'DROP VIEW beats' : 'DROP VIEW molt_actions.theirs')
+  }
+  const done = await run('abort', urls)
+  expect(done.conclusion, done.log).toBe('success')
+  expect(await query(urls.source, "SELECT 1 FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
 })
 
 it('asks for no sequence that the target does not need, after the load as before', async () => {

@@ -14,6 +14,8 @@ import { createShop, SHOP_TABLES } from '../../src/rehearsal/shop.ts'
 
 const REPO = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 
+const PREPARE = { 'rehearsal-target': 'true', 'exclude-tables': 'orders_archive' }
+
 let pair: EmbeddedPair
 let source: pg.Client
 let target: pg.Client
@@ -108,7 +110,8 @@ beforeAll(async () => {
   // Of this one the name begins like an expected table's.
   for (const db of [source, target]) await db.query('CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)')
   await source.query("INSERT INTO orders_archive VALUES (1, 'x')")
-  await expectGreen('prepare', { 'rehearsal-target': 'true', 'exclude-tables': 'orders_archive' })
+  // The tricks are played by other programs than the planned one.
+  await expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' })
 }, 120_000)
 
 afterAll(async () => {
@@ -174,8 +177,17 @@ describe('before the load', () => {
     60_000,
   )
 
+  test('another molt than the planned one', async () => {
+    await expectGreen('prepare', PREPARE)
+    const result = await run('fetch', { mode: 'direct-copy' }, { drop: 'nothing' })
+    await expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' })
+    expectRed(result, /^molt on this runner is not the program of the plan: its sha256 is/)
+    expect(await slots()).toEqual([])
+  }, 60_000)
+
   test('a table that the regular expression swallowed', async () => {
     const result = await run('fetch', { mode: 'direct-copy' }, { flags: { '--table-filter': 'orders' } })
+    expect(result.warned).toMatch(/molt on this runner is not.*the plan accepts that \(`waive: tool.version=molt`\)/)
     expectRed(result, /orders_archive: loaded, although it is not an expected table/)
     expect(await slots()).toEqual([])
     expect((await target.query('SELECT * FROM orders_archive')).rows).toEqual([])

@@ -1,3 +1,6 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
@@ -42,6 +45,11 @@ const indexes = async () =>
   (
     await rehearsal.query('target', "SELECT relname AS name FROM pg_class WHERE relname = 'orders_customer_id_idx'")
   ).map(({ name }) => name)
+/** Somebody tidies up the ledger, and puts it right again. */
+const forget = (name: string) => `CREATE TABLE molt_actions.kept AS SELECT * FROM molt_actions.deferred;
+  DELETE FROM molt_actions.deferred WHERE name = '${name}'`
+const REMEMBER = `INSERT INTO molt_actions.deferred SELECT * FROM molt_actions.kept ON CONFLICT DO NOTHING;
+  DROP TABLE molt_actions.kept`
 const clients: pg.Client[] = []
 afterEach(async () => {
   await Promise.all(clients.splice(0).map((client) => client.end().catch(() => {})))
@@ -195,21 +203,136 @@ test('what was changed since, or is changed behind the verify, is seen before th
     /the plan of migration `main` in the ledger is not the one of its hash/,
   )
   await refused(
+    'target',
+    `ALTER TABLE molt_actions.migrations ADD kept jsonb; UPDATE molt_actions.migrations SET kept = plan, plan = (plan - 'hash') || '{"tables": ["orders"]}'`,
+    'UPDATE molt_actions.migrations SET plan = kept; ALTER TABLE molt_actions.migrations DROP kept',
+    /the plan of migration `main` in the ledger is not the one of its hash \(there is none\)/,
+  )
+  await refused(
+    'source',
+    'CREATE TABLE loyalty (id int PRIMARY KEY)',
+    'DROP TABLE loyalty',
+    /table loyalty is new on the source: it is not part of this migration, and would stay behind/,
+  )
+  await refused(
+    'target',
+    forget('customers_email_key'),
+    REMEMBER,
+    /unique customers_email_key of public\.customers was taken off for the load, and somebody has deleted its definition/,
+  )
+  await refused(
     'source',
     `SELECT setval('molt_actions.fence_lease', 9223372036854775807)`,
     `SELECT setval('molt_actions.fence_lease', 1)`,
     /fenced for good, and the ledger says that migration `main` is caught-up/,
   )
+  await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 9223372036854775807)`)
+  const cleanup = await rehearsal.run('cleanup')
+  const state = await rehearsal.run('status')
+  await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 1)`)
+  expect(words(cleanup)).toMatch(/is caught-up: no cutover of it has decided that, or the ledger is an old one/)
+  expect(words(state)).toMatch(/permanent, and not as it must be:.*is caught-up: no cutover of it has decided that/s)
   const running = cutover({ decision: 'commit' }, { env: { MOLT_ACTIONS_STOP_AT: 'sequences set' } })
   const pid = await stoppedChild(running)
   await query('source', 'ALTER TABLE products ALTER price TYPE numeric(13,2)')
   process.kill(pid, 'SIGCONT')
   const result = await running
   await query('source', 'ALTER TABLE products ALTER price TYPE numeric(12,2)')
+  for (const [side, point, done, undone, said] of [
+    [
+      'target',
+      'sequences set',
+      'CREATE ROLE late; GRANT INSERT ON orders TO late',
+      'REVOKE ALL ON orders FROM late; DROP ROLE late',
+      /late has INSERT on orders/,
+    ],
+    [
+      'target',
+      'drained',
+      'ALTER TABLE molt_actions.evidence RENAME TO away',
+      'ALTER TABLE molt_actions.away RENAME TO evidence',
+      /gone \(42P01\): relation "molt_actions.evidence" does not exist/,
+    ],
+    [
+      'source',
+      'drained',
+      'ALTER TABLE payments RENAME TO away',
+      'ALTER TABLE away RENAME TO payments',
+      /public\.payments (is missing on the source|was dropped, renamed)/,
+    ],
+  ] as const) {
+    const renamed = cutover({ 'final-verify': 'counts' }, { env: { MOLT_ACTIONS_STOP_AT: point } })
+    const child = await stoppedChild(renamed)
+    await query(side, done)
+    process.kill(child, 'SIGCONT')
+    const told = await renamed
+    await query(side, undone)
+    expect(['user', 'verdict'], words(told)).toContain(told.outputs['error-kind'])
+    expect(words(told)).toMatch(said)
+    expect(await writableWithin(1_000)).toBe(true)
+  }
   expect(result.conclusion).toBe('failure')
   expect(words(result)).toMatch(/column products\.price has changed on the source/)
   expect(await writableWithin(1_000)).toBe(true)
   expect(await phase()).toBe('caught-up')
+})
+
+test('programs that were exchanged after the plan stream, compare and cut over nothing', TIMEOUT, async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'molt-actions-exchanged-'))
+  for (const tool of ['molt', 'replicator']) writeFileSync(join(folder, tool), '#!/bin/sh\nexit 1\n', { mode: 0o755 })
+  const env = { PATH: `${folder}:${process.env.PATH}` }
+  for (const [action, tool] of [
+    ['replicate', 'replicator'],
+    ['verify', 'molt'],
+    ['cutover', 'molt'],
+  ] as const) {
+    const result = await rehearsal.run(action, {}, { env })
+    expect(result.outputs['error-kind'], words(result)).toBe('verdict')
+    expect(words(result)).toContain(`${tool} on this runner is not the program of the plan`)
+  }
+  rmSync(folder, { recursive: true })
+})
+
+test('a fence that is raised is not called so while a trigger is off; its post step lifts its own lease alone', async () => {
+  const { query, run } = rehearsal
+  const lease = (value: string) => query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
+  const later = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint + 60000'
+  const own = await run('fence', { do: 'raise', lease: '60s' })
+  requireSuccess('fence', own)
+  expect(words(own)).toContain('the fence is lifted: writes to the source are possible again')
+  const other = { beforeStep: async (step: { phase: string }) => void (step.phase === 'post' && (await lease(later))) }
+  const left = await run('fence', { do: 'raise', lease: '60s' }, other)
+  requireSuccess('fence', left)
+  expect(words(left)).toContain('the fence is armed, and not by this step any more: it is left as it is')
+  expect(await write()).toBe(false)
+
+  await query('source', 'ALTER TABLE reviews DISABLE TRIGGER molt_actions_fence')
+  for (const action of ['status', 'fence']) {
+    const told = await run(action)
+    expect(told.outputs['error-kind'], action).toBe('verdict')
+    expect(words(told)).toMatch(
+      /the fence is armed, (and not as it must be|but it does not hold):.*trigger of public\.reviews is not ENABLE ALWAYS/s,
+    )
+  }
+  await lease('1')
+  const lifted = await run('status')
+  requireSuccess('status', lifted)
+  expect(words(lifted)).toContain('the fence is not as it must be: the fence trigger of public.reviews is not')
+  await query('source', 'ALTER TABLE reviews ENABLE ALWAYS TRIGGER molt_actions_fence')
+})
+
+test('when no new connection is to be had, the fence is lifted by the one that has armed it', TIMEOUT, async () => {
+  const { url } = rehearsal.pair.source
+  const admin = await client(url.replace('/shop', '/postgres'))
+  const running = cutover({ lease: '60s', 'max-pause': '90s' }, { env: { MOLT_ACTIONS_STOP_AT: 'drained' } })
+  const pid = await stoppedChild(running)
+  await admin.query('ALTER DATABASE shop ALLOW_CONNECTIONS false')
+  process.kill(pid, 'SIGCONT')
+  const result = await running
+  await admin.query('ALTER DATABASE shop ALLOW_CONNECTIONS true')
+  expect(result.conclusion).toBe('failure')
+  expect(result.summary).toMatch(/^### ❌ Cutover failed: the fence is lifted/)
+  expect(await write()).toBe(true)
 })
 
 test('a second cutover is refused at once, and is told of the first and where it runs', TIMEOUT, async () => {
@@ -367,6 +490,29 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   await expect(app.query('SELECT 1')).rejects.toThrow()
   expect(await phase()).toBe('switched')
   expect(await write()).toBe(false)
+
+  // The old application writes for a moment after the decision.
+  const leased = (value: string) => rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
+  const passed = async () =>
+    (await rehearsal.query('source', 'SELECT last_value AS n FROM molt_actions.fence_passed'))[0]?.n
+  const before = await passed()
+  await leased('1')
+  for (const action of ['status', 'finalize'])
+    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, and not permanent as the commit has left it/)
+  expect(await write()).toBe(true)
+  await leased('9223372036854775807')
+  for (const action of ['status', 'finalize']) {
+    const told = await rehearsal.run(action)
+    expect(told.outputs['error-kind']).toBe('verdict')
+    expect(words(told)).toContain('writes have passed it since the commit: somebody has lifted it meanwhile')
+  }
+  await rehearsal.query('source', `SELECT setval('molt_actions.fence_passed', ${before})`)
+
+  await rehearsal.query('target', forget('of_customer'))
+  const forgotten = await rehearsal.run('finalize')
+  expect(words(forgotten)).toMatch(/foreign-key of_customer of public\.orders was taken off.*deleted its definition/)
+  expect(await phase()).toBe('switched')
+  await rehearsal.query('target', REMEMBER)
 
   const finalized = await rehearsal.run('finalize')
   requireSuccess('finalize', finalized)

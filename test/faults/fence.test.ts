@@ -9,9 +9,11 @@ import {
   leaseFor,
   liftFence,
   plannedFence,
+  probeFence,
   readFence,
   removeFence,
   setLease,
+  writesPassed,
 } from '../../src/source/fence.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { HeldFence } from '../../src/steps/fencing.ts'
@@ -265,7 +267,9 @@ test('a trigger that is taken off for one write and put back forbids the commit'
   await held.arm(2_000, signal)
   await db.query(`BEGIN; ALTER TABLE parent DISABLE TRIGGER molt_actions_fence; UPDATE parent SET v = 'past';
     ALTER TABLE parent ENABLE ALWAYS TRIGGER molt_actions_fence; COMMIT`)
-  await expect(held.commit(2_000, signal)).rejects.toThrow('a trigger of the fence was changed')
+  await expect(held.commit(2_000, signal)).rejects.toThrow(
+    'a trigger of the fence, its function or a sequence was changed',
+  )
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
@@ -276,6 +280,18 @@ test('permanent: nothing lifts it, renews it or shortens it', async () => {
   expect(await liftFence(db)).toBe(false)
   expect(await setLease(db, await leaseFor(db, 1))).toBe(false)
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
+})
+
+test('a server that crashes after the commit counts no write that was none', async () => {
+  await db.query("UPDATE parent SET v = 'counted'")
+  await held.arm(2_000, signal)
+  await held.commit(2_000, signal)
+  expect(await writesPassed(db)).toBe(held.passed)
+  await server.kill()
+  await server.start()
+  const after = await client()
+  expect((await readFence(after)).state).toBe('permanent')
+  expect(await writesPassed(after)).toBe(held.passed)
 })
 
 test('lapsed or lifted it lets a role without rights on our schema write again', async () => {
@@ -293,6 +309,24 @@ test('a partition made after the installation is found, since its trigger is mis
   await db.query('CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (100) TO (200)')
   const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
   expect(await fenceProblems(db, await plannedFence(db, tables))).toEqual(['public.parts_2 has no fence trigger'])
+})
+
+test('a table whose own trigger or rule is before the fence is tried by another statement, or told', async () => {
+  await db.query(`CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'append only'; END $$;
+    CREATE TRIGGER a_never BEFORE DELETE ON parent EXECUTE FUNCTION never();
+    CREATE RULE nothing AS ON DELETE TO child DO INSTEAD NOTHING;
+    CREATE TRIGGER a_never BEFORE UPDATE ON child EXECUTE FUNCTION never();
+    ALTER TABLE child ALTER id ADD GENERATED ALWAYS AS IDENTITY`)
+  const all = ['"public"."child"', '"public"."parent"', '"public"."parts"', '"public"."parts_1"']
+  expect((await probeFence(db, fence)).passed).toEqual(all)
+  await held.arm(2_000, signal)
+  expect((await probeFence(db, fence)).refused).toEqual(all)
+  await db.query('ALTER TABLE parent DISABLE TRIGGER molt_actions_fence')
+  expect((await probeFence(db, fence)).passed).toEqual(['"public"."parent"'])
+  await db.query('CREATE TRIGGER a_never_too BEFORE INSERT ON child EXECUTE FUNCTION never()')
+  await expect(probeFence(db, fence)).rejects.toThrow(/holds on "public"."child" cannot be tried \(SQLSTATE P0001\)/)
+  await db.query('DROP TABLE child')
+  await expect(probeFence(db, fence)).rejects.toThrow('"public"."child" was dropped on the source')
 })
 
 test('a trigger that was disabled, dropped or whose function was replaced is found', async () => {
@@ -317,6 +351,38 @@ test('a trigger that was disabled, dropped or whose function was replaced is fou
   const { rows } = await db.query("SELECT pg_get_functiondef('molt_actions.fence'::regproc) AS sql")
   await db.query(rows[0].sql.replace('RAISE EXCEPTION', 'RAISE NOTICE'))
   expect(await problems()).toContain('the fence function was changed by someone else')
+})
+
+test.each([
+  ['ALTER SEQUENCE molt_actions.fence_passed CACHE 10', /fence_passed was dropped or changed/],
+  ['ALTER SEQUENCE molt_actions.fence_passed MAXVALUE 100 CYCLE', /fence_passed was dropped or changed/],
+  ['ALTER SEQUENCE molt_actions.fence_lease SET UNLOGGED', /fence_lease was dropped or changed/],
+  ['DROP SEQUENCE molt_actions.fence_passed', /fence_passed was dropped or changed/],
+  ['ALTER FUNCTION molt_actions.fence() RESET search_path', /the fence function was changed/],
+  ['ALTER FUNCTION molt_actions.fence() SET search_path = public, pg_catalog', /the fence function was changed/],
+  ['ALTER FUNCTION molt_actions.fence() SECURITY INVOKER', /the fence function was changed/],
+])('%s is found, before and while it is armed, and put right by the next installation', async (sql, said) => {
+  const tables = (await readTables(db, 'public')).filter((table) => table.name !== 'outside')
+  await held.arm(2_000, signal)
+  await db.query(sql)
+  expect((await fenceProblems(db, fence))[0]).toMatch(said)
+  if (!/DROP/.test(sql))
+    await expect(held.renew(2_000, signal)).rejects.toThrow('its function or a sequence was changed')
+  await installFence(db, tables)
+  expect(await fenceProblems(db, fence)).toEqual([])
+})
+
+test('rows that DDL writes anew behind the verify forbid the commit; a statistics run or a grant does not', async () => {
+  await held.arm(2_000, signal)
+  await db.query('ANALYZE parent; GRANT SELECT ON parent TO app; CREATE INDEX ON child (parent)')
+  await db.query('VACUUM parent')
+  await held.renew(2_000, signal)
+  // Same column, same type, other values; no trigger fires.
+  await db.query("ALTER TABLE parent ALTER v TYPE text USING 'forged'")
+  await expect(held.commit(2_000, signal)).rejects.toThrow(
+    /public\.parent was rewritten.*VACUUM FULL and CLUSTER do it/,
+  )
+  expect((await readFence(db)).state).not.toBe('permanent')
 })
 
 test('installing waits for nobody longer than its lock timeout, and goes on when the lock is free', async () => {

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { type Context, runAction } from '../../src/runtime/action.ts'
-import { refuse } from '../../src/runtime/errors.ts'
+import { refuse, ToolError } from '../../src/runtime/errors.ts'
 import { defineAction } from '../../src/runtime/spec.ts'
 
 const spec = defineAction({
@@ -43,6 +43,15 @@ test('what follows a folded part in the summary is a block of its own', async ()
     context.summary('### Two')
   })
   expect(summary).toContain('</details>\n\n### Two\n')
+})
+
+test('a program that cannot connect is told as the program, not as a connection of ours', async () => {
+  const said = 'connect ECONNREFUSED 127.0.0.1:26257'
+  const summary = await summaryOf(async () => {
+    throw new ToolError({ program: 'molt', args: [], ending: 'ended with exit code 1', said })
+  })
+  expect(summary).toBe(`> [!CAUTION]\n> molt ended with exit code 1; it last said: ${said}\n\n`)
+  expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-kind[\s\S]*tool/)
 })
 
 test('an error of several lines is one alert, and no line of it runs into another', async () => {

@@ -2,6 +2,7 @@ import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, it } from 'vitest'
 import { continuityProblems, progressLine, refusedArgument, troublesText } from '../../src/steps/open-stream.ts'
+import { sideText } from '../../src/steps/stream.ts'
 import {
   compareFiles,
   compareSourceStates,
@@ -270,6 +271,7 @@ describe('watching', () => {
 it('a progress line says whether it gets better', () => {
   const status = {
     lagMs: 9_000,
+    beating: true,
     changes: 100,
     walBytes: 0,
     behindBytes: 8 << 20,
@@ -284,6 +286,17 @@ it('a progress line says whether it gets better', () => {
   expect(line({ behindBytes: 9 << 20 })).toMatch(/, falling behind$/)
   expect(line({ lagMs: 80 })).toMatch(/WAL behind$/)
   expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
+  // Of a drain that is stuck the last figure would read as calm.
+  expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
+    /^streaming: lag not known until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
+  )
+})
+
+it('a connection that the replicator cannot make is told by its side, where its words name one', () => {
+  const urls = { sourceUrl: 'postgresql://u@127.0.0.1:5001/d', targetUrl: 'postgresql://u@db.example.com/d' }
+  expect(sideText('dial tcp 127.0.0.1:5001: connect: connection refused', urls)).toBe(': the source')
+  expect(sideText('lookup db.example.com:5432: no such host', urls)).toBe(': the target')
+  expect(sideText('unexpected EOF', urls)).toBe('')
 })
 
 it('flags that would break the proof are refused', () => {

@@ -5,7 +5,7 @@ import { UserError, VerdictError } from '../../runtime/errors.ts'
 import { readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { leftoversOnSource, leftoversOnTarget, requireGone, restoreOrTell } from '../../steps/leftovers.ts'
-import { type Entry, readEntryIfAny } from '../../target/ledger.ts'
+import { type Entry, PHASES, readEntryIfAny } from '../../target/ledger.ts'
 import { withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
@@ -47,6 +47,11 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
   if (state === 'permanent' && !entry)
     throw new VerdictError(
       'the source is fenced for good, but the ledger knows nothing of this migration; taking the fence away could let writes through on both sides',
+    )
+  // A ledger from before the commit, restored from a backup, must not make the old database writable again.
+  if (state === 'permanent' && entry && PHASES.indexOf(entry.phase) < PHASES.indexOf('committing'))
+    throw new VerdictError(
+      `the source is fenced for good, and the ledger says that migration \`${migration}\` is ${entry.phase}: no cutover of it has decided that, or the ledger is an old one. Find out which database the application uses; taking the fence away could let writes through on both sides`,
     )
   if (state === 'armed')
     throw new VerdictError('the fence is armed: a cutover is under way; wait for it, or lift it with `fence`')

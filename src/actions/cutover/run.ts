@@ -11,14 +11,15 @@ import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { fenceProblems, probeFence, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
-import { HeldFence, planFence } from '../../steps/fencing.ts'
+import { HeldFence, planFence, requireStillFenced } from '../../steps/fencing.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
+import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { passMarker } from '../../steps/recheck.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
-import { type Deferred, deferAgain, listDeferred, rebuildDeferred } from '../../target/deferral.ts'
+import { type Deferred, deferAgain, listDeferred, lostDefinitions, rebuildDeferred } from '../../target/deferral.ts'
 import { openGate, readWriteGrants } from '../../target/gate.ts'
 import {
   addEvidence,
@@ -94,7 +95,7 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
 
 /** The decision was taken by an earlier run; what is left is to let the application write, and to point it there. */
 async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
-  await withDatabase(context.inputs.source, 'source', (source) => requireFence(source, entry))
+  await withDatabase(context.inputs.source, 'source', (source) => requireStillFenced(source, entry))
   await withDatabase(context.inputs.target, 'target', async (target) => {
     await openTarget(target, entry)
     const { phase } = await switchOver(context, target, entry, signal)
@@ -161,9 +162,17 @@ async function lookFirst(context: Cutover, source: Database, target: Database): 
   const { state } = await readFence(source)
   if (DONE.includes(entry.phase) || state === 'permanent') return entry
   requireApproved(context, entry)
+  await requirePlannedTools(entry.plan, 'molt', 'replicator')
   await requireEndable(source, context.inputs.endSessions)
   await requireUnchanged(source, target, entry)
   await requireShut(target, entry)
+  const lost = await lostDefinitions(target, entry.id, entry.facts.deferred)
+  if (lost.length)
+    refuse(
+      'the target could not be made whole again',
+      lost,
+      'Unique indexes and constraints must be there before anyone writes to it.',
+    )
   await requireFence(source, entry)
   return entry
 }
@@ -394,6 +403,7 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
 async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
   stream.check()
   await requireUnchanged(source, target, entry)
+  await requireShut(target, entry)
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
@@ -407,7 +417,7 @@ async function requireHeld({ source, target, stream, entry, held }: Section): Pr
 async function decide(context: Cutover, section: Section, limit: Limit): Promise<Entry> {
   const { entry, target, held } = section
   await limit.race(requireHeld(section))
-  const committing = await limit.race(advance(target, entry, 'committing'))
+  const committing = await limit.race(advance(target, entry, 'committing', { facts: { writesPassed: held.passed } }))
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.
   const now = await limit.race(readEntry(target, committing.id))
@@ -457,6 +467,7 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
   try {
     const source = await connect(context.inputs.source, 'source', FENCE_TIMEOUT)
     try {
+      if ((await readFence(source)).state === 'absent') return 'the fence was dropped by someone else'
       let lifted = await held.lift(source)
       await renewed
       lifted = (await held.lift(source)) || lifted
@@ -472,11 +483,22 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
       await source.end().catch(() => {})
     }
   } catch (error) {
+    if (await liftBy(held, renewed)) return 'the fence is lifted'
     warning(
-      `the fence could not be lifted (${messageOf(error)}); it falls by itself within ${seconds(context.inputs.lease)}`,
+      `the fence could not be lifted (${messageOf(error)}); it falls by itself within ${seconds(context.inputs.lease)}, unless the decision had been taken already: \`status\` tells`,
     )
-    return `the fence falls by itself within ${seconds(context.inputs.lease)}`
+    return `the fence falls by itself within ${seconds(context.inputs.lease)}, unless the decision had been taken`
   }
+}
+
+/** On the connection that has armed it, where no new one is to be had: an application that cannot write may hold all of them. */
+async function liftBy(held: HeldFence, renewed: Promise<void>): Promise<boolean> {
+  const lift = () => held.lift().catch(() => false)
+  const lifted = await lift()
+  await renewed
+  if (!(await lift()) && !lifted) return false
+  info('the fence is lifted: writes to the source are possible again')
+  return true
 }
 
 /**

@@ -5,7 +5,7 @@ import { type Database, withDatabase } from '../../runtime/database.ts'
 import { refuse, VerdictError } from '../../runtime/errors.ts'
 import { plural } from '../../runtime/progress.ts'
 import { expectedFence, fenceProblems, liftFence, readFence } from '../../source/fence.ts'
-import { HeldFence } from '../../steps/fencing.ts'
+import { HeldFence, lookAtFence } from '../../steps/fencing.ts'
 import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
 
@@ -20,16 +20,19 @@ export const action: Action<typeof spec> = {
     await withDatabase(url, 'source', async (source) => {
       if (context.inputs.do === 'raise') await raise(context, source)
       if (context.inputs.do === 'lift') await lift(source)
-      const { state, remainingMs } = await readFence(source)
+      const { state, remainingMs, problems, raised } = await lookAtFence(source)
       info(
         `the fence is ${state}${state === 'armed' ? `; it falls by itself in ${Math.round(remainingMs / 1000)} s` : ''}`,
       )
       context.output('state', state)
       context.output('remaining-ms', remainingMs)
+      if (raised && problems.length)
+        refuse(`the fence is ${state}, but it does not hold`, problems, 'Writes may go past it now, or have done so.')
     })
   },
   async post(context) {
-    if (!context.saved('fence') || context.inputs.keep) return
+    const lease = context.saved('lease')
+    if (!lease || context.inputs.keep) return
     if (context.saved('source') !== digest(context.inputs.source)) {
       warning(
         'the source URL of the post step is not the one that the fence was raised on; the fence is left to its lease',
@@ -38,8 +41,10 @@ export const action: Action<typeof spec> = {
     }
     await withDatabase(context.inputs.source, 'source', async (source) => {
       // Cleaned up meanwhile, by this job or another one.
-      if ((await readFence(source)).state === 'absent') return
-      if (await liftFence(source)) info('the fence is lifted: writes to the source are possible again')
+      const { state } = await readFence(source)
+      if (state === 'absent') return
+      if (await liftFence(source, lease)) info('the fence is lifted: writes to the source are possible again')
+      else info(`the fence is ${state}, and not by this step any more: it is left as it is`)
     })
   },
 }
@@ -49,9 +54,9 @@ async function raise(context: FenceContext, source: Database): Promise<void> {
   if (!fence) throw new VerdictError('no fence is installed on the source; run `prepare` first')
   const problems = await fenceProblems(source, fence)
   if (problems.length) refuse('the fence is not as it must be', problems, 'Nothing was raised. Run `prepare` again.')
-  context.save('fence', fence.id)
   context.save('source', digest(context.inputs.source))
-  const held = new HeldFence(source, fence, context.inputs.lease)
+  // Before it is set: whatever becomes of this process, the post step lifts this one, and nobody else's.
+  const held = new HeldFence(source, fence, context.inputs.lease, (lease) => context.save('lease', lease))
   try {
     const { holders, waitedMs } = await held.arm(context.inputs.holdersTimeout, context.signal)
     info(

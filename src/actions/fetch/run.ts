@@ -20,6 +20,7 @@ import { countRows } from '../../sql/tables.ts'
 import { explainColumns, explainUnfinished } from '../../steps/culprits.ts'
 import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../steps/interrupted.ts'
 import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts'
+import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
 import { compareFiles, filesAfter, readSourceState } from '../../steps/watch.ts'
@@ -70,6 +71,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   let entry = await requireEntry(target, inputs.migration, ['prepared'])
   const { plan } = entry
   await requireSameSource(source, entry)
+  await requirePlannedTools(plan, 'molt')
   await requireAlone(source, plan, inputs.migration)
   const features = fetchFeatures(await toolHelp('molt', 'fetch'))
   const resume = await settleInterrupted(source, target, entry, { ...inputs, policy: inputs.onInterrupted })

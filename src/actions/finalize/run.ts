@@ -4,15 +4,15 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
 import { plural } from '../../runtime/progress.ts'
-import { fenceProblems } from '../../source/fence.ts'
 import { dropSlot, readPublication, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readConstraints, readIndexes } from '../../sql/structure.ts'
-import { planFence } from '../../steps/fencing.ts'
+import { requireStillFenced } from '../../steps/fencing.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
 import {
   type DeferredKind,
   deferralProblems,
+  lostDefinitions,
   rebuildDeferred,
   validateConstraint,
   validateForeignKeys,
@@ -34,17 +34,6 @@ interface Done {
 }
 
 const AFTER: readonly Phase[] = ['committed', 'switched', 'finalized']
-
-/** What was written to the source after the commit is on no side that anybody uses. */
-async function requireStillFenced(source: Database, { plan }: Entry): Promise<void> {
-  const problems = await fenceProblems(source, await planFence(source, plan))
-  if (problems.length)
-    refuse(
-      'the source is not fenced any more as it was at the commit',
-      problems,
-      'Rows may have been written there since, which the target does not have: look for them before the old database goes.',
-    )
-}
 
 export const action: Action<typeof spec> = {
   spec,
@@ -140,7 +129,10 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
   const valid = await validateForeignKeys(target, entry.id)
   if (valid.length) info(`${plural(valid.length, 'foreign key is', 'foreign keys are')} validated`)
   for (const name of valid) done.validated.add(name)
-  const problems = await deferralProblems(target, entry.id)
+  const problems = [
+    ...(await lostDefinitions(target, entry.id, entry.facts.deferred)),
+    ...(await deferralProblems(target, entry.id)),
+  ]
   if (problems.length)
     refuse('the target is not what it was before the load', problems, 'Put these right and run `finalize` again.')
   return entry

@@ -6,6 +6,7 @@ import { InputError, VerdictError } from '../../runtime/errors.ts'
 import { isJob, readEnvironment, readJobs, readReviews } from '../../runtime/github.ts'
 import { seconds } from '../../runtime/progress.ts'
 import { lookAtApproval } from '../../steps/approval.ts'
+import { requirePlannedTool } from '../../steps/planned-tools.ts'
 import { findRehearsals } from '../../steps/rehearsals.ts'
 import {
   addEvidence,
@@ -13,6 +14,7 @@ import {
   type Entry,
   liveHolder,
   type Phase,
+  type Plan,
   readEntryIfAny,
   readEvidence,
   readGate,
@@ -150,7 +152,7 @@ async function approve(context: Gate, target: Database): Promise<void> {
     throw new VerdictError(
       `the plan is not the one that was approved: ${inputs.planHash ?? 'none'} was shown, and ${entry.plan.hash} is in the ledger. Start again with \`phase: cutover\`, and have this one approved`,
     )
-  requireTools(inputs.tools ?? [], entry.plan.tools ?? {})
+  requireTools(inputs.tools ?? [], entry.plan)
   const waiting = ['caught-up', 'approved'].includes(entry.phase)
   if (waiting) await requireStillWanted(context, target)
   const by =
@@ -170,13 +172,10 @@ async function approve(context: Gate, target: Database): Promise<void> {
 }
 
 /** The plan names the programs that it was prepared with; this runner may have been given others. */
-function requireTools(items: readonly string[], planned: Readonly<Record<string, string>>): void {
+function requireTools(items: readonly string[], plan: Plan): void {
   for (const item of items) {
     const [name = '', sha256] = item.split('=')
-    if (sha256 && planned[name] && sha256 !== planned[name])
-      throw new VerdictError(
-        `${name} on this runner is not the program of the approved plan: its sha256 is ${sha256}, and ${planned[name]} was approved. Set the same \`version\` and \`checksum\` for all jobs`,
-      )
+    if (sha256) requirePlannedTool(plan, name, sha256)
   }
 }
 

@@ -14,12 +14,12 @@ import type { Database } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { loadInputs } from '../../runtime/inputs.ts'
 import { number, plural, workFolder } from '../../runtime/progress.ts'
-import { installFence } from '../../source/fence.ts'
+import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
 import { readSchema } from '../../sql/schema.ts'
 import { assess } from '../../steps/assess.ts'
 import { sourceGrants, targetGrants } from '../../steps/grants.ts'
-import { type Deferral, deferObjects, listDeferred } from '../../target/deferral.ts'
+import { type Deferral, deferObjects, deferredNames, listDeferred } from '../../target/deferral.ts'
 import { closeGate, mergeGrants, readWriteGrants } from '../../target/gate.ts'
 import {
   addEvidence,
@@ -199,13 +199,16 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
     source,
     facts.source.schema.tables.filter((table) => expected.has(table.name)),
   )
+  // What keeps the fence from being tried is said today, not on the night.
+  await probeFence(source, fence)
   if (entry.phase === 'planned' || entry.phase === 'prepared') {
     const there = await defer(target, facts, plan)
     const fingerprints = {
       source: packFingerprint(fingerprint(facts.source.schema, tables)),
       target: packFingerprint(fingerprint(there, tables)),
     }
-    const more = { fenceId: fence.id, source: identity, fingerprints }
+    const deferred = await deferredNames(target, migration, entry.facts.deferred)
+    const more = { fenceId: fence.id, source: identity, fingerprints, deferred }
     entry = await advance(target, entry, 'prepared', { facts: more, plan })
   }
   entry = await shutGate(target, entry, facts.settings.targetGate)

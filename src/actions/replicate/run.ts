@@ -15,6 +15,7 @@ import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
 import { planFence } from '../../steps/fencing.ts'
 import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
+import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify } from '../../steps/verifying.ts'
 import {
@@ -67,6 +68,7 @@ export const action: Action<typeof spec> = {
       async (source, target) => {
         const entry = await requireEntry(target, inputs.migration, ['loaded', 'caught-up', 'approved'])
         await requireSameSource(source, entry)
+        await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'full' ? ['molt' as const] : []))
         const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
         if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
         if (inputs.until === 'drained') await requireFenced(source, entry)
@@ -190,7 +192,8 @@ async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Str
   const look = () =>
     withDatabase(inputs.source, 'source', async (source) => {
       await requireFenced(source, entry)
-      return `${await writesPassed(source)} ${await fenceVersion(source)}`
+      const version = await fenceVersion(source, await planFence(source, entry.plan))
+      return JSON.stringify([await writesPassed(source), version])
     })
   const before = await look()
   const drain = await proveDrain(stream, inputs.drainTimeout)

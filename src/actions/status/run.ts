@@ -1,11 +1,11 @@
 import { info, warning } from '@actions/core'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
-import { InputError, messageOf, VerdictError } from '../../runtime/errors.ts'
+import { InputError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { number, plural } from '../../runtime/progress.ts'
-import { readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSlot } from '../../source/slot.ts'
+import { lookAtFence } from '../../steps/fencing.ts'
 import { type Entry, holdTexts, readEntryIfAny } from '../../target/ledger.ts'
 import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
@@ -32,6 +32,12 @@ export const action: Action<typeof spec> = {
     for (const line of lines) info(line)
     context.summary(`### Migration \`${migration}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
     if (!entry && !facts) throw new VerdictError('neither side could be read')
+    if (facts?.fence.raised && facts.fence.problems.length)
+      refuse(
+        `the fence is ${facts.fence.state}, and not as it must be`,
+        facts.fence.problems,
+        'Writes may go past it now, or have done so: nothing that was compared behind it can be relied on.',
+      )
     const { walBudget } = context.inputs
     if (facts?.slot && facts.slot.walBytes > walBudget)
       throw new VerdictError(
@@ -61,7 +67,7 @@ async function ownSlot(db: Database, entry: Entry | undefined) {
 async function lookAtSource(url: string, entry: Entry | undefined) {
   return withDatabase(url, 'source', async (db) => ({
     owner: await readHeartbeatOwner(db),
-    fence: await readFence(db),
+    fence: await lookAtFence(db, entry),
     slot: await ownSlot(db, entry),
   }))
 }
@@ -85,6 +91,7 @@ function sourceLines(context: Status, facts: Awaited<ReturnType<typeof lookAtSou
   return [
     owner ? `the source belongs to migration \`${owner.migration}\`` : 'nothing of ours is on the source',
     `the fence is ${fence.state}${remaining}`,
+    ...fence.problems.map((problem) => `the fence is not as it must be: ${problem}`),
     slot
       ? `the slot \`${slot.name}\` of the database \`${slot.database}\` keeps ${number(slot.walBytes / 2 ** 20)} MiB of WAL and is ${slot.active ? `read by PID ${slot.activePid}` : 'read by nobody'}`
       : 'there is no slot',

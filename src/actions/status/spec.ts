@@ -20,7 +20,8 @@ export const spec = defineAction({
   },
   outputs: {
     phase: "The migration's phase by the ledger; empty when that cannot be read.",
-    fence: 'State of the fence on the source.',
+    fence:
+      'State of the fence on the source, by its lease. Red when it is raised, but something of it is missing or was changed.',
     'slot-active': '`true` when a replicator reads the slot.',
     'wal-bytes': 'WAL that the slot keeps on the source, in bytes.',
   },

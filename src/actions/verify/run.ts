@@ -6,6 +6,7 @@ import { verifyJson } from '../../report/verify-json.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { InputError, refuse } from '../../runtime/errors.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
+import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { runVerify, type VerifyOptions, type VerifyReport } from '../../steps/verifying.ts'
 import { addEvidence, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
 import { didYouMean } from '../../tools/molt-fetch.ts'
@@ -27,6 +28,7 @@ export const action: Action<typeof spec> = {
       async (source, target) => {
         const entry = await requireEntry(target, inputs.migration, PHASES)
         await requireSameSource(source, entry)
+        await requirePlannedTools(entry.plan, 'molt')
         const found = await runVerify(source, target, options(context, entry))
         await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
         return found
