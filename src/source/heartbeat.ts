@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto'
-import { type Database, qualified, relationExists } from '../runtime/database.ts'
+import { type Database, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 
 const GONE =
-  'the heartbeat row on the source is gone: somebody has deleted it, and without it nothing tells what has arrived. Abort, and prepare and load again'
+  'the heartbeat row on the source is gone: somebody has deleted it, or aborted this migration, and without it nothing tells what has arrived. Abort, and prepare and load again'
 
 /** Everything of ours on the source lives in this schema. */
 export const OUR_SCHEMA = 'molt_actions'
@@ -57,19 +57,23 @@ export async function createTargetHeartbeat(db: Database, schema: string, source
   await db.query(`DELETE FROM ${qualified(schema, HEARTBEAT)} WHERE source_id <> $1`, [sourceId])
 }
 
+/** Its table may be gone with it. */
+function orGone(error: unknown): never {
+  throw /^(42P01|3F000)$/.test(sqlState(error) ?? '') ? new VerdictError(GONE) : error
+}
+
 /** Writes the next beat and a marker on the source; returns the beat's number, which only ever grows. */
 export async function writeMarker(db: Database, marker: string): Promise<number> {
-  const { rows } = await db.query(
-    `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`,
-    [marker],
-  )
+  const { rows } = await db
+    .query(`UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = $1 WHERE id = 1 RETURNING beat`, [marker])
+    .catch(orGone)
   if (!rows[0]) throw new VerdictError(GONE)
   return Number(rows[0].beat)
 }
 
 /** The last beat that was written on the source. */
 export async function readBeat(db: Database): Promise<number> {
-  const { rows } = await db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`)
+  const { rows } = await db.query(`SELECT beat FROM ${OUR_SCHEMA}.${HEARTBEAT} WHERE id = 1`).catch(orGone)
   if (!rows[0]) throw new VerdictError(GONE)
   return Number(rows[0].beat)
 }
