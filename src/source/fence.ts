@@ -304,6 +304,12 @@ export async function writesPassed(db: Database): Promise<string> {
   return rows[0].passed
 }
 
+/** The statement by which a person says that a count, as {@link writesPassed} gives it, is the one to hold to. */
+export function resetCount(passed: string): string {
+  const [, value, called] = /^(\d+)(true|false)$/.exec(passed) ?? []
+  return `SELECT setval('${PASSED}', ${value}, ${called})`
+}
+
 export interface FenceVersion {
   /** Changes whenever someone touches a trigger of the fence, its function or a sequence, also when it is put back as it was. */
   objects: string

@@ -14,6 +14,7 @@ import {
   plannedFence,
   probeFence,
   readFence,
+  resetCount,
   rewritten,
   setLease,
   writeHolders,
@@ -54,7 +55,9 @@ async function decidedProblems(db: Database, state: FenceState, { plan, facts }:
   const problems = await fenceProblems(db, await planFence(db, plan))
   // The counter tells of writes also when the fence was put back as it was.
   if (!problems.length && facts.writesPassed !== undefined && facts.writesPassed !== (await writesPassed(db)))
-    problems.push('writes have passed it since the commit: somebody has lifted it meanwhile')
+    problems.push(
+      `writes have passed it since the commit: somebody has lifted it meanwhile. Once these rows are found and carried over, \`${resetCount(facts.writesPassed)}\` on the source says so`,
+    )
   return problems
 }
 

@@ -15,6 +15,7 @@ import {
   setLease,
   writesPassed,
 } from '../../src/source/fence.ts'
+import { writeMarker } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { HeldFence } from '../../src/steps/fencing.ts'
 
@@ -397,6 +398,10 @@ test('installing waits for nobody longer than its lock timeout, and goes on when
   await reader.query('SELECT * FROM late')
   await blocker.query('COMMIT')
   await installing
+})
+
+test('a heartbeat that an abort has taken away under a stream is told as that', async () => {
+  await expect(writeMarker(db, '')).rejects.toThrow(/heartbeat row on the source is gone.*or aborted this migration/)
 })
 
 test('a table whose name is SQL is just a table', async () => {

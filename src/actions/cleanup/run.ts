@@ -1,9 +1,10 @@
-import { info } from '@actions/core'
+import { info, warning } from '@actions/core'
 import type { Action } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { UserError, VerdictError } from '../../runtime/errors.ts'
 import { readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
+import { lookAtFence } from '../../steps/fencing.ts'
 import { leftoversOnSource, leftoversOnTarget, requireGone, restoreOrTell } from '../../steps/leftovers.ts'
 import { type Entry, PHASES, readEntryIfAny } from '../../target/ledger.ts'
 import { withBoth } from '../common.ts'
@@ -19,6 +20,7 @@ export const action: Action<typeof spec> = {
         const entry = await readEntryIfAny(target, migration)
         await requireOurs(source, migration, entry)
         requireWindowOver(entry, context.inputs.rollbackWindow)
+        await tellWrites(source, entry)
         const look = async () => [
           ...(await leftoversOnSource(source, entry?.plan, true)),
           ...(await leftoversOnTarget(target, migration, entry)),
@@ -55,6 +57,16 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
     )
   if (state === 'armed')
     throw new VerdictError('the fence is armed: a cutover is under way; wait for it, or lift it with `fence`')
+}
+
+/** With the fence its count of writes goes: afterwards nobody can tell any more that there were some. */
+async function tellWrites(source: Database, entry: Entry | undefined): Promise<void> {
+  if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
+  const { problems } = await lookAtFence(source, entry)
+  if (problems.length)
+    warning(
+      `the source has not stood still since the commit, or nobody can tell: ${problems.slice(0, 5).join('; ')}. Look for rows that were written there since before the old database goes`,
+    )
 }
 
 /** After a commit the old source is the way back, and its fence keeps it what it was at that moment. */
