@@ -7,6 +7,7 @@ import { seconds, workFolder } from '../../runtime/progress.ts'
 import type { Entry } from '../../target/ledger.ts'
 import { Child } from '../../tools/process.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
+import type { Cutover } from './spec.ts'
 
 export interface Command {
   /** Program and arguments; without a shell, unless the program is one. */
@@ -119,4 +120,17 @@ export async function requireEndable(source: Database, roles: readonly string[] 
     throw new UserError(
       `input \`end-sessions\`: the sessions of ${refused.join(', ')} cannot be ended: no such role, or no right to (GRANT pg_signal_backend TO the migration user). Nothing was paused`,
     )
+}
+
+/** Once before writes are paused, so that a script that does not work pauses none, and once after the drain. */
+export function smokeTest({ inputs }: Cutover, entry: Entry, signal: AbortSignal): Promise<number> {
+  return runCommand(
+    entry,
+    {
+      ...{ words: inputs.smokeTest ?? [], name: 'smoke-test', timeout: inputs.smokeTestTimeout },
+      env: { MOLT_SMOKE_TEST_TARGET: readOnlyUrl(inputs.target) },
+      advice: 'The target was not taken over; put right what it has found, and run `cutover` again.',
+    },
+    signal,
+  )
 }

@@ -37,46 +37,8 @@ export function partsText(parts: Parts): string {
     .join(', ')
 }
 
-/** What this run and its rehearsals have measured. Milliseconds; undefined is what nobody has measured. */
-export interface Measured {
-  /** The end-to-end lag of this moment. */
-  lagMs: number
-  /** What the same verify took a moment ago. */
-  verifyMs: number | undefined
-  smokeMs: number | undefined
-  /** What rebuilding takes by the tables' rows; 0 when nothing is to be rebuilt. */
-  rebuildMs: number
-  /** Of earlier cutovers of this very plan. */
-  rehearsals: readonly Parts[]
-}
-
-/** On two embedded servers each of these took less. */
-const FENCE = 200
-const ACKNOWLEDGE = 500
-const SEQUENCES = 200
-const DECISION = 300
-
-/**
- * What each part of the pause will take: the longest that a rehearsal of this plan has seen, and no less than what this
- * run has measured itself.
- * @returns `unknown` names the parts that nobody has measured
- */
-export function estimatePause(now: Measured): { parts: Parts; total: number; unknown: string[] } {
-  const seen = (part: string) => now.rehearsals.flatMap((parts) => parts[part] ?? [])
-  const longest = (part: string, own: number) => Math.round(Math.max(own, ...seen(part)))
-  const verify = now.verifyMs ?? (seen('verify').length ? 0 : undefined)
-  const parts: Parts = {
-    fence: longest('fence', FENCE),
-    drain: longest('drain', now.lagMs + ACKNOWLEDGE),
-    ...(now.smokeMs !== undefined && { 'smoke test': longest('smoke test', now.smokeMs) }),
-    ...(verify !== undefined && { verify: longest('verify', verify) }),
-    sequences: longest('sequences', SEQUENCES),
-    // A figure from this plan is better than one by the number of rows.
-    'unique indexes': now.rebuildMs && seen('unique indexes').length ? longest('unique indexes', 0) : now.rebuildMs,
-    decision: DECISION,
-  }
-  const total = Object.values(parts).reduce((sum, ms) => sum + ms, 0)
-  return { parts, total, unknown: verify === undefined ? ['verify'] : [] }
+export function pauseText(clock: PauseClock): string {
+  return `Writes were paused for **${number(clock.total)} ms** (${clock.text}).`
 }
 
 export interface Limit {

@@ -1,4 +1,5 @@
 import { VERIFY_LEVELS } from '../../migration/plan.ts'
+import type { Context } from '../../runtime/action.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { choice, duration, integer, list } from '../../runtime/types.ts'
 import { migration } from '../common.ts'
@@ -74,3 +75,5 @@ export const spec = defineAction({
     phase: "The migration's phase afterwards.",
   },
 })
+
+export type Cutover = Context<typeof spec>

@@ -1,0 +1,127 @@
+import { info } from '@actions/core'
+import { describeChange } from '../../migration/fingerprint.ts'
+import { VERIFY_LEVELS } from '../../migration/plan.ts'
+import type { Database } from '../../runtime/database.ts'
+import { refuse, VerdictError } from '../../runtime/errors.ts'
+import { seconds } from '../../runtime/progress.ts'
+import { fenceProblems, readFence } from '../../source/fence.ts'
+import { planFence } from '../../steps/fencing.ts'
+import { requirePlannedTools } from '../../steps/planned-tools.ts'
+import { schemaChanges } from '../../steps/schema-changes.ts'
+import { deferAgain, lostDefinitions } from '../../target/deferral.ts'
+import { readWriteGrants } from '../../target/gate.ts'
+import { advance, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
+import { requireSameSource } from '../common.ts'
+import { requireEndable } from './commands.ts'
+import { levelOf } from './compare.ts'
+import type { Cutover } from './spec.ts'
+
+/** Phases from which a cutover begins, or goes on. */
+const OPEN: readonly Phase[] = ['caught-up', 'approved', 'committing', 'committed']
+/** Phases in which the target has taken over, so that a second cutover has nothing to do. */
+export const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
+
+/** All that can be told without the slot, while somebody else streams: whoever must be refused leaves them alone. */
+export async function lookFirst(context: Cutover, source: Database, target: Database): Promise<Entry> {
+  const entry = await requireEntry(target, context.inputs.migration, [...OPEN, ...DONE])
+  await requireSameSource(source, entry)
+  const { state } = await readFence(source)
+  if (DONE.includes(entry.phase) || state === 'permanent') return entry
+  requireApproved(context, entry)
+  await requirePlannedTools(entry.plan, 'molt', 'replicator')
+  await requireEndable(source, context.inputs.endSessions)
+  await requireUnchanged(source, target, entry)
+  await requireShut(target, entry)
+  const lost = await lostDefinitions(target, entry.id, entry.facts.deferred)
+  if (lost.length)
+    refuse(
+      'the target could not be made whole again',
+      lost,
+      'Unique indexes and constraints must be there before anyone writes to it.',
+    )
+  await requireFence(source, entry)
+  return entry
+}
+
+/** Rights that were granted after `prepare` has closed the gate: whoever has them can write what nobody compares. */
+export async function requireShut(target: Database, { plan, facts }: Entry): Promise<void> {
+  if (!facts.gate) return
+  const open = await readWriteGrants(target, plan.targetSchema, plan.tables)
+  if (open.length)
+    refuse(
+      'roles may write to the target that may not before the commit',
+      open.map(({ role, privilege, table }) => `${role} has ${privilege} on ${table}`),
+      'Somebody has granted these since `prepare`: revoke them, and verify again.',
+    )
+}
+
+/** An approval is of one plan; what compares less than that says was approved by nobody. */
+function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): void {
+  const { approval } = facts
+  if (phase !== 'approved' && !approval) return
+  if (approval?.planHash !== plan.hash)
+    throw new VerdictError(
+      `the approval of migration \`${id}\` is of the plan ${approval?.planHash ?? 'none'}, and the ledger has ${plan.hash}; have this one approved`,
+    )
+  const planned = plan.finalVerify ?? 'full'
+  const given = levelOf(context, plan)
+  if (VERIFY_LEVELS.indexOf(given) > VERIFY_LEVELS.indexOf(planned))
+    throw new VerdictError(
+      `input \`final-verify\`: \`${given}\` compares less than the plan that was approved says (\`${planned}\`); leave it out, or \`prepare\` with \`final-verify: ${given}\` and have that approved`,
+    )
+}
+
+export async function requireUnchanged(source: Database, target: Database, entry: Entry): Promise<void> {
+  const changes = (await schemaChanges(source, target, entry)).map(describeChange)
+  if (changes.length)
+    refuse(
+      'the schema has changed since `prepare`',
+      changes,
+      'DDL is frozen from the load to the cutover: take it back, or prepare and load again.',
+    )
+}
+
+export async function requireFence(source: Database, entry: Entry): Promise<void> {
+  const problems = await fenceProblems(source, await planFence(source, entry.plan))
+  if (problems.length)
+    refuse(
+      'the fence is not as it must be',
+      problems,
+      'Run `prepare` again; a new table or partition counts as a change of the plan.',
+    )
+}
+
+/**
+ * Where things really stand, once nobody else acts. The decision lives on the source, beside the fence: permanent there
+ * means that the target has taken over, whatever the ledger says; anything else means that nothing was decided.
+ */
+export async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
+  const entry = await requireEntry(target, context.inputs.migration, [...OPEN, ...DONE])
+  const { state, remainingMs } = await readFence(source)
+  if (DONE.includes(entry.phase)) return entry
+  if (state === 'permanent') {
+    if (entry.phase !== 'committing' && entry.phase !== 'committed')
+      throw new VerdictError(
+        `the source is fenced for good, and the ledger says that migration \`${entry.id}\` is ${entry.phase}: no cutover of it has decided that. Find out who did; \`rollback\` makes the source writable again. Nothing was done`,
+      )
+    info(
+      'the source is fenced for good: this migration was committed by an earlier run, which is carried on from there',
+    )
+    return entry.phase === 'committed' ? entry : advance(target, entry, 'committed')
+  }
+  if (entry.phase === 'committed')
+    throw new VerdictError(
+      'the ledger says committed, but the source is not fenced for good; someone has removed the fence. Nothing was done',
+    )
+  if (state === 'armed')
+    throw new VerdictError(
+      `the fence is armed, by a run that does not hold this migration or by hand; it falls by itself in ${seconds(remainingMs)}, or lift it with \`fence\``,
+    )
+  const again = await deferAgain(target, entry.id)
+  if (again)
+    info(`${again} unique indexes and constraints, rebuilt by a cutover that came to no decision, are off again`)
+  await requireUnchanged(source, target, entry)
+  await requireFence(source, entry)
+  if (entry.phase !== 'committing') return entry
+  return advance(target, entry, entry.facts.approval?.planHash === entry.plan.hash ? 'approved' : 'caught-up')
+}

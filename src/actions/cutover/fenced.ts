@@ -1,0 +1,227 @@
+import { info, warning } from '@actions/core'
+import { verifyTable } from '../../report/summary.ts'
+import { checkpoint } from '../../runtime/checkpoint.ts'
+import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
+import { plural, seconds } from '../../runtime/progress.ts'
+import { fenceProblems, readFence } from '../../source/fence.ts'
+import { setSequences } from '../../sql/sequences.ts'
+import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
+import { type HeldFence, planFence } from '../../steps/fencing.ts'
+import type { Stream, StreamStatus } from '../../steps/stream.ts'
+import type { VerifyReport } from '../../steps/verifying.ts'
+import { deferAgain, rebuildDeferred } from '../../target/deferral.ts'
+import { advance, type Entry, readEntry } from '../../target/ledger.ts'
+import { requireClean } from '../verify/run.ts'
+import { requireShut, requireUnchanged } from './admission.ts'
+import { smokeTest } from './commands.ts'
+import { finalVerify } from './compare.ts'
+import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from './pause.ts'
+import type { Cutover } from './spec.ts'
+import { openTarget } from './switch.ts'
+
+/** What the fenced section leaves behind. */
+export interface Outcome {
+  entry: Entry
+  before: StreamStatus
+  after: StreamStatus
+  drain: DrainEvidence
+  verify: VerifyReport
+  clock: PauseClock
+  /** What the pause was expected to be, in milliseconds. */
+  estimate: number
+}
+
+/** A statement on the fence that takes longer has met a broken connection; milliseconds. */
+export const FENCE_TIMEOUT = 3_000
+
+export interface Section {
+  entry: Entry
+  /** What `molt verify --help` says. */
+  help: string
+  /** Aborted when the run is cancelled, or another run has taken the hold. */
+  signal: AbortSignal
+  stream: Stream
+  source: Database
+  target: Database
+  before: StreamStatus
+  held: HeldFence
+  estimate: number
+}
+
+/** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */
+export async function fenced(context: Cutover, section: Section): Promise<Outcome> {
+  const { inputs } = context
+  const { stream, held, target, before, estimate } = section
+  const clock = new PauseClock()
+  let verify: VerifyReport | undefined
+  const limit = deadlineSignal(section.signal, inputs.maxPause)
+  const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
+  try {
+    const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))
+    info(`writes are refused; ${plural(holders, 'writing transaction')} had to end first`)
+    renewal.start()
+    checkpoint('armed')
+    const drain = await clock.part('drain', () => limit.race(proveDrain(stream, inputs.drainTimeout)))
+    info(
+      `drained: marker on the target after ${drain.markerSeenMs} ms, position confirmed after ${drain.positionConfirmedMs} ms`,
+    )
+    checkpoint('drained')
+    // Before the verify, which would find what it has written after all.
+    if (inputs.smokeTest)
+      await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
+    verify = await clock.part('verify', () => limit.race(finalVerify(context, section, limit.signal)))
+    requireClean(verify, true)
+    checkpoint('verified')
+    await clock.part('sequences', () => limit.race(moveSequences(context, section)))
+    checkpoint('sequences set')
+    await clock.part('unique indexes', () => limit.race(rebuildUnique(section)))
+    checkpoint('unique indexes built')
+    await renewal.stop()
+    limit.signal.throwIfAborted()
+    const entry =
+      inputs.decision === 'commit'
+        ? await clock.part('commit', () => decide(context, section, limit))
+        : await limit.race(takeBack(section, clock))
+    if (entry.phase === 'committed') await clock.part('gate', () => openTarget(target, entry))
+    return { entry, before, after: stream.status, drain, verify, clock, estimate }
+  } catch (error) {
+    const fence = await clock.part('lift', () => liftAfter(context, section, renewal.stop()))
+    info(`writes were paused for ${seconds(clock.total)}: ${clock.text}`)
+    context.output('pause-ms', clock.total)
+    context.summary(`### ❌ Cutover failed: ${fence}\n\n${pauseText(clock)}`)
+    if (verify) context.summary(verifyTable(verify))
+    await leaveStreamable(context, section)
+    throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
+  } finally {
+    limit.clear()
+  }
+}
+
+/** What was rebuilt is off again before the fence is: the stream goes on, and it would be in its way. */
+async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
+  const { entry, target, held } = section
+  await clock.part('indexes off again', () => deferAgain(target, entry.id))
+  await clock.part('lift', async () => {
+    await requireHeld(section)
+    if (!(await held.lift())) throw new VerdictError('the fence was changed by someone else before it could be lifted')
+  })
+  return entry
+}
+
+/** @throws VerdictError unless the fence has held since it was armed, and still does, and both sides are what was compared */
+async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
+  stream.check()
+  await requireUnchanged(source, target, entry)
+  await requireShut(target, entry)
+  await held.requireRefused()
+  const problems = await fenceProblems(source, await planFence(source, entry.plan))
+  if (problems.length)
+    refuse('the fence is not what it was', problems, 'A write may have gone past it; nothing was decided.')
+}
+
+/**
+ * The decision. It lives on the source, beside the fence, and the ledger copies it: `committing` before, so that a
+ * later run knows that it has to look, and `committed` after.
+ */
+async function decide(context: Cutover, section: Section, limit: Limit): Promise<Entry> {
+  const { entry, target, held } = section
+  await limit.race(requireHeld(section))
+  const committing = await limit.race(advance(target, entry, 'committing', { facts: { writesPassed: held.passed } }))
+  checkpoint('committing')
+  // The last look at the target: a decision for a database that is gone would leave the application without any.
+  const now = await limit.race(readEntry(target, committing.id))
+  if (now?.nonce !== committing.nonce) throw new VerdictError('another run has moved this migration meanwhile')
+  await held.commit(context.inputs.holdersTimeout, limit.signal)
+  checkpoint('permanent on the source')
+  const committed = await advance(target, committing, 'committed')
+  checkpoint('committed')
+  return committed
+}
+
+async function moveSequences(context: Cutover, { entry, source, target }: Section): Promise<void> {
+  const { set, problems } = await setSequences(
+    { db: source, schema: entry.plan.sourceSchema },
+    { db: target, schema: entry.plan.targetSchema },
+    entry.plan.tables,
+    BigInt(context.inputs.sequenceMargin),
+  )
+  if (problems.length)
+    refuse(
+      'sequences could not be set',
+      problems,
+      'The next insert on the target could collide with a row that is there.',
+    )
+  info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
+}
+
+/**
+ * What was taken off the target for the load, and would have been in the stream's way: unique indexes before anyone
+ * writes there, checks and foreign keys without looking at the rows. A rehearsal does it too, to know how long it takes.
+ */
+async function rebuildUnique({ entry, target }: Section): Promise<void> {
+  const built: string[] = []
+  for (const kind of ['unique', 'check', 'foreign-key'] as const)
+    built.push(...(await rebuildDeferred(target, entry.id, kind)))
+  if (built.length) info(`${built.length} unique indexes, checks and foreign keys are back on the target`)
+}
+
+/** After a failure without a decision; whoever streams next does it where it could not be done here. */
+async function leaveStreamable(context: Cutover, { entry }: Section): Promise<void> {
+  try {
+    const decided = await withDatabase(context.inputs.source, 'source', readFence)
+    if (decided.state === 'permanent') return
+    await withDatabase(context.inputs.target, 'target', (target) => deferAgain(target, entry.id))
+  } catch (error) {
+    info(`what was rebuilt on the target is taken off by the next run: ${messageOf(error)}`)
+  }
+}
+
+/**
+ * Lifts our fence after a failure, on a new connection: the old one may be what has failed. A fence that is permanent
+ * by now stays, since then the decision was taken; what cannot be reached falls with its lease.
+ * @param renewed settles when the last renewal has ended; one that hangs does not keep the application waiting, and one
+ * that went through after all is lifted again
+ * @returns in words, how the fence stands
+ */
+async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<void>): Promise<string> {
+  if (!held.tried.length) {
+    await renewed
+    return 'the fence was not raised'
+  }
+  try {
+    const source = await connect(context.inputs.source, 'source', FENCE_TIMEOUT)
+    try {
+      if ((await readFence(source)).state === 'absent') return 'the fence was dropped by someone else'
+      let lifted = await held.lift(source)
+      await renewed
+      lifted = (await held.lift(source)) || lifted
+      const { state } = await readFence(source)
+      if (state === 'permanent')
+        warning(
+          'the source is fenced for good: the decision for the target was taken before this failure. Run `cutover` again, which carries on from there',
+        )
+      else if (lifted) info('the fence is lifted: writes to the source are possible again')
+      else info(`the fence is ${state}`)
+      return state === 'permanent' ? 'the source is fenced for good; run `cutover` again' : `the fence is ${state}`
+    } finally {
+      await source.end().catch(() => {})
+    }
+  } catch (error) {
+    if (await liftBy(held, renewed)) return 'the fence is lifted'
+    warning(
+      `the fence could not be lifted (${messageOf(error)}); it falls by itself within ${seconds(context.inputs.lease)}, unless the decision had been taken already: \`status\` tells`,
+    )
+    return `the fence falls by itself within ${seconds(context.inputs.lease)}, unless the decision had been taken`
+  }
+}
+
+/** On the connection that has armed it, where no new one is to be had: an application that cannot write may hold all of them. */
+async function liftBy(held: HeldFence, renewed: Promise<void>): Promise<boolean> {
+  const lift = () => held.lift().catch(() => false)
+  const lifted = await lift()
+  await renewed
+  if (!(await lift()) && !lifted) return false
+  info('the fence is lifted: writes to the source are possible again')
+  return true
+}

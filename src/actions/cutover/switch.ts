@@ -1,0 +1,84 @@
+import { info, warning } from '@actions/core'
+import { checkpoint } from '../../runtime/checkpoint.ts'
+import { type Database, withDatabase } from '../../runtime/database.ts'
+import { CancelledError, messageOf, refuse } from '../../runtime/errors.ts'
+import { plural, seconds } from '../../runtime/progress.ts'
+import { openGate } from '../../target/gate.ts'
+import { advance, type Entry } from '../../target/ledger.ts'
+import { endSessions, runCommand } from './commands.ts'
+import type { Cutover } from './spec.ts'
+
+/** The application may write to the target from now on. Repeatable: a run that is carried on does it again. */
+export async function openTarget(target: Database, { plan, facts }: Entry): Promise<void> {
+  const missing = await openGate(target, plan.targetSchema, facts.gate ?? [])
+  checkpoint('gate open')
+  if (missing.length)
+    refuse(
+      'the migration is committed, but the application cannot write to the target yet',
+      missing.map(({ role, privilege, table }) => `${role} lacks ${privilege} on ${table}`),
+      'Grant these, and run `cutover` again for the switch.',
+    )
+}
+
+/** The decision stands; this can fail, and can be run again. Until it is done the application has nowhere to write. */
+export async function switchOver(
+  context: Cutover,
+  target: Database,
+  entry: Entry,
+  signal: AbortSignal,
+): Promise<Entry> {
+  const { inputs } = context
+  if (signal.aborted)
+    throw new CancelledError(
+      'the run was cancelled, or has lost its hold, after the decision: the source is fenced for good, and the target has taken over. Nothing is taken back; run `cutover` again, which carries on with the switch',
+    )
+  if (!inputs.switchCommand?.length) {
+    tellSwitch()
+    await endOld(context)
+    context.output('phase', entry.phase)
+    return entry
+  }
+  const took = await runCommand(
+    entry,
+    {
+      ...{ words: inputs.switchCommand, name: 'switch', env: {}, timeout: inputs.switchTimeout },
+      advice:
+        'The migration is committed and stays so. Put the switch right and run `cutover` again, which repeats only the switch.',
+    },
+    signal,
+  )
+  checkpoint('switch command done')
+  info(`the switch took ${seconds(took)}; writes to the target were possible already`)
+  const switched = await advance(target, entry, 'switched')
+  checkpoint('switched')
+  context.output('phase', switched.phase)
+  await endOld(context)
+  return switched
+}
+
+export const BY_HAND = `### Switch the application now
+
+The source refuses writes for good, and the target takes them. Nothing has pointed the application there.
+
+1. Point the application's connection string at the target, and restart it or its pools where they keep connections.
+2. See it write there.
+3. Run \`finalize\` with \`switched-by-hand: true\` (in the workflow: \`phase: finalize\`).
+
+To go back instead, run \`rollback\` before anything is written to the target.`
+
+function tellSwitch(): void {
+  warning('`switch: manual`: point the application at the target now; until then it cannot write')
+  info(BY_HAND)
+}
+
+/** Sessions that stay on the source can only be refused there. The decision stands, whatever comes of this. */
+async function endOld({ inputs }: Cutover): Promise<void> {
+  const { endSessions: roles } = inputs
+  if (!roles?.length) return
+  try {
+    const ended = await withDatabase(inputs.source, 'source', (source) => endSessions(source, roles))
+    info(`${plural(ended, 'session')} of ${roles.join(', ')} on the source ended`)
+  } catch (error) {
+    warning(`the application's sessions on the source could not be ended: ${messageOf(error)}`)
+  }
+}
