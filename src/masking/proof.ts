@@ -4,6 +4,7 @@ import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import type { Database } from '../runtime/database.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { type CopyEnds, hangUp, openPair } from './copy.ts'
+import { literalsOf, partsOf } from './literals.ts'
 import { looksPersonal } from './names.ts'
 import { type Decision, own, type Plan, type PlannedTable } from './plan.ts'
 import type { Rules } from './rules.ts'
@@ -124,7 +125,7 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
   const rowsOf = ({ table }: PlannedTable) => copied.get(table.name) ?? 0
   const queue = [...plan.tables].sort((a, b) => rowsOf(b) - rowsOf(a))
   const work = async (pair: Sides) => {
-    await setProofKey(pair)
+    await setProofKey(pair, run)
     for (let planned = queue.shift(); planned; planned = queue.shift()) {
       sides.signal.throwIfAborted()
       await proveTable(pair, planned, run)
@@ -162,13 +163,22 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
  * A key for this proof alone: what is compared between the two databases is of no use to anybody afterwards. No nested
  * loops: of a temporary table the planner knows nothing, and takes it for small.
  */
-async function setProofKey({ source, target }: Sides): Promise<void> {
+async function setProofKey({ source, target }: Sides, { literals }: Run): Promise<void> {
   const key = new Map([['molt_actions.proof', randomBytes(32).toString('hex')]])
   await Promise.all([setParameters(source, key), setParameters(target, key)])
   await target.query(
     `CREATE TEMP TABLE IF NOT EXISTS molt_originals (c int, h bytea, short boolean, n bigint);
+     CREATE TEMP TABLE IF NOT EXISTS molt_schema (h bytea); TRUNCATE pg_temp.molt_schema;
      SET work_mem = '64MB'; SET enable_nestloop = off`,
   )
+  await target.query(`INSERT INTO pg_temp.molt_schema SELECT DISTINCT ${digest('l')} FROM unnest($1::text[]) l`, [
+    partsOf(literals),
+  ])
+}
+
+/** 64 bits of a text's hash under the proof's key. */
+function digest(text: string): string {
+  return `substring(sha256((SELECT decode(current_setting('molt_actions.proof'), 'hex')) || textsend(${text})) FROM 1 FOR 8)`
 }
 
 async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promise<void> {
@@ -282,16 +292,15 @@ const LEAST_SAMPLE = 10_000
 async function survivors(
   { source, target, signal }: Sides,
   { table, decisions }: PlannedTable,
-  { plan, rules, literals, proof }: Run,
+  { plan, rules, proof }: Run,
   rowsBefore: number,
 ): Promise<Map<number, Counts>> {
   const values = valuesOf(decisions)
   if (!values) return new Map()
   const { sample = 1, 'min-length': least = 4, 'allow-survivors': allowed = {} } = rules.proof ?? {}
-  const key = `(SELECT decode(current_setting('molt_actions.proof'), 'hex'))`
   const hashed = (rows: string, list = values) =>
     `SELECT s.c, s.h, bool_and(s.short) AS short, count(*) AS n FROM (
-       SELECT v.c, substring(sha256(${key} || textsend(v.v)) FROM 1 FOR 8) AS h,
+       SELECT v.c, ${digest('v.v')} AS h,
               octet_length(v.v) < ${least} AS short
          FROM ${rows}, LATERAL (${list}) v(c, v) WHERE v.v <> '') s GROUP BY 1, 2`
   const share = Math.max(sample, LEAST_SAMPLE / rowsBefore)
@@ -315,13 +324,12 @@ async function survivors(
      SELECT met.*, coalesce(left_over.survivors, 0) AS survivors FROM met LEFT JOIN left_over USING (c)`,
   )
   const inSchema = await target.query(
-    `SELECT count(DISTINCT o.h)::int AS n FROM unnest($1::text[]) l JOIN pg_temp.molt_originals o
-       ON o.h = substring(sha256(${key} || textsend(l)) FROM 1 FOR 8) WHERE NOT o.short AND o.n < ${SELDOM} AND o.c IN (${strict})`,
-    [literals],
+    `SELECT count(DISTINCT h)::int AS n FROM pg_temp.molt_schema JOIN pg_temp.molt_originals o USING (h)
+      WHERE NOT o.short AND o.n < ${SELDOM} AND o.c IN (${strict})`,
   )
   if (inSchema.rows[0].n && !rules.proof?.['allow-schema'])
     proof.problems.push(
-      `${table.name}: ${inSchema.rows[0].n} original values stand in the schema: in a default, a check, a label or an index`,
+      `${table.name}: ${inSchema.rows[0].n} original values stand in the schema: in a default, a check, a label or an index; change them on the clone, or write \`allow-schema\` and why`,
     )
   for (const other of plan.tables) {
     const made = other.table === table ? '' : valuesOf(other.decisions, ({ use }) => use === 'sql')
@@ -462,14 +470,6 @@ async function scanSchema(target: Database, { literals, rules, proof }: Run): Pr
     proof.problems.push(
       `the schema holds ${hits} texts that look like a ${pattern}: in a default, a check, a label or an index; change them, or write \`allow-schema\` and why`,
     )
-}
-
-/** Every text in quotes, as it was before it was quoted. */
-function literalsOf(schema: readonly string[]): string[] {
-  const found = schema.flatMap((sql) =>
-    [...sql.matchAll(/'((?:[^']|'')*)'/g)].map(([, text]) => (text as string).replaceAll("''", "'")),
-  )
-  return [...new Set(found)].filter(Boolean)
 }
 
 const MADE = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'null', 'constant'])

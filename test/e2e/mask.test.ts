@@ -409,6 +409,14 @@ describe('a proof that fails', () => {
       /t: 1 original values stand in the schema/,
     ],
     [
+      'an original within a longer text of the schema, after an apostrophe that quotes nothing',
+      '{ use: name }',
+      `${TINY} UPDATE t SET v = 'Person number 60' WHERE id = 3; CREATE FUNCTION f(x text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+        SELECT x -- don't tell
+          || 'for Person number 60 only' $$; CREATE INDEX ON t (f(v))`,
+      /t: 1 original values stand in the schema/,
+    ],
+    [
       'a card in a number that is kept',
       '{ use: name }',
       `${TINY} ALTER TABLE t ADD n numeric DEFAULT 1; UPDATE t SET n = 4111111111111111 WHERE id = 3`,
