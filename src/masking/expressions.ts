@@ -649,10 +649,13 @@ export function jsonMasked(value: string, node: JsonNode): string[] {
   )
 }
 
-/** Every text and number of a document; a `json` that has no equal in jsonb is a text as a whole. */
-export function jsonLeaves(value: string, type: string): string[] {
+/**
+ * Every text and number of a document; a `json` that has no equal in jsonb is a text as a whole.
+ * @param from the level at which it begins: 1 leaves the document itself out
+ */
+export function jsonLeaves(value: string, type: string, from = 0): string[] {
   const document = type === 'jsonb' ? value : readable(value)
-  const leaves = `SELECT e #>> '{}' FROM jsonb_path_query(${document}, 'strict $.** ? (@.type() == "string" || @.type() == "number")') e`
+  const leaves = `SELECT e #>> '{}' FROM jsonb_path_query(${document}, 'strict $.**{${from} to last} ? (@.type() == "string" || @.type() == "number")') e`
   return type === 'jsonb' ? [leaves] : [leaves, `SELECT ${value}::text WHERE ${document} IS NULL`]
 }
 

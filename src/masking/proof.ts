@@ -6,7 +6,7 @@ import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { type CopyEnds, hangUp, openPair } from './copy.ts'
 import { literalsOf, partsOf } from './literals.ts'
 import { looksPersonal } from './names.ts'
-import { type Decision, own, type Plan, type PlannedTable } from './plan.ts'
+import { bare, type Decision, own, type Plan, type PlannedTable, TEXTS } from './plan.ts'
 import type { Rules } from './rules.ts'
 import { setParameters } from './session.ts'
 import { dangling } from './subset.ts'
@@ -297,17 +297,20 @@ async function survivors(
 ): Promise<Map<number, Counts>> {
   const values = valuesOf(decisions)
   if (!values) return new Map()
+  const made = plan.tables.filter((each) => each.decisions.some(isSql))
+  const spelled = made.length ? bareOf(decisions) : ''
   const { sample = 1, 'min-length': least = 4, 'allow-survivors': allowed = {} } = rules.proof ?? {}
   const hashed = (rows: string, list = values) =>
     `SELECT s.c, s.h, bool_and(s.short) AS short, count(*) AS n FROM (
        SELECT v.c, ${digest('v.v')} AS h,
               octet_length(v.v) < ${least} AS short
          FROM ${rows}, LATERAL (${list}) v(c, v) WHERE v.v <> '') s GROUP BY 1, 2`
+  const originals = [values, spelled].filter(Boolean).join(' UNION ALL ')
   const share = Math.max(sample, LEAST_SAMPLE / rowsBefore)
   const sampled = share < 1 ? ` TABLESAMPLE BERNOULLI (${100 * share})` : ''
   await target.query('TRUNCATE pg_temp.molt_originals')
   await pipeline(
-    source.query(copyTo(`COPY (${hashed(`${fromItem(table)} AS t${sampled}`)}) TO STDOUT`)),
+    source.query(copyTo(`COPY (${hashed(`${fromItem(table)} AS t${sampled}`, originals)}) TO STDOUT`)),
     target.query(copyFrom('COPY pg_temp.molt_originals FROM STDIN')),
     { signal },
   )
@@ -331,16 +334,21 @@ async function survivors(
     proof.problems.push(
       `${table.name}: ${inSchema.rows[0].n} original values stand in the schema: in a default, a check, a label or an index; change them on the clone, or write \`allow-schema\` and why`,
     )
-  for (const other of plan.tables) {
-    const made = other.table === table ? '' : valuesOf(other.decisions, ({ use }) => use === 'sql')
-    if (!made) continue
+  for (const other of made) {
+    const list = [other.table === table ? '' : valuesOf(other.decisions, isSql), bareOf(other.decisions, isSql)]
+    const lists = list.filter(Boolean).join(' UNION ALL ')
+    if (!lists) continue
     const strangers = await target.query(
-      `SELECT m.c, count(*)::int AS n FROM (${hashed(`${fromItem(other.table)} AS t`, made)}) m
-         JOIN (SELECT DISTINCT h FROM pg_temp.molt_originals WHERE NOT short AND c IN (${strict})) o USING (h) GROUP BY 1`,
+      `SELECT c, max(n)::int AS n FROM (SELECT CASE WHEN m.c < 0 THEN -1 - m.c ELSE m.c END AS c, count(*) AS n
+         FROM (${hashed(`${fromItem(other.table)} AS t`, lists)}) m
+         JOIN (SELECT DISTINCT h FROM pg_temp.molt_originals WHERE NOT short AND (CASE WHEN c < 0 THEN -1 - c ELSE c END) IN (${strict})) o
+        USING (h) GROUP BY m.c) s GROUP BY 1`,
     )
     for (const { c, n } of strangers.rows) {
       const id = `${other.table.name}.${other.decisions[c]?.column.name}`
-      if (!allowed[id])
+      // Those that are spelled as they were are told of already.
+      const known = other.table === table && rows.find((row) => row.c === c)?.survivors
+      if (!allowed[id] && !known)
         proof.problems.push(`${id}: ${n} original values of ${table.name} are found among the masked ones`)
     }
   }
@@ -364,6 +372,21 @@ function valuesOf(decisions: readonly Decision[], wanted: (decision: Decision) =
     .flatMap((decision, at) =>
       wanted(decision) ? decision.values.map((each) => `SELECT ${at}, x.v FROM (${each}) x(v)`) : [],
     )
+    .join(' UNION ALL ')
+}
+
+const isSql = ({ use }: Decision) => use === 'sql'
+
+/** The same for texts by their letters and digits alone, of which there have to be six; their numbers go down from -1. */
+function bareOf(decisions: readonly Decision[], wanted: (decision: Decision) => boolean = () => true): string {
+  return decisions
+    .flatMap((decision, at) => {
+      const each = wanted(decision) && TEXTS.has(decision.column.family) ? decision.values : []
+      return each.map(
+        (values) =>
+          `SELECT ${-1 - at}, y.v FROM (SELECT ${bare('x.v')} AS v FROM (${values}) x(v) OFFSET 0) y WHERE octet_length(y.v) >= 6`,
+      )
+    })
     .join(' UNION ALL ')
 }
 
@@ -480,7 +503,7 @@ function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
   if (what === 'generated' || MADE.has(use)) return false
   if (family === 'text' || family === 'json') return true
   return (
-    what === 'kept' &&
+    (what === 'kept' || use === 'sql') &&
     (family === 'other' || family === 'bytea' || (ruled && (family === 'integer' || family === 'numeric')))
   )
 }

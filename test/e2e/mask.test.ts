@@ -267,7 +267,7 @@ describe('refusals', () => {
     timeout: 120_000,
   }, async () => {
     const at = await databases(
-      `${TINY} ALTER TABLE t ADD w text DEFAULT 'nothing', ADD n int; UPDATE t SET w = 'nothing', n = id % 5`,
+      `${TINY} ALTER TABLE t ADD w text DEFAULT 'nothing', ADD n int; UPDATE t SET w = CASE id WHEN 7 THEN 'ask PERSON-number 7!' ELSE 'nothing' END, n = 1 + id % 5`,
     )
     const columns = (v: string, n: string) =>
       rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: ${v}, w: { use: text }, n: ${n} } }`)
@@ -277,9 +277,16 @@ describe('refusals', () => {
       [columns(sql('t.v'), keep), /t\.v: in 50 rows the expression gives away an original text of the row/],
       [columns(sql("upper(''x'' || t.v)"), keep), /t\.v: in 50 rows the expression gives away/],
       [columns(sql('t.w'), keep), /t\.v: in 50 rows the expression gives away/],
+      [columns('{ use: name }', sql('t.n + 0.00')), /t\.n: 50 numbers, more than half of them, stay as they/],
+      [
+        rulesFile(
+          `safe: { surrogate-keys: true }\ntables: { t: { v: { use: name }, w: { keep: true, reason: a remark }, n: ${keep} } }`,
+        ),
+        /t\.w: in 1 rows it is kept and gives away an original text of the row/,
+      ],
       [
         columns('{ use: name }', '{ use: number, noise: 0.01 }'),
-        /t\.n: 40 numbers, more than half of them, stay as they/,
+        /t\.n: 50 numbers, more than half of them, stay as they/,
       ],
       [
         columns(sql("current_setting(''molt_actions.k0'')"), keep),
@@ -417,6 +424,28 @@ describe('a proof that fails', () => {
       /t: 1 original values stand in the schema/,
     ],
     [
+      'an original in another spelling, in another row',
+      '{ use: sql, expression: \'(SELECT upper(replace(u.v, $$ $$, $$-$$)) FROM public.t u WHERE u.id = t."id" % 50 + 1)\', reviewed-by: nobody }',
+      TINY,
+      /t\.v: 50 original values of t are found among the masked ones/,
+    ],
+    [
+      'a field of a row that an expression leaves as it was',
+      '{ use: name }',
+      `CREATE TYPE place AS (street text, nr int); ${TINY} ALTER TABLE t ADD p place, ADD i inet; UPDATE t SET p = row('Oak Lane ' || id, id)`,
+      /t\.p: \d+ original values are found/,
+      '',
+      `p: { use: sql, expression: '(SELECT row((u.p).street, 0)::public.place FROM public.t u WHERE u.id = t.id % 50 + 1)', reviewed-by: nobody }, i: { use: 'null' }`,
+    ],
+    [
+      'an e-mail address in what an expression has made, and that is no text',
+      '{ use: name }',
+      `${TINY} ALTER TABLE t ADD b bytea; UPDATE t SET b = 'x'`,
+      /t\.b: 50 rows hold what looks like a e-mail/,
+      '',
+      `b: { use: sql, expression: "convert_to('anna@mail.be', 'UTF8')", reviewed-by: nobody }`,
+    ],
+    [
       'a card in a number that is kept',
       '{ use: name }',
       `${TINY} ALTER TABLE t ADD n numeric DEFAULT 1; UPDATE t SET n = 4111111111111111 WHERE id = 3`,
@@ -435,7 +464,7 @@ describe('a proof that fails', () => {
     [
       'a canary in other letters, escaped, or as a number',
       '{ use: name }',
-      `${TINY} ALTER TABLE t ADD j jsonb, ADD n bigint; UPDATE t SET v = 'Zoë "Canary" 7f3a', j = '["ZOë \\"canary\\" 7F3A"]' WHERE id = 3; UPDATE t SET v = '9024007103939509', n = 9024007103939509 WHERE id = 4`,
+      `${TINY} ALTER TABLE t ADD j jsonb, ADD n bigint; UPDATE t SET j = '["ZOë \\"canary\\" 7F3A"]' WHERE id = 3; UPDATE t SET v = '9024007103939509', n = 9024007103939509 WHERE id = 4`,
       /planted canaries are found in 2 rows/,
       `canaries: ['Zoë "Canary" 7f3a', '9024007103939509']`,
       'j: { keep: true, reason: an oversight }, n: { keep: true, reason: an oversight }',

@@ -202,9 +202,9 @@ function requirePlan(plan: Plan): void {
 
 async function requireChecks(source: Database, plan: Plan): Promise<void> {
   const problems: string[] = []
-  for (const { sql, problem } of plan.checks) {
+  for (const { column, sql, problem } of plan.checks) {
     const { rows } = await source.query(sql).catch((error) => {
-      throw new UserError(`the rule of ${problem(0).split(':')[0]} fails on a row: ${discreet(error)}`)
+      throw new UserError(`the rule of ${column} fails on a row: ${discreet(error)}`)
     })
     if (Number(rows[0].count)) problems.push(problem(Number(rows[0].count)))
   }
