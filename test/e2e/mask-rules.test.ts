@@ -422,7 +422,9 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
       return `tables: { t: { id: { keep: true, reason: a number }, ${rules.join(', ')} } }`
     }
     expect(await objections(yaml(column, expression))).toMatch(
-      new RegExp(`^t\\.${column}: in 1 rows the expression gives away an original text of the row; give it another rule`),
+      new RegExp(
+        `^t\\.${column}: in 1 rows the expression gives away an original text of the row; give it another rule`,
+      ),
     )
     const type: Record<string, string> = { a: "'{nothing}'", d: "'{}'", j: "'{}'", z: "'{}'" }
     expect(await objections(yaml(column, type[column] ?? "'nothing'"))).toBe('')
@@ -632,6 +634,20 @@ describe('proposing', () => {
     const { problems, unlisted } = await planOf(decided(yaml))
     expect([problems, unlisted]).toEqual([[], []])
     expect(await objections(decided(yaml))).toBe('')
+  })
+
+  it('knows names with blanks, numbers that are telephones, who moves with whom, and lists of members', async () => {
+    await fresh(`CREATE TABLE "Patient" ("Id" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, came_by bigint REFERENCES "Patient",
+        "Full Name" text, tel bigint, dob date, ip inet, search tsvector, doc jsonb);
+      INSERT INTO "Patient" (doc) SELECT '{"kids": [{"n": "Ann"}], "sizes": [1], "nick": ["a"]}' FROM generate_series(1, 20)`)
+    const { yaml } = await proposeRules(db, 'public')
+    expect(yaml).toContain('"Full Name": { use: name }')
+    expect(yaml).toContain('tel: { use: hash }')
+    expect(yaml).toContain('dob: { use: date, days: 60, by: Id }')
+    expect(yaml).toContain("search: { use: 'null' }")
+    expect(yaml).toMatch(/ip: .*TODO: inet, looks like a trace of a device; .* use null, constant or sql/)
+    expect(yaml).toMatch(/"kids\[\]": \{ use: constant, value: 'TODO: .*"sizes\[\]": \{ keep: true, reason: 'TODO/)
+    expect(yaml).toContain('"nick[]": { use: hash, length: 16 }')
   })
 
   it('takes columns of any name, and documents that jsonb cannot hold', async () => {
