@@ -723,23 +723,31 @@ describe('schema', () => {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`
-      CREATE DOMAIN mail AS varchar(60) CHECK (value ~ '@'); CREATE TYPE pair AS (a int, b text);
+      CREATE SCHEMA other; CREATE TYPE other.mood AS ENUM ('a'); CREATE DOMAIN other.moods AS other.mood[]; CREATE COLLATION plain (locale = 'C');
+      CREATE DOMAIN mail AS varchar(60) COLLATE plain CHECK (value ~ '@'); CREATE TYPE pair AS (a int, b text);
       CREATE FUNCTION norm(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1)';
       CREATE FUNCTION noisy() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''called''; END';
       CREATE TABLE ev (id bigint GENERATED ALWAYS AS IDENTITY, at date NOT NULL, who mail, p pair, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
       CREATE TABLE ev_1 PARTITION OF ev FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
-      CREATE TABLE ev_2 PARTITION OF ev FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
+      CREATE TABLE other.ev_2 PARTITION OF ev FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');
       CREATE UNIQUE INDEX ON ev (norm(who::text), at);
       CREATE TABLE left_out (id int PRIMARY KEY, secret text); CREATE TABLE left_out_2 (id serial PRIMARY KEY);
-      CREATE TABLE noise (id int PRIMARY KEY, v text DEFAULT 'x', g text GENERATED ALWAYS AS (upper(v)) STORED);
+      CREATE TABLE noise (id int PRIMARY KEY, v text DEFAULT 'x', g text GENERATED ALWAYS AS (upper(v)) STORED, m other.moods, w text COLLATE plain);
       ALTER TABLE noise REPLICA IDENTITY FULL; CREATE VIEW v AS SELECT * FROM noise;
       INSERT INTO ev (at, who, p) SELECT date '2020-01-01' + n % 700, 'p' || n || '@x.org', row(n, 'x')::pair FROM generate_series(1, 1000) n;
-      INSERT INTO noise VALUES (1, 'abcdef'); CREATE TRIGGER act BEFORE INSERT ON noise FOR EACH ROW EXECUTE FUNCTION noisy();`)
+      INSERT INTO noise (id, v) VALUES (1, 'abcdef'); CREATE TRIGGER act BEFORE INSERT ON noise FOR EACH ROW EXECUTE FUNCTION noisy();`)
     const keep = '{ keep: true, reason: a number }'
     const rules = rulesFile(`safe: { surrogate-keys: true }\nexclude: { left_out: not needed }
-tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${keep}, v: { use: text } }, left_out_2: {} }`)
-    const result = await run(at, rules, { inputs: { 'pg-dump': 'none' } })
-    expect(result.log).not.toMatch(/##\[error\]/)
+tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${keep}, v: { use: text }, m: ${keep}, w: { use: 'null' } }, left_out_2: {} }`)
+    // The second run takes away what the first has made, in the other schema too.
+    for (const program of ['auto', 'none']) {
+      const result = await run(at, rules, { inputs: { 'pg-dump': program } })
+      expect(result.log).not.toMatch(/##\[error\]/)
+    }
+    const collations = `SELECT a.attname::text, l.collname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+      JOIN pg_collation l ON l.oid = a.attcollation WHERE attrelid IN ('noise'::regclass, 'ev'::regclass) ORDER BY 1`
+    expect(await query(at.to, collations)).toEqual(await query(at.from, collations))
+    expect(await query(at.to, 'SELECT count(*)::int AS n FROM other.ev_2')).toEqual([{ n: 334 }])
     const facts = (url: string) =>
       query(
         url,

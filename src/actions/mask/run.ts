@@ -286,7 +286,12 @@ async function conclude(
   writeFileSync(inputs.evidence, `${JSON.stringify(evidence, null, 2)}\n`)
   context.summary(maskSummary(evidence))
   context.output('evidence', inputs.evidence)
-  if (proof.problems.length) refuse('the masked copy is not proved', proof.problems, 'Nobody may use this copy.')
+  if (proof.problems.length)
+    refuse(
+      'the masked copy is not proved',
+      proof.problems,
+      'Nobody may use this copy. Give these columns another rule; what has to pass takes a reason under `proof`: `allow-survivors`, `allow-hits`, `allow-schema`.',
+    )
   await setState(target, 'proved')
   for (const { table, column, looksLike } of proof.keptPersonal)
     warning(`${table}.${column} looks like ${looksLike}, and is kept by the rules`)
