@@ -134,7 +134,7 @@ class Planner {
       for (const key of table.foreignKeys) {
         if (key.toSchema !== table.schema || !this.#byName.has(key.toTable))
           this.#problem(
-            `${table.name} refers to ${key.toSchema}.${key.toTable} (${key.name}), which is not copied; include it, or exclude ${table.name} too`,
+            `${table.name} refers to ${key.toSchema}.${key.toTable} (${key.name}), which is not copied; ${key.toSchema === table.schema ? 'include it, or exclude' : 'one run copies one schema: drop the foreign key on the clone, or exclude'} ${table.name} too`,
           )
         else
           edges.push({

@@ -953,6 +953,22 @@ subset: { d0: { where: 't.id <= 20' }, d3: { where: 't.id > 10' } }`,
     expect(gone.size).toBe(0)
   })
 
+  it('closes chains that no constraint declares, and leaves a row that hangs on by a second parent', {
+    timeout: 60_000,
+  }, async () => {
+    const { left, gone } = await subsetOf(
+      `CREATE TABLE c (id int PRIMARY KEY, up text, kind text); INSERT INTO c SELECT n, nullif(n - 1, 0), 'c' FROM generate_series(1, 3000) n;
+       INSERT INTO c VALUES (5001, '1', 'other');
+       CREATE TABLE d (id int PRIMARY KEY, name text, up text);
+       INSERT INTO d VALUES (1, 'a', NULL), (2, 'a', NULL), (3, 'b', 'a'), (4, 'c', 'b'), (5, 'x', 'none'), (6, 'y', 'x'), (7, 'a', NULL);`,
+      `tables: { c: { id: ${kept}, kind: ${kept} }, d: { id: ${kept}, name: ${kept}, up: ${kept} } }
+references: [{ from: c.up, to: c.id, when: { column: kind, is: c } }, { from: d.up, to: d.name }]
+subset: { c: { where: 't.id > 1' }, d: { where: 't.id > 1' } }`,
+    )
+    expect(left).toEqual({ c: 1, d: 4 })
+    expect(Object.fromEntries(gone)).toEqual({ c: 2999, d: 2 })
+  })
+
   it('closes a chain of rows at once, and tells of a table of which little is left', { timeout: 60_000 }, async () => {
     let deletes = 0
     const original = pg.Client.prototype.query
