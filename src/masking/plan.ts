@@ -445,7 +445,8 @@ class Planner {
     const at = { table, column }
     const rule = this.#ruleOf(table.name, column.name)
     if (rule && 'keep' in rule) return { ...at, keep: true, why: rule.reason }
-    if (rule) return { ...at, rule, why: 'its rule', domain: this.#domain(table.name, column.name) }
+    const why = rule?.use === 'sql' ? `its rule, reviewed by ${rule['reviewed-by']}` : 'its rule'
+    if (rule) return { ...at, rule, why, domain: this.#domain(table.name, column.name) }
     const { safe = {} } = this.#rules
     const { family, array } = column
     const keep = (why: string): Resolved => ({ ...at, keep: true, why })

@@ -121,6 +121,7 @@ describe('the grown shop', () => {
     expect(evidence.canaries.rowsBefore).toBeGreaterThan(15)
     expect(evidence.constraints).toBeGreaterThan(70)
     expect(evidence.keptPersonal).toContainEqual(expect.objectContaining({ table: 'products', column: 'description' }))
+    expect(result.summary).toMatch(/kept, and why<\/summary>[\s\S]*\| payments\.method \| three methods \|/)
     expect(result.summary).toMatch(/\| products\.description \| free text.* \| the catalogue is public \|/)
     expect(evidence.keeps.email).toMatchObject({ unique: 'yes, from 29 characters on', order: 'no' })
     for (const table of evidence.tables) expect(table.rowsAfter, table.table).toBe(table.rowsBefore)
@@ -297,9 +298,9 @@ describe('refusals', () => {
     expect(await query(at.to, `SELECT count(*)::int AS n FROM pg_tables WHERE schemaname = 'public'`)).toEqual([
       { n: 0 },
     ])
-    expect((await run(at, columns(sql("''Person '' || t.id * 7"), '{ use: number, noise: 1 }'))).conclusion).toBe(
-      'success',
-    )
+    const good = await run(at, columns(sql("''Person '' || t.id * 7"), '{ use: number, noise: 1 }'))
+    expect(good.conclusion).toBe('success')
+    expect(good.summary).toMatch(/person vouches for[^#]*\| t\.v \| its rule, reviewed by nobody \|/)
   })
 
   it('copies as a role that may only read, but no table of which a policy hides rows from it', async () => {
