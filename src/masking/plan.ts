@@ -8,7 +8,7 @@ import {
   Hashes,
   jitter,
   jsonLeaves,
-  jsonMasked,
+  jsonTexts,
   jsonTree,
   jsonUnlisted,
   literal,
@@ -263,7 +263,8 @@ class Planner {
 
   #values(rule: UseRule, column: MaskColumn): string[] {
     const value = columnOf(column.name)
-    if (rule.use === 'json') return jsonMasked(`${value}::jsonb`, jsonTree(rule.paths))
+    if (rule.use === 'json')
+      return jsonTexts(`${value}::jsonb`, jsonTree(rule.paths), (leaf) => !('keep' in leaf || bringsBack(leaf)))
     return textsOf(value, column)
   }
 
@@ -321,10 +322,18 @@ class Planner {
   /** A column that is kept can hold what another one of its row hides, such as a name within a remark. */
   #checkKept(table: MaskTable, { column, what }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
-    if (what !== 'kept' || !TEXTS.has(column.family) || own(this.#rules.proof?.['allow-survivors'], id)) return
+    if (own(this.#rules.proof?.['allow-survivors'], id)) return
+    const texts = this.#keptTexts(table, column, what)
     const hidden = decisions.filter(({ strict, use }) => strict && use !== 'partial')
-    const value = columnOf(column.name)
-    this.#checkTexts(table, id, value, textsOf('s.made', column), hidden, 'it is kept and gives away', 6)
+    if (texts.length) this.#checkTexts(table, id, columnOf(column.name), texts, hidden, 'what is kept gives away', 6)
+  }
+
+  /** Texts of a kept column, or of the members of a document that are kept, of a value `s.made`. */
+  #keptTexts(table: MaskTable, column: MaskColumn, what: Decision['what']): string[] {
+    const rule = this.#ruleOf(table.name, column.name)
+    if (what === 'kept') return TEXTS.has(column.family) ? textsOf('s.made', column) : []
+    if (what !== 'masked' || !rule || !('use' in rule) || rule.use !== 'json') return []
+    return jsonTexts('s.made::jsonb', jsonTree(rule.paths), (leaf) => 'keep' in leaf)
   }
 
   /** No text that `value` holds may hold an original text of its row, by itself or in another spelling. */
@@ -545,7 +554,7 @@ const NUMBERS = new Set<Family>(['integer', 'numeric', 'float'])
 export const TEXTS = new Set<Family>(['text', 'json', 'other'])
 
 /** SELECTs of every text in a value: itself, the elements of an array, what stands in a document, the fields of a row. */
-function textsOf(value: string, { array, family, type }: MaskColumn): string[] {
+export function textsOf(value: string, { array, family, type }: MaskColumn): string[] {
   if (family === 'json' && !array) return jsonLeaves(value, type)
   const whole = array ? `SELECT e::text FROM unnest(${value}) e` : `SELECT ${value}::text`
   return family === 'other' ? [whole, ...jsonLeaves(`to_jsonb(${value})`, 'jsonb', array ? 2 : 1)] : [whole]

@@ -6,7 +6,7 @@ import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { type CopyEnds, hangUp, openPair } from './copy.ts'
 import { literalsOf, partsOf } from './literals.ts'
 import { looksPersonal } from './names.ts'
-import { bare, type Decision, own, type Plan, type PlannedTable, TEXTS } from './plan.ts'
+import { bare, type Decision, own, type Plan, type PlannedTable, TEXTS, textsOf } from './plan.ts'
 import type { Rules } from './rules.ts'
 import { setParameters } from './session.ts'
 import { dangling } from './subset.ts'
@@ -163,7 +163,7 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
  * A key for this proof alone: what is compared between the two databases is of no use to anybody afterwards. No nested
  * loops: of a temporary table the planner knows nothing, and takes it for small.
  */
-async function setProofKey({ source, target }: Sides, { literals }: Run): Promise<void> {
+async function setProofKey({ source, target }: Sides, { plan, literals }: Run): Promise<void> {
   const key = new Map([['molt_actions.proof', randomBytes(32).toString('hex')]])
   await Promise.all([setParameters(source, key), setParameters(target, key)])
   await target.query(
@@ -174,6 +174,30 @@ async function setProofKey({ source, target }: Sides, { literals }: Run): Promis
   await target.query(`INSERT INTO pg_temp.molt_schema SELECT DISTINCT ${digest('l')} FROM unnest($1::text[]) l`, [
     partsOf(literals),
   ])
+  await hashKept(target, plan)
+}
+
+/** Shorter texts of kept columns may well be somebody's original by chance. */
+const LEAST_KEPT = 6
+
+/** Rules for what names somebody. Free text and documents have words that stand in other columns as well. */
+const SOMEBODY = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'sql'])
+
+/** What the rehearsal source has as it was; somebody's original may be there by a reference that nobody has listed. */
+async function hashKept(target: Database, { tables }: Plan): Promise<void> {
+  await target.query('CREATE TEMP TABLE IF NOT EXISTS molt_kept (t int, c int, h bytea); TRUNCATE pg_temp.molt_kept')
+  for (const [place, { table, decisions }] of tables.entries()) {
+    const texts = decisions.flatMap(({ column, what }, at) =>
+      what === 'kept' && (TEXTS.has(column.family) || column.family === 'uuid')
+        ? textsOf(columnOf(column.name), column).map((each) => `SELECT ${at}, x.v FROM (${each}) x(v)`)
+        : [],
+    )
+    if (texts.length)
+      await target.query(
+        `INSERT INTO pg_temp.molt_kept SELECT DISTINCT ${place}, v.c, ${digest('v.v')}
+           FROM ${fromItem(table)} AS t, LATERAL (${texts.join(' UNION ALL ')}) v(c, v) WHERE octet_length(v.v) >= ${LEAST_KEPT}`,
+      )
+  }
 }
 
 /** 64 bits of a text's hash under the proof's key. */
@@ -314,7 +338,9 @@ async function survivors(
     target.query(copyFrom('COPY pg_temp.molt_originals FROM STDIN')),
     { signal },
   )
-  const strict = decisions.flatMap((decision, at) => (decision.strict ? [at] : [])).join(', ') || 'NULL'
+  const numbers = (wanted: (decision: Decision) => boolean) =>
+    decisions.flatMap((decision, at) => (decision.strict && wanted(decision) ? [at] : [])).join(', ') || 'NULL'
+  const [strict, somebody] = [numbers(() => true), numbers(({ use }) => SOMEBODY.has(use))]
   const { rows } = await target.query(
     `WITH masked AS MATERIALIZED (${hashed(`${fromItem(table)} AS t`)}),
        met AS (SELECT coalesce(m.c, o.c) AS c, count(o.h)::int AS "distinctBefore", coalesce(max(o.n), 0)::int AS "topBefore",
@@ -334,6 +360,17 @@ async function survivors(
     proof.problems.push(
       `${table.name}: ${inSchema.rows[0].n} original values stand in the schema: in a default, a check, a label or an index; change them on the clone, or write \`allow-schema\` and why`,
     )
+  const kept = await target.query(
+    `SELECT k.t, k.c, count(DISTINCT k.h)::int AS n FROM pg_temp.molt_kept k JOIN pg_temp.molt_originals o USING (h)
+      WHERE NOT o.short AND o.n < ${SELDOM} AND o.c IN (${somebody}) GROUP BY 1, 2`,
+  )
+  for (const { t, c, n } of kept.rows) {
+    const id = `${plan.tables[t]?.table.name}.${plan.tables[t]?.decisions[c]?.column.name}`
+    if (!allowed[id])
+      proof.problems.push(
+        `${id} is kept, and ${n} original values of ${table.name} that are masked there are found in it; give it the same rule, or list it under \`references\``,
+      )
+  }
   for (const other of made) {
     const list = [other.table === table ? '' : valuesOf(other.decisions, isSql), bareOf(other.decisions, isSql)]
     const lists = list.filter(Boolean).join(' UNION ALL ')

@@ -283,7 +283,7 @@ describe('refusals', () => {
         rulesFile(
           `safe: { surrogate-keys: true }\ntables: { t: { v: { use: name }, w: { keep: true, reason: a remark }, n: ${keep} } }`,
         ),
-        /t\.w: in 1 rows it is kept and gives away an original text of the row/,
+        /t\.w: in 1 rows what is kept gives away an original text of the row/,
       ],
       [
         columns('{ use: name }', '{ use: number, noise: 0.01 }'),
@@ -614,6 +614,23 @@ proof: { ${proof} }`)
     expect((await run(at, rules(taken))).log).toMatch(/a\.y: 9 original values of t are found among the masked ones/)
     const beside = `{ use: sql, expression: '(SELECT u.x FROM public.a u WHERE u.id = t.id % 9 + 1)', reviewed-by: nobody }`
     expect((await run(at, rules(beside))).log).toMatch(/a\.y: 9 original values are found/)
+  })
+
+  it('finds originals in what is kept elsewhere, by a reference that nobody has listed or in a document', {
+    timeout: 60_000,
+  }, async () => {
+    const at = await databases(`${TINY} CREATE TABLE a (id bigserial PRIMARY KEY, who text, doc jsonb, u uuid);
+      ALTER TABLE t ADD u uuid; UPDATE t SET u = md5(id::text)::uuid; INSERT INTO a (who, u) SELECT v, u FROM t WHERE id < 8;
+      INSERT INTO a (doc) VALUES ('{"name": "Eve Adams", "title": "to Eve Adams"}')`)
+    const rules = (a: string) =>
+      rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: { use: name }, u: { use: uuid } }, a: { ${a} } }`)
+    const keep = '{ keep: true, reason: an oversight }'
+    const doc = (title: string) =>
+      `doc: { use: json, paths: { name: { use: name }, title: ${title} } }, who: ${keep}, u: ${keep}`
+    expect((await run(at, rules(doc(keep)))).log).toMatch(/a\.doc: in 1 rows what is kept gives away an original text/)
+    const { log } = await run(at, rules(doc('{ use: text }')))
+    expect(log).toMatch(/a\.who is kept, and 7 original values of t that are masked there are found in it/)
+    expect(log).toMatch(/a\.u is kept, and 7 original values of t/)
   })
 
   it('does not take a number of sixteen digits for a card, nor a masked value for a person', async () => {
