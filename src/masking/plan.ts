@@ -331,7 +331,15 @@ class Planner {
   /** Texts of a kept column, or of the members of a document that are kept, of a value `s.made`. */
   #keptTexts(table: MaskTable, column: MaskColumn, what: Decision['what']): string[] {
     const rule = this.#ruleOf(table.name, column.name)
-    if (what === 'kept') return TEXTS.has(column.family) ? textsOf('s.made', column) : []
+    const { family, array } = column
+    if (what === 'kept' && TEXTS.has(family)) {
+      // A name may be a member's; as a text the document has those, too.
+      const members = family === 'json' && !array ? ['SELECT s.made::text'] : []
+      return [...textsOf('s.made', column), ...members]
+    }
+    if (what === 'kept' && family === 'bytea' && !array) return [`SELECT encode(s.made, 'escape')`]
+    // A telephone number; not what the database counts, nor what refers to that.
+    if (what === 'kept' && NUMBERS.has(family) && rule) return textsOf('s.made', column)
     if (what !== 'masked' || !rule || !('use' in rule) || rule.use !== 'json') return []
     return jsonTexts('s.made::jsonb', jsonTree(rule.paths), (leaf) => 'keep' in leaf)
   }
