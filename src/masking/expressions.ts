@@ -637,22 +637,25 @@ export function jsonUnlisted(value: string, node: JsonNode): string {
   return `CASE jsonb_typeof(${value}) WHEN 'object' THEN ${rest}${below.join('')} WHEN 'null' THEN false ELSE ${value} IS NOT NULL END`
 }
 
-/** The texts that a JSON rule masks, as `SELECT`s of one column: what the proof looks for afterwards. */
-export function jsonMasked(value: string, node: JsonNode): string[] {
-  if (node.rule) return 'keep' in node.rule || bringsBack(node.rule) ? [] : [`SELECT ${value} #>> '{}'`]
+/** The texts at those paths of a JSON rule that are wanted, as `SELECT`s of one column: what is looked for, or looked at. */
+export function jsonTexts(value: string, node: JsonNode, wanted: (rule: LeafRule) => boolean): string[] {
+  if (node.rule) return wanted(node.rule) ? [`SELECT ${value} #>> '{}'`] : []
   if (node.each)
-    return jsonMasked('x.e', node.each).map(
+    return jsonTexts('x.e', node.each, wanted).map(
       (each) => `${each} FROM jsonb_array_elements(CASE jsonb_typeof(${value}) WHEN 'array' THEN ${value} END) x(e)`,
     )
   return [...(node.members as Map<string, JsonNode>)].flatMap(([name, child]) =>
-    jsonMasked(`(${value} -> ${literal(name)})`, child),
+    jsonTexts(`(${value} -> ${literal(name)})`, child, wanted),
   )
 }
 
-/** Every text and number of a document; a `json` that has no equal in jsonb is a text as a whole. */
-export function jsonLeaves(value: string, type: string): string[] {
+/**
+ * Every text and number of a document; a `json` that has no equal in jsonb is a text as a whole.
+ * @param from the level at which it begins: 1 leaves the document itself out
+ */
+export function jsonLeaves(value: string, type: string, from = 0): string[] {
   const document = type === 'jsonb' ? value : readable(value)
-  const leaves = `SELECT e #>> '{}' FROM jsonb_path_query(${document}, 'strict $.** ? (@.type() == "string" || @.type() == "number")') e`
+  const leaves = `SELECT e #>> '{}' FROM jsonb_path_query(${document}, 'strict $.**{${from} to last} ? (@.type() == "string" || @.type() == "number")') e`
   return type === 'jsonb' ? [leaves] : [leaves, `SELECT ${value}::text WHERE ${document} IS NULL`]
 }
 

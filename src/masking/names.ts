@@ -61,7 +61,10 @@ function personal(name: string): [RegExp, string, string] | undefined {
 }
 
 function plain(name: string): string {
-  return name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').toLowerCase()
+  return name
+    .replace(/([a-z0-9])([A-Z])/g, '$1_$2')
+    .replace(/[^\p{L}\p{N}]+/gu, '_')
+    .toLowerCase()
 }
 
 /** A rule for a column that has none, from its name and type alone. */
@@ -78,6 +81,10 @@ export function suggest(column: MaskColumn): Suggestion {
   if (family === 'date') return { rule: '{ use: date, days: 60, by: TODO }', why: known?.[2] ?? 'a date' }
   const numeric = family === 'integer' || family === 'numeric' || family === 'float'
   if (numeric && known?.[1].includes('number')) return { rule: known[1], why: known[2] }
+  // A telephone number moved by a tenth still begins as it did.
+  if (numeric && known && ['integer', 'bigint'].includes(column.type)) return { rule: '{ use: hash }', why: known[2] }
+  if (numeric && known)
+    return keep(`TODO: ${known[2]} as a number; keep it only for a reason, or use null, constant or sql`)
   if (numeric) return keep('TODO: a number; keep it, or { use: number, noise: 0.1 }')
   if (column.unique && known?.[1].includes('email') === false)
     return { rule: '{ use: hash }', why: `${known[2]}, and unique` }
@@ -87,7 +94,10 @@ export function suggest(column: MaskColumn): Suggestion {
     return column.unique
       ? { rule: '{ use: hash }', why: 'a unique text' }
       : { rule: array ? '{ use: hash }' : '{ use: text }', why: 'a text' }
-  return keep(`TODO: ${column.type}; say why it may be seen`)
+  if (column.type === 'tsvector' && !column.notNull)
+    return { rule: "{ use: 'null' }", why: 'words of other columns; index them again afterwards' }
+  const looks = known ? `, looks like ${known[2]}` : ''
+  return keep(`TODO: ${column.type}${looks}; say why it may be seen, or use null, constant or sql`)
 }
 
 /** In the domain of all e-mail addresses, unless it would be cut and could not be the same there. */

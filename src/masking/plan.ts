@@ -1,14 +1,14 @@
 import { closest } from 'fastest-levenshtein'
 import { stringify } from 'yaml'
 import { messageOf } from '../runtime/errors.ts'
-import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
+import { columnOf, type Family, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
 import {
   bringsBack,
   cutTo,
   Hashes,
   jitter,
   jsonLeaves,
-  jsonMasked,
+  jsonTexts,
   jsonTree,
   jsonUnlisted,
   literal,
@@ -58,6 +58,15 @@ export interface PlannedTable {
   hashes: Hashes
 }
 
+/** A count that must be zero on the source. */
+export interface Check {
+  /** `table.column` whose rule it is about. */
+  column: string
+  /** Yields one row with `count`. */
+  sql: string
+  problem: (count: number) => string
+}
+
 export interface Plan {
   schema: string
   tables: PlannedTable[]
@@ -67,8 +76,7 @@ export interface Plan {
   problems: string[]
   /** Columns that nothing covers. */
   unlisted: { table: string; column: MaskColumn }[]
-  /** Counts that must be zero on the source: `sql` yields one number. */
-  checks: { sql: string; problem: (count: number) => string }[]
+  checks: Check[]
 }
 
 /** Decides for every column of every table; problems are collected, so that a person sees all of them at once. */
@@ -126,7 +134,7 @@ class Planner {
       for (const key of table.foreignKeys) {
         if (key.toSchema !== table.schema || !this.#byName.has(key.toTable))
           this.#problem(
-            `${table.name} refers to ${key.toSchema}.${key.toTable} (${key.name}), which is not copied; include it, or exclude ${table.name} too`,
+            `${table.name} refers to ${key.toSchema}.${key.toTable} (${key.name}), which is not copied; ${key.toSchema === table.schema ? 'include it, or exclude' : 'one run copies one schema: drop the foreign key on the clone, or exclude'} ${table.name} too`,
           )
         else
           edges.push({
@@ -169,7 +177,10 @@ class Planner {
   #planTable(table: MaskTable): PlannedTable {
     const hashes = new Hashes(this.plan.domains)
     const decisions = table.columns.map((column) => this.#decide(table, column, hashes))
-    for (const decision of decisions) this.#checkChange(table, decision, decisions)
+    for (const decision of decisions) {
+      this.#checkChange(table, decision, decisions)
+      this.#checkKept(table, decision, decisions)
+    }
     const columns = decisions.filter(({ what }) => what !== 'generated').map(({ column }) => column.name)
     return { table, decisions, columns, hashes }
   }
@@ -252,7 +263,8 @@ class Planner {
 
   #values(rule: UseRule, column: MaskColumn): string[] {
     const value = columnOf(column.name)
-    if (rule.use === 'json') return jsonMasked(`${value}::jsonb`, jsonTree(rule.paths))
+    if (rule.use === 'json')
+      return jsonTexts(`${value}::jsonb`, jsonTree(rule.paths), (leaf) => !('keep' in leaf || bringsBack(leaf)))
     return textsOf(value, column)
   }
 
@@ -260,6 +272,7 @@ class Planner {
   #checkChoice(table: MaskTable, column: MaskColumn, least: number): void {
     const value = columnOf(column.name)
     this.plan.checks.push({
+      column: `${table.name}.${column.name}`,
       sql: `SELECT CASE WHEN coalesce(max(n), 0) < ${least} THEN coalesce(sum(n), 0) ELSE 0 END AS count
               FROM (SELECT count(*) AS n FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL GROUP BY ${value}) c`,
       problem: (count) =>
@@ -272,6 +285,7 @@ class Planner {
     if (rule.others === 'drop') return
     const bad = jsonUnlisted(`${columnOf(column.name)}::jsonb`, jsonTree(rule.paths))
     this.plan.checks.push({
+      column: `${table.name}.${column.name}`,
       sql: `SELECT count(*) FROM ${fromItem(table)} AS t WHERE ${bad}`,
       problem: (count) =>
         `${table.name}.${column.name}: ${count} documents hold members that no path lists; list them under \`paths\`, or write \`others: drop\``,
@@ -287,12 +301,17 @@ class Planner {
     const fresh = new Hashes(this.plan.domains)
     const domainOf = (name: string) => this.#domain(table.name, name)
     const place = { table, column, domain: domainOf(column.name), domainOf, hashes: fresh }
-    if (rule.use === 'sql') this.#checkExpression(table, column, rule.expression, decisions)
-    if (rule.use === 'number') {
+    if (rule.use === 'sql') {
+      const made = textsOf('s.made', column)
+      this.#checkTexts(table, id, `(${rule.expression})::${column.type}`, made, decisions, 'the expression gives away')
+    }
+    // An expression may have written the same number in another way.
+    if (rule.use === 'number' || (rule.use === 'sql' && NUMBERS.has(column.family) && !column.array)) {
       // NaN and the infinities have nowhere to move to.
-      const moved = `${value} - ${value} = 0${rule.absolute ? '' : ` AND ${value} <> 0`}`
+      const moved = `${value} - ${value} = 0${'absolute' in rule ? '' : ` AND ${value} <> 0`}`
       const same = `${fresh.select(`${maskColumn(rule, place)} = ${value} AS same`, `${fromItem(table)} AS t`)} WHERE ${moved}`
       this.plan.checks.push({
+        column: id,
         sql: `SELECT CASE WHEN count(*) FILTER (WHERE same) * 2 > count(*) THEN count(*) FILTER (WHERE same) ELSE 0 END AS count FROM (${same}) s`,
         problem: (count) =>
           `${id}: ${count} numbers, more than half of them, stay as they are; give it more noise, or keep it and say why`,
@@ -300,20 +319,54 @@ class Planner {
     }
   }
 
-  /** No text that the expression makes may hold an original text of its row, by itself or in another spelling. */
-  #checkExpression(table: MaskTable, column: MaskColumn, expression: string, decisions: readonly Decision[]): void {
+  /** A column that is kept can hold what another one of its row hides, such as a name within a remark. */
+  #checkKept(table: MaskTable, { column, what }: Decision, decisions: readonly Decision[]): void {
+    const id = `${table.name}.${column.name}`
+    if (own(this.#rules.proof?.['allow-survivors'], id)) return
+    const texts = this.#keptTexts(table, column, what)
+    const hidden = decisions.filter(({ strict, use }) => strict && use !== 'partial')
+    if (texts.length) this.#checkTexts(table, id, columnOf(column.name), texts, hidden, 'what is kept gives away', 6)
+  }
+
+  /** Texts of a kept column, or of the members of a document that are kept, of a value `s.made`. */
+  #keptTexts(table: MaskTable, column: MaskColumn, what: Decision['what']): string[] {
+    const rule = this.#ruleOf(table.name, column.name)
+    const { family, array } = column
+    if (what === 'kept' && TEXTS.has(family)) {
+      // A name may be a member's; as a text the document has those, too.
+      const members = family === 'json' && !array ? ['SELECT s.made::text'] : []
+      return [...textsOf('s.made', column), ...members]
+    }
+    if (what === 'kept' && family === 'bytea' && !array) return [`SELECT encode(s.made, 'escape')`]
+    // A telephone number; not what the database counts, nor what refers to that.
+    if (what === 'kept' && NUMBERS.has(family) && rule) return textsOf('s.made', column)
+    if (what !== 'masked' || !rule || !('use' in rule) || rule.use !== 'json') return []
+    return jsonTexts('s.made::jsonb', jsonTree(rule.paths), (leaf) => 'keep' in leaf)
+  }
+
+  /** No text that `value` holds may hold an original text of its row, by itself or in another spelling. */
+  #checkTexts(
+    table: MaskTable,
+    id: string,
+    value: string,
+    made: readonly string[],
+    decisions: readonly Decision[],
+    verb: string,
+    least = 4,
+  ): void {
     const originals = decisions.flatMap(({ what, column: { family }, values }) =>
-      what === 'masked' && (family === 'text' || family === 'json') ? values : [],
+      what === 'masked' && TEXTS.has(family) ? values : [],
     )
     if (!originals.length) return
-    const list = (selects: readonly string[]) =>
-      `(SELECT lower(x.v COLLATE "C") AS v, ${bare('x.v')} AS bare FROM (${selects.join(' UNION ALL ')}) x(v) OFFSET 0)`
-    const within = `octet_length(o.v) >= 4 AND strpos(m.v, o.v) > 0 OR octet_length(o.bare) >= 6 AND strpos(m.bare, o.bare) > 0`
+    const list = (selects: readonly string[], shortest: number) =>
+      `(SELECT lower(x.v COLLATE "C") AS v, ${bare('x.v')} AS bare FROM (${selects.join(' UNION ALL ')}) x(v) WHERE octet_length(x.v) >= ${shortest} OFFSET 0)`
+    const within = `strpos(m.v, o.v) > 0 OR octet_length(o.bare) >= 6 AND strpos(m.bare, o.bare) > 0`
     this.plan.checks.push({
-      sql: `SELECT count(*) FROM ${fromItem(table)} AS t, LATERAL (SELECT (${expression})::${column.type} OFFSET 0) s(made)
-             WHERE EXISTS (SELECT FROM ${list(textsOf('s.made', column))} m, ${list(originals)} o WHERE ${within})`,
+      column: id,
+      sql: `SELECT count(*) FROM ${fromItem(table)} AS t, LATERAL (SELECT ${value} OFFSET 0) s(made)
+             WHERE EXISTS (SELECT FROM ${list(made, least)} m, ${list(originals, least)} o WHERE ${within})`,
       problem: (count) =>
-        `${table.name}.${column.name}: in ${count} rows the expression gives away an original text of the row`,
+        `${id}: in ${count} rows ${verb} an original text of the row; give it another rule, or write \`allow-survivors\` and why`,
     })
   }
 
@@ -348,6 +401,7 @@ class Planner {
     }
     const listed = edges.map((edge) => literal(edge.when?.is as string)).join(', ')
     this.plan.checks.push({
+      column: `${table.name}.${column.name}`,
       sql: `SELECT count(*) FROM ${fromItem(table)} AS t WHERE ${columnOf(column.name)} IS NOT NULL AND (${columnOf(by)}::text IN (${listed})) IS NOT TRUE`,
       problem: (count) =>
         `${table.name}.${column.name}: ${count} rows have a ${by} that no reference lists; list each under \`references\` with \`when\``,
@@ -408,7 +462,8 @@ class Planner {
     const at = { table, column }
     const rule = this.#ruleOf(table.name, column.name)
     if (rule && 'keep' in rule) return { ...at, keep: true, why: rule.reason }
-    if (rule) return { ...at, rule, why: 'its rule', domain: this.#domain(table.name, column.name) }
+    const why = rule?.use === 'sql' ? `its rule, reviewed by ${rule['reviewed-by']}` : 'its rule'
+    if (rule) return { ...at, rule, why, domain: this.#domain(table.name, column.name) }
     const { safe = {} } = this.#rules
     const { family, array } = column
     const keep = (why: string): Resolved => ({ ...at, keep: true, why })
@@ -501,14 +556,20 @@ function sameRule(a: Resolved, b: Resolved): boolean {
   return a.domain === b.domain && JSON.stringify(sorted(a.rule)) === JSON.stringify(sorted(b.rule))
 }
 
-/** SELECTs of every text in a value: itself, the elements of an array, or what stands in a document. */
-function textsOf(value: string, { array, family, type }: MaskColumn): string[] {
-  if (array) return [`SELECT e::text FROM unnest(${value}) e`]
-  return family === 'json' ? jsonLeaves(value, type) : [`SELECT ${value}::text`]
+const NUMBERS = new Set<Family>(['integer', 'numeric', 'float'])
+
+/** Types in which a name can stand: `other` are composite types, ranges, tsvector, inet … */
+export const TEXTS = new Set<Family>(['text', 'json', 'other'])
+
+/** SELECTs of every text in a value: itself, the elements of an array, what stands in a document, the fields of a row. */
+export function textsOf(value: string, { array, family, type }: MaskColumn): string[] {
+  if (family === 'json' && !array) return jsonLeaves(value, type)
+  const whole = array ? `SELECT e::text FROM unnest(${value}) e` : `SELECT ${value}::text`
+  return family === 'other' ? [whole, ...jsonLeaves(`to_jsonb(${value})`, 'jsonb', array ? 2 : 1)] : [whole]
 }
 
 /** Letters and digits alone, so that a telephone number is known without its blanks. By code: "C" knows ASCII letters only. */
-function bare(text: string): string {
+export function bare(text: string): string {
   const others = String.raw`[\x01-\x2f\x3a-\x40\x5b-\x60\x7b-\xbf\u2000-\u206f\u3000]`
   return `regexp_replace(lower(${text} COLLATE "C"), ${literal(others)}, '', 'g')`
 }

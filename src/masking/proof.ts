@@ -4,8 +4,9 @@ import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import type { Database } from '../runtime/database.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { type CopyEnds, hangUp, openPair } from './copy.ts'
+import { literalsOf, partsOf } from './literals.ts'
 import { looksPersonal } from './names.ts'
-import { type Decision, own, type Plan, type PlannedTable } from './plan.ts'
+import { bare, type Decision, own, type Plan, type PlannedTable, TEXTS, textsOf } from './plan.ts'
 import type { Rules } from './rules.ts'
 import { setParameters } from './session.ts'
 import { dangling } from './subset.ts'
@@ -124,7 +125,7 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
   const rowsOf = ({ table }: PlannedTable) => copied.get(table.name) ?? 0
   const queue = [...plan.tables].sort((a, b) => rowsOf(b) - rowsOf(a))
   const work = async (pair: Sides) => {
-    await setProofKey(pair)
+    await setProofKey(pair, run)
     for (let planned = queue.shift(); planned; planned = queue.shift()) {
       sides.signal.throwIfAborted()
       await proveTable(pair, planned, run)
@@ -162,13 +163,46 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
  * A key for this proof alone: what is compared between the two databases is of no use to anybody afterwards. No nested
  * loops: of a temporary table the planner knows nothing, and takes it for small.
  */
-async function setProofKey({ source, target }: Sides): Promise<void> {
+async function setProofKey({ source, target }: Sides, { plan, literals }: Run): Promise<void> {
   const key = new Map([['molt_actions.proof', randomBytes(32).toString('hex')]])
   await Promise.all([setParameters(source, key), setParameters(target, key)])
   await target.query(
     `CREATE TEMP TABLE IF NOT EXISTS molt_originals (c int, h bytea, short boolean, n bigint);
+     CREATE TEMP TABLE IF NOT EXISTS molt_schema (h bytea); TRUNCATE pg_temp.molt_schema;
      SET work_mem = '64MB'; SET enable_nestloop = off`,
   )
+  await target.query(`INSERT INTO pg_temp.molt_schema SELECT DISTINCT ${digest('l')} FROM unnest($1::text[]) l`, [
+    partsOf(literals),
+  ])
+  await hashKept(target, plan)
+}
+
+/** Shorter texts of kept columns may well be somebody's original by chance. */
+const LEAST_KEPT = 6
+
+/** Rules for what names somebody. Free text and documents have words that stand in other columns as well. */
+const SOMEBODY = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'sql'])
+
+/** What the rehearsal source has as it was; somebody's original may be there by a reference that nobody has listed. */
+async function hashKept(target: Database, { tables }: Plan): Promise<void> {
+  await target.query('CREATE TEMP TABLE IF NOT EXISTS molt_kept (t int, c int, h bytea); TRUNCATE pg_temp.molt_kept')
+  for (const [place, { table, decisions }] of tables.entries()) {
+    const texts = decisions.flatMap(({ column, what }, at) =>
+      what === 'kept' && (TEXTS.has(column.family) || column.family === 'uuid')
+        ? textsOf(columnOf(column.name), column).map((each) => `SELECT ${at}, x.v FROM (${each}) x(v)`)
+        : [],
+    )
+    if (texts.length)
+      await target.query(
+        `INSERT INTO pg_temp.molt_kept SELECT DISTINCT ${place}, v.c, ${digest('v.v')}
+           FROM ${fromItem(table)} AS t, LATERAL (${texts.join(' UNION ALL ')}) v(c, v) WHERE octet_length(v.v) >= ${LEAST_KEPT}`,
+      )
+  }
+}
+
+/** 64 bits of a text's hash under the proof's key. */
+function digest(text: string): string {
+  return `substring(sha256((SELECT decode(current_setting('molt_actions.proof'), 'hex')) || textsend(${text})) FROM 1 FOR 8)`
 }
 
 async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promise<void> {
@@ -282,27 +316,31 @@ const LEAST_SAMPLE = 10_000
 async function survivors(
   { source, target, signal }: Sides,
   { table, decisions }: PlannedTable,
-  { plan, rules, literals, proof }: Run,
+  { plan, rules, proof }: Run,
   rowsBefore: number,
 ): Promise<Map<number, Counts>> {
   const values = valuesOf(decisions)
   if (!values) return new Map()
+  const made = plan.tables.filter((each) => each.decisions.some(isSql))
+  const spelled = made.length ? bareOf(decisions) : ''
   const { sample = 1, 'min-length': least = 4, 'allow-survivors': allowed = {} } = rules.proof ?? {}
-  const key = `(SELECT decode(current_setting('molt_actions.proof'), 'hex'))`
   const hashed = (rows: string, list = values) =>
     `SELECT s.c, s.h, bool_and(s.short) AS short, count(*) AS n FROM (
-       SELECT v.c, substring(sha256(${key} || textsend(v.v)) FROM 1 FOR 8) AS h,
+       SELECT v.c, ${digest('v.v')} AS h,
               octet_length(v.v) < ${least} AS short
          FROM ${rows}, LATERAL (${list}) v(c, v) WHERE v.v <> '') s GROUP BY 1, 2`
+  const originals = [values, spelled].filter(Boolean).join(' UNION ALL ')
   const share = Math.max(sample, LEAST_SAMPLE / rowsBefore)
   const sampled = share < 1 ? ` TABLESAMPLE BERNOULLI (${100 * share})` : ''
   await target.query('TRUNCATE pg_temp.molt_originals')
   await pipeline(
-    source.query(copyTo(`COPY (${hashed(`${fromItem(table)} AS t${sampled}`)}) TO STDOUT`)),
+    source.query(copyTo(`COPY (${hashed(`${fromItem(table)} AS t${sampled}`, originals)}) TO STDOUT`)),
     target.query(copyFrom('COPY pg_temp.molt_originals FROM STDIN')),
     { signal },
   )
-  const strict = decisions.flatMap((decision, at) => (decision.strict ? [at] : [])).join(', ') || 'NULL'
+  const numbers = (wanted: (decision: Decision) => boolean) =>
+    decisions.flatMap((decision, at) => (decision.strict && wanted(decision) ? [at] : [])).join(', ') || 'NULL'
+  const [strict, somebody] = [numbers(() => true), numbers(({ use }) => SOMEBODY.has(use))]
   const { rows } = await target.query(
     `WITH masked AS MATERIALIZED (${hashed(`${fromItem(table)} AS t`)}),
        met AS (SELECT coalesce(m.c, o.c) AS c, count(o.h)::int AS "distinctBefore", coalesce(max(o.n), 0)::int AS "topBefore",
@@ -315,24 +353,39 @@ async function survivors(
      SELECT met.*, coalesce(left_over.survivors, 0) AS survivors FROM met LEFT JOIN left_over USING (c)`,
   )
   const inSchema = await target.query(
-    `SELECT count(DISTINCT o.h)::int AS n FROM unnest($1::text[]) l JOIN pg_temp.molt_originals o
-       ON o.h = substring(sha256(${key} || textsend(l)) FROM 1 FOR 8) WHERE NOT o.short AND o.n < ${SELDOM} AND o.c IN (${strict})`,
-    [literals],
+    `SELECT count(DISTINCT h)::int AS n FROM pg_temp.molt_schema JOIN pg_temp.molt_originals o USING (h)
+      WHERE NOT o.short AND o.n < ${SELDOM} AND o.c IN (${strict})`,
   )
   if (inSchema.rows[0].n && !rules.proof?.['allow-schema'])
     proof.problems.push(
-      `${table.name}: ${inSchema.rows[0].n} original values stand in the schema: in a default, a check, a label or an index`,
+      `${table.name}: ${inSchema.rows[0].n} original values stand in the schema: in a default, a check, a label or an index; change them on the clone, or write \`allow-schema\` and why`,
     )
-  for (const other of plan.tables) {
-    const made = other.table === table ? '' : valuesOf(other.decisions, ({ use }) => use === 'sql')
-    if (!made) continue
+  const kept = await target.query(
+    `SELECT k.t, k.c, count(DISTINCT k.h)::int AS n FROM pg_temp.molt_kept k JOIN pg_temp.molt_originals o USING (h)
+      WHERE NOT o.short AND o.n < ${SELDOM} AND o.c IN (${somebody}) GROUP BY 1, 2`,
+  )
+  for (const { t, c, n } of kept.rows) {
+    const id = `${plan.tables[t]?.table.name}.${plan.tables[t]?.decisions[c]?.column.name}`
+    if (!allowed[id])
+      proof.problems.push(
+        `${id} is kept, and ${n} original values of ${table.name} that are masked there are found in it; give it the same rule, or list it under \`references\``,
+      )
+  }
+  for (const other of made) {
+    const list = [other.table === table ? '' : valuesOf(other.decisions, isSql), bareOf(other.decisions, isSql)]
+    const lists = list.filter(Boolean).join(' UNION ALL ')
+    if (!lists) continue
     const strangers = await target.query(
-      `SELECT m.c, count(*)::int AS n FROM (${hashed(`${fromItem(other.table)} AS t`, made)}) m
-         JOIN (SELECT DISTINCT h FROM pg_temp.molt_originals WHERE NOT short AND c IN (${strict})) o USING (h) GROUP BY 1`,
+      `SELECT c, max(n)::int AS n FROM (SELECT CASE WHEN m.c < 0 THEN -1 - m.c ELSE m.c END AS c, count(*) AS n
+         FROM (${hashed(`${fromItem(other.table)} AS t`, lists)}) m
+         JOIN (SELECT DISTINCT h FROM pg_temp.molt_originals WHERE NOT short AND (CASE WHEN c < 0 THEN -1 - c ELSE c END) IN (${strict})) o
+        USING (h) GROUP BY m.c) s GROUP BY 1`,
     )
     for (const { c, n } of strangers.rows) {
       const id = `${other.table.name}.${other.decisions[c]?.column.name}`
-      if (!allowed[id])
+      // Those that are spelled as they were are told of already.
+      const known = other.table === table && rows.find((row) => row.c === c)?.survivors
+      if (!allowed[id] && !known)
         proof.problems.push(`${id}: ${n} original values of ${table.name} are found among the masked ones`)
     }
   }
@@ -356,6 +409,21 @@ function valuesOf(decisions: readonly Decision[], wanted: (decision: Decision) =
     .flatMap((decision, at) =>
       wanted(decision) ? decision.values.map((each) => `SELECT ${at}, x.v FROM (${each}) x(v)`) : [],
     )
+    .join(' UNION ALL ')
+}
+
+const isSql = ({ use }: Decision) => use === 'sql'
+
+/** The same for texts by their letters and digits alone, of which there have to be six; their numbers go down from -1. */
+function bareOf(decisions: readonly Decision[], wanted: (decision: Decision) => boolean = () => true): string {
+  return decisions
+    .flatMap((decision, at) => {
+      const each = wanted(decision) && TEXTS.has(decision.column.family) ? decision.values : []
+      return each.map(
+        (values) =>
+          `SELECT ${-1 - at}, y.v FROM (SELECT ${bare('x.v')} AS v FROM (${values}) x(v) OFFSET 0) y WHERE octet_length(y.v) >= 6`,
+      )
+    })
     .join(' UNION ALL ')
 }
 
@@ -464,14 +532,6 @@ async function scanSchema(target: Database, { literals, rules, proof }: Run): Pr
     )
 }
 
-/** Every text in quotes, as it was before it was quoted. */
-function literalsOf(schema: readonly string[]): string[] {
-  const found = schema.flatMap((sql) =>
-    [...sql.matchAll(/'((?:[^']|'')*)'/g)].map(([, text]) => (text as string).replaceAll("''", "'")),
-  )
-  return [...new Set(found)].filter(Boolean)
-}
-
 const MADE = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'null', 'constant'])
 
 /** Not free: what a rule has made from nothing, and keys that the database hands out. `ruled`: by a rule of its own. */
@@ -480,7 +540,7 @@ function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
   if (what === 'generated' || MADE.has(use)) return false
   if (family === 'text' || family === 'json') return true
   return (
-    what === 'kept' &&
+    (what === 'kept' || use === 'sql') &&
     (family === 'other' || family === 'bytea' || (ruled && (family === 'integer' || family === 'numeric')))
   )
 }

@@ -75,8 +75,9 @@ function isSafe(table: MaskTable, column: MaskColumn): boolean {
 /** A date moves with the entity that the table is about: its parent by foreign key, or its own key. */
 function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]): string {
   if (!rule.includes('by: TODO')) return rule
-  const person = table.foreignKeys.find(({ toTable }) =>
-    /customer|user|person|account|member|patient|client/i.test(toTable),
+  // Not by a reference to itself: all whom one person has brought would move together.
+  const person = table.foreignKeys.find(
+    ({ toTable }) => toTable !== table.name && /customer|user|person|account|member|patient|client/i.test(toTable),
   )
   const own = tables.length && table.key.length === 1 ? table.key[0] : undefined
   const by = person?.columns[0] ?? own
@@ -140,8 +141,11 @@ async function samples(db: Database, table: MaskTable): Promise<Map<string, Samp
 async function members(db: Database, sample: string, { name, type }: MaskColumn): Promise<Member[]> {
   const document = type === 'jsonb' ? columnOf(name) : `(${readable(columnOf(name))})`
   const kind = `max(jsonb_typeof(j.v)) FILTER (WHERE jsonb_typeof(j.v) <> 'null')`
+  // Of a list the rule is about its elements.
+  const element = `coalesce(max(jsonb_typeof(j.v -> 0)), 'array')`
   const { rows } = await db.query(
-    `SELECT j.k || CASE ${kind} WHEN 'array' THEN '[]' ELSE '' END AS name, ${kind} AS kind
+    `SELECT j.k || CASE ${kind} WHEN 'array' THEN '[]' ELSE '' END AS name,
+            CASE ${kind} WHEN 'array' THEN ${element} ELSE ${kind} END AS kind
        FROM ${sample}, LATERAL (SELECT ${document} AS d OFFSET 0) s, LATERAL jsonb_each(CASE jsonb_typeof(s.d) WHEN 'object' THEN s.d END) j(k, v)
       WHERE j.k ~ '^[A-Za-z_][A-Za-z0-9_-]{0,40}$' GROUP BY j.k HAVING count(*) >= ${COMMON} ORDER BY j.k LIMIT 100`,
   )

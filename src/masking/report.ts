@@ -32,11 +32,25 @@ export function maskSummary(
     parts.push(
       `#### Kept, though the name speaks of a person\n\n| column | looks like | why it is kept |\n| --- | --- | --- |\n${kept.join('\n')}`,
     )
+  const vouched = columns.filter(({ use }) => use === 'sql')
+  if (vouched.length) parts.push(`#### Made by an expression that a person vouches for\n\n${reasons(vouched)}`)
   parts.push(
+    fold('Columns that are kept, and why', reasons(columns.filter(({ what }) => what === 'kept'))),
     fold(`Tables before and after`, tableRows(evidence)),
     fold('Columns before and after', columnRows(columns)),
   )
   return parts.join('\n\n')
+}
+
+/** More than these nobody reads here; `mask.json` has all. */
+const MOST = 400
+
+function reasons(columns: readonly ColumnProof[]): string {
+  const lines = columns
+    .slice(0, MOST)
+    .map(({ table, column, why }) => `| ${plain(table)}.${plain(column)} | ${plain(why)} |`)
+  const more = columns.length > MOST ? `\n\n${count(columns.length - MOST)} more are in the evidence.` : ''
+  return `| column | why |\n| --- | --- |\n${lines.join('\n')}${more}`
 }
 
 function allowances(proof: NonNullable<Rules['proof']>): string[] {
@@ -57,7 +71,7 @@ function tableRows({ tables }: Proof): string {
 }
 
 function columnRows(columns: readonly ColumnProof[]): string {
-  const changed = columns.filter(({ what }) => what === 'masked' || what === 'moved').slice(0, 400)
+  const changed = columns.filter(({ what }) => what === 'masked' || what === 'moved').slice(0, MOST)
   const both = (each: ColumnProof, value: (shape: ColumnProof['before']) => string) =>
     `${value(each.before)} → ${value(each.after)}`
   const lines = changed.map(

@@ -38,6 +38,7 @@ export async function readSchema(db: Database, source: SchemaSource): Promise<Sc
     db,
     source.schema,
     needed.functions.map(({ oid }) => oid),
+    needed.types.oids,
   )
   const sql = await readParts(db, source, needed)
   requireInside([...sql.before, ...sql.after, ...sql.foreignKeys])
@@ -52,6 +53,12 @@ async function readParts(db: Database, source: SchemaSource, needed: Needed): Pr
     const why = source.pgDump === 'none' ? 'as asked' : 'no pg_dump here'
     return { ...(await fromCatalog(db, source, needed)), madeBy: `catalog (${why})` }
   }
+  const [elsewhere] = needed.partitions
+  if (elsewhere)
+    return {
+      ...(await fromCatalog(db, source, needed)),
+      madeBy: `catalog (the partition ${elsewhere.name} is in another schema, of which pg_dump would bring everything)`,
+    }
   if (dump < major) {
     const advice = `pg_dump ${dump} cannot read PostgreSQL ${major}; it needs ${major} or newer`
     if (source.pgDump !== 'auto') throw new UserError(`${advice}. Install it, or say \`pg-dump: none\``)
@@ -63,6 +70,15 @@ async function readParts(db: Database, source: SchemaSource, needed: Needed): Pr
 interface Needed {
   extensions: { name: string; schema: string }[]
   functions: NeededFunction[]
+  /** Types of other schemas, as statements, and partitions that are there. */
+  types: OtherTypes
+  partitions: Relation[]
+}
+
+interface OtherTypes {
+  oids: number[]
+  schemas: string[]
+  sql: string[]
 }
 
 interface NeededFunction {
@@ -117,7 +133,9 @@ const NEEDS = `
         AND NOT EXISTS (SELECT FROM member WHERE classid = 'pg_proc'::regclass AND objid = p.oid))`
 
 async function neededByTables(db: Database, source: SchemaSource): Promise<Needed> {
-  const about = [(await relations(db, source)).map(({ oid }) => oid), source.schema]
+  const all = await relations(db, source)
+  const oids = all.map(({ oid }) => oid)
+  const about = [oids, source.schema]
   const extensions = await db.query(
     `${NEEDS}
      SELECT e.extname AS name, n.nspname AS schema, min(pg_catalog.pg_describe_object(used.classid, used.objid, 0)) AS by
@@ -151,7 +169,31 @@ async function neededByTables(db: Database, source: SchemaSource): Promise<Neede
       throw new UserError(
         `a default, check or index needs the function ${name}, which is in ${language} or reaches out of the database; a rehearsal must not call out. Exclude its table, or create a harmless ${name} in its place on the clone`,
       )
-  return { extensions: extensions.rows, functions: functions.rows }
+  return {
+    extensions: extensions.rows,
+    functions: functions.rows,
+    types: await otherTypes(db, source.schema, oids),
+    partitions: all.filter(({ schema }) => schema !== source.schema),
+  }
+}
+
+/** Types of other schemas that columns have, or what these types are made of; extensions bring theirs. */
+async function otherTypes(db: Database, schema: string, tables: readonly number[]): Promise<OtherTypes> {
+  const { rows } = await db.query(
+    `WITH RECURSIVE used AS (
+       SELECT atttypid AS oid FROM pg_catalog.pg_attribute WHERE attrelid = ANY ($2) AND attnum > 0 AND NOT attisdropped
+       UNION SELECT p.oid FROM used JOIN pg_catalog.pg_type t ON t.oid = used.oid CROSS JOIN LATERAL (
+         SELECT t.typelem AS oid UNION ALL SELECT t.typbasetype UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid = t.typrelid AND t.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped) p WHERE p.oid <> 0)
+     SELECT t.oid::int, n.nspname AS schema FROM used JOIN pg_catalog.pg_type t ON t.oid = used.oid
+       JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+      WHERE n.nspname <> $1 AND n.nspname !~ '^(pg_|information_schema$)' AND t.typtype IN ('e', 'd', 'c', 'r')
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_type'::regclass AND x.objid = t.oid AND x.deptype = 'e')`,
+    [schema, tables],
+  )
+  const oids = rows.map(({ oid }) => oid as number)
+  const { create, alter } = await typeSql(db, '', oids)
+  return { oids, schemas: rows.map((row) => row.schema as string), sql: [...create, ...alter] }
 }
 
 /** A default, a check, or an index's expression can call out by itself. */
@@ -166,15 +208,17 @@ function requireInside(statements: readonly string[]): void {
   }
 }
 
-/** What comes first on either way: schemas, extensions, and the functions of other schemas. */
-function prelude({ schema }: SchemaSource, { extensions, functions }: Needed): string[] {
+/** What comes first on either way: schemas, extensions, and the types and functions of other schemas. */
+function prelude({ schema }: SchemaSource, { extensions, functions, types, partitions }: Needed): string[] {
   const elsewhere = functions.filter((each) => each.schema !== schema)
-  const schemas = new Set([schema, ...extensions.map((each) => each.schema), ...elsewhere.map((each) => each.schema)])
+  const others = [...extensions, ...elsewhere, ...partitions].map((each) => each.schema)
+  const schemas = new Set([schema, ...others, ...types.schemas])
   return [
     // As pg_dump has it: a body may call what comes later.
     'SET check_function_bodies = off',
     ...[...schemas].map((name) => `CREATE SCHEMA IF NOT EXISTS ${ident(name)}`),
     ...extensions.map((each) => `CREATE EXTENSION IF NOT EXISTS ${ident(each.name)} SCHEMA ${ident(each.schema)}`),
+    ...types.sql,
     ...elsewhere.map(({ sql }) => sql),
   ]
 }
@@ -192,6 +236,7 @@ async function pgDumpVersion(program: string): Promise<number | undefined> {
 
 /** Kinds of entries that are carried over; whatever else pg_dump writes is left behind. */
 const BEFORE = new Set([
+  'COLLATION',
   'TYPE',
   'SHELL TYPE',
   'DOMAIN',
@@ -282,15 +327,24 @@ async function fromCatalog(db: Database, source: SchemaSource, needed: Needed): 
   const oids = all.map(({ oid }) => oid)
   const sequences = await sequenceSql(db, schema, oids)
   const types = await typeSql(db, schema)
+  const collations = await collationSql(db, schema)
   const functions = needed.functions.filter((each) => each.schema === schema)
   // A domain's default and checks may need a function, and that the domain.
-  const before = [...types.create, ...sequences.create, ...functions.map(({ sql }) => sql), ...types.alter]
-  for (const table of all) before.push(await tableSql(db, schema, table))
+  const before = [
+    ...collations,
+    ...types.create,
+    ...sequences.create,
+    ...functions.map(({ sql }) => sql),
+    ...types.alter,
+  ]
+  for (const table of all) before.push(await tableSql(db, table))
   before.push(...sequences.own)
   return { before, ...(await constraintSql(db, oids)) }
 }
 
 interface Relation {
+  /** A partition may be in another one than its table. */
+  schema: string
   name: string
   oid: number
   unlogged: boolean
@@ -309,20 +363,49 @@ async function relations(db: Database, { tables }: SchemaSource): Promise<Relati
        SELECT oid, 0 AS depth, NULL::oid AS parent FROM pg_catalog.pg_class WHERE oid = ANY ($1)
        UNION ALL SELECT i.inhrelid, depth + 1, tree.oid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
          JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid AND k.relispartition)
-     SELECT c.oid, c.relname AS name, c.relpersistence = 'u' AS unlogged, CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END AS "partitionKey",
+     SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relpersistence = 'u' AS unlogged, CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END AS "partitionKey",
             CASE WHEN c.relispartition THEN pg_catalog.pg_get_expr(c.relpartbound, c.oid) END AS bound,
             tree.parent::regclass::text AS parent,
             EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS inherits
-       FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid ORDER BY depth, c.oid`,
+       FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      ORDER BY depth, c.oid`,
     [tables.map(({ oid }) => oid)],
   )
   return rows
 }
 
-async function typeSql(db: Database, schema: string): Promise<{ create: string[]; alter: string[] }> {
+/** Their columns in the catalog are other ones in every version. */
+async function collationSql(db: Database, schema: string): Promise<string[]> {
   const { rows } = await db.query(
-    `SELECT t.oid, t.typname AS name, t.typtype AS kind, t.typnotnull AS "notNull", t.typdefault AS "default",
-            pg_catalog.format_type(t.typbasetype, t.typtypmod) AS base,
+    `SELECT collname AS name, to_jsonb(c) AS facts FROM pg_catalog.pg_collation c
+      WHERE collnamespace = to_regnamespace($1) AND oid >= 16384
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = c.oid AND x.deptype = 'e') ORDER BY oid`,
+    [ident(schema)],
+  )
+  return rows.map(({ name, facts }) => {
+    const provider = facts.collprovider === 'i' ? 'icu' : facts.collprovider === 'b' ? 'builtin' : 'libc'
+    const locale = facts.colllocale ?? facts.colliculocale ?? facts.collcollate
+    const where =
+      provider === 'libc'
+        ? `lc_collate = ${literal(facts.collcollate)}, lc_ctype = ${literal(facts.collctype)}`
+        : `locale = ${literal(locale)}`
+    const rules = facts.collicurules ? `, rules = ${literal(facts.collicurules)}` : ''
+    return `CREATE COLLATION ${qualified(schema, name)} (provider = ${provider}, ${where}, deterministic = ${facts.collisdeterministic}${rules})`
+  })
+}
+
+/** Types of a schema and those that are named by their oid. */
+async function typeSql(
+  db: Database,
+  schema: string,
+  more: readonly number[] = [],
+): Promise<{ create: string[]; alter: string[] }> {
+  const { rows } = await db.query(
+    `SELECT n.nspname AS schema, t.typname AS name, t.typtype AS kind, t.typnotnull AS "notNull", t.typdefault AS "default",
+            pg_catalog.format_type(t.typbasetype, t.typtypmod) || coalesce((SELECT ' COLLATE ' || pg_catalog.quote_ident(s.nspname)
+              || '.' || pg_catalog.quote_ident(l.collname) FROM pg_catalog.pg_type b JOIN pg_catalog.pg_collation l ON l.oid = t.typcollation
+              JOIN pg_catalog.pg_namespace s ON s.oid = l.collnamespace
+              WHERE b.oid = t.typbasetype AND b.typcollation <> t.typcollation), '') AS base,
             ARRAY(SELECT enumlabel::text FROM pg_catalog.pg_enum WHERE enumtypid = t.oid ORDER BY enumsortorder) AS labels,
             ARRAY(SELECT pg_catalog.quote_ident(conname) || ' ' || pg_catalog.pg_get_constraintdef(oid) FROM pg_catalog.pg_constraint WHERE contypid = t.oid
               AND contype = 'c' ORDER BY conname) AS checks,
@@ -330,23 +413,23 @@ async function typeSql(db: Database, schema: string): Promise<{ create: string[]
               FROM pg_catalog.pg_attribute WHERE attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped ORDER BY attnum) AS fields
        FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
        LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
-      WHERE n.nspname = $1 AND (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND c.relkind = 'c')
+      WHERE (n.nspname = $1 OR t.oid = ANY ($2)) AND (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND c.relkind = 'c')
         AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_type'::regclass AND x.objid = t.oid
           AND x.deptype = 'e')
       ORDER BY t.oid`,
-    [schema],
+    [schema, more],
   )
   const range = rows.find(({ kind }) => kind === 'r')
   if (range) throw new UserError(`the range type ${range.name} needs a pg_dump of the server's version`)
   return {
     create: rows.map((type) => {
-      const name = qualified(schema, type.name)
+      const name = qualified(type.schema, type.name)
       if (type.kind === 'e') return `CREATE TYPE ${name} AS ENUM (${type.labels.map(literal).join(', ')})`
       if (type.kind === 'c') return `CREATE TYPE ${name} AS (${type.fields.join(', ')})`
       return `CREATE DOMAIN ${name} AS ${type.base}${type.notNull ? ' NOT NULL' : ''}`
     }),
     alter: rows.flatMap((type) => {
-      const alter = `ALTER DOMAIN ${qualified(schema, type.name)}`
+      const alter = `ALTER DOMAIN ${qualified(type.schema, type.name)}`
       if (type.kind !== 'd') return []
       const checks = type.checks.map((check: string) => `${alter} ADD CONSTRAINT ${check}`)
       return type.default ? [`${alter} SET DEFAULT ${type.default}`, ...checks] : checks
@@ -378,8 +461,8 @@ async function sequenceSql(db: Database, schema: string, tables: readonly number
   }
 }
 
-async function tableSql(db: Database, schema: string, table: Relation): Promise<string> {
-  const name = qualified(schema, table.name)
+async function tableSql(db: Database, table: Relation): Promise<string> {
+  const name = qualified(table.schema, table.name)
   const partition = table.partitionKey ? ` PARTITION BY ${table.partitionKey}` : ''
   const create = `CREATE ${table.unlogged ? 'UNLOGGED ' : ''}TABLE ${name}`
   if (table.bound) return `${create} PARTITION OF ${table.parent} ${table.bound}${partition}`

@@ -69,6 +69,8 @@ const QUIET: [setting: string, value: string][] = [
   ['log_duration', 'off'],
   ['pgaudit.log_parameter', 'off'],
   ['auto_explain.log_min_duration', '-1'],
+  // A plan is logged with the bound values in it, byte by byte.
+  ['debug_print_plan', 'off'],
 ]
 
 /** Which setting would have a bound value logged; undefined when none would. */

@@ -130,12 +130,15 @@ function points({ columns, when }: Edge): string[] {
 export async function close(target: Database, plan: Plan): Promise<Map<string, number>> {
   const tables = new Map(plan.tables.map(({ table }) => [table.name, table]))
   const gone = new Map<string, number>()
+  const chains = new Set<Edge>()
+  for (const edge of plan.edges)
+    if (edge.from === edge.to && (await meetsOne(target, edge, tables.get(edge.to) as MaskTable))) chains.add(edge)
   for (let changed = true; changed; ) {
     changed = false
     for (const edge of plan.edges) {
       const table = tables.get(edge.from) as MaskTable
       const orphans = dangling(edge, plan.schema, fromItem(tables.get(edge.to) as MaskTable))
-      const where = edge.from === edge.to && edge.constraint ? withDescendants(edge, table, orphans) : orphans
+      const where = chains.has(edge) ? withDescendants(edge, table, orphans) : orphans
       const { rowCount } = await target.query(`DELETE FROM ${fromItem(table)} AS t WHERE ${where}`)
       if (!rowCount) continue
       changed = true
@@ -145,17 +148,32 @@ export async function close(target: Database, plan: Plan): Promise<Map<string, n
   return gone
 }
 
+/** Whether a row has one parent at most; what no constraint declares may meet several, and hang on by any of them. */
+async function meetsOne(target: Database, edge: Edge, table: MaskTable): Promise<boolean> {
+  if (edge.constraint) return true
+  const keys = parentKeys(edge).join(', ')
+  const { rows } = await target.query(
+    `SELECT FROM ${fromItem(table)} AS t WHERE num_nulls(${keys}) = 0 GROUP BY ${keys} HAVING count(*) > 1 LIMIT 1`,
+  )
+  return rows.length === 0
+}
+
+function parentKeys({ toColumns, asText }: Edge): string[] {
+  return toColumns.map((name) => `${columnOf(name)}${asText ? '::text' : ''}`)
+}
+
 /** Of a table that refers to itself, the orphans and all below them: a chain would take a round for each row. */
 function withDescendants(edge: Edge, table: MaskTable, orphans: string): string {
   const item = `${fromItem(table)} AS t`
-  const rows = [...rowColumns(table), ...edge.toColumns].map(columnOf).join(', ')
-  const names = [...rowColumns(table), ...edge.toColumns].map((_, at) => `c${at}`)
+  const columns = [...rowColumns(table).map(columnOf), ...parentKeys(edge)]
+  const names = columns.map((_, at) => `c${at}`)
   const keys = names.slice(-edge.toColumns.length)
-  const below = edge.columns.map((name, at) => `${columnOf(name)} = gone.${keys[at]}`).join(' AND ')
-  const gone = names.slice(0, -edge.toColumns.length).join(', ')
-  // A row has one parent by a foreign key, so that it is met once.
-  return `${rowOf(table)} IN (WITH RECURSIVE gone(${names.join(', ')}) AS (SELECT ${rows} FROM ${item} WHERE ${orphans}
-    UNION ALL SELECT ${rows} FROM gone JOIN ${item} ON ${below}) SELECT ${gone} FROM gone)`
+  const text = edge.asText ? '::text' : ''
+  const meets = edge.columns.map((name, at) => `${columnOf(name)}${text} = gone.${keys[at]}`)
+  const gone = names.slice(0, -keys.length).join(', ')
+  // A row has one parent, so that it is met once.
+  return `${rowOf(table)} IN (WITH RECURSIVE gone(${names.join(', ')}) AS (SELECT ${columns.join(', ')} FROM ${item} WHERE ${orphans}
+    UNION ALL SELECT ${columns.join(', ')} FROM gone JOIN ${item} ON ${[...meets, ...points(edge)].join(' AND ')}) SELECT ${gone} FROM gone)`
 }
 
 /** What tells one row of a table from all others, for as long as a statement lasts. */

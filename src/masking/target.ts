@@ -101,21 +101,33 @@ export async function takeOver(target: Database, schema: string, tables: readonl
   )
 }
 
-/** Sequences, types and functions of the schema `$1` by what they are called, `$2` being the functions, or null for all. */
+/**
+ * Collations, sequences, types and functions of the schema `$1` by what they are called: `$2` are the functions, `$3`
+ * types of other schemas, each null for all.
+ */
 const BESIDE_TABLES = `
-  SELECT 'SEQUENCE' AS kind, c.oid::regclass::text AS name FROM pg_catalog.pg_class c
+  SELECT 'COLLATION' AS kind, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname) AS name
+    FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace n ON n.oid = l.collnamespace
+   WHERE l.collnamespace = to_regnamespace($1) AND l.oid >= 16384
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = l.oid AND x.deptype = 'e')
+  UNION ALL SELECT 'SEQUENCE', c.oid::regclass::text FROM pg_catalog.pg_class c
    WHERE c.relkind = 'S' AND c.relnamespace = to_regnamespace($1)
   UNION ALL SELECT CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, t.oid::regtype::text
     FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
-   WHERE t.typnamespace = to_regnamespace($1) AND (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c')
+   WHERE (t.typnamespace = to_regnamespace($1) OR t.oid = ANY ($3::oid[]) OR $3::oid[] IS NULL AND t.oid >= 16384) AND (t.typtype IN ('e', 'd', 'r') OR c.relkind = 'c')
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = t.oid AND x.deptype = 'e')
   UNION ALL SELECT 'FUNCTION', p.oid::regprocedure::text FROM pg_catalog.pg_proc p
    WHERE p.pronamespace = to_regnamespace($1) AND p.prokind = 'f' AND ($2::oid[] IS NULL OR p.oid = ANY ($2))
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = p.oid AND x.deptype = 'e')`
 
 /** The statement that notes on the rehearsal source what a run makes there beside the tables, before it makes it. */
-export async function noteMade(source: Database, schema: string, functions: readonly number[]): Promise<string> {
-  const { rows } = await source.query(BESIDE_TABLES, [ident(schema), functions])
+export async function noteMade(
+  source: Database,
+  schema: string,
+  functions: readonly number[],
+  types: readonly number[],
+): Promise<string> {
+  const { rows } = await source.query(BESIDE_TABLES, [ident(schema), functions, types])
   const made = rows.map(({ kind, name }) => literal(`${kind} ${name}`))
   return `UPDATE ${RUN} SET made = ARRAY[${made.join(', ')}]::text[]`
 }
@@ -132,7 +144,7 @@ async function dropOurs(target: Database): Promise<void> {
     const bare = name.slice(schema.length + 1)
     await target.query(`DROP TABLE IF EXISTS ${qualified(schema, bare)} CASCADE`)
   }
-  const rest = await target.query(BESIDE_TABLES, [ident(schema), null])
+  const rest = await target.query(BESIDE_TABLES, [ident(schema), null, null])
   const made = new Set(run.rows[0].made as string[])
   await dropAll(
     target,
@@ -184,19 +196,24 @@ export async function discardTables(url: string, schema: string, tables: readonl
 /** A cancelled run has few seconds; whoever holds a lock for longer is told of. */
 const DISCARD_LOCK = '3s'
 
+/** An undefined object, function, table, and schema. */
+const NOT_THERE = new Set(['42704', '42883', '42P01', '3F000'])
+
 /** Runs a step's statements one after the other; an error names what was to be made, up to the first literal in it. */
 export async function runAll(target: Database, statements: readonly string[], what: string): Promise<void> {
   for (const sql of statements)
     try {
       await target.query(sql)
     } catch (error) {
-      const { code, constraint } = error as { code?: string; constraint?: string }
+      const { code, constraint, message } = error as { code?: string; constraint?: string; message?: string }
+      // Of what is not there the server tells the name, and no value.
+      const missing = NOT_THERE.has(code ?? '') ? `: ${message}` : ''
       const first = sql
         .trim()
         .split(/[\n']|\$\w*\$/)[0]
         ?.slice(0, 160)
       throw new UserError(
-        `${what} cannot be made on the rehearsal source (SQLSTATE ${code ?? 'none'}${constraint ? `, ${constraint}` : ''}): ${first}`,
+        `${what} cannot be made on the rehearsal source (SQLSTATE ${code ?? 'none'}${constraint ? `, ${constraint}` : ''}${missing}): ${first}${missing && '. What is missing is of another schema, or a kind of object that `mask` does not carry: exclude the tables that need it, or make them do without on the clone'}`,
       )
     }
 }

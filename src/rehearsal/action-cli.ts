@@ -105,6 +105,14 @@ function inputNamed(option: string, inputs: Input[]): string {
 /** A URL that carries a password; GitHub would have it from a secret and never show it. */
 const WITH_PASSWORD = /^[a-z][a-z0-9+.-]*:\/\/(?:[^/@]*:[^@]+@|.*[?&](?:ssl)?password=)/i
 
+/** What is handed over by `--env` is named and not written out because nobody shall see it; `1` or `true` is no secret. */
+function secretsOf({ inputs, env }: Options): string[] {
+  return [
+    ...Object.values(inputs).filter((value) => WITH_PASSWORD.test(value)),
+    ...Object.values(env).filter((value) => value.length >= 8 || WITH_PASSWORD.test(value)),
+  ]
+}
+
 async function run(manifest: Manifest, options: Options, folder: string, kept: Kept | undefined): Promise<JobResult> {
   const controller = new AbortController()
   const cancel = (signal: NodeJS.Signals) => {
@@ -122,9 +130,7 @@ async function run(manifest: Manifest, options: Options, folder: string, kept: K
       inputs: options.inputs,
       env: options.env,
       path: keptPath(folder),
-      secrets: [...Object.values(options.inputs), ...Object.values(options.env)].filter((value) =>
-        WITH_PASSWORD.test(value),
-      ),
+      secrets: secretsOf(options),
       workspace: process.cwd(),
       workDir: join(folder, 'job'),
       toolCache: join(folder, '..', '..', 'tool-cache'),

@@ -70,6 +70,10 @@ test('--env gives the action a variable of the caller, and no other one', async 
   const set = { MOLT_TEST_A: 'a', MOLT_TEST_B: 'b' }
   const run = await cli(repo, 'js', '--main', main, '--env', 'MOLT_TEST_A', '--json', set)
   expect(JSON.parse(run.stdout).outputs).toEqual({ seen: 'a,' })
+  const key = 'a key that nobody shall see'
+  const kept = await cli(repo, 'js', '--main', `say(env.MOLT_TEST_A)`, '--env', 'MOLT_TEST_A', { MOLT_TEST_A: key })
+  expect(kept.stdout).toMatch(/MOLT_TEST_A: \*\*\*\n(.*\n)*?\*\*\*\n/)
+  expect(kept.stdout).not.toContain(key)
   const unset = await cli(repo, 'js', '--main', main, '--env', 'MOLT_TEST_C', set)
   expect(unset).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/--env MOLT_TEST_C: .*not set/) })
 })

@@ -202,9 +202,9 @@ function requirePlan(plan: Plan): void {
 
 async function requireChecks(source: Database, plan: Plan): Promise<void> {
   const problems: string[] = []
-  for (const { sql, problem } of plan.checks) {
+  for (const { column, sql, problem } of plan.checks) {
     const { rows } = await source.query(sql).catch((error) => {
-      throw new UserError(`the rule of ${problem(0).split(':')[0]} fails on a row: ${discreet(error)}`)
+      throw new UserError(`the rule of ${column} fails on a row: ${discreet(error)}`)
     })
     if (Number(rows[0].count)) problems.push(problem(Number(rows[0].count)))
   }
@@ -286,7 +286,12 @@ async function conclude(
   writeFileSync(inputs.evidence, `${JSON.stringify(evidence, null, 2)}\n`)
   context.summary(maskSummary(evidence))
   context.output('evidence', inputs.evidence)
-  if (proof.problems.length) refuse('the masked copy is not proved', proof.problems, 'Nobody may use this copy.')
+  if (proof.problems.length)
+    refuse(
+      'the masked copy is not proved',
+      proof.problems,
+      'Nobody may use this copy. Give these columns another rule; what has to pass takes a reason under `proof`: `allow-survivors`, `allow-hits`, `allow-schema`.',
+    )
   await setState(target, 'proved')
   for (const { table, column, looksLike } of proof.keptPersonal)
     warning(`${table}.${column} looks like ${looksLike}, and is kept by the rules`)

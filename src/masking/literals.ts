@@ -1,0 +1,85 @@
+/** What SQL is made of, as far as texts may stand in it. Words are read too: in `a$b$c` no dollar begins a quote. */
+const TOKEN = new RegExp(
+  [
+    String.raw`--(?<line>[^\n]*)`,
+    String.raw`/\*(?<block>[\s\S]*?)\*/`,
+    '"(?<name>(?:[^"]|"")*)"',
+    String.raw`[eE]'(?<escaped>(?:[^'\\]|\\[\s\S]|'')*)'`,
+    `[uU]&'(?<coded>(?:[^']|'')*)'`,
+    `'(?<plain>(?:[^']|'')*)'`,
+    String.raw`(?<tag>\$(?:[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?\$)(?<body>[\s\S]*?)\k<tag>`,
+    String.raw`[A-Za-z_\x80-\uffff][\w$\x80-\uffff]*`,
+    String.raw`(?<number>\d{5,})`,
+  ].join('|'),
+  'g',
+)
+
+/**
+ * Every text that stands in SQL, as it was before it was quoted: literals of every kind, comments, long numbers, and
+ * names that no program would give. What is quoted can be SQL itself, such as a function's body, and is read as well.
+ */
+export function literalsOf(schema: readonly string[]): string[] {
+  const found = new Set<string>()
+  const read = (sql: string) => {
+    for (const { groups = {} } of sql.matchAll(TOKEN)) {
+      const text = textOf(groups as Record<string, string | undefined>)
+      if (!text || found.has(text)) continue
+      found.add(text)
+      if (/['"$]|--|\/\*/.test(text) && text !== sql) read(text)
+    }
+  }
+  for (const sql of schema) read(sql)
+  return [...found]
+}
+
+function textOf(groups: Record<string, string | undefined>): string | undefined {
+  const { line, block, name, escaped, coded, plain, body, number } = groups
+  if (escaped !== undefined) return unescaped(escaped.replaceAll("''", "'"))
+  if (coded !== undefined) return coded.replaceAll("''", "'").replaceAll(/\\([0-9a-f]{4}|\+[0-9a-f]{6})/gi, character)
+  if (plain !== undefined) return plain.replaceAll("''", "'")
+  // Names of tables and columns are the shape of the data; one with blanks or signs may have been made of a value.
+  if (name !== undefined) return /^\w*$/.test(name) ? undefined : name.replaceAll('""', '"')
+  return line?.trim() ?? block?.trim() ?? body ?? number
+}
+
+function character(_: string, hex: string): string {
+  const code = Number.parseInt(hex.replace('+', ''), 16)
+  return code <= 0x10ffff ? String.fromCodePoint(code) : ''
+}
+
+const CONTROL: Record<string, string> = { b: '\b', f: '\f', n: '\n', r: '\r', t: '\t' }
+
+function unescaped(text: string): string {
+  return text.replaceAll(
+    /\\(?:u([0-9a-f]{4})|U([0-9a-f]{8})|x([0-9a-f]{1,2})|([0-7]{1,3})|([\s\S]))/gi,
+    (all, four?: string, eight?: string, two?: string, octal?: string, one?: string) => {
+      if (one !== undefined) return CONTROL[one] ?? one
+      return character(all, four ?? eight ?? two ?? Number.parseInt(octal as string, 8).toString(16))
+    },
+  )
+}
+
+/** Words of a name or an address that stand next to each other in a longer text. */
+const WORDS = 6
+
+/** Of a text that is longer than a page, no more is looked at by parts. */
+const LONGEST = 20_000
+
+/**
+ * A text and what it may hold: the elements of an array or a list, the values of a document, words that follow each
+ * other, and single ones that are more than letters. A single word alone says too little: it is in every language.
+ */
+export function partsOf(texts: readonly string[]): string[] {
+  const found = new Set(texts)
+  for (const text of texts) {
+    const some = text.slice(0, LONGEST)
+    for (const part of some.split(/[{}[\]"'`,:;()|=<>\\\n\r\t]+/)) found.add(part.trim())
+    const words = [...some.matchAll(/[\p{L}\p{N}+](?:[^\s"'`,:;()|=<>\\{}[\]]*[\p{L}\p{N}])?/gu)]
+    words.forEach(({ 0: word, index }, at) => {
+      if (/[^\p{L}]/u.test(word)) found.add(word)
+      for (const last of words.slice(at + 1, at + WORDS)) found.add(some.slice(index, last.index + last[0].length))
+    })
+  }
+  found.delete('')
+  return [...found]
+}
