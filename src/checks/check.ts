@@ -1,5 +1,6 @@
 import type { Side } from '../runtime/database.ts'
 import { InputError } from '../runtime/errors.ts'
+import { someOf } from '../runtime/progress.ts'
 import type { Facts } from './facts.ts'
 
 export const SEVERITIES = ['block', 'warn', 'info'] as const
@@ -101,9 +102,7 @@ export function requireWaiversMatch(
       throw new InputError(`${text}: ${check.id} cannot be waived, since a later step would fail on it all the same`)
     if (findings.some((found) => covers(waiver, found.check, found.object))) continue
     const objects = findings.filter((found) => found.check === waiver.check).map((found) => found.object)
-    const there = objects.length
-      ? `${check.id} found ${objects.slice(0, 5).join(', ')}${objects.length > 5 ? ` and ${objects.length - 5} more` : ''}`
-      : `${check.id} found nothing`
+    const there = objects.length ? `${check.id} found ${someOf(objects, 5)}` : `${check.id} found nothing`
     throw new InputError(`${text} matches nothing: ${there}; take it out, or correct the name`)
   }
 }

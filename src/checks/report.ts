@@ -1,5 +1,5 @@
 import { error, info, notice, warning } from '@actions/core'
-import { number } from '../runtime/progress.ts'
+import { number, plural, someOf } from '../runtime/progress.ts'
 import { anchorOf, DOCS, type Finding, SEVERITIES, type Severity } from './check.ts'
 import type { Facts } from './facts.ts'
 import { CHECKS, GROUPS } from './index.ts'
@@ -111,9 +111,7 @@ function sampleNote({ source: { samples } }: Facts): string {
 }
 
 function tableList(names: readonly string[]): string {
-  const shown = names.slice(0, 50).map(code).join(', ')
-  const more = names.length > 50 ? ` and ${number(names.length - 50)} more` : ''
-  return `<details><summary>${plural(names.length, 'expected table')}</summary>\n\n${shown}${more}\n</details>`
+  return `<details><summary>${plural(names.length, 'expected table')}</summary>\n\n${someOf(names.map(code), 50)}\n</details>`
 }
 
 /** The machine-readable result. */
@@ -195,10 +193,6 @@ const LONGEST = 1000
 
 function clip(text: string): string {
   return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text
-}
-
-function plural(count: number, what: string): string {
-  return `${number(count)} ${what}${count === 1 ? '' : 's'}`
 }
 
 function mib(bytes: number): string {

@@ -1,4 +1,4 @@
-import { ident } from '../runtime/database.ts'
+import { ident, literal } from '../runtime/database.ts'
 import { number, plural } from '../runtime/progress.ts'
 import type { Check, Hit } from './check.ts'
 import type { Facts } from './facts.ts'
@@ -196,7 +196,7 @@ export const serverChecks: readonly Check[] = [
           yield {
             object: gid,
             what: `the transaction ${each.who} is prepared since ${number(each.ageMs / 1000)} s`,
-            names: { gid: `'${gid.replaceAll("'", "''")}'` },
+            names: { gid: literal(gid) },
           }
         }
     },

@@ -1,7 +1,7 @@
 import { type ColumnDetail, isShardCheck, type SchemaColumn, type SchemaTable } from '../migration/schema.ts'
 import { typeFamily } from '../migration/tables.ts'
-import { ident, qualified } from '../runtime/database.ts'
-import { plural } from '../runtime/progress.ts'
+import { ident, literal, qualified } from '../runtime/database.ts'
+import { plural, someOf } from '../runtime/progress.ts'
 import { SELF_NUMBERING } from '../sql/sequences.ts'
 import { type Check, cockroachSince, type Hit, once } from './check.ts'
 import type { Facts } from './facts.ts'
@@ -249,7 +249,7 @@ export const targetChecks: readonly Check[] = [
             each,
             `has the labels ${target.labels.join(', ')}, and ${source.labels.join(', ')} on the source`,
             {
-              labels: source.labels.map((label) => `'${label.replaceAll("'", "''")}'`).join(', '),
+              labels: source.labels.map(literal).join(', '),
             },
           )
       }
@@ -618,7 +618,7 @@ export const targetChecks: readonly Check[] = [
         const some = tables.slice(0, 3).map((table) => qualified(settings.targetSchema, table))
         yield {
           object: role,
-          what: `${role} may write to ${plural(tables.length, 'expected table')} on the target (${tables.slice(0, 3).join(', ')}${tables.length > 3 ? ' …' : ''})`,
+          what: `${role} may write to ${plural(tables.length, 'expected table')} on the target (${someOf(tables, 3)})`,
           names: { tables: `${some.join(', ')}${tables.length > 3 ? ', …' : ''}`, role: ident(role) },
         }
       }

@@ -1,4 +1,4 @@
-import pg from 'pg'
+import { literal } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
 import { jitterMs, type LeafRule, type UseRule } from './rules.ts'
@@ -148,8 +148,6 @@ const KEY_HASHES = new Map(
     uuid: 'uuid_hash_extended',
   }),
 )
-
-export const literal = pg.escapeLiteral
 
 /** Whether different originals stay different under a rule; by the birthday bound, for 10⁹ rows at 64 bits. */
 export function keepsUnique(rule: UseRule, column: MaskColumn): boolean {

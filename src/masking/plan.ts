@@ -1,5 +1,6 @@
 import { closest } from 'fastest-levenshtein'
 import { stringify } from 'yaml'
+import { literal } from '../runtime/database.ts'
 import { messageOf } from '../runtime/errors.ts'
 import { columnOf, type Family, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
 import {
@@ -11,7 +12,6 @@ import {
   jsonTexts,
   jsonTree,
   jsonUnlisted,
-  literal,
   MIN_COUNT,
   maskColumn,
   misfit,

@@ -1,3 +1,4 @@
+import { number } from '../runtime/progress.ts'
 import type { ColumnProof, Proof } from './proof.ts'
 import type { Rules } from './rules.ts'
 
@@ -12,14 +13,14 @@ export function maskSummary(
         .slice(0, 30)
         .map((each) => `- ${plain(each)}`)
         .join('\n')}`
-    : `### ✅ Masked and proved: ${count(evidence.rows)} rows in ${tables.length} tables`
+    : `### ✅ Masked and proved: ${number(evidence.rows)} rows in ${tables.length} tables`
   const checks = [
-    `- ${masked.length} masked columns, ${count(columns.reduce((sum, { survivors = 0 }) => sum + survivors, 0))} originals found among the masked values`,
-    `- ${evidence.scannedColumns} free-text columns scanned, ${count(hits.reduce((sum, each) => sum + each.hits, 0))} hits`,
+    `- ${masked.length} masked columns, ${number(columns.reduce((sum, { survivors = 0 }) => sum + survivors, 0))} originals found among the masked values`,
+    `- ${evidence.scannedColumns} free-text columns scanned, ${number(hits.reduce((sum, each) => sum + each.hits, 0))} hits`,
     canaries.planted
-      ? `- ${canaries.planted} canaries: in ${count(canaries.rowsBefore)} rows before, in ${count(canaries.rowsAfter)} after`
+      ? `- ${canaries.planted} canaries: in ${number(canaries.rowsBefore)} rows before, in ${number(canaries.rowsAfter)} after`
       : '- no canaries were planted',
-    `- ${count(evidence.constraints)} constraints and indexes valid; ${references.length} undeclared references hold as before`,
+    `- ${number(evidence.constraints)} constraints and indexes valid; ${references.length} undeclared references hold as before`,
     `- schema by ${plain(evidence.schemaBy)}`,
   ]
   const kept = keptPersonal.map(
@@ -49,7 +50,7 @@ function reasons(columns: readonly ColumnProof[]): string {
   const lines = columns
     .slice(0, MOST)
     .map(({ table, column, why }) => `| ${plain(table)}.${plain(column)} | ${plain(why)} |`)
-  const more = columns.length > MOST ? `\n\n${count(columns.length - MOST)} more are in the evidence.` : ''
+  const more = columns.length > MOST ? `\n\n${number(columns.length - MOST)} more are in the evidence.` : ''
   return `| column | why |\n| --- | --- |\n${lines.join('\n')}${more}`
 }
 
@@ -65,7 +66,7 @@ function allowances(proof: NonNullable<Rules['proof']>): string[] {
 function tableRows({ tables }: Proof): string {
   const lines = tables.map(
     (each) =>
-      `| ${plain(each.table)} | ${count(each.rowsBefore)} | ${count(each.rowsAfter)} | ${optional(each.keyGapsBefore)} | ${optional(each.keyGapsAfter)} |`,
+      `| ${plain(each.table)} | ${number(each.rowsBefore)} | ${number(each.rowsAfter)} | ${optional(each.keyGapsBefore)} | ${optional(each.keyGapsAfter)} |`,
   )
   return `| table | rows before | after | key gaps before | after |\n| --- | ---: | ---: | ---: | ---: |\n${lines.join('\n')}`
 }
@@ -85,12 +86,8 @@ function fold(title: string, body: string): string {
   return `<details><summary>${title}</summary>\n\n${body}\n\n</details>`
 }
 
-function count(value: number): string {
-  return value.toLocaleString('en-US')
-}
-
 function optional(value: number | undefined): string {
-  return value === undefined ? '·' : count(value)
+  return value === undefined ? '·' : number(value)
 }
 
 /** Names from a database are text: they must not become Markdown or HTML. */

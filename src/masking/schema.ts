@@ -1,8 +1,7 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, literal, qualified } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
-import { literal } from './expressions.ts'
 import { noteMade } from './target.ts'
 
 /** A schema as SQL, by the time at which each part is run. */

@@ -1,7 +1,7 @@
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, literal, qualified } from '../runtime/database.ts'
 import { number } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
-import { Hashes, literal } from './expressions.ts'
+import { Hashes } from './expressions.ts'
 import { type Edge, own, type Plan } from './plan.ts'
 import type { Rules } from './rules.ts'
 

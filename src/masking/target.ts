@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
-import { type Database, ident, qualified, relationExists, sqlState } from '../runtime/database.ts'
+import { type Database, ident, literal, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
-import { literal } from './expressions.ts'
+import { someOf } from '../runtime/progress.ts'
 import { openSession } from './session.ts'
 
 /** Remembers on the rehearsal source what is ours there, so that a second run may replace it and nothing else. */
@@ -76,7 +76,7 @@ async function requireNothingElse(target: Database): Promise<void> {
   const others = rows.map(({ schema, name }) => `${schema}.${name}`).filter((name) => !ours.has(name))
   if (others.length)
     throw new VerdictError(
-      `\`to\` holds ${others.length} tables that no earlier \`mask\` has made (${others.slice(0, 5).join(', ')}${others.length > 5 ? ' …' : ''}); give it an empty database`,
+      `\`to\` holds ${others.length} tables that no earlier \`mask\` has made (${someOf(others, 5)}); give it an empty database`,
     )
 }
 

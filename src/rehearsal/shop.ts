@@ -1,5 +1,6 @@
 // The sample shop: a small database with what real ones have in them, and values that tend to get lost on the way.
 import pg from 'pg'
+import { literal } from '../runtime/database.ts'
 
 export const DEFAULT_ROWS = 300_000
 
@@ -287,7 +288,7 @@ function seedStatements(rows: number): string[] {
     `INSERT INTO inventory
      SELECT n, warehouse, 1000000 + n % 1000, CASE WHEN n % 2 = 0 THEN ${moment('n', 733)} END
      FROM generate_series(1, ${count.products}) n,
-       unnest(ARRAY[${WAREHOUSES.map((each) => `'${each.replaceAll("'", "''")}'`).join(', ')}]) warehouse`,
+       unnest(ARRAY[${WAREHOUSES.map(literal).join(', ')}]) warehouse`,
     `INSERT INTO orders
      SELECT n, 1 + n * 7 % ${count.customers}, 99999 + n,
        ('{pending,paid,shipped,delivered,cancelled}'::order_status[])[1 + n % 5], (n * 257 % 1000000) / 100.0, CASE WHEN n % 5 = 0 THEN ${awkward('n / 5')} END,

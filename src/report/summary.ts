@@ -1,4 +1,4 @@
-import { number, plural } from '../runtime/progress.ts'
+import { number, plural, someOf } from '../runtime/progress.ts'
 import type { VerifyReport } from '../steps/verifying.ts'
 import { differences, isFinished, type TableVerdict } from '../tools/molt-verify.ts'
 
@@ -58,7 +58,7 @@ export function folded(title: string, body: string): string {
 
 function tableOf(tables: readonly TableVerdict[]): string {
   const lines = tables.slice(0, 500).map(({ name, rows, missing, mismatch, extraneous, columns, diagnosis }) => {
-    const note = diagnosis ?? (columns?.length ? `in ${columns.slice(0, 5).join(', ')}` : '')
+    const note = diagnosis ?? (columns?.length ? `in ${someOf(columns, 5)}` : '')
     return `| ${markdownText(name)} | ${rows.toLocaleString('en-US')} | ${missing} | ${mismatch} | ${extraneous} | ${markdownText(note)} |`
   })
   if (tables.length > lines.length) lines.push(`| and ${tables.length - lines.length} more | | | | | |`)

@@ -17,6 +17,9 @@ export class ConnectError extends UserError {
 /** Quotes an identifier, so that a table called `"a""b; drop table x"` is just a table. */
 export const ident = pg.escapeIdentifier
 
+/** Quotes a text as a string constant. */
+export const literal = pg.escapeLiteral
+
 /** `"schema"."name"` */
 export function qualified(schema: string, name: string): string {
   return `${ident(schema)}.${ident(name)}`
@@ -146,6 +149,11 @@ export class Link {
 /** The SQLSTATE of a database error, else undefined. */
 export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
+}
+
+/** True when the table that was asked for is not there, or its schema is not. */
+export function isMissingTable(error: unknown): boolean {
+  return /^(42P01|3F000)$/.test(sqlState(error) ?? '')
 }
 
 /** True when the database, or the way to it, is away for now: worth another attempt. */

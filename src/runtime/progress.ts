@@ -32,6 +32,12 @@ export function plural(count: number, one: string, many = `${one}s`): string {
   return `${number(count)} ${count === 1 ? one : many}`
 }
 
+/** `a, b and 3 more` */
+export function someOf(names: readonly string[], shown: number): string {
+  const more = names.length > shown ? ` and ${number(names.length - shown)} more` : ''
+  return `${names.slice(0, shown).join(', ')}${more}`
+}
+
 /** Milliseconds as `12 s`, or from two minutes on as `5 min`. */
 export function minutes(ms: number): string {
   return ms < 120_000 ? seconds(ms) : `${number(ms / 60_000)} min`

@@ -21,6 +21,9 @@ const PLAIN = 'INCREMENT BY 1 MINVALUE 1 NO MAXVALUE CACHE 1 NO CYCLE'
 const TRIGGER = 'molt_actions_fence'
 /** pg_trigger.tgtype of BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE, FOR EACH STATEMENT. */
 const EVERY_WRITE = 2 + 4 + 8 + 16 + 32
+/** Of a row of pg_trigger: no write goes past it, and it calls our function. */
+const WHOLE = `tgtype = ${EVERY_WRITE} AND tgqual IS NULL AND tgattr::text = ''
+  AND tgfoid = pg_catalog.to_regprocedure('${OUR_SCHEMA}.fence()')`
 
 /** read_only_sql_transaction: what an application already understands as "no writes here for now". */
 const REFUSED = '25006'
@@ -139,15 +142,18 @@ async function readFenceId(db: Database): Promise<string | undefined> {
   return /molt-actions fence ([0-9a-f-]{36})/.exec(rows[0]?.prosrc ?? '')?.[1]
 }
 
+/** Also in place of one of that name that is not as we make it. */
 async function installTrigger(db: Database, table: { schema: string; name: string; oid: number }): Promise<void> {
-  const state = await db.query('SELECT tgenabled FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2', [
-    table.oid,
-    TRIGGER,
-  ])
-  if (state.rows[0]?.tgenabled === 'A') return
+  const { rows } = await db.query(
+    `SELECT tgenabled = 'A' AS always, ${WHOLE} AS whole FROM pg_catalog.pg_trigger WHERE tgrelid = $1 AND tgname = $2`,
+    [table.oid, TRIGGER],
+  )
+  const there = rows[0]
+  if (there?.always && there.whole) return
   const name = qualified(table.schema, table.name)
   await withShortLock(db, async () => {
-    if (!state.rows[0])
+    if (there && !there.whole) await db.query(`DROP TRIGGER ${TRIGGER} ON ${name}`)
+    if (!there?.whole)
       await db.query(
         `CREATE TRIGGER ${TRIGGER} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON ${name}
            FOR EACH STATEMENT EXECUTE FUNCTION ${OUR_SCHEMA}.fence()`,
@@ -422,14 +428,12 @@ async function isRefused(db: Database, fence: Fence, name: string, statements: r
 /** What is wrong with the installed fence: a trigger, its function or a sequence missing or changed since it was installed. */
 export async function fenceProblems(db: Database, fence: Fence): Promise<string[]> {
   const { rows } = await db.query(
-    `SELECT t.tgrelid AS oid, t.tgenabled AS enabled,
-            t.tgtype = ${EVERY_WRITE} AND t.tgqual IS NULL AND t.tgattr::text = '' AS whole, p.prosrc AS body,
-            p.prosecdef AND p.proconfig = ARRAY['search_path=' || $3] AND p.provolatile = 'v' AND l.lanname = 'plpgsql'
-              AND n.nspname = $2 AND p.proname = 'fence' AS ours
-       FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-       JOIN pg_catalog.pg_language l ON l.oid = p.prolang JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-      WHERE t.tgname = $1`,
-    [TRIGGER, OUR_SCHEMA, SEARCH_PATH],
+    `SELECT tgrelid AS oid, tgenabled AS enabled, ${WHOLE} AS whole, prosrc AS body,
+            prosecdef AND proconfig = ARRAY['search_path=' || $2] AND provolatile = 'v' AND lanname = 'plpgsql' AS ours
+       FROM pg_catalog.pg_trigger JOIN pg_catalog.pg_proc p ON p.oid = tgfoid
+       JOIN pg_catalog.pg_language l ON l.oid = prolang
+      WHERE tgname = $1`,
+    [TRIGGER, SEARCH_PATH],
   )
   const triggers = new Map(rows.map((row) => [row.oid, row]))
   const body = /\$fence\$([\s\S]*)\$fence\$/.exec(fenceFunction(fence.id))?.[1]
@@ -453,7 +457,7 @@ export async function fenceProblems(db: Database, fence: Fence): Promise<string[
     if (!trigger) return [`${name} has no fence trigger`]
     if (trigger.enabled !== 'A') return [`the fence trigger of ${name} is not ENABLE ALWAYS`]
     if (!trigger.whole)
-      return [`the fence trigger of ${name} was made again by someone else, and lets some writes through`]
+      return [`the fence trigger of ${name} was made again by someone else, and may let writes through`]
     if (trigger.body !== body || !trigger.ours) return [`the fence function was changed by someone else`]
     return []
   })

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { type Database, qualified, relationExists, type Side, sqlState } from '../runtime/database.ts'
+import { type Database, isMissingTable, qualified, relationExists, type Side } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 
 /** Everything of ours on the source lives in this schema. */
@@ -83,7 +83,7 @@ export async function readMarker(db: Database, schema: string): Promise<{ beat: 
 }
 
 function throwGone(error: unknown, side: Side): never {
-  throw sqlState(error) === '42P01' ? gone(side) : error
+  throw isMissingTable(error) ? gone(side) : error
 }
 
 function gone(side: Side): VerdictError {

@@ -1,5 +1,5 @@
 import { type Database, ident, qualified, withDatabase } from '../runtime/database.ts'
-import { number } from '../runtime/progress.ts'
+import { number, someOf } from '../runtime/progress.ts'
 import { countRows, readTables } from '../sql/tables.ts'
 import type { Plan } from '../target/ledger.ts'
 
@@ -22,8 +22,7 @@ export async function explainColumns(sourceUrl: string, plan: Plan, said: string
     () => [],
   )
   if (!found.length) return undefined
-  const more = found.length > SHOWN ? ` and ${found.length - SHOWN} more` : ''
-  return words(`${found.slice(0, SHOWN).join(', ')}${more}`)
+  return words(someOf(found, SHOWN))
 }
 
 /** A value that one side does not take, of which the tool names no table. */
@@ -45,9 +44,8 @@ export async function explainUnfinished(source: Database, target: Database, plan
     ]
     if (there < here) part.push(`${plan.sourceSchema}.${table} (${number(there)} of ${number(here)} rows)`)
   }
-  const more = part.length > SHOWN ? ` and ${part.length - SHOWN} more` : ''
   return part.length
-    ? `The value is in one of the tables that have not arrived whole: ${part.slice(0, SHOWN).join(', ')}${more}. Look there for an extreme one, leave the table out, or take a newer build.`
+    ? `The value is in one of the tables that have not arrived whole: ${someOf(part, SHOWN)}. Look there for an extreme one, leave the table out, or take a newer build.`
     : undefined
 }
 

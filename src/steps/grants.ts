@@ -1,6 +1,6 @@
 import type { Facts } from '../checks/facts.ts'
 import { expectedRelations } from '../checks/rights.ts'
-import { ident, qualified } from '../runtime/database.ts'
+import { ident, literal, qualified } from '../runtime/database.ts'
 
 /** Stands where the password goes; the only thing to edit. */
 export const PASSWORD = 'WRITE A PASSWORD HERE'
@@ -99,10 +99,6 @@ export function targetGrants(facts: Facts, user: string): string {
         ]
       : []),
   ])
-}
-
-function literal(text: string): string {
-  return `'${text.replaceAll("'", "''")}'`
 }
 
 function lines(all: readonly string[]): string {

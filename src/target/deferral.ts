@@ -1,5 +1,5 @@
 import { type Constraint, type Index, isShardCheck, type Schema } from '../migration/schema.ts'
-import { type Database, ident, qualified, sqlState, unhurried } from '../runtime/database.ts'
+import { type Database, ident, isMissingTable, qualified, sqlState, unhurried } from '../runtime/database.ts'
 import { messageOf, VerdictError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
 import { retrying } from './ledger.ts'
@@ -59,7 +59,7 @@ export async function listDeferred(db: Database, migration: string): Promise<Def
       [migration],
     ),
   ).catch((error) => {
-    if (['42P01', '3F000'].includes(sqlState(error) ?? '')) return { rows: [] }
+    if (isMissingTable(error)) return { rows: [] }
     throw error
   })
   return rows
@@ -270,23 +270,22 @@ export function offendingRows({ kind, schema, table, create }: Deferred, error: 
 /** What stands in a stream's way: it applies rows one by one, in an order that these do not allow. */
 const IN_THE_WAY: readonly DeferredKind[] = ['foreign-key', 'check', 'unique']
 
-/** Captured objects in a stream's way that are on the target, as an earlier cutover without a decision has left them. */
-export async function rebuiltEarly(db: Database, migration: string): Promise<Deferred[]> {
-  const found: Deferred[] = []
+/**
+ * Takes what is in a stream's way off the target again, since the stream goes on: an earlier cutover without a decision
+ * has left it there. Repeatable.
+ * @returns the names of what was taken off
+ */
+export async function deferAgain(db: Database, migration: string): Promise<string[]> {
+  const names: string[] = []
   const captured = (await listDeferred(db, migration)).filter(({ dropped }) => dropped)
   for (const kind of IN_THE_WAY)
-    for (const object of captured) if (object.kind === kind && (await isThere(db, object))) found.push(object)
-  return found
-}
-
-/** Takes them off again, since the stream goes on. Repeatable. */
-export async function deferAgain(db: Database, migration: string): Promise<number> {
-  const found = await rebuiltEarly(db, migration)
-  for (const object of found) {
-    await retrying(() => db.query(object.drop))
-    await mark(db, migration, object, 'rebuilt_at', 'NULL')
-  }
-  return found.length
+    for (const object of captured) {
+      if (object.kind !== kind || !(await isThere(db, object))) continue
+      await retrying(() => db.query(object.drop))
+      await mark(db, migration, object, 'rebuilt_at', 'NULL')
+      names.push(`${object.schema}.${object.table}.${object.name}`)
+    }
+  return names
 }
 
 /** Validates every foreign key that was captured; on one that is valid this does nothing. */
@@ -396,7 +395,7 @@ export async function restoreDeferred(
         if (await buildAgain(db, migration, object)) built.push(name)
         if (kind === 'foreign-key') await validateForeignKey(db, object)
       } catch (error) {
-        if (sqlState(error) === '42P01') await forgetDeferred(db, migration, [object])
+        if (isMissingTable(error)) await forgetDeferred(db, migration, [object])
         else
           problems.push(
             error instanceof VerdictError ? error.message : `${kind} ${name}: ${messageOf(error)}; ${object.create}`,

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PackedFingerprint } from '../migration/fingerprint.ts'
 import { planHash, type VerifyLevel } from '../migration/plan.ts'
-import { type Database, isConnectionLost, sqlState } from '../runtime/database.ts'
+import { type Database, isConnectionLost, isMissingTable, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
 import type { PublicationMark } from '../source/slot.ts'
 import type { DeferredName } from './deferral.ts'
@@ -139,7 +139,7 @@ export async function readEntry(db: Database, id: string): Promise<Entry | undef
 /** Like {@link readEntry}, also where there is no ledger yet. */
 export async function readEntryIfAny(db: Database, id: string): Promise<Entry | undefined> {
   return readEntry(db, id).catch((error) => {
-    if (['42P01', '3F000'].includes(sqlState(error) ?? '')) return undefined
+    if (isMissingTable(error)) return undefined
     throw error
   })
 }
@@ -348,7 +348,7 @@ async function ensureHold(db: Database, id: string): Promise<void> {
   const insert = () =>
     retrying(() => db.query(`INSERT INTO ${HOLDS} (migration) VALUES ($1) ON CONFLICT (migration) DO NOTHING`, [id]))
   await insert().catch(async (error) => {
-    if (sqlState(error) !== '42P01') throw error
+    if (!isMissingTable(error)) throw error
     await createHolds(db)
     await insert()
   })
@@ -491,7 +491,7 @@ export async function readGate(db: Database, id: string): Promise<Gate | undefin
 /** Who has the hold now, and who asks for it, for a person to read. */
 export async function holdTexts(db: Database, id: string): Promise<string[]> {
   const row = await readHold(db, id).catch((error) => {
-    if (['42P01', '3F000'].includes(sqlState(error) ?? '')) return undefined
+    if (isMissingTable(error)) return undefined
     throw error
   })
   return [
@@ -597,6 +597,6 @@ export async function readStreamNote(db: Database, id: string): Promise<StreamNo
 /** With the migration: a new one under the same name begins with nobody's hold. */
 export async function dropHold(db: Database, id: string): Promise<void> {
   await retrying(() => db.query(`DELETE FROM ${HOLDS} WHERE migration = $1`, [id])).catch((error) => {
-    if (sqlState(error) !== '42P01') throw error
+    if (!isMissingTable(error)) throw error
   })
 }

@@ -1,4 +1,5 @@
 import { exactFilter } from '../migration/tables.ts'
+import { someOf } from '../runtime/progress.ts'
 import { countUnknown, type MoltEvent, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { type KeyHash, keyHash, scrubText } from './scrub.ts'
 
@@ -353,7 +354,7 @@ function tableProblems(verdict: TableVerdict): string[] {
 export function differenceText(verdict: TableVerdict): string {
   const parts = [
     [verdict.missing, 'missing'],
-    [verdict.mismatch, `different${verdict.columns?.length ? ` in ${verdict.columns.slice(0, 5).join(', ')}` : ''}`],
+    [verdict.mismatch, `different${verdict.columns?.length ? ` in ${someOf(verdict.columns, 5)}` : ''}`],
     [verdict.extraneous, 'extraneous'],
     [verdict.columnMismatch, 'with other columns'],
   ].filter(([count]) => count)

@@ -343,12 +343,18 @@ test('a trigger that was disabled, dropped or whose function was replaced is fou
   await db.query('DROP TRIGGER molt_actions_fence ON child')
   expect(await problems()).toEqual(['public.child has no fence trigger'])
   await installFence(db, tables)
-  await db.query('DROP TRIGGER molt_actions_fence ON child')
-  await db.query(`CREATE TRIGGER molt_actions_fence BEFORE INSERT ON child EXECUTE FUNCTION molt_actions.fence();
-    ALTER TABLE child ENABLE ALWAYS TRIGGER molt_actions_fence`)
-  expect(await problems()).toEqual([expect.stringContaining('public.child was made again by someone else')])
-  await db.query('DROP TRIGGER molt_actions_fence ON child')
-  await installFence(db, tables)
+  await db.query(`CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`)
+  for (const other of [
+    'BEFORE INSERT ON child EXECUTE FUNCTION molt_actions.fence()',
+    "BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON child WHEN (current_user <> 'app') EXECUTE FUNCTION molt_actions.fence()",
+    'BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON child EXECUTE FUNCTION nothing()',
+  ]) {
+    await db.query(`DROP TRIGGER molt_actions_fence ON child; CREATE TRIGGER molt_actions_fence ${other};
+      ALTER TABLE child ENABLE ALWAYS TRIGGER molt_actions_fence`)
+    expect(await problems()).toEqual([expect.stringContaining('public.child was made again by someone else')])
+    await installFence(db, tables)
+    expect(await problems()).toEqual([])
+  }
   const { rows } = await db.query("SELECT pg_get_functiondef('molt_actions.fence'::regproc) AS sql")
   await db.query(rows[0].sql.replace('RAISE EXCEPTION', 'RAISE NOTICE'))
   expect(await problems()).toContain('the fence function was changed by someone else')

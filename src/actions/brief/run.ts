@@ -5,7 +5,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
 import { loadInputs } from '../../runtime/inputs.ts'
-import { number, seconds } from '../../runtime/progress.ts'
+import { number, plural, seconds } from '../../runtime/progress.ts'
 import { readServer } from '../../source/catalog.ts'
 import { readSlot } from '../../source/slot.ts'
 import { readTarget } from '../../target/catalog.ts'
@@ -186,7 +186,7 @@ function fromTo({ plan }: Entry, { from, to }: Facts): string {
 function preflightText({ prepare }: Facts): string {
   const { findings } = prepare?.body ?? {}
   if (!prepare) return 'never'
-  const counts = findings ? `${count(findings.warn, 'warning')}, ${number(findings.waived)} waived` : 'passed'
+  const counts = findings ? `${plural(findings.warn, 'warning')}, ${number(findings.waived)} waived` : 'passed'
   return `${counts}, ${ago(prepare)}`
 }
 
@@ -202,11 +202,7 @@ function verifyText({ plan }: Entry, { verify }: Facts): string {
   const { problems = [], tables = [], level } = verify.body
   const rows = tables.reduce((sum, table) => sum + table.rows, 0)
   const how = level ? `; ${LEVELS[level]}` : ''
-  return `${count(problems.length, 'problem')} in ${number(tables.length)} of ${count(plan.tables.length, 'table')}, ${count(rows, 'row')}${how} (${ago(verify)})`
-}
-
-function count(amount: number, what: string): string {
-  return `${number(amount)} ${what}${amount === 1 ? '' : 's'}`
+  return `${plural(problems.length, 'problem')} in ${number(tables.length)} of ${plural(plan.tables.length, 'table')}, ${plural(rows, 'row')}${how} (${ago(verify)})`
 }
 
 /** As an approver reads it, who may come a day later. */
@@ -230,7 +226,7 @@ function toolsOf({ plan }: Entry, facts: Facts): string[] {
 
 /** What the hash stands for, for whoever wants to compare it. */
 function planDetails({ plan }: Entry): string {
-  const title = `The plan: ${count(plan.tables.length, 'table')}, ${markdownText(plan.sourceSchema)} → ${markdownText(plan.targetSchema)}, slot ${plan.slot}`
+  const title = `The plan: ${plural(plan.tables.length, 'table')}, ${markdownText(plan.sourceSchema)} → ${markdownText(plan.targetSchema)}, slot ${plan.slot}`
   const tools = Object.entries(plan.tools ?? {}).map(([name, sha]) => `- ${name}: sha256 \`${sha}\``)
   const tables = plan.tables.slice(0, 500).map((table) => `- ${markdownText(table)}`)
   return folded(title, [...tools, ...tables].join('\n'))

@@ -118,8 +118,8 @@ export async function settle(context: Cutover, source: Database, target: Databas
       `the fence is armed, by a run that does not hold this migration or by hand; it falls by itself in ${seconds(remainingMs)}, or lift it with \`fence\``,
     )
   const again = await deferAgain(target, entry.id)
-  if (again)
-    info(`${again} unique indexes and constraints, rebuilt by a cutover that came to no decision, are off again`)
+  if (again.length)
+    info(`${again.length} unique indexes and constraints, rebuilt by a cutover that came to no decision, are off again`)
   await requireUnchanged(source, target, entry)
   await requireFence(source, entry)
   if (entry.phase !== 'committing') return entry

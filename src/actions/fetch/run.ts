@@ -6,7 +6,7 @@ import { loadedTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, unhurried } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
-import { number, plural, progress, seconds, workFolder } from '../../runtime/progress.ts'
+import { number, plural, progress, seconds, someOf, workFolder } from '../../runtime/progress.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import {
   completePublication,
@@ -151,7 +151,7 @@ async function requireAlone(source: Database, plan: Plan, migration: string): Pr
   const foreign = await foreignTables(source, plan)
   if (foreign.length)
     throw new UserError(
-      `the publication ${plan.publication} exists already and sends ${foreign.slice(0, 5).join(', ')}${foreign.length > 5 ? ' …' : ''}, which this migration knows nothing of: it belongs to another load of this database, and MOLT would drop it. Finish that one, or drop the publication`,
+      `the publication ${plan.publication} exists already and sends ${someOf(foreign, 5)}, which this migration knows nothing of: it belongs to another load of this database, and MOLT would drop it. Finish that one, or drop the publication`,
     )
 }
 

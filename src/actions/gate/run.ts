@@ -4,7 +4,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, VerdictError } from '../../runtime/errors.ts'
 import { isJob, readEnvironment, readJobs, readReviews } from '../../runtime/github.ts'
-import { seconds } from '../../runtime/progress.ts'
+import { seconds, someOf } from '../../runtime/progress.ts'
 import { lookAtApproval } from '../../steps/approval.ts'
 import { requirePlannedTool } from '../../steps/planned-tools.ts'
 import { findRehearsals } from '../../steps/rehearsals.ts'
@@ -102,7 +102,7 @@ async function requireRehearsals({ inputs }: Gate): Promise<void> {
     warning('`attestation: read`: who signed the rehearsals was read, but not proved: no chain of certificates, no log')
   if (green.length < inputs.rehearsals)
     throw new VerdictError(
-      `${text}, and ${inputs.rehearsals} are asked for; run ${workflow} there (it leaves the attested artifact ${name})${rejected.length ? `. Not counted: ${rejected.slice(0, 5).join(', ')}` : ''}`,
+      `${text}, and ${inputs.rehearsals} are asked for; run ${workflow} there (it leaves the attested artifact ${name})${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
     )
   info(text)
 }

@@ -16,7 +16,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, sqlState } from '../../runtime/database.ts'
 import { InputError, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
 import { addSecret } from '../../runtime/masking.ts'
-import { number, plural, seconds } from '../../runtime/progress.ts'
+import { number, plural, seconds, someOf } from '../../runtime/progress.ts'
 import { tlsProblem } from '../../runtime/url.ts'
 import { readSequences } from '../../sql/sequences.ts'
 import { spec } from './spec.ts'
@@ -163,7 +163,7 @@ async function discard(to: string, schema: string, tables: readonly string[]): P
     const left = await discardTables(to, schema, tables)
     if (!left.length)
       return 'The tables on the rehearsal source were dropped again. Its WAL, its statistics and its backups may still hold what was in them: take a fresh server if that matters.'
-    return `ROWS THAT WERE NOT PROVED ARE STILL THERE, in ${left.slice(0, 10).join(', ')}${left.length > 10 ? ' …' : ''}: the tables could not be dropped, because somebody reads them or holds a lock. Drop the database.`
+    return `ROWS THAT WERE NOT PROVED ARE STILL THERE, in ${someOf(left, 10)}: the tables could not be dropped, because somebody reads them or holds a lock. Drop the database.`
   } catch (error) {
     return `ROWS THAT WERE NOT PROVED MAY STILL BE THERE: the rehearsal source could not be reached again (${discreet(error)}). Drop the database.`
   }
