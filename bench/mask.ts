@@ -14,6 +14,7 @@ import { makePlan, maskedSelect } from '../src/masking/plan.ts'
 import { readRules } from '../src/masking/rules.ts'
 import { readSchema } from '../src/masking/schema.ts'
 import { domainKeys, openSession } from '../src/masking/session.ts'
+import { takeOver } from '../src/masking/target.ts'
 import { createGrownShop, MASK_RULES } from '../src/rehearsal/masked-shop.ts'
 import { startPair } from '../src/rehearsal/postgres.ts'
 
@@ -33,6 +34,11 @@ try {
   const plan = makePlan(await readMaskTables(source, 'public'), readRules(MASK_RULES), 'public')
   const tables = plan.tables.map(({ table }) => table)
   const schema = await readSchema(source, { url: pair.source.url, schema: 'public', tables, snapshot, pgDump: 'none' })
+  await takeOver(
+    target,
+    'public',
+    tables.map(({ name }) => name),
+  )
   for (const sql of schema.before) await target.query(sql)
   const ends = {
     from: pair.source.url,
