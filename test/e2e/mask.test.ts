@@ -465,7 +465,7 @@ describe('a proof that fails', () => {
     [
       'a canary in other letters, escaped, or as a number',
       '{ use: name }',
-      `${TINY} ALTER TABLE t ADD j jsonb, ADD n bigint; UPDATE t SET j = '["ZOë \\"canary\\" 7F3A"]' WHERE id = 3; UPDATE t SET v = '9024007103939509', n = 9024007103939509 WHERE id = 4`,
+      `${TINY} ALTER TABLE t ADD j jsonb, ADD n bigint; UPDATE t SET j = '["ZOë \\"canary\\" 7F3A"]' WHERE id = 3; UPDATE t SET n = 9024007103939509 WHERE id = 4`,
       /planted canaries are found in 2 rows/,
       `canaries: ['Zoë "Canary" 7f3a', '9024007103939509']`,
       'j: { keep: true, reason: an oversight }, n: { keep: true, reason: an oversight }',
