@@ -160,7 +160,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await refused(gate({ 'plan-hash': 'a'.repeat(64) }), /not the one that was approved/)
     const [entry] = await night.rehearsal.query('target', `SELECT plan->>'hash' AS hash FROM molt_actions.migrations`)
     const other = { 'plan-hash': String(entry?.hash), tools: `molt=${'b'.repeat(64)}` }
-    await refused(gate(other), /not the program of the approved plan/)
+    await refused(gate(other), /is not the program of the plan/)
   })
 
   test('with `gate: none` the cutover asks for the slot at once, and the ledger says that nobody was asked', async () => {
