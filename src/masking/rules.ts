@@ -74,8 +74,11 @@ const rule = z.union([
     z.strictObject({
       use: z.literal('json'),
       paths: z
-        .record(z.string().regex(/^[^.[\]]+(\[\])?(\.[^.[\]]+(\[\])?)*$/), leaf)
-        .describe('`a.b` for members, `a[]` for the elements of an array, `a[].b` for members of those.'),
+        .record(z.string().regex(/^(\[\]|[^.[\]]+)(\[\])*(\.[^.[\]]+(\[\])*)*$/), leaf)
+        .refine((paths) => Object.keys(paths).length > 0, 'list one path at least')
+        .describe(
+          '`a.b` for members, `a[]` for the elements of an array, `a[].b` for members of those, `[].b` where the document is an array.',
+        ),
       others: z.enum(['refuse', 'drop']).optional().describe('What becomes of members not listed. Default `refuse`.'),
     }),
     z.strictObject({

@@ -376,6 +376,39 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     expect(JSON.stringify(values)).not.toMatch(/Anna|Bob|Gent/)
   })
 
+  it('json takes lists within lists, and documents that are lists, and all are looked for in the proof', async () => {
+    await fresh('CREATE TABLE t (id int PRIMARY KEY, v jsonb, w json)')
+    const [nested, list] = [
+      { a: [{ b: ['Anna'] }, { b: ['Bob', 'Cid'] }, {}], c: [[['Dora']], []] },
+      [{ n: 'Emil' }, {}],
+    ]
+    for (const [v, w] of [[nested, list] as const, [{}, []] as const, [null, null] as const])
+      await db.query(
+        'INSERT INTO public.t SELECT count(*), $1, $2 FROM public.t',
+        [v, w].map((each) => JSON.stringify(each)),
+      )
+    const yaml = (more = '') => `tables: { t: { id: { keep: true, reason: a number },
+      v: { use: json, paths: { "a[].b[]": { use: name }, "c[][][]": { use: text } } }, w: { use: json, paths: { "[].n": { use: name }${more} } } } }`
+    expect(await objections(yaml())).toBe('')
+    const values = (await masked('t', yaml())).map(({ v, w }) => [JSON.parse(v as string), JSON.parse(w as string)])
+    expect(values[0]?.[0].a.map(({ b }: { b?: string[] }) => b?.length)).toEqual([1, 2, undefined])
+    expect(values[0]?.[0].c).toEqual([[[expect.stringMatching(/^.{4}$/)]], []])
+    expect(values[0]?.[1]).toEqual([{ n: expect.stringMatching(/^\w+ \w+$/) }, {}])
+    expect(values.slice(1)).toEqual([
+      [{}, []],
+      [null, null],
+    ])
+    expect(JSON.stringify(values)).not.toMatch(/Anna|Bob|Cid|Dora|Emil/)
+    const originals = (await planOf(yaml())).tables[0]?.decisions.flatMap((each) => each.values) ?? []
+    const { rows } = await db.query(
+      `SELECT array_agg(x.v ORDER BY 1) AS found FROM public.t AS t, LATERAL (${originals.join(' UNION ALL ')}) x(v)`,
+    )
+    expect(rows[0].found.filter(Boolean).sort()).toEqual(['Anna', 'Bob', 'Cid', 'Dora', 'Emil'])
+    expect(await problemsOf(yaml(', m: { use: text }'))).toMatch(/JSON path \[\] .*lists both members and elements/)
+    await db.query(`UPDATE public.t SET w = '[{"x": 1}]' WHERE id = 0`)
+    expect(await objections(yaml())).toMatch(/t\.w: 1 documents hold members that no path lists/)
+  })
+
   it('json counts documents with members that no path lists', async () => {
     await fresh(`CREATE TABLE t (id int PRIMARY KEY, v jsonb);
       INSERT INTO t VALUES (1, '{"a": 1}'), (2, '{"a": 1, "b": 2}'), (3, '{"c": {"d": 1}}'), (4, '{"c": {"e": 1}}'), (5, NULL), (6, '{"f": [{"g": 1}, {"h": 1}]}'), (7, 'null')`)

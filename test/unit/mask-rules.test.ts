@@ -25,6 +25,8 @@ describe('rules file', () => {
     ['  a: { b: email }', /tables\.a\.b: write \{ use/],
     ['  a: { b: { use: date, days: 3 } }', /tables\.a\.b\.by/],
     ['  a: { b: { use: json, paths: { "a..b": { use: text } } } }', /paths/],
+    ['  a: { b: { use: json, paths: { "[]a": { use: text } } } }', /paths/],
+    ['  a: { b: { use: json, paths: {} } }', /paths: list one path at least/],
   ])('refuses %s and says where', (tables, message) => {
     expect(() => parse(tables)).toThrow(message)
   })
