@@ -661,6 +661,22 @@ tables: { t: { id: { keep: true, reason: a number }, v: { use: hash }, w: { use:
     expect((await planOf(yaml)).problems).toEqual([])
   })
 
+  it('holds masked rows against the checks of tables and domains before anything is copied', async () => {
+    await fresh(`CREATE DOMAIN zip AS text CHECK (VALUE ~ '^[0-9]{5}$');
+      CREATE TABLE t (id int PRIMARY KEY, plan text CHECK (plan IN ('free', 'pro')), z zip, d jsonb CHECK (d ? 'a'), u uuid CHECK (u IS NOT NULL),
+        up text GENERATED ALWAYS AS (upper(plan)) STORED CHECK (up <> 'X'), s timestamptz, e timestamptz, CHECK (e >= s));
+      INSERT INTO t (id, plan, z, d, u, s, e) SELECT n, CASE WHEN n > 20 THEN 'pro' ELSE 'free' END, 10000 + n, '{"a": "x"}', gen_random_uuid(), now(), now() FROM generate_series(1, 50) n;
+      ALTER TABLE t ADD CONSTRAINT later CHECK (plan <> plan) NOT VALID`)
+    const rules = (plan: string, z: string) => `safe: { timestamps: { jitter: 1h } }
+tables: { t: { id: { keep: true, reason: a number }, plan: ${plan}, z: ${z}, d: { use: json, paths: { a: { use: text } } }, u: { use: uuid } } }`
+    const good = ['{ use: choice }', '{ use: address, part: postcode }'] as const
+    expect(await objections(rules(...good))).toBe('')
+    expect(await objections(rules('{ use: text }', good[1]))).toMatch(
+      /^t\.plan: 50 of the first masked rows .* do not meet the check t_plan_check; take `choice`/,
+    )
+    await expect(objections(rules(good[0], '{ use: text }'))).rejects.toMatchObject({ constraint: 'zip_check' })
+  })
+
   it('refuses a child with a rule of its own, and one domain with two settings', async () => {
     await fresh(`CREATE TABLE a (mail text PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, mail text REFERENCES a)`)
     const tables = (child: string) =>

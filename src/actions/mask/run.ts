@@ -3,7 +3,7 @@ import { existsSync, writeFileSync } from 'node:fs'
 import { info, warning } from '@actions/core'
 import { readMaskTables } from '../../masking/catalog.ts'
 import { type CopyEnds, copyTables, discreet, exportSnapshot } from '../../masking/copy.ts'
-import { makePlan, maskedSelect, type Plan, pasteRules } from '../../masking/plan.ts'
+import { MEETS_CHECKS, makePlan, maskedSelect, type Plan, pasteRules } from '../../masking/plan.ts'
 import { type Proof, prove } from '../../masking/proof.ts'
 import { proposeRules } from '../../masking/propose.ts'
 import { maskSummary } from '../../masking/report.ts'
@@ -204,12 +204,13 @@ async function requireChecks(source: Database, plan: Plan): Promise<void> {
   const problems: string[] = []
   for (const { column, sql, problem } of plan.checks) {
     const { rows } = await source.query(sql).catch((error) => {
-      throw new UserError(`the rule of ${column} fails on a row: ${discreet(error)}`)
+      const advice = sqlState(error) === '23514' ? `. What it makes does not meet that check: ${MEETS_CHECKS}` : ''
+      throw new UserError(`the rule of ${column} fails on a row: ${discreet(error)}${advice}`)
     })
     if (Number(rows[0].count)) problems.push(problem(Number(rows[0].count)))
   }
   if (problems.length)
-    refuse('the source holds what the rules do not cover', problems, 'Nothing was copied. Extend the rules file.')
+    refuse('the rules do not fit the rows of the source', problems, 'Nothing was copied. Correct the rules file.')
 }
 
 async function copyJobs(source: Database, plan: Plan, where: ReadonlyMap<string, string>) {
