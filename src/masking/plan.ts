@@ -35,6 +35,8 @@ export interface Decision {
   values: string[]
   /** No original may be found among the masked values. */
   strict: boolean
+  /** Handed out by the database, or a reference by such a type: it numbers a row, whatever its name speaks of. */
+  numbersRow?: boolean
 }
 
 /** A reference between tables, from a foreign key or from the rules file. */
@@ -250,7 +252,10 @@ class Planner {
         this.plan.unlisted.push({ table: table.name, column })
       return plain
     }
-    if ('keep' in found) return { ...plain, why: found.why }
+    if ('keep' in found) {
+      const refers = found.column !== column && (column.family === 'integer' || column.family === 'uuid')
+      return { ...plain, why: found.why, numbersRow: column.surrogate || refers }
+    }
     const use = 'rule' in found ? found.rule.use : 'jitter'
     // What is chosen from the column's own values has a partition; for an expression its author vouches.
     if (column.placesRow && use !== 'choice' && use !== 'sql')

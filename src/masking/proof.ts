@@ -545,10 +545,11 @@ function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
   )
 }
 
-function keptPersonal(plan: Plan): Proof['keptPersonal'] {
+/** Kept columns whose name speaks of a person; those that number rows do not. */
+export function keptPersonal(plan: Plan): Proof['keptPersonal'] {
   return plan.tables.flatMap(({ table, decisions }) =>
-    decisions.flatMap(({ column, what, why }) => {
-      const looksLike = what === 'kept' ? looksPersonal(column.name, table.name) : undefined
+    decisions.flatMap(({ column, what, why, numbersRow }) => {
+      const looksLike = what === 'kept' && !numbersRow ? looksPersonal(column.name, table.name) : undefined
       return looksLike ? [{ table: table.name, column: column.name, looksLike, reason: why }] : []
     }),
   )

@@ -5,6 +5,7 @@ import { execa } from 'execa'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readMaskTables } from '../../src/masking/catalog.ts'
 import { makePlan, maskedSelect, pasteRules } from '../../src/masking/plan.ts'
+import { keptPersonal } from '../../src/masking/proof.ts'
 import { proposeRules } from '../../src/masking/propose.ts'
 import { parseRules } from '../../src/masking/rules.ts'
 import { domainKeys, openSession, setParameters, silence } from '../../src/masking/session.ts'
@@ -620,6 +621,15 @@ references:
     const check = (await planOf(yaml)).checks.find(({ column }) => column === 'c.ref')
     await db.query(`INSERT INTO public.c VALUES (4, NULL, NULL, 'C', 'x@y.z')`)
     expect(Number((await db.query(check?.sql as string)).rows[0].count)).toBe(1)
+  })
+
+  it('tells the number of an address from an address', async () => {
+    await fresh(`CREATE TABLE addresses (id bigserial PRIMARY KEY, home_address text);
+      CREATE TABLE orders (id bigserial PRIMARY KEY, shipping_address_id bigint REFERENCES addresses, phone bigint)`)
+    const keep = '{ keep: true, reason: nobody lives there }'
+    const plan = await planOf(`safe: { surrogate-keys: true, foreign-keys: true }
+tables: { addresses: { home_address: ${keep} }, orders: { phone: ${keep} } }`)
+    expect(keptPersonal(plan).map(({ column }) => column)).toEqual(['home_address', 'phone'])
   })
 
   it('refuses one domain on columns that have not the same room for what is made', async () => {

@@ -143,6 +143,19 @@ describe('pieces', () => {
       expect(looksPersonal(name), name).toBeDefined()
     for (const name of ['home_address', 'streetAddress', 'mail', 'contact_no', 'lname', 'f_name', 'born', 'born_on'])
       expect(looksPersonal(name), name).toBeDefined()
+    for (const name of [
+      'vat_number',
+      'taxId',
+      'customer_iban',
+      'billing_city',
+      'shipping_zip',
+      'recipient_name',
+      'passwd',
+    ])
+      expect(looksPersonal(name), name).toBeDefined()
+    // Within another word such letters say nothing.
+    for (const name of ['avatar_url', 'activated', 'reservation_no', 'private', 'classname', 'cubic_feet', 'footprint'])
+      expect(looksPersonal(name), name).toBeUndefined()
     for (const table of ['customers', 'user', 'staff', 'AppUsers', 'blog_authors', 'people'])
       expect(looksPersonal('name', table), table).toBe('a name')
     expect([looksPersonal('name'), looksPersonal('name', 'products')]).toEqual([undefined, undefined])
