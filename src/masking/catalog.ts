@@ -37,6 +37,8 @@ export interface MaskColumn {
   unique: boolean
   /** Of a domain, which may have checks of its own. */
   domain?: boolean
+  /** A check of the table lists its values: they are part of the schema, as an enum's labels are. */
+  labels?: boolean
 }
 
 export interface ForeignKey {
@@ -138,9 +140,14 @@ export async function readMaskTables(db: Database, schema: string): Promise<Mask
     if (kind === 'p') (table as MaskTable).key = columns
     else if (kind === 'f') table?.foreignKeys.push({ name, columns, toSchema, toTable, toColumns })
     else table?.checks.push({ name, columns, expression })
+    const labelled = table?.columns.find((column) => columns.length === 1 && column.name === columns[0])
+    if (kind === 'c' && labelled && LISTS_VALUES.test(expression)) labelled.labels = true
   }
   return [...tables.values()]
 }
+
+/** A check that says nothing but `IN (…)`. */
+const LISTS_VALUES = /^\(+[^=<>~]+ = ANY \(+ARRAY\[(?!.* (OR|AND) )/s
 
 function toColumn(
   row: Omit<MaskColumn, 'family' | 'array' | 'maxLength' | 'ignoresCase'> & { base: string; enum: boolean },

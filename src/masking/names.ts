@@ -73,6 +73,7 @@ export function suggest(column: MaskColumn): Suggestion {
   const known = personal(name)
   if (family === 'boolean') return keep('a yes or no says nothing of a person')
   if (family === 'enum') return keep('one of the labels of the schema')
+  if (column.labels && !known?.[1].includes('choice')) return keep('one of the labels that a check lists')
   if (family === 'json')
     return { rule: '{ use: json, paths: { TODO: { use: text } } }', why: 'a document: list its members' }
   if (family === 'uuid') return { rule: '{ use: uuid }', why: 'an identifier' }
@@ -85,6 +86,9 @@ export function suggest(column: MaskColumn): Suggestion {
   if (numeric && known && ['integer', 'bigint'].includes(column.type)) return { rule: '{ use: hash }', why: known[2] }
   if (numeric && known)
     return keep(`TODO: ${known[2]} as a number; keep it only for a reason, or use null, constant or sql`)
+  if (numeric && /(^|_)id$/.test(plain(name)))
+    return keep('TODO: an identifier; keep it, or list under `references` what it refers to')
+  if (numeric && column.unique) return keep('TODO: a number in a unique index; say why it may be seen, or use sql')
   if (numeric) return keep('TODO: a number; keep it, or { use: number, noise: 0.1 }')
   if (column.unique && known?.[1].includes('email') === false)
     return { rule: '{ use: hash }', why: `${known[2]}, and unique` }

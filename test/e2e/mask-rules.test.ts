@@ -724,8 +724,30 @@ describe('proposing', () => {
     expect(yaml).toContain('dob: { use: date, days: 60, by: Id }')
     expect(yaml).toContain("search: { use: 'null' }")
     expect(yaml).toMatch(/ip: .*TODO: inet, looks like a trace of a device; .* use null, constant or sql/)
-    expect(yaml).toMatch(/"kids\[\]": \{ use: constant, value: 'TODO: .*"sizes\[\]": \{ keep: true, reason: 'TODO/)
+    expect(yaml).toMatch(/"kids\[\]\.n": \{ use: text \}.*"sizes\[\]": \{ keep: true, reason: 'TODO/)
     expect(yaml).toContain('"nick[]": { use: hash, length: 16 }')
+  })
+
+  it('lists members at every level, keeps labels that a check lists, and knows a number that refers to something', async () => {
+    await fresh(`CREATE TABLE t (id bigserial PRIMARY KEY, plan text CHECK (plan IN ('free', 'pro')), sex varchar(1) CHECK (sex IN ('m', 'f')),
+        code text CHECK (code = 'none' OR length(code) > 3), level int CHECK (level IN (1, 2)), actor_id bigint, n int UNIQUE, deep jsonb, list jsonb);
+      INSERT INTO t (plan, sex, code, level, deep, list) SELECT 'free', 'm', 'none', 1,
+        jsonb_build_object('who', jsonb_build_object('email', 'a@b.de', 'tel', ARRAY['1']), 'none', '[]'::jsonb, 'm', CASE WHEN n > 9 THEN '{"x": 1}' ELSE '1' END::jsonb),
+        '[{"sku": "a", "qty": 1}, {"qty": 2}]' FROM generate_series(1, 20) n`)
+    const { yaml } = await proposeRules(db, 'public')
+    expect(yaml).toContain('plan: { keep: true, reason: "one of the labels that a check lists" }')
+    expect(yaml).toContain('level: { keep: true, reason: "one of the labels that a check lists" }')
+    expect(yaml).toContain('sex: { use: choice }')
+    expect(yaml).toContain('code: { use: text }')
+    expect(yaml).toContain('actor_id: { keep: true, reason: "TODO: an identifier; keep it, or list under')
+    expect(yaml).toContain('n: { keep: true, reason: "TODO: a number in a unique index')
+    expect(yaml).toContain(
+      `{ "m": { use: constant, value: 'TODO: list the members below' }, "none[]": { use: text }, "who.email": { use: email, domain: email }, "who.tel[]": { use: phone } }`,
+    )
+    expect(yaml).toContain(`{ "[].qty": { keep: true, reason: 'TODO: a number' }, "[].sku": { use: text } }`)
+    const { problems, unlisted } = await planOf(decided(yaml))
+    expect([problems, unlisted]).toEqual([[], []])
+    expect(await objections(decided(yaml))).toBe('')
   })
 
   it('takes columns of any name, and documents that jsonb cannot hold', async () => {
