@@ -238,6 +238,8 @@ export interface Place {
   domain: string
   /** Domain of another column of the table, for `by`. */
   domainOf(column: string): string
+  /** Whether a column of that domain ignores case: then all do, or one person would be two. */
+  caseless(domain: string): boolean
   hashes: Hashes
 }
 
@@ -287,11 +289,11 @@ function eachOf(what: string, elements: string, hashes: Hashes): string {
 function maskText(
   rule: UseRule | Exclude<LeafRule, { keep: true }>,
   value: string,
-  column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'>,
-  place: Pick<Place, 'domain' | 'hashes'>,
+  column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'> & { unique?: boolean },
+  { domain, hashes, caseless }: Pick<Place, 'domain' | 'hashes' | 'caseless'>,
 ): string {
-  const { domain, hashes } = place
-  const spelling = column.ignoresCase ? `lower(${value})` : value
+  // But for a unique text, which may have both spellings.
+  const spelling = column.ignoresCase || (caseless(domain) && !column.unique) ? `lower(${value})` : value
   const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : spelling
   // NULL for an empty text, too: whatever is made of the hash is NULL then, and the text itself stays.
   const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
@@ -495,7 +497,7 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
 }
 
 /** All timestamps of a row move by the same amount, so that what came first still does. */
-export function jitter(text: string, { table, column, hashes }: Omit<Place, 'domain' | 'domainOf'>): string {
+export function jitter(text: string, { table, column, hashes }: Pick<Place, 'table' | 'column' | 'hashes'>): string {
   const ms = jitterMs(text)
   const value = columnOf(column.name)
   const domain = `${table.name} jitter`

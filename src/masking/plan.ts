@@ -16,6 +16,7 @@ import {
   MIN_COUNT,
   maskColumn,
   misfit,
+  type Place,
 } from './expressions.ts'
 import { suggest } from './names.ts'
 import type { LeafRule, Rule, Rules, UseRule } from './rules.ts'
@@ -49,6 +50,8 @@ export interface Edge {
   when?: { column: string; is: string }
   /** The two columns are of different types, and meet as text. */
   asText: boolean
+  /** To one of the columns two spellings that differ in case are one value. */
+  ignoresCase: boolean
   /** Name of the constraint; empty for a reference that none declares. */
   constraint: string
 }
@@ -105,6 +108,8 @@ class Planner {
   readonly #rules: Rules
   readonly #byName: Map<string, MaskTable>
   readonly #resolved = new Map<string, Resolved | undefined>()
+  /** Domains in which a column ignores case. */
+  readonly #caseless = new Set<string>()
 
   constructor(all: readonly MaskTable[], rules: Rules, schema: string) {
     this.#rules = rules
@@ -113,6 +118,8 @@ class Planner {
     this.plan = { schema, tables: [], edges: [], domains: new Map(), problems: [], unlisted: [], checks: [] }
     this.#requireKnownNames(all)
     this.plan.edges = this.#edges()
+    for (const { name, columns } of chosen)
+      for (const column of columns) if (column.ignoresCase) this.#caseless.add(this.#domain(name, column.name))
     for (const table of chosen) this.plan.tables.push(this.#planTable(table))
     this.#requireOneRulePerDomain()
   }
@@ -153,6 +160,7 @@ class Planner {
             to: key.toTable,
             toColumns: key.toColumns,
             asText: false,
+            ignoresCase: table.columns.some(({ name, ignoresCase }) => ignoresCase && key.columns.includes(name)),
             constraint: key.name,
           })
       }
@@ -168,6 +176,7 @@ class Planner {
         to: to.table.name,
         toColumns: [to.column.name],
         asText: from.column.type !== to.column.type,
+        ignoresCase: [from, to].some(({ column }) => column.ignoresCase),
         constraint: '',
         ...(when && { when }),
       })
@@ -283,10 +292,10 @@ class Planner {
       return plain
     }
     try {
-      // A child is cut to its parent's limit, or the two would differ where the parent was cut.
-      const shaped = { ...column, maxLength: found.column.maxLength ?? column.maxLength }
-      const domainOf = (name: string) => this.#domain(table.name, name)
-      const expression = maskColumn(rule, { table, column: shaped, domain, domainOf, hashes })
+      // A child is cut to its parent's limit, or the two would differ where the parent was cut; and spelled as that is.
+      const { maxLength, ignoresCase = false, unique } = found.column
+      const shaped = { ...column, maxLength: maxLength ?? column.maxLength, ignoresCase, unique }
+      const expression = maskColumn(rule, this.#place(table, shaped, domain, hashes))
       const values = this.#values(rule, column)
       if (rule.use === 'json') this.#checkDocument(table, column, rule)
       if (rule.use === 'choice') this.#checkChoice(table, column, rule['min-count'] ?? MIN_COUNT)
@@ -306,6 +315,11 @@ class Planner {
       this.#problem(messageOf(error))
       return plain
     }
+  }
+
+  #place(table: MaskTable, column: MaskColumn, domain: string, hashes: Hashes): Place {
+    const domainOf = (name: string) => this.#domain(table.name, name)
+    return { table, column, domain, domainOf, caseless: (name) => this.#caseless.has(name), hashes }
   }
 
   #values(rule: UseRule, column: MaskColumn): string[] {
@@ -346,8 +360,7 @@ class Planner {
     if (own(this.#rules.proof?.['allow-survivors'], id) || !rule || !('use' in rule) || rule.use !== use) return
     const value = columnOf(column.name)
     const fresh = new Hashes(this.plan.domains)
-    const domainOf = (name: string) => this.#domain(table.name, name)
-    const place = { table, column, domain: domainOf(column.name), domainOf, hashes: fresh }
+    const place = this.#place(table, column, this.#domain(table.name, column.name), fresh)
     if (rule.use === 'sql') {
       const made = textsOf('s.made', column)
       this.#checkTexts(table, id, `(${rule.expression})::${column.type}`, made, decisions, 'the expression gives away')
@@ -580,6 +593,13 @@ interface Shared {
 
 function hasDomain<T extends Rule | LeafRule>(rule: T): rule is T & Shared['rule'] {
   return 'domain' in rule && Boolean(rule.domain)
+}
+
+/** A column's value as it is compared with the one at the other end. */
+export function compared({ asText, ignoresCase }: Pick<Edge, 'asText' | 'ignoresCase'>, value: string): string {
+  // Not by citext's own operator: that is in a schema which no search path names.
+  if (ignoresCase) return `lower(${value}::text)`
+  return asText ? `${value}::text` : value
 }
 
 /** Whether a parent's masked values can stand in a column that refers to it. */

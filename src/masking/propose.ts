@@ -1,9 +1,9 @@
 import { parse } from 'yaml'
-import { type Database, literal, qualified } from '../runtime/database.ts'
+import { type Database, ident, literal, qualified } from '../runtime/database.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable, readMaskTables } from './catalog.ts'
 import { misfit, readable } from './expressions.ts'
 import { emailRule, type Suggestion, suggest } from './names.ts'
-import { key, meets, oneLine } from './plan.ts'
+import { compared, key, meets, oneLine } from './plan.ts'
 import { PATTERNS } from './proof.ts'
 import type { Rule } from './rules.ts'
 
@@ -293,10 +293,11 @@ async function agrees(
   when = '',
 ): Promise<boolean> {
   const value = columnOf(column.name)
-  const text = parent.columns.find((each) => each.name === name)?.type === column.type ? '' : '::text'
+  const own = parent.columns.find((each) => each.name === name)
+  const edge = { asText: own?.type !== column.type, ignoresCase: Boolean(own?.ignoresCase || column.ignoresCase) }
   const { rows } = await db.query(
     `SELECT count(*)::int AS filled, count(*) FILTER (WHERE EXISTS (SELECT FROM ${qualified(parent.schema, parent.name)} p
-              WHERE p.${columnOf(name).slice(2)}${text} = ${value}${text}))::int AS met
+              WHERE ${compared(edge, `p.${ident(name)}`)} = ${compared(edge, value)}))::int AS met
        FROM (SELECT * FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL${when} LIMIT ${SAMPLE}) AS t`,
   )
   return rows[0].filled > 0 && rows[0].met >= rows[0].filled * 0.9

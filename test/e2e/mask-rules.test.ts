@@ -9,6 +9,7 @@ import { keptPersonal } from '../../src/masking/proof.ts'
 import { proposeRules } from '../../src/masking/propose.ts'
 import { parseRules } from '../../src/masking/rules.ts'
 import { domainKeys, openSession, setParameters, silence } from '../../src/masking/session.ts'
+import { dangling } from '../../src/masking/subset.ts'
 import { createGrownShop } from '../../src/rehearsal/masked-shop.ts'
 import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
 import type { Database } from '../../src/runtime/database.ts'
@@ -621,6 +622,27 @@ references:
     const check = (await planOf(yaml)).checks.find(({ column }) => column === 'c.ref')
     await db.query(`INSERT INTO public.c VALUES (4, NULL, NULL, 'C', 'x@y.z')`)
     expect(Number((await db.query(check?.sql as string)).rows[0].count)).toBe(1)
+  })
+
+  it('a text that refers to what ignores case, or shares its domain, has the same mask in whatever case', async () => {
+    await db.query('CREATE SCHEMA IF NOT EXISTS ext; CREATE EXTENSION IF NOT EXISTS citext SCHEMA ext')
+    await fresh(`CREATE TABLE a (id int PRIMARY KEY, v ext.citext UNIQUE);
+      CREATE TABLE b (id int PRIMARY KEY, ref text, same text, own text UNIQUE, ci ext.citext, doc jsonb);
+      INSERT INTO a VALUES (1, 'Ann@X.org'), (2, 'bob@x.org');
+      INSERT INTO b VALUES (1, 'Ann@X.org', 'ANN@x.org', 'ANN@x.org', 'aNN@x.org', '{"m": "Ann@x.ORG"}'), (2, 'gone@x.org', 'bob@x.org', 'ann@x.org', 'bob@X.org', '{}')`)
+    const email = '{ use: email, domain: email }'
+    const yaml = `safe: { surrogate-keys: true }
+tables: { a: { id: { keep: true, reason: a number }, v: ${email} }, b: { id: { keep: true, reason: a number }, same: ${email}, own: ${email}, doc: { use: json, paths: { m: ${email} } } } }
+references: [{ from: b.ref, to: a.v }, { from: b.ci, to: a.v }]`
+    const [a, b] = [await masked('a', yaml), await masked('b', yaml)]
+    expect([b[0]?.ref, b[0]?.same, b[0]?.ci, JSON.parse(b[0]?.doc as string).m]).toEqual(Array(4).fill(a[0]?.v))
+    expect([b[1]?.same, b[1]?.ci]).toEqual([a[1]?.v, a[1]?.v])
+    expect(new Set([b[0]?.own, b[1]?.own, b[1]?.ref, a[0]?.v]).size).toBe(3)
+    const { edges } = await planOf(yaml)
+    const orphans = edges.map(
+      (edge) => `(SELECT count(*)::int FROM public.b t WHERE ${dangling(edge, 'public')}) AS ${edge.columns[0]}`,
+    )
+    expect((await db.query(`SELECT ${orphans.join(', ')}`)).rows).toEqual([{ ref: 1, ci: 0 }])
   })
 
   it('tells the number of an address from an address', async () => {
