@@ -77,10 +77,12 @@ function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]):
   if (!rule.includes('by: TODO')) return rule
   // Not by a reference to itself: all whom one person has brought would move together.
   const person = table.foreignKeys.find(
-    ({ toTable }) => toTable !== table.name && /customer|user|person|account|member|patient|client/i.test(toTable),
+    ({ toTable }) =>
+      toTable !== table.name && /customer|user|person|people|employee|account|member|patient|client/i.test(toTable),
   )
   const own = tables.length && table.key.length === 1 ? table.key[0] : undefined
-  const by = person?.columns[0] ?? own
+  // Of a key that begins with the tenant, the last column names the person.
+  const by = person?.columns.at(-1) ?? own
   return by ? rule.replace('TODO', () => key(by)) : rule
 }
 
@@ -113,7 +115,7 @@ interface Sampled {
 /** A column that holds nothing but such values, as told from text in which one stands. */
 const WHOLE: [string, string][] = [
   ['only e-mail', String.raw`^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$`],
-  ['only phone', String.raw`^(\+|0)[0-9 ()./-]{7,18}[0-9]$`],
+  ['only phone', String.raw`^(?![0-9]{2}[./-][0-9]{2}[./-][0-9]{4}$)(\+|0)[0-9 ()./-]{7,18}[0-9]$`],
   ['only card', '^[2-6][0-9]{3}([ -]?[0-9]){9,15}$'],
 ]
 

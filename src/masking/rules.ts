@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { parseDocument } from 'yaml'
 import * as z from 'zod'
 import { InputError, messageOf } from '../runtime/errors.ts'
+import { plural } from '../runtime/progress.ts'
 
 const domain = z.string().min(1).describe('Columns of one domain get the same masked value for the same original.')
 const fold = z.boolean().describe('Takes `A@x.org ` and `a@x.org` for the same value. Loses uniqueness.')
@@ -215,7 +216,7 @@ export function parseRules(text: string, path: string): Rules {
   const found = result.success ? undecided(result.data) : result.error.issues.flatMap((issue) => explain(issue, value))
   if (result.success && !found.length) return result.data
   throw new InputError(
-    `input \`rules\`: ${path} has ${found.length} mistakes:\n${found.map((line) => `  - ${line}`).join('\n')}\nSee docs/masking.md for what a rule may say.`,
+    `input \`rules\`: ${path} has ${plural(found.length, 'mistake')}:\n${found.map((line) => `  - ${line}`).join('\n')}\nSee docs/masking.md for what a rule may say.`,
   )
 }
 

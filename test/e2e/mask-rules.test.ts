@@ -5,7 +5,7 @@ import { execa } from 'execa'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readMaskTables } from '../../src/masking/catalog.ts'
 import { makePlan, maskedSelect, pasteRules } from '../../src/masking/plan.ts'
-import { keptPersonal } from '../../src/masking/proof.ts'
+import { keptPersonal, PATTERNS } from '../../src/masking/proof.ts'
 import { proposeRules } from '../../src/masking/propose.ts'
 import { parseRules } from '../../src/masking/rules.ts'
 import { domainKeys, openSession, setParameters, silence } from '../../src/masking/session.ts'
@@ -718,6 +718,42 @@ tables: { t: { id: { keep: true, reason: a number }, plan: ${plan}, z: ${z}, d: 
     )
     expect(await problemsOf(tables('{ use: email, domain: m, fold: true }'))).toMatch(/share the domain m/)
     expect(await problemsOf(tables('{ use: email, domain: m }'))).toBe('')
+  })
+})
+
+describe('patterns', () => {
+  it('takes telephone numbers for such, and neither dates nor expiries', async () => {
+    const looks = async (texts: string[]) => {
+      const { rows } = await db.query('SELECT t FROM unnest($1::text[]) t WHERE t ~ $2', [texts, PATTERNS.phone])
+      return rows.map(({ t }) => t)
+    }
+    const phones = [
+      '030 1234567',
+      'tel. 030/1234567',
+      '(0170) 12 34 567',
+      '02/2012345',
+      '0170-20 12 345',
+      '01.23.45.67.89',
+      'on 01.05.1950 from 030 1234567',
+    ]
+    expect(await looks(phones)).toEqual(phones)
+    const dates = [
+      '01.05.1950',
+      'born 01/31/1950, well',
+      '31/01/2020',
+      '04/2027',
+      '05-12-2012 12:30',
+      '2020/01/02 03:04:05',
+      '2020-01-02 03:04:05',
+    ]
+    expect(await looks(dates)).toEqual([])
+    await fresh('CREATE TABLE t (id serial PRIMARY KEY, v text, w text)')
+    await db.query(
+      `INSERT INTO public.t (v, w) SELECT '01.05.19' || n, '030 12345' || n FROM generate_series(10, 40) n`,
+    )
+    const { yaml } = await proposeRules(db, 'public')
+    expect(yaml).toMatch(/v: \{ use: text \}/)
+    expect(yaml).toMatch(/w: \{ use: phone \}/)
   })
 })
 
