@@ -504,6 +504,21 @@ describe('a proof that fails', () => {
     expect(await discardTables(at.to, 'public', ['t', 'u'])).toEqual([])
   })
 
+  it('makes the folders of what it writes, and says first of all when it cannot', async () => {
+    const at = await databases(TINY)
+    writeFileSync(join(folder, 'file'), '')
+    const inside = join(folder, 'file', 'mask.json')
+    const result = await run(at, rulesFile(TINY_RULES), { inputs: { evidence: inside } })
+    expect(result.log).toMatch(/input `evidence`: .* cannot be written: /)
+    expect(result.log).not.toMatch(/bug|copied/)
+    const proposed = await run(at, join(folder, 'file', 'a.yml'), { inputs: { propose: 'true' } })
+    expect(proposed.log).toMatch(/input `rules`: .* cannot be written: /)
+    const made = await run(at, rulesFile(TINY_RULES), {
+      inputs: { evidence: join(folder, 'new', 'deep', 'mask.json') },
+    })
+    expect(made.outputs.verdict).toBe('proved')
+  })
+
   it('tells nothing of a value when an expression fails on it', async () => {
     const at = await databases(TINY)
     const rule = (expression: string) =>
