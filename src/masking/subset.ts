@@ -87,7 +87,16 @@ function restrictedTables(edges: readonly Edge[], seeds: readonly string[]): Set
 
 function ownPredicates(table: MaskTable, own: Subset[string] | undefined, hashes: Hashes, plan: Plan): string[] {
   const parts: string[] = []
-  if (own?.where) parts.push(`(${own.where})`)
+  if (own?.where) {
+    parts.push(`(${own.where})`)
+    // A predicate that does not run is told of before an earlier copy is dropped.
+    const sql = `SELECT 0 AS count FROM ${fromItem(table)} AS t WHERE ${own.where} LIMIT 1`
+    plan.checks.push({
+      column: `subset.${table.name}`,
+      sql: `SELECT coalesce(max(count), 0) AS count FROM (${sql}) s`,
+      problem: () => '',
+    })
+  }
   if (own?.percent !== undefined) {
     if (!table.key.length) plan.problems.push(`subset: ${table.name} has no primary key to take a percentage by`)
     else {

@@ -217,7 +217,7 @@ async function requireChecks(source: Database, plan: Plan): Promise<void> {
   for (const { column, sql, problem } of plan.checks) {
     const { rows } = await source.query(sql).catch((error) => {
       const advice = sqlState(error) === '23514' ? `. What it makes does not meet that check: ${MEETS_CHECKS}` : ''
-      throw new UserError(`the rule of ${column} fails on a row: ${discreet(error)}${advice}`)
+      throw new UserError(`the rule of ${column} fails: ${discreet(error)}${advice}`)
     })
     if (Number(rows[0].count)) problems.push(problem(Number(rows[0].count)))
   }
