@@ -35,6 +35,10 @@ export interface MaskColumn {
   placesRow?: boolean
   /** Part of a unique index or constraint, also within an expression. */
   unique: boolean
+  /** Of a domain, which may have checks of its own. */
+  domain?: boolean
+  /** A check of the table lists its values: they are part of the schema, as an enum's labels are. */
+  labels?: boolean
 }
 
 export interface ForeignKey {
@@ -43,6 +47,14 @@ export interface ForeignKey {
   toTable: string
   toSchema: string
   toColumns: string[]
+}
+
+/** A CHECK constraint that all rows meet. */
+export interface RowCheck {
+  name: string
+  columns: string[]
+  /** Over the names of the columns. */
+  expression: string
 }
 
 export interface MaskTable {
@@ -54,6 +66,7 @@ export interface MaskTable {
   columns: MaskColumn[]
   key: string[]
   foreignKeys: ForeignKey[]
+  checks: RowCheck[]
 }
 
 /** Every base table of a schema in catalog order by name; partitioned ones as a whole. */
@@ -95,13 +108,15 @@ export async function readMaskTables(db: Database, schema: string): Promise<Mask
             ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY u(n, o)
               JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.n ORDER BY o) AS columns,
             ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY u(n, o)
-              JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY o) AS "toColumns"
+              JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.n ORDER BY o) AS "toColumns",
+            pg_catalog.pg_get_expr(k.conbin, k.conrelid) AS expression
        FROM pg_catalog.pg_constraint k
        JOIN pg_catalog.pg_class c ON c.oid = k.conrelid AND NOT c.relispartition
        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
        LEFT JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
        LEFT JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace
-      WHERE n.nspname = $1 AND k.contype IN ('p', 'f') AND (k.conparentid = 0 OR k.contype = 'p')
+      WHERE n.nspname = $1 AND (k.contype = 'p' OR k.contype = 'f' AND k.conparentid = 0
+         OR k.contype = 'c' AND k.convalidated AND 0 <> ALL (k.conkey))
       ORDER BY k.conname`,
     [schema],
   )
@@ -115,16 +130,24 @@ export async function readMaskTables(db: Database, schema: string): Promise<Mask
       columns: [],
       key: [],
       foreignKeys: [],
+      checks: [],
     }
     table.columns.push(toColumn(row))
     tables.set(row.oid, table)
   }
-  for (const { oid, kind, ...row } of constraints.rows) {
-    if (kind === 'p') (tables.get(oid) as MaskTable).key = row.columns
-    else tables.get(oid)?.foreignKeys.push(row)
+  for (const { oid, kind, name, columns, expression, toSchema, toTable, toColumns } of constraints.rows) {
+    const table = tables.get(oid)
+    if (kind === 'p') (table as MaskTable).key = columns
+    else if (kind === 'f') table?.foreignKeys.push({ name, columns, toSchema, toTable, toColumns })
+    else table?.checks.push({ name, columns, expression })
+    const labelled = table?.columns.find((column) => columns.length === 1 && column.name === columns[0])
+    if (kind === 'c' && labelled && LISTS_VALUES.test(expression)) labelled.labels = true
   }
   return [...tables.values()]
 }
+
+/** A check that says nothing but `IN (…)`. */
+const LISTS_VALUES = /^\(+[^=<>~]+ = ANY \(+ARRAY\[(?!.* (OR|AND) )/s
 
 function toColumn(
   row: Omit<MaskColumn, 'family' | 'array' | 'maxLength' | 'ignoresCase'> & { base: string; enum: boolean },
@@ -135,7 +158,11 @@ function toColumn(
   const limit = /^character(?: varying)?\((\d+)\)$/.exec(element)?.[1]
   const family: Family = isEnum ? 'enum' : familyOf(element)
   const maxLength = limit ? Number(limit) : null
-  const more = { ...(CITEXT.test(element) && { ignoresCase: true }), ...(placesRow && { placesRow }) }
+  const more = {
+    ...(CITEXT.test(element) && { ignoresCase: true }),
+    ...(placesRow && { placesRow }),
+    ...(base !== type && { domain: true }),
+  }
   return { name, type, family, array, maxLength, notNull, generated, surrogate, unique, ...more }
 }
 

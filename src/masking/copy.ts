@@ -1,4 +1,5 @@
 import { pipeline } from 'node:stream/promises'
+import type pg from 'pg'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError } from '../runtime/errors.ts'
@@ -112,11 +113,16 @@ async function copyOne(source: Database, target: Database, job: CopyJob, signal:
   }
 }
 
-/** What may be told of a database's error: its class and where it happened, never its message, which can quote a value. */
+/**
+ * What may be told of a database's error: its class and where it happened, not its message, which can quote a value; but
+ * for what it says of the statement itself, such as a column that is not there.
+ */
 export function discreet(error: unknown): string {
   const state = sqlState(error)
   if (!state) return error instanceof Error ? error.message : String(error)
-  const { constraint, column, dataType } = error as { constraint?: string; column?: string; dataType?: string }
+  const { constraint, column, dataType, position, message } = error as Partial<pg.DatabaseError>
+  // The position is that in our statement: within a function, whose text may be made of values, there is another.
+  if (state.startsWith('42') && position) return `SQLSTATE ${state}: ${message}`
   const where = [constraint && `constraint ${constraint}`, column && `column ${column}`, dataType && `type ${dataType}`]
   const named = where.filter(Boolean).join(', ')
   return `SQLSTATE ${state}${named ? ` (${named})` : ''}; the server's own log has the message, which can quote a value and is not shown here`

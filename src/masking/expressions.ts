@@ -238,6 +238,8 @@ export interface Place {
   domain: string
   /** Domain of another column of the table, for `by`. */
   domainOf(column: string): string
+  /** Whether a column of that domain ignores case: then all do, or one person would be two. */
+  caseless(domain: string): boolean
   hashes: Hashes
 }
 
@@ -287,11 +289,11 @@ function eachOf(what: string, elements: string, hashes: Hashes): string {
 function maskText(
   rule: UseRule | Exclude<LeafRule, { keep: true }>,
   value: string,
-  column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'>,
-  place: Pick<Place, 'domain' | 'hashes'>,
+  column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'> & { unique?: boolean },
+  { domain, hashes, caseless }: Pick<Place, 'domain' | 'hashes' | 'caseless'>,
 ): string {
-  const { domain, hashes } = place
-  const spelling = column.ignoresCase ? `lower(${value})` : value
+  // But for a unique text, which may have both spellings.
+  const spelling = column.ignoresCase || (caseless(domain) && !column.unique) ? `lower(${value})` : value
   const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : spelling
   // NULL for an empty text, too: whatever is made of the hash is NULL then, and the text itself stays.
   const strong = () => hashes.strong(domain, `nullif(${folded}, '')`)
@@ -495,7 +497,7 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
 }
 
 /** All timestamps of a row move by the same amount, so that what came first still does. */
-export function jitter(text: string, { table, column, hashes }: Omit<Place, 'domain' | 'domainOf'>): string {
+export function jitter(text: string, { table, column, hashes }: Pick<Place, 'table' | 'column' | 'hashes'>): string {
   const ms = jitterMs(text)
   const value = columnOf(column.name)
   const domain = `${table.name} jitter`
@@ -529,17 +531,17 @@ export interface JsonNode {
 
 /** @throws UserError when one path runs through another */
 export function jsonTree(paths: Record<string, LeafRule>): JsonNode {
-  const root: JsonNode = { members: new Map() }
+  const root: JsonNode = {}
   for (const [path, rule] of Object.entries(paths)) {
     let node = root
-    for (const step of path.split('.')) {
-      const name = step.replace(/\[\]$/, '')
-      node.members ??= new Map()
-      if (!node.members.has(name)) node.members.set(name, {})
-      node = node.members.get(name) as JsonNode
-      if (name !== step) {
+    for (const step of path.match(/\[\]|[^.[\]]+/g) ?? []) {
+      if (step === '[]') {
         node.each ??= {}
         node = node.each
+      } else {
+        node.members ??= new Map()
+        if (!node.members.has(step)) node.members.set(step, {})
+        node = node.members.get(step) as JsonNode
       }
     }
     if (node.rule) throw new UserError(`the JSON path ${path} is listed twice`)
@@ -551,7 +553,9 @@ export function jsonTree(paths: Record<string, LeafRule>): JsonNode {
 
 function requireClear(node: JsonNode, path: string): void {
   if ([node.rule, node.members, node.each].filter(Boolean).length > 1)
-    throw new UserError(`the JSON path ${path} has a rule of its own and others below it; keep one of the two`)
+    throw new UserError(
+      `the JSON path ${path || '[]'} has a rule of its own and others below it, or lists both members and elements; keep one of the two`,
+    )
   for (const [name, child] of node.members ?? []) requireClear(child, path ? `${path}.${name}` : name)
   if (node.each) requireClear(node.each, `${path}[]`)
 }
@@ -635,15 +639,25 @@ export function jsonUnlisted(value: string, node: JsonNode): string {
   return `CASE jsonb_typeof(${value}) WHEN 'object' THEN ${rest}${below.join('')} WHEN 'null' THEN false ELSE ${value} IS NOT NULL END`
 }
 
-/** The texts at those paths of a JSON rule that are wanted, as `SELECT`s of one column: what is looked for, or looked at. */
-export function jsonTexts(value: string, node: JsonNode, wanted: (rule: LeafRule) => boolean): string[] {
-  if (node.rule) return wanted(node.rule) ? [`SELECT ${value} #>> '{}'`] : []
-  if (node.each)
-    return jsonTexts('x.e', node.each, wanted).map(
-      (each) => `${each} FROM jsonb_array_elements(CASE jsonb_typeof(${value}) WHEN 'array' THEN ${value} END) x(e)`,
-    )
+/**
+ * The texts at those paths of a JSON rule that are wanted, as `SELECT`s of one column: what is looked for, or looked at.
+ * @param lists the arrays on the way there, each an item of the FROM clause
+ */
+export function jsonTexts(
+  value: string,
+  node: JsonNode,
+  wanted: (rule: LeafRule) => boolean,
+  lists: readonly string[] = [],
+): string[] {
+  if (node.rule)
+    return wanted(node.rule) ? [`SELECT ${value} #>> '{}'${lists.length ? ` FROM ${lists.join(', ')}` : ''}`] : []
+  if (node.each) {
+    const name = `x${lists.length}`
+    const list = `jsonb_array_elements(CASE jsonb_typeof(${value}) WHEN 'array' THEN ${value} END) ${name}(e)`
+    return jsonTexts(`${name}.e`, node.each, wanted, [...lists, list])
+  }
   return [...(node.members as Map<string, JsonNode>)].flatMap(([name, child]) =>
-    jsonTexts(`(${value} -> ${literal(name)})`, child, wanted),
+    jsonTexts(`(${value} -> ${literal(name)})`, child, wanted, lists),
   )
 }
 

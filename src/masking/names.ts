@@ -9,30 +9,30 @@ export interface Suggestion {
 
 const PERSONAL: [RegExp, string, string][] = [
   [/e_?mail|(^|_)mail(_?addr(ess)?)?$/, '{ use: email, domain: email }', 'an e-mail address'],
-  [/^((first|given|fore)_?names?|f_?name)$/, '{ use: name, part: first }', 'a first name'],
-  [/^((last|family|sur)_?names?|l_?name)$|surname/, '{ use: name, part: last }', 'a last name'],
+  [/^((first|given|fore|middle)_?names?|f_?name)$/, '{ use: name, part: first }', 'a first name'],
+  [/^((last|family|sur|maiden)_?names?|l_?name)$|surname/, '{ use: name, part: last }', 'a last name'],
   [
-    /^(full_?name|display_?name|contact(_name)?|recipient|holder|author|agent|card_?holder|account_?holder)$|(customer|person|user|owner|billing|shipping|contact|holder)_?name$/,
+    /^(full_?name|display_?name|contact(_name)?|recipient|holder|author|agent|card_?holder|account_?holder)$|(customer|person|user|owner|billing|shipping|contact|holder|recipient|sender|author|employee|patient|member|client|guest|passenger)_?name$/,
     '{ use: name }',
     'a name',
   ],
   [/phone|mobile|^(tel|fax|msisdn)|_(tel|fax)$|^contact_?(no|num|number)$/, '{ use: phone }', 'a telephone number'],
   [/^(card|pan|cc)(_?(no|num|number))?$|card_?(no|num|number)|credit_?card/, '{ use: card }', 'a card number'],
-  [/iban|bic|account_?(no|num|number)|routing/, '{ use: hash, length: 20 }', 'a bank account'],
+  [/(^|_)(bic|routing)(_|$)|(iban|account_?(no|num|number))(_|$)/, '{ use: hash, length: 20 }', 'a bank account'],
   [
-    /ssn|national_?(id|no|number)|nino|rrn|passport|driver|licen[cs]e|tax_?(id|no|number)|vat/,
+    /(^|_)(ssn|nino|rrn|vat)(_|$)|(national|tax|vat)_?(id|no|num|number)(_|$)|passport|driver|licen[cs]e/,
     '{ use: hash, length: 16 }',
     'a number that identifies a person',
   ],
   [
-    /^(address|street|line_?[12]|address_?(line)?_?[12])$|(home|street|work|mailing|postal|delivery|shipping|billing)_?address/,
+    /^(address|street(_?name)?|line_?[12]|address_?(line)?_?[12])$|(home|street|work|mailing|postal|delivery|shipping|billing)_?address/,
     '{ use: address }',
     'a street address',
   ],
-  [/^(city|town|locality)$/, '{ use: address, part: city }', 'a place'],
-  [/post(al)?_?code|^zip/, '{ use: address, part: postcode }', 'a postal code'],
-  [/birth|^dob$|^born(_|$)/, '{ use: date, days: 60, by: TODO }', 'a date of birth'],
-  [/passwor?d|secret|token|api_?key|salt|otp|pin$/, '{ use: constant, value: masked }', 'a secret'],
+  [/(^|_)(city|town|locality)$/, '{ use: address, part: city }', 'a place'],
+  [/post(al)?_?code|(^|_)zip(_?code)?$/, '{ use: address, part: postcode }', 'a postal code'],
+  [/birth|(^|_)dob$|^born(_|$)/, '{ use: date, days: 60, by: TODO }', 'a date of birth'],
+  [/passwo?r?d|(^|_)(pwd|salt|otp|pin)(_|$)|secret|token|api_?key/, '{ use: constant, value: masked }', 'a secret'],
   [/^(user_?name|login|nick(name)?|handle|alias|user)$/, '{ use: hash, length: 16 }', 'an account name'],
   [/(^|_)ip(_?addr(ess)?)?$|user_?agent|fingerprint|device_?id|session|cookie/, '{ use: hash }', 'a trace of a device'],
   [/latitude|longitude|^(lat|lon|lng)$/, '{ use: number, absolute: 0.5 }', 'a position'],
@@ -73,6 +73,7 @@ export function suggest(column: MaskColumn): Suggestion {
   const known = personal(name)
   if (family === 'boolean') return keep('a yes or no says nothing of a person')
   if (family === 'enum') return keep('one of the labels of the schema')
+  if (column.labels && !known?.[1].includes('choice')) return keep('one of the labels that a check lists')
   if (family === 'json')
     return { rule: '{ use: json, paths: { TODO: { use: text } } }', why: 'a document: list its members' }
   if (family === 'uuid') return { rule: '{ use: uuid }', why: 'an identifier' }
@@ -85,6 +86,9 @@ export function suggest(column: MaskColumn): Suggestion {
   if (numeric && known && ['integer', 'bigint'].includes(column.type)) return { rule: '{ use: hash }', why: known[2] }
   if (numeric && known)
     return keep(`TODO: ${known[2]} as a number; keep it only for a reason, or use null, constant or sql`)
+  if (numeric && /(^|_)id$/.test(plain(name)))
+    return keep('TODO: an identifier; keep it, or list under `references` what it refers to')
+  if (numeric && column.unique) return keep('TODO: a number in a unique index; say why it may be seen, or use sql')
   if (numeric) return keep('TODO: a number; keep it, or { use: number, noise: 0.1 }')
   if (column.unique && known?.[1].includes('email') === false)
     return { rule: '{ use: hash }', why: `${known[2]}, and unique` }

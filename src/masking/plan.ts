@@ -1,7 +1,8 @@
 import { closest } from 'fastest-levenshtein'
 import { stringify } from 'yaml'
-import { literal } from '../runtime/database.ts'
+import { ident, literal } from '../runtime/database.ts'
 import { messageOf } from '../runtime/errors.ts'
+import { number } from '../runtime/progress.ts'
 import { columnOf, type Family, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
 import {
   bringsBack,
@@ -15,6 +16,7 @@ import {
   MIN_COUNT,
   maskColumn,
   misfit,
+  type Place,
 } from './expressions.ts'
 import { suggest } from './names.ts'
 import type { LeafRule, Rule, Rules, UseRule } from './rules.ts'
@@ -34,6 +36,8 @@ export interface Decision {
   values: string[]
   /** No original may be found among the masked values. */
   strict: boolean
+  /** Handed out by the database, or a reference by such a type: it numbers a row, whatever its name speaks of. */
+  numbersRow?: boolean
 }
 
 /** A reference between tables, from a foreign key or from the rules file. */
@@ -46,6 +50,8 @@ export interface Edge {
   when?: { column: string; is: string }
   /** The two columns are of different types, and meet as text. */
   asText: boolean
+  /** To one of the columns two spellings that differ in case are one value. */
+  ignoresCase: boolean
   /** Name of the constraint; empty for a reference that none declares. */
   constraint: string
 }
@@ -57,6 +63,13 @@ export interface PlannedTable {
   columns: string[]
   hashes: Hashes
 }
+
+/** Rows of a table that are masked once before all are. */
+const TRIED = 1000
+
+/** What to do where masked rows do not meet a check of a table or a domain. */
+export const MEETS_CHECKS =
+  "take `choice`, which takes the source's own values, `constant` or `sql`, or keep it with a reason"
 
 /** A count that must be zero on the source. */
 export interface Check {
@@ -95,6 +108,8 @@ class Planner {
   readonly #rules: Rules
   readonly #byName: Map<string, MaskTable>
   readonly #resolved = new Map<string, Resolved | undefined>()
+  /** Domains in which a column ignores case. */
+  readonly #caseless = new Set<string>()
 
   constructor(all: readonly MaskTable[], rules: Rules, schema: string) {
     this.#rules = rules
@@ -103,6 +118,8 @@ class Planner {
     this.plan = { schema, tables: [], edges: [], domains: new Map(), problems: [], unlisted: [], checks: [] }
     this.#requireKnownNames(all)
     this.plan.edges = this.#edges()
+    for (const { name, columns } of chosen)
+      for (const column of columns) if (column.ignoresCase) this.#caseless.add(this.#domain(name, column.name))
     for (const table of chosen) this.plan.tables.push(this.#planTable(table))
     this.#requireOneRulePerDomain()
   }
@@ -143,6 +160,7 @@ class Planner {
             to: key.toTable,
             toColumns: key.toColumns,
             asText: false,
+            ignoresCase: table.columns.some(({ name, ignoresCase }) => ignoresCase && key.columns.includes(name)),
             constraint: key.name,
           })
       }
@@ -158,6 +176,7 @@ class Planner {
         to: to.table.name,
         toColumns: [to.column.name],
         asText: from.column.type !== to.column.type,
+        ignoresCase: [from, to].some(({ column }) => column.ignoresCase),
         constraint: '',
         ...(when && { when }),
       })
@@ -182,7 +201,41 @@ class Planner {
       this.#checkKept(table, decision, decisions)
     }
     const columns = decisions.filter(({ what }) => what !== 'generated').map(({ column }) => column.name)
-    return { table, decisions, columns, hashes }
+    const planned = { table, decisions, columns, hashes }
+    this.#checkRows(planned)
+    return planned
+  }
+
+  /** A rule knows nothing of a CHECK: some masked rows are held against each before all are copied, which takes hours. */
+  #checkRows(planned: PlannedTable): void {
+    const { table, decisions, columns } = planned
+    const changed = decisions.filter(({ what }) => what === 'masked' || what === 'moved').map(({ column }) => column)
+    // Casts, since COPY takes text for a document or a uuid; that to a domain is the domain's own check.
+    const typed = (wanted: readonly string[]) =>
+      table.columns
+        .flatMap(({ name, type }) => (wanted.includes(name) ? [`m.${ident(name)}::${type} AS ${ident(name)}`] : []))
+        .join(', ')
+    const rows = (wanted: readonly string[]) =>
+      `(SELECT ${typed(wanted)} FROM (${maskedSelect(planned)} LIMIT ${TRIED}) m OFFSET 0) s`
+    for (const { name, domain } of changed)
+      if (domain)
+        this.plan.checks.push({
+          column: `${table.name}.${name}`,
+          sql: `SELECT 0 * count(s.${ident(name)}) AS count FROM ${rows([name])}`,
+          problem: () => '',
+        })
+    for (const check of table.checks) {
+      const about = changed
+        .filter(({ name }) => check.columns.includes(name))
+        .map(({ name }) => `${table.name}.${name}`)
+      if (!about.length || !check.columns.every((name) => columns.includes(name))) continue
+      this.plan.checks.push({
+        column: about.join(', '),
+        sql: `SELECT count(*) FROM ${rows(check.columns)} WHERE (${check.expression}) IS FALSE`,
+        problem: (count) =>
+          `${about.join(', ')}: ${count} of the first masked rows (at most ${number(TRIED)}) do not meet the check ${check.name}; ${MEETS_CHECKS}`,
+      })
+    }
   }
 
   #decide(table: MaskTable, column: MaskColumn, hashes: Hashes): Decision {
@@ -208,7 +261,10 @@ class Planner {
         this.plan.unlisted.push({ table: table.name, column })
       return plain
     }
-    if ('keep' in found) return { ...plain, why: found.why }
+    if ('keep' in found) {
+      const refers = found.column !== column && (column.family === 'integer' || column.family === 'uuid')
+      return { ...plain, why: found.why, numbersRow: column.surrogate || refers }
+    }
     const use = 'rule' in found ? found.rule.use : 'jitter'
     // What is chosen from the column's own values has a partition; for an expression its author vouches.
     if (column.placesRow && use !== 'choice' && use !== 'sql')
@@ -236,10 +292,10 @@ class Planner {
       return plain
     }
     try {
-      // A child is cut to its parent's limit, or the two would differ where the parent was cut.
-      const shaped = { ...column, maxLength: found.column.maxLength ?? column.maxLength }
-      const domainOf = (name: string) => this.#domain(table.name, name)
-      const expression = maskColumn(rule, { table, column: shaped, domain, domainOf, hashes })
+      // A child is cut to its parent's limit, or the two would differ where the parent was cut; and spelled as that is.
+      const { maxLength, ignoresCase = false, unique } = found.column
+      const shaped = { ...column, maxLength: maxLength ?? column.maxLength, ignoresCase, unique }
+      const expression = maskColumn(rule, this.#place(table, shaped, domain, hashes))
       const values = this.#values(rule, column)
       if (rule.use === 'json') this.#checkDocument(table, column, rule)
       if (rule.use === 'choice') this.#checkChoice(table, column, rule['min-count'] ?? MIN_COUNT)
@@ -259,6 +315,11 @@ class Planner {
       this.#problem(messageOf(error))
       return plain
     }
+  }
+
+  #place(table: MaskTable, column: MaskColumn, domain: string, hashes: Hashes): Place {
+    const domainOf = (name: string) => this.#domain(table.name, name)
+    return { table, column, domain, domainOf, caseless: (name) => this.#caseless.has(name), hashes }
   }
 
   #values(rule: UseRule, column: MaskColumn): string[] {
@@ -299,8 +360,7 @@ class Planner {
     if (own(this.#rules.proof?.['allow-survivors'], id) || !rule || !('use' in rule) || rule.use !== use) return
     const value = columnOf(column.name)
     const fresh = new Hashes(this.plan.domains)
-    const domainOf = (name: string) => this.#domain(table.name, name)
-    const place = { table, column, domain: domainOf(column.name), domainOf, hashes: fresh }
+    const place = this.#place(table, column, this.#domain(table.name, column.name), fresh)
     if (rule.use === 'sql') {
       const made = textsOf('s.made', column)
       this.#checkTexts(table, id, `(${rule.expression})::${column.type}`, made, decisions, 'the expression gives away')
@@ -533,6 +593,13 @@ interface Shared {
 
 function hasDomain<T extends Rule | LeafRule>(rule: T): rule is T & Shared['rule'] {
   return 'domain' in rule && Boolean(rule.domain)
+}
+
+/** A column's value as it is compared with the one at the other end. */
+export function compared({ asText, ignoresCase }: Pick<Edge, 'asText' | 'ignoresCase'>, value: string): string {
+  // Not by citext's own operator: that is in a schema which no search path names.
+  if (ignoresCase) return `lower(${value}::text)`
+  return asText ? `${value}::text` : value
 }
 
 /** Whether a parent's masked values can stand in a column that refers to it. */

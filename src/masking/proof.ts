@@ -433,12 +433,15 @@ const HOST = String.raw`[^\s@.,;:<>()"'\[\]{}/\\]`
 /** One of these, with no letter or digit on either side. */
 const token = (...alternatives: string[]) => `(^|[^0-9A-Za-z.+-])(${alternatives.join('|')})($|[^0-9A-Za-z-])`
 
+/** Neither a day nor a month of a year, nor within a date that begins with the year. */
+const NO_DATE = '(?<![0-9]/)(?!(0[1-9][./-])?[0-3]?[0-9][./-](19|20)[0-9]{2}($|[^0-9]))'
+
 /** What would be personal in free text. Hosts, numbers and issuers that nobody has, which the rules make, do not count. */
 export const PATTERNS: Record<string, string> = {
   'e-mail': String.raw`[^\s@<>(),;:"']+@(?!([A-Za-z0-9-]+\.)*(example\.(com|net|org)|[a-z]+\.(example|invalid|test))(?![A-Za-z0-9-]|\.[A-Za-z0-9]))${HOST}+(\.${HOST}+)*\.(?!${HOST}*[0-9])${HOST}{2,}`,
   phone: token(
     String.raw`\+(?!999)[1-9][0-9 ().-]{7,17}[0-9]`,
-    String.raw`\(?0[1-9][0-9]{0,3}\)?[ /.-][0-9]{2,4}[ .-]?[0-9]{2,4}[ .-]?[0-9]{0,4}`,
+    String.raw`${NO_DATE}\(?0[1-9][0-9]{0,3}\)?[ /.-][0-9]{2,4}[ .-]?[0-9]{2,4}[ .-]?[0-9]{0,4}`,
     '00[1-9][0-9]{0,2}[ /.-][0-9 ().-]{6,16}[0-9]',
     '0(?!999)[1-9][0-9]{8,9}',
     String.raw`(1[ .-])?(\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[-.])[2-9][0-9]{2}[-.][0-9]{4}`,
@@ -545,10 +548,11 @@ function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
   )
 }
 
-function keptPersonal(plan: Plan): Proof['keptPersonal'] {
+/** Kept columns whose name speaks of a person; those that number rows do not. */
+export function keptPersonal(plan: Plan): Proof['keptPersonal'] {
   return plan.tables.flatMap(({ table, decisions }) =>
-    decisions.flatMap(({ column, what, why }) => {
-      const looksLike = what === 'kept' ? looksPersonal(column.name, table.name) : undefined
+    decisions.flatMap(({ column, what, why, numbersRow }) => {
+      const looksLike = what === 'kept' && !numbersRow ? looksPersonal(column.name, table.name) : undefined
       return looksLike ? [{ table: table.name, column: column.name, looksLike, reason: why }] : []
     }),
   )

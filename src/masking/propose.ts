@@ -1,9 +1,9 @@
 import { parse } from 'yaml'
-import { type Database, literal, qualified } from '../runtime/database.ts'
+import { type Database, ident, literal, qualified } from '../runtime/database.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable, readMaskTables } from './catalog.ts'
 import { misfit, readable } from './expressions.ts'
 import { emailRule, type Suggestion, suggest } from './names.ts'
-import { key, meets, oneLine } from './plan.ts'
+import { compared, key, meets, oneLine } from './plan.ts'
 import { PATTERNS } from './proof.ts'
 import type { Rule } from './rules.ts'
 
@@ -77,10 +77,12 @@ function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]):
   if (!rule.includes('by: TODO')) return rule
   // Not by a reference to itself: all whom one person has brought would move together.
   const person = table.foreignKeys.find(
-    ({ toTable }) => toTable !== table.name && /customer|user|person|account|member|patient|client/i.test(toTable),
+    ({ toTable }) =>
+      toTable !== table.name && /customer|user|person|people|employee|account|member|patient|client/i.test(toTable),
   )
   const own = tables.length && table.key.length === 1 ? table.key[0] : undefined
-  const by = person?.columns[0] ?? own
+  // Of a key that begins with the tenant, the last column names the person.
+  const by = person?.columns.at(-1) ?? own
   return by ? rule.replace('TODO', () => key(by)) : rule
 }
 
@@ -92,13 +94,16 @@ function fitting(column: MaskColumn, suggestion: Suggestion): Suggestion {
   }
   if (!refused(suggestion.rule)) return suggestion
   if (!refused('{ use: hash }')) return { ...suggestion, rule: '{ use: hash }' }
-  return { ...suggestion, rule: "{ keep: true, reason: 'TODO: no rule fits this column; say why it may be seen' }" }
+  return {
+    ...suggestion,
+    rule: "{ keep: true, reason: 'TODO: no rule fits this column; say why it may be seen, or use sql' }",
+  }
 }
 
-/** A member of a document: its path and the type that it mostly has. */
+/** What stands at a path of a document, by the names that JSON has for it. */
 interface Member {
-  name: string
-  kind: string | null
+  path: string
+  kinds: string[]
 }
 
 interface Sampled {
@@ -110,7 +115,7 @@ interface Sampled {
 /** A column that holds nothing but such values, as told from text in which one stands. */
 const WHOLE: [string, string][] = [
   ['only e-mail', String.raw`^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$`],
-  ['only phone', String.raw`^(\+|0)[0-9 ()./-]{7,18}[0-9]$`],
+  ['only phone', String.raw`^(?![0-9]{2}[./-][0-9]{2}[./-][0-9]{4}$)(\+|0)[0-9 ()./-]{7,18}[0-9]$`],
   ['only card', '^[2-6][0-9]{3}([ -]?[0-9]){9,15}$'],
 ]
 
@@ -132,24 +137,42 @@ async function samples(db: Database, table: MaskTable): Promise<Map<string, Samp
     found.set(column.name, {
       filled: rows[0][`${at}`],
       patterns: Object.fromEntries(patterns.map(([name], p) => [name, rows[0][`${at} ${p}`]])),
-      members: column.family === 'json' && !column.array ? await members(db, sample, column) : [],
+      members: column.family === 'json' && !column.array ? await members(db, table, column) : [],
     })
   return found
 }
 
-/** Documents that jsonb cannot hold have no members that could be read. */
-async function members(db: Database, sample: string, { name, type }: MaskColumn): Promise<Member[]> {
+/** How many documents are looked at, and how deep. */
+const DOCUMENTS = 500
+const DEPTH = 8
+
+/** The common members at every level. Documents that jsonb cannot hold have none that could be read. */
+async function members(db: Database, table: MaskTable, { name, type }: MaskColumn): Promise<Member[]> {
   const document = type === 'jsonb' ? columnOf(name) : `(${readable(columnOf(name))})`
-  const kind = `max(jsonb_typeof(j.v)) FILTER (WHERE jsonb_typeof(j.v) <> 'null')`
-  // Of a list the rule is about its elements.
-  const element = `coalesce(max(jsonb_typeof(j.v -> 0)), 'array')`
   const { rows } = await db.query(
-    `SELECT j.k || CASE ${kind} WHEN 'array' THEN '[]' ELSE '' END AS name,
-            CASE ${kind} WHEN 'array' THEN ${element} ELSE ${kind} END AS kind
-       FROM ${sample}, LATERAL (SELECT ${document} AS d OFFSET 0) s, LATERAL jsonb_each(CASE jsonb_typeof(s.d) WHEN 'object' THEN s.d END) j(k, v)
-      WHERE j.k ~ '^[A-Za-z_][A-Za-z0-9_-]{0,40}$' GROUP BY j.k HAVING count(*) >= ${COMMON} ORDER BY j.k LIMIT 100`,
+    `WITH RECURSIVE member (document, path, v, depth) AS (
+       SELECT row_number() OVER (), '', ${document}, 0
+         FROM (SELECT * FROM ${fromItem(table)} AS t WHERE ${columnOf(name)} IS NOT NULL LIMIT ${DOCUMENTS}) AS t
+       UNION ALL SELECT document, below.path, below.v, depth + 1 FROM member CROSS JOIN LATERAL (
+         SELECT concat_ws('.', nullif(path, ''), k), e FROM jsonb_each(CASE jsonb_typeof(v) WHEN 'object' THEN v END) j(k, e)
+          WHERE k ~ '^[A-Za-z_][A-Za-z0-9_-]{0,40}$'
+         UNION ALL SELECT path || '[]', e FROM jsonb_array_elements(CASE jsonb_typeof(v) WHEN 'array' THEN v END) j(e)) below(path, v)
+        WHERE depth < ${DEPTH})
+     SELECT path, array_remove(array_agg(DISTINCT jsonb_typeof(v)), 'null') AS kinds FROM member WHERE path <> ''
+      GROUP BY path HAVING count(DISTINCT document) >= ${COMMON} ORDER BY path COLLATE "C" LIMIT 300`,
   )
-  return rows
+  // One rule file cannot have both: most documents are what most paths say.
+  const lists = rows.filter(({ path }) => path.startsWith('[]'))
+  return leaves(lists.length * 2 > rows.length ? lists : rows.filter((each) => !lists.includes(each)))
+}
+
+/** Where rules stand: what has nothing below it, or is a value in some documents and holds others in the rest. */
+function leaves(found: readonly Member[]): Member[] {
+  const isBelow = (path: string, above: string) => [`${above}.`, `${above}[]`].some((start) => path.startsWith(start))
+  const mixed = found.filter(({ kinds }) => kinds.length > 1 && (kinds.includes('object') || kinds.includes('array')))
+  return found
+    .filter(({ path }) => !mixed.some((above) => isBelow(path, above.path)))
+    .filter((each) => mixed.includes(each) || !found.some(({ path }) => isBelow(path, each.path)))
 }
 
 /** The suggestion by name and type, corrected by what the sample shows. */
@@ -157,10 +180,10 @@ function refine(column: MaskColumn, sampled: Sampled | undefined): Suggestion {
   const byName = suggest(column)
   if (!sampled?.filled) return byName
   if (column.family === 'json' && sampled.members.length) {
-    const paths = sampled.members.map((member) => `${JSON.stringify(member.name)}: ${leafRule(member)}`)
+    const paths = sampled.members.map((member) => `${JSON.stringify(pathOf(member))}: ${leafRule(member)}`)
     return {
       rule: `{ use: json, paths: { ${paths.join(', ')} } }`,
-      why: `the common members, ${sampled.filled} documents seen`,
+      why: `the common members, ${Math.min(sampled.filled, DOCUMENTS)} documents seen`,
     }
   }
   const share = (name: string) => (sampled.patterns[name] ?? 0) / sampled.filled
@@ -175,10 +198,16 @@ function refine(column: MaskColumn, sampled: Sampled | undefined): Suggestion {
   return personal.length ? { ...byName, why: `${byName.why}; the sample holds ${personal.join(', ')}` } : byName
 }
 
-function leafRule({ name, kind }: Member): string {
-  if (kind === 'number' || kind === 'boolean') return `{ keep: true, reason: 'TODO: a ${kind}' }`
-  if (kind === 'object') return `{ use: constant, value: 'TODO: list the members below' }`
-  const plain = name.replace(/\[\]$/, '')
+/** Of a list of which no element was seen, the rule is about its elements. */
+function pathOf({ path, kinds }: Member): string {
+  return kinds.join() === 'array' ? `${path}[]` : path
+}
+
+function leafRule({ path, kinds }: Member): string {
+  if (kinds.length && kinds.every((kind) => kind === 'number' || kind === 'boolean'))
+    return `{ keep: true, reason: 'TODO: a ${kinds.join(' or ')}' }`
+  if (kinds.includes('object')) return `{ use: constant, value: 'TODO: list the members below' }`
+  const plain = path.replace(/\[\]/g, '').replace(/.*\./, '')
   const column = {
     name: plain,
     type: 'text',
@@ -266,10 +295,11 @@ async function agrees(
   when = '',
 ): Promise<boolean> {
   const value = columnOf(column.name)
-  const text = parent.columns.find((each) => each.name === name)?.type === column.type ? '' : '::text'
+  const own = parent.columns.find((each) => each.name === name)
+  const edge = { asText: own?.type !== column.type, ignoresCase: Boolean(own?.ignoresCase || column.ignoresCase) }
   const { rows } = await db.query(
     `SELECT count(*)::int AS filled, count(*) FILTER (WHERE EXISTS (SELECT FROM ${qualified(parent.schema, parent.name)} p
-              WHERE p.${columnOf(name).slice(2)}${text} = ${value}${text}))::int AS met
+              WHERE ${compared(edge, `p.${ident(name)}`)} = ${compared(edge, value)}))::int AS met
        FROM (SELECT * FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL${when} LIMIT ${SAMPLE}) AS t`,
   )
   return rows[0].filled > 0 && rows[0].met >= rows[0].filled * 0.9

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { parseDocument } from 'yaml'
 import * as z from 'zod'
 import { InputError, messageOf } from '../runtime/errors.ts'
+import { plural } from '../runtime/progress.ts'
 
 const domain = z.string().min(1).describe('Columns of one domain get the same masked value for the same original.')
 const fold = z.boolean().describe('Takes `A@x.org ` and `a@x.org` for the same value. Loses uniqueness.')
@@ -74,8 +75,11 @@ const rule = z.union([
     z.strictObject({
       use: z.literal('json'),
       paths: z
-        .record(z.string().regex(/^[^.[\]]+(\[\])?(\.[^.[\]]+(\[\])?)*$/), leaf)
-        .describe('`a.b` for members, `a[]` for the elements of an array, `a[].b` for members of those.'),
+        .record(z.string().regex(/^(\[\]|[^.[\]]+)(\[\])*(\.[^.[\]]+(\[\])*)*$/), leaf)
+        .refine((paths) => Object.keys(paths).length > 0, 'list one path at least')
+        .describe(
+          '`a.b` for members, `a[]` for the elements of an array, `a[].b` for members of those, `[].b` where the document is an array.',
+        ),
       others: z.enum(['refuse', 'drop']).optional().describe('What becomes of members not listed. Default `refuse`.'),
     }),
     z.strictObject({
@@ -212,7 +216,7 @@ export function parseRules(text: string, path: string): Rules {
   const found = result.success ? undecided(result.data) : result.error.issues.flatMap((issue) => explain(issue, value))
   if (result.success && !found.length) return result.data
   throw new InputError(
-    `input \`rules\`: ${path} has ${found.length} mistakes:\n${found.map((line) => `  - ${line}`).join('\n')}\nSee docs/masking.md for what a rule may say.`,
+    `input \`rules\`: ${path} has ${plural(found.length, 'mistake')}:\n${found.map((line) => `  - ${line}`).join('\n')}\nSee docs/masking.md for what a rule may say.`,
   )
 }
 

@@ -2,7 +2,7 @@ import { type Database, ident, literal, qualified } from '../runtime/database.ts
 import { number } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { Hashes } from './expressions.ts'
-import { type Edge, own, type Plan } from './plan.ts'
+import { compared, type Edge, own, type Plan } from './plan.ts'
 import type { Rules } from './rules.ts'
 
 type Subset = NonNullable<Rules['subset']>
@@ -61,9 +61,8 @@ function takenRows(
   queryName: ReadonlyMap<string, string>,
 ): string {
   const joins = edges.map((edge, at) => {
-    const text = edge.asText ? '::text' : ''
-    const keys = edge.toColumns.map((name, key) => `${ident(name)}${text} AS "molt k${key}"`)
-    const meets = edge.columns.map((name, key) => `p${at}."molt k${key}" = ${columnOf(name)}${text}`)
+    const keys = edge.toColumns.map((name, key) => `${compared(edge, ident(name))} AS "molt k${key}"`)
+    const meets = edge.columns.map((name, key) => `p${at}."molt k${key}" = ${compared(edge, columnOf(name))}`)
     // A foreign key meets one row; what no constraint declares may meet several.
     const distinct = edge.constraint ? '' : 'DISTINCT '
     return ` LEFT JOIN (SELECT ${distinct}${keys.join(', ')} FROM ${queryName.get(edge.to)}) p${at} ON ${meets.join(' AND ')}`
@@ -88,7 +87,16 @@ function restrictedTables(edges: readonly Edge[], seeds: readonly string[]): Set
 
 function ownPredicates(table: MaskTable, own: Subset[string] | undefined, hashes: Hashes, plan: Plan): string[] {
   const parts: string[] = []
-  if (own?.where) parts.push(`(${own.where})`)
+  if (own?.where) {
+    parts.push(`(${own.where})`)
+    // A predicate that does not run is told of before an earlier copy is dropped.
+    const sql = `SELECT 0 AS count FROM ${fromItem(table)} AS t WHERE ${own.where} LIMIT 1`
+    plan.checks.push({
+      column: `subset.${table.name}`,
+      sql: `SELECT coalesce(max(count), 0) AS count FROM (${sql}) s`,
+      problem: () => '',
+    })
+  }
   if (own?.percent !== undefined) {
     if (!table.key.length) plan.problems.push(`subset: ${table.name} has no primary key to take a percentage by`)
     else {
@@ -108,9 +116,8 @@ function unless({ when }: Edge): string[] {
  * @param parents what stands for `edge.to`; the table with those that inherit from it when it is not said
  */
 export function dangling(edge: Edge, schema: string, parents = qualified(schema, edge.to)): string {
-  const text = edge.asText ? '::text' : ''
   const meets = edge.columns.map(
-    (name, at) => `p.${ident(edge.toColumns[at] as string)}${text} = ${columnOf(name)}${text}`,
+    (name, at) => `${compared(edge, `p.${ident(edge.toColumns[at] as string)}`)} = ${compared(edge, columnOf(name))}`,
   )
   return [...points(edge), `NOT EXISTS (SELECT FROM ${parents} p WHERE ${meets.join(' AND ')})`].join(' AND ')
 }
@@ -158,8 +165,8 @@ async function meetsOne(target: Database, edge: Edge, table: MaskTable): Promise
   return rows.length === 0
 }
 
-function parentKeys({ toColumns, asText }: Edge): string[] {
-  return toColumns.map((name) => `${columnOf(name)}${asText ? '::text' : ''}`)
+function parentKeys(edge: Edge): string[] {
+  return edge.toColumns.map((name) => compared(edge, columnOf(name)))
 }
 
 /** Of a table that refers to itself, the orphans and all below them: a chain would take a round for each row. */
@@ -168,8 +175,7 @@ function withDescendants(edge: Edge, table: MaskTable, orphans: string): string 
   const columns = [...rowColumns(table).map(columnOf), ...parentKeys(edge)]
   const names = columns.map((_, at) => `c${at}`)
   const keys = names.slice(-edge.toColumns.length)
-  const text = edge.asText ? '::text' : ''
-  const meets = edge.columns.map((name, at) => `${columnOf(name)}${text} = gone.${keys[at]}`)
+  const meets = edge.columns.map((name, at) => `${compared(edge, columnOf(name))} = gone.${keys[at]}`)
   const gone = names.slice(0, -keys.length).join(', ')
   // A row has one parent, so that it is met once.
   return `${rowOf(table)} IN (WITH RECURSIVE gone(${names.join(', ')}) AS (SELECT ${columns.join(', ')} FROM ${item} WHERE ${orphans}

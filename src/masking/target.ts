@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import { type Database, ident, literal, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
 import { someOf } from '../runtime/progress.ts'
+import { MEETS_CHECKS } from './plan.ts'
 import { openSession } from './session.ts'
 
 /** Remembers on the rehearsal source what is ours there, so that a second run may replace it and nothing else. */
@@ -208,12 +209,16 @@ export async function runAll(target: Database, statements: readonly string[], wh
       const { code, constraint, message } = error as { code?: string; constraint?: string; message?: string }
       // Of what is not there the server tells the name, and no value.
       const missing = NOT_THERE.has(code ?? '') ? `: ${message}` : ''
+      const unmet = code?.startsWith('23')
+        ? '. Masked rows do not meet it: correct the rules of the columns that it speaks of'
+        : ''
+      const advice = code === '23514' ? `; ${MEETS_CHECKS}` : ''
       const first = sql
         .trim()
         .split(/[\n']|\$\w*\$/)[0]
         ?.slice(0, 160)
       throw new UserError(
-        `${what} cannot be made on the rehearsal source (SQLSTATE ${code ?? 'none'}${constraint ? `, ${constraint}` : ''}${missing}): ${first}${missing && '. What is missing is of another schema, or a kind of object that `mask` does not carry: exclude the tables that need it, or make them do without on the clone'}`,
+        `${what} cannot be made on the rehearsal source (SQLSTATE ${code ?? 'none'}${constraint ? `, ${constraint}` : ''}${missing}): ${first}${missing && '. What is missing is of another schema, or a kind of object that `mask` does not carry: exclude the tables that need it, or make them do without on the clone'}${unmet}${advice}`,
       )
     }
 }

@@ -504,6 +504,36 @@ describe('a proof that fails', () => {
     expect(await discardTables(at.to, 'public', ['t', 'u'])).toEqual([])
   })
 
+  it('says what is wrong with an expression or a predicate before an earlier copy is dropped', async () => {
+    const at = await databases(TINY)
+    expect((await run(at, rulesFile(TINY_RULES))).outputs.verdict).toBe('proved')
+    const bad = await run(at, rulesFile(`${TINY_RULES}\nsubset: { t: { where: t.idd > 3 } }`))
+    expect(bad.log).toMatch(/the rule of subset\.t fails: SQLSTATE 42703: column t\.idd does not exist/)
+    const open = await run(at, rulesFile(`${TINY_RULES}\nsubset: { t: { where: "t.id > 3) OR (true" } }`))
+    expect(open.conclusion).toBe('failure')
+    const sql =
+      'safe: { surrogate-keys: true }\ntables: { t: { v: { use: sql, expression: uper(t.v), reviewed-by: nobody } } }'
+    expect((await run(at, rulesFile(sql))).log).toMatch(
+      /the rule of t\.v fails: SQLSTATE 42883: function uper\(text\) does not/,
+    )
+    expect(await query(at.to, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 50 }])
+  })
+
+  it('makes the folders of what it writes, and says first of all when it cannot', async () => {
+    const at = await databases(TINY)
+    writeFileSync(join(folder, 'file'), '')
+    const inside = join(folder, 'file', 'mask.json')
+    const result = await run(at, rulesFile(TINY_RULES), { inputs: { evidence: inside } })
+    expect(result.log).toMatch(/input `evidence`: .* cannot be written: /)
+    expect(result.log).not.toMatch(/bug|copied/)
+    const proposed = await run(at, join(folder, 'file', 'a.yml'), { inputs: { propose: 'true' } })
+    expect(proposed.log).toMatch(/input `rules`: .* cannot be written: /)
+    const made = await run(at, rulesFile(TINY_RULES), {
+      inputs: { evidence: join(folder, 'new', 'deep', 'mask.json') },
+    })
+    expect(made.outputs.verdict).toBe('proved')
+  })
+
   it('tells nothing of a value when an expression fails on it', async () => {
     const at = await databases(TINY)
     const rule = (expression: string) =>
@@ -513,7 +543,7 @@ describe('a proof that fails', () => {
     for (const expression of ['(t.v::int + 1)::text', `to_date(t.v, 'YYYY')::text`]) {
       const result = await run(at, rule(expression))
       expect(result.conclusion).toBe('failure')
-      expect(result.log + result.summary).toMatch(/the rule of t\.v fails on a row: SQLSTATE 22/)
+      expect(result.log + result.summary).toMatch(/the rule of t\.v fails: SQLSTATE 22/)
       expect(result.log + result.summary).not.toMatch(/Person|bug/)
     }
   })

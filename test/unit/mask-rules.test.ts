@@ -25,6 +25,8 @@ describe('rules file', () => {
     ['  a: { b: email }', /tables\.a\.b: write \{ use/],
     ['  a: { b: { use: date, days: 3 } }', /tables\.a\.b\.by/],
     ['  a: { b: { use: json, paths: { "a..b": { use: text } } } }', /paths/],
+    ['  a: { b: { use: json, paths: { "[]a": { use: text } } } }', /paths/],
+    ['  a: { b: { use: json, paths: {} } }', /paths: list one path at least/],
   ])('refuses %s and says where', (tables, message) => {
     expect(() => parse(tables)).toThrow(message)
   })
@@ -141,6 +143,19 @@ describe('pieces', () => {
       expect(looksPersonal(name), name).toBeDefined()
     for (const name of ['home_address', 'streetAddress', 'mail', 'contact_no', 'lname', 'f_name', 'born', 'born_on'])
       expect(looksPersonal(name), name).toBeDefined()
+    for (const name of [
+      'vat_number',
+      'taxId',
+      'customer_iban',
+      'billing_city',
+      'shipping_zip',
+      'recipient_name',
+      'passwd',
+    ])
+      expect(looksPersonal(name), name).toBeDefined()
+    // Within another word such letters say nothing.
+    for (const name of ['avatar_url', 'activated', 'reservation_no', 'private', 'classname', 'cubic_feet', 'footprint'])
+      expect(looksPersonal(name), name).toBeUndefined()
     for (const table of ['customers', 'user', 'staff', 'AppUsers', 'blog_authors', 'people'])
       expect(looksPersonal('name', table), table).toBe('a name')
     expect([looksPersonal('name'), looksPersonal('name', 'products')]).toEqual([undefined, undefined])

@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto'
-import { existsSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { info, warning } from '@actions/core'
 import { readMaskTables } from '../../masking/catalog.ts'
 import { type CopyEnds, copyTables, discreet, exportSnapshot } from '../../masking/copy.ts'
-import { makePlan, maskedSelect, type Plan, pasteRules } from '../../masking/plan.ts'
+import { MEETS_CHECKS, makePlan, maskedSelect, type Plan, pasteRules } from '../../masking/plan.ts'
 import { type Proof, prove } from '../../masking/proof.ts'
 import { proposeRules } from '../../masking/propose.ts'
 import { maskSummary } from '../../masking/report.ts'
@@ -14,7 +15,7 @@ import { close, lostMost, subsetPredicates } from '../../masking/subset.ts'
 import { discardTables, requireRehearsal, runAll, setState, takeOver } from '../../masking/target.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, sqlState } from '../../runtime/database.ts'
-import { InputError, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
+import { InputError, messageOf, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
 import { addSecret } from '../../runtime/masking.ts'
 import { number, plural, seconds, someOf } from '../../runtime/progress.ts'
 import { tlsProblem } from '../../runtime/url.ts'
@@ -57,7 +58,7 @@ async function propose(context: Mask): Promise<void> {
   try {
     await exportSnapshot(source)
     const { yaml, columns, todo } = await proposeRules(source, schema)
-    writeFileSync(rules, yaml)
+    write('rules', rules, yaml)
     info(`${rules}: rules for ${columns} columns, ${todo} of them for a person to decide (TODO)`)
     context.output('verdict', 'proposed')
     context.output('rules', rules)
@@ -73,6 +74,8 @@ async function mask(context: Mask): Promise<void> {
   const { inputs } = context
   const rules = readRules(inputs.rules)
   const [key, canaries] = [readKey(rules), readCanaries(rules)]
+  // Now, not after hours; and that of an earlier run says nothing of this one.
+  write('evidence', inputs.evidence, '{ "version": 1, "proved": false }\n')
   if (!inputs.to) throw new InputError('input `to` is missing; write the URL of the rehearsal source')
   if (!inputs.allowTarget)
     throw new InputError('input `allow-target` is missing; write the exact name of the database that `to` is')
@@ -89,6 +92,15 @@ async function mask(context: Mask): Promise<void> {
     }
   } finally {
     await source.end().catch(() => {})
+  }
+}
+
+function write(input: string, path: string, text: string): void {
+  try {
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(path, text)
+  } catch (error) {
+    throw new InputError(`input \`${input}\`: ${path} cannot be written: ${messageOf(error).split('\n')[0]}`)
   }
 }
 
@@ -204,12 +216,13 @@ async function requireChecks(source: Database, plan: Plan): Promise<void> {
   const problems: string[] = []
   for (const { column, sql, problem } of plan.checks) {
     const { rows } = await source.query(sql).catch((error) => {
-      throw new UserError(`the rule of ${column} fails on a row: ${discreet(error)}`)
+      const advice = sqlState(error) === '23514' ? `. What it makes does not meet that check: ${MEETS_CHECKS}` : ''
+      throw new UserError(`the rule of ${column} fails: ${discreet(error)}${advice}`)
     })
     if (Number(rows[0].count)) problems.push(problem(Number(rows[0].count)))
   }
   if (problems.length)
-    refuse('the source holds what the rules do not cover', problems, 'Nothing was copied. Extend the rules file.')
+    refuse('the rules do not fit the rows of the source', problems, 'Nothing was copied. Correct the rules file.')
 }
 
 async function copyJobs(source: Database, plan: Plan, where: ReadonlyMap<string, string>) {
@@ -283,7 +296,7 @@ async function conclude(
     keeps: Object.fromEntries(Object.entries(KEEPS).filter(([name]) => proof.columns.some(({ use }) => use === name))),
     ...proof,
   }
-  writeFileSync(inputs.evidence, `${JSON.stringify(evidence, null, 2)}\n`)
+  write('evidence', inputs.evidence, `${JSON.stringify(evidence, null, 2)}\n`)
   context.summary(maskSummary(evidence))
   context.output('evidence', inputs.evidence)
   if (proof.problems.length)
