@@ -509,6 +509,32 @@ export const targetChecks: readonly Check[] = [
     },
   },
   {
+    id: 'tgt.sequence-elsewhere',
+    severity: 'block',
+    title: 'The sequences of the expected tables are moved with them',
+    protects:
+      'Sequences of the schema that is moved are set in the cutover, but those of tables that stay behind: one that is not set hands out numbers after the switch that rows have already.',
+    fix: '{change} -- on both sides; waived, set it on the target yourself, before the application writes there',
+    *find(facts) {
+      const { schema } = facts.source
+      const known = new Map(schema.sequences.map((each) => [each.name, each]))
+      const expected = new Set(facts.settings.tables)
+      for (const table of expectedTables(facts))
+        for (const column of table.columns) {
+          const feed = feedIn(column.default ?? '')
+          const here = feed && (feed.schema ?? schema.name) === schema.name ? known.get(feed.name) : undefined
+          if (!feed || (here && (!here.table || expected.has(here.table)))) continue
+          const full = feed.schema ? qualified(feed.schema, feed.name) : ident(feed.name)
+          const free = `ALTER SEQUENCE ${full} OWNED BY NONE;`
+          yield {
+            object: `${nameOf(table)}.${column.name}`,
+            what: `${nameOf(table)}.${column.name} takes its numbers from the sequence ${feed.schema ?? schema.name}.${feed.name}, which ${here ? `belongs to the table ${here.table}, and that is not moved` : 'is in another schema'}`,
+            names: { change: here ? free : `${free} ALTER SEQUENCE ${full} SET SCHEMA ${ident(schema.name)};` },
+          }
+        }
+    },
+  },
+  {
     id: 'tgt.sequence-cache',
     severity: 'warn',
     title: "The target's sequences cache no numbers",
@@ -635,13 +661,18 @@ function targetFeeds({ target: { schema } }: Facts): (table: string, column: str
     owned.get(`${table}.${column}`)
 }
 
-/** The bare name in a default such as `nextval('public.orders_id_seq'::regclass)`. */
 function sequenceIn(text: string): string | undefined {
+  return feedIn(text)?.name
+}
+
+/** The sequence in a default such as `nextval('public.orders_id_seq'::regclass)`; its schema where it is written. */
+function feedIn(text: string): { schema: string | undefined; name: string } | undefined {
   const written = /nextval\('((?:[^']|'')*)'/.exec(text)?.[1]?.replaceAll("''", "'")
-  return written
-    ?.match(/("(?:[^"]|"")*"|[^."]+)$/)?.[0]
-    .replace(/^"(.*)"$/, '$1')
-    .replaceAll('""', '"')
+  const parts = written
+    ?.match(/"(?:[^"]|"")*"|[^."]+/g)
+    ?.map((part) => part.replace(/^"(.*)"$/, '$1').replaceAll('""', '"'))
+  const name = parts?.at(-1)
+  return name === undefined ? undefined : { schema: parts?.at(-2), name }
 }
 
 function lacksType(facts: Facts, detail: ColumnDetail | undefined): boolean {

@@ -93,11 +93,13 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   if (options.signal.aborted) return { account, failure: options.signal.reason }
   if (silence.reason) return { account, failure: child.failure(child.lastWords, silence.reason) }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
-  const event = child.lastError === child.lastWords ? account.errors.at(-1) : undefined
-  const said = event ?? child.lastError
+  // A writer's end of file only follows from the error that ended it, and stands after it.
+  const errors = account.errors.filter((error) => !/closing write goroutine: EOF$/.test(error))
+  const said = child.errorLine ?? errors.at(-1) ?? child.lastWords
+  const before = errors.find((error) => !error.includes(said))
   // The newest builds stop at what older ones leave out, and name it only in the lines before.
   const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
-  const advice = [...skipped, await options.explain?.(said), explainFetch(said)]
+  const advice = [...skipped, await options.explain?.(said), explainFetch(said), before && `Before that: ${before}.`]
   return { account, failure: child.failure(said, advice.filter(Boolean).join(' ')) }
 }
 

@@ -171,7 +171,7 @@ function isBehind(phase: Phase, phases: readonly Phase[]): boolean {
 function hint(phase: Phase, phases: readonly Phase[]): string {
   return isBehind(phase, phases)
     ? 'Run the steps before this one.'
-    : 'It is past this step already; start a new one under another `migration` id.'
+    : 'It is past this step already: go on with the next one, or `abort` the migration before its commit and begin anew with `prepare`.'
 }
 
 /** Writes the first entry; an entry that is there already keeps its phase and is returned as it is. */

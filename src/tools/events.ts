@@ -17,6 +17,13 @@ export function parseEvent(line: string): MoltEvent | undefined {
   }
 }
 
+/** What the tools write when all is well, or nearly so; whatever else is written as a level is heard as an error. */
+const CALM = /^(|trace|debug|info|notice|warn|warning)$/i
+
+export function isError({ level }: MoltEvent): boolean {
+  return !CALM.test(String(level ?? ''))
+}
+
 /** The bare name in `public.orders`, `"Public"."Orders"` or `{public orders}`. */
 export function bareName(table: unknown): string {
   const text = String(table ?? '')

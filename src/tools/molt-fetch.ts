@@ -1,7 +1,7 @@
 import { closest } from 'fastest-levenshtein'
 import { exactFilter } from '../migration/tables.ts'
 import { plural } from '../runtime/progress.ts'
-import { countUnknown, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
+import { countUnknown, isError, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { scrubText } from './scrub.ts'
 
 /** How the rows travel: which of the target's tables stay online, and what must lie between. */
@@ -307,8 +307,7 @@ export function accountFor(account: FetchAccount, event: MoltEvent): void {
   const known = EVENTS.find(([beginning]) => message.startsWith(beginning))
   if (known) known[1](account, event)
   else if (event.failable_mismatch || event.mismatch_tag || isMismatch(message)) countMismatch(account, event)
-  else if (event.level === 'error' || event.level === 'fatal' || event.level === 'panic')
-    account.errors.push(errorText(event))
+  else if (isError(event)) account.errors.push(errorText(event))
   else if (!QUIET.test(message)) countUnknown(account.unknown, scrubText(message))
 }
 

@@ -1,6 +1,6 @@
 import { exactFilter } from '../migration/tables.ts'
 import { someOf } from '../runtime/progress.ts'
-import { countUnknown, type MoltEvent, noUnknowns, numberField, type Unknowns } from './events.ts'
+import { countUnknown, isError, type MoltEvent, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { type KeyHash, keyHash, scrubText } from './scrub.ts'
 
 export interface VerifyRequest {
@@ -131,8 +131,7 @@ export function accountForVerify(account: VerifyAccount, event: MoltEvent): void
   else if (message === 'verification complete') account.complete = true
   else if (DEFINITION.test(message)) countDefinition(account, event)
   else if (row) countRow(account, event, row[1] === 'mismatching' ? 'mismatch' : (row[1] as RowKind))
-  else if (FAILED.test(message) && event.level === 'warn') account.errors.push(errorText(account, event))
-  else if (event.level === 'error' || event.level === 'fatal' || event.level === 'panic')
+  else if (isError(event) || (FAILED.test(message) && /^warn/i.test(String(event.level))))
     account.errors.push(errorText(account, event))
   else if (!QUIET.test(message)) countUnknown(account.unknown, scrubText(message))
 }
@@ -156,10 +155,17 @@ function errorText(account: VerifyAccount, event: MoltEvent): string {
 function shardProblem(event: MoltEvent, number: number, total: number, before: string | undefined): string | undefined {
   const unread = COUNTS.filter((field) => typeof event[field] !== 'number')
   if (unread.length) return `a shard finished without ${unread.join(', ')}`
+  // One below zero would make up for a row that differs.
+  const odd = [...COUNTS, 'num_column_mismatch'].filter((field) => field in event && !isCount(event[field]))
+  if (odd.length) return `a shard finished with ${odd.map((field) => `${field} ${event[field]}`).join(', ')}`
   if (number < 1 || number > total) return `a shard ${number} of ${total} finished`
   const told = COUNTS.map((field) => event[field]).join()
   if (before !== undefined && before !== told) return `shard ${number} finished twice, with other numbers`
   return undefined
+}
+
+function isCount(value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0
 }
 
 const COUNTS = ['num_truth_rows', 'num_success', 'num_missing', 'num_mismatch', 'num_extraneous']

@@ -169,10 +169,15 @@ export class Child {
     return (/^\{.*"message":"((?:[^"\\]|\\.)*)"\}$/.exec(last)?.[1] ?? last).slice(0, 600)
   }
 
-  /** The last line that begins with `Error:`, as both tools end; else the last line. Redacted. */
-  get lastError(): string {
+  /** The last line that begins with `Error:`, as both tools end; undefined when there is none. Redacted. */
+  get errorLine(): string | undefined {
     const error = this.#lastLines.findLast((line) => /^(Error|panic):/i.test(line))
-    return error ? error.replace(/^Error:\s*/i, '').slice(0, 600) : this.lastWords
+    return error?.replace(/^Error:\s*/i, '').slice(0, 600)
+  }
+
+  /** The line that begins with `Error:`, else the last line. Redacted. */
+  get lastError(): string {
+    return this.errorLine ?? this.lastWords
   }
 
   /** Whether the program itself has ended, whatever its descendants do. */

@@ -74,7 +74,12 @@ function fieldsOf(rest: string): { error?: string; cause?: string } {
     return found === undefined ? undefined : unquote(found)
   }
   const [error, cause] = [field('error'), field('logicalMsg')]
-  return { ...(error !== undefined && { error }), ...(cause !== undefined && { cause }) }
+  return { ...(error !== undefined && { error: withoutStatement(error) }), ...(cause !== undefined && { cause }) }
+}
+
+/** The failed statement stands before the error, with a parameter for each value of a batch: tens of KiB [run]. */
+function withoutStatement(error: string): string {
+  return error.replace(/^((?:"(?:[^"]|"")*"\.?)+: )[A-Z]{4}[\s\S]*?: (?=ERROR: )/, '$1')
 }
 
 function parseJsonLine(line: string): LogLine | undefined {
@@ -83,7 +88,9 @@ function parseJsonLine(line: string): LogLine | undefined {
     return {
       level: String(severity).toLowerCase(),
       message: String(message),
-      ...(error !== undefined && { error: typeof error === 'string' ? error : JSON.stringify(error) }),
+      ...(error !== undefined && {
+        error: typeof error === 'string' ? withoutStatement(error) : JSON.stringify(error),
+      }),
       ...(logicalMsg !== undefined && { cause: JSON.stringify(logicalMsg) }),
     }
   } catch {

@@ -8,7 +8,7 @@ import { bareName, type MoltEvent, parseEvent } from './events.ts'
 
 /** After these words a quoted text is a name. */
 const NAMES =
-  /(?:\b(?:relation|table|column|constraint|index|type|schema|database|publication|slot|plugin|role|user|function|sequence|extension|partition|parameter|trigger|template|name|flag|flag\(s\)|command|for "molt"|shorthand flag:)|--[a-z-]+)[ =:]*$/i
+  /(?:\b(?:relation|table|column|constraint|index|type|schema|database|collation|publication|slot|plugin|role|user|function|sequence|extension|partition|parameter|trigger|template|name|flag|flag\(s\)|command|for "molt"|shorthand flag:)|--[a-z-]+)[ =:]*$/i
 
 /** From here to the end of the message there are values, in whatever form. */
 const CUTS: [RegExp, string][] = [

@@ -169,7 +169,8 @@ const TROUBLES: [RegExp, TroubleKind, (said: string) => string][] = [
   [
     /SQLSTATE 22\d{3}|invalid input (syntax|value)|out of range|too long for type|cannot (convert|encode|parse)|could not parse|unable to encode/i,
     'type',
-    (said) => `a value of ${tableIn(said)} does not fit the type of its column on the target; give both the same type`,
+    (said) =>
+      `a value of ${tableIn(said)} does not fit the type of its column on the target; give both the same type, and where they have it, leave the table out or take another replicator: this one cannot carry the type`,
   ],
   [
     /SQLSTATE 42501|permission denied|does not have .* privilege/i,

@@ -506,6 +506,19 @@ it('a target whose tables are not those of the source', async () => {
       for (const column of table.columns) if (column.name === 'own') column.default = 'unique_rowid()'
   })
   expect(objectsOf(rowid, 'tgt.sequence')).toEqual([])
+  // As PostgreSQL writes them; the first is in the schema that is moved, and belongs to a table that is not.
+  const feeds = ["nextval('left_seq'::regclass)", `nextval('far."Num.bers"'::regclass)`, "nextval('numbers'::regclass)"]
+  const apart = changed(facts, (copy) => {
+    copy.source.schema.sequences.push({ name: 'left_seq', table: 'left_behind', column: 'id' } as never)
+    const [table] = copy.source.schema.tables.filter(({ name }) => name === 'shaped')
+    for (const [i, text] of feeds.entries())
+      table?.columns.push({ ...(table.columns[0] as object), name: `n${i}`, default: text } as never)
+  })
+  expectFires(apart, 'tgt.sequence-elsewhere', ['public.shaped.n0', 'public.shaped.n1'])
+  const fixes = runChecks(CHECKS, apart, []).filter(({ check }) => check === 'tgt.sequence-elsewhere')
+  expect(fixes.map(({ what, fix }) => `${what}; ${fix}`).join('\n')).toMatch(
+    /left_seq, which belongs to the table left_behind, and that is not moved; ALTER SEQUENCE "left_seq" OWNED BY NONE; --[\s\S]*far\.Num\.bers, which is in another schema; ALTER SEQUENCE "far"\."Num\.bers" OWNED BY NONE; ALTER SEQUENCE "far"\."Num\.bers" SET SCHEMA "public"; -- on both sides/,
+  )
 })
 
 it('a target that is not empty, or not alone', async () => {

@@ -124,6 +124,12 @@ describe('the composite action in the root', () => {
     for (const name of new Set(required)) expect(root.inputs[name]?.required, name).toBe(true)
   })
 
+  // Also where nothing was deferred: foreign keys are validated by nobody else, and the slot goes with it.
+  test('finalizes whatever has been switched', () => {
+    const finalize = steps.find(({ id }) => id === 'finalize')
+    expect(finalize?.if).toBe(`\${{ steps.cutover.outputs.phase == 'switched' }}`)
+  })
+
   test('has conditions on outputs and inputs that exist', () => {
     for (const { id, if: condition = '' } of steps)
       for (const [, step, output] of condition.matchAll(/steps\.([\w-]+)\.outputs\.([\w-]+)/g)) {

@@ -173,6 +173,26 @@ it('keeps waivers in the plan, and both schemas, which tell every change by its 
   ])
 })
 
+it('after the load tells the plan that counts, and refuses settings that would not', async () => {
+  const urls = await world(pair, SHOP, SHOP)
+  const first = await prepare(urls, { 'final-verify': 'counts' })
+  expect(first.conclusion, first.log).toBe('success')
+  await query(urls.target, "UPDATE molt_actions.migrations SET phase = 'loaded'")
+  const stricter = await prepare(urls)
+  expect(stricter.conclusion).toBe('failure')
+  expect(stricter.log).toMatch(
+    /migration `main` is loaded, and its plan cannot change any more: `final-verify` is `counts` in it, and `full` now\. Write what it was/,
+  )
+  // A waiver of a check that is for before the load may go; the plan that was shown stays.
+  const again = await prepare(urls, { 'final-verify': 'counts', waive: 'src.slot-disk=source' })
+  expect(again.conclusion, again.log).toBe('success')
+  expect(again.outputs['plan-hash']).toBe(first.outputs['plan-hash'])
+  expect(again.log).toContain(`loaded; plan ${first.outputs['plan-hash']}`)
+  await query(urls.source, 'CREATE TABLE late (id int PRIMARY KEY)')
+  await query(urls.target, 'CREATE TABLE late (id int PRIMARY KEY)')
+  expect((await prepare(urls, { 'final-verify': 'counts' })).log).toContain('`abort` it first')
+})
+
 it('sees a new partition as a change', async () => {
   const parted = `CREATE TABLE events (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
     CREATE TABLE e1 PARTITION OF events FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')`

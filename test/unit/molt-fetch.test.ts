@@ -24,6 +24,12 @@ import {
 } from '../../src/tools/molt-fetch.ts'
 import { toolHelp } from '../../src/tools/versions.ts'
 
+test.each(['ERROR', 'critical', 50])('a record of the level %s is an error, as one of the level error is', (level) => {
+  const account = emptyAccount()
+  accountFor(account, { level, message: 'lost the connection' } as never)
+  expect(fetchProblems(account, [])).toContain('lost the connection')
+})
+
 describe('extra-args', () => {
   test.each([
     [['--flush-rows', '1000']],

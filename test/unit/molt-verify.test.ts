@@ -6,7 +6,15 @@ import { loadedTable, verifyTable } from '../../src/report/summary.ts'
 import { verifyJson, verifyReport } from '../../src/report/verify-json.ts'
 import type { VerifyReport } from '../../src/steps/verifying.ts'
 import { countChatter, noUnknowns, parseEvent } from '../../src/tools/events.ts'
-import { addSamples, classify, newVerdict, type TableRows } from '../../src/tools/molt-verify.ts'
+import {
+  accountForVerify,
+  addSamples,
+  classify,
+  emptyVerifyAccount,
+  newVerdict,
+  type TableRows,
+  verifyProblems,
+} from '../../src/tools/molt-verify.ts'
 import { readLines } from '../../src/tools/process.ts'
 
 test.each([
@@ -23,6 +31,28 @@ test.each([
   ['a', 'b', 'value'],
   ['', '0', 'value'],
 ])('%j against %j: %s', (source, target, kind) => expect(classify(source, target)).toBe(kind))
+
+test('a count below zero makes up for no row that differs, and a level in other words is an error all the same', () => {
+  const counts = { num_truth_rows: 2, num_success: 2, num_missing: 1, num_mismatch: 0, num_extraneous: -1 }
+  const finished = {
+    message: 'finished row verification on public.a (shard 1/1)',
+    table_schema: 'public',
+    table_name: 'a',
+  }
+  const problems = (...events: Record<string, unknown>[]) => {
+    const account = emptyVerifyAccount()
+    for (const event of [...events, { message: 'verification complete' }]) accountForVerify(account, event)
+    return verifyProblems(account, ['a'])
+  }
+  expect(problems({ ...finished, ...counts })).toContain('a: a shard finished with num_extraneous -1')
+  const clean = { ...finished, ...counts, num_missing: 0, num_extraneous: 0 }
+  expect(problems(clean)).toEqual([])
+  expect(problems({ ...clean, num_column_mismatch: '1' })).toContain('a: a shard finished with num_column_mismatch 1')
+  for (const level of ['ERROR', 'critical', 'DPANIC', 50])
+    expect(problems(clean, { level, message: 'lost the connection' })).toEqual(['lost the connection'])
+  for (const level of ['INFO', 'Warning', undefined])
+    expect(problems(clean, { level, message: 'took a while' })).toEqual([])
+})
 
 test.each([
   ['bigint', 'integer', true],

@@ -49,6 +49,24 @@ describe('the log', () => {
     expect(parseLogLine('{"severity": "WARN')).toBeUndefined()
   })
 
+  it('has the error without the statement, which for a batch is longer than what is kept of a message', () => {
+    const rows = Array.from({ length: 400 }, (_, i) => `($${3 * i + 1}::TEXT COLLATE C,$${3 * i + 2}::INT4,$3::UUID)`)
+    const statement = `INSERT INTO "d"."public"."comp" (\n"b","a","c"\n) VALUES\n${rows.join(',\n')}\nON CONFLICT ( "b","a" )\nDO UPDATE SET ("c") = ROW(excluded."c")`
+    expect(statement.length).toBeGreaterThan(16 * 1024)
+    const said = `"d"."public"."comp": ERROR: null value in column "c" of relation "comp" violates not-null constraint (SQLSTATE 23502)`
+    const line = retry(said.replace('ERROR: ', `${statement}: ERROR: `))
+    expect(parseLogLine(line)?.error).toBe(said)
+    expect(translate(scrubText(parseLogLine(line)?.error ?? ''))?.why).toMatch(/value in the column c of public\.comp/)
+    const json = JSON.stringify({
+      severity: 'WARNING',
+      message: 'x; will retry',
+      error: JSON.parse(`"${said.replaceAll('"', '\\"')}"`),
+    })
+    expect(parseLogLine(json)?.error).toBe(said)
+    const collation = '"d"."public"."comp": ERROR: collation "c" for encoding "UTF8" does not exist (SQLSTATE 42704)'
+    expect(scrubText(parseLogLine(retry(collation))?.error ?? '')).toContain('collation "c"')
+  })
+
   it('has the cause of a source error in the line before', () => {
     const line = String.raw`time="Nov 22 19:15:12" level=error msg="error received from source database" logicalMsg="&{ERROR ERROR 42704 publication \"molt_pub\" does not exist   0 0  slot \"molt_slot\", output plugin \"pgoutput\"      pg_publication.c 1043 get_publication_oid map[]}"`
     const parsed = parseLogLine(line)

@@ -85,7 +85,9 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     )
   const entry = await install(source, target, facts, plan, counts)
   const count = plural(plan.tables.length, 'expected table is', 'expected tables are')
-  info(`${count} ${entry.phase}; plan ${plan.hash}`)
+  info(`${count} ${entry.phase}; plan ${entry.plan.hash}`)
+  // After the load the plan is the ledger's, whatever was asked for now.
+  context.output('plan-hash', entry.plan.hash as string)
   context.output('phase', entry.phase)
   context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
 }
@@ -210,7 +212,7 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
     const deferred = await deferredNames(target, migration, entry.facts.deferred)
     const more = { fenceId: fence.id, source: identity, fingerprints, deferred }
     entry = await advance(target, entry, 'prepared', { facts: more, plan })
-  }
+  } else requireSettled(entry, plan)
   entry = await shutGate(target, entry, facts.settings.targetGate)
   const { server, connection } = facts.source
   const { tools } = facts.machine
@@ -292,8 +294,20 @@ function printGrants(context: Prepare, facts: Facts): void {
 function requireSamePlan(entry: Entry, plan: Plan): void {
   if (JSON.stringify(sorted(entry.plan)) === JSON.stringify(sorted(plan))) return
   throw new UserError(
-    `migration \`${entry.id}\` was prepared with another plan (tables, schemas or slot); give this one another \`migration\` name, or \`cleanup\` the first`,
+    `migration \`${entry.id}\` was prepared with another plan (tables, schemas or slot); \`abort\` it first when it is to be begun anew. Another \`migration\` is for another source database`,
   )
+}
+
+/** What was loaded stays as it was planned, and compared so: what is asked for now must not look as if it counted. */
+function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
+  const changed = [
+    ['final-verify', plan.finalVerify ?? 'full', asked.finalVerify ?? 'full'],
+    ['defer', plan.defer ?? 'none', asked.defer ?? 'none'],
+  ].flatMap(([name, was, is]) => (was === is ? [] : `\`${name}\` is \`${was}\` in it, and \`${is}\` now`))
+  if (changed.length)
+    throw new UserError(
+      `migration \`${id}\` is ${phase}, and its plan cannot change any more: ${changed.join('; ')}. Write what it was; \`cutover\` takes a stricter \`final-verify\` of its own`,
+    )
 }
 
 /** What must not change between two runs; waivers, deferral and tools may, as long as nothing is loaded. */

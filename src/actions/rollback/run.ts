@@ -118,11 +118,19 @@ async function writtenSince(context: Rollback, source: Database, target: Databas
     signal: context.signal,
   })
   const different = report.tables.filter((table) => differences(table) > 0).map((table) => table.name)
-  if (!different.length && report.problems.length)
+  const about = (table: string) =>
+    report.problems.filter(
+      (problem) => problem.startsWith(`${table}: `) || problem.startsWith(`${entry.plan.sourceSchema}.${table} `),
+    )
+  // A column that only the target has, say: what was written to it since is in no comparison.
+  const untold = entry.plan.tables.filter((table) => !different.includes(table) && about(table).length)
+  const named = untold.filter((table) => inputs.acceptDataLoss?.includes(table))
+  const open = untold.filter((table) => !named.includes(table)).flatMap(about)
+  if (open.length || (!different.length && !named.length && report.problems.length))
     refuse(
       'it cannot be told whether the target was written to',
-      report.problems,
-      'Put these right first, or compare by hand.',
+      open.length ? open : report.problems,
+      'Put these right first, or compare by hand. Going back loses what was written there: if that is meant, name each of these tables in `accept-data-loss`; stop the application first.',
     )
-  return different
+  return entry.plan.tables.filter((table) => different.includes(table) || named.includes(table))
 }
