@@ -146,9 +146,9 @@ export async function readEntryIfAny(db: Database, id: string): Promise<Entry | 
 
 /**
  * The entry that a phase after `prepare` works from.
- * @throws UserError when there is none, or when it stands in none of `phases`
+ * @param early what to do instead, said when the migration has not come as far as `phases`
+ * @throws UserError when there is none, or when it stands in none of `phases`; VerdictError when its plan was changed
  */
-/** @param early what to do instead, said when the migration has not come as far as `phases` */
 export async function requireEntry(db: Database, id: string, phases: readonly Phase[], early?: string): Promise<Entry> {
   const entry = await readEntryIfAny(db, id)
   if (!entry) throw new UserError(`the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`)

@@ -16,11 +16,10 @@ import {
   type Evidence,
   type Phase,
   readEvidence,
-  requireEntry,
   setGate,
   thisRun,
 } from '../../target/ledger.ts'
-import { requireSameSource, withBoth } from '../common.ts'
+import { requireMigration, withBoth } from '../common.ts'
 import { spec as cutover } from '../cutover/spec.ts'
 import { specs } from '../specs.ts'
 import { spec } from './spec.ts'
@@ -56,44 +55,39 @@ interface Facts {
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
-    withBoth(
-      context.inputs,
-      async (source, target) => {
-        let entry = await requireEntry(target, context.inputs.migration, ['loaded', ...READY, ...DECIDED])
-        await requireSameSource(source, entry)
-        const facts = await gather(source, target, entry)
-        const problems = READY.includes(entry.phase) || entry.phase === 'loaded' ? problemsOf(entry, facts) : []
-        const { url } = thisRun('brief')
-        await addEvidence(target, entry.id, 'brief', {
-          actor: process.env.GITHUB_TRIGGERING_ACTOR ?? '',
-          runId: process.env.GITHUB_RUN_ID ?? '',
-          run: url,
-          planHash: entry.plan.hash,
+    withBoth(context, async (source, target) => {
+      let entry = await requireMigration(source, target, context.inputs.migration, ['loaded', ...READY, ...DECIDED])
+      const facts = await gather(source, target, entry)
+      const problems = READY.includes(entry.phase) || entry.phase === 'loaded' ? problemsOf(entry, facts) : []
+      const { url } = thisRun('brief')
+      await addEvidence(target, entry.id, 'brief', {
+        actor: process.env.GITHUB_TRIGGERING_ACTOR ?? '',
+        runId: process.env.GITHUB_RUN_ID ?? '',
+        run: url,
+        planHash: entry.plan.hash,
+        problems,
+      })
+      // What became of an earlier approval says nothing of the one that is asked for now.
+      await setGate(target, entry.id, null)
+      // Nor does an approval that no cutover has used: what is shown now must be approved now.
+      if (entry.phase === 'approved') {
+        entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
+        info('an earlier approval, which no cutover has used, is forgotten')
+      }
+      context.output('verdict', problems.length ? 'no-go' : 'go')
+      context.output('plan-hash', entry.plan.hash ?? '')
+      context.output('phase', entry.phase)
+      context.output('follow', READY.includes(entry.phase))
+      context.summary(page(context, entry, facts, problems))
+      if (problems.length)
+        refuse(
+          'this migration is not ready for its cutover',
           problems,
-        })
-        // What became of an earlier approval says nothing of the one that is asked for now.
-        await setGate(target, entry.id, null)
-        // Nor does an approval that no cutover has used: what is shown now must be approved now.
-        if (entry.phase === 'approved') {
-          entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
-          info('an earlier approval, which no cutover has used, is forgotten')
-        }
-        context.output('verdict', problems.length ? 'no-go' : 'go')
-        context.output('plan-hash', entry.plan.hash ?? '')
-        context.output('phase', entry.phase)
-        context.output('follow', READY.includes(entry.phase))
-        context.summary(page(context, entry, facts, problems))
-        if (problems.length)
-          refuse(
-            'this migration is not ready for its cutover',
-            problems,
-            !facts.slot || facts.slot.walStatus === 'lost'
-              ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
-              : 'Start again with `phase: stream`.',
-          )
-      },
-      context.signal,
-    ),
+          !facts.slot || facts.slot.walStatus === 'lost'
+            ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
+            : 'Start again with `phase: stream`.',
+        )
+    }),
 }
 
 async function gather(source: Database, target: Database, entry: Entry): Promise<Facts> {

@@ -13,32 +13,28 @@ import { spec } from './spec.ts'
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
-    withBoth(
-      context.inputs,
-      async (source, target) => {
-        const { migration, dryRun } = context.inputs
-        const entry = await readEntryIfAny(target, migration)
-        await requireOurs(source, migration, entry)
-        requireWindowOver(entry, context.inputs.rollbackWindow)
-        await tellWrites(source, entry)
-        const look = async () => [
-          ...(await leftoversOnSource(source, entry?.plan, true)),
-          ...(await leftoversOnTarget(target, migration, entry)),
-        ]
-        if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
-        const found = await look()
-        for (const { name, drop } of found) {
-          info(`${dryRun ? 'would drop' : 'dropping'} ${name}`)
-          if (!dryRun) await drop()
-        }
-        if (!dryRun) requireGone(await look())
-        context.output('dropped', JSON.stringify(dryRun ? [] : found.map(({ name }) => name)))
-        context.summary(
-          `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
-        )
-      },
-      context.signal,
-    ),
+    withBoth(context, async (source, target) => {
+      const { migration, dryRun } = context.inputs
+      const entry = await readEntryIfAny(target, migration)
+      await requireOurs(source, migration, entry)
+      requireWindowOver(entry, context.inputs.rollbackWindow)
+      await tellWrites(source, entry)
+      const look = async () => [
+        ...(await leftoversOnSource(source, entry?.plan, true)),
+        ...(await leftoversOnTarget(target, migration, entry)),
+      ]
+      if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
+      const found = await look()
+      for (const { name, drop } of found) {
+        info(`${dryRun ? 'would drop' : 'dropping'} ${name}`)
+        if (!dryRun) await drop()
+      }
+      if (!dryRun) requireGone(await look())
+      context.output('dropped', JSON.stringify(dryRun ? [] : found.map(({ name }) => name)))
+      context.summary(
+        `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
+      )
+    }),
 }
 
 async function requireOurs(source: Database, migration: string, entry: Entry | undefined): Promise<void> {

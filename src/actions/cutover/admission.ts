@@ -11,7 +11,7 @@ import { schemaChanges } from '../../steps/schema-changes.ts'
 import { deferAgain, lostDefinitions } from '../../target/deferral.ts'
 import { readWriteGrants } from '../../target/gate.ts'
 import { advance, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
-import { requireSameSource } from '../common.ts'
+import { requireMigration } from '../common.ts'
 import { requireEndable } from './commands.ts'
 import { levelOf } from './compare.ts'
 import type { Cutover } from './spec.ts'
@@ -23,8 +23,7 @@ export const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 
 /** All that can be told without the slot, while somebody else streams: whoever must be refused leaves them alone. */
 export async function lookFirst(context: Cutover, source: Database, target: Database): Promise<Entry> {
-  const entry = await requireEntry(target, context.inputs.migration, [...OPEN, ...DONE])
-  await requireSameSource(source, entry)
+  const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
   const { state } = await readFence(source)
   if (DONE.includes(entry.phase) || state === 'permanent') return entry
   requireApproved(context, entry)

@@ -24,7 +24,7 @@ import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
 import { compareFiles, filesAfter, readSourceState } from '../../steps/watch.ts'
-import { addEvidence, advance, type Entry, type Exported, type Plan, requireEntry } from '../../target/ledger.ts'
+import { addEvidence, advance, type Entry, type Exported, type Plan } from '../../target/ledger.ts'
 import {
   didYouMean,
   extraArgsProblem,
@@ -39,7 +39,7 @@ import {
 } from '../../tools/molt-fetch.ts'
 import { freeAddress } from '../../tools/process.ts'
 import { toolHelp } from '../../tools/versions.ts'
-import { requireSameSource, requireTls, withBoth } from '../common.ts'
+import { requireMigration, requireTls, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Fetch = Context<typeof spec>
@@ -48,7 +48,7 @@ export const action: Action<typeof spec> = {
   spec,
   run: async (context) => {
     checkInputs(context.inputs)
-    await withBoth(context.inputs, (source, target) => fetchTables(context, source, target), context.signal)
+    await withBoth(context, (source, target) => fetchTables(context, source, target))
   },
 }
 
@@ -68,9 +68,8 @@ function checkInputs(inputs: Fetch['inputs']): void {
 
 async function fetchTables(context: Fetch, source: Database, target: Database): Promise<void> {
   const { inputs } = context
-  let entry = await requireEntry(target, inputs.migration, ['prepared'])
+  let entry = await requireMigration(source, target, inputs.migration, ['prepared'])
   const { plan } = entry
-  await requireSameSource(source, entry)
   await requirePlannedTools(plan, 'molt')
   await requireAlone(source, plan, inputs.migration)
   const features = fetchFeatures(await toolHelp('molt', 'fetch'))

@@ -44,7 +44,7 @@ export const action: Action<typeof spec> = {
   spec,
   run: async (context) => {
     if (context.inputs.checkLoad) requireLoadSettings()
-    await withBoth(context.inputs, (source, target) => prepare(context, source, target), context.signal)
+    await withBoth(context, (source, target) => prepare(context, source, target))
   },
 }
 

@@ -8,10 +8,10 @@ import { InputError, refuse } from '../../runtime/errors.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { runVerify, type VerifyOptions, type VerifyReport } from '../../steps/verifying.ts'
-import { addEvidence, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
+import { addEvidence, type Entry, type Phase } from '../../target/ledger.ts'
 import { didYouMean } from '../../tools/molt-fetch.ts'
 import { differences } from '../../tools/molt-verify.ts'
-import { requireSameSource, withBoth } from '../common.ts'
+import { requireMigration, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Verify = Context<typeof spec>
@@ -23,18 +23,13 @@ export const action: Action<typeof spec> = {
   spec,
   async run(context) {
     const { inputs } = context
-    const report = await withBoth(
-      inputs,
-      async (source, target) => {
-        const entry = await requireEntry(target, inputs.migration, PHASES)
-        await requireSameSource(source, entry)
-        await requirePlannedTools(entry.plan, 'molt')
-        const found = await runVerify(source, target, options(context, entry))
-        await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
-        return found
-      },
-      context.signal,
-    )
+    const report = await withBoth(context, async (source, target) => {
+      const entry = await requireMigration(source, target, inputs.migration, PHASES)
+      await requirePlannedTools(entry.plan, 'molt')
+      const found = await runVerify(source, target, options(context, entry))
+      await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
+      return found
+    })
     tell(context, report)
     requireClean(report)
     const rows = report.tables.reduce((sum, table) => sum + table.rows, 0)
