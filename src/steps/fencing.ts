@@ -21,23 +21,20 @@ import {
   writesPassed,
 } from '../source/fence.ts'
 import { readTables } from '../sql/tables.ts'
-import type { Entry, Phase, Plan } from '../target/ledger.ts'
+import { COMMITTED, type Entry, type Plan } from '../target/ledger.ts'
 
 const LOOK_EVERY = 10
-
-/** Phases in which the target has taken over, and the source must stand still. */
-const DECIDED: readonly Phase[] = ['committed', 'switched', 'finalized']
 
 /** How the fence stands, and what keeps it from holding: by the ledger, where it is known. Changes nothing. */
 export async function lookAtFence(db: Database, entry?: Entry) {
   const { state, remainingMs } = await readFence(db)
-  const decided = entry !== undefined && DECIDED.includes(entry.phase)
+  const decided = entry !== undefined && COMMITTED.includes(entry.phase)
   const raised = decided || state === 'armed' || state === 'permanent'
   return { state, remainingMs, raised, problems: await problemsOf(db, state, entry) }
 }
 
 async function problemsOf(db: Database, state: FenceState, entry: Entry | undefined): Promise<string[]> {
-  if (entry && DECIDED.includes(entry.phase)) return decidedProblems(db, state, entry)
+  if (entry && COMMITTED.includes(entry.phase)) return decidedProblems(db, state, entry)
   if (state === 'absent') return []
   const fence = entry ? await planFence(db, entry.plan) : await expectedFence(db)
   const problems = fence ? await fenceProblems(db, fence) : ['the fence function is gone, and with it every trigger']

@@ -25,6 +25,15 @@ export const PHASES = [
 ] as const
 export type Phase = (typeof PHASES)[number]
 
+/** The load is complete, and no cutover has set about its commit: a replicator may read the slot. */
+export const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
+/** Of {@link STREAMING} those from which a cutover begins. */
+export const CAUGHT_UP: readonly Phase[] = ['caught-up', 'approved']
+/** The target has taken over, and the source must stand still. */
+export const COMMITTED: readonly Phase[] = ['committed', 'switched', 'finalized']
+/** As {@link COMMITTED}, or on the way: a cutover has set about the commit, and only the source tells what came of it. */
+export const DECIDED: readonly Phase[] = ['committing', ...COMMITTED]
+
 /** What was decided, and what must not change underneath a migration. Stored as JSON; later phases are held to it. */
 export interface Plan {
   sourceSchema: string

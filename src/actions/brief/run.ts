@@ -12,10 +12,12 @@ import { readTarget } from '../../target/catalog.ts'
 import {
   addEvidence,
   advance,
+  CAUGHT_UP,
+  DECIDED,
   type Entry,
   type Evidence,
-  type Phase,
   readEvidence,
+  STREAMING,
   setGate,
   thisRun,
 } from '../../target/ledger.ts'
@@ -25,9 +27,6 @@ import { specs } from '../specs.ts'
 import { spec } from './spec.ts'
 
 type Brief = Context<typeof spec>
-
-const READY: readonly Phase[] = ['caught-up', 'approved']
-const DECIDED: readonly Phase[] = ['committing', 'committed', 'switched', 'finalized']
 
 interface Verified {
   problems?: string[]
@@ -56,9 +55,9 @@ export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
     withBoth(context, async (source, target) => {
-      let entry = await requireMigration(source, target, context.inputs.migration, ['loaded', ...READY, ...DECIDED])
+      let entry = await requireMigration(source, target, context.inputs.migration, [...STREAMING, ...DECIDED])
       const facts = await gather(source, target, entry)
-      const problems = READY.includes(entry.phase) || entry.phase === 'loaded' ? problemsOf(entry, facts) : []
+      const problems = STREAMING.includes(entry.phase) ? problemsOf(entry, facts) : []
       const { url } = thisRun('brief')
       await addEvidence(target, entry.id, 'brief', {
         actor: process.env.GITHUB_TRIGGERING_ACTOR ?? '',
@@ -77,7 +76,7 @@ export const action: Action<typeof spec> = {
       context.output('verdict', problems.length ? 'no-go' : 'go')
       context.output('plan-hash', entry.plan.hash ?? '')
       context.output('phase', entry.phase)
-      context.output('follow', READY.includes(entry.phase))
+      context.output('follow', CAUGHT_UP.includes(entry.phase))
       context.summary(page(context, entry, facts, problems))
       if (problems.length)
         refuse(

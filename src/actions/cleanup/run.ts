@@ -6,7 +6,7 @@ import { readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { lookAtFence } from '../../steps/fencing.ts'
 import { leftoversOnSource, leftoversOnTarget, requireGone, restoreOrTell } from '../../steps/leftovers.ts'
-import { type Entry, PHASES, readEntryIfAny } from '../../target/ledger.ts'
+import { DECIDED, type Entry, PHASES, readEntryIfAny } from '../../target/ledger.ts'
 import { withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
@@ -67,7 +67,7 @@ async function tellWrites(source: Database, entry: Entry | undefined): Promise<v
 
 /** After a commit the old source is the way back, and its fence keeps it what it was at that moment. */
 function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
-  if (!entry || !['committing', 'committed', 'switched', 'finalized'].includes(entry.phase)) return
+  if (!entry || !DECIDED.includes(entry.phase)) return
   if (entry.phase === 'committing' || entry.phase === 'committed')
     throw new VerdictError(
       `migration \`${entry.id}\` is ${entry.phase}: run \`cutover\` again, which settles it, or \`rollback\``,

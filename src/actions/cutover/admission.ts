@@ -10,14 +10,14 @@ import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { deferAgain, lostDefinitions } from '../../target/deferral.ts'
 import { readWriteGrants } from '../../target/gate.ts'
-import { advance, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
+import { advance, CAUGHT_UP, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
 import { requireMigration } from '../common.ts'
 import { requireEndable } from './commands.ts'
 import { levelOf } from './compare.ts'
 import type { Cutover } from './spec.ts'
 
 /** Phases from which a cutover begins, or goes on. */
-const OPEN: readonly Phase[] = ['caught-up', 'approved', 'committing', 'committed']
+const OPEN: readonly Phase[] = [...CAUGHT_UP, 'committing', 'committed']
 /** Phases in which the target has taken over, so that a second cutover has nothing to do. */
 export const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 

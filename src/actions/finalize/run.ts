@@ -17,7 +17,7 @@ import {
   validateConstraint,
   validateForeignKeys,
 } from '../../target/deferral.ts'
-import { addEvidence, advance, type Entry, type Phase } from '../../target/ledger.ts'
+import { addEvidence, advance, COMMITTED, DECIDED, type Entry, STREAMING } from '../../target/ledger.ts'
 import { requireMigration, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
@@ -33,22 +33,12 @@ interface Done {
   dropped: string[]
 }
 
-const AFTER: readonly Phase[] = ['committed', 'switched', 'finalized']
-
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
     withBoth(context, async (source, target) => {
-      let entry = await requireMigration(source, target, context.inputs.migration, [
-        'loaded',
-        'caught-up',
-        'approved',
-        'committing',
-        'committed',
-        'switched',
-        'finalized',
-      ])
-      if (AFTER.includes(entry.phase)) await requireStillFenced(source, entry)
+      let entry = await requireMigration(source, target, context.inputs.migration, [...STREAMING, ...DECIDED])
+      if (COMMITTED.includes(entry.phase)) await requireStillFenced(source, entry)
       const { set, problems } = await setSequences(
         { db: source, schema: entry.plan.sourceSchema },
         { db: target, schema: entry.plan.targetSchema },

@@ -11,15 +11,17 @@ import { findRehearsals } from '../../steps/rehearsals.ts'
 import {
   addEvidence,
   advance,
+  CAUGHT_UP,
+  DECIDED,
   type Entry,
   liveHolder,
-  type Phase,
   type Plan,
   readEntryIfAny,
   readEvidence,
   readGate,
   requireEntry,
   runText,
+  STREAMING,
   slotRequest,
   thisRun,
 } from '../../target/ledger.ts'
@@ -107,8 +109,6 @@ async function requireRehearsals({ inputs }: Gate): Promise<void> {
   info(text)
 }
 
-const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
-
 /** A leg that comes after the slot was handed over has nothing to do. */
 async function tellNeeded(context: Gate, target: Database): Promise<void> {
   const { migration } = context.inputs
@@ -146,14 +146,13 @@ async function overText({ inputs }: Gate): Promise<string | undefined> {
 /** Who approved what, into the ledger; nothing else sets `approved`. */
 async function approve(context: Gate, target: Database): Promise<void> {
   const { inputs } = context
-  const phases: Phase[] = ['caught-up', 'approved', 'committing', 'committed', 'switched', 'finalized']
-  const entry = await requireEntry(target, inputs.migration, phases)
+  const entry = await requireEntry(target, inputs.migration, [...CAUGHT_UP, ...DECIDED])
   if (!inputs.planHash || entry.plan.hash !== inputs.planHash)
     throw new VerdictError(
       `the plan is not the one that was approved: ${inputs.planHash ?? 'none'} was shown, and ${entry.plan.hash} is in the ledger. Start again with \`phase: cutover\`, and have this one approved`,
     )
   requireTools(inputs.tools ?? [], entry.plan)
-  const waiting = ['caught-up', 'approved'].includes(entry.phase)
+  const waiting = CAUGHT_UP.includes(entry.phase)
   if (waiting) await requireStillWanted(context, target)
   const by =
     inputs.gate === 'environment'

@@ -28,6 +28,7 @@ import {
   readEvidence,
   readGate,
   runText,
+  STREAMING,
   setGate,
   slotRequest,
   takeHold,
@@ -63,7 +64,7 @@ export const action: Action<typeof spec> = {
     const { inputs } = context
     const holder = thisRun(`replicate, until ${inputs.until}`)
     const entry = await withBoth(context, async (source, target) => {
-      const entry = await requireMigration(source, target, inputs.migration, ['loaded', 'caught-up', 'approved'])
+      const entry = await requireMigration(source, target, inputs.migration, STREAMING)
       await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'full' ? ['molt' as const] : []))
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
       if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')

@@ -7,7 +7,16 @@ import { workFolder } from '../../runtime/progress.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
 import { runVerify } from '../../steps/verifying.ts'
 import { closeGate, openGate } from '../../target/gate.ts'
-import { addEvidence, advance, type Entry, HOLD_TTL, keepingHold, takeHold, thisRun } from '../../target/ledger.ts'
+import {
+  addEvidence,
+  advance,
+  DECIDED,
+  type Entry,
+  HOLD_TTL,
+  keepingHold,
+  takeHold,
+  thisRun,
+} from '../../target/ledger.ts'
 import { differences } from '../../tools/molt-verify.ts'
 import { requireMigration, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
@@ -19,7 +28,7 @@ export const action: Action<typeof spec> = {
   run: (context) =>
     withBoth(context, async (source, target) => {
       const { inputs } = context
-      const phases = ['committing', 'committed', 'switched', 'finalized', 'rolled-back'] as const
+      const phases = [...DECIDED, 'rolled-back'] as const
       const entry = await requireMigration(
         source,
         target,

@@ -8,7 +8,7 @@ import { InputError, refuse } from '../../runtime/errors.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { runVerify, type VerifyOptions, type VerifyReport } from '../../steps/verifying.ts'
-import { addEvidence, type Entry, type Phase } from '../../target/ledger.ts'
+import { addEvidence, COMMITTED, type Entry, STREAMING } from '../../target/ledger.ts'
 import { didYouMean } from '../../tools/molt-fetch.ts'
 import { differences } from '../../tools/molt-verify.ts'
 import { requireMigration, withBoth } from '../common.ts'
@@ -17,14 +17,13 @@ import { spec } from './spec.ts'
 type Verify = Context<typeof spec>
 
 const LOGGED_NOTES = 5
-const PHASES: readonly Phase[] = ['loaded', 'caught-up', 'approved', 'committed', 'switched', 'finalized']
 
 export const action: Action<typeof spec> = {
   spec,
   async run(context) {
     const { inputs } = context
     const report = await withBoth(context, async (source, target) => {
-      const entry = await requireMigration(source, target, inputs.migration, PHASES)
+      const entry = await requireMigration(source, target, inputs.migration, [...STREAMING, ...COMMITTED])
       await requirePlannedTools(entry.plan, 'molt')
       const found = await runVerify(source, target, options(context, entry))
       await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
