@@ -57,7 +57,7 @@ export interface NodeRuns {
   postIf: string
 }
 
-export interface CompositeRuns {
+interface CompositeRuns {
   kind: 'composite'
   steps: Step[]
 }

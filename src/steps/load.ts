@@ -137,6 +137,6 @@ const ADVICE: [RegExp, string][] = [
 ]
 
 /** What to do about the tool's last words; undefined when nothing better is known than to read them. */
-export function explainFetch(said: string): string | undefined {
+function explainFetch(said: string): string | undefined {
   return ADVICE.find(([regex]) => regex.test(said))?.[1]
 }

@@ -567,14 +567,12 @@ function notStarted({ child }: Replicator): boolean {
 export async function untilCaughtUp(
   stream: Stream,
   limits: { maxLag: number; quietPeriod: number; deadline: number },
-  onStatus: (status: StreamStatus) => void,
 ): Promise<StreamStatus> {
   const end = performance.now() + limits.deadline
   let quietSince: number | undefined
   for (;;) {
     stream.check()
-    const status = stream.status
-    onStatus(status)
+    const { status } = stream
     const now = performance.now()
     quietSince = status.lagMs <= limits.maxLag ? (quietSince ?? now) : undefined
     if (quietSince !== undefined && now - quietSince >= limits.quietPeriod) return status

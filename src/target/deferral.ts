@@ -76,7 +76,6 @@ export async function deferObjects(
   plan: { targetSchema: string; tables: readonly string[] },
   deferral: Deferral,
   cockroach: boolean,
-  onDrop: (object: Deferred) => void = () => {},
 ): Promise<{ dropped: number; kept: string[] }> {
   await createTable(db)
   const schema = await readSchema(db, 'target', plan.targetSchema)
@@ -89,7 +88,6 @@ export async function deferObjects(
       if (object.kind !== kind || object.dropped || object.rebuilt) continue
       await retrying(() => db.query(object.drop))
       await mark(db, migration, object, 'dropped_at')
-      onDrop(object)
       dropped++
     }
   return { dropped, kept }

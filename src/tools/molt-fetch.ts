@@ -205,13 +205,13 @@ export function didYouMean(name: string, known: readonly string[]): string {
 }
 
 /** What the tool said of one table, in rows; undefined where it did not say. */
-export interface TableAccount {
+interface TableAccount {
   exported?: number
   imported?: number
 }
 
 /** A table, or a part of one, that was not moved. `reason` says what happened and what to do. */
-export interface Skipped {
+interface Skipped {
   table: string
   reason: string
 }

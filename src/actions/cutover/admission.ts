@@ -80,7 +80,7 @@ export async function requireUnchanged(source: Database, target: Database, entry
     )
 }
 
-export async function requireFence(source: Database, entry: Entry): Promise<void> {
+async function requireFence(source: Database, entry: Entry): Promise<void> {
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
     refuse(

@@ -123,7 +123,7 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
   // Long before the pause: an application that meets the target without them would not be able to work.
   const entry = await withBoth({ inputs, signal }, (source, target) => buildIndexes(source, target, begun))
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
-  const before = await untilCaughtUp(stream, limits, () => {})
+  const before = await untilCaughtUp(stream, limits)
   info(`caught up: lag ${seconds(before.lagMs)}`)
   checkpoint('caught up')
   return withBoth({ inputs, signal }, async (source, target) => {
@@ -153,11 +153,7 @@ async function requireMoving(
   { stream, source, target, signal }: Pick<Section, 'stream' | 'source' | 'target' | 'signal'>,
 ): Promise<void> {
   const { retries } = stream.status
-  await untilCaughtUp(
-    stream,
-    { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout },
-    () => {},
-  )
+  await untilCaughtUp(stream, { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout })
   const { targetSchema } = stream.options.plan
   await passMarker(source, target, { targetSchema, markerTimeout: inputs.maxLag + MARKER_GRACE, signal }).catch(
     (error) => {

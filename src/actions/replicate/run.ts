@@ -171,7 +171,7 @@ async function follow(
     account.status = stream.status
     return
   }
-  account.status = await untilCaughtUp(stream, limits, () => {})
+  account.status = await untilCaughtUp(stream, limits)
   await withDatabase(inputs.target, 'target', (target) => markCaughtUp(entry.id, target))
   if (inputs.until === 'caught-up' && inputs.buildIndexes) await completeIndexes(context, entry, signal)
   if (inputs.verify === 'full') await verifyStreaming(context, entry, signal)
