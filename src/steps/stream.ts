@@ -4,7 +4,7 @@ import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
 import { number, plural, seconds } from '../runtime/progress.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../source/heartbeat.ts'
-import { dropSlot, type PublicationMark } from '../source/slot.ts'
+import { type PublicationMark, seizeAndDrop } from '../source/slot.ts'
 import type { Plan, TableFiles } from '../target/ledger.ts'
 import { freeAddress } from '../tools/process.ts'
 import { noMetrics, Replicator, type StreamMetrics } from '../tools/replicator.ts'
@@ -482,20 +482,7 @@ export class Stream {
     this.#closing = true
     this.#closed.abort()
     await this.#replicator?.stop()
-    await this.#side.slot.use(async (db) => {
-      await db.query(
-        'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',
-        [plan.slot],
-      )
-      for (let attempt = 0; ; attempt++) {
-        try {
-          return await dropSlot(db, plan.slot)
-        } catch (error) {
-          if (attempt >= 20) throw error
-          await sleep(100)
-        }
-      }
-    })
+    await this.#side.slot.use((db) => seizeAndDrop(db, plan.slot))
     throw new VerdictError(
       `${kept}; \`on-wal-budget: drop-slot\` has dropped it, so the source's disk is safe, and the load must be repeated`,
     )
