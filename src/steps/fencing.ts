@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Plan } from '../migration/plan.ts'
 import type { Database } from '../runtime/database.ts'
 import { CancelledError, refuse, VerdictError } from '../runtime/errors.ts'
 import {
@@ -21,7 +22,7 @@ import {
   writesPassed,
 } from '../source/fence.ts'
 import { readTables } from '../sql/tables.ts'
-import { COMMITTED, type Entry, type Plan } from '../target/ledger.ts'
+import { COMMITTED, type Entry } from '../target/ledger.ts'
 
 const LOOK_EVERY = 10
 

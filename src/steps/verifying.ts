@@ -1,5 +1,5 @@
 import { createWriteStream } from 'node:fs'
-import type { VerifyLevel } from '../migration/plan.ts'
+import type { Plan, VerifyLevel } from '../migration/plan.ts'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../migration/structure.ts'
 import { compareTables, type Table } from '../migration/tables.ts'
 import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
@@ -8,7 +8,6 @@ import { tlsProblem } from '../runtime/url.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readConstraints, readIndexes, readSequenceStates } from '../sql/structure.ts'
 import { countRows, readTables } from '../sql/tables.ts'
-import type { Plan } from '../target/ledger.ts'
 import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../tools/events.ts'
 import {
   accountForVerify,

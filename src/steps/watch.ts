@@ -1,10 +1,11 @@
+import type { Plan } from '../migration/plan.ts'
 import { compareTables, type Table } from '../migration/tables.ts'
 import { type Database, ident } from '../runtime/database.ts'
 import { seconds } from '../runtime/progress.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
 import { type PublicationMark, publicationChanges, publicationMark } from '../source/slot.ts'
 import { readTables } from '../sql/tables.ts'
-import type { Plan, TableFiles } from '../target/ledger.ts'
+import type { TableFiles } from '../target/ledger.ts'
 import { STREAM_APPLICATION } from '../tools/replicator.ts'
 import { newTables } from './schema-changes.ts'
 

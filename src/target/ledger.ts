@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PackedFingerprint } from '../migration/fingerprint.ts'
-import { planHash, type VerifyLevel } from '../migration/plan.ts'
+import { type Plan, planHash } from '../migration/plan.ts'
 import { type Database, isConnectionLost, isMissingTable, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError, VerdictError } from '../runtime/errors.ts'
 import type { PublicationMark } from '../source/slot.ts'
@@ -33,28 +33,6 @@ export const CAUGHT_UP: readonly Phase[] = ['caught-up', 'approved']
 export const COMMITTED: readonly Phase[] = ['committed', 'switched', 'finalized']
 /** As {@link COMMITTED}, or on the way: a cutover has set about the commit, and only the source tells what came of it. */
 export const DECIDED: readonly Phase[] = ['committing', ...COMMITTED]
-
-/** What was decided, and what must not change underneath a migration. Stored as JSON; later phases are held to it. */
-export interface Plan {
-  sourceSchema: string
-  targetSchema: string
-  /** The expected tables, bare names, resolved once on the source. */
-  tables: string[]
-  /** Tables of the schema that were left out by name where all others were asked for; absent where tables were named. */
-  excluded?: string[]
-  slot: string
-  publication: string
-  /** `check=object`, as they were given: what was accepted although a check speaks against it. */
-  waivers?: string[]
-  /** What is taken off the target for the load, as `prepare` takes it: `none`, or a list such as `indexes,constraints`. */
-  defer?: string
-  /** What is compared while writes are paused; `full` when nothing is said. */
-  finalVerify?: VerifyLevel
-  /** sha256 of the programs that were there when it was prepared. */
-  tools?: Record<string, string>
-  /** sha256 over all that decides what is moved and how. */
-  hash?: string
-}
 
 /** Rows that a load has read to their end: of each table where the tool tells them apart, and of all. */
 export interface Exported {

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
 import { filterProblems } from '../../migration/filter.ts'
+import type { Plan } from '../../migration/plan.ts'
 import { exactFilter } from '../../migration/tables.ts'
 import { loadedTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
@@ -24,7 +25,7 @@ import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
 import { compareFiles, filesAfter, readSourceState } from '../../steps/watch.ts'
-import { addEvidence, advance, type Entry, type Exported, type Plan } from '../../target/ledger.ts'
+import { addEvidence, advance, type Entry, type Exported } from '../../target/ledger.ts'
 import {
   didYouMean,
   extraArgsProblem,

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
+import type { Plan } from '../../migration/plan.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, VerdictError } from '../../runtime/errors.ts'
@@ -15,7 +16,6 @@ import {
   DECIDED,
   type Entry,
   liveHolder,
-  type Plan,
   readEntryIfAny,
   readEvidence,
   readGate,
