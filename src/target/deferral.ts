@@ -1,8 +1,7 @@
 import { type Constraint, type Index, isShardCheck, type Schema } from '../migration/schema.ts'
-import { type Database, ident, isMissingTable, qualified, sqlState, unhurried } from '../runtime/database.ts'
+import { type Database, ident, isMissingTable, qualified, retrying, sqlState, unhurried } from '../runtime/database.ts'
 import { messageOf, VerdictError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
-import { retrying } from './ledger.ts'
 
 /*
  * What slows the load, or could wedge the stream, is taken off the target before it and put back afterwards. Nothing

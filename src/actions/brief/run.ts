@@ -9,6 +9,7 @@ import { number, plural, seconds } from '../../runtime/progress.ts'
 import { readServer } from '../../source/catalog.ts'
 import { readSlot } from '../../source/slot.ts'
 import { readTarget } from '../../target/catalog.ts'
+import { setGate, thisRun } from '../../target/hold.ts'
 import {
   addEvidence,
   advance,
@@ -18,8 +19,6 @@ import {
   type Evidence,
   readEvidence,
   STREAMING,
-  setGate,
-  thisRun,
 } from '../../target/ledger.ts'
 import { requireMigration, withBoth } from '../common.ts'
 import { spec as cutover } from '../cutover/spec.ts'

@@ -9,21 +9,17 @@ import { seconds, someOf } from '../../runtime/progress.ts'
 import { lookAtApproval } from '../../steps/approval.ts'
 import { requirePlannedTool } from '../../steps/planned-tools.ts'
 import { findRehearsals } from '../../steps/rehearsals.ts'
+import { liveHolder, readGate, runText, slotRequest, thisRun } from '../../target/hold.ts'
 import {
   addEvidence,
   advance,
   CAUGHT_UP,
   DECIDED,
   type Entry,
-  liveHolder,
   readEntryIfAny,
   readEvidence,
-  readGate,
   requireEntry,
-  runText,
   STREAMING,
-  slotRequest,
-  thisRun,
 } from '../../target/ledger.ts'
 import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'

@@ -18,22 +18,8 @@ import { withStream } from '../../steps/open-stream.ts'
 import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify } from '../../steps/verifying.ts'
-import {
-  addEvidence,
-  advance,
-  type Entry,
-  HOLD_TTL,
-  keepingHold,
-  readEntry,
-  readEvidence,
-  readGate,
-  runText,
-  STREAMING,
-  setGate,
-  slotRequest,
-  takeHold,
-  thisRun,
-} from '../../target/ledger.ts'
+import { HOLD_TTL, keepingHold, readGate, runText, setGate, slotRequest, takeHold, thisRun } from '../../target/hold.ts'
+import { addEvidence, advance, type Entry, readEntry, readEvidence, STREAMING } from '../../target/ledger.ts'
 import { requireMigration, withBoth } from '../common.ts'
 import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'

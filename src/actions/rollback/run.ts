@@ -7,16 +7,8 @@ import { workFolder } from '../../runtime/progress.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
 import { runVerify } from '../../steps/verifying.ts'
 import { closeGate, openGate } from '../../target/gate.ts'
-import {
-  addEvidence,
-  advance,
-  DECIDED,
-  type Entry,
-  HOLD_TTL,
-  keepingHold,
-  takeHold,
-  thisRun,
-} from '../../target/ledger.ts'
+import { HOLD_TTL, keepingHold, takeHold, thisRun } from '../../target/hold.ts'
+import { addEvidence, advance, DECIDED, type Entry } from '../../target/ledger.ts'
 import { differences } from '../../tools/molt-verify.ts'
 import { requireMigration, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
