@@ -4,23 +4,14 @@ import type { Plan } from '../migration/plan.ts'
 import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
 import { number, plural, seconds } from '../runtime/progress.ts'
+import type { Sighting, TableFiles } from '../source/changes.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../source/heartbeat.ts'
-import { type PublicationMark, seizeAndDrop } from '../source/slot.ts'
-import type { TableFiles } from '../target/ledger.ts'
+import type { PublicationMark } from '../source/publication.ts'
+import { lsnNumber, readerText, readSlotFacts, type SlotFacts, seizeAndDrop } from '../source/slot.ts'
 import { freeAddress } from '../tools/process.ts'
 import { noMetrics, Replicator, type StreamMetrics } from '../tools/replicator.ts'
 import { type Trouble, translate } from '../tools/troubles.ts'
-import {
-  applying,
-  holderText,
-  lsnNumber,
-  readSlotFacts,
-  type Sighting,
-  type SlotFacts,
-  Watch,
-  type WatchLimits,
-  walSightings,
-} from './watch.ts'
+import { applying, Watch, type WatchLimits, walSightings } from './watch.ts'
 
 export interface StreamOptions {
   sourceUrl: string
@@ -262,7 +253,7 @@ export class Stream {
   /** What the databases know about it that the replicator does not say. */
   #more(trouble: Trouble): string {
     if (trouble.kind === 'connection') return sideText(this.#said(), this.options)
-    if (trouble.kind === 'slot-busy' && this.#slot?.holder) return `: ${holderText(this.#slot.holder)}`
+    if (trouble.kind === 'slot-busy' && this.#slot?.reader) return `: ${readerText(this.#slot.reader)}`
     if (trouble.kind === 'column' || trouble.kind === 'identity' || trouble.kind === 'missing-table') {
       const told = this.#sightings.filter((sighting) => / on the (source|target)$/.test(sighting))
       const known = told.length ? told : this.#watch.differences
@@ -410,7 +401,7 @@ export class Stream {
   /** The slot's position is past heartbeats that are not on the target: it was not our replicator that moved it. */
   #skipped(beats: number): VerdictError {
     return new VerdictError(
-      `the slot ${this.options.plan.slot} was recreated, moved on or read by somebody else: its position is past ${beats} heartbeats that never reached the target, so changes are lost, and the load must be repeated${this.#slot?.holder ? `. It is read now by ${holderText(this.#slot.holder)}` : ''}`,
+      `the slot ${this.options.plan.slot} was recreated, moved on or read by somebody else: its position is past ${beats} heartbeats that never reached the target, so changes are lost, and the load must be repeated${this.#slot?.reader ? `. It is read now by ${readerText(this.#slot.reader)}` : ''}`,
     )
   }
 

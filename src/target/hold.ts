@@ -2,8 +2,8 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, isConnectionLost, isMissingTable, retrying, sqlState } from '../runtime/database.ts'
 import { CancelledError, VerdictError } from '../runtime/errors.ts'
-import type { PublicationMark } from '../source/slot.ts'
-import type { TableFiles } from './ledger.ts'
+import type { TableFiles } from '../source/changes.ts'
+import type { PublicationMark } from '../source/publication.ts'
 
 /*
  * The hold: which run streams a migration now. It is what keeps two runs apart, for a workflow's concurrency group is

@@ -3,7 +3,8 @@ import type { PackedFingerprint } from '../migration/fingerprint.ts'
 import { type Plan, planHash } from '../migration/plan.ts'
 import { type Database, isMissingTable, retrying, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
-import type { PublicationMark } from '../source/slot.ts'
+import type { TableFiles } from '../source/changes.ts'
+import type { PublicationMark } from '../source/publication.ts'
 import type { DeferredName } from './deferral.ts'
 import type { WriteGrant } from './gate.ts'
 import { createHolds, dropHold } from './hold.ts'
@@ -39,9 +40,6 @@ export interface Exported {
   tables: Record<string, number>
   total: number
 }
-
-/** Oid of a table or partition → the file that holds its rows (relfilenode), of which TRUNCATE makes another. */
-export type TableFiles = Record<string, number>
 
 /** Facts that later phases need: each phase adds its own. */
 export interface Facts {

@@ -8,14 +8,15 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, unhurried } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { number, plural, progress, seconds, someOf, workFolder } from '../../runtime/progress.ts'
+import { compareFiles, filesAfter, readSourceState } from '../../source/changes.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import {
   completePublication,
   createPublication,
   readPublication,
   readPublicationMark,
-  slotProblems,
-} from '../../source/slot.ts'
+} from '../../source/publication.ts'
+import { slotProblems } from '../../source/slot.ts'
 import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
 import { explainColumns, explainUnfinished } from '../../steps/culprits.ts'
@@ -24,7 +25,6 @@ import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts
 import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
-import { compareFiles, filesAfter, readSourceState } from '../../steps/watch.ts'
 import { addEvidence, advance, type Entry, type Exported } from '../../target/ledger.ts'
 import {
   didYouMean,
