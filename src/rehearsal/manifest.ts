@@ -125,6 +125,19 @@ export function isLocal(step: Step): boolean {
   return step.uses?.startsWith('./') ?? false
 }
 
+export function hasPre({ action }: Step): boolean {
+  if (action?.runs.kind === 'composite') return action.runs.steps.some((step) => !isLocal(step) && hasPre(step))
+  return action?.runs.pre !== undefined
+}
+
+/** A local action that has not been read yet may have one. */
+export function hasPost(step: Step): boolean {
+  if (!step.uses) return false
+  if (!step.action) return isLocal(step)
+  if (step.action.runs.kind === 'composite') return step.action.runs.steps.some(hasPost)
+  return step.action.runs.post !== undefined
+}
+
 /**
  * The parser serves editors, and hands block scalars with expressions on with their indentation, as they stand in the file.
  * Without `source` it takes the value instead.
