@@ -52,7 +52,8 @@ export interface VerifyReport {
 }
 
 export interface VerifyOptions {
-  program: string
+  /** Default: the `molt` on the PATH. */
+  program?: string
   sourceUrl: string
   targetUrl: string
   plan: Plan
@@ -340,7 +341,7 @@ function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVer
 }
 
 async function runMoltVerify(source: Database, options: VerifyOptions): Promise<VerifyAccount> {
-  const { plan } = options
+  const { plan, program = 'molt' } = options
   const account = emptyVerifyAccount(plan.sourceSchema)
   const hash = keyHash((await readHeartbeatOwner(source))?.sourceId)
   const request = {
@@ -350,8 +351,8 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   }
   const shown = options.show && rowFile(options.show)
   const child = new Child({
-    program: options.program,
-    args: verifyArgs(request, options.help ?? (await toolHelp(options.program, 'verify'))),
+    program,
+    args: verifyArgs(request, options.help ?? (await toolHelp(program, 'verify'))),
     logFile: options.logFile,
     scrub: moltScrubber(hash),
     hidePasswords: true,
@@ -363,19 +364,15 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
       shown?.write(event)
     },
   })
-  const cancel = () => void child.stop(1_000)
   const silence = new Silence({
     name: 'molt verify',
     known: () => `its last words were: ${child.lastWords}`,
     advice: 'Look for locks and long statements on both sides, and for a runner that is out of memory',
     stallAfter: options.stallAfter,
-    end: cancel,
+    end: () => void child.stop(1_000),
   })
-  options.signal.addEventListener('abort', cancel, { once: true })
-  if (options.signal.aborted) cancel()
-  const exit = await child.exited
+  const exit = await child.exitedOrStopped(options.signal)
   silence.stop()
-  options.signal.removeEventListener('abort', cancel)
   await shown?.close()
   options.signal.throwIfAborted()
   if (silence.reason) throw child.failure(child.lastWords, silence.reason)

@@ -64,13 +64,17 @@ export async function createHolds(db: Database): Promise<void> {
     gate TEXT, stream JSONB)`)
 }
 
-/** A holder for this run: its URL comes from the runner's environment. */
+/** A holder for this run. */
 export function thisRun(action: string): Holder {
-  const { GITHUB_SERVER_URL, GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
-  const url = GITHUB_RUN_ID
-    ? `${GITHUB_SERVER_URL ?? 'https://github.com'}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''}`
-    : ''
-  return { action, url, nonce: randomUUID() }
+  return { action, url: runUrl(), nonce: randomUUID() }
+}
+
+/** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
+export function runUrl(): string {
+  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
+  if (!GITHUB_RUN_ID) return ''
+  const attempt = GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''
+  return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
 }
 
 /** Who holds or asks, in words. */

@@ -9,7 +9,7 @@ import { number, plural, seconds } from '../../runtime/progress.ts'
 import { readServer } from '../../source/catalog.ts'
 import { readSlot } from '../../source/slot.ts'
 import { readTarget } from '../../target/catalog.ts'
-import { setGate, thisRun } from '../../target/hold.ts'
+import { runUrl, setGate } from '../../target/hold.ts'
 import {
   addEvidence,
   advance,
@@ -57,11 +57,10 @@ export const action: Action<typeof spec> = {
       let entry = await requireMigration(source, target, context.inputs.migration, [...STREAMING, ...DECIDED])
       const facts = await gather(source, target, entry)
       const problems = STREAMING.includes(entry.phase) ? problemsOf(entry, facts) : []
-      const { url } = thisRun('brief')
       await addEvidence(target, entry.id, 'brief', {
         actor: process.env.GITHUB_TRIGGERING_ACTOR ?? '',
         runId: process.env.GITHUB_RUN_ID ?? '',
-        run: url,
+        run: runUrl(),
         planHash: entry.plan.hash,
         problems,
       })

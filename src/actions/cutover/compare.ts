@@ -60,5 +60,5 @@ export async function finalVerify(context: Cutover, section: Section, signal: Ab
 function verifyOptions(context: Cutover, { plan }: Entry, signal: AbortSignal) {
   const { inputs } = context
   const logFile = join(workFolder(inputs.migration), 'molt-verify.log')
-  return { program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan, logFile, signal }
+  return { sourceUrl: inputs.source, targetUrl: inputs.target, plan, logFile, signal }
 }

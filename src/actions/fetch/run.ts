@@ -244,7 +244,7 @@ async function load(
   )
   try {
     return await runLoad({
-      ...{ program: 'molt', args, metricsAddr, onStarted },
+      ...{ args, metricsAddr, onStarted },
       ...{ schema: plan.sourceSchema, tables: plan.tables },
       logFile: join(workFolder(context.inputs.migration), 'molt-fetch.log'),
       signal: context.signal,

@@ -9,7 +9,7 @@ import { seconds, someOf } from '../../runtime/progress.ts'
 import { lookAtApproval } from '../../steps/approval.ts'
 import { requirePlannedTool } from '../../steps/planned-tools.ts'
 import { findRehearsals } from '../../steps/rehearsals.ts'
-import { liveHolder, readGate, runText, slotRequest, thisRun } from '../../target/hold.ts'
+import { liveHolder, readGate, runText, runUrl, slotRequest } from '../../target/hold.ts'
 import {
   addEvidence,
   advance,
@@ -156,8 +156,7 @@ async function approve(context: Gate, target: Database): Promise<void> {
       : inputs.gate === 'plan-hash'
         ? await typist(context, target, entry)
         : ''
-  const { url } = thisRun('gate')
-  const approval = { by, gate: inputs.gate, planHash: inputs.planHash, startedBy: starter(), run: url }
+  const approval = { by, gate: inputs.gate, planHash: inputs.planHash, startedBy: starter(), run: runUrl() }
   await addEvidence(target, entry.id, 'gate', { ...approval, runId: process.env.GITHUB_RUN_ID ?? '', count: counted })
   if (waiting) await advance(target, entry, 'approved', { facts: { approval } })
   context.output('approved-by', by)

@@ -195,7 +195,7 @@ async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: Abo
 async function verifyStreaming({ inputs, summary }: Replicate, entry: Entry, signal: AbortSignal): Promise<void> {
   const found = await withBoth({ inputs, signal }, async (source, target) => {
     const report = await runVerify(source, target, {
-      ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
+      ...{ sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
       ...{ level: 'full', while: 'streaming', structure: 'report' },
       logFile: join(workFolder(entry.id), 'molt-verify.log'),
     })

@@ -102,7 +102,6 @@ async function requireAccepted(context: Rollback, source: Database, target: Data
 async function writtenSince(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const { inputs } = context
   const report = await runVerify(source, target, {
-    program: 'molt',
     sourceUrl: inputs.source,
     targetUrl: inputs.target,
     plan: entry.plan,
