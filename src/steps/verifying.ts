@@ -97,10 +97,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const options = given.tables ? { ...given, plan: { ...given.plan, tables: [...given.tables] } } : given
   const { plan, level } = options
   const found: Findings = { problems: [], unsettled: [], notes: [], tables: [], counted: 'no' }
-  const [here, there] = await Promise.all([
-    readTables(source, plan.sourceSchema),
-    readTables(target, plan.targetSchema),
-  ])
+  const [here, there] = await tablesOfBoth(source, target, plan)
   const definitions = compareDefinitions(here, there, plan)
   found.problems.push(...definitions.map(({ what, fix }) => `${what}; ${fix}`))
   const gone = new Set(definitions.filter(({ what }) => what.includes('is missing on')).map(({ table }) => table))
@@ -234,11 +231,11 @@ function countedRows(name: string, rows: number, there: number): TableVerdict {
 
 /** Definitions that differ between the expected tables of both sides now. */
 export async function definitionProblems(source: Database, target: Database, plan: Plan) {
-  const [here, there] = await Promise.all([
-    readTables(source, plan.sourceSchema),
-    readTables(target, plan.targetSchema),
-  ])
-  return compareDefinitions(here, there, plan)
+  return compareDefinitions(...(await tablesOfBoth(source, target, plan)), plan)
+}
+
+function tablesOfBoth(source: Database, target: Database, plan: Plan): Promise<[Table[], Table[]]> {
+  return Promise.all([readTables(source, plan.sourceSchema), readTables(target, plan.targetSchema)])
 }
 
 function compareDefinitions(here: readonly Table[], there: readonly Table[], plan: Plan) {
