@@ -8,7 +8,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, unhurried } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { number, plural, progress, seconds, someOf, workFolder } from '../../runtime/progress.ts'
-import { compareFiles, filesAfter, readSourceState } from '../../source/changes.ts'
+import { compareFiles, filesAfter, readSourceState, type TableFiles } from '../../source/changes.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import {
   completePublication,
@@ -95,38 +95,11 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   const { account } = result
   if (account.fetchId) context.output('fetch-id', account.fetchId)
   if (result.failure) throw await giveUp(context, source, target, entry, result, resume)
-  const arrived = account.complete ? await countArrived(target, plan) : {}
-  const problems = [
-    ...fetchProblems(account, plan.tables, resume !== undefined),
-    ...(account.complete ? arrivedProblems(plan, resume?.exported ?? readSoFar(account), arrived) : []),
-  ]
-  if (problems.length) {
-    await abandon(source, target, entry)
-    await addEvidence(target, entry.id, 'fetch', { problems, account })
-    refuse(
-      'the load is not complete, although molt fetch reported no failure',
-      problems,
-      `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Put these right, empty the target tables, and load again.`,
-    )
-  }
+  const arrived = await requireComplete(source, target, entry, account, resume)
   await completePublication(source, plan.publication)
   const publication = await readPublicationMark(source, plan.publication)
   const cursor = resume?.cursor ?? (account.cursor as string)
-  const stream = [
-    ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
-    ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
-    ...compareFiles(files, await readSourceState(source, plan)).flatMap(({ kind, what }) =>
-      kind === 'fatal' ? [what] : [],
-    ),
-  ]
-  if (stream.length) {
-    await abandon(source, target, entry)
-    refuse(
-      'every row was moved, but no stream can go on from this load',
-      stream,
-      `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,
-    )
-  }
+  await requireStreamable(source, target, entry, cursor, files)
   const loaded = await advance(target, entry, 'loaded', {
     facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication },
   })
@@ -309,6 +282,58 @@ async function giveUp(
     )
   }
   return failure
+}
+
+/**
+ * A load that is not complete is given up.
+ * @returns table → rows that have arrived on the target
+ */
+async function requireComplete(
+  source: Database,
+  target: Database,
+  entry: Entry,
+  account: FetchAccount,
+  resume: Resumed | undefined,
+): Promise<Record<string, number>> {
+  const { plan } = entry
+  const arrived = account.complete ? await countArrived(target, plan) : {}
+  const problems = [
+    ...fetchProblems(account, plan.tables, resume !== undefined),
+    ...(account.complete ? arrivedProblems(plan, resume?.exported ?? readSoFar(account), arrived) : []),
+  ]
+  if (!problems.length) return arrived
+  await abandon(source, target, entry)
+  await addEvidence(target, entry.id, 'fetch', { problems, account })
+  refuse(
+    'the load is not complete, although molt fetch reported no failure',
+    problems,
+    `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Put these right, empty the target tables, and load again.`,
+  )
+}
+
+/** A load from which no stream can go on is given up, too: by slot, publication, definitions, or what was done to the tables. */
+async function requireStreamable(
+  source: Database,
+  target: Database,
+  entry: Entry,
+  cursor: string,
+  files: TableFiles,
+): Promise<void> {
+  const { plan } = entry
+  const problems = [
+    ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
+    ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
+    ...compareFiles(files, await readSourceState(source, plan)).flatMap(({ kind, what }) =>
+      kind === 'fatal' ? [what] : [],
+    ),
+  ]
+  if (!problems.length) return
+  await abandon(source, target, entry)
+  refuse(
+    'every row was moved, but no stream can go on from this load',
+    problems,
+    `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,
+  )
 }
 
 function readSoFar(account: FetchAccount): Exported {
