@@ -18,6 +18,7 @@ import {
   resetCount,
   rewritten,
   setLease,
+  type WriteHolder,
   writeHolders,
   writesPassed,
 } from '../source/fence.ts'
@@ -204,7 +205,7 @@ export class HeldFence {
   }
 }
 
-function holdersText(holders: { transaction: string; pid: number | null }[]): string {
+function holdersText(holders: readonly WriteHolder[]): string {
   const named = holders.map((holder) => (holder.pid === null ? 'a prepared transaction' : `PID ${holder.pid}`))
   return `transactions with a write lock did not end in time: ${named.join(', ')}; end them (pg_terminate_backend, ROLLBACK PREPARED) and try again`
 }

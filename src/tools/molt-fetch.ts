@@ -1,4 +1,3 @@
-import { closest } from 'fastest-levenshtein'
 import { exactFilter } from '../migration/tables.ts'
 import { plural } from '../runtime/progress.ts'
 import { countUnknown, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
@@ -197,11 +196,6 @@ export function extraArgsProblem(args: readonly string[]): string | undefined {
     value = given === undefined && !SWITCHES.has(flag)
   }
   return undefined
-}
-
-/** A word to go with a name that is not known. */
-export function didYouMean(name: string, known: readonly string[]): string {
-  return known.length ? `; did you mean \`${closest(name, [...known])}\`?` : ''
 }
 
 /** What the tool said of one table, in rows; undefined where it did not say. */

@@ -7,6 +7,7 @@ import { loadedTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, unhurried } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
+import { didYouMean } from '../../runtime/inputs.ts'
 import { number, plural, progress, seconds, someOf, workFolder } from '../../runtime/progress.ts'
 import { compareFiles, filesAfter, readSourceState, type TableFiles } from '../../source/changes.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
@@ -27,7 +28,6 @@ import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
 import { addEvidence, advance, type Entry, type Exported } from '../../target/ledger.ts'
 import {
-  didYouMean,
   extraArgsProblem,
   type FetchAccount,
   type FetchFeatures,
