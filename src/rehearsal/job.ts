@@ -111,7 +111,7 @@ export interface RunOptions {
 
 export type StepContext = Pick<StepResult, 'outputs' | 'outcome' | 'conclusion'>
 
-/** One run of {@link runAction}; what all steps share. */
+/** What all steps of one job share. */
 export interface Job {
   options: RunOptions
   root: Step

@@ -81,24 +81,31 @@ export class Stream {
   readonly #closed = new AbortController()
   #loops: Promise<void>[] = []
   #failure: Error | undefined
-  #unseen: { beat: number; at: number; retries: number }[] = []
-  #beatAt = performance.now()
+  /** The last heartbeat that was written, and when; the last that was read on the target, and how long it took. */
   #beat = 0
+  #beatAt = performance.now()
   #seen = 0
   #latency: number | undefined
+  /** Heartbeats that were written and have not arrived, the oldest first. */
+  #unseen: { beat: number; at: number; retries: number }[] = []
   /** Positions of the source with the last heartbeat written before each, to hold the slot's position against. */
   #owed: { lsn: bigint; beat: number }[] = []
+  /** Of the replicators that have ended, and of this one. */
   #past: StreamMetrics = noMetrics()
   #metrics: StreamMetrics = noMetrics()
+  /** When a counter last moved, and when a session last worked on a transaction, which moves none before its end. */
   #movedAt = performance.now()
   #busyAt = Number.NEGATIVE_INFINITY
+  /** Who holds the lock on the target for which the stream waits. */
   #blocked: string | null = null
   #slot: SlotFacts | undefined
   #publication: number | null | undefined
   #startLsn: string | null | undefined
   #since14: boolean | undefined
+  /** Retries of the replicators that have ended, and dials at the last look at this one's. */
   #retriesBefore = 0
   #dialsBefore = 0
+  /** The last retry, and the first of those that have followed each other within {@link RETRY_GAP}. */
   #retryAt = Number.NEGATIVE_INFINITY
   #circlingSince = 0
   #restarts = 0

@@ -298,9 +298,10 @@ export async function obtainSlot(
 
 /**
  * Keeps a hold that was taken for as long as `work` takes, and gives it back whatever happens.
- * @param open a connection of its own for the renewals; a lost one is made again
+ * @param link a connection of its own for the renewals; a lost one is made again, and it is closed at the end
  * @param ttl milliseconds; renewed every sixth of it, so that a target that is away for a while does not lose it
- * @returns what `work` returns; `lost` is called once when another run has taken the hold
+ * @param lost called once, when another run has taken the hold
+ * @returns what `work` returns
  */
 export async function keepingHold<T>(
   link: { use<R>(work: (db: Database) => Promise<R>): Promise<R>; close(): Promise<void> },

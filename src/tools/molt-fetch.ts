@@ -3,7 +3,7 @@ import { plural } from '../runtime/progress.ts'
 import { countUnknown, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { scrubText } from './scrub.ts'
 
-/** How the rows travel: which of the target's tables stay online, and what must lie between. */
+/** How the rows travel: through files or not, and whether the target's tables stay online meanwhile; {@link MODES} tells. */
 export type FetchMode = 'import' | 'use-copy' | 'direct-copy'
 
 /** What each mode means for people who use the target meanwhile, and for a load that is interrupted. */

@@ -150,14 +150,9 @@ async function approve(context: Gate, target: Database): Promise<void> {
   requireTools(inputs.tools ?? [], entry.plan)
   const waiting = CAUGHT_UP.includes(entry.phase)
   if (waiting) await requireStillWanted(context, target)
-  const by =
-    inputs.gate === 'environment'
-      ? await reviewer(context, target)
-      : inputs.gate === 'plan-hash'
-        ? await typist(context, target, entry)
-        : ''
+  const { by, count } = await approver(context, target, entry)
   const approval = { by, gate: inputs.gate, planHash: inputs.planHash, startedBy: starter(), run: runUrl() }
-  await addEvidence(target, entry.id, 'gate', { ...approval, runId: process.env.GITHUB_RUN_ID ?? '', count: counted })
+  await addEvidence(target, entry.id, 'gate', { ...approval, runId: process.env.GITHUB_RUN_ID ?? '', count })
   if (waiting) await advance(target, entry, 'approved', { facts: { approval } })
   context.output('approved-by', by)
   const text = by ? `approved by ${by}` : 'nobody was asked'
@@ -191,16 +186,25 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
     )
 }
 
-/** How many approvals this run had when it was counted last; GitHub gives them no number of the attempt. */
-let counted = 0
+/** Who has approved, empty for nobody, and of how many approvals of this run: GitHub gives them no number of the attempt. */
+interface Approver {
+  by: string
+  count: number
+}
 
-async function reviewer({ inputs }: Gate, target: Database): Promise<string> {
+async function approver(context: Gate, target: Database, entry: Entry): Promise<Approver> {
+  const { gate } = context.inputs
+  if (gate === 'environment') return reviewer(context, target)
+  return { by: gate === 'plan-hash' ? await typist(context, target, entry) : '', count: 0 }
+}
+
+async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
   const all = await readReviews(demand(inputs.token, 'token'), inputs.environment)
   const approvals = all.filter(({ state }) => state === 'approved')
-  counted = approvals.length
+  const count = approvals.length
   const earlier = await readEvidence<{ runId?: string; count?: number }>(target, inputs.migration, 'gate', 20)
   const used = earlier.find(({ body }) => body.runId === process.env.GITHUB_RUN_ID)?.body.count ?? 0
-  const last = approvals.length > used ? approvals.at(-1)?.user.login : undefined
+  const last = count > used ? approvals.at(-1)?.user.login : undefined
   if (!last) {
     const text = used
       ? 'this attempt of the job was approved by nobody: its only approval is of an earlier attempt'
@@ -208,7 +212,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<string> {
     if (inputs.bypass === 'refuse')
       throw new VerdictError(`${text}. Start a new run with \`phase: cutover\`, or say \`bypass: warn\``)
     warning(text)
-    return ''
+    return { by: '', count }
   }
   if (last.toLowerCase() === starter().toLowerCase()) {
     const text = `${last} has started this run and approved it`
@@ -216,7 +220,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<string> {
       throw new VerdictError(`${text}; another person must do one of the two, or say \`self-approval: warn\``)
     warning(text)
   }
-  return last
+  return { by: last, count }
 }
 
 /** For repositories without required reviewers: a second person types the hash that a first one's run has shown. */
