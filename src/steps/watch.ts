@@ -1,6 +1,6 @@
 import type { Plan } from '../migration/plan.ts'
 import { compareTables, type Table } from '../migration/tables.ts'
-import type { Database } from '../runtime/database.ts'
+import { type Database, sqlState } from '../runtime/database.ts'
 import { seconds } from '../runtime/progress.ts'
 import {
   compareFiles,
@@ -229,8 +229,8 @@ export class Watch {
       }))
     } catch (error) {
       // Without the privilege to see other sessions there is nothing to watch.
-      if (/^(42501|42P01|42601|0A000)$/.test((error as { code?: string }).code ?? '')) this.#writersKnown = false
-      else throw error
+      if (!/^(42501|42P01|42601|0A000)$/.test(sqlState(error) ?? '')) throw error
+      this.#writersKnown = false
       return []
     }
   }

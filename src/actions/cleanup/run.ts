@@ -1,11 +1,16 @@
 import { info, warning } from '@actions/core'
 import type { Action } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
-import { UserError, VerdictError } from '../../runtime/errors.ts'
+import { VerdictError } from '../../runtime/errors.ts'
 import { readFence } from '../../source/fence.ts'
-import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { lookAtFence } from '../../steps/fencing.ts'
-import { leftoversOnSource, leftoversOnTarget, requireGone, restoreOrTell } from '../../steps/leftovers.ts'
+import {
+  leftoversOnSource,
+  leftoversOnTarget,
+  requireGone,
+  requireOwner,
+  restoreOrTell,
+} from '../../steps/leftovers.ts'
 import { DECIDED, type Entry, PHASES, readEntryIfAny } from '../../target/ledger.ts'
 import { withBoth } from '../common.ts'
 import { spec } from './spec.ts'
@@ -38,9 +43,7 @@ export const action: Action<typeof spec> = {
 }
 
 async function requireOurs(source: Database, migration: string, entry: Entry | undefined): Promise<void> {
-  const owner = await readHeartbeatOwner(source)
-  if (owner && owner.migration !== migration)
-    throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
+  await requireOwner(source, migration)
   const { state } = await readFence(source)
   if (state === 'permanent' && !entry)
     throw new VerdictError(
