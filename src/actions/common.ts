@@ -6,7 +6,7 @@ import { boolean, connectionUrl, pattern, text } from '../runtime/types.ts'
 import { tlsProblem } from '../runtime/url.ts'
 import { readServer } from '../source/catalog.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
-import type { Entry } from '../target/ledger.ts'
+import { type Entry, type Phase, requireEntry } from '../target/ledger.ts'
 
 export const config = {
   config: optional(
@@ -75,9 +75,8 @@ function warnInsecure(weak: readonly string[]): void {
 
 /** Opens both sides and closes them whatever happens; `signal` ends attempts to connect. */
 export async function withBoth<T>(
-  inputs: Connections,
+  { inputs, signal }: { inputs: Connections; signal: AbortSignal },
   work: (source: Database, target: Database) => Promise<T>,
-  signal?: AbortSignal,
 ): Promise<T> {
   warnInsecure(requireTls(inputs))
   const { source, target } = inputs
@@ -90,10 +89,28 @@ export async function withBoth<T>(
 }
 
 /**
+ * The ledger's entry of a migration, which stands in one of `phases`.
+ * @param early what to do instead, said when the migration has not come as far as `phases`
+ * @throws UserError when there is no such entry, or it stands elsewhere; VerdictError when its plan was changed, or when
+ * the source is not the one that `prepare` saw
+ */
+export async function requireMigration(
+  source: Database,
+  target: Database,
+  id: string,
+  phases: readonly Phase[],
+  early?: string,
+): Promise<Entry> {
+  const entry = await requireEntry(target, id, phases, early)
+  await requireSameSource(source, entry)
+  return entry
+}
+
+/**
  * @throws VerdictError unless this is the very database that `prepare` saw, not a clone, a replica or another one, and
  * shows all of its rows: a policy made since then would hide the same rows from the load, the stream's comparison and molt
  */
-export async function requireSameSource(source: Database, entry: Entry): Promise<void> {
+async function requireSameSource(source: Database, entry: Entry): Promise<void> {
   const planned = entry.facts.source
   const [server, owner] = [await readServer(source), await readHeartbeatOwner(source)]
   const same =

@@ -16,34 +16,44 @@ export function canonicalJson(value: unknown): string {
 export const VERIFY_LEVELS = ['full', 'molt', 'counts', 'tables'] as const
 export type VerifyLevel = (typeof VERIFY_LEVELS)[number]
 
-/** Settings that decide what is moved and how. Hosts, credentials, data and times are none of them. */
-export interface PlanSettings {
+/**
+ * What was decided, and must not change underneath a migration: what is moved, and how. Hosts, credentials, data and times
+ * are no part of it. Stored as JSON in the ledger; later phases are held to it.
+ */
+export interface Plan {
   sourceSchema: string
   targetSchema: string
-  tables: readonly string[]
+  /** The expected tables, bare names, resolved once on the source. */
+  tables: string[]
+  /** Tables of the schema that were left out by name where all others were asked for; absent where tables were named. */
+  excluded?: string[]
   slot: string
   publication: string
-  waivers?: readonly string[]
+  /** `check=object`, as they were given: what was accepted although a check speaks against it. */
+  waivers?: string[]
+  /** What is taken off the target for the load, as `prepare` takes it: `none`, or a list such as `indexes,constraints`. */
   defer?: string
   /** What is compared while writes are paused; `full` when nothing is said. */
   finalVerify?: VerifyLevel
-  /** Program → sha256, of those that were there. */
-  tools?: Readonly<Record<string, string>>
+  /** Program → sha256, of those that were there when it was prepared. */
+  tools?: Record<string, string>
+  /** {@link planHash} of all of this but `excluded`. */
+  hash?: string
 }
 
 /** sha256 in hex; the order in which tables or waivers were written makes no difference. */
-export function planHash(settings: PlanSettings): string {
-  const { sourceSchema, targetSchema, slot, publication, defer = 'none', tools = {} } = settings
-  const plan = {
+export function planHash(plan: Plan): string {
+  const { sourceSchema, targetSchema, slot, publication, defer = 'none', tools = {} } = plan
+  const hashed = {
     sourceSchema,
     targetSchema,
-    tables: [...settings.tables].sort(),
+    tables: [...plan.tables].sort(),
     slot,
     publication,
-    waivers: [...(settings.waivers ?? [])].sort(),
+    waivers: [...(plan.waivers ?? [])].sort(),
     defer,
-    finalVerify: settings.finalVerify === 'full' ? undefined : settings.finalVerify,
+    finalVerify: plan.finalVerify === 'full' ? undefined : plan.finalVerify,
     tools,
   }
-  return createHash('sha256').update(canonicalJson(plan)).digest('hex')
+  return createHash('sha256').update(canonicalJson(hashed)).digest('hex')
 }

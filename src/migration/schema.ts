@@ -22,7 +22,7 @@ export interface SchemaTable extends Table {
   columns: SchemaColumn[]
 }
 
-export interface Reference {
+interface Reference {
   schema: string
   table: string
   columns: string[]
@@ -63,7 +63,7 @@ export interface Index {
   definition: string
 }
 
-export interface SchemaSequence {
+interface SchemaSequence {
   name: string
   increment: string
   min: string

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { closest } from 'fastest-levenshtein'
 import { specs } from '../actions/specs.ts'
 import { messageOf, UserError } from '../runtime/errors.ts'
+import { didYouMean } from '../runtime/inputs.ts'
 import { type Input, loadManifest, type Manifest, type Status } from './manifest.ts'
 import { type JobResult, type LogLine, type RunOptions, runAction } from './runner.ts'
 
@@ -51,8 +52,8 @@ async function main(args: string[]): Promise<number> {
 function load(repo: string, name: string): Manifest {
   const names = actionsOf(repo)
   if (name !== '.' && !names.includes(name)) {
-    const hint = names.length > 0 ? `; did you mean \`${closest(name, names)}\`? There are: ${names.join(', ')}` : ''
-    throw new UserError(`there is no action \`${name}\`${hint}`)
+    const all = names.length > 0 ? ` There are: ${names.join(', ')}` : ''
+    throw new UserError(`there is no action \`${name}\`${didYouMean(name, names)}${all}`)
   }
   return loadManifest(name === '.' ? repo : join(repo, 'actions', name), repo)
 }

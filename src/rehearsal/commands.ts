@@ -1,13 +1,13 @@
 import { isAbsolute, relative } from 'node:path'
 
 /** A workflow command as it was found in a line, `::name key=value,key=value::data` or the older `##[name key=value;]data`. */
-export interface Command {
+interface Command {
   name: string
   properties: Record<string, string>
   data: string
 }
 
-export type Level = 'error' | 'warning' | 'notice'
+type Level = 'error' | 'warning' | 'notice'
 
 /** What GitHub shows beside the log and on the run's page. Lines and columns count from 1. */
 export interface Annotation {
@@ -145,7 +145,7 @@ function handle(target: CommandTarget, command: Command, line: string): void {
 }
 
 /** Finds a command whose name (in lower case) is in `known`. The newer form must begin the line; the older may stand in it. */
-export function parseCommand(line: string, known: ReadonlySet<string>): Command | undefined {
+function parseCommand(line: string, known: ReadonlySet<string>): Command | undefined {
   return parseNew(line.trimStart(), known) ?? parseOld(line, known)
 }
 

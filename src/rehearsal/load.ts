@@ -10,7 +10,7 @@ export const DEFAULT_RATE = 250
 /** As `application_name`, so that its connections can be told from others. */
 export const LOAD_APPLICATION = 'molt-actions rehearsal load'
 
-export interface LoadCounters {
+interface LoadCounters {
   /** Committed. */
   transactions: number
   /** Inserted, updated or deleted by committed transactions. */

@@ -57,7 +57,7 @@ export interface NodeRuns {
   postIf: string
 }
 
-export interface CompositeRuns {
+interface CompositeRuns {
   kind: 'composite'
   steps: Step[]
 }
@@ -123,6 +123,19 @@ function loadUsed(step: Step, repo: string, depth: number): void {
 /** True for `./path`, an action in the workspace. */
 export function isLocal(step: Step): boolean {
   return step.uses?.startsWith('./') ?? false
+}
+
+export function hasPre({ action }: Step): boolean {
+  if (action?.runs.kind === 'composite') return action.runs.steps.some((step) => !isLocal(step) && hasPre(step))
+  return action?.runs.pre !== undefined
+}
+
+/** A local action that has not been read yet may have one. */
+export function hasPost(step: Step): boolean {
+  if (!step.uses) return false
+  if (!step.action) return isLocal(step)
+  if (step.action.runs.kind === 'composite') return step.action.runs.steps.some(hasPost)
+  return step.action.runs.post !== undefined
 }
 
 /**

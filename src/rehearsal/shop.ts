@@ -153,7 +153,7 @@ CREATE TABLE "OrderNotes" (
 );
 `
 
-/** What is added to the source after its rows, and what a target must do without during the load. */
+/** What is added to the source after its rows, which is faster than before them, and what a target must do without during the load. */
 export const SOURCE_CONSTRAINTS = `
 ALTER TABLE customers ADD CONSTRAINT customers_email_key UNIQUE (email);
 ALTER TABLE products ADD CONSTRAINT products_sku_key UNIQUE (sku);
@@ -188,14 +188,11 @@ const SOURCE_KEYS: Partial<Record<ShopTable, string>> = {
 
 const sourceTables = () => tables((table) => SOURCE_KEYS[table] ?? 'bigserial')
 
-/** The whole schema of the source. `createShop` adds the second half after the rows, which is faster. */
-export const sourceDdl = () => sourceTables() + SOURCE_CONSTRAINTS
-
 /**
  * The same tables, columns and sequences, ready for a load: no foreign keys, no indexes or unique constraints beside
  * the primary keys, no GENERATED ALWAYS (which would stop the stream).
  */
-export const targetDdl = () => {
+const targetDdl = () => {
   const sequenceOf = (table: string, column: string) => `"${table}_${column}_seq"`
   const keys: [string, string][] = []
   const ddl = tables((table, column) => {
@@ -326,7 +323,7 @@ function seedStatements(rows: number): string[] {
 }
 
 /** Fills the empty tables and sets the sequences, in one transaction; the same `rows` give the same values. */
-export async function seed(client: pg.ClientBase, rows: number = DEFAULT_ROWS): Promise<void> {
+async function seed(client: pg.ClientBase, rows: number = DEFAULT_ROWS): Promise<void> {
   if (!Number.isInteger(rows) || rows < 1000) throw new RangeError(`The shop needs 1000 rows or more, not ${rows}.`)
   await client.query('BEGIN')
   for (const statement of seedStatements(rows)) await client.query(statement)

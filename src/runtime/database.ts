@@ -1,4 +1,5 @@
 import { Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
 import { messageOf, ToolError, UserError } from './errors.ts'
@@ -149,6 +150,18 @@ export class Link {
 /** The SQLSTATE of a database error, else undefined. */
 export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
+}
+
+/** CockroachDB asks clients to repeat a statement that lost to another one (40001). */
+export async function retrying<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await work()
+    } catch (error) {
+      if (sqlState(error) !== '40001' || attempt >= 8) throw error
+      await sleep(25 * 2 ** attempt)
+    }
+  }
 }
 
 /** True when the table that was asked for is not there, or its schema is not. */

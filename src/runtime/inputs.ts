@@ -101,3 +101,8 @@ function requireKnown(name: string, allowed: readonly string[], where: string): 
     `${where} is not known; ${meant ? `did you mean \`${near}\`?` : 'docs/config.schema.json has all sections and their inputs'}`,
   )
 }
+
+/** A word to go with a name that is not known. */
+export function didYouMean(name: string, known: readonly string[]): string {
+  return known.length ? `; did you mean \`${closest(name, [...known])}\`?` : ''
+}

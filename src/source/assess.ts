@@ -34,7 +34,7 @@ export interface SourceFacts {
   samples: SampleFacts
 }
 
-export interface SourceServer extends ServerFacts {
+interface SourceServer extends ServerFacts {
   /** This connection, by the server's own word. */
   encrypted: boolean
   slotsMax: number
@@ -52,7 +52,7 @@ export interface SourceServer extends ServerFacts {
   slot: { plugin: string; database: string; active: boolean; active_pid: number | null } | null
 }
 
-export interface SourceRole {
+interface SourceRole {
   name: string
   superuser: boolean
   replication: boolean
@@ -98,7 +98,7 @@ export interface Relation {
   namesakes: string[]
 }
 
-export interface PublicationFacts {
+interface PublicationFacts {
   allTables: boolean
   truncate: boolean
   owner: string
@@ -144,7 +144,7 @@ export async function readSourceCatalog(
   db: Database,
   second: Database,
   question: SourceQuestion,
-  onSchema: (schema: Schema) => void = () => {},
+  onSchema: (schema: Schema) => void,
 ): Promise<Omit<SourceFacts, 'connection' | 'samples'>> {
   const server = (await db.query(SERVER, [question.slot])).rows[0]
   requireKnownCatalog(server.version)
@@ -469,9 +469,4 @@ export async function readSamples(db: Database, schema: Schema, question: Source
   }
   await db.query(`SET statement_timeout = '${before}'`)
   return samples
-}
-
-/** Names of our own that stand in the user's schemas; no check speaks of them. */
-export function isOurs(schema: string, name: string): boolean {
-  return schema === OUR_SCHEMA || name === HEARTBEAT
 }

@@ -43,7 +43,7 @@ export interface Fence {
 }
 
 /** A transaction that held a write lock when the fence was armed. `pid` is null for a prepared transaction. */
-export interface Holder {
+export interface WriteHolder {
   transaction: string
   pid: number | null
 }
@@ -344,7 +344,7 @@ export function rewritten(before: FenceVersion, now: FenceVersion): string[] {
 }
 
 /** Every transaction, prepared ones included, that holds a write lock on a fenced table at this moment. */
-export async function writeHolders(db: Database, fence: Fence): Promise<Holder[]> {
+export async function writeHolders(db: Database, fence: Fence): Promise<WriteHolder[]> {
   const { rows } = await db.query(
     `SELECT DISTINCT virtualtransaction AS transaction, pid FROM pg_catalog.pg_locks
       WHERE locktype = 'relation' AND granted AND relation = ANY($1::oid[])

@@ -1,5 +1,5 @@
-import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
-import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
+import { type Database, sqlState } from '../runtime/database.ts'
+import { publicationProblems } from './publication.ts'
 
 /** A replication slot as the source tells it. LSNs are text such as `0/2E02140`; `walBytes` is what the slot retains. */
 export interface Slot {
@@ -54,110 +54,89 @@ export async function seizeAndDrop(db: Database, name: string): Promise<void> {
   }
 }
 
-/** What the publication sends: which tables, and whether it would send a TRUNCATE, which wedges the stream. */
-export interface Publication {
-  allTables: boolean
-  truncate: boolean
-  /** Of INSERT, UPDATE and DELETE what it does not send. */
-  withheld: string[]
-  /** As `schema.table`. */
-  tables: string[]
-  /** Tables that it sends in part only, by a row filter or a column list (PostgreSQL 15 and later), and how. */
-  partial: { table: string; by: string }[]
+/** What a stream's supervision asks of the source about the slot and those around it, in one query. LSNs are text such as `0/2E02140`. */
+export interface SlotFacts {
+  active: boolean
+  restartLsn: string | null
+  confirmedFlushLsn: string | null
+  /** The source's position now. */
+  lsn: string
+  walStatus: string | null
+  /** Bytes that the slot may still keep before it is invalidated; null when there is no limit. */
+  safeWalSize: number | null
+  /** WAL that the slot keeps on the source's disk, and WAL that the stream has not acknowledged, in bytes. */
+  walBytes: number
+  behindBytes: number
+  /** Who reads it now. */
+  reader: Reader | null
+  /** The process that decodes is at work, rather than waiting for somebody. */
+  decoding: boolean
+  /** Changes when the server starts again or loses its statistics in a crash. */
+  serverStart: string
+  /** Transactions decoded since the slot was made (PostgreSQL 14 and later); null when somebody has reset it. */
+  decoded: number | null
+  /** Its oid, which another publication of the same name does not share; null when it is gone. */
+  publication: number | null
+  /** The oldest transaction that keeps the slot from moving on: it writes, or is prepared. Age in milliseconds. */
+  oldest: { pid: number | null; ageMs: number; application: string | null } | null
 }
 
-export async function readPublication(db: Database, name: string): Promise<Publication | undefined> {
-  const { rows } = await db.query(
-    `SELECT puballtables AS "allTables", pubtruncate AS truncate, array_remove(ARRAY[
-              CASE WHEN NOT pubinsert THEN 'INSERT' END, CASE WHEN NOT pubupdate THEN 'UPDATE' END,
-              CASE WHEN NOT pubdelete THEN 'DELETE' END], NULL) AS withheld
-       FROM pg_catalog.pg_publication WHERE pubname = $1`,
-    [name],
-  )
-  if (!rows[0]) return undefined
-  // Before PostgreSQL 15 there are neither column lists nor filters; where all columns are sent a server may name none.
-  const tables = await db.query(
-    `SELECT schemaname || '.' || tablename AS table, to_jsonb(t) ->> 'rowfilter' IS NOT NULL AS filtered,
-            ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
-                   JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                  WHERE n.nspname = schemaname AND c.relname = tablename AND jsonb_typeof(to_jsonb(t) -> 'attnames') = 'array'
-                    AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-                    AND NOT to_jsonb(t) -> 'attnames' ? a.attname::text ORDER BY a.attnum) AS missing
-       FROM pg_catalog.pg_publication_tables t WHERE pubname = $1 ORDER BY schemaname, tablename`,
-    [name],
-  )
-  return {
-    ...rows[0],
-    tables: tables.rows.map(({ table }) => table),
-    partial: tables.rows.flatMap(({ table, filtered, missing }) => [
-      ...(filtered ? [{ table, by: 'through a row filter' }] : []),
-      ...(missing.length ? [{ table, by: `without the columns ${missing.join(', ')}` }] : []),
-    ]),
-  }
+interface Reader {
+  pid: number
+  application: string
+  user: string
+  address: string | null
+  /** As the source writes the time. */
+  since: string
 }
 
-/**
- * What changes with whatever is done to a publication, though it be undone at once: each part of it is a row of the
- * catalog, and another row after every change.
- */
-export interface PublicationMark {
-  oid: string
-  /** Of what it sends. */
-  itself: string
-  /** By `schema.table`. */
-  tables: Record<string, string>
+/** Who reads a slot, in words. */
+export function readerText({ pid, application, user, address, since }: Reader): string {
+  const who = `${application ? `${application}, ` : ''}user ${user}`
+  return `PID ${pid} (${who}${address ? `, from ${address}` : ''}), connected since ${since}`
 }
 
-/** As a part of another query; `$n` stands for the name. */
-export function publicationMark(n: number): string {
-  return `(SELECT jsonb_build_object('oid', p.oid::text, 'itself', p.xmin::text, 'tables',
-             (SELECT coalesce(jsonb_object_agg(n.nspname || '.' || c.relname, concat(pr.oid, ' ', pr.xmin)), '{}')
-                FROM pg_catalog.pg_publication_rel pr JOIN pg_catalog.pg_class c ON c.oid = pr.prrelid
-                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE pr.prpubid = p.oid))
-             FROM pg_catalog.pg_publication p WHERE p.pubname = $${n})`
-}
-
-export async function readPublicationMark(db: Database, name: string): Promise<PublicationMark | undefined> {
-  const { rows } = await db.query(`SELECT ${publicationMark(1)} AS mark`, [name])
-  return rows[0].mark ?? undefined
-}
-
-/** What was done to a publication between two looks, in words; empty when nothing was. */
-export function publicationChanges(before: PublicationMark, after: PublicationMark): string[] {
-  if (before.oid !== after.oid) return ['it was dropped and created again']
-  const found = before.itself === after.itself ? [] : ['what it sends was set']
-  for (const [table, mark] of Object.entries(before.tables))
-    if (!after.tables[table]) found.push(`${table} was taken out`)
-    else if (after.tables[table] !== mark) found.push(`${table} was taken out and put in again`)
-  for (const table of Object.keys(after.tables)) if (!before.tables[table]) found.push(`${table} was put in`)
-  return found
-}
-
-/** A publication of exactly these tables and the heartbeat, without TRUNCATE. */
-export async function createPublication(
+/** Undefined when there is no such slot. Needs no privilege beyond those of the migration user. */
+export async function readSlotFacts(
   db: Database,
-  name: string,
-  schema: string,
-  tables: readonly string[],
-): Promise<void> {
-  const all = [...tables.map((table) => qualified(schema, table)), `${OUR_SCHEMA}.${HEARTBEAT}`]
-  const { rows } = await db.query("SELECT current_setting('server_version_num')::int >= 130000 AS partitions")
-  // PostgreSQL 12 knows no partitioned table in a publication, and not this setting either.
-  const root = rows[0].partitions ? ', publish_via_partition_root = true' : ''
-  await db.query(
-    `CREATE PUBLICATION ${ident(name)} FOR TABLE ${all.join(', ')} WITH (publish = 'insert, update, delete'${root})`,
+  slot: string,
+  publication: string,
+  since14: boolean,
+): Promise<SlotFacts | undefined> {
+  const { rows } = await db.query(
+    `SELECT s.active, s.restart_lsn::text AS "restartLsn", s.confirmed_flush_lsn::text AS "confirmedFlushLsn",
+            now.lsn::text AS lsn, to_jsonb(s) ->> 'wal_status' AS "walStatus",
+            (to_jsonb(s) ->> 'safe_wal_size')::float8 AS "safeWalSize",
+            coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.restart_lsn), 0)::float8 AS "walBytes",
+            coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn), 0)::float8 AS "behindBytes",
+            CASE WHEN s.active THEN jsonb_build_object('pid', s.active_pid, 'application', coalesce(a.application_name, ''),
+              'user', coalesce(a.usename, 'unknown'), 'address', host(a.client_addr),
+              'since', coalesce(date_trunc('second', a.backend_start)::text, 'unknown')) END AS reader,
+            s.active AND a.pid IS NOT NULL AND coalesce(a.wait_event_type, 'CPU') NOT IN ('Activity', 'Client', 'Lock')
+              AS decoding,
+            concat(pg_catalog.pg_postmaster_start_time(), ' ', (SELECT stats_reset FROM pg_catalog.pg_stat_bgwriter)) AS "serverStart",
+            ${since14 ? '(SELECT total_txns FROM pg_catalog.pg_stat_replication_slots t WHERE t.slot_name = s.slot_name AND stats_reset IS NULL)' : 'NULL'}::float8 AS decoded,
+            (SELECT oid::int8::float8 FROM pg_catalog.pg_publication WHERE pubname = $2) AS publication,
+            (SELECT jsonb_build_object('pid', pid, 'ageMs', age, 'application', application) FROM (
+               SELECT pid, extract(epoch FROM clock_timestamp() - xact_start) * 1000 AS age, application_name AS application
+                 FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = current_database()
+               UNION ALL
+               SELECT NULL, extract(epoch FROM clock_timestamp() - prepared) * 1000, NULL
+                 FROM pg_catalog.pg_prepared_xacts WHERE database = current_database()
+               ORDER BY 2 DESC LIMIT 1) o) AS oldest
+       FROM pg_catalog.pg_replication_slots s
+       CROSS JOIN (SELECT pg_catalog.pg_current_wal_lsn() AS lsn) now
+       LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
+      WHERE s.slot_name = $1`,
+    [slot, publication],
   )
+  return rows[0]
 }
 
-/** Adds the heartbeat to a publication that a tool created, and takes TRUNCATE out of it. */
-export async function completePublication(db: Database, name: string): Promise<void> {
-  const found = await readPublication(db, name)
-  if (found && !found.allTables && !found.tables.includes(`${OUR_SCHEMA}.${HEARTBEAT}`))
-    await db.query(`ALTER PUBLICATION ${ident(name)} ADD TABLE ${OUR_SCHEMA}.${HEARTBEAT}`)
-  // One that withholds changes has done so since the slot was made, so setting it right would only hide what is lost.
-  if (found?.truncate && !found.withheld.length)
-    await db.query(`ALTER PUBLICATION ${ident(name)} SET (publish = 'insert, update, delete')`)
+/** LSNs in their order; `0/A` is before `1/0`. */
+export function lsnNumber(lsn: string): bigint {
+  const [high, low] = lsn.split('/') as [string, string]
+  return (BigInt(`0x${high}`) << 32n) + BigInt(`0x${low}`)
 }
 
 /** What is wrong with slot and publication for a stream of exactly `tables`; empty when all is as it must be. */
@@ -178,29 +157,4 @@ export async function slotProblems(
       )
   }
   return [...problems, ...(await publicationProblems(db, facts))]
-}
-
-/** What is wrong with the publication for a stream of exactly `tables`. */
-export async function publicationProblems(
-  db: Database,
-  facts: { publication: string; schema: string; tables: readonly string[] },
-): Promise<string[]> {
-  const problems: string[] = []
-  const publication = await readPublication(db, facts.publication)
-  if (!publication) return [`the publication ${facts.publication} does not exist`]
-  for (const what of publication.withheld)
-    problems.push(`the publication ${facts.publication} does not send ${what}: such changes are lost on the way`)
-  if (publication.truncate) problems.push(`the publication ${facts.publication} sends TRUNCATE, which stops the stream`)
-  const wanted = [...facts.tables.map((table) => `${facts.schema}.${table}`), `${OUR_SCHEMA}.${HEARTBEAT}`]
-  for (const table of wanted)
-    if (!publication.tables.includes(table))
-      problems.push(`the publication ${facts.publication} does not send ${table}`)
-  for (const table of publication.tables)
-    if (!wanted.includes(table))
-      problems.push(
-        `the publication ${facts.publication} also sends ${table}, for which the target has no table to expect it`,
-      )
-  for (const { table, by } of publication.partial)
-    problems.push(`the publication ${facts.publication} sends ${table} ${by}`)
-  return problems
 }

@@ -8,6 +8,7 @@ import {
   type SchemaTable,
 } from '../migration/schema.ts'
 import type { Database, Side } from '../runtime/database.ts'
+import { SEQUENCES_OF_SCHEMA } from './sequences.ts'
 import { readEnums } from './tables.ts'
 
 /*
@@ -148,13 +149,7 @@ const indexesSql = (side: Side) => `
 const SEQUENCES = `
   SELECT s.sequencename AS name, s.increment_by::text AS increment, s.min_value::text AS min, s.max_value::text AS max,
          s.cycle, s.cache_size::text AS cache, t.relname AS table, a.attname AS column
-    FROM pg_catalog.pg_sequences s
-    JOIN pg_catalog.pg_namespace n ON n.nspname = s.schemaname
-    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.sequencename
-    LEFT JOIN pg_catalog.pg_depend d ON d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
-    LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
-    LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-   WHERE s.schemaname = $1 ORDER BY 1`
+    ${SEQUENCES_OF_SCHEMA}`
 
 /** What acts on a write beside the write itself. The source's do so there, and what they did is moved. */
 const ACTIONS = `

@@ -14,18 +14,22 @@ export interface Sequence {
   column: string | null
 }
 
+/** The sequences `s` of the schema $1 by name, with the table `t` and the column `a` that each feeds, if it does. */
+export const SEQUENCES_OF_SCHEMA = `
+  FROM pg_catalog.pg_sequences s
+  JOIN pg_catalog.pg_namespace n ON n.nspname = s.schemaname
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.sequencename
+  LEFT JOIN pg_catalog.pg_depend d ON d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+  LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
+  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+ WHERE s.schemaname = $1 ORDER BY 1`
+
 /** Every sequence of a schema, standalone ones too. */
 export async function readSequences(db: Database, schema: string): Promise<Sequence[]> {
   const { rows } = await db.query(
     `SELECT s.sequencename AS name, s.last_value AS last, s.increment_by AS increment, s.min_value AS min,
             s.max_value AS max, s.cycle, s.cache_size AS cache, t.relname AS table, a.attname AS column
-       FROM pg_catalog.pg_sequences s
-       JOIN pg_catalog.pg_namespace n ON n.nspname = s.schemaname
-       JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.sequencename
-       LEFT JOIN pg_catalog.pg_depend d ON d.objid = c.oid AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
-       LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
-       LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-      WHERE s.schemaname = $1 ORDER BY 1`,
+       ${SEQUENCES_OF_SCHEMA}`,
     [schema],
   )
   return rows.map((row) => ({

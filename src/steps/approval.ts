@@ -1,6 +1,6 @@
 import { info } from '@actions/core'
 import { GithubError, isJob, readJobs, readReviews } from '../runtime/github.ts'
-import type { Gate } from '../target/ledger.ts'
+import type { Gate } from '../target/hold.ts'
 
 /** What a follower watches: the job that waits for the approval. */
 export interface Watched {

@@ -1,7 +1,7 @@
+import type { Plan } from '../migration/plan.ts'
 import { type Database, ident, qualified, withDatabase } from '../runtime/database.ts'
 import { number, someOf } from '../runtime/progress.ts'
 import { countRows, readTables } from '../sql/tables.ts'
-import type { Plan } from '../target/ledger.ts'
 
 /** How long all tables of a plan may be looked through, in milliseconds: the failure is told without it, too. */
 const LOOK_MS = 60_000

@@ -111,18 +111,23 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
     deadLetters: await countDeadLetters(target, plan.targetSchema, deadLetterTable),
     deadLetterTable,
   }
-  const problems = [
-    slot?.activePid !== walsender &&
-      `the slot's reader changed from PID ${walsender} to ${slot?.activePid ?? 'none'} meanwhile`,
-    evidence.restartsDuring && 'the replicator was restarted meanwhile',
-    evidence.retriesDuring && `the replicator retried ${plural(evidence.retriesDuring, 'time')} meanwhile`,
-    !evidence.restartsDuring && evidence.dialsDuring && 'the replicator connected to the source again meanwhile',
-    evidence.changesAfter && 'changes were still being applied after the marker',
-    evidence.deadLetters &&
-      `${evidence.deadLetters} changes lie in the dead-letter table ${deadLetterTable} instead of where they belong`,
-  ].filter(Boolean)
+  const problems = drainProblems(evidence, slot?.activePid)
   if (problems.length) throw new VerdictError(`the drain is not proved: ${problems.join('; ')}`)
   return evidence
+}
+
+/** What speaks against a drain of which the marker has arrived. */
+function drainProblems(evidence: DrainEvidence, reader: number | null | undefined): string[] {
+  const { walsender, restartsDuring, retriesDuring, dialsDuring, changesAfter, deadLetters, deadLetterTable } = evidence
+  return [
+    reader !== walsender && `the slot's reader changed from PID ${walsender} to ${reader ?? 'none'} meanwhile`,
+    restartsDuring && 'the replicator was restarted meanwhile',
+    retriesDuring && `the replicator retried ${plural(retriesDuring, 'time')} meanwhile`,
+    !restartsDuring && dialsDuring && 'the replicator connected to the source again meanwhile',
+    changesAfter && 'changes were still being applied after the marker',
+    deadLetters &&
+      `${deadLetters} changes lie in the dead-letter table ${deadLetterTable} instead of where they belong`,
+  ].filter((problem) => typeof problem === 'string')
 }
 
 function dials({ dials, dialFailures }: StreamMetrics): number {

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Plan } from '../migration/plan.ts'
 import type { Database } from '../runtime/database.ts'
 import { CancelledError, refuse, VerdictError } from '../runtime/errors.ts'
 import {
@@ -17,27 +18,25 @@ import {
   resetCount,
   rewritten,
   setLease,
+  type WriteHolder,
   writeHolders,
   writesPassed,
 } from '../source/fence.ts'
 import { readTables } from '../sql/tables.ts'
-import type { Entry, Phase, Plan } from '../target/ledger.ts'
+import { COMMITTED, type Entry } from '../target/ledger.ts'
 
 const LOOK_EVERY = 10
-
-/** Phases in which the target has taken over, and the source must stand still. */
-const DECIDED: readonly Phase[] = ['committed', 'switched', 'finalized']
 
 /** How the fence stands, and what keeps it from holding: by the ledger, where it is known. Changes nothing. */
 export async function lookAtFence(db: Database, entry?: Entry) {
   const { state, remainingMs } = await readFence(db)
-  const decided = entry !== undefined && DECIDED.includes(entry.phase)
+  const decided = entry !== undefined && COMMITTED.includes(entry.phase)
   const raised = decided || state === 'armed' || state === 'permanent'
   return { state, remainingMs, raised, problems: await problemsOf(db, state, entry) }
 }
 
 async function problemsOf(db: Database, state: FenceState, entry: Entry | undefined): Promise<string[]> {
-  if (entry && DECIDED.includes(entry.phase)) return decidedProblems(db, state, entry)
+  if (entry && COMMITTED.includes(entry.phase)) return decidedProblems(db, state, entry)
   if (state === 'absent') return []
   const fence = entry ? await planFence(db, entry.plan) : await expectedFence(db)
   const problems = fence ? await fenceProblems(db, fence) : ['the fence function is gone, and with it every trigger']
@@ -206,7 +205,7 @@ export class HeldFence {
   }
 }
 
-function holdersText(holders: { transaction: string; pid: number | null }[]): string {
+function holdersText(holders: readonly WriteHolder[]): string {
   const named = holders.map((holder) => (holder.pid === null ? 'a prepared transaction' : `PID ${holder.pid}`))
   return `transactions with a write lock did not end in time: ${named.join(', ')}; end them (pg_terminate_backend, ROLLBACK PREPARED) and try again`
 }

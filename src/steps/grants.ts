@@ -3,7 +3,7 @@ import { expectedRelations } from '../checks/rights.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
 
 /** Stands where the password goes; the only thing to edit. */
-export const PASSWORD = 'WRITE A PASSWORD HERE'
+const PASSWORD = 'WRITE A PASSWORD HERE'
 
 /** What the migration user needs on the source, and no more; to be run by an administrator, again at will. */
 export function sourceGrants(facts: Facts, user: string): string {

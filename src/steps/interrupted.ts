@@ -1,10 +1,12 @@
 import { info } from '@actions/core'
+import type { Plan } from '../migration/plan.ts'
 import { type Database, ident } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
-import { dropSlot, readPublication, readSlot } from '../source/slot.ts'
+import { readPublication } from '../source/publication.ts'
+import { dropSlot, readSlot } from '../source/slot.ts'
 import { readTarget } from '../target/catalog.ts'
 import { cancelImports } from '../target/jobs.ts'
-import type { Entry, Exported, Plan } from '../target/ledger.ts'
+import type { Entry, Exported } from '../target/ledger.ts'
 import type { FetchMode } from '../tools/molt-fetch.ts'
 
 /**

@@ -3,8 +3,9 @@ import { type Database, ident, qualified, relationExists, sqlState } from '../ru
 import { refuse, UserError } from '../runtime/errors.ts'
 import { plural } from '../runtime/progress.ts'
 import { installedFence, removeFence } from '../source/fence.ts'
-import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
-import { readPublication, readSlot } from '../source/slot.ts'
+import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../source/heartbeat.ts'
+import { readPublication } from '../source/publication.ts'
+import { readSlot } from '../source/slot.ts'
 import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../target/deferral.ts'
 import { mergeGrants, openGate, readWriteGrants, type WriteGrant } from '../target/gate.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../target/ledger.ts'
@@ -157,6 +158,13 @@ async function fetchTables(target: Database, migration: string): Promise<{ schem
 async function schemaExists(db: Database, name: string): Promise<boolean> {
   const { rowCount } = await db.query('SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1', [name])
   return rowCount === 1
+}
+
+/** @throws UserError when what is on the source is another migration's */
+export async function requireOwner(source: Database, migration: string): Promise<void> {
+  const owner = await readHeartbeatOwner(source)
+  if (owner && owner.migration !== migration)
+    throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
 }
 
 export function requireGone(left: readonly Leftover[]): void {

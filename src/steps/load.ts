@@ -12,7 +12,6 @@ export interface LoadProgress {
 }
 
 export interface LoadOptions {
-  program: string
   args: readonly string[]
   schema: string
   tables: readonly string[]
@@ -50,7 +49,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
       rows: Math.max(account.exportedRows, measured?.exported ?? 0),
     })
   const child = new Child({
-    program: options.program,
+    program: 'molt',
     args: options.args,
     logFile: options.logFile,
     scrub: moltScrubber(),
@@ -83,13 +82,9 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
     measured = rows ?? measured
     tell()
   }, MEASURE_EVERY)
-  const cancel = () => void child.stop(1_000)
-  options.signal.addEventListener('abort', cancel, { once: true })
-  if (options.signal.aborted) cancel()
-  const exit = await child.exited
+  const exit = await child.exitedOrStopped(options.signal)
   clearInterval(timer)
   silence.stop()
-  options.signal.removeEventListener('abort', cancel)
   if (options.signal.aborted) return { account, failure: options.signal.reason }
   if (silence.reason) return { account, failure: child.failure(child.lastWords, silence.reason) }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
@@ -139,6 +134,6 @@ const ADVICE: [RegExp, string][] = [
 ]
 
 /** What to do about the tool's last words; undefined when nothing better is known than to read them. */
-export function explainFetch(said: string): string | undefined {
+function explainFetch(said: string): string | undefined {
   return ADVICE.find(([regex]) => regex.test(said))?.[1]
 }

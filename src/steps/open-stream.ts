@@ -1,26 +1,26 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
-import { type Database, withDatabase } from '../runtime/database.ts'
+import { type Database, ident, withDatabase } from '../runtime/database.ts'
 import { InputError, messageOf, refuse } from '../runtime/errors.ts'
 import { number, plural, progress, seconds, workFolder } from '../runtime/progress.ts'
 import { readServer } from '../source/catalog.ts'
-import { type PublicationMark, publicationChanges, publicationProblems, readPublicationMark } from '../source/slot.ts'
+import { alteredPublication, type TableFiles } from '../source/changes.ts'
+import {
+  type PublicationMark,
+  publicationChanges,
+  publicationProblems,
+  readPublicationMark,
+} from '../source/publication.ts'
+import { lsnNumber, readerText, readSlotFacts, type SlotFacts } from '../source/slot.ts'
 import { readTarget } from '../target/catalog.ts'
 import { deferAgain } from '../target/deferral.ts'
-import { type Entry, noteStream, readStreamNote, type StreamNote, type TableFiles } from '../target/ledger.ts'
+import { noteStream, readStreamNote, type StreamNote } from '../target/hold.ts'
+import type { Entry } from '../target/ledger.ts'
 import { STREAM_APPLICATION } from '../tools/replicator.ts'
 import { explainTrouble } from '../tools/troubles.ts'
 import { Stream, type StreamStatus } from './stream.ts'
-import {
-  alteredPublication,
-  holderText,
-  lsnNumber,
-  readMemo,
-  readSlotFacts,
-  type SlotFacts,
-  type WatchLimits,
-} from './watch.ts'
+import type { WatchLimits } from './watch.ts'
 
 export interface StreamInputs extends WatchLimits {
   source: string
@@ -163,25 +163,25 @@ const MOST_CUTS = 5
  */
 async function endOrphan(source: Database, entry: Entry): Promise<void> {
   for (let cuts = 0; ; cuts++) {
-    const holder = await readerAfter(source, entry, READER_GOES, cuts > 0)
-    if (!holder) return
+    const reader = await readerAfter(source, entry, READER_GOES, cuts > 0)
+    if (!reader) return
     const { rows } = await source.query('SELECT session_user AS me')
-    if (holder.application !== STREAM_APPLICATION || holder.user !== rows[0].me)
+    if (reader.application !== STREAM_APPLICATION || reader.user !== rows[0].me)
       refuse(
         'the stream cannot begin',
-        [`the slot ${entry.plan.slot} is read by ${holderText(holder)}, which is not known to be ours`],
-        `End that process, or its session (SELECT pg_terminate_backend(${holder.pid})), and run this again.`,
+        [`the slot ${entry.plan.slot} is read by ${readerText(reader)}, which is not known to be ours`],
+        `End that process, or its session (SELECT pg_terminate_backend(${reader.pid})), and run this again.`,
       )
     if (cuts >= MOST_CUTS)
       refuse(
         'the stream cannot begin',
         [
-          `a replicator of an earlier run is still alive and takes the slot ${entry.plan.slot} again: ${holderText(holder)}`,
+          `a replicator of an earlier run is still alive and takes the slot ${entry.plan.slot} again: ${readerText(reader)}`,
         ],
         'End its process: the job that began it, or its machine, still runs. Then run this again.',
       )
-    await source.query('SELECT pg_catalog.pg_terminate_backend($1)', [holder.pid])
-    info(`the replicator of an earlier run, which nobody watches any more, was cut off: ${holderText(holder)}`)
+    await source.query('SELECT pg_catalog.pg_terminate_backend($1)', [reader.pid])
+    info(`the replicator of an earlier run, which nobody watches any more, was cut off: ${readerText(reader)}`)
   }
 }
 
@@ -190,13 +190,28 @@ async function readerAfter(source: Database, entry: Entry, ms: number, cut: bool
   const until = performance.now() + ms
   let away = 0
   for (;;) {
-    const holder = (await readSlotNow(source, entry))?.holder
-    away = holder ? 0 : away + 1
+    const reader = (await readSlotNow(source, entry))?.reader
+    away = reader ? 0 : away + 1
     // A replicator that has lost its session dials again within a tenth of a second.
     if (away >= (cut ? 5 : 1)) return undefined
-    if (holder && performance.now() > until) return holder
+    if (reader && performance.now() > until) return reader
     await sleep(100)
   }
+}
+
+/** The replicator's own note of how far it came, which wins over the slot. Undefined when it has none yet. */
+async function readMemo(db: Database, stagingSchema: string, targetSchema: string): Promise<string | undefined> {
+  const there = await db.query(
+    `SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = 'memo'`,
+    [stagingSchema],
+  )
+  if (!there.rows[0]) return undefined
+  const { rows } = await db.query(
+    `SELECT convert_from(value, 'UTF8') AS lsn FROM ${ident(stagingSchema)}.memo WHERE key = $1`,
+    [`pglogical-wal-offset-${targetSchema}`],
+  )
+  return /^[0-9A-F]+\/[0-9A-F]+$/i.test(rows[0]?.lsn ?? '') ? rows[0].lsn : undefined
 }
 
 async function end(

@@ -1,6 +1,6 @@
 import { warning } from '@actions/core'
+import type { Plan } from '../migration/plan.ts'
 import { VerdictError } from '../runtime/errors.ts'
-import type { Plan } from '../target/ledger.ts'
 import { findTool, sha256, type ToolName } from '../tools/versions.ts'
 
 /** The check of `prepare` by whose name, and a program's, a plan takes whatever program later jobs bring. */

@@ -6,12 +6,13 @@ import {
   type SchemaChange,
   unpackFingerprint,
 } from '../migration/fingerprint.ts'
+import type { Plan } from '../migration/plan.ts'
 import type { Database } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 import { HEARTBEAT } from '../source/heartbeat.ts'
 import { readPartitions, readSchema } from '../sql/schema.ts'
 import { listDeferred } from '../target/deferral.ts'
-import { advance, type Entry, type Plan } from '../target/ledger.ts'
+import { advance, type Entry } from '../target/ledger.ts'
 
 /**
  * What DDL has changed on either side since `prepare`, object by object; empty when nothing has. Each one can be told

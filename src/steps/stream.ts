@@ -1,25 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { warning } from '@actions/core'
+import type { Plan } from '../migration/plan.ts'
 import { isConnectionLost, Link } from '../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../runtime/errors.ts'
 import { number, plural, seconds } from '../runtime/progress.ts'
+import type { Sighting, TableFiles } from '../source/changes.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../source/heartbeat.ts'
-import { dropSlot, type PublicationMark } from '../source/slot.ts'
-import type { Plan, TableFiles } from '../target/ledger.ts'
+import type { PublicationMark } from '../source/publication.ts'
+import { lsnNumber, readerText, readSlotFacts, type SlotFacts, seizeAndDrop } from '../source/slot.ts'
 import { freeAddress } from '../tools/process.ts'
 import { noMetrics, Replicator, type StreamMetrics } from '../tools/replicator.ts'
 import { type Trouble, translate } from '../tools/troubles.ts'
-import {
-  applying,
-  holderText,
-  lsnNumber,
-  readSlotFacts,
-  type Sighting,
-  type SlotFacts,
-  Watch,
-  type WatchLimits,
-  walSightings,
-} from './watch.ts'
+import { applying, Watch, type WatchLimits, walSightings } from './watch.ts'
 
 export interface StreamOptions {
   sourceUrl: string
@@ -89,24 +81,31 @@ export class Stream {
   readonly #closed = new AbortController()
   #loops: Promise<void>[] = []
   #failure: Error | undefined
-  #unseen: { beat: number; at: number; retries: number }[] = []
-  #beatAt = performance.now()
+  /** The last heartbeat that was written, and when; the last that was read on the target, and how long it took. */
   #beat = 0
+  #beatAt = performance.now()
   #seen = 0
   #latency: number | undefined
+  /** Heartbeats that were written and have not arrived, the oldest first. */
+  #unseen: { beat: number; at: number; retries: number }[] = []
   /** Positions of the source with the last heartbeat written before each, to hold the slot's position against. */
   #owed: { lsn: bigint; beat: number }[] = []
+  /** Of the replicators that have ended, and of this one. */
   #past: StreamMetrics = noMetrics()
   #metrics: StreamMetrics = noMetrics()
+  /** When a counter last moved, and when a session last worked on a transaction, which moves none before its end. */
   #movedAt = performance.now()
   #busyAt = Number.NEGATIVE_INFINITY
+  /** Who holds the lock on the target for which the stream waits. */
   #blocked: string | null = null
   #slot: SlotFacts | undefined
   #publication: number | null | undefined
   #startLsn: string | null | undefined
   #since14: boolean | undefined
+  /** Retries of the replicators that have ended, and dials at the last look at this one's. */
   #retriesBefore = 0
   #dialsBefore = 0
+  /** The last retry, and the first of those that have followed each other within {@link RETRY_GAP}. */
   #retryAt = Number.NEGATIVE_INFINITY
   #circlingSince = 0
   #restarts = 0
@@ -261,7 +260,7 @@ export class Stream {
   /** What the databases know about it that the replicator does not say. */
   #more(trouble: Trouble): string {
     if (trouble.kind === 'connection') return sideText(this.#said(), this.options)
-    if (trouble.kind === 'slot-busy' && this.#slot?.holder) return `: ${holderText(this.#slot.holder)}`
+    if (trouble.kind === 'slot-busy' && this.#slot?.reader) return `: ${readerText(this.#slot.reader)}`
     if (trouble.kind === 'column' || trouble.kind === 'identity' || trouble.kind === 'missing-table') {
       const told = this.#sightings.filter((sighting) => / on the (source|target)$/.test(sighting))
       const known = told.length ? told : this.#watch.differences
@@ -409,7 +408,7 @@ export class Stream {
   /** The slot's position is past heartbeats that are not on the target: it was not our replicator that moved it. */
   #skipped(beats: number): VerdictError {
     return new VerdictError(
-      `the slot ${this.options.plan.slot} was recreated, moved on or read by somebody else: its position is past ${beats} heartbeats that never reached the target, so changes are lost, and the load must be repeated${this.#slot?.holder ? `. It is read now by ${holderText(this.#slot.holder)}` : ''}`,
+      `the slot ${this.options.plan.slot} was recreated, moved on or read by somebody else: its position is past ${beats} heartbeats that never reached the target, so changes are lost, and the load must be repeated${this.#slot?.reader ? `. It is read now by ${readerText(this.#slot.reader)}` : ''}`,
     )
   }
 
@@ -482,20 +481,7 @@ export class Stream {
     this.#closing = true
     this.#closed.abort()
     await this.#replicator?.stop()
-    await this.#side.slot.use(async (db) => {
-      await db.query(
-        'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',
-        [plan.slot],
-      )
-      for (let attempt = 0; ; attempt++) {
-        try {
-          return await dropSlot(db, plan.slot)
-        } catch (error) {
-          if (attempt >= 20) throw error
-          await sleep(100)
-        }
-      }
-    })
+    await this.#side.slot.use((db) => seizeAndDrop(db, plan.slot))
     throw new VerdictError(
       `${kept}; \`on-wal-budget: drop-slot\` has dropped it, so the source's disk is safe, and the load must be repeated`,
     )
@@ -567,14 +553,12 @@ function notStarted({ child }: Replicator): boolean {
 export async function untilCaughtUp(
   stream: Stream,
   limits: { maxLag: number; quietPeriod: number; deadline: number },
-  onStatus: (status: StreamStatus) => void,
 ): Promise<StreamStatus> {
   const end = performance.now() + limits.deadline
   let quietSince: number | undefined
   for (;;) {
     stream.check()
-    const status = stream.status
-    onStatus(status)
+    const { status } = stream
     const now = performance.now()
     quietSince = status.lagMs <= limits.maxLag ? (quietSince ?? now) : undefined
     if (quietSince !== undefined && now - quietSince >= limits.quietPeriod) return status

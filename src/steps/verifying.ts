@@ -1,5 +1,5 @@
 import { createWriteStream } from 'node:fs'
-import type { VerifyLevel } from '../migration/plan.ts'
+import type { Plan, VerifyLevel } from '../migration/plan.ts'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../migration/structure.ts'
 import { compareTables, type Table } from '../migration/tables.ts'
 import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
@@ -8,7 +8,6 @@ import { tlsProblem } from '../runtime/url.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readConstraints, readIndexes, readSequenceStates } from '../sql/structure.ts'
 import { countRows, readTables } from '../sql/tables.ts'
-import type { Plan } from '../target/ledger.ts'
 import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../tools/events.ts'
 import {
   accountForVerify,
@@ -53,7 +52,8 @@ export interface VerifyReport {
 }
 
 export interface VerifyOptions {
-  program: string
+  /** Default: the `molt` on the PATH. */
+  program?: string
   sourceUrl: string
   targetUrl: string
   plan: Plan
@@ -97,10 +97,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const options = given.tables ? { ...given, plan: { ...given.plan, tables: [...given.tables] } } : given
   const { plan, level } = options
   const found: Findings = { problems: [], unsettled: [], notes: [], tables: [], counted: 'no' }
-  const [here, there] = await Promise.all([
-    readTables(source, plan.sourceSchema),
-    readTables(target, plan.targetSchema),
-  ])
+  const [here, there] = await tablesOfBoth(source, target, plan)
   const definitions = compareDefinitions(here, there, plan)
   found.problems.push(...definitions.map(({ what, fix }) => `${what}; ${fix}`))
   const gone = new Set(definitions.filter(({ what }) => what.includes('is missing on')).map(({ table }) => table))
@@ -234,11 +231,11 @@ function countedRows(name: string, rows: number, there: number): TableVerdict {
 
 /** Definitions that differ between the expected tables of both sides now. */
 export async function definitionProblems(source: Database, target: Database, plan: Plan) {
-  const [here, there] = await Promise.all([
-    readTables(source, plan.sourceSchema),
-    readTables(target, plan.targetSchema),
-  ])
-  return compareDefinitions(here, there, plan)
+  return compareDefinitions(...(await tablesOfBoth(source, target, plan)), plan)
+}
+
+function tablesOfBoth(source: Database, target: Database, plan: Plan): Promise<[Table[], Table[]]> {
+  return Promise.all([readTables(source, plan.sourceSchema), readTables(target, plan.targetSchema)])
 }
 
 function compareDefinitions(here: readonly Table[], there: readonly Table[], plan: Plan) {
@@ -341,7 +338,7 @@ function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVer
 }
 
 async function runMoltVerify(source: Database, options: VerifyOptions): Promise<VerifyAccount> {
-  const { plan } = options
+  const { plan, program = 'molt' } = options
   const account = emptyVerifyAccount(plan.sourceSchema)
   const hash = keyHash((await readHeartbeatOwner(source))?.sourceId)
   const request = {
@@ -351,8 +348,8 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   }
   const shown = options.show && rowFile(options.show)
   const child = new Child({
-    program: options.program,
-    args: verifyArgs(request, options.help ?? (await toolHelp(options.program, 'verify'))),
+    program,
+    args: verifyArgs(request, options.help ?? (await toolHelp(program, 'verify'))),
     logFile: options.logFile,
     scrub: moltScrubber(hash),
     hidePasswords: true,
@@ -364,19 +361,15 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
       shown?.write(event)
     },
   })
-  const cancel = () => void child.stop(1_000)
   const silence = new Silence({
     name: 'molt verify',
     known: () => `its last words were: ${child.lastWords}`,
     advice: 'Look for locks and long statements on both sides, and for a runner that is out of memory',
     stallAfter: options.stallAfter,
-    end: cancel,
+    end: () => void child.stop(1_000),
   })
-  options.signal.addEventListener('abort', cancel, { once: true })
-  if (options.signal.aborted) cancel()
-  const exit = await child.exited
+  const exit = await child.exitedOrStopped(options.signal)
   silence.stop()
-  options.signal.removeEventListener('abort', cancel)
   await shown?.close()
   options.signal.throwIfAborted()
   if (silence.reason) throw child.failure(child.lastWords, silence.reason)

@@ -1,270 +1,27 @@
+import type { Plan } from '../migration/plan.ts'
 import { compareTables, type Table } from '../migration/tables.ts'
-import { type Database, ident } from '../runtime/database.ts'
+import { type Database, sqlState } from '../runtime/database.ts'
 import { seconds } from '../runtime/progress.ts'
+import {
+  compareFiles,
+  compareSourceStates,
+  createdTable,
+  filesAfter,
+  publicationSightings,
+  readSourceState,
+  type Sighting,
+  type SourceState,
+  type TableFiles,
+} from '../source/changes.ts'
 import { HEARTBEAT, OUR_SCHEMA } from '../source/heartbeat.ts'
-import { type PublicationMark, publicationChanges, publicationMark } from '../source/slot.ts'
+import type { PublicationMark } from '../source/publication.ts'
+import type { SlotFacts } from '../source/slot.ts'
 import { readTables } from '../sql/tables.ts'
-import type { Plan, TableFiles } from '../target/ledger.ts'
 import { STREAM_APPLICATION } from '../tools/replicator.ts'
 import { newTables } from './schema-changes.ts'
 
-/** What the source tells about the slot and those around it, in one query. LSNs are text such as `0/2E02140`. */
-export interface SlotFacts {
-  active: boolean
-  restartLsn: string | null
-  confirmedFlushLsn: string | null
-  /** The source's position now. */
-  lsn: string
-  walStatus: string | null
-  /** Bytes that the slot may still keep before it is invalidated; null when there is no limit. */
-  safeWalSize: number | null
-  /** WAL that the slot keeps on the source's disk, and WAL that the stream has not acknowledged, in bytes. */
-  walBytes: number
-  behindBytes: number
-  /** Who reads it now. */
-  holder: Holder | null
-  /** The process that decodes is at work, rather than waiting for somebody. */
-  decoding: boolean
-  /** Changes when the server starts again or loses its statistics in a crash. */
-  serverStart: string
-  /** Transactions decoded since the slot was made (PostgreSQL 14 and later); null when somebody has reset it. */
-  decoded: number | null
-  /** Its oid, which another publication of the same name does not share; null when it is gone. */
-  publication: number | null
-  /** The oldest transaction that keeps the slot from moving on: it writes, or is prepared. Age in milliseconds. */
-  oldest: { pid: number | null; ageMs: number; application: string | null } | null
-}
-
-export interface Holder {
-  pid: number
-  application: string
-  user: string
-  address: string | null
-  /** As the source writes the time. */
-  since: string
-}
-
-/** Who holds a slot, in words. */
-export function holderText(holder: Holder): string {
-  const who = `${holder.application ? `${holder.application}, ` : ''}user ${holder.user}`
-  return `PID ${holder.pid} (${who}${holder.address ? `, from ${holder.address}` : ''}), connected since ${holder.since}`
-}
-
-/** Undefined when there is no such slot. Needs no privilege beyond those of the migration user. */
-export async function readSlotFacts(
-  db: Database,
-  slot: string,
-  publication: string,
-  since14: boolean,
-): Promise<SlotFacts | undefined> {
-  const { rows } = await db.query(
-    `SELECT s.active, s.restart_lsn::text AS "restartLsn", s.confirmed_flush_lsn::text AS "confirmedFlushLsn",
-            now.lsn::text AS lsn, to_jsonb(s) ->> 'wal_status' AS "walStatus",
-            (to_jsonb(s) ->> 'safe_wal_size')::float8 AS "safeWalSize",
-            coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.restart_lsn), 0)::float8 AS "walBytes",
-            coalesce(pg_catalog.pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn), 0)::float8 AS "behindBytes",
-            CASE WHEN s.active THEN jsonb_build_object('pid', s.active_pid, 'application', coalesce(a.application_name, ''),
-              'user', coalesce(a.usename, 'unknown'), 'address', host(a.client_addr),
-              'since', coalesce(date_trunc('second', a.backend_start)::text, 'unknown')) END AS holder,
-            s.active AND a.pid IS NOT NULL AND coalesce(a.wait_event_type, 'CPU') NOT IN ('Activity', 'Client', 'Lock')
-              AS decoding,
-            concat(pg_catalog.pg_postmaster_start_time(), ' ', (SELECT stats_reset FROM pg_catalog.pg_stat_bgwriter)) AS "serverStart",
-            ${since14 ? '(SELECT total_txns FROM pg_catalog.pg_stat_replication_slots t WHERE t.slot_name = s.slot_name AND stats_reset IS NULL)' : 'NULL'}::float8 AS decoded,
-            (SELECT oid::int8::float8 FROM pg_catalog.pg_publication WHERE pubname = $2) AS publication,
-            (SELECT jsonb_build_object('pid', pid, 'ageMs', age, 'application', application) FROM (
-               SELECT pid, extract(epoch FROM clock_timestamp() - xact_start) * 1000 AS age, application_name AS application
-                 FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = current_database()
-               UNION ALL
-               SELECT NULL, extract(epoch FROM clock_timestamp() - prepared) * 1000, NULL
-                 FROM pg_catalog.pg_prepared_xacts WHERE database = current_database()
-               ORDER BY 2 DESC LIMIT 1) o) AS oldest
-       FROM pg_catalog.pg_replication_slots s
-       CROSS JOIN (SELECT pg_catalog.pg_current_wal_lsn() AS lsn) now
-       LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
-      WHERE s.slot_name = $1`,
-    [slot, publication],
-  )
-  return rows[0]
-}
-
-/** LSNs in their order; `0/A` is before `1/0`. */
-export function lsnNumber(lsn: string): bigint {
-  const [high, low] = lsn.split('/') as [string, string]
-  return (BigInt(`0x${high}`) << 32n) + BigInt(`0x${low}`)
-}
-
-/** One table of the plan, or a partition below it, as the source's catalog has it at a moment. */
-export interface TableState {
-  /** As `schema.table`. */
-  name: string
-  oid: number
-  /** The file that holds its rows; TRUNCATE, VACUUM FULL and rewriting DDL give it another one. */
-  file: number
-  /** -1 (0 before PostgreSQL 14) after a TRUNCATE, until the table is analysed. */
-  tuples: number
-  /** `d` default, `f` full, `n` nothing, `i` index. */
-  identity: string
-  /** A digest of its columns and key. */
-  digest: string
-}
-
-/** The plan's tables with their partitions, the publication's tables, and the schema's tables: one small query. */
-export interface SourceState {
-  tables: TableState[]
-  /** As `schema.table`: what the publication sends. */
-  published: string[]
-  /** null when it is gone. */
-  publication: PublicationMark | null
-  /** Bare names of every table of the schema, partitions left out. */
-  present: string[]
-}
-
-export async function readSourceState(db: Database, plan: Plan): Promise<SourceState> {
-  const { rows } = await db.query(
-    `WITH RECURSIVE tree AS (
-       SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND c.relkind IN ('r', 'p')
-       UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON tree.oid = i.inhparent)
-     SELECT (SELECT coalesce(jsonb_agg(jsonb_build_object('name', n.nspname || '.' || c.relname, 'oid', c.oid::int8,
-               'file', c.relfilenode::int8, 'tuples', c.reltuples, 'identity', c.relreplident,
-               'digest', md5((SELECT string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attnotnull, attgenerated, attidentity), ',' ORDER BY attnum)
-                  FROM pg_catalog.pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
-                 || coalesce((SELECT conkey::text FROM pg_catalog.pg_constraint WHERE conrelid = c.oid AND contype = 'p'), '')))
-               ORDER BY 1), '[]')
-               FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace) AS tables,
-            (SELECT coalesce(jsonb_agg(schemaname || '.' || tablename ORDER BY 1), '[]')
-               FROM pg_catalog.pg_publication_tables WHERE pubname = $3) AS published,
-            ${publicationMark(3)} AS publication,
-            (SELECT coalesce(jsonb_agg(c.relname ORDER BY 1), '[]') FROM pg_catalog.pg_class c
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-              WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition) AS present`,
-    [plan.sourceSchema, plan.tables, plan.publication],
-  )
-  return rows[0]
-}
-
-/** Something that a watch saw. `ddl` is judged by `on-ddl`; `fatal` makes the stream's result wrong whatever is set. */
-export interface Sighting {
-  kind: 'ddl' | 'fatal' | 'warning'
-  what: string
-}
-
-/**
- * What happened to the source's tables between two looks. A TRUNCATE is told from VACUUM FULL, CLUSTER and a move to
- * another tablespace by the row estimate: only TRUNCATE and DDL reset it, and DDL changes the digest as well.
- */
-export function compareSourceStates(before: SourceState, after: SourceState, plan: Plan): Sighting[] {
-  const found: Sighting[] = []
-  const now = new Map(after.tables.map((table) => [table.oid, table]))
-  for (const table of before.tables) {
-    const other = now.get(table.oid)
-    if (!other) found.push({ kind: 'ddl', what: `${table.name} was dropped, renamed or detached on the source` })
-    else found.push(...compareState(table, other))
-  }
-  const known = new Set(before.tables.map((table) => table.oid))
-  for (const table of after.tables)
-    if (!known.has(table.oid))
-      found.push({
-        kind: 'ddl',
-        what: `${table.name} was created on the source under a name of this migration, or as a partition below one`,
-      })
-  for (const name of after.present)
-    if (!before.present.includes(name) && !plan.tables.includes(name)) found.push(createdTable(plan, name))
-  for (const name of before.published)
-    if (!after.published.includes(name))
-      found.push({
-        kind: 'fatal',
-        what: `the publication ${plan.publication} does not send ${name} any more: its changes since then are lost, and the load must be repeated`,
-      })
-  return [...found, ...publicationSightings(before.publication, after.publication, plan)]
-}
-
-function createdTable(plan: Plan, name: string): Sighting {
-  const what = `the table ${plan.sourceSchema}.${name} was created on the source; it is not part of this migration`
-  return { kind: 'ddl', what }
-}
-
-/** A change of what is sent, even one that was undone within a second, may have kept changes back for ever. */
-function publicationSightings(
-  before: PublicationMark | null | undefined,
-  after: PublicationMark | null,
-  plan: Plan,
-): Sighting[] {
-  // One that was dropped is told by the look at the slot, whether or not another one has its name.
-  const changes = before && after && before.oid === after.oid ? publicationChanges(before, after) : []
-  if (!changes.length) return []
-  return [{ kind: 'fatal', what: alteredPublication(plan, changes) }]
-}
-
-export function alteredPublication(plan: Plan, changes: readonly string[]): string {
-  return `the publication ${plan.publication} was altered on the source (${changes.join('; ')}): changes in between may never have been sent, and the load must be repeated`
-}
-
-/** In place of the file of a table that was seen emptied: the next stream tells it again. */
-const EMPTIED = -1
-
-/** TRUNCATE and DDL alone reset the estimate of a table's rows, until it is analysed. */
-const isReset = ({ tuples }: TableState) => tuples <= 0
-
-/**
- * The files to hold a later look against.
- * @param known the files before this look
- * @param before the look before this one, which tells DDL
- */
-export function filesAfter({ tables }: SourceState, known: TableFiles = {}, before?: SourceState): TableFiles {
-  const digests = new Map(before?.tables.map(({ oid, digest }) => [oid, digest]))
-  const emptied = (table: TableState) =>
-    known[table.oid] === EMPTIED ||
-    (known[table.oid] !== undefined &&
-      known[table.oid] !== table.file &&
-      isReset(table) &&
-      (digests.get(table.oid) ?? table.digest) === table.digest)
-  const stored = tables.filter(({ file }) => file !== 0)
-  return Object.fromEntries(stored.map((table) => [table.oid, emptied(table) ? EMPTIED : table.file]))
-}
-
-/** What was done to the source's tables since they had these files, while no stream was there to see it. */
-export function compareFiles(known: TableFiles, { tables }: SourceState): Sighting[] {
-  return tables.flatMap((table): Sighting[] => {
-    const file = known[table.oid]
-    if (file === undefined || file === table.file) return []
-    if (file !== EMPTIED && !isReset(table)) return [rewritten(table)]
-    const what = `${table.name} was emptied by TRUNCATE on the source, or rewritten by DDL, since the load began; no stream carries that: the target may still have its rows, and the load must be repeated`
-    return [{ kind: 'fatal', what }]
-  })
-}
-
-function rewritten({ name }: TableState): Sighting {
-  const what = `${name} was rewritten on the source (VACUUM FULL, CLUSTER or the like); a TRUNCATE after which it was filled and analysed looks the same, and only a verify tells`
-  return { kind: 'warning', what }
-}
-
-function compareState(before: TableState, after: TableState): Sighting[] {
-  const found: Sighting[] = []
-  if (before.name !== after.name)
-    found.push({ kind: 'ddl', what: `${before.name} was renamed to ${after.name} on the source` })
-  if (before.identity !== after.identity)
-    found.push({
-      kind: 'ddl',
-      what: `REPLICA IDENTITY of ${after.name} was changed from ${identityName(before.identity)} to ${identityName(after.identity)} on the source`,
-    })
-  if (before.digest !== after.digest)
-    found.push({ kind: 'ddl', what: `the columns or the key of ${after.name} were changed on the source` })
-  else if (before.file !== after.file && isReset(after) && before.file !== 0)
-    found.push({
-      kind: 'fatal',
-      what: `a TRUNCATE was run on ${after.name} on the source, which the stream does not carry: the target still has its rows, and the load must be repeated`,
-    })
-  else if (before.file !== after.file) found.push(rewritten(after))
-  return found
-}
-
-function identityName(identity: string): string {
-  return ({ d: 'DEFAULT', f: 'FULL', n: 'NOTHING', i: 'USING INDEX' } as Record<string, string>)[identity] ?? identity
-}
-
 /** What was changed in tables of one side between two looks, column by column. */
-export function schemaChanges(before: readonly Table[], after: readonly Table[], side: string): string[] {
+export function tableChanges(before: readonly Table[], after: readonly Table[], side: string): string[] {
   const now = new Map(after.map((table) => [table.name, table]))
   return before.flatMap((table) => {
     const other = now.get(table.name)
@@ -423,7 +180,7 @@ export class Watch {
     const found = compareSourceStates(before, state, this.#plan)
     if (found.some((sighting) => sighting.kind === 'ddl')) {
       const tables = await this.#planned(db, this.#plan.sourceSchema)
-      const named = schemaChanges(this.#sourceTables, tables, 'source')
+      const named = tableChanges(this.#sourceTables, tables, 'source')
       this.#sourceTables = tables
       return this.#news([
         // In place of "the columns were changed", which columns.
@@ -441,7 +198,7 @@ export class Watch {
     this.#target = tables
     this.differences = compareTables(this.#sourceTables, tables).map(({ what }) => what)
     if (!before) return []
-    return this.#news(schemaChanges(before, tables, 'target').map((what) => ({ kind: 'ddl' as const, what })))
+    return this.#news(tableChanges(before, tables, 'target').map((what) => ({ kind: 'ddl' as const, what })))
   }
 
   /** Of the schema's tables only those of the plan: the heartbeat stands among them on the target. */
@@ -472,8 +229,8 @@ export class Watch {
       }))
     } catch (error) {
       // Without the privilege to see other sessions there is nothing to watch.
-      if (/^(42501|42P01|42601|0A000)$/.test((error as { code?: string }).code ?? '')) this.#writersKnown = false
-      else throw error
+      if (!/^(42501|42P01|42601|0A000)$/.test(sqlState(error) ?? '')) throw error
+      this.#writersKnown = false
       return []
     }
   }
@@ -486,19 +243,4 @@ export class Watch {
       return [{ ...sighting, kind: this.#limits.onDdl === 'fail' ? 'fatal' : 'warning' }]
     })
   }
-}
-
-/** The replicator's own note of how far it came, which wins over the slot. Undefined when it has none yet. */
-export async function readMemo(db: Database, stagingSchema: string, targetSchema: string): Promise<string | undefined> {
-  const there = await db.query(
-    `SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND c.relname = 'memo'`,
-    [stagingSchema],
-  )
-  if (!there.rows[0]) return undefined
-  const { rows } = await db.query(
-    `SELECT convert_from(value, 'UTF8') AS lsn FROM ${ident(stagingSchema)}.memo WHERE key = $1`,
-    [`pglogical-wal-offset-${targetSchema}`],
-  )
-  return /^[0-9A-F]+\/[0-9A-F]+$/i.test(rows[0]?.lsn ?? '') ? rows[0].lsn : undefined
 }

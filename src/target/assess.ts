@@ -25,7 +25,7 @@ export interface TargetFacts {
   certificateUntil: Date | null
 }
 
-export interface TargetRelation {
+interface TargetRelation {
   name: string
   options: string[]
   owner: string
@@ -37,7 +37,7 @@ export interface TargetRelation {
   delete: boolean
 }
 
-export interface TargetRole {
+interface TargetRole {
   name: string
   createOnDatabase: boolean
   createOnSchema: boolean

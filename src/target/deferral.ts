@@ -1,8 +1,7 @@
 import { type Constraint, type Index, isShardCheck, type Schema } from '../migration/schema.ts'
-import { type Database, ident, isMissingTable, qualified, sqlState, unhurried } from '../runtime/database.ts'
+import { type Database, ident, isMissingTable, qualified, retrying, sqlState, unhurried } from '../runtime/database.ts'
 import { messageOf, VerdictError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
-import { retrying } from './ledger.ts'
 
 /*
  * What slows the load, or could wedge the stream, is taken off the target before it and put back afterwards. Nothing
@@ -76,7 +75,6 @@ export async function deferObjects(
   plan: { targetSchema: string; tables: readonly string[] },
   deferral: Deferral,
   cockroach: boolean,
-  onDrop: (object: Deferred) => void = () => {},
 ): Promise<{ dropped: number; kept: string[] }> {
   await createTable(db)
   const schema = await readSchema(db, 'target', plan.targetSchema)
@@ -89,7 +87,6 @@ export async function deferObjects(
       if (object.kind !== kind || object.dropped || object.rebuilt) continue
       await retrying(() => db.query(object.drop))
       await mark(db, migration, object, 'dropped_at')
-      onDrop(object)
       dropped++
     }
   return { dropped, kept }

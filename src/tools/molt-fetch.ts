@@ -1,10 +1,9 @@
-import { closest } from 'fastest-levenshtein'
 import { exactFilter } from '../migration/tables.ts'
 import { plural } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { scrubText } from './scrub.ts'
 
-/** How the rows travel: which of the target's tables stay online, and what must lie between. */
+/** How the rows travel: through files or not, and whether the target's tables stay online meanwhile; {@link MODES} tells. */
 export type FetchMode = 'import' | 'use-copy' | 'direct-copy'
 
 /** What each mode means for people who use the target meanwhile, and for a load that is interrupted. */
@@ -199,19 +198,14 @@ export function extraArgsProblem(args: readonly string[]): string | undefined {
   return undefined
 }
 
-/** A word to go with a name that is not known. */
-export function didYouMean(name: string, known: readonly string[]): string {
-  return known.length ? `; did you mean \`${closest(name, [...known])}\`?` : ''
-}
-
 /** What the tool said of one table, in rows; undefined where it did not say. */
-export interface TableAccount {
+interface TableAccount {
   exported?: number
   imported?: number
 }
 
 /** A table, or a part of one, that was not moved. `reason` says what happened and what to do. */
-export interface Skipped {
+interface Skipped {
   table: string
   reason: string
 }

@@ -194,6 +194,16 @@ export class Child {
     return this.exited
   }
 
+  /** Like {@link exited}, but when `signal` aborts it is stopped: it has a second to end. */
+  async exitedOrStopped(signal: AbortSignal): Promise<Exit> {
+    const stop = () => void this.stop(1_000)
+    signal.addEventListener('abort', stop, { once: true })
+    if (signal.aborted) stop()
+    const exit = await this.exited
+    signal.removeEventListener('abort', stop)
+    return exit
+  }
+
   #endGroup(graceMs: number): void {
     this.#killAt = Math.min(this.#killAt, performance.now() + graceMs)
     this.#groupEnd ??= this.#signalUntilGone()

@@ -24,7 +24,7 @@ export const STREAM_APPLICATION = 'molt-actions replicator'
  */
 const STANDBY_TIMEOUT = '200ms'
 
-export function replicatorArgs(request: ReplicatorRequest): string[] {
+function replicatorArgs(request: ReplicatorRequest): string[] {
   return [
     'pglogical',
     ...['--sourceConn', request.source],

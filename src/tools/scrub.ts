@@ -98,7 +98,7 @@ export function keyHash(secret: string | Buffer = randomBytes(32)): KeyHash {
 }
 
 /** An event as it may stand in a file: of a row only a keyed hash of its key and the columns that differ. */
-export function scrubEvent(event: MoltEvent, hash: KeyHash): MoltEvent {
+function scrubEvent(event: MoltEvent, hash: KeyHash): MoltEvent {
   const row = ROW.test(event.message ?? '') || 'primary_key' in event
   const out: MoltEvent = {}
   for (const [field, value] of Object.entries(event)) {
@@ -176,7 +176,7 @@ function errorFields(text: string): string {
 }
 
 /** A text quoted by Go is JSON but for `\x` and `\a`; undefined when it is cut short. */
-export function unquoteGo(text: string): string | undefined {
+function unquoteGo(text: string): string | undefined {
   try {
     return JSON.parse(text.replace(/\\(?:x([0-9a-f]{2})|([av']))/gi, (_, hex) => (hex ? `\\u00${hex}` : ' ')))
   } catch {

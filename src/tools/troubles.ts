@@ -1,5 +1,5 @@
 /** What kind of thing keeps a stream from moving. */
-export type TroubleKind =
+type TroubleKind =
   | 'truncate'
   | 'toast'
   | 'identity'

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, expect, test } from 'vitest'
 import { connect } from '../../src/runtime/database.ts'
-import { obtainSlot, releaseHold, setGate, takeHold, thisRun } from '../../src/target/ledger.ts'
+import { obtainSlot, releaseHold, setGate, takeHold, thisRun } from '../../src/target/hold.ts'
 import { until } from '../contract/standin-helpers.ts'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 

@@ -151,7 +151,7 @@ describe('a stream survives what heals', { timeout: 150_000 }, () => {
 
   it('falls behind and catches up under a stop of the load: the lag is told by the heartbeat', async () => {
     const { stream } = await streaming()
-    const status = await untilCaughtUp(stream, { maxLag: 1_000, quietPeriod: 1_000, deadline: 30_000 }, () => {})
+    const status = await untilCaughtUp(stream, { maxLag: 1_000, quietPeriod: 1_000, deadline: 30_000 })
     expect(status.lagMs).toBeLessThanOrEqual(1_000)
     expect(stream.startLsn).toMatch(/^\w+\/\w+$/)
   })

@@ -1,10 +1,10 @@
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import type { Plan } from '../../src/migration/plan.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT, OUR_SCHEMA } from '../../src/source/heartbeat.ts'
-import { createPublication } from '../../src/source/slot.ts'
+import { createPublication } from '../../src/source/publication.ts'
 import { Stream, type StreamOptions } from '../../src/steps/stream.ts'
-import type { Plan } from '../../src/target/ledger.ts'
 import type { Bench, Databases } from '../contract/standin-helpers.ts'
 
 export const TABLES = ['items', 'notes']

@@ -3,7 +3,6 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
 import { connect, type Database, Link } from '../../src/runtime/database.ts'
 import {
-  createLedger,
   type Holder,
   keepingHold,
   noteStream,
@@ -17,7 +16,8 @@ import {
   slotRequest,
   takeHold,
   withdrawRequest,
-} from '../../src/target/ledger.ts'
+} from '../../src/target/hold.ts'
+import { createLedger } from '../../src/target/ledger.ts'
 
 let server: EmbeddedServer
 let a: Database

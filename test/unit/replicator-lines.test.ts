@@ -1,16 +1,10 @@
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, it } from 'vitest'
+import { compareFiles, compareSourceStates, filesAfter, type SourceState } from '../../src/source/changes.ts'
 import { continuityProblems, progressLine, refusedArgument, troublesText } from '../../src/steps/open-stream.ts'
 import { sideText } from '../../src/steps/stream.ts'
-import {
-  compareFiles,
-  compareSourceStates,
-  filesAfter,
-  type SourceState,
-  schemaChanges,
-  walSightings,
-} from '../../src/steps/watch.ts'
+import { tableChanges, walSightings } from '../../src/steps/watch.ts'
 import { httpText } from '../../src/tools/process.ts'
 import { boundedScrubber, parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
 import { scrubText } from '../../src/tools/scrub.ts'
@@ -264,12 +258,12 @@ describe('watching', () => {
         { ...column, name: 'y' },
       ],
     }
-    expect(schemaChanges([before], [after], 'target')).toEqual([
+    expect(tableChanges([before], [after], 'target')).toEqual([
       'the column x of public.a was changed from integer to bigint on the target',
       'the column y was added to public.a on the target',
       'the primary key of public.a was changed to (y) on the target',
     ])
-    expect(schemaChanges([before], [], 'source')).toEqual(['public.a was dropped or renamed on the source'])
+    expect(tableChanges([before], [], 'source')).toEqual(['public.a was dropped or renamed on the source'])
   })
 
   it('warns of WAL before it is too late', () => {

@@ -11,6 +11,7 @@ import {
   leftoversOnSource,
   leftoversOnTarget,
   requireGone,
+  requireOwner,
   restoreOrTell,
 } from '../../steps/leftovers.ts'
 import { addEvidence, advance, type Entry, readEntryIfAny } from '../../target/ledger.ts'
@@ -61,9 +62,7 @@ const DECIDED =
 
 /** First of all. A cutover that holds the fence fails at its next look: it neither arms it again nor commits. */
 async function setFree({ inputs: { migration } }: Abort, source: Database): Promise<void> {
-  const owner = await readHeartbeatOwner(source)
-  if (owner && owner.migration !== migration)
-    throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
+  await requireOwner(source, migration)
   const { state } = await readFence(source)
   if (state === 'permanent') throw new VerdictError(DECIDED)
   if (state === 'absent') return

@@ -9,26 +9,23 @@ import { number, plural, seconds } from '../../runtime/progress.ts'
 import { readServer } from '../../source/catalog.ts'
 import { readSlot } from '../../source/slot.ts'
 import { readTarget } from '../../target/catalog.ts'
+import { runUrl, setGate } from '../../target/hold.ts'
 import {
   addEvidence,
   advance,
+  CAUGHT_UP,
+  DECIDED,
   type Entry,
   type Evidence,
-  type Phase,
   readEvidence,
-  requireEntry,
-  setGate,
-  thisRun,
+  STREAMING,
 } from '../../target/ledger.ts'
-import { requireSameSource, withBoth } from '../common.ts'
+import { requireMigration, withBoth } from '../common.ts'
 import { spec as cutover } from '../cutover/spec.ts'
 import { specs } from '../specs.ts'
 import { spec } from './spec.ts'
 
 type Brief = Context<typeof spec>
-
-const READY: readonly Phase[] = ['caught-up', 'approved']
-const DECIDED: readonly Phase[] = ['committing', 'committed', 'switched', 'finalized']
 
 interface Verified {
   problems?: string[]
@@ -56,44 +53,38 @@ interface Facts {
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
-    withBoth(
-      context.inputs,
-      async (source, target) => {
-        let entry = await requireEntry(target, context.inputs.migration, ['loaded', ...READY, ...DECIDED])
-        await requireSameSource(source, entry)
-        const facts = await gather(source, target, entry)
-        const problems = READY.includes(entry.phase) || entry.phase === 'loaded' ? problemsOf(entry, facts) : []
-        const { url } = thisRun('brief')
-        await addEvidence(target, entry.id, 'brief', {
-          actor: process.env.GITHUB_TRIGGERING_ACTOR ?? '',
-          runId: process.env.GITHUB_RUN_ID ?? '',
-          run: url,
-          planHash: entry.plan.hash,
+    withBoth(context, async (source, target) => {
+      let entry = await requireMigration(source, target, context.inputs.migration, [...STREAMING, ...DECIDED])
+      const facts = await gather(source, target, entry)
+      const problems = STREAMING.includes(entry.phase) ? problemsOf(entry, facts) : []
+      await addEvidence(target, entry.id, 'brief', {
+        actor: process.env.GITHUB_TRIGGERING_ACTOR ?? '',
+        runId: process.env.GITHUB_RUN_ID ?? '',
+        run: runUrl(),
+        planHash: entry.plan.hash,
+        problems,
+      })
+      // What became of an earlier approval says nothing of the one that is asked for now.
+      await setGate(target, entry.id, null)
+      // Nor does an approval that no cutover has used: what is shown now must be approved now.
+      if (entry.phase === 'approved') {
+        entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
+        info('an earlier approval, which no cutover has used, is forgotten')
+      }
+      context.output('verdict', problems.length ? 'no-go' : 'go')
+      context.output('plan-hash', entry.plan.hash ?? '')
+      context.output('phase', entry.phase)
+      context.output('follow', CAUGHT_UP.includes(entry.phase))
+      context.summary(page(context, entry, facts, problems))
+      if (problems.length)
+        refuse(
+          'this migration is not ready for its cutover',
           problems,
-        })
-        // What became of an earlier approval says nothing of the one that is asked for now.
-        await setGate(target, entry.id, null)
-        // Nor does an approval that no cutover has used: what is shown now must be approved now.
-        if (entry.phase === 'approved') {
-          entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
-          info('an earlier approval, which no cutover has used, is forgotten')
-        }
-        context.output('verdict', problems.length ? 'no-go' : 'go')
-        context.output('plan-hash', entry.plan.hash ?? '')
-        context.output('phase', entry.phase)
-        context.output('follow', READY.includes(entry.phase))
-        context.summary(page(context, entry, facts, problems))
-        if (problems.length)
-          refuse(
-            'this migration is not ready for its cutover',
-            problems,
-            !facts.slot || facts.slot.walStatus === 'lost'
-              ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
-              : 'Start again with `phase: stream`.',
-          )
-      },
-      context.signal,
-    ),
+          !facts.slot || facts.slot.walStatus === 'lost'
+            ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
+            : 'Start again with `phase: stream`.',
+        )
+    }),
 }
 
 async function gather(source: Database, target: Database, entry: Entry): Promise<Facts> {

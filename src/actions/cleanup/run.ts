@@ -1,50 +1,49 @@
 import { info, warning } from '@actions/core'
 import type { Action } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
-import { UserError, VerdictError } from '../../runtime/errors.ts'
+import { VerdictError } from '../../runtime/errors.ts'
 import { readFence } from '../../source/fence.ts'
-import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { lookAtFence } from '../../steps/fencing.ts'
-import { leftoversOnSource, leftoversOnTarget, requireGone, restoreOrTell } from '../../steps/leftovers.ts'
-import { type Entry, PHASES, readEntryIfAny } from '../../target/ledger.ts'
+import {
+  leftoversOnSource,
+  leftoversOnTarget,
+  requireGone,
+  requireOwner,
+  restoreOrTell,
+} from '../../steps/leftovers.ts'
+import { DECIDED, type Entry, PHASES, readEntryIfAny } from '../../target/ledger.ts'
 import { withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
-    withBoth(
-      context.inputs,
-      async (source, target) => {
-        const { migration, dryRun } = context.inputs
-        const entry = await readEntryIfAny(target, migration)
-        await requireOurs(source, migration, entry)
-        requireWindowOver(entry, context.inputs.rollbackWindow)
-        await tellWrites(source, entry)
-        const look = async () => [
-          ...(await leftoversOnSource(source, entry?.plan, true)),
-          ...(await leftoversOnTarget(target, migration, entry)),
-        ]
-        if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
-        const found = await look()
-        for (const { name, drop } of found) {
-          info(`${dryRun ? 'would drop' : 'dropping'} ${name}`)
-          if (!dryRun) await drop()
-        }
-        if (!dryRun) requireGone(await look())
-        context.output('dropped', JSON.stringify(dryRun ? [] : found.map(({ name }) => name)))
-        context.summary(
-          `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
-        )
-      },
-      context.signal,
-    ),
+    withBoth(context, async (source, target) => {
+      const { migration, dryRun } = context.inputs
+      const entry = await readEntryIfAny(target, migration)
+      await requireOurs(source, migration, entry)
+      requireWindowOver(entry, context.inputs.rollbackWindow)
+      await tellWrites(source, entry)
+      const look = async () => [
+        ...(await leftoversOnSource(source, entry?.plan, true)),
+        ...(await leftoversOnTarget(target, migration, entry)),
+      ]
+      if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
+      const found = await look()
+      for (const { name, drop } of found) {
+        info(`${dryRun ? 'would drop' : 'dropping'} ${name}`)
+        if (!dryRun) await drop()
+      }
+      if (!dryRun) requireGone(await look())
+      context.output('dropped', JSON.stringify(dryRun ? [] : found.map(({ name }) => name)))
+      context.summary(
+        `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
+      )
+    }),
 }
 
 async function requireOurs(source: Database, migration: string, entry: Entry | undefined): Promise<void> {
-  const owner = await readHeartbeatOwner(source)
-  if (owner && owner.migration !== migration)
-    throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
+  await requireOwner(source, migration)
   const { state } = await readFence(source)
   if (state === 'permanent' && !entry)
     throw new VerdictError(
@@ -71,7 +70,7 @@ async function tellWrites(source: Database, entry: Entry | undefined): Promise<v
 
 /** After a commit the old source is the way back, and its fence keeps it what it was at that moment. */
 function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
-  if (!entry || !['committing', 'committed', 'switched', 'finalized'].includes(entry.phase)) return
+  if (!entry || !DECIDED.includes(entry.phase)) return
   if (entry.phase === 'committing' || entry.phase === 'committed')
     throw new VerdictError(
       `migration \`${entry.id}\` is ${entry.phase}: run \`cutover\` again, which settles it, or \`rollback\``,

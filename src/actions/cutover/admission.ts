@@ -10,21 +10,20 @@ import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { deferAgain, lostDefinitions } from '../../target/deferral.ts'
 import { readWriteGrants } from '../../target/gate.ts'
-import { advance, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
-import { requireSameSource } from '../common.ts'
+import { advance, CAUGHT_UP, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
+import { requireMigration } from '../common.ts'
 import { requireEndable } from './commands.ts'
 import { levelOf } from './compare.ts'
 import type { Cutover } from './spec.ts'
 
 /** Phases from which a cutover begins, or goes on. */
-const OPEN: readonly Phase[] = ['caught-up', 'approved', 'committing', 'committed']
+const OPEN: readonly Phase[] = [...CAUGHT_UP, 'committing', 'committed']
 /** Phases in which the target has taken over, so that a second cutover has nothing to do. */
 export const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 
 /** All that can be told without the slot, while somebody else streams: whoever must be refused leaves them alone. */
 export async function lookFirst(context: Cutover, source: Database, target: Database): Promise<Entry> {
-  const entry = await requireEntry(target, context.inputs.migration, [...OPEN, ...DONE])
-  await requireSameSource(source, entry)
+  const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
   const { state } = await readFence(source)
   if (DONE.includes(entry.phase) || state === 'permanent') return entry
   requireApproved(context, entry)
@@ -81,7 +80,7 @@ export async function requireUnchanged(source: Database, target: Database, entry
     )
 }
 
-export async function requireFence(source: Database, entry: Entry): Promise<void> {
+async function requireFence(source: Database, entry: Entry): Promise<void> {
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
     refuse(

@@ -36,16 +36,12 @@ export async function runCommand(entry: Entry, command: Command, signal: AbortSi
     onLine: (line) => info(line),
   })
   let late = false
-  const stop = () => void child.stop(1_000)
   const timer = setTimeout(() => {
     late = !child.over
-    stop()
+    void child.stop(1_000)
   }, command.timeout)
-  signal.addEventListener('abort', stop, { once: true })
-  if (signal.aborted) stop()
-  const exit = await child.exited
+  const exit = await child.exitedOrStopped(signal)
   clearTimeout(timer)
-  signal.removeEventListener('abort', stop)
   // The switch of a run that is being cancelled may have been done all the same.
   if (exit.code === 0 && !late) return Math.round(performance.now() - began)
   const why = late ? `It was stopped after ${seconds(command.timeout)} (\`${command.name}-timeout\`). ` : ''

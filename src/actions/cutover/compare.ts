@@ -1,10 +1,10 @@
 import { join } from 'node:path'
 import { info } from '@actions/core'
-import type { VerifyLevel } from '../../migration/plan.ts'
+import type { Plan, VerifyLevel } from '../../migration/plan.ts'
 import { verifyTable } from '../../report/summary.ts'
 import { seconds, workFolder } from '../../runtime/progress.ts'
 import { runVerify, type VerifyReport } from '../../steps/verifying.ts'
-import { addEvidence, type Entry, type Plan } from '../../target/ledger.ts'
+import { addEvidence, type Entry } from '../../target/ledger.ts'
 import { requireClean } from '../verify/run.ts'
 import type { Section } from './fenced.ts'
 import type { Cutover } from './spec.ts'
@@ -60,5 +60,5 @@ export async function finalVerify(context: Cutover, section: Section, signal: Ab
 function verifyOptions(context: Cutover, { plan }: Entry, signal: AbortSignal) {
   const { inputs } = context
   const logFile = join(workFolder(inputs.migration), 'molt-verify.log')
-  return { program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan, logFile, signal }
+  return { sourceUrl: inputs.source, targetUrl: inputs.target, plan, logFile, signal }
 }

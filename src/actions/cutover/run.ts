@@ -11,7 +11,8 @@ import { buildIndexes } from '../../steps/indexes.ts'
 import { withStream } from '../../steps/open-stream.ts'
 import { passMarker } from '../../steps/recheck.ts'
 import { type Stream, untilCaughtUp } from '../../steps/stream.ts'
-import { addEvidence, type Entry, keepingHold, obtainSlot, type Phase, thisRun } from '../../target/ledger.ts'
+import { keepingHold, obtainSlot, thisRun } from '../../target/hold.ts'
+import { addEvidence, type Entry, type Phase } from '../../target/ledger.ts'
 import { toolHelp } from '../../tools/versions.ts'
 import { withBoth } from '../common.ts'
 import { DONE, lookFirst, settle } from './admission.ts'
@@ -28,10 +29,10 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     requireSwitch(inputs)
-    const first = await withBoth(inputs, (source, target) => lookFirst(context, source, target), context.signal)
+    const first = await withBoth(context, (source, target) => lookFirst(context, source, target))
     if (isOver(context, first)) return
     await holding(context, first, async (signal) => {
-      const entry = await withBoth(inputs, (source, target) => settle(context, source, target), signal)
+      const entry = await withBoth({ inputs, signal }, (source, target) => settle(context, source, target))
       if (isOver(context, entry)) return
       if (entry.phase === 'committed') await carryOn(context, entry, signal)
       else await cutOver(context, entry, signal)
@@ -121,34 +122,30 @@ async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSi
 async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
   // Long before the pause: an application that meets the target without them would not be able to work.
-  const entry = await withBoth(inputs, (source, target) => buildIndexes(source, target, begun), signal)
+  const entry = await withBoth({ inputs, signal }, (source, target) => buildIndexes(source, target, begun))
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
-  const before = await untilCaughtUp(stream, limits, () => {})
+  const before = await untilCaughtUp(stream, limits)
   info(`caught up: lag ${seconds(before.lagMs)}`)
   checkpoint('caught up')
-  return withBoth(
-    inputs,
-    async (source, target) => {
-      const help = await toolHelp('molt', 'verify')
-      const verified = await firstVerify(context, { entry, source, target, signal, help })
-      const smokeMs = inputs.smokeTest && (await smokeTest(context, entry, signal))
-      const fence = await planFence(source, entry.plan)
-      const { refused } = await probeFence(source, fence)
-      if (refused.length)
-        throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
-      const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
-      await requireMoving(context, { stream, source, target, signal })
-      checkpoint('before arming')
-      const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT, signal)
-      try {
-        const held = new HeldFence(renewer, fence, inputs.lease)
-        return await fenced(context, { entry, signal, help, stream, source, target, before, held, estimate })
-      } finally {
-        await renewer.end().catch(() => {})
-      }
-    },
-    signal,
-  )
+  return withBoth({ inputs, signal }, async (source, target) => {
+    const help = await toolHelp('molt', 'verify')
+    const verified = await firstVerify(context, { entry, source, target, signal, help })
+    const smokeMs = inputs.smokeTest && (await smokeTest(context, entry, signal))
+    const fence = await planFence(source, entry.plan)
+    const { refused } = await probeFence(source, fence)
+    if (refused.length)
+      throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
+    const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
+    await requireMoving(context, { stream, source, target, signal })
+    checkpoint('before arming')
+    const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT, signal)
+    try {
+      const held = new HeldFence(renewer, fence, inputs.lease)
+      return await fenced(context, { entry, signal, help, stream, source, target, before, held, estimate })
+    } finally {
+      await renewer.end().catch(() => {})
+    }
+  })
 }
 
 /** The verify has taken its time: a stream that has got stuck since must not pause anybody. */
@@ -157,11 +154,7 @@ async function requireMoving(
   { stream, source, target, signal }: Pick<Section, 'stream' | 'source' | 'target' | 'signal'>,
 ): Promise<void> {
   const { retries } = stream.status
-  await untilCaughtUp(
-    stream,
-    { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout },
-    () => {},
-  )
+  await untilCaughtUp(stream, { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout })
   const { targetSchema } = stream.options.plan
   await passMarker(source, target, { targetSchema, markerTimeout: inputs.maxLag + MARKER_GRACE, signal }).catch(
     (error) => {

@@ -1,20 +1,23 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
 import { filterProblems } from '../../migration/filter.ts'
+import type { Plan } from '../../migration/plan.ts'
 import { exactFilter } from '../../migration/tables.ts'
 import { loadedTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, unhurried } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
+import { didYouMean } from '../../runtime/inputs.ts'
 import { number, plural, progress, seconds, someOf, workFolder } from '../../runtime/progress.ts'
+import { compareFiles, filesAfter, readSourceState, type TableFiles } from '../../source/changes.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import {
   completePublication,
   createPublication,
   readPublication,
   readPublicationMark,
-  slotProblems,
-} from '../../source/slot.ts'
+} from '../../source/publication.ts'
+import { slotProblems } from '../../source/slot.ts'
 import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
 import { explainColumns, explainUnfinished } from '../../steps/culprits.ts'
@@ -23,10 +26,8 @@ import { type LoadProgress, type LoadResult, runLoad } from '../../steps/load.ts
 import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { acceptTargetSchema } from '../../steps/schema-changes.ts'
 import { definitionProblems } from '../../steps/verifying.ts'
-import { compareFiles, filesAfter, readSourceState } from '../../steps/watch.ts'
-import { addEvidence, advance, type Entry, type Exported, type Plan, requireEntry } from '../../target/ledger.ts'
+import { addEvidence, advance, type Entry, type Exported } from '../../target/ledger.ts'
 import {
-  didYouMean,
   extraArgsProblem,
   type FetchAccount,
   type FetchFeatures,
@@ -39,7 +40,7 @@ import {
 } from '../../tools/molt-fetch.ts'
 import { freeAddress } from '../../tools/process.ts'
 import { toolHelp } from '../../tools/versions.ts'
-import { requireSameSource, requireTls, withBoth } from '../common.ts'
+import { requireMigration, requireTls, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Fetch = Context<typeof spec>
@@ -48,7 +49,7 @@ export const action: Action<typeof spec> = {
   spec,
   run: async (context) => {
     checkInputs(context.inputs)
-    await withBoth(context.inputs, (source, target) => fetchTables(context, source, target), context.signal)
+    await withBoth(context, (source, target) => fetchTables(context, source, target))
   },
 }
 
@@ -68,9 +69,8 @@ function checkInputs(inputs: Fetch['inputs']): void {
 
 async function fetchTables(context: Fetch, source: Database, target: Database): Promise<void> {
   const { inputs } = context
-  let entry = await requireEntry(target, inputs.migration, ['prepared'])
+  let entry = await requireMigration(source, target, inputs.migration, ['prepared'])
   const { plan } = entry
-  await requireSameSource(source, entry)
   await requirePlannedTools(plan, 'molt')
   await requireAlone(source, plan, inputs.migration)
   const features = fetchFeatures(await toolHelp('molt', 'fetch'))
@@ -95,38 +95,11 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   const { account } = result
   if (account.fetchId) context.output('fetch-id', account.fetchId)
   if (result.failure) throw await giveUp(context, source, target, entry, result, resume)
-  const arrived = account.complete ? await countArrived(target, plan) : {}
-  const problems = [
-    ...fetchProblems(account, plan.tables, resume !== undefined),
-    ...(account.complete ? arrivedProblems(plan, resume?.exported ?? readSoFar(account), arrived) : []),
-  ]
-  if (problems.length) {
-    await abandon(source, target, entry)
-    await addEvidence(target, entry.id, 'fetch', { problems, account })
-    refuse(
-      'the load is not complete, although molt fetch reported no failure',
-      problems,
-      `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Put these right, empty the target tables, and load again.`,
-    )
-  }
+  const arrived = await requireComplete(source, target, entry, account, resume)
   await completePublication(source, plan.publication)
   const publication = await readPublicationMark(source, plan.publication)
   const cursor = resume?.cursor ?? (account.cursor as string)
-  const stream = [
-    ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
-    ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
-    ...compareFiles(files, await readSourceState(source, plan)).flatMap(({ kind, what }) =>
-      kind === 'fatal' ? [what] : [],
-    ),
-  ]
-  if (stream.length) {
-    await abandon(source, target, entry)
-    refuse(
-      'every row was moved, but no stream can go on from this load',
-      stream,
-      `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,
-    )
-  }
+  await requireStreamable(source, target, entry, cursor, files)
   const loaded = await advance(target, entry, 'loaded', {
     facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication },
   })
@@ -244,7 +217,7 @@ async function load(
   )
   try {
     return await runLoad({
-      ...{ program: 'molt', args, metricsAddr, onStarted },
+      ...{ args, metricsAddr, onStarted },
       ...{ schema: plan.sourceSchema, tables: plan.tables },
       logFile: join(workFolder(context.inputs.migration), 'molt-fetch.log'),
       signal: context.signal,
@@ -309,6 +282,58 @@ async function giveUp(
     )
   }
   return failure
+}
+
+/**
+ * A load that is not complete is given up.
+ * @returns table → rows that have arrived on the target
+ */
+async function requireComplete(
+  source: Database,
+  target: Database,
+  entry: Entry,
+  account: FetchAccount,
+  resume: Resumed | undefined,
+): Promise<Record<string, number>> {
+  const { plan } = entry
+  const arrived = account.complete ? await countArrived(target, plan) : {}
+  const problems = [
+    ...fetchProblems(account, plan.tables, resume !== undefined),
+    ...(account.complete ? arrivedProblems(plan, resume?.exported ?? readSoFar(account), arrived) : []),
+  ]
+  if (!problems.length) return arrived
+  await abandon(source, target, entry)
+  await addEvidence(target, entry.id, 'fetch', { problems, account })
+  refuse(
+    'the load is not complete, although molt fetch reported no failure',
+    problems,
+    `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Put these right, empty the target tables, and load again.`,
+  )
+}
+
+/** A load from which no stream can go on is given up, too: by slot, publication, definitions, or what was done to the tables. */
+async function requireStreamable(
+  source: Database,
+  target: Database,
+  entry: Entry,
+  cursor: string,
+  files: TableFiles,
+): Promise<void> {
+  const { plan } = entry
+  const problems = [
+    ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
+    ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
+    ...compareFiles(files, await readSourceState(source, plan)).flatMap(({ kind, what }) =>
+      kind === 'fatal' ? [what] : [],
+    ),
+  ]
+  if (!problems.length) return
+  await abandon(source, target, entry)
+  refuse(
+    'every row was moved, but no stream can go on from this load',
+    problems,
+    `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,
+  )
 }
 
 function readSoFar(account: FetchAccount): Exported {

@@ -4,7 +4,8 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
 import { plural } from '../../runtime/progress.ts'
-import { dropSlot, readPublication, readSlot } from '../../source/slot.ts'
+import { readPublication } from '../../source/publication.ts'
+import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readConstraints, readIndexes } from '../../sql/structure.ts'
 import { requireStillFenced } from '../../steps/fencing.ts'
@@ -17,8 +18,8 @@ import {
   validateConstraint,
   validateForeignKeys,
 } from '../../target/deferral.ts'
-import { addEvidence, advance, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
-import { requireSameSource, withBoth } from '../common.ts'
+import { addEvidence, advance, COMMITTED, DECIDED, type Entry, STREAMING } from '../../target/ledger.ts'
+import { requireMigration, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Finalize = Context<typeof spec>
@@ -33,54 +34,38 @@ interface Done {
   dropped: string[]
 }
 
-const AFTER: readonly Phase[] = ['committed', 'switched', 'finalized']
-
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
-    withBoth(
-      context.inputs,
-      async (source, target) => {
-        let entry = await requireEntry(target, context.inputs.migration, [
-          'loaded',
-          'caught-up',
-          'approved',
-          'committing',
-          'committed',
-          'switched',
-          'finalized',
-        ])
-        await requireSameSource(source, entry)
-        if (AFTER.includes(entry.phase)) await requireStillFenced(source, entry)
-        const { set, problems } = await setSequences(
-          { db: source, schema: entry.plan.sourceSchema },
-          { db: target, schema: entry.plan.targetSchema },
-          entry.plan.tables,
-          BigInt(context.inputs.sequenceMargin),
+    withBoth(context, async (source, target) => {
+      let entry = await requireMigration(source, target, context.inputs.migration, [...STREAMING, ...DECIDED])
+      if (COMMITTED.includes(entry.phase)) await requireStillFenced(source, entry)
+      const { set, problems } = await setSequences(
+        { db: source, schema: entry.plan.sourceSchema },
+        { db: target, schema: entry.plan.targetSchema },
+        entry.plan.tables,
+        BigInt(context.inputs.sequenceMargin),
+      )
+      await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
+      context.output('sequences', JSON.stringify(set))
+      for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
+      if (problems.length)
+        refuse(
+          'sequences could not be set',
+          problems,
+          'The next insert on the target could collide with a row that is there.',
         )
-        await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
-        context.output('sequences', JSON.stringify(set))
-        for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
-        if (problems.length)
-          refuse(
-            'sequences could not be set',
-            problems,
-            'The next insert on the target could collide with a row that is there.',
-          )
-        const done: Done = { sequences: set.length, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
-        if (entry.phase === 'committed' && context.inputs.switchedByHand)
-          entry = await advance(target, entry, 'switched')
-        if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry, done)
-        if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry, done)
-        if (entry.phase === 'switched') {
-          done.dropped = await endReplication(source, entry)
-          entry = await advance(target, entry, 'finalized')
-        }
-        context.output('phase', entry.phase)
-        tell(context, entry, done)
-      },
-      context.signal,
-    ),
+      const done: Done = { sequences: set.length, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
+      if (entry.phase === 'committed' && context.inputs.switchedByHand) entry = await advance(target, entry, 'switched')
+      if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry, done)
+      if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry, done)
+      if (entry.phase === 'switched') {
+        done.dropped = await endReplication(source, entry)
+        entry = await advance(target, entry, 'finalized')
+      }
+      context.output('phase', entry.phase)
+      tell(context, entry, done)
+    }),
 }
 
 /**

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
+import type { Plan } from '../../migration/plan.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, VerdictError } from '../../runtime/errors.ts'
@@ -8,20 +9,17 @@ import { seconds, someOf } from '../../runtime/progress.ts'
 import { lookAtApproval } from '../../steps/approval.ts'
 import { requirePlannedTool } from '../../steps/planned-tools.ts'
 import { findRehearsals } from '../../steps/rehearsals.ts'
+import { liveHolder, readGate, runText, runUrl, slotRequest } from '../../target/hold.ts'
 import {
   addEvidence,
   advance,
+  CAUGHT_UP,
+  DECIDED,
   type Entry,
-  liveHolder,
-  type Phase,
-  type Plan,
   readEntryIfAny,
   readEvidence,
-  readGate,
   requireEntry,
-  runText,
-  slotRequest,
-  thisRun,
+  STREAMING,
 } from '../../target/ledger.ts'
 import { requireTls } from '../common.ts'
 import { spec } from './spec.ts'
@@ -107,8 +105,6 @@ async function requireRehearsals({ inputs }: Gate): Promise<void> {
   info(text)
 }
 
-const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
-
 /** A leg that comes after the slot was handed over has nothing to do. */
 async function tellNeeded(context: Gate, target: Database): Promise<void> {
   const { migration } = context.inputs
@@ -146,24 +142,17 @@ async function overText({ inputs }: Gate): Promise<string | undefined> {
 /** Who approved what, into the ledger; nothing else sets `approved`. */
 async function approve(context: Gate, target: Database): Promise<void> {
   const { inputs } = context
-  const phases: Phase[] = ['caught-up', 'approved', 'committing', 'committed', 'switched', 'finalized']
-  const entry = await requireEntry(target, inputs.migration, phases)
+  const entry = await requireEntry(target, inputs.migration, [...CAUGHT_UP, ...DECIDED])
   if (!inputs.planHash || entry.plan.hash !== inputs.planHash)
     throw new VerdictError(
       `the plan is not the one that was approved: ${inputs.planHash ?? 'none'} was shown, and ${entry.plan.hash} is in the ledger. Start again with \`phase: cutover\`, and have this one approved`,
     )
   requireTools(inputs.tools ?? [], entry.plan)
-  const waiting = ['caught-up', 'approved'].includes(entry.phase)
+  const waiting = CAUGHT_UP.includes(entry.phase)
   if (waiting) await requireStillWanted(context, target)
-  const by =
-    inputs.gate === 'environment'
-      ? await reviewer(context, target)
-      : inputs.gate === 'plan-hash'
-        ? await typist(context, target, entry)
-        : ''
-  const { url } = thisRun('gate')
-  const approval = { by, gate: inputs.gate, planHash: inputs.planHash, startedBy: starter(), run: url }
-  await addEvidence(target, entry.id, 'gate', { ...approval, runId: process.env.GITHUB_RUN_ID ?? '', count: counted })
+  const { by, count } = await approver(context, target, entry)
+  const approval = { by, gate: inputs.gate, planHash: inputs.planHash, startedBy: starter(), run: runUrl() }
+  await addEvidence(target, entry.id, 'gate', { ...approval, runId: process.env.GITHUB_RUN_ID ?? '', count })
   if (waiting) await advance(target, entry, 'approved', { facts: { approval } })
   context.output('approved-by', by)
   const text = by ? `approved by ${by}` : 'nobody was asked'
@@ -197,16 +186,25 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
     )
 }
 
-/** How many approvals this run had when it was counted last; GitHub gives them no number of the attempt. */
-let counted = 0
+/** Who has approved, empty for nobody, and of how many approvals of this run: GitHub gives them no number of the attempt. */
+interface Approver {
+  by: string
+  count: number
+}
 
-async function reviewer({ inputs }: Gate, target: Database): Promise<string> {
+async function approver(context: Gate, target: Database, entry: Entry): Promise<Approver> {
+  const { gate } = context.inputs
+  if (gate === 'environment') return reviewer(context, target)
+  return { by: gate === 'plan-hash' ? await typist(context, target, entry) : '', count: 0 }
+}
+
+async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
   const all = await readReviews(demand(inputs.token, 'token'), inputs.environment)
   const approvals = all.filter(({ state }) => state === 'approved')
-  counted = approvals.length
+  const count = approvals.length
   const earlier = await readEvidence<{ runId?: string; count?: number }>(target, inputs.migration, 'gate', 20)
   const used = earlier.find(({ body }) => body.runId === process.env.GITHUB_RUN_ID)?.body.count ?? 0
-  const last = approvals.length > used ? approvals.at(-1)?.user.login : undefined
+  const last = count > used ? approvals.at(-1)?.user.login : undefined
   if (!last) {
     const text = used
       ? 'this attempt of the job was approved by nobody: its only approval is of an earlier attempt'
@@ -214,7 +212,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<string> {
     if (inputs.bypass === 'refuse')
       throw new VerdictError(`${text}. Start a new run with \`phase: cutover\`, or say \`bypass: warn\``)
     warning(text)
-    return ''
+    return { by: '', count }
   }
   if (last.toLowerCase() === starter().toLowerCase()) {
     const text = `${last} has started this run and approved it`
@@ -222,7 +220,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<string> {
       throw new VerdictError(`${text}; another person must do one of the two, or say \`self-approval: warn\``)
     warning(text)
   }
-  return last
+  return { by: last, count }
 }
 
 /** For repositories without required reviewers: a second person types the hash that a first one's run has shown. */

@@ -6,7 +6,7 @@ import type { Facts } from '../../checks/facts.ts'
 import { CHECKS } from '../../checks/index.ts'
 import { annotate, blocking, preflightOf, summaryOf } from '../../checks/report.ts'
 import { fingerprint, packFingerprint } from '../../migration/fingerprint.ts'
-import { planHash } from '../../migration/plan.ts'
+import { type Plan, planHash } from '../../migration/plan.ts'
 import type { Schema } from '../../migration/schema.ts'
 import { exactFilter } from '../../migration/tables.ts'
 import type { Action, Context } from '../../runtime/action.ts'
@@ -21,15 +21,7 @@ import { assess } from '../../steps/assess.ts'
 import { sourceGrants, targetGrants } from '../../steps/grants.ts'
 import { type Deferral, deferObjects, deferredNames, listDeferred } from '../../target/deferral.ts'
 import { closeGate, mergeGrants, readWriteGrants } from '../../target/gate.ts'
-import {
-  addEvidence,
-  advance,
-  createEntry,
-  createLedger,
-  type Entry,
-  type Plan,
-  readEntryIfAny,
-} from '../../target/ledger.ts'
+import { addEvidence, advance, createEntry, createLedger, type Entry, readEntryIfAny } from '../../target/ledger.ts'
 import { filesProblem, PUBLICATION } from '../../tools/molt-fetch.ts'
 import { withBoth } from '../common.ts'
 import { spec as fetch } from '../fetch/spec.ts'
@@ -44,7 +36,7 @@ export const action: Action<typeof spec> = {
   spec,
   run: async (context) => {
     if (context.inputs.checkLoad) requireLoadSettings()
-    await withBoth(context.inputs, (source, target) => prepare(context, source, target), context.signal)
+    await withBoth(context, (source, target) => prepare(context, source, target))
   },
 }
 

@@ -18,23 +18,9 @@ import { withStream } from '../../steps/open-stream.ts'
 import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
 import { runVerify } from '../../steps/verifying.ts'
-import {
-  addEvidence,
-  advance,
-  type Entry,
-  HOLD_TTL,
-  keepingHold,
-  readEntry,
-  readEvidence,
-  readGate,
-  requireEntry,
-  runText,
-  setGate,
-  slotRequest,
-  takeHold,
-  thisRun,
-} from '../../target/ledger.ts'
-import { requireSameSource, withBoth } from '../common.ts'
+import { HOLD_TTL, keepingHold, readGate, runText, setGate, slotRequest, takeHold, thisRun } from '../../target/hold.ts'
+import { addEvidence, advance, type Entry, readEntry, readEvidence, STREAMING } from '../../target/ledger.ts'
+import { requireMigration, withBoth } from '../common.ts'
 import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'
 
@@ -63,20 +49,15 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     const holder = thisRun(`replicate, until ${inputs.until}`)
-    const entry = await withBoth(
-      inputs,
-      async (source, target) => {
-        const entry = await requireEntry(target, inputs.migration, ['loaded', 'caught-up', 'approved'])
-        await requireSameSource(source, entry)
-        await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'full' ? ['molt' as const] : []))
-        const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
-        if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
-        if (inputs.until === 'drained') await requireFenced(source, entry)
-        await takeHold(target, entry.id, holder, HOLD_TTL)
-        return entry
-      },
-      context.signal,
-    )
+    const entry = await withBoth(context, async (source, target) => {
+      const entry = await requireMigration(source, target, inputs.migration, STREAMING)
+      await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'full' ? ['molt' as const] : []))
+      const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
+      if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
+      if (inputs.until === 'drained') await requireFenced(source, entry)
+      await takeHold(target, entry.id, holder, HOLD_TTL)
+      return entry
+    })
     const stop = new AbortController()
     const signal = AbortSignal.any([context.signal, stop.signal])
     let lost: unknown
@@ -176,7 +157,7 @@ async function follow(
     account.status = stream.status
     return
   }
-  account.status = await untilCaughtUp(stream, limits, () => {})
+  account.status = await untilCaughtUp(stream, limits)
   await withDatabase(inputs.target, 'target', (target) => markCaughtUp(entry.id, target))
   if (inputs.until === 'caught-up' && inputs.buildIndexes) await completeIndexes(context, entry, signal)
   if (inputs.verify === 'full') await verifyStreaming(context, entry, signal)
@@ -207,24 +188,20 @@ async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Str
 async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: AbortSignal): Promise<void> {
   const build = async (source: Database, target: Database) =>
     buildIndexes(source, target, (await readEntry(target, id)) as Entry)
-  await withBoth(inputs, build, signal)
+  await withBoth({ inputs, signal }, build)
 }
 
 /** What the stream is still to bring is told from what is lost only while it runs. */
 async function verifyStreaming({ inputs, summary }: Replicate, entry: Entry, signal: AbortSignal): Promise<void> {
-  const found = await withBoth(
-    inputs,
-    async (source, target) => {
-      const report = await runVerify(source, target, {
-        ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
-        ...{ level: 'full', while: 'streaming', structure: 'report' },
-        logFile: join(workFolder(entry.id), 'molt-verify.log'),
-      })
-      await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
-      return report
-    },
-    signal,
-  )
+  const found = await withBoth({ inputs, signal }, async (source, target) => {
+    const report = await runVerify(source, target, {
+      ...{ sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
+      ...{ level: 'full', while: 'streaming', structure: 'report' },
+      logFile: join(workFolder(entry.id), 'molt-verify.log'),
+    })
+    await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
+    return report
+  })
   summary(verifyTable(found))
   requireClean(found)
   info(`${plural(found.tables.length, 'table is', 'tables are')} equal while the stream runs`)

@@ -7,18 +7,10 @@ import { workFolder } from '../../runtime/progress.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
 import { runVerify } from '../../steps/verifying.ts'
 import { closeGate, openGate } from '../../target/gate.ts'
-import {
-  addEvidence,
-  advance,
-  type Entry,
-  HOLD_TTL,
-  keepingHold,
-  requireEntry,
-  takeHold,
-  thisRun,
-} from '../../target/ledger.ts'
+import { HOLD_TTL, keepingHold, takeHold, thisRun } from '../../target/hold.ts'
+import { addEvidence, advance, DECIDED, type Entry } from '../../target/ledger.ts'
 import { differences } from '../../tools/molt-verify.ts'
-import { requireSameSource, withBoth } from '../common.ts'
+import { requireMigration, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Rollback = Context<typeof spec>
@@ -26,23 +18,24 @@ type Rollback = Context<typeof spec>
 export const action: Action<typeof spec> = {
   spec,
   run: (context) =>
-    withBoth(
-      context.inputs,
-      async (source, target) => {
-        const { inputs } = context
-        const phases = ['committing', 'committed', 'switched', 'finalized', 'rolled-back'] as const
-        const entry = await requireEntry(target, inputs.migration, phases, 'nothing was committed; use `abort`')
-        await requireSameSource(source, entry)
-        if (entry.phase === 'rolled-back')
-          return info(`nothing to do: migration ${entry.id} is rolled back since ${entry.updatedAt.toISOString()}`)
-        // A cutover that is switching the application at this moment would send it to the target all the same.
-        const holder = thisRun('rollback')
-        await takeHold(target, entry.id, holder, HOLD_TTL)
-        const link = new Link(inputs.target, 'target', context.signal)
-        await keepingHold(link, entry.id, holder, HOLD_TTL, ignore, () => goBack(context, source, target, entry))
-      },
-      context.signal,
-    ),
+    withBoth(context, async (source, target) => {
+      const { inputs } = context
+      const phases = [...DECIDED, 'rolled-back'] as const
+      const entry = await requireMigration(
+        source,
+        target,
+        inputs.migration,
+        phases,
+        'nothing was committed; use `abort`',
+      )
+      if (entry.phase === 'rolled-back')
+        return info(`nothing to do: migration ${entry.id} is rolled back since ${entry.updatedAt.toISOString()}`)
+      // A cutover that is switching the application at this moment would send it to the target all the same.
+      const holder = thisRun('rollback')
+      await takeHold(target, entry.id, holder, HOLD_TTL)
+      const link = new Link(inputs.target, 'target', context.signal)
+      await keepingHold(link, entry.id, holder, HOLD_TTL, ignore, () => goBack(context, source, target, entry))
+    }),
 }
 
 /** Nobody takes a hold that is renewed; a target that is away stops the work by itself. */
@@ -109,7 +102,6 @@ async function requireAccepted(context: Rollback, source: Database, target: Data
 async function writtenSince(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const { inputs } = context
   const report = await runVerify(source, target, {
-    program: 'molt',
     sourceUrl: inputs.source,
     targetUrl: inputs.target,
     plan: entry.plan,

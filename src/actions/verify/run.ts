@@ -5,36 +5,30 @@ import { verifyTable } from '../../report/summary.ts'
 import { verifyJson } from '../../report/verify-json.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { InputError, refuse } from '../../runtime/errors.ts'
+import { didYouMean } from '../../runtime/inputs.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { runVerify, type VerifyOptions, type VerifyReport } from '../../steps/verifying.ts'
-import { addEvidence, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
-import { didYouMean } from '../../tools/molt-fetch.ts'
+import { addEvidence, COMMITTED, type Entry, STREAMING } from '../../target/ledger.ts'
 import { differences } from '../../tools/molt-verify.ts'
-import { requireSameSource, withBoth } from '../common.ts'
+import { requireMigration, withBoth } from '../common.ts'
 import { spec } from './spec.ts'
 
 type Verify = Context<typeof spec>
 
 const LOGGED_NOTES = 5
-const PHASES: readonly Phase[] = ['loaded', 'caught-up', 'approved', 'committed', 'switched', 'finalized']
 
 export const action: Action<typeof spec> = {
   spec,
   async run(context) {
     const { inputs } = context
-    const report = await withBoth(
-      inputs,
-      async (source, target) => {
-        const entry = await requireEntry(target, inputs.migration, PHASES)
-        await requireSameSource(source, entry)
-        await requirePlannedTools(entry.plan, 'molt')
-        const found = await runVerify(source, target, options(context, entry))
-        await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
-        return found
-      },
-      context.signal,
-    )
+    const report = await withBoth(context, async (source, target) => {
+      const entry = await requireMigration(source, target, inputs.migration, [...STREAMING, ...COMMITTED])
+      await requirePlannedTools(entry.plan, 'molt')
+      const found = await runVerify(source, target, options(context, entry))
+      await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
+      return found
+    })
     tell(context, report)
     requireClean(report)
     const rows = report.tables.reduce((sum, table) => sum + table.rows, 0)
@@ -56,7 +50,7 @@ function options(context: Verify, { plan, phase }: Entry): VerifyOptions {
   const show = inputs.show === 'none' ? undefined : { what: inputs.show, file: rowsFile }
   if (show) context.output('rows-file', rowsFile)
   return {
-    ...{ program: 'molt', sourceUrl: inputs.source, targetUrl: inputs.target, plan, signal: context.signal },
+    ...{ sourceUrl: inputs.source, targetUrl: inputs.target, plan, signal: context.signal },
     ...{ while: inputs.while, tables: inputs.tables, concurrency: inputs.concurrency, count: inputs.count, show },
     stallAfter: inputs.stallAfter,
     level: inputs.dry ? 'tables' : inputs.level,

@@ -212,10 +212,8 @@ export function errorText(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-/** A quoted identifier. */
-export function ident(name: string): string {
-  return `"${name.replaceAll('"', '""')}"`
-}
+/** Quotes an identifier. */
+export const ident = pg.escapeIdentifier
 
 /** A quoted literal of unknown type, so that the server reads it as the column's own. */
 export function literal(value: string | null): string {

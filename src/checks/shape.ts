@@ -1,0 +1,314 @@
+import type { ColumnDetail, SchemaColumn, SchemaTable } from '../migration/schema.ts'
+import { typeFamily } from '../migration/tables.ts'
+import { ident, literal, qualified } from '../runtime/database.ts'
+import { type Check, cockroachSince, type Hit, once } from './check.ts'
+import type { Facts } from './facts.ts'
+import { nameOf } from './rights.ts'
+import { isOf, TYPE_SUPPORT } from './support.ts'
+import { expectedTables } from './tables.ts'
+
+interface Pair {
+  source: SchemaTable
+  target: SchemaTable | undefined
+}
+
+/** Every expected table with its counterpart. */
+function* pairs(facts: Facts): Iterable<Pair> {
+  const byName = new Map(facts.target.schema.tables.map((table) => [table.name, table]))
+  for (const source of expectedTables(facts)) yield { source, target: byName.get(source.name) }
+}
+
+interface ColumnPair {
+  table: SchemaTable
+  source: SchemaColumn
+  target: SchemaColumn
+}
+
+/** Columns with their counterparts, but for those between which no check could find a difference: most of them. */
+const columnPairs = once((facts: Facts): ColumnPair[] => {
+  const found: ColumnPair[] = []
+  const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
+  for (const { source, target } of pairs(facts)) {
+    if (!target) continue
+    const byName = new Map(target.columns.map((column) => [column.name, column]))
+    for (const column of source.columns) {
+      const other = byName.get(column.name)
+      if (!other) continue
+      const isFed = fed.size > 0 && fed.has(`${source.name}.${column.name}`)
+      if (!areAlike(column, other, isFed)) found.push({ table: target, source: column, target: other })
+    }
+  }
+  return found
+})
+
+function areAlike(source: SchemaColumn, target: SchemaColumn, isFed: boolean): boolean {
+  return (
+    source.type === target.type &&
+    source.labels === null &&
+    target.labels === null &&
+    source.notNull === target.notNull &&
+    source.generated === target.generated &&
+    !target.identityAlways &&
+    (target.default !== null || (source.default === null && !isFed))
+  )
+}
+
+/** Pairs whose types are not written alike. */
+const unlike = once((facts: Facts) =>
+  columnPairs(facts).filter(
+    ({ source, target }) => source.type !== target.type || (source.labels === null) !== (target.labels === null),
+  ),
+)
+
+function columnHit({ table, source, target }: ColumnPair, what: string, more: Hit['names'] = {}): Hit {
+  const names = { table: qualified(table.schema, table.name), column: ident(source.name), type: source.type, ...more }
+  return { object: `${nameOf(table)}.${source.name}`, what: `${nameOf(table)}.${target.name} ${what}`, names }
+}
+
+const WIDTHS: Record<string, number> = { smallint: 2, integer: 4, bigint: 8 }
+
+/** Of the target: whether each expected table waits there with the columns and the key of the source. */
+export const shapeChecks: readonly Check[] = [
+  {
+    id: 'tgt.table',
+    severity: 'block',
+    waivable: false,
+    title: 'Every expected table is on the target',
+    protects: 'molt fetch passes over a missing table with a warning, and still says that it is complete.',
+    fix: 'Create {table} on the target from the converted schema, or leave it out: `exclude-tables`',
+    *find(facts) {
+      for (const { source, target } of pairs(facts))
+        if (!target)
+          yield {
+            object: nameOf(source),
+            what: `${facts.settings.targetSchema}.${source.name} is missing on the target`,
+            names: { table: qualified(facts.settings.targetSchema, source.name) },
+          }
+    },
+  },
+  {
+    id: 'tgt.key',
+    severity: 'block',
+    waivable: false,
+    title: 'Both sides have the same key columns in the same order',
+    protects: 'MOLT moves no row of such a table, names it as loaded all the same, and exits 0.',
+    fix: 'ALTER TABLE {table} ALTER PRIMARY KEY USING COLUMNS ({columns});',
+    *find(facts) {
+      for (const { source, target } of pairs(facts))
+        if (target && source.key.join('\n') !== target.key.join('\n'))
+          yield {
+            object: nameOf(target),
+            what: `${nameOf(target)} has the primary key (${target.key.join(', ') || 'none'}), and (${source.key.join(', ') || 'none'}) on the source`,
+            names: { table: qualified(target.schema, target.name), columns: source.key.map(ident).join(', ') || '…' },
+          }
+    },
+  },
+  {
+    id: 'tgt.column-missing',
+    severity: 'block',
+    waivable: false,
+    title: 'Every column is on the target',
+    protects: 'MOLT leaves the column out and loads the rest; the stream stops at the first change.',
+    fix: 'ALTER TABLE {table} ADD COLUMN {column} {type};',
+    *find(facts) {
+      for (const { source, target } of pairs(facts)) {
+        const there = new Set(target?.columns.map((column) => column.name))
+        for (const column of source.columns)
+          if (target && !there.has(column.name))
+            yield {
+              object: `${nameOf(target)}.${column.name}`,
+              what: `${nameOf(target)} has no column ${column.name}`,
+              names: {
+                table: qualified(target.schema, target.name),
+                column: ident(column.name),
+                type: column.type,
+              },
+            }
+      }
+    },
+  },
+  {
+    id: 'tgt.column-extra',
+    severity: 'block',
+    waivable: false,
+    title: 'The target has no column that the source lacks',
+    protects: 'The tools compare such a table as different, or not at all; NOT NULL without a default stops the load.',
+    fix: 'ALTER TABLE {table} DROP COLUMN {column}; -- or add it to the source',
+    *find(facts) {
+      for (const { source, target } of pairs(facts)) {
+        const known = new Set(source.columns.map((column) => column.name))
+        for (const column of target?.columns ?? [])
+          if (target && !known.has(column.name))
+            yield {
+              object: `${nameOf(target)}.${column.name}`,
+              what: `${nameOf(target)}.${column.name} is on the target only`,
+              names: { table: qualified(target.schema, target.name), column: ident(column.name) },
+            }
+      }
+    },
+  },
+  {
+    id: 'tgt.type',
+    severity: 'block',
+    waivable: false,
+    title: 'Columns have types between which values can be moved',
+    protects: 'MOLT leaves such a column out, and the counts stay clean.',
+    fix: '{change}',
+    *find(facts) {
+      for (const each of unlike(facts))
+        if (typeFamily(each.source) !== typeFamily(each.target))
+          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`, {
+            change: lacksType(facts, each.source.detail)
+              ? 'Change the column on the source first: CockroachDB lacks its type, and another check tells which to take.'
+              : `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.source.name)} TYPE ${each.source.type};`,
+          })
+    },
+  },
+  {
+    id: 'tgt.int-narrow',
+    severity: 'block',
+    title: 'Integers are as wide as on the source',
+    protects: 'The first value beyond the narrower type stops the load or the stream.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
+    *find(facts) {
+      for (const each of unlike(facts)) {
+        const [here, there] = [WIDTHS[each.source.type], WIDTHS[each.target.type]]
+        if (here && there && there < here)
+          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+      }
+    },
+  },
+  {
+    id: 'tgt.length',
+    severity: 'block',
+    title: 'Text and numbers have room enough',
+    protects: 'The first longer value stops the load or the stream ("value too long").',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
+    *find(facts) {
+      for (const each of unlike(facts))
+        if (typeFamily(each.source) === typeFamily(each.target) && tooShort(each.source.type, each.target.type))
+          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+    },
+  },
+  {
+    id: 'tgt.enum',
+    severity: 'block',
+    waivable: false,
+    title: 'Enums have the same labels in the same order',
+    protects:
+      'A missing label stops the stream; another order sorts and compares otherwise: ORDER BY and ranges change.',
+    fix: 'Create the type of {table}.{column} anew as ENUM ({labels})',
+    *find(facts) {
+      for (const each of columnPairs(facts)) {
+        const { source, target } = each
+        if (source.labels && target.labels && source.labels.join('\n') !== target.labels.join('\n'))
+          yield columnHit(
+            each,
+            `has the labels ${target.labels.join(', ')}, and ${source.labels.join(', ')} on the source`,
+            {
+              labels: source.labels.map(literal).join(', '),
+            },
+          )
+      }
+    },
+  },
+  {
+    id: 'tgt.identity-always',
+    severity: 'block',
+    waivable: false,
+    title: 'No GENERATED ALWAYS AS IDENTITY on the target',
+    protects: 'ALWAYS refuses the values that load and stream bring (428C9): the stream stops for ever.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET GENERATED BY DEFAULT;',
+    *find(facts) {
+      for (const each of columnPairs(facts))
+        if (each.target.identityAlways)
+          yield {
+            ...columnHit(each, 'is GENERATED ALWAYS AS IDENTITY'),
+            apply: {
+              side: 'target',
+              sql: `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.target.name)} SET GENERATED BY DEFAULT`,
+            },
+          }
+    },
+  },
+  {
+    id: 'tgt.generated',
+    severity: 'block',
+    title: 'Generated columns are generated on both sides',
+    protects:
+      'The tools carry no generated column: a plain one on the target stays empty, a generated one refuses values.',
+    fix: 'Make {column} of {table} the same on both sides: GENERATED ALWAYS AS (…) STORED, or plain.',
+    *find(facts) {
+      for (const each of columnPairs(facts))
+        if (each.source.generated !== each.target.generated)
+          yield columnHit(each, `is generated on the ${each.source.generated ? 'source' : 'target'} only`)
+    },
+  },
+  {
+    id: 'tgt.not-null',
+    severity: 'block',
+    title: 'No column is NOT NULL on the target only',
+    protects: 'The first NULL of the source stops the load or the stream.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; -- on the target',
+    *find(facts) {
+      for (const each of columnPairs(facts))
+        if (each.target.notNull && !each.source.notNull)
+          yield {
+            ...columnHit(each, 'is NOT NULL, and nullable on the source'),
+            apply: {
+              side: 'target',
+              sql: `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.target.name)} DROP NOT NULL`,
+            },
+          }
+    },
+  },
+  {
+    id: 'tgt.nullable',
+    severity: 'warn',
+    title: 'NOT NULL of the source is kept',
+    protects: 'After the switch the target takes NULL where the application relies on a value.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL; -- on the target',
+    *find(facts) {
+      for (const each of columnPairs(facts))
+        if (each.source.notNull && !each.target.notNull)
+          yield columnHit(each, 'is nullable, and NOT NULL on the source')
+    },
+  },
+  {
+    id: 'tgt.default',
+    severity: 'warn',
+    title: 'Defaults of the source are there on the target',
+    protects: 'After the switch an INSERT that leaves the column out writes NULL, or fails.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT …; -- {default} on the source',
+    *find(facts) {
+      const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
+      const there = new Set(facts.target.schema.sequences.map((each) => `${each.table}.${each.column}`))
+      for (const each of columnPairs(facts)) {
+        if (each.source.generated || each.target.default !== null) continue
+        if (each.source.default === null && !fed.size) continue
+        const key = `${each.table.name}.${each.source.name}`
+        const wanted = each.source.default ?? (fed.has(key) ? 'a sequence' : null)
+        if (wanted !== null && !there.has(key))
+          yield columnHit(each, `has no default, and ${wanted} on the source`, { default: wanted })
+      }
+    },
+  },
+]
+
+function lacksType(facts: Facts, detail: ColumnDetail | undefined): boolean {
+  const support = detail && TYPE_SUPPORT.find((each) => isOf(each, detail))
+  return Boolean(
+    support && facts.target.server.isCockroach && !(support.since && cockroachSince(facts, ...support.since)),
+  )
+}
+
+/** Whether a length or precision of the target is below the source's: `varchar(40)`, `numeric(12,2)`. */
+function tooShort(source: string, target: string): boolean {
+  const sizes = (type: string) => (/\((\d+)(?:,\s*(-?\d+))?\)/.exec(type)?.slice(1) ?? []).map((n) => Number(n ?? 0))
+  const [here, there] = [sizes(source), sizes(target)]
+  if (/^time|^interval/.test(target) || there[0] === undefined) return false
+  if (here[0] === undefined) return true
+  if (there.length < 2) return there[0] < here[0]
+  const [scaleHere, scaleThere] = [here[1] ?? 0, there[1] ?? 0]
+  return scaleThere < scaleHere || there[0] - scaleThere < here[0] - scaleHere
+}
