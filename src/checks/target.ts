@@ -4,7 +4,9 @@ import { plural, someOf } from '../runtime/progress.ts'
 import { SELF_NUMBERING } from '../sql/sequences.ts'
 import type { Check } from './check.ts'
 import type { Facts } from './facts.ts'
+import { nameOf } from './rights.ts'
 import { shapeChecks } from './shape.ts'
+import { expectedTables } from './tables.ts'
 
 /** The target's constraints, indexes and triggers are looked at before the load only: afterwards they are wanted. */
 const beforeLoad = ({ settings }: Facts) => [undefined, 'planned', 'prepared'].includes(settings.phase)
