@@ -37,7 +37,7 @@ export interface Plan {
   finalVerify?: VerifyLevel
   /** Program → sha256, of those that were there when it was prepared. */
   tools?: Record<string, string>
-  /** {@link planHash} of all of this but `excluded`. */
+  /** {@link planHash} of all of this. */
   hash?: string
 }
 
@@ -48,6 +48,7 @@ export function planHash(plan: Plan): string {
     sourceSchema,
     targetSchema,
     tables: [...plan.tables].sort(),
+    excluded: plan.excluded && [...plan.excluded].sort(),
     slot,
     publication,
     waivers: [...(plan.waivers ?? [])].sort(),

@@ -10,7 +10,7 @@ import { requirePlannedTools } from '../../steps/planned-tools.ts'
 import { schemaChanges } from '../../steps/schema-changes.ts'
 import { deferAgain, lostDefinitions } from '../../target/deferral.ts'
 import { readWriteGrants } from '../../target/gate.ts'
-import { advance, CAUGHT_UP, type Entry, type Phase, requireEntry } from '../../target/ledger.ts'
+import { advance, CAUGHT_UP, type Entry, type Phase } from '../../target/ledger.ts'
 import { requireMigration } from '../common.ts'
 import { requireEndable } from './commands.ts'
 import { levelOf } from './compare.ts'
@@ -95,7 +95,7 @@ async function requireFence(source: Database, entry: Entry): Promise<void> {
  * means that the target has taken over, whatever the ledger says; anything else means that nothing was decided.
  */
 export async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
-  const entry = await requireEntry(target, context.inputs.migration, [...OPEN, ...DONE])
+  const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
   const { state, remainingMs } = await readFence(source)
   if (DONE.includes(entry.phase)) return entry
   if (state === 'permanent') {

@@ -91,10 +91,14 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
     )
     started.catch(() => {})
   })
-  await started
   const { account } = result
   if (account.fetchId) context.output('fetch-id', account.fetchId)
-  if (result.failure) throw await giveUp(context, source, target, entry, result, resume)
+  // First what ended the load: that the ledger could not be told of its slot may only follow from it.
+  if (result.failure) {
+    await started.catch(() => {})
+    throw await giveUp(context, source, target, entry, result, resume)
+  }
+  await started
   const arrived = await requireComplete(source, target, entry, account, resume)
   await completePublication(source, plan.publication)
   const publication = await readPublicationMark(source, plan.publication)

@@ -155,7 +155,11 @@ async function approve(context: Gate, target: Database): Promise<void> {
   await addEvidence(target, entry.id, 'gate', { ...approval, runId: process.env.GITHUB_RUN_ID ?? '', count })
   if (waiting) await advance(target, entry, 'approved', { facts: { approval } })
   context.output('approved-by', by)
-  const text = by ? `approved by ${by}` : 'nobody was asked'
+  const text = by
+    ? `approved by ${by}`
+    : inputs.gate === 'environment'
+      ? 'passed without an approval'
+      : 'nobody was asked'
   info(`plan ${inputs.planHash}: ${text}`)
   context.summary(`### Gate: ${text}\n\nPlan \`${inputs.planHash}\`, started by ${starter()}.`)
 }
