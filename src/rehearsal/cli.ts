@@ -30,9 +30,18 @@ import { Screen } from './screen.ts'
 import { createShop } from './shop.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
-const PLACES = ['setup', 'prepare', 'fetch', 'catch-up', 'cutover', 'cleanup']
+/** What was committed is finalized, what was only rehearsed is cleaned up. */
+const PLACES: Record<string, number> = {
+  setup: 1,
+  prepare: 2,
+  fetch: 3,
+  'catch-up': 4,
+  cutover: 5,
+  finalize: 6,
+  cleanup: 6,
+}
 /** With `--mask`: production and mask come before these, the search after. */
-const STEPS = PLACES.length + 3
+const STEPS = 6 + 3
 
 async function main(): Promise<number> {
   const options = readOptions(process.argv.slice(2))
@@ -404,10 +413,10 @@ async function runChain(
     secrets: [job.source, job.target],
     signal,
     beforeStep: (step) => {
-      const place = PLACES.indexOf(step.id ?? '')
-      if (place < 0 || step.phase !== 'main') return
-      if (options.mask) screen.step(place + 3, STEPS, step.name)
-      else screen.step(place + 1, PLACES.length, step.name)
+      const place = PLACES[step.id ?? '']
+      if (!place || step.phase !== 'main') return
+      if (options.mask) screen.step(place + 2, STEPS, step.name)
+      else screen.step(place, 6, step.name)
     },
     onLine: (line) => {
       options.onLine?.(line.text)
