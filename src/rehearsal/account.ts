@@ -15,6 +15,8 @@ export interface Account {
   tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
   engine: string
   summary: string
+  /** Path of a page that stands alone: the summary, with pictures. */
+  report?: string
   masking?: Masking
 }
 
@@ -96,6 +98,7 @@ export function accountText(account: Account): string {
     ...maskingLines(account),
     '',
     `  summary            ${account.summary}`,
+    ...(account.report ? [`  report             ${account.report}`] : []),
   ]
   return lines.join('\n')
 }

@@ -25,6 +25,7 @@ import {
 } from './masked-shop.ts'
 import { HELP, type Options, readOptions } from './options.ts'
 import { type EmbeddedServer, startPair, startPostgres } from './postgres.ts'
+import { reportPage, Timeline } from './report.ts'
 import { type JobResult, type LogLine, runAction } from './runner.ts'
 import { Screen } from './screen.ts'
 import { createShop } from './shop.ts'
@@ -43,6 +44,12 @@ const PLACES: Record<string, number> = {
 /** With `--mask`: production and mask come before these, the search after. */
 const STEPS = 6 + 3
 
+/** What one is asked for, and what looks at it. */
+interface Rehearsal extends Options {
+  timeline: Timeline
+  onLine?: (text: string) => void
+}
+
 async function main(): Promise<number> {
   const options = readOptions(process.argv.slice(2))
   if (!options) {
@@ -55,7 +62,10 @@ async function main(): Promise<number> {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-rehearsal-'))
   const screen = new Screen(options.json)
   try {
-    const account = await rehearse(options, folder, screen, cancel.signal)
+    const timeline = new Timeline()
+    const account = await rehearse({ ...options, timeline }, folder, screen, cancel.signal)
+    const page = reportPage(account, timeline, readFileSync(account.summary, 'utf8'))
+    account.report = keepFile(options, folder, 'report.html', page)
     screen.end()
     console.log(options.json ? JSON.stringify(account) : accountText(account))
     if (cancel.signal.aborted) return 130
@@ -70,7 +80,7 @@ async function main(): Promise<number> {
   }
 }
 
-async function rehearse(options: Options, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
+async function rehearse(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
   if (options.source && options.target)
     return onOwnDatabases(options, options.source, options.target, folder, screen, signal)
   if (options.mask) return onMaskedShop(options, folder, screen, signal)
@@ -106,7 +116,7 @@ async function keepServers(servers: EmbeddedServer[], folder: string, screen: Sc
 
 /** The whole chain while the application writes; it ends committed, with the application in the target. */
 async function underLoad(
-  options: Options & { plain?: boolean; onLine?: (text: string) => void },
+  options: Rehearsal & { plain?: boolean },
   { source, target }: { source: EmbeddedServer; target: EmbeddedServer },
   folder: string,
   screen: Screen,
@@ -115,6 +125,7 @@ async function underLoad(
   const load = options.rate ? await startLoad({ url: source.url, rate: options.rate, plain: options.plain }) : undefined
   screen.say(load ? `the application writes: ${options.rate} transactions a second` : 'no application writes')
   const door = await switchDoor(async () => load?.switchTo(target.url))
+  const watched = watchWrites(options, load)
   try {
     const inputs = { decision: 'commit', 'switch-command': door.command }
     const result = await runChain(options, { source: source.url, target: target.url, inputs }, folder, screen, signal)
@@ -122,13 +133,14 @@ async function underLoad(
     account.applicationPauseMs = applicationPause(load)
     return account
   } finally {
+    watched.abort()
     door.server.close()
     await load?.stop()
   }
 }
 
 /** Production, the masked source and the target; then the chain; then the search for what must not be anywhere. */
-async function onMaskedShop(options: Options, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
+async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
   screen.say('starting three embedded PostgreSQL 16 servers')
   // Every segment is kept, so that the search sees all that was ever written.
   const settings = { wal_keep_size: '100GB', log_statement: 'all' }
@@ -291,7 +303,7 @@ async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise
 }
 
 async function onOwnDatabases(
-  options: Options,
+  options: Rehearsal,
   source: string,
   target: string,
   folder: string,
@@ -301,11 +313,13 @@ async function onOwnDatabases(
   const inputs = { decision: 'rehearse', migration: 'rehearsal', slot: 'molt_rehearsal', cleanup: 'true' }
   const there = await ifReachable(() => withDatabase(target, 'target', traces))
   const load = options.rate ? await ifReachable(() => writeHarmlessly(source, Number(options.rate))) : undefined
+  const watched = watchWrites(options, load)
   let result: JobResult | undefined
   try {
     result = await runChain(options, { source, target, inputs }, folder, screen, signal)
     return accountOf(result, keepSummary(options, folder, result.summary))
   } finally {
+    watched.abort()
     await load?.stop()
     if (result && neverConnected(result)) screen.say('nothing was made, so nothing is left')
     else {
@@ -388,7 +402,7 @@ async function leaveNothing(source: string, target: string, folder: string, scre
 }
 
 async function runChain(
-  options: Options & { onLine?: (text: string) => void },
+  options: Rehearsal,
   job: { source: string; target: string; inputs: Record<string, string> },
   folder: string,
   screen: Screen,
@@ -415,6 +429,7 @@ async function runChain(
     beforeStep: (step) => {
       const place = PLACES[step.id ?? '']
       if (!place || step.phase !== 'main') return
+      options.timeline.step(step.name)
       if (options.mask) screen.step(place + 2, STEPS, step.name)
       else screen.step(place, 6, step.name)
     },
@@ -423,6 +438,13 @@ async function runChain(
       show(screen, line)
     },
   })
+}
+
+/** @returns what ends it */
+function watchWrites({ timeline }: Rehearsal, load: LoadHandle | undefined): AbortController {
+  const over = new AbortController()
+  if (load) void timeline.follow(() => load.counters.transactions, over.signal)
+  return over
 }
 
 /** What a person who waits wants to see of an action's log. */

@@ -32,6 +32,8 @@ Options
   --json               the last line of standard output is one JSON object
   --help               this text
 
+It leaves .rehearsal/report.html: when the application could write, what the pause was made of, and the job's summary.
+
 Exit status: 0 for "go", 1 for "no-go", 2 for wrong usage, 130 when interrupted.`
 
 export interface Options {

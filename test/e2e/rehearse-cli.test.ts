@@ -1,6 +1,6 @@
 // `npm run rehearse` as a person types it: its answer, its exit status, and that nothing is left of it.
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -86,6 +86,10 @@ describe('two embedded servers and the shop', () => {
     for (const table of tables)
       expect(table).toEqual({ name: table.name, rows: expect.any(Number), missing: 0, mismatch: 0, extraneous: 0 })
     expect(existsSync(account.summary as string)).toBe(true)
+    const page = readFileSync(account.report as string, 'utf8')
+    expect(page).toMatch(
+      />Go<[\s\S]*class="area"[\s\S]*Finalize · [\s\S]*class="bar"[\s\S]*Cutover committed and switched/,
+    )
     // Somebody who waits sees that something is going on.
     expect(run.stderr).toMatch(/starting two embedded PostgreSQL 16 servers[\s\S]*\[1\/\d\][\s\S]*streaming: lag/)
     await expectNothingLeft()
