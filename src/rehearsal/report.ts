@@ -50,7 +50,7 @@ export function reportPage(account: Account, timeline: Timeline, summary: string
 <style>${STYLE}</style></head><body><main>
 <h1 class="${account.verdict}">${go ? 'Go' : 'No-go'}</h1><p>${html(account.reason)}</p>
 <dl>${facts.map(([what, value]) => `<div><dt>${what}</dt><dd>${html(value as string)}</dd></div>`).join('')}</dl>
-${writesChart(timeline)}${pauseChart(account)}
+${writesChart(timeline)}${pauseChart(account)}${searchTable(account)}
 <section>${markdown.parse(summary)}</section></main></body></html>
 `
 }
@@ -94,6 +94,17 @@ function pauseChart({ pauseMs, pauseParts }: Account): string {
   })
   return `<figure><figcaption>The write pause of ${number(pauseMs)} ms, part by part</figcaption>
 <svg viewBox="0 0 ${WIDTH + 120} ${bars.length * 20}" role="img">${bars.join('')}</svg></figure>`
+}
+
+/** Where texts of production were looked for; only production itself may have any. */
+function searchTable({ masking }: Account): string {
+  if (!masking) return ''
+  const rows = masking.searches.map(
+    ({ place, looked, found }) =>
+      `<tr><td>${html(place)}</td><td>${html(looked)}</td><td>${found.length} of ${masking.needles}</td></tr>`,
+  )
+  return `<figure><figcaption>Texts of production, and where they were looked for</figcaption>
+<table><tr><th>place</th><th>searched</th><th>found</th></tr>${rows.join('')}</table></figure>`
 }
 
 function html(text: string): string {

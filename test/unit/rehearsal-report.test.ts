@@ -47,6 +47,13 @@ describe('the page of a rehearsal', () => {
     ])
   })
 
+  test('shows where texts of production were looked for', () => {
+    const search = { place: 'rows of the <source>', looked: '9 rows', found: [3] }
+    const masking = { rows: 1, tables: 1, maskedColumns: 1, copyMs: 1, tookMs: 1, needles: 10, evidence: '' }
+    const page = reportPage({ ...account, masking: { ...masking, searches: [search] } }, paused(), '')
+    expect(page).toContain('<td>rows of the &lt;source></td><td>9 rows</td><td>1 of 10</td>')
+  })
+
   test('says no-go with its reason, which is text, where nothing was measured', () => {
     const failed = { ...account, verdict: 'no-go', pauseMs: null, lagMs: null, applicationPauseMs: null } as const
     const page = reportPage({ ...failed, reason: 'Load: <img src=x> & more' }, new Timeline(), '')
