@@ -156,7 +156,8 @@ function comparison(
   options: Pick<DigestOptions, 'sourceSchema' | 'targetSchema'>,
 ): Comparison {
   const other = new Map(there.columns.map((column) => [column.name, column]))
-  const columns = here.columns.filter(({ name, generated }) => !generated && other.has(name))
+  // Generated ones, too: each side computes its own, by an expression that nobody else compares.
+  const columns = here.columns.filter(({ name }) => other.has(name))
   // A number keeps the zeros that its own column's scale asks for.
   const alike = columns.filter(
     ({ name, type, labels }) =>

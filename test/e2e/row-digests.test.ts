@@ -170,6 +170,14 @@ test('rows on one side only, and two rows that changed places', async () => {
   expect(found).toMatchObject({ missing: 4, mismatch: 0, extraneous: 3, targetRows: 299 })
 })
 
+test.each([false, true])('a column that each side computes by itself (rows move: %s)', async (moving) => {
+  for (const [side, db] of [source, target].entries())
+    await db.query(`
+      CREATE TABLE IF NOT EXISTS computed (id int PRIMARY KEY, a int, b int GENERATED ALWAYS AS (abs(a) + ${side}) STORED);
+      TRUNCATE computed; INSERT INTO computed (id, a) VALUES (1, 1)`)
+  expect(await digest('computed', moving)).toMatchObject({ mismatch: 1, columns: { b: 1 } })
+})
+
 test('values that change columns do not hash alike', async () => {
   await target.query('UPDATE items SET t = nil, nil = t WHERE id = 5; UPDATE items SET nil = NULL WHERE id = 6')
   expect(await digest('items')).toMatchObject({ mismatch: 2 })
