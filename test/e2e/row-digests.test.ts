@@ -233,6 +233,25 @@ test('a run that is cancelled does not wait for the sums of a large table', asyn
   await locker.end()
 })
 
+test.each([
+  ['hides rows of', '', /busy: row-level security on the target hides rows of it from this role/],
+  ['does not apply to', 'BYPASSRLS', undefined],
+])('a policy that %s the role on the target', async (_, option, problem) => {
+  const role = `reader${option}`.toLowerCase()
+  await target.query(`CREATE ROLE ${role} LOGIN PASSWORD 'postgres' ${option}; GRANT SELECT ON ALL TABLES IN SCHEMA public TO ${role};
+    GRANT USAGE ON SCHEMA fake TO ${role}; ALTER TABLE busy ENABLE ROW LEVEL SECURITY`)
+  const reader = new pg.Client(pair.target.url.replace('//postgres:', `//${role}:`))
+  await reader.connect()
+  const plan = { sourceSchema: 'public', targetSchema: 'public', tables: ['busy'] } as Plan
+  const report = await runVerify(source, reader, {
+    ...{ sourceUrl: pair.source.url, targetUrl: pair.target.url, plan, level: 'counts', logFile: '/dev/null' },
+    signal: new AbortController().signal,
+  })
+  await reader.end()
+  await target.query('ALTER TABLE busy DISABLE ROW LEVEL SECURITY')
+  expect(report.problems).toEqual(problem ? [expect.stringMatching(problem)] : [])
+})
+
 test('when molt fails, neither the run nor the server goes on adding up', async () => {
   const locker = await lockedTable()
   const dir = await mkdtemp(join(tmpdir(), 'molt-'))
