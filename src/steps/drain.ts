@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { warning } from '@actions/core'
 import { type Database, qualified } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 import { plural, seconds } from '../runtime/progress.ts'
@@ -22,8 +23,8 @@ export interface DrainEvidence {
   retriesDuring: number
   dialsDuring: number
   restartsDuring: number
-  /** Changes that were still counted once the marker had arrived and was acknowledged. */
-  changesAfter: number
+  /** Changes that were still counted once the marker had arrived and was acknowledged; null when nothing counts them. */
+  changesAfter: number | null
   /** Rows in the table where the replicator puts what it cannot apply; `table` as it was looked for. */
   deadLetters: number
   deadLetterTable: string
@@ -107,13 +108,22 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
     retriesDuring: status.retries - atStart.status.retries,
     dialsDuring: dials(after) - dials(atStart.metrics),
     restartsDuring: status.restarts - atStart.status.restarts,
-    changesAfter: Math.abs(after.upserts + after.deletes - before.upserts - before.deletes),
+    changesAfter: counting(before) ? Math.abs(after.upserts + after.deletes - before.upserts - before.deletes) : null,
     deadLetters: await countDeadLetters(target, plan.targetSchema, deadLetterTable),
     deadLetterTable,
   }
   const problems = drainProblems(evidence, slot?.activePid)
   if (problems.length) throw new VerdictError(`the drain is not proved: ${problems.join('; ')}`)
+  if (evidence.changesAfter === null) warning(MUTE)
   return evidence
+}
+
+const MUTE =
+  "the replicator's metrics count no change, although the marker has arrived: their names are not known to this version, so nothing tells whether changes were still applied after it. A full verify after the drain does"
+
+/** The marker is a change itself: counters that know nothing of it tell nothing of others. */
+function counting({ upserts }: StreamMetrics): boolean {
+  return upserts > 0
 }
 
 /** What speaks against a drain of which the marker has arrived. */

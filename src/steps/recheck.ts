@@ -179,7 +179,7 @@ async function readableKeys(source: Database, table: Table, keys: readonly strin
 
 /** Reads rows by their keys, in the text forms that both servers write alike. */
 function rowReader(db: Database, schema: string, table: Table, versions: boolean) {
-  const columns = table.columns.filter(({ generated }) => !generated)
+  const { columns } = table
   const key = table.key.map(ident)
   const list = [...key.map((name) => `${name}::text`), ...columns.map(({ name }) => `${ident(name)}::text`)]
   const select = `SELECT ${[...list, versions ? 'xmin::text' : "''"].join(', ')} FROM ${qualified(schema, table.name)} WHERE`

@@ -11,7 +11,12 @@ export function parseEvent(line: string): MoltEvent | undefined {
   if (!line.startsWith('{')) return undefined
   try {
     const value: unknown = JSON.parse(line)
-    return value && typeof value === 'object' && !Array.isArray(value) ? (value as MoltEvent) : undefined
+    if (!value || typeof value !== 'object' || Array.isArray(value)) return undefined
+    const event = value as MoltEvent
+    // Whoever reads it takes these for texts, and would end the whole step on anything else.
+    for (const field of ['level', 'message', 'type'] as const)
+      if (field in event && typeof event[field] !== 'string') event[field] = JSON.stringify(event[field])
+    return event
   } catch {
     return undefined
   }

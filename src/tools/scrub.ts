@@ -1,4 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto'
+import { redact } from '../runtime/masking.ts'
 import { bareName, type MoltEvent, parseEvent } from './events.ts'
 
 /**
@@ -39,9 +40,13 @@ const LONGEST = 16 * 1024
 /** In whatever words it stands: nothing of a tool's own looks like it. */
 const PERSONAL = /[^\s@<>()[\]"'=:,;]+@[^\s@<>()[\]"'=:,;]+\.[^\s@<>()[\]"'=:,;.]{2,}|\b\d(?:[ -]?\d){11,18}\b/g
 
-/** A message without values: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. */
-export function scrubText(text: string): string {
-  if (text.length > LONGEST) return `(a text of ${text.length} characters)`
+/**
+ * A message without values: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. Without our
+ * passwords as well: what is kept of it goes into files and the ledger, where no runner hides them.
+ */
+export function scrubText(said: string): string {
+  if (said.length > LONGEST) return `(a text of ${said.length} characters)`
+  const text = redact(said)
   const state = /\s*\(SQLSTATE \w{5}\)\s*$/.exec(text)?.[0] ?? ''
   let out = text.slice(0, text.length - state.length)
   for (const [regex, replacement] of CUTS) out = out.replace(regex, replacement)

@@ -1,5 +1,6 @@
+import { writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { deadLetterName, proveDrain } from '../../src/steps/drain.ts'
 import { untilCaughtUp } from '../../src/steps/stream.ts'
 import { Bench, until } from '../contract/standin-helpers.ts'
@@ -179,6 +180,27 @@ describe('the proof of a drain', { timeout: 60_000 }, () => {
     await scene.db.t.query('TRUNCATE left_over')
     await proveDrain(stream, 30_000)
     expect(deadLetterName(['--dlqTableName=shop."Odd"'])).toBe('Odd')
+  })
+
+  it('says so when the metrics tell nothing of the marker, and so of no other change', async () => {
+    const program = bench.file('mute')
+    const own = `const at = process.argv.indexOf('--metricsAddr') + 1
+      const [host, port] = process.argv[at].split(':')
+      createServer((_, response) => response.end('# in other words')).listen(Number(port), host).unref()
+      process.argv[at] = '127.0.0.1:0'`
+    writeFileSync(
+      `${program}.mjs`,
+      `import { createServer } from 'node:http'\n${own}\nawait import('./replicator.mjs')\n`,
+    )
+    writeFileSync(program, `#!/bin/sh\nexec '${process.execPath}' '${program}.mjs' "$@"\n`, { mode: 0o755 })
+    const { stream, load } = await streaming({ program })
+    await load.stop()
+    const said = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
+    const proof = await proveDrain(stream, 30_000)
+    const warned = said.mock.calls.flat().join('')
+    said.mockRestore()
+    expect(proof.changesAfter).toBeNull()
+    expect(warned).toMatch(/::warning::the replicator's metrics count no change, although the marker has arrived/)
   })
 
   it('is not had when the replicator connects anew while it goes on', async () => {

@@ -50,14 +50,16 @@ describe('the estimate of the pause', () => {
 describe('one deadline for the whole section', () => {
   test('a run that was cancelled before it began is cancelled in it', async () => {
     const outer = AbortSignal.abort(new CancelledError('gone'))
-    const limit = deadlineSignal(outer, 60_000)
+    const limit = deadlineSignal(outer, 60_000, new PauseClock())
     await expect(limit.race(sleep(5_000))).rejects.toThrow('gone')
     limit.clear()
   })
 
   test('max-pause ends what would go on', async () => {
-    const limit = deadlineSignal(new AbortController().signal, 50)
-    await expect(limit.race(sleep(5_000, undefined, { ref: false }))).rejects.toThrow(/longer than `max-pause`/)
+    const clock = new PauseClock()
+    const limit = deadlineSignal(new AbortController().signal, 50, clock)
+    const verify = clock.part('verify', () => limit.race(sleep(5_000, undefined, { ref: false })))
+    await expect(verify).rejects.toThrow(/longer than `max-pause` \(0\.\d+ s\), and the part `verify` had not ended/)
     limit.clear()
   })
 

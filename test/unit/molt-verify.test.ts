@@ -5,7 +5,8 @@ import { indexProblems, isNarrower, sequenceProblems } from '../../src/migration
 import { loadedTable, verifyTable } from '../../src/report/summary.ts'
 import { verifyJson, verifyReport } from '../../src/report/verify-json.ts'
 import type { VerifyReport } from '../../src/steps/verifying.ts'
-import { countChatter, noUnknowns, parseEvent } from '../../src/tools/events.ts'
+import { countChatter, type MoltEvent, noUnknowns, parseEvent } from '../../src/tools/events.ts'
+import { accountFor, emptyAccount, fetchProblems } from '../../src/tools/molt-fetch.ts'
 import {
   accountForVerify,
   addSamples,
@@ -16,6 +17,7 @@ import {
   verifyProblems,
 } from '../../src/tools/molt-verify.ts'
 import { readLines } from '../../src/tools/process.ts'
+import { moltScrubber } from '../../src/tools/scrub.ts'
 
 test.each([
   ['', 'NULL', 'empty-null'],
@@ -183,6 +185,56 @@ describe('lines', () => {
     expect(parseEvent(lines[0] as string)).toBeUndefined()
     expect(parseEvent(lines[1] as string)).toEqual({ level: 'info' })
   })
+
+  test.each(['5', 'null', '["x"]', '{"a":1}'])(
+    'an event with %s where a text or a number belongs is read to its end',
+    (odd) => {
+      const fields = [
+        'level',
+        'type',
+        'error',
+        'reason',
+        'table',
+        'tables',
+        'source_table',
+        'table_schema',
+        'table_name',
+      ]
+      const more = [
+        'num_rows',
+        'num_truth_rows',
+        'cdc_cursor',
+        'fetch_id',
+        'primary_key',
+        'source_values',
+        'mismatch_info',
+      ]
+      const beginnings = [
+        'found matching table',
+        'fetch complete',
+        'not migrating column',
+        'mismatching row value',
+        odd,
+      ]
+      const [fetched, verified] = [emptyAccount('public'), emptyVerifyAccount('public')]
+      const scrub = moltScrubber()
+      for (const message of [
+        ...beginnings,
+        'finished row verification on public.t (shard 1/1)',
+        'missing table detected',
+      ]) {
+        const others = [...fields, ...more].map((field) => `"${field}":${odd}`).join()
+        const line = `{"message":${message === odd ? odd : JSON.stringify(message)},${others}}`
+        scrub(line)
+        const event = parseEvent(line) as MoltEvent
+        expect(typeof event.message).toBe('string')
+        accountFor(fetched, event)
+        accountForVerify(verified, event)
+      }
+      expect(fetchProblems(fetched, ['t'])).not.toEqual([])
+      expect(verifyProblems(verified, ['t'])).not.toEqual([])
+    },
+  )
 
   test('what is no event is counted by kind', () => {
     const unknown = noUnknowns()

@@ -1,10 +1,17 @@
 import { describe, expect, test } from 'vitest'
+import { addSecretUrl } from '../../src/runtime/masking.ts'
 import { keyHash, moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
 
 /** Nothing of these may be left anywhere. */
 const CANARIES = ['alice@example.com', '4111-1111', 'Zoë "Q" O\'Neil)', '99887766']
 
 describe('scrubText', () => {
+  test('hides our own passwords in every form in which a program repeats them', () => {
+    addSecretUrl('postgresql://mover:Zq7%2Fs3cr3t@h/d')
+    const said = 'cannot dial postgresql://mover:Zq7%2Fs3cr3t@h/d with h:5432:d:mover:Zq7/s3cr3t and Zq7%2Fs3cr3t'
+    expect(scrubText(said)).toBe('cannot dial postgresql://mover:***@h/d with h:5432:d:mover:*** and ***')
+  })
+
   test.each([
     ['Key (email)=(alice@example.com) already exists.', 'Key (email)=(…) already exists.'],
     ['Key (a, lower(b))=(4111-1111, x)y) already exists.', 'Key (a, lower(b))=(…) already exists.'],

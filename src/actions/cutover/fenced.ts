@@ -55,7 +55,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
   const { stream, held, target, before, estimate } = section
   const clock = new PauseClock()
   let verify: VerifyReport | undefined
-  const limit = deadlineSignal(section.signal, inputs.maxPause)
+  const limit = deadlineSignal(section.signal, inputs.maxPause, clock)
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
   try {
     const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))

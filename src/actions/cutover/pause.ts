@@ -8,17 +8,21 @@ export type Parts = Record<string, number>
 /** The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. */
 export class PauseClock {
   readonly parts: Parts = {}
+  /** The part that is going on. */
+  current: string | undefined
   #began: number | undefined
   #ended = 0
 
   async part<T>(name: string, work: () => Promise<T>): Promise<T> {
     const began = performance.now()
     this.#began ??= began
+    this.current = name
     try {
       return await work()
     } finally {
       this.#ended = performance.now()
       this.parts[name] = Math.round(this.#ended - began)
+      this.current = undefined
     }
   }
 
@@ -49,13 +53,17 @@ export interface Limit {
 }
 
 /** One deadline for the whole section: cancelled by the run, by `max-pause`, or by a lease that cannot be renewed. */
-export function deadlineSignal(outer: AbortSignal, maxPause: number): Limit {
+export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick<PauseClock, 'current'>): Limit {
   const controller = new AbortController()
   const cancel = () => controller.abort(outer.reason ?? new CancelledError('the run was cancelled'))
   if (outer.aborted) cancel()
   outer.addEventListener('abort', cancel, { once: true })
   const tooLong = () =>
-    controller.abort(new VerdictError(`writes were paused for longer than \`max-pause\` (${seconds(maxPause)})`))
+    controller.abort(
+      new VerdictError(
+        `writes were paused for longer than \`max-pause\` (${seconds(maxPause)})${clock.current ? `, and the part \`${clock.current}\` had not ended` : ''}; find out what takes so long, or raise it`,
+      ),
+    )
   const timer = setTimeout(tooLong, maxPause)
   const aborted = new Promise<never>((_, reject) => {
     if (controller.signal.aborted) reject(controller.signal.reason)

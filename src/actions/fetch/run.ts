@@ -18,6 +18,7 @@ import {
   readPublicationMark,
 } from '../../source/publication.ts'
 import { slotProblems } from '../../source/slot.ts'
+import { holdsStandingRow, oldestRunning } from '../../source/standing.ts'
 import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
 import { explainColumns, explainUnfinished } from '../../steps/culprits.ts'
@@ -80,6 +81,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   const metricsAddr = await freeAddress()
   const args = await commandLine(inputs, plan, source, features, metricsAddr, resume)
   const files = resume ? (entry.facts.files ?? {}) : filesAfter(await readSourceState(source, plan))
+  const since = resume ? undefined : await oldestRunning(source)
   const began = performance.now()
   let started: Promise<unknown> = Promise.resolve()
   const result = await load(context, source, target, plan, args, metricsAddr, (cursor) => {
@@ -99,7 +101,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
     throw await giveUp(context, source, target, entry, result, resume)
   }
   await started
-  const arrived = await requireComplete(source, target, entry, account, resume)
+  const arrived = await requireComplete(source, target, entry, account, { resume, since })
   await completePublication(source, plan.publication)
   const publication = await readPublicationMark(source, plan.publication)
   const cursor = resume?.cursor ?? (account.cursor as string)
@@ -297,13 +299,14 @@ async function requireComplete(
   target: Database,
   entry: Entry,
   account: FetchAccount,
-  resume: Resumed | undefined,
+  { resume, since }: { resume: Resumed | undefined; since: string | undefined },
 ): Promise<Record<string, number>> {
   const { plan } = entry
   const arrived = account.complete ? await countArrived(target, plan) : {}
   const problems = [
     ...fetchProblems(account, plan.tables, resume !== undefined),
     ...(account.complete ? arrivedProblems(plan, resume?.exported ?? readSoFar(account), arrived) : []),
+    ...(account.complete && since ? await unreadProblems(source, plan, arrived, since) : []),
   ]
   if (!problems.length) return arrived
   await abandon(source, target, entry)
@@ -368,6 +371,20 @@ async function countArrived(target: Database, plan: Plan): Promise<Record<string
       if (there.has(`${plan.targetSchema}.${table}`)) arrived[table] = await countRows(target, plan.targetSchema, table)
   })
   return arrived
+}
+
+/** A tool that reads nothing and says so is in agreement with the empty target, and not with the source. */
+async function unreadProblems(
+  source: Database,
+  plan: Plan,
+  arrived: Record<string, number>,
+  since: string,
+): Promise<string[]> {
+  const problems: string[] = []
+  for (const table of plan.tables)
+    if (arrived[table] === 0 && (await holdsStandingRow(source, plan.sourceSchema, table, since)))
+      problems.push(`${table}: not one row was moved, and the source has rows that were there before the load began`)
+  return problems
 }
 
 /** Held against what was read from the source: table by table where the tool names them, else in all. */

@@ -1,0 +1,20 @@
+import { type Database, qualified, unhurried } from '../runtime/database.ts'
+
+/** The oldest transaction that may still run: what older ones have committed is in every snapshot from now on. */
+export async function oldestRunning(source: Database): Promise<string> {
+  const { rows } = await source.query(
+    `SELECT (pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot()) % 4294967296)::text AS xid`,
+  )
+  return rows[0].xid
+}
+
+/** Whether a table holds a row that is older than that and unchanged: each snapshot taken since has it. */
+export async function holdsStandingRow(source: Database, schema: string, table: string, since: string) {
+  const { rows } = await unhurried(source, () =>
+    source.query(
+      `SELECT EXISTS (SELECT 1 FROM ${qualified(schema, table)} WHERE pg_catalog.age(xmin) > pg_catalog.age($1::text::xid)) AS found`,
+      [since],
+    ),
+  )
+  return rows[0].found as boolean
+}
