@@ -92,16 +92,19 @@ export interface SequenceSet {
  * Sets the target's sequences of `tables`, and those of no table, beyond both the source's value and the highest value
  * in the column, plus `margin`, and reads each back. Writes are fenced, but `nextval` is not: the margin covers numbers
  * handed out meanwhile.
- * @returns what was set, and what could not be, in words
+ * @param live the application draws from them already: one that is past all values is left alone, since setting it could
+ * take it back behind numbers that are being handed out
+ * @returns what was set or is past all values, and what could not be set, in words
  */
 export function setSequences(
   source: Side,
   target: Side,
   tables: readonly string[],
   margin: bigint,
+  live = false,
 ): Promise<{ set: SequenceSet[]; problems: string[] }> {
   // A column without an index is read as a whole.
-  return unhurried(source.db, () => unhurried(target.db, () => setAll(source, target, tables, margin)))
+  return unhurried(source.db, () => unhurried(target.db, () => setAll(source, target, tables, margin, live)))
 }
 
 async function setAll(
@@ -109,6 +112,7 @@ async function setAll(
   target: Side,
   tables: readonly string[],
   margin: bigint,
+  live: boolean,
 ): Promise<{ set: SequenceSet[]; problems: string[] }> {
   const set: SequenceSet[] = []
   const problems: string[] = []
@@ -117,15 +121,27 @@ async function setAll(
       problems.push(`sequence ${sequence.name} is missing on the target; create it there`)
       continue
     }
+    const name = qualified(target.schema, sequence.name)
+    const sourceValue = sequence.lastValue?.toString() ?? null
     const used = await lastUsed(sequence, source, target)
+    // Read after the rows, each of which has a number that was drawn before it.
+    const drawn = live && other.lastValue !== null ? await readOne(target.db, name) : null
+    if (drawn !== null && used !== null && furthest(sequence, drawn, used) === drawn) {
+      const unfit = unfitSequence(sequence, { ...other, lastValue: drawn }, target.schema, used)
+      if (unfit) problems.push(unfit)
+      else set.push({ name: sequence.name, sourceValue, value: drawn.toString() })
+      continue
+    }
     const step = sequence.increment * (margin > sequence.cache ? margin : sequence.cache)
     const value = used === null ? null : furthest(sequence, clamp(used + step, other), other.lastValue)
     const unfit = unfitSequence(sequence, other, target.schema, used, used === null ? null : used + step)
     if (unfit) problems.push(unfit)
     if (unfit || value === null) continue
-    const back = await setOne(target.db, qualified(target.schema, sequence.name), value)
-    if (back !== value) problems.push(`sequence ${sequence.name} was set to ${value} on the target, but reads ${back}`)
-    set.push({ name: sequence.name, sourceValue: sequence.lastValue?.toString() ?? null, value: value.toString() })
+    await target.db.query('SELECT setval($1::regclass, $2, true)', [name, value.toString()])
+    const back = await readOne(target.db, name)
+    if (furthest(sequence, back, value) !== back)
+      problems.push(`sequence ${sequence.name} was set to ${value} on the target, but reads ${back}`)
+    set.push({ name: sequence.name, sourceValue, value: value.toString() })
   }
   return { set, problems }
 }
@@ -197,8 +213,7 @@ function clamp(value: bigint, sequence: Sequence): bigint {
   return value < sequence.min ? sequence.min : value
 }
 
-async function setOne(db: Database, name: string, value: bigint): Promise<bigint> {
-  await db.query('SELECT setval($1::regclass, $2, true)', [name, value.toString()])
+async function readOne(db: Database, name: string): Promise<bigint> {
   const { rows } = await db.query(`SELECT last_value AS value FROM ${name}`)
   return BigInt(rows[0].value)
 }

@@ -488,6 +488,47 @@ it('asks for no sequence that the target does not need, after the load as before
   }
 })
 
+it('leaves a sequence alone that the application draws from, and sets one that is behind', async () => {
+  const tables = 'CREATE TABLE live (id bigserial PRIMARY KEY); CREATE TABLE behind (id bigserial PRIMARY KEY)'
+  const rows =
+    'INSERT INTO live SELECT FROM generate_series(1, 50); INSERT INTO behind SELECT FROM generate_series(1, 50)'
+  const urls = await world(
+    pair,
+    `${tables}; ${rows}`,
+    `${tables}; ${rows}; ALTER SEQUENCE behind_id_seq RESTART WITH 9; SELECT nextval('behind_id_seq')`,
+  )
+  const clients = await Promise.all([
+    connect(urls.source, 'source'),
+    connect(urls.target, 'target'),
+    connect(urls.target, 'target'),
+  ])
+  const [here, there, application] = clients
+  const sides = [
+    { db: here, schema: 'public' },
+    { db: there, schema: 'public' },
+  ] as const
+  let over = false
+  // A number that is handed out twice is an error of its primary key.
+  const writing = (async () => {
+    while (!over) await application.query('INSERT INTO live DEFAULT VALUES')
+  })()
+  try {
+    const first = await setSequences(...sides, ['live', 'behind'], 10n, true)
+    expect(first.problems).toEqual([])
+    expect(first.set).toContainEqual({ name: 'behind_id_seq', sourceValue: '50', value: '60' })
+    for (let round = 0; round < 40; round++)
+      expect((await setSequences(...sides, ['live'], 0n, true)).problems).toEqual([])
+    over = true
+    await writing
+    const [last] = (await there.query('SELECT max(id) - count(*) AS gaps, count(*) > 50 AS wrote FROM live')).rows
+    expect(last).toEqual({ gaps: '0', wrote: true })
+  } finally {
+    over = true
+    await writing.catch(() => {})
+    await Promise.all(clients.map((client) => client.end()))
+  }
+})
+
 it('says which sequence of the target cannot go on, and sets it not', async () => {
   const tables = `CREATE TABLE a (id bigserial PRIMARY KEY); CREATE TABLE b (id bigserial PRIMARY KEY);
     CREATE TABLE c (id bigserial PRIMARY KEY); CREATE TABLE d (id bigserial PRIMARY KEY);

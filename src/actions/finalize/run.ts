@@ -45,6 +45,7 @@ export const action: Action<typeof spec> = {
         { db: target, schema: entry.plan.targetSchema },
         entry.plan.tables,
         BigInt(context.inputs.sequenceMargin),
+        COMMITTED.includes(entry.phase),
       )
       await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
       context.output('sequences', JSON.stringify(set))
