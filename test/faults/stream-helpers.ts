@@ -58,7 +58,7 @@ export class Scene {
     await this.db.s.query(`SELECT pg_create_logical_replication_slot($1, 'pgoutput')`, [this.plan.slot])
   }
 
-  /** Started, and seen to bring heartbeats over. */
+  /** Started, seen to bring heartbeats over, and to have looked at the source: what is changed from here on is news. */
   async stream(options: Partial<StreamOptions> = {}): Promise<Stream> {
     const stream = new Stream({
       sourceUrl: this.db.source,
@@ -76,7 +76,8 @@ export class Scene {
     })
     this.#streams.push(stream)
     await stream.start()
-    await during(stream, () => stream.status.lagMs < 1_000, 25_000)
+    const looked = () => Object.keys(stream.files).length > 0
+    await during(stream, () => stream.status.lagMs < 1_000 && looked(), 25_000)
     return stream
   }
 

@@ -306,8 +306,8 @@ async function requireComplete(
   const problems = [
     ...fetchProblems(account, plan.tables, resume !== undefined),
     ...(account.complete ? arrivedProblems(plan, resume?.exported ?? readSoFar(account), arrived) : []),
-    ...(account.complete && since ? await unreadProblems(source, plan, arrived, since) : []),
   ]
+  if (!problems.length && since) problems.push(...(await unreadProblems(source, plan, arrived, since)))
   if (!problems.length) return arrived
   await abandon(source, target, entry)
   await addEvidence(target, entry.id, 'fetch', { problems, account })
