@@ -1,0 +1,32 @@
+import { type Readable, Transform } from 'node:stream'
+import { createInterface } from 'node:readline'
+import { createGunzip } from 'node:zlib'
+
+/** Drops the first `count` lines of a text. */
+export function skipLines(count: number): Transform {
+  let left = count
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      let from = 0
+      while (left > 0 && from < chunk.length) {
+        const newline = chunk.indexOf(10, from)
+        from = newline < 0 ? chunk.length : newline + 1
+        if (newline >= 0) left--
+      }
+      done(null, chunk.subarray(from))
+    },
+  })
+}
+
+/** The line of this number, from 1, of a file; the whole row when no value holds a line break. */
+export async function readRow(file: Readable, compressed: boolean, number: number): Promise<string> {
+  const text = compressed ? file.pipe(createGunzip()) : file
+  let at = 0
+  try {
+    for await (const line of createInterface({ input: text, crlfDelay: Number.POSITIVE_INFINITY }))
+      if (++at === number) return line
+    return ''
+  } finally {
+    file.destroy()
+  }
+}
