@@ -8,6 +8,8 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import { startPair } from '../rehearsal/postgres/postgres.ts'
+import { createGrownShop, MASK_RULES } from '../rehearsal/shop/masked-shop.ts'
 import { readMaskTables } from '../src/masking/catalog.ts'
 import { type CopyJob, copyTables, exportSnapshot } from '../src/masking/copy.ts'
 import { makePlan, maskedSelect } from '../src/masking/plan.ts'
@@ -15,8 +17,6 @@ import { readRules } from '../src/masking/rules.ts'
 import { readSchema } from '../src/masking/schema.ts'
 import { domainKeys, openSession } from '../src/masking/session.ts'
 import { takeOver } from '../src/masking/target.ts'
-import { createGrownShop, MASK_RULES } from '../src/rehearsal/masked-shop.ts'
-import { startPair } from '../src/rehearsal/postgres.ts'
 
 const rows = Number(process.argv[2] ?? 1_000_000)
 const rounds = Number(process.argv[3] ?? 5)

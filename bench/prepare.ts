@@ -9,12 +9,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { build } from 'esbuild'
 import pg from 'pg'
+import { startPair } from '../rehearsal/postgres/postgres.ts'
 import { runChecks } from '../src/checks/check.ts'
+import { assess } from '../src/checks/facts/gather.ts'
 import { CHECKS } from '../src/checks/index.ts'
-import { fingerprint, packFingerprint } from '../src/migration/fingerprint.ts'
-import { exactFilter } from '../src/migration/tables.ts'
-import { startPair } from '../src/rehearsal/postgres.ts'
-import { assess } from '../src/steps/assess.ts'
+import { fingerprint, packFingerprint } from '../src/model/fingerprint.ts'
+import { exactFilter } from '../src/model/tables.ts'
 
 const TABLES_AT_ONCE = 250
 
@@ -71,7 +71,7 @@ async function measure(source: string, target: string): Promise<void> {
       slot: 'molt_slot',
       publication: 'molt_fetch',
       rehearsalTarget: true,
-      targetGate: 'close',
+      writeAccess: 'close',
       defer: { indexes: false, constraints: false },
       tableHandling: 'none',
       bucketPath: undefined,

@@ -36,7 +36,7 @@ export async function standIn(tool: 'molt' | 'replicator'): Promise<void> {
   const argv = process.argv.slice(2)
   const run =
     tool === 'molt'
-      ? (await import('./rehearsal/standin/molt.ts')).moltMain
-      : (await import('./rehearsal/standin/replicator.ts')).replicatorMain
+      ? (await import('../rehearsal/molt/molt.ts')).moltMain
+      : (await import('../rehearsal/molt/replicator.ts')).replicatorMain
   process.exitCode = await run(argv)
 }

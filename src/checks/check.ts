@@ -1,7 +1,7 @@
 import type { Side } from '../runtime/database.ts'
 import { InputError } from '../runtime/errors.ts'
 import { someOf } from '../runtime/progress.ts'
-import type { Facts } from './facts.ts'
+import type { Facts } from './facts/facts.ts'
 
 export const SEVERITIES = ['block', 'warn', 'info'] as const
 export type Severity = (typeof SEVERITIES)[number]

@@ -1,6 +1,6 @@
 import { number } from '../runtime/progress.ts'
 import type { Check } from './check.ts'
-import type { Facts } from './facts.ts'
+import type { Facts } from './facts/facts.ts'
 import { expectedRelations, nameOf } from './rights.ts'
 import { loadBytes, loadSeconds } from './server.ts'
 

@@ -1,7 +1,7 @@
 import type { Side } from '../runtime/database.ts'
 import { DENIED_VERSIONS } from '../tools/versions.ts'
 import type { Check } from './check.ts'
-import type { Facts } from './facts.ts'
+import type { Facts } from './facts/facts.ts'
 
 const SIDES: readonly Side[] = ['source', 'target']
 const DAY = 86_400_000

@@ -1,7 +1,7 @@
 import { error, info, notice, warning } from '@actions/core'
 import { number, plural, someOf } from '../runtime/progress.ts'
 import { anchorOf, DOCS, type Finding, SEVERITIES, type Severity } from './check.ts'
-import type { Facts } from './facts.ts'
+import type { Facts } from './facts/facts.ts'
 import { CHECKS, GROUPS } from './index.ts'
 import { fetchMemory } from './load.ts'
 import type { Preflight } from './preflight.ts'

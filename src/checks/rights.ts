@@ -1,7 +1,7 @@
 import { ident, qualified } from '../runtime/database.ts'
-import type { Relation } from '../source/assess.ts'
 import { type Check, once } from './check.ts'
-import type { Facts } from './facts.ts'
+import type { Facts } from './facts/facts.ts'
+import type { Relation } from './facts/source.ts'
 
 /** The expected tables and every partition below them. */
 export const expectedRelations = once(({ source: { relations }, settings }: Facts): Relation[] => {

@@ -1,7 +1,7 @@
 import { ident, literal } from '../runtime/database.ts'
 import { number, plural } from '../runtime/progress.ts'
 import type { Check, Hit } from './check.ts'
-import type { Facts } from './facts.ts'
+import type { Facts } from './facts/facts.ts'
 
 const MIB = 2 ** 20
 const GIB = 2 ** 30

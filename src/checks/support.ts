@@ -1,4 +1,4 @@
-import type { ColumnDetail } from '../migration/schema.ts'
+import type { ColumnDetail } from '../model/schema.ts'
 
 /*
  * What CockroachDB makes of PostgreSQL's types and features, by its documentation. The only place that knows versions:

@@ -1,8 +1,8 @@
 import { ident, qualified } from '../runtime/database.ts'
 import { number } from '../runtime/progress.ts'
-import { ARGUMENT_LIMIT } from '../source/assess.ts'
 import { type Check, type Hit, once } from './check.ts'
-import type { Facts } from './facts.ts'
+import type { Facts } from './facts/facts.ts'
+import { ARGUMENT_LIMIT } from './facts/source.ts'
 import { expectedRelations, nameOf } from './rights.ts'
 
 /** Tables of the schema on the source that are expected, with columns and key. */

@@ -1,8 +1,8 @@
-import type { ColumnDetail, Constraint, SchemaColumn, SchemaTable } from '../migration/schema.ts'
+import type { ColumnDetail, Constraint, SchemaColumn, SchemaTable } from '../model/schema.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import { number } from '../runtime/progress.ts'
 import { type Check, cockroachSince, type Hit, once } from './check.ts'
-import type { Facts } from './facts.ts'
+import type { Facts } from './facts/facts.ts'
 import { nameOf } from './rights.ts'
 import {
   EXTENSION_SUPPORT,

@@ -1,5 +1,5 @@
+import type { VerifyReport } from '../phases/verify/verify.ts'
 import { number, plural, someOf } from '../runtime/progress.ts'
-import type { VerifyReport } from '../steps/verifying.ts'
 import { differences, isFinished, type TableVerdict } from '../tools/molt-verify.ts'
 
 /** What an approver needs in ten seconds: the verdict, then what differs, and the clean tables folded. */

@@ -1,6 +1,6 @@
 import * as z from 'zod'
-import { VERIFY_LEVELS } from '../migration/plan.ts'
-import type { VerifyReport } from '../steps/verifying.ts'
+import { VERIFY_LEVELS } from '../model/plan.ts'
+import type { VerifyReport } from '../phases/verify/verify.ts'
 import { wasCompared } from './summary.ts'
 
 const count = z.number().int().min(0)

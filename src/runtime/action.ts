@@ -3,7 +3,7 @@ import * as core from '@actions/core'
 import { isConnectionLost, sqlState } from './database.ts'
 import { CancelledError, errorKind, messageOf, UserError } from './errors.ts'
 import { loadInputs } from './inputs.ts'
-import { holdsSecret, redact } from './masking.ts'
+import { holdsSecret, redact } from './secrets.ts'
 import type { ActionSpec, InputsOf, OutputsOf } from './spec.ts'
 
 /** What an action's code is handed; everything it tells the world goes through here. */

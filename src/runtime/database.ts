@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
 import { messageOf, ToolError, UserError } from './errors.ts'
-import { redact } from './masking.ts'
+import { redact } from './secrets.ts'
 import { withLibpqTls } from './url.ts'
 
 export type Side = 'source' | 'target'

@@ -3,7 +3,7 @@ import { getInput } from '@actions/core'
 import { closest, distance } from 'fastest-levenshtein'
 import { parseDocument } from 'yaml'
 import { InputError, messageOf } from './errors.ts'
-import { addSecret, addSecretUrl } from './masking.ts'
+import { addSecret, addSecretUrl } from './secrets.ts'
 import { type ActionSpec, camel, type InputSpec, type InputsOf } from './spec.ts'
 
 type Section = Record<string, unknown>

@@ -1,4 +1,4 @@
-import type { Plan } from '../migration/plan.ts'
+import type { Plan } from '../model/plan.ts'
 import type { Database } from '../runtime/database.ts'
 import { type PublicationMark, publicationChanges, publicationMark } from './publication.ts'
 
@@ -53,7 +53,7 @@ export async function readSourceState(db: Database, plan: Plan): Promise<SourceS
 }
 
 /** Something that a watch saw. `ddl` is judged by `on-ddl`; `fatal` makes the stream's result wrong whatever is set. */
-export interface Sighting {
+export interface Observation {
   kind: 'ddl' | 'fatal' | 'warning'
   what: string
 }
@@ -62,8 +62,8 @@ export interface Sighting {
  * What happened to the source's tables between two looks. A TRUNCATE is told from VACUUM FULL, CLUSTER and a move to
  * another tablespace by the row estimate: only TRUNCATE and DDL reset it, and DDL changes the digest as well.
  */
-export function compareSourceStates(before: SourceState, after: SourceState, plan: Plan): Sighting[] {
-  const found: Sighting[] = []
+export function compareSourceStates(before: SourceState, after: SourceState, plan: Plan): Observation[] {
+  const found: Observation[] = []
   const now = new Map(after.tables.map((table) => [table.oid, table]))
   for (const table of before.tables) {
     const other = now.get(table.oid)
@@ -85,20 +85,20 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
         kind: 'fatal',
         what: `the publication ${plan.publication} does not send ${name} any more: its changes since then are lost, and the load must be repeated`,
       })
-  return [...found, ...publicationSightings(before.publication, after.publication, plan)]
+  return [...found, ...publicationObservations(before.publication, after.publication, plan)]
 }
 
-export function createdTable(plan: Plan, name: string): Sighting {
+export function createdTable(plan: Plan, name: string): Observation {
   const what = `the table ${plan.sourceSchema}.${name} was created on the source; it is not part of this migration`
   return { kind: 'ddl', what }
 }
 
 /** A change of what is sent, even one that was undone within a second, may have kept changes back for ever. */
-export function publicationSightings(
+export function publicationObservations(
   before: PublicationMark | null | undefined,
   after: PublicationMark | null,
   plan: Plan,
-): Sighting[] {
+): Observation[] {
   // One that was dropped is told by the look at the slot, whether or not another one has its name.
   const changes = before && after && before.oid === after.oid ? publicationChanges(before, after) : []
   if (!changes.length) return []
@@ -136,8 +136,8 @@ export function filesAfter({ tables }: SourceState, known: TableFiles = {}, befo
 }
 
 /** What was done to the source's tables since they had these files, while no stream was there to see it. */
-export function compareFiles(known: TableFiles, { tables }: SourceState): Sighting[] {
-  return tables.flatMap((table): Sighting[] => {
+export function compareFiles(known: TableFiles, { tables }: SourceState): Observation[] {
+  return tables.flatMap((table): Observation[] => {
     const file = known[table.oid]
     if (file === undefined || file === table.file) return []
     if (file !== EMPTIED && !isReset(table)) return [rewritten(table)]
@@ -146,13 +146,13 @@ export function compareFiles(known: TableFiles, { tables }: SourceState): Sighti
   })
 }
 
-function rewritten({ name }: TableState): Sighting {
+function rewritten({ name }: TableState): Observation {
   const what = `${name} was rewritten on the source (VACUUM FULL, CLUSTER or the like); a TRUNCATE after which it was filled and analysed looks the same, and only a verify tells`
   return { kind: 'warning', what }
 }
 
-function compareState(before: TableState, after: TableState): Sighting[] {
-  const found: Sighting[] = []
+function compareState(before: TableState, after: TableState): Observation[] {
+  const found: Observation[] = []
   if (before.name !== after.name)
     found.push({ kind: 'ddl', what: `${before.name} was renamed to ${after.name} on the source` })
   if (before.identity !== after.identity)

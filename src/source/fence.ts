@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import type { Table } from '../migration/tables.ts'
+import type { Table } from '../model/tables.ts'
 import { type Database, isConnectionLost, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
 import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'

@@ -1,4 +1,4 @@
-import type { TableName } from '../migration/filter.ts'
+import type { TableName } from '../model/filter.ts'
 import { type Database, qualified } from '../runtime/database.ts'
 
 /** Every table of every schema that is not the server's own, partitions too. */

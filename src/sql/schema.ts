@@ -6,7 +6,7 @@ import {
   type Schema,
   type SchemaColumn,
   type SchemaTable,
-} from '../migration/schema.ts'
+} from '../model/schema.ts'
 import type { Database, Side } from '../runtime/database.ts'
 import { SEQUENCES_OF_SCHEMA } from './sequences.ts'
 import { readEnums } from './tables.ts'

@@ -1,4 +1,4 @@
-import type { Constraint, Index, SequenceState } from '../migration/structure.ts'
+import type { Constraint, Index, SequenceState } from '../model/structure.ts'
 import type { Database } from '../runtime/database.ts'
 import { lastUsed, type Sequence, type Side, unfitSequence, wantedSequences } from './sequences.ts'
 

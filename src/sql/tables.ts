@@ -1,4 +1,4 @@
-import type { Column, Table } from '../migration/tables.ts'
+import type { Column, Table } from '../model/tables.ts'
 import { type Database, ident } from '../runtime/database.ts'
 
 /** Columns that CockroachDB adds by itself; they stand on one side only and hold nothing of the user's. */

@@ -1,4 +1,4 @@
-import { exactFilter } from '../migration/tables.ts'
+import { exactFilter } from '../model/tables.ts'
 import { plural } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, nameWithin, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { scrubText } from './scrub.ts'

@@ -1,4 +1,4 @@
-import { exactFilter } from '../migration/tables.ts'
+import { exactFilter } from '../model/tables.ts'
 import { someOf } from '../runtime/progress.ts'
 import { countUnknown, isError, type MoltEvent, noUnknowns, numberField, type Unknowns } from './events.ts'
 import { type KeyHash, keyHash, scrubText } from './scrub.ts'

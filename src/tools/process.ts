@@ -6,7 +6,7 @@ import { dirname } from 'node:path'
 import { StringDecoder } from 'node:string_decoder'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ToolError } from '../runtime/errors.ts'
-import { redact } from '../runtime/masking.ts'
+import { redact } from '../runtime/secrets.ts'
 import { hidePasswords } from './passwords.ts'
 
 /** How a child process ended: by itself with a code, or by a signal. */

@@ -169,7 +169,7 @@ export class Replicator {
   /** When it last said so, in milliseconds of this runner's monotonic clock. */
   lastRetryAt = Number.NEGATIVE_INFINITY
   /** The reason that it gave with its last retry or error. */
-  lastTrouble: string | undefined
+  lastDiagnosis: string | undefined
   #cause: string | undefined
 
   constructor(request: ReplicatorRequest) {
@@ -202,7 +202,7 @@ export class Replicator {
     if (parsed.cause) this.#cause = scrubText(parsed.cause)
     const said = parsed.error ?? parsed.message
     // The line that says it will retry points to the one before it, which has the reason.
-    this.lastTrouble = FROM_SOURCE.test(said) && this.#cause ? this.#cause : scrubText(said)
+    this.lastDiagnosis = FROM_SOURCE.test(said) && this.#cause ? this.#cause : scrubText(said)
     if (!RETRY.test(parsed.message)) return
     this.retries++
     this.lastRetryAt = performance.now()

@@ -1,5 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto'
-import { redact } from '../runtime/masking.ts'
+import { redact } from '../runtime/secrets.ts'
 import { bareName, type MoltEvent, parseEvent } from './events.ts'
 
 /**

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { parseEntries } from '../../src/rehearsal/commands.ts'
+import { parseEntries } from '../../rehearsal/runner/commands.ts'
 
 export const REPO = resolve(import.meta.dirname, '../..')
 

@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
+import type { EmbeddedServer } from '../../rehearsal/postgres/postgres.ts'
 import { runChecks } from '../../src/checks/check.ts'
-import type { Facts, Settings } from '../../src/checks/facts.ts'
+import type { Facts, Settings } from '../../src/checks/facts/facts.ts'
+import { assess } from '../../src/checks/facts/gather.ts'
 import { CHECKS } from '../../src/checks/index.ts'
-import type { EmbeddedServer } from '../../src/rehearsal/postgres.ts'
-import { assess } from '../../src/steps/assess.ts'
 
 const SETTINGS: Omit<Settings, 'tables' | 'filter'> = {
   migration: 'main',
@@ -15,7 +15,7 @@ const SETTINGS: Omit<Settings, 'tables' | 'filter'> = {
   slot: 'molt_slot',
   publication: 'molt_fetch',
   rehearsalTarget: true,
-  targetGate: 'close',
+  writeAccess: 'close',
   defer: { indexes: false, constraints: false },
   tableHandling: 'none',
   bucketPath: undefined,

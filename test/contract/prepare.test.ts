@@ -3,16 +3,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import { runAction } from '../../rehearsal/runner/runner.ts'
 import { Preflight } from '../../src/checks/preflight.ts'
-import { describeChange, fingerprint } from '../../src/migration/fingerprint.ts'
-import { sequenceProblems } from '../../src/migration/structure.ts'
-import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
-import { runAction } from '../../src/rehearsal/runner.ts'
-import { connect, type Database, unhurried } from '../../src/runtime/database.ts'
-import { readSchema } from '../../src/sql/schema.ts'
-import { setSequences } from '../../src/sql/sequences.ts'
-import { readSequenceStates } from '../../src/sql/structure.ts'
-import { schemaChanges } from '../../src/steps/schema-changes.ts'
 import {
   DEFERRED_KINDS,
   deferAgain,
@@ -22,8 +15,15 @@ import {
   listDeferred,
   rebuildDeferred,
   validateForeignKeys,
-} from '../../src/target/deferral.ts'
-import { createLedger, type Entry, readEntry } from '../../src/target/ledger.ts'
+} from '../../src/destination/deferral.ts'
+import { createLedger, type Entry, readEntry } from '../../src/ledger/ledger.ts'
+import { schemaChanges } from '../../src/ledger/schema-changes.ts'
+import { describeChange, fingerprint } from '../../src/model/fingerprint.ts'
+import { sequenceProblems } from '../../src/model/structure.ts'
+import { connect, type Database, unhurried } from '../../src/runtime/database.ts'
+import { readSchema } from '../../src/sql/schema.ts'
+import { setSequences } from '../../src/sql/sequences.ts'
+import { readSequenceStates } from '../../src/sql/structure.ts'
 import { runBundle } from './bundle.ts'
 import { query, type World, world } from './checks-helpers.ts'
 

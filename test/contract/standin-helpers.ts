@@ -7,9 +7,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import pg from 'pg'
-import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 
-const STANDIN = fileURLToPath(new URL('../../src/rehearsal/standin/', import.meta.url))
+const STANDIN = fileURLToPath(new URL('../../rehearsal/molt/', import.meta.url))
 
 /** A finished program. */
 export interface Finished {

@@ -1,16 +1,11 @@
 import { describe, expect, it } from 'vitest'
-import {
-  parseSchemaName,
-  statementsFor,
-  type TargetSchema,
-  type Transaction,
-} from '../../src/rehearsal/standin/apply.ts'
-import { tableFilter } from '../../src/rehearsal/standin/catalog.ts'
-import { type FlagSpec, parseDuration, parseFlags } from '../../src/rehearsal/standin/flags.ts'
-import { clockText, rfc3339 } from '../../src/rehearsal/standin/molt-log.ts'
-import { literal, parseEndpoint } from '../../src/rehearsal/standin/pg.ts'
-import { decodeMessage, formatLsn, parseLsn, UNCHANGED } from '../../src/rehearsal/standin/pgoutput.ts'
-import { goDuration } from '../../src/rehearsal/standin/replicator-log.ts'
+import { parseSchemaName, statementsFor, type TargetSchema, type Transaction } from '../../rehearsal/molt/apply.ts'
+import { tableFilter } from '../../rehearsal/molt/catalog.ts'
+import { type FlagSpec, parseDuration, parseFlags } from '../../rehearsal/molt/flags.ts'
+import { clockText, rfc3339 } from '../../rehearsal/molt/molt-log.ts'
+import { literal, parseEndpoint } from '../../rehearsal/molt/pg.ts'
+import { decodeMessage, formatLsn, parseLsn, UNCHANGED } from '../../rehearsal/molt/pgoutput.ts'
+import { goDuration } from '../../rehearsal/molt/replicator-log.ts'
 
 const SPECS: FlagSpec[] = [
   ['name', 'string', 'x', ''],

@@ -3,7 +3,7 @@ import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
+import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
 import { requireTlsOf } from '../support/tls.ts'
 import { runBundle } from './bundle.ts'
 

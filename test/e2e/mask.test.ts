@@ -6,14 +6,8 @@ import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { fromItem, readMaskTables } from '../../src/masking/catalog.ts'
-import { copyTables, exportSnapshot } from '../../src/masking/copy.ts'
-import { makePlan, maskedSelect } from '../../src/masking/plan.ts'
-import { prove } from '../../src/masking/proof.ts'
-import { readRules } from '../../src/masking/rules.ts'
-import { openSession } from '../../src/masking/session.ts'
-import { close, lostMost, subsetPredicates } from '../../src/masking/subset.ts'
-import { discardTables, takeOver } from '../../src/masking/target.ts'
+import { type EmbeddedPair, startPair, startPostgres } from '../../rehearsal/postgres/postgres.ts'
+import { type JobResult, runAction } from '../../rehearsal/runner/runner.ts'
 import {
   CANARIES,
   createGrownShop,
@@ -22,9 +16,15 @@ import {
   searchDatabase,
   searchFiles,
   searchTexts,
-} from '../../src/rehearsal/masked-shop.ts'
-import { type EmbeddedPair, startPair, startPostgres } from '../../src/rehearsal/postgres.ts'
-import { type JobResult, runAction } from '../../src/rehearsal/runner.ts'
+} from '../../rehearsal/shop/masked-shop.ts'
+import { fromItem, readMaskTables } from '../../src/masking/catalog.ts'
+import { copyTables, exportSnapshot } from '../../src/masking/copy.ts'
+import { makePlan, maskedSelect } from '../../src/masking/plan.ts'
+import { prove } from '../../src/masking/proof.ts'
+import { readRules } from '../../src/masking/rules.ts'
+import { openSession } from '../../src/masking/session.ts'
+import { close, lostMost, subsetPredicates } from '../../src/masking/subset.ts'
+import { discardTables, takeOver } from '../../src/masking/target.ts'
 
 const KEY = '9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'
 const REPO = resolve(import.meta.dirname, '../..')
@@ -1065,7 +1065,7 @@ describe('the search for canaries', () => {
 describe('npm run rehearse -- --mask', () => {
   const rehearse = (args: string[], onText: (text: string, child: ChildProcess) => void = () => {}) =>
     new Promise<{ code: number | null; stdout: string; said: string }>((done, reject) => {
-      const child = spawn(process.execPath, ['--import', 'tsx', 'src/rehearsal/cli.ts', '--mask', ...args], {
+      const child = spawn(process.execPath, ['--import', 'tsx', 'rehearsal/cli/rehearse.ts', '--mask', ...args], {
         cwd: REPO,
         env: { ...process.env, TMPDIR: folder },
         stdio: ['ignore', 'pipe', 'pipe'],

@@ -2,10 +2,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import { recheckRows } from '../../src/phases/verify/recheck.ts'
 import { createHeartbeat, createTargetHeartbeat } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
-import { recheckRows } from '../../src/steps/recheck.ts'
 import type { RowDifference } from '../../src/tools/molt-verify.ts'
 
 let pair: EmbeddedPair

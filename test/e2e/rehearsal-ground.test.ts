@@ -7,9 +7,9 @@ import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { LOAD_APPLICATION, type LoadHandle, startGenericLoad, startLoad } from '../../src/rehearsal/load.ts'
-import { type EmbeddedPair, type EmbeddedServer, startPair, startPostgres } from '../../src/rehearsal/postgres.ts'
-import { createShop, DEFAULT_ROWS, SHOP_SEQUENCES, SHOP_TABLES, shopCounts } from '../../src/rehearsal/shop.ts'
+import { type EmbeddedPair, type EmbeddedServer, startPair, startPostgres } from '../../rehearsal/postgres/postgres.ts'
+import { LOAD_APPLICATION, type LoadHandle, startGenericLoad, startLoad } from '../../rehearsal/shop/load.ts'
+import { createShop, DEFAULT_ROWS, SHOP_SEQUENCES, SHOP_TABLES, shopCounts } from '../../rehearsal/shop/shop.ts'
 
 const ROWS = 20_000
 
@@ -157,7 +157,7 @@ describe('embedded servers', () => {
   /** A process of its own that starts a server, says so, and waits. */
   function startParent(name: string): ChildProcess {
     const code = `
-      const { startPostgres } = await import('./src/rehearsal/postgres.ts')
+      const { startPostgres } = await import('./rehearsal/postgres/postgres.ts')
       const server = await startPostgres({ name: '${name}' })
       process.stdout.write('up ' + server.pid)`
     return spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code], {

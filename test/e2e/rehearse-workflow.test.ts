@@ -5,7 +5,7 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, wr
 import { delimiter, join } from 'node:path'
 import { execa } from 'execa'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { query, REPO, words } from '../support/migration.ts'
 import { readWorkflow, runJob, type Step, temporaryFolder } from '../support/workflow.ts'
 

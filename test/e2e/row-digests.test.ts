@@ -5,11 +5,11 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest'
-import type { Plan } from '../../src/migration/plan.ts'
-import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
+import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import type { Plan } from '../../src/model/plan.ts'
+import { digestTables } from '../../src/phases/verify/row-digests.ts'
+import { runVerify } from '../../src/phases/verify/verify.ts'
 import { readTables } from '../../src/sql/tables.ts'
-import { digestTables } from '../../src/steps/row-digests.ts'
-import { runVerify } from '../../src/steps/verifying.ts'
 
 /** Each column's type on either side, a value in the source's text and in the target's, and another value. */
 const COLUMNS: Record<string, [here: string, there: string, value: string, same: string, other: string | null]> = {

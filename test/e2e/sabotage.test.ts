@@ -8,9 +8,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
-import { runAction } from '../../src/rehearsal/runner.ts'
-import { createShop, SHOP_TABLES } from '../../src/rehearsal/shop.ts'
+import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import { runAction } from '../../rehearsal/runner/runner.ts'
+import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
 
 const REPO = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 

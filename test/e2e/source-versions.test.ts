@@ -3,8 +3,8 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { expect, test } from 'vitest'
-import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
-import { createShop } from '../../src/rehearsal/shop.ts'
+import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
+import { createShop } from '../../rehearsal/shop/shop.ts'
 import { query, REPO } from '../support/migration.ts'
 
 const VERSIONS = { 12: '12.22.0-beta.15', 13: '13.23.0-beta.16', 14: '14.22.0-beta.17', 15: '15.17.0-beta.17' }

@@ -27,8 +27,8 @@ const AFTER = [
         ['permanent on the source', 'killed', kill],
         ['committed', 'killed', kill],
         ['committed', 'the target is cut', cutTarget],
-        ['gate open', 'killed', kill],
-        ['gate open', 'the target is cut', cutTarget],
+        ['write access open', 'killed', kill],
+        ['write access open', 'the target is cut', cutTarget],
         ['switch command done', 'the target is cut', cutTarget],
       ] as const)
     : []),

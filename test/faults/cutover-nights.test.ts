@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, describe, expect, test } from 'vitest'
-import { SHOP_TABLES } from '../../src/rehearsal/shop.ts'
+import { SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
 import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { startProxy, type TcpProxy } from '../support/proxy.ts'
 import { stoppedChild } from '../support/stopped.ts'

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
-import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
+import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
+import { HeldFence } from '../../src/phases/cutover/held-fence.ts'
 import {
   type Fence,
   fenceProblems,
@@ -17,7 +18,6 @@ import {
 } from '../../src/source/fence.ts'
 import { writeMarker } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
-import { HeldFence } from '../../src/steps/fencing.ts'
 
 /* Every way past the fence that we know of, tried on a real server. */
 

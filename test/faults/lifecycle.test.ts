@@ -205,7 +205,7 @@ test('status reads one side alone, and is red when the slot keeps too much WAL',
   expect(half.outputs.fence).toBe('lifted')
 })
 
-test('the target gate: roles lose their rights to write until the commit, and get exactly these back', {
+test('write access: roles lose their rights to write until the commit, and get exactly these back', {
   timeout: 180_000,
 }, async () => {
   rehearsal = await startRehearsal()

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, expect, test } from 'vitest'
+import { obtainSlot, releaseHold, setApproval, takeHold, thisRun } from '../../src/ledger/hold.ts'
 import { connect } from '../../src/runtime/database.ts'
-import { obtainSlot, releaseHold, setGate, takeHold, thisRun } from '../../src/target/hold.ts'
 import { until } from '../contract/standin-helpers.ts'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 
@@ -54,7 +54,7 @@ test('streams until it is asked for the slot, declined, or its leg is over; two 
     expect(words(leg)).toMatch(/streaming: .* rows\/s, .* changes, .* WAL behind/)
     expect(leg.outputs['ended-by']).toBe('leg-limit')
 
-    await setGate(target, 'main', 'declined')
+    await setApproval(target, 'main', 'declined')
     const declined = await rehearsal.run('replicate', HANDOVER)
     expect(declined.conclusion).toBe('failure')
     expect(declined.outputs['ended-by']).toBe('declined')

@@ -1,10 +1,10 @@
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import type { Plan } from '../../src/migration/plan.ts'
+import type { Plan } from '../../src/model/plan.ts'
+import { Stream, type StreamOptions } from '../../src/phases/stream/supervisor.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT, OUR_SCHEMA } from '../../src/source/heartbeat.ts'
 import { createPublication } from '../../src/source/publication.ts'
-import { Stream, type StreamOptions } from '../../src/steps/stream.ts'
 import type { Bench, Databases } from '../contract/standin-helpers.ts'
 
 export const TABLES = ['items', 'notes']
@@ -208,5 +208,5 @@ export async function red(stream: Stream, ms: number): Promise<{ said: string; a
     }
     await sleep(50)
   }
-  throw new Error(`still green after ${ms} ms: ${JSON.stringify(stream.status)}, ${[...stream.troubles.keys()]}`)
+  throw new Error(`still green after ${ms} ms: ${JSON.stringify(stream.status)}, ${[...stream.diagnoses.keys()]}`)
 }

@@ -1,23 +1,23 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { type EmbeddedServer, startPostgres } from '../../src/rehearsal/postgres.ts'
-import { connect, type Database, Link } from '../../src/runtime/database.ts'
+import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
 import {
   type Holder,
   keepingHold,
   noteStream,
   obtainSlot,
-  readGate,
+  readApproval,
   readStreamNote,
   releaseHold,
   renewHold,
   requestSlot,
-  setGate,
+  setApproval,
   slotRequest,
   takeHold,
   withdrawRequest,
-} from '../../src/target/hold.ts'
-import { createLedger } from '../../src/target/ledger.ts'
+} from '../../src/ledger/hold.ts'
+import { createLedger } from '../../src/ledger/ledger.ts'
+import { connect, type Database, Link } from '../../src/runtime/database.ts'
 
 let server: EmbeddedServer
 let a: Database
@@ -125,11 +125,11 @@ describe('the hold of a migration', () => {
   })
 
   it('carries what became of the approval, and the note of the last stream', async () => {
-    expect(await readGate(a, id)).toBeUndefined()
-    await setGate(b, id, 'declined')
-    expect(await readGate(a, id)).toBe('declined')
-    await setGate(b, id, null)
-    expect(await readGate(a, id)).toBeUndefined()
+    expect(await readApproval(a, id)).toBeUndefined()
+    await setApproval(b, id, 'declined')
+    expect(await readApproval(a, id)).toBe('declined')
+    await setApproval(b, id, null)
+    expect(await readApproval(a, id)).toBeUndefined()
     const note = { stagingSchema: 's', ended: true, confirmedFlushLsn: '0/1', decoded: 3, serverStart: 'x' }
     expect(await readStreamNote(a, id)).toBeUndefined()
     await noteStream(a, id, note)

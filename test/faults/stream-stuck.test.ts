@@ -27,8 +27,8 @@ describe('a stream that cannot go on is red and says why', () => {
   it('TRUNCATE, although the publication does not send it; VACUUM FULL is told from it', async () => {
     const { stream, source } = await streaming()
     await source.query('VACUUM FULL notes')
-    await until(() => stream.sightings.length)
-    expect(stream.sightings).toEqual([expect.stringMatching(/^public\.notes was rewritten/)])
+    await until(() => stream.observations.length)
+    expect(stream.observations).toEqual([expect.stringMatching(/^public\.notes was rewritten/)])
     stream.check()
     await source.query('TRUNCATE notes')
     const { said } = await red(stream, SOON)
@@ -41,7 +41,9 @@ describe('a stream that cannot go on is red and says why', () => {
     await source.query('BEGIN; TRUNCATE notes; INSERT INTO notes SELECT g, g FROM generate_series(1, 5) g; COMMIT')
     const { said } = await red(stream, SOON)
     expect(said).toMatch(/a TRUNCATE was run on public\.notes/)
-    await until(() => [...stream.troubles.keys()].some((words) => /TRUNCATE operation cannot be supported/.test(words)))
+    await until(() =>
+      [...stream.diagnoses.keys()].some((words) => /TRUNCATE operation cannot be supported/.test(words)),
+    )
     expect(stream.stuck('it does not move').message).toMatch(/because a TRUNCATE was run on the source/)
   })
 
@@ -241,7 +243,7 @@ describe('a stream that cannot go on is red and says why', () => {
         )
       await until(async () => stream.status.walBytes > before || (await isRed()), 60_000)
     }
-    const half = () => stream.sightings.some((what) => /more than half of `wal-budget` \(96 MiB\)/.test(what))
+    const half = () => stream.observations.some((what) => /more than half of `wal-budget` \(96 MiB\)/.test(what))
     while (!half() && stream.status.walBytes < 80 * 2 ** 20) await fill()
     await until(half, 60_000)
     for (let segments = 0; segments < 8 && !(await red(stream, 1).catch(() => undefined)); segments++) await fill()

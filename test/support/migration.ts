@@ -2,10 +2,10 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { availableParallelism, loadavg, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import pg from 'pg'
-import { type LoadHandle, startLoad } from '../../src/rehearsal/load.ts'
-import { type EmbeddedPair, startPair } from '../../src/rehearsal/postgres.ts'
-import { type JobResult, type RunOptions, runAction } from '../../src/rehearsal/runner.ts'
-import { createShop } from '../../src/rehearsal/shop.ts'
+import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
+import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
+import { createShop } from '../../rehearsal/shop/shop.ts'
 
 export const REPO = resolve(import.meta.dirname, '../..')
 

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { JobResult } from '../../src/rehearsal/runner.ts'
+import type { JobResult } from '../../rehearsal/runner/runner.ts'
 import { words } from './migration.ts'
 
 /** The child of this process that has stopped itself at a checkpoint. */

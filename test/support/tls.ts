@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { generate } from 'selfsigned'
-import type { EmbeddedServer } from '../../src/rehearsal/postgres.ts'
+import type { EmbeddedServer } from '../../rehearsal/postgres/postgres.ts'
 import { query } from './migration.ts'
 
 /**

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { data, Evaluator, Lexer, Parser } from '@actions/expressions'
 import { truthy } from '@actions/expressions/result'
 import { parse, stringify } from 'yaml'
-import { type JobResult, type RunOptions, runAction } from '../../src/rehearsal/runner.ts'
+import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { REPO } from './migration.ts'
 
 export interface Step {

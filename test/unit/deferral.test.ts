@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { type Deferred, offendingRows } from '../../src/target/deferral.ts'
+import { type Deferred, offendingRows } from '../../src/destination/deferral.ts'
 
 const object = (kind: Deferred['kind'], create: string): Deferred => ({
   ...{ kind, schema: 'public', table: 'a b', name: 'x', create, drop: '', dropped: true, rebuilt: false },

@@ -5,7 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 import { specs } from '../../src/actions/specs.ts'
 import { InputError } from '../../src/runtime/errors.ts'
 import { loadInputs } from '../../src/runtime/inputs.ts'
-import { holdsSecret, redact } from '../../src/runtime/masking.ts'
+import { holdsSecret, redact } from '../../src/runtime/secrets.ts'
 import { type ActionSpec, camel, defaulted, defineAction, optional, required } from '../../src/runtime/spec.ts'
 import {
   argumentList,

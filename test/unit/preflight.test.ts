@@ -1,18 +1,18 @@
 import { describe, expect, it } from 'vitest'
 import { waivers } from '../../src/actions/prepare/spec.ts'
 import { type Check, requireWaiversMatch, runChecks, type Waiver } from '../../src/checks/check.ts'
-import type { Facts } from '../../src/checks/facts.ts'
+import type { Facts } from '../../src/checks/facts/facts.ts'
 import { CHECKS } from '../../src/checks/index.ts'
+import { plannedDeferral } from '../../src/destination/deferral.ts'
 import {
   compareFingerprints,
   describeChange,
   type Fingerprint,
   packFingerprint,
   unpackFingerprint,
-} from '../../src/migration/fingerprint.ts'
-import { canonicalJson, planHash } from '../../src/migration/plan.ts'
-import type { Schema } from '../../src/migration/schema.ts'
-import { plannedDeferral } from '../../src/target/deferral.ts'
+} from '../../src/model/fingerprint.ts'
+import { canonicalJson, planHash } from '../../src/model/plan.ts'
+import type { Schema } from '../../src/model/schema.ts'
 
 const check = (id: string, objects: string[], more: Partial<Check> = {}): Check => ({
   id,

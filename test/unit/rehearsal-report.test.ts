@@ -1,8 +1,8 @@
 // The page of a rehearsal: what it shows, and that what it is given as text stays text.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import type { Account } from '../../src/rehearsal/account.ts'
-import { reportPage, Timeline } from '../../src/rehearsal/report.ts'
+import type { Account } from '../../rehearsal/cli/account.ts'
+import { reportPage, Timeline } from '../../rehearsal/cli/report.ts'
 
 const account: Account = {
   verdict: 'go',

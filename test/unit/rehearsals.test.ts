@@ -4,8 +4,8 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
-import { runAction } from '../../src/rehearsal/runner.ts'
-import { findRehearsals } from '../../src/steps/rehearsals.ts'
+import { runAction } from '../../rehearsal/runner/runner.ts'
+import { findRehearsals } from '../../src/phases/approval/rehearsals.ts'
 import { type FakeGithub, type FakeRehearsal, REPOSITORY, startGithub, TOKEN } from '../support/github.ts'
 import { REPO, words } from '../support/migration.ts'
 

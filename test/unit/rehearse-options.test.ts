@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { readOptions } from '../../src/rehearsal/options.ts'
+import { readOptions } from '../../rehearsal/cli/options.ts'
 import { InputError } from '../../src/runtime/errors.ts'
 
 function refusal(args: string[]): Error {

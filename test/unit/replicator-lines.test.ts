@@ -1,14 +1,14 @@
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, it } from 'vitest'
+import { continuityProblems, diagnosesText, progressLine, refusedArgument } from '../../src/phases/stream/open.ts'
+import { sideText } from '../../src/phases/stream/supervisor.ts'
+import { tableChanges, walObservations } from '../../src/phases/stream/watch.ts'
 import { compareFiles, compareSourceStates, filesAfter, type SourceState } from '../../src/source/changes.ts'
-import { continuityProblems, progressLine, refusedArgument, troublesText } from '../../src/steps/open-stream.ts'
-import { sideText } from '../../src/steps/stream.ts'
-import { tableChanges, walSightings } from '../../src/steps/watch.ts'
+import { explainDiagnosis, translate } from '../../src/tools/diagnoses.ts'
 import { httpText } from '../../src/tools/process.ts'
 import { boundedScrubber, parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
 import { scrubText } from '../../src/tools/scrub.ts'
-import { explainTrouble, translate } from '../../src/tools/troubles.ts'
 
 const retry = (error: string) =>
   `time="Nov 22 19:14:46" level=warning msg="error while copying messages; will retry" detail="a\\n\\tb c" error=${JSON.stringify(error)}`
@@ -135,17 +135,17 @@ describe('what a retry means', () => {
     ['receive message failed: unexpected EOF', 'connection', /cannot be reached/],
     ['something that nobody has seen', 'other', /retrying the same change/],
   ] as const)('%s', (error, kind, why) => {
-    const trouble = heard(error)
-    expect(trouble?.kind).toBe(kind)
-    expect(trouble?.why).toMatch(why)
+    const diagnosis = heard(error)
+    expect(diagnosis?.kind).toBe(kind)
+    expect(diagnosis?.why).toMatch(why)
   })
 
   it('never repeats a value', () => {
     const line = retry(
       '"shop"."public"."u": ERROR: duplicate key value violates unique constraint "u_email" (SQLSTATE 23505): Key (email)=(ann@example.org) already exists.',
     )
-    expect(explainTrouble(scrubText(parseLogLine(line)?.error ?? ''))).not.toContain('ann@')
-    expect(explainTrouble(undefined)).toBeUndefined()
+    expect(explainDiagnosis(scrubText(parseLogLine(line)?.error ?? ''))).not.toContain('ann@')
+    expect(explainDiagnosis(undefined)).toBeUndefined()
   })
 })
 
@@ -269,7 +269,7 @@ describe('watching', () => {
   it('warns of WAL before it is too late', () => {
     const slot = { walBytes: 60, walStatus: 'reserved', safeWalSize: null, oldest: null }
     const limits = { onDdl: 'fail', walBudget: 100, onWalBudget: 'fail' } as const
-    const kinds = (change: object) => walSightings({ ...slot, ...change } as never, limits).map(({ what }) => what)
+    const kinds = (change: object) => walObservations({ ...slot, ...change } as never, limits).map(({ what }) => what)
     expect(kinds({ walBytes: 40 })).toEqual([])
     expect(kinds({})).toEqual([expect.stringMatching(/more than half of `wal-budget`/)])
     expect(kinds({ walBytes: 10, safeWalSize: 5 })).toEqual([expect.stringMatching(/safe_wal_size/)])
@@ -362,7 +362,7 @@ it.each([
     'the replicator was started again 2 times; our own connections were lost once',
   ],
   [{ retries: 3, restarts: 1, interruptions: 0 }, 'the replicator retried 3 times and was started again once'],
-])('%j: %s', (status, words) => expect(troublesText(status)).toBe(words))
+])('%j: %s', (status, words) => expect(diagnosesText(status)).toBe(words))
 
 it('a table that was emptied stays emptied for every later stream; DDL that a stream has seen does not count', () => {
   const table = { name: 'public.a', oid: 1, file: 10, tuples: 5, identity: 'd', digest: 'x' }

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import type { RunOptions } from '../../src/rehearsal/runner.ts'
+import type { RunOptions } from '../../rehearsal/runner/runner.ts'
 import { messages, phaseOf, ran, runJs, runSteps, stepOf } from './runner-helpers.ts'
 
 /** Cancels as soon as a line of output is `ready`. */

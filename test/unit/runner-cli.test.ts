@@ -7,7 +7,7 @@ import { expect, test } from 'vitest'
 import { repository } from './runner-helpers.ts'
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url))
-const CLI = join(PROJECT, 'src/rehearsal/action-cli.ts')
+const CLI = join(PROJECT, 'rehearsal/cli/action.ts')
 
 function cli(repo: string, ...args: (string | Record<string, string>)[]) {
   const [name, ...rest] = args.filter((each) => typeof each === 'string')

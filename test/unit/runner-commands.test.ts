@@ -5,7 +5,7 @@ import {
   commandReader,
   Masker,
   parseEntries,
-} from '../../src/rehearsal/commands.ts'
+} from '../../rehearsal/runner/commands.ts'
 
 interface Seen {
   lines: string[]

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { runAction } from '../../src/rehearsal/runner.ts'
+import { runAction } from '../../rehearsal/runner/runner.ts'
 import { FIXTURE, messages, ran, repository, runSteps, stepOf } from './runner-helpers.ts'
 
 const chain = (inputs: Record<string, string> = {}) =>

@@ -3,7 +3,13 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
-import { type JobResult, type Phase, type RunOptions, runAction, type StepResult } from '../../src/rehearsal/runner.ts'
+import {
+  type JobResult,
+  type Phase,
+  type RunOptions,
+  runAction,
+  type StepResult,
+} from '../../rehearsal/runner/runner.ts'
 
 /** Holds the actions `js`, which runs the JavaScript of its inputs, and `plain`, and a composite one in its root. */
 export const FIXTURE = fileURLToPath(new URL('../fixtures/runner', import.meta.url))

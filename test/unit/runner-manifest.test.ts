@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { loadManifest } from '../../src/rehearsal/manifest.ts'
+import { loadManifest } from '../../rehearsal/runner/manifest.ts'
 import { FIXTURE, repository } from './runner-helpers.ts'
 
 const NODE = 'runs:\n  using: node24\n  main: x.cjs'

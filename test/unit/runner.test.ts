@@ -2,7 +2,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { type LogLine, runAction } from '../../src/rehearsal/runner.ts'
+import { type LogLine, runAction } from '../../rehearsal/runner/runner.ts'
 import { FIXTURE, messages, phaseOf, repository, runJs } from './runner-helpers.ts'
 
 const show = (expression: string) => `output('json', JSON.stringify(${expression}))`

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { addSecretUrl } from '../../src/runtime/masking.ts'
+import { addSecretUrl } from '../../src/runtime/secrets.ts'
 import { keyHash, moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
 
 /** Nothing of these may be left anywhere. */

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { plainForm, writtenAlike } from '../../src/migration/values.ts'
+import { plainForm, writtenAlike } from '../../src/model/values.ts'
 
 /** Texts in which two servers may write one value. */
 const SAME: [type: string, here: string, there: string][] = [

@@ -1,11 +1,5 @@
 import { info, warning } from '@actions/core'
-import type { Action, Context } from '../../runtime/action.ts'
-import { connect, type Database, withDatabase } from '../../runtime/database.ts'
-import { messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
-import { liftFence, readFence } from '../../source/fence.ts'
-import { readHeartbeatOwner } from '../../source/heartbeat.ts'
-import { readSlot, seizeAndDrop } from '../../source/slot.ts'
-import { endImports } from '../../steps/interrupted.ts'
+import { addEvidence, advance, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import {
   type Leftover,
   leftoversOnSource,
@@ -13,10 +7,16 @@ import {
   requireGone,
   requireOwner,
   restoreOrTell,
-} from '../../steps/leftovers.ts'
-import { addEvidence, advance, type Entry, readEntryIfAny } from '../../target/ledger.ts'
+} from '../../phases/cleanup/leftovers.ts'
+import { endImports } from '../../phases/load/resume.ts'
+import type { Action, Context } from '../../runtime/action.ts'
+import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
+import { liftFence, readFence } from '../../source/fence.ts'
+import { readHeartbeatOwner } from '../../source/heartbeat.ts'
+import { readSlot, seizeAndDrop } from '../../source/slot.ts'
 import { PUBLICATION } from '../../tools/molt-fetch.ts'
-import { requireTls } from '../common.ts'
+import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
 type Abort = Context<typeof spec>

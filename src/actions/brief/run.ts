@@ -1,15 +1,6 @@
 import { info } from '@actions/core'
-import type { VerifyLevel } from '../../migration/plan.ts'
-import { folded, markdownText } from '../../report/summary.ts'
-import type { Action, Context } from '../../runtime/action.ts'
-import type { Database } from '../../runtime/database.ts'
-import { refuse } from '../../runtime/errors.ts'
-import { loadInputs } from '../../runtime/inputs.ts'
-import { number, plural, seconds } from '../../runtime/progress.ts'
-import { readServer } from '../../source/catalog.ts'
-import { readSlot } from '../../source/slot.ts'
-import { readTarget } from '../../target/catalog.ts'
-import { runUrl, setGate } from '../../target/hold.ts'
+import { readTarget } from '../../destination/server.ts'
+import { runUrl, setApproval } from '../../ledger/hold.ts'
 import {
   addEvidence,
   advance,
@@ -19,9 +10,18 @@ import {
   type Evidence,
   readEvidence,
   STREAMING,
-} from '../../target/ledger.ts'
-import { requireMigration, withBoth } from '../common.ts'
+} from '../../ledger/ledger.ts'
+import type { VerifyLevel } from '../../model/plan.ts'
+import { folded, markdownText } from '../../report/summary.ts'
+import type { Action, Context } from '../../runtime/action.ts'
+import type { Database } from '../../runtime/database.ts'
+import { refuse } from '../../runtime/errors.ts'
+import { loadInputs } from '../../runtime/inputs.ts'
+import { number, plural, seconds } from '../../runtime/progress.ts'
+import { readServer } from '../../source/server.ts'
+import { readSlot } from '../../source/slot.ts'
 import { spec as cutover } from '../cutover/spec.ts'
+import { requireMigration, withBoth } from '../shared.ts'
 import { specs } from '../specs.ts'
 import { spec } from './spec.ts'
 
@@ -65,7 +65,7 @@ export const action: Action<typeof spec> = {
         problems,
       })
       // What became of an earlier approval says nothing of the one that is asked for now.
-      await setGate(target, entry.id, null)
+      await setApproval(target, entry.id, null)
       // Nor does an approval that no cutover has used: what is shown now must be approved now.
       if (entry.phase === 'approved') {
         entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })

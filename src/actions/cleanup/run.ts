@@ -1,18 +1,18 @@
 import { info, warning } from '@actions/core'
-import type { Action } from '../../runtime/action.ts'
-import type { Database } from '../../runtime/database.ts'
-import { VerdictError } from '../../runtime/errors.ts'
-import { readFence } from '../../source/fence.ts'
-import { lookAtFence } from '../../steps/fencing.ts'
+import { DECIDED, type Entry, PHASES, readEntryIfAny } from '../../ledger/ledger.ts'
 import {
   leftoversOnSource,
   leftoversOnTarget,
   requireGone,
   requireOwner,
   restoreOrTell,
-} from '../../steps/leftovers.ts'
-import { DECIDED, type Entry, PHASES, readEntryIfAny } from '../../target/ledger.ts'
-import { withBoth } from '../common.ts'
+} from '../../phases/cleanup/leftovers.ts'
+import { lookAtFence } from '../../phases/cutover/held-fence.ts'
+import type { Action } from '../../runtime/action.ts'
+import type { Database } from '../../runtime/database.ts'
+import { VerdictError } from '../../runtime/errors.ts'
+import { readFence } from '../../source/fence.ts'
+import { withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
 
 export const action: Action<typeof spec> = {

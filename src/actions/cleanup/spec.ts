@@ -1,6 +1,6 @@
 import { defaulted, defineAction } from '../../runtime/spec.ts'
 import { boolean, duration } from '../../runtime/types.ts'
-import { migration } from '../common.ts'
+import { migration } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'cleanup',

@@ -1,17 +1,17 @@
 import { info } from '@actions/core'
-import { describeChange } from '../../migration/fingerprint.ts'
-import { VERIFY_LEVELS } from '../../migration/plan.ts'
+import { deferAgain, lostDefinitions } from '../../destination/deferral.ts'
+import { readWriteGrants } from '../../destination/write-access.ts'
+import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.ts'
+import { schemaChanges } from '../../ledger/schema-changes.ts'
+import { describeChange } from '../../model/fingerprint.ts'
+import { VERIFY_LEVELS } from '../../model/plan.ts'
+import { planFence } from '../../phases/cutover/held-fence.ts'
+import { requirePlannedTools } from '../../phases/planned-tools.ts'
 import type { Database } from '../../runtime/database.ts'
 import { refuse, VerdictError } from '../../runtime/errors.ts'
 import { seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
-import { planFence } from '../../steps/fencing.ts'
-import { requirePlannedTools } from '../../steps/planned-tools.ts'
-import { schemaChanges } from '../../steps/schema-changes.ts'
-import { deferAgain, lostDefinitions } from '../../target/deferral.ts'
-import { readWriteGrants } from '../../target/gate.ts'
-import { advance, CAUGHT_UP, type Entry, type Phase } from '../../target/ledger.ts'
-import { requireMigration } from '../common.ts'
+import { requireMigration } from '../shared.ts'
 import { requireEndable } from './commands.ts'
 import { levelOf } from './compare.ts'
 import type { Cutover } from './spec.ts'
@@ -42,9 +42,9 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   return entry
 }
 
-/** Rights that were granted after `prepare` has closed the gate: whoever has them can write what nobody compares. */
+/** Rights that were granted after `prepare` has revoked write access: whoever has them can write what nobody compares. */
 export async function requireShut(target: Database, { plan, facts }: Entry): Promise<void> {
-  if (!facts.gate) return
+  if (!facts.writeAccess) return
   const open = await readWriteGrants(target, plan.targetSchema, plan.tables)
   if (open.length)
     refuse(

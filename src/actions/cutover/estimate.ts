@@ -1,13 +1,13 @@
 import { info, warning } from '@actions/core'
+import { type Deferred, listDeferred } from '../../destination/deferral.ts'
+import { type Entry, readEvidence } from '../../ledger/ledger.ts'
+import { type Parts, partsText } from '../../phases/cutover/pause.ts'
+import type { StreamStatus } from '../../phases/stream/supervisor.ts'
+import type { VerifyReport } from '../../phases/verify/verify.ts'
 import type { Database } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
-import type { StreamStatus } from '../../steps/stream.ts'
-import type { VerifyReport } from '../../steps/verifying.ts'
-import { type Deferred, listDeferred } from '../../target/deferral.ts'
-import { type Entry, readEvidence } from '../../target/ledger.ts'
 import { levelOf } from './compare.ts'
-import { type Parts, partsText } from './pause.ts'
 import type { Cutover } from './spec.ts'
 
 interface Looked {

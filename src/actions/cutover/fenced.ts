@@ -1,4 +1,11 @@
 import { info, warning } from '@actions/core'
+import { deferAgain, rebuildDeferred } from '../../destination/deferral.ts'
+import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
+import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
+import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from '../../phases/cutover/pause.ts'
+import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
+import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
+import type { VerifyReport } from '../../phases/verify/verify.ts'
 import { verifyTable } from '../../report/summary.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, type Database, withDatabase } from '../../runtime/database.ts'
@@ -6,17 +13,10 @@ import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
-import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
-import { type HeldFence, planFence } from '../../steps/fencing.ts'
-import type { Stream, StreamStatus } from '../../steps/stream.ts'
-import type { VerifyReport } from '../../steps/verifying.ts'
-import { deferAgain, rebuildDeferred } from '../../target/deferral.ts'
-import { advance, type Entry, readEntry } from '../../target/ledger.ts'
 import { requireClean } from '../verify/run.ts'
 import { requireShut, requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
-import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from './pause.ts'
 import type { Cutover } from './spec.ts'
 import { openTarget } from './switch.ts'
 
@@ -83,7 +83,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
       inputs.decision === 'commit'
         ? await clock.part('commit', () => decide(context, section, limit))
         : await limit.race(takeBack(section, clock))
-    if (entry.phase === 'committed') await clock.part('gate', () => openTarget(target, entry))
+    if (entry.phase === 'committed') await clock.part('write access', () => openTarget(target, entry))
     return { entry, before, after: stream.status, drain, verify, clock, estimate }
   } catch (error) {
     const fence = await clock.part('lift', () => liftAfter(context, section, renewal.stop()))

@@ -1,9 +1,9 @@
-import { VERIFY_LEVELS } from '../../migration/plan.ts'
+import { VERIFY_LEVELS } from '../../model/plan.ts'
 import type { Context } from '../../runtime/action.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { choice, duration, integer, list } from '../../runtime/types.ts'
-import { migration } from '../common.ts'
 import { streaming } from '../replicate/spec.ts'
+import { migration } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'cutover',

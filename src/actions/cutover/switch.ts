@@ -1,17 +1,17 @@
 import { info, warning } from '@actions/core'
+import { openWriteAccess } from '../../destination/write-access.ts'
+import { advance, type Entry } from '../../ledger/ledger.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { CancelledError, messageOf, refuse } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
-import { openGate } from '../../target/gate.ts'
-import { advance, type Entry } from '../../target/ledger.ts'
 import { endSessions, runCommand } from './commands.ts'
 import type { Cutover } from './spec.ts'
 
 /** The application may write to the target from now on. Repeatable: a run that is carried on does it again. */
 export async function openTarget(target: Database, { plan, facts }: Entry): Promise<void> {
-  const missing = await openGate(target, plan.targetSchema, facts.gate ?? [])
-  checkpoint('gate open')
+  const missing = await openWriteAccess(target, plan.targetSchema, facts.writeAccess ?? [])
+  checkpoint('write access open')
   if (missing.length)
     refuse(
       'the migration is committed, but the application cannot write to the target yet',

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import { info, warning } from '@actions/core'
+import { HeldFence, lookAtFence } from '../../phases/cutover/held-fence.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { refuse, VerdictError } from '../../runtime/errors.ts'
 import { plural } from '../../runtime/progress.ts'
 import { expectedFence, fenceProblems, liftFence, readFence } from '../../source/fence.ts'
-import { HeldFence, lookAtFence } from '../../steps/fencing.ts'
-import { requireTls } from '../common.ts'
+import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
 type FenceContext = Context<typeof spec>

@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { argumentList, boolean, choice, duration, integer, list, pattern, text } from '../../runtime/types.ts'
-import { migration } from '../common.ts'
+import { migration } from '../shared.ts'
 
 const uuid = pattern(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/, 'the id that molt printed')
 

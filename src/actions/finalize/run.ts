@@ -1,5 +1,16 @@
 import { info, warning } from '@actions/core'
-import { constraintProblems, indexProblems } from '../../migration/structure.ts'
+import {
+  type DeferredKind,
+  deferralProblems,
+  lostDefinitions,
+  rebuildDeferred,
+  validateConstraint,
+  validateForeignKeys,
+} from '../../destination/deferral.ts'
+import { addEvidence, advance, COMMITTED, DECIDED, type Entry, STREAMING } from '../../ledger/ledger.ts'
+import { constraintProblems, indexProblems } from '../../model/structure.ts'
+import { requireStillFenced } from '../../phases/cutover/held-fence.ts'
+import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
@@ -8,18 +19,7 @@ import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readConstraints, readIndexes } from '../../sql/structure.ts'
-import { requireStillFenced } from '../../steps/fencing.ts'
-import { buildIndexes } from '../../steps/indexes.ts'
-import {
-  type DeferredKind,
-  deferralProblems,
-  lostDefinitions,
-  rebuildDeferred,
-  validateConstraint,
-  validateForeignKeys,
-} from '../../target/deferral.ts'
-import { addEvidence, advance, COMMITTED, DECIDED, type Entry, STREAMING } from '../../target/ledger.ts'
-import { requireMigration, withBoth } from '../common.ts'
+import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
 
 type Finalize = Context<typeof spec>

@@ -1,15 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
-import type { Plan } from '../../migration/plan.ts'
-import type { Action, Context } from '../../runtime/action.ts'
-import { type Database, withDatabase } from '../../runtime/database.ts'
-import { InputError, VerdictError } from '../../runtime/errors.ts'
-import { isJob, readEnvironment, readJobs, readReviews } from '../../runtime/github.ts'
-import { seconds, someOf } from '../../runtime/progress.ts'
-import { lookAtApproval } from '../../steps/approval.ts'
-import { requirePlannedTool } from '../../steps/planned-tools.ts'
-import { findRehearsals } from '../../steps/rehearsals.ts'
-import { liveHolder, readGate, runText, runUrl, slotRequest } from '../../target/hold.ts'
+import { liveHolder, readApproval, runText, runUrl, slotRequest } from '../../ledger/hold.ts'
 import {
   addEvidence,
   advance,
@@ -20,8 +11,17 @@ import {
   readEvidence,
   requireEntry,
   STREAMING,
-} from '../../target/ledger.ts'
-import { requireTls } from '../common.ts'
+} from '../../ledger/ledger.ts'
+import type { Plan } from '../../model/plan.ts'
+import { lookAtApproval } from '../../phases/approval/approval.ts'
+import { findRehearsals } from '../../phases/approval/rehearsals.ts'
+import { requirePlannedTool } from '../../phases/planned-tools.ts'
+import type { Action, Context } from '../../runtime/action.ts'
+import { type Database, withDatabase } from '../../runtime/database.ts'
+import { InputError, VerdictError } from '../../runtime/errors.ts'
+import { isJob, readEnvironment, readJobs, readReviews } from '../../runtime/github.ts'
+import { seconds, someOf } from '../../runtime/progress.ts'
+import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
 type Gate = Context<typeof spec>
@@ -177,7 +177,7 @@ function starter(): string {
 }
 
 async function requireStillWanted({ inputs }: Gate, target: Database): Promise<void> {
-  const gate = await readGate(target, inputs.migration)
+  const gate = await readApproval(target, inputs.migration)
   if (gate)
     throw new VerdictError(
       `this approval is ${gate} already, and nobody has streamed since; start again with \`phase: cutover\``,

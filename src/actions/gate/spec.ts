@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional, required } from '../../runtime/spec.ts'
 import { choice, connectionUrl, duration, integer, list, pattern, secretText, text } from '../../runtime/types.ts'
-import { config, insecureTarget, migration } from '../common.ts'
+import { config, insecureTarget, migration } from '../shared.ts'
 
 const hash = pattern(/^[0-9a-f]{64}$/, 'a sha256 in 64 lower-case hex digits')
 

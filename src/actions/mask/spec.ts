@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional, required } from '../../runtime/spec.ts'
 import { boolean, connectionUrl, integer, text } from '../../runtime/types.ts'
-import { config } from '../common.ts'
+import { config } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'mask',

@@ -2,13 +2,18 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
 import { type Finding, requireWaiversMatch, runChecks, type Waiver, waiverText } from '../../checks/check.ts'
-import type { Facts } from '../../checks/facts.ts'
+import type { Facts } from '../../checks/facts/facts.ts'
+import { assess } from '../../checks/facts/gather.ts'
+import { sourceGrants, targetGrants } from '../../checks/grants.ts'
 import { CHECKS } from '../../checks/index.ts'
 import { annotate, blocking, preflightOf, summaryOf } from '../../checks/report.ts'
-import { fingerprint, packFingerprint } from '../../migration/fingerprint.ts'
-import { type Plan, planHash } from '../../migration/plan.ts'
-import type { Schema } from '../../migration/schema.ts'
-import { exactFilter } from '../../migration/tables.ts'
+import { type Deferral, deferObjects, deferredNames, listDeferred } from '../../destination/deferral.ts'
+import { closeWriteAccess, mergeWriteGrants, readWriteGrants } from '../../destination/write-access.ts'
+import { addEvidence, advance, createEntry, createLedger, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
+import { fingerprint, packFingerprint } from '../../model/fingerprint.ts'
+import { type Plan, planHash } from '../../model/plan.ts'
+import type { Schema } from '../../model/schema.ts'
+import { exactFilter } from '../../model/tables.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
@@ -17,14 +22,9 @@ import { number, plural, workFolder } from '../../runtime/progress.ts'
 import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
 import { readSchema } from '../../sql/schema.ts'
-import { assess } from '../../steps/assess.ts'
-import { sourceGrants, targetGrants } from '../../steps/grants.ts'
-import { type Deferral, deferObjects, deferredNames, listDeferred } from '../../target/deferral.ts'
-import { closeGate, mergeGrants, readWriteGrants } from '../../target/gate.ts'
-import { addEvidence, advance, createEntry, createLedger, type Entry, readEntryIfAny } from '../../target/ledger.ts'
 import { filesProblem, PUBLICATION } from '../../tools/molt-fetch.ts'
-import { withBoth } from '../common.ts'
 import { spec as fetch } from '../fetch/spec.ts'
+import { withBoth } from '../shared.ts'
 import { specs } from '../specs.ts'
 import { spec } from './spec.ts'
 
@@ -101,7 +101,7 @@ function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Fa
       slot: inputs.slot,
       publication: PUBLICATION,
       rehearsalTarget: inputs.rehearsalTarget,
-      targetGate: inputs.targetGate,
+      writeAccess: inputs.writeAccess,
       defer: deferralOf(inputs.defer),
       tableHandling: inputs.tableHandling,
       bucketPath: inputs.bucketPath,
@@ -205,7 +205,7 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
     const more = { fenceId: fence.id, source: identity, fingerprints, deferred }
     entry = await advance(target, entry, 'prepared', { facts: more, plan })
   } else requireSettled(entry, plan)
-  entry = await shutGate(target, entry, facts.settings.targetGate)
+  entry = await takeWriteAccess(target, entry, facts.settings.writeAccess)
   const { server, connection } = facts.source
   const { tools } = facts.machine
   await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools, findings })
@@ -213,21 +213,21 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
 }
 
 /** Recorded before it is done, so that a run which dies half-way leaves the way back in the ledger. */
-async function shutGate(target: Database, entry: Entry, gate: 'close' | 'waive'): Promise<Entry> {
-  if (gate === 'waive' || !['planned', 'prepared'].includes(entry.phase)) return entry
+async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' | 'waive'): Promise<Entry> {
+  if (wanted === 'waive' || !['planned', 'prepared'].includes(entry.phase)) return entry
   const { targetSchema, tables } = entry.plan
   const found = await readWriteGrants(target, targetSchema, tables)
-  const kept = mergeGrants(entry.facts.gate ?? [], found)
-  // Also where there was nothing to take: that the gate was closed is what later grants are held against.
-  const changed = found.length > 0 || !entry.facts.gate
-  const recorded = changed ? await advance(target, entry, entry.phase, { facts: { gate: kept } }) : entry
-  await closeGate(target, targetSchema, found)
+  const kept = mergeWriteGrants(entry.facts.writeAccess ?? [], found)
+  // Also where there was nothing to take: that write access was revoked is what later grants are held against.
+  const changed = found.length > 0 || !entry.facts.writeAccess
+  const recorded = changed ? await advance(target, entry, entry.phase, { facts: { writeAccess: kept } }) : entry
+  await closeWriteAccess(target, targetSchema, found)
   const left = await readWriteGrants(target, targetSchema, tables)
   if (left.length)
     refuse(
-      'the target gate does not close',
+      'write access on the target could not be revoked',
       left.map(({ role, privilege, table }) => `${role} still has ${privilege} on ${table}`),
-      'Somebody else granted these; revoke them, or say `target-gate: waive`.',
+      'Somebody else granted these; revoke them, or say `write-access: waive`.',
     )
   if (kept.length) info(`${kept.length} rights to write to the target are taken away until the commit`)
   return recorded

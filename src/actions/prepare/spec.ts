@@ -1,9 +1,9 @@
 import * as z from 'zod'
 import type { Waiver } from '../../checks/check.ts'
-import { VERIFY_LEVELS } from '../../migration/plan.ts'
+import { VERIFY_LEVELS } from '../../model/plan.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { boolean, choice, duration, type InputType, integer, list, pattern, size, text } from '../../runtime/types.ts'
-import { migration } from '../common.ts'
+import { migration } from '../shared.ts'
 
 /** `tbl.no-key=audit_log, events; typ.money=*` */
 export const waivers: InputType<Waiver[]> = {
@@ -92,7 +92,7 @@ export const spec = defineAction({
       'false',
       'Allows a target that is PostgreSQL, for rehearsals with the stand-in. Never for a real migration.',
     ),
-    'target-gate': defaulted(
+    'write-access': defaulted(
       choice('close', 'waive'),
       'close',
       'Until the commit, takes the rights to write to the target from every role that has them, and records them. `waive` leaves them: a stray write there is found by the final verify, if at all.',

@@ -2,25 +2,34 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info } from '@actions/core'
+import {
+  HOLD_TTL,
+  keepingHold,
+  readApproval,
+  runText,
+  setApproval,
+  slotRequest,
+  takeHold,
+  thisRun,
+} from '../../ledger/hold.ts'
+import { addEvidence, advance, type Entry, readEntry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
+import { lookAtApproval } from '../../phases/approval/approval.ts'
+import { planFence } from '../../phases/cutover/held-fence.ts'
+import { requirePlannedTools } from '../../phases/planned-tools.ts'
+import { buildIndexes } from '../../phases/stream/build-indexes.ts'
+import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
+import { withStream } from '../../phases/stream/open.ts'
+import { type Stream, type StreamStatus, untilCaughtUp } from '../../phases/stream/supervisor.ts'
+import { runVerify } from '../../phases/verify/verify.ts'
 import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
-import { redact } from '../../runtime/masking.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
+import { redact } from '../../runtime/secrets.ts'
 import { fenceProblems, fenceVersion, readFence, writesPassed } from '../../source/fence.ts'
 import { dropSlot, slotProblems } from '../../source/slot.ts'
-import { lookAtApproval } from '../../steps/approval.ts'
-import { type DrainEvidence, proveDrain } from '../../steps/drain.ts'
-import { planFence } from '../../steps/fencing.ts'
-import { buildIndexes } from '../../steps/indexes.ts'
-import { withStream } from '../../steps/open-stream.ts'
-import { requirePlannedTools } from '../../steps/planned-tools.ts'
-import { type Stream, type StreamStatus, untilCaughtUp } from '../../steps/stream.ts'
-import { runVerify } from '../../steps/verifying.ts'
-import { HOLD_TTL, keepingHold, readGate, runText, setGate, slotRequest, takeHold, thisRun } from '../../target/hold.ts'
-import { addEvidence, advance, type Entry, readEntry, readEvidence, STREAMING } from '../../target/ledger.ts'
-import { requireMigration, withBoth } from '../common.ts'
+import { requireMigration, withBoth } from '../shared.ts'
 import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'
 
@@ -39,8 +48,8 @@ interface Account {
   startLsn: string | null
   endLsn: string | null
   drain?: DrainEvidence
-  troubles: Record<string, number>
-  sightings: readonly string[]
+  diagnoses: Record<string, number>
+  observations: readonly string[]
   failure?: string
 }
 
@@ -110,8 +119,8 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     status: stream.status,
     startLsn: null,
     endLsn: null,
-    troubles: {},
-    sightings: [],
+    diagnoses: {},
+    observations: [],
   }
   try {
     await follow(context, entry, stream, account, signal)
@@ -124,8 +133,8 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
   } finally {
     account.startLsn = stream.startLsn
     account.endLsn = stream.slot?.confirmedFlushLsn ?? null
-    account.troubles = Object.fromEntries(stream.troubles)
-    account.sightings = stream.sightings
+    account.diagnoses = Object.fromEntries(stream.diagnoses)
+    account.observations = stream.observations
     report(context, entry, account)
   }
   await withDatabase(context.inputs.target, 'target', async (target) => {
@@ -247,13 +256,13 @@ async function untilHandover(
       const seen = await lookAtApproval({ token, job, environment, maxWait })
       if (seen && seen !== 'running') {
         info(`the job \`${job}\` is ${seen}; the stream ends`)
-        if (seen === 'declined' || seen === 'expired') await link.use((db) => setGate(db, entry.id, seen))
+        if (seen === 'declined' || seen === 'expired') await link.use((db) => setApproval(db, entry.id, seen))
         return seen
       }
     }
     if (now >= end && inputs.lastLeg) {
       info('the last leg is over, and nobody has asked for the slot: the approval has expired')
-      await link.use((db) => setGate(db, entry.id, 'expired'))
+      await link.use((db) => setApproval(db, entry.id, 'expired'))
       return 'expired'
     }
     if (now >= end) {
@@ -274,9 +283,9 @@ async function askLedger(link: Link, id: string): Promise<'request' | 'declined'
         info(`${runText(request)} asks for the slot; it is handed over`)
         return 'request' as const
       }
-      const gate = await readGate(db, id)
-      if (gate) info(`the approval is ${gate}; the stream ends, and the slot stays until it is dropped`)
-      return gate
+      const approval = await readApproval(db, id)
+      if (approval) info(`the approval is ${approval}; the stream ends, and the slot stays until it is dropped`)
+      return approval
     })
   } catch (error) {
     if (link.losses > losses) return undefined

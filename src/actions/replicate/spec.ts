@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { argumentList, boolean, choice, duration, secretText, size, text } from '../../runtime/types.ts'
-import { migration } from '../common.ts'
+import { migration } from '../shared.ts'
 
 /** How every action that runs the replicator is told to do so. */
 export const streaming = {

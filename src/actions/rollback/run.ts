@@ -1,16 +1,16 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
+import { closeWriteAccess, openWriteAccess } from '../../destination/write-access.ts'
+import { HOLD_TTL, keepingHold, takeHold, thisRun } from '../../ledger/hold.ts'
+import { addEvidence, advance, DECIDED, type Entry } from '../../ledger/ledger.ts'
+import { runVerify } from '../../phases/verify/verify.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link } from '../../runtime/database.ts'
 import { refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
 import { workFolder } from '../../runtime/progress.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
-import { runVerify } from '../../steps/verifying.ts'
-import { closeGate, openGate } from '../../target/gate.ts'
-import { HOLD_TTL, keepingHold, takeHold, thisRun } from '../../target/hold.ts'
-import { addEvidence, advance, DECIDED, type Entry } from '../../target/ledger.ts'
 import { differences } from '../../tools/molt-verify.ts'
-import { requireMigration, withBoth } from '../common.ts'
+import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
 
 type Rollback = Context<typeof spec>
@@ -69,18 +69,18 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
 
 /** What was written to the target since the commit, once nobody can write there any more; all of it was accepted. */
 async function closed(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
-  const { gate = [] } = entry.facts
+  const { writeAccess = [] } = entry.facts
   const { targetSchema } = entry.plan
-  if (!gate.length)
+  if (!writeAccess.length)
     warning(
       'no rights on the target are known that could be taken away: the application must be stopped, or it writes there beside the source',
     )
-  await closeGate(target, targetSchema, gate)
+  await closeWriteAccess(target, targetSchema, writeAccess)
   try {
     return await requireAccepted(context, source, target, entry)
   } catch (error) {
     // The application stays on the target, and must be able to write there.
-    await openGate(target, targetSchema, gate)
+    await openWriteAccess(target, targetSchema, writeAccess)
     throw error
   }
 }

@@ -1,6 +1,6 @@
 import { defineAction, optional } from '../../runtime/spec.ts'
 import { list } from '../../runtime/types.ts'
-import { migration } from '../common.ts'
+import { migration } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'rollback',

@@ -2,13 +2,13 @@ import { accessSync, chmodSync, constants, existsSync, mkdirSync, writeFileSync 
 import { arch, platform } from 'node:os'
 import { join, resolve } from 'node:path'
 import { addPath, info, warning } from '@actions/core'
+import { createLedger, rememberDigest } from '../../ledger/ledger.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, UserError } from '../../runtime/errors.ts'
-import { createLedger, rememberDigest } from '../../target/ledger.ts'
 import { KNOWN_DIGESTS } from '../../tools/digests.ts'
 import { refuseDenied, sha256, toolVersion } from '../../tools/versions.ts'
-import { requireTls } from '../common.ts'
+import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
 type Setup = Context<typeof spec>

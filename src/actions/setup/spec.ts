@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { boolean, connectionUrl, pattern, text } from '../../runtime/types.ts'
-import { config, insecureTarget } from '../common.ts'
+import { config, insecureTarget } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'setup',

@@ -1,14 +1,14 @@
 import { info, warning } from '@actions/core'
+import { holdTexts } from '../../ledger/hold.ts'
+import { type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
+import { lookAtFence } from '../../phases/cutover/held-fence.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { number, plural } from '../../runtime/progress.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSlot } from '../../source/slot.ts'
-import { lookAtFence } from '../../steps/fencing.ts'
-import { holdTexts } from '../../target/hold.ts'
-import { type Entry, readEntryIfAny } from '../../target/ledger.ts'
-import { requireTls } from '../common.ts'
+import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
 type Status = Context<typeof spec>

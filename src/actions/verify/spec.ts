@@ -1,7 +1,7 @@
-import { VERIFY_LEVELS } from '../../migration/plan.ts'
+import { VERIFY_LEVELS } from '../../model/plan.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { boolean, choice, duration, integer, list } from '../../runtime/types.ts'
-import { migration } from '../common.ts'
+import { migration } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'verify',

@@ -1,0 +1,133 @@
+import { number, seconds } from '../../src/runtime/progress.ts'
+import type { JobResult, StepResult } from '../runner/runner.ts'
+import { CANARIES, type Search } from '../shop/masked-shop.ts'
+
+/** What `--json` prints. Times in milliseconds. */
+export interface Account {
+  verdict: 'go' | 'no-go'
+  reason: string
+  rowsLoaded: number
+  changesStreamed: number
+  lagMs: number | null
+  pauseMs: number | null
+  pauseParts: Record<string, number>
+  applicationPauseMs: number | null
+  tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
+  engine: string
+  summary: string
+  /** Path of a page that stands alone: the summary, with pictures. */
+  report?: string
+  masking?: Masking
+}
+
+/** What `--mask` adds. */
+export interface Masking {
+  rows: number
+  tables: number
+  maskedColumns: number
+  /** Of the copy alone, and of all that `mask` did with its proof. */
+  copyMs: number
+  tookMs: number
+  /** How many texts were looked for, and where; `found` has their numbers, which are not to be there. */
+  needles: number
+  searches: Search[]
+  evidence: string
+}
+
+/** What the steps of the chain have left, as somebody who waited for it wants to have it told. */
+export function accountOf(result: JobResult, summary: string): Account {
+  const { outputs } = result
+  const go = result.conclusion === 'success' && outputs.verdict === 'go'
+  return {
+    verdict: go ? 'go' : 'no-go',
+    reason: go ? 'every step was proved' : reasonOf(result),
+    rowsLoaded: Number(outputs.rows || 0),
+    changesStreamed: Number(outputs['changes-caught-up'] || 0) + Number(outputs.changes || 0),
+    lagMs: outputs['lag-ms'] ? Number(outputs['lag-ms']) : null,
+    pauseMs: outputs['pause-ms'] ? Number(outputs['pause-ms']) : null,
+    pauseParts: JSON.parse(outputs['pause-parts'] || '{}'),
+    applicationPauseMs: null,
+    tables: JSON.parse(outputs.tables || '[]'),
+    engine: engineOf(outputs),
+    summary,
+  }
+}
+
+/** The stand-in says what it is in its version too. */
+function engineOf({ engine, 'molt-version': version }: Record<string, string>): string {
+  if (!engine) return 'unknown'
+  return version?.includes(engine) ? `molt ${version}` : [engine, version].filter(Boolean).join(' ')
+}
+
+function reasonOf(result: JobResult): string {
+  const failed = result.steps.find((step: StepResult) => step.depth === 1 && step.outcome === 'failure')
+  if (!failed) return `the run was ${result.conclusion}`
+  // The last one is the action's own verdict; those before it are what it rests on.
+  return `${failed.name}: ${inShort(errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`)}`
+}
+
+/** Of a list only its first item: all of them were shown while it ran, and the summary has them with their fixes. */
+function inShort(message: string): string {
+  const [head = '', ...lines] = message.split('\n')
+  const items = lines.filter((line) => /^ {2}- /.test(line)).map((line) => line.slice(4).replace(/; .*/, ''))
+  if (!items.length) return message
+  return `${head} ${items[0]}${items.length > 1 ? ', …' : ''} (see above and the summary)`
+}
+
+export function errorsOf(step: StepResult | undefined): string[] {
+  return (step?.annotations ?? []).filter(({ level }) => level === 'error').map(({ message }) => message)
+}
+
+export function accountText(account: Account): string {
+  const ms = (value: number | null) => (value === null ? 'not measured' : `${number(value)} ms`)
+  const parts = Object.entries(account.pauseParts).map(([part, value]) => `${part} ${number(value)}`)
+  const lines = [
+    '',
+    account.verdict === 'go' ? 'GO' : 'NO-GO',
+    '',
+    `  reason             ${account.reason.replaceAll('\n', '\n                     ')}`,
+    `  engine             ${account.engine}`,
+    `  rows loaded        ${number(account.rowsLoaded)}`,
+    `  changes streamed   ${number(account.changesStreamed)}`,
+    `  lag before pause   ${ms(account.lagMs)}`,
+    `  write pause        ${ms(account.pauseMs)}${parts.length ? `  (${parts.join(', ')})` : ''}`,
+    ...(account.applicationPauseMs === null
+      ? []
+      : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),
+    ...tableLines(account),
+    ...maskingLines(account),
+    '',
+    `  summary            ${account.summary}`,
+    ...(account.report ? [`  report             ${account.report}`] : []),
+  ]
+  return lines.join('\n')
+}
+
+function maskingLines({ masking }: Account): string[] {
+  if (!masking) return []
+  const width = Math.max(...masking.searches.map(({ place }) => place.length))
+  return [
+    '',
+    `  masked             ${number(masking.rows)} rows in ${masking.tables} tables, ${masking.maskedColumns} columns; copied in ${seconds(masking.copyMs)}, with proof ${seconds(masking.tookMs)}`,
+    `  searched for       ${masking.needles} texts of production, ${CANARIES.length} of them canaries`,
+    ...masking.searches.map(
+      ({ place, looked, found }) => `  ${place.padEnd(width)}  ${String(found.length).padStart(2)} found  (${looked})`,
+    ),
+    `  evidence           ${masking.evidence}`,
+  ]
+}
+
+function tableLines(account: Account): string[] {
+  if (!account.tables.length) return []
+  const width = Math.max(5, ...account.tables.map((table) => table.name.length))
+  const row = (...cells: (string | number)[]) =>
+    `  ${String(cells[0]).padEnd(width)}${cells
+      .slice(1)
+      .map((cell) => (typeof cell === 'number' ? number(cell) : cell).padStart(12))
+      .join('')}`
+  return [
+    '',
+    row('table', 'rows', 'missing', 'different', 'extraneous'),
+    ...account.tables.map((table) => row(table.name, table.rows, table.missing, table.mismatch, table.extraneous)),
+  ]
+}

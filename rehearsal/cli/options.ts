@@ -1,0 +1,140 @@
+import { existsSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { InputError, messageOf } from '../../src/runtime/errors.ts'
+import { number } from '../../src/runtime/progress.ts'
+import { urlProblem } from '../../src/runtime/url.ts'
+import { DEFAULT_RATE } from '../shop/load.ts'
+import { GROWN_ROWS } from '../shop/masked-shop.ts'
+import { DEFAULT_ROWS } from '../shop/shop.ts'
+
+export const HELP = `Rehearses a migration with the committed actions, under live writes.
+
+  npm run rehearse                       two embedded PostgreSQL servers and a sample shop
+  npm run rehearse -- --source URL --target URL --allow-source DBNAME
+                                         your own databases. Such a run never commits. It takes away slot,
+                                         publication, fence, ledger and heartbeat; the loaded rows stay on the
+                                         target, so empty its tables before the next one.
+  npm run rehearse -- --mask             a third server plays production: a shop of 20 tables with people and planted
+                                         canaries in it, masked by mask into the source; afterwards everything that
+                                         was written anywhere, WAL included, is searched for them
+
+Options
+  --rows N             rows of the sample shop (default ${number(DEFAULT_ROWS)}; with --mask ${number(GROWN_ROWS)})
+  --rate N             transactions a second (default ${DEFAULT_RATE}; on your own databases none, unless given:
+                       updates that set columns to the values they have)
+  --keep               leaves the embedded servers, logs and evidence for you to look at, and says how to stop them
+  --source URL         PostgreSQL to rehearse on
+  --target URL         database to load into; its tables must exist and be empty
+  --allow-source NAME  the source's database name, as a promise that you mean it
+  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; the real molt takes nothing
+                       but CockroachDB as the target, so give --source and --target, too
+  --json               the last line of standard output is one JSON object
+  --help               this text
+
+It leaves .rehearsal/report.html: when the application could write, what the pause was made of, and the job's summary.
+
+Exit status: 0 for "go", 1 for "no-go", 2 for wrong usage, 130 when interrupted.`
+
+export interface Options {
+  rows: number
+  rate: number | undefined
+  keep: boolean
+  json: boolean
+  source?: string
+  target?: string
+  binDir?: string
+  mask: boolean
+}
+
+/**
+ * The options of `npm run rehearse`.
+ * @returns undefined where only the help is asked for
+ * @throws InputError when they cannot be used: one line that says why
+ */
+export function readOptions(argv: string[]): Options | undefined {
+  try {
+    return soundOptions(argv)
+  } catch (error) {
+    // What `parseArgs` says can have several lines.
+    throw new InputError(`${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)`)
+  }
+}
+
+function soundOptions(argv: string[]): Options | undefined {
+  const { values } = parseArgs({
+    args: argv,
+    options: {
+      rows: { type: 'string' },
+      rate: { type: 'string' },
+      keep: { type: 'boolean', default: false },
+      source: { type: 'string' },
+      target: { type: 'string' },
+      'allow-source': { type: 'string' },
+      'bin-dir': { type: 'string' },
+      mask: { type: 'boolean', default: false },
+      json: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  if (values.help) return undefined
+  const { source, target } = values
+  if ((source === undefined) !== (target === undefined)) throw new InputError('--source and --target go together')
+  for (const [name, url] of Object.entries({ source, target })) {
+    const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
+    if (problem) throw new InputError(`--${name}: ${problem}`)
+  }
+  if (source) requireAllowed(source, values['allow-source'])
+  else if (values['allow-source'] !== undefined) throw new InputError('--allow-source is for --source and --target')
+  if (source && values.rows !== undefined)
+    throw new InputError('--rows is for the sample shop; nothing is seeded in your own databases')
+  if (source && values.mask) throw new InputError('--mask is for the sample shop; mask your own by the action `mask`')
+  const { mask } = values
+  return {
+    rows: wholeNumber('rows', values.rows, mask ? 3000 : 1000) ?? (mask ? GROWN_ROWS : DEFAULT_ROWS),
+    mask,
+    rate: wholeNumber('rate', values.rate, 0) ?? (source ? undefined : DEFAULT_RATE),
+    keep: values.keep,
+    json: values.json,
+    source,
+    target,
+    binDir: binDirOf(values['bin-dir']),
+  }
+}
+
+function binDirOf(value: string | undefined): string | undefined {
+  if (value === undefined) return undefined
+  const folder = resolve(value)
+  for (const tool of ['molt', 'replicator'])
+    if (!existsSync(join(folder, tool))) throw new InputError(`--bin-dir: there is no ${tool} in ${folder}`)
+  return folder
+}
+
+/** The parser's own error would show the URL, and the password in it. */
+function unreadable(url: string): string | undefined {
+  try {
+    databaseOf(url)
+    return undefined
+  } catch {
+    return 'it does not parse as a URL; look at its host and port, such as postgresql://user@host:5432/database'
+  }
+}
+
+function databaseOf(url: string): string {
+  return decodeURIComponent(new URL(url).pathname.slice(1))
+}
+
+/** Writes to a database are fenced for a moment: that must not happen to one that was named by mistake. */
+function requireAllowed(source: string, allowed: string | undefined): void {
+  const database = databaseOf(source)
+  if (allowed === database) return
+  throw new InputError(
+    `--allow-source must name the source's database: a rehearsal pauses its writes for some seconds. If you mean it, add --allow-source ${database}`,
+  )
+}
+
+function wholeNumber(name: string, value: string | undefined, min: number): number | undefined {
+  if (value === undefined) return undefined
+  if (!/^\d+$/.test(value) || Number(value) < min) throw new InputError(`--${name} must be a whole number from ${min}`)
+  return Number(value)
+}

@@ -1,0 +1,502 @@
+// `npm run rehearse`: a live PostgreSQL database is moved by the committed actions, while an application writes to it.
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { listDeferred } from '../../src/destination/deferral.ts'
+import { ConnectError, connect, type Database, withDatabase } from '../../src/runtime/database.ts'
+import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
+import { number, seconds } from '../../src/runtime/progress.ts'
+import { readTables } from '../../src/sql/tables.ts'
+import { toolVersion } from '../../src/tools/versions.ts'
+import { type EmbeddedServer, startPair, startPostgres } from '../postgres/postgres.ts'
+import { type JobResult, type LogLine, runAction } from '../runner/runner.ts'
+import { type LoadHandle, startGenericLoad, startLoad } from '../shop/load.ts'
+import {
+  CANARIES,
+  createGrownShop,
+  createGrownTarget,
+  maskShop,
+  type Search,
+  searchDatabase,
+  searchFiles,
+  searchTexts,
+  WITNESSES,
+} from '../shop/masked-shop.ts'
+import { createShop } from '../shop/shop.ts'
+import { type Account, accountOf, accountText, errorsOf, type Masking } from './account.ts'
+import { HELP, type Options, readOptions } from './options.ts'
+import { reportPage, Timeline } from './report.ts'
+import { Screen } from './screen.ts'
+
+const REPO = resolve(import.meta.dirname, '../..')
+/** What was committed is finalized, what was only rehearsed is cleaned up. */
+const PLACES: Record<string, number> = {
+  setup: 1,
+  prepare: 2,
+  fetch: 3,
+  'catch-up': 4,
+  cutover: 5,
+  finalize: 6,
+  cleanup: 6,
+}
+/** With `--mask`: production and mask come before these, the search after. */
+const STEPS = 6 + 3
+
+/** What one is asked for, and what looks at it. */
+interface Rehearsal extends Options {
+  timeline: Timeline
+  onLine?: (text: string) => void
+}
+
+async function main(): Promise<number> {
+  const options = readOptions(process.argv.slice(2))
+  if (!options) {
+    console.log(HELP)
+    return 0
+  }
+  const cancel = new AbortController()
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+    process.on(signal, () => cancel.abort(new Error(`interrupted by ${signal}`)))
+  const folder = mkdtempSync(join(tmpdir(), 'molt-actions-rehearsal-'))
+  const screen = new Screen(options.json)
+  try {
+    const timeline = new Timeline()
+    const account = await rehearse({ ...options, timeline }, folder, screen, cancel.signal)
+    const page = reportPage(account, timeline, readFileSync(account.summary, 'utf8'))
+    account.report = keepFile(options, folder, 'report.html', page)
+    screen.end()
+    console.log(options.json ? JSON.stringify(account) : accountText(account))
+    if (cancel.signal.aborted) return 130
+    return account.verdict === 'go' ? 0 : 1
+  } catch (error) {
+    screen.end()
+    if (!cancel.signal.aborted) throw error
+    console.error('interrupted; nothing is left behind')
+    return 130
+  } finally {
+    if (!options.keep) rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+async function rehearse(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
+  if (options.source && options.target)
+    return onOwnDatabases(options, options.source, options.target, folder, screen, signal)
+  if (options.mask) return onMaskedShop(options, folder, screen, signal)
+  screen.say('starting two embedded PostgreSQL 16 servers')
+  const pair = await startPair({ signal })
+  try {
+    const { source, target } = pair
+    screen.say(`loading the sample shop: ${number(options.rows)} rows`)
+    const plain = await carriesPlainValuesOnly(options, screen)
+    await Promise.all([
+      createShop(source.url, { rows: options.rows, plain }),
+      createShop(target.url, { schemaOnly: true }),
+    ])
+    signal.throwIfAborted()
+    const account = await underLoad({ ...options, plain }, { source, target }, folder, screen, signal)
+    if (options.keep) await keepServers([source, target], folder, screen)
+    return account
+  } finally {
+    await pair.stop()
+  }
+}
+
+async function keepServers(servers: EmbeddedServer[], folder: string, screen: Screen): Promise<void> {
+  await Promise.all(servers.map((server) => server.keep()))
+  screen.say(
+    `kept, and still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`,
+  )
+  const folders = servers.map(({ dataDir }) => dirname(dataDir))
+  screen.say(
+    `to stop them: kill $(cat ${folders.map((each) => `${each}/server.pid`).join(' ')}); afterwards rm -r ${[...folders, folder].join(' ')}`,
+  )
+}
+
+/** The whole chain while the application writes; it ends committed, with the application in the target. */
+async function underLoad(
+  options: Rehearsal & { plain?: boolean },
+  { source, target }: { source: EmbeddedServer; target: EmbeddedServer },
+  folder: string,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<Account> {
+  const load = options.rate ? await startLoad({ url: source.url, rate: options.rate, plain: options.plain }) : undefined
+  screen.say(load ? `the application writes: ${options.rate} transactions a second` : 'no application writes')
+  const door = await switchDoor(async () => load?.switchTo(target.url))
+  const watched = watchWrites(options, load)
+  try {
+    const inputs = { decision: 'commit', 'switch-command': door.command }
+    const result = await runChain(options, { source: source.url, target: target.url, inputs }, folder, screen, signal)
+    const account = accountOf(result, keepSummary(options, folder, result.summary))
+    account.applicationPauseMs = applicationPause(load)
+    return account
+  } finally {
+    watched.abort()
+    door.server.close()
+    await load?.stop()
+  }
+}
+
+/** Production, the masked source and the target; then the chain; then the search for what must not be anywhere. */
+async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
+  screen.say('starting three embedded PostgreSQL 16 servers')
+  // Every segment is kept, so that the search sees all that was ever written.
+  const settings = { wal_keep_size: '100GB', log_statement: 'all' }
+  const started = await Promise.allSettled([
+    startPostgres({ name: 'production', signal }),
+    startPostgres({ name: 'source', settings, signal }),
+    startPostgres({ name: 'target', settings, signal }),
+  ])
+  const servers = started.flatMap((each) => (each.status === 'fulfilled' ? [each.value] : []))
+  const stop = async () => void (await Promise.all(servers.map((server) => server.stop())))
+  try {
+    const failed = started.find((each) => each.status === 'rejected')
+    const [production, source, target] = servers
+    if (failed || !production || !source || !target) throw failed?.reason
+    const logs: string[] = []
+    const onLine = (text: string) => logs.push(text)
+    screen.step(
+      1,
+      STEPS,
+      `Production: a shop of ${number(options.rows)} rows, with ${CANARIES.length} canaries planted`,
+    )
+    await endingWith(signal, stop, () => grow(production.url, options.rows, screen))
+    await createGrownTarget(target.url)
+    signal.throwIfAborted()
+    screen.step(2, STEPS, 'Mask')
+    const began = performance.now()
+    const { job, evidence } = await maskShop({ from: production.url, to: source.url, folder, signal }, (line) => {
+      onLine(line.text)
+      show(screen, line)
+    })
+    const tookMs = Math.round(performance.now() - began)
+    signal.throwIfAborted()
+    if (job.conclusion !== 'success') return notMasked(options, folder, job)
+    const account = await underLoad({ ...options, onLine }, { source, target }, folder, screen, signal)
+    signal.throwIfAborted()
+    screen.step(STEPS, STEPS, 'Search for canaries')
+    const { outputs } = job
+    account.masking = {
+      rows: Number(outputs.rows),
+      tables: Number(outputs.tables),
+      maskedColumns: Number(outputs['masked-columns']),
+      copyMs: Number(outputs['duration-ms']),
+      tookMs,
+      needles: CANARIES.length + WITNESSES.length,
+      searches: await endingWith(signal, stop, () =>
+        searchAll(
+          { production, source, target },
+          [job.summary, JSON.stringify(outputs), ...logs],
+          folder,
+          account,
+          screen,
+          signal,
+        ),
+      ),
+      evidence: keepFile(options, folder, 'mask.json', readFileSync(evidence, 'utf8')),
+    }
+    keepSummary(options, folder, `${job.summary}\n\n${readFileSync(account.summary, 'utf8')}`)
+    const problem = searchProblem(account.masking)
+    if (problem) Object.assign(account, { verdict: 'no-go', reason: problem })
+    if (options.keep) await keepServers(servers, folder, screen)
+    return account
+  } finally {
+    await stop()
+  }
+}
+
+/** Long work in a database is ended by the end of its server. */
+async function endingWith<T>(signal: AbortSignal, stop: () => Promise<void>, work: () => Promise<T>): Promise<T> {
+  signal.throwIfAborted()
+  const end = () => void stop()
+  signal.addEventListener('abort', end, { once: true })
+  try {
+    return await work()
+  } finally {
+    signal.removeEventListener('abort', end)
+  }
+}
+
+async function grow(url: string, rows: number, screen: Screen): Promise<void> {
+  const timer = setInterval(() => {
+    const size = (db: Database) => db.query('SELECT pg_database_size(current_database())::float8 / 1048576 AS mib')
+    withDatabase(url, 'source', size)
+      .then(({ rows: [{ mib }] }) => screen.line(`growing: ${number(mib)} MiB`))
+      .catch(() => {})
+  }, 5000)
+  try {
+    await createGrownShop(url, rows)
+  } finally {
+    clearInterval(timer)
+  }
+}
+
+function notMasked(options: Options, folder: string, job: JobResult): Account {
+  const account = accountOf(job, keepSummary(options, folder, job.summary))
+  const said = job.steps.flatMap(errorsOf)
+  return { ...account, verdict: 'no-go', reason: `Mask: ${said.join('; ') || `the run was ${job.conclusion}`}` }
+}
+
+async function searchAll(
+  { production, source, target }: Record<'production' | 'source' | 'target', EmbeddedServer>,
+  texts: readonly string[],
+  folder: string,
+  account: Account,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<Search[]> {
+  for (const { url } of [production, source, target]) await withDatabase(url, 'source', (db) => db.query('CHECKPOINT'))
+  const needles = [...CANARIES, ...WITNESSES]
+  const wal = ({ dataDir }: EmbeddedServer) => join(dataDir, 'pg_wal')
+  if (!existsSync(join(wal(source), FIRST_SEGMENT))) throw new Error('the first WAL of the source is gone')
+  const others = [source, target].flatMap(({ dataDir }) =>
+    readdirSync(dataDir)
+      .filter((name) => name !== 'pg_wal')
+      .map((name) => join(dataDir, name)),
+  )
+  const searches: Search[] = []
+  const note = (search: Search) => {
+    searches.push(search)
+    screen.line(`${search.place}: ${search.looked}, ${search.found.length} of ${needles.length} texts found`)
+  }
+  const inFiles = async (place: string, paths: string[], enough = false) =>
+    note(await searchFiles(place, paths, needles, { signal, enough }))
+  await inFiles(CONTROL, [production.dataDir], true)
+  // Before the databases are asked for these very texts. Production's own log may say what it likes: it stays there.
+  await inFiles('server logs', [source.logFile, target.logFile])
+  const rows = [source, target].map(({ name, url }) => searchDatabase(`rows of the ${name}`, url, needles))
+  for (const search of await Promise.all(rows)) note(search)
+  await inFiles('WAL of the source, all of it', [wal(source)])
+  await inFiles('WAL of the target, all of it', [wal(target)])
+  await inFiles('all other files of the two', others)
+  const told = [...texts, readFileSync(account.summary, 'utf8'), JSON.stringify(account)]
+  note(searchTexts('logs, summaries, outputs', told, needles))
+  await inFiles('evidence, artifacts, work files', [folder])
+  return searches
+}
+
+const FIRST_SEGMENT = '000000010000000000000001'
+
+/** Where the search has to find everything, or its finding nothing elsewhere would mean nothing. */
+const CONTROL = 'production, as a control'
+
+function searchProblem({ searches, needles }: Masking): string | undefined {
+  const control = searches.find(({ place }) => place === CONTROL)
+  if (control?.found.length !== needles)
+    return `the search found ${control?.found.length ?? 0} of ${needles} texts in production, where all are: it proves nothing`
+  const leaks = searches.filter(({ place, found }) => place !== CONTROL && found.length)
+  if (!leaks.length) return undefined
+  return leaks.map(({ place, found }) => `${found.length} texts of production were found in: ${place}`).join('; ')
+}
+
+/** molt before 1.0 damages some values of its own accord; with it the shop's seed leaves them out, and says so. */
+async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise<boolean> {
+  if (!options.binDir) return false
+  const version = await toolVersion(join(options.binDir, 'molt'), 'molt')
+  if (!/^0\./.test(version)) return false
+  screen.say(
+    `molt ${version} loads empty strings as NULL and CRLF as LF, and fails on negative numbers: the shop has none of them. Do not use this build for real`,
+  )
+  return true
+}
+
+async function onOwnDatabases(
+  options: Rehearsal,
+  source: string,
+  target: string,
+  folder: string,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<Account> {
+  const inputs = { decision: 'rehearse', migration: 'rehearsal', slot: 'molt_rehearsal', cleanup: 'true' }
+  const there = await ifReachable(() => withDatabase(target, 'target', traces))
+  const load = options.rate ? await ifReachable(() => writeHarmlessly(source, Number(options.rate))) : undefined
+  const watched = watchWrites(options, load)
+  let result: JobResult | undefined
+  try {
+    result = await runChain(options, { source, target, inputs }, folder, screen, signal)
+    return accountOf(result, keepSummary(options, folder, result.summary))
+  } finally {
+    watched.abort()
+    await load?.stop()
+    if (result && neverConnected(result)) screen.say('nothing was made, so nothing is left')
+    else {
+      await leaveNothing(source, target, folder, screen)
+      if (there) await withDatabase(target, 'target', (db) => removeTraces(db, there))
+      if (result?.steps.some(({ id, outcome }) => id === 'fetch' && outcome !== 'skipped'))
+        screen.say('the loaded rows stay on the target: empty its tables before the next run')
+    }
+  }
+}
+
+/** A side that cannot be reached is for `prepare` to tell, as every other finding. */
+async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
+  return work().catch((error) => {
+    if (error instanceof ConnectError) return undefined
+    throw error
+  })
+}
+
+/** `prepare`, which is the first to make anything, connects to both sides before it does. */
+function neverConnected(result: JobResult): boolean {
+  const prepare = result.steps.find(({ id }) => id === 'prepare')
+  return errorsOf(prepare).some((message) => message.startsWith('cannot connect to the '))
+}
+
+/** What `cleanup` leaves on the target for later readers, and molt for itself: a rehearsal takes away what it has brought. */
+const TRACES: Record<string, string> = {
+  'molt_actions.migrations': 'DROP SCHEMA molt_actions CASCADE',
+  'public._molt_fetch_status': 'DROP TABLE public._molt_fetch_status CASCADE',
+  'public._molt_fetch_exceptions': 'DROP TABLE public._molt_fetch_exceptions CASCADE',
+}
+
+async function traces(db: Database): Promise<string[]> {
+  const { rows } = await db.query<{ name: string }>(
+    "SELECT table_schema || '.' || table_name AS name FROM information_schema.tables",
+  )
+  return rows.map(({ name }) => name).filter((name) => name in TRACES)
+}
+
+async function removeTraces(db: Database, there: readonly string[]): Promise<void> {
+  const brought = (await traces(db)).filter((name) => !there.includes(name))
+  for (const name of brought) {
+    // A migration that is still in the ledger could not be cleaned up, and is needed to do so.
+    if (name === 'molt_actions.migrations' && (await db.query(`SELECT 1 FROM ${name}`)).rowCount) continue
+    // So are the definitions of what is still off.
+    if (name === 'molt_actions.migrations' && (await listDeferred(db, 'rehearsal')).length) continue
+    await db.query(TRACES[name] as string)
+  }
+}
+
+async function writeHarmlessly(source: string, rate: number): Promise<LoadHandle> {
+  const db = await connect(source, 'source')
+  try {
+    const tables = (await readTables(db, 'public')).map((table) => table.name)
+    return await startGenericLoad({ url: source, schema: 'public', tables, rate })
+  } finally {
+    await db.end()
+  }
+}
+
+/** The chain cleans up by itself; this is for a chain that was killed before it could. */
+async function leaveNothing(source: string, target: string, folder: string, screen: Screen): Promise<void> {
+  const run = (name: string, inputs: Record<string, string>) =>
+    runAction({
+      dir: join(REPO, 'actions', name),
+      repo: REPO,
+      inputs: { source, target, migration: 'rehearsal', 'allow-insecure': 'true', ...inputs },
+      workDir: join(folder, 'after'),
+      secrets: [source, target],
+    })
+  const status = await run('cleanup', { 'dry-run': 'true' })
+  if (status.conclusion === 'success' && !/would drop/.test(status.summary)) return
+  const foreign = status.annotations.find(({ message }) => /belongs to migration/.test(message))
+  if (foreign) return screen.say(`nothing was touched: ${foreign.message}`)
+  screen.say('the chain could not clean up after itself; doing it now')
+  await run('fence', { do: 'lift' })
+  const cleaned = await run('cleanup', {})
+  if (cleaned.conclusion === 'success') return
+  screen.say(`not everything could be cleaned up: ${cleaned.steps.flatMap(errorsOf).join('; ')}`)
+}
+
+async function runChain(
+  options: Rehearsal,
+  job: { source: string; target: string; inputs: Record<string, string> },
+  folder: string,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<JobResult> {
+  const config = join(folder, 'rehearsal.yml')
+  writeFileSync(config, 'common:\n  progress-every: 2s\n')
+  return runAction({
+    dir: REPO,
+    repo: REPO,
+    inputs: {
+      source: job.source,
+      target: job.target,
+      config,
+      'rehearsal-target': 'true',
+      'allow-insecure': 'true',
+      mode: 'direct-copy',
+      ...(options.binDir ? { 'bin-dir': options.binDir } : { embedded: 'true' }),
+      ...job.inputs,
+    },
+    workDir: join(folder, 'work'),
+    secrets: [job.source, job.target],
+    signal,
+    beforeStep: (step) => {
+      const place = PLACES[step.id ?? '']
+      if (!place || step.phase !== 'main') return
+      options.timeline.step(step.name)
+      if (options.mask) screen.step(place + 2, STEPS, step.name)
+      else screen.step(place, 6, step.name)
+    },
+    onLine: (line) => {
+      options.onLine?.(line.text)
+      show(screen, line)
+    },
+  })
+}
+
+/** @returns what ends it */
+function watchWrites({ timeline }: Rehearsal, load: LoadHandle | undefined): AbortController {
+  const over = new AbortController()
+  if (load) void timeline.follow(() => load.counters.transactions, over.signal)
+  return over
+}
+
+/** What a person who waits wants to see of an action's log. */
+function show(screen: Screen, { group, kind, text }: LogLine): void {
+  if (group === undefined && kind !== 'debug' && text && !/^Run \$/.test(text)) screen.line(text)
+}
+
+function keepSummary(options: Options, folder: string, summary: string): string {
+  return keepFile(options, folder, 'summary.md', summary)
+}
+
+/** Outlives the rehearsal, whose own folder goes away unless it is to be kept. */
+function keepFile(options: Options, folder: string, name: string, text: string): string {
+  const path = options.keep ? join(folder, name) : join(REPO, '.rehearsal', name)
+  mkdirSync(resolve(path, '..'), { recursive: true })
+  writeFileSync(path, text)
+  return path
+}
+
+function applicationPause(load: LoadHandle | undefined): number | null {
+  if (!load) return null
+  const longest = Math.max(0, ...load.pausesMs, load.pausedForMs ?? 0)
+  return Math.round(longest)
+}
+
+/** A loopback address that the switch command knocks at; the application then goes on in the target. */
+async function switchDoor(open: () => Promise<unknown>): Promise<{ server: Server; command: string }> {
+  const server = createServer((request, response) => {
+    request.resume()
+    open().then(
+      () => response.end('switched\n'),
+      (error) => {
+        response.statusCode = 500
+        response.end(`${messageOf(error)}\n`)
+      },
+    )
+  })
+  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done))
+  const { port } = server.address() as AddressInfo
+  const script = `require('node:http').get('http://127.0.0.1:${port}/', (r) => { r.pipe(process.stdout); process.exitCode = r.statusCode === 200 ? 0 : 1 })`
+  return { server, command: JSON.stringify([process.execPath, '-e', script]) }
+}
+
+const began = performance.now()
+main().then(
+  (code) => {
+    process.exitCode = code
+    if (code === 0 && !process.argv.includes('--json') && !process.argv.includes('--help'))
+      console.log(`  took               ${seconds(performance.now() - began)}`)
+  },
+  (error) => {
+    console.error(error instanceof UserError ? messageOf(error) : error)
+    process.exitCode = error instanceof InputError ? 2 : 1
+  },
+)

@@ -1,0 +1,136 @@
+import { warning } from '@actions/core'
+import { type Entry, type Phase, requireEntry } from '../ledger/ledger.ts'
+import { type Database, withDatabase } from '../runtime/database.ts'
+import { InputError, VerdictError } from '../runtime/errors.ts'
+import { defaulted, optional, required } from '../runtime/spec.ts'
+import { boolean, connectionUrl, pattern, text } from '../runtime/types.ts'
+import { tlsProblem } from '../runtime/url.ts'
+import { readHeartbeatOwner } from '../source/heartbeat.ts'
+import { readServer } from '../source/server.ts'
+
+export const config = {
+  config: optional(
+    text,
+    'YAML file with settings: one section per action, with the same names as its inputs, and `common` for all. An input wins over the file.',
+  ),
+}
+
+function allowInsecure(sides: string) {
+  return defaulted(
+    boolean,
+    'false',
+    `Allows a ${sides} URL that does not insist on TLS (\`sslmode\` other than \`require\`, \`verify-ca\`, \`verify-full\`). Shown to the approver.`,
+  )
+}
+
+/** For actions that know the target alone. */
+export const insecureTarget = { 'allow-insecure': allowInsecure('`target`') }
+
+/** Inputs of every action that works on a migration. */
+export const migration = {
+  source: required(
+    connectionUrl,
+    'PostgreSQL to move, as the migration user. The primary itself: not a replica, pooler or balancer.',
+  ),
+  target: required(connectionUrl, 'CockroachDB to move to.'),
+  migration: defaulted(
+    pattern(/^[a-z][a-z0-9-]{0,39}$/, 'lower-case letters, digits and hyphens, 40 at most'),
+    'main',
+    'Name of this migration in the ledger.',
+  ),
+  'allow-insecure': allowInsecure('`source` or `target`'),
+  ...config,
+}
+
+interface Connections {
+  source: string
+  target: string
+  allowInsecure: boolean
+}
+
+/**
+ * Customers' rows and passwords travel on these connections.
+ * @returns in words, which side may be reached in clear; empty when neither
+ * @throws InputError when a side does not insist on TLS and nobody has allowed it by name
+ */
+export function requireTls(inputs: Partial<Connections>): string[] {
+  const weak = (['source', 'target'] as const).flatMap((side) => {
+    const url = inputs[side]
+    const problem = url && tlsProblem(url)
+    return problem ? [{ side, problem }] : []
+  })
+  if (!inputs.allowInsecure && weak[0])
+    throw new InputError(
+      `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or say \`allow-insecure: true\``,
+    )
+  return weak.map(({ side, problem }) => `the ${side} is not reached by TLS for certain: ${problem}`)
+}
+
+/** One annotation a process, however many connections it makes. */
+let warned = false
+function warnInsecure(weak: readonly string[]): void {
+  if (!warned && weak.length) warning(`\`allow-insecure\`: ${weak.join('; ')}`)
+  warned = true
+}
+
+/** Opens both sides and closes them whatever happens; `signal` ends attempts to connect. */
+export async function withBoth<T>(
+  { inputs, signal }: { inputs: Connections; signal: AbortSignal },
+  work: (source: Database, target: Database) => Promise<T>,
+): Promise<T> {
+  warnInsecure(requireTls(inputs))
+  const { source, target } = inputs
+  return withDatabase(
+    source,
+    'source',
+    (from) => withDatabase(target, 'target', (to) => work(from, to), signal),
+    signal,
+  )
+}
+
+/**
+ * The ledger's entry of a migration, which stands in one of `phases`.
+ * @param early what to do instead, said when the migration has not come as far as `phases`
+ * @throws UserError when there is no such entry, or it stands elsewhere; VerdictError when its plan was changed, or when
+ * the source is not the one that `prepare` saw
+ */
+export async function requireMigration(
+  source: Database,
+  target: Database,
+  id: string,
+  phases: readonly Phase[],
+  early?: string,
+): Promise<Entry> {
+  const entry = await requireEntry(target, id, phases, early)
+  await requireSameSource(source, entry)
+  return entry
+}
+
+/**
+ * @throws VerdictError unless this is the very database that `prepare` saw, not a clone, a replica or another one, and
+ * shows all of its rows: a policy made since then would hide the same rows from the load, the stream's comparison and molt
+ */
+async function requireSameSource(source: Database, entry: Entry): Promise<void> {
+  const planned = entry.facts.source
+  const [server, owner] = [await readServer(source), await readHeartbeatOwner(source)]
+  const same =
+    planned?.systemIdentifier === server.systemIdentifier &&
+    planned.databaseOid === server.databaseOid &&
+    planned.sourceId === owner?.sourceId
+  if (same && !server.inRecovery) return requireAllRows(source, entry)
+  throw new VerdictError(
+    `the source is not the database that \`prepare\` saw for migration \`${entry.id}\`${server.inRecovery ? ' (it is a replica now)' : ''}; check the URL, or prepare a new migration`,
+  )
+}
+
+async function requireAllRows(source: Database, { plan }: Entry): Promise<void> {
+  const { rows } = await source.query(
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND row_security_active(c.oid) ORDER BY 1`,
+    [plan.sourceSchema, plan.tables],
+  )
+  if (rows.length)
+    throw new VerdictError(
+      `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would neither be moved nor missed. Give it BYPASSRLS (ALTER ROLE … BYPASSRLS), and load again if it had not got it when the load ran`,
+    )
+}

@@ -1,0 +1,125 @@
+import { totalmem } from 'node:os'
+import type { Schema } from '../../model/schema.ts'
+import { connect, type Database } from '../../runtime/database.ts'
+import { findTool, sha256, type ToolName, toolHelp, toolVersion } from '../../tools/versions.ts'
+import type { Facts, Machine, Settings, Tool, UrlFacts } from './facts.ts'
+import { readConnection, readSamples, readSourceCatalog } from './source.ts'
+import { readTargetFacts } from './target.ts'
+
+export interface AssessOptions {
+  sourceUrl: string
+  targetUrl: string
+  /** All but what the source's schema decides. */
+  settings: Omit<Settings, 'tables' | 'filter'>
+  choose(schema: Schema): { tables: readonly string[]; filter: string }
+  walWindowMs?: number
+  sampleRows?: number
+  sampleMs?: number
+}
+
+const SAMPLE_ROWS = 10_000
+const SAMPLE_MS = 10_000
+const WAL_WINDOW_MS = 2_000
+
+/**
+ * Gathers everything that the checks look at, on connections of its own on which the server refuses every write.
+ * Costs at most 20 catalog queries a side; data are looked at within a bound of rows and time.
+ */
+export async function assess(options: AssessOptions): Promise<Facts> {
+  const open: Database[] = []
+  const readOnly = async (side: 'source' | 'target') => {
+    const db = await connect(side === 'source' ? options.sourceUrl : options.targetUrl, side)
+    open.push(db)
+    await db.query('SET default_transaction_read_only = on')
+    return db
+  }
+  try {
+    const [source, second, target] = [await readOnly('source'), await readOnly('source'), await readOnly('target')]
+    return await gather(options, source, second, target)
+  } finally {
+    for (const db of open) await db.end().catch(() => {})
+  }
+}
+
+async function gather(options: AssessOptions, source: Database, second: Database, target: Database): Promise<Facts> {
+  const { settings, choose } = options
+  const question = {
+    schema: settings.schema,
+    slot: settings.slot,
+    publication: settings.publication,
+    choose,
+    walWindowMs: options.walWindowMs ?? WAL_WINDOW_MS,
+    sampleRows: options.sampleRows ?? SAMPLE_ROWS,
+    sampleMs: options.sampleMs ?? SAMPLE_MS,
+  }
+  const chosen = deferred<{ tables: readonly string[]; filter: string }>()
+  const readSource = async () => {
+    const catalog = await readSourceCatalog(source, second, question, (schema) => chosen.resolve(choose(schema)))
+    const connection = await readConnection(source, second)
+    return { ...catalog, connection, samples: await readSamples(source, catalog.schema, question) }
+  }
+  // The two servers have nothing to do with each other; only which tables are meant is known from the source.
+  const tables = chosen.promise.then((found) => found.tables)
+  // Nobody asks for them once the target has failed by itself.
+  tables.catch(() => {})
+  const [sourceFacts, targetFacts] = await Promise.all([
+    readSource().catch((error) => {
+      chosen.reject(error)
+      throw error
+    }),
+    readTargetFacts(target, { schema: settings.targetSchema, tables }),
+  ])
+  return {
+    source: sourceFacts,
+    target: targetFacts,
+    settings: { ...settings, ...(await chosen.promise) },
+    machine: await readMachine(options.sourceUrl, options.targetUrl),
+  }
+}
+
+function deferred<T>() {
+  let resolve: (value: T) => void = () => {}
+  let reject: (reason: unknown) => void = () => {}
+  const promise = new Promise<T>((done, failed) => {
+    resolve = done
+    reject = failed
+  })
+  return { promise, resolve, reject }
+}
+
+async function readMachine(source: string, target: string): Promise<Machine> {
+  return {
+    memoryBytes: totalmem(),
+    now: new Date(),
+    urls: { source: urlFacts(source), target: urlFacts(target) },
+    tools: { molt: await readTool('molt'), replicator: await readTool('replicator') },
+  }
+}
+
+/** What can be told of a URL without telling it. */
+export function urlFacts(url: string): UrlFacts {
+  const [, , password = '', host = ''] = /^postgres(?:ql)?:\/\/(?:([^:@/]*)(?::([^@]*))?@)?([^/?]*)/.exec(url) ?? []
+  return {
+    sslmode: /[?&]sslmode=([^&]*)/.exec(url)?.[1] ?? '',
+    local: /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])?(:\d+)?$/.test(host),
+    // What Go, in which the tools are written, takes in this part of a URL; anything else it refuses.
+    passwordSurvives: /^([A-Za-z0-9\-._:~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*$/.test(password),
+  }
+}
+
+async function readTool(tool: ToolName): Promise<Tool | null> {
+  const program = findTool(tool)
+  if (!program) return null
+  const [version, digest] = [await toolVersion(program, tool), await sha256(program)]
+  if (tool === 'molt') return { version, sha256: digest }
+  return { version, sha256: digest, stopsOnToast: await stopsOnToast(program, version) }
+}
+
+/**
+ * A build from source tells no version, and is known by a flag: 1.0 lists it [seen], and it is hidden as deprecated since
+ * unchanged values are read from the target (commit 0ab0b9a3 of July 2024, in none of the tags 1.0.0 to 1.0.4).
+ */
+export async function stopsOnToast(program: string, version: string): Promise<boolean> {
+  if (/^v?\d/.test(version)) return /^v?1\.0\./.test(version)
+  return (await toolHelp(program, 'pglogical').catch(() => '')).includes('--enableToastedColumns')
+}

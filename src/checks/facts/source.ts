@@ -1,0 +1,472 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { TLSSocket } from 'node:tls'
+import { OURS as MASK, type MaskState } from '../../masking/target.ts'
+import type { Schema } from '../../model/schema.ts'
+import { type Database, ident } from '../../runtime/database.ts'
+import { messageOf, UserError } from '../../runtime/errors.ts'
+import { type FenceState, LEASE, readFence } from '../../source/fence.ts'
+import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
+import type { ServerFacts } from '../../source/server.ts'
+import { readSchema } from '../../sql/schema.ts'
+
+/** Everything that the checks ask about the source; gathered by at most 20 catalog queries. */
+export interface SourceFacts {
+  server: SourceServer
+  role: SourceRole
+  schema: Schema
+  relations: Relation[]
+  /** Open longer than a second. `kind` is `transaction` or `prepared`; `who` tells its owner. */
+  transactions: { kind: string; who: string; ageMs: number }[]
+  publication: PublicationFacts | null
+  /** `kind` is `trigger`, `rule` or `routine`: a function that sends notifications or takes advisory locks, as `uses` tells. */
+  programs: { kind: string; table: string | null; name: string; uses: string | null }[]
+  features: { extensions: { name: string; version: string }[]; largeObjects: number; advisoryLocks: number }
+  /** null where pg_stat_statements is not there. */
+  statements: { listens: boolean; advisoryLocks: boolean; largestRows: number } | null
+  /** Columns in whose ANALYZE statistics infinity or a BC date was seen, as `table.column`. */
+  oddDates: { column: string; infinity: boolean; bc: boolean }[]
+  /** The migration that owns the heartbeat, if any. */
+  owner: string | undefined
+  fence: FenceState
+  /** What `mask` has noted here of its last run, if any; `unknown` where this role may not read it. */
+  masked: MaskState | 'unknown' | null
+  connection: ConnectionFacts
+  samples: SampleFacts
+}
+
+interface SourceServer extends ServerFacts {
+  /** This connection, by the server's own word. */
+  encrypted: boolean
+  slotsMax: number
+  sendersMax: number
+  /** max_slot_wal_keep_size in MiB; -1 without limit, null before PostgreSQL 13. */
+  slotKeepMiB: number | null
+  senderTimeoutMs: number
+  /** Of a new session of this role. */
+  statementTimeoutMs: number
+  idleTimeoutMs: number
+  /** How many more connections this role can open. */
+  connectionsFree: number
+  /** Measured over a moment. */
+  walBytesPerSecond: number
+  slot: { plugin: string; database: string; active: boolean; active_pid: number | null } | null
+}
+
+interface SourceRole {
+  name: string
+  superuser: boolean
+  replication: boolean
+  createOnDatabase: boolean
+  schemaUsage: boolean
+  /** Roles by which a provider gives the right to replicate: those there are, and those that this role has. */
+  providerRoles: string[]
+  providerGranted: string[]
+}
+
+/** A relation of the schema, or a partition below one of its tables. */
+export interface Relation {
+  schema: string
+  name: string
+  /** pg_class.relkind: r table, p partitioned, f foreign, v view, m materialised view, S sequence. */
+  kind: string
+  /** p permanent, u unlogged, t temporary */
+  persistence: string
+  /** d default, n nothing, f full, i index */
+  identity: string
+  partition: boolean
+  /** For a partition, the table at the top, as `schema.name`. */
+  root: string | null
+  inherits: boolean
+  /** An extension brought it. */
+  extension: boolean
+  owner: string
+  ownerIsSuperuser: boolean
+  owned: boolean
+  readable: boolean
+  /** Row-level security hides rows from this role. */
+  rowsHidden: boolean
+  /** Estimates of the planner, -1 when it has none. */
+  rows: number
+  bytes: number
+  toastBytes: number
+  updates: number
+  /** A logical subscription writes to it. */
+  subscribed: boolean
+  /** The filter that MOLT is given matches it. */
+  matched: boolean
+  /** Other schemas that have a table of this name. */
+  namesakes: string[]
+}
+
+interface PublicationFacts {
+  allTables: boolean
+  truncate: boolean
+  owner: string
+  tables: { schema: string; table: string; filtered: boolean; listed: boolean }[]
+}
+
+export interface ConnectionFacts {
+  /** Why this does not look like one server process; empty when it does. */
+  doubts: string[]
+  /** The server's certificate, where it could be read: when it ends. */
+  certificateUntil: Date | null
+}
+
+/** What a bounded look into the data saw; never proof of absence. */
+export interface SampleFacts {
+  rowsPerTable: number
+  tables: number
+  /** Tables that were left for want of time. */
+  skipped: number
+  found: { table: string; column: string; what: 'multi-dimensional' | 'infinity' | 'bc' | 'nul' }[]
+}
+
+const PROVIDER_ROLES = ['rds_replication', 'rds_superuser', 'cloudsqlreplica', 'alloydbreplica', 'azure_pg_admin']
+
+export interface SourceQuestion {
+  schema: string
+  slot: string
+  publication: string
+  /** Picks the expected tables out of the schema, and the regular expression that MOLT is given for them. */
+  choose(schema: Schema): { tables: readonly string[]; filter: string }
+  /** How long the WAL rate is measured, in milliseconds. */
+  walWindowMs: number
+  sampleRows: number
+  sampleMs: number
+}
+
+/**
+ * The catalog part of {@link SourceFacts}; at most 20 statements, none of which changes anything.
+ * @param second a connection of its own for the sizes of the tables, which take as long as all the rest
+ * @param onSchema told as soon as the schema is known, so that others need not wait for the rest
+ */
+export async function readSourceCatalog(
+  db: Database,
+  second: Database,
+  question: SourceQuestion,
+  onSchema: (schema: Schema) => void,
+): Promise<Omit<SourceFacts, 'connection' | 'samples'>> {
+  const server = (await db.query(SERVER, [question.slot])).rows[0]
+  requireKnownCatalog(server.version)
+  const began = performance.now()
+  const [schema, { rows }] = await Promise.all([
+    readSchema(db, 'source', question.schema).then((found) => {
+      onSchema(found)
+      return found
+    }),
+    second.query<Omit<Relation, 'matched'>>(RELATIONS, [question.schema]),
+  ])
+  const role = (await db.query(ROLE, [question.schema, PROVIDER_ROLES])).rows[0]
+  const matches = matcher(question.choose(schema))
+  const relations = rows.map((each) =>
+    Object.assign(each, { matched: each.schema === question.schema && matches(each.name) }),
+  )
+  const transactions = await db.query(TRANSACTIONS)
+  const publication = await db.query(PUBLICATION, [question.publication])
+  const programs = await db.query(PROGRAMS, [question.schema])
+  const features = (await db.query(FEATURES)).rows[0]
+  const statements = features.statements ? await readStatements(db, features.statements) : null
+  const odd = await db.query(ODD_DATES, [question.schema])
+  const owner = (await readHeartbeatOwner(db, features.heartbeat))?.migration
+  const fence = (await readFence(db, features.lease)).state
+  await sleep(Math.max(0, question.walWindowMs - (performance.now() - began)))
+  const bytes = (await db.query(WAL_SINCE, [server.lsn])).rows[0].bytes
+  const walBytesPerSecond = Number(bytes) / ((performance.now() - began) / 1000)
+  return {
+    server: { ...server, walBytesPerSecond },
+    role,
+    schema: { ...schema, partitions: partitionsOf(relations, question.schema) },
+    relations,
+    transactions: transactions.rows,
+    publication: publication.rows[0] ?? null,
+    programs: programs.rows,
+    features,
+    statements,
+    oddDates: odd.rows,
+    owner,
+    fence,
+    masked: features.masked,
+  }
+}
+
+/** Linux takes no argument as long as this (MAX_ARG_STRLEN with the byte that ends it). */
+export const ARGUMENT_LIMIT = 131_071
+
+/** Not by PostgreSQL: its engine fails on an expression of ten thousand names, as this one's does on far longer ones. */
+function matcher({ filter, tables }: { filter: string; tables: readonly string[] }): (name: string) => boolean {
+  const names = new Set(tables)
+  if (Buffer.byteLength(filter) >= ARGUMENT_LIMIT) return (name) => names.has(name)
+  const expression = new RegExp(filter)
+  return (name) => expression.test(name)
+}
+
+/** What every other statement asks for is not in an older catalog, and would fail without saying why. */
+function requireKnownCatalog(version: number): void {
+  if (version < 120_000)
+    throw new UserError(
+      `the source is PostgreSQL ${Math.floor(version / 10_000)}; MOLT verifies 12 to 16. Upgrade it, or move a logical replica of it`,
+    )
+}
+
+function partitionsOf(relations: readonly Relation[], schema: string): { root: string; name: string }[] {
+  const prefix = `${schema}.`
+  return relations.flatMap((each) =>
+    each.partition && each.root?.startsWith(prefix)
+      ? [{ root: each.root.slice(prefix.length), name: `${each.schema}.${each.name}` }]
+      : [],
+  )
+}
+
+const SERVER = `
+  WITH setting AS (SELECT name, setting, reset_val FROM pg_catalog.pg_settings),
+       role AS (SELECT rolname, rolconnlimit, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
+  SELECT current_setting('server_version_num')::int AS version,
+         pg_catalog.pg_is_in_recovery() AS "inRecovery", current_setting('wal_level') AS "walLevel",
+         current_setting('max_replication_slots')::int AS "slotsMax",
+         current_setting('max_replication_slots')::int
+           - (SELECT count(*) FROM pg_catalog.pg_replication_slots)::int AS "slotsFree",
+         current_setting('max_wal_senders')::int AS "sendersMax",
+         current_setting('max_wal_senders')::int
+           - (SELECT count(*) FROM pg_catalog.pg_stat_replication)::int AS "sendersFree",
+         current_database() AS database, current_setting('server_encoding') AS encoding,
+         (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS "systemIdentifier",
+         (SELECT oid::text FROM pg_catalog.pg_database WHERE datname = current_database()) AS "databaseOid",
+         (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()) AS timeline,
+         (SELECT setting::int FROM setting WHERE name = 'max_slot_wal_keep_size') AS "slotKeepMiB",
+         (SELECT setting::int FROM setting WHERE name = 'wal_sender_timeout') AS "senderTimeoutMs",
+         (SELECT reset_val::int FROM setting WHERE name = 'statement_timeout') AS "statementTimeoutMs",
+         (SELECT reset_val::int FROM setting WHERE name = 'idle_in_transaction_session_timeout') AS "idleTimeoutMs",
+         least(
+           current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+             - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')::int,
+           (SELECT CASE WHEN rolconnlimit < 0 OR rolsuper THEN 100000 ELSE rolconnlimit - (SELECT count(*) FROM
+             pg_catalog.pg_stat_activity WHERE usename = rolname AND backend_type = 'client backend')::int END FROM role),
+           (SELECT CASE WHEN datconnlimit < 0 THEN 100000 ELSE datconnlimit - (SELECT count(*) FROM
+             pg_catalog.pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend')::int END
+             FROM pg_catalog.pg_database WHERE datname = current_database())) AS "connectionsFree",
+         CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+              ELSE pg_catalog.pg_current_wal_lsn() END::text AS lsn,
+         coalesce((SELECT ssl FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()), false) AS encrypted,
+         (SELECT to_jsonb(s) FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1) AS slot`
+
+const WAL_SINCE = `
+  SELECT pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+    ELSE pg_catalog.pg_current_wal_lsn() END, $1::pg_lsn)::float8 AS bytes`
+
+const ROLE = `
+  SELECT r.rolname AS name, r.rolsuper AS superuser, r.rolreplication AS replication,
+         has_database_privilege(current_database(), 'CREATE') AS "createOnDatabase",
+         coalesce(has_schema_privilege((SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1), 'USAGE'), false)
+           AS "schemaUsage",
+         ARRAY(SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname = ANY($2) ORDER BY 1) AS "providerRoles",
+         ARRAY(SELECT rolname::text FROM pg_catalog.pg_roles p WHERE rolname = ANY($2) AND pg_has_role(p.oid, 'USAGE')
+                ORDER BY 1) AS "providerGranted"
+    FROM pg_catalog.pg_roles r WHERE rolname = current_user`
+
+const RELATIONS = `
+  WITH RECURSIVE tree AS (
+    SELECT c.oid, NULL::oid AS root FROM pg_catalog.pg_class c
+     WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1) AND NOT c.relispartition
+    UNION ALL
+    SELECT i.inhrelid, coalesce(tree.root, tree.oid) FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
+      JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relispartition)
+  SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpersistence AS persistence,
+         c.relreplident AS identity, c.relispartition AS partition, rn.nspname || '.' || r.relname AS root,
+         NOT c.relispartition AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS inherits,
+         EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
+           AND d.objid = c.oid AND d.deptype = 'e') AS extension,
+         pg_catalog.pg_get_userbyid(c.relowner) AS owner, coalesce(w.rolsuper, false) AS "ownerIsSuperuser",
+         pg_has_role(c.relowner, 'USAGE') AS owned,
+         has_table_privilege(c.oid, 'SELECT') AS readable, row_security_active(c.oid) AS "rowsHidden",
+         c.reltuples::float8 AS rows, (size.main + size.toast)::float8 AS bytes, size.toast::float8 AS "toastBytes",
+         coalesce(pg_catalog.pg_stat_get_tuples_updated(c.oid), 0)::float8 AS updates,
+         EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,
+         ARRAY(SELECT on2.nspname::text FROM pg_catalog.pg_class o JOIN pg_catalog.pg_namespace on2
+           ON on2.oid = o.relnamespace WHERE o.relname = c.relname AND o.oid <> c.oid AND o.relkind IN ('r', 'p')
+           AND o.relpersistence <> 't' AND on2.nspname NOT IN ('pg_catalog', 'information_schema')) AS namesakes
+    FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_roles w ON w.oid = c.relowner
+    LEFT JOIN pg_catalog.pg_class r ON r.oid = tree.root
+    LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+   CROSS JOIN LATERAL (SELECT coalesce(pg_catalog.pg_relation_size(c.oid), 0) AS bytes OFFSET 0) main
+   -- Where no row is in the table itself, none is out of line: a file less to look at.
+   CROSS JOIN LATERAL (SELECT main.bytes AS main, CASE WHEN main.bytes > 0 AND c.reltoastrelid <> 0
+     THEN coalesce(pg_catalog.pg_relation_size(c.reltoastrelid), 0) ELSE 0 END AS toast OFFSET 0) size
+   WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') ORDER BY 1, 2`
+
+const TRANSACTIONS = `
+  SELECT 'transaction' AS kind, 'PID ' || pid || ' (' || concat_ws(', ', usename, nullif(application_name, ''), state) || ')'
+           AS who, extract(epoch FROM clock_timestamp() - xact_start)::float8 * 1000 AS "ageMs"
+    FROM pg_catalog.pg_stat_activity WHERE xact_start < clock_timestamp() - interval '1 second'
+     AND pid <> pg_catalog.pg_backend_pid() AND backend_type = 'client backend'
+  UNION ALL
+  SELECT 'prepared', gid || ' (' || owner || ', database ' || database || ')',
+         extract(epoch FROM clock_timestamp() - prepared)::float8 * 1000 FROM pg_catalog.pg_prepared_xacts
+  ORDER BY 3 DESC LIMIT 1000`
+
+// to_jsonb: row filters and column lists exist from PostgreSQL 15 on only.
+const PUBLICATION = `
+  SELECT p.puballtables AS "allTables", p.pubtruncate AS truncate, pg_catalog.pg_get_userbyid(p.pubowner) AS owner,
+         coalesce((SELECT jsonb_agg(jsonb_build_object('schema', t.schemaname, 'table', t.tablename,
+           'filtered', to_jsonb(r) ->> 'prqual' IS NOT NULL, 'listed', to_jsonb(r) ->> 'prattrs' IS NOT NULL)
+             ORDER BY t.schemaname, t.tablename)
+           FROM pg_catalog.pg_publication_tables t
+           JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+           JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+           LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
+          WHERE t.pubname = p.pubname), '[]') AS tables
+    FROM pg_catalog.pg_publication p WHERE p.pubname = $1`
+
+const PROGRAMS = `
+  SELECT 'trigger' AS kind, c.relname AS table, t.tgname AS name, NULL AS uses
+    FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = $1 AND NOT t.tgisinternal AND t.tgname <> 'molt_actions_fence' AND NOT c.relispartition
+  UNION ALL
+  SELECT 'rule', c.relname, w.rulename, NULL FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class c ON c.oid = w.ev_class
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND w.rulename <> '_RETURN'
+  UNION ALL
+  SELECT 'routine', NULL, n.nspname || '.' || p.proname, substring(p.prosrc FROM '(?i)(notify|advisory_\\w*lock)')
+    FROM pg_catalog.pg_proc p
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+   WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND p.prosrc ~* '(\\mnotify\\M|pg_notify|advisory_\\w*lock)'
+     AND p.prolang <> (SELECT oid FROM pg_catalog.pg_language WHERE lanname = 'c')
+  ORDER BY 1, 2, 3`
+
+const FEATURES = `
+  SELECT coalesce((SELECT jsonb_agg(jsonb_build_object('name', extname, 'version', extversion) ORDER BY extname)
+           FROM pg_catalog.pg_extension WHERE extname <> 'plpgsql'), '[]') AS extensions,
+         (SELECT count(*) FROM (SELECT FROM pg_catalog.pg_largeobject_metadata LIMIT 1000) few)::int AS "largeObjects",
+         (SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'
+           AND pid <> pg_catalog.pg_backend_pid())::int AS "advisoryLocks",
+         -- By its text: a statement that names a table fails where there is none.
+         (SELECT CASE WHEN has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+                 THEN coalesce(substring(pg_catalog.query_to_xml('SELECT state FROM ${MASK}.run', false, true, '')::text
+                   FROM '<state>(\\w+)</state>'), 'unknown') ELSE 'unknown' END
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = '${MASK}' AND c.relname = 'run') AS masked,
+         to_regclass('${OUR_SCHEMA}.${HEARTBEAT}') IS NOT NULL AS heartbeat, to_regclass('${LEASE}') IS NOT NULL AS lease,
+         (SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE c.relname = 'pg_stat_statements' AND c.relkind = 'v') AS statements`
+
+/** The view is there without the library being loaded, or without the right to read it: then nothing is known. */
+async function readStatements(db: Database, schema: string): Promise<SourceFacts['statements']> {
+  const sql = `
+    SELECT coalesce(bool_or(query ~* '^\\s*(listen|notify)\\M' OR query ~* 'pg_notify'), false) AS listens,
+           coalesce(bool_or(query ~* 'pg_(try_)?advisory'), false) AS "advisoryLocks",
+           coalesce(max(rows / greatest(calls, 1)) FILTER (WHERE query ~* '^\\s*(insert|update|delete|copy|merge)\\M'), 0)
+             ::float8 AS "largestRows"
+      FROM ${ident(schema)}.pg_stat_statements
+     WHERE dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+       AND query !~ 'pg_stat_statements'`
+  return db.query(sql).then(
+    ({ rows }) => rows[0],
+    () => null,
+  )
+}
+
+const ODD_DATES = `
+  SELECT s.tablename || '.' || s.attname AS column, seen ~ 'infinity' AS infinity, seen ~ ' BC' AS bc
+    FROM pg_catalog.pg_stats s
+    JOIN pg_catalog.pg_namespace n ON n.nspname = s.schemaname
+    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = s.tablename
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = s.attname
+    CROSS JOIN LATERAL (SELECT concat(s.most_common_vals::text, s.histogram_bounds::text) AS seen) found
+   WHERE s.schemaname = $1 AND a.atttypid = ANY('{date,timestamp,timestamptz}'::regtype[]) AND seen ~ 'infinity| BC'
+   ORDER BY 1`
+
+/**
+ * Tells whether two connections reach one server process, without a pooler or balancer between: a snapshot that one
+ * exports must be visible to the other, as `molt fetch` does it.
+ */
+export async function readConnection(db: Database, second: Database): Promise<ConnectionFacts> {
+  const doubts: string[] = []
+  const who = 'SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_postmaster_start_time() AS since'
+  const [one, again, two] = [
+    (await db.query(who)).rows[0],
+    (await db.query(who)).rows[0],
+    (await second.query(who)).rows[0],
+  ]
+  if (one.pid !== again.pid) doubts.push('two statements on one connection were answered by two server processes')
+  if (one.since.getTime() !== two.since.getTime()) doubts.push('two connections reached two servers')
+  if (!doubts.length) {
+    const doubt = await snapshotDoubt(db, second)
+    if (doubt) doubts.push(doubt)
+  }
+  return { doubts, certificateUntil: certificateEnd(db) }
+}
+
+async function snapshotDoubt(db: Database, second: Database): Promise<string | undefined> {
+  const begin = 'BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY'
+  try {
+    await db.query(begin)
+    const { rows } = await db.query('SELECT pg_catalog.pg_export_snapshot() AS id')
+    await second.query(begin)
+    await second.query(`SET TRANSACTION SNAPSHOT '${rows[0].id}'`)
+    return undefined
+  } catch (error) {
+    return `a snapshot exported on one connection cannot be read on another (${messageOf(error)})`
+  } finally {
+    for (const each of [db, second]) await each.query('ROLLBACK').catch(() => {})
+  }
+}
+
+/** When the certificate of the server behind a TLS connection ends; null without TLS. */
+export function certificateEnd(db: Database): Date | null {
+  const { stream } = (db as unknown as { connection: { stream: Partial<TLSSocket> } }).connection
+  const until = stream.getPeerCertificate?.()?.valid_to
+  return until ? new Date(until) : null
+}
+
+const SAMPLED: { type: RegExp; what: SampleFacts['found'][number]['what']; test(column: string): string }[] = [
+  { type: /\[\]$/, what: 'multi-dimensional', test: (column) => `pg_catalog.array_ndims(${column}) > 1` },
+  { type: /^(date|timestamp)(?!.*\[\])/, what: 'infinity', test: (column) => `NOT pg_catalog.isfinite(${column})` },
+  {
+    type: /^(date|timestamp)(?!.*\[\])/,
+    what: 'bc',
+    test: (column) => `${column} < '0001-01-01' AND pg_catalog.isfinite(${column})`,
+  },
+  { type: /^json$/, what: 'nul', test: (column) => `strpos(${column}::text, '\\u0000') > 0` },
+]
+
+/** Looks at the first rows of each table for values that change or fail on the way; stops when the time is up. */
+export async function readSamples(db: Database, schema: Schema, question: SourceQuestion): Promise<SampleFacts> {
+  const deadline = performance.now() + question.sampleMs
+  const before = (await db.query('SHOW statement_timeout')).rows[0].statement_timeout
+  await db.query(`SET statement_timeout = ${question.sampleMs}`)
+  const expected = new Set(question.choose(schema).tables)
+  const known = new Map<string, typeof SAMPLED>()
+  const testsOf = (type: string) => {
+    const tests = known.get(type) ?? SAMPLED.filter((each) => each.type.test(type))
+    known.set(type, tests)
+    return tests
+  }
+  const samples: SampleFacts = { rowsPerTable: question.sampleRows, tables: 0, skipped: 0, found: [] }
+  for (const table of schema.tables) {
+    if (!expected.has(table.name)) continue
+    const tests = table.columns.flatMap((column) =>
+      testsOf(column.type).map((each) => ({ ...each, column: column.name })),
+    )
+    if (!tests.length) continue
+    if (performance.now() > deadline) {
+      samples.skipped++
+      continue
+    }
+    const from = `${ident(schema.name)}.${ident(table.name)}`
+    const picked = [...new Set(tests.map((each) => ident(each.column)))].join(', ')
+    const asked = tests.map((each) => `coalesce(bool_or(${each.test(ident(each.column))}), false)`).join(', ')
+    const text = `SELECT ${asked} FROM (SELECT ${picked} FROM ${from} LIMIT ${question.sampleRows}) few`
+    const row = await db.query<boolean[]>({ text, rowMode: 'array' }).then(
+      ({ rows }) => rows[0] ?? [],
+      () => undefined,
+    )
+    if (!row) samples.skipped++
+    else samples.tables++
+    tests.forEach(({ column, what }, at) => {
+      if (row?.[at]) samples.found.push({ table: table.name, column, what })
+    })
+  }
+  await db.query(`SET statement_timeout = '${before}'`)
+  return samples
+}

@@ -1,0 +1,178 @@
+import { readTarget, type TargetFacts as TargetServer } from '../../destination/server.ts'
+import type { Schema } from '../../model/schema.ts'
+import { type Database, qualified } from '../../runtime/database.ts'
+import { readSchema } from '../../sql/schema.ts'
+import { certificateEnd } from './source.ts'
+
+/** Everything that the checks ask about the target; at most 20 catalog queries, in CockroachDB's documented SQL. */
+export interface TargetFacts {
+  server: TargetServer & { major: number; minor: number }
+  schema: Schema
+  relations: TargetRelation[]
+  role: TargetRole
+  /** Expected tables that hold at least one row. */
+  filled: string[]
+  triggers: { table: string; name: string }[]
+  /** Roles other than ours that may write to an expected table, with the tables. */
+  writers: { role: string; tables: string[] }[]
+  /** Schemas in which a replicator keeps, or has kept, its progress. */
+  stagingSchemas: string[]
+  /** CockroachDB only: running imports and changefeeds; null where they cannot be seen. */
+  jobs: { id: string; type: string; status: string; description: string }[] | null
+  /** CockroachDB's session settings, by which INT and SERIAL get their meaning. */
+  intSize: string | null
+  serial: string | null
+  certificateUntil: Date | null
+}
+
+interface TargetRelation {
+  name: string
+  options: string[]
+  owner: string
+  /** By itself, or as a member of the owner. */
+  owned: boolean
+  select: boolean
+  insert: boolean
+  update: boolean
+  delete: boolean
+}
+
+interface TargetRole {
+  name: string
+  createOnDatabase: boolean
+  createOnSchema: boolean
+  /** CockroachDB: member of admin, or with DROP on every expected table, as IMPORT INTO asks. */
+  admin: boolean
+  /** Expected tables whose indexes and constraints it may not drop and build: neither owner nor, on CockroachDB, CREATE. */
+  withoutCreate: string[]
+  /** Expected tables on which it lacks DROP, which IMPORT INTO asks for; empty on PostgreSQL. */
+  withoutDrop: string[]
+}
+
+export interface TargetQuestion {
+  schema: string
+  /** The expected tables, as soon as the source has told them. */
+  tables: Promise<readonly string[]>
+}
+
+/** Reads {@link TargetFacts}; changes nothing. */
+export async function readTargetFacts(db: Database, question: TargetQuestion): Promise<TargetFacts> {
+  const server = await readTarget(db)
+  const cockroach = server.isCockroach
+  const [, major, minor] = /\bv?(\d+)\.(\d+)/.exec(server.version) ?? []
+  const schema = await readSchema(db, 'target', question.schema)
+  const role = (await db.query(ROLE, [question.schema])).rows[0]
+  const admin = cockroach ? (await db.query(ADMIN)).rows[0].admin : false
+  const relations = await db.query(RELATIONS, [question.schema])
+  const grants = await db.query(GRANTS, [question.schema])
+  const staging = await db.query(
+    `SELECT nspname AS name FROM pg_catalog.pg_namespace WHERE nspname LIKE 'molt\\_staging\\_%' OR nspname = '_replicator' ORDER BY 1`,
+  )
+  const there = new Set(schema.tables.map((table) => table.name))
+  const expected = (await question.tables).filter((name) => there.has(name))
+  const isExpected = new Set(expected)
+  const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
+  const isForeign = (table: string) => !owned.has(table)
+  return {
+    server: { ...server, major: Number(major ?? 0), minor: Number(minor ?? 0) },
+    schema,
+    relations: relations.rows,
+    role: {
+      ...role,
+      admin,
+      withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [],
+      withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
+    },
+    filled: await filledTables(db, question.schema, expected),
+    triggers: (schema.actions ?? []).filter(({ kind, table }) => kind === 'trigger' && isExpected.has(table)),
+    writers: writers(grants.rows, isExpected),
+    stagingSchemas: staging.rows.map((row) => row.name),
+    jobs: cockroach ? await readJobs(db) : null,
+    intSize: cockroach ? await readSetting(db, 'default_int_size') : null,
+    serial: cockroach ? await readSetting(db, 'serial_normalization') : null,
+    certificateUntil: certificateEnd(db),
+  }
+}
+
+const ROLE = `
+  SELECT current_user AS name, has_database_privilege(current_database(), 'CREATE') AS "createOnDatabase",
+         coalesce((SELECT has_schema_privilege(n.oid, 'CREATE') FROM pg_catalog.pg_namespace n WHERE n.nspname = $1),
+           false) AS "createOnSchema"`
+
+const ADMIN = `SELECT pg_has_role('admin', 'MEMBER') AS admin`
+
+const RELATIONS = `
+  SELECT c.relname AS name, coalesce(c.reloptions, ARRAY[]::text[]) AS options,
+         o.rolname AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
+         has_table_privilege(c.oid, 'SELECT') AS select, has_table_privilege(c.oid, 'INSERT') AS insert,
+         has_table_privilege(c.oid, 'UPDATE') AS update, has_table_privilege(c.oid, 'DELETE') AS delete
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
+   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1`
+
+/** `mine`: what this role has by itself, or by a role it is a member of. The tables are a JSON array. */
+const GRANTS = `
+  SELECT g.grantee, g.privilege, g.tables, g.grantee = current_user OR lower(g.grantee) = 'public'
+           OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles) AS mine
+    FROM (SELECT p.grantee::text AS grantee, p.privilege_type::text AS privilege,
+                 json_agg(p.table_name::text)::text AS tables
+            FROM information_schema.table_privileges p
+           WHERE p.table_schema = $1 AND p.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
+           GROUP BY p.grantee, p.privilege_type) g ORDER BY 1, 2`
+
+/** The first hundred: more would not be read. */
+const JOBS = `
+  WITH jobs AS (SHOW JOBS)
+  SELECT job_id::text AS id, job_type AS type, status, description FROM jobs
+   WHERE job_type IN ('IMPORT', 'CHANGEFEED') AND status IN ('pending', 'running', 'paused', 'pause-requested',
+     'retry-running', 'reverting', 'retry-reverting', 'cancel-requested') LIMIT 100`
+
+async function readJobs(db: Database): Promise<TargetFacts['jobs']> {
+  return db.query(JOBS).then(
+    ({ rows }) => rows,
+    () => null,
+  )
+}
+
+async function readSetting(db: Database, name: string): Promise<string | null> {
+  return db.query(`SHOW ${name}`).then(
+    ({ rows }) => rows[0]?.[name] ?? null,
+    () => null,
+  )
+}
+
+const TABLES_AT_ONCE = 200
+
+/** Which tables hold a row. Not a catalog query: one look at the first row of each, many in one statement. */
+async function filledTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
+  const found: string[] = []
+  for (let from = 0; from < tables.length; from += TABLES_AT_ONCE) {
+    const some = tables.slice(from, from + TABLES_AT_ONCE)
+    const asked = some.map((name, at) => `SELECT ${at} AS at WHERE EXISTS (SELECT 1 FROM ${qualified(schema, name)})`)
+    // Without the right to read nothing is known here; the checks of rights say so.
+    const { rows } = await db.query(asked.join(' UNION ALL ')).catch(() => ({ rows: [] }))
+    for (const { at } of rows) found.push(some[Number(at)] as string)
+  }
+  return found
+}
+
+type Grant = { grantee: string; privilege: string; tables: string; mine: boolean }
+const tablesOf = (grant: Grant): string[] => JSON.parse(grant.tables)
+
+function lacking(grants: Grant[], privilege: string, tables: readonly string[]): string[] {
+  const has = new Set(
+    grants.filter((grant) => grant.mine && [privilege, 'ALL'].includes(grant.privilege)).flatMap(tablesOf),
+  )
+  return tables.filter((table) => !has.has(table))
+}
+
+function writers(grants: Grant[], expected: Set<string>): TargetFacts['writers'] {
+  const found = new Map<string, Set<string>>()
+  for (const grant of grants) {
+    if (grant.mine || ['DROP', 'CREATE'].includes(grant.privilege) || /^(admin|root|postgres)$/.test(grant.grantee))
+      continue
+    const tables = tablesOf(grant).filter((table) => expected.has(table))
+    if (tables.length) found.set(grant.grantee, new Set([...(found.get(grant.grantee) ?? []), ...tables]))
+  }
+  return [...found].map(([role, tables]) => ({ role, tables: [...tables].sort() }))
+}

@@ -1,0 +1,106 @@
+import { ident, literal, qualified } from '../runtime/database.ts'
+import type { Facts } from './facts/facts.ts'
+import { expectedRelations } from './rights.ts'
+
+/** Stands where the password goes; the only thing to edit. */
+const PASSWORD = 'WRITE A PASSWORD HERE'
+
+/** What the migration user needs on the source, and no more; to be run by an administrator, again at will. */
+export function sourceGrants(facts: Facts, user: string): string {
+  const { server, role, relations } = facts.source
+  const schema = ident(facts.settings.schema)
+  const name = ident(user)
+  const tables = expectedRelations(facts)
+  const sequences = relations.filter((each) => each.kind === 'S' && each.schema === facts.settings.schema)
+  const replication = role.providerRoles.includes('rds_replication')
+    ? `GRANT rds_replication TO ${name};`
+    : `ALTER ROLE ${name} REPLICATION;`
+  return lines([
+    `-- For the source, in the database ${server.database}: the migration user ${user}.`,
+    `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ${literal(user)}) THEN CREATE ROLE ${name}; END IF; END $$;`,
+    `ALTER ROLE ${name} LOGIN PASSWORD '${PASSWORD}';`,
+    replication,
+    `ALTER ROLE ${name} SET statement_timeout = 0;`,
+    `ALTER ROLE ${name} SET idle_in_transaction_session_timeout = 0;`,
+    '-- Without it the transactions of others cannot be seen.',
+    `GRANT pg_read_all_stats TO ${name};`,
+    '-- For the publication, the heartbeat and the fence.',
+    `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
+    `GRANT USAGE ON SCHEMA ${schema} TO ${name};`,
+    ...tables.map((each) => `GRANT SELECT ON TABLE ${qualified(each.schema, each.name)} TO ${name};`),
+    ...sequences.map((each) => `GRANT SELECT ON SEQUENCE ${qualified(each.schema, each.name)} TO ${name};`),
+    ...ownership(facts, user),
+    ...(tables.some((each) => each.rowsHidden) ? [`ALTER ROLE ${name} BYPASSRLS;`] : []),
+  ])
+}
+
+/**
+ * Only an owner may put a table into a publication and a fence on it, so the user becomes a member of the owner. Where
+ * that is a superuser, membership would make the user one: those tables get an owner of their own.
+ */
+function ownership(facts: Facts, user: string): string[] {
+  const tables = expectedRelations(facts)
+  const owners = new Set(
+    tables.filter((each) => !each.ownerIsSuperuser && each.owner !== user).map((each) => each.owner),
+  )
+  const grants = [...owners].map((owner) => `GRANT ${ident(owner)} TO ${ident(user)};`)
+  const orphans = tables.filter((each) => each.ownerIsSuperuser)
+  if (orphans.length) {
+    const owner = `${user}_owner`
+    grants.push(
+      '-- These tables belong to a superuser; membership of it would make the migration user one, too.',
+      `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ${literal(owner)}) THEN CREATE ROLE ${ident(owner)} NOLOGIN; END IF; END $$;`,
+      `GRANT ${ident(owner)} TO ${ident(user)};`,
+      `GRANT USAGE, CREATE ON SCHEMA ${ident(facts.settings.schema)} TO ${ident(owner)};`,
+      ...orphans.map((each) => `ALTER TABLE ${qualified(each.schema, each.name)} OWNER TO ${ident(owner)};`),
+    )
+  }
+  return ['-- Only an owner may publish a table, and install the fence on it.', ...grants]
+}
+
+/** The same for the target: CockroachDB, or PostgreSQL in a rehearsal. */
+export function targetGrants(facts: Facts, user: string): string {
+  const { server, schema } = facts.target
+  const name = ident(user)
+  const expected = new Set(facts.settings.tables)
+  const tables = schema.tables
+    .filter((each) => expected.has(each.name))
+    .map((each) => qualified(schema.name, each.name))
+  const sequences = schema.sequences.map((each) => qualified(schema.name, each.name))
+  const rights = server.isCockroach
+    ? 'SELECT, INSERT, UPDATE, DELETE, DROP, CREATE'
+    : 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE'
+  return lines([
+    `-- For the target, in the database ${server.database}: the migration user ${user}.`,
+    ...(server.isCockroach
+      ? [`CREATE USER IF NOT EXISTS ${name};`, `ALTER USER ${name} WITH PASSWORD '${PASSWORD}';`]
+      : [
+          `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ${literal(user)}) THEN CREATE ROLE ${name}; END IF; END $$;`,
+          `ALTER ROLE ${name} LOGIN PASSWORD '${PASSWORD}';`,
+        ]),
+    '-- For the ledger, the staging schema, the heartbeat, and tables of molt itself in public.',
+    `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
+    `GRANT USAGE, CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,
+    ...(schema.name === 'public' ? [] : [`GRANT USAGE, CREATE ON SCHEMA public TO ${name};`]),
+    server.isCockroach ? '-- DROP is for IMPORT INTO, which takes a table offline; CREATE for deferred indexes.' : '',
+    ...tables.map((table) => `GRANT ${rights} ON TABLE ${table} TO ${name};`),
+    ...sequences.map((sequence) => `GRANT USAGE, SELECT, UPDATE ON SEQUENCE ${sequence} TO ${name};`),
+    ...(server.isCockroach
+      ? [
+          '-- To see imports and changefeeds of others.',
+          `GRANT SYSTEM VIEWJOB TO ${name};`,
+          ...(facts.settings.bucketPath
+            ? [
+                '-- For a bucket reached by implicit authentication.',
+                `GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO ${name};`,
+              ]
+            : []),
+          "-- For `mode: use-copy` and `direct-copy` MOLT's documentation asks for the role admin. Not granted here.",
+        ]
+      : []),
+  ])
+}
+
+function lines(all: readonly string[]): string {
+  return `${all.filter(Boolean).join('\n')}\n`
+}

@@ -1,0 +1,431 @@
+import { type Constraint, type Index, isShardCheck, type Schema } from '../model/schema.ts'
+import { type Database, ident, isMissingTable, qualified, retrying, sqlState, unhurried } from '../runtime/database.ts'
+import { messageOf, VerdictError } from '../runtime/errors.ts'
+import { readSchema } from '../sql/schema.ts'
+
+/*
+ * What slows the load, or could wedge the stream, is taken off the target before it and put back afterwards. Nothing
+ * is dropped that was not captured: its DDL stands in the ledger before the drop, and the drop is recorded after it
+ * happened. Whether an object is there is always asked of the catalog, so that every step can be repeated.
+ */
+
+/** In the order of dropping; they are rebuilt in the opposite one. */
+export const DEFERRED_KINDS = ['foreign-key', 'check', 'unique', 'index'] as const
+export type DeferredKind = (typeof DEFERRED_KINDS)[number]
+
+export interface Deferral {
+  indexes: boolean
+  constraints: boolean
+  /** The user's word that values never move between rows: then a unique index is in the stream's way no more than others. */
+  uniqueAfterLoad?: boolean
+}
+
+/** One object of the target that was captured. `kind` says when it comes back: see {@link Deferral} for unique indexes. */
+export interface Deferred {
+  kind: DeferredKind
+  schema: string
+  table: string
+  name: string
+  /** Rebuilds it; a foreign key NOT VALID, so that no lock waits for a scan. */
+  create: string
+  drop: string
+  dropped: boolean
+  rebuilt: boolean
+}
+
+/** What tells one captured object from all others. */
+export type DeferredName = Pick<Deferred, 'kind' | 'schema' | 'table' | 'name'>
+
+const keyOf = ({ schema, table, name }: DeferredName) => JSON.stringify([schema, table, name])
+
+const DEFERRED = 'molt_actions.deferred'
+
+async function createTable(db: Database): Promise<void> {
+  await db.query(`CREATE TABLE IF NOT EXISTS ${DEFERRED} (
+    migration TEXT NOT NULL, kind TEXT NOT NULL, schema_name TEXT NOT NULL, table_name TEXT NOT NULL, name TEXT NOT NULL,
+    create_ddl TEXT NOT NULL, drop_ddl TEXT NOT NULL, captured_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    dropped_at TIMESTAMPTZ, rebuilt_at TIMESTAMPTZ,
+    PRIMARY KEY (migration, schema_name, table_name, name))`)
+}
+
+/** Every object that was captured for a migration; empty when nothing was. */
+export async function listDeferred(db: Database, migration: string): Promise<Deferred[]> {
+  const { rows } = await retrying(() =>
+    db.query(
+      `SELECT kind, schema_name AS schema, table_name AS table, name, create_ddl AS create, drop_ddl AS drop,
+              dropped_at IS NOT NULL AS dropped, rebuilt_at IS NOT NULL AS rebuilt
+         FROM ${DEFERRED} WHERE migration = $1 ORDER BY schema_name, table_name, name`,
+      [migration],
+    ),
+  ).catch((error) => {
+    if (isMissingTable(error)) return { rows: [] }
+    throw error
+  })
+  return rows
+}
+
+/**
+ * Captures and drops what `deferral` names on the target's expected tables. Run again after a crash it goes on where
+ * it stood: what is captured stays as it was captured, and what is gone already is recorded as dropped.
+ * @returns how many objects were dropped now, and the checks that had to stay, since no catalog tells their condition
+ */
+export async function deferObjects(
+  db: Database,
+  migration: string,
+  plan: { targetSchema: string; tables: readonly string[] },
+  deferral: Deferral,
+  cockroach: boolean,
+): Promise<{ dropped: number; kept: string[] }> {
+  await createTable(db)
+  const schema = await readSchema(db, 'target', plan.targetSchema)
+  const { objects, kept } = plannedDeferral(schema, plan.tables, deferral, cockroach)
+  for (const object of objects) await capture(db, migration, object)
+  let dropped = 0
+  const captured = await listDeferred(db, migration)
+  for (const kind of DEFERRED_KINDS)
+    for (const object of captured) {
+      if (object.kind !== kind || object.dropped || object.rebuilt) continue
+      await retrying(() => db.query(object.drop))
+      await mark(db, migration, object, 'dropped_at')
+      dropped++
+    }
+  return { dropped, kept }
+}
+
+/** What would be captured, without doing it. */
+export function plannedDeferral(
+  schema: Schema,
+  tables: readonly string[],
+  deferral: Deferral,
+  cockroach: boolean,
+): { objects: Deferred[]; kept: string[] } {
+  const expected = new Set(tables)
+  const kept: string[] = []
+  const objects: Deferred[] = []
+  const isOurs = (each: { schema: string; table: string }) => each.schema === schema.name && expected.has(each.table)
+  const uniques = new Set<string>()
+  if (deferral.indexes)
+    for (const index of schema.indexes.filter((each) => isOurs(each) && !each.primary)) {
+      const constraint = schema.constraints.find(
+        (each) => isOurs(each) && each.kind === 'u' && each.table === index.table && each.index === index.name,
+      )
+      // An exclusion constraint exists on PostgreSQL only, and its index cannot go without it.
+      if (schema.constraints.some((each) => each.kind === 'x' && isOurs(each) && each.index === index.name)) continue
+      if (index.unique) uniques.add(`${index.table}.${index.columns.slice().sort().join('\n')}`)
+      const captured = deferredIndex(index, constraint, cockroach)
+      objects.push(deferral.uniqueAfterLoad ? { ...captured, kind: 'index' } : captured)
+    }
+  for (const each of schema.constraints) {
+    const to = each.references
+    const inbound = to !== null && to.schema === schema.name && expected.has(to.table)
+    // CockroachDB drops a foreign key without a word together with the unique index that it rests on.
+    const rests = inbound && uniques.has(`${to.table}.${to.columns.slice().sort().join('\n')}`)
+    if (each.kind === 'f' && (rests || (deferral.constraints && (isOurs(each) || inbound))))
+      objects.push(deferredConstraint(each, foreignKey(each)))
+    if (each.kind !== 'c' || !deferral.constraints || !isOurs(each) || isShardCheck(each)) continue
+    if (each.condition === null) kept.push(`${each.schema}.${each.table}.${each.name}`)
+    else objects.push(deferredConstraint(each, `CHECK (${each.condition})`))
+  }
+  return { objects, kept }
+}
+
+function deferredIndex(index: Index, constraint: Constraint | undefined, cockroach: boolean): Deferred {
+  const table = qualified(index.schema, index.table)
+  const same = { schema: index.schema, table: index.table, name: index.name, dropped: false, rebuilt: false }
+  const kind = index.unique ? 'unique' : 'index'
+  if (constraint && !cockroach)
+    return {
+      ...same,
+      kind,
+      create: `ALTER TABLE ${table} ADD CONSTRAINT ${ident(constraint.name)} UNIQUE (${constraint.columns.map(ident).join(', ')})`,
+      drop: `ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(constraint.name)}`,
+    }
+  return {
+    ...same,
+    kind,
+    create: index.definition,
+    // CockroachDB names an index by its table, and wants CASCADE for one that carries a UNIQUE constraint.
+    drop: cockroach
+      ? `DROP INDEX IF EXISTS ${table}@${ident(index.name)}${index.unique ? ' CASCADE' : ''}`
+      : `DROP INDEX IF EXISTS ${qualified(index.schema, index.name)}`,
+  }
+}
+
+function deferredConstraint(each: Constraint, definition: string): Deferred {
+  const table = qualified(each.schema, each.table)
+  return {
+    kind: each.kind === 'f' ? 'foreign-key' : 'check',
+    schema: each.schema,
+    table: each.table,
+    name: each.name,
+    create: `ALTER TABLE ${table} ADD CONSTRAINT ${ident(each.name)} ${definition}`,
+    drop: `ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(each.name)}`,
+    dropped: false,
+    rebuilt: false,
+  }
+}
+
+const ACTIONS: Record<string, string> = { r: 'RESTRICT', c: 'CASCADE', n: 'SET NULL', d: 'SET DEFAULT' }
+
+function foreignKey({ columns, references: to }: Constraint): string {
+  if (!to) throw new Error('a foreign key refers to nothing')
+  const list = (names: readonly string[]) => names.map(ident).join(', ')
+  const action = (on: string, letter: string) => (ACTIONS[letter] ? ` ON ${on} ${ACTIONS[letter]}` : '')
+  return `FOREIGN KEY (${list(columns)}) REFERENCES ${qualified(to.schema, to.table)} (${list(to.columns)})${
+    to.match === 'f' ? ' MATCH FULL' : ''
+  }${action('DELETE', to.onDelete)}${action('UPDATE', to.onUpdate)} NOT VALID`
+}
+
+/** The first capture stands: a second run may see an object half gone. */
+async function capture(db: Database, migration: string, object: Deferred): Promise<void> {
+  const { kind, schema, table, name, create, drop } = object
+  await retrying(() =>
+    db.query(
+      `INSERT INTO ${DEFERRED} (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl)
+       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (migration, schema_name, table_name, name) DO NOTHING`,
+      [migration, kind, schema, table, name, create, drop],
+    ),
+  )
+}
+
+async function mark(
+  db: Database,
+  migration: string,
+  object: Deferred,
+  column: 'dropped_at' | 'rebuilt_at',
+  at: 'now()' | 'NULL' = 'now()',
+): Promise<void> {
+  await retrying(() =>
+    db.query(
+      `UPDATE ${DEFERRED} SET ${column} = ${at}
+        WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`,
+      [migration, object.schema, object.table, object.name],
+    ),
+  )
+}
+
+/**
+ * Builds one kind again, whatever of it is not there; can be repeated. Foreign keys come back NOT VALID: validate them
+ * with {@link validateForeignKeys}. On CockroachDB each statement returns when its schema change is done.
+ * @returns the names that were built now
+ * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
+ */
+export async function rebuildDeferred(
+  db: Database,
+  migration: string,
+  kind: DeferredKind,
+  onBuilt: (name: string) => void = () => {},
+): Promise<string[]> {
+  const built: string[] = []
+  for (const object of await listDeferred(db, migration)) {
+    if (object.kind !== kind) continue
+    if (!(await buildAgain(db, migration, object))) continue
+    const name = `${object.schema}.${object.table}.${object.name}`
+    built.push(name)
+    onBuilt(name)
+  }
+  return built
+}
+
+/** @returns false when it was there already */
+async function buildAgain(db: Database, migration: string, object: Deferred): Promise<boolean> {
+  const there = await isThere(db, object)
+  if (!there)
+    await unhurried(db, () => retrying(() => db.query(object.create))).catch((error) => {
+      throw unbuildable(object, error)
+    })
+  await mark(db, migration, object, 'rebuilt_at')
+  return !there
+}
+
+/** The server's message names the object and no value; its detail would hold a customer's. */
+function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validated' = 'built'): unknown {
+  if (!sqlState(error)?.startsWith('23')) return error
+  const { kind, schema, table, name } = object
+  return new VerdictError(
+    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: ${messageOf(error)}. Rows there break its definition (${object.create}); list them with \`${offendingRows(object, error)}\`, put them right on the source, and run this again`,
+  )
+}
+
+/** A statement that lists the first rows in the way of an object: their values belong on the person's screen, in no log. */
+export function offendingRows({ kind, schema, table, create }: Deferred, error: unknown): string {
+  const from = qualified(schema, table)
+  const [, condition] = /\bCHECK \((.*)\)$/s.exec(create) ?? []
+  if (kind === 'check' && condition) return `SELECT * FROM ${from} WHERE NOT (${condition}) LIMIT 20`
+  const [, columns, to] = /\bFOREIGN KEY \((.*)\) REFERENCES (.* \(.*?\))(?: MATCH| ON| NOT VALID)/s.exec(create) ?? []
+  const [, referred, others] = /^(.*) \((.*)\)$/s.exec(to ?? '') ?? []
+  if (columns && referred)
+    return `SELECT ${columns} FROM ${from} WHERE (${columns}) NOT IN (SELECT ${others} FROM ${referred} WHERE (${others}) IS NOT NULL) LIMIT 20`
+  // The detail begins with the columns, or expressions, as the server writes them.
+  const [, key] = /^Key \((.*?)\)=\(/s.exec((error as { detail?: string }).detail ?? '') ?? []
+  const [, where] = /\) WHERE (.*)$/s.exec(create) ?? []
+  if (/^(unique|index)$/.test(kind) && key)
+    return `SELECT ${key}, count(*) FROM ${from}${where ? ` WHERE ${where}` : ''} GROUP BY ${key} HAVING count(*) > 1 LIMIT 20`
+  return create
+}
+
+/** What stands in a stream's way: it applies rows one by one, in an order that these do not allow. */
+const IN_THE_WAY: readonly DeferredKind[] = ['foreign-key', 'check', 'unique']
+
+/**
+ * Takes what is in a stream's way off the target again, since the stream goes on: an earlier cutover without a decision
+ * has left it there. Repeatable.
+ * @returns the names of what was taken off
+ */
+export async function deferAgain(db: Database, migration: string): Promise<string[]> {
+  const names: string[] = []
+  const captured = (await listDeferred(db, migration)).filter(({ dropped }) => dropped)
+  for (const kind of IN_THE_WAY)
+    for (const object of captured) {
+      if (object.kind !== kind || !(await isThere(db, object))) continue
+      await retrying(() => db.query(object.drop))
+      await mark(db, migration, object, 'rebuilt_at', 'NULL')
+      names.push(`${object.schema}.${object.table}.${object.name}`)
+    }
+  return names
+}
+
+/** Validates every foreign key that was captured; on one that is valid this does nothing. */
+export async function validateForeignKeys(db: Database, migration: string): Promise<string[]> {
+  const names: string[] = []
+  for (const object of await listDeferred(db, migration)) {
+    if (object.kind !== 'foreign-key') continue
+    await validateForeignKey(db, object)
+    names.push(`${object.schema}.${object.table}.${object.name}`)
+  }
+  return names
+}
+
+async function validateForeignKey(db: Database, object: Deferred): Promise<void> {
+  await validateConstraint(db, object.schema, object).catch((error) => {
+    throw unbuildable(object, error, 'validated')
+  })
+}
+
+/** Reads the whole table; on a constraint that is valid this does nothing. */
+export async function validateConstraint(
+  db: Database,
+  schema: string,
+  { table, name }: { table: string; name: string },
+): Promise<void> {
+  const statement = `ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`
+  await unhurried(db, () => retrying(() => db.query(statement)))
+}
+
+/** What is captured now, added to what was known to be captured before. */
+export async function deferredNames(
+  db: Database,
+  migration: string,
+  before: readonly DeferredName[] = [],
+): Promise<DeferredName[]> {
+  const captured = await listDeferred(db, migration)
+  const names = [...before, ...captured.map(({ kind, schema, table, name }) => ({ kind, schema, table, name }))]
+  return [...new Map(names.map((each) => [keyOf(each), each])).values()]
+}
+
+/**
+ * What was taken off and could not be built again, since its definition is gone from the ledger; one that somebody has
+ * built by hand is none.
+ * @param taken as `prepare` has noted it beside the definitions
+ */
+export async function lostDefinitions(
+  db: Database,
+  migration: string,
+  taken: readonly DeferredName[] = [],
+): Promise<string[]> {
+  const captured = new Set((await listDeferred(db, migration)).map(keyOf))
+  const problems: string[] = []
+  for (const each of taken)
+    if (!captured.has(keyOf(each)) && !(await isValid(db, each)))
+      problems.push(
+        `${each.kind} ${each.name} of ${each.schema}.${each.table} was taken off for the load, and somebody has deleted its definition from ${DEFERRED}; build it by hand under this name, as the source has it`,
+      )
+  return problems
+}
+
+/** What was captured and is not there, or not valid, now; empty is the only green. */
+export async function deferralProblems(db: Database, migration: string): Promise<string[]> {
+  const problems: string[] = []
+  for (const object of await listDeferred(db, migration)) {
+    const name = `${object.kind} ${object.name} of ${object.schema}.${object.table}`
+    if (!(await isThere(db, object))) problems.push(`${name} is not on the target`)
+    else if (!(await isValid(db, object))) problems.push(`${name} is there, but not valid`)
+  }
+  return problems
+}
+
+/** What was captured and is on the target, valid: nobody needs its definition in the ledger any more. */
+export async function listRebuilt(db: Database, migration: string): Promise<Deferred[]> {
+  const back: Deferred[] = []
+  for (const object of await listDeferred(db, migration)) if (await isValid(db, object)) back.push(object)
+  return back
+}
+
+/**
+ * Forgets what was captured, once it is back or no longer wanted; what is still off keeps its definition, or nobody could
+ * build it any more.
+ */
+export async function forgetDeferred(db: Database, migration: string, which?: readonly Deferred[]): Promise<void> {
+  for (const { schema, table, name } of which ?? (await listDeferred(db, migration)))
+    await retrying(() =>
+      db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`, [
+        ...[migration, schema, table, name],
+      ]),
+    )
+}
+
+/**
+ * Builds everything again that was taken off, and validates it; repeatable. One that cannot be built keeps no other from
+ * it, and its definition stays captured; a table that is gone took its objects with it.
+ */
+export async function restoreDeferred(
+  db: Database,
+  migration: string,
+): Promise<{ built: string[]; problems: string[] }> {
+  const built: string[] = []
+  const problems: string[] = []
+  const captured = await listDeferred(db, migration)
+  for (const kind of [...DEFERRED_KINDS].reverse())
+    for (const object of captured.filter((each) => each.kind === kind)) {
+      const name = `${object.schema}.${object.table}.${object.name}`
+      try {
+        if (await buildAgain(db, migration, object)) built.push(name)
+        if (kind === 'foreign-key') await validateForeignKey(db, object)
+      } catch (error) {
+        if (isMissingTable(error)) await forgetDeferred(db, migration, [object])
+        else
+          problems.push(
+            error instanceof VerdictError ? error.message : `${kind} ${name}: ${messageOf(error)}; ${object.create}`,
+          )
+      }
+    }
+  return { built, problems }
+}
+
+const isIndex = ({ kind }: DeferredName) => kind === 'index' || kind === 'unique'
+
+async function isThere(db: Database, object: DeferredName): Promise<boolean> {
+  return (await find(db, object)) !== undefined
+}
+
+async function isValid(db: Database, object: DeferredName): Promise<boolean> {
+  return (await find(db, object))?.valid ?? false
+}
+
+async function find(db: Database, object: DeferredName): Promise<{ valid: boolean } | undefined> {
+  const [catalog, table, name, valid] = isIndex(object)
+    ? [
+        'pg_index',
+        'o.indrelid',
+        '(SELECT relname FROM pg_catalog.pg_class i WHERE i.oid = o.indexrelid)',
+        'o.indisvalid',
+      ]
+    : ['pg_constraint', 'o.conrelid', 'o.conname', 'o.convalidated']
+  const { rows } = await db.query(
+    `SELECT ${valid} AS valid FROM pg_catalog.${catalog} o JOIN pg_catalog.pg_class c ON c.oid = ${table}
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = $2 AND ${name} = $3`,
+    [object.schema, object.table, object.name],
+  )
+  return rows[0]
+}

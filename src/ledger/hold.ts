@@ -1,0 +1,354 @@
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Database, isConnectionLost, isMissingTable, retrying, sqlState } from '../runtime/database.ts'
+import { CancelledError, VerdictError } from '../runtime/errors.ts'
+import type { TableFiles } from '../source/changes.ts'
+import type { PublicationMark } from '../source/publication.ts'
+
+/*
+ * The hold: which run streams a migration now. It is what keeps two runs apart, for a workflow's concurrency group is
+ * kept for days by a run that waits for an approval. A hold lasts until it is released, or not renewed in time by the
+ * database's clock. A request asks the holder to hand the slot over; while it stands nobody else is given the hold.
+ */
+
+const HOLDS = 'molt_actions.holds'
+
+/** A run that holds a migration, or asks for it. */
+export interface Holder {
+  action: string
+  /** Where a person can see the run; empty outside of GitHub. */
+  url: string
+  /** Random; tells this run from every other, also from its own earlier attempt. */
+  nonce: string
+}
+
+/** What another run asks of the holder. */
+export interface SlotRequest extends Holder {
+  at: Date
+}
+
+/** What became of the approval that a stream goes on for, as somebody else has written it down. */
+export type ApprovalOutcome = 'declined' | 'expired'
+
+/** What a stream leaves for the next one to compare the slot with. LSNs as text. */
+export interface StreamNote {
+  stagingSchema: string
+  /** The stream was ended by us, and the slot's position is the last one. */
+  ended: boolean
+  confirmedFlushLsn: string | null
+  decoded: number | null
+  serverStart: string
+  /** The publication when it was last found to be right. */
+  publication?: PublicationMark
+  /** The files of the source's tables when they were last looked at. */
+  files?: TableFiles
+}
+
+interface HoldRow {
+  nonce: string | null
+  holder: Holder | null
+  live: boolean
+  expiresAt: Date
+  request: Holder | null
+  requestedAt: Date
+  requestLive: boolean
+  approval: ApprovalOutcome | null
+  stream: StreamNote | null
+}
+
+/** Repeatable; `createLedger` makes the schema first. */
+export async function createHolds(db: Database): Promise<void> {
+  await db.query(`CREATE TABLE IF NOT EXISTS ${HOLDS} (
+    migration TEXT PRIMARY KEY, nonce TEXT, holder JSONB, expires_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    request_nonce TEXT, request JSONB, requested_at TIMESTAMPTZ, request_expires_at TIMESTAMPTZ,
+    approval TEXT, stream JSONB)`)
+}
+
+/** A holder for this run. */
+export function thisRun(action: string): Holder {
+  return { action, url: runUrl(), nonce: randomUUID() }
+}
+
+/** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
+export function runUrl(): string {
+  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
+  if (!GITHUB_RUN_ID) return ''
+  const attempt = GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''
+  return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
+}
+
+/** Who holds or asks, in words. */
+export function runText({ action, url }: { action: string; url: string }): string {
+  return `\`${action}\`${url ? ` (${url})` : ' of a run outside GitHub'}`
+}
+
+async function readHold(db: Database, id: string): Promise<HoldRow | undefined> {
+  const { rows } = await retrying(() =>
+    db.query(
+      `SELECT nonce, holder, nonce IS NOT NULL AND expires_at > now() AS live, expires_at AS "expiresAt",
+              request, requested_at AS "requestedAt", coalesce(request_expires_at > now(), false) AS "requestLive",
+              approval, stream FROM ${HOLDS} WHERE migration = $1`,
+      [id],
+    ),
+  )
+  return rows[0]
+}
+
+/** Repeatable: the row is there afterwards, as it was or free. Ledgers of before this table are completed. */
+async function ensureHold(db: Database, id: string): Promise<void> {
+  const insert = () =>
+    retrying(() => db.query(`INSERT INTO ${HOLDS} (migration) VALUES ($1) ON CONFLICT (migration) DO NOTHING`, [id]))
+  await insert().catch(async (error) => {
+    if (!isMissingTable(error)) throw error
+    await createHolds(db)
+    await insert()
+  })
+}
+
+/** True when the statement hit. An answer that was lost is settled by the caller's reading back. */
+async function changed(db: Database, sql: string, values: unknown[]): Promise<boolean> {
+  try {
+    return (await retrying(() => db.query(sql, values))).rowCount === 1
+  } catch (error) {
+    if (sqlState(error) === '40003') return false
+    throw error
+  }
+}
+
+/** Milliseconds after which a stream's hold lapses unless renewed: long enough for a target that is away for a while. */
+export const HOLD_TTL = 60_000
+
+/**
+ * Takes the hold of a migration: when nobody has it, or it was not renewed in time. A run that was asked for the slot
+ * by another one keeps off.
+ * @param ttl milliseconds after which it lapses unless renewed
+ * @throws VerdictError that names the run which has it, or asks for it
+ */
+export async function takeHold(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
+  const row = await tryHold(db, id, holder, ttl)
+  if (row) throw refusal(id, row)
+}
+
+/** Undefined when it was taken; else what stands in the way. */
+async function tryHold(db: Database, id: string, holder: Holder, ttl: number): Promise<HoldRow | undefined> {
+  await ensureHold(db, id)
+  const took = await changed(
+    db,
+    `UPDATE ${HOLDS} SET nonce = $2, holder = $3, expires_at = now() + $4::int8 * interval '1 millisecond',
+        request_nonce = CASE WHEN request_nonce = $2 THEN NULL ELSE request_nonce END,
+        request = CASE WHEN request_nonce = $2 THEN NULL ELSE request END,
+        request_expires_at = CASE WHEN request_nonce = $2 THEN NULL ELSE request_expires_at END
+      WHERE migration = $1 AND (nonce IS NULL OR nonce = $2 OR expires_at <= now())
+        AND (request_nonce IS NULL OR request_nonce = $2 OR request_expires_at <= now())`,
+    [id, holder.nonce, JSON.stringify(holder), Math.round(ttl)],
+  )
+  if (took) return undefined
+  const row = (await readHold(db, id)) as HoldRow
+  return row.live && row.nonce === holder.nonce ? undefined : row
+}
+
+function refusal(id: string, row: HoldRow): VerdictError {
+  if (row.live && row.holder)
+    return new VerdictError(
+      `migration \`${id}\` is held by ${runText(row.holder)}; only one run may act at a time. Wait for it, or cancel it: its hold ends at ${row.expiresAt.toISOString()} unless it is renewed`,
+    )
+  if (row.request)
+    return new VerdictError(
+      `migration \`${id}\` is being handed over to ${runText(row.request)}; this run keeps off so that the slot is free for it`,
+    )
+  return new VerdictError(`another run was quicker to take migration \`${id}\`; look at \`status\` and try again`)
+}
+
+/**
+ * Prolongs a hold, also one that has lapsed and was taken by nobody. Sees at once what it is asked for.
+ * @throws VerdictError when another run has taken it
+ */
+export async function renewHold(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
+  const values = [id, holder.nonce, Math.round(ttl)]
+  const sql = `UPDATE ${HOLDS} SET expires_at = now() + $3::int8 * interval '1 millisecond' WHERE migration = $1 AND nonce = $2`
+  if (await changed(db, sql, values)) return
+  const row = await readHold(db, id)
+  if (row?.nonce === holder.nonce) return
+  throw new VerdictError(
+    `the hold of migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}: it was not renewed in time; this run stops so that only one acts`,
+  )
+}
+
+/** Gives a hold back; does nothing when it is another's by now. */
+export async function releaseHold(db: Database, id: string, holder: Holder): Promise<void> {
+  await retrying(() =>
+    db.query(`UPDATE ${HOLDS} SET nonce = NULL, expires_at = now() WHERE migration = $1 AND nonce = $2`, [
+      id,
+      holder.nonce,
+    ]),
+  )
+}
+
+/**
+ * Asks the holder for the slot; repeated, it stays asked for.
+ * @param ttl milliseconds after which the request is forgotten
+ * @throws VerdictError when another run asks for it already
+ */
+export async function requestSlot(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
+  await ensureHold(db, id)
+  const asked = await changed(
+    db,
+    `UPDATE ${HOLDS} SET request_nonce = $2, request = $3,
+        requested_at = CASE WHEN request_nonce = $2 THEN requested_at ELSE now() END,
+        request_expires_at = now() + $4::int8 * interval '1 millisecond'
+      WHERE migration = $1 AND (request_nonce IS NULL OR request_nonce = $2 OR request_expires_at <= now())`,
+    [id, holder.nonce, JSON.stringify(holder), Math.round(ttl)],
+  )
+  if (asked) return
+  const row = await readHold(db, id)
+  if (row?.request?.nonce === holder.nonce) return
+  throw new VerdictError(
+    `${row?.request ? runText(row.request) : 'another run'} asks for the slot of migration \`${id}\` already; only one can have it`,
+  )
+}
+
+/** Takes a request back; does nothing when it is another's by now. */
+export async function withdrawRequest(db: Database, id: string, holder: Holder): Promise<void> {
+  await retrying(() =>
+    db.query(
+      `UPDATE ${HOLDS} SET request_nonce = NULL, request = NULL, request_expires_at = NULL WHERE migration = $1 AND request_nonce = $2`,
+      [id, holder.nonce],
+    ),
+  )
+}
+
+/** Who asks for the slot, if anybody still does. */
+export async function slotRequest(db: Database, id: string): Promise<SlotRequest | undefined> {
+  const row = await readHold(db, id)
+  return row?.request && row.requestLive ? { ...row.request, at: row.requestedAt } : undefined
+}
+
+/** Which run has the hold now, if any, and until when unless it is renewed. */
+export async function liveHolder(db: Database, id: string): Promise<(Holder & { expiresAt: Date }) | undefined> {
+  const row = await readHold(db, id)
+  return row?.live && row.holder ? { ...row.holder, expiresAt: row.expiresAt } : undefined
+}
+
+/** Writes down what became of the approval; a new stream that is to wait for one clears it. */
+export async function setApproval(db: Database, id: string, approval: ApprovalOutcome | null): Promise<void> {
+  await ensureHold(db, id)
+  await retrying(() => db.query(`UPDATE ${HOLDS} SET approval = $2 WHERE migration = $1`, [id, approval]))
+}
+
+export async function readApproval(db: Database, id: string): Promise<ApprovalOutcome | undefined> {
+  return (await readHold(db, id))?.approval ?? undefined
+}
+
+/** Who has the hold now, and who asks for it, for a person to read. */
+export async function holdTexts(db: Database, id: string): Promise<string[]> {
+  const row = await readHold(db, id).catch((error) => {
+    if (isMissingTable(error)) return undefined
+    throw error
+  })
+  return [
+    ...(row?.live && row.holder
+      ? [`${runText(row.holder)} acts on it, and holds it until ${row.expiresAt.toISOString()} unless it renews`]
+      : []),
+    ...(row?.request && row.requestLive ? [`${runText(row.request)} asks for it`] : []),
+    ...(row?.approval ? [`its last approval is ${row.approval}`] : []),
+  ]
+}
+
+const ASK_EVERY = 1_000
+
+/**
+ * For a run that must stream itself: asks the holder for the slot, waits until it is handed over, and takes the hold.
+ * A holder that is dead is waited for until its hold lapses; one of the same action that renews is not, since it hands
+ * nothing over.
+ * @param deadline milliseconds from now
+ * @param ttl milliseconds after which the hold lapses unless it is renewed
+ * @throws VerdictError when it was not handed over in time; the request is withdrawn then
+ */
+export async function obtainSlot(
+  db: Database,
+  id: string,
+  holder: Holder,
+  deadline: number,
+  ttl: number,
+  signal?: AbortSignal,
+): Promise<void> {
+  const end = performance.now() + deadline
+  await requestSlot(db, id, holder, 5 * ASK_EVERY + ttl)
+  let first: HoldRow | undefined
+  try {
+    for (;;) {
+      const row = await tryHold(db, id, holder, ttl)
+      if (!row) return
+      if (signal?.aborted) throw new CancelledError('the run was cancelled')
+      first ??= row
+      const renewed = row.nonce === first.nonce && row.expiresAt > first.expiresAt
+      if (row.live && row.holder?.action === holder.action && renewed) throw refusal(id, row)
+      if (performance.now() > end)
+        throw new VerdictError(
+          `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}; cancel that run and try again`,
+        )
+      await sleep(ASK_EVERY, undefined, { signal }).catch(() => {})
+      await requestSlot(db, id, holder, 5 * ASK_EVERY + ttl)
+    }
+  } catch (error) {
+    await withdrawRequest(db, id, holder).catch(() => {})
+    throw error
+  }
+}
+
+/**
+ * Keeps a hold that was taken for as long as `work` takes, and gives it back whatever happens.
+ * @param link a connection of its own for the renewals; a lost one is made again, and it is closed at the end
+ * @param ttl milliseconds; renewed every sixth of it, so that a target that is away for a while does not lose it
+ * @param lost called once, when another run has taken the hold
+ * @returns what `work` returns
+ */
+export async function keepingHold<T>(
+  link: { use<R>(work: (db: Database) => Promise<R>): Promise<R>; close(): Promise<void> },
+  id: string,
+  holder: Holder,
+  ttl: number,
+  lost: (error: unknown) => void,
+  work: () => Promise<T>,
+): Promise<T> {
+  const stopper = new AbortController()
+  const renewals = (async () => {
+    for (;;) {
+      await sleep(ttl / 6, undefined, { signal: stopper.signal }).catch(() => {})
+      if (stopper.signal.aborted) return
+      await link
+        .use((db) => renewHold(db, id, holder, ttl))
+        .catch((error) => {
+          if (isConnectionLost(error)) return
+          stopper.abort()
+          lost(error)
+        })
+    }
+  })()
+  try {
+    return await work()
+  } finally {
+    stopper.abort()
+    await renewals
+    await link.use((db) => releaseHold(db, id, holder)).catch(() => {})
+    await link.close()
+  }
+}
+
+/** Leaves a note of the slot for the stream that comes next. */
+export async function noteStream(db: Database, id: string, note: StreamNote): Promise<void> {
+  await ensureHold(db, id)
+  await retrying(() => db.query(`UPDATE ${HOLDS} SET stream = $2 WHERE migration = $1`, [id, JSON.stringify(note)]))
+}
+
+export async function readStreamNote(db: Database, id: string): Promise<StreamNote | undefined> {
+  await ensureHold(db, id)
+  return (await readHold(db, id))?.stream ?? undefined
+}
+
+/** With the migration: a new one under the same name begins with nobody's hold. */
+export async function dropHold(db: Database, id: string): Promise<void> {
+  await retrying(() => db.query(`DELETE FROM ${HOLDS} WHERE migration = $1`, [id])).catch((error) => {
+    if (!isMissingTable(error)) throw error
+  })
+}

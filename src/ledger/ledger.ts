@@ -1,0 +1,232 @@
+import { randomUUID } from 'node:crypto'
+import type { DeferredName } from '../destination/deferral.ts'
+import type { WriteGrant } from '../destination/write-access.ts'
+import type { PackedFingerprint } from '../model/fingerprint.ts'
+import { type Plan, planHash } from '../model/plan.ts'
+import { type Database, isMissingTable, retrying, sqlState } from '../runtime/database.ts'
+import { UserError, VerdictError } from '../runtime/errors.ts'
+import type { TableFiles } from '../source/changes.ts'
+import type { PublicationMark } from '../source/publication.ts'
+import { createHolds, dropHold } from './hold.ts'
+
+/** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
+export const PHASES = [
+  'planned',
+  'prepared',
+  'loaded',
+  'caught-up',
+  'approved',
+  'committing',
+  'committed',
+  'switched',
+  'finalized',
+  'cleaned',
+  'aborted',
+  'rolled-back',
+] as const
+export type Phase = (typeof PHASES)[number]
+
+/** The load is complete, and no cutover has set about its commit: a replicator may read the slot. */
+export const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
+/** Of {@link STREAMING} those from which a cutover begins. */
+export const CAUGHT_UP: readonly Phase[] = ['caught-up', 'approved']
+/** The target has taken over, and the source must stand still. */
+export const COMMITTED: readonly Phase[] = ['committed', 'switched', 'finalized']
+/** As {@link COMMITTED}, or on the way: a cutover has set about the commit, and only the source tells what came of it. */
+export const DECIDED: readonly Phase[] = ['committing', ...COMMITTED]
+
+/** Rows that a load has read to their end: of each table where the tool tells them apart, and of all. */
+export interface Exported {
+  tables: Record<string, number>
+  total: number
+}
+
+/** Facts that later phases need: each phase adds its own. */
+export interface Facts {
+  /** system identifier, timeline and database oid of the source, and the random id kept in its heartbeat row */
+  source?: { systemIdentifier: string; databaseOid: string; sourceId: string }
+  cursor?: string
+  /** A load that was begun and has not been proved complete: what is needed to go on with it. */
+  load?: { cursor: string; mode: string; fetchId?: string; exported?: Exported } | null
+  /**
+   * Where the replicator keeps its progress on the target. One for each load: a position that it finds there, from an
+   * earlier slot, would win over the slot's own, and the changes between would be skipped without a word.
+   */
+  stagingSchema?: string
+  /** The publication as the load left it. */
+  publication?: PublicationMark
+  /** The files of the source's tables as they were before the load. */
+  files?: TableFiles
+  fenceId?: string
+  /** A rollback that was begun: the tables whose writes on the target are given up. */
+  goingBack?: string[]
+  /** Rights to write that were taken from roles on the target until the commit. */
+  writeAccess?: WriteGrant[]
+  /** How many writes had passed the fence when the decision was taken, as the source counts them; none may since. */
+  writesPassed?: string
+  /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */
+  deferred?: DeferredName[]
+  /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */
+  approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
+  /** The schemas of both sides as `prepare` left them; later phases are held to them. */
+  fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
+}
+
+export interface Entry {
+  id: string
+  phase: Phase
+  nonce: string
+  plan: Plan
+  facts: Facts
+  updatedAt: Date
+  /** Since `updatedAt`, by the database's clock; milliseconds. */
+  ageMs: number
+}
+
+const MIGRATIONS = 'molt_actions.migrations'
+const EVIDENCE = 'molt_actions.evidence'
+const DIGESTS = 'molt_actions.digests'
+
+/** Creates the ledger's tables. Each statement can be repeated: on CockroachDB schema changes are not one transaction. */
+export async function createLedger(db: Database): Promise<void> {
+  await db.query('CREATE SCHEMA IF NOT EXISTS molt_actions')
+  await db.query(`CREATE TABLE IF NOT EXISTS ${MIGRATIONS} (
+    id TEXT PRIMARY KEY, phase TEXT NOT NULL, nonce TEXT NOT NULL, plan JSONB NOT NULL, facts JSONB NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL DEFAULT now(), updated_at TIMESTAMPTZ NOT NULL DEFAULT now())`)
+  await db.query(`CREATE TABLE IF NOT EXISTS ${EVIDENCE} (
+    id UUID PRIMARY KEY DEFAULT gen_random_uuid(), migration TEXT NOT NULL, action TEXT NOT NULL,
+    at TIMESTAMPTZ NOT NULL DEFAULT now(), body JSONB NOT NULL)`)
+  await db.query(`CREATE TABLE IF NOT EXISTS ${DIGESTS} (
+    name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now())`)
+  await createHolds(db)
+}
+
+/** Keeps the digest of an archive the first time; returns the one that was kept. */
+export async function rememberDigest(db: Database, name: string, sha256: string): Promise<string> {
+  await retrying(() =>
+    db.query(`INSERT INTO ${DIGESTS} (name, sha256) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, [name, sha256]),
+  )
+  const { rows } = await db.query(`SELECT sha256 FROM ${DIGESTS} WHERE name = $1`, [name])
+  return rows[0].sha256
+}
+
+export async function readEntry(db: Database, id: string): Promise<Entry | undefined> {
+  const { rows } = await retrying(() =>
+    db.query(
+      `SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt",
+              (extract(epoch FROM now() - updated_at) * 1000)::float8 AS "ageMs" FROM ${MIGRATIONS} WHERE id = $1`,
+      [id],
+    ),
+  )
+  return rows[0]
+}
+
+/** Like {@link readEntry}, also where there is no ledger yet. */
+export async function readEntryIfAny(db: Database, id: string): Promise<Entry | undefined> {
+  return readEntry(db, id).catch((error) => {
+    if (isMissingTable(error)) return undefined
+    throw error
+  })
+}
+
+/**
+ * The entry that a phase after `prepare` works from.
+ * @param early what to do instead, said when the migration has not come as far as `phases`
+ * @throws UserError when there is none, or when it stands in none of `phases`; VerdictError when its plan was changed
+ */
+export async function requireEntry(db: Database, id: string, phases: readonly Phase[], early?: string): Promise<Entry> {
+  const entry = await readEntryIfAny(db, id)
+  if (!entry) throw new UserError(`the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`)
+  // The hash is what was shown, rehearsed and approved; what is done must be that.
+  if (planHash(entry.plan) !== entry.plan.hash)
+    throw new VerdictError(
+      `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash ?? '(there is none)'}: someone has changed it. Prepare a new migration`,
+    )
+  if (phases.includes(entry.phase)) return entry
+  if (early && isBehind(entry.phase, phases)) throw new UserError(`migration \`${id}\` is ${entry.phase}: ${early}`)
+  throw new UserError(
+    `migration \`${id}\` is ${entry.phase}; this step needs it to be ${phases.join(' or ')}. ${hint(entry.phase, phases)}`,
+  )
+}
+
+function isBehind(phase: Phase, phases: readonly Phase[]): boolean {
+  return PHASES.indexOf(phase) < PHASES.indexOf(phases[0] as Phase)
+}
+
+function hint(phase: Phase, phases: readonly Phase[]): string {
+  return isBehind(phase, phases)
+    ? 'Run the steps before this one.'
+    : 'It is past this step already: go on with the next one, or `abort` the migration before its commit and begin anew with `prepare`.'
+}
+
+/** Writes the first entry; an entry that is there already keeps its phase and is returned as it is. */
+export async function createEntry(db: Database, id: string, plan: Plan, facts: Facts): Promise<Entry> {
+  await retrying(() =>
+    db.query(
+      `INSERT INTO ${MIGRATIONS} (id, phase, nonce, plan, facts) VALUES ($1, 'planned', $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
+      [id, randomUUID(), JSON.stringify(plan), JSON.stringify(facts)],
+    ),
+  )
+  return (await readEntry(db, id)) as Entry
+}
+
+/**
+ * Moves an entry on by compare-and-set in one statement: only one of two runs that read the same entry succeeds.
+ * An ambiguous answer (CockroachDB's 40003, or a connection that broke) is settled by reading the nonce back.
+ * @throws UserError when another run has moved it since it was read
+ */
+export async function advance(
+  db: Database,
+  entry: Entry,
+  phase: Phase,
+  change: { facts?: Facts; plan?: Plan } = {},
+): Promise<Entry> {
+  const nonce = randomUUID()
+  const facts = { ...entry.facts, ...change.facts }
+  const values = [entry.id, entry.nonce, phase, nonce, JSON.stringify(facts), JSON.stringify(change.plan ?? entry.plan)]
+  const sql = `UPDATE ${MIGRATIONS} SET phase = $3, nonce = $4, facts = $5, plan = $6, updated_at = now() WHERE id = $1 AND nonce = $2`
+  await retrying(() => db.query(sql, values)).catch((error) => {
+    if (sqlState(error) !== '40003') throw error
+  })
+  const now = await readEntry(db, entry.id)
+  if (now?.nonce === nonce) return now
+  throw new UserError(
+    `another run has moved migration \`${entry.id}\` to ${now?.phase ?? 'nowhere'} meanwhile; this run stops so that only one acts`,
+  )
+}
+
+/** Forgets a migration; its evidence stays. */
+export async function dropEntry(db: Database, id: string): Promise<void> {
+  await retrying(() => db.query(`DELETE FROM ${MIGRATIONS} WHERE id = $1`, [id]))
+  await dropHold(db, id)
+}
+
+/** Appends what a phase checked and saw. Never edited afterwards. */
+export async function addEvidence(db: Database, id: string, action: string, body: object): Promise<void> {
+  await retrying(() =>
+    db.query(`INSERT INTO ${EVIDENCE} (migration, action, body) VALUES ($1, $2, $3)`, [
+      id,
+      action,
+      JSON.stringify(body),
+    ]),
+  )
+}
+
+/** What a phase has left. */
+export interface Evidence<T> {
+  body: Partial<T>
+  /** By the database's clock. */
+  ageMs: number
+}
+
+/** The last `limit` of an action, the newest first. */
+export async function readEvidence<T>(db: Database, id: string, action: string, limit: number): Promise<Evidence<T>[]> {
+  const { rows } = await retrying(() =>
+    db.query(
+      `SELECT body, (extract(epoch FROM now() - at) * 1000)::float8 AS "ageMs" FROM ${EVIDENCE}
+        WHERE migration = $1 AND action = $2 ORDER BY at DESC LIMIT $3::int8`,
+      [id, action, limit],
+    ),
+  )
+  return rows
+}

@@ -1,0 +1,90 @@
+import { listDeferred } from '../destination/deferral.ts'
+import {
+  compareFingerprints,
+  type Fingerprint,
+  fingerprint,
+  packFingerprint,
+  type SchemaChange,
+  unpackFingerprint,
+} from '../model/fingerprint.ts'
+import type { Plan } from '../model/plan.ts'
+import type { Database } from '../runtime/database.ts'
+import { VerdictError } from '../runtime/errors.ts'
+import { HEARTBEAT } from '../source/heartbeat.ts'
+import { readPartitions, readSchema } from '../sql/schema.ts'
+import { advance, type Entry } from './ledger.ts'
+
+/**
+ * What DDL has changed on either side since `prepare`, object by object; empty when nothing has. Each one can be told
+ * by `describeChange`. What the ledger says was taken off the target may be there again; what it says was rebuilt must be.
+ * @throws VerdictError when the ledger has lost what it compares with
+ */
+export async function schemaChanges(source: Database, target: Database, entry: Entry): Promise<SchemaChange[]> {
+  const { fingerprints } = entry.facts
+  if (!fingerprints)
+    throw new VerdictError(
+      `the ledger has no schema of migration \`${entry.id}\` to compare with, as \`prepare\` leaves it: someone has changed its row; prepare a new migration`,
+    )
+  const { sourceSchema, targetSchema, tables } = entry.plan
+  const [here, there] = await Promise.all([
+    readSchema(source, 'source', sourceSchema),
+    readSchema(target, 'target', targetSchema),
+  ])
+  const partitions = await readPartitions(source, sourceSchema)
+  const present = here.tables.map((table) => table.name)
+  return [
+    ...newTables(entry.plan, present).map((name) => ({
+      side: 'source' as const,
+      object: `table ${name}`,
+      before: null,
+      after: 'it is not part of this migration, and would stay behind',
+    })),
+    ...compareFingerprints(
+      'source',
+      unpackFingerprint(fingerprints.source),
+      fingerprint({ ...here, partitions }, tables),
+    ),
+    ...compareFingerprints(
+      'target',
+      ...(await withoutDeferred(target, entry, unpackFingerprint(fingerprints.target), fingerprint(there, tables))),
+    ),
+  ]
+}
+
+/** Tables that the plan would select if it were made now: in a schema that is moved as a whole they are missed. */
+export function newTables({ tables, excluded }: Plan, present: readonly string[]): string[] {
+  if (!excluded) return []
+  const known = new Set([...tables, ...excluded, HEARTBEAT])
+  return present.filter((name) => !known.has(name))
+}
+
+/** Objects that come and go by our own hand, out of both; those that must be there now, in the first. */
+async function withoutDeferred(
+  target: Database,
+  entry: Entry,
+  before: Fingerprint,
+  after: Fingerprint,
+): Promise<[Fingerprint, Fingerprint]> {
+  const [was, is] = [{ ...before }, { ...after }]
+  for (const { kind, table, name, rebuilt, create } of await listDeferred(target, entry.id)) {
+    // Plain indexes come back once, with the target's schema accepted anew.
+    if (kind === 'index') continue
+    const objects = [`constraint ${table}.${name}`, `index ${table}.${name}`]
+    const there = objects.some((object) => object in is)
+    for (const object of objects) {
+      delete was[object]
+      delete is[object]
+    }
+    if (rebuilt && !there) was[objects[0] as string] = create
+  }
+  return [was, is]
+}
+
+/** What we changed on the target ourselves is no change of the schema by somebody else. */
+export async function acceptTargetSchema(target: Database, entry: Entry): Promise<Entry> {
+  const { fingerprints } = entry.facts
+  if (!fingerprints) return entry
+  const schema = await readSchema(target, 'target', entry.plan.targetSchema)
+  const now = { ...fingerprints, target: packFingerprint(fingerprint(schema, entry.plan.tables)) }
+  return advance(target, entry, entry.phase, { facts: { fingerprints: now } })
+}

@@ -1,0 +1,199 @@
+import { info, warning } from '@actions/core'
+import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../../destination/deferral.ts'
+import { mergeWriteGrants, openWriteAccess, readWriteGrants, type WriteGrant } from '../../destination/write-access.ts'
+import { dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
+import { type Database, ident, qualified, relationExists, sqlState } from '../../runtime/database.ts'
+import { refuse, UserError } from '../../runtime/errors.ts'
+import { plural } from '../../runtime/progress.ts'
+import { installedFence, removeFence } from '../../source/fence.ts'
+import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
+import { readPublication } from '../../source/publication.ts'
+import { readSlot } from '../../source/slot.ts'
+
+/** One thing of ours: what it is called, and how it goes. */
+export interface Leftover {
+  name: string
+  drop(): Promise<unknown>
+}
+
+interface Names {
+  slot: string
+  publication: string
+}
+
+/**
+ * The slot goes first: it is what fills the disk.
+ * @param decided whether the fence may be permanent: after a cutover, once its rollback window is over
+ */
+export async function leftoversOnSource(
+  source: Database,
+  plan: Names | undefined,
+  decided = false,
+): Promise<Leftover[]> {
+  const found: Leftover[] = []
+  const slot = plan && (await readSlot(source, plan.slot))
+  if (slot) found.push({ name: `slot ${plan.slot}`, drop: () => dropIdleSlot(source, plan.slot, slot.activePid) })
+  if (plan && (await readPublication(source, plan.publication)))
+    found.push({
+      name: `publication ${plan.publication}`,
+      drop: () => source.query(`DROP PUBLICATION ${ident(plan.publication)}`),
+    })
+  const fence = await installedFence(source)
+  if (fence)
+    found.push({
+      name: `fence on ${plural(fence.tables.length, 'table')}`,
+      drop: () => removeFence(source, fence.tables, decided),
+    })
+  if (await schemaExists(source, OUR_SCHEMA))
+    found.push({ name: `schema ${OUR_SCHEMA} on the source`, drop: () => dropSourceSchema(source) })
+  return found.map(orTold)
+}
+
+/** What somebody else has built on ours, or put beside it, is not dropped along; the error names it. */
+function orTold({ name, drop }: Leftover): Leftover {
+  const told = (error: unknown) => {
+    if (sqlState(error) !== '2BP01') throw error
+    const { detail = '' } = error as { detail?: string }
+    throw new UserError(
+      `${name} cannot be dropped, since things that are not ours are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move these away or drop them, and run this again: what comes after it is dropped then`,
+    )
+  }
+  return { name, drop: () => drop().catch(told) }
+}
+
+async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
+  if (reader) throw new UserError(`the slot ${slot} is read by PID ${reader}; end that replicator first`)
+  await source.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot])
+}
+
+/**
+ * Only what we know to be ours, and the schema itself only when nothing else stands in it; else the heartbeat stays too,
+ * by which a next run knows whose the schema is.
+ */
+async function dropSourceSchema(source: Database): Promise<void> {
+  await source
+    .query(`BEGIN; DROP TABLE IF EXISTS ${OUR_SCHEMA}.${HEARTBEAT}; DROP SCHEMA ${OUR_SCHEMA}; COMMIT`)
+    .catch(async (error) => {
+      await source.query('ROLLBACK').catch(() => {})
+      throw error
+    })
+}
+
+export async function leftoversOnTarget(
+  target: Database,
+  migration: string,
+  entry: Entry | undefined,
+): Promise<Leftover[]> {
+  if (!entry) return []
+  const { targetSchema } = entry.plan
+  const { stagingSchema } = entry.facts
+  const found: Leftover[] = []
+  const { writeAccess = [] } = entry.facts
+  const taken = (await openable(target, targetSchema, writeAccess)) ? writeAccess : []
+  if (taken.length)
+    found.push({
+      name: `write access on the target: ${taken.length} rights are given back`,
+      drop: () => openWriteAccess(target, targetSchema, taken),
+    })
+  if (stagingSchema && (await schemaExists(target, stagingSchema)))
+    found.push({
+      name: `staging schema ${stagingSchema}`,
+      drop: () => target.query(`DROP SCHEMA ${ident(stagingSchema)} CASCADE`),
+    })
+  if (await relationExists(target, qualified(targetSchema, HEARTBEAT)))
+    found.push({
+      name: `heartbeat ${targetSchema}.${HEARTBEAT} on the target`,
+      drop: () => target.query(`DROP TABLE ${qualified(targetSchema, HEARTBEAT)}`),
+    })
+  const tables = await fetchTables(target, migration)
+  if (tables.length)
+    found.push({
+      name: `molt's own ${tables.map(({ schema, name }) => `${schema}.${name}`).join(' and ')}`,
+      drop: () => target.query(`DROP TABLE ${tables.map(({ schema, name }) => qualified(schema, name)).join(', ')}`),
+    })
+  const back = await listRebuilt(target, migration)
+  if (back.length)
+    found.push({
+      name: `the ledger's note of ${back.length} indexes and constraints that are back`,
+      drop: () => forgetDeferred(target, migration, back),
+    })
+  if (await readEntryIfAny(target, migration))
+    found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
+  return found.map(orTold)
+}
+
+/** What `molt fetch` writes its runs to, with the columns that it gives them. */
+const FETCH_TABLES: Record<string, string> = {
+  _molt_fetch_exceptions: 'command fetch_id file_name id message schema_name sql_state stage table_name time',
+  _molt_fetch_status: 'id name source_dialect started_at',
+}
+
+/**
+ * The tables in which `molt fetch` keeps account of itself: by name and columns, and only when every load in them is of
+ * this migration, begun while the ledger has known it, and no other migration could still need them.
+ */
+async function fetchTables(target: Database, migration: string): Promise<{ schema: string; name: string }[]> {
+  const { rows } = await target.query(
+    `SELECT table_schema AS schema, table_name AS name, string_agg(column_name, ' ' ORDER BY column_name) AS columns
+       FROM information_schema.columns WHERE table_name = ANY($1) AND table_schema NOT IN ('information_schema', 'pg_catalog')
+      GROUP BY 1, 2 ORDER BY 2`,
+    [Object.keys(FETCH_TABLES)],
+  )
+  const found = rows.filter(({ name, columns }) => columns.split(' ').sort().join(' ') === FETCH_TABLES[name])
+  const status = found.filter(({ name }) => name === '_molt_fetch_status')
+  // In two schemas, or one without the other: somebody else has had a hand in it.
+  if (rows.length !== found.length || status.length !== 1 || found.some(({ schema }) => schema !== status[0].schema))
+    return []
+  const others = await target.query(
+    `SELECT 1 FROM molt_actions.migrations WHERE id <> $1
+     UNION ALL SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM molt_actions.migrations WHERE id = $1)
+     UNION ALL SELECT 1 FROM ${qualified(status[0].schema, '_molt_fetch_status')} s
+       WHERE s.started_at IS NULL OR s.started_at < (SELECT min(m.created_at) AT TIME ZONE 'UTC' FROM molt_actions.migrations m WHERE m.id = $1)
+     LIMIT 1`,
+    [migration],
+  )
+  return others.rowCount ? [] : found
+}
+
+async function schemaExists(db: Database, name: string): Promise<boolean> {
+  const { rowCount } = await db.query('SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1', [name])
+  return rowCount === 1
+}
+
+/** @throws UserError when what is on the source is another migration's */
+export async function requireOwner(source: Database, migration: string): Promise<void> {
+  const owner = await readHeartbeatOwner(source)
+  if (owner && owner.migration !== migration)
+    throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
+}
+
+export function requireGone(left: readonly Leftover[]): void {
+  if (left.length)
+    refuse(
+      'not everything is gone',
+      left.map(({ name }) => `${name} is still there`),
+      'Run `cleanup` again.',
+    )
+}
+
+/** What `prepare` took off the target for the load, when a migration ends before it is back. */
+export async function restoreOrTell(target: Database, migration: string, restore: boolean): Promise<void> {
+  if (restore) {
+    const { built, problems } = await restoreDeferred(target, migration)
+    for (const problem of problems) warning(`not put back on the target: ${problem}`)
+    if (built.length) info(`${built.length} indexes and constraints that were taken off for the load are back`)
+    await forgetDeferred(target, migration, await listRebuilt(target, migration))
+  }
+  const problems = await deferralProblems(target, migration)
+  if (problems.length)
+    warning(
+      `${problems.length} indexes and constraints that were taken off for the load are still off; their definitions stay in the ledger. Say \`restore: true\` to build them, or load again under the same id`,
+    )
+}
+
+/** Whether one of these rights is still taken away. */
+async function openable(target: Database, schema: string, grants: readonly WriteGrant[]): Promise<boolean> {
+  if (!grants.length) return false
+  const there = await readWriteGrants(target, schema, [...new Set(grants.map(({ table }) => table))])
+  return mergeWriteGrants(there, grants).length > there.length
+}

@@ -1,0 +1,211 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { COMMITTED, type Entry } from '../../ledger/ledger.ts'
+import type { Plan } from '../../model/plan.ts'
+import type { Database } from '../../runtime/database.ts'
+import { CancelledError, refuse, VerdictError } from '../../runtime/errors.ts'
+import {
+  expectedFence,
+  type Fence,
+  type FenceState,
+  type FenceVersion,
+  fenceProblems,
+  fenceVersion,
+  leaseFor,
+  liftFence,
+  makePermanent,
+  plannedFence,
+  probeFence,
+  readFence,
+  resetCount,
+  rewritten,
+  setLease,
+  type WriteHolder,
+  writeHolders,
+  writesPassed,
+} from '../../source/fence.ts'
+import { readTables } from '../../sql/tables.ts'
+
+const LOOK_EVERY = 10
+
+/** How the fence stands, and what keeps it from holding: by the ledger, where it is known. Changes nothing. */
+export async function lookAtFence(db: Database, entry?: Entry) {
+  const { state, remainingMs } = await readFence(db)
+  const decided = entry !== undefined && COMMITTED.includes(entry.phase)
+  const raised = decided || state === 'armed' || state === 'permanent'
+  return { state, remainingMs, raised, problems: await problemsOf(db, state, entry) }
+}
+
+async function problemsOf(db: Database, state: FenceState, entry: Entry | undefined): Promise<string[]> {
+  if (entry && COMMITTED.includes(entry.phase)) return decidedProblems(db, state, entry)
+  if (state === 'absent') return []
+  const fence = entry ? await planFence(db, entry.plan) : await expectedFence(db)
+  const problems = fence ? await fenceProblems(db, fence) : ['the fence function is gone, and with it every trigger']
+  if (state === 'permanent' && entry && entry.phase !== 'committing')
+    problems.push(
+      `it is permanent, and the ledger says that migration ${entry.id} is ${entry.phase}: no cutover of it has decided that`,
+    )
+  return problems
+}
+
+/** What speaks against the source having stood still since the commit. */
+async function decidedProblems(db: Database, state: FenceState, { plan, facts }: Entry): Promise<string[]> {
+  if (state !== 'permanent')
+    return [`it is ${state}, and not permanent as the commit has left it: writes are let through`]
+  const problems = await fenceProblems(db, await planFence(db, plan))
+  // The counter tells of writes also when the fence was put back as it was.
+  if (!problems.length && facts.writesPassed !== undefined && facts.writesPassed !== (await writesPassed(db)))
+    problems.push(
+      `writes have passed it since the commit: somebody has lifted it meanwhile. Once these rows are found and carried over, \`${resetCount(facts.writesPassed)}\` on the source says so`,
+    )
+  return problems
+}
+
+/**
+ * What was written to the source after the commit is on no side that anybody uses.
+ * @throws VerdictError unless the fence of a migration that was committed is as the commit has left it, and nothing has passed it
+ */
+export async function requireStillFenced(db: Database, entry: Entry): Promise<void> {
+  const problems = await decidedProblems(db, (await readFence(db)).state, entry)
+  if (problems.length)
+    refuse(
+      'the source is not fenced any more as it was at the commit',
+      problems,
+      'Rows may have been written there since, which the target does not have: look for them before the old database goes.',
+    )
+}
+
+/** The fence that this plan needs, by the tables and partitions that are there now. */
+export async function planFence(db: Database, plan: Plan): Promise<Fence> {
+  const tables = await readTables(db, plan.sourceSchema)
+  return plannedFence(
+    db,
+    tables.filter((table) => plan.tables.includes(table.name)),
+  )
+}
+
+/**
+ * Arms the fence and keeps it armed: writes are refused from `arm` until `lift`, `commit` or the end of the lease,
+ * which is renewed only by {@link renew}. Times in milliseconds.
+ */
+export class HeldFence {
+  readonly fence: Fence
+  readonly #db: Database
+  readonly #leaseMs: number
+  readonly #onLease: (lease: string) => void
+  #lease = ''
+  readonly #tried: string[] = []
+  #passed = ''
+  #version: FenceVersion = { objects: '', files: {} }
+
+  /** @param onLease is told each lease before it is set */
+  constructor(db: Database, fence: Fence, leaseMs: number, onLease: (lease: string) => void = () => {}) {
+    this.#db = db
+    this.#onLease = onLease
+    this.fence = fence
+    this.#leaseMs = leaseMs
+  }
+
+  /**
+   * Refuses writes at once, then waits for every transaction that held a write lock, and shows that writes are refused.
+   * @param deadline milliseconds from now for the holders to end
+   * @throws VerdictError when a holder does not end, or a write still passes; the fence is lifted by the caller
+   */
+  async arm(deadline: number, signal: AbortSignal): Promise<{ holders: number; waitedMs: number }> {
+    const began = performance.now()
+    await this.#setLease()
+    const holders = await this.#waitForHolders(deadline, signal)
+    this.#passed = await writesPassed(this.#db)
+    this.#version = await fenceVersion(this.#db, this.fence)
+    await this.requireRefused()
+    return { holders, waitedMs: Math.round(performance.now() - began) }
+  }
+
+  /** Prolongs the lease, and shows that it never lapsed in between: no write has passed since it was armed. */
+  async renew(deadline: number, signal: AbortSignal): Promise<void> {
+    await this.#setLease(this.#lease)
+    await this.#waitForHolders(deadline, signal)
+    await this.#requireNoGap()
+  }
+
+  async requireRefused(): Promise<void> {
+    const { passed } = await probeFence(this.#db, this.fence)
+    if (passed.length)
+      throw new VerdictError(`the fence does not hold: a write to ${passed.join(', ')} was let through`)
+    await this.#requireNoGap()
+  }
+
+  /** The decision for the target. Only while the lease that was checked for gaps still stands. */
+  async commit(deadline: number, signal: AbortSignal): Promise<void> {
+    await this.renew(deadline, signal)
+    if (await makePermanent(this.#db, this.#lease)) return
+    throw new VerdictError(
+      'the fence lapsed or was changed by someone else just before the commit; nothing was decided',
+    )
+  }
+
+  /** The count of writes that had passed when it was armed, and at every look since. */
+  get passed(): string {
+    return this.#passed
+  }
+
+  /** Every lease that may stand on the source by our doing, also where no answer came; the newest first. */
+  get tried(): readonly string[] {
+    return this.#tried
+  }
+
+  /** @returns false when there was nothing of ours to lift: the fence is permanent, or another run's */
+  async lift(db = this.#db): Promise<boolean> {
+    for (const lease of this.#tried) if (await liftFence(db, lease)) return true
+    return false
+  }
+
+  async #setLease(own?: string): Promise<void> {
+    const lease = await leaseFor(this.#db, this.#leaseMs)
+    this.#onLease(lease)
+    // What stands now, and what may come after all.
+    this.#tried.unshift(lease)
+    this.#tried.splice(3)
+    if (await setLease(this.#db, lease, own)) this.#lease = lease
+    else
+      throw new VerdictError(
+        own === undefined
+          ? 'the fence is permanent: this migration was committed already'
+          : 'the fence was lifted, or armed anew, by someone else while it was held; a write may have passed',
+      )
+  }
+
+  async #requireNoGap(): Promise<void> {
+    const now = await fenceVersion(this.#db, this.fence)
+    if (now.objects !== this.#version.objects)
+      throw new VerdictError(
+        'a trigger of the fence, its function or a sequence was changed after it was armed; a write may have gone past it',
+      )
+    const tables = rewritten(this.#version, now)
+    if (tables.length)
+      throw new VerdictError(
+        `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL goes past every trigger, so its rows may not be those that were compared. VACUUM FULL and CLUSTER do it as well, and change no row: keep all of these away until the cutover is over, and run it again`,
+      )
+    if ((await writesPassed(this.#db)) === this.#passed) return
+    throw new VerdictError('a write passed the fence after it was armed: its lease lapsed, or someone lifted it')
+  }
+
+  /** Those who held a write lock when the lease was set may have read the old one; whoever comes later is refused. */
+  async #waitForHolders(deadline: number, signal: AbortSignal): Promise<number> {
+    const began = performance.now()
+    const first = await writeHolders(this.#db, this.fence)
+    const waitedFor = new Set(first.map((holder) => holder.transaction))
+    let left = first
+    while (left.length) {
+      if (signal.aborted) throw new CancelledError('the run was cancelled')
+      if (performance.now() - began > deadline) throw new VerdictError(holdersText(left))
+      await sleep(LOOK_EVERY)
+      left = (await writeHolders(this.#db, this.fence)).filter((holder) => waitedFor.has(holder.transaction))
+    }
+    return waitedFor.size
+  }
+}
+
+function holdersText(holders: readonly WriteHolder[]): string {
+  const named = holders.map((holder) => (holder.pid === null ? 'a prepared transaction' : `PID ${holder.pid}`))
+  return `transactions with a write lock did not end in time: ${named.join(', ')}; end them (pg_terminate_backend, ROLLBACK PREPARED) and try again`
+}

@@ -1,0 +1,103 @@
+import { CancelledError, VerdictError } from '../../runtime/errors.ts'
+import { number, seconds } from '../../runtime/progress.ts'
+import type { HeldFence } from './held-fence.ts'
+
+/** Milliseconds by part of the write pause. */
+export type Parts = Record<string, number>
+
+/** The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. */
+export class PauseClock {
+  readonly parts: Parts = {}
+  /** The part that is going on. */
+  current: string | undefined
+  #began: number | undefined
+  #ended = 0
+
+  async part<T>(name: string, work: () => Promise<T>): Promise<T> {
+    const began = performance.now()
+    this.#began ??= began
+    this.current = name
+    try {
+      return await work()
+    } finally {
+      this.#ended = performance.now()
+      this.parts[name] = Math.round(this.#ended - began)
+      this.current = undefined
+    }
+  }
+
+  get total(): number {
+    return this.#began === undefined ? 0 : Math.round(this.#ended - this.#began)
+  }
+
+  get text(): string {
+    return partsText(this.parts)
+  }
+}
+
+export function partsText(parts: Parts): string {
+  return Object.entries(parts)
+    .map(([part, ms]) => `${part} ${number(ms)} ms`)
+    .join(', ')
+}
+
+export function pauseText(clock: PauseClock): string {
+  return `Writes were paused for **${number(clock.total)} ms** (${clock.text}).`
+}
+
+export interface Limit {
+  signal: AbortSignal
+  fail(error: Error): void
+  race<T>(work: Promise<T>): Promise<T>
+  clear(): void
+}
+
+/** One deadline for the whole section: cancelled by the run, by `max-pause`, or by a lease that cannot be renewed. */
+export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick<PauseClock, 'current'>): Limit {
+  const controller = new AbortController()
+  const cancel = () => controller.abort(outer.reason ?? new CancelledError('the run was cancelled'))
+  if (outer.aborted) cancel()
+  outer.addEventListener('abort', cancel, { once: true })
+  const tooLong = () =>
+    controller.abort(
+      new VerdictError(
+        `writes were paused for longer than \`max-pause\` (${seconds(maxPause)})${clock.current ? `, and the part \`${clock.current}\` had not ended` : ''}; find out what takes so long, or raise it`,
+      ),
+    )
+  const timer = setTimeout(tooLong, maxPause)
+  const aborted = new Promise<never>((_, reject) => {
+    if (controller.signal.aborted) reject(controller.signal.reason)
+    controller.signal.addEventListener('abort', () => reject(controller.signal.reason), { once: true })
+  })
+  aborted.catch(() => {})
+  return {
+    signal: controller.signal,
+    fail: (error) => controller.abort(error),
+    race(work) {
+      // What loses the race may still fail later, unheard.
+      work.catch(() => {})
+      return Promise.race([work, aborted])
+    },
+    clear() {
+      clearTimeout(timer)
+      outer.removeEventListener('abort', cancel)
+    },
+  }
+}
+
+/** Renews the lease three times in its life; a renewal that fails, or finds a gap, fails the section. */
+export function renewing(held: HeldFence, lease: number, holdersTimeout: number, limit: Limit) {
+  let timer: NodeJS.Timeout | undefined
+  let current: Promise<void> = Promise.resolve()
+  return {
+    start() {
+      timer = setInterval(() => {
+        current = held.renew(holdersTimeout, limit.signal).catch((error) => limit.fail(error))
+      }, lease / 3)
+    },
+    async stop() {
+      clearInterval(timer)
+      await current
+    },
+  }
+}

@@ -1,0 +1,116 @@
+import type { Plan } from '../../model/plan.ts'
+import { type Database, ident, qualified, withDatabase } from '../../runtime/database.ts'
+import { number, someOf } from '../../runtime/progress.ts'
+import { countRows, readTables } from '../../sql/tables.ts'
+
+/** How long all tables of a plan may be looked through, in milliseconds: the failure is told without it, too. */
+const LOOK_MS = 60_000
+const SHOWN = 10
+
+/**
+ * The columns that a tool's last words are about, which name none: molt of March 2024 panics on an infinite timestamp
+ * with `pgtype.InfinityModifier`, on a float that is no number with `Cannot create a Decimal from NaN`, and gives up on
+ * a type with its OID or its name alone (all seen).
+ * @param said the tool's last words
+ * @returns a sentence for the error; undefined when the words are about something else, or the source cannot tell
+ */
+export async function explainColumns(sourceUrl: string, plan: Plan, said: string): Promise<string | undefined> {
+  const look = CULPRITS.find(([regex]) => regex.test(said))
+  if (!look) return undefined
+  const [regex, find, words] = look
+  const found = await withDatabase(sourceUrl, 'source', (db) => find(db, plan, regex.exec(said)?.[1] ?? '')).catch(
+    () => [],
+  )
+  if (!found.length) return undefined
+  return words(someOf(found, SHOWN))
+}
+
+/** A value that one side does not take, of which the tool names no table. */
+const NAMELESS = /SQLSTATE 22\w{3}|unmarshal|encode|scan|Decimal|InfinityModifier/
+
+/**
+ * Which tables had not arrived whole when a load ended on a value: it is in one of them.
+ * @returns a sentence; undefined when the words are about something else or name a table, or counting takes too long
+ */
+export async function explainUnfinished(source: Database, target: Database, plan: Plan, said: string) {
+  if (!NAMELESS.test(said) || /relation "/.test(said)) return undefined
+  const until = performance.now() + LOOK_MS
+  const part: string[] = []
+  for (const table of plan.tables) {
+    if (performance.now() > until) return undefined
+    const [here, there] = [
+      await countRows(source, plan.sourceSchema, table),
+      await countRows(target, plan.targetSchema, table),
+    ]
+    if (there < here) part.push(`${plan.sourceSchema}.${table} (${number(there)} of ${number(here)} rows)`)
+  }
+  return part.length
+    ? `The value is in one of the tables that have not arrived whole: ${someOf(part, SHOWN)}. Look there for an extreme one, leave the table out, or take a newer build.`
+    : undefined
+}
+
+type Find = (db: Database, plan: Plan, detail: string) => Promise<string[]>
+
+const CULPRITS: [RegExp, Find, (columns: string) => string][] = [
+  [
+    /InfinityModifier/,
+    (db, plan) =>
+      columnsWith(db, plan, /^(date|timestamp)(?!.*\[\])/, (column) => `NOT pg_catalog.isfinite(${column})`),
+    (columns) =>
+      `Infinity stands in ${columns} on the source, on which this molt ends; write NULL or a far date there (UPDATE … WHERE NOT isfinite(…)), or take molt 1.1.3 or newer.`,
+  ],
+  [
+    /Cannot create a Decimal from/,
+    (db, plan) =>
+      columnsWith(db, plan, /^(double precision|real)$/, (column) => `${column}::text ~ '^(NaN|-?Infinity)$'`),
+    (columns) =>
+      `NaN or Infinity stands in ${columns} on the source, on which this molt ends; write NULL or a number there, or take a newer molt.`,
+  ],
+  [/type OID (\d+)/, (db, plan, oid) => columnsOfType(db, plan, 't.oid = $3::oid', oid), ofType],
+  [
+    /error loading type (.+?): array element OID/,
+    (db, plan, name) => columnsOfType(db, plan, 'pg_catalog.format_type(t.oid, NULL) = $3', name),
+    ofType,
+  ],
+]
+
+function ofType(columns: string): string {
+  return `Of that type: ${columns}.`
+}
+
+/** As `schema.table.column`; a table that takes too long to read is passed over. */
+async function columnsWith(
+  db: Database,
+  plan: Plan,
+  type: RegExp,
+  test: (column: string) => string,
+): Promise<string[]> {
+  const until = performance.now() + LOOK_MS
+  const found: string[] = []
+  for (const { name, columns } of await readTables(db, plan.sourceSchema)) {
+    const asked = columns.filter((column) => type.test(column.type))
+    const left = Math.round(until - performance.now())
+    if (!plan.tables.includes(name) || !asked.length || left <= 0) continue
+    const tests = asked.map((column) => `coalesce(bool_or(${test(ident(column.name))}), false)`)
+    const text = `SELECT ${tests.join(', ')} FROM ${qualified(plan.sourceSchema, name)}`
+    await db.query(`SET statement_timeout = ${left}`)
+    const { rows } = await db.query<boolean[]>({ text, rowMode: 'array' }).catch(() => ({ rows: [] }))
+    found.push(...asked.filter((_, at) => rows[0]?.[at]).map((column) => `${plan.sourceSchema}.${name}.${column.name}`))
+  }
+  return found
+}
+
+/** Columns of the plan's tables that are of a type, or of an array of it, as `schema.table.column (type)`. */
+async function columnsOfType(db: Database, plan: Plan, which: string, detail: string): Promise<string[]> {
+  const { rows } = await db.query(
+    `SELECT n.nspname || '.' || c.relname || '.' || a.attname || ' (' || pg_catalog.format_type(a.atttypid, a.atttypmod) || ')' AS what
+       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_catalog.pg_type own ON own.oid = a.atttypid
+       JOIN pg_catalog.pg_type t ON t.oid = own.oid OR t.oid = own.typelem
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND a.attnum > 0 AND NOT a.attisdropped AND ${which}
+      ORDER BY c.relname, a.attnum`,
+    [plan.sourceSchema, plan.tables, detail],
+  )
+  return rows.map(({ what }) => what)
+}

@@ -1,0 +1,139 @@
+import { number } from '../../runtime/progress.ts'
+import { countChatter, parseEvent } from '../../tools/events.ts'
+import { accountFor, emptyAccount, type FetchAccount, fetchedRows, strayTables } from '../../tools/molt-fetch.ts'
+import { Child, httpText } from '../../tools/process.ts'
+import { moltScrubber } from '../../tools/scrub.ts'
+import { StallWatch } from '../stream/stall.ts'
+
+/** How far a load has come; `rows` counts what was read from the source. */
+export interface LoadProgress {
+  tablesDone: number
+  rows: number
+}
+
+export interface LoadOptions {
+  args: readonly string[]
+  schema: string
+  tables: readonly string[]
+  logFile: string
+  metricsAddr: string
+  signal: AbortSignal
+  /** Milliseconds without a word and without a row after which it is ended; never, when not given. */
+  stallAfter?: number
+  onProgress(progress: LoadProgress): void
+  /** The slot is made and the snapshot is taken; no row has been moved. */
+  onStarted?(cursor: string): void
+  /** Which columns the tool's last words are about, in a sentence. */
+  explain?(said: string): Promise<string | undefined>
+}
+
+/** How a load ended: what was said, and why it failed when it did. */
+export interface LoadResult {
+  account: FetchAccount
+  /** ToolError or CancelledError. Without one the exit code was 0, which alone proves nothing. */
+  failure?: unknown
+}
+
+const MEASURE_EVERY = 1_000
+
+const SILENT =
+  'IMPORT INTO of a large table can be silent for long (SHOW JOBS on the target tells how far it is). Otherwise look for locks on the target and for a runner that is out of memory or disk'
+
+/** Runs `molt fetch` to its end and keeps the account of what it said. Ends it before a stray table is moved. */
+export async function runLoad(options: LoadOptions): Promise<LoadResult> {
+  const account = emptyAccount(options.schema)
+  let measured: { exported: number; imported: number } | undefined
+  const tell = () =>
+    options.onProgress({
+      tablesDone: account.exportsFinished,
+      rows: Math.max(account.exportedRows, measured?.exported ?? 0),
+    })
+  const child = new Child({
+    program: 'molt',
+    args: options.args,
+    logFile: options.logFile,
+    scrub: moltScrubber(),
+    hidePasswords: true,
+    onLine(line) {
+      silence.heard()
+      const event = parseEvent(line)
+      if (!event) return countChatter(account.unknown, line)
+      const started = account.startCursor
+      accountFor(account, event)
+      if (!started && account.startCursor) options.onStarted?.(account.startCursor)
+      if (strayTables(account, options.tables).length) void child.stop(0)
+      tell()
+    },
+  })
+  let answers = true
+  const silence = new StallWatch({
+    name: 'molt fetch',
+    known: () =>
+      `its last words were: ${child.lastWords}; ${measured ? `${number(measured.exported)} rows were read and ${number(measured.imported)} written by its metrics` : 'its metrics tell of no row yet'}${answers ? '' : ', and they do not answer any more'}`,
+    advice: SILENT,
+    stallAfter: options.stallAfter,
+    end: () => void child.stop(1_000),
+  })
+  const timer = setInterval(async () => {
+    const text = await httpText(`http://${options.metricsAddr}/metrics`).catch(() => undefined)
+    answers = text !== undefined
+    const rows = text === undefined ? undefined : fetchedRows(text)
+    if (rows && (rows.exported !== measured?.exported || rows.imported !== measured.imported)) silence.heard()
+    measured = rows ?? measured
+    tell()
+  }, MEASURE_EVERY)
+  const exit = await child.exitedOrStopped(options.signal)
+  clearInterval(timer)
+  silence.stop()
+  if (options.signal.aborted) return { account, failure: options.signal.reason }
+  if (silence.reason) return { account, failure: child.failure(child.lastWords, silence.reason) }
+  if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
+  // A writer's end of file only follows from the error that ended it, and stands after it.
+  const errors = account.errors.filter((error) => !/closing write goroutine: EOF$/.test(error))
+  const said = child.errorLine ?? errors.at(-1) ?? child.lastWords
+  const before = errors.find((error) => !error.includes(said))
+  // The newest builds stop at what older ones leave out, and name it only in the lines before.
+  const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
+  const advice = [...skipped, await options.explain?.(said), explainFetch(said), before && `Before that: ${before}.`]
+  return { account, failure: child.failure(said, advice.filter(Boolean).join(' ')) }
+}
+
+/** The real molt asks the target for its version, and ends when that is not CockroachDB's [seen]. */
+export const NOT_COCKROACH =
+  'The target is not CockroachDB, and the real molt takes no other. Give it one (`target`; `--source` and `--target` of `npm run rehearse`), or rehearse on PostgreSQL with the stand-in (`embedded: true` of `setup`; without `--bin-dir`).'
+
+const ADVICE: [RegExp, string][] = [
+  [
+    /replication slot .* already exists/i,
+    'A load was begun before: say `on-interrupted: restart` to drop the slot and load again.',
+  ],
+  [/target must be cockroach/i, NOT_COCKROACH],
+  [/must be superuser or replication role|permission denied/i, 'Grant the migration user what `prepare` lists.'],
+  [/unknown flag/i, 'This build of molt does not know a flag; take the version that `setup` pins by default.'],
+  [/no space left/i, 'The disk for intermediate files is full.'],
+  [
+    /not yet translatable|array element OID not registered/i,
+    'This build of molt cannot carry a type of one of the tables; leave the table out, or take a newer build.',
+  ],
+  [
+    /duplicate key value|23505/i,
+    'A row with this key was on the target before, or is written there by somebody else; empty the table first.',
+  ],
+  [
+    /is a generated column/i,
+    'A generated column cannot be loaded: leave its table out, or make the column a plain one on both sides until the switch (the check `tbl.generated` says how).',
+  ],
+  [
+    /violates not-null constraint/i,
+    'The target wants a value where molt wrote NULL. Early builds write NULL for an empty text: look for empty texts in that column on the source, or take a newer build.',
+  ],
+  [/all replication slots are in use|53400/i, 'Raise max_replication_slots on the source.'],
+  [/password authentication failed|failed SASL auth/i, 'Check the user and the password of both URLs.'],
+  [/insecure connection|allow-tls-mode-disable/i, 'Write sslmode=verify-full, or say `allow-insecure: true`.'],
+  [/no exception logs/i, 'There is nothing to continue; say `on-interrupted: restart`.'],
+]
+
+/** What to do about the tool's last words; undefined when nothing better is known than to read them. */
+function explainFetch(said: string): string | undefined {
+  return ADVICE.find(([regex]) => regex.test(said))?.[1]
+}

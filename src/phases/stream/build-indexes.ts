@@ -1,0 +1,22 @@
+import { info } from '@actions/core'
+import { listDeferred, rebuildDeferred } from '../../destination/deferral.ts'
+import type { Entry } from '../../ledger/ledger.ts'
+import { acceptTargetSchema, schemaChanges } from '../../ledger/schema-changes.ts'
+import { describeChange } from '../../model/fingerprint.ts'
+import type { Database } from '../../runtime/database.ts'
+import { refuse } from '../../runtime/errors.ts'
+
+/**
+ * Builds the plain indexes that were taken off for the load, while changes are streamed: they are in no stream's way, and
+ * the application must not meet the target without them. What we build is no change of the schema by somebody else.
+ * @returns the entry as it is then; the same one when nothing was to be built
+ */
+export async function buildIndexes(source: Database, target: Database, entry: Entry): Promise<Entry> {
+  const waiting = (await listDeferred(target, entry.id)).filter(({ kind, rebuilt }) => kind === 'index' && !rebuilt)
+  if (!waiting.length) return entry
+  const changes = (await schemaChanges(source, target, entry)).map(describeChange)
+  if (changes.length)
+    refuse('the schema has changed since `prepare`', changes, 'Take it back, or prepare and load again.')
+  const built = await rebuildDeferred(target, entry.id, 'index', (name) => info(`index ${name} is back`))
+  return built.length ? acceptTargetSchema(target, entry) : entry
+}

@@ -1,0 +1,319 @@
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { info, warning } from '@actions/core'
+import { deferAgain } from '../../destination/deferral.ts'
+import { readTarget } from '../../destination/server.ts'
+import { noteStream, readStreamNote, type StreamNote } from '../../ledger/hold.ts'
+import type { Entry } from '../../ledger/ledger.ts'
+import { type Database, ident, withDatabase } from '../../runtime/database.ts'
+import { InputError, messageOf, refuse } from '../../runtime/errors.ts'
+import { number, plural, progress, seconds, workFolder } from '../../runtime/progress.ts'
+import { alteredPublication, type TableFiles } from '../../source/changes.ts'
+import {
+  type PublicationMark,
+  publicationChanges,
+  publicationProblems,
+  readPublicationMark,
+} from '../../source/publication.ts'
+import { readServer } from '../../source/server.ts'
+import { lsnNumber, readerText, readSlotFacts, type SlotFacts } from '../../source/slot.ts'
+import { explainDiagnosis } from '../../tools/diagnoses.ts'
+import { STREAM_APPLICATION } from '../../tools/replicator.ts'
+import { Stream, type StreamStatus } from './supervisor.ts'
+import type { WatchLimits } from './watch.ts'
+
+export interface StreamInputs extends WatchLimits {
+  source: string
+  target: string
+  migration: string
+  stuckAfter: number
+  progressEvery: number
+  replicatorArgs?: string[]
+}
+
+/** What the supervision rests on; and a script could drop rows that the proof would not miss. */
+const OWNED =
+  /^(--(sourceConn|targetConn|stagingConn|slotName|publicationName|targetSchema|stagingSchema|stagingCreateSchema|metricsAddr|standbyTimeout|logFormat|logDestination|enableParallelApplies|userscript|verbose)(=|$)|-v)/
+
+/** Flags of the replicator that would break what this action proves. */
+export function refusedArgument(args: readonly string[]): string | undefined {
+  return args.find((argument) => OWNED.test(argument))?.split('=')[0]
+}
+
+/** Starts the stream of a migration, runs `work` with it, and ends it whatever happens. The slot stays. */
+export async function withStream<T>(
+  inputs: StreamInputs,
+  entry: Entry,
+  signal: AbortSignal,
+  work: (stream: Stream) => Promise<T>,
+): Promise<T> {
+  const refused = refusedArgument(inputs.replicatorArgs ?? [])
+  if (refused)
+    throw new InputError(
+      `input \`replicator-args\`: ${refused} is set by this action itself, or would break the proof of the drain`,
+    )
+  const { stagingSchema } = entry.facts
+  if (!stagingSchema) throw new Error(`the ledger has no staging schema for migration ${entry.id}`)
+  const { database, isCockroach, publication, files } = await begin(inputs, entry, stagingSchema)
+  const stream = new Stream({
+    sourceUrl: inputs.source,
+    targetUrl: inputs.target,
+    targetDatabase: database,
+    isCockroach,
+    plan: entry.plan,
+    stagingSchema,
+    program: 'replicator',
+    logFile: join(workFolder(inputs.migration), 'replicator.log'),
+    extraArgs: inputs.replicatorArgs ?? [],
+    stuckAfter: inputs.stuckAfter,
+    watch: inputs,
+    publication,
+    files,
+    signal,
+  })
+  await stream.start()
+  let before = { at: performance.now(), ...stream.status }
+  const ticker = progress(inputs.progressEvery, () => {
+    const now = { at: performance.now(), ...stream.status }
+    const line = progressLine(before, now)
+    before = now
+    return line
+  })
+  try {
+    return await work(stream)
+  } finally {
+    ticker.stop()
+    await stream.close()
+    reportDiagnoses(stream)
+    await end(inputs, entry, stagingSchema, publication, stream.files).catch((error) =>
+      info(`the slot's last position could not be noted: ${messageOf(error)}`),
+    )
+  }
+}
+
+/** One line a period: how far the target is behind, and whether that gets better. */
+export function progressLine(before: StreamStatus & { at: number }, now: StreamStatus & { at: number }): string {
+  const elapsed = Math.max(1, now.at - before.at) / 1000
+  const rate = (now.changes - before.changes) / elapsed
+  const lag = Number.isFinite(now.lagMs) ? `lag ${seconds(now.lagMs)}` : 'no heartbeat has arrived yet'
+  const retries = now.retries - before.retries
+  return `streaming: ${now.beating ? lag : 'lag not known until the marker of the drain has arrived'}${retries > 0 ? `, retried ${number(retries)} times` : ''}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
+}
+
+/** A second of lag is what a busy stream has anyway. */
+const KEEPING_UP = 1_000
+
+function outlook(before: StreamStatus, now: StreamStatus, elapsed: number): string {
+  if (!now.beating || now.lagMs <= KEEPING_UP || now.changes === 0) return ''
+  const gained = (before.behindBytes - now.behindBytes) / elapsed
+  if (gained <= 0) return ', falling behind'
+  return `, caught up in about ${seconds((now.behindBytes / gained) * 1000)}`
+}
+
+/** What is needed before a replicator may run; leaves a note, so that a run that is killed is known to have begun. */
+async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) {
+  return withDatabase(inputs.source, 'source', (source) =>
+    withDatabase(inputs.target, 'target', async (target) => {
+      const { database, isCockroach } = await readTarget(target)
+      await endOrphan(source, entry)
+      const again = await deferAgain(target, entry.id)
+      if (again.length)
+        info(`${again.length} unique indexes and constraints that would be in the stream's way are off again`)
+      const slot = await readSlotNow(source, entry)
+      if (!slot) refuse('the stream cannot begin', [`the slot ${entry.plan.slot} does not exist`], 'Repeat the load.')
+      const publication = await requirePublication(source, entry)
+      const latest = await readStreamNote(target, entry.id)
+      const note = latest?.stagingSchema === stagingSchema ? latest : undefined
+      const memo = await readMemo(target, stagingSchema, `${database}.${entry.plan.targetSchema}`)
+      const changes = publicationChanges(note?.publication ?? entry.facts.publication ?? publication, publication)
+      const problems = [
+        ...continuityProblems(slot, memo, note, entry.facts.cursor),
+        ...(changes.length ? [alteredPublication(entry.plan, changes)] : []),
+      ]
+      if (problems.length)
+        refuse(
+          'the stream would not go on where the last one ended',
+          problems,
+          'Changes are lost without a word otherwise: repeat the load.',
+        )
+      // What the tables were before, not what they are: the stream's first look tells what was done to them since.
+      const files = note?.files ?? entry.facts.files ?? {}
+      await noteStream(target, entry.id, { ...noteOf(slot, stagingSchema, publication, false), files })
+      return { database, isCockroach, publication, files }
+    }),
+  )
+}
+
+/** Its mark is read first: a change that comes after it is seen by the stream's watch. */
+async function requirePublication(source: Database, { plan }: Entry): Promise<PublicationMark> {
+  const mark = await readPublicationMark(source, plan.publication)
+  const problems = await publicationProblems(source, { ...plan, schema: plan.sourceSchema })
+  if (!mark || problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
+  return mark
+}
+
+/** How long the server may take to see that a reader is gone, and how often one that comes back is cut off. */
+const READER_GOES = 1_500
+const MOST_CUTS = 5
+
+/**
+ * Cuts off a replicator that an earlier run has left behind: only this run may stream, since it holds the migration, and
+ * the reader has our replicator's name and user. Its process ends with its run; one that comes back lives elsewhere.
+ * @throws VerdictError when somebody else reads the slot, or the reader does not stay away
+ */
+async function endOrphan(source: Database, entry: Entry): Promise<void> {
+  for (let cuts = 0; ; cuts++) {
+    const reader = await readerAfter(source, entry, READER_GOES, cuts > 0)
+    if (!reader) return
+    const { rows } = await source.query('SELECT session_user AS me')
+    if (reader.application !== STREAM_APPLICATION || reader.user !== rows[0].me)
+      refuse(
+        'the stream cannot begin',
+        [`the slot ${entry.plan.slot} is read by ${readerText(reader)}, which is not known to be ours`],
+        `End that process, or its session (SELECT pg_terminate_backend(${reader.pid})), and run this again.`,
+      )
+    if (cuts >= MOST_CUTS)
+      refuse(
+        'the stream cannot begin',
+        [
+          `a replicator of an earlier run is still alive and takes the slot ${entry.plan.slot} again: ${readerText(reader)}`,
+        ],
+        'End its process: the job that began it, or its machine, still runs. Then run this again.',
+      )
+    await source.query('SELECT pg_catalog.pg_terminate_backend($1)', [reader.pid])
+    info(`the replicator of an earlier run, which nobody watches any more, was cut off: ${readerText(reader)}`)
+  }
+}
+
+/** Who reads the slot, unless nobody does for a moment. */
+async function readerAfter(source: Database, entry: Entry, ms: number, cut: boolean) {
+  const until = performance.now() + ms
+  let away = 0
+  for (;;) {
+    const reader = (await readSlotNow(source, entry))?.reader
+    away = reader ? 0 : away + 1
+    // A replicator that has lost its session dials again within a tenth of a second.
+    if (away >= (cut ? 5 : 1)) return undefined
+    if (reader && performance.now() > until) return reader
+    await sleep(100)
+  }
+}
+
+/** The replicator's own note of how far it came, which wins over the slot. Undefined when it has none yet. */
+async function readMemo(db: Database, stagingSchema: string, targetSchema: string): Promise<string | undefined> {
+  const there = await db.query(
+    `SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = 'memo'`,
+    [stagingSchema],
+  )
+  if (!there.rows[0]) return undefined
+  const { rows } = await db.query(
+    `SELECT convert_from(value, 'UTF8') AS lsn FROM ${ident(stagingSchema)}.memo WHERE key = $1`,
+    [`pglogical-wal-offset-${targetSchema}`],
+  )
+  return /^[0-9A-F]+\/[0-9A-F]+$/i.test(rows[0]?.lsn ?? '') ? rows[0].lsn : undefined
+}
+
+async function end(
+  inputs: StreamInputs,
+  entry: Entry,
+  stagingSchema: string,
+  publication: PublicationMark,
+  files: TableFiles,
+): Promise<void> {
+  await withDatabase(inputs.source, 'source', async (source) => {
+    let slot = await readSlotNow(source, entry)
+    // The server takes a moment to see that its reader is gone, and takes in its last word until then.
+    for (let attempt = 0; slot?.active && attempt < 20; attempt++) {
+      await sleep(50)
+      slot = await readSlotNow(source, entry)
+    }
+    const { confirmedFlushLsn } = slot ?? {}
+    if (!slot || slot.active || !confirmedFlushLsn) return
+    const note = { ...noteOf(slot, stagingSchema, publication, true), files }
+    await withDatabase(inputs.target, 'target', (target) => noteStream(target, entry.id, note))
+  })
+}
+
+async function readSlotNow(source: Database, { plan }: Entry): Promise<SlotFacts | undefined> {
+  const { version } = await readServer(source)
+  return readSlotFacts(source, plan.slot, plan.publication, version >= 140000)
+}
+
+function noteOf(slot: SlotFacts, stagingSchema: string, publication: PublicationMark, ended: boolean): StreamNote {
+  const { confirmedFlushLsn, decoded, serverStart } = slot
+  return { stagingSchema, ended, confirmedFlushLsn, decoded, serverStart, publication }
+}
+
+/**
+ * Whether a new replicator would take up exactly what the last one left. Its own note on the target (`memo`) wins over
+ * the slot, so one from another source or an earlier slot would make it skip changes without a word.
+ * @param note what the last stream of this load left; undefined when there has been none
+ * @param cursor where the load left the slot; nobody moves it before the first stream
+ */
+export function continuityProblems(
+  slot: Pick<SlotFacts, 'confirmedFlushLsn' | 'lsn' | 'decoded' | 'serverStart'>,
+  memo: string | undefined,
+  note: StreamNote | undefined,
+  cursor?: string,
+): string[] {
+  const problems: string[] = []
+  if (memo && lsnNumber(memo) > lsnNumber(slot.lsn))
+    problems.push(
+      `the replicator's note on the target says ${memo}, where the source is only at ${slot.lsn}: it is of another source, or the source was restored`,
+    )
+  else if (memo && !note)
+    problems.push(
+      `the replicator's note on the target says ${memo}, but nothing has been streamed since this load: it is of an earlier stream and would win over the slot`,
+    )
+  if (!slot.confirmedFlushLsn) return problems
+  if (!note && cursor && lsnNumber(slot.confirmedFlushLsn) > lsnNumber(cursor))
+    problems.push(
+      `the slot is at ${slot.confirmedFlushLsn}, but the load ended with the cursor ${cursor}, and nothing has been streamed since: it was recreated, advanced or read by somebody else`,
+    )
+  if (!note?.confirmedFlushLsn) return problems
+  const [then, now] = [lsnNumber(note.confirmedFlushLsn), lsnNumber(slot.confirmedFlushLsn)]
+  // After a crash the server may remember an earlier position; what is sent again does no harm.
+  const restarted = note.serverStart !== slot.serverStart
+  if (now < then && !restarted)
+    problems.push(
+      `the slot is at ${slot.confirmedFlushLsn}, before ${note.confirmedFlushLsn}, where it was already: it is another slot`,
+    )
+  if (note.ended && now > then)
+    problems.push(
+      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} since the last stream ended: it was recreated, advanced or read by somebody else`,
+    )
+  else if (!restarted && note.decoded !== null && slot.decoded !== null && slot.decoded < note.decoded)
+    problems.push('the slot has decoded less than it had before: it was recreated meanwhile')
+  // A stream that was killed may have come further than its note, but by nothing else than the transactions it read.
+  else if (!note.ended && !restarted && now > then && slot.decoded !== null && slot.decoded === note.decoded)
+    problems.push(
+      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} without decoding a transaction: it was recreated or advanced after the last stream was killed`,
+    )
+  return problems
+}
+
+/** Only what happened: `the replicator was started again once; our own connections were lost 2 times`. */
+export function diagnosesText(status: Pick<StreamStatus, 'retries' | 'restarts' | 'interruptions'>): string {
+  const times = (count: number) => (count === 1 ? 'once' : `${number(count)} times`)
+  const { retries, restarts, interruptions } = status
+  const replicator = [
+    retries && `retried ${times(retries)}`,
+    restarts && `was started again ${times(restarts)}`,
+  ].filter(Boolean)
+  const parts = [
+    replicator.length && `the replicator ${replicator.join(' and ')}`,
+    interruptions && `our own connections were lost ${times(interruptions)}`,
+  ]
+  return parts.filter(Boolean).join('; ')
+}
+
+function reportDiagnoses(stream: Stream): void {
+  const { retries, restarts, interruptions } = stream.status
+  if (retries + restarts + interruptions === 0) return
+  info(diagnosesText({ retries, restarts, interruptions }))
+  for (const [said, times] of stream.diagnoses) {
+    const often = times ? ` (${plural(times, 'retry', 'retries')})` : ''
+    warning(`the replicator said${often}: ${explainDiagnosis(said)}: ${said.slice(0, 300)}`)
+  }
+}

@@ -1,0 +1,246 @@
+import { newTables } from '../../ledger/schema-changes.ts'
+import type { Plan } from '../../model/plan.ts'
+import { compareTables, type Table } from '../../model/tables.ts'
+import { type Database, sqlState } from '../../runtime/database.ts'
+import { seconds } from '../../runtime/progress.ts'
+import {
+  compareFiles,
+  compareSourceStates,
+  createdTable,
+  filesAfter,
+  type Observation,
+  publicationObservations,
+  readSourceState,
+  type SourceState,
+  type TableFiles,
+} from '../../source/changes.ts'
+import { HEARTBEAT, OUR_SCHEMA } from '../../source/heartbeat.ts'
+import type { PublicationMark } from '../../source/publication.ts'
+import type { SlotFacts } from '../../source/slot.ts'
+import { readTables } from '../../sql/tables.ts'
+import { STREAM_APPLICATION } from '../../tools/replicator.ts'
+
+/** What was changed in tables of one side between two looks, column by column. */
+export function tableChanges(before: readonly Table[], after: readonly Table[], side: string): string[] {
+  const now = new Map(after.map((table) => [table.name, table]))
+  return before.flatMap((table) => {
+    const other = now.get(table.name)
+    const name = `${table.schema}.${table.name}`
+    if (!other) return [`${name} was dropped or renamed on the ${side}`]
+    const found: string[] = []
+    const columns = new Map(other.columns.map((column) => [column.name, column]))
+    for (const column of table.columns) {
+      const changed = columns.get(column.name)
+      if (!changed) found.push(`the column ${column.name} of ${name} was dropped or renamed on the ${side}`)
+      else if (JSON.stringify(changed) !== JSON.stringify(column))
+        found.push(
+          changed.type === column.type
+            ? `the column ${column.name} of ${name} was changed on the ${side}`
+            : `the column ${column.name} of ${name} was changed from ${column.type} to ${changed.type} on the ${side}`,
+        )
+    }
+    const known = new Set(table.columns.map((column) => column.name))
+    for (const column of other.columns)
+      if (!known.has(column.name)) found.push(`the column ${column.name} was added to ${name} on the ${side}`)
+    if (table.key.join() !== other.key.join())
+      found.push(`the primary key of ${name} was changed to (${other.key.join(', ')}) on the ${side}`)
+    return found
+  })
+}
+
+/** Sessions that write to the target and are not the stream's, on PostgreSQL; each as text for a person. */
+async function writersOnPostgres(db: Database): Promise<string[]> {
+  const { rows } = await db.query(
+    `SELECT pid, application_name AS application, usename AS user FROM pg_catalog.pg_stat_activity
+      WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()
+        AND application_name NOT IN ('molt-actions', $1, 'replicator')`,
+    [STREAM_APPLICATION],
+  )
+  return rows.map(({ application, user }) => `${application || 'an application without a name'} (user ${user})`)
+}
+
+/** The same on CockroachDB, by its documented SHOW CLUSTER SESSIONS; needs VIEWACTIVITY. Not exercised on a cluster. */
+async function writersOnCockroach(db: Database): Promise<string[]> {
+  const { rows } = await db.query('SELECT application_name, user_name, active_queries FROM [SHOW CLUSTER SESSIONS]')
+  return rows
+    .filter(({ active_queries }) => /^\s*(INSERT|UPSERT|UPDATE|DELETE|TRUNCATE)/i.test(active_queries ?? ''))
+    .filter(({ application_name }) => !['molt-actions', STREAM_APPLICATION, 'replicator'].includes(application_name))
+    .filter(({ application_name }) => !/^\$ internal/.test(application_name))
+    .map(({ application_name, user_name }) => `${application_name || 'an application'} (user ${user_name})`)
+}
+
+/** On PostgreSQL: whether the stream's own session is writing right now, and who blocks it if somebody does. */
+export async function applying(db: Database): Promise<{ busy: boolean; blocked: string | null }> {
+  const { rows } = await db.query(
+    `SELECT coalesce(bool_or(a.wait_event_type IS DISTINCT FROM 'Lock' AND (a.state = 'active'
+              OR a.backend_xid IS NOT NULL AND a.state_change > clock_timestamp() - interval '2 s')), false) AS busy,
+            (SELECT string_agg(DISTINCT format('PID %s (%s)', b.pid, coalesce(nullif(b.application_name, ''), 'unnamed')), ', ')
+               FROM pg_catalog.pg_stat_activity w JOIN pg_catalog.pg_stat_activity b ON b.pid = ANY(pg_catalog.pg_blocking_pids(w.pid))
+              WHERE w.wait_event_type = 'Lock' AND w.datname = current_database()
+                AND w.application_name IN ($1, 'replicator')) AS blocked
+       FROM pg_catalog.pg_stat_activity a
+      WHERE a.datname = current_database() AND a.application_name IN ($1, 'replicator')`,
+    [STREAM_APPLICATION],
+  )
+  return rows[0]
+}
+
+export interface WatchLimits {
+  onDdl: 'fail' | 'warn'
+  /** Bytes of WAL that the slot may keep on the source. */
+  walBudget: number
+  onWalBudget: 'fail' | 'drop-slot'
+}
+
+const LONG_TRANSACTION = 5 * 60_000
+
+/** What the slot's numbers say about the source's disk. */
+export function walObservations(slot: SlotFacts, limits: WatchLimits): Observation[] {
+  const found: Observation[] = []
+  const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20).toLocaleString('en-US')} MiB`
+  if (slot.walStatus === 'lost')
+    found.push({
+      kind: 'fatal',
+      what: 'the slot has lost WAL that the stream needs (wal_status lost); the load must be repeated',
+    })
+  else if (slot.walStatus === 'unreserved')
+    found.push({
+      kind: 'warning',
+      what: 'the source may throw away WAL that the stream needs at the next checkpoint (wal_status unreserved); raise max_slot_wal_keep_size now',
+    })
+  if (slot.walBytes > limits.walBudget / 2 && slot.walBytes <= limits.walBudget)
+    found.push({
+      kind: 'warning',
+      what: `the slot keeps more than half of \`wal-budget\` (${mib(limits.walBudget)}) on the source's disk`,
+    })
+  if (slot.safeWalSize !== null && slot.safeWalSize < slot.walBytes && slot.walStatus !== 'lost')
+    found.push({
+      kind: 'warning',
+      what: 'more than half of what the source keeps for a slot is used up (safe_wal_size); the slot is invalidated at its end',
+    })
+  if (slot.oldest && slot.oldest.ageMs > LONG_TRANSACTION)
+    found.push({
+      kind: 'warning',
+      what: `${slot.oldest.pid === null ? 'a prepared transaction' : `the transaction of PID ${slot.oldest.pid} (${slot.oldest.application || 'unnamed'})`} on the source has been writing for more than ${seconds(LONG_TRANSACTION)}; the slot cannot release WAL before it ends`,
+    })
+  return found
+}
+
+/**
+ * Looks at both sides while a stream runs: schema changes, TRUNCATE, the publication, other writers. One small query
+ * on the source each time, and one on the target every fifth time. What was seen is told once.
+ */
+export class Watch {
+  readonly #plan: Plan
+  readonly #limits: WatchLimits
+  readonly #publication: PublicationMark | undefined
+  #files: TableFiles
+  #source: SourceState | undefined
+  #sourceTables: Table[] = []
+  #target: Table[] | undefined
+  #told = new Set<string>()
+  #looks = 0
+  #writersKnown = true
+  /** How the two sides' tables differ now, for the error of a stream that is stuck. */
+  differences: string[] = []
+
+  /**
+   * @param publication as it was when it was found to be right
+   * @param files as they were before the stream began
+   */
+  constructor(plan: Plan, limits: WatchLimits, publication?: PublicationMark, files: TableFiles = {}) {
+    this.#plan = plan
+    this.#limits = limits
+    this.#publication = publication
+    this.#files = files
+  }
+
+  /** As they were in the last look: what happens after it is for the next stream to find. */
+  get files(): TableFiles {
+    return this.#files
+  }
+
+  /** `kind` is `warning` or `fatal` in what is returned: `on-ddl` has been applied. */
+  async lookAtSource(db: Database): Promise<Observation[]> {
+    const state = await readSourceState(db, this.#plan)
+    const before = this.#source
+    this.#source = state
+    const files = this.#files
+    this.#files = filesAfter(state, files, before)
+    if (!before) {
+      const created = newTables(this.#plan, state.present)
+      this.#sourceTables = await this.#planned(db, this.#plan.sourceSchema)
+      return this.#news([
+        ...this.#outsiders(state),
+        ...compareFiles(files, state),
+        ...created.map((name) => createdTable(this.#plan, name)),
+        ...publicationObservations(this.#publication, state.publication, this.#plan),
+      ])
+    }
+    const found = compareSourceStates(before, state, this.#plan)
+    if (found.some((observation) => observation.kind === 'ddl')) {
+      const tables = await this.#planned(db, this.#plan.sourceSchema)
+      const named = tableChanges(this.#sourceTables, tables, 'source')
+      this.#sourceTables = tables
+      return this.#news([
+        // In place of "the columns were changed", which columns.
+        ...found.filter(({ what }) => !named.length || !/^the columns or the key of/.test(what)),
+        ...named.map((what) => ({ kind: 'ddl' as const, what })),
+      ])
+    }
+    return this.#news(found)
+  }
+
+  async lookAtTarget(db: Database, isCockroach: boolean): Promise<Observation[]> {
+    if (this.#looks++ % 5) return this.#news(await this.#writers(db, isCockroach))
+    const tables = await this.#planned(db, this.#plan.targetSchema)
+    const before = this.#target
+    this.#target = tables
+    this.differences = compareTables(this.#sourceTables, tables).map(({ what }) => what)
+    if (!before) return []
+    return this.#news(tableChanges(before, tables, 'target').map((what) => ({ kind: 'ddl' as const, what })))
+  }
+
+  /** Of the schema's tables only those of the plan: the heartbeat stands among them on the target. */
+  async #planned(db: Database, schema: string): Promise<Table[]> {
+    return (await readTables(db, schema)).filter(({ name }) => this.#plan.tables.includes(name))
+  }
+
+  #outsiders(state: SourceState): Observation[] {
+    const own = new Set([
+      ...this.#plan.tables.map((table) => `${this.#plan.sourceSchema}.${table}`),
+      `${OUR_SCHEMA}.${HEARTBEAT}`,
+    ])
+    return [...own]
+      .filter((name) => !state.published.includes(name))
+      .map((name) => ({
+        kind: 'fatal',
+        what: `the publication ${this.#plan.publication} does not send ${name}`,
+      }))
+  }
+
+  async #writers(db: Database, isCockroach: boolean): Promise<Observation[]> {
+    if (!this.#writersKnown) return []
+    try {
+      const writers = await (isCockroach ? writersOnCockroach(db) : writersOnPostgres(db))
+      return writers.map((who) => ({
+        kind: 'warning',
+        what: `${who} writes to the target while it is being filled; such rows can be overwritten, or fail the verify`,
+      }))
+    } catch (error) {
+      // Without the privilege to see other sessions there is nothing to watch.
+      if (!/^(42501|42P01|42601|0A000)$/.test(sqlState(error) ?? '')) throw error
+      this.#writersKnown = false
+      return []
+    }
+  }
+
+  #news(found: readonly Observation[]): Observation[] {
+    return found.flatMap((observation) => {
+      if (this.#told.has(observation.what)) return []
+      this.#told.add(observation.what)
+      if (observation.kind !== 'ddl') return [observation]
+      return [{ ...observation, kind: this.#limits.onDdl === 'fail' ? 'fatal' : 'warning' }]
+    })
+  }
+}

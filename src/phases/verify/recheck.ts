@@ -1,0 +1,206 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Table } from '../../model/tables.ts'
+import { plainForm } from '../../model/values.ts'
+import { type Database, ident, qualified } from '../../runtime/database.ts'
+import { messageOf } from '../../runtime/errors.ts'
+import { seconds } from '../../runtime/progress.ts'
+import { readMarker, writeMarker } from '../../source/heartbeat.ts'
+import type { Recheck, RowDifference } from '../../tools/molt-verify.ts'
+import { scrubText } from '../../tools/scrub.ts'
+
+/** The differing rows of one table; `definition` is the source's. */
+export interface Suspects {
+  definition: Table
+  rows: readonly RowDifference[]
+  /** How many there are, told one by one or not. */
+  total: number
+}
+
+export interface RecheckOptions {
+  sourceSchema: string
+  targetSchema: string
+  /** Rows of one table that are looked at. */
+  limit: number
+  /** Milliseconds that a marker may take to the target. */
+  markerTimeout: number
+  rounds: number
+  signal: AbortSignal
+}
+
+/** A row as both sides can be compared on it; undefined when there is none. `version` changes with each write. */
+interface Row {
+  text: string
+  version: string
+}
+
+interface Pending {
+  key: string[]
+  /** Rounds in which it differed although the source's row had not changed. */
+  stood: number
+}
+
+const BATCH = 500
+/** A row that comes and goes between two looks can seem to stand still once. */
+const LOSS_AFTER = 2
+const PAUSE = 500
+
+/**
+ * Looks again at rows that differed while changes were streamed. In each round the source's rows are read, a marker is
+ * sent through the stream, and once it has arrived both sides are read: a row that the source did not change meanwhile
+ * must then be equal, since changes arrive in order.
+ * @returns what became of each table's differences, and why it could not be told when it could not
+ */
+export async function recheckRows(
+  source: Database,
+  target: Database,
+  suspects: readonly Suspects[],
+  options: RecheckOptions,
+): Promise<{ tables: Map<string, Recheck>; problem?: string }> {
+  const tables = new Map<string, Recheck>()
+  const pending = new Map<string, Pending[]>()
+  const readers = new Map<string, (side: 'source' | 'target', keys: string[][]) => Promise<Map<string, Row>>>()
+  for (const { definition, rows, total } of suspects) {
+    const { name } = definition
+    const looked = await readableKeys(
+      source,
+      definition,
+      rows.slice(0, options.limit).map(({ key }) => key),
+    )
+    tables.set(name, { lag: 0, loss: 0, changing: 0, untold: total - looked.length })
+    pending.set(
+      name,
+      looked.map((key) => ({ key, stood: 0 })),
+    )
+    const read = {
+      source: rowReader(source, options.sourceSchema, definition, true),
+      target: rowReader(target, options.targetSchema, definition, false),
+    }
+    readers.set(name, (side, keys) => read[side](keys))
+  }
+  let problem: string | undefined
+  try {
+    for (const db of [source, target]) await db.query("SET TimeZone = 'UTC'")
+    for (let round = 0; round < options.rounds && [...pending.values()].some((each) => each.length); round++) {
+      if (round) await sleep(PAUSE, undefined, { signal: options.signal })
+      await look(source, target, { tables, pending, readers }, options)
+    }
+  } catch (error) {
+    options.signal.throwIfAborted()
+    problem = `the rows that differ could not be told from lag: ${scrubText(messageOf(error))}`
+  }
+  for (const db of [source, target]) await db.query('RESET TimeZone').catch(() => {})
+  for (const [name, left] of pending) (tables.get(name) as Recheck)[problem ? 'untold' : 'changing'] += left.length
+  return problem ? { tables, problem } : { tables }
+}
+
+interface State {
+  tables: Map<string, Recheck>
+  pending: Map<string, Pending[]>
+  readers: Map<string, (side: 'source' | 'target', keys: string[][]) => Promise<Map<string, Row>>>
+}
+
+async function look(source: Database, target: Database, state: State, options: RecheckOptions): Promise<void> {
+  const read = async (side: 'source' | 'target') => {
+    const found = new Map<string, Map<string, Row>>()
+    for (const [name, rows] of state.pending)
+      found.set(
+        name,
+        (await state.readers.get(name)?.(
+          side,
+          rows.map(({ key }) => key),
+        )) ?? new Map(),
+      )
+    return found
+  }
+  const before = await read('source')
+  await passMarker(source, target, options)
+  const there = await read('target')
+  const after = await read('source')
+  for (const [name, rows] of state.pending) {
+    const recheck = state.tables.get(name) as Recheck
+    const row = (side: Map<string, Map<string, Row>>, key: string[]) => side.get(name)?.get(JSON.stringify(key))
+    state.pending.set(
+      name,
+      rows.filter((each) => {
+        const [was, is, arrived] = [row(before, each.key), row(after, each.key), row(there, each.key)]
+        if (arrived?.text === is?.text || arrived?.text === was?.text) recheck.lag++
+        else if (was?.version !== is?.version) {
+          each.stood = 0
+          return true
+        } else if (++each.stood < LOSS_AFTER) return true
+        else recheck.loss++
+        return false
+      }),
+    )
+  }
+}
+
+/** Waits until a heartbeat written now is on the target: everything committed before it has then been applied. */
+export async function passMarker(
+  source: Database,
+  target: Database,
+  options: Pick<RecheckOptions, 'targetSchema' | 'markerTimeout' | 'signal'>,
+): Promise<void> {
+  const beat = await writeMarker(source, '')
+  const deadline = performance.now() + options.markerTimeout
+  for (;;) {
+    const seen = await readMarker(target, options.targetSchema)
+    if (seen && seen.beat >= beat) return
+    options.signal.throwIfAborted()
+    if (performance.now() > deadline)
+      throw new Error(
+        `no marker has reached the target within ${seconds(options.markerTimeout)}; is the stream running? Run \`replicate\` beside this, or verify after the drain`,
+      )
+    await sleep(20)
+  }
+}
+
+/**
+ * The keys that the database writes as molt has written them. By another text a row would not be found on either side,
+ * and nothing would seem to differ.
+ */
+async function readableKeys(source: Database, table: Table, keys: readonly string[][]): Promise<string[][]> {
+  const types = table.key.map((name) => table.columns.find((column) => column.name === name)?.type ?? 'text')
+  const whole = keys.filter((key) => key.length === types.length)
+  const readable: string[][] = []
+  for (let at = 0; at < whole.length; at += BATCH) {
+    const batch = whole.slice(at, at + BATCH)
+    const tuples = batch.map(
+      (values, row) =>
+        `(${values.map((_, i) => `($${row * types.length + i + 1}::text)::${types[i]}::text`).join(', ')})`,
+    )
+    const { rows } = await source
+      .query({ text: `VALUES ${tuples.join(', ')}`, values: batch.flat(), rowMode: 'array' })
+      .catch(() => ({ rows: [] }))
+    readable.push(...batch.filter((key, row) => JSON.stringify(rows[row]) === JSON.stringify(key)))
+  }
+  return readable
+}
+
+/** Reads rows by their keys, in the text forms that both servers write alike. */
+function rowReader(db: Database, schema: string, table: Table, versions: boolean) {
+  const { columns } = table
+  const key = table.key.map(ident)
+  const list = [...key.map((name) => `${name}::text`), ...columns.map(({ name }) => `${ident(name)}::text`)]
+  const select = `SELECT ${[...list, versions ? 'xmin::text' : "''"].join(', ')} FROM ${qualified(schema, table.name)} WHERE`
+  return async (keys: string[][]): Promise<Map<string, Row>> => {
+    const found = new Map<string, Row>()
+    for (let at = 0; at < keys.length; at += BATCH) {
+      const batch = keys.slice(at, at + BATCH)
+      const tuples = batch.map((values, row) => `(${values.map((_, i) => `$${row * key.length + i + 1}`).join(', ')})`)
+      const where = `(${key.join(', ')}) IN (${tuples.join(', ')})`
+      const { rows } = await db.query({ text: `${select} ${where}`, values: batch.flat(), rowMode: 'array' })
+      const asked = new Set(batch.map((values) => JSON.stringify(values)))
+      for (const row of rows as (string | null)[][]) {
+        const name = JSON.stringify(row.slice(0, key.length))
+        if (!asked.has(name)) throw new Error(`a key of ${table.name} reads otherwise than it was written`)
+        const values = columns.map(({ type, labels }, i) => {
+          const text = row[key.length + i] as string | null
+          return text === null ? null : (plainForm(type, text, labels !== null) ?? text)
+        })
+        found.set(name, { text: JSON.stringify(values), version: row.at(-1) as string })
+      }
+    }
+    return found
+  }
+}

@@ -1,0 +1,448 @@
+import { readTarget } from '../../destination/server.ts'
+import type { Column, Table } from '../../model/tables.ts'
+import { plainForm, writtenAlike } from '../../model/values.ts'
+import { connect, type Database, ident, qualified, type Side } from '../../runtime/database.ts'
+import { classify, KEPT_ROWS, type RowDifference, type RowKind, type ValueClass } from '../../tools/molt-verify.ts'
+
+/** What one table's digests told. `missing`, `mismatch` and `extraneous` count rows, at least. */
+export interface TableDigest {
+  name: string
+  sourceRows: number
+  targetRows: number
+  missing: number
+  mismatch: number
+  extraneous: number
+  /** Columns that differ, by the number of rows. */
+  columns: Record<string, number>
+  classes: Partial<Record<ValueClass, number>>
+  /** The first of the rows that differ, without their values. */
+  rows: RowDifference[]
+  /** What could not be proved here, in words. */
+  unproved: string[]
+}
+
+export interface DigestOptions {
+  sourceUrl: string
+  targetUrl: string
+  sourceSchema: string
+  targetSchema: string
+  /**
+   * Given when rows move: waits until what is committed now has reached the target. A part of a table that was equal
+   * once is proved then.
+   */
+  catchUp?: () => Promise<void>
+  /** Connections to each side. */
+  concurrency: number
+  signal: AbortSignal
+}
+
+/** Rows and characters of one table that are fetched to compare them one by one, and those of one query. */
+const FETCHED = { rows: 100_000, size: 256 << 20 }
+const BATCH = { rows: 20_000, size: 64 << 20 }
+/** Looks at a table whose rows move, and the parts or rows of which another look is not worth its scan. */
+const ROUNDS = 5
+const FEW = { buckets: 64, rows: 1_000 }
+
+/**
+ * A second opinion on every row that owes nothing to molt: what `molt fetch` misreads, `molt verify` misreads as well,
+ * and finds equal. Each database adds up the hashes of its own rows. Where the sums differ they are taken again for
+ * 4096 parts of the table, by the hash of the key; the rows of the parts that differ are fetched and compared.
+ * @param tables pairs of tables with the same columns and key, as both catalogs tell them
+ */
+export async function digestTables(
+  tables: readonly (readonly [source: Table, target: Table])[],
+  options: DigestOptions,
+): Promise<TableDigest[]> {
+  const results: TableDigest[] = []
+  const queue = [...tables.entries()]
+  const failed = new AbortController()
+  const signal = AbortSignal.any([options.signal, failed.signal])
+  const worker = () =>
+    reading(options.sourceUrl, 'source', signal, (source) =>
+      reading(options.targetUrl, 'target', signal, async (target) => {
+        await Promise.all([source, target].map(makeAlike))
+        const { isCockroach } = await readTarget(target)
+        const sessions = [
+          { db: source, number: HASHED.postgres },
+          { db: target, number: isCockroach ? HASHED.cockroach : HASHED.postgres },
+        ] as const
+        for (let next = queue.shift(); next; next = queue.shift()) {
+          signal.throwIfAborted()
+          results[next[0]] = await digestTable(comparison(next[1], sessions, options), { ...options, signal })
+        }
+      }),
+    )
+  try {
+    await Promise.all(Array.from({ length: Math.min(options.concurrency, tables.length) }, worker))
+    return results
+  } finally {
+    failed.abort(new Error('another table could not be hashed'))
+  }
+}
+
+/** A connection whose statements may take as long as the tables are large, and which ends with the run. */
+async function reading<T>(
+  url: string,
+  side: Side,
+  signal: AbortSignal,
+  work: (db: Database) => Promise<T>,
+): Promise<T> {
+  const db = await connect(url, side, 0, signal)
+  const end = () => void db.end().catch(() => {})
+  signal.addEventListener('abort', end, { once: true })
+  try {
+    return await work(db)
+  } finally {
+    signal.removeEventListener('abort', end)
+    end()
+  }
+}
+
+/** Both servers write dates, times and numbers by their session's settings. */
+async function makeAlike(db: Database): Promise<void> {
+  for (const setting of [
+    "TimeZone = 'UTC'",
+    "DateStyle = 'ISO, MDY'",
+    "IntervalStyle = 'postgres'",
+    'extra_float_digits = 3',
+    'default_transaction_read_only = on',
+  ])
+    await db.query(`SET ${setting}`)
+  // Else the server adds up to the end for a client that has gone. Not every version and platform can tell.
+  await db.query("SET client_connection_check_interval = '2s'").catch(() => {})
+}
+
+/**
+ * Columns hashed together: all that both servers write alike, and each of the others by itself. The hash is of the key as
+ * well, or values that two rows have exchanged would add up to the same sum.
+ */
+interface Part {
+  columns: Column[]
+  /** Whether different hashes are different values. */
+  alike: boolean
+}
+
+interface Comparison {
+  name: string
+  key: Column[]
+  parts: Part[]
+  /** One read of each side, at the same time. */
+  both<T>(read: (reader: Reader) => Promise<T>): Promise<[T, T]>
+  text(column: Column): string
+  /** Whether both servers may write it differently. */
+  odd(column: Column): boolean
+}
+
+interface Session {
+  db: Database
+  /** SQL of a 48-bit number out of a hash. */
+  number(hash: string): string
+}
+
+interface Reader extends Session {
+  table: string
+}
+
+const HASHED = {
+  postgres: (hash: string) => `('x' || substr(${hash}, 1, 12))::bit(48)::bigint`,
+  // CockroachDB reads no number from hexadecimal digits; it has this way to their bytes, and so has PostgreSQL.
+  cockroach: (hash: string) =>
+    [40, 32, 24, 16, 8, 0].map((bits, i) => `(get_byte(decode(${hash}, 'hex'), ${i})::bigint << ${bits})`).join(' | '),
+}
+
+function comparison(
+  [here, there]: readonly [Table, Table],
+  sessions: readonly [Session, Session],
+  options: Pick<DigestOptions, 'sourceSchema' | 'targetSchema'>,
+): Comparison {
+  const other = new Map(there.columns.map((column) => [column.name, column]))
+  // Generated ones, too: each side computes its own, by an expression that nobody else compares.
+  const columns = here.columns.filter(({ name }) => other.has(name))
+  // A number keeps the zeros that its own column's scale asks for.
+  const alike = columns.filter(
+    ({ name, type, labels }) =>
+      writtenAlike(type, labels !== null) && (!type.startsWith('numeric') || other.get(name)?.type === type),
+  )
+  const others = columns.filter((column) => !alike.includes(column))
+  const key = here.key.flatMap((name) => columns.find((column) => column.name === name) ?? [])
+  // With such a key the columns that are written alike are hashed twice: alone, where different hashes prove a
+  // difference, and with the key, where equal ones prove that each value is in its row.
+  const oddKey = key.filter((column) => others.includes(column))
+  const padded = new Set(
+    [...here.columns, ...there.columns].filter(({ type }) => /^character\(/.test(type)).map(({ name }) => name),
+  )
+  const readers = [
+    { ...sessions[0], table: qualified(options.sourceSchema, here.name) },
+    { ...sessions[1], table: qualified(options.targetSchema, here.name) },
+  ] as const
+  return {
+    name: here.name,
+    key,
+    parts: [
+      ...(alike.length ? [{ columns: alike, alike: true }] : []),
+      ...(oddKey.length ? [{ columns: [...oddKey, ...alike], alike: false }] : []),
+      ...others.filter((column) => !oddKey.includes(column)).map((column) => ({ columns: [column], alike: false })),
+    ],
+    odd: (column) => others.includes(column),
+    text: (column) => (padded.has(column.name) ? `rtrim(${textOf(column)})` : textOf(column)),
+    both: (read) => Promise.all([read(readers[0]), read(readers[1])]),
+  }
+}
+
+function textOf({ name, type }: Column): string {
+  if (type === 'bytea') return `encode(${ident(name)}, 'hex')`
+  if (/^timestamp.* with time zone$/.test(type)) return `(${ident(name)} AT TIME ZONE 'UTC')::text`
+  return `${ident(name)}::text`
+}
+
+async function digestTable(table: Comparison, options: DigestOptions): Promise<TableDigest> {
+  const found: TableDigest = {
+    ...{ name: table.name, sourceRows: 0, targetRows: 0, missing: 0, mismatch: 0, extraneous: 0 },
+    ...{ columns: {}, classes: {}, rows: [], unproved: [] },
+  }
+  const byKey = table.key.every((column) => known(column)) && table.key.length > 0
+  if (options.catchUp) {
+    if (byKey) await compareBuckets(table, table.parts, found, options)
+    else await withoutKeysMoving(table, found, { ...options, catchUp: options.catchUp })
+    return found
+  }
+  const { here, there, apart } = await compareSums(table, table.parts)
+  found.sourceRows = here?.rows ?? 0
+  found.targetRows = there?.rows ?? 0
+  if (!apart.length && found.sourceRows === found.targetRows) return found
+  if (byKey) await compareBuckets(table, apart.length ? apart : table.parts.slice(0, 1), found, options)
+  else withoutKeys(table, apart, found)
+  return found
+}
+
+/** The sums of whole tables, and the parts of their columns in which these differ. */
+async function compareSums(table: Comparison, parts: readonly Part[]) {
+  const [[here], [there]] = await table.both((reader) => readSums(reader, table, parts, false))
+  return { here, there, apart: parts.filter((_, i) => here?.sums[i] !== there?.sums[i]) }
+}
+
+function known({ type, labels }: Column): boolean {
+  return writtenAlike(type, labels !== null) || plainForm(type, type.endsWith('[]') ? '{}' : '0') !== undefined
+}
+
+/** Rows cannot be told apart by a key that both servers may write differently; equal sums are proof all the same. */
+function withoutKeys({ odd }: Comparison, parts: readonly Part[], found: TableDigest): void {
+  for (const { columns, alike } of parts)
+    if (alike) found.mismatch++
+    else found.unproved.push(...columns.filter(odd).map(writtenOtherwise))
+}
+
+/** The same while rows move: sums that were equal at one moment are proof, and those that never were prove nothing. */
+async function withoutKeysMoving(
+  table: Comparison,
+  found: TableDigest,
+  { catchUp, signal }: Required<Pick<DigestOptions, 'catchUp' | 'signal'>>,
+): Promise<void> {
+  let { parts } = table
+  for (let round = 0; round < ROUNDS && parts.length; round++) {
+    if (round) await catchUp()
+    signal.throwIfAborted()
+    parts = (await compareSums(table, parts)).apart
+  }
+  if (parts.some(({ alike }) => alike))
+    found.unproved.push('rows that move under such a key are compared by molt verify alone')
+  withoutKeys(
+    table,
+    parts.filter(({ alike }) => !alike),
+    found,
+  )
+}
+
+function writtenOtherwise({ name, type }: Column): string {
+  return `${name} (${type}) is compared by molt verify alone, as both servers write it differently`
+}
+
+interface Sums {
+  bucket: string
+  rows: number
+  size: number
+  sums: (string | undefined)[]
+}
+
+/** The sums of the hashes of some columns, of the whole table or for each part of it. */
+async function readSums(
+  { db, table, number }: Reader,
+  { key, text }: Comparison,
+  parts: readonly Part[],
+  buckets: boolean,
+): Promise<Sums[]> {
+  // How much there would be to fetch is of interest only where rows may be fetched.
+  const loose = parts.flatMap(({ alike, columns }) => (buckets && !alike ? columns : []))
+  const size = loose.map((column) => `coalesce(length(${text(column)}), 0)`).join(' + ') || '0'
+  const hashed = ({ columns, alike }: Part) => (alike ? columns : [...new Set([...key, ...columns])])
+  const hashes = parts.map((part, i) => `md5(${joined(hashed(part).map(text))}) AS h${i}`)
+  const bucket = buckets ? bucketOf(key.map(text)) : "''"
+  const { rows } = await db.query({
+    text: `SELECT bucket, count(*)::text, coalesce(sum(size), 0)::text${hashes.map((_, i) => `, sum(${number(`h${i}`)})::text`).join('')}
+             FROM (SELECT ${[`${bucket} AS bucket`, `${size} AS size`, ...hashes].join(', ')} FROM ${table}) AS hashed
+            GROUP BY bucket`,
+    rowMode: 'array',
+  })
+  return rows.map(([name, count, size, ...sums]: (string | null)[]) => ({
+    ...{ bucket: name as string, rows: Number(count), size: Number(size) },
+    sums: sums.map((sum) => (sum === null ? undefined : plainForm('numeric', sum))),
+  }))
+}
+
+/** Texts as one, in which an empty one and NULL stay apart. */
+function joined(texts: readonly string[]): string {
+  return texts.map((text) => `coalesce(${text}, chr(30))`).join(' || chr(31) || ')
+}
+
+function bucketOf(key: readonly string[]): string {
+  return `substr(md5(${joined(key)}), 1, 3)`
+}
+
+/** A part of the table in which something differs. */
+interface Bucket {
+  name: string
+  rows: number
+  size: number
+  /** Whether columns differ that both servers write alike. */
+  certain: boolean
+}
+
+async function compareBuckets(table: Comparison, parts: readonly Part[], found: TableDigest, options: DigestOptions) {
+  let left: Map<string, Bucket> | undefined
+  for (let round = 0; round < (options.catchUp ? ROUNDS : 1); round++) {
+    if (round) await options.catchUp?.()
+    options.signal.throwIfAborted()
+    const now = differing(parts, await table.both((reader) => readSums(reader, table, parts, true)))
+    // What was equal at one moment has all rows that stand still.
+    left = left ? new Map([...now].filter(([name]) => left?.has(name))) : now
+    const rows = [...left.values()].reduce((sum, bucket) => sum + bucket.rows, 0)
+    if (left.size <= FEW.buckets || rows <= FEW.rows) break
+  }
+  const buckets = [...(left ?? new Map<string, Bucket>()).values()].sort(
+    (a, b) => Number(b.certain) - Number(a.certain),
+  )
+  const budget = { ...FETCHED }
+  const unknown = new Set<Column>()
+  while (buckets.length) {
+    const batch = takeBatch(buckets, budget)
+    if (!batch.length) break
+    options.signal.throwIfAborted()
+    await compareRows(table, parts, batch, found, unknown)
+  }
+  const uncertain = parts.flatMap(({ columns }) => columns.filter(table.odd))
+  if (options.catchUp) {
+    if (buckets.length) found.unproved.push('rows that moved too fast are compared by molt verify alone')
+  } else {
+    // The sums differ, so at least one row does.
+    found.mismatch += buckets.filter(({ certain }) => certain).length
+    if (buckets.some(({ certain }) => !certain)) for (const column of uncertain) unknown.add(column)
+  }
+  found.unproved.push(...[...unknown].map(writtenOtherwise))
+}
+
+function differing(parts: readonly Part[], [here, there]: [Sums[], Sums[]]): Map<string, Bucket> {
+  const byName = new Map(there.map((sums) => [sums.bucket, sums]))
+  const none = (bucket: string): Sums => ({ bucket, rows: 0, size: 0, sums: [] })
+  const pairs = here.map((sums) => [sums, byName.get(sums.bucket) ?? none(sums.bucket)] as const)
+  const seen = new Set(here.map(({ bucket }) => bucket))
+  pairs.push(...there.filter(({ bucket }) => !seen.has(bucket)).map((sums) => [none(sums.bucket), sums] as const))
+  const found = new Map<string, Bucket>()
+  for (const [a, b] of pairs) {
+    const apart = parts.filter((_, i) => a.sums[i] !== b.sums[i])
+    if (!apart.length && a.rows === b.rows) continue
+    const certain = a.rows !== b.rows || apart.some(({ alike }) => alike)
+    found.set(a.bucket, { name: a.bucket, rows: Math.max(a.rows, b.rows), size: Math.max(a.size, b.size), certain })
+  }
+  return found
+}
+
+/** The first buckets that fit into one query and what is left of the budget, taken off both. */
+function takeBatch(buckets: Bucket[], budget: { rows: number; size: number }): string[] {
+  const batch: string[] = []
+  const room = { rows: Math.min(BATCH.rows, budget.rows), size: Math.min(BATCH.size, budget.size) }
+  for (let next = buckets[0]; next && next.rows <= room.rows && next.size <= room.size; next = buckets[0]) {
+    batch.push(next.name)
+    for (const each of [room, budget]) {
+      each.rows -= next.rows
+      each.size -= next.size
+    }
+    buckets.shift()
+  }
+  return batch
+}
+
+async function compareRows(
+  table: Comparison,
+  parts: readonly Part[],
+  buckets: readonly string[],
+  found: TableDigest,
+  unknown: Set<Column>,
+): Promise<void> {
+  const columns = [...new Set(parts.flatMap((part) => part.columns))]
+  const [here, there] = await table.both((reader) => readRows(reader, table, columns, buckets))
+  for (const [id, { key, values }] of here) {
+    const other = there.get(id)
+    if (!other) {
+      note(found, 'missing', key, [])
+      continue
+    }
+    const apart = columns.filter((column, i) => {
+      const same = sameValue(column, values[i] as string | null, other.values[i] as string | null)
+      if (same === undefined) unknown.add(column)
+      if (same === false) {
+        const difference = classify(values[i] ?? 'NULL', other.values[i] ?? 'NULL')
+        found.classes[difference] = (found.classes[difference] ?? 0) + 1
+      }
+      return same === false
+    })
+    if (apart.length)
+      note(
+        found,
+        'mismatch',
+        key,
+        apart.map(({ name }) => name),
+      )
+  }
+  for (const [id, { key }] of there) if (!here.has(id)) note(found, 'extraneous', key, [])
+}
+
+function note(found: TableDigest, kind: RowKind, key: string[], columns: string[]): void {
+  found[kind]++
+  for (const column of columns) found.columns[column] = (found.columns[column] ?? 0) + 1
+  if (found.rows.length < KEPT_ROWS) found.rows.push({ kind, key, columns })
+}
+
+/** undefined when it cannot be told. */
+function sameValue({ type, labels }: Column, here: string | null, there: string | null): boolean | undefined {
+  if (here === there) return true
+  if (here === null || there === null) return false
+  const [a, b] = [here, there].map((text) => plainForm(type, text, labels !== null))
+  return a === undefined || b === undefined ? undefined : a === b
+}
+
+/** The rows of some parts of the table, by their keys in plain form. */
+async function readRows(
+  { db, table }: Reader,
+  { key, text }: Comparison,
+  columns: readonly Column[],
+  buckets: readonly string[],
+): Promise<Map<string, { key: string[]; values: (string | null)[] }>> {
+  // Of a long value that both sides write alike its hash tells as much.
+  const value = (column: Column) =>
+    writtenAlike(column.type, column.labels !== null)
+      ? `CASE WHEN length(${text(column)}) > 100 THEN md5(${text(column)}) ELSE ${text(column)} END`
+      : text(column)
+  const list = [...key.map(({ name }) => `${ident(name)}::text`), ...columns.map(value)]
+  const { rows } = await db.query({
+    text: `SELECT ${list.join(', ')} FROM ${table} WHERE ${bucketOf(key.map(text))} = ANY ($1)`,
+    values: [buckets],
+    rowMode: 'array',
+  })
+  return new Map(
+    rows.map((row: (string | null)[]) => {
+      const written = row.slice(0, key.length) as string[]
+      const plain = key.map(({ type, labels }, i) => plainForm(type, written[i] as string, labels !== null))
+      return [JSON.stringify(plain), { key: written, values: row.slice(key.length) }]
+    }),
+  )
+}

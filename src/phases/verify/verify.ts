@@ -1,0 +1,483 @@
+import { createWriteStream } from 'node:fs'
+import type { Plan, VerifyLevel } from '../../model/plan.ts'
+import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../../model/structure.ts'
+import { compareTables, type Table } from '../../model/tables.ts'
+import { type Database, ident, qualified, unhurried } from '../../runtime/database.ts'
+import { messageOf } from '../../runtime/errors.ts'
+import { tlsProblem } from '../../runtime/url.ts'
+import { readHeartbeatOwner } from '../../source/heartbeat.ts'
+import { readConstraints, readIndexes, readSequenceStates } from '../../sql/structure.ts'
+import { countRows, readFilteredTables, readTables } from '../../sql/tables.ts'
+import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../../tools/events.ts'
+import {
+  accountForVerify,
+  addSamples,
+  diagnose,
+  differences,
+  differenceText,
+  emptyVerifyAccount,
+  newVerdict,
+  type TableVerdict,
+  type VerifyAccount,
+  verifyArgs,
+  verifyProblems,
+} from '../../tools/molt-verify.ts'
+import { Child, freeAddress } from '../../tools/process.ts'
+import { keyHash, moltScrubber, scrubText } from '../../tools/scrub.ts'
+import { toolHelp } from '../../tools/versions.ts'
+import { explainColumns } from '../load/diagnose-columns.ts'
+import { NOT_COCKROACH } from '../load/run-fetch.ts'
+import { StallWatch } from '../stream/stall.ts'
+import { passMarker, recheckRows } from './recheck.ts'
+import { digestTables, type TableDigest } from './row-digests.ts'
+
+/** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
+export interface VerifyReport {
+  level: VerifyLevel
+  /** `streaming`: rows were moving, and differences were looked at again. `drained`: none is accepted. */
+  while: 'streaming' | 'drained'
+  /** How rows were counted beside molt. */
+  counted: 'exact' | 'estimated' | 'no'
+  /** `unsettled`: nothing is known to be lost, but equality is not proved either. */
+  verdict: 'clean' | 'different' | 'unsettled'
+  tables: TableVerdict[]
+  problems: string[]
+  /** What is no problem here, and should be known. */
+  notes: string[]
+  /** Sides that may be reached without TLS, in words. */
+  insecure: string[]
+  /** What on molt's output nothing is known of. */
+  unknown?: Unknowns
+  durationMs: number
+}
+
+export interface VerifyOptions {
+  /** Default: the `molt` on the PATH. */
+  program?: string
+  sourceUrl: string
+  targetUrl: string
+  plan: Plan
+  level: VerifyLevel
+  logFile: string
+  signal: AbortSignal
+  /** What `molt verify --help` says, where the caller knows: a program's start is a good part of a write pause. */
+  help?: string
+  concurrency?: number
+  /** Bounds the work to these of the plan's tables. */
+  tables?: readonly string[]
+  /** Default: `drained`. */
+  while?: 'streaming' | 'drained'
+  /** Default: `exact`; `no` while rows move. */
+  count?: 'exact' | 'estimated'
+  /** Whether indexes, constraints and sequences are compared, and what follows. Default: they are not. */
+  structure?: 'require' | 'report'
+  /** Writes each differing row's key, or values too, to a file of mode 600. */
+  show?: { what: 'keys' | 'values'; file: string }
+  /** Milliseconds without a word of molt's after which it is ended; never, when not given. */
+  stallAfter?: number
+  recheck?: { limit: number; markerTimeout: number; rounds: number }
+}
+
+const RECHECK = { limit: 10_000, markerTimeout: 30_000, rounds: 5 }
+
+/** What is found on the way to a report. */
+interface Findings {
+  problems: string[]
+  /** Neither proved equal nor known to be lost. */
+  unsettled: string[]
+  notes: string[]
+  tables: TableVerdict[]
+  counted: VerifyReport['counted']
+  unknown?: Unknowns
+}
+
+/** Compares both sides for the expected tables, by what MOLT sees and by what it does not. */
+export async function runVerify(source: Database, target: Database, given: VerifyOptions): Promise<VerifyReport> {
+  const began = performance.now()
+  const options = given.tables ? { ...given, plan: { ...given.plan, tables: [...given.tables] } } : given
+  const { plan, level } = options
+  const found: Findings = { problems: [], unsettled: [], notes: [], tables: [], counted: 'no' }
+  const [here, there] = await tablesOfBoth(source, target, plan)
+  const definitions = compareDefinitions(here, there, plan)
+  found.problems.push(...definitions.map(({ what, fix }) => `${what}; ${fix}`))
+  // The source's were looked at before. Here they would be missed by molt, by the hashes and by every count alike.
+  for (const name of await readFilteredTables(target, plan.targetSchema, plan.tables))
+    found.problems.push(
+      `${name}: row-level security on the target hides rows of it from this role, so what is read there proves nothing; give the role BYPASSRLS on the target (ALTER ROLE … BYPASSRLS)`,
+    )
+  const gone = new Set(definitions.filter(({ what }) => what.includes('is missing on')).map(({ table }) => table))
+  const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
+  if (level === 'counts') await compareCounts(source, target, comparable, options, found)
+  if (level === 'full' || level === 'molt')
+    await compareRows(source, target, { comparable, here, there }, options, found)
+  if (options.structure || options.while === 'streaming') await compareStructure(source, target, options, found)
+  const { problems, unsettled, notes, ...more } = found
+  return {
+    ...{ level, while: options.while ?? 'drained', insecure: insecureSides(options), ...more },
+    problems: [...new Set([...problems, ...unsettled])],
+    notes: [...new Set(notes)],
+    verdict: problems.length ? 'different' : unsettled.length ? 'unsettled' : 'clean',
+    durationMs: Math.round(performance.now() - began),
+  }
+}
+
+/** Only numbers of rows. While rows move they need not be equal, and nothing tells why they are not. */
+async function compareCounts(
+  source: Database,
+  target: Database,
+  tables: readonly string[],
+  options: VerifyOptions,
+  found: Findings,
+): Promise<void> {
+  found.counted = options.count ?? 'exact'
+  found.tables = await countTables(source, target, options.plan, tables, found.counted)
+  found[options.while === 'streaming' ? 'unsettled' : 'problems'].push(...found.tables.flatMap(countProblem))
+}
+
+/** Every row by molt, and beside it what does not depend on molt: hashes of the rows, or at least their numbers. */
+async function compareRows(
+  source: Database,
+  target: Database,
+  { comparable, here, there }: { comparable: readonly string[]; here: readonly Table[]; there: readonly Table[] },
+  options: VerifyOptions,
+  found: Findings,
+): Promise<void> {
+  const { plan } = options
+  const streaming = options.while === 'streaming'
+  const hashed = options.level === 'full'
+  found.counted = streaming ? 'no' : hashed ? 'exact' : (options.count ?? 'exact')
+  const [onSource, onTarget] = [here, there].map((tables) => new Map(tables.map((table) => [table.name, table])))
+  const pairs = comparable.flatMap((name) => {
+    const [a, b] = [onSource?.get(name), onTarget?.get(name)]
+    return a && b ? [[a, b] as const] : []
+  })
+  // When molt fails, nothing waits for sums that take as long as the tables are large.
+  const failed = new AbortController()
+  const signal = AbortSignal.any([options.signal, failed.signal])
+  const [account, digests] = await Promise.all([
+    runMoltVerify(source, options).catch((error) => {
+      failed.abort(error)
+      throw error
+    }),
+    hashed ? rowDigests([source, target], pairs, { ...options, signal }, found) : undefined,
+  ])
+  for (const digest of digests ?? []) addDigest(account, digest, found)
+  const counts =
+    digests?.map(({ name, sourceRows, targetRows }) => countedRows(name, sourceRows, targetRows)) ??
+    (await countTables(source, target, plan, comparable, found.counted))
+  const partitions = await partitionsOfMissing(source, account, here, plan.sourceSchema)
+  found.tables = order([...account.tables.values()], plan)
+  found.unknown = account.unknown
+  found.notes.push(...account.notes.map(({ table, reason }) => `${table}: ${reason}`))
+  for (const verdict of found.tables) verdict.diagnosis = partitions.get(verdict.name) ?? verdict.diagnosis
+  if (streaming) found.unsettled.push(...(await settle(source, target, account, here, options)))
+  for (const problem of verifyProblems(account, plan.tables)) {
+    const verdict = found.tables.find((each) => differenceText(each) === problem)
+    const outcome = verdict ? outcomeOf(verdict) : 'loss'
+    if (outcome === 'lag') found.notes.push(`${problem}: lag, nothing is lost`)
+    else if (outcome === 'unsettled') found.unsettled.push(`${problem}; verify again, or after the drain`)
+    else found.problems.push(problem)
+  }
+  if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
+}
+
+/** Connections to each side: while changes are streamed, the stream goes first. */
+const DIGEST_CONNECTIONS = { streaming: 1, drained: 4 }
+
+/** @returns undefined when the databases could not compute them, which is then no proof of anything */
+async function rowDigests(
+  [source, target]: readonly [Database, Database],
+  pairs: readonly (readonly [Table, Table])[],
+  options: VerifyOptions,
+  found: Findings,
+): Promise<TableDigest[] | undefined> {
+  const { sourceUrl, targetUrl, signal, plan } = options
+  const { targetSchema } = plan
+  const limits = { targetSchema, signal, markerTimeout: options.recheck?.markerTimeout ?? RECHECK.markerTimeout }
+  try {
+    return await digestTables(pairs, {
+      ...{ sourceUrl, targetUrl, signal, sourceSchema: plan.sourceSchema, targetSchema },
+      ...(options.while === 'streaming' && { catchUp: () => passMarker(source, target, limits) }),
+      concurrency: DIGEST_CONNECTIONS[options.while ?? 'drained'],
+    })
+  } catch (error) {
+    signal.throwIfAborted()
+    found.unsettled.push(
+      `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them; at level \`molt\` that is enough`,
+    )
+    return undefined
+  }
+}
+
+/** What the databases' own hashes told, into what molt told: of each kind the larger number of rows. */
+function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings): void {
+  found.notes.push(...digest.unproved.map((what) => `${digest.name}: ${what}`))
+  const verdict = account.tables.get(digest.name)
+  if (!verdict) return
+  const before = differences(verdict)
+  for (const kind of ['missing', 'mismatch', 'extraneous'] as const)
+    verdict[kind] = Math.max(verdict[kind], digest[kind])
+  const unseen = differences(verdict) - before
+  if (!unseen) return
+  verdict.unseen = unseen
+  const columns = Object.entries(digest.columns).sort(([, a], [, b]) => b - a)
+  if (columns.length) verdict.columns = [...new Set([...(verdict.columns ?? []), ...columns.map(([column]) => column)])]
+  const known = account.rows.get(digest.name) ?? { rows: [], told: 0, columns: {}, classes: {} }
+  const told = new Set(known.rows.map(({ key }) => JSON.stringify(key)))
+  known.rows.push(...digest.rows.filter(({ key }) => !told.has(JSON.stringify(key))))
+  account.rows.set(digest.name, known)
+  verdict.diagnosis ??= diagnose(verdict, { ...known, columns: digest.columns, classes: digest.classes })
+}
+
+/** What numbers of rows alone tell. */
+function countedRows(name: string, rows: number, there: number): TableVerdict {
+  return { ...newVerdict(name), rows, missing: Math.max(0, rows - there), extraneous: Math.max(0, there - rows) }
+}
+
+/** Definitions that differ between the expected tables of both sides now. */
+export async function definitionProblems(source: Database, target: Database, plan: Plan) {
+  return compareDefinitions(...(await tablesOfBoth(source, target, plan)), plan)
+}
+
+function tablesOfBoth(source: Database, target: Database, plan: Plan): Promise<[Table[], Table[]]> {
+  return Promise.all([readTables(source, plan.sourceSchema), readTables(target, plan.targetSchema)])
+}
+
+function compareDefinitions(here: readonly Table[], there: readonly Table[], plan: Plan) {
+  const byName = new Map(here.map((table) => [table.name, table]))
+  const gone = plan.tables
+    .filter((name) => !byName.has(name))
+    .map((name) => ({
+      table: `${plan.sourceSchema}.${name}`,
+      what: `${plan.sourceSchema}.${name} is missing on the source`,
+      fix: 'it was an expected table; start a new migration if that is meant',
+    }))
+  const expected = plan.tables.flatMap((name) => byName.get(name) ?? [])
+  const narrow = expected.flatMap((table) =>
+    narrowColumns(
+      table,
+      there.find(({ name }) => name === table.name),
+    ),
+  )
+  return [...gone, ...compareTables(expected, there), ...narrow]
+}
+
+/**
+ * What the load leaves for later: indexes, constraints, sequences. A sequence that nobody can set is never for later: in
+ * the write pause it would be told too late.
+ */
+async function compareStructure(source: Database, target: Database, options: VerifyOptions, found: Findings) {
+  const { sourceSchema, targetSchema, tables } = options.plan
+  const sides = [
+    { db: source, schema: sourceSchema },
+    { db: target, schema: targetSchema },
+  ] as const
+  // The column of a sequence that has no index is read as a whole.
+  const sequences = await unhurried(source, () => unhurried(target, () => readSequenceStates(...sides, tables)))
+  found.problems.push(...sequenceProblems(sequences.filter(({ unfit }) => unfit)))
+  if (!options.structure) return
+  const [indexes, constraints] = [
+    [await readIndexes(source, sourceSchema), await readIndexes(target, targetSchema)] as const,
+    [await readConstraints(source, sourceSchema), await readConstraints(target, targetSchema)] as const,
+  ]
+  found[options.structure === 'require' ? 'problems' : 'notes'].push(
+    ...sequenceProblems(sequences.filter(({ unfit }) => !unfit)),
+    ...indexProblems(...indexes, tables),
+    ...constraintProblems(...constraints, tables),
+  )
+}
+
+async function countTables(
+  source: Database,
+  target: Database,
+  plan: Plan,
+  names: readonly string[],
+  how: VerifyReport['counted'],
+): Promise<TableVerdict[]> {
+  if (how === 'no') return []
+  const count = how === 'exact' ? countRows : estimateRows
+  // A count of a large table takes longer than any statement on a catalog may.
+  return unhurried(source, () =>
+    unhurried(target, async () => {
+      const verdicts: TableVerdict[] = []
+      for (const name of names) {
+        const [here, there] = await Promise.all([
+          count(source, plan.sourceSchema, name),
+          count(target, plan.targetSchema, name),
+        ])
+        const near = how === 'estimated' && Math.abs(here - there) <= 0.1 * Math.max(here, there, 1_000)
+        verdicts.push(countedRows(name, here, near ? here : there))
+      }
+      return verdicts
+    }),
+  )
+}
+
+/** By the server's statistics. CockroachDB fills `reltuples` with nothing, and has statistics of its own. */
+async function estimateRows(db: Database, schema: string, table: string): Promise<number> {
+  const { rows } = await db.query(
+    `SELECT version() AS version, coalesce(sum(greatest(reltuples, 0)), 0)::float8 AS rows FROM pg_catalog.pg_class
+      WHERE oid = $1::regclass OR oid IN (SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = $1::regclass)`,
+    [qualified(schema, table)],
+  )
+  if (!rows[0].version.startsWith('CockroachDB')) return rows[0].rows
+  const statistics = await db.query(`SHOW STATISTICS FOR TABLE ${qualified(schema, table)}`)
+  return Number(statistics.rows.at(-1)?.row_count ?? 0)
+}
+
+function countProblem({ name, rows, missing, extraneous }: TableVerdict): string[] {
+  if (!missing && !extraneous) return []
+  return [`${name}: the source has ${rows} rows and the target ${rows - missing + extraneous}`]
+}
+
+/** The rows that molt saw must be those that there are, on either side. */
+function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVerdict[]): string[] {
+  return counts.flatMap((counted) => {
+    const seen = tables.find(({ name }) => name === counted.name)
+    if (!seen?.shardsFinished) return countProblem(counted)
+    if (seen.rows !== counted.rows)
+      return `${seen.name}: molt verify saw ${seen.rows} rows, but the source has ${counted.rows}`
+    const told = seen.missing - seen.extraneous === counted.missing - counted.extraneous
+    return told ? [] : countProblem(counted)
+  })
+}
+
+async function runMoltVerify(source: Database, options: VerifyOptions): Promise<VerifyAccount> {
+  const { plan, program = 'molt' } = options
+  const account = emptyVerifyAccount(plan.sourceSchema)
+  const hash = keyHash((await readHeartbeatOwner(source))?.sourceId)
+  const request = {
+    ...{ source: options.sourceUrl, target: options.targetUrl },
+    ...{ schema: plan.sourceSchema, tables: plan.tables, concurrency: options.concurrency },
+    metricsAddr: await freeAddress(),
+  }
+  const shown = options.show && rowFile(options.show)
+  const child = new Child({
+    program,
+    args: verifyArgs(request, options.help ?? (await toolHelp(program, 'verify'))),
+    logFile: options.logFile,
+    scrub: moltScrubber(hash),
+    hidePasswords: true,
+    onLine(line) {
+      silence.heard()
+      const event = parseEvent(line)
+      if (!event) return countChatter(account.unknown, line)
+      accountForVerify(account, event)
+      shown?.write(event)
+    },
+  })
+  const silence = new StallWatch({
+    name: 'molt verify',
+    known: () => `its last words were: ${child.lastWords}`,
+    advice: 'Look for locks and long statements on both sides, and for a runner that is out of memory',
+    stallAfter: options.stallAfter,
+    end: () => void child.stop(1_000),
+  })
+  const exit = await child.exitedOrStopped(options.signal)
+  silence.stop()
+  await shown?.close()
+  options.signal.throwIfAborted()
+  if (silence.reason) throw child.failure(child.lastWords, silence.reason)
+  if (exit.code !== 0) {
+    const advice = [await explainColumns(options.sourceUrl, plan, child.lastError), explainVerify(child.lastError)]
+    throw child.failure(child.lastError, advice.filter(Boolean).join(' '))
+  }
+  for (const verdict of account.tables.values()) addSamples(verdict, account.rows.get(verdict.name), hash)
+  return account
+}
+
+function explainVerify(said: string): string | undefined {
+  if (/target must be cockroach|must be cockroach/.test(said)) return NOT_COCKROACH
+  if (/array element OID not registered/.test(said))
+    return 'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.'
+  return undefined
+}
+
+/** The rows that differ, for a person's eyes: never in a log, and readable by this user alone. */
+function rowFile(show: { what: 'keys' | 'values'; file: string }) {
+  const stream = createWriteStream(show.file, { mode: 0o600, flags: 'w' })
+  return {
+    write(event: MoltEvent) {
+      if (!Array.isArray(event.primary_key)) return
+      const { table_schema: schema, table_name: table, primary_key: key, message: finding } = event
+      const values = { source: event.source_values, target: event.target_values }
+      stream.write(`${JSON.stringify({ finding, schema, table, key, ...(show.what === 'values' && values) })}\n`)
+    },
+    close: () => new Promise<void>((resolve) => stream.end(resolve)),
+  }
+}
+
+/** Looks again at what differed. @returns what could not be told, in words; what is lost stays a difference */
+async function settle(
+  source: Database,
+  target: Database,
+  account: VerifyAccount,
+  here: readonly Table[],
+  options: VerifyOptions,
+): Promise<string[]> {
+  const suspects = [...account.tables.values()].flatMap((verdict) => {
+    const definition = here.find(({ name }) => name === verdict.name)
+    const rows = account.rows.get(verdict.name)?.rows ?? []
+    return definition && differences(verdict)
+      ? [{ definition, rows, total: Math.max(rows.length, differences(verdict)) }]
+      : []
+  })
+  if (!suspects.length) return []
+  const { sourceSchema, targetSchema } = options.plan
+  const limits = { ...RECHECK, ...options.recheck, sourceSchema, targetSchema, signal: options.signal }
+  const { tables, problem } = await recheckRows(source, target, suspects, limits)
+  for (const [name, recheck] of tables) {
+    const verdict = account.tables.get(name)
+    if (verdict) verdict.recheck = recheck
+  }
+  return problem ? [problem] : []
+}
+
+/** What the rows that differed turned out to be; without another look every difference counts as loss. */
+function outcomeOf({ recheck, columnMismatch }: TableVerdict): 'lag' | 'loss' | 'unsettled' {
+  if (!recheck || recheck.loss || columnMismatch) return 'loss'
+  return recheck.changing || recheck.untold ? 'unsettled' : 'lag'
+}
+
+/** When every missing row that was told belongs to one of several partitions, that is where to look. */
+async function partitionsOfMissing(
+  source: Database,
+  account: VerifyAccount,
+  here: readonly Table[],
+  schema: string,
+): Promise<Map<string, string>> {
+  const found = new Map<string, string>()
+  for (const table of here.filter(({ kind }) => kind === 'p')) {
+    const rows = account.rows.get(table.name)?.rows ?? []
+    const keys = rows.filter(({ kind, key }) => kind === 'missing' && key.length === table.key.length).slice(0, 50)
+    if (!keys.length || rows.some(({ kind }) => kind !== 'missing')) continue
+    const tuples = keys.map(({ key }, row) => `(${key.map((_, i) => `$${row * key.length + i + 1}`).join(', ')})`)
+    const { rows: partitions } = await source
+      .query(
+        `SELECT DISTINCT tableoid::regclass::text AS name FROM ${qualified(schema, table.name)}
+          WHERE (${table.key.map(ident).join(', ')}) IN (${tuples.join(', ')})`,
+        keys.flatMap(({ key }) => key),
+      )
+      .catch(() => ({ rows: [] }))
+    const { rows: all } = await source.query(
+      'SELECT count(*)::int AS count FROM pg_catalog.pg_partition_tree($1) WHERE isleaf',
+      [table.oid],
+    )
+    if (partitions.length === 1 && all[0].count > 1)
+      found.set(table.name, `every row that is missing belongs to the partition ${partitions[0].name}`)
+  }
+  return found
+}
+
+function insecureSides(options: VerifyOptions): string[] {
+  return Object.entries({ source: options.sourceUrl, target: options.targetUrl }).flatMap(([side, url]) => {
+    const problem = tlsProblem(url)
+    return problem ? [`the ${side} is not reached by TLS for certain: ${problem}`] : []
+  })
+}
+
+/** The plan's order, whatever order the shards ended in. */
+function order(tables: readonly TableVerdict[], plan: Plan): TableVerdict[] {
+  const at = (name: string) => (plan.tables.indexOf(name) + 1 || Number.POSITIVE_INFINITY) as number
+  return [...tables].sort((a, b) => at(a.name) - at(b.name))
+}

@@ -1,0 +1,218 @@
+/** What kind of thing keeps a stream from moving. */
+type DiagnosisKind =
+  | 'truncate'
+  | 'toast'
+  | 'identity'
+  | 'column'
+  | 'no-key'
+  | 'missing-table'
+  | 'name-collision'
+  | 'publication'
+  | 'slot-busy'
+  | 'slot-gone'
+  | 'slot-invalid'
+  | 'unique'
+  | 'foreign-key'
+  | 'not-null'
+  | 'check'
+  | 'identity-always'
+  | 'type'
+  | 'permission'
+  | 'read-only'
+  | 'schema-name'
+  | 'connection'
+  | 'contention'
+  | 'other'
+
+/** The replicator's words, translated for the person who has to act on them. */
+export interface Diagnosis {
+  kind: DiagnosisKind
+  /** What has happened and, after a semicolon, what to do: completes "because …". */
+  why: string
+}
+
+/** The parts of the last `"database"."schema"."table"` (or with a column) in a message. */
+function namesIn(said: string): string[] {
+  const dotted = [...said.matchAll(/"(?:[^"]|"")*"(?:\."(?:[^"]|"")*"){2,3}/g)].at(-1)?.[0] ?? ''
+  return [...dotted.matchAll(/"((?:[^"]|"")*)"/g)].map(([, name]) => (name as string).replaceAll('""', '"'))
+}
+
+function tableIn(said: string): string {
+  const [, schema, table] = namesIn(said)
+  if (schema && table) return `${schema}.${table}`
+  const relation = /\b(?:relation|table) "((?:[^"]|"")+)"/.exec(said)?.[1]
+  return relation ?? 'a table'
+}
+
+const named = (regex: RegExp, said: string, otherwise: string) => regex.exec(said)?.[1] ?? otherwise
+
+/** In this order: what stands first is the more particular. */
+const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
+  [
+    /TRUNCATE/i,
+    'truncate',
+    () =>
+      'a TRUNCATE was run on the source, which the replicator cannot carry; repeat the load, and empty tables with DELETE until the cutover is over',
+  ],
+  [
+    /toasted\.tmpl/i,
+    'toast',
+    () =>
+      'an UPDATE left a large (TOASTed) value unchanged, and `--enableToastedColumns` of this replicator does not work on this target',
+  ],
+  [
+    /TOASTed columns|unchanged toast/i,
+    'toast',
+    (said) => {
+      const column = namesIn(said)[3]
+      const place = column ? `column ${column} of ${tableIn(said)}` : tableIn(said)
+      return `an UPDATE left a large (TOASTed) value in ${place} unchanged, which this replicator cannot carry; take a newer replicator, or let the application write that column in every UPDATE`
+    },
+  ],
+  [
+    /inconsistent number of key columns/i,
+    'identity',
+    (said) =>
+      `the keys of ${tableIn(said)} do not fit: the source sends ${named(/received (\d+)/, said, 'other')} key columns where the target's primary key has ${named(/expect (\d+)/, said, 'others')}; set REPLICA IDENTITY DEFAULT and give both sides the same primary key`,
+  ],
+  [
+    /missing PK columns: rowid/i,
+    'no-key',
+    (said) => `${tableIn(said)} has no primary key on the target; give it the source's`,
+  ],
+  [
+    /missing PK columns/i,
+    'identity',
+    (said) =>
+      `the source does not send the target's key column ${named(/missing PK columns: ([^;]+)$/, said, '')} of ${tableIn(said)}; give both sides the same primary key`,
+  ],
+  [
+    /unexpected columns/i,
+    'column',
+    (said) =>
+      `the source sends the column ${named(/unexpected columns: (.+?)(?:$| \()/, said, '(unnamed)')} of ${tableIn(said)}, which the target does not have: it was added on the source, or dropped on the target; add it to the target, and the stream goes on within a minute`,
+  ],
+  [
+    /column "[^"]*" of relation "[^"]*" does not exist/i,
+    'column',
+    (said) =>
+      `the target has no column ${named(/column "([^"]*)"/, said, '(unnamed)')} in ${named(/relation "([^"]*)"/, said, 'the table')}: it was dropped there, or added on the source; add it to the target, and the stream goes on within a minute`,
+  ],
+  [
+    /column name collision/i,
+    'name-collision',
+    (said) => `${tableIn(said)} has two columns whose names differ in upper and lower case only; rename one`,
+  ],
+  [
+    /schema drift|inconsistent number of columns/i,
+    'column',
+    (said) => `the columns of ${tableIn(said)} are not the same on both sides any more`,
+  ],
+  [
+    /publication .* does not exist/i,
+    'publication',
+    (said) =>
+      `the publication ${named(/publication "([^"]+)"/, said, '')} is gone; creating it again under a live slot does not heal the stream: start over with a new slot`,
+  ],
+  [
+    /replication slot .* is active for PID/i,
+    'slot-busy',
+    (said) =>
+      `another process holds the slot ${named(/slot "([^"]+)"/, said, '')} (PID ${named(/PID (\d+)/, said, 'unknown')} on the source); end it`,
+  ],
+  [
+    /replication slot .* does not exist/i,
+    'slot-gone',
+    (said) =>
+      `the slot ${named(/slot "([^"]+)"/, said, '')} is gone, and with it the changes since: the load must be repeated`,
+  ],
+  [
+    /can no longer (get changes|access)|invalidated|requested WAL segment .* removed/i,
+    'slot-invalid',
+    () => 'the source has thrown away WAL that the slot needs: the load must be repeated',
+  ],
+  [
+    /23505|duplicate key value/i,
+    'unique',
+    (said) =>
+      `a unique value moved from one row of ${tableIn(said)} to another, which the target's ${named(/constraint "([^"]+)"/, said, 'unique index')} refuses; drop that index on the target until after the drain`,
+  ],
+  [
+    /428C9|GENERATED ALWAYS|non-DEFAULT value into column/i,
+    'identity-always',
+    (said) =>
+      `the target's column ${named(/column "([^"]+)"/, said, '(unnamed)')} of ${tableIn(said)} is GENERATED ALWAYS AS IDENTITY; make it BY DEFAULT`,
+  ],
+  [
+    /23503|foreign key constraint/i,
+    'foreign-key',
+    (said) =>
+      `the target's foreign key ${named(/constraint "([^"]+)"/, said, '')} refuses a change of ${tableIn(said)}; drop it on the target until after the drain`,
+  ],
+  [
+    /23502|not-null constraint/i,
+    'not-null',
+    (said) =>
+      `the target wants a value in the column ${named(/column "([^"]+)"/, said, '(unnamed)')} of ${tableIn(said)}, where the source has NULL; drop NOT NULL there`,
+  ],
+  [
+    /23514|check constraint/i,
+    'check',
+    (said) =>
+      `the target's CHECK ${named(/constraint "([^"]+)"/, said, '')} refuses a row of ${tableIn(said)} that the source has; drop that constraint on the target`,
+  ],
+  [
+    /SQLSTATE 23\d{3}|violates/i,
+    'check',
+    (said) => `the target refuses a row of ${tableIn(said)} by one of its constraints`,
+  ],
+  [
+    /SQLSTATE 22\d{3}|invalid input (syntax|value)|out of range|too long for type|cannot (convert|encode|parse)|could not parse|unable to encode/i,
+    'type',
+    (said) =>
+      `a value of ${tableIn(said)} does not fit the type of its column on the target; give both the same type, and where they have it, leave the table out or take another replicator: this one cannot carry the type`,
+  ],
+  [
+    /SQLSTATE 42501|permission denied|does not have .* privilege/i,
+    'permission',
+    (said) => `the replicator's role lacks a privilege on ${tableIn(said)}; grant it`,
+  ],
+  [/SQLSTATE 25006|read-only transaction/i, 'read-only', () => 'the target is read-only now'],
+  [
+    /40001|40P01|restart transaction|deadlock detected|TransactionRetry/i,
+    'contention',
+    () => 'the target keeps putting the change off because other transactions are in its way; look for other writers',
+  ],
+  [
+    /unknown tables?: |unknown destination|could not find table|no such table|SQLSTATE 42P01/i,
+    'missing-table',
+    (said) =>
+      `the table ${named(/unknown tables?: (?:[^.,\s]+\.)?([^,\s]+)/, said, tableIn(said))} is missing on the target; create it, or take it out of the publication`,
+  ],
+  [
+    /expecting a schema with 2 parts|unknown schema/i,
+    'schema-name',
+    () => "the target's database or schema does not exist",
+  ],
+  [
+    /SQLSTATE (08\w{3}|57P\w\d|53\d{3}|28\w{3}|3D000)|connect|dial|refused|reset by peer|unexpected EOF|broken pipe|closed|terminating|i\/o timeout|no route/i,
+    'connection',
+    (said) => {
+      const host = /(?:dial tcp |\()([\w.:[\]-]+:\d+)/.exec(said)?.[1]
+      return `a database cannot be reached or turns the replicator away${host ? ` (${host})` : ''}`
+    },
+  ],
+]
+
+/** Undefined when nothing was said. `said` must be free of values: it is repeated in errors. */
+export function translate(said: string | undefined): Diagnosis | undefined {
+  if (!said) return undefined
+  const found = DIAGNOSES.find(([regex]) => regex.test(said))
+  if (found) return { kind: found[1], why: found[2](said).replaceAll(/ {2,}/g, ' ') }
+  return { kind: 'other', why: 'the replicator is retrying the same change for ever' }
+}
+
+/** The replicator's last words, translated; undefined when it has not complained. */
+export function explainDiagnosis(said: string | undefined): string | undefined {
+  return translate(said)?.why
+}

@@ -1,0 +1,40 @@
+import { afterEach, expect, test, vi } from 'vitest'
+import { StallWatch } from '../../src/phases/stream/stall.ts'
+
+afterEach(() => {
+  vi.useRealTimers()
+  vi.restoreAllMocks()
+})
+
+/** What was told, with the minute of each time. */
+function told(stallAfter?: number) {
+  vi.useFakeTimers()
+  const said: string[] = []
+  const began = performance.now()
+  const note = (text: string) => said.push(`${Math.round((performance.now() - began) / 60_000)}: ${text}`)
+  vi.spyOn(process.stdout, 'write').mockImplementation((text) => Boolean(note(String(text).trim())))
+  const options = { name: 'molt fetch', known: () => 'its last words were: x', advice: 'Look there' }
+  return { said, silence: new StallWatch({ ...options, stallAfter, end: () => note('ended') }) }
+}
+
+test('silence is told at growing intervals, and anew after a word', () => {
+  const { said, silence } = told()
+  vi.advanceTimersByTime(200 * 60_000)
+  silence.heard()
+  vi.advanceTimersByTime(6 * 60_000)
+  silence.stop()
+  vi.advanceTimersByTime(60 * 60_000)
+  expect(said.map((each) => Number.parseInt(each, 10))).toEqual([5, 10, 20, 40, 80, 140, 200, 205])
+  expect(said[0]).toBe(
+    '5: ::warning::nothing was heard of molt fetch for 5 min: its last words were: x. Look there. Cancel the run to end it',
+  )
+  expect(silence.reason).toBeUndefined()
+})
+
+test('it is ended once, when that was asked for', () => {
+  const { said, silence } = told(7 * 60_000)
+  vi.advanceTimersByTime(60 * 60_000)
+  silence.stop()
+  expect(said).toEqual([expect.stringMatching(/^5: ::warning::/), '7: ended'])
+  expect(silence.reason).toMatch(/^It was ended because nothing was heard of it for 7 min \(`stall-after`\): its last/)
+})
