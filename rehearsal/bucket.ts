@@ -81,9 +81,7 @@ export class Bucket {
   /** The object's URL on the server; for messages, since it holds no credentials. */
   urlOf(key: string): string {
     const { bucket, endpoint, region = 'us-east-1' } = this.access
-    const base = endpoint
-      ? `${endpoint.replace(/\/$/, '')}/${bucket}`
-      : `https://${bucket}.s3.${region}.amazonaws.com`
+    const base = endpoint ? `${endpoint.replace(/\/$/, '')}/${bucket}` : `https://${bucket}.s3.${region}.amazonaws.com`
     return `${base}/${key.split('/').map(encodeURIComponent).join('/')}`
   }
 

@@ -43,7 +43,10 @@ export function externalFile(uri: string): ExternalFile {
   try {
     url = new URL(uri)
   } catch {
-    throw new SqlError(UNCATEGORIZED, `unsupported storage scheme: "" - refer to docs to find supported storage schemes`)
+    throw new SqlError(
+      UNCATEGORIZED,
+      `unsupported storage scheme: "" - refer to docs to find supported storage schemes`,
+    )
   }
   if (/^https?:$/.test(url.protocol))
     return { provider: 'http', implicit: true, sanitized: sanitize(url), open: (signal) => openHttp(url, signal) }
@@ -64,8 +67,7 @@ function sanitize(url: URL): string {
 function s3File(url: URL): ExternalFile {
   const param = (name: string) => url.searchParams.get(name) ?? ''
   const unknown = [...url.searchParams.keys()].filter((name) => !S3_PARAMS.has(name))
-  if (!url.host)
-    throw new SqlError(UNCATEGORIZED, 'empty host component; s3 URI must specify a target bucket')
+  if (!url.host) throw new SqlError(UNCATEGORIZED, 'empty host component; s3 URI must specify a target bucket')
   if (unknown.length) throw new SqlError(UNCATEGORIZED, `unknown S3 query parameters: ${unknown.join(', ')}`)
   const implicit = param('AUTH') === 'implicit'
   if (!implicit)
@@ -86,7 +88,8 @@ function s3File(url: URL): ExternalFile {
     implicit: implicit || param('AWS_ENDPOINT') !== '',
     sanitized: sanitize(url),
     open: async () => {
-      if (implicit) throw new SqlError(UNCATEGORIZED, 'failed to get s3 object: NoCredentialProviders: no valid providers in chain')
+      if (implicit)
+        throw new SqlError(UNCATEGORIZED, 'failed to get s3 object: NoCredentialProviders: no valid providers in chain')
       return body(await bucket.get(key).catch((error) => fail(s3Words(error))))
     },
   }

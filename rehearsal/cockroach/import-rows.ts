@@ -1,6 +1,16 @@
-import { type Readable, Transform } from 'node:stream'
 import { createInterface } from 'node:readline'
+import { PassThrough, type Readable, Transform, type TransformCallback } from 'node:stream'
 import { createGunzip } from 'node:zlib'
+
+/** Counts what passes through it. */
+export class ByteCounter extends PassThrough {
+  bytes = 0
+
+  override _transform(chunk: Buffer, _encoding: BufferEncoding, done: TransformCallback): void {
+    this.bytes += chunk.length
+    done(null, chunk)
+  }
+}
 
 /** Drops the first `count` lines of a text. */
 export function skipLines(count: number): Transform {

@@ -48,8 +48,7 @@ function readOptions(reader: Reader): Map<string, string | undefined> {
   const options = new Map<string, string | undefined>()
   const option = () => {
     const name = reader.name()
-    if (!(name in OPTIONS))
-      throw new SqlError('42601', `invalid option "${name}"`)
+    if (!(name in OPTIONS)) throw new SqlError('42601', `invalid option "${name}"`)
     if (UNSUPPORTED.includes(name)) throw new SqlError('0A000', `this server does not know the option "${name}"`)
     const value = reader.take('=') ? reader.string() : undefined
     if ((value !== undefined) !== OPTIONS[name])

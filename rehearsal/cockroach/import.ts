@@ -6,8 +6,8 @@ import { createGunzip } from 'node:zlib'
 import pg from 'pg'
 import { from as copyFrom } from 'pg-copy-streams'
 import { type ExternalFile, externalFile, UNCATEGORIZED } from './external-storage.ts'
+import { ByteCounter, readRow, skipLines } from './import-rows.ts'
 import { type ImportCommand, parseImport } from './import-statement.ts'
-import { readRow, skipLines } from './import-rows.ts'
 import { type ImportContext, type ImportEngine, type ImportResult, type Job, SqlError } from './types.ts'
 
 export interface ImportOptions {
@@ -227,17 +227,14 @@ async function ingestFile(
   const { command, table, signal } = run
   const skip = Number(command.options.get('skip') ?? 0)
   const raw = await file.open(signal)
-  let bytes = 0
-  raw.on('data', (chunk: Buffer) => {
-    bytes += chunk.length
-  })
+  const counted = new ByteCounter()
   const columns = table.columns.map(pg.escapeIdentifier).join(', ')
   const into = client.query(
     copyFrom(`COPY ${await currentName(client, table)} (${columns}) FROM STDIN (${copyOptions(command, columns)})`),
   )
   const compressed = isCompressed(command, file)
   try {
-    await pipeline([raw, ...(compressed ? [createGunzip()] : []), skipLines(skip), into], { signal })
+    await pipeline([raw, counted, ...(compressed ? [createGunzip()] : []), skipLines(skip), into], { signal })
   } catch (error) {
     signal.throwIfAborted()
     if (error instanceof pg.DatabaseError) throw await rowError(run, file, index, error)
@@ -245,7 +242,7 @@ async function ingestFile(
       throw new SqlError(UNCATEGORIZED, 'gzip: invalid header')
     throw error
   }
-  return { rows: into.rowCount ?? 0, bytes }
+  return { rows: into.rowCount ?? 0, bytes: counted.bytes }
 }
 
 function isCompressed(command: ImportCommand, file: ExternalFile): boolean {
