@@ -20,7 +20,7 @@ export class BucketError extends Error {
   readonly status: number
 
   constructor(code: string, message: string, status: number) {
-    super(message)
+    super(message ? `${code}: ${message}` : code)
     this.code = code
     this.status = status
   }
@@ -82,7 +82,7 @@ export class Bucket {
   urlOf(key: string): string {
     const { bucket, endpoint, region = 'us-east-1' } = this.access
     const base = endpoint ? `${endpoint.replace(/\/$/, '')}/${bucket}` : `https://${bucket}.s3.${region}.amazonaws.com`
-    return `${base}/${key.split('/').map(encodeURIComponent).join('/')}`
+    return key ? `${base}/${key.split('/').map(encodeURIComponent).join('/')}` : base
   }
 
   async #send(key: string, init: RequestInit, query?: URLSearchParams): Promise<Response> {

@@ -97,8 +97,8 @@ function s3File(url: URL): ExternalFile {
 
 function s3Words(error: unknown): string {
   if (!(error instanceof BucketError)) return String(error)
-  if (error.status === 0) return `failed to get s3 object: RequestError: ${error.message}`
-  const words = `${error.code}: ${error.message}\n\tstatus code: ${error.status}`
+  if (error.status === 0) return `failed to get s3 object: ${error.message}`
+  const words = `${error.message}\n\tstatus code: ${error.status}`
   return /^NoSuch(Key|Bucket)$/.test(error.code)
     ? `${words}: s3 object does not exist: external_storage: file doesn't exist`
     : `failed to get s3 object: ${words}`

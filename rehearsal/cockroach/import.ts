@@ -165,6 +165,7 @@ async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; byte
     await client.query('SET LOCAL session_replication_role = replica')
     const restore = await suspendChecks(client, table)
     for (const [index, file] of files.entries()) {
+      run.signal.throwIfAborted()
       await run.options.beforeFile?.(job, index, run.signal)
       run.signal.throwIfAborted()
       const read = await ingestFile(run, client, file, index)

@@ -73,6 +73,7 @@ function cluster(options: ImportOptions & { without?: string[]; signal?: AbortSi
     },
     async connect() {
       const client = new pg.Client({ connectionString: server.url })
+      client.on('error', () => {})
       await client.connect()
       return client
     },
