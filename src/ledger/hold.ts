@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, isConnectionLost, isMissingTable, retrying, sqlState } from '../runtime/database.ts'
 import { CancelledError, VerdictError } from '../runtime/errors.ts'
+import { runUrl } from '../runtime/github.ts'
 import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 
@@ -67,14 +68,6 @@ export async function createHolds(db: Database): Promise<void> {
 /** A holder for this run. */
 export function thisRun(action: string): Holder {
   return { action, url: runUrl(), nonce: randomUUID() }
-}
-
-/** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
-export function runUrl(): string {
-  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
-  if (!GITHUB_RUN_ID) return ''
-  const attempt = GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''
-  return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
 }
 
 /** Who holds or asks, in words. */

@@ -3,6 +3,7 @@ import * as core from '@actions/core'
 import { isConnectionLost, sqlState } from './database.ts'
 import { CancelledError, errorKind, messageOf, UserError } from './errors.ts'
 import { loadInputs } from './inputs.ts'
+import { notified, notifyTo } from './notify.ts'
 import { holdsSecret, redact } from './secrets.ts'
 import type { ActionSpec, InputsOf, OutputsOf } from './spec.ts'
 
@@ -52,6 +53,8 @@ export async function runAction<S extends ActionSpec>(
   process.on('SIGTERM', cancel)
   try {
     const context = contextOf<S>(loadInputs(action.spec, all), controller.signal)
+    const { notifyUrl, migration } = context.inputs as { notifyUrl?: string; migration?: string }
+    notifyTo(notifyUrl, migration ?? '')
     if (phase === 'run') await action.run(context)
     else await action.post?.({ ...context, saved: core.getState })
     controller.signal.throwIfAborted()
@@ -59,6 +62,7 @@ export async function runAction<S extends ActionSpec>(
     const known = error instanceof UserError || error instanceof CancelledError
     fail(controller.signal.aborted && !known ? controller.signal.reason : error, phase)
   } finally {
+    await notified()
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)
   }
