@@ -131,6 +131,12 @@ describe('judge', () => {
     ['the baseline is empty', calm(), {}, 'observe.few-calls'],
     ['sessions cannot be seen', { ...calm(), sessions: undefined }, BASELINE, 'observe.no-sessions'],
     ['jobs cannot be seen', { ...calm(), failedJobs: undefined }, BASELINE, 'observe.no-jobs'],
+    [
+      'sessions on the source cannot be seen',
+      { ...calm(), stragglers: undefined },
+      BASELINE,
+      'observe.no-source-sessions',
+    ],
     ['the fence counts no refusals', { ...calm(), refusedWrites: undefined }, BASELINE, 'observe.no-refusals'],
   ])('is inconclusive when %s', (_, seen, baseline, code) => {
     const judged = judge(baseline, seen, LIMITS)

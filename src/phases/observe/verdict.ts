@@ -63,7 +63,8 @@ export interface Seen {
   /** Connections that the target allows; undefined when it sets no limit, or does not tell. */
   connectionLimit: number | undefined
   failedJobs: FailedJob[] | undefined
-  stragglers: Straggler[]
+  /** Undefined where other users' sessions on the source are hidden. */
+  stragglers: Straggler[] | undefined
   /** Since the commit, or since the last watch; undefined where the fence does not count them. */
   refusedWrites: number | undefined
 }
@@ -84,6 +85,7 @@ export type GapCode =
   | 'observe.no-sessions'
   | 'observe.no-jobs'
   | 'observe.no-refusals'
+  | 'observe.no-source-sessions'
 
 export type HintCode = 'full-scan' | 'contention' | 'round-trips' | 'retry' | 'failure' | 'pool' | 'straggler' | 'job'
 
@@ -217,7 +219,7 @@ export function clientName({
   return `${application || 'unnamed'} (user ${role}${address ? `, ${address}` : ''})`
 }
 
-function clientReasons({ stragglers, refusedWrites = 0, failedJobs = [] }: Seen, limits: Limits): Reason[] {
+function clientReasons({ stragglers = [], refusedWrites = 0, failedJobs = [] }: Seen, limits: Limits): Reason[] {
   const found: Reason[] = []
   const sessions = stragglers.reduce((all, each) => all + each.sessions, 0)
   const writers = stragglers.filter(({ writes }) => writes)
@@ -262,6 +264,7 @@ function gapsOf(
     found.push({ code: 'observe.few-calls', measured: coverage, limit: minCoverage })
   if (!seen.sessions) found.push({ code: 'observe.no-sessions' })
   if (!seen.failedJobs) found.push({ code: 'observe.no-jobs' })
+  if (!seen.stragglers) found.push({ code: 'observe.no-source-sessions' })
   if (seen.refusedWrites === undefined) found.push({ code: 'observe.no-refusals' })
   return found
 }
