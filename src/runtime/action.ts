@@ -95,8 +95,8 @@ function writeSummary(markdown: string): void {
   else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
 }
 
-/** SQLSTATEs that are for a person to settle: rights, resources, locks, an operator's intervention. */
-const PERSONAL = /^(42501|28|53|55P03|57)/
+/** SQLSTATEs that are for a person to settle: rights, resources, locks, contention that does not end, an operator's intervention. */
+const PERSONAL = /^(42501|28|53|55P03|57|4000[13])/
 
 /** A schema, table or column that is not there. What we ask for was there when it was looked at, or made by `prepare`. */
 const GONE = /^(3F000|42P01|42703)$/
