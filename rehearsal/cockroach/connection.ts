@@ -45,7 +45,6 @@ const EMPTY: Plan = { sql: '' }
 const RETRY =
   'restart transaction: TransactionRetryWithProtoRefreshError: TransactionRetryError: retry txn (RETRY_SERIALIZABLE - failed preemptive refresh)'
 const AMBIGUOUS = 'result is ambiguous: error=rpc error: code = Unavailable desc = connection closed [propagate]'
-const RAISE_RETRY = '_crdb_retry'
 
 export class Connection {
   readonly #client: Duplex
@@ -57,11 +56,12 @@ export class Connection {
   readonly #statements = new Map<string, Prepared>()
   readonly #pending: Pending[] = []
   #working = false
+  /** Statements of ours that raise an error in the place of the client's. */
+  #raised = 0
   #ready = false
   /** Of the transaction: `I`dle, in a `T`ransaction, `E`rror. */
   #status = 'I'
   #idle: (() => void)[] = []
-  #retryPrepared = false
 
   /** Both ends are open, and PostgreSQL has the client's StartupMessage. */
   constructor(client: Duplex, backend: Duplex, host: ConnectionHost) {
@@ -132,7 +132,7 @@ export class Connection {
         return this.#bind(frame)
       case 'D':
       case 'E':
-        return this.#send(frame.raw, { type: frame.type, plan: this.#bound })
+        return this.#send(frame.raw, { type: frame.type, ...this.#bound })
       case 'C':
         return this.#send(frame.raw, { type: 'C' })
       case 'S':
@@ -144,7 +144,7 @@ export class Connection {
   }
 
   /** What the last Bind was of; portals with names are rare, and executed at once as well. */
-  #bound: Plan = EMPTY
+  #bound: { plan: Plan; ambiguous: boolean } = { plan: EMPTY, ambiguous: false }
 
   #send(raw: Buffer, pending: Pending): void {
     this.#pending.push(pending)
@@ -176,21 +176,20 @@ export class Connection {
     const [portal, name] = values as [string, string]
     const { statement, plan } = this.#statements.get(name) ?? { statement: undefined, plan: EMPTY }
     let error: SqlError | undefined
-    let fault = this.#host.fault(plan, this.inTransaction)
+    const fault = this.#host.fault(plan, this.inTransaction)
     try {
       if (statement) this.#host.requireOnline(statement)
       await plan.before?.()
     } catch (thrown) {
       error = asSqlError(thrown)
     }
-    this.#bound = fault === '40003' ? { ...plan, ambiguous: true } as Plan : plan
+    this.#bound = { plan, ambiguous: fault === '40003' }
     if (!error && fault === '40001') error = new SqlError('40001', RETRY)
     if (!error) return this.#send(frame.raw, { type: 'B' })
-    fault = undefined
-    const raise = `${RAISE_RETRY}_${this.#pending.length}_${performance.now()}`
+    const raise = `_crdb_raise_${this.#raised++}`
     this.#pending.push({ type: 'P', silent: true })
     this.#backend.write(wire.message('P', raise, raising(error), wire.int16(0)))
-    this.#bound = EMPTY
+    this.#bound = { plan: EMPTY, ambiguous: false }
     this.#send(wire.message('B', portal, raise, wire.int16(0), wire.int16(0), wire.int16(0)), { type: 'B' })
   }
 
@@ -294,8 +293,7 @@ export class Connection {
   #complete(frame: wire.Frame, head: Pending): Buffer | undefined {
     if (head.type === 'E') this.#pending.shift()
     if (head.silent) return undefined
-    if (head.ambiguous || (head.plan as Pending | undefined)?.ambiguous)
-      return wire.errorResponse(wire.errorFields(new SqlError('40003', AMBIGUOUS)))
+    if (head.ambiguous) return wire.errorResponse(wire.errorFields(new SqlError('40003', AMBIGUOUS)))
     return head.plan?.tag ? wire.message('C', head.plan.tag) : frame.raw
   }
 

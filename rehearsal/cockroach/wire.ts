@@ -113,7 +113,10 @@ export function readStartup(body: Buffer): Map<string, string> {
 }
 
 export function startup(parameters: ReadonlyMap<string, string>): Buffer {
-  const body = Buffer.concat([...[...parameters].flatMap(([name, value]) => [text(name), text(value)]), Buffer.alloc(1)])
+  const body = Buffer.concat([
+    ...[...parameters].flatMap(([name, value]) => [text(name), text(value)]),
+    Buffer.alloc(1),
+  ])
   const head = Buffer.alloc(8)
   head.writeInt32BE(body.length + 8, 0)
   head.writeInt32BE(PROTOCOL_3, 4)

@@ -6,7 +6,8 @@ import { type Plan, quoteName, type RuleContext, raising, type StatementRule } f
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { type FoundTable, firstSchema, resolveTable } from './grants.ts'
 
-const KINDS = /^(table|index|unique|schema|sequence|type|view|constraint|materialized|function|trigger|domain|or|default)$/
+const KINDS =
+  /^(table|index|unique|schema|sequence|type|view|constraint|materialized|function|trigger|domain|or|default)$/
 
 export const DDL_RULES: StatementRule[] = [
   {
@@ -26,7 +27,8 @@ export const DDL_RULES: StatementRule[] = [
     says: 'CONFIGURE ZONE sets gc.ttlseconds and the like.',
     source: 'docs: configure-replication-zones.md',
     plan: ({ tokens }) =>
-      tokens[0]?.value === 'alter' && tokens.some(({ value }, at) => value === 'configure' && tokens[at + 1]?.value === 'zone')
+      tokens[0]?.value === 'alter' &&
+      tokens.some(({ value }, at) => value === 'configure' && tokens[at + 1]?.value === 'zone')
         ? { sql: 'SET _crdb.done = 1', tag: 'CONFIGURE ZONE 1' }
         : undefined,
   },
@@ -60,7 +62,9 @@ async function createDatabase(statement: Statement, context: RuleContext): Promi
 
 async function dropUnique({ tokens, sql }: Statement, context: RuleContext): Promise<Plan | undefined> {
   if (tokens[0]?.value !== 'alter' || tokens[1]?.value !== 'table') return undefined
-  const at = tokens.findIndex(({ value, kind }, index) => kind === 'word' && value === 'drop' && tokens[index + 1]?.value === 'constraint')
+  const at = tokens.findIndex(
+    ({ value, kind }, index) => kind === 'word' && value === 'drop' && tokens[index + 1]?.value === 'constraint',
+  )
   if (at < 0) return undefined
   const name = tokens[tokens[at + 2]?.value === 'if' ? at + 4 : at + 2]?.value ?? ''
   const table = await resolveTable(nameAfter(tokens, sql, 'table') ?? '', context)
@@ -82,7 +86,11 @@ async function dropUnique({ tokens, sql }: Statement, context: RuleContext): Pro
 
 function schemaChange(statement: Statement, context: RuleContext): Plan | undefined {
   const [first, second] = statement.tokens.map(({ value, kind }) => (kind === 'word' ? value : ''))
-  if (first !== 'truncate' && first !== 'comment' && !(/^(create|alter|drop)$/.test(first ?? '') && KINDS.test(second ?? '')))
+  if (
+    first !== 'truncate' &&
+    first !== 'comment' &&
+    !(/^(create|alter|drop)$/.test(first ?? '') && KINDS.test(second ?? ''))
+  )
     return undefined
   return {
     sql: 'SET _crdb.done = 1',
@@ -263,13 +271,18 @@ async function wording(error: unknown, { tokens, sql }: Statement, context: Rule
   const code = error.code ?? 'XXUUU'
   if (code === '23505') {
     const detail = error.detail?.replace('is duplicated', 'already exists')
-    return new SqlError(code, `duplicate key value violates unique constraint "${error.constraint ?? ''}"`, { ...(detail && { detail }) })
+    return new SqlError(code, `duplicate key value violates unique constraint "${error.constraint ?? ''}"`, {
+      ...(detail && { detail }),
+    })
   }
   if (code === '23503') {
     const [, keys = '', values = '', parent = ''] =
       /Key \((.*?)\)=\((.*)\) is not present in table "(.*)"/.exec(error.detail ?? '') ?? []
     const row = keys.split(', ').map((key, at) => `${key}=${values.split(', ')[at]}`)
-    return new SqlError(code, `foreign key violation: "${error.table ?? ''}" row ${row.join(', ')} has no match in "${parent}"`)
+    return new SqlError(
+      code,
+      `foreign key violation: "${error.table ?? ''}" row ${row.join(', ')} has no match in "${parent}"`,
+    )
   }
   if (code === '23514') {
     const table = await resolveTable(nameAfter(tokens, sql, 'table') ?? '', context)
@@ -297,8 +310,10 @@ async function checkViolation(table: FoundTable, name: string, written: string |
   )
   const condition = (written ?? stored?.condition ?? 'true').replaceAll(':::', '::')
   const [bad] = await context.admin<{ row: Record<string, unknown> }>(
-    `SELECT to_jsonb(t) AS row FROM ${quoteName(table.schema)}.${quoteName(table.name)} t WHERE NOT (${condition}) LIMIT 1`,
+    `SELECT to_json(t) AS row FROM ${quoteName(table.schema)}.${quoteName(table.name)} t WHERE NOT (${condition}) LIMIT 1`,
   )
-  const row = Object.entries(bad?.row ?? {}).map(([key, value]) => `${key}=${typeof value === 'string' ? `'${value}'` : value}`)
+  const row = Object.entries(bad?.row ?? {}).map(
+    ([key, value]) => `${key}=${typeof value === 'string' ? `'${value}'` : value}`,
+  )
   return `validation of CHECK "${condition}" failed on row: ${row.join(', ')}`
 }

@@ -4,7 +4,18 @@ import { opensWith, type Plan, quoteName, type RuleContext, raising, type Statem
 import { SqlError, type Statement, type Token } from '../types.ts'
 
 /** Table privileges in the order in which ALL expands. */
-const PRIVILEGES = ['BACKUP', 'CHANGEFEED', 'CREATE', 'DELETE', 'DROP', 'INSERT', 'SELECT', 'TRIGGER', 'UPDATE', 'ZONECONFIG']
+const PRIVILEGES = [
+  'BACKUP',
+  'CHANGEFEED',
+  'CREATE',
+  'DELETE',
+  'DROP',
+  'INSERT',
+  'SELECT',
+  'TRIGGER',
+  'UPDATE',
+  'ZONECONFIG',
+]
 const OF_POSTGRES = new Set(['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRIGGER'])
 
 interface TableGrant {
@@ -36,7 +47,14 @@ export const GRANT_RULES: StatementRule[] = [
         .slice(1, Math.max(on, 1))
         .find(({ value }) => value === 'truncate' || (value === 'references' && !newer))
       return missing
-        ? { sql: raising(new SqlError('42601', `at or near "${missing.value}": syntax error: not a valid privilege: "${missing.value}"`)) }
+        ? {
+            sql: raising(
+              new SqlError(
+                '42601',
+                `at or near "${missing.value}": syntax error: not a valid privilege: "${missing.value}"`,
+              ),
+            ),
+          }
         : undefined
     },
   },
@@ -126,7 +144,9 @@ function parseTableGrant({ tokens, sql }: Statement): TableGrant | undefined {
   if (/^(database|schema|sequence|function|type|all|external|virtual|procedure)$/.test(tokens[on + 1]?.value ?? ''))
     return undefined
   const optionFor = sql.slice(tokens[1]?.start).toLowerCase().startsWith('grant option for')
-  const from = tokens.findIndex(({ value, kind }, at) => at > on && kind === 'word' && value === (verb === 'GRANT' ? 'to' : 'from'))
+  const from = tokens.findIndex(
+    ({ value, kind }, at) => at > on && kind === 'word' && value === (verb === 'GRANT' ? 'to' : 'from'),
+  )
   const withOption = tokens.findIndex(({ value }, at) => at > from && value === 'with')
   const privileges = namesOf(tokens.slice(optionFor ? 4 : 1, on)).map((name) => name.toUpperCase())
   return {

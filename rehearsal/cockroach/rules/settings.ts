@@ -31,7 +31,6 @@ const OWN: Variable[] = [
   { name: 'autocommit_before_ddl', fallback: 'on' },
   { name: 'cost_scans_with_default_col_size', fallback: 'off' },
   { name: 'crdb_version', fallback: '' },
-  { name: 'database', fallback: '' },
   { name: 'default_int_size', fallback: '8' },
   { name: 'disallow_full_table_scans', fallback: 'off' },
   { name: 'distsql', fallback: 'auto' },
@@ -101,10 +100,7 @@ async function clusterSetting(statement: Statement, context: RuleContext): Promi
   if (!(await context.hasSystemPrivilege('MODIFYCLUSTERSETTING')))
     return {
       sql: raising(
-        new SqlError(
-          '42501',
-          'only users with the MODIFYCLUSTERSETTING privilege are allowed to set cluster setting',
-        ),
+        new SqlError('42501', 'only users with the MODIFYCLUSTERSETTING privilege are allowed to set cluster setting'),
       ),
     }
   const value = sql.slice(names[end + 1]?.start ?? sql.length)
@@ -126,7 +122,8 @@ function set({ tokens, sql }: Statement, context: RuleContext): Plan | undefined
   const scoped = /^(session|local)$/.test(tokens[1]?.value ?? '')
   const at = scoped ? 2 : 1
   const name = tokens[at]?.value ?? ''
-  if (/^(transaction|time|characteristics|all|authorization|role|names)$/.test(name)) return { sql: plainMode(sql, tokens) }
+  if (/^(transaction|time|characteristics|all|authorization|role|names)$/.test(name))
+    return { sql: plainMode(sql, tokens) }
   // A name with a dot is the client's own.
   if (tokens[at + 1]?.text === '.') return { sql }
   if (name === 'session_replication_role' && tokens.some(({ value }) => value === 'replica'))
@@ -165,7 +162,8 @@ function show({ tokens, sql }: Statement, context: RuleContext): Plan | undefine
       sql: `SELECT coalesce(nullif(current_setting('crdb.${name}', true), ''), ${quoteText(fallback)}) AS ${quoteName(name)}`,
     }
   if (COMMON.has(name) || name === 'transaction') return { sql }
-  return tokens.length === 2 && !/^(jobs|sessions|queries|users|roles|databases|schemas|tables|grants|regions)$/.test(name)
+  return tokens.length === 2 &&
+    !/^(jobs|sessions|queries|users|roles|databases|schemas|tables|grants|regions)$/.test(name)
     ? { sql: raising(unknown(name)) }
     : undefined
 }

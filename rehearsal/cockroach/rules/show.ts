@@ -2,7 +2,8 @@
 import { quoteText, type StatementRule } from '../rule.ts'
 import type { Statement, Token, Version } from '../types.ts'
 
-const JOB_COLUMNS = 'job_type, %s AS description, user_name, status, running_status, created, started, finished, modified, fraction_completed, error, coordinator_id'
+const JOB_COLUMNS =
+  'job_type, %s AS description, user_name, status, running_status, created, started, finished, modified, fraction_completed, error, coordinator_id'
 
 export const SHOW_RULES: StatementRule[] = [
   {
@@ -78,7 +79,16 @@ function grantsSql(tokens: readonly Token[]): string {
   const table = after('on')
   const role = after('for')
   const conditions = ['true']
-  if (table) conditions.push(`p.table_name = ${quoteText(table.filter(({ value }) => value !== '.').filter(({ value }) => value !== 'for').slice(0, 3).at(-1)?.value ?? '')}`)
+  if (table)
+    conditions.push(
+      `p.table_name = ${quoteText(
+        table
+          .filter(({ value }) => value !== '.')
+          .filter(({ value }) => value !== 'for')
+          .slice(0, 3)
+          .at(-1)?.value ?? '',
+      )}`,
+    )
   if (role) conditions.push(`p.grantee = ${quoteText(role[0]?.value ?? '')}`)
   return `SELECT p.table_catalog AS database_name, p.table_schema AS schema_name, p.table_name, p.grantee,
       p.privilege_type, p.is_grantable = 'YES' AS is_grantable FROM _crdb.table_privileges p

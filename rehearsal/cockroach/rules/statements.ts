@@ -1,6 +1,16 @@
 // The rest: transactions, rows, COPY, jobs and imports; and at the end, every statement that no rule knows.
 import { translate } from '../dialect.ts'
-import { applies, type Fact, opening, opensWith, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
+import {
+  applies,
+  type Fact,
+  opening,
+  opensWith,
+  type Plan,
+  quoteName,
+  type RuleContext,
+  raising,
+  type StatementRule,
+} from '../rule.ts'
 import { SqlError, type Statement } from '../types.ts'
 import { DDL_RULES } from './ddl.ts'
 import { GRANT_RULES, resolveTable } from './grants.ts'
@@ -88,7 +98,9 @@ const STATEMENT_RULES: StatementRule[] = [
     source: 'docs: cancel-session.md',
     plan: (statement) => {
       if (!opensWith(statement, 'cancel session') && !opensWith(statement, 'cancel sessions')) return undefined
-      const of = statement.sql.slice(statement.tokens[statement.tokens.findIndex(({ value }) => /^sessions?$/.test(value)) + 1]?.start)
+      const of = statement.sql.slice(
+        statement.tokens[statement.tokens.findIndex(({ value }) => /^sessions?$/.test(value)) + 1]?.start,
+      )
       const ids = /^if exists/i.test(of) ? of.replace(/^if exists/i, '') : of
       return {
         sql: `SELECT pg_catalog.pg_terminate_backend(('x' || right(s.id, 8))::bit(32)::int4) FROM (SELECT (${ids})::text AS id) s WHERE s.id IS NOT NULL`,
@@ -116,7 +128,9 @@ const OPEN_INTERNALS =
 
 async function upsert(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
   const { tokens } = statement
-  const at = tokens.findIndex(({ kind, value }, index) => kind === 'word' && value === 'upsert' && tokens[index + 1]?.value === 'into')
+  const at = tokens.findIndex(
+    ({ kind, value }, index) => kind === 'word' && value === 'upsert' && tokens[index + 1]?.value === 'into',
+  )
   if (at < 0 || (at > 0 && tokens[0]?.value !== 'with')) return undefined
   let last = at + 2
   while (tokens[last + 1]?.text === '.') last += 2
@@ -133,7 +147,9 @@ async function upsert(statement: Statement, context: RuleContext): Promise<Plan 
   const changes = rest.map(({ name }) => `${quoteName(name)} = EXCLUDED.${quoteName(name)}`).join(', ')
   const word = tokens[at]
   const sql = translate(statement, context.version)
-  const offset = sql.toLowerCase().indexOf('upsert into', Math.max(0, (word?.start ?? 0) - (statement.sql.length - sql.length)))
+  const offset = sql
+    .toLowerCase()
+    .indexOf('upsert into', Math.max(0, (word?.start ?? 0) - (statement.sql.length - sql.length)))
   const place = offset < 0 ? sql.toLowerCase().indexOf('upsert into') : offset
   return {
     sql: `${sql.slice(0, place)}INSERT${sql.slice(place + 'upsert'.length)} ON CONFLICT (${keys.join(', ')}) DO ${changes ? `UPDATE SET ${changes}` : 'NOTHING'}`,
@@ -144,7 +160,10 @@ async function upsert(statement: Statement, context: RuleContext): Promise<Plan 
 function columnsIn(tokens: Statement['tokens'], from: number): string[] | undefined {
   if (tokens[from]?.kind === 'word' && /^(select|values|with)$/.test(tokens[from]?.value ?? '')) return undefined
   const end = tokens.findIndex(({ text }, index) => index >= from && text === ')')
-  return tokens.slice(from, end).filter(({ text }) => text !== ',').map(({ value }) => value)
+  return tokens
+    .slice(from, end)
+    .filter(({ text }) => text !== ',')
+    .map(({ value }) => value)
 }
 
 async function cancelJob(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
@@ -155,7 +174,9 @@ async function cancelJob(statement: Statement, context: RuleContext): Promise<Pl
     sql: 'SET _crdb.done = 1',
     before: async () => {
       const rows = await context.admin<{ id: string }>(
-        /^\(?\s*(select|with)/i.test(list) ? `SELECT * FROM (${list.replace(/^\(|\)$/g, '')}) j(id)` : `SELECT (${list})::int8::text AS id`,
+        /^\(?\s*(select|with)/i.test(list)
+          ? `SELECT * FROM (${list.replace(/^\(|\)$/g, '')}) j(id)`
+          : `SELECT (${list})::int8::text AS id`,
       )
       for (const { id } of rows) await cancelOne(String(id), context)
     },
@@ -184,15 +205,52 @@ export const RULES: readonly StatementRule[] = [
 
 /** What the catalogs show, as facts for the documentation; `install.ts` does it. */
 export const CATALOG_FACTS: readonly Fact[] = [
-  { id: 'catalogs.relispartition', says: 'pg_class.relispartition is NULL for every table and index.', source: 'pkg/sql/pg_catalog.go' },
-  { id: 'catalogs.relacl', says: 'pg_class.relacl is NULL, and reltuples is no count.', source: 'pkg/sql/pg_catalog.go' },
-  { id: 'catalogs.conkey', says: 'pg_constraint.conkey and confkey hold column ids, which differ from attnum after a rewriting ALTER COLUMN TYPE.', source: 'cockroachdb/cockroach#174715', until: [26, 3] },
-  { id: 'catalogs.pg_trigger', says: 'pg_trigger is empty although triggers exist.', source: 'cockroachdb/cockroach#147248', since: [24, 3], until: [25, 3] },
-  { id: 'catalogs.rolbypassrls', says: 'pg_roles.rolbypassrls is always false.', source: 'cockroachdb/cockroach#146228', until: [25, 3] },
+  {
+    id: 'catalogs.relispartition',
+    says: 'pg_class.relispartition is NULL for every table and index.',
+    source: 'pkg/sql/pg_catalog.go',
+  },
+  {
+    id: 'catalogs.relacl',
+    says: 'pg_class.relacl is NULL, and reltuples is no count.',
+    source: 'pkg/sql/pg_catalog.go',
+  },
+  {
+    id: 'catalogs.conkey',
+    says: 'pg_constraint.conkey and confkey hold column ids, which differ from attnum after a rewriting ALTER COLUMN TYPE.',
+    source: 'cockroachdb/cockroach#174715',
+    until: [26, 3],
+  },
+  {
+    id: 'catalogs.pg_trigger',
+    says: 'pg_trigger is empty although triggers exist.',
+    source: 'cockroachdb/cockroach#147248',
+    since: [24, 3],
+    until: [25, 3],
+  },
+  {
+    id: 'catalogs.rolbypassrls',
+    says: 'pg_roles.rolbypassrls is always false.',
+    source: 'cockroachdb/cockroach#146228',
+    until: [25, 3],
+  },
   { id: 'catalogs.pg_stat_activity', says: 'pg_stat_activity is empty.', source: 'pkg/sql/pg_catalog.go' },
-  { id: 'catalogs.indexdef', says: 'pg_indexes.indexdef names the database before schema and table.', source: 'pkg/sql/pg_catalog.go', until: [26, 3] },
-  { id: 'catalogs.offline', says: 'Catalogs hide a table that is offline for an import; statements on it get 55000.', source: 'pkg/sql/catalog/descs; docs: import-into.md' },
-  { id: 'catalogs.check-text', says: "A check's stored text has typed literals: total >= 0:::DECIMAL.", source: 'pkg/sql/catalog/schemaexpr' },
+  {
+    id: 'catalogs.indexdef',
+    says: 'pg_indexes.indexdef names the database before schema and table.',
+    source: 'pkg/sql/pg_catalog.go',
+    until: [26, 3],
+  },
+  {
+    id: 'catalogs.offline',
+    says: 'Catalogs hide a table that is offline for an import; statements on it get 55000.',
+    source: 'pkg/sql/catalog/descs; docs: import-into.md',
+  },
+  {
+    id: 'catalogs.check-text',
+    says: "A check's stored text has typed literals: total >= 0:::DECIMAL.",
+    source: 'pkg/sql/catalog/schemaexpr',
+  },
 ]
 
 /** @returns what to do with a statement; undefined when no rule knows it */
