@@ -243,6 +243,7 @@ function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validate
   if (!sqlState(error)?.startsWith('23')) return error
   const { kind, schema, table, name } = object
   return new VerdictError(
+    'deferral.rows-break-definition',
     `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: ${messageOf(error)}. Rows there break its definition (${object.create}); list them with \`${offendingRows(object, error)}\`, put them right on the source, and run this again`,
   )
 }

@@ -78,6 +78,7 @@ export const action: Action<typeof spec> = {
       context.summary(page(context, entry, facts, problems))
       if (problems.length)
         refuse(
+          'brief.not-ready',
           'this migration is not ready for its cutover',
           problems,
           !facts.slot || facts.slot.walStatus === 'lost'

@@ -104,7 +104,11 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
   await clock.part('indexes off again', () => deferAgain(target, entry.id))
   await clock.part('lift', async () => {
     await requireHeld(section)
-    if (!(await held.lift())) throw new VerdictError('the fence was changed by someone else before it could be lifted')
+    if (!(await held.lift()))
+      throw new VerdictError(
+        'fence.changed-by-other',
+        'the fence was changed by someone else before it could be lifted',
+      )
   })
   return entry
 }
@@ -117,7 +121,12 @@ async function requireHeld({ source, target, stream, entry, held }: Section): Pr
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
-    refuse('the fence is not what it was', problems, 'A write may have gone past it; nothing was decided.')
+    refuse(
+      'fence.not-holding',
+      'the fence is not what it was',
+      problems,
+      'A write may have gone past it; nothing was decided.',
+    )
 }
 
 /**
@@ -131,7 +140,8 @@ async function decide(context: Cutover, section: Section, limit: Limit): Promise
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.
   const now = await limit.race(readEntry(target, committing.id))
-  if (now?.nonce !== committing.nonce) throw new VerdictError('another run has moved this migration meanwhile')
+  if (now?.nonce !== committing.nonce)
+    throw new VerdictError('ledger.moved', 'another run has moved this migration meanwhile')
   await held.commit(context.inputs.holdersTimeout, limit.signal)
   checkpoint('permanent on the source')
   const committed = await advance(target, committing, 'committed')
@@ -148,6 +158,7 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
   )
   if (problems.length)
     refuse(
+      'sequences.not-set',
       'sequences could not be set',
       problems,
       'The next insert on the target could collide with a row that is there.',

@@ -62,7 +62,8 @@ export const action: Action<typeof spec> = {
       const entry = await requireMigration(source, target, inputs.migration, STREAMING)
       await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'full' ? ['molt' as const] : []))
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
-      if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
+      if (problems.length)
+        refuse('publication.unfit', 'the stream cannot begin', problems, 'The load may have to be repeated.')
       if (inputs.until === 'drained') await requireFenced(source, entry)
       await takeHold(target, entry.id, holder, HOLD_TTL)
       return entry
@@ -90,6 +91,7 @@ async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'decli
   const dropped = inputs.onDeclined === 'drop-slot'
   if (dropped) await withDatabase(inputs.source, 'source', (source) => dropSlot(source, entry.plan.slot))
   throw new VerdictError(
+    'approval.declined',
     dropped
       ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says. For another try take away what is left with \`abort\`, and start again with \`phase: prepare\``
       : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept, and nobody reads it now: its WAL piles up on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
@@ -103,6 +105,7 @@ async function requireFenced(source: Database, entry: Entry): Promise<void> {
     problems.push('the fence is not armed; arm it first (`fence` with `do: raise`)')
   if (problems.length)
     refuse(
+      'fence.not-holding',
       'writes to the source are not fenced, so nothing can be drained',
       problems,
       'Run `prepare` again where triggers are missing.',
@@ -134,7 +137,7 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     account.startLsn = stream.startLsn
     account.endLsn = stream.slot?.confirmedFlushLsn ?? null
     account.diagnoses = Object.fromEntries(stream.diagnoses)
-    account.observations = stream.observations
+    account.observations = stream.observations.map(({ what }) => what)
     report(context, entry, account)
   }
   await withDatabase(context.inputs.target, 'target', async (target) => {
@@ -189,6 +192,7 @@ async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Str
   const drain = await proveDrain(stream, inputs.drainTimeout)
   if ((await look()) !== before)
     throw new VerdictError(
+      'fence.write-passed',
       'the fence did not hold while the stream was drained: a write has passed it, or someone has changed it. Raise it again, with a longer lease',
     )
   return drain

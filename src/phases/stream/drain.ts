@@ -66,6 +66,7 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
       const again = status.restarts > restarts ? 'was restarted' : status.retries > retries && 'began to retry'
       if (again)
         throw new VerdictError(
+          'drain.not-proved',
           `the drain is not proved: ${stream.stuck(`the replicator ${again} before ${step}`).message}`,
         )
       if (performance.now() - began > deadline) throw stream.stuck(`${step} did not happen within ${seconds(deadline)}`)
@@ -113,7 +114,7 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
     deadLetterTable,
   }
   const problems = drainProblems(evidence, slot?.activePid)
-  if (problems.length) throw new VerdictError(`the drain is not proved: ${problems.join('; ')}`)
+  if (problems.length) throw new VerdictError('drain.not-proved', `the drain is not proved: ${problems.join('; ')}`)
   if (evidence.changesAfter === null) warning(MUTE)
   return evidence
 }

@@ -2,6 +2,7 @@ import { createWriteStream } from 'node:fs'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../../model/structure.ts'
 import { compareTables, type Table } from '../../model/tables.ts'
+import type { ErrorCode } from '../../runtime/codes.ts'
 import { type Database, ident, qualified, unhurried } from '../../runtime/database.ts'
 import { messageOf } from '../../runtime/errors.ts'
 import { tlsProblem } from '../../runtime/url.ts'
@@ -377,19 +378,26 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   silence.stop()
   await shown?.close()
   options.signal.throwIfAborted()
-  if (silence.reason) throw child.failure(child.lastWords, silence.reason)
+  if (silence.reason) throw child.failure({ code: 'tool.stalled', said: child.lastWords, advice: silence.reason })
   if (exit.code !== 0) {
-    const advice = [await explainColumns(options.sourceUrl, plan, child.lastError), explainVerify(child.lastError)]
-    throw child.failure(child.lastError, advice.filter(Boolean).join(' '))
+    const said = child.lastError
+    const known = explainVerify(said)
+    const advice = [await explainColumns(options.sourceUrl, plan, said), known?.advice]
+    throw child.failure({ code: known?.code, said, advice: advice.filter(Boolean).join(' ') })
   }
   for (const verdict of account.tables.values()) addSamples(verdict, account.rows.get(verdict.name), hash)
   return account
 }
 
-function explainVerify(said: string): string | undefined {
-  if (/target must be cockroach|must be cockroach/.test(said)) return NOT_COCKROACH
+function explainVerify(said: string): { code: ErrorCode; advice: string } | undefined {
+  if (/target must be cockroach|must be cockroach/.test(said))
+    return { code: 'molt.target-not-cockroach', advice: NOT_COCKROACH }
   if (/array element OID not registered/.test(said))
-    return 'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.'
+    return {
+      code: 'molt.type-unsupported',
+      advice:
+        'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.',
+    }
   return undefined
 }
 
