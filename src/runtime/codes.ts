@@ -705,6 +705,18 @@ export const CODES = {
     fix: 'Leave the setting out, or use the version that `setup` pins by default.',
   },
 
+  'observe.degraded': {
+    meaning: 'The application is degraded on the target.',
+    cause:
+      'Latency, failures, retries or another threshold got worse than the baseline allows. The message lists each.',
+    fix: 'Correct the causes, or roll back while the window is open. Then run `observe` again.',
+  },
+  'observe.inconclusive': {
+    meaning: 'It is not proved that the application is well on the target.',
+    cause: 'Too few calls were seen, or data of one side could not be read. The message lists each gap.',
+    fix: 'Close these gaps, and run `observe` again.',
+  },
+
   'output.secret': {
     meaning: 'An output would hold a masked value.',
     cause: 'A secret is part of a name, such as the database or the migration. GitHub drops such an output silently.',
