@@ -3,7 +3,7 @@ import { type Entry, type Phase, requireEntry } from '../ledger/ledger.ts'
 import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
-import { boolean, connectionUrl, pattern, text } from '../runtime/types.ts'
+import { boolean, connectionUrl, pattern, text, webhookUrl } from '../runtime/types.ts'
 import { tlsProblem } from '../runtime/url.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readServer } from '../source/server.ts'
@@ -40,6 +40,22 @@ export const migration = {
   ),
   'allow-insecure': allowInsecure('`source` or `target`'),
   ...config,
+}
+
+/** For actions that have something to tell people at once. */
+export const notifying = {
+  'notify-url': optional(
+    webhookUrl,
+    'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and at commit, rollback and a degraded application. A failure to notify fails no step. See docs/observe.md.',
+  ),
+}
+
+/** For actions that stream or watch. */
+export const metrics = {
+  'metrics-file': optional(
+    text,
+    'File that gets figures as OpenMetrics text while the step runs: lag, rows per second, WAL kept, phase, verdict. Its folder must exist; end its name in `.prom` for a node exporter. See docs/observe.md.',
+  ),
 }
 
 interface Connections {

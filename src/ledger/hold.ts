@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Database, isConnectionLost, isMissingTable, retrying, sqlState } from '../runtime/database.ts'
+import { type Database, isConnectionLost, isMissingTable, sqlState } from '../runtime/database.ts'
 import { CancelledError, VerdictError } from '../runtime/errors.ts'
+import { runUrl } from '../runtime/github.ts'
 import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 
@@ -69,35 +70,24 @@ export function thisRun(action: string): Holder {
   return { action, url: runUrl(), nonce: randomUUID() }
 }
 
-/** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
-export function runUrl(): string {
-  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
-  if (!GITHUB_RUN_ID) return ''
-  const attempt = GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''
-  return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
-}
-
 /** Who holds or asks, in words. */
 export function runText({ action, url }: { action: string; url: string }): string {
   return `\`${action}\`${url ? ` (${url})` : ' of a run outside GitHub'}`
 }
 
 async function readHold(db: Database, id: string): Promise<HoldRow | undefined> {
-  const { rows } = await retrying(() =>
-    db.query(
-      `SELECT nonce, holder, nonce IS NOT NULL AND expires_at > now() AS live, expires_at AS "expiresAt",
+  const { rows } = await db.query(
+    `SELECT nonce, holder, nonce IS NOT NULL AND expires_at > now() AS live, expires_at AS "expiresAt",
               request, requested_at AS "requestedAt", coalesce(request_expires_at > now(), false) AS "requestLive",
               approval, stream FROM ${HOLDS} WHERE migration = $1`,
-      [id],
-    ),
+    [id],
   )
   return rows[0]
 }
 
 /** Repeatable: the row is there afterwards, as it was or free. Ledgers of before this table are completed. */
 async function ensureHold(db: Database, id: string): Promise<void> {
-  const insert = () =>
-    retrying(() => db.query(`INSERT INTO ${HOLDS} (migration) VALUES ($1) ON CONFLICT (migration) DO NOTHING`, [id]))
+  const insert = () => db.query(`INSERT INTO ${HOLDS} (migration) VALUES ($1) ON CONFLICT (migration) DO NOTHING`, [id])
   await insert().catch(async (error) => {
     if (!isMissingTable(error)) throw error
     await createHolds(db)
@@ -108,7 +98,7 @@ async function ensureHold(db: Database, id: string): Promise<void> {
 /** True when the statement hit. An answer that was lost is settled by the caller's reading back. */
 async function changed(db: Database, sql: string, values: unknown[]): Promise<boolean> {
   try {
-    return (await retrying(() => db.query(sql, values))).rowCount === 1
+    return (await db.query(sql, values)).rowCount === 1
   } catch (error) {
     if (sqlState(error) === '40003') return false
     throw error
@@ -182,12 +172,10 @@ export async function renewHold(db: Database, id: string, holder: Holder, ttl: n
 
 /** Gives a hold back; does nothing when it is another's by now. */
 export async function releaseHold(db: Database, id: string, holder: Holder): Promise<void> {
-  await retrying(() =>
-    db.query(`UPDATE ${HOLDS} SET nonce = NULL, expires_at = now() WHERE migration = $1 AND nonce = $2`, [
-      id,
-      holder.nonce,
-    ]),
-  )
+  await db.query(`UPDATE ${HOLDS} SET nonce = NULL, expires_at = now() WHERE migration = $1 AND nonce = $2`, [
+    id,
+    holder.nonce,
+  ])
 }
 
 /**
@@ -216,11 +204,9 @@ export async function requestSlot(db: Database, id: string, holder: Holder, ttl:
 
 /** Takes a request back; does nothing when it is another's by now. */
 export async function withdrawRequest(db: Database, id: string, holder: Holder): Promise<void> {
-  await retrying(() =>
-    db.query(
-      `UPDATE ${HOLDS} SET request_nonce = NULL, request = NULL, request_expires_at = NULL WHERE migration = $1 AND request_nonce = $2`,
-      [id, holder.nonce],
-    ),
+  await db.query(
+    `UPDATE ${HOLDS} SET request_nonce = NULL, request = NULL, request_expires_at = NULL WHERE migration = $1 AND request_nonce = $2`,
+    [id, holder.nonce],
   )
 }
 
@@ -239,7 +225,7 @@ export async function liveHolder(db: Database, id: string): Promise<(Holder & { 
 /** Writes down what became of the approval; a new stream that is to wait for one clears it. */
 export async function setApproval(db: Database, id: string, approval: ApprovalOutcome | null): Promise<void> {
   await ensureHold(db, id)
-  await retrying(() => db.query(`UPDATE ${HOLDS} SET approval = $2 WHERE migration = $1`, [id, approval]))
+  await db.query(`UPDATE ${HOLDS} SET approval = $2 WHERE migration = $1`, [id, approval])
 }
 
 export async function readApproval(db: Database, id: string): Promise<ApprovalOutcome | undefined> {
@@ -346,7 +332,7 @@ export async function keepingHold<T>(
 /** Leaves a note of the slot for the stream that comes next. */
 export async function noteStream(db: Database, id: string, note: StreamNote): Promise<void> {
   await ensureHold(db, id)
-  await retrying(() => db.query(`UPDATE ${HOLDS} SET stream = $2 WHERE migration = $1`, [id, JSON.stringify(note)]))
+  await db.query(`UPDATE ${HOLDS} SET stream = $2 WHERE migration = $1`, [id, JSON.stringify(note)])
 }
 
 export async function readStreamNote(db: Database, id: string): Promise<StreamNote | undefined> {
@@ -356,7 +342,7 @@ export async function readStreamNote(db: Database, id: string): Promise<StreamNo
 
 /** With the migration: a new one under the same name begins with nobody's hold. */
 export async function dropHold(db: Database, id: string): Promise<void> {
-  await retrying(() => db.query(`DELETE FROM ${HOLDS} WHERE migration = $1`, [id])).catch((error) => {
+  await db.query(`DELETE FROM ${HOLDS} WHERE migration = $1`, [id]).catch((error) => {
     if (!isMissingTable(error)) throw error
   })
 }

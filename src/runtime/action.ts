@@ -4,6 +4,7 @@ import type { ErrorCode } from './codes.ts'
 import { isConnectionLost, sqlState } from './database.ts'
 import { CancelledError, errorCode, errorKind, messageOf, UserError } from './errors.ts'
 import { loadInputs } from './inputs.ts'
+import { notified, notifyTo } from './notify.ts'
 import { holdsSecret, redact } from './secrets.ts'
 import type { ActionSpec, InputsOf, OutputsOf } from './spec.ts'
 
@@ -58,6 +59,8 @@ export async function runAction<S extends ActionSpec>(
   process.on('SIGTERM', cancel)
   try {
     const context = contextOf<S>(loadInputs(action.spec, all), controller.signal)
+    const { notifyUrl, migration } = context.inputs as { notifyUrl?: string; migration?: string }
+    notifyTo(notifyUrl, migration ?? '')
     if (phase === 'run') await action.run(context)
     else await action.post?.({ ...context, saved: core.getState })
     controller.signal.throwIfAborted()
@@ -65,6 +68,7 @@ export async function runAction<S extends ActionSpec>(
     const known = error instanceof UserError || error instanceof CancelledError
     fail(controller.signal.aborted && !known ? controller.signal.reason : error, phase)
   } finally {
+    await notified()
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)
   }
@@ -98,8 +102,8 @@ function writeSummary(markdown: string): void {
   else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
 }
 
-/** SQLSTATEs that are for a person to settle: rights, resources, locks, an operator's intervention. */
-const PERSONAL = /^(42501|28|53|55P03|57)/
+/** SQLSTATEs that are for a person to settle: rights, resources, locks, contention that does not end, an operator's intervention. */
+const PERSONAL = /^(42501|28|53|55P03|57|4000[13])/
 
 /** A schema, table or column that is not there. What we ask for was there when it was looked at, or made by `prepare`. */
 const GONE = /^(3F000|42P01|42703)$/

@@ -280,6 +280,11 @@ export const CODES = {
     fix: 'Run the step again.',
   },
 
+  'deferral.not-captured': {
+    meaning: 'Indexes or constraints on the target cannot be captured, so none was dropped.',
+    cause: 'A schema change is in progress on the target, or the catalog does not show a definition.',
+    fix: 'Wait until the schema changes have ended (`SHOW JOBS`), and run `prepare` again.',
+  },
   'deferral.not-restored': {
     meaning: 'Deferred unique indexes or constraints could not be built on the target.',
     cause: 'Rows break their definition, or the target refuses the statement. The message lists each object.',

@@ -1,10 +1,10 @@
 import { Socket } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
 import type { ErrorCode } from './codes.ts'
 import { messageOf, ToolError, UserError } from './errors.ts'
 import { redact } from './secrets.ts'
+import { TargetClient } from './target-client.ts'
 import { withLibpqTls } from './url.ts'
 
 export type Side = 'source' | 'target'
@@ -32,9 +32,21 @@ export async function relationExists(db: Database, name: string): Promise<boolea
   return (await db.query('SELECT pg_catalog.to_regclass($1) IS NOT NULL AS there', [name])).rows[0].there
 }
 
+/**
+ * Runs statements without parameters in one round trip.
+ * @returns the rows of each, in their order
+ */
+export async function queryAll(db: Database, statements: readonly string[]): Promise<pg.QueryResultRow[][]> {
+  if (!statements.length) return []
+  const results = (await db.query(statements.join(';\n'))) as unknown as pg.QueryResult | pg.QueryResult[]
+  return [results].flat().map(({ rows }) => rows)
+}
+
 /** How long a connection attempt and a catalog statement may take, in milliseconds. */
 const CONNECT_TIMEOUT = 15_000
 const STATEMENT_TIMEOUT = 60_000
+/** Milliseconds after the server's limit at which this side gives up by itself. */
+const OWN_GRACE = 1_000
 
 /**
  * Opens one connection. libpq's meaning of `sslmode` is kept, and the user's own `options` are passed on.
@@ -53,13 +65,13 @@ export async function connect(
   const socket = new Socket()
   const cancel = () => socket.destroy(new Error('cancelled'))
   signal?.addEventListener('abort', cancel, { once: true })
-  const client = new pg.Client({
+  const client = new (side === 'target' ? TargetClient : pg.Client)({
     stream: () => socket,
     ...configOf(url, side),
     application_name: 'molt-actions',
     connectionTimeoutMillis: Math.min(CONNECT_TIMEOUT, statementTimeout || CONNECT_TIMEOUT),
     // The server's own limit does not help when the network swallows its answer.
-    query_timeout: statementTimeout ? statementTimeout + 1_000 : undefined,
+    query_timeout: statementTimeout ? statementTimeout + OWN_GRACE : undefined,
     keepAlive: true,
   })
   // Without a listener a connection that breaks while idle ends the process; the next query reports it all the same.
@@ -87,14 +99,16 @@ export async function connect(
 export async function unhurried<T>(db: Database, work: () => Promise<T>): Promise<T> {
   const own = (db as unknown as { connectionParameters: { query_timeout: number | false | undefined } })
     .connectionParameters
-  const before = { own: own.query_timeout, server: (await db.query('SHOW statement_timeout')).rows[0] }
+  const before = own.query_timeout
+  // Inside another one there is nothing to lift.
+  if (!before) return work()
   await db.query('SET statement_timeout = 0')
   own.query_timeout = false
   try {
     return await work()
   } finally {
-    own.query_timeout = before.own
-    await db.query(`SET statement_timeout = '${before.server.statement_timeout}'`).catch(() => {})
+    own.query_timeout = before
+    await db.query(`SET statement_timeout = ${before - OWN_GRACE}`).catch(() => {})
   }
 }
 
@@ -152,18 +166,6 @@ export class Link {
 /** The SQLSTATE of a database error, else undefined. */
 export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
-}
-
-/** CockroachDB asks clients to repeat a statement that lost to another one (40001). */
-export async function retrying<T>(work: () => Promise<T>): Promise<T> {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      return await work()
-    } catch (error) {
-      if (sqlState(error) !== '40001' || attempt >= 8) throw error
-      await sleep(25 * 2 ** attempt)
-    }
-  }
 }
 
 /** True when the table that was asked for is not there, or its schema is not. */

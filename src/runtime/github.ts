@@ -7,6 +7,14 @@ import { messageOf, UserError } from './errors.ts'
 
 const TIMEOUT = 20_000
 
+/** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
+export function runUrl(): string {
+  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
+  if (!GITHUB_RUN_ID) return ''
+  const attempt = GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''
+  return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
+}
+
 /** One answer, and the time of it by GitHub's own clock; undefined when there is no such thing (404). */
 export interface Answer<T> {
   body: T

@@ -10,6 +10,7 @@ import { verifyTable } from '../../report/summary.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, type Database, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
@@ -59,6 +60,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
   try {
     const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))
+    notify('fence-up')
     info(`writes are refused; ${plural(holders, 'writing transaction')} had to end first`)
     renewal.start()
     checkpoint('armed')
@@ -146,6 +148,7 @@ async function decide(context: Cutover, section: Section, limit: Limit): Promise
   checkpoint('permanent on the source')
   const committed = await advance(target, committing, 'committed')
   checkpoint('committed')
+  notify('committed')
   return committed
 }
 

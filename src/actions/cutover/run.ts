@@ -162,20 +162,25 @@ async function requireMoving(
   { inputs }: Cutover,
   { stream, source, target, signal }: Pick<Section, 'stream' | 'source' | 'target' | 'signal'>,
 ): Promise<void> {
-  const { retries } = stream.status
-  await untilCaughtUp(stream, { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout })
   const { targetSchema } = stream.options.plan
-  await passMarker(source, target, { targetSchema, markerTimeout: inputs.maxLag + MARKER_GRACE, signal }).catch(
-    (error) => {
-      stream.check()
-      throw error instanceof UserError ? error : stream.stuck(messageOf(error))
-    },
-  )
-  if (stream.status.retries > retries) throw stream.stuck('the replicator is retrying')
+  for (let round = 1; ; round++) {
+    const { retries } = stream.status
+    await untilCaughtUp(stream, { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout })
+    await passMarker(source, target, { targetSchema, markerTimeout: inputs.maxLag + MARKER_GRACE, signal }).catch(
+      (error) => {
+        stream.check()
+        throw error instanceof UserError ? error : stream.stuck(messageOf(error))
+      },
+    )
+    if (stream.status.retries === retries) return
+    // CockroachDB asks for a retry now and then; a stream that cannot do without is stuck.
+    if (round >= MOVING_ROUNDS) throw stream.stuck('the replicator is retrying')
+  }
 }
 
 /** Milliseconds. */
 const MOVING_FOR = 100
+const MOVING_ROUNDS = 3
 const MARKER_GRACE = 2_000
 
 const DECIDED: Partial<Record<Phase, string>> = {

@@ -5,7 +5,7 @@ import {
   lostDefinitions,
   rebuildDeferred,
   validateConstraint,
-  validateForeignKeys,
+  validateDeferred,
 } from '../../destination/deferral.ts'
 import { addEvidence, advance, COMMITTED, DECIDED, type Entry, STREAMING } from '../../ledger/ledger.ts'
 import { constraintProblems, indexProblems } from '../../model/structure.ts'
@@ -18,7 +18,7 @@ import { plural } from '../../runtime/progress.ts'
 import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
-import { readConstraints, readIndexes } from '../../sql/structure.ts'
+import { readStructure } from '../../sql/structure.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -115,8 +115,8 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
     const built = await rebuildDeferred(target, entry.id, kind, (name) => info(`${kind} ${name} is back on the target`))
     done[kind === 'index' || kind === 'unique' ? 'indexes' : 'constraints'] += built.length
   }
-  const valid = await validateForeignKeys(target, entry.id)
-  if (valid.length) info(`${plural(valid.length, 'foreign key is', 'foreign keys are')} validated`)
+  const valid = await validateDeferred(target, entry.id)
+  if (valid.length) info(`${plural(valid.length, 'constraint is', 'constraints are')} validated`)
   for (const name of valid) done.validated.add(name)
   const problems = [
     ...(await lostDefinitions(target, entry.id, entry.facts.deferred)),
@@ -144,14 +144,14 @@ async function requireWhole(
   done: Done,
 ): Promise<void> {
   const { sourceSchema, targetSchema, tables } = plan
-  const constraints = await readConstraints(source, sourceSchema)
-  const waiting = (await readConstraints(target, targetSchema)).filter(
+  const here = await readStructure(source, 'source', sourceSchema)
+  const waiting = (await readStructure(target, 'target', targetSchema)).constraints.filter(
     (each) => !each.validated && tables.includes(each.table),
   )
   const invalid: string[] = []
   for (const { table, name, kind } of waiting) {
     // What the source itself has never validated may not hold there either.
-    if (constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
+    if (here.constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
     const problem = await broken(validateConstraint(target, targetSchema, { table, name }))
     if (problem) invalid.push(`${table}: the ${kind} constraint ${name} does not hold: ${problem}`)
     else {
@@ -159,9 +159,10 @@ async function requireWhole(
       info(`${kind} ${targetSchema}.${table}.${name} is validated`)
     }
   }
+  const there = await readStructure(target, 'target', targetSchema)
   const missing = [
-    ...indexProblems(await readIndexes(source, sourceSchema), await readIndexes(target, targetSchema), tables),
-    ...constraintProblems(constraints, await readConstraints(target, targetSchema), tables),
+    ...indexProblems(here.indexes, there.indexes, tables),
+    ...constraintProblems(here.constraints, there.constraints, tables),
   ]
   const never = missing.filter((each) => / is missing on the target$/.test(each))
   const required = inputs.structure === 'require' ? missing : missing.filter((each) => !never.includes(each))

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
-import { liveHolder, readApproval, runText, runUrl, slotRequest } from '../../ledger/hold.ts'
+import { liveHolder, readApproval, runText, slotRequest } from '../../ledger/hold.ts'
 import {
   addEvidence,
   advance,
@@ -19,7 +19,7 @@ import { requirePlannedTool } from '../../phases/planned-tools.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, VerdictError } from '../../runtime/errors.ts'
-import { isJob, readEnvironment, readJobs, readReviews } from '../../runtime/github.ts'
+import { isJob, readEnvironment, readJobs, readReviews, runUrl } from '../../runtime/github.ts'
 import { seconds, someOf } from '../../runtime/progress.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'

@@ -25,6 +25,7 @@ import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { redact } from '../../runtime/secrets.ts'
 import { fenceProblems, fenceVersion, readFence, writesPassed } from '../../source/fence.ts'
@@ -89,6 +90,7 @@ export const action: Action<typeof spec> = {
 /** @throws VerdictError always: a migration that waits for nobody is for a person to see to */
 async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'declined' | 'expired'): Promise<void> {
   const dropped = inputs.onDeclined === 'drop-slot'
+  notify('declined', { ending, slot: dropped ? 'dropped' : 'kept' })
   if (dropped) await withDatabase(inputs.source, 'source', (source) => dropSlot(source, entry.plan.slot))
   throw new VerdictError(
     'approval.declined',

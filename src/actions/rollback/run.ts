@@ -7,6 +7,7 @@ import { runVerify } from '../../phases/verify/verify.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link } from '../../runtime/database.ts'
 import { refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
 import { workFolder } from '../../runtime/progress.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
 import { differences } from '../../tools/molt-verify.ts'
@@ -60,6 +61,7 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   }
   await advance(target, entry, 'rolled-back')
   await addEvidence(target, entry.id, 'rollback', { lost })
+  notify('rolled-back', { lost: lost.join(', ') })
   info('the fence is lifted for good: the source takes writes again')
   if (lost.length) warning(`writes on the target are lost in: ${lost.join(', ')}`)
   context.output('lost', JSON.stringify(lost))

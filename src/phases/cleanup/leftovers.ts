@@ -99,18 +99,19 @@ export async function leftoversOnTarget(
   if (stagingSchema && (await schemaExists(target, stagingSchema)))
     found.push({
       name: `staging schema ${stagingSchema}`,
-      drop: () => target.query(`DROP SCHEMA ${ident(stagingSchema)} CASCADE`),
+      drop: () => target.query(`DROP SCHEMA IF EXISTS ${ident(stagingSchema)} CASCADE`),
     })
   if (await relationExists(target, qualified(targetSchema, HEARTBEAT)))
     found.push({
       name: `heartbeat ${targetSchema}.${HEARTBEAT} on the target`,
-      drop: () => target.query(`DROP TABLE ${qualified(targetSchema, HEARTBEAT)}`),
+      drop: () => target.query(`DROP TABLE IF EXISTS ${qualified(targetSchema, HEARTBEAT)}`),
     })
   const tables = await fetchTables(target, migration)
   if (tables.length)
     found.push({
       name: `molt's own ${tables.map(({ schema, name }) => `${schema}.${name}`).join(' and ')}`,
-      drop: () => target.query(`DROP TABLE ${tables.map(({ schema, name }) => qualified(schema, name)).join(', ')}`),
+      drop: () =>
+        target.query(`DROP TABLE IF EXISTS ${tables.map(({ schema, name }) => qualified(schema, name)).join(', ')}`),
     })
   const back = await listRebuilt(target, migration)
   if (back.length)

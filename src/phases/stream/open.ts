@@ -5,6 +5,7 @@ import { deferAgain } from '../../destination/deferral.ts'
 import { readTarget } from '../../destination/server.ts'
 import { noteStream, readStreamNote, type StreamNote } from '../../ledger/hold.ts'
 import type { Entry } from '../../ledger/ledger.ts'
+import { writeMetrics } from '../../report/metrics.ts'
 import { type Database, ident, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse } from '../../runtime/errors.ts'
 import { number, plural, progress, seconds, workFolder } from '../../runtime/progress.ts'
@@ -28,6 +29,7 @@ export interface StreamInputs extends WatchLimits {
   migration: string
   stuckAfter: number
   progressEvery: number
+  metricsFile?: string
   replicatorArgs?: string[]
 }
 
@@ -77,6 +79,7 @@ export async function withStream<T>(
   const ticker = progress(inputs.progressEvery, () => {
     const now = { at: performance.now(), ...stream.status }
     const line = progressLine(before, now)
+    writeMetrics(inputs.metricsFile, streamFigures(entry, before, now))
     before = now
     return line
   })
@@ -89,6 +92,22 @@ export async function withStream<T>(
     await end(inputs, entry, stagingSchema, publication, stream.files).catch((error) =>
       info(`the slot's last position could not be noted: ${messageOf(error)}`),
     )
+  }
+}
+
+/** What the metrics file tells of a stream. */
+function streamFigures(
+  { id, phase }: Entry,
+  before: StreamStatus & { at: number },
+  now: StreamStatus & { at: number },
+) {
+  const elapsed = Math.max(1, now.at - before.at) / 1000
+  return {
+    migration: id,
+    phase,
+    lagSeconds: now.beating ? now.lagMs / 1000 : undefined,
+    rowsPerSecond: (now.changes - before.changes) / elapsed,
+    walKeptBytes: now.walBytes,
   }
 }
 

@@ -4,6 +4,7 @@ import type { Plan } from '../../model/plan.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { isConnectionLost, Link } from '../../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
 import { number, plural, seconds } from '../../runtime/progress.ts'
 import { isSchemaChange, type Observation, observationCode, type TableFiles } from '../../source/changes.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../../source/heartbeat.ts'
@@ -255,6 +256,7 @@ export class Stream {
       parts.push(
         `the replicator said nothing about it${this.#slot?.active === false ? ', and nobody reads the slot' : ''}`,
       )
+    notify('stream-stuck', { what: seen })
     return new VerdictError(this.#stuckCode(diagnosis), parts.join('; '))
   }
 
@@ -479,6 +481,7 @@ export class Stream {
       )
     }
     this.#tell(walObservations(slot, this.options.watch))
+    if (slot.walBytes > this.options.watch.walBudget / 2) notify('wal-half', { walBytes: String(slot.walBytes) })
     await this.#keepToBudget(slot)
   }
 

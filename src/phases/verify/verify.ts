@@ -7,7 +7,7 @@ import { type Database, ident, qualified, unhurried } from '../../runtime/databa
 import { messageOf } from '../../runtime/errors.ts'
 import { tlsProblem } from '../../runtime/url.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
-import { readConstraints, readIndexes, readSequenceStates } from '../../sql/structure.ts'
+import { readSequenceStates, readStructure } from '../../sql/structure.ts'
 import { countRows, readFilteredTables, readTables } from '../../sql/tables.ts'
 import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../../tools/events.ts'
 import {
@@ -277,14 +277,14 @@ async function compareStructure(source: Database, target: Database, options: Ver
   const sequences = await unhurried(source, () => unhurried(target, () => readSequenceStates(...sides, tables)))
   found.problems.push(...sequenceProblems(sequences.filter(({ unfit }) => unfit)))
   if (!options.structure) return
-  const [indexes, constraints] = [
-    [await readIndexes(source, sourceSchema), await readIndexes(target, targetSchema)] as const,
-    [await readConstraints(source, sourceSchema), await readConstraints(target, targetSchema)] as const,
-  ]
+  const [here, there] = await Promise.all([
+    readStructure(source, 'source', sourceSchema),
+    readStructure(target, 'target', targetSchema),
+  ])
   found[options.structure === 'require' ? 'problems' : 'notes'].push(
     ...sequenceProblems(sequences.filter(({ unfit }) => !unfit)),
-    ...indexProblems(...indexes, tables),
-    ...constraintProblems(...constraints, tables),
+    ...indexProblems(here.indexes, there.indexes, tables),
+    ...constraintProblems(here.constraints, there.constraints, tables),
   )
 }
 
