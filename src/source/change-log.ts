@@ -1,8 +1,5 @@
-import pg from 'pg'
-import { parseIntoClientConfig } from 'pg-connection-string'
-import { ident, literal } from '../runtime/database.ts'
+import { connectForReplication, type Database, ident, literal } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
-import { withLibpqTls } from '../runtime/url.ts'
 import { decodeMessage, type Lsn, POSTGRES_EPOCH_MS, type Relation, UNCHANGED, type Value } from './pgoutput.ts'
 
 /** A key whose row was inserted, updated or deleted. An update that changes a key is two of them. */
@@ -55,7 +52,7 @@ interface ReplicationConnection {
  * answered with the position confirmed last.
  */
 export class ChangeLog {
-  readonly #client: pg.Client
+  readonly #client: Database
   readonly #connection: ReplicationConnection
   readonly #options: ChangeLogOptions
   readonly #relations = new Map<number, Relation>()
@@ -71,17 +68,7 @@ export class ChangeLog {
    * error when the slot is read by somebody else, or is gone
    */
   static async attach(options: ChangeLogOptions): Promise<ChangeLog> {
-    const config = parseIntoClientConfig(withLibpqTls(options.sourceUrl))
-    const settings = Object.entries(SETTINGS).map(([name, value]) => `-c ${name}=${value.replaceAll(' ', '\\ ')}`)
-    const client = new pg.Client({
-      ...config,
-      options: [config.options, ...settings].filter(Boolean).join(' '),
-      application_name: 'molt-actions change log',
-      keepAlive: true,
-      ...{ replication: 'database' },
-    })
-    client.on('error', () => {})
-    await client.connect()
+    const client = await connectForReplication(options.sourceUrl, 'molt-actions change log', SETTINGS)
     try {
       await requireSettings(client)
       const log = new ChangeLog(client, options)
@@ -93,7 +80,7 @@ export class ChangeLog {
     }
   }
 
-  private constructor(client: pg.Client, options: ChangeLogOptions) {
+  private constructor(client: Database, options: ChangeLogOptions) {
     this.#client = client
     this.#connection = (client as unknown as { connection: ReplicationConnection }).connection
     this.#options = options
@@ -205,7 +192,7 @@ export class ChangeLog {
   }
 }
 
-async function requireSettings(client: pg.Client): Promise<void> {
+async function requireSettings(client: Database): Promise<void> {
   for (const [name, wanted] of Object.entries(SETTINGS)) {
     const { rows } = await client.query(`SHOW ${name}`)
     const [found] = Object.values(rows[0] ?? {})
