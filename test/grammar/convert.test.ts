@@ -22,5 +22,8 @@ test('CockroachDB reads every statement', { timeout: 900_000 }, async () => {
 
 test('CockroachDB refuses what it should, so the test above can fail', { timeout: 900_000 }, async () => {
   const answers = await parseAll(['CREATE INDEX i ON t (a NULLS LAST)', 'CREATE TABLE t (a INT8)'])
-  expect(answers).toEqual([{ error: expect.stringContaining('unimplemented') }, { statements: ['CREATE TABLE t (a INT8)'] }])
+  expect(answers).toEqual([
+    { error: expect.stringContaining('unimplemented') },
+    { statements: ['CREATE TABLE t (a INT8)'] },
+  ])
 })

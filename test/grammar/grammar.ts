@@ -19,5 +19,8 @@ async function build(): Promise<void> {
 export async function parseAll(scripts: readonly string[]): Promise<Answer[]> {
   await build()
   const { stdout } = await execa(PROGRAM, { input: scripts.map((each) => `${JSON.stringify(each)}\n`).join('') })
-  return stdout.split('\n').filter(Boolean).map((line) => JSON.parse(line))
+  return stdout
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line))
 }

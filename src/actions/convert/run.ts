@@ -24,7 +24,11 @@ export const action: Action<typeof spec> = {
     const decisions = decisionsOf(inputs.decisions)
     const started = Date.now()
     const catalog = await withDatabase(inputs.source, 'source', (db) => readCatalog(db, inputs.schema), context.signal)
-    if (!catalog) throw new InputError(`input \`schema\`: the source has no schema ${inputs.schema}. Correct the name.`)
+    if (!catalog)
+      throw new InputError(
+        'convert.schema-missing',
+        `input \`schema\`: the source has no schema ${inputs.schema}. Correct the name.`,
+      )
     requireKnown(inputs.decisions, decisions, catalog)
     const conversion = convert(catalog, versionOf(inputs.targetVersion), decisions)
     info(`converted ${plural(catalog.tables.length, 'table')} in ${seconds(Date.now() - started)}`)
@@ -50,6 +54,7 @@ function decisionsOf(path: Convert['inputs']['decisions']): Decisions {
   if (!path) return { version: 1 }
   if (!existsSync(path))
     throw new InputError(
+      'convert.decisions',
       `input \`decisions\`: ${path} does not exist. Check out the repository before this step, or correct the path.`,
     )
   const { decisions, problems } = readDecisions(path, didYouMean)
@@ -63,7 +68,10 @@ function requireKnown(path: string | undefined, decisions: Decisions, catalog: C
 
 function refuseProblems(path: string, problems: readonly string[]): void {
   if (problems.length)
-    throw new InputError(`${path} cannot be used:\n${problems.map((each) => `- ${each}`).join('\n')}`)
+    throw new InputError(
+      'convert.decisions',
+      `${path} cannot be used:\n${problems.map((each) => `- ${each}`).join('\n')}`,
+    )
 }
 
 /** Writes what differs, so that a second run leaves every file as it was. */
@@ -77,6 +85,9 @@ function write(folder: string, files: ReadonlyMap<string, string>): string[] {
       return name
     })
   } catch (error) {
-    throw new InputError(`input \`out\`: ${folder} cannot be written: ${messageOf(error).split('\n')[0]}`)
+    throw new InputError(
+      'input.invalid',
+      `input \`out\`: ${folder} cannot be written: ${messageOf(error).split('\n')[0]}`,
+    )
   }
 }
