@@ -1,7 +1,8 @@
+import type { Constraint } from '../model/catalog.ts'
 import { ident } from '../runtime/database.ts'
-import type { Constraint } from '../sql/catalog.ts'
 import { addCheck, addForeignKey, comment, validateConstraint } from '../sql/ddl.ts'
 import { checkName, reportChanges } from './tables.ts'
+import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
 /** CHECK and foreign keys: 3-constraints.sql. */
@@ -57,7 +58,7 @@ function convertCheck(work: Work, constraint: Constraint, object: string): void 
   const name = decidedName(work, constraint, object)
   if (name === undefined || constraint.expression === null) return
   const decided = work.table(constraint.table).constraints?.[constraint.name]?.check
-  const translated = work.translate(constraint.expression)
+  const translated = translateIn(work, constraint.expression)
   if (decided) work.decided(object, constraint.expression, decided)
   else if (translated.unsupported.length) {
     work.leave('check.unsupported', object, `${original(work, constraint)}; -- ${translated.unsupported.join(', ')}`)

@@ -1,4 +1,4 @@
-import type { Catalog, SchemaObject } from '../sql/catalog.ts'
+import type { Catalog, SchemaObject } from '../model/catalog.ts'
 import { convertConstraints } from './constraints.ts'
 import type { Decisions } from './decisions.ts'
 import { convertIndexes } from './indexes.ts'

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { parseDocument } from 'yaml'
 import * as z from 'zod'
-import type { Catalog } from '../sql/catalog.ts'
+import type { Catalog } from '../model/catalog.ts'
 
 const sql = z.string().min(1)
 const reason = z.string().min(3).describe('Why; it stands in the report.')

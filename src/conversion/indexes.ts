@@ -1,8 +1,9 @@
+import type { Constraint, Index, IndexColumn } from '../model/catalog.ts'
 import { ident } from '../runtime/database.ts'
-import type { Constraint, Index, IndexColumn } from '../sql/catalog.ts'
 import { addUnique, comment, createIndex, type IndexDefinition } from '../sql/ddl.ts'
 import { DIVISION } from './expressions.ts'
 import { checkName, hashOf } from './tables.ts'
+import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
 /** Every index but those of primary keys: 2-indexes.sql. UNIQUE constraints stand with the indexes that they are. */
@@ -74,7 +75,7 @@ function define(work: Work, index: Index, object: string): IndexDefinition | und
   const method = methodOf(work, index, object)
   if (!method) return undefined
   const columns = index.columns.map((column) => columnOf(work, column, method))
-  const where = index.predicate === null ? null : work.translate(index.predicate)
+  const where = index.predicate === null ? null : translateIn(work, index.predicate)
   const unsupported = [...columns.flatMap((each) => each.unsupported), ...(where?.unsupported ?? [])]
   if (unsupported.length) {
     work.leave('index.unsupported', object, `${index.definition}; -- ${unsupported.join(', ')}`)
@@ -147,7 +148,7 @@ function isInverted({ columns, include }: Index): boolean {
 }
 
 function columnOf(work: Work, column: IndexColumn, method: Method) {
-  const translated = column.column === null ? work.translate(column.expression) : undefined
+  const translated = column.column === null ? translateIn(work, column.expression) : undefined
   const name = column.column === null ? `(${stripped(translated?.sql ?? '')})` : ident(column.column)
   const trigrams = method === 'inverted' && /trgm_ops$/.test(column.opclass ?? '') ? ` ${column.opclass}` : ''
   const distance =

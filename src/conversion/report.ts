@@ -112,7 +112,7 @@ function summary({ counts, statements }: Report): string {
   const all = statements.tables + statements.indexes + statements.constraints
   const todo = counts.manual + counts.lossy
   if (!todo) return `${all} statements. Nothing is lost and nothing is left to do by hand.`
-  return `${all} statements. **Read ${todo} findings before you go on**: ${counts.manual} left for you, ${counts.lossy} with a loss.`
+  return `${all} statements. **Read ${todo} findings before you continue**: ${counts.manual} left for you, ${counts.lossy} with a loss.`
 }
 
 interface Group {

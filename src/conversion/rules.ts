@@ -319,7 +319,7 @@ const COLUMN_RULES = [
     'serial and other columns fed by a sequence',
     'same',
     'serial',
-    'The sequence and nextval stay, so numbers go on where the source stopped.',
+    'The sequence and nextval stay, so numbers continue where the source stopped.',
     'Each number costs a write to the sequence. A CACHE makes it cheaper and leaves gaps.',
     'Set `serial: unique-rowid` for the column in `convert.yml` for numbers without a sequence.',
   ),
@@ -536,7 +536,7 @@ const INDEX_RULES = [
     'none',
     'Not created.',
     'The source does not use the index either.',
-    'Drop it on the source, or build it again and convert anew.',
+    'Drop it on the source, or build it again, then run `convert` again.',
   ),
   rule(
     'index.dropped',

@@ -1,5 +1,5 @@
+import type { Collation, Column, Sequence, Table, Type } from '../model/catalog.ts'
 import { ident, qualified } from '../runtime/database.ts'
-import type { Collation, Column, Sequence, Table, Type } from '../sql/catalog.ts'
 import {
   type ColumnDefinition,
   comment,
@@ -11,7 +11,7 @@ import {
   sequenceOptions,
 } from '../sql/ddl.ts'
 import { DIVISION, withColumn } from './expressions.ts'
-import { chooseType } from './types.ts'
+import { chooseType, translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
 const add = (work: Work, sql: string) => work.result.tables.push({ sql, deferred: null })
@@ -161,7 +161,7 @@ function domainsOf(work: Work, column: Column): Type[] {
 
 function domainChecks(work: Work, table: Table, column: Column, domain: Type, depth: number) {
   return domain.checks.flatMap(({ name, expression }) => {
-    const translated = work.translate(withColumn(expression, column.name))
+    const translated = translateIn(work, withColumn(expression, column.name))
     const object = work.name('constraint', table.name, `${column.name}_${name}`)
     if (translated.unsupported.length) {
       work.leave(
@@ -246,7 +246,7 @@ function defaultOf(work: Work, table: Table, column: Column, numbered: Numbering
   }
   if (own === null) return null
   if (/^nextval\(/.test(own) && sequenceOf(work, table, column)) work.found('key.serial', object, own)
-  const translated = work.translate(own)
+  const translated = translateIn(work, own)
   if (translated.unsupported.length) {
     work.leave(
       'default.unsupported',
@@ -278,7 +278,7 @@ function generatedOf(work: Work, object: string, column: Column, decided: string
     work.decided(object, column.expression, decided ?? 'a plain column')
     return decided === null ? null : { expression: decided, kind }
   }
-  const translated = work.translate(column.expression)
+  const translated = translateIn(work, column.expression)
   if (translated.unsupported.length) {
     work.leave(
       'generated.unsupported',

@@ -1,5 +1,6 @@
+import type { TypeName } from '../model/catalog.ts'
 import { qualified } from '../runtime/database.ts'
-import type { TypeName } from '../sql/catalog.ts'
+import { type Translation, translate } from './expressions.ts'
 import type { Version } from './rules.ts'
 import type { Work } from './work.ts'
 
@@ -144,7 +145,7 @@ const CASTS: Record<string, string> = {
 }
 
 /** The target's type for a cast in an expression, as the server prints it; undefined when values cannot be cast. */
-export function castType(work: Work, text: string): string | undefined {
+function castType(work: Work, text: string): string | undefined {
   const [, base = text, modifier = '', zone = ''] = /^(.*?)(\([\d,-]+\))?( with(?:out)? time zone)?$/.exec(text) ?? []
   const known = CASTS[base + zone]
   if (known) return known + modifier
@@ -158,4 +159,9 @@ export function castType(work: Work, text: string): string | undefined {
   if (!found || /^type\.(money|xml|mac-address|hstore)$/.test(found.rule)) return undefined
   if (found.since && !work.has(found.since)) return 'STRING'
   return found.type.replace('%m', modifier)
+}
+
+/** An expression of the source in CockroachDB's words. */
+export function translateIn(work: Work, expression: string): Translation {
+  return translate(expression, (name) => castType(work, name))
 }

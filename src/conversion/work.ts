@@ -1,9 +1,7 @@
+import type { Catalog, Type, TypeName } from '../model/catalog.ts'
 import { ident } from '../runtime/database.ts'
-import type { Catalog, Type, TypeName } from '../sql/catalog.ts'
 import { type Decisions, tableDecision } from './decisions.ts'
-import { type Translation, translate } from './expressions.ts'
 import { isSince, type Outcome, ruleOf, type Version } from './rules.ts'
-import { castType } from './types.ts'
 
 /** One object, or one part of it, and what became of it. */
 export interface Finding {
@@ -77,10 +75,6 @@ export class Work {
   /** A person's decision stands above every rule. */
   decided(object: string, from: string | null, to: string | null): void {
     this.found('override', object, from, to)
-  }
-
-  translate(expression: string): Translation {
-    return translate(expression, (name) => castType(this, name))
   }
 
   typeOf(type: TypeName): Type | undefined {

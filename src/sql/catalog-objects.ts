@@ -1,4 +1,4 @@
-import type { SchemaObject } from './catalog.ts'
+import type { SchemaObject } from '../model/catalog.ts'
 
 /** Reads rows of a statement whose $1 is the schema's oid. */
 type Read = (sql: string) => Promise<SchemaObject[]>

@@ -1,5 +1,5 @@
+import type { Action, Sequence } from '../model/catalog.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
-import type { Action, Sequence } from './catalog.ts'
 
 /*
  * DDL as CockroachDB takes it. One statement is one string without a semicolon. Every name is quoted, so that reserved

@@ -9,7 +9,8 @@ import { convert } from '../../src/conversion/convert.ts'
 import { type Decisions, decisions } from '../../src/conversion/decisions.ts'
 import { filesOf, reportOf } from '../../src/conversion/report.ts'
 import { RULES } from '../../src/conversion/rules.ts'
-import { type Catalog, readCatalog } from '../../src/sql/catalog.ts'
+import type { Catalog } from '../../src/model/catalog.ts'
+import { readCatalog } from '../../src/sql/catalog.ts'
 
 const FOLDER = join(import.meta.dirname, 'convert')
 const UPDATE = process.env.UPDATE_GOLDEN === '1'

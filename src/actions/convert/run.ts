@@ -5,12 +5,13 @@ import { convert } from '../../conversion/convert.ts'
 import { type Decisions, readDecisions, unknownNames } from '../../conversion/decisions.ts'
 import { filesOf, reportOf } from '../../conversion/report.ts'
 import type { Version } from '../../conversion/rules.ts'
+import type { Catalog } from '../../model/catalog.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf } from '../../runtime/errors.ts'
 import { didYouMean } from '../../runtime/inputs.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
-import { type Catalog, readCatalog } from '../../sql/catalog.ts'
+import { readCatalog } from '../../sql/catalog.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -74,7 +75,7 @@ function refuseProblems(path: string, problems: readonly string[]): void {
     )
 }
 
-/** Writes what differs, so that a second run leaves every file as it was. */
+/** Writes the files that differ; a second run touches none. */
 function write(folder: string, files: ReadonlyMap<string, string>): string[] {
   try {
     mkdirSync(folder, { recursive: true })
