@@ -258,6 +258,17 @@ export const CODES = {
     fix: 'Correct the URL, and make sure that the files exist in the job.',
   },
 
+  'convert.decisions': {
+    meaning: 'The file that `decisions` names cannot be used.',
+    cause: 'It does not exist, is not valid YAML, or has a key, table, column, index or constraint that is not known.',
+    fix: 'Correct each line that the message lists. Point your editor to `docs/convert.schema.json`.',
+  },
+  'convert.schema-missing': {
+    meaning: 'The source has no schema of this name.',
+    cause: 'The input `schema` is misspelled, or the URL names another database.',
+    fix: 'Correct `schema`, or the database in the URL.',
+  },
+
   'cutover.end-sessions': {
     meaning: 'The sessions that `end-sessions` names cannot be ended. Nothing was paused.',
     cause: 'A role does not exist, or the migration user may not end its sessions.',
