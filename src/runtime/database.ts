@@ -1,6 +1,7 @@
 import { Socket } from 'node:net'
 import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
+import type { ErrorCode } from './codes.ts'
 import { messageOf, ToolError, UserError } from './errors.ts'
 import { redact } from './secrets.ts'
 import { TargetClient } from './target-client.ts'
@@ -51,6 +52,7 @@ const OWN_GRACE = 1_000
  * Opens one connection. libpq's meaning of `sslmode` is kept, and the user's own `options` are passed on.
  * @param statementTimeout milliseconds, 0 for none
  * @param signal ends the attempt, not a connection that stands
+ * @param more of the driver's configuration, over what the URL says
  * @throws UserError that names the side and the likely cause; the signal's reason when it was aborted
  */
 export async function connect(
@@ -58,6 +60,7 @@ export async function connect(
   side: Side,
   statementTimeout = STATEMENT_TIMEOUT,
   signal?: AbortSignal,
+  more: pg.ClientConfig = {},
 ): Promise<Database> {
   signal?.throwIfAborted()
   // Our own socket: nothing of the driver's ends an attempt that hangs.
@@ -72,6 +75,7 @@ export async function connect(
     // The server's own limit does not help when the network swallows its answer.
     query_timeout: statementTimeout ? statementTimeout + OWN_GRACE : undefined,
     keepAlive: true,
+    ...more,
   })
   // Without a listener a connection that breaks while idle ends the process; the next query reports it all the same.
   client.on('error', () => {})
@@ -84,7 +88,8 @@ export async function connect(
   } catch (error) {
     await client.end().catch(() => {})
     signal?.throwIfAborted()
-    throw new ConnectError(`cannot connect to the ${side}: ${redact(messageOf(error))}. ${connectAdvice(error)}`)
+    const { code, advice } = explainConnect(error)
+    throw new ConnectError(code, `cannot connect to the ${side}: ${redact(messageOf(error))}. ${advice}`)
   } finally {
     signal?.removeEventListener('abort', cancel)
   }
@@ -183,28 +188,63 @@ export function isConnectionLost(error: unknown): boolean {
   )
 }
 
+/**
+ * Opens a connection to the source that can read a logical slot, beside what a statement can.
+ * @param settings of the server, which win over those of the URL and of the role
+ */
+export async function connectForReplication(
+  url: string,
+  application: string,
+  settings: Readonly<Record<string, string>>,
+): Promise<Database> {
+  const set = Object.entries(settings).map(([name, value]) => `-c ${name}=${value.replaceAll(' ', '\\ ')}`)
+  const options = [configOf(url, 'source').options, ...set].filter(Boolean).join(' ')
+  return connect(url, 'source', 0, undefined, {
+    application_name: application,
+    options,
+    ...{ replication: 'database' },
+  })
+}
+
 /** A certificate's file may have gone since the inputs were checked. */
 function configOf(url: string, side: Side): pg.ClientConfig {
   try {
     return parseIntoClientConfig(withLibpqTls(url))
   } catch (error) {
-    throw new UserError(`the URL of the ${side} cannot be used: ${redact(messageOf(error))}`)
+    throw new UserError('connect.url-unusable', `the URL of the ${side} cannot be used: ${redact(messageOf(error))}`)
   }
 }
 
-function connectAdvice(error: unknown): string {
+function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   const state = sqlState(error)
-  if (state === '28P01' || state === '28000') return 'Check the user, the password and pg_hba.conf.'
-  if (state === '3D000') return 'Check the database name in the URL.'
-  if (state === '53300') return 'The server has no free connection slot.'
+  if (state === '28P01' || state === '28000')
+    return { code: 'connect.login-refused', advice: 'Check the user, the password and pg_hba.conf.' }
+  if (state === '3D000') return { code: 'connect.no-database', advice: 'Check the database name in the URL.' }
+  if (state === '53300') return { code: 'connect.no-free-slot', advice: 'The server has no free connection slot.' }
   const code = (error as { code?: string }).code ?? ''
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
-    return "The server's certificate is for another host: write the host as the certificate has it."
+    return {
+      code: 'connect.certificate-host',
+      advice: "The server's certificate is for another host: write the host as the certificate has it.",
+    }
   if (/^CERT_(HAS_EXPIRED|NOT_YET_VALID)$/.test(code))
-    return "Renew the server's certificate, or set this runner's clock."
+    return {
+      code: 'connect.certificate-expired',
+      advice: "Renew the server's certificate, or set this runner's clock.",
+    }
   if (/CERT|^UNABLE_TO_VERIFY/.test(code))
-    return "No authority that this runner trusts has signed the server's certificate: name the file with its CA in the URL, as in sslrootcert=certs/ca.pem."
+    return {
+      code: 'connect.certificate-untrusted',
+      advice:
+        "No authority that this runner trusts has signed the server's certificate: name the file with its CA in the URL, as in sslrootcert=certs/ca.pem.",
+    }
   if (/does not support SSL/.test(messageOf(error)))
-    return 'Turn TLS on there; rows and passwords would travel in clear without it.'
-  return "Check host and port, and that the server's firewall lets this runner in."
+    return {
+      code: 'connect.no-tls',
+      advice: 'Turn TLS on there; rows and passwords would travel in clear without it.',
+    }
+  return {
+    code: 'connect.failed',
+    advice: "Check host and port, and that the server's firewall lets this runner in.",
+  }
 }

@@ -1,23 +1,26 @@
 import { info, warning } from '@actions/core'
 import { deferAgain, rebuildDeferred } from '../../destination/deferral.ts'
+import { endOwnSessions, grantOwnWrites, retireStreamLogin, revokeOwnWrites } from '../../destination/stream-login.ts'
 import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
 import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from '../../phases/cutover/pause.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
-import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
-import type { VerifyReport } from '../../phases/verify/verify.ts'
+import type { StreamStatus } from '../../phases/stream/supervisor.ts'
+import { requireClean } from '../../phases/verify/verdict.ts'
 import { verifyTable } from '../../report/summary.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
-import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { connect, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
-import { plural, seconds } from '../../runtime/progress.ts'
+import { plural, seconds, someOf } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
-import { requireClean } from '../verify/run.ts'
+import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 import { requireShut, requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
+import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 import { openTarget } from './switch.ts'
 
@@ -35,20 +38,6 @@ export interface Outcome {
 
 /** A statement on the fence that takes longer has met a broken connection; milliseconds. */
 export const FENCE_TIMEOUT = 3_000
-
-export interface Section {
-  entry: Entry
-  /** What `molt verify --help` says. */
-  help: string
-  /** Aborted when the run is cancelled, or another run has taken the hold. */
-  signal: AbortSignal
-  stream: Stream
-  source: Database
-  target: Database
-  before: StreamStatus
-  held: HeldFence
-  estimate: number
-}
 
 /** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */
 export async function fenced(context: Cutover, section: Section): Promise<Outcome> {
@@ -69,6 +58,8 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
       `drained: marker on the target after ${drain.markerSeenMs} ms, position confirmed after ${drain.positionConfirmedMs} ms`,
     )
     checkpoint('drained')
+    await clock.part('stream off', () => limit.race(stopWriting(context, section)))
+    checkpoint('stream off')
     // Before the verify, which would find what it has written after all.
     if (inputs.smokeTest)
       await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
@@ -100,14 +91,40 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
   }
 }
 
+/**
+ * Nothing of the stream may write to the target from here on, its own replicator and frozen ones of earlier legs alike:
+ * what is compared next is what the application gets.
+ */
+async function stopWriting({ inputs }: Cutover, { stream, target, entry }: Section): Promise<void> {
+  const { login } = stream.options
+  const finished = stream.finish()
+  if (login) {
+    // Its replicator cannot write any more, however long it takes to end.
+    finished.catch(() => {})
+    return retireStreamLogin(target, inputs.target, login.role)
+  }
+  await finished
+  const writable = await revokeOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
+  await endOwnSessions(target, [STREAM_APPLICATION, 'replicator'])
+  if (writable.length)
+    warning(
+      `nothing keeps an earlier replicator of this migration from writing to ${someOf(writable, 3)} on the target: the migration role may not create logins, and cannot give up its own rights there. Grant it CREATEROLE`,
+    )
+}
+
 /** What was rebuilt is off again before the fence is: the stream goes on, and it would be in its way. */
 async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
   const { entry, target, held } = section
   await clock.part('indexes off again', () => deferAgain(target, entry.id))
   await clock.part('lift', async () => {
     await requireHeld(section)
-    if (!(await held.lift())) throw new VerdictError('the fence was changed by someone else before it could be lifted')
+    if (!(await held.lift()))
+      throw new VerdictError(
+        'fence.changed-by-other',
+        'the fence was changed by someone else before it could be lifted',
+      )
   })
+  await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
   return entry
 }
 
@@ -115,11 +132,16 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
 async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
   stream.check()
   await requireUnchanged(source, target, entry)
-  await requireShut(target, entry)
+  await requireShut(target, entry, stream.options.login?.role)
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
-    refuse('the fence is not what it was', problems, 'A write may have gone past it; nothing was decided.')
+    refuse(
+      'fence.not-holding',
+      'the fence is not what it was',
+      problems,
+      'A write may have gone past it; nothing was decided.',
+    )
 }
 
 /**
@@ -133,7 +155,8 @@ async function decide(context: Cutover, section: Section, limit: Limit): Promise
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.
   const now = await limit.race(readEntry(target, committing.id))
-  if (now?.nonce !== committing.nonce) throw new VerdictError('another run has moved this migration meanwhile')
+  if (now?.nonce !== committing.nonce)
+    throw new VerdictError('ledger.moved', 'another run has moved this migration meanwhile')
   await held.commit(context.inputs.holdersTimeout, limit.signal)
   checkpoint('permanent on the source')
   const committed = await advance(target, committing, 'committed')
@@ -151,6 +174,7 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
   )
   if (problems.length)
     refuse(
+      'sequences.not-set',
       'sequences could not be set',
       problems,
       'The next insert on the target could collide with a row that is there.',
@@ -174,7 +198,10 @@ async function leaveStreamable(context: Cutover, { entry }: Section): Promise<vo
   try {
     const decided = await withDatabase(context.inputs.source, 'source', readFence)
     if (decided.state === 'permanent') return
-    await withDatabase(context.inputs.target, 'target', (target) => deferAgain(target, entry.id))
+    await withDatabase(context.inputs.target, 'target', async (target) => {
+      await deferAgain(target, entry.id)
+      await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
+    })
   } catch (error) {
     info(`what was rebuilt on the target is taken off by the next run: ${messageOf(error)}`)
   }

@@ -1,6 +1,8 @@
 import { info, warning } from '@actions/core'
 import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../../destination/deferral.ts'
+import { dropStreamLogin, loginExists } from '../../destination/stream-login.ts'
 import { mergeWriteGrants, openWriteAccess, readWriteGrants, type WriteGrant } from '../../destination/write-access.ts'
+import { readStreamNote } from '../../ledger/hold.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { type Database, ident, qualified, relationExists, sqlState } from '../../runtime/database.ts'
 import { refuse, UserError } from '../../runtime/errors.ts'
@@ -55,6 +57,7 @@ function orTold({ name, drop }: Leftover): Leftover {
     if (sqlState(error) !== '2BP01') throw error
     const { detail = '' } = error as { detail?: string }
     throw new UserError(
+      'cleanup.foreign-objects',
       `${name} cannot be dropped, since things that are not ours are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move these away or drop them, and run this again: what comes after it is dropped then`,
     )
   }
@@ -62,7 +65,7 @@ function orTold({ name, drop }: Leftover): Leftover {
 }
 
 async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
-  if (reader) throw new UserError(`the slot ${slot} is read by PID ${reader}; end that replicator first`)
+  if (reader) throw new UserError('slot.in-use', `the slot ${slot} is read by PID ${reader}; end that replicator first`)
   await source.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot])
 }
 
@@ -88,6 +91,10 @@ export async function leftoversOnTarget(
   const { targetSchema } = entry.plan
   const { stagingSchema } = entry.facts
   const found: Leftover[] = []
+  const known = await readEntryIfAny(target, migration)
+  const login = known && (await readStreamNote(target, migration))?.login
+  if (login && (await loginExists(target, login)))
+    found.push({ name: `login ${login} of the stream`, drop: () => dropLiveLogin(target, login) })
   const { writeAccess = [] } = entry.facts
   const taken = (await openable(target, targetSchema, writeAccess)) ? writeAccess : []
   if (taken.length)
@@ -118,9 +125,14 @@ export async function leftoversOnTarget(
       name: `the ledger's note of ${back.length} indexes and constraints that are back`,
       drop: () => forgetDeferred(target, migration, back),
     })
-  if (await readEntryIfAny(target, migration))
-    found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
+  if (known) found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
   return found.map(orTold)
+}
+
+/** Nobody streams any more: what still logs in by it is left behind. */
+async function dropLiveLogin(target: Database, login: string): Promise<void> {
+  await target.query(`ALTER ROLE ${ident(login)} NOLOGIN`)
+  await dropStreamLogin(target, login)
 }
 
 /** What `molt fetch` writes its runs to, with the columns that it gives them. */
@@ -165,12 +177,16 @@ async function schemaExists(db: Database, name: string): Promise<boolean> {
 export async function requireOwner(source: Database, migration: string): Promise<void> {
   const owner = await readHeartbeatOwner(source)
   if (owner && owner.migration !== migration)
-    throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
+    throw new UserError(
+      'cleanup.other-migration',
+      `what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``,
+    )
 }
 
 export function requireGone(left: readonly Leftover[]): void {
   if (left.length)
     refuse(
+      'cleanup.incomplete',
       'not everything is gone',
       left.map(({ name }) => `${name} is still there`),
       'Run `cleanup` again.',
