@@ -130,10 +130,10 @@ function clusterOf(
 ): CockroachOptions {
   const version = values['target-version']
   if (version !== undefined && !/^\d{2}\.\d$/.test(version))
-    throw new InputError('--target-version must be a version such as 25.2')
+    throw new InputError('input.invalid', '--target-version must be a version such as 25.2')
   const retryRate = Number(values['retry-rate'] ?? 0)
   if (!(retryRate >= 0 && retryRate < 1))
-    throw new InputError('--retry-rate must be a share from 0 to below 1, such as 0.02')
+    throw new InputError('input.invalid', '--retry-rate must be a share from 0 to below 1, such as 0.02')
   return {
     version,
     latency: milliseconds('latency', values.latency),
@@ -145,7 +145,7 @@ function clusterOf(
 /** @throws InputError unless it is a duration as inputs have it, such as `20ms` */
 function milliseconds(name: string, value: string | undefined): number {
   const parsed = duration.schema.safeParse(value ?? '0ms')
-  if (!parsed.success) throw new InputError(`--${name} must be ${duration.hint}`)
+  if (!parsed.success) throw new InputError('input.invalid', `--${name} must be ${duration.hint}`)
   return parsed.data
 }
 
