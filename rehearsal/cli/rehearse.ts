@@ -350,7 +350,7 @@ async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
 /** `prepare`, which is the first to make anything, connects to both sides before it does. */
 function neverConnected(result: JobResult): boolean {
   const prepare = result.steps.find(({ id }) => id === 'prepare')
-  return errorsOf(prepare).some((message) => message.startsWith('cannot connect to the '))
+  return prepare?.outputs['error-code']?.startsWith('connect.') ?? false
 }
 
 /** What `cleanup` leaves on the target for later readers, and molt for itself: a rehearsal takes away what it has brought. */
@@ -399,9 +399,9 @@ async function leaveNothing(source: string, target: string, folder: string, scre
       secrets: [source, target],
     })
   const status = await run('cleanup', { 'dry-run': 'true' })
-  if (status.conclusion === 'success' && !/would drop/.test(status.summary)) return
-  const foreign = status.annotations.find(({ message }) => /belongs to migration/.test(message))
-  if (foreign) return screen.say(`nothing was touched: ${foreign.message}`)
+  if (status.outputs['would-drop'] === '[]') return
+  if (status.outputs['error-code'] === 'cleanup.other-migration')
+    return screen.say(`nothing was touched: ${status.annotations.find(({ level }) => level === 'error')?.message}`)
   screen.say('the chain could not clean up after itself; doing it now')
   await run('fence', { do: 'lift' })
   const cleaned = await run('cleanup', {})
