@@ -1,5 +1,6 @@
 import { info, warning } from '@actions/core'
 import { deferAgain, rebuildDeferred } from '../../destination/deferral.ts'
+import { requireClosed } from '../../destination/write-access.ts'
 import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
 import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from '../../phases/cutover/pause.ts'
@@ -14,7 +15,7 @@ import { plural, seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { requireClean } from '../verify/run.ts'
-import { requireShut, requireUnchanged } from './admission.ts'
+import { requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
 import type { Cutover } from './spec.ts'
@@ -113,7 +114,7 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
 async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
   stream.check()
   await requireUnchanged(source, target, entry)
-  await requireShut(target, entry)
+  await requireClosed(target, entry.plan, entry.facts)
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)

@@ -1,6 +1,6 @@
 import { info, warning } from '@actions/core'
 import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../../destination/deferral.ts'
-import { mergeWriteGrants, openWriteAccess, readWriteGrants, type WriteGrant } from '../../destination/write-access.ts'
+import { missingGrants, openWriteAccess } from '../../destination/write-access.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { type Database, ident, qualified, relationExists, sqlState } from '../../runtime/database.ts'
 import { refuse, UserError } from '../../runtime/errors.ts'
@@ -89,7 +89,7 @@ export async function leftoversOnTarget(
   const { stagingSchema } = entry.facts
   const found: Leftover[] = []
   const { writeAccess = [] } = entry.facts
-  const taken = (await openable(target, targetSchema, writeAccess)) ? writeAccess : []
+  const taken = writeAccess.length ? await missingGrants(target, targetSchema, writeAccess) : []
   if (taken.length)
     found.push({
       name: `write access on the target: ${taken.length} rights are given back`,
@@ -190,11 +190,4 @@ export async function restoreOrTell(target: Database, migration: string, restore
     warning(
       `${problems.length} indexes and constraints that were taken off for the load are still off; their definitions stay in the ledger. Say \`restore: true\` to build them, or load again under the same id`,
     )
-}
-
-/** Whether one of these rights is still taken away. */
-async function openable(target: Database, schema: string, grants: readonly WriteGrant[]): Promise<boolean> {
-  if (!grants.length) return false
-  const there = await readWriteGrants(target, schema, [...new Set(grants.map(({ table }) => table))])
-  return mergeWriteGrants(there, grants).length > there.length
 }
