@@ -170,15 +170,18 @@ export async function requireClosed(
   if (!writeAccess && writeAccessWaived) return
   if (!writeAccess)
     throw new VerdictError(
+      'write-access.not-closed',
       'write access to the target was never closed: `prepare` did not come to its end. Run `prepare` again',
     )
   const { open, ungrantable, user } = await readAccess(db, targetSchema, tables, writeAccess)
   if (open.length)
     throw new VerdictError(
+      'write-access.granted-early',
       `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. Somebody has granted this since \`prepare\`: revoke it, and verify again`,
     )
   if (ungrantable.length)
     throw new VerdictError(
+      'write-access.not-grantable',
       `write access could not be given back after the commit: ${grantsText(ungrantable, 'had')}, and this user may not grant it. Run this on the target as an administrator: ${grantOptionStatements(targetSchema, ungrantable, user).join('; ')}`,
     )
 }

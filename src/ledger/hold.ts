@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, isConnectionLost, isMissingTable, sqlState } from '../runtime/database.ts'
 import { CancelledError, VerdictError } from '../runtime/errors.ts'
+import { runUrl } from '../runtime/github.ts'
 import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 
@@ -67,14 +68,6 @@ export async function createHolds(db: Database): Promise<void> {
 /** A holder for this run. */
 export function thisRun(action: string): Holder {
   return { action, url: runUrl(), nonce: randomUUID() }
-}
-
-/** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
-export function runUrl(): string {
-  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
-  if (!GITHUB_RUN_ID) return ''
-  const attempt = GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''
-  return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
 }
 
 /** Who holds or asks, in words. */
@@ -147,13 +140,18 @@ async function tryHold(db: Database, id: string, holder: Holder, ttl: number): P
 function refusal(id: string, row: HoldRow): VerdictError {
   if (row.live && row.holder)
     return new VerdictError(
+      'hold.taken',
       `migration \`${id}\` is held by ${runText(row.holder)}; only one run may act at a time. Wait for it, or cancel it: its hold ends at ${row.expiresAt.toISOString()} unless it is renewed`,
     )
   if (row.request)
     return new VerdictError(
+      'hold.handover-pending',
       `migration \`${id}\` is being handed over to ${runText(row.request)}; this run keeps off so that the slot is free for it`,
     )
-  return new VerdictError(`another run was quicker to take migration \`${id}\`; look at \`status\` and try again`)
+  return new VerdictError(
+    'hold.taken',
+    `another run was quicker to take migration \`${id}\`; look at \`status\` and try again`,
+  )
 }
 
 /**
@@ -167,6 +165,7 @@ export async function renewHold(db: Database, id: string, holder: Holder, ttl: n
   const row = await readHold(db, id)
   if (row?.nonce === holder.nonce) return
   throw new VerdictError(
+    'hold.lost',
     `the hold of migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}: it was not renewed in time; this run stops so that only one acts`,
   )
 }
@@ -198,6 +197,7 @@ export async function requestSlot(db: Database, id: string, holder: Holder, ttl:
   const row = await readHold(db, id)
   if (row?.request?.nonce === holder.nonce) return
   throw new VerdictError(
+    'hold.handover-pending',
     `${row?.request ? runText(row.request) : 'another run'} asks for the slot of migration \`${id}\` already; only one can have it`,
   )
 }
@@ -272,12 +272,13 @@ export async function obtainSlot(
     for (;;) {
       const row = await tryHold(db, id, holder, ttl)
       if (!row) return
-      if (signal?.aborted) throw new CancelledError('the run was cancelled')
+      if (signal?.aborted) throw new CancelledError()
       first ??= row
       const renewed = row.nonce === first.nonce && row.expiresAt > first.expiresAt
       if (row.live && row.holder?.action === holder.action && renewed) throw refusal(id, row)
       if (performance.now() > end)
         throw new VerdictError(
+          'hold.handover-timeout',
           `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}; cancel that run and try again`,
         )
       await sleep(ASK_EVERY, undefined, { signal }).catch(() => {})

@@ -14,6 +14,7 @@ export async function openTarget(target: Database, { plan, facts }: Entry): Prom
   checkpoint('write access open')
   if (missing.length)
     refuse(
+      'write-access.missing',
       'the migration is committed, and write access to the target could not be given back: the application can write to neither side',
       grantStatements(plan.targetSchema, missing).map((statement) => `${statement};`),
       'Run these statements on the target as an administrator, then run `cutover` again, which tries this again and does the switch. To go back to the source instead, run `rollback`.',
@@ -30,6 +31,7 @@ export async function switchOver(
   const { inputs } = context
   if (signal.aborted)
     throw new CancelledError(
+      'cancelled.after-commit',
       'the run was cancelled, or has lost its hold, after the decision: the source is fenced for good, and the target has taken over. Nothing is taken back; run `cutover` again, which carries on with the switch',
     )
   if (!inputs.switchCommand?.length) {

@@ -50,7 +50,7 @@ export const action: Action<typeof spec> = {
 /** What `fetch` will be given, from inputs of the same names and its section of the config file. */
 function requireLoadSettings(): void {
   const problem = filesProblem(loadInputs(fetch, specs))
-  if (problem) throw new InputError(problem)
+  if (problem) throw new InputError('input.conflict', problem)
 }
 
 /** How long a transaction may be open before it is worth a warning. */
@@ -76,6 +76,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const blocked = blocking(findings)
   if (blocked.length)
     refuse(
+      'preflight.blocked',
       plural(blocked.length, 'finding blocks', 'findings block'),
       blocked.map((each) => `${each.check}: ${each.what}; ${each.fix}`),
       inputs.apply
@@ -129,6 +130,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   for (const name of [...(inputs.tables ?? []), ...(inputs.excludeTables ?? [])])
     if (!names.has(name))
       throw new UserError(
+        'input.unknown-table',
         `the schema ${inputs.schema} of the source has no table ${name}; names are case-sensitive, and without the schema`,
       )
   const asked = inputs.tables && new Set(inputs.tables)
@@ -136,6 +138,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   const chosen = all.map(({ name }) => name).filter((name) => (asked?.has(name) ?? true) && !excluded.has(name))
   if (!chosen.length)
     throw new UserError(
+      'prepare.no-tables',
       `no table to move: the schema ${inputs.schema} of the source has ${plural(all.length, 'table')}, and none is selected`,
     )
   return chosen
@@ -189,6 +192,7 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   const owner = await createHeartbeat(source, migration)
   if (owner.migration !== migration)
     throw new UserError(
+      'source.taken',
       `the source belongs to migration \`${owner.migration}\` since a moment ago; run \`cleanup\` for it first`,
     )
   await createTargetHeartbeat(target, plan.targetSchema, owner.sourceId)
@@ -231,6 +235,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
   const { open, ungrantable, user } = await readAccess(target, targetSchema, tables, entry.facts.writeAccess)
   if (ungrantable.length)
     refuse(
+      'write-access.not-grantable',
       'write access to the target could not be given back, so it is not taken',
       grantOptionStatements(targetSchema, ungrantable, user),
       'Have an administrator grant it (`grants: print` prints all that is missing), then run `prepare` again.',
@@ -243,6 +248,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
   const left = await readWriteGrants(target, targetSchema, tables)
   if (left.length)
     refuse(
+      'write-access.not-revoked',
       'write access on the target could not be revoked',
       [grantsText(left, 'still has')],
       'Somebody else granted these; revoke them, or say `write-access: waive`.',
@@ -304,6 +310,7 @@ function printGrants(context: Prepare, facts: Facts): void {
 function requireSamePlan(entry: Entry, plan: Plan): void {
   if (JSON.stringify(sorted(entry.plan)) === JSON.stringify(sorted(plan))) return
   throw new UserError(
+    'prepare.other-plan',
     `migration \`${entry.id}\` was prepared with another plan (tables, schemas or slot); \`abort\` it first when it is to be begun anew. Another \`migration\` is for another source database`,
   )
 }
@@ -316,6 +323,7 @@ function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
   ].flatMap(([name, was, is]) => (was === is ? [] : `\`${name}\` is \`${was}\` in it, and \`${is}\` now`))
   if (changed.length)
     throw new UserError(
+      'prepare.plan-fixed',
       `migration \`${id}\` is ${phase}, and its plan cannot change any more: ${changed.join('; ')}. Write what it was; \`cutover\` takes a stricter \`final-verify\` of its own`,
     )
 }
