@@ -113,6 +113,21 @@ export const CODES = {
     fix: 'Run the step again on a healthy runner.',
   },
 
+  'change-log.key-missing': {
+    meaning: 'The change log does not tell the key of a changed row.',
+    cause: "The table's replica identity is not its primary key.",
+    fix: 'Run `ALTER TABLE … REPLICA IDENTITY DEFAULT` on the source, or compare the table in full.',
+  },
+  'change-log.settings': {
+    meaning: 'The source writes keys otherwise than the target.',
+    cause: "The `options` of the source's URL set `DateStyle` or a similar setting after ours.",
+    fix: "Remove that setting from `options` in the source's URL.",
+  },
+  'change-log.truncate': {
+    meaning: 'A table was truncated on the source while its changes were logged.',
+    cause: 'A TRUNCATE tells no keys.',
+    fix: 'Compare the table in full.',
+  },
   'cleanup.fence-armed': {
     meaning: 'The fence is armed, so nothing is cleaned up.',
     cause: 'A cutover is under way, or the fence was raised by hand.',
@@ -264,6 +279,12 @@ export const CODES = {
     meaning: 'The connection to a database was lost.',
     cause: 'The server restarted, or the network failed.',
     fix: 'Run the step again. It resumes from the ledger.',
+  },
+  'database.contention': {
+    meaning: 'The target refused the same statement again and again, because of other transactions.',
+    cause:
+      'Long or many transactions work on the same rows or definitions (40001), or it is unknown whether a statement was done (40003).',
+    fix: 'Stop other schema changes and long transactions on the target, and run the step again.',
   },
   'database.lock-timeout': {
     meaning: 'A lock was not available in time.',
@@ -962,6 +983,11 @@ export const CODES = {
     fix: 'Correct the URLs. The log shows the error of each.',
   },
 
+  'stream.login-alive': {
+    meaning: 'The login of an earlier leg of the stream could not be retired.',
+    cause: 'A role `molt_leg_…` on the target may still log in, or a session of it does not end.',
+    fix: 'Run `ALTER ROLE … NOLOGIN` on the target, end its sessions, and run the step again.',
+  },
   'stream.not-continuous': {
     meaning: 'The stream would not continue where the last one ended.',
     cause: 'The slot, its position or the publication was changed in between. Changes would be lost silently.',
@@ -1164,9 +1190,20 @@ export const CODES = {
     fix: 'Revoke the rights that the message lists, and verify again.',
   },
   'write-access.missing': {
-    meaning: 'The migration is committed, but the application cannot write to the target.',
-    cause: 'Rights are missing on the target.',
-    fix: 'Grant the rights that the message lists, and run `cutover` again for the switch.',
+    meaning: 'The migration is committed, and write access to the target could not be given back.',
+    cause: 'The migration user lost the right to grant since the last look before the commit, or a role was dropped.',
+    fix: 'Run the statements of the message on the target as an administrator, then run `cutover` again. To return to the source, run `rollback`.',
+  },
+  'write-access.not-closed': {
+    meaning: 'Write access to the target was never closed.',
+    cause: '`prepare` was interrupted before its end.',
+    fix: 'Run `prepare` again.',
+  },
+  'write-access.not-grantable': {
+    meaning: 'Write access to the target could not be given back after the commit.',
+    cause:
+      'The migration user lacks the grant option, ownership or admin for a right that the application has. ALL needs ALL WITH GRANT OPTION.',
+    fix: 'Have an administrator run the statements of the message on the target, then run the step again.',
   },
   'write-access.not-revoked': {
     meaning: 'Write access on the target could not be revoked.',

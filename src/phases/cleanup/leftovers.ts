@@ -1,6 +1,8 @@
 import { info, warning } from '@actions/core'
 import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../../destination/deferral.ts'
-import { mergeWriteGrants, openWriteAccess, readWriteGrants, type WriteGrant } from '../../destination/write-access.ts'
+import { dropStreamLogin, loginExists } from '../../destination/stream-login.ts'
+import { missingGrants, openWriteAccess } from '../../destination/write-access.ts'
+import { readStreamNote } from '../../ledger/hold.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { type Database, ident, qualified, relationExists, sqlState } from '../../runtime/database.ts'
 import { refuse, UserError } from '../../runtime/errors.ts'
@@ -89,8 +91,12 @@ export async function leftoversOnTarget(
   const { targetSchema } = entry.plan
   const { stagingSchema } = entry.facts
   const found: Leftover[] = []
+  const known = await readEntryIfAny(target, migration)
+  const login = known && (await readStreamNote(target, migration))?.login
+  if (login && (await loginExists(target, login)))
+    found.push({ name: `login ${login} of the stream`, drop: () => dropLiveLogin(target, login) })
   const { writeAccess = [] } = entry.facts
-  const taken = (await openable(target, targetSchema, writeAccess)) ? writeAccess : []
+  const taken = writeAccess.length ? await missingGrants(target, targetSchema, writeAccess) : []
   if (taken.length)
     found.push({
       name: `write access on the target: ${taken.length} rights are given back`,
@@ -119,9 +125,14 @@ export async function leftoversOnTarget(
       name: `the ledger's note of ${back.length} indexes and constraints that are back`,
       drop: () => forgetDeferred(target, migration, back),
     })
-  if (await readEntryIfAny(target, migration))
-    found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
+  if (known) found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
   return found.map(orTold)
+}
+
+/** Nobody streams any more: what still logs in by it is left behind. */
+async function dropLiveLogin(target: Database, login: string): Promise<void> {
+  await target.query(`ALTER ROLE ${ident(login)} NOLOGIN`)
+  await dropStreamLogin(target, login)
 }
 
 /** What `molt fetch` writes its runs to, with the columns that it gives them. */
@@ -195,11 +206,4 @@ export async function restoreOrTell(target: Database, migration: string, restore
     warning(
       `${problems.length} indexes and constraints that were taken off for the load are still off; their definitions stay in the ledger. Say \`restore: true\` to build them, or load again under the same id`,
     )
-}
-
-/** Whether one of these rights is still taken away. */
-async function openable(target: Database, schema: string, grants: readonly WriteGrant[]): Promise<boolean> {
-  if (!grants.length) return false
-  const there = await readWriteGrants(target, schema, [...new Set(grants.map(({ table }) => table))])
-  return mergeWriteGrants(there, grants).length > there.length
 }
