@@ -11,7 +11,7 @@ import { rulesJsonSchema } from '../src/masking/rules.ts'
 import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
-import { exampleJobs, exampleRehearsal } from './example-jobs.ts'
+import { exampleComposite, exampleJobs, exampleRehearsal } from './example-jobs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
 /** Path → content of everything that is generated. */
@@ -33,7 +33,9 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/checks.md', checksDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
   files.set('docs/mask.schema.json', rulesJsonSchema())
-  files.set('examples/migrate-jobs.yml', exampleJobs(readFileSync('.github/workflows/migrate.yml', 'utf8')))
+  const caller = readFileSync('examples/migrate-caller.yml', 'utf8')
+  files.set('examples/migrate-jobs.yml', exampleJobs(readFileSync('.github/workflows/migrate.yml', 'utf8'), caller))
+  files.set('examples/action.yml', exampleComposite(readFileSync('action.yml', 'utf8')))
   files.set('examples/rehearse.yml', exampleRehearsal(readFileSync('.github/workflows/rehearse.yml', 'utf8')))
   return files
 }
