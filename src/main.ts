@@ -13,6 +13,7 @@ const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   brief: () => import('./actions/brief/run.ts'),
   cutover: () => import('./actions/cutover/run.ts'),
   finalize: () => import('./actions/finalize/run.ts'),
+  observe: () => import('./actions/observe/run.ts'),
   abort: () => import('./actions/abort/run.ts'),
   rollback: () => import('./actions/rollback/run.ts'),
   status: () => import('./actions/status/run.ts'),

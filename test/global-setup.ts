@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { execa } from 'execa'
 import type { TestProject } from 'vitest/node'
@@ -29,8 +29,13 @@ async function node24(): Promise<Node24> {
   return failed ? { missing: `npm install ${PACKAGE} failed: ${all}`, required: true } : { path }
 }
 
-export default async function setup(project: TestProject): Promise<void> {
+export default async function setup(project: TestProject): Promise<() => void> {
   const found = await node24()
   if ('missing' in found) console.warn(`Tests on Node 24 ${found.required ? 'fail' : 'are skipped'}: ${found.missing}`)
   project.provide('node24', found)
+  // Workers inherit it. The servers' account may be another user, so the folder is open like /tmp itself.
+  const cache = mkdtempSync('/tmp/molt-actions-initdb-')
+  chmodSync(cache, 0o1777)
+  process.env.MOLT_ACTIONS_INITDB_CACHE = cache
+  return () => rmSync(cache, { recursive: true, force: true })
 }

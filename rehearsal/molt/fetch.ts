@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { createInterface } from 'node:readline'
 import { Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import type pg from 'pg'
+import pg from 'pg'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import {
   type CommonTable,
@@ -15,8 +15,17 @@ import {
   type TableName,
 } from './catalog.ts'
 import type { FlagSpec, Flags } from './flags.ts'
+import {
+  type ExceptionRow,
+  exceptionsToContinue,
+  exportTable,
+  forgetException,
+  importParts,
+  partsToContinue,
+} from './load-files.ts'
 import { clockText, form, Metrics, MOLT_VERSION, type MoltLog, moltLog, moltMetricsServer } from './molt-log.ts'
 import { type Endpoint, errorText, ident, open, parseEndpoint, rows, sqlState } from './pg.ts'
+import { openStore, type Store } from './store.ts'
 
 /** Flags of `molt fetch`: those seen running, and those of the current documentation. */
 export const FETCH_FLAGS: readonly FlagSpec[] = [
@@ -36,15 +45,10 @@ export const FETCH_FLAGS: readonly FlagSpec[] = [
   ['direct-copy', 'bool', 'false', 'Copy from source to target without an intermediate store.'],
   ['use-copy', 'bool', 'false', 'Use COPY FROM instead of IMPORT INTO.'],
   ['mode', 'string', 'data-load', 'data-load, export-only or import-only.'],
-  ['bucket-path', 'string', '', 'Bucket for intermediate files; the stand-in writes none.'],
-  ['local-path', 'string', '', 'Local store for intermediate files; the stand-in writes none.'],
-  ['local-path-listen-addr', 'string', '', 'Address of the local store; not used by the stand-in.'],
-  [
-    'local-path-crdb-access-addr',
-    'string',
-    '',
-    'Address of the local store as the target sees it; not used by the stand-in.',
-  ],
+  ['bucket-path', 'string', '', 'Bucket for intermediate files: s3://bucket/path; query parameters are ignored.'],
+  ['local-path', 'string', '', 'Local store for intermediate files.'],
+  ['local-path-listen-addr', 'string', '', 'Address on which the local store is served.'],
+  ['local-path-crdb-access-addr', 'string', '', 'Address of the local store as the target sees it.'],
   ['import-region', 'string', '', 'Region of the bucket.'],
   ['import-batch-size', 'int', '1000', 'Files imported at a time.'],
   ['compression', 'string', '', 'gzip or none.'],
@@ -98,6 +102,9 @@ interface Run {
   source: Endpoint
   target: Endpoint
   fetchId: string
+  /** Undefined for a direct copy. */
+  store: Store | undefined
+  importing: boolean
 }
 
 /** `molt fetch`. Resolves when the load is complete; throws an Error whose message the caller prints. */
@@ -110,16 +117,19 @@ export async function fetchCommand(flags: Flags): Promise<void> {
   log.line('info', `molt version ${MOLT_VERSION}: for rehearsals, PostgreSQL to PostgreSQL`)
   const metrics = declareMetrics()
   const stopMetrics = await moltMetricsServer(log, flags.str('metrics-listen-addr'), metrics)
+  let store: Store | undefined
   try {
     const source = parseEndpoint(flags.str('source'), 'molt fetch')
     const target = parseEndpoint(flags.str('target'), 'molt fetch')
     checkTls(flags, source, target)
-    checkStore(flags, log)
-    await load({ flags, log, metrics, source, target, fetchId: randomUUID() })
+    checkCompression(flags, log)
+    store = await openStore(flags, log)
+    await load({ flags, log, metrics, source, target, fetchId: randomUUID(), store, importing: false })
   } catch (error) {
     metrics.add('molt_fetch_num_task_errors', 1)
     throw error
   } finally {
+    store?.close()
     stopMetrics()
   }
 }
@@ -156,16 +166,12 @@ function checkTls(flags: Flags, ...endpoints: Endpoint[]): void {
     )
 }
 
-function checkStore(flags: Flags, log: MoltLog): void {
-  const direct = flags.bool('direct-copy')
-  const copyMode = direct || flags.bool('use-copy')
+function checkCompression(flags: Flags, log: MoltLog): void {
+  const copyMode = flags.bool('direct-copy') || flags.bool('use-copy')
   if (copyMode && flags.str('compression').toLowerCase() === 'gzip')
     throw new Error('cannot run copy mode with compression')
-  if (!flags.has('compression')) log.line('info', `default compression to ${copyMode ? 'none' : 'GZIP'}`)
-  if (direct) return
-  if (!flags.str('bucket-path') && !flags.str('local-path'))
-    throw new Error('data source must be configured (--bucket-path, --direct-copy, --local-path)')
-  log.line('warn', 'the embedded stand-in writes no intermediate files: rows are copied directly')
+  if (flags.has('compression')) log.line('info', `user set compression to ${flags.str('compression')}`)
+  else log.line('info', `default compression to ${copyMode ? 'none' : 'GZIP'}`)
 }
 
 function declareMetrics(): Metrics {
@@ -185,6 +191,7 @@ async function load(run: Run): Promise<void> {
   let target: pg.Client | undefined
   try {
     target = await open(run.target)
+    run.importing = run.store !== undefined && !run.flags.bool('use-copy') && (await takesImports(run, target))
     await createStatus(run, target)
     const tables = await findTables(run, source, target)
     const snapshot = await establishSnapshot(run, source, tables)
@@ -198,6 +205,14 @@ async function load(run: Run): Promise<void> {
     await source.end().catch(() => {})
     await target?.end().catch(() => {})
   }
+}
+
+/** The real tool takes no target but CockroachDB; on PostgreSQL the stand-in loads the same files by COPY. */
+async function takesImports(run: Run, target: pg.Client): Promise<boolean> {
+  const [server] = await rows(target, 'SELECT version() AS version')
+  if (server?.version?.includes('CockroachDB')) return true
+  run.log.line('warn', 'the embedded stand-in loads files by COPY, since the target has no IMPORT INTO')
+  return false
 }
 
 /** The real tool keeps its runs in two tables of the target's default schema; so they are seen in rehearsals too. */
@@ -324,14 +339,21 @@ async function move(
   const summary = { type: 'summary', num_tables: tables.length, cdc_cursor: snapshot.cursor }
   log.line('info', 'starting fetch', summary)
   metrics.add('molt_fetch_num_tables', tables.length)
-  await clearContinuation(run, target)
+  const failures = await exceptionsToContinue(flags, target)
+  if (!flags.str('fetch-id')) await clearContinuation(run, target)
 
   const loaded: string[] = []
   const skipped: string[] = []
   const queue = [...tables]
   const worker = async () => {
     for (let table = queue.shift(); table; table = queue.shift()) {
-      const moved = await moveTable(run, table, snapshot)
+      const failed = failures.get(safeName(table))
+      if (flags.str('fetch-id') && !failed) {
+        log.line('warn', `skipping fetch for ${safeName(table)}`)
+        loaded.push(safeName(table))
+        continue
+      }
+      const moved = await moveTable(run, table, snapshot, failed)
       // Seen running: a table of which no row was moved is named all the same.
       if (moved || form() !== 'doc') loaded.push(safeName(table))
       else skipped.push(safeName(table))
@@ -355,19 +377,12 @@ async function move(
   })
 }
 
-async function clearContinuation(run: Run, target: pg.Client): Promise<void> {
-  const { flags, log } = run
-  const token = flags.str('continuation-token')
-  if (flags.str('fetch-id')) {
-    // Rows are copied directly, and a direct copy cannot be continued.
-    const what = token ? `continuation-token of ${token}` : `fetch-id of ${flags.str('fetch-id')}`
-    throw new Error(`no exception logs that correspond to ${what}`)
-  }
+async function clearContinuation({ flags, log }: Run, target: pg.Client): Promise<void> {
   if (flags.bool('non-interactive'))
     log.line('warn', 'clearing all continuation tokens because running in clear continuation mode')
   else if (!(await confirmed('Clearing all continuation tokens. Confirm (y/n)?')))
     throw new Error('clearing continuation tokens was not confirmed, exiting early')
-  await target.query('DELETE FROM _molt_fetch_exceptions')
+  await target.query('TRUNCATE _molt_fetch_exceptions')
 }
 
 async function confirmed(question: string): Promise<boolean> {
@@ -383,7 +398,12 @@ async function confirmed(question: string): Promise<boolean> {
 }
 
 /** Moves one table; false when its keys differ and nothing was moved. */
-async function moveTable(run: Run, table: CommonTable, snapshot: Snapshot): Promise<boolean> {
+async function moveTable(
+  run: Run,
+  table: CommonTable,
+  snapshot: Snapshot,
+  failed: ExceptionRow | undefined,
+): Promise<boolean> {
   const { flags, log, metrics } = run
   const name = safeName(table)
   const labels = { table: name }
@@ -401,24 +421,65 @@ async function moveTable(run: Run, table: CommonTable, snapshot: Snapshot): Prom
   let target: pg.Client | undefined
   try {
     target = await open(run.target)
-    if (flags.str('table-handling').toLowerCase() === 'truncate-if-exists') {
-      log.line('info', 'truncating table', tableField(name))
-      await target.query(`TRUNCATE TABLE ${sqlName(table)}`)
-      log.line('info', 'finished truncating table', tableField(name))
-    }
+    if (flags.str('table-handling').toLowerCase() === 'truncate-if-exists') await truncate(run, target, table)
     await source.query('BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY')
     await source.query(`SET TRANSACTION SNAPSHOT '${snapshot.id}'`)
     log.line('info', 'data extraction phase starting', tableField(name))
-    if (saysImport(flags)) log.line('info', 'starting data import on target', tableField(name))
-    const { count, exportMs } = await copyTable(source, target, table, metrics)
-    reportTable(run, table, count, exportMs, performance.now() - started, snapshot.cursor)
+    const move = run.store ? moveByFiles : moveDirectly
+    await move(run, { source, target, table, started, cursor: snapshot.cursor, failed })
     return true
   } catch (error) {
+    if (!(error instanceof pg.DatabaseError)) throw error
     throw new Error(`error moving table ${name}: ${errorText(error)}`)
   } finally {
     await source.end().catch(() => {})
     await target?.end().catch(() => {})
   }
+}
+
+async function truncate({ flags, log }: Run, target: pg.Client, table: CommonTable): Promise<void> {
+  if (flags.str('fetch-id')) {
+    const why = 'truncate is skipped because you are using a continuation mode and it could result in missing data'
+    log.line('warn', why)
+    return
+  }
+  log.line('info', 'truncating table', tableField(safeName(table)))
+  await target.query(`TRUNCATE TABLE ${sqlName(table)}`)
+  log.line('info', 'finished truncating table', tableField(safeName(table)))
+}
+
+/** One table's load: its connections, when it began, and the failure that it continues. */
+interface Move {
+  source: pg.Client
+  target: pg.Client
+  table: CommonTable
+  started: number
+  cursor: string
+  failed: ExceptionRow | undefined
+}
+
+async function moveDirectly(run: Run, { source, target, table, started, cursor }: Move): Promise<void> {
+  if (saysImport(run.flags)) run.log.line('info', 'starting data import on target', tableField(safeName(table)))
+  const { count, exportMs } = await copyTable(source, target, table, run.metrics)
+  reportExport(run, table, count, exportMs)
+  if (saysImport(run.flags)) reportImport(run, table, { count, exportMs, netMs: performance.now() - started, cursor })
+}
+
+/** Every row is written to files before the first file is loaded. */
+async function moveByFiles(run: Run, { source, target, table, started, cursor, failed }: Move): Promise<void> {
+  const files = { ...run, store: run.store as Store }
+  const parts = failed ? await partsToContinue(files, table, failed) : await exportTable(files, source, table)
+  const exportMs = performance.now() - started
+  // The real tool knows no numbers of a load that it continues.
+  const count = failed ? 0 : parts.reduce((sum, part) => sum + part.rows, 0)
+  reportExport(run, table, count, exportMs)
+  run.log.line('info', 'starting data import on target', tableField(safeName(table)))
+  await importParts(files, target, table, parts, failed)
+  if (failed) await forgetException(files, target, table, failed)
+  reportImport(run, table, { count, exportMs, netMs: performance.now() - started, cursor })
+  if (!run.flags.bool('cleanup')) return
+  run.log.line('info', 'cleaning up resources created during fetch run')
+  for (const part of parts) await part.remove()
 }
 
 /** The older binary names no table in these lines, and a direct copy of its says nothing of imports. */
@@ -468,38 +529,39 @@ function countLines(chunk: Buffer): number {
   return count
 }
 
-function reportTable(
-  run: Run,
-  table: CommonTable,
-  count: number,
-  exportMs: number,
-  netMs: number,
-  cursor: string,
-): void {
+interface Timing {
+  count: number
+  exportMs: number
+  netMs: number
+  cursor: string
+}
+
+function reportExport({ log, metrics }: Run, table: CommonTable, count: number, exportMs: number): void {
   const name = safeName(table)
-  const exported = { export_duration_ms: exportMs, export_duration: clockText(exportMs) }
-  run.log.line('info', 'data extraction from source complete', {
+  log.line('info', 'data extraction from source complete', {
     ...tableField(name),
     type: 'summary',
     num_rows: count,
-    ...exported,
+    export_duration_ms: exportMs,
+    export_duration: clockText(exportMs),
   })
-  if (saysImport(run.flags))
-    run.log.line('info', 'data import on target for table complete', {
-      ...tableField(name),
-      type: 'summary',
-      net_duration_ms: netMs,
-      net_duration: clockText(netMs),
-      import_duration_ms: netMs,
-      import_duration: clockText(netMs),
-      ...exported,
-      num_rows: count,
-      cdc_cursor: cursor,
-    })
-  for (const [kind, ms] of [
-    ['export', exportMs],
-    ['import', netMs],
-    ['overall', netMs],
-  ] as const)
-    run.metrics.set(`molt_fetch_table_${kind}_duration_ms`, Math.round(ms), { table: name })
+  metrics.set('molt_fetch_table_export_duration_ms', Math.round(exportMs), { table: name })
+}
+
+function reportImport({ log, metrics }: Run, table: CommonTable, { count, exportMs, netMs, cursor }: Timing): void {
+  const name = safeName(table)
+  log.line('info', 'data import on target for table complete', {
+    ...tableField(name),
+    type: 'summary',
+    net_duration_ms: netMs,
+    net_duration: clockText(netMs),
+    import_duration_ms: netMs,
+    import_duration: clockText(netMs),
+    export_duration_ms: exportMs,
+    export_duration: clockText(exportMs),
+    num_rows: count,
+    cdc_cursor: cursor,
+  })
+  for (const kind of ['import', 'overall'])
+    metrics.set(`molt_fetch_table_${kind}_duration_ms`, Math.round(netMs), { table: name })
 }

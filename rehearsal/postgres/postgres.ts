@@ -5,7 +5,7 @@
 // child, and on the end of its standard input stops it and removes the folder. The input ends when we close it, and
 // when this process dies in whatever way, so there is one way out for stop(), Ctrl-C and `kill -9` alike.
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
-import { randomBytes, randomInt } from 'node:crypto'
+import { createHash, randomBytes, randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import {
   chownSync,
@@ -19,7 +19,7 @@ import {
   statSync,
   symlinkSync,
 } from 'node:fs'
-import { rm, writeFile } from 'node:fs/promises'
+import { rename, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -116,11 +116,17 @@ finish() {
   rm -rf "$dir"
 }
 init() {
-  bin=\${1:-$bin}
+  bin=\${1:-$bin} template=$2
+  if [ -d "$template" ]; then
+    cp -R "$template" "$dir/data" || exit 1
+    : >"$dir/initialised"
+    return
+  fi
   echo postgres >"$dir/password"
   "$bin/initdb" -D "$dir/data" --username=postgres --pwfile="$dir/password" --auth=scram-sha-256 \\
     --encoding=UTF8 --no-locale --no-sync >"$dir/initdb.log" 2>&1 </dev/null ||
     { cat "$dir/initdb.log" >&2; exit 1; }
+  [ -z "$template" ] || cp -R "$dir/data" "$dir/template" || exit 1
   : >"$dir/initialised"
 }
 serve() {
@@ -270,8 +276,11 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
   try {
     await until(() => existsSync(folder), 'its folder was made', 10, signal)
     const reachableBinDir = reachable(binDir, account) ? '' : copyBinaries(binDir, join(folder, 'native'), account)
-    command(`init '${reachableBinDir}'`)
+    const template = templateOf(name, binDir)
+    command(`init '${reachableBinDir}' '${template}'`)
     await until(() => existsSync(join(folder, 'initialised')), 'its data folder was initialised', 60, signal)
+    // Another process may have made the same template meanwhile; its copy is as good.
+    await rename(join(folder, 'template'), template).catch(() => {})
     await writeSettings(join(dataDir, 'postgresql.auto.conf'), { ...DEFAULT_SETTINGS, ...options.settings })
     await firstStart()
     await createDatabase(urlOf('postgres'), database)
@@ -388,6 +397,15 @@ function copyBinaries(binDir: string, to: string, account: Account) {
   }
   copy(dirname(binDir), to)
   return join(to, basename(binDir))
+}
+
+/**
+ * Where a data folder fresh from initdb is kept for the next server; empty for no keeping. Tests set the folder.
+ * One a name, since a copy has the system identifier of its template, and the two sides must differ.
+ */
+function templateOf(name: string, binDir: string): string {
+  const folder = process.env.MOLT_ACTIONS_INITDB_CACHE
+  return folder ? join(folder, `${name}-${createHash('sha256').update(binDir).digest('hex').slice(0, 12)}`) : ''
 }
 
 async function writeSettings(file: string, settings: Record<string, string | number>) {

@@ -8,6 +8,7 @@ import { spec as fetch } from './fetch/spec.ts'
 import { spec as finalize } from './finalize/spec.ts'
 import { spec as gate } from './gate/spec.ts'
 import { spec as mask } from './mask/spec.ts'
+import { spec as observe } from './observe/spec.ts'
 import { spec as prepare } from './prepare/spec.ts'
 import { spec as replicate } from './replicate/spec.ts'
 import { spec as rollback } from './rollback/spec.ts'
@@ -28,6 +29,7 @@ export const specs: readonly ActionSpec[] = [
   brief,
   cutover,
   finalize,
+  observe,
   cleanup,
   abort,
   rollback,

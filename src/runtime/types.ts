@@ -52,6 +52,18 @@ export function integer(min: number, max: number): InputType<number> {
   }
 }
 
+export function decimal(min: number, max: number): InputType<number> {
+  return {
+    schema: z
+      .string()
+      .regex(/^\d+(\.\d+)?$/)
+      .transform(Number)
+      .pipe(z.number().min(min).max(max)),
+    hint: `a number from ${min} to ${max}, such as 1.5`,
+    json: { type: ['number', 'string'] },
+  }
+}
+
 export function choice<const T extends readonly [string, ...string[]]>(...values: T): InputType<T[number]> {
   return {
     schema: z.enum(values) as unknown as z.ZodType<T[number], string>,

@@ -8,11 +8,17 @@ import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
  * The fence is a statement trigger on every expected table, installed ahead of time and disarmed. What arms it is one
  * number: the time, by the source's own clock, until which writes are refused. The number is a sequence's value,
  * because a sequence is read outside any snapshot: an old REPEATABLE READ transaction sees it too, where it would not
- * see a row. For the same reason a second sequence counts the writes that passed: no rollback hides one.
+ * see a row. For the same reason a second sequence counts the writes that passed, and a third one those that the
+ * permanent fence refused: no rollback hides one.
  */
 
 export const LEASE = `${OUR_SCHEMA}.fence_lease`
 const PASSED = `${OUR_SCHEMA}.fence_passed`
+/** Counts writes that the permanent fence refused: clients that the switch forgot. */
+const REFUSALS = `${OUR_SCHEMA}.fence_refusals`
+const SEQUENCES = [LEASE, PASSED, REFUSALS]
+/** Set by a session that only tries the fence, so that its writes are not counted. */
+const PROBE = 'molt_actions.probe'
 /**
  * With a cache, a session takes its next values from memory: a write that passes would not be counted. One that cycles
  * could come back to where it was.
@@ -57,7 +63,7 @@ const LOCK_ATTEMPTS = 30
  */
 export async function installFence(db: Database, tables: readonly Table[]): Promise<Fence> {
   await db.query(`CREATE SCHEMA IF NOT EXISTS ${OUR_SCHEMA}`)
-  for (const sequence of [LEASE, PASSED]) await db.query(`CREATE SEQUENCE IF NOT EXISTS ${sequence} ${PLAIN}`)
+  for (const sequence of SEQUENCES) await db.query(`CREATE SEQUENCE IF NOT EXISTS ${sequence} ${PLAIN}`)
   // Only where it must be: a transaction that has written holds a lock on the counter to its end.
   for (const { name, unlogged } of await oddSequences(db))
     await withShortLock(db, async () => {
@@ -82,6 +88,9 @@ function fenceFunction(id: string): string {
     BEGIN
       SELECT last_value INTO lease_ms FROM ${LEASE};
       IF lease_ms > extract(epoch FROM clock_timestamp()) * 1000 THEN
+        IF lease_ms = ${PERMANENT} AND current_setting('${PROBE}', true) IS DISTINCT FROM '${id}' THEN
+          PERFORM nextval('${REFUSALS}');
+        END IF;
         RAISE EXCEPTION USING ERRCODE = '${REFUSED}',
           MESSAGE = 'writes are paused: this database is being moved',
           DETAIL = 'molt-actions fence ${id}',
@@ -100,7 +109,7 @@ async function oddSequences(db: Database): Promise<{ name: string; unlogged: boo
        SELECT FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
         WHERE s.seqrelid = pg_catalog.to_regclass(name) AND c.relpersistence = 'p' AND s.seqtypid = 'pg_catalog.int8'::regtype
           AND s.seqincrement = 1 AND s.seqmin = 1 AND s.seqmax = ${PERMANENT} AND s.seqcache = 1 AND NOT s.seqcycle)`,
-    [[LEASE, PASSED]],
+    [SEQUENCES],
   )
   return rows
 }
@@ -179,7 +188,7 @@ export async function removeFence(
     await withShortLock(db, () => db.query(`DROP TRIGGER IF EXISTS ${TRIGGER} ON ${name}`))
   }
   await db.query(`DROP FUNCTION IF EXISTS ${OUR_SCHEMA}.fence()`)
-  await db.query(`DROP SEQUENCE IF EXISTS ${LEASE}, ${PASSED}`)
+  await db.query(`DROP SEQUENCE IF EXISTS ${SEQUENCES.join(', ')}`)
 }
 
 /** Every table that carries the fence's trigger now, whatever a plan says. */
@@ -271,7 +280,7 @@ export async function liftFence(db: Database, lease?: string): Promise<boolean> 
  */
 export async function makePermanent(db: Database, lease: string): Promise<boolean> {
   const ours = `AND last_value = ${bigint(lease)} AND last_value > ${NOW_MS}`
-  return (await changeLease(db, PERMANENT, ours, EXACT)) !== undefined
+  return (await changeLease(db, PERMANENT, ours, `${EXACT}${FROM_ZERO}`)) !== undefined
 }
 
 /**
@@ -286,6 +295,9 @@ const bigint = (text: string) => BigInt(text).toString()
 
 /** A sequence is logged ahead of its use: after a crash or on a standby the counter would tell of writes that never were. */
 const EXACT = `, (SELECT setval('${PASSED}', last_value, is_called) FROM ${PASSED})`
+
+/** Refusals are counted from the commit on. */
+const FROM_ZERO = `, (SELECT setval('${REFUSALS}', 1, false))`
 
 /**
  * One change at a time: without the advisory lock, a lift that read "not permanent" could undo a commit. All of it goes
@@ -310,6 +322,16 @@ export async function writesPassed(db: Database): Promise<string> {
   return rows[0].passed
 }
 
+/**
+ * Writes that the permanent fence refused since the commit; undefined where the fence does not count them. No rollback
+ * of the client undoes the count. After a crash of the source it can be up to 32 too high, as any sequence.
+ */
+export async function writesRefused(db: Database): Promise<number | undefined> {
+  if (!(await relationExists(db, REFUSALS))) return undefined
+  const { rows } = await db.query(`SELECT (last_value - (NOT is_called)::int)::float8 AS refused FROM ${REFUSALS}`)
+  return rows[0].refused
+}
+
 /** The statement by which a person says that a count, as {@link writesPassed} gives it, is the one to hold to. */
 export function resetCount(passed: string): string {
   const [, value, called] = /^(\d+)(true|false)$/.exec(passed) ?? []
@@ -330,10 +352,10 @@ export async function fenceVersion(db: Database, fence: Fence): Promise<FenceVer
               (SELECT string_agg(p.oid::text || ':' || p.xmin::text, ',') FROM pg_catalog.pg_proc p
                  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $2 AND p.proname = 'fence'),
               (SELECT string_agg(c.oid::text || ':' || c.xmin::text || ':' || s.xmin::text, ',' ORDER BY c.oid) FROM pg_catalog.pg_sequence s
-                 JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid WHERE c.oid IN (to_regclass('${LEASE}'), to_regclass('${PASSED}')))) AS objects,
+                 JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid WHERE c.oid = ANY(SELECT to_regclass(name) FROM unnest($4::text[]) AS name))) AS objects,
             (SELECT coalesce(jsonb_object_agg(n.nspname || '.' || c.relname, c.relfilenode::int8), '{}') FROM pg_catalog.pg_class c
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY($3::oid[])) AS files`,
-    [TRIGGER, OUR_SCHEMA, fence.tables.map(({ oid }) => oid)],
+    [TRIGGER, OUR_SCHEMA, fence.tables.map(({ oid }) => oid), SEQUENCES],
   )
   return rows[0]
 }
@@ -367,12 +389,17 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
   const refused: string[] = []
   const passed: string[] = []
   const probes = await readProbes(db, fence)
-  for (const table of fence.tables) {
-    const name = qualified(table.schema, table.name)
-    const statements = probes.get(table.oid)
-    if (!statements) throw new VerdictError(`${name} was dropped on the source meanwhile, and with it its fence`)
-    if (await isRefused(db, fence, name, statements)) refused.push(name)
-    else passed.push(name)
+  await db.query('SELECT set_config($1, $2, false)', [PROBE, fence.id])
+  try {
+    for (const table of fence.tables) {
+      const name = qualified(table.schema, table.name)
+      const statements = probes.get(table.oid)
+      if (!statements) throw new VerdictError(`${name} was dropped on the source meanwhile, and with it its fence`)
+      if (await isRefused(db, fence, name, statements)) refused.push(name)
+      else passed.push(name)
+    }
+  } finally {
+    await db.query('SELECT set_config($1, $2, false)', [PROBE, '']).catch(() => {})
   }
   return { refused, passed }
 }

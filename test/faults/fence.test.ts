@@ -15,6 +15,7 @@ import {
   removeFence,
   setLease,
   writesPassed,
+  writesRefused,
 } from '../../src/source/fence.ts'
 import { writeMarker } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
@@ -390,6 +391,30 @@ test('rows that DDL writes anew behind the verify forbid the commit; a statistic
     /public\.parent was rewritten.*VACUUM FULL and CLUSTER do it/,
   )
   expect((await readFence(db)).state).not.toBe('permanent')
+})
+
+test('the permanent fence counts the writes that it refuses, also of transactions that are rolled back', async () => {
+  await held.arm(2_000, signal)
+  const app = await client('app')
+  const write = () => app.query("UPDATE parent SET v = 'late'").catch((error) => expect(error).toMatchObject(REFUSED))
+  await write()
+  expect(await writesRefused(db)).toBe(0)
+  await held.commit(2_000, signal)
+  expect(await writesRefused(db)).toBe(0)
+  await write()
+  await app.query('BEGIN')
+  await write()
+  await app.query('ROLLBACK')
+  expect(await writesRefused(db)).toBe(2)
+  expect((await probeFence(db, fence)).refused).toHaveLength(4)
+  expect(await writesRefused(db)).toBe(2)
+  expect(await fenceProblems(db, fence)).toEqual([])
+})
+
+test('a fence without a counter of refusals is told apart from one that refused nothing', async () => {
+  await db.query('DROP SEQUENCE molt_actions.fence_refusals')
+  expect(await writesRefused(db)).toBeUndefined()
+  expect((await fenceProblems(db, fence))[0]).toMatch(/fence_refusals was dropped or changed/)
 })
 
 test('installing waits for nobody longer than its lock timeout, and goes on when the lock is free', async () => {

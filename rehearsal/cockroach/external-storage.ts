@@ -1,0 +1,135 @@
+import { Readable } from 'node:stream'
+import type { ReadableStream } from 'node:stream/web'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Bucket, BucketError } from '../bucket.ts'
+import { SqlError } from './types.ts'
+
+/**
+ * Files that IMPORT INTO reads: `s3://` with keys in its URL and, where given, a custom endpoint, and `http(s)://`.
+ * Source of parameters and wordings: CockroachDB's `pkg/cloud/amazon/s3_storage.go`, `pkg/cloud/httpsink/http_storage.go`
+ * and `pkg/cloud/cloudprivilege/privileges.go`, v24.1 to v25.2.
+ */
+export interface ExternalFile {
+  /** `s3` or `http`, as messages name the provider. */
+  provider: 's3' | 'http'
+  /** Whether reading it takes EXTERNALIOIMPLICITACCESS: HTTP, implicit credentials, and custom endpoints do. */
+  implicit: boolean
+  /** As job descriptions show it: secrets redacted. */
+  sanitized: string
+  /** @throws SqlError as the job reports it */
+  open(signal: AbortSignal): Promise<Readable>
+}
+
+/** SQLSTATE of errors without one of their own. */
+export const UNCATEGORIZED = 'XXUUU'
+
+const S3_PARAMS = new Set([
+  'AWS_ACCESS_KEY_ID',
+  'AWS_SECRET_ACCESS_KEY',
+  'AWS_SESSION_TOKEN',
+  'AWS_ENDPOINT',
+  'AWS_REGION',
+  'AUTH',
+  'ASSUME_ROLE',
+  'AWS_SERVER_ENC_MODE',
+  'AWS_SERVER_KMS_ID',
+  'S3_STORAGE_CLASS',
+])
+const SECRETS = new Set(['AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'])
+
+/** @throws SqlError for a URL that cannot be one of a file */
+export function externalFile(uri: string): ExternalFile {
+  let url: URL
+  try {
+    url = new URL(uri)
+  } catch {
+    throw new SqlError(
+      UNCATEGORIZED,
+      `unsupported storage scheme: "" - refer to docs to find supported storage schemes`,
+    )
+  }
+  if (/^https?:$/.test(url.protocol))
+    return { provider: 'http', implicit: true, sanitized: sanitize(url), open: (signal) => openHttp(url, signal) }
+  if (url.protocol === 's3:') return s3File(url)
+  throw new SqlError(
+    UNCATEGORIZED,
+    `unsupported storage scheme: "${url.protocol.slice(0, -1)}" - refer to docs to find supported storage schemes`,
+  )
+}
+
+function sanitize(url: URL): string {
+  const clean = new URL(url)
+  for (const name of SECRETS) if (clean.searchParams.has(name)) clean.searchParams.set(name, 'redacted')
+  if (clean.password) clean.password = 'redacted'
+  return clean.href
+}
+
+function s3File(url: URL): ExternalFile {
+  const param = (name: string) => url.searchParams.get(name) ?? ''
+  const unknown = [...url.searchParams.keys()].filter((name) => !S3_PARAMS.has(name))
+  if (!url.host) throw new SqlError(UNCATEGORIZED, 'empty host component; s3 URI must specify a target bucket')
+  if (unknown.length) throw new SqlError(UNCATEGORIZED, `unknown S3 query parameters: ${unknown.join(', ')}`)
+  const implicit = param('AUTH') === 'implicit'
+  if (!implicit)
+    for (const name of ['AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY'])
+      if (!param(name)) throw new SqlError(UNCATEGORIZED, `AUTH is set to 'specified', but ${name} is not set`)
+  const bucket = new Bucket({
+    bucket: url.host,
+    accessKeyId: param('AWS_ACCESS_KEY_ID'),
+    // A `+` in a secret that was not escaped reads as a space.
+    secretAccessKey: param('AWS_SECRET_ACCESS_KEY').replaceAll(' ', '+'),
+    sessionToken: param('AWS_SESSION_TOKEN') || undefined,
+    region: param('AWS_REGION') || undefined,
+    endpoint: param('AWS_ENDPOINT') || undefined,
+  })
+  const key = decodeURIComponent(url.pathname.replace(/^\/+/, ''))
+  return {
+    provider: 's3',
+    implicit: implicit || param('AWS_ENDPOINT') !== '',
+    sanitized: sanitize(url),
+    open: async () => {
+      if (implicit)
+        throw new SqlError(UNCATEGORIZED, 'failed to get s3 object: NoCredentialProviders: no valid providers in chain')
+      return body(await bucket.get(key).catch((error) => fail(s3Words(error))))
+    },
+  }
+}
+
+function s3Words(error: unknown): string {
+  if (!(error instanceof BucketError)) return String(error)
+  if (error.status === 0) return `failed to get s3 object: ${error.message}`
+  const words = `${error.message}\n\tstatus code: ${error.status}`
+  return /^NoSuch(Key|Bucket)$/.test(error.code)
+    ? `${words}: s3 object does not exist: external_storage: file doesn't exist`
+    : `failed to get s3 object: ${words}`
+}
+
+/** CockroachDB tries about a minute, growing its pauses to 2 s; here the pauses stay short. */
+const HTTP_ATTEMPTS = 10
+const HTTP_PAUSE_MS = 100
+
+async function openHttp(url: URL, signal: AbortSignal): Promise<Readable> {
+  for (let attempt = 1; ; attempt++) {
+    const response = await fetch(url, { signal }).catch(() => undefined)
+    signal.throwIfAborted()
+    if (response?.ok) return body(response)
+    if (response) {
+      const said = `error response from server: ${response.status} ${response.statusText} ${JSON.stringify(await response.text())}`
+      fail(
+        response.status === 404
+          ? `${said}: http storage file does not exist: external_storage: file doesn't exist`
+          : said,
+      )
+    }
+    if (attempt === HTTP_ATTEMPTS) fail('too many retries; giving up')
+    await sleep(HTTP_PAUSE_MS, undefined, { signal })
+  }
+}
+
+function body(response: Response): Readable {
+  return response.body ? Readable.fromWeb(response.body as ReadableStream) : Readable.from([])
+}
+
+function fail(message: string): never {
+  throw new SqlError(UNCATEGORIZED, message)
+}

@@ -1,0 +1,137 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { info, warning } from '@actions/core'
+import { COMMITTED, type Entry, STREAMING } from '../../ledger/ledger.ts'
+import { type Baseline, keepSnapshot, readBaseline, takeSnapshot } from '../../phases/observe/baseline.ts'
+import { keepObservation, lastObservation, observationOf } from '../../phases/observe/observation.ts'
+import { baselineText, gapText, judgementText, reasonText } from '../../phases/observe/summary.ts'
+import { isMissing, type Judgement, judge, type Limits, type Verdict } from '../../phases/observe/verdict.ts'
+import { type Watched, watch } from '../../phases/observe/watch.ts'
+import type { Action, Context } from '../../runtime/action.ts'
+import { Link } from '../../runtime/database.ts'
+import { refuse } from '../../runtime/errors.ts'
+import { minutes, plural, seconds, workFolder } from '../../runtime/progress.ts'
+import { requireMigration, withBoth } from '../shared.ts'
+import { spec } from './spec.ts'
+
+type Observe = Context<typeof spec>
+
+export const action: Action<typeof spec> = {
+  spec,
+  run: (context) => (context.inputs.mode === 'baseline' ? baseline(context) : observe(context)),
+}
+
+/** Never red for want of statistics: the load and the cutover do not depend on them. */
+async function baseline(context: Observe): Promise<void> {
+  const { migration } = context.inputs
+  await withBoth(context, async (source, target) => {
+    const { plan } = await requireMigration(source, target, migration, ['prepared', ...STREAMING])
+    const snapshot = await takeSnapshot(source, plan)
+    await keepSnapshot(target, migration, snapshot)
+    const kept = await readBaseline(target, migration)
+    context.output('snapshots', kept.snapshots)
+    if (isMissing(snapshot.statements))
+      warning(
+        snapshot.statements.missing === 'right'
+          ? 'The texts of statements on the source are hidden. Run `GRANT pg_read_all_stats TO …` on the source, else `observe` is inconclusive after the commit.'
+          : 'pg_stat_statements is not installed on the source. Install it, else `observe` is inconclusive after the commit.',
+      )
+    else info(`kept a snapshot of ${plural(Object.keys(snapshot.statements).length, 'statement')} on the source`)
+    context.summary(`### Observe: snapshot of the source\n\n${baselineText(kept)}`)
+  })
+}
+
+async function observe(context: Observe): Promise<void> {
+  const { migration } = context.inputs
+  const { entry, known, previous } = await withBoth(context, async (source, target) => {
+    const found = await requireMigration(source, target, migration, COMMITTED, EARLY)
+    return {
+      entry: found,
+      known: await readBaseline(target, migration),
+      previous: await lastObservation(target, found),
+    }
+  })
+  const links = { source: new Link(context.inputs.source, 'source'), target: new Link(context.inputs.target, 'target') }
+  try {
+    const refusedBefore = previous?.refusedTotal ?? 0
+    const jobsForMs = previous?.ageMs ?? entry.ageMs
+    const watched = await look(context, { entry, known, links, refusedBefore, jobsForMs })
+    const judged = judge(known.statements, watched.seen, limitsOf(context))
+    await links.target.use((db) => keepObservation(db, entry, judged, watched))
+    tell(context, judged, known, watched)
+  } finally {
+    await Promise.all([links.source.close(), links.target.close()])
+  }
+}
+
+const EARLY =
+  'nothing was committed, so there is nothing to watch. Run `cutover` with `decision: commit`, or set `mode: baseline`'
+
+function look(
+  context: Observe,
+  from: {
+    entry: Entry
+    known: Baseline
+    links: { source: Link; target: Link }
+    refusedBefore: number
+    jobsForMs: number
+  },
+): Promise<Watched> {
+  const { inputs, signal } = context
+  const begun = performance.now()
+  return watch({
+    ...from.links,
+    plan: from.entry.plan,
+    baseline: from.known,
+    durationMs: inputs.duration,
+    everyMs: inputs.every,
+    ignore: inputs.ignore ?? [],
+    refusedBefore: from.refusedBefore,
+    jobsForMs: from.jobsForMs,
+    signal,
+    onLook(seen) {
+      const { verdict, coverage, reasons } = judge(from.known.statements, seen, limitsOf(context))
+      const passed = reasons.length ? `, ${plural(reasons.length, 'threshold')} passed` : ''
+      info(
+        `${seconds(performance.now() - begun)} of ${minutes(inputs.duration)}: ${verdict}${passed}, ${coverage.toFixed(0)} % of the baseline seen`,
+      )
+    },
+  })
+}
+
+function limitsOf({ inputs }: Observe): Limits {
+  return {
+    latencyRatio: inputs.latencyRatio,
+    latencyFloorMs: inputs.latencyFloor,
+    minCalls: inputs.minCalls,
+    maxFailures: inputs.maxFailures,
+    maxRetries: inputs.maxRetries,
+    maxConnections: inputs.maxConnections,
+    maxStragglers: inputs.maxStragglers,
+    maxRefusedWrites: inputs.maxRefusedWrites,
+    maxFailedJobs: inputs.maxFailedJobs,
+    minCoverage: inputs.minCoverage,
+  }
+}
+
+function tell(context: Observe, judged: Judgement, known: Baseline, watched: Watched): void {
+  const path = join(workFolder(context.inputs.migration), 'observe.json')
+  writeFileSync(path, `${JSON.stringify(observationOf(judged, watched), null, 2)}\n`, { mode: 0o600 })
+  context.output('report', path)
+  context.output('verdict', judged.verdict)
+  context.output('reasons', JSON.stringify(judged.reasons.slice(0, 50)))
+  context.summary(judgementText(judged, known))
+  requireHealthy(judged)
+}
+
+const NEXT: Record<Exclude<Verdict, 'healthy'>, string> = {
+  degraded: 'Correct the causes, or roll back while the window is open. Then run `observe` again.',
+  inconclusive: 'Close these gaps, then run `observe` again.',
+}
+
+/** @throws VerdictError unless the verdict is healthy */
+function requireHealthy({ verdict, reasons, gaps }: Judgement): void {
+  if (verdict === 'healthy') return
+  const what = verdict === 'degraded' ? reasons.map(reasonText) : gaps.map(gapText)
+  refuse(`the application is ${verdict === 'degraded' ? 'degraded' : 'not proved to be well'}`, what, NEXT[verdict])
+}

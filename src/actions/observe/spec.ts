@@ -1,0 +1,76 @@
+import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
+import { choice, decimal, duration, integer, list } from '../../runtime/types.ts'
+import { migration } from '../shared.ts'
+
+const percent = integer(0, 100)
+
+export const spec = defineAction({
+  name: 'observe',
+  title: 'Observe',
+  description:
+    'Watches the application after the commit: latency, failures, retries and connections on the target, clients left on the source.',
+  icon: 'activity',
+  inputs: {
+    ...migration,
+    mode: defaulted(
+      choice('watch', 'baseline'),
+      'watch',
+      '`baseline`: keeps a snapshot of what the source has counted, in seconds; run it at least twice before the commit. `watch`: after the commit, compares the target with the baseline, and gives a verdict.',
+    ),
+    duration: defaulted(duration, '10m', 'With `watch`: how long to watch.'),
+    every: defaulted(duration, '1m', 'With `watch`: time between two reports in the log and in the metrics file.'),
+    'latency-ratio': defaulted(
+      decimal(1, 1000),
+      '3',
+      'Degraded when the mean time of a statement on the target is more than this many times that on the source.',
+    ),
+    'latency-floor': defaulted(
+      duration,
+      '20ms',
+      'A statement with a lower mean time on the target is never too slow, whatever its ratio.',
+    ),
+    'min-calls': defaulted(
+      integer(1, 1_000_000),
+      '50',
+      'A statement with fewer calls on either side says nothing about latency, and with fewer on the target nothing at all.',
+    ),
+    'max-failures': defaulted(percent, '1', 'Degraded when more of the executions of a statement fail; percent.'),
+    'max-retries': defaulted(
+      percent,
+      '5',
+      'Degraded when more of the executions of a statement are retries, or fail with 40001; percent.',
+    ),
+    'max-connections': defaulted(
+      percent,
+      '80',
+      "Degraded when more of the target's connections are in use; percent. CockroachDB limits them only where `server.max_connections_per_gateway` is set.",
+    ),
+    'max-stragglers': defaulted(
+      integer(0, 10_000),
+      '0',
+      'Degraded when the application has more sessions on the source at one time.',
+    ),
+    'max-refused-writes': defaulted(
+      integer(0, 1_000_000),
+      '0',
+      'Degraded when the source refused more writes since the commit, or since the last watch.',
+    ),
+    'max-failed-jobs': defaulted(
+      integer(0, 1000),
+      '0',
+      'Degraded when more jobs failed on the target since the commit, or since the last watch.',
+    ),
+    'min-coverage': defaulted(
+      percent,
+      '50',
+      "Inconclusive when statements seen often enough on both sides make up less of the baseline's calls; percent.",
+    ),
+    ignore: optional(list, 'Applications and roles whose sessions on the source are no concern, such as a monitor.'),
+  },
+  outputs: {
+    verdict: 'With `watch`: `healthy`, `degraded`, or `inconclusive` (too little is known; never green).',
+    reasons: 'JSON array of the thresholds that were passed: `code`, `subject`, `measured`, `limit`.',
+    snapshots: 'With `baseline`: how many snapshots the ledger holds now.',
+    report: 'Path of the whole report as JSON. It holds no literal value of any statement.',
+  },
+})

@@ -1,0 +1,191 @@
+import { type Database, sqlState } from '../runtime/database.ts'
+
+/*
+ * What CockroachDB tells of its clients: statement and transaction statistics, sessions, jobs. Columns and JSON by
+ * cockroachdb/docs, `crdb-internal.md` of v24.1 to v26.3. All of it stays readable when `allow_unsafe_internals` is off.
+ * Each needs a right; without it some of these statements fail, and others quietly show only what is one's own.
+ */
+
+/** Of one statement and application, since `since`. Times in milliseconds. */
+export interface TargetStatement {
+  /** `_` for constants and placeholders. */
+  query: string
+  application: string
+  calls: number
+  rows: number
+  totalMs: number
+  /** Sum of the squares of each call's time. */
+  squaresMs: number
+  failures: number
+  /** Executions after a first attempt. */
+  retries: number
+  /** SQLSTATE of a failure; empty without one. */
+  lastError: string
+  fullScan: boolean
+  /** Mean of sampled executions. */
+  contentionMs: number
+}
+
+/** Transactions of one application, since `since`. Times in milliseconds. */
+export interface TargetTransactions {
+  application: string
+  count: number
+  totalMs: number
+  squaresMs: number
+  /** Most retries of one transaction. */
+  maxRetries: number
+}
+
+export interface TargetSession {
+  application: string
+  role: string
+  sessions: number
+}
+
+export interface TargetJob {
+  id: string
+  type: string
+  status: string
+}
+
+/** What the migration user may see of others. */
+export interface Sight {
+  /** Statements, transactions and sessions: VIEWACTIVITY or VIEWACTIVITYREDACTED. */
+  activity: boolean
+  /** Jobs: VIEWJOB or CONTROLJOB. */
+  jobs: boolean
+}
+
+const STATEMENTS = 2000
+
+/** Reads what this role may see. */
+export async function readSight(db: Database): Promise<Sight> {
+  return { activity: await seesActivity(db), jobs: await seesJobs(db) }
+}
+
+/** CockroachDB refuses to show statistics with 42501; role options count as well as system privileges. */
+async function seesActivity(db: Database): Promise<boolean> {
+  try {
+    await db.query('SELECT 1 FROM crdb_internal.statement_statistics LIMIT 1')
+    return true
+  } catch (error) {
+    if (sqlState(error) === '42501') return false
+    throw error
+  }
+}
+
+/** SHOW JOBS is never refused, so the right itself is looked up. */
+async function seesJobs(db: Database): Promise<boolean> {
+  const { rows } = await db.query(
+    `SELECT pg_has_role('admin', 'MEMBER') OR EXISTS (
+       SELECT 1 FROM [SHOW SYSTEM GRANTS] g WHERE g.privilege_type IN ('VIEWJOB', 'CONTROLJOB', 'ALL')
+          AND (g.grantee = current_user OR g.grantee = 'public'
+               OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles))) AS sees`,
+  )
+  return rows[0].sees
+}
+
+/** The database's own clock. */
+export async function readClock(db: Database): Promise<Date> {
+  return (await db.query('SELECT clock_timestamp() AS now')).rows[0].now
+}
+
+const OTHERS = `aggregated_ts >= $1 AND app_name NOT LIKE '$ internal%' AND app_name <> ALL($2)`
+
+/** One row a plan and aggregation period, in seconds. */
+const STATEMENT_STATISTICS = `
+  SELECT metadata->>'query' AS query, app_name AS application,
+         coalesce((metadata->>'fullScan')::BOOL, false) AS full_scan,
+         (statistics->'statistics'->>'cnt')::FLOAT8 AS calls,
+         (statistics->'statistics'->>'firstAttemptCnt')::FLOAT8 AS first_attempts,
+         coalesce((statistics->'statistics'->>'failureCount')::FLOAT8, 0) AS failures,
+         coalesce(statistics->'statistics'->>'lastErrorCode', '') AS last_error,
+         (statistics->'statistics'->'numRows'->>'mean')::FLOAT8 AS rows_mean,
+         (statistics->'statistics'->'svcLat'->>'mean')::FLOAT8 AS mean,
+         (statistics->'statistics'->'svcLat'->>'sqDiff')::FLOAT8 AS squares,
+         coalesce((statistics->'execution_statistics'->'contentionTime'->>'mean')::FLOAT8, 0) AS contention
+    FROM crdb_internal.statement_statistics
+   WHERE ${OTHERS} AND metadata->>'db' = current_database()`
+
+/**
+ * Statements of this database by clients other than `own`, the most expensive first.
+ * @param since statistics are kept by the hour; those of the hour that holds it are included
+ */
+export async function readTargetStatements(
+  db: Database,
+  since: Date,
+  own: readonly string[],
+): Promise<TargetStatement[]> {
+  const { rows } = await db.query<TargetStatement>(
+    `SELECT query, application, bool_or(full_scan) AS "fullScan", sum(calls) AS calls, sum(calls * rows_mean) AS rows,
+            sum(calls * mean) * 1000 AS "totalMs", sum(squares + calls * mean * mean) * 1000000 AS "squaresMs",
+            sum(failures) AS failures, sum(calls - first_attempts) AS retries, max(last_error) AS "lastError",
+            max(contention) * 1000 AS "contentionMs"
+       FROM (${STATEMENT_STATISTICS}) s WHERE calls > 0
+      GROUP BY query, application ORDER BY sum(calls * mean) DESC LIMIT ${STATEMENTS}`,
+    [hourOf(since), own],
+  )
+  return rows
+}
+
+export async function readTargetTransactions(
+  db: Database,
+  since: Date,
+  own: readonly string[],
+): Promise<TargetTransactions[]> {
+  const { rows } = await db.query<TargetTransactions>(
+    `SELECT application, sum(calls) AS count, sum(calls * mean) * 1000 AS "totalMs",
+            sum(squares + calls * mean * mean) * 1000000 AS "squaresMs", max(retries) AS "maxRetries"
+       FROM (SELECT app_name AS application, (statistics->'statistics'->>'cnt')::FLOAT8 AS calls,
+                    (statistics->'statistics'->>'maxRetries')::FLOAT8 AS retries,
+                    (statistics->'statistics'->'svcLat'->>'mean')::FLOAT8 AS mean,
+                    (statistics->'statistics'->'svcLat'->>'sqDiff')::FLOAT8 AS squares
+               FROM crdb_internal.transaction_statistics WHERE ${OTHERS}) t
+      WHERE calls > 0 GROUP BY application ORDER BY application`,
+    [hourOf(since), own],
+  )
+  return rows
+}
+
+/** The begin of the aggregation period, by default an hour. */
+function hourOf(time: Date): Date {
+  return new Date(Math.floor(time.getTime() / 3_600_000) * 3_600_000)
+}
+
+/** Open sessions by application and user, without internal ones and `own`. */
+export async function readTargetSessions(db: Database, own: readonly string[]): Promise<TargetSession[]> {
+  const { rows } = await db.query<TargetSession>(
+    `SELECT application_name AS application, user_name AS role, count(*)::FLOAT8 AS sessions
+       FROM [SHOW CLUSTER SESSIONS] WHERE application_name NOT LIKE '$ internal%' AND application_name <> ALL($1)
+      GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2`,
+    [own],
+  )
+  return rows
+}
+
+/**
+ * Connections that every node together allows; undefined when there is no limit, or this role may not read it
+ * (VIEWCLUSTERSETTING).
+ */
+export async function readConnectionLimit(db: Database): Promise<number | undefined> {
+  try {
+    const { rows } = await db.query('SHOW CLUSTER SETTING server.max_connections_per_gateway')
+    const perNode = Number(Object.values(rows[0] ?? {})[0])
+    if (!(perNode > 0)) return undefined
+    const nodes = await db.query('SELECT count(DISTINCT node_id)::FLOAT8 AS nodes FROM [SHOW CLUSTER SESSIONS]')
+    return perNode * Math.max(1, nodes.rows[0].nodes)
+  } catch (error) {
+    if (/^(42501|42704|22023|42601)$/.test(sqlState(error) ?? '')) return undefined
+    throw error
+  }
+}
+
+/** Jobs that failed since `since`, or are being undone. Their descriptions and errors can hold row values. */
+export async function readFailedJobs(db: Database, since: Date): Promise<TargetJob[]> {
+  const { rows } = await db.query<TargetJob>(
+    `SELECT job_id::STRING AS id, job_type AS type, status FROM [SHOW JOBS]
+      WHERE status IN ('failed', 'reverting', 'revert-failed') AND (finished IS NULL OR finished >= $1) ORDER BY job_id`,
+    [since],
+  )
+  return rows
+}

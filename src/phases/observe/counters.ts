@@ -1,0 +1,91 @@
+/**
+ * What a server has counted of one statement since it began to count: sums, so that two snapshots can be subtracted.
+ * Times in milliseconds.
+ */
+export interface Counters {
+  calls: number
+  rows: number
+  totalMs: number
+  /** Sum of the squares of each call's time. */
+  squaresMs: number
+  /** CockroachDB only: executions that ended in an error. */
+  failures?: number
+  /** CockroachDB only: executions after a first attempt. */
+  retries?: number
+  /** CockroachDB only: SQLSTATE of the last failure. */
+  lastError?: string
+  /** CockroachDB only: a plan of it reads a whole table or index. */
+  fullScan?: boolean
+  /** CockroachDB only, from sampled executions: mean time of waiting for other transactions. */
+  contentionMs?: number
+  /** CockroachDB only: `application_name` of those who ran it. */
+  applications?: string[]
+}
+
+/** By fingerprint. */
+export type Statements = Record<string, Counters>
+
+/** The counters of `calls` executions by their mean and deviation (of the population), as both servers tell them. */
+export function countersOf(calls: number, rows: number, meanMs: number, deviationMs: number): Counters {
+  return { calls, rows, totalMs: calls * meanMs, squaresMs: calls * (meanMs ** 2 + deviationMs ** 2) }
+}
+
+export function meanMs({ calls, totalMs }: Counters): number {
+  return calls ? totalMs / calls : 0
+}
+
+/** Standard deviation of the population. */
+export function deviationMs(counters: Counters): number {
+  const { calls, squaresMs } = counters
+  // Rounding can leave a tiny negative variance.
+  return calls ? Math.sqrt(Math.max(0, squaresMs / calls - meanMs(counters) ** 2)) : 0
+}
+
+/** Both together: the same statement by another user, application or plan. */
+export function sum(a: Counters, b: Counters): Counters {
+  const applications = [...new Set([...(a.applications ?? []), ...(b.applications ?? [])])].sort()
+  return {
+    calls: a.calls + b.calls,
+    rows: a.rows + b.rows,
+    totalMs: a.totalMs + b.totalMs,
+    squaresMs: a.squaresMs + b.squaresMs,
+    ...both(a, b, 'failures', (x, y) => x + y),
+    ...both(a, b, 'retries', (x, y) => x + y),
+    ...both(a, b, 'contentionMs', Math.max),
+    ...(a.lastError || b.lastError ? { lastError: a.lastError || b.lastError } : {}),
+    ...(a.fullScan === undefined && b.fullScan === undefined ? {} : { fullScan: Boolean(a.fullScan || b.fullScan) }),
+    ...(applications.length ? { applications } : {}),
+  }
+}
+
+function both(a: Counters, b: Counters, key: keyof Counters, join: (x: number, y: number) => number) {
+  const [x, y] = [a[key] as number | undefined, b[key] as number | undefined]
+  return x === undefined && y === undefined ? {} : { [key]: join(x ?? 0, y ?? 0) }
+}
+
+/**
+ * What was counted between two snapshots, without statements that were not executed. Where a counter fell, the server
+ * has begun anew in between: what it has counted since then is taken.
+ */
+export function difference(before: Statements, after: Statements): Statements {
+  const found: Statements = {}
+  for (const [fingerprint, now] of Object.entries(after)) {
+    const then = before[fingerprint]
+    const restarted = !then || now.calls < then.calls || now.totalMs < then.totalMs - 0.001
+    const counted = restarted ? now : minus(now, then)
+    if (counted.calls > 0) found[fingerprint] = counted
+  }
+  return found
+}
+
+function minus(now: Counters, then: Counters): Counters {
+  return {
+    ...now,
+    calls: now.calls - then.calls,
+    rows: now.rows - then.rows,
+    totalMs: now.totalMs - then.totalMs,
+    squaresMs: Math.max(0, now.squaresMs - then.squaresMs),
+    ...(now.failures === undefined ? {} : { failures: Math.max(0, now.failures - (then.failures ?? 0)) }),
+    ...(now.retries === undefined ? {} : { retries: Math.max(0, now.retries - (then.retries ?? 0)) }),
+  }
+}

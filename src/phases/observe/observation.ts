@@ -1,0 +1,42 @@
+import { addEvidence, type Entry, readEvidence } from '../../ledger/ledger.ts'
+import type { Database } from '../../runtime/database.ts'
+import type { Judgement } from './verdict.ts'
+import type { Watched } from './watch.ts'
+
+const OBSERVE = 'observe'
+
+/** What a watch leaves in the ledger. No literal value of any statement is in it. */
+export interface Observation extends Judgement, Pick<Watched, 'transactions' | 'refusedTotal'> {
+  sessions: Watched['seen']['sessions']
+  stragglers: Watched['seen']['stragglers']
+  /** Where the stream of this attempt began: tells it from one that was rolled back. */
+  cursor?: string
+}
+
+/** Statements of one side alone that are kept. */
+const KEPT = 100
+
+export function observationOf(judged: Judgement, { transactions, refusedTotal, seen }: Watched): Observation {
+  const { source, target } = judged.unpaired
+  return {
+    ...judged,
+    unpaired: { source: source.slice(0, KEPT), target: target.slice(0, KEPT) },
+    transactions,
+    refusedTotal,
+    sessions: seen.sessions,
+    stragglers: seen.stragglers,
+  }
+}
+
+export async function keepObservation(db: Database, entry: Entry, judged: Judgement, watched: Watched): Promise<void> {
+  await addEvidence(db, entry.id, OBSERVE, { ...observationOf(judged, watched), cursor: entry.facts.cursor })
+}
+
+/** The last observation of this attempt; undefined when there is none, or it is of one that was rolled back. */
+export async function lastObservation(
+  db: Database,
+  { id, facts }: Entry,
+): Promise<(Partial<Observation> & { ageMs: number }) | undefined> {
+  const [last] = await readEvidence<Observation>(db, id, OBSERVE, 1)
+  return last && last.body.cursor === facts.cursor ? { ...last.body, ageMs: last.ageMs } : undefined
+}

@@ -1,0 +1,126 @@
+import { folded, markdownText } from '../../report/summary.ts'
+import { number, plural } from '../../runtime/progress.ts'
+import type { Baseline } from './baseline.ts'
+import type { Gap, GapCode, HintCode, Judgement, Missing, Pair, Reason, ReasonCode } from './verdict.ts'
+
+const HINTS: Record<HintCode, string> = {
+  'full-scan':
+    'A plan of it reads a whole table or index. Run `finalize` to compare the indexes, then look at `EXPLAIN`, and create the index that is missing.',
+  contention:
+    'It waits for other transactions. Shorten the transactions that write these rows, or lock the rows with `SELECT … FOR UPDATE` first.',
+  'round-trips':
+    'Look at `EXPLAIN ANALYZE`. Check the indexes, refresh statistics with `ANALYZE`, and send several rows in one statement: each round trip to CockroachDB costs more.',
+  retry:
+    'Transactions collide. Retry on 40001 with a growing delay, shorten the transactions, lock rows with `SELECT … FOR UPDATE`, and spread writes to one row or to neighbouring keys.',
+  failure: 'Look up the SQLSTATE in the logs of the application, and correct the statement for CockroachDB.',
+  pool: 'Limit the pool of this application, or raise `server.max_connections_per_gateway`.',
+  straggler: 'Point this client at the target, or end it. Its writes since the commit were refused and are on no side.',
+  job: 'Run `SHOW JOB <id>` on the target for the cause.',
+}
+
+const REASONS: Record<ReasonCode, (reason: Reason) => string> = {
+  'observe.slow': ({ subject, measured, limit }) =>
+    `${ratio(measured)} times as slow as on the source (limit ${ratio(limit)}): ${subject}`,
+  'observe.failures': ({ subject, measured, limit }) =>
+    `${percent(measured)} of its executions failed (limit ${percent(limit)}): ${subject}`,
+  'observe.retries': ({ subject, measured, limit }) =>
+    `${percent(measured)} of its executions were retries (limit ${percent(limit)}): ${subject}`,
+  'observe.connections': ({ subject, measured, limit }) =>
+    `${percent(measured)} of the target's connections are in use (limit ${percent(limit)}), most by ${subject}`,
+  'observe.stragglers': ({ subject, measured }) => `${subject} still has ${plural(measured, 'session')} on the source`,
+  'observe.refused-writes': ({ subject, measured }) =>
+    `the source refused ${plural(measured, 'write')} since the last look${subject ? `, probably by ${subject}` : '; no client was seen'}`,
+  'observe.failed-jobs': ({ subject, measured }) => `${plural(measured, 'job')} failed on the target: ${subject}`,
+}
+
+const MISSING: Record<Missing, string> = {
+  right: 'the migration user may not see them',
+  'not-installed': 'pg_stat_statements is not installed',
+  'one-snapshot': 'the ledger holds one snapshot of the source, and two are needed',
+  'no-snapshot': 'the ledger holds no snapshot of the source',
+}
+
+const GAPS: Record<GapCode, (gap: Gap) => string> = {
+  'observe.no-baseline': ({ missing }) =>
+    `There is no baseline: ${MISSING[missing ?? 'no-snapshot']}. Run \`observe\` with \`mode: baseline\` twice before the commit.`,
+  'observe.no-target-statistics': ({ missing }) =>
+    `The target shows no statement statistics: ${MISSING[missing ?? 'right']}. Run \`GRANT SYSTEM VIEWACTIVITYREDACTED TO …\`.`,
+  'observe.few-calls': ({ measured = 0, limit = 0 }) =>
+    `The statements seen often enough on both sides make up ${percent(measured)} of the baseline's calls; ${percent(limit)} are needed. Watch for longer, or lower \`min-calls\` or \`min-coverage\`.`,
+  'observe.no-sessions': () => 'Sessions on the target are hidden. Run `GRANT SYSTEM VIEWACTIVITYREDACTED TO …`.',
+  'observe.no-jobs': () => 'Jobs of others on the target are hidden. Run `GRANT SYSTEM VIEWJOB TO …`.',
+  'observe.no-refusals': () =>
+    'The fence on the source does not count the writes it refuses: an older version installed it.',
+  'observe.no-source-sessions': () =>
+    'Sessions on the source are hidden. Run `GRANT pg_read_all_stats TO …` on the source.',
+}
+
+/** One line: what happened, without the fix. */
+export function reasonText(reason: Reason): string {
+  return REASONS[reason.code](reason)
+}
+
+export function gapText(gap: Gap): string {
+  return GAPS[gap.code](gap)
+}
+
+const HEADLINES = {
+  healthy: '✅ Observe: the application is well on the target',
+  degraded: '❌ Observe: the application is not well on the target',
+  inconclusive: '⚠️ Observe: too little is known about the application',
+}
+
+/** The verdict first, then why, then the ten worst statements. */
+export function judgementText(judged: Judgement, baseline: Baseline): string {
+  const parts = [`### ${HEADLINES[judged.verdict]}`]
+  if (judged.reasons.length)
+    parts.push(list(judged.reasons.map((each) => `${text(reasonText(each))}. ${HINTS[each.hint]}`)))
+  if (judged.gaps.length) parts.push(list(judged.gaps.map(gapText)))
+  parts.push(
+    `${percent(judged.coverage)} of the baseline's calls are by statements seen often enough on both sides. ${baselineText(baseline)}`,
+  )
+  if (judged.worst.length) parts.push(table(judged.worst))
+  parts.push(...alone('source', judged.unpaired.source), ...alone('target', judged.unpaired.target))
+  return parts.join('\n\n')
+}
+
+/** What the ledger knows of the application on the source. */
+export function baselineText({ snapshots, spanMs, database, clients }: Baseline): string {
+  if (!database) return `The baseline has ${plural(snapshots, 'snapshot')}.`
+  const all = database.commits + database.rollbacks
+  return `The baseline spans ${number(spanMs / 60_000)} min on the source: ${plural(all, 'transaction')}, ${percent(all ? (100 * database.rollbacks) / all : 0)} rolled back, ${plural(database.deadlocks, 'deadlock')}, ${plural(clients.length, 'client')}.`
+}
+
+const text = markdownText
+const percent = (value: number) => `${value < 10 ? value.toFixed(1) : value.toFixed(0)} %`
+const ratio = (value: number) => (value < 10 ? value.toFixed(1) : value.toFixed(0))
+const ms = (value: number) => `${value < 10 ? value.toFixed(2) : number(value)}`
+const list = (items: readonly string[]) => items.map((item) => `- ${item}`).join('\n')
+const SHOWN = 20
+
+function table(pairs: readonly Pair[]): string {
+  const lines = pairs.map(
+    ({ statement, source, target, ratio: times, failures, retries, fullScan, contentionMs, lastError }) => {
+      const notes = [
+        fullScan && 'full scan',
+        contentionMs >= 1 && `contention ${ms(contentionMs)} ms`,
+        lastError && `SQLSTATE ${lastError}`,
+      ].filter(Boolean)
+      return `| ${ratio(times)} | ${ms(source.meanMs)} ± ${ms(source.deviationMs)} | ${ms(target.meanMs)} ± ${ms(target.deviationMs)} | ${number(target.calls)} | ${number(failures)} | ${number(retries)} | ${text(cut(statement))} | ${notes.join(', ')} |`
+    },
+  )
+  return [
+    '| ratio | source, ms | target, ms | calls | failures | retries | statement | |',
+    '| ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |',
+    ...lines,
+  ].join('\n')
+}
+
+function alone(side: string, statements: readonly string[]): string[] {
+  if (!statements.length) return []
+  const shown = statements.slice(0, SHOWN).map((each) => text(cut(each)))
+  if (statements.length > shown.length) shown.push(`and ${number(statements.length - shown.length)} more`)
+  return [folded(`${plural(statements.length, 'statement')} seen only on the ${side}`, list(shown))]
+}
+
+const cut = (statement: string) => (statement.length > 200 ? `${statement.slice(0, 199)}…` : statement)

@@ -1,0 +1,216 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { warning } from '@actions/core'
+import {
+  readClock,
+  readConnectionLimit,
+  readFailedJobs,
+  readSight,
+  readTargetSessions,
+  readTargetStatements,
+  readTargetTransactions,
+  type Sight,
+  type TargetStatement,
+  type TargetTransactions,
+} from '../../destination/activity.ts'
+import { readTarget } from '../../destination/server.ts'
+import type { Plan } from '../../model/plan.ts'
+import { type Database, isConnectionLost, type Link } from '../../runtime/database.ts'
+import { throwIfCancelled } from '../../runtime/errors.ts'
+import { readSourceSessions, readStatements, type SourceSession } from '../../source/activity.ts'
+import { writesRefused } from '../../source/fence.ts'
+import { type Baseline, fingerprinted, OWN_APPLICATIONS, statementsBetween } from './baseline.ts'
+import { type Counters, type Statements, sum } from './counters.ts'
+import { isDml, statementFingerprint } from './fingerprint.ts'
+import type { Missing, Seen, SessionCount, Straggler } from './verdict.ts'
+
+/** How often sessions are looked at; a client that comes and goes is seen by chance only. */
+const SAMPLE_MS = 5_000
+
+export interface WatchOptions {
+  source: Link
+  target: Link
+  plan: Plan
+  baseline: Baseline
+  /** Milliseconds. */
+  durationMs: number
+  /** Milliseconds between two reports of `onLook`. */
+  everyMs: number
+  /** Applications and roles that are no concern, such as those of a monitor. */
+  ignore: readonly string[]
+  /** Writes that the fence had refused when the last watch ended; 0 after the commit. */
+  refusedBefore: number
+  /** Milliseconds before the watch, since when failed jobs count. */
+  jobsForMs: number
+  signal: AbortSignal
+  /** Told what was seen so far. */
+  onLook(seen: Seen): Promise<void> | void
+}
+
+export interface Watched {
+  seen: Seen
+  transactions: TargetTransactions[]
+  /** In all, since the commit; undefined where the fence does not count them. */
+  refusedTotal: number | undefined
+}
+
+/**
+ * Looks at both sides for a while.
+ * @throws CancelledError; or what a database said when it could not be read at the begin or at the end
+ */
+export async function watch(options: WatchOptions): Promise<Watched> {
+  const begun = performance.now()
+  const clients = new Clients(options)
+  const first = await options.target.use((db) => beginTarget(db))
+  let reported = begun
+  for (;;) {
+    await clients.look()
+    const now = performance.now()
+    const left = options.durationMs - (now - begun)
+    if (left <= 0) break
+    if (now - reported >= options.everyMs) {
+      reported = now
+      await tolerant(async () => options.onLook((await look(options, first, clients)).seen))
+    }
+    await sleep(Math.min(SAMPLE_MS, options.everyMs, left), undefined, { signal: options.signal }).catch(() => {})
+    throwIfCancelled(options.signal)
+  }
+  const last = await look(options, first, clients)
+  await options.onLook(last.seen)
+  return last
+}
+
+/** A look in between may fail: the next one tells more. */
+async function tolerant(work: () => Promise<void>): Promise<void> {
+  try {
+    await work()
+  } catch (error) {
+    if (!isConnectionLost(error)) throw error
+    warning('A database did not answer while it was observed. The watch continues.')
+  }
+}
+
+interface FirstLook {
+  isCockroach: boolean
+  sight: Sight
+  since: Date
+  statements: Statements | { missing: Missing }
+}
+
+async function beginTarget(db: Database): Promise<FirstLook> {
+  const { isCockroach } = await readTarget(db)
+  const sight = isCockroach ? await readSight(db) : { activity: true, jobs: true }
+  const since = await readClock(db)
+  return { isCockroach, sight, since, statements: await countedOnTarget(db, { isCockroach, sight, since }) }
+}
+
+async function countedOnTarget(
+  db: Database,
+  { isCockroach, sight, since }: Omit<FirstLook, 'statements'>,
+): Promise<Statements | { missing: Missing }> {
+  if (!sight.activity) return { missing: 'right' }
+  if (isCockroach) return ofTarget(await readTargetStatements(db, since, OWN_APPLICATIONS))
+  const found = await readStatements(db)
+  return 'missing' in found ? found : fingerprinted(found)
+}
+
+/** The rows of each fingerprint together, whoever ran it. */
+export function ofTarget(rows: readonly TargetStatement[]): Statements {
+  const found: Statements = {}
+  for (const { query, application, ...row } of rows) {
+    const fingerprint = statementFingerprint(query)
+    if (!isDml(fingerprint)) continue
+    const { lastError, ...figures } = row
+    const counters: Counters = { ...figures, ...(lastError ? { lastError } : {}), applications: [application] }
+    const known = found[fingerprint]
+    found[fingerprint] = known ? sum(known, counters) : counters
+  }
+  return found
+}
+
+async function look(options: WatchOptions, first: FirstLook, clients: Clients): Promise<Watched> {
+  const { isCockroach, sight, since } = first
+  const refusedTotal = await options.source.use((db) => writesRefused(db))
+  return options.target.use(async (db) => ({
+    seen: {
+      statements: statementsBetween(first.statements, await countedOnTarget(db, first)),
+      sessions: sight.activity ? clients.onTarget() : undefined,
+      connectionLimit: isCockroach ? await readConnectionLimit(db) : await postgresLimit(db),
+      failedJobs: isCockroach
+        ? sight.jobs
+          ? await readFailedJobs(db, new Date(since.getTime() - options.jobsForMs))
+          : undefined
+        : [],
+      stragglers: clients.onSource(),
+      refusedWrites: refusedTotal === undefined ? undefined : Math.max(0, refusedTotal - options.refusedBefore),
+    },
+    transactions: isCockroach && sight.activity ? await readTargetTransactions(db, since, OWN_APPLICATIONS) : [],
+    refusedTotal,
+  }))
+}
+
+async function postgresLimit(db: Database): Promise<number> {
+  return Number((await db.query('SHOW max_connections')).rows[0].max_connections)
+}
+
+/** Samples the sessions on both sides, and keeps the most of each client at one time. */
+class Clients {
+  readonly #options: WatchOptions
+  readonly #source = new Map<string, Straggler>()
+  #target: SessionCount[] | undefined
+  #sourceSeen = false
+
+  constructor(options: WatchOptions) {
+    this.#options = options
+  }
+
+  async look(): Promise<void> {
+    const { source, target, plan } = this.#options
+    await tolerant(async () => {
+      const sessions = await source.use((db) =>
+        readSourceSessions(db, plan.sourceSchema, plan.tables, OWN_APPLICATIONS),
+      )
+      if (sessions) this.#sourceSeen = true
+      for (const each of sessions ?? []) if (this.#isApplication(each)) this.#keep(each)
+    })
+    await tolerant(async () => {
+      const sessions = await target.use((db) => targetSessions(db, plan))
+      const count = (all: SessionCount[]) => all.reduce((sum, each) => sum + each.sessions, 0)
+      if (count(sessions) >= count(this.#target ?? [])) this.#target = sessions
+    })
+  }
+
+  /** Undefined when they were never seen. */
+  onSource(): Straggler[] | undefined {
+    return this.#sourceSeen ? [...this.#source.values()] : undefined
+  }
+
+  /** Of the look with the most of them. */
+  onTarget(): SessionCount[] | undefined {
+    return this.#target
+  }
+
+  /** Whoever may write, and whoever was there before the commit; a superuser's console is neither. */
+  #isApplication({ role, application, mayWrite }: SourceSession): boolean {
+    const { ignore, baseline } = this.#options
+    if (ignore.includes(role) || ignore.includes(application)) return false
+    return mayWrite || baseline.clients.some((each) => each.role === role && each.application === application)
+  }
+
+  #keep({ role, application, address, sessions, writes }: SourceSession): void {
+    const key = JSON.stringify([role, application, address])
+    const known = this.#source.get(key)
+    this.#source.set(key, {
+      role,
+      application,
+      address,
+      sessions: Math.max(sessions, known?.sessions ?? 0),
+      writes: writes || (known?.writes ?? false),
+    })
+  }
+}
+
+async function targetSessions(db: Database, plan: Plan): Promise<SessionCount[]> {
+  const { isCockroach } = await readTarget(db)
+  if (isCockroach) return readTargetSessions(db, OWN_APPLICATIONS)
+  return (await readSourceSessions(db, plan.targetSchema, plan.tables, OWN_APPLICATIONS)) ?? []
+}

@@ -1,0 +1,115 @@
+import { type Database, ident } from '../runtime/database.ts'
+
+/*
+ * What PostgreSQL counts of an application: pg_stat_statements where it is installed, pg_stat_database and
+ * pg_stat_activity. Nothing is ever reset; whoever wants figures subtracts two looks.
+ */
+
+/** Of one statement, user and plan, since the server began to count. Times in milliseconds. */
+export interface StatementRow {
+  /** Constants are `$1`, but for utility statements and texts that the server had to read anew. */
+  query: string
+  calls: number
+  rows: number
+  meanMs: number
+  /** Of the population. */
+  deviationMs: number
+}
+
+/** `right`: the texts of other users are hidden without pg_read_all_stats. */
+export type NoStatements = { missing: 'not-installed' | 'right' }
+
+export interface DatabaseCounters {
+  commits: number
+  rollbacks: number
+  deadlocks: number
+}
+
+/** Sessions with one role, application and address. */
+export interface SourceSession {
+  role: string
+  application: string
+  /** Empty for a local socket. */
+  address: string
+  sessions: number
+  /** One of them has sent a write as its last statement. */
+  writes: boolean
+  /** The role may write to one of the tables asked for, without being a superuser. */
+  mayWrite: boolean
+}
+
+/** The most expensive first. They are kept in the ledger, so not without bound. */
+const STATEMENTS = 500
+
+/**
+ * Statements of this database, without catalog queries and those of our schema. Those of the migration user count only
+ * where nobody else has any: the application then uses the same role.
+ */
+export async function readStatements(db: Database): Promise<StatementRow[] | NoStatements> {
+  const { rows } = await db.query(
+    `SELECT n.nspname AS schema, string_to_array(x.extversion, '.')::int[] >= '{1,8}' AS planning FROM pg_catalog.pg_extension x
+       JOIN pg_catalog.pg_namespace n ON n.oid = x.extnamespace WHERE x.extname = 'pg_stat_statements'`,
+  )
+  const [installed] = rows
+  if (!installed) return { missing: 'not-installed' }
+  const exec = installed.planning ? '_exec_time' : '_time'
+  try {
+    const found = await db.query<StatementRow & { own: boolean }>(
+      `SELECT query, userid = current_user::regrole AS own, calls::float8 AS calls, rows::float8 AS rows, mean${exec}::float8 AS "meanMs", stddev${exec}::float8 AS "deviationMs"
+         FROM ${ident(installed.schema)}.pg_stat_statements
+        WHERE dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+          AND query !~* '(molt_actions|pg_catalog|pg_stat_)' ORDER BY calls * mean${exec} DESC LIMIT ${STATEMENTS}`,
+    )
+    if (!(await seesOthers(db))) return { missing: 'right' }
+    const others = found.rows.filter(({ own }) => !own)
+    return others.length ? others : found.rows
+  } catch (error) {
+    // Created, but not in shared_preload_libraries.
+    if ((error as { code?: string }).code === '55000') return { missing: 'not-installed' }
+    throw error
+  }
+}
+
+/** Whether texts and states of other users' sessions are shown to this one. */
+export async function seesOthers(db: Database): Promise<boolean> {
+  const { rows } = await db.query(
+    `SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') OR rolsuper AS sees
+       FROM pg_catalog.pg_roles WHERE rolname = current_user`,
+  )
+  return rows[0]?.sees ?? false
+}
+
+export async function readDatabaseCounters(db: Database): Promise<DatabaseCounters> {
+  const { rows } = await db.query(
+    `SELECT xact_commit::float8 AS commits, xact_rollback::float8 AS rollbacks, deadlocks::float8 AS deadlocks
+       FROM pg_catalog.pg_stat_database WHERE datname = current_database()`,
+  )
+  return rows[0]
+}
+
+/**
+ * Clients of this database, without those of this suite and its tools.
+ * @param tables those whose writers are asked for, in `schema`
+ * @returns undefined when other users' sessions are hidden
+ */
+export async function readSourceSessions(
+  db: Database,
+  schema: string,
+  tables: readonly string[],
+  own: readonly string[],
+): Promise<SourceSession[] | undefined> {
+  if (!(await seesOthers(db))) return undefined
+  const { rows } = await db.query<SourceSession>(
+    `SELECT a.usename AS role, coalesce(a.application_name, '') AS application, coalesce(host(a.client_addr), '') AS address,
+            count(*)::int AS sessions, bool_or(a.query ~* '^\\s*(insert|update|delete|merge|truncate|copy)') AS writes,
+            bool_or(NOT r.rolsuper AND EXISTS (
+              SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = $1 AND c.relname = ANY($2)
+                 AND has_table_privilege(r.oid, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))) AS "mayWrite"
+       FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
+      WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.application_name <> ALL($3)
+      GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3`,
+    [schema, tables, own],
+  )
+  return rows
+}
