@@ -85,15 +85,8 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   say('--allow-tls-mode-disable', features.guardsTls && request.insecure)
   say('--use-copy', request.mode === 'use-copy')
   say('--direct-copy', request.mode === 'direct-copy')
-  add('--bucket-path', request.bucketPath)
-  say('--use-implicit-auth', request.useImplicitAuth)
-  add('--assume-role', request.assumeRole)
-  add('--import-region', request.importRegion)
-  add('--local-path', request.localPath)
-  add('--local-path-listen-addr', request.localPathListenAddr)
-  add('--local-path-crdb-access-addr', request.localPathCrdbAccessAddr)
-  add('--compression', request.compression)
-  say('--cleanup', request.deleteFiles)
+  // A direct copy has no files; a config file may name a bucket for the loads that have.
+  if (request.mode !== 'direct-copy') args.push(...fileFlags(request))
   add('--table-concurrency', request.tableConcurrency)
   add('--export-concurrency', request.exportConcurrency)
   add('--row-batch-size', request.rowBatchSize)
@@ -102,6 +95,24 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   // Without it the tool asks "Confirm (y/n)?" on standard output and fails for want of an answer. Some builds hide it.
   args.push('--non-interactive')
   return [...args, ...request.extraArgs]
+}
+
+/** Where the intermediate files are, and how they are reached. */
+function fileFlags(request: FetchRequest): string[] {
+  const valued = {
+    '--bucket-path': request.bucketPath,
+    '--assume-role': request.assumeRole,
+    '--import-region': request.importRegion,
+    '--local-path': request.localPath,
+    '--local-path-listen-addr': request.localPathListenAddr,
+    '--local-path-crdb-access-addr': request.localPathCrdbAccessAddr,
+    '--compression': request.compression,
+  }
+  return [
+    ...Object.entries(valued).flatMap(([flag, value]) => (value ? [flag, value] : [])),
+    ...(request.useImplicitAuth ? ['--use-implicit-auth'] : []),
+    ...(request.deleteFiles ? ['--cleanup'] : []),
+  ]
 }
 
 /** Flags of which this build's help says nothing; it would fail on them after the slot is made. */
@@ -427,8 +438,6 @@ export function filesProblem(request: {
   const files = [request.bucketPath, request.localPath].filter(Boolean).length
   if (request.mode !== 'direct-copy' && !files)
     return `input \`mode\`: \`${request.mode}\` moves rows through files; write \`bucket-path\` or \`local-path\`, or take \`direct-copy\``
-  if (request.mode === 'direct-copy' && files)
-    return 'input `mode`: `direct-copy` uses no files; leave out `bucket-path` and `local-path`'
   return files > 1 ? 'input `local-path`: write either it or `bucket-path`' : undefined
 }
 

@@ -26,6 +26,8 @@ export interface Job {
   outputs?: Record<string, string>
   steps?: Step[]
   environment?: string
+  secrets?: unknown
+  'runs-on'?: string
   permissions?: Record<string, string>
   'timeout-minutes'?: number
 }
@@ -46,12 +48,20 @@ export const needsOf = (job: Job): string[] => [job.needs ?? []].flat()
 
 /** Whether a job's `if` holds. */
 export function holds(condition: string, contexts: Record<string, unknown>, cancelled = false): boolean {
-  const expression = condition.replace(/^\$\{\{|\}\}$/g, '')
+  return truthy(value(condition.replace(/^\$\{\{|\}\}$/g, ''), contexts, cancelled))
+}
+
+/** A text with its expressions replaced. */
+export function evaluate(text: string, contexts: Record<string, unknown>): string {
+  return text.replace(/\$\{\{(.*?)\}\}/g, (_, expression: string) => value(expression, contexts).coerceString())
+}
+
+function value(expression: string, contexts: Record<string, unknown>, cancelled = false): data.ExpressionData {
   const info = { name: 'cancelled', description: '', minArgs: 0, maxArgs: 0 }
   const call = () => new data.BooleanData(cancelled)
   const ast = new Parser(new Lexer(expression).lex().tokens, Object.keys(contexts), [info]).parse()
   const functions = new Map([['cancelled', { ...info, call }]])
-  return truthy(new Evaluator(ast, toData(contexts) as data.Dictionary, functions).evaluate())
+  return new Evaluator(ast, toData(contexts) as data.Dictionary, functions).evaluate()
 }
 
 function toData(value: unknown): data.ExpressionData {
