@@ -3,7 +3,7 @@ import { type Entry, type Phase, requireEntry } from '../ledger/ledger.ts'
 import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
-import { boolean, connectionUrl, pattern, text } from '../runtime/types.ts'
+import { boolean, connectionUrl, pattern, text, webhookUrl } from '../runtime/types.ts'
 import { tlsProblem } from '../runtime/url.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readServer } from '../source/server.ts'
@@ -42,6 +42,22 @@ export const migration = {
   ...config,
 }
 
+/** For actions that have something to tell people at once. */
+export const notifying = {
+  'notify-url': optional(
+    webhookUrl,
+    'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and at commit, rollback and a degraded application. A failure to notify fails no step. See docs/observe.md.',
+  ),
+}
+
+/** For actions that stream or watch. */
+export const metrics = {
+  'metrics-file': optional(
+    text,
+    'File that gets figures as OpenMetrics text while the step runs: lag, rows per second, WAL kept, phase, verdict. Its folder must exist; end its name in `.prom` for a node exporter. See docs/observe.md.',
+  ),
+}
+
 interface Connections {
   source: string
   target: string
@@ -61,6 +77,7 @@ export function requireTls(inputs: Partial<Connections>): string[] {
   })
   if (!inputs.allowInsecure && weak[0])
     throw new InputError(
+      'input.insecure-url',
       `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or say \`allow-insecure: true\``,
     )
   return weak.map(({ side, problem }) => `the ${side} is not reached by TLS for certain: ${problem}`)
@@ -119,6 +136,7 @@ async function requireSameSource(source: Database, entry: Entry): Promise<void> 
     planned.sourceId === owner?.sourceId
   if (same && !server.inRecovery) return requireAllRows(source, entry)
   throw new VerdictError(
+    'source.other-database',
     `the source is not the database that \`prepare\` saw for migration \`${entry.id}\`${server.inRecovery ? ' (it is a replica now)' : ''}; check the URL, or prepare a new migration`,
   )
 }
@@ -131,6 +149,7 @@ async function requireAllRows(source: Database, { plan }: Entry): Promise<void> 
   )
   if (rows.length)
     throw new VerdictError(
+      'source.row-level-security',
       `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would neither be moved nor missed. Give it BYPASSRLS (ALTER ROLE … BYPASSRLS), and load again if it had not got it when the load ran`,
     )
 }

@@ -1,4 +1,5 @@
-import { isShardCheck } from '../model/schema.ts'
+import { plannedDeferral } from '../destination/deferral.ts'
+import { type Index, isShardCheck } from '../model/schema.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import { plural, someOf } from '../runtime/progress.ts'
 import { SELF_NUMBERING } from '../sql/sequences.ts'
@@ -71,6 +72,20 @@ export const targetChecks: readonly Check[] = [
     },
   },
   {
+    id: 'tgt.definition',
+    severity: 'block',
+    waivable: false,
+    title: 'Everything that is taken off the target can be written down first',
+    protects: 'An index or constraint without a definition, or with an unnamed column, could never be built again.',
+    fix: 'SHOW JOBS; -- wait until the schema changes on the target have ended, or set `defer: none`',
+    *find(facts) {
+      const { settings, target } = facts
+      if (!beforeLoad(facts)) return
+      const planned = plannedDeferral(target.schema, settings.tables, settings.defer, target.server.isCockroach)
+      for (const what of planned.unwritable) yield { object: 'target', what }
+    },
+  },
+  {
     id: 'tgt.unique',
     severity: 'block',
     title: 'No unique index beside the primary key during the stream',
@@ -86,7 +101,7 @@ export const targetChecks: readonly Check[] = [
         yield {
           object: `${index.schema}.${index.table}.${index.name}`,
           what: `${index.name} makes (${index.columns.map((column) => column || 'an expression').join(', ')}) of ${index.schema}.${index.table} unique on the target`,
-          names: { drop: `DROP INDEX ${qualified(index.schema, index.name)} CASCADE;` },
+          names: { drop: `DROP INDEX ${indexName(facts, index)} CASCADE;` },
         }
       }
     },
@@ -104,7 +119,7 @@ export const targetChecks: readonly Check[] = [
           yield {
             object: `${index.schema}.${index.table}.${index.name}`,
             what: `${index.schema}.${index.table} has the index ${index.name} on the target`,
-            names: { index: qualified(index.schema, index.name) },
+            names: { index: indexName(facts, index) },
           }
     },
   },
@@ -390,6 +405,11 @@ function feedIn(text: string): { schema: string | undefined; name: string } | un
     ?.map((part) => part.replace(/^"(.*)"$/, '$1').replaceAll('""', '"'))
   const name = parts?.at(-1)
   return name === undefined ? undefined : { schema: parts?.at(-2), name }
+}
+
+/** As a statement names an index: on CockroachDB its name is unique only within its table. */
+function indexName({ target: { server } }: Facts, { schema, table, name }: Index): string {
+  return server.isCockroach ? `${qualified(schema, table)}@${ident(name)}` : qualified(schema, name)
 }
 
 /** Secondary indexes of expected tables. */

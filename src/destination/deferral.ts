@@ -1,6 +1,6 @@
 import { type Constraint, type Index, isShardCheck, type Schema } from '../model/schema.ts'
-import { type Database, ident, isMissingTable, qualified, retrying, sqlState, unhurried } from '../runtime/database.ts'
-import { messageOf, VerdictError } from '../runtime/errors.ts'
+import { type Database, ident, isMissingTable, qualified, sqlState, unhurried } from '../runtime/database.ts'
+import { messageOf, refuse, VerdictError } from '../runtime/errors.ts'
 import { readSchema } from '../sql/schema.ts'
 
 /*
@@ -26,7 +26,7 @@ export interface Deferred {
   schema: string
   table: string
   name: string
-  /** Rebuilds it; a foreign key NOT VALID, so that no lock waits for a scan. */
+  /** Rebuilds it; a foreign key or check NOT VALID, so that nothing waits for a scan. */
   create: string
   drop: string
   dropped: boolean
@@ -50,17 +50,17 @@ async function createTable(db: Database): Promise<void> {
 
 /** Every object that was captured for a migration; empty when nothing was. */
 export async function listDeferred(db: Database, migration: string): Promise<Deferred[]> {
-  const { rows } = await retrying(() =>
-    db.query(
+  const { rows } = await db
+    .query(
       `SELECT kind, schema_name AS schema, table_name AS table, name, create_ddl AS create, drop_ddl AS drop,
               dropped_at IS NOT NULL AS dropped, rebuilt_at IS NOT NULL AS rebuilt
          FROM ${DEFERRED} WHERE migration = $1 ORDER BY schema_name, table_name, name`,
       [migration],
-    ),
-  ).catch((error) => {
-    if (isMissingTable(error)) return { rows: [] }
-    throw error
-  })
+    )
+    .catch((error) => {
+      if (isMissingTable(error)) return { rows: [] }
+      throw error
+    })
   return rows
 }
 
@@ -78,27 +78,39 @@ export async function deferObjects(
 ): Promise<{ dropped: number; kept: string[] }> {
   await createTable(db)
   const schema = await readSchema(db, 'target', plan.targetSchema)
-  const { objects, kept } = plannedDeferral(schema, plan.tables, deferral, cockroach)
+  const { objects, kept, unwritable } = plannedDeferral(schema, plan.tables, deferral, cockroach)
+  if (unwritable.length)
+    refuse(
+      'deferral.not-captured',
+      'indexes or constraints on the target cannot be captured, so nothing was taken off',
+      unwritable,
+      'Wait until the schema changes on the target have ended (SHOW JOBS), then run `prepare` again.',
+    )
   for (const object of objects) await capture(db, migration, object)
   let dropped = 0
   const captured = await listDeferred(db, migration)
   for (const kind of DEFERRED_KINDS)
     for (const object of captured) {
       if (object.kind !== kind || object.dropped || object.rebuilt) continue
-      await retrying(() => db.query(object.drop))
+      await db.query(object.drop)
       await mark(db, migration, object, 'dropped_at')
       dropped++
     }
   return { dropped, kept }
 }
 
-/** What would be captured, without doing it. */
+/**
+ * What would be captured, without doing it.
+ * @returns `kept`: checks that stay, since no catalog tells their condition; `unwritable`: what could not be built again,
+ * in words: with it nothing may be taken off
+ */
 export function plannedDeferral(
   schema: Schema,
   tables: readonly string[],
   deferral: Deferral,
   cockroach: boolean,
-): { objects: Deferred[]; kept: string[] } {
+): { objects: Deferred[]; kept: string[]; unwritable: string[] } {
+  const unwritable: string[] = []
   const expected = new Set(tables)
   const kept: string[] = []
   const objects: Deferred[] = []
@@ -111,6 +123,10 @@ export function plannedDeferral(
       )
       // An exclusion constraint exists on PostgreSQL only, and its index cannot go without it.
       if (schema.constraints.some((each) => each.kind === 'x' && isOurs(each) && each.index === index.name)) continue
+      if (!index.definition || !index.name)
+        unwritable.push(
+          `the catalog has no definition of the index ${index.name || '(unnamed)'} of ${index.schema}.${index.table}: it is being built or dropped`,
+        )
       if (index.unique) uniques.add(`${index.table}.${index.columns.slice().sort().join('\n')}`)
       const captured = deferredIndex(index, constraint, cockroach)
       objects.push(deferral.uniqueAfterLoad ? { ...captured, kind: 'index' } : captured)
@@ -118,15 +134,22 @@ export function plannedDeferral(
   for (const each of schema.constraints) {
     const to = each.references
     const inbound = to !== null && to.schema === schema.name && expected.has(to.table)
+    const unnamed = each.columns.includes('') || to?.columns.includes('')
     // CockroachDB drops a foreign key without a word together with the unique index that it rests on.
-    const rests = inbound && uniques.has(`${to.table}.${to.columns.slice().sort().join('\n')}`)
-    if (each.kind === 'f' && (rests || (deferral.constraints && (isOurs(each) || inbound))))
+    const rests =
+      inbound && uniques.size > 0 && (unnamed || uniques.has(`${to.table}.${to.columns.slice().sort().join('\n')}`))
+    if (each.kind === 'f' && (rests || (deferral.constraints && (isOurs(each) || inbound)))) {
+      if (unnamed)
+        unwritable.push(
+          `the catalog does not name every column of the foreign key ${each.name} of ${each.schema}.${each.table}`,
+        )
       objects.push(deferredConstraint(each, foreignKey(each)))
+    }
     if (each.kind !== 'c' || !deferral.constraints || !isOurs(each) || isShardCheck(each)) continue
     if (each.condition === null) kept.push(`${each.schema}.${each.table}.${each.name}`)
-    else objects.push(deferredConstraint(each, `CHECK (${each.condition})`))
+    else objects.push(deferredConstraint(each, `CHECK (${each.condition}) NOT VALID`))
   }
-  return { objects, kept }
+  return { objects, kept, unwritable }
 }
 
 function deferredIndex(index: Index, constraint: Constraint | undefined, cockroach: boolean): Deferred {
@@ -179,12 +202,10 @@ function foreignKey({ columns, references: to }: Constraint): string {
 /** The first capture stands: a second run may see an object half gone. */
 async function capture(db: Database, migration: string, object: Deferred): Promise<void> {
   const { kind, schema, table, name, create, drop } = object
-  await retrying(() =>
-    db.query(
-      `INSERT INTO ${DEFERRED} (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl)
+  await db.query(
+    `INSERT INTO ${DEFERRED} (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl)
        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (migration, schema_name, table_name, name) DO NOTHING`,
-      [migration, kind, schema, table, name, create, drop],
-    ),
+    [migration, kind, schema, table, name, create, drop],
   )
 }
 
@@ -195,18 +216,16 @@ async function mark(
   column: 'dropped_at' | 'rebuilt_at',
   at: 'now()' | 'NULL' = 'now()',
 ): Promise<void> {
-  await retrying(() =>
-    db.query(
-      `UPDATE ${DEFERRED} SET ${column} = ${at}
+  await db.query(
+    `UPDATE ${DEFERRED} SET ${column} = ${at}
         WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`,
-      [migration, object.schema, object.table, object.name],
-    ),
+    [migration, object.schema, object.table, object.name],
   )
 }
 
 /**
- * Builds one kind again, whatever of it is not there; can be repeated. Foreign keys come back NOT VALID: validate them
- * with {@link validateForeignKeys}. On CockroachDB each statement returns when its schema change is done.
+ * Builds one kind again, whatever of it is not there; can be repeated. Foreign keys and checks come back NOT VALID: validate them
+ * with {@link validateDeferred}. On CockroachDB each statement returns when its schema change is done.
  * @returns the names that were built now
  * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
  */
@@ -231,7 +250,7 @@ export async function rebuildDeferred(
 async function buildAgain(db: Database, migration: string, object: Deferred): Promise<boolean> {
   const there = await isThere(db, object)
   if (!there)
-    await unhurried(db, () => retrying(() => db.query(object.create))).catch((error) => {
+    await unhurried(db, () => db.query(object.create)).catch((error) => {
       throw unbuildable(object, error)
     })
   await mark(db, migration, object, 'rebuilt_at')
@@ -243,6 +262,7 @@ function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validate
   if (!sqlState(error)?.startsWith('23')) return error
   const { kind, schema, table, name } = object
   return new VerdictError(
+    'deferral.rows-break-definition',
     `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: ${messageOf(error)}. Rows there break its definition (${object.create}); list them with \`${offendingRows(object, error)}\`, put them right on the source, and run this again`,
   )
 }
@@ -250,7 +270,7 @@ function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validate
 /** A statement that lists the first rows in the way of an object: their values belong on the person's screen, in no log. */
 export function offendingRows({ kind, schema, table, create }: Deferred, error: unknown): string {
   const from = qualified(schema, table)
-  const [, condition] = /\bCHECK \((.*)\)$/s.exec(create) ?? []
+  const [, condition] = /\bCHECK \((.*)\)(?: NOT VALID)?$/s.exec(create) ?? []
   if (kind === 'check' && condition) return `SELECT * FROM ${from} WHERE NOT (${condition}) LIMIT 20`
   const [, columns, to] = /\bFOREIGN KEY \((.*)\) REFERENCES (.* \(.*?\))(?: MATCH| ON| NOT VALID)/s.exec(create) ?? []
   const [, referred, others] = /^(.*) \((.*)\)$/s.exec(to ?? '') ?? []
@@ -278,25 +298,25 @@ export async function deferAgain(db: Database, migration: string): Promise<strin
   for (const kind of IN_THE_WAY)
     for (const object of captured) {
       if (object.kind !== kind || !(await isThere(db, object))) continue
-      await retrying(() => db.query(object.drop))
+      await db.query(object.drop)
       await mark(db, migration, object, 'rebuilt_at', 'NULL')
       names.push(`${object.schema}.${object.table}.${object.name}`)
     }
   return names
 }
 
-/** Validates every foreign key that was captured; on one that is valid this does nothing. */
-export async function validateForeignKeys(db: Database, migration: string): Promise<string[]> {
+/** Validates every foreign key and check that was captured; on one that is valid this does nothing. */
+export async function validateDeferred(db: Database, migration: string): Promise<string[]> {
   const names: string[] = []
   for (const object of await listDeferred(db, migration)) {
-    if (object.kind !== 'foreign-key') continue
-    await validateForeignKey(db, object)
+    if (!isConstraint(object)) continue
+    await validate(db, object)
     names.push(`${object.schema}.${object.table}.${object.name}`)
   }
   return names
 }
 
-async function validateForeignKey(db: Database, object: Deferred): Promise<void> {
+async function validate(db: Database, object: Deferred): Promise<void> {
   await validateConstraint(db, object.schema, object).catch((error) => {
     throw unbuildable(object, error, 'validated')
   })
@@ -309,7 +329,7 @@ export async function validateConstraint(
   { table, name }: { table: string; name: string },
 ): Promise<void> {
   const statement = `ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`
-  await unhurried(db, () => retrying(() => db.query(statement)))
+  await unhurried(db, () => db.query(statement))
 }
 
 /** What is captured now, added to what was known to be captured before. */
@@ -367,10 +387,9 @@ export async function listRebuilt(db: Database, migration: string): Promise<Defe
  */
 export async function forgetDeferred(db: Database, migration: string, which?: readonly Deferred[]): Promise<void> {
   for (const { schema, table, name } of which ?? (await listDeferred(db, migration)))
-    await retrying(() =>
-      db.query(`DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`, [
-        ...[migration, schema, table, name],
-      ]),
+    await db.query(
+      `DELETE FROM ${DEFERRED} WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`,
+      [...[migration, schema, table, name]],
     )
 }
 
@@ -390,7 +409,7 @@ export async function restoreDeferred(
       const name = `${object.schema}.${object.table}.${object.name}`
       try {
         if (await buildAgain(db, migration, object)) built.push(name)
-        if (kind === 'foreign-key') await validateForeignKey(db, object)
+        if (isConstraint(object)) await validate(db, object)
       } catch (error) {
         if (isMissingTable(error)) await forgetDeferred(db, migration, [object])
         else
@@ -402,6 +421,7 @@ export async function restoreDeferred(
   return { built, problems }
 }
 
+const isConstraint = ({ kind }: DeferredName) => kind === 'foreign-key' || kind === 'check'
 const isIndex = ({ kind }: DeferredName) => kind === 'index' || kind === 'unique'
 
 async function isThere(db: Database, object: DeferredName): Promise<boolean> {

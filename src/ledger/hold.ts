@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Database, isConnectionLost, isMissingTable, retrying, sqlState } from '../runtime/database.ts'
+import { type Database, isConnectionLost, isMissingTable, sqlState } from '../runtime/database.ts'
 import { CancelledError, VerdictError } from '../runtime/errors.ts'
+import { runUrl } from '../runtime/github.ts'
 import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 
@@ -69,35 +70,24 @@ export function thisRun(action: string): Holder {
   return { action, url: runUrl(), nonce: randomUUID() }
 }
 
-/** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
-export function runUrl(): string {
-  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
-  if (!GITHUB_RUN_ID) return ''
-  const attempt = GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''
-  return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
-}
-
 /** Who holds or asks, in words. */
 export function runText({ action, url }: { action: string; url: string }): string {
   return `\`${action}\`${url ? ` (${url})` : ' of a run outside GitHub'}`
 }
 
 async function readHold(db: Database, id: string): Promise<HoldRow | undefined> {
-  const { rows } = await retrying(() =>
-    db.query(
-      `SELECT nonce, holder, nonce IS NOT NULL AND expires_at > now() AS live, expires_at AS "expiresAt",
+  const { rows } = await db.query(
+    `SELECT nonce, holder, nonce IS NOT NULL AND expires_at > now() AS live, expires_at AS "expiresAt",
               request, requested_at AS "requestedAt", coalesce(request_expires_at > now(), false) AS "requestLive",
               approval, stream FROM ${HOLDS} WHERE migration = $1`,
-      [id],
-    ),
+    [id],
   )
   return rows[0]
 }
 
 /** Repeatable: the row is there afterwards, as it was or free. Ledgers of before this table are completed. */
 async function ensureHold(db: Database, id: string): Promise<void> {
-  const insert = () =>
-    retrying(() => db.query(`INSERT INTO ${HOLDS} (migration) VALUES ($1) ON CONFLICT (migration) DO NOTHING`, [id]))
+  const insert = () => db.query(`INSERT INTO ${HOLDS} (migration) VALUES ($1) ON CONFLICT (migration) DO NOTHING`, [id])
   await insert().catch(async (error) => {
     if (!isMissingTable(error)) throw error
     await createHolds(db)
@@ -108,7 +98,7 @@ async function ensureHold(db: Database, id: string): Promise<void> {
 /** True when the statement hit. An answer that was lost is settled by the caller's reading back. */
 async function changed(db: Database, sql: string, values: unknown[]): Promise<boolean> {
   try {
-    return (await retrying(() => db.query(sql, values))).rowCount === 1
+    return (await db.query(sql, values)).rowCount === 1
   } catch (error) {
     if (sqlState(error) === '40003') return false
     throw error
@@ -150,13 +140,18 @@ async function tryHold(db: Database, id: string, holder: Holder, ttl: number): P
 function refusal(id: string, row: HoldRow): VerdictError {
   if (row.live && row.holder)
     return new VerdictError(
+      'hold.taken',
       `migration \`${id}\` is held by ${runText(row.holder)}; only one run may act at a time. Wait for it, or cancel it: its hold ends at ${row.expiresAt.toISOString()} unless it is renewed`,
     )
   if (row.request)
     return new VerdictError(
+      'hold.handover-pending',
       `migration \`${id}\` is being handed over to ${runText(row.request)}; this run keeps off so that the slot is free for it`,
     )
-  return new VerdictError(`another run was quicker to take migration \`${id}\`; look at \`status\` and try again`)
+  return new VerdictError(
+    'hold.taken',
+    `another run was quicker to take migration \`${id}\`; look at \`status\` and try again`,
+  )
 }
 
 /**
@@ -170,18 +165,17 @@ export async function renewHold(db: Database, id: string, holder: Holder, ttl: n
   const row = await readHold(db, id)
   if (row?.nonce === holder.nonce) return
   throw new VerdictError(
+    'hold.lost',
     `the hold of migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}: it was not renewed in time; this run stops so that only one acts`,
   )
 }
 
 /** Gives a hold back; does nothing when it is another's by now. */
 export async function releaseHold(db: Database, id: string, holder: Holder): Promise<void> {
-  await retrying(() =>
-    db.query(`UPDATE ${HOLDS} SET nonce = NULL, expires_at = now() WHERE migration = $1 AND nonce = $2`, [
-      id,
-      holder.nonce,
-    ]),
-  )
+  await db.query(`UPDATE ${HOLDS} SET nonce = NULL, expires_at = now() WHERE migration = $1 AND nonce = $2`, [
+    id,
+    holder.nonce,
+  ])
 }
 
 /**
@@ -203,17 +197,16 @@ export async function requestSlot(db: Database, id: string, holder: Holder, ttl:
   const row = await readHold(db, id)
   if (row?.request?.nonce === holder.nonce) return
   throw new VerdictError(
+    'hold.handover-pending',
     `${row?.request ? runText(row.request) : 'another run'} asks for the slot of migration \`${id}\` already; only one can have it`,
   )
 }
 
 /** Takes a request back; does nothing when it is another's by now. */
 export async function withdrawRequest(db: Database, id: string, holder: Holder): Promise<void> {
-  await retrying(() =>
-    db.query(
-      `UPDATE ${HOLDS} SET request_nonce = NULL, request = NULL, request_expires_at = NULL WHERE migration = $1 AND request_nonce = $2`,
-      [id, holder.nonce],
-    ),
+  await db.query(
+    `UPDATE ${HOLDS} SET request_nonce = NULL, request = NULL, request_expires_at = NULL WHERE migration = $1 AND request_nonce = $2`,
+    [id, holder.nonce],
   )
 }
 
@@ -232,7 +225,7 @@ export async function liveHolder(db: Database, id: string): Promise<(Holder & { 
 /** Writes down what became of the approval; a new stream that is to wait for one clears it. */
 export async function setApproval(db: Database, id: string, approval: ApprovalOutcome | null): Promise<void> {
   await ensureHold(db, id)
-  await retrying(() => db.query(`UPDATE ${HOLDS} SET approval = $2 WHERE migration = $1`, [id, approval]))
+  await db.query(`UPDATE ${HOLDS} SET approval = $2 WHERE migration = $1`, [id, approval])
 }
 
 export async function readApproval(db: Database, id: string): Promise<ApprovalOutcome | undefined> {
@@ -279,12 +272,13 @@ export async function obtainSlot(
     for (;;) {
       const row = await tryHold(db, id, holder, ttl)
       if (!row) return
-      if (signal?.aborted) throw new CancelledError('the run was cancelled')
+      if (signal?.aborted) throw new CancelledError()
       first ??= row
       const renewed = row.nonce === first.nonce && row.expiresAt > first.expiresAt
       if (row.live && row.holder?.action === holder.action && renewed) throw refusal(id, row)
       if (performance.now() > end)
         throw new VerdictError(
+          'hold.handover-timeout',
           `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}; cancel that run and try again`,
         )
       await sleep(ASK_EVERY, undefined, { signal }).catch(() => {})
@@ -338,7 +332,7 @@ export async function keepingHold<T>(
 /** Leaves a note of the slot for the stream that comes next. */
 export async function noteStream(db: Database, id: string, note: StreamNote): Promise<void> {
   await ensureHold(db, id)
-  await retrying(() => db.query(`UPDATE ${HOLDS} SET stream = $2 WHERE migration = $1`, [id, JSON.stringify(note)]))
+  await db.query(`UPDATE ${HOLDS} SET stream = $2 WHERE migration = $1`, [id, JSON.stringify(note)])
 }
 
 export async function readStreamNote(db: Database, id: string): Promise<StreamNote | undefined> {
@@ -348,7 +342,7 @@ export async function readStreamNote(db: Database, id: string): Promise<StreamNo
 
 /** With the migration: a new one under the same name begins with nobody's hold. */
 export async function dropHold(db: Database, id: string): Promise<void> {
-  await retrying(() => db.query(`DELETE FROM ${HOLDS} WHERE migration = $1`, [id])).catch((error) => {
+  await db.query(`DELETE FROM ${HOLDS} WHERE migration = $1`, [id]).catch((error) => {
     if (!isMissingTable(error)) throw error
   })
 }

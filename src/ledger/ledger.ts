@@ -3,7 +3,7 @@ import type { DeferredName } from '../destination/deferral.ts'
 import type { WriteGrant } from '../destination/write-access.ts'
 import type { PackedFingerprint } from '../model/fingerprint.ts'
 import { type Plan, planHash } from '../model/plan.ts'
-import { type Database, isMissingTable, retrying, sqlState } from '../runtime/database.ts'
+import { type Database, isMissingTable, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
 import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
@@ -103,20 +103,16 @@ export async function createLedger(db: Database): Promise<void> {
 
 /** Keeps the digest of an archive the first time; returns the one that was kept. */
 export async function rememberDigest(db: Database, name: string, sha256: string): Promise<string> {
-  await retrying(() =>
-    db.query(`INSERT INTO ${DIGESTS} (name, sha256) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, [name, sha256]),
-  )
+  await db.query(`INSERT INTO ${DIGESTS} (name, sha256) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, [name, sha256])
   const { rows } = await db.query(`SELECT sha256 FROM ${DIGESTS} WHERE name = $1`, [name])
   return rows[0].sha256
 }
 
 export async function readEntry(db: Database, id: string): Promise<Entry | undefined> {
-  const { rows } = await retrying(() =>
-    db.query(
-      `SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt",
+  const { rows } = await db.query(
+    `SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt",
               (extract(epoch FROM now() - updated_at) * 1000)::float8 AS "ageMs" FROM ${MIGRATIONS} WHERE id = $1`,
-      [id],
-    ),
+    [id],
   )
   return rows[0]
 }
@@ -136,15 +132,22 @@ export async function readEntryIfAny(db: Database, id: string): Promise<Entry | 
  */
 export async function requireEntry(db: Database, id: string, phases: readonly Phase[], early?: string): Promise<Entry> {
   const entry = await readEntryIfAny(db, id)
-  if (!entry) throw new UserError(`the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`)
+  if (!entry)
+    throw new UserError(
+      'ledger.no-migration',
+      `the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`,
+    )
   // The hash is what was shown, rehearsed and approved; what is done must be that.
   if (planHash(entry.plan) !== entry.plan.hash)
     throw new VerdictError(
+      'ledger.changed-by-hand',
       `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash ?? '(there is none)'}: someone has changed it. Prepare a new migration`,
     )
   if (phases.includes(entry.phase)) return entry
-  if (early && isBehind(entry.phase, phases)) throw new UserError(`migration \`${id}\` is ${entry.phase}: ${early}`)
+  if (early && isBehind(entry.phase, phases))
+    throw new UserError('ledger.wrong-phase', `migration \`${id}\` is ${entry.phase}: ${early}`)
   throw new UserError(
+    'ledger.wrong-phase',
     `migration \`${id}\` is ${entry.phase}; this step needs it to be ${phases.join(' or ')}. ${hint(entry.phase, phases)}`,
   )
 }
@@ -161,11 +164,9 @@ function hint(phase: Phase, phases: readonly Phase[]): string {
 
 /** Writes the first entry; an entry that is there already keeps its phase and is returned as it is. */
 export async function createEntry(db: Database, id: string, plan: Plan, facts: Facts): Promise<Entry> {
-  await retrying(() =>
-    db.query(
-      `INSERT INTO ${MIGRATIONS} (id, phase, nonce, plan, facts) VALUES ($1, 'planned', $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
-      [id, randomUUID(), JSON.stringify(plan), JSON.stringify(facts)],
-    ),
+  await db.query(
+    `INSERT INTO ${MIGRATIONS} (id, phase, nonce, plan, facts) VALUES ($1, 'planned', $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
+    [id, randomUUID(), JSON.stringify(plan), JSON.stringify(facts)],
   )
   return (await readEntry(db, id)) as Entry
 }
@@ -185,30 +186,28 @@ export async function advance(
   const facts = { ...entry.facts, ...change.facts }
   const values = [entry.id, entry.nonce, phase, nonce, JSON.stringify(facts), JSON.stringify(change.plan ?? entry.plan)]
   const sql = `UPDATE ${MIGRATIONS} SET phase = $3, nonce = $4, facts = $5, plan = $6, updated_at = now() WHERE id = $1 AND nonce = $2`
-  await retrying(() => db.query(sql, values)).catch((error) => {
+  await db.query(sql, values).catch((error) => {
     if (sqlState(error) !== '40003') throw error
   })
   const now = await readEntry(db, entry.id)
   if (now?.nonce === nonce) return now
   throw new UserError(
+    'ledger.moved',
     `another run has moved migration \`${entry.id}\` to ${now?.phase ?? 'nowhere'} meanwhile; this run stops so that only one acts`,
   )
 }
 
 /** Forgets a migration; its evidence stays. */
 export async function dropEntry(db: Database, id: string): Promise<void> {
-  await retrying(() => db.query(`DELETE FROM ${MIGRATIONS} WHERE id = $1`, [id]))
+  await db.query(`DELETE FROM ${MIGRATIONS} WHERE id = $1`, [id])
   await dropHold(db, id)
 }
 
 /** Appends what a phase checked and saw. Never edited afterwards. */
 export async function addEvidence(db: Database, id: string, action: string, body: object): Promise<void> {
-  await retrying(() =>
-    db.query(`INSERT INTO ${EVIDENCE} (migration, action, body) VALUES ($1, $2, $3)`, [
-      id,
-      action,
-      JSON.stringify(body),
-    ]),
+  await db.query(
+    `INSERT INTO ${EVIDENCE} (id, migration, action, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
+    [randomUUID(), id, action, JSON.stringify(body)],
   )
 }
 
@@ -221,12 +220,10 @@ export interface Evidence<T> {
 
 /** The last `limit` of an action, the newest first. */
 export async function readEvidence<T>(db: Database, id: string, action: string, limit: number): Promise<Evidence<T>[]> {
-  const { rows } = await retrying(() =>
-    db.query(
-      `SELECT body, (extract(epoch FROM now() - at) * 1000)::float8 AS "ageMs" FROM ${EVIDENCE}
+  const { rows } = await db.query(
+    `SELECT body, (extract(epoch FROM now() - at) * 1000)::float8 AS "ageMs" FROM ${EVIDENCE}
         WHERE migration = $1 AND action = $2 ORDER BY at DESC LIMIT $3::int8`,
-      [id, action, limit],
-    ),
+    [id, action, limit],
   )
   return rows
 }

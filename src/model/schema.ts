@@ -55,6 +55,7 @@ export interface Index {
   unique: boolean
   primary: boolean
   valid: boolean
+  partial: boolean
   /** Key columns; an expression is the empty string. */
   columns: string[]
   /** btree, gin, gist … */
@@ -90,6 +91,11 @@ export interface Schema {
 
 /** Column names that CockroachDB adds by itself (hash shards, hidden row ids, regions); no comparison looks at them. */
 export const OWN_COLUMN = /^(rowid|crdb_region|crdb_internal_.*)$/
+
+/** Holds the shard of a hash-sharded index; such indexes list it from 24.2 on (cockroachdb/cockroach#126397). */
+export const SHARD_COLUMN = /^crdb_internal_.*_shard_\d+(_\d+)?$/
+/** Holds the value of an expression that is indexed. */
+export const EXPRESSION_COLUMN = /^crdb_internal_idx_expr/
 
 /** A check that CockroachDB made for a hash-sharded index: it comes and goes with the index. */
 export function isShardCheck(constraint: Constraint): boolean {

@@ -1,9 +1,10 @@
 import { Socket } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
+import type { ErrorCode } from './codes.ts'
 import { messageOf, ToolError, UserError } from './errors.ts'
 import { redact } from './secrets.ts'
+import { TargetClient } from './target-client.ts'
 import { withLibpqTls } from './url.ts'
 
 export type Side = 'source' | 'target'
@@ -31,9 +32,21 @@ export async function relationExists(db: Database, name: string): Promise<boolea
   return (await db.query('SELECT pg_catalog.to_regclass($1) IS NOT NULL AS there', [name])).rows[0].there
 }
 
+/**
+ * Runs statements without parameters in one round trip.
+ * @returns the rows of each, in their order
+ */
+export async function queryAll(db: Database, statements: readonly string[]): Promise<pg.QueryResultRow[][]> {
+  if (!statements.length) return []
+  const results = (await db.query(statements.join(';\n'))) as unknown as pg.QueryResult | pg.QueryResult[]
+  return [results].flat().map(({ rows }) => rows)
+}
+
 /** How long a connection attempt and a catalog statement may take, in milliseconds. */
 const CONNECT_TIMEOUT = 15_000
 const STATEMENT_TIMEOUT = 60_000
+/** Milliseconds after the server's limit at which this side gives up by itself. */
+const OWN_GRACE = 1_000
 
 /**
  * Opens one connection. libpq's meaning of `sslmode` is kept, and the user's own `options` are passed on.
@@ -52,13 +65,13 @@ export async function connect(
   const socket = new Socket()
   const cancel = () => socket.destroy(new Error('cancelled'))
   signal?.addEventListener('abort', cancel, { once: true })
-  const client = new pg.Client({
+  const client = new (side === 'target' ? TargetClient : pg.Client)({
     stream: () => socket,
     ...configOf(url, side),
     application_name: 'molt-actions',
     connectionTimeoutMillis: Math.min(CONNECT_TIMEOUT, statementTimeout || CONNECT_TIMEOUT),
     // The server's own limit does not help when the network swallows its answer.
-    query_timeout: statementTimeout ? statementTimeout + 1_000 : undefined,
+    query_timeout: statementTimeout ? statementTimeout + OWN_GRACE : undefined,
     keepAlive: true,
   })
   // Without a listener a connection that breaks while idle ends the process; the next query reports it all the same.
@@ -72,7 +85,8 @@ export async function connect(
   } catch (error) {
     await client.end().catch(() => {})
     signal?.throwIfAborted()
-    throw new ConnectError(`cannot connect to the ${side}: ${redact(messageOf(error))}. ${connectAdvice(error)}`)
+    const { code, advice } = explainConnect(error)
+    throw new ConnectError(code, `cannot connect to the ${side}: ${redact(messageOf(error))}. ${advice}`)
   } finally {
     signal?.removeEventListener('abort', cancel)
   }
@@ -85,14 +99,16 @@ export async function connect(
 export async function unhurried<T>(db: Database, work: () => Promise<T>): Promise<T> {
   const own = (db as unknown as { connectionParameters: { query_timeout: number | false | undefined } })
     .connectionParameters
-  const before = { own: own.query_timeout, server: (await db.query('SHOW statement_timeout')).rows[0] }
+  const before = own.query_timeout
+  // Inside another one there is nothing to lift.
+  if (!before) return work()
   await db.query('SET statement_timeout = 0')
   own.query_timeout = false
   try {
     return await work()
   } finally {
-    own.query_timeout = before.own
-    await db.query(`SET statement_timeout = '${before.server.statement_timeout}'`).catch(() => {})
+    own.query_timeout = before
+    await db.query(`SET statement_timeout = ${before - OWN_GRACE}`).catch(() => {})
   }
 }
 
@@ -152,18 +168,6 @@ export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
 }
 
-/** CockroachDB asks clients to repeat a statement that lost to another one (40001). */
-export async function retrying<T>(work: () => Promise<T>): Promise<T> {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      return await work()
-    } catch (error) {
-      if (sqlState(error) !== '40001' || attempt >= 8) throw error
-      await sleep(25 * 2 ** attempt)
-    }
-  }
-}
-
 /** True when the table that was asked for is not there, or its schema is not. */
 export function isMissingTable(error: unknown): boolean {
   return /^(42P01|3F000)$/.test(sqlState(error) ?? '')
@@ -186,23 +190,40 @@ function configOf(url: string, side: Side): pg.ClientConfig {
   try {
     return parseIntoClientConfig(withLibpqTls(url))
   } catch (error) {
-    throw new UserError(`the URL of the ${side} cannot be used: ${redact(messageOf(error))}`)
+    throw new UserError('connect.url-unusable', `the URL of the ${side} cannot be used: ${redact(messageOf(error))}`)
   }
 }
 
-function connectAdvice(error: unknown): string {
+function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   const state = sqlState(error)
-  if (state === '28P01' || state === '28000') return 'Check the user, the password and pg_hba.conf.'
-  if (state === '3D000') return 'Check the database name in the URL.'
-  if (state === '53300') return 'The server has no free connection slot.'
+  if (state === '28P01' || state === '28000')
+    return { code: 'connect.login-refused', advice: 'Check the user, the password and pg_hba.conf.' }
+  if (state === '3D000') return { code: 'connect.no-database', advice: 'Check the database name in the URL.' }
+  if (state === '53300') return { code: 'connect.no-free-slot', advice: 'The server has no free connection slot.' }
   const code = (error as { code?: string }).code ?? ''
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
-    return "The server's certificate is for another host: write the host as the certificate has it."
+    return {
+      code: 'connect.certificate-host',
+      advice: "The server's certificate is for another host: write the host as the certificate has it.",
+    }
   if (/^CERT_(HAS_EXPIRED|NOT_YET_VALID)$/.test(code))
-    return "Renew the server's certificate, or set this runner's clock."
+    return {
+      code: 'connect.certificate-expired',
+      advice: "Renew the server's certificate, or set this runner's clock.",
+    }
   if (/CERT|^UNABLE_TO_VERIFY/.test(code))
-    return "No authority that this runner trusts has signed the server's certificate: name the file with its CA in the URL, as in sslrootcert=certs/ca.pem."
+    return {
+      code: 'connect.certificate-untrusted',
+      advice:
+        "No authority that this runner trusts has signed the server's certificate: name the file with its CA in the URL, as in sslrootcert=certs/ca.pem.",
+    }
   if (/does not support SSL/.test(messageOf(error)))
-    return 'Turn TLS on there; rows and passwords would travel in clear without it.'
-  return "Check host and port, and that the server's firewall lets this runner in."
+    return {
+      code: 'connect.no-tls',
+      advice: 'Turn TLS on there; rows and passwords would travel in clear without it.',
+    }
+  return {
+    code: 'connect.failed',
+    advice: "Check host and port, and that the server's firewall lets this runner in.",
+  }
 }

@@ -16,6 +16,14 @@ import { seconds } from './progress.ts'
 const TIMEOUT = 20_000
 const MINUTE = 60_000
 
+/** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
+export function runUrl(): string {
+  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
+  if (!GITHUB_RUN_ID) return ''
+  const attempt = GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''
+  return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
+}
+
 /** How long an answer may take, in all. An approval must not be lost to an outage of a minute. */
 export interface Patience {
   /** Attempts after the first, when GitHub fails or is out of reach; they begin 1, 4, 9, 16 … s after the last. */
@@ -29,23 +37,9 @@ export const ONE_TRY: Patience = { retries: 0, rateLimit: 0 }
 /** For the job that was approved: it holds nothing, and its approval counts once only. */
 export const APPROVED: Patience = { retries: 8, rateLimit: 60 * MINUTE }
 
-/** `forbidden` is for good; the others can pass. */
-export type GithubCode =
-  | 'github.forbidden'
-  | 'github.rate-limited'
-  | 'github.unavailable'
-  | 'github.unreachable'
-  | 'github.unknown-answer'
-  | 'github.missing'
-
 /** GitHub gave no usable answer. */
 export class GithubError extends UserError {
   override name = 'GithubError'
-  readonly code: GithubCode
-  constructor(code: GithubCode, message: string) {
-    super(message)
-    this.code = code
-  }
 }
 
 /** An answer, and its time by GitHub's clock. */
@@ -107,12 +101,12 @@ export function connectGithub(token: string, patience: Patience = PATIENT, secon
       if (!answer) return undefined
       const parsed = schema.safeParse(answer.data)
       if (!parsed.success)
-        throw new GithubError('github.unknown-answer', `GitHub's answer for ${subject(path)} has an unknown shape`)
+        throw new GithubError('github.unexpected-answer', `GitHub's answer for ${subject(path)} has an unknown shape`)
       return { body: parsed.data, at: Date.parse(answer.headers.date ?? '') || Date.now() }
     },
     async download(path) {
       const answer = await ask(path)
-      if (!answer) throw new GithubError('github.missing', `GitHub has no ${subject(path)}`)
+      if (!answer) throw new GithubError('github.not-found', `GitHub has no ${subject(path)}`)
       return Buffer.from(answer.data as ArrayBuffer)
     },
   }
@@ -153,7 +147,7 @@ function failure(error: unknown, path: string): GithubError {
   if (status < 500) {
     const right = String(headers['x-accepted-github-permissions'] ?? rightFor(path)).replaceAll('=', ': ')
     return new GithubError(
-      'github.forbidden',
+      'github.refused',
       `GitHub returned ${status} for ${what}. Grant the job \`permissions: ${right}\`, and pass \`token: \${{ github.token }}\``,
     )
   }

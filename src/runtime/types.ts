@@ -122,6 +122,14 @@ export const connectionUrl: InputType<string> = {
   json: { type: 'string' },
 }
 
+/** Whole and secret: what follows the host is its token. Plain HTTP only to this machine. */
+export const webhookUrl: InputType<string> = {
+  schema: z.string().regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])[^\s]+$/),
+  hint: 'a URL that begins with https://',
+  secret: 'text',
+  json: { type: 'string' },
+}
+
 function splitList(value: string): string[] {
   return value
     .split(/[,\n]/)

@@ -1,52 +1,62 @@
 import type { QueryResultRow } from 'pg'
 import {
   type Constraint,
+  EXPRESSION_COLUMN,
   type Index,
   OWN_COLUMN,
   type Schema,
   type SchemaColumn,
   type SchemaTable,
+  SHARD_COLUMN,
 } from '../model/schema.ts'
-import type { Database, Side } from '../runtime/database.ts'
+import { type Database, literal, queryAll, type Side } from '../runtime/database.ts'
 import { SEQUENCES_OF_SCHEMA } from './sequences.ts'
-import { readEnums } from './tables.ts'
+import { ENUMS, type EnumRow, enumLabels } from './tables.ts'
 
 /*
- * One schema in at most ten queries, however many tables there are. What goes to the target is CockroachDB's SQL and
- * uses only catalogs and functions of its documentation: definitions come from information_schema and pg_indexes
- * there, where PostgreSQL's own functions would be handier.
+ * One schema in three round trips, however many tables there are. What goes to the target is CockroachDB's SQL, and
+ * is right on PostgreSQL too. Two traps there (docs/cockroachdb.md): a nullable boolean that is always NULL, so each
+ * is asked for by `IS NOT TRUE`; and `conkey`, which holds column ids that are no attribute numbers after an ALTER
+ * COLUMN TYPE, so names of keys and foreign keys come from elsewhere.
  */
 
 /** Everything about the tables of one schema that can be compared. */
 export async function readSchema(db: Database, side: Side, name: string): Promise<Schema> {
-  const read = ((await db.query(columnsSql(side), [name])).rows as TableRow[]).map(separateColumns(interner()))
-  const types = await readTypes(db, side, read)
-  const defaults = await readDefaults(db, side, name)
-  const constraints = await db.query(constraintsSql(side), [name])
-  const conditions = side === 'target' ? (await db.query(TARGET_CHECKS, [name])).rows : []
-  const indexes = await db.query(indexesSql(side), [name])
-  const sequences = await db.query(SEQUENCES, [name])
-  const { tables, nameOf } = assemble(name, read, constraints.rows, columnMaker(types), defaults)
-  const outside = constraints.rows.filter((row) => row.schema !== name).map((row) => row.oid)
-  const others = outside.length ? (await db.query(OUTSIDE_COLUMNS, [outside])).rows : []
-  for (const { oid, attnum, name: column } of others) {
-    const names = nameOf.get(oid) ?? []
-    names[attnum] = column
-    nameOf.set(oid, names)
-  }
-  const conditionOf = conditionsOf(conditions)
-  const actions = side === 'target' ? (await db.query(ACTIONS, [name])).rows : []
+  const of = (sql: string) => sql.replaceAll('$1', literal(name))
+  const [columns, defaults, constraints, indexes, sequences, labels, ...more] = await queryAll(
+    db,
+    [
+      columnsSql(side),
+      side === 'source' ? SOURCE_DEFAULTS : TARGET_DEFAULTS,
+      constraintsSql(side),
+      indexesSql(side),
+      SEQUENCES,
+      ENUMS,
+      ...(side === 'target'
+        ? [ACTIONS, TARGET_CHECKS, CHECK_COLUMNS, FOREIGN_KEY_COLUMNS, INDEX_NAMES, INDEX_DEFINITIONS]
+        : []),
+    ].map(of),
+  )
+  const [actions = [], checks = [], checkColumns = [], foreignKeys = [], indexNames = [], definitions = []] = more
+  const read = (columns as TableRow[]).map(separateColumns(interner()))
+  const types = await readTypes(db, side, read, enumLabels(labels as EnumRow[]))
+  if (side === 'target') nameIndexes(indexes as Row[], indexNames, definitions)
+  const outside = (constraints as Row[]).filter((row) => row.schema !== name || row.refSchema !== name)
+  const nameOf = new Map([...namesOf(read), ...(await readOutside(db, name, outside))])
+  const conditionOf = conditionsOf(checks)
+  const shown = (indexes as Row[]).map((row) => toIndex(row, nameOf))
+  const keyed = side === 'target' ? targetKeys(shown, { checkColumns, foreignKeys }, nameOf) : undefined
   return {
     name,
-    tables,
-    actions,
-    constraints: constraints.rows.map((row) => toConstraint(row, nameOf, conditionOf)),
-    indexes: indexes.rows.map((row) => toIndex(row, nameOf)),
-    sequences: sequences.rows,
+    tables: assemble(name, read, shown, columnMaker(types), defaultsOf(defaults as Row[])),
+    actions: actions as Schema['actions'],
+    constraints: (constraints as Row[]).map((row) => toConstraint(row, nameOf, conditionOf, keyed)),
+    indexes: shown,
+    sequences: sequences as Schema['sequences'],
   }
 }
 
-const ONLY_TABLES = `n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition`
+const ONLY_TABLES = `n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE`
 
 /**
  * A table's columns come as one text, and their types as numbers: ten thousand rows to read, where there would be a
@@ -60,7 +70,7 @@ const columnsSql = (side: Side) => `
            || a.attname::text)::text AS columns
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped IS NOT TRUE
    WHERE ${ONLY_TABLES} GROUP BY c.oid, c.relname, c.relkind ORDER BY c.relname`
 
 /** Of these types, each with its modifier and, on the source, the collation of the column. */
@@ -90,18 +100,37 @@ const TARGET_DEFAULTS = `
     FROM information_schema.columns WHERE table_schema = $1 AND column_default IS NOT NULL`
 
 const constraintsSql = (side: Side) => `
-  SELECT ${side === 'source' ? `pg_catalog.pg_get_expr(k.conbin, k.conrelid)` : 'NULL'} AS condition, k.conname AS name, k.contype AS kind, n.nspname AS schema, c.relname AS table, k.conrelid AS oid,
+  SELECT ${side === 'source' ? `pg_catalog.pg_get_expr(k.conbin, k.conrelid)` : 'NULL'} AS condition,
+         pg_catalog.pg_get_constraintdef(k.oid) AS definition, k.conname AS name, k.contype AS kind, n.nspname AS schema, c.relname AS table, k.conrelid AS oid,
          k.conkey AS key, k.condeferrable AS deferrable, k.convalidated AS validated,
          rn.nspname AS "refSchema", r.relname AS "refTable", k.confrelid AS "refOid", k.confkey AS "refKey",
-         k.confupdtype AS "onUpdate", k.confdeltype AS "onDelete", k.confmatchtype AS match, i.relname AS index
+         k.confupdtype AS "onUpdate", k.confdeltype AS "onDelete", k.confmatchtype AS match,
+         ${side === 'source' ? 'i.relname' : `CASE WHEN k.contype IN ('p', 'u', 'x') THEN k.conname END`} AS index
     FROM pg_catalog.pg_constraint k
     JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_catalog.pg_class r ON r.oid = k.confrelid AND k.contype = 'f'
     LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
-    LEFT JOIN pg_catalog.pg_class i ON i.oid = k.conindid
-   WHERE k.contype IN ('p', 'u', 'f', 'c', 'x') AND NOT c.relispartition AND (n.nspname = $1 OR rn.nspname = $1)
+    ${side === 'source' ? 'LEFT JOIN pg_catalog.pg_class i ON i.oid = k.conindid' : ''}
+   WHERE k.contype IN ('p', 'u', 'f', 'c', 'x') AND c.relispartition IS NOT TRUE AND (n.nspname = $1 OR rn.nspname = $1)
    ORDER BY n.nspname, c.relname, k.conname`
+
+/** A foreign key's own columns by name: `conkey` cannot be trusted on the target. */
+const FOREIGN_KEY_COLUMNS = `
+  SELECT k.table_schema AS schema, k.table_name AS table, k.constraint_name AS name, k.column_name AS column
+    FROM information_schema.key_column_usage k
+    JOIN information_schema.referential_constraints r
+      ON r.constraint_schema = k.constraint_schema AND r.constraint_name = k.constraint_name
+   WHERE k.constraint_schema = $1 OR r.unique_constraint_schema = $1
+   GROUP BY 1, 2, 3, 4, k.ordinal_position ORDER BY 1, 2, 3, k.ordinal_position`
+
+/** The columns that a check names. */
+const CHECK_COLUMNS = `
+  SELECT DISTINCT u.table_name AS table, u.constraint_name AS name, u.column_name AS column
+    FROM information_schema.constraint_column_usage u
+    JOIN information_schema.check_constraints k
+      ON k.constraint_schema = u.constraint_schema AND k.constraint_name = u.constraint_name
+   WHERE u.constraint_schema = $1 AND u.table_schema = $1`
 
 const OUTSIDE_COLUMNS = `
   SELECT attrelid AS oid, attnum, attname AS name FROM pg_catalog.pg_attribute WHERE attrelid = ANY($1::oid[])`
@@ -109,7 +138,7 @@ const OUTSIDE_COLUMNS = `
 const PARTITIONS = `
   WITH RECURSIVE tree AS (
     SELECT c.oid, c.relname AS root FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE n.nspname = $1 AND c.relkind = 'p' AND NOT c.relispartition
+     WHERE n.nspname = $1 AND c.relkind = 'p' AND c.relispartition IS NOT TRUE
     UNION ALL SELECT i.inhrelid, tree.root FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid)
   SELECT tree.root, n.nspname || '.' || c.relname AS name FROM tree
     JOIN pg_catalog.pg_class c ON c.oid = tree.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -124,27 +153,43 @@ const TARGET_CHECKS = `
   SELECT constraint_name AS name, check_clause AS condition
     FROM information_schema.check_constraints WHERE constraint_schema = $1`
 
-/** The primary key's own index is told by its constraint. */
-const indexesSql = (side: Side) => `
+/**
+ * The primary key's own index is told by its constraint. On the target an index's name is asked for apart: a join of
+ * pg_class by the number of an index is a full scan a row on CockroachDB (cockroachdb/cockroach#111047).
+ */
+const indexesSql = (side: Side) =>
+  side === 'source'
+    ? `
   SELECT n.nspname AS schema, c.relname AS table, c.oid, i.relname AS name, x.indisunique AS unique,
          x.indisprimary AS primary, x.indisvalid AS valid, x.indkey::text AS key, x.indnkeyatts AS "keyCount",
-         m.amname AS method, ${
-           side === 'source'
-             ? `CASE WHEN x.indisprimary THEN '' ELSE pg_catalog.pg_get_indexdef(x.indexrelid) END`
-             : `coalesce(d.indexdef, '')`
-         } AS definition
+         x.indpred IS NOT NULL AS partial,
+         m.amname AS method,
+         CASE WHEN x.indisprimary THEN '' ELSE pg_catalog.pg_get_indexdef(x.indexrelid) END AS definition
     FROM pg_catalog.pg_index x
     JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
     JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_catalog.pg_am m ON m.oid = i.relam
-    ${
-      side === 'source'
-        ? ''
-        : `LEFT JOIN pg_catalog.pg_indexes d ON NOT x.indisprimary
-         AND d.schemaname = n.nspname AND d.tablename = c.relname AND d.indexname = i.relname`
-    }
-   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 2, 4`
+   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE ORDER BY 2, 4`
+    : `
+  SELECT n.nspname AS schema, c.relname AS table, c.oid, x.indexrelid AS index, x.indisunique AS unique,
+         x.indisprimary AS primary, x.indisvalid AS valid, x.indkey::text AS key, x.indnkeyatts AS "keyCount",
+         x.indpred IS NOT NULL AS partial
+    FROM pg_catalog.pg_index x
+    JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE ORDER BY 2`
+
+const INDEX_NAMES = `
+  SELECT i.oid, i.relname AS name, m.amname AS method
+    FROM pg_catalog.pg_class i
+    JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace
+    LEFT JOIN pg_catalog.pg_am m ON m.oid = i.relam
+   WHERE n.nspname = $1 AND i.relkind IN ('i', 'I')`
+
+/** One that is being built or dropped is in pg_index and not here, so that its definition stays empty. */
+const INDEX_DEFINITIONS = `
+  SELECT tablename AS table, indexname AS name, indexdef AS definition FROM pg_catalog.pg_indexes WHERE schemaname = $1`
 
 const SEQUENCES = `
   SELECT s.sequencename AS name, s.increment_by::text AS increment, s.min_value::text AS min, s.max_value::text AS max,
@@ -155,7 +200,7 @@ const SEQUENCES = `
 const ACTIONS = `
   SELECT 'trigger' AS kind, c.relname AS table, t.tgname AS name, t.tgenabled::text AS definition
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND NOT t.tgisinternal
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND t.tgisinternal IS NOT TRUE
   UNION ALL
   SELECT 'rule', c.relname, r.rulename, r.ev_enabled::text
     FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
@@ -195,14 +240,18 @@ function separateColumns(intern: (text: string) => string): (row: TableRow) => R
   }
 }
 
-async function readTypes(db: Database, side: Side, tables: readonly ReadTable[]): Promise<Map<string, ReadType>> {
+async function readTypes(
+  db: Database,
+  side: Side,
+  tables: readonly ReadTable[],
+  labels: Map<number, string[]>,
+): Promise<Map<string, ReadType>> {
   const texts = new Set(tables.flatMap((table) => table.columns))
   const keys = new Set([...texts].map((text) => text.split(' ', 3).join(' ')))
   if (!keys.size) return new Map()
   // Numbers that the catalog told, made numbers again: nothing else can get into this statement.
   const kinds = [...keys].map((key) => `('${key}', ${key.split(' ').map(Number).join(', ')})`)
   const { rows } = await db.query(typesSql(side, kinds.join(', ')))
-  const labels = await readEnums(db)
   return new Map(
     rows.map(({ key, type, ...detail }) => [
       key,
@@ -230,15 +279,10 @@ function columnMaker(types: Map<string, ReadType>): (text: string, default_: str
   }
 }
 
-async function readDefaults(db: Database, side: Side, schema: string): Promise<Defaults> {
+function defaultsOf(rows: readonly Row[]): Defaults {
   const intern = interner()
   const found: Defaults = new Map()
-  const { rows } = await db.query<string[]>({
-    text: side === 'source' ? SOURCE_DEFAULTS : TARGET_DEFAULTS,
-    values: [schema],
-    rowMode: 'array',
-  })
-  for (const [table, column, text] of rows as [string, string, string][]) {
+  for (const { table, column, default: text } of rows) {
     const of = found.get(table) ?? new Map()
     found.set(table, of.set(column, intern(text)))
   }
@@ -256,35 +300,130 @@ function interner(): (text: string) => string {
   }
 }
 
+/** A column's name, at the end of what `columnsSql` lists of it. */
+const columnName = (text: string) => text.split(' ').slice(6).join(' ')
+
+function namesOf(tables: readonly ReadTable[]): Names {
+  return new Map(
+    tables.map(({ oid, attnums, columns }) => {
+      const names: string[] = []
+      for (const [at, text] of columns.entries()) names[attnums[at] as number] = columnName(text)
+      return [oid, names]
+    }),
+  )
+}
+
+/** The columns of tables in other schemas that a foreign key joins with this one. */
+async function readOutside(db: Database, schema: string, constraints: readonly Row[]): Promise<Names> {
+  const oids = constraints.flatMap((row) => [
+    ...(row.schema === schema ? [] : [row.oid]),
+    ...(row.refOid && row.refSchema !== schema ? [row.refOid] : []),
+  ])
+  const found: Names = new Map()
+  if (!oids.length) return found
+  for (const { oid, attnum, name } of (await db.query(OUTSIDE_COLUMNS, [oids])).rows) {
+    const names = found.get(oid) ?? []
+    names[attnum] = name
+    found.set(oid, names)
+  }
+  return found
+}
+
 function assemble(
   schema: string,
   rows: readonly ReadTable[],
-  constraints: Row[],
+  indexes: readonly Index[],
   toColumn: (text: string, default_: string | null) => SchemaColumn,
   defaults: Defaults,
-): { tables: SchemaTable[]; nameOf: Names } {
-  const keys = new Map(constraints.filter((row) => row.kind === 'p').map((row) => [row.oid, row.key as number[]]))
-  const nameOf: Names = new Map()
-  const tables = rows.map(({ oid, table, kind, attnums, columns }): SchemaTable => {
-    const names: string[] = []
+): SchemaTable[] {
+  const keys = new Map(indexes.filter(({ primary }) => primary).map(({ table, columns }) => [table, columns]))
+  return rows.map(({ oid, table, kind, columns }): SchemaTable => {
     const of = defaults.get(table)
-    const all = columns.map((text, at) => {
-      const name = text.split(' ').slice(6).join(' ')
-      const column = toColumn(text, of?.get(name) ?? null)
-      names[attnums[at] as number] = column.name
-      return column
-    })
-    nameOf.set(oid, names)
+    const all = columns.map((text) => toColumn(text, of?.get(columnName(text)) ?? null))
     return {
       schema,
       name: table,
       oid,
       kind,
       columns: all.filter(({ name }) => isUsers(name)),
-      key: (keys.get(oid) ?? []).map((attnum) => names[attnum] ?? '').filter(isUsers),
+      key: (keys.get(table) ?? []).filter(isUsers),
     }
   })
-  return { tables, nameOf }
+}
+
+/** What joins an index of the target with its name, method and definition. */
+function nameIndexes(indexes: Row[], names: readonly Row[], definitions: readonly Row[]): void {
+  const byOid = new Map(names.map((row) => [row.oid, row]))
+  const defined = new Map(definitions.map(({ table, name, definition }) => [`${table}\n${name}`, definition]))
+  for (const index of indexes) {
+    const found = byOid.get(index.index)
+    index.name = found?.name ?? ''
+    index.method = found?.method ?? ''
+    index.definition = index.primary ? '' : (defined.get(`${index.table}\n${index.name}`) ?? '')
+  }
+  indexes.sort((a, b) => compareNames(a.table, b.table) || compareNames(a.name, b.name))
+}
+
+function compareNames(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
+}
+
+/** The columns of a constraint of the target, by name; one that cannot be named is the empty string. */
+interface TargetKeys {
+  own(row: Row): string[]
+  referred(row: Row): string[]
+}
+
+function targetKeys(
+  indexes: readonly Index[],
+  { checkColumns, foreignKeys }: Record<'checkColumns' | 'foreignKeys', readonly Row[]>,
+  nameOf: Names,
+): TargetKeys {
+  const keyed = new Map(indexes.map((index) => [`${index.table}\n${index.name}`, index.columns]))
+  const foreign = columnsBy(foreignKeys, ({ schema, table, name }) => JSON.stringify([schema, table, name]))
+  const checks = columnsBy(checkColumns, ({ table, name }) => `${table}\n${name}`)
+  const unnamed = (key: number[] | null) => (key ?? ['']).map(() => '')
+  return {
+    own({ kind, schema, table, name, oid, key }) {
+      if (kind === 'f') {
+        const columns = foreign.get(JSON.stringify([schema, table, name])) ?? []
+        return columns.length === key?.length ? columns : unnamed(key)
+      }
+      // PostgreSQL tells a check's columns to the owner of its table alone.
+      if (kind === 'c')
+        return (
+          checks.get(`${table}\n${name}`) ?? ((key ?? []) as number[]).map((attnum) => nameOf.get(oid)?.[attnum] ?? '')
+        )
+      return keyed.get(`${table}\n${name}`) ?? unnamed(key)
+    },
+    // The referred key's own order may be another one, and only the definition tells which column is meant.
+    referred({ refOid, refKey, definition }) {
+      const columns = referredColumns(definition ?? '')
+      const known = new Set(nameOf.get(refOid))
+      const named = columns.length === refKey?.length && columns.every((column) => known.has(column))
+      return named ? columns : unnamed(refKey)
+    },
+  }
+}
+
+function columnsBy(rows: readonly Row[], keyOf: (row: Row) => string): Map<string, string[]> {
+  const found = new Map<string, string[]>()
+  for (const row of rows) {
+    const key = keyOf(row)
+    found.set(key, [...(found.get(key) ?? []), row.column])
+  }
+  return found
+}
+
+/** The second list of `FOREIGN KEY (a, "B") REFERENCES shop.t (x, "Y") ON DELETE CASCADE`. */
+export function referredColumns(definition: string): string[] {
+  const name = String.raw`(?:"(?:[^"]|"")*"|[^\s".,()]+)`
+  const list = new RegExp(String.raw`\) REFERENCES ${name}(?:\.${name})*\s*\((${name}(?:\s*,\s*${name})*)\)`).exec(
+    definition,
+  )?.[1]
+  return [...(list ?? '').matchAll(/"((?:[^"]|"")*)"|([^\s",]+)/g)].map(
+    ([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? (plain as string),
+  )
 }
 
 function isUsers(column: string): boolean {
@@ -299,14 +438,14 @@ function conditionsOf(rows: Row[]): Map<string, string | null> {
   return found
 }
 
-function toConstraint(row: Row, nameOf: Names, conditions: Map<string, string | null>): Constraint {
+function toConstraint(row: Row, nameOf: Names, conditions: Map<string, string | null>, keyed?: TargetKeys): Constraint {
   const names = (oid: number, key: number[] | null) => (key ?? []).map((attnum) => nameOf.get(oid)?.[attnum] ?? '')
   return {
     schema: row.schema,
     table: row.table,
     name: row.name,
     kind: row.kind,
-    columns: names(row.oid, row.key),
+    columns: keyed?.own(row) ?? names(row.oid, row.key),
     condition: row.kind === 'c' ? (row.condition ?? conditions.get(row.name) ?? null) : null,
     deferrable: row.deferrable,
     validated: row.validated,
@@ -314,7 +453,7 @@ function toConstraint(row: Row, nameOf: Names, conditions: Map<string, string | 
     references: row.refTable && {
       schema: row.refSchema,
       table: row.refTable,
-      columns: names(row.refOid, row.refKey),
+      columns: keyed?.referred(row) ?? names(row.refOid, row.refKey),
       onUpdate: row.onUpdate,
       onDelete: row.onDelete,
       match: row.match,
@@ -331,8 +470,15 @@ function toIndex(row: Row, nameOf: Names): Index {
     unique: row.unique,
     primary: row.primary,
     valid: row.valid,
-    columns: key.map((attnum) => nameOf.get(row.oid)?.[Number(attnum)] ?? ''),
+    partial: row.partial,
+    columns: key.map((attnum) => nameOf.get(row.oid)?.[Number(attnum)] ?? '').flatMap(shownColumn),
     method: row.method,
     definition: row.definition,
   }
+}
+
+/** The hidden column of a hash-sharded index is no part of its key; that of an expression stands for one. */
+function shownColumn(name: string): string[] {
+  if (SHARD_COLUMN.test(name)) return []
+  return [EXPRESSION_COLUMN.test(name) ? '' : name]
 }

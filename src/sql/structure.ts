@@ -1,63 +1,38 @@
+import { isShardCheck } from '../model/schema.ts'
 import type { Constraint, Index, SequenceState } from '../model/structure.ts'
-import type { Database } from '../runtime/database.ts'
+import type { Database, Side as DatabaseSide } from '../runtime/database.ts'
+import { readSchema } from './schema.ts'
 import { lastUsed, type Sequence, type Side, unfitSequence, wantedSequences } from './sequences.ts'
 
-/** Columns of a schema's tables by table oid and attribute number. */
-async function columnNames(db: Database, schema: string): Promise<Map<string, string>> {
-  const { rows } = await db.query(
-    `SELECT a.attrelid AS oid, a.attnum AS number, a.attname AS name
-       FROM pg_catalog.pg_attribute a
-       JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND a.attnum > 0`,
-    [schema],
-  )
-  return new Map(rows.map(({ oid, number, name }) => [`${oid}.${number}`, name]))
-}
-
-/** Indexes that are not the primary key, in what both servers' catalogs tell of them. */
-export async function readIndexes(db: Database, schema: string): Promise<Index[]> {
-  const { rows } = await db.query(
-    `SELECT t.oid, t.relname AS table, c.relname AS name, i.indisunique AS unique, i.indisvalid AS valid,
-            i.indkey::text AS key, i.indnkeyatts AS count, i.indpred IS NOT NULL AS partial
-       FROM pg_catalog.pg_index i
-       JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
-       JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-       JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
-      WHERE n.nspname = $1 AND NOT i.indisprimary AND t.relkind IN ('r', 'p') AND NOT t.relispartition
-      ORDER BY 2, 3`,
-    [schema],
-  )
-  const names = await columnNames(db, schema)
-  return rows.map(({ oid, key, count, ...index }) => ({
-    ...index,
-    columns: String(key)
-      .split(' ')
-      .filter(Boolean)
-      .slice(0, Number(count))
-      .map((number) => names.get(`${oid}.${number}`) ?? '(expression)'),
-  }))
-}
-
-/** CHECK and foreign key constraints. */
-export async function readConstraints(db: Database, schema: string): Promise<Constraint[]> {
-  const { rows } = await db.query(
-    `SELECT t.oid, t.relname AS table, o.conname AS name, o.contype AS kind, o.convalidated AS validated,
-            o.conkey AS key, r.relname AS references
-       FROM pg_catalog.pg_constraint o
-       JOIN pg_catalog.pg_class t ON t.oid = o.conrelid
-       JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
-       LEFT JOIN pg_catalog.pg_class r ON r.oid = o.confrelid AND o.contype = 'f'
-      WHERE n.nspname = $1 AND o.contype IN ('c', 'f') AND NOT t.relispartition
-      ORDER BY 2, 3`,
-    [schema],
-  )
-  const names = await columnNames(db, schema)
-  return rows.map(({ oid, key, kind, ...constraint }) => ({
-    ...constraint,
-    kind: kind === 'f' ? 'foreign key' : 'check',
-    columns: ((key ?? []) as number[]).map((number) => names.get(`${oid}.${number}`) ?? '').sort(),
-  }))
+/** Indexes beside the primary key, checks and foreign keys of a schema's tables, in what both servers tell of them. */
+export async function readStructure(
+  db: Database,
+  side: DatabaseSide,
+  name: string,
+): Promise<{ indexes: Index[]; constraints: Constraint[] }> {
+  const schema = await readSchema(db, side, name)
+  return {
+    indexes: schema.indexes
+      .filter(({ primary }) => !primary)
+      .map(({ columns, table, name, unique, valid, partial }) => ({
+        table,
+        name,
+        unique,
+        valid,
+        partial,
+        columns: columns.map((column) => column || '(expression)'),
+      })),
+    constraints: schema.constraints
+      .filter((each) => each.schema === name && /[cf]/.test(each.kind) && !isShardCheck(each))
+      .map(({ table, name, kind, validated, columns, references }) => ({
+        table,
+        name,
+        kind: kind === 'f' ? 'foreign key' : 'check',
+        validated,
+        columns: columns.toSorted(),
+        references: references?.table ?? null,
+      })),
+  }
 }
 
 /** What the next number of every sequence of the source would be on the target, and what is used up already. */

@@ -1,36 +1,58 @@
 import type { Column, Table } from '../model/tables.ts'
-import { type Database, ident } from '../runtime/database.ts'
+import { type Database, ident, literal, queryAll } from '../runtime/database.ts'
 
 /** Columns that CockroachDB adds by itself; they stand on one side only and hold nothing of the user's. */
 const OWN_COLUMN = /^(rowid|crdb_region|crdb_internal_.*)$/
 
+const COLUMNS = `
+  SELECT c.oid, c.relname AS table, c.relkind AS kind, a.attnum, a.attname AS name,
+         pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS "notNull",
+         a.attgenerated <> '' AS generated, a.attidentity = 'a' AS "identityAlways", a.atttypid AS "typeOid"
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND a.attisdropped IS NOT TRUE
+   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relispartition IS NOT TRUE
+   ORDER BY c.relname, a.attnum`
+
+/** Of the index, not of the constraint: see docs/cockroachdb.md. */
+const KEYS = `
+  SELECT x.indrelid AS oid, x.indkey::text AS key
+    FROM pg_catalog.pg_index x
+    JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE x.indisprimary AND n.nspname = $1`
+
+/** The labels of every enum, in their order. */
+export const ENUMS = 'SELECT enumtypid AS type, enumlabel AS label FROM pg_catalog.pg_enum ORDER BY 1, enumsortorder'
+
+export interface EnumRow {
+  type: number
+  label: string
+}
+
 /**
- * Every base table of a schema (partitioned ones as a whole), with columns and key, in two queries however many
+ * Every base table of a schema (partitioned ones as a whole), with columns and key, in one round trip however many
  * there are. Uses only what both PostgreSQL's and CockroachDB's `pg_catalog` have.
  */
 export async function readTables(db: Database, schema: string): Promise<Table[]> {
-  const columns = await db.query(
-    `SELECT c.oid, c.relname AS table, c.relkind AS kind, a.attnum, a.attname AS name,
-            pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS "notNull",
-            a.attgenerated <> '' AS generated, a.attidentity = 'a' AS "identityAlways", a.atttypid AS "typeOid"
-       FROM pg_catalog.pg_class c
-       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-      WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-      ORDER BY c.relname, a.attnum`,
-    [schema],
+  const [columns = [], keys = [], enums = []] = await queryAll(
+    db,
+    [COLUMNS, KEYS, ENUMS].map((sql) => sql.replaceAll('$1', literal(schema))),
   )
-  const keys = await db.query(
-    `SELECT conrelid AS oid, conkey AS key FROM pg_catalog.pg_constraint
-      WHERE contype = 'p' AND connamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)`,
-    [schema],
+  const labels = enumLabels(enums as EnumRow[])
+  const keyOf = new Map<number, number[]>(
+    keys.map(({ oid, key }) => [
+      oid,
+      String(key)
+        .split(/[ ,{}]+/)
+        .filter(Boolean)
+        .map(Number),
+    ]),
   )
-  const labels = await readEnums(db)
-  const keyOf = new Map<number, number[]>(keys.rows.map((row) => [row.oid, row.key]))
-  const rowsOf = new Map<number, typeof columns.rows>()
-  for (const row of columns.rows) rowsOf.set(row.oid, [...(rowsOf.get(row.oid) ?? []), row])
+  const rowsOf = new Map<number, typeof columns>()
+  for (const row of columns) rowsOf.set(row.oid, [...(rowsOf.get(row.oid) ?? []), row])
   return [...rowsOf].map(([oid, rows]) => {
-    const { table, kind } = rows[0]
+    const { table, kind } = rows[0] as (typeof rows)[number]
     const nameOf = new Map<number, string>(rows.map((row) => [row.attnum, row.name]))
     const own = rows.filter((row) => !OWN_COLUMN.test(row.name))
     return {
@@ -38,7 +60,7 @@ export async function readTables(db: Database, schema: string): Promise<Table[]>
       name: table,
       oid,
       kind,
-      columns: own.map((row) => toColumn(row, labels)),
+      columns: own.map((row) => toColumn(row as Parameters<typeof toColumn>[0], labels)),
       key: (keyOf.get(oid) ?? []).map((attnum) => nameOf.get(attnum) ?? '').filter((name) => !OWN_COLUMN.test(name)),
     }
   })
@@ -51,18 +73,27 @@ export async function readTables(db: Database, schema: string): Promise<Table[]>
 export async function readFilteredTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const secured = await db.query(
     `SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relrowsecurity`,
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relrowsecurity IS TRUE`,
     [schema, tables],
   )
   if (!secured.rows.length) return []
   const { rows } = await db.query(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c
-      WHERE c.oid = ANY($1) AND (c.relforcerowsecurity OR NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'))
+      WHERE c.oid = ANY($1) AND (c.relforcerowsecurity IS TRUE OR NOT pg_catalog.pg_has_role(c.relowner, 'USAGE'))
         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls))
       ORDER BY 1`,
     [secured.rows.map(({ oid }) => oid)],
   )
+  if (!rows.length || (await bypassesRowSecurity(db))) return []
   return rows.map(({ name }) => name)
+}
+
+/** CockroachDB 25.2 never says so in `pg_roles` (cockroachdb/cockroach#146228); the list of roles does. */
+async function bypassesRowSecurity(db: Database): Promise<boolean> {
+  const { rows: server } = await db.query('SELECT version() AS version')
+  if (!server[0].version.startsWith('CockroachDB')) return false
+  const { rows } = await db.query('SELECT options::STRING AS options FROM [SHOW ROLES] WHERE username = current_user')
+  return /\bBYPASSRLS\b/i.test(rows[0]?.options ?? '')
 }
 
 /** The exact number of rows of one table. */
@@ -77,10 +108,7 @@ function toColumn(row: Omit<Column, 'labels'> & { typeOid: number }, labels: Map
 }
 
 /** The labels of every enum in their order, by type oid. */
-export async function readEnums(db: Database): Promise<Map<number, string[]>> {
-  const { rows } = await db.query(
-    'SELECT enumtypid AS type, enumlabel AS label FROM pg_catalog.pg_enum ORDER BY 1, enumsortorder',
-  )
+export function enumLabels(rows: readonly EnumRow[]): Map<number, string[]> {
   const labels = new Map<number, string[]>()
   for (const { type, label } of rows) labels.set(type, [...(labels.get(type) ?? []), label])
   return labels

@@ -14,7 +14,7 @@ import {
   forgetDeferred,
   listDeferred,
   rebuildDeferred,
-  validateForeignKeys,
+  validateDeferred,
 } from '../../src/destination/deferral.ts'
 import { createLedger, type Entry, readEntry } from '../../src/ledger/ledger.ts'
 import { schemaChanges } from '../../src/ledger/schema-changes.ts'
@@ -298,7 +298,7 @@ it('defers by capturing first, goes on after a crash anywhere, and rebuilds what
         if (!there.has(each.name)) expect(names).toContain(each.name)
       await deferObjects(db, 'main', plan, deferral, false)
       for (const kind of [...DEFERRED_KINDS].reverse()) await rebuildDeferred(db, 'main', kind)
-      await validateForeignKeys(db, 'main')
+      await validateDeferred(db, 'main')
       expect(fingerprint(await readSchema(db, 'target', 'public'), tables)).toEqual(fingerprint(before, tables))
       await forgetDeferred(db, 'main')
     }
@@ -328,8 +328,9 @@ it('defers by capturing first, goes on after a crash anywhere, and rebuilds what
     expect(await deferralProblems(db, 'main')).toEqual([
       'foreign-key mail_email_fkey of far.mail is there, but not valid',
       'foreign-key orders_customer_fkey of public.orders is there, but not valid',
+      'check positive of public.orders is there, but not valid',
     ])
-    expect(await validateForeignKeys(db, 'main')).toHaveLength(2)
+    expect(await validateDeferred(db, 'main')).toHaveLength(3)
     expect(await deferralProblems(db, 'main')).toEqual([])
     const after = await readSchema(db, 'target', 'public')
     expect(fingerprint(after, ['customers', 'orders', 'aside'])).toEqual(

@@ -1,4 +1,5 @@
 /** What two databases tell of their rows by themselves: equal values in other texts are equal, and nothing else is. */
+import { createHash } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -49,6 +50,7 @@ beforeAll(async () => {
     await db.query(`
       CREATE TABLE items (id bigint, part text, ${NAMES.map((name) => `${name} ${COLUMNS[name]?.[side]}`).join(', ')},
                           PRIMARY KEY (id, part));
+      CREATE TABLE texts (id int PRIMARY KEY, a text, b text);
       CREATE TABLE numbered (k numeric PRIMARY KEY, j jsonb, v text);
       CREATE TABLE odd (k inet PRIMARY KEY, i interval, v text);
       CREATE TABLE busy (id int PRIMARY KEY, v text)`)
@@ -70,7 +72,7 @@ const insert = (side: number) =>
 
 beforeEach(async () => {
   for (const [side, db] of [source, target].entries()) {
-    await db.query('TRUNCATE items, numbered, odd, busy')
+    await db.query('TRUNCATE items, texts, numbered, odd, busy')
     await db.query(
       insert(side),
       NAMES.map((name) => COLUMNS[name]?.[2 + side]),
@@ -109,6 +111,24 @@ test.each(NAMES)('one other value of %s is found', async (name) => {
   const found = await digest('items')
   expect(found).toMatchObject({ missing: 0, mismatch: 1, extraneous: 0, columns: { [name]: 1 }, unproved: [] })
   expect(found?.rows).toEqual([{ kind: 'mismatch', key: ['123', 'p0'], columns: [name] }])
+})
+
+const [US, RS] = ['\u001f', '\u001e']
+test.each<[string, (string | null)[], (string | null)[]]>([
+  ['NULL and a record separator', [null, 'x'], [RS, 'x']],
+  ['values that shift a column', [`1${US}2`, '3'], ['1', `2${US}3`]],
+  ['NULL and a dash', ['-', 'x'], [null, 'x']],
+  ['values that look like their own lengths', ['1:a', ''], ['1', 'a0:']],
+  [
+    'a long value and the hash of it',
+    ['w'.repeat(400), 'x'],
+    [createHash('md5').update('w'.repeat(400)).digest('hex'), 'x'],
+  ],
+])('%s are told apart', async (_, here, there) => {
+  await source.query('INSERT INTO texts VALUES (1, $1, $2)', here)
+  await target.query('INSERT INTO texts VALUES (1, $1, $2)', there)
+  for (const moving of [false, true])
+    expect(await digest('texts', moving)).toMatchObject({ missing: 0, mismatch: 1, extraneous: 0, unproved: [] })
 })
 
 /** Lets two rows exchange a value, so that every sum over the column alone stays as it is. */

@@ -1,14 +1,8 @@
 // The client of GitHub's REST API against a local server: which failures it sits out, and what it says of the others.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import * as z from 'zod'
-import {
-  APPROVED,
-  connectGithub,
-  type GithubCode,
-  ONE_TRY,
-  readEnvironment,
-  readReviews,
-} from '../../src/runtime/github.ts'
+import type { ErrorCode } from '../../src/runtime/codes.ts'
+import { APPROVED, connectGithub, ONE_TRY, readEnvironment, readReviews } from '../../src/runtime/github.ts'
 import {
   type FakeGithub,
   limited,
@@ -77,9 +71,9 @@ test('waits for a rate limit instead of asking again and again', async () => {
 })
 
 const limited3h = { status: 403, headers: { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': soon(3 * 3600) } }
-test.each<[string, FakeGithub['failures'], GithubCode, number]>([
-  ['a missing right', [{ status: 403, message: 'Resource not accessible by integration' }], 'github.forbidden', 1],
-  ['a bad token', [{ status: 401 }], 'github.forbidden', 1],
+test.each<[string, FakeGithub['failures'], ErrorCode, number]>([
+  ['a missing right', [{ status: 403, message: 'Resource not accessible by integration' }], 'github.refused', 1],
+  ['a bad token', [{ status: 401 }], 'github.refused', 1],
   ['a rate limit of hours', [limited3h], 'github.rate-limited', 1],
   ['an outage', Array.from({ length: 9 }, () => ({ status: 502 })), 'github.unavailable', 9],
   ['a network that is gone', Array.from({ length: 9 }, () => 'reset' as const), 'github.unreachable', 9],
@@ -99,7 +93,7 @@ test('a rate limit is not called a missing right', async () => {
   await expect(readEnvironment(patient(), 'cutover')).rejects.not.toThrow('permissions')
 })
 
-test.each<[string, FakeGithub['failures'][number], GithubCode]>([
+test.each<[string, FakeGithub['failures'][number], ErrorCode]>([
   ['a 502', { status: 502 }, 'github.unavailable'],
   ['a rate limit', limited3h, 'github.rate-limited'],
   ['a 429', { status: 429 }, 'github.rate-limited'],
@@ -111,7 +105,7 @@ test.each<[string, FakeGithub['failures'][number], GithubCode]>([
 
 test('an answer of another shape is refused', async () => {
   await expect(patient().read('environments/cutover', z.object({ id: z.string() }))).rejects.toMatchObject({
-    code: 'github.unknown-answer',
+    code: 'github.unexpected-answer',
   })
 })
 

@@ -125,6 +125,7 @@ it("writes CockroachDB's own syntax for dropping a unique index, its foreign key
         unique: true,
         primary: false,
         valid: true,
+        partial: false,
         columns: ['x'],
         method: 'prefix',
         definition: 'CREATE UNIQUE INDEX a_x_key ON shop.public.a USING btree (x ASC)',

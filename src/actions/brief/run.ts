@@ -1,6 +1,6 @@
 import { info } from '@actions/core'
 import { readTarget } from '../../destination/server.ts'
-import { runUrl, setApproval } from '../../ledger/hold.ts'
+import { setApproval } from '../../ledger/hold.ts'
 import {
   addEvidence,
   advance,
@@ -16,7 +16,9 @@ import { folded, markdownText } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
+import { runUrl } from '../../runtime/github.ts'
 import { loadInputs } from '../../runtime/inputs.ts'
+import { notify } from '../../runtime/notify.ts'
 import { number, plural, seconds } from '../../runtime/progress.ts'
 import { readServer } from '../../source/server.ts'
 import { readSlot } from '../../source/slot.ts'
@@ -77,8 +79,11 @@ export const action: Action<typeof spec> = {
       // GitHub drops an output with a secret's value in it, and `true` can be one. Without this output, a follower runs.
       context.output('follow', CAUGHT_UP.includes(entry.phase) ? 'follower-needed' : 'no-follower-needed')
       context.summary(page(context, entry, facts, problems))
+      if (!problems.length && STREAMING.includes(entry.phase))
+        notify('approval-wanted', { decision: context.inputs.decision ?? '', planHash: entry.plan.hash ?? '' })
       if (problems.length)
         refuse(
+          'brief.not-ready',
           'this migration is not ready for its cutover',
           problems,
           !facts.slot || facts.slot.walStatus === 'lost'

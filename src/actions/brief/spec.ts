@@ -1,6 +1,6 @@
 import { defineAction, optional } from '../../runtime/spec.ts'
 import { choice } from '../../runtime/types.ts'
-import { migration } from '../shared.ts'
+import { migration, notifying } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'brief',
@@ -10,6 +10,7 @@ export const spec = defineAction({
   icon: 'file-text',
   inputs: {
     ...migration,
+    ...notifying,
     decision: optional(
       choice('commit', 'rehearse'),
       'What the cutover that is to be approved will be told as its `decision`, for the page to say so.',

@@ -46,6 +46,7 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<nu
     warning(`nobody has measured the final verify; \`max-pause\` (${seconds(inputs.maxPause)}) ends it if need be`)
   if (total > inputs.maxPause)
     throw new VerdictError(
+      'pause.estimate-too-long',
       `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}); allow more, or compare less in it (\`final-verify: counts\`). Nothing was paused`,
     )
   return total

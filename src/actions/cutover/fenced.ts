@@ -10,6 +10,7 @@ import { verifyTable } from '../../report/summary.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, type Database, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
@@ -59,6 +60,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
   try {
     const { holders } = await clock.part('fence', () => held.arm(inputs.holdersTimeout, limit.signal))
+    notify('fence-up')
     info(`writes are refused; ${plural(holders, 'writing transaction')} had to end first`)
     renewal.start()
     checkpoint('armed')
@@ -104,7 +106,11 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
   await clock.part('indexes off again', () => deferAgain(target, entry.id))
   await clock.part('lift', async () => {
     await requireHeld(section)
-    if (!(await held.lift())) throw new VerdictError('the fence was changed by someone else before it could be lifted')
+    if (!(await held.lift()))
+      throw new VerdictError(
+        'fence.changed-by-other',
+        'the fence was changed by someone else before it could be lifted',
+      )
   })
   return entry
 }
@@ -117,7 +123,12 @@ async function requireHeld({ source, target, stream, entry, held }: Section): Pr
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
-    refuse('the fence is not what it was', problems, 'A write may have gone past it; nothing was decided.')
+    refuse(
+      'fence.not-holding',
+      'the fence is not what it was',
+      problems,
+      'A write may have gone past it; nothing was decided.',
+    )
 }
 
 /**
@@ -131,11 +142,13 @@ async function decide(context: Cutover, section: Section, limit: Limit): Promise
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.
   const now = await limit.race(readEntry(target, committing.id))
-  if (now?.nonce !== committing.nonce) throw new VerdictError('another run has moved this migration meanwhile')
+  if (now?.nonce !== committing.nonce)
+    throw new VerdictError('ledger.moved', 'another run has moved this migration meanwhile')
   await held.commit(context.inputs.holdersTimeout, limit.signal)
   checkpoint('permanent on the source')
   const committed = await advance(target, committing, 'committed')
   checkpoint('committed')
+  notify('committed')
   return committed
 }
 
@@ -148,6 +161,7 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
   )
   if (problems.length)
     refuse(
+      'sequences.not-set',
       'sequences could not be set',
       problems,
       'The next insert on the target could collide with a row that is there.',

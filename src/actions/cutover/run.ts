@@ -72,9 +72,15 @@ async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Pro
 /** @throws InputError when the inputs contradict each other */
 function requireSwitch({ switch: how, switchCommand }: Cutover['inputs']): void {
   if (how === 'command' && !switchCommand?.length)
-    throw new InputError('input `switch`: `command` needs `switch-command`; give it, or write `manual`')
+    throw new InputError(
+      'input.missing',
+      'input `switch`: `command` needs `switch-command`; give it, or write `manual`',
+    )
   if (how === 'manual' && switchCommand?.length)
-    throw new InputError('inputs `switch: manual` and `switch-command` contradict each other; write one of them')
+    throw new InputError(
+      'input.conflict',
+      'inputs `switch: manual` and `switch-command` contradict each other; write one of them',
+    )
 }
 
 function isOver(context: Cutover, { id, phase, updatedAt }: Entry): boolean {
@@ -134,7 +140,10 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
     const fence = await planFence(source, entry.plan)
     const { refused } = await probeFence(source, fence)
     if (refused.length)
-      throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
+      throw new VerdictError(
+        'fence.refuses-unarmed',
+        `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
+      )
     const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
     await requireMoving(context, { stream, source, target, signal })
     checkpoint('before arming')
@@ -153,20 +162,25 @@ async function requireMoving(
   { inputs }: Cutover,
   { stream, source, target, signal }: Pick<Section, 'stream' | 'source' | 'target' | 'signal'>,
 ): Promise<void> {
-  const { retries } = stream.status
-  await untilCaughtUp(stream, { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout })
   const { targetSchema } = stream.options.plan
-  await passMarker(source, target, { targetSchema, markerTimeout: inputs.maxLag + MARKER_GRACE, signal }).catch(
-    (error) => {
-      stream.check()
-      throw error instanceof UserError ? error : stream.stuck(messageOf(error))
-    },
-  )
-  if (stream.status.retries > retries) throw stream.stuck('the replicator is retrying')
+  for (let round = 1; ; round++) {
+    const { retries } = stream.status
+    await untilCaughtUp(stream, { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout })
+    await passMarker(source, target, { targetSchema, markerTimeout: inputs.maxLag + MARKER_GRACE, signal }).catch(
+      (error) => {
+        stream.check()
+        throw error instanceof UserError ? error : stream.stuck(messageOf(error))
+      },
+    )
+    if (stream.status.retries === retries) return
+    // CockroachDB asks for a retry now and then; a stream that cannot do without is stuck.
+    if (round >= MOVING_ROUNDS) throw stream.stuck('the replicator is retrying')
+  }
 }
 
 /** Milliseconds. */
 const MOVING_FOR = 100
+const MOVING_ROUNDS = 3
 const MARKER_GRACE = 2_000
 
 const DECIDED: Partial<Record<Phase, string>> = {

@@ -3,7 +3,7 @@ import type { Context } from '../../runtime/action.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { choice, duration, integer, list } from '../../runtime/types.ts'
 import { streaming } from '../replicate/spec.ts'
-import { migration } from '../shared.ts'
+import { migration, notifying } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'cutover',
@@ -12,6 +12,7 @@ export const spec = defineAction({
   icon: 'git-merge',
   inputs: {
     ...migration,
+    ...notifying,
     decision: defaulted(
       choice('rehearse', 'commit'),
       'rehearse',

@@ -5,7 +5,7 @@ import {
   lostDefinitions,
   rebuildDeferred,
   validateConstraint,
-  validateForeignKeys,
+  validateDeferred,
 } from '../../destination/deferral.ts'
 import { addEvidence, advance, COMMITTED, DECIDED, type Entry, STREAMING } from '../../ledger/ledger.ts'
 import { constraintProblems, indexProblems } from '../../model/structure.ts'
@@ -18,7 +18,7 @@ import { plural } from '../../runtime/progress.ts'
 import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
-import { readConstraints, readIndexes } from '../../sql/structure.ts'
+import { readStructure } from '../../sql/structure.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -52,6 +52,7 @@ export const action: Action<typeof spec> = {
       for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
       if (problems.length)
         refuse(
+          'sequences.not-set',
           'sequences could not be set',
           problems,
           'The next insert on the target could collide with a row that is there.',
@@ -77,10 +78,12 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done): void {
   const sequences = `${plural(done.sequences, 'sequence is', 'sequences are')} past every value in use`
   if (phase === 'committed')
     throw new VerdictError(
+      'finalize.not-switched',
       `Not finalized: migration \`${id}\` is committed, and nobody has said that the application uses the target. Start Migrate with \`phase: finalize\` and tick \`switched-by-hand\``,
     )
   if (phase === 'committing')
     throw new VerdictError(
+      'finalize.cutover-unfinished',
       `Not finalized: the cutover of migration \`${id}\` has not ended. Run \`cutover\` again, which carries on from there`,
     )
   if (phase !== 'finalized') {
@@ -112,15 +115,20 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
     const built = await rebuildDeferred(target, entry.id, kind, (name) => info(`${kind} ${name} is back on the target`))
     done[kind === 'index' || kind === 'unique' ? 'indexes' : 'constraints'] += built.length
   }
-  const valid = await validateForeignKeys(target, entry.id)
-  if (valid.length) info(`${plural(valid.length, 'foreign key is', 'foreign keys are')} validated`)
+  const valid = await validateDeferred(target, entry.id)
+  if (valid.length) info(`${plural(valid.length, 'constraint is', 'constraints are')} validated`)
   for (const name of valid) done.validated.add(name)
   const problems = [
     ...(await lostDefinitions(target, entry.id, entry.facts.deferred)),
     ...(await deferralProblems(target, entry.id)),
   ]
   if (problems.length)
-    refuse('the target is not what it was before the load', problems, 'Put these right and run `finalize` again.')
+    refuse(
+      'deferral.not-restored',
+      'the target is not what it was before the load',
+      problems,
+      'Put these right and run `finalize` again.',
+    )
   return entry
 }
 
@@ -136,14 +144,14 @@ async function requireWhole(
   done: Done,
 ): Promise<void> {
   const { sourceSchema, targetSchema, tables } = plan
-  const constraints = await readConstraints(source, sourceSchema)
-  const waiting = (await readConstraints(target, targetSchema)).filter(
+  const here = await readStructure(source, 'source', sourceSchema)
+  const waiting = (await readStructure(target, 'target', targetSchema)).constraints.filter(
     (each) => !each.validated && tables.includes(each.table),
   )
   const invalid: string[] = []
   for (const { table, name, kind } of waiting) {
     // What the source itself has never validated may not hold there either.
-    if (constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
+    if (here.constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
     const problem = await broken(validateConstraint(target, targetSchema, { table, name }))
     if (problem) invalid.push(`${table}: the ${kind} constraint ${name} does not hold: ${problem}`)
     else {
@@ -151,15 +159,21 @@ async function requireWhole(
       info(`${kind} ${targetSchema}.${table}.${name} is validated`)
     }
   }
+  const there = await readStructure(target, 'target', targetSchema)
   const missing = [
-    ...indexProblems(await readIndexes(source, sourceSchema), await readIndexes(target, targetSchema), tables),
-    ...constraintProblems(constraints, await readConstraints(target, targetSchema), tables),
+    ...indexProblems(here.indexes, there.indexes, tables),
+    ...constraintProblems(here.constraints, there.constraints, tables),
   ]
   const never = missing.filter((each) => / is missing on the target$/.test(each))
   const required = inputs.structure === 'require' ? missing : missing.filter((each) => !never.includes(each))
   const problems = [...new Set([...invalid, ...required])]
   if (problems.length)
-    refuse("the target's definitions are not the source's", problems, 'Put these right and run `finalize` again.')
+    refuse(
+      'finalize.definitions-differ',
+      "the target's definitions are not the source's",
+      problems,
+      'Put these right and run `finalize` again.',
+    )
   for (const each of never.slice(0, 20)) warning(each)
 }
 
@@ -186,7 +200,8 @@ async function endReplication(source: Database, entry: Entry): Promise<string[]>
     ...(found ? [`slot \`${slot}\``] : []),
     ...((await readPublication(source, publication)) ? [`publication \`${publication}\``] : []),
   ]
-  if (reader) throw new UserError(`the slot ${slot} is still read by PID ${reader}; end that replicator first`)
+  if (reader)
+    throw new UserError('slot.in-use', `the slot ${slot} is still read by PID ${reader}; end that replicator first`)
   await dropSlot(source, slot)
   await source.query(`DROP PUBLICATION IF EXISTS ${ident(publication)}`)
   info(`${dropped.join(' and ') || 'nothing'} was dropped; the source stays fenced until \`cleanup\``)

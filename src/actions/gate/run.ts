@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
-import { liveHolder, readApproval, runText, runUrl, slotRequest } from '../../ledger/hold.ts'
+import { liveHolder, readApproval, runText, slotRequest } from '../../ledger/hold.ts'
 import {
   addEvidence,
   advance,
@@ -28,6 +28,7 @@ import {
   readEnvironment,
   readJobs,
   readReviews,
+  runUrl,
 } from '../../runtime/github.ts'
 import { seconds, someOf } from '../../runtime/progress.ts'
 import { requireTls } from '../shared.ts'
@@ -54,7 +55,7 @@ export const action: Action<typeof spec> = {
 }
 
 function demand(value: string | undefined, name: string): string {
-  if (!value) throw new InputError(`input \`${name}\` is missing, and \`do\` needs it here`)
+  if (!value) throw new InputError('input.missing', `input \`${name}\` is missing, and \`do\` needs it here`)
   return value
 }
 
@@ -62,6 +63,7 @@ function requireSecrets(items: readonly string[]): void {
   const empty = items.filter((item) => !/=true$/.test(item)).map((item) => item.replace(/=.*$/, ''))
   if (empty.length)
     throw new InputError(
+      'input.secret-missing',
       `the secret ${empty.join(', ')} is empty in this job. Set it in the job's environment. A called workflow gets an environment's secrets by \`secrets: inherit\` only, within one organization; elsewhere copy examples/migrate-jobs.yml`,
     )
 }
@@ -81,6 +83,7 @@ async function requireGate(context: Gate): Promise<void> {
 function requireGateForCommit({ gate, decision }: Gate['inputs']): void {
   if (gate === 'none' && decision === 'commit')
     throw new InputError(
+      'approval.required',
       '`decision: commit` needs an approval. Set `gate: environment`, or `gate: plan-hash` where your plan has no required reviewers',
     )
 }
@@ -89,7 +92,10 @@ function requireGateForCommit({ gate, decision }: Gate['inputs']): void {
 function legNames(wait: number, leg: number): string[] {
   const legs = Math.min(20, Math.max(1, Math.ceil(wait / leg)))
   if (wait / legs > 5 * 3_600_000)
-    throw new InputError('input `max-approval-wait`: 20 legs of 5 hours are the most. Set 100h or less')
+    throw new InputError(
+      'input.invalid',
+      'input `max-approval-wait`: 20 legs of 5 hours are the most. Set 100h or less',
+    )
   return Array.from({ length: legs }, (_, i) => (i === legs - 1 ? 'leg-last' : `leg-${'abcdefghijklmnopqrs'[i]}`))
 }
 
@@ -100,14 +106,19 @@ async function requireReviewers(context: Gate): Promise<void> {
     "Add required reviewers to it in the repository's settings. Where your plan has none, set `gate: plan-hash`"
   if (!found)
     throw new VerdictError(
+      'approval.environment-missing',
       `the environment \`${environment}\` does not exist. GitHub would create it without rules, and run the job unapproved. ${next}`,
     )
-  if (!found.reviewers) throw new VerdictError(`the environment \`${environment}\` has no required reviewers. ${next}`)
+  if (!found.reviewers)
+    throw new VerdictError(
+      'approval.no-reviewers',
+      `the environment \`${environment}\` has no required reviewers. ${next}`,
+    )
   requireBranches(context, environment, found.branches)
   // GitHub Enterprise Server leaves it out before 3.10: not known is not "no".
   if (found.bypass !== false) {
     const text = `administrators can bypass the reviewers of \`${environment}\`. Untick "Allow administrators to bypass configured protection rules"`
-    if (adminsCanBypass === 'refuse') throw new VerdictError(text)
+    if (adminsCanBypass === 'refuse') throw new VerdictError('approval.bypass-possible', text)
     warning(text)
   }
   if (!found.preventSelfReview) info('the environment does not prevent self-review; `approve` looks at it again')
@@ -135,7 +146,7 @@ function requireBranches({ inputs }: Gate, name: string, branches: Environment['
   const open = branches === 'any' || (Array.isArray(branches) && branches.some((each) => /^[*/?]+$/.test(each)))
   if (!open) return
   const text = `the environment \`${name}\` takes any branch: who can push one can run an edited workflow with its secrets. Limit its deployment branches to the default branch`
-  if (inputs.anyBranch === 'refuse') throw new VerdictError(text)
+  if (inputs.anyBranch === 'refuse') throw new VerdictError('approval.any-branch', text)
   warning(text)
 }
 
@@ -161,6 +172,7 @@ async function requireRehearsals(context: Gate): Promise<void> {
   )
   if (green.length < inputs.rehearsals)
     throw new VerdictError(
+      'approval.not-rehearsed',
       `${text}, and ${inputs.rehearsals} are required. Run ${inputs.rehearsalWorkflow} there; it leaves the attested artifact ${artifact}${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
     )
   info(text)
@@ -220,6 +232,7 @@ async function approve(context: Gate, target: Database): Promise<void> {
   const entry = await requireEntry(target, inputs.migration, [...CAUGHT_UP, ...DECIDED])
   if (!inputs.planHash || entry.plan.hash !== inputs.planHash)
     throw new VerdictError(
+      'approval.plan-changed',
       `the plan is not the one that was approved: ${inputs.planHash ?? 'none'} was shown, and ${entry.plan.hash} is in the ledger. Start again with \`phase: cutover\`, and have this one approved`,
     )
   requireTools(inputs.tools ?? [], entry.plan)
@@ -255,6 +268,7 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
   const gate = await readApproval(target, inputs.migration)
   if (gate)
     throw new VerdictError(
+      'approval.over',
       `this approval is ${gate} already, and nobody has streamed since; start again with \`phase: cutover\``,
     )
   if (!inputs.token) return
@@ -263,6 +277,7 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
   )
   if (red)
     throw new VerdictError(
+      'approval.follower-failed',
       `the job \`${red.name}\` is red: what it streamed cannot be trusted. Read its log, put it right, and start again with \`phase: cutover\``,
     )
 }
@@ -291,14 +306,20 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
       ? 'this attempt of the job was approved by nobody: its only approval is of an earlier attempt'
       : `environment \`${inputs.environment}\` was passed without an approval, by an administrator or because its rule is gone`
     if (inputs.bypass === 'refuse')
-      throw new VerdictError(`${text}. Start a new run with \`phase: cutover\`, or say \`bypass: warn\``)
+      throw new VerdictError(
+        'approval.missing',
+        `${text}. Start a new run with \`phase: cutover\`, or say \`bypass: warn\``,
+      )
     warning(text)
     return { by: '', count }
   }
   if (last.toLowerCase() === starter().toLowerCase()) {
     const text = `${last} has started this run and approved it`
     if (inputs.selfApproval === 'refuse')
-      throw new VerdictError(`${text}; another person must do one of the two, or say \`self-approval: warn\``)
+      throw new VerdictError(
+        'approval.same-person',
+        `${text}; another person must do one of the two, or say \`self-approval: warn\``,
+      )
     warning(text)
   }
   return { by: last, count }
@@ -308,6 +329,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
 async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise<string> {
   if (inputs.approvedHash !== entry.plan.hash)
     throw new VerdictError(
+      'approval.wrong-hash',
       `input \`approved-hash\` is not the hash of the plan (${entry.plan.hash}); copy it from the brief of the run that you approve`,
     )
   const briefs = await readEvidence<{ actor?: string; runId?: string; planHash?: string }>(
@@ -322,6 +344,7 @@ async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise
   const shown = others.filter(({ ageMs }) => ageMs <= inputs.maxApprovalWait)
   if (!shown.length)
     throw new VerdictError(
+      'approval.plan-not-shown',
       others.length
         ? `the run that showed this plan is older than \`max-approval-wait\` (${seconds(inputs.maxApprovalWait)}); the first dispatch is to be repeated`
         : 'no earlier run has shown this plan; the first dispatch leaves `approved-hash` empty',
@@ -329,6 +352,7 @@ async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise
   const own = ({ body }: (typeof shown)[number]) => body.actor?.toLowerCase() === starter().toLowerCase()
   if (shown.every(own) && inputs.selfApproval === 'refuse')
     throw new VerdictError(
+      'approval.same-person',
       `${starter()} has started the run that showed this plan and typed its hash; another person must do one of the two`,
     )
   return starter()

@@ -7,9 +7,11 @@ import { keepObservation, lastObservation, observationOf } from '../../phases/ob
 import { baselineText, gapText, judgementText, reasonText } from '../../phases/observe/summary.ts'
 import { isMissing, type Judgement, judge, type Limits, type Verdict } from '../../phases/observe/verdict.ts'
 import { type Watched, watch } from '../../phases/observe/watch.ts'
+import { writeMetrics } from '../../report/metrics.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { Link } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
 import { minutes, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
@@ -91,6 +93,12 @@ function look(
     signal,
     onLook(seen) {
       const { verdict, coverage, reasons } = judge(from.known.statements, seen, limitsOf(context))
+      writeMetrics(inputs.metricsFile, {
+        migration: from.entry.id,
+        phase: from.entry.phase,
+        verdict,
+        thresholdsPassed: reasons.length,
+      })
       const passed = reasons.length ? `, ${plural(reasons.length, 'threshold')} passed` : ''
       info(
         `${seconds(performance.now() - begun)} of ${minutes(inputs.duration)}: ${verdict}${passed}, ${coverage.toFixed(0)} % of the baseline seen`,
@@ -121,6 +129,7 @@ function tell(context: Observe, judged: Judgement, known: Baseline, watched: Wat
   context.output('verdict', judged.verdict)
   context.output('reasons', JSON.stringify(judged.reasons.slice(0, 50)))
   context.summary(judgementText(judged, known))
+  if (judged.verdict === 'degraded') notify('degraded', { what: judged.reasons.slice(0, 3).map(reasonText).join('; ') })
   requireHealthy(judged)
 }
 
@@ -133,5 +142,10 @@ const NEXT: Record<Exclude<Verdict, 'healthy'>, string> = {
 function requireHealthy({ verdict, reasons, gaps }: Judgement): void {
   if (verdict === 'healthy') return
   const what = verdict === 'degraded' ? reasons.map(reasonText) : gaps.map(gapText)
-  refuse(`the application is ${verdict === 'degraded' ? 'degraded' : 'not proved to be well'}`, what, NEXT[verdict])
+  refuse(
+    verdict === 'degraded' ? 'observe.degraded' : 'observe.inconclusive',
+    `the application is ${verdict === 'degraded' ? 'degraded' : 'not proved to be well'}`,
+    what,
+    NEXT[verdict],
+  )
 }

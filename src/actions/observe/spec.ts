@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { choice, decimal, duration, integer, list } from '../../runtime/types.ts'
-import { migration } from '../shared.ts'
+import { metrics, migration, notifying } from '../shared.ts'
 
 const percent = integer(0, 100)
 
@@ -12,6 +12,8 @@ export const spec = defineAction({
   icon: 'activity',
   inputs: {
     ...migration,
+    ...notifying,
+    ...metrics,
     mode: defaulted(
       choice('watch', 'baseline'),
       'watch',

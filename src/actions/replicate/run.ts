@@ -26,6 +26,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
 import { connectGithub, ONE_TRY } from '../../runtime/github.ts'
+import { notify } from '../../runtime/notify.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { redact } from '../../runtime/secrets.ts'
 import { fenceProblems, fenceVersion, readFence, writesPassed } from '../../source/fence.ts'
@@ -62,7 +63,8 @@ export const action: Action<typeof spec> = {
       const entry = await requireMigration(source, target, inputs.migration, STREAMING)
       await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'full' ? ['molt' as const] : []))
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
-      if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
+      if (problems.length)
+        refuse('publication.unfit', 'the stream cannot begin', problems, 'The load may have to be repeated.')
       if (inputs.until === 'drained') await requireFenced(source, entry)
       await takeHold(target, entry.id, holder, HOLD_TTL)
       return entry
@@ -88,8 +90,10 @@ export const action: Action<typeof spec> = {
 /** @throws VerdictError always: a migration that waits for nobody is for a person to see to */
 async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'declined' | 'expired'): Promise<void> {
   const dropped = inputs.onDeclined === 'drop-slot'
+  notify('declined', { ending, slot: dropped ? 'dropped' : 'kept' })
   if (dropped) await withDatabase(inputs.source, 'source', (source) => dropSlot(source, entry.plan.slot))
   throw new VerdictError(
+    'approval.declined',
     dropped
       ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says. For another try take away what is left with \`abort\`, and start again with \`phase: prepare\``
       : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept, and nobody reads it now: its WAL piles up on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
@@ -103,6 +107,7 @@ async function requireFenced(source: Database, entry: Entry): Promise<void> {
     problems.push('the fence is not armed; arm it first (`fence` with `do: raise`)')
   if (problems.length)
     refuse(
+      'fence.not-holding',
       'writes to the source are not fenced, so nothing can be drained',
       problems,
       'Run `prepare` again where triggers are missing.',
@@ -134,7 +139,7 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     account.startLsn = stream.startLsn
     account.endLsn = stream.slot?.confirmedFlushLsn ?? null
     account.diagnoses = Object.fromEntries(stream.diagnoses)
-    account.observations = stream.observations
+    account.observations = stream.observations.map(({ what }) => what)
     report(context, entry, account)
   }
   await withDatabase(context.inputs.target, 'target', async (target) => {
@@ -189,6 +194,7 @@ async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Str
   const drain = await proveDrain(stream, inputs.drainTimeout)
   if ((await look()) !== before)
     throw new VerdictError(
+      'fence.write-passed',
       'the fence did not hold while the stream was drained: a write has passed it, or someone has changed it. Raise it again, with a longer lease',
     )
   return drain

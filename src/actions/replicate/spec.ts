@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { argumentList, boolean, choice, duration, integer, secretText, size, text } from '../../runtime/types.ts'
-import { migration } from '../shared.ts'
+import { metrics, migration, notifying } from '../shared.ts'
 
 /** How every action that runs the replicator is told to do so. */
 export const streaming = {
@@ -30,6 +30,7 @@ export const streaming = {
   ),
   'replicator-args': optional(argumentList, 'Further flags of `replicator pglogical`, as a YAML list.'),
   'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
+  ...metrics,
 }
 
 export const spec = defineAction({
@@ -40,6 +41,7 @@ export const spec = defineAction({
   icon: 'repeat',
   inputs: {
     ...migration,
+    ...notifying,
     until: defaulted(
       choice('caught-up', 'handover', 'drained'),
       'caught-up',

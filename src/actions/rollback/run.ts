@@ -7,6 +7,7 @@ import { runVerify } from '../../phases/verify/verify.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link } from '../../runtime/database.ts'
 import { refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
 import { workFolder } from '../../runtime/progress.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
 import { differences } from '../../tools/molt-verify.ts'
@@ -45,6 +46,7 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   const { state } = await readFence(source)
   if (state !== 'permanent' && !found.facts.goingBack)
     throw new VerdictError(
+      'rollback.not-fenced',
       'the source is not fenced for good, so it may have been written to beside the target; there is nothing that could be rolled back safely',
     )
   let entry = found
@@ -59,6 +61,7 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   }
   await advance(target, entry, 'rolled-back')
   await addEvidence(target, entry.id, 'rollback', { lost })
+  notify('rolled-back', { lost: lost.join(', ') })
   info('the fence is lifted for good: the source takes writes again')
   if (lost.length) warning(`writes on the target are lost in: ${lost.join(', ')}`)
   context.output('lost', JSON.stringify(lost))
@@ -91,6 +94,7 @@ async function requireAccepted(context: Rollback, source: Database, target: Data
   const refused = lost.filter((table) => !context.inputs.acceptDataLoss?.includes(table))
   if (refused.length)
     refuse(
+      'rollback.target-written',
       'the target was written to since the commit',
       refused.map((table) => `${table} differs from the fenced source`),
       'Going back loses these writes for good, since nothing carries them to the source. If that is meant, name each of these tables in `accept-data-loss`; stop the application first.',
@@ -120,6 +124,7 @@ async function writtenSince(context: Rollback, source: Database, target: Databas
   const open = untold.filter((table) => !named.includes(table)).flatMap(about)
   if (open.length || (!different.length && !named.length && report.problems.length))
     refuse(
+      'rollback.inconclusive',
       'it cannot be told whether the target was written to',
       open.length ? open : report.problems,
       'Put these right first, or compare by hand. Going back loses what was written there: if that is meant, name each of these tables in `accept-data-loss`; stop the application first.',

@@ -1,6 +1,6 @@
 import { defineAction, optional } from '../../runtime/spec.ts'
 import { list } from '../../runtime/types.ts'
-import { migration } from '../shared.ts'
+import { migration, notifying } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'rollback',
@@ -10,6 +10,7 @@ export const spec = defineAction({
   icon: 'rewind',
   inputs: {
     ...migration,
+    ...notifying,
     'accept-data-loss': optional(
       list,
       'Tables whose writes on the target since the commit are given up, by their bare names. There is no failback: they are lost.',

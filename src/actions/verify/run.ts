@@ -44,7 +44,10 @@ function options(context: Verify, { plan, phase }: Entry): VerifyOptions {
   const { inputs } = context
   for (const name of inputs.tables ?? [])
     if (!plan.tables.includes(name))
-      throw new InputError(`input \`tables\`: ${name} is not an expected table${didYouMean(name, plan.tables)}`)
+      throw new InputError(
+        'input.unknown-table',
+        `input \`tables\`: ${name} is not an expected table${didYouMean(name, plan.tables)}`,
+      )
   const folder = workFolder(inputs.migration)
   const rowsFile = join(folder, 'verify-rows.jsonl')
   const show = inputs.show === 'none' ? undefined : { what: inputs.show, file: rowsFile }
@@ -82,6 +85,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
   const different = report.verdict !== 'unsettled' && report.tables.some((table) => differences(table))
   if (drained)
     refuse(
+      different ? 'verify.rows-lost' : 'verify.inconclusive',
       different ? 'source and target differ' : 'source and target are not proved to be equal',
       report.problems,
       different
@@ -90,13 +94,20 @@ export function requireClean(report: VerifyReport, drained = false): void {
     )
   if (report.verdict === 'unsettled')
     refuse(
+      'verify.inconclusive',
       'source and target are not proved to be equal',
       report.problems,
       'Nothing is known to be lost. Verify again with less going on, or after the drain.',
     )
   if (!different)
-    refuse('source and target are not proved to be equal', report.problems, 'Put these right, and verify again.')
+    refuse(
+      'verify.inconclusive',
+      'source and target are not proved to be equal',
+      report.problems,
+      'Put these right, and verify again.',
+    )
   refuse(
+    'verify.differences',
     'source and target differ',
     report.problems,
     report.while === 'streaming'

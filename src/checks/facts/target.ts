@@ -2,6 +2,7 @@ import { readTarget, type TargetFacts as TargetServer } from '../../destination/
 import type { Schema } from '../../model/schema.ts'
 import { type Database, qualified } from '../../runtime/database.ts'
 import { readSchema } from '../../sql/schema.ts'
+import { readTriggers } from '../../sql/triggers.ts'
 import { certificateEnd } from './source.ts'
 
 /** Everything that the checks ask about the target; at most 20 catalog queries, in CockroachDB's documented SQL. */
@@ -84,7 +85,7 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
       withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
     },
     filled: await filledTables(db, question.schema, expected),
-    triggers: (schema.actions ?? []).filter(({ kind, table }) => kind === 'trigger' && isExpected.has(table)),
+    triggers: await readTriggers(db, server.version, schema, expected),
     writers: writers(grants.rows, isExpected),
     stagingSchemas: staging.rows.map((row) => row.name),
     jobs: cockroach ? await readJobs(db) : null,

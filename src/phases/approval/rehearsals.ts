@@ -263,6 +263,7 @@ async function signatureProblem(artifact: Artifact, branch: string, wanted: Want
     return exitCode ? `gh attestation verify refuses it: ${stderr.trim().split('\n').at(-1)}` : undefined
   } catch (error) {
     throw new UserError(
+      'approval.gh-missing',
       `gh cannot be run (${messageOf(error)}); it checks the signatures of rehearsals. Install it on this runner, or say \`attestation: read\``,
     )
   } finally {

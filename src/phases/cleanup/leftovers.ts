@@ -55,6 +55,7 @@ function orTold({ name, drop }: Leftover): Leftover {
     if (sqlState(error) !== '2BP01') throw error
     const { detail = '' } = error as { detail?: string }
     throw new UserError(
+      'cleanup.foreign-objects',
       `${name} cannot be dropped, since things that are not ours are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move these away or drop them, and run this again: what comes after it is dropped then`,
     )
   }
@@ -62,7 +63,7 @@ function orTold({ name, drop }: Leftover): Leftover {
 }
 
 async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
-  if (reader) throw new UserError(`the slot ${slot} is read by PID ${reader}; end that replicator first`)
+  if (reader) throw new UserError('slot.in-use', `the slot ${slot} is read by PID ${reader}; end that replicator first`)
   await source.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot])
 }
 
@@ -98,18 +99,19 @@ export async function leftoversOnTarget(
   if (stagingSchema && (await schemaExists(target, stagingSchema)))
     found.push({
       name: `staging schema ${stagingSchema}`,
-      drop: () => target.query(`DROP SCHEMA ${ident(stagingSchema)} CASCADE`),
+      drop: () => target.query(`DROP SCHEMA IF EXISTS ${ident(stagingSchema)} CASCADE`),
     })
   if (await relationExists(target, qualified(targetSchema, HEARTBEAT)))
     found.push({
       name: `heartbeat ${targetSchema}.${HEARTBEAT} on the target`,
-      drop: () => target.query(`DROP TABLE ${qualified(targetSchema, HEARTBEAT)}`),
+      drop: () => target.query(`DROP TABLE IF EXISTS ${qualified(targetSchema, HEARTBEAT)}`),
     })
   const tables = await fetchTables(target, migration)
   if (tables.length)
     found.push({
       name: `molt's own ${tables.map(({ schema, name }) => `${schema}.${name}`).join(' and ')}`,
-      drop: () => target.query(`DROP TABLE ${tables.map(({ schema, name }) => qualified(schema, name)).join(', ')}`),
+      drop: () =>
+        target.query(`DROP TABLE IF EXISTS ${tables.map(({ schema, name }) => qualified(schema, name)).join(', ')}`),
     })
   const back = await listRebuilt(target, migration)
   if (back.length)
@@ -164,12 +166,16 @@ async function schemaExists(db: Database, name: string): Promise<boolean> {
 export async function requireOwner(source: Database, migration: string): Promise<void> {
   const owner = await readHeartbeatOwner(source)
   if (owner && owner.migration !== migration)
-    throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
+    throw new UserError(
+      'cleanup.other-migration',
+      `what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``,
+    )
 }
 
 export function requireGone(left: readonly Leftover[]): void {
   if (left.length)
     refuse(
+      'cleanup.incomplete',
       'not everything is gone',
       left.map(({ name }) => `${name} is still there`),
       'Run `cleanup` again.',

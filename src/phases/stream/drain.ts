@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { warning } from '@actions/core'
+import { info, warning } from '@actions/core'
 import { type Database, qualified } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
@@ -45,15 +45,45 @@ const STILL_FOR = 60
 export async function proveDrain(stream: Stream, deadline: number): Promise<DrainEvidence> {
   await stream.pauseHeartbeat(true)
   try {
-    return await stream.source.use((source) => stream.target.use((target) => prove(stream, source, target, deadline)))
+    return await stream.source.use((source) =>
+      stream.target.use((target) => proveAgain(stream, source, target, deadline)),
+    )
   } finally {
     await stream.pauseHeartbeat(false)
   }
 }
 
-async function prove(stream: Stream, source: Database, target: Database, deadline: number): Promise<DrainEvidence> {
-  const { plan } = stream.options
+/** Proofs that a retry of the replicator's may spoil. */
+const PROOFS = 3
+
+/** The replicator has begun to retry, which CockroachDB asks for now and then: with another marker it can be proved. */
+class Retried extends VerdictError {}
+
+/** Proves the drain anew, by a marker of its own, when a retry of the replicator's has spoilt the proof. */
+async function proveAgain(
+  stream: Stream,
+  source: Database,
+  target: Database,
+  deadline: number,
+): Promise<DrainEvidence> {
   const began = performance.now()
+  for (let proof = 1; ; proof++)
+    try {
+      return await prove(stream, source, target, began, deadline)
+    } catch (error) {
+      if (!(error instanceof Retried) || proof >= PROOFS || performance.now() - began > deadline) throw error
+      info(`the replicator retried while the drain was proved (${proof} of ${PROOFS}); proving it with another marker`)
+    }
+}
+
+async function prove(
+  stream: Stream,
+  source: Database,
+  target: Database,
+  began: number,
+  deadline: number,
+): Promise<DrainEvidence> {
+  const { plan } = stream.options
   const since = () => Math.round(performance.now() - began)
   const { restarts, retries } = stream.status
   const until = async <T>(step: string, look: () => Promise<T | undefined>): Promise<T> => {
@@ -61,13 +91,12 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
       const found = await look()
       if (found !== undefined) return found
       stream.check()
-      // Nothing that comes after could prove this drain any more, and writes are paused meanwhile.
       const { status } = stream
-      const again = status.restarts > restarts ? 'was restarted' : status.retries > retries && 'began to retry'
-      if (again)
-        throw new VerdictError(
-          `the drain is not proved: ${stream.stuck(`the replicator ${again} before ${step}`).message}`,
-        )
+      const unproved = (why: string) =>
+        `the drain is not proved: ${stream.stuck(`the replicator ${why} before ${step}`).message}`
+      // Nothing that comes after could prove this drain any more, and writes are paused meanwhile.
+      if (status.restarts > restarts) throw new VerdictError('drain.not-proved', unproved('was restarted'))
+      if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
       if (performance.now() - began > deadline) throw stream.stuck(`${step} did not happen within ${seconds(deadline)}`)
       await sleep(LOOK_EVERY)
     }
@@ -113,7 +142,11 @@ async function prove(stream: Stream, source: Database, target: Database, deadlin
     deadLetterTable,
   }
   const problems = drainProblems(evidence, slot?.activePid)
-  if (problems.length) throw new VerdictError(`the drain is not proved: ${problems.join('; ')}`)
+  if (problems.length) {
+    const { retriesDuring, restartsDuring, deadLetters } = evidence
+    const spoilt = retriesDuring > 0 && !restartsDuring && !deadLetters
+    throw new (spoilt ? Retried : VerdictError)('drain.not-proved', `the drain is not proved: ${problems.join('; ')}`)
+  }
   if (evidence.changesAfter === null) warning(MUTE)
   return evidence
 }

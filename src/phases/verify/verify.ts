@@ -2,11 +2,12 @@ import { createWriteStream } from 'node:fs'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../../model/structure.ts'
 import { compareTables, type Table } from '../../model/tables.ts'
+import type { ErrorCode } from '../../runtime/codes.ts'
 import { type Database, ident, qualified, unhurried } from '../../runtime/database.ts'
 import { messageOf } from '../../runtime/errors.ts'
 import { tlsProblem } from '../../runtime/url.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
-import { readConstraints, readIndexes, readSequenceStates } from '../../sql/structure.ts'
+import { readSequenceStates, readStructure } from '../../sql/structure.ts'
 import { countRows, readFilteredTables, readTables } from '../../sql/tables.ts'
 import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../../tools/events.ts'
 import {
@@ -276,14 +277,14 @@ async function compareStructure(source: Database, target: Database, options: Ver
   const sequences = await unhurried(source, () => unhurried(target, () => readSequenceStates(...sides, tables)))
   found.problems.push(...sequenceProblems(sequences.filter(({ unfit }) => unfit)))
   if (!options.structure) return
-  const [indexes, constraints] = [
-    [await readIndexes(source, sourceSchema), await readIndexes(target, targetSchema)] as const,
-    [await readConstraints(source, sourceSchema), await readConstraints(target, targetSchema)] as const,
-  ]
+  const [here, there] = await Promise.all([
+    readStructure(source, 'source', sourceSchema),
+    readStructure(target, 'target', targetSchema),
+  ])
   found[options.structure === 'require' ? 'problems' : 'notes'].push(
     ...sequenceProblems(sequences.filter(({ unfit }) => !unfit)),
-    ...indexProblems(...indexes, tables),
-    ...constraintProblems(...constraints, tables),
+    ...indexProblems(here.indexes, there.indexes, tables),
+    ...constraintProblems(here.constraints, there.constraints, tables),
   )
 }
 
@@ -377,19 +378,26 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   silence.stop()
   await shown?.close()
   options.signal.throwIfAborted()
-  if (silence.reason) throw child.failure(child.lastWords, silence.reason)
+  if (silence.reason) throw child.failure({ code: 'tool.stalled', said: child.lastWords, advice: silence.reason })
   if (exit.code !== 0) {
-    const advice = [await explainColumns(options.sourceUrl, plan, child.lastError), explainVerify(child.lastError)]
-    throw child.failure(child.lastError, advice.filter(Boolean).join(' '))
+    const said = child.lastError
+    const known = explainVerify(said)
+    const advice = [await explainColumns(options.sourceUrl, plan, said), known?.advice]
+    throw child.failure({ code: known?.code, said, advice: advice.filter(Boolean).join(' ') })
   }
   for (const verdict of account.tables.values()) addSamples(verdict, account.rows.get(verdict.name), hash)
   return account
 }
 
-function explainVerify(said: string): string | undefined {
-  if (/target must be cockroach|must be cockroach/.test(said)) return NOT_COCKROACH
+function explainVerify(said: string): { code: ErrorCode; advice: string } | undefined {
+  if (/target must be cockroach|must be cockroach/.test(said))
+    return { code: 'molt.target-not-cockroach', advice: NOT_COCKROACH }
   if (/array element OID not registered/.test(said))
-    return 'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.'
+    return {
+      code: 'molt.type-unsupported',
+      advice:
+        'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.',
+    }
   return undefined
 }
 

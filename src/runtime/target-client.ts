@@ -1,0 +1,62 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+
+/*
+ * The one way in which statements reach the target. CockroachDB may end any statement, a schema change and a COMMIT
+ * too, with 40001: nothing was done, and the client must repeat it. 40003 says that nobody knows whether it was done:
+ * a statement that may be run twice is repeated, any other is the caller's to look up.
+ */
+
+const SERIALIZATION_FAILURE = '40001'
+const COMPLETION_UNKNOWN = '40003'
+
+/** Attempts at one statement: about 8 s of waiting in all. */
+const ATTEMPTS = 12
+/** Milliseconds. */
+const FIRST_WAIT = 20
+const LONGEST_WAIT = 1_500
+
+/** A connection to the target that repeats a statement as CockroachDB asks for. Inside BEGIN it repeats nothing. */
+export class TargetClient extends pg.Client {
+  // biome-ignore lint/suspicious/noExplicitAny: the driver's overloads end in this one, and none of them is widened
+  override query(...given: any[]): any {
+    const [first] = given
+    const query = (...args: unknown[]) => (super.query as (...all: unknown[]) => unknown)(...args)
+    const text = typeof first === 'string' ? first : first?.text
+    // A COPY stream brings its own protocol, and a callback its own handling.
+    const ours = typeof text === 'string' && typeof first?.submit !== 'function' && typeof given.at(-1) !== 'function'
+    if (!ours || this.getTransactionStatus() === 'T' || OPENS_TRANSACTION.test(text)) return query(...given)
+    return repeating(text, () => query(...given) as Promise<unknown>)
+  }
+}
+
+const OPENS_TRANSACTION = /^\s*(BEGIN|START\s+TRANSACTION)\b/i
+
+/** Runs a statement until the server has taken it, at most {@link ATTEMPTS} times. */
+async function repeating<T>(text: string, run: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++)
+    try {
+      return await run()
+    } catch (error) {
+      const { code } = error as { code?: string }
+      const again = code === SERIALIZATION_FAILURE || (code === COMPLETION_UNKNOWN && isRepeatable(text))
+      if (!again || attempt >= ATTEMPTS) throw error
+      // Two runs that collide must not do so again at the same moment.
+      await sleep(Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * (0.5 + Math.random()))
+    }
+}
+
+/** Statements that leave the same when they are run twice. An UPDATE by nonce then hits no row, and is read back. */
+const REPEATABLE = [
+  /^\s*(SELECT|SHOW|SET|RESET|VALUES|WITH|GRANT|REVOKE|UPDATE|DELETE|TRUNCATE|ANALYZE|VALIDATE)\b/i,
+  /^\s*INSERT\b[\s\S]*\bON CONFLICT\b/i,
+  /^\s*CREATE\s+(UNIQUE\s+)?\w+\s+IF NOT EXISTS\b/i,
+  /^\s*(DROP\s+\w+|ALTER\s+TABLE\s[\s\S]*\sDROP\s+CONSTRAINT)\s+IF EXISTS\b/i,
+  /^\s*ALTER\s+TABLE\s[\s\S]*\sVALIDATE\s+CONSTRAINT\b/i,
+  /^\s*ALTER\s+SEQUENCE\b/i,
+]
+
+/** Whether a statement may be run once more when nobody knows whether it was done. */
+export function isRepeatable(text: string): boolean {
+  return !/\bnextval\s*\(/i.test(text) && REPEATABLE.some((form) => form.test(text))
+}
