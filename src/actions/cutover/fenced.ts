@@ -4,20 +4,21 @@ import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
 import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from '../../phases/cutover/pause.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
-import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
-import type { VerifyReport } from '../../phases/verify/verify.ts'
+import type { StreamStatus } from '../../phases/stream/supervisor.ts'
+import { requireClean } from '../../phases/verify/verdict.ts'
 import { verifyTable } from '../../report/summary.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
-import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { connect, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
-import { requireClean } from '../verify/run.ts'
 import { requireShut, requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
+import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 import { openTarget } from './switch.ts'
 
@@ -35,20 +36,6 @@ export interface Outcome {
 
 /** A statement on the fence that takes longer has met a broken connection; milliseconds. */
 export const FENCE_TIMEOUT = 3_000
-
-export interface Section {
-  entry: Entry
-  /** What `molt verify --help` says. */
-  help: string
-  /** Aborted when the run is cancelled, or another run has taken the hold. */
-  signal: AbortSignal
-  stream: Stream
-  source: Database
-  target: Database
-  before: StreamStatus
-  held: HeldFence
-  estimate: number
-}
 
 /** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */
 export async function fenced(context: Cutover, section: Section): Promise<Outcome> {

@@ -2,6 +2,7 @@ import { createWriteStream } from 'node:fs'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../../model/structure.ts'
 import { compareTables, type Table } from '../../model/tables.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { type Database, ident, qualified, unhurried } from '../../runtime/database.ts'
 import { messageOf } from '../../runtime/errors.ts'
@@ -31,26 +32,6 @@ import { NOT_COCKROACH } from '../load/run-fetch.ts'
 import { StallWatch } from '../stream/stall.ts'
 import { passMarker, recheckRows } from './recheck.ts'
 import { digestTables, type TableDigest } from './row-digests.ts'
-
-/** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
-export interface VerifyReport {
-  level: VerifyLevel
-  /** `streaming`: rows were moving, and differences were looked at again. `drained`: none is accepted. */
-  while: 'streaming' | 'drained'
-  /** How rows were counted beside molt. */
-  counted: 'exact' | 'estimated' | 'no'
-  /** `unsettled`: nothing is known to be lost, but equality is not proved either. */
-  verdict: 'clean' | 'different' | 'unsettled'
-  tables: TableVerdict[]
-  problems: string[]
-  /** What is no problem here, and should be known. */
-  notes: string[]
-  /** Sides that may be reached without TLS, in words. */
-  insecure: string[]
-  /** What on molt's output nothing is known of. */
-  unknown?: Unknowns
-  durationMs: number
-}
 
 export interface VerifyOptions {
   /** Default: the `molt` on the PATH. */
