@@ -61,7 +61,7 @@ export interface Github {
   download(path: string): Promise<Buffer>
 }
 
-const Client = Octokit.plugin(neverRepeatLimited, retry, throttling)
+const RestClient = Octokit.plugin(neverRepeatLimited, retry, throttling)
 
 /** @param second milliseconds of the back-off's unit; tests make it short */
 export function connectGithub(token: string, patience: Patience = PATIENT, second = 1_000): Github {
@@ -71,7 +71,7 @@ export function connectGithub(token: string, patience: Patience = PATIENT, secon
     if (waits) info(`GitHub's rate limit is used up; asking again in ${seconds(retryAfter * 1_000)}`)
     return waits
   }
-  const client = new Client({
+  const client = new RestClient({
     auth: token,
     baseUrl: GITHUB_API_URL,
     userAgent: 'molt-actions',

@@ -86,7 +86,17 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   say('--use-copy', request.mode === 'use-copy')
   say('--direct-copy', request.mode === 'direct-copy')
   // A direct copy has no files; a config file may name a bucket for the loads that have.
-  if (request.mode !== 'direct-copy') args.push(...fileFlags(request))
+  if (request.mode !== 'direct-copy') {
+    add('--bucket-path', request.bucketPath)
+    say('--use-implicit-auth', request.useImplicitAuth)
+    add('--assume-role', request.assumeRole)
+    add('--import-region', request.importRegion)
+    add('--local-path', request.localPath)
+    add('--local-path-listen-addr', request.localPathListenAddr)
+    add('--local-path-crdb-access-addr', request.localPathCrdbAccessAddr)
+    add('--compression', request.compression)
+    say('--cleanup', request.deleteFiles)
+  }
   add('--table-concurrency', request.tableConcurrency)
   add('--export-concurrency', request.exportConcurrency)
   add('--row-batch-size', request.rowBatchSize)
@@ -95,24 +105,6 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   // Without it the tool asks "Confirm (y/n)?" on standard output and fails for want of an answer. Some builds hide it.
   args.push('--non-interactive')
   return [...args, ...request.extraArgs]
-}
-
-/** Where the intermediate files are, and how they are reached. */
-function fileFlags(request: FetchRequest): string[] {
-  const valued = {
-    '--bucket-path': request.bucketPath,
-    '--assume-role': request.assumeRole,
-    '--import-region': request.importRegion,
-    '--local-path': request.localPath,
-    '--local-path-listen-addr': request.localPathListenAddr,
-    '--local-path-crdb-access-addr': request.localPathCrdbAccessAddr,
-    '--compression': request.compression,
-  }
-  return [
-    ...Object.entries(valued).flatMap(([flag, value]) => (value ? [flag, value] : [])),
-    ...(request.useImplicitAuth ? ['--use-implicit-auth'] : []),
-    ...(request.deleteFiles ? ['--cleanup'] : []),
-  ]
 }
 
 /** Flags of which this build's help says nothing; it would fail on them after the slot is made. */
