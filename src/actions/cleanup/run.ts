@@ -32,7 +32,9 @@ export const action: Action<typeof spec> = {
       if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
       found.push(...(await takeAway(await onTarget(), dryRun)))
       if (!dryRun) requireGone([...(await onSource()), ...(await onTarget())])
-      context.output('dropped', JSON.stringify(dryRun ? [] : found.map(({ name }) => name)))
+      const names = JSON.stringify(found.map(({ name }) => name))
+      context.output('dropped', dryRun ? '[]' : names)
+      context.output('would-drop', dryRun ? names : '[]')
       context.summary(
         `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
       )
