@@ -15,6 +15,7 @@ import type { Phase } from '../src/runtime/action.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
 import { troubleshootingDocs } from './codes-docs.ts'
 import { exampleComposite, exampleJobs, exampleRehearsal } from './example-jobs.ts'
+import { likeServerDocs } from './like-server-docs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
 /** Path → content of everything that is generated. */
@@ -34,6 +35,7 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/config.schema.json', configSchema(specs))
   files.set('docs/verify.schema.json', verifySchema())
   files.set('docs/checks.md', checksDocs())
+  files.set('docs/like-server.md', likeServerDocs())
   files.set('docs/troubleshooting.md', troubleshootingDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
   files.set('docs/mask.schema.json', rulesJsonSchema())

@@ -85,7 +85,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
   if (options.source && options.target)
     return onOwnDatabases(options, options.source, options.target, folder, screen, signal)
   if (options.mask) return onMaskedShop(options, folder, screen, signal)
-  screen.say('starting two embedded PostgreSQL 16 servers')
+  screen.say('starting PostgreSQL 16 and a CockroachDB-like server')
   const pair = await startPair({ signal })
   try {
     const { source, target } = pair

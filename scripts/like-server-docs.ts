@@ -1,0 +1,31 @@
+import type { Fact } from '../rehearsal/cockroach/rule.ts'
+import { CATALOG_FACTS, RULES } from '../rehearsal/cockroach/rules/statements.ts'
+
+/** `docs/like-server.md`: every rule of the CockroachDB-like server, with the source of its fact. */
+export function likeServerDocs(): string {
+  const facts = [...CATALOG_FACTS, ...RULES].sort((a, b) => (a.id < b.id ? -1 : 1))
+  const seen = facts.filter((fact) => fact.seen).length
+  return `<!-- Generated from rehearsal/cockroach by \`npm run build\`; edit that. -->
+
+# The CockroachDB-like server
+
+\`npm run rehearse\` loads into a server that answers like CockroachDB: a proxy of the wire protocol in front of an
+embedded PostgreSQL. It is not CockroachDB. It applies the rules below, and refuses every statement that no rule knows.
+Of its ${facts.length} rules, ${seen} were seen on a real cluster; ${facts.length - seen} come from reading.
+
+The server names itself in \`version()\`, for example \`CockroachDB CCL v25.2.0 (molt-actions like-server on PostgreSQL 16.14)\`.
+
+| rule | CockroachDB | versions | source |
+| --- | --- | --- | --- |
+${facts.map((fact) => `| \`${fact.id}\` | ${fact.says.replaceAll('|', '\\|')} | ${versions(fact)} | ${fact.source} |`).join('\n')}
+
+Options of \`npm run rehearse\`: \`--target-version\` selects the version, \`--latency\` delays each round trip, \`--ddl\`
+delays each schema change and grant, and \`--retry-rate\` fails a share of the statements with 40001.
+`
+}
+
+function versions({ since, until }: Fact): string {
+  if (since && until) return `${since.join('.')} to before ${until.join('.')}`
+  if (since) return `from ${since.join('.')}`
+  return until ? `before ${until.join('.')}` : 'all'
+}
