@@ -11,6 +11,7 @@ import { rulesJsonSchema } from '../src/masking/rules.ts'
 import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
+import { troubleshootingDocs } from './codes-docs.ts'
 import { exampleJobs, exampleRehearsal } from './example-jobs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
@@ -31,6 +32,7 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/config.schema.json', configSchema(specs))
   files.set('docs/verify.schema.json', verifySchema())
   files.set('docs/checks.md', checksDocs())
+  files.set('docs/troubleshooting.md', troubleshootingDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
   files.set('docs/mask.schema.json', rulesJsonSchema())
   files.set('examples/migrate-jobs.yml', exampleJobs(readFileSync('.github/workflows/migrate.yml', 'utf8')))

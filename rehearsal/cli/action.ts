@@ -53,7 +53,7 @@ function load(repo: string, name: string): Manifest {
   const names = actionsOf(repo)
   if (name !== '.' && !names.includes(name)) {
     const all = names.length > 0 ? ` There are: ${names.join(', ')}` : ''
-    throw new UserError(`there is no action \`${name}\`${didYouMean(name, names)}${all}`)
+    throw new UserError('cli.unknown-action', `there is no action \`${name}\`${didYouMean(name, names)}${all}`)
   }
   return loadManifest(name === '.' ? repo : join(repo, 'actions', name), repo)
 }
@@ -66,11 +66,11 @@ function parse({ inputs }: Manifest, repo: string, args: string[]): Options {
   const options: Options = { inputs: {}, env: {}, json: false, post: false, help: false, debug: false, repo }
   for (let i = 0; i < args.length; i++) {
     const [, name, inline] = /^--([^=]+)(?:=(.*))?$/s.exec(args[i] as string) ?? []
-    if (!name) throw new UserError(`\`${args[i]}\` is not an option; write --NAME VALUE`)
+    if (!name) throw new UserError('cli.invalid-option', `\`${args[i]}\` is not an option; write --NAME VALUE`)
     const next = args[i + 1]
     const value = inline ?? (next === undefined || next.startsWith('--') ? undefined : next)
     if (name === 'node' || name === 'repo') {
-      if (!value) throw new UserError(`--${name} needs a path`)
+      if (!value) throw new UserError('cli.invalid-option', `--${name} needs a path`)
       options[name] = value
     } else if (name === 'env') {
       options.env[value ?? ''] = variable(value)
@@ -89,6 +89,7 @@ function variable(name: string | undefined): string {
   const value = name && process.env[name]
   if (value) return value
   throw new UserError(
+    'cli.invalid-option',
     name
       ? `--env ${name}: that variable is empty or not set; export it first`
       : '--env needs the NAME of a variable that is set here',
@@ -100,7 +101,10 @@ function inputNamed(option: string, inputs: Input[]): string {
   const name = option.replace(/^input-/, '')
   const known = names.find((each) => each === option) ?? names.find((each) => each === name)
   if (known) return known
-  throw new UserError(`the action has no input \`${option}\`; did you mean --${closest(option, [...names, ...OWN])}?`)
+  throw new UserError(
+    'cli.invalid-option',
+    `the action has no input \`${option}\`; did you mean --${closest(option, [...names, ...OWN])}?`,
+  )
 }
 
 /** A URL that carries a password; GitHub would have it from a secret and never show it. */
@@ -172,7 +176,10 @@ function show({ kind, text, group }: LogLine, json: boolean): void {
 function readKept(name: string, folder: string): Kept {
   const file = join(folder, 'state.json')
   if (!existsSync(file))
-    throw new UserError(`--post follows a run of \`${name}\`, and there is none: ${file} is missing`)
+    throw new UserError(
+      'cli.no-earlier-run',
+      `--post follows a run of \`${name}\`, and there is none: ${file} is missing`,
+    )
   return JSON.parse(readFileSync(file, 'utf8')) as Kept
 }
 

@@ -57,7 +57,10 @@ export function readOptions(argv: string[]): Options | undefined {
     return soundOptions(argv)
   } catch (error) {
     // What `parseArgs` says can have several lines.
-    throw new InputError(`${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)`)
+    throw new InputError(
+      'rehearse.invalid-option',
+      `${messageOf(error).replace(/\.?\n/g, '. ')} (see npm run rehearse -- --help)`,
+    )
   }
 }
 
@@ -79,16 +82,22 @@ function soundOptions(argv: string[]): Options | undefined {
   })
   if (values.help) return undefined
   const { source, target } = values
-  if ((source === undefined) !== (target === undefined)) throw new InputError('--source and --target go together')
+  if ((source === undefined) !== (target === undefined))
+    throw new InputError('rehearse.invalid-option', '--source and --target go together')
   for (const [name, url] of Object.entries({ source, target })) {
     const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
-    if (problem) throw new InputError(`--${name}: ${problem}`)
+    if (problem) throw new InputError('rehearse.invalid-option', `--${name}: ${problem}`)
   }
   if (source) requireAllowed(source, values['allow-source'])
-  else if (values['allow-source'] !== undefined) throw new InputError('--allow-source is for --source and --target')
+  else if (values['allow-source'] !== undefined)
+    throw new InputError('rehearse.invalid-option', '--allow-source is for --source and --target')
   if (source && values.rows !== undefined)
-    throw new InputError('--rows is for the sample shop; nothing is seeded in your own databases')
-  if (source && values.mask) throw new InputError('--mask is for the sample shop; mask your own by the action `mask`')
+    throw new InputError(
+      'rehearse.invalid-option',
+      '--rows is for the sample shop; nothing is seeded in your own databases',
+    )
+  if (source && values.mask)
+    throw new InputError('rehearse.invalid-option', '--mask is for the sample shop; mask your own by the action `mask`')
   const { mask } = values
   return {
     rows: wholeNumber('rows', values.rows, mask ? 3000 : 1000) ?? (mask ? GROWN_ROWS : DEFAULT_ROWS),
@@ -106,7 +115,8 @@ function binDirOf(value: string | undefined): string | undefined {
   if (value === undefined) return undefined
   const folder = resolve(value)
   for (const tool of ['molt', 'replicator'])
-    if (!existsSync(join(folder, tool))) throw new InputError(`--bin-dir: there is no ${tool} in ${folder}`)
+    if (!existsSync(join(folder, tool)))
+      throw new InputError('rehearse.invalid-option', `--bin-dir: there is no ${tool} in ${folder}`)
   return folder
 }
 
@@ -129,12 +139,14 @@ function requireAllowed(source: string, allowed: string | undefined): void {
   const database = databaseOf(source)
   if (allowed === database) return
   throw new InputError(
+    'rehearse.source-not-allowed',
     `--allow-source must name the source's database: a rehearsal pauses its writes for some seconds. If you mean it, add --allow-source ${database}`,
   )
 }
 
 function wholeNumber(name: string, value: string | undefined, min: number): number | undefined {
   if (value === undefined) return undefined
-  if (!/^\d+$/.test(value) || Number(value) < min) throw new InputError(`--${name} must be a whole number from ${min}`)
+  if (!/^\d+$/.test(value) || Number(value) < min)
+    throw new InputError('rehearse.invalid-option', `--${name} must be a whole number from ${min}`)
   return Number(value)
 }

@@ -90,18 +90,23 @@ const STATUS_INFO = STATUS_FUNCTIONS.map((name) => ({ name, minArgs: 0, maxArgs:
  * @throws UserError with the file, line and column of everything that GitHub would refuse or that is not supported here
  */
 export function loadManifest(dir: string, repo: string, depth = 0): Manifest {
-  if (depth > MAX_DEPTH) throw new UserError(`${dir}: composite actions are nested more than ${MAX_DEPTH} deep`)
+  if (depth > MAX_DEPTH)
+    throw new UserError('runner.unsupported', `${dir}: composite actions are nested more than ${MAX_DEPTH} deep`)
   const path = ['action.yml', 'action.yaml'].map((name) => join(dir, name)).find((each) => existsSync(each))
-  if (!path && existsSync(join(dir, 'Dockerfile'))) throw new UserError(`${dir}: docker actions are not supported here`)
+  if (!path && existsSync(join(dir, 'Dockerfile')))
+    throw new UserError('runner.unsupported', `${dir}: docker actions are not supported here`)
   if (!path)
-    throw new UserError(`there is no action.yml in ${dir}; check the path, and that a local action is checked out`)
+    throw new UserError(
+      'runner.action-missing',
+      `there is no action.yml in ${dir}; check the path, and that a local action is checked out`,
+    )
   const context = new TemplateContext(new TemplateValidationErrors(), getActionSchema(), new NoOperationTraceWriter())
   const root = readRoot(context, relative(repo, path) || path, readFileSync(path, 'utf8'))
   const template = root && convertActionTemplate(context, root)
   const runs = root && template && context.errors.count === 0 ? convertRuns(context, root, template) : undefined
   const errors = context.errors.getErrors()
   if (!root || !template || !runs || errors.length > 0)
-    throw new UserError(errors.map((error) => error.message).join('\n') || `${path} is empty`)
+    throw new UserError('runner.invalid-action', errors.map((error) => error.message).join('\n') || `${path} is empty`)
   if (runs.kind === 'composite') for (const step of runs.steps) loadUsed(step, repo, depth)
   return {
     dir,
@@ -116,7 +121,8 @@ export function loadManifest(dir: string, repo: string, depth = 0): Manifest {
 function loadUsed(step: Step, repo: string, depth: number): void {
   if (!step.uses?.startsWith('$/')) return
   const dir = resolve(repo, step.uses.slice(2))
-  if (relative(repo, dir).startsWith('..')) throw new UserError(`uses: ${step.uses} leaves the repository`)
+  if (relative(repo, dir).startsWith('..'))
+    throw new UserError('runner.outside-repository', `uses: ${step.uses} leaves the repository`)
   step.action = loadManifest(dir, repo, depth + 1)
 }
 
@@ -276,7 +282,10 @@ function convertStep(context: TemplateContext, token: MappingToken, parsed: Pars
 /** @throws UserError for a shell other than bash and sh */
 export function requireShell(shell: string): void {
   if (!SHELLS.includes(shell))
-    throw new UserError(`shell: ${shell} is not supported by the local runner; it has bash and sh`)
+    throw new UserError(
+      'runner.unsupported',
+      `shell: ${shell} is not supported by the local runner; it has bash and sh`,
+    )
 }
 
 export type Status = 'success' | 'failure' | 'cancelled'

@@ -82,6 +82,7 @@ export function requireTls(inputs: Partial<Connections>): string[] {
   })
   if (!inputs.allowInsecure && weak[0])
     throw new InputError(
+      'input.insecure-url',
       `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or say \`allow-insecure: true\``,
     )
   return weak.map(({ side, problem }) => `the ${side} is not reached by TLS for certain: ${problem}`)
@@ -140,6 +141,7 @@ async function requireSameSource(source: Database, entry: Entry): Promise<void> 
     planned.sourceId === owner?.sourceId
   if (same && !server.inRecovery) return requireAllRows(source, entry)
   throw new VerdictError(
+    'source.other-database',
     `the source is not the database that \`prepare\` saw for migration \`${entry.id}\`${server.inRecovery ? ' (it is a replica now)' : ''}; check the URL, or prepare a new migration`,
   )
 }
@@ -152,6 +154,7 @@ async function requireAllRows(source: Database, { plan }: Entry): Promise<void> 
   )
   if (rows.length)
     throw new VerdictError(
+      'source.row-level-security',
       `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would neither be moved nor missed. Give it BYPASSRLS (ALTER ROLE … BYPASSRLS), and load again if it had not got it when the load ran`,
     )
 }

@@ -97,13 +97,17 @@ export function requireWaiversMatch(
   for (const waiver of waivers) {
     const check = checks.find((each) => each.id === waiver.check)
     const text = `input \`waive\`: \`${waiverText(waiver)}\``
-    if (!check) throw new InputError(`${text} names a check that there is not; ${DOCS} lists them all`)
+    if (!check)
+      throw new InputError('waiver.unknown-check', `${text} names a check that there is not; ${DOCS} lists them all`)
     if (check.waivable === false)
-      throw new InputError(`${text}: ${check.id} cannot be waived, since a later step would fail on it all the same`)
+      throw new InputError(
+        'waiver.not-allowed',
+        `${text}: ${check.id} cannot be waived, since a later step would fail on it all the same`,
+      )
     if (findings.some((found) => covers(waiver, found.check, found.object))) continue
     const objects = findings.filter((found) => found.check === waiver.check).map((found) => found.object)
     const there = objects.length ? `${check.id} found ${someOf(objects, 5)}` : `${check.id} found nothing`
-    throw new InputError(`${text} matches nothing: ${there}; take it out, or correct the name`)
+    throw new InputError('waiver.unused', `${text} matches nothing: ${there}; take it out, or correct the name`)
   }
 }
 

@@ -81,6 +81,7 @@ export async function deferObjects(
   const { objects, kept, unwritable } = plannedDeferral(schema, plan.tables, deferral, cockroach)
   if (unwritable.length)
     refuse(
+      'deferral.not-captured',
       'indexes or constraints on the target cannot be captured, so nothing was taken off',
       unwritable,
       'Wait until the schema changes on the target have ended (SHOW JOBS), then run `prepare` again.',
@@ -261,6 +262,7 @@ function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validate
   if (!sqlState(error)?.startsWith('23')) return error
   const { kind, schema, table, name } = object
   return new VerdictError(
+    'deferral.rows-break-definition',
     `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: ${messageOf(error)}. Rows there break its definition (${object.create}); list them with \`${offendingRows(object, error)}\`, put them right on the source, and run this again`,
   )
 }

@@ -58,6 +58,7 @@ export async function cancelImports(
     if (!left.length) return jobs
     if (performance.now() > deadline)
       throw new UserError(
+        'load.jobs-running',
         `the import jobs ${left.map(({ id, table, status }) => `${id} (${table}, ${status})`).join(', ')} do not end on the target, and hold their tables offline; look at them with SHOW JOBS`,
       )
     await sleep(LOOK_EVERY)

@@ -140,13 +140,18 @@ async function tryHold(db: Database, id: string, holder: Holder, ttl: number): P
 function refusal(id: string, row: HoldRow): VerdictError {
   if (row.live && row.holder)
     return new VerdictError(
+      'hold.taken',
       `migration \`${id}\` is held by ${runText(row.holder)}; only one run may act at a time. Wait for it, or cancel it: its hold ends at ${row.expiresAt.toISOString()} unless it is renewed`,
     )
   if (row.request)
     return new VerdictError(
+      'hold.handover-pending',
       `migration \`${id}\` is being handed over to ${runText(row.request)}; this run keeps off so that the slot is free for it`,
     )
-  return new VerdictError(`another run was quicker to take migration \`${id}\`; look at \`status\` and try again`)
+  return new VerdictError(
+    'hold.taken',
+    `another run was quicker to take migration \`${id}\`; look at \`status\` and try again`,
+  )
 }
 
 /**
@@ -160,6 +165,7 @@ export async function renewHold(db: Database, id: string, holder: Holder, ttl: n
   const row = await readHold(db, id)
   if (row?.nonce === holder.nonce) return
   throw new VerdictError(
+    'hold.lost',
     `the hold of migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}: it was not renewed in time; this run stops so that only one acts`,
   )
 }
@@ -191,6 +197,7 @@ export async function requestSlot(db: Database, id: string, holder: Holder, ttl:
   const row = await readHold(db, id)
   if (row?.request?.nonce === holder.nonce) return
   throw new VerdictError(
+    'hold.handover-pending',
     `${row?.request ? runText(row.request) : 'another run'} asks for the slot of migration \`${id}\` already; only one can have it`,
   )
 }
@@ -265,12 +272,13 @@ export async function obtainSlot(
     for (;;) {
       const row = await tryHold(db, id, holder, ttl)
       if (!row) return
-      if (signal?.aborted) throw new CancelledError('the run was cancelled')
+      if (signal?.aborted) throw new CancelledError()
       first ??= row
       const renewed = row.nonce === first.nonce && row.expiresAt > first.expiresAt
       if (row.live && row.holder?.action === holder.action && renewed) throw refusal(id, row)
       if (performance.now() > end)
         throw new VerdictError(
+          'hold.handover-timeout',
           `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}; cancel that run and try again`,
         )
       await sleep(ASK_EVERY, undefined, { signal }).catch(() => {})

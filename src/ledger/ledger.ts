@@ -132,15 +132,22 @@ export async function readEntryIfAny(db: Database, id: string): Promise<Entry | 
  */
 export async function requireEntry(db: Database, id: string, phases: readonly Phase[], early?: string): Promise<Entry> {
   const entry = await readEntryIfAny(db, id)
-  if (!entry) throw new UserError(`the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`)
+  if (!entry)
+    throw new UserError(
+      'ledger.no-migration',
+      `the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`,
+    )
   // The hash is what was shown, rehearsed and approved; what is done must be that.
   if (planHash(entry.plan) !== entry.plan.hash)
     throw new VerdictError(
+      'ledger.changed-by-hand',
       `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash ?? '(there is none)'}: someone has changed it. Prepare a new migration`,
     )
   if (phases.includes(entry.phase)) return entry
-  if (early && isBehind(entry.phase, phases)) throw new UserError(`migration \`${id}\` is ${entry.phase}: ${early}`)
+  if (early && isBehind(entry.phase, phases))
+    throw new UserError('ledger.wrong-phase', `migration \`${id}\` is ${entry.phase}: ${early}`)
   throw new UserError(
+    'ledger.wrong-phase',
     `migration \`${id}\` is ${entry.phase}; this step needs it to be ${phases.join(' or ')}. ${hint(entry.phase, phases)}`,
   )
 }
@@ -185,6 +192,7 @@ export async function advance(
   const now = await readEntry(db, entry.id)
   if (now?.nonce === nonce) return now
   throw new UserError(
+    'ledger.moved',
     `another run has moved migration \`${entry.id}\` to ${now?.phase ?? 'nowhere'} meanwhile; this run stops so that only one acts`,
   )
 }

@@ -23,6 +23,7 @@ export async function schemaChanges(source: Database, target: Database, entry: E
   const { fingerprints } = entry.facts
   if (!fingerprints)
     throw new VerdictError(
+      'ledger.changed-by-hand',
       `the ledger has no schema of migration \`${entry.id}\` to compare with, as \`prepare\` leaves it: someone has changed its row; prepare a new migration`,
     )
   const { sourceSchema, targetSchema, tables } = entry.plan

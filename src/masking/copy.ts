@@ -66,7 +66,7 @@ export async function copyTables(
   } catch (error) {
     abort.abort()
     await Promise.allSettled(workers)
-    if (ends.signal.aborted) throw new CancelledError('the run was cancelled')
+    if (ends.signal.aborted) throw new CancelledError()
     throw error
   }
   return done
@@ -109,7 +109,7 @@ async function copyOne(source: Database, target: Database, job: CopyJob, signal:
     await pipeline(reader, writer, { signal })
     return writer.rowCount
   } catch (error) {
-    throw new UserError(`copying ${job.table} failed: ${discreet(error)}`)
+    throw new UserError('mask.copy-failed', `copying ${job.table} failed: ${discreet(error)}`)
   }
 }
 

@@ -332,7 +332,7 @@ function maskText(
     case 'text':
       return filler(hashes.light(domain, spelling), value)
     default:
-      throw new UserError(`\`${rule.use}\` does not make text`)
+      throw new UserError('mask.rules-misfit', `\`${rule.use}\` does not make text`)
   }
 }
 
@@ -481,7 +481,10 @@ function range(rule: NumberRule, { type, family }: MaskColumn): [min?: string, m
 /** All dates of an entity move by the same number of days, never by none. */
 function shift(by: string, days: number, { table, column, domainOf, hashes }: Place): string {
   if (!table.columns.some(({ name }) => name === by))
-    throw new UserError(`${table.name}.${column.name}: \`by\` names ${by}, which is no column of ${table.name}`)
+    throw new UserError(
+      'mask.rules-misfit',
+      `${table.name}.${column.name}: \`by\` names ${by}, which is no column of ${table.name}`,
+    )
   const entity = table.columns.find(({ name }) => name === by) as MaskColumn
   const hash = hashes.lightColumn(`${domainOf(by)} date`, entity)
   // -days … -1 and 1 … days: never by nothing.
@@ -511,7 +514,10 @@ export const MIN_COUNT = 10
 function choose(minCount: number, { table, column, domain, hashes }: Place): string {
   const value = columnOf(column.name)
   if (!table.key.length)
-    throw new UserError(`${table.name}.${column.name}: \`choice\` needs a primary key on ${table.name} to choose by`)
+    throw new UserError(
+      'mask.rules-misfit',
+      `${table.name}.${column.name}: \`choice\` needs a primary key on ${table.name} to choose by`,
+    )
   const hash = hashes.lightRow(`${domain} choice`, table)
   const counted = `SELECT ${value} AS v, count(*) AS n FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL GROUP BY 1 HAVING count(*) >= ${minCount}`
   const weighed = hashes.once(
@@ -544,7 +550,7 @@ export function jsonTree(paths: Record<string, LeafRule>): JsonNode {
         node = node.members.get(step) as JsonNode
       }
     }
-    if (node.rule) throw new UserError(`the JSON path ${path} is listed twice`)
+    if (node.rule) throw new UserError('mask.rules-misfit', `the JSON path ${path} is listed twice`)
     node.rule = rule
   }
   requireClear(root, '')
@@ -554,6 +560,7 @@ export function jsonTree(paths: Record<string, LeafRule>): JsonNode {
 function requireClear(node: JsonNode, path: string): void {
   if ([node.rule, node.members, node.each].filter(Boolean).length > 1)
     throw new UserError(
+      'mask.rules-misfit',
       `the JSON path ${path || '[]'} has a rule of its own and others below it, or lists both members and elements; keep one of the two`,
     )
   for (const [name, child] of node.members ?? []) requireClear(child, path ? `${path}.${name}` : name)

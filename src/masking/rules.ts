@@ -202,7 +202,10 @@ export function readRules(path: string): Rules {
   try {
     text = readFileSync(path, 'utf8')
   } catch (error) {
-    throw new InputError(`input \`rules\`: ${path} cannot be read: ${messageOf(error).split('\n')[0]}`)
+    throw new InputError(
+      'mask.rules-unreadable',
+      `input \`rules\`: ${path} cannot be read: ${messageOf(error).split('\n')[0]}`,
+    )
   }
   return parseRules(text, path)
 }
@@ -210,12 +213,16 @@ export function readRules(path: string): Rules {
 export function parseRules(text: string, path: string): Rules {
   const document = parseDocument(text)
   if (document.errors[0])
-    throw new InputError(`input \`rules\`: ${path} is not YAML: ${document.errors[0].message.split('\n')[0]}`)
+    throw new InputError(
+      'mask.rules-invalid',
+      `input \`rules\`: ${path} is not YAML: ${document.errors[0].message.split('\n')[0]}`,
+    )
   const value = document.toJS()
   const result = schema.safeParse(value)
   const found = result.success ? undecided(result.data) : result.error.issues.flatMap((issue) => explain(issue, value))
   if (result.success && !found.length) return result.data
   throw new InputError(
+    'mask.rules-invalid',
     `input \`rules\`: ${path} has ${plural(found.length, 'mistake')}:\n${found.map((line) => `  - ${line}`).join('\n')}\nSee docs/masking.md for what a rule may say.`,
   )
 }

@@ -60,7 +60,8 @@ async function readParts(db: Database, source: SchemaSource, needed: Needed): Pr
     }
   if (dump < major) {
     const advice = `pg_dump ${dump} cannot read PostgreSQL ${major}; it needs ${major} or newer`
-    if (source.pgDump !== 'auto') throw new UserError(`${advice}. Install it, or say \`pg-dump: none\``)
+    if (source.pgDump !== 'auto')
+      throw new UserError('mask.pg-dump-needed', `${advice}. Install it, or say \`pg-dump: none\``)
     return { ...(await fromCatalog(db, source, needed)), madeBy: `catalog (${advice})` }
   }
   return { ...(await fromPgDump(db, source, needed)), madeBy: `pg_dump ${dump}` }
@@ -149,6 +150,7 @@ async function neededByTables(db: Database, source: SchemaSource): Promise<Neede
   for (const { name, by } of extensions.rows)
     if (REACHES_OUT.test(name))
       throw new UserError(
+        'mask.reaches-out',
         `${by} needs the extension ${name}, which reaches out of the database; a rehearsal must not call out. Exclude its table, or take the need away on the clone`,
       )
   const functions = await db.query(
@@ -166,6 +168,7 @@ async function neededByTables(db: Database, source: SchemaSource): Promise<Neede
   for (const { name, language, body, sql } of functions.rows)
     if (!['sql', 'plpgsql'].includes(language) || CALLS_OUT.test(sql) || ACTS_OUT.test(body))
       throw new UserError(
+        'mask.reaches-out',
         `a default, check or index needs the function ${name}, which is in ${language} or reaches out of the database; a rehearsal must not call out. Exclude its table, or create a harmless ${name} in its place on the clone`,
       )
   return {
@@ -202,6 +205,7 @@ function requireInside(statements: readonly string[]): void {
     const object = /\b(?:TABLE(?: ONLY)?|DOMAIN|TYPE|INDEX|FUNCTION)\s+((?:"(?:[^"]|"")+"|[^\s("])+)/.exec(sql)?.[1]
     if (call)
       throw new UserError(
+        'mask.reaches-out',
         `${object ?? 'a part of the schema'} calls ${call}, which reaches out of the database; a rehearsal must not call out. Exclude its table, or take the call away on the clone`,
       )
   }
@@ -309,6 +313,7 @@ async function run(program: string, args: string[], env: Record<string, string>)
     const { code, stderr = '' } = error as { code?: number | string; stderr?: string }
     const said = stderr.trim().split('\n').at(-1)
     throw new UserError(
+      'mask.pg-dump-failed',
       `${program} ${typeof code === 'number' ? `ended with ${code}` : `cannot be run (${code})`}${said ? `: ${said}` : ''}`,
     )
   }
@@ -321,6 +326,7 @@ async function fromCatalog(db: Database, source: SchemaSource, needed: Needed): 
   const inherits = all.find((table) => table.inherits && !table.bound)
   if (inherits)
     throw new UserError(
+      'mask.pg-dump-needed',
       `${inherits.name} inherits from another table; its schema needs a pg_dump of the server's version`,
     )
   const oids = all.map(({ oid }) => oid)
@@ -419,7 +425,8 @@ async function typeSql(
     [schema, more],
   )
   const range = rows.find(({ kind }) => kind === 'r')
-  if (range) throw new UserError(`the range type ${range.name} needs a pg_dump of the server's version`)
+  if (range)
+    throw new UserError('mask.pg-dump-needed', `the range type ${range.name} needs a pg_dump of the server's version`)
   return {
     create: rows.map((type) => {
       const name = qualified(type.schema, type.name)

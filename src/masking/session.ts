@@ -55,6 +55,7 @@ export async function silence(db: Database, side: Side): Promise<void> {
   const loud = await logsParameters(db)
   if (loud)
     throw new UserError(
+      'mask.key-logged',
       `the ${side} would write the masking key to its log, since ${loud} there and this role may not change it. Have an administrator run: ALTER ROLE <role> SET log_parameter_max_length = 0 (PostgreSQL 13 or newer), or SET log_statement = 'none' and log_min_duration_statement = -1 for the role`,
     )
 }

@@ -22,12 +22,17 @@ export async function requireRehearsal(source: Database, target: Database, allow
   )
   const [{ name, replica }] = rows
   if (await isSameDatabase(source, target))
-    throw new VerdictError('`from` and `to` are the same database: masking would write over what it reads')
+    throw new VerdictError(
+      'mask.same-database',
+      '`from` and `to` are the same database: masking would write over what it reads',
+    )
   if (name !== allowed)
     throw new VerdictError(
+      'mask.target-not-allowed',
       `\`to\` is the database ${name}, and \`allow-target\` allows ${allowed || 'none'}; write the exact name of a database that is for rehearsals`,
     )
-  if (replica) throw new VerdictError('`to` is a replica: what it holds comes from its primary, unmasked')
+  if (replica)
+    throw new VerdictError('mask.target-replica', '`to` is a replica: what it holds comes from its primary, unmasked')
   await requireUnfed(target)
   await requireNothingElse(target)
 }
@@ -59,6 +64,7 @@ async function requireUnfed(target: Database): Promise<void> {
   }
   if (rows[0])
     throw new VerdictError(
+      'mask.target-fed',
       `\`to\` is fed by ${rows[0].feed}: its changes are not masked, and would bring people into the rehearsal. Drop it there first; rehearse streaming with generated load on the masked source`,
     )
 }
@@ -77,6 +83,7 @@ async function requireNothingElse(target: Database): Promise<void> {
   const others = rows.map(({ schema, name }) => `${schema}.${name}`).filter((name) => !ours.has(name))
   if (others.length)
     throw new VerdictError(
+      'mask.target-not-empty',
       `\`to\` holds ${others.length} tables that no earlier \`mask\` has made (${someOf(others, 5)}); give it an empty database`,
     )
 }
@@ -166,6 +173,7 @@ async function dropAll(target: Database, objects: readonly string[]): Promise<vo
   if (!stuck.length) return
   if (stuck.length === objects.length)
     throw new VerdictError(
+      'mask.target-not-empty',
       `\`to\` holds something that no earlier \`mask\` has made and that needs the ${stuck[0]}, which has to go; drop it, or give an empty database`,
     )
   await dropAll(target, stuck)
@@ -218,6 +226,7 @@ export async function runAll(target: Database, statements: readonly string[], wh
         .split(/[\n']|\$\w*\$/)[0]
         ?.slice(0, 160)
       throw new UserError(
+        'mask.schema-failed',
         `${what} cannot be made on the rehearsal source (SQLSTATE ${code ?? 'none'}${constraint ? `, ${constraint}` : ''}${missing}): ${first}${missing && '. What is missing is of another schema, or a kind of object that `mask` does not carry: exclude the tables that need it, or make them do without on the clone'}${unmet}${advice}`,
       )
     }

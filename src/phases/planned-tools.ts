@@ -26,6 +26,7 @@ export function requirePlannedTool({ tools = {}, waivers = [] }: Plan, tool: str
   const waiver = [`${WAIVED_BY}=${tool}`, `${WAIVED_BY}=*`].find((each) => waivers.includes(each))
   if (!waiver)
     throw new VerdictError(
+      'tools.not-planned',
       `${text}. Another program may move or compare the data otherwise than was rehearsed and approved. Set the same \`version\` and \`checksum\` of \`setup\` for all jobs; before the load, \`prepare\` can also be run again with this program, or with \`waive: ${WAIVED_BY}=${tool}\``,
     )
   warning(`${text}; the plan accepts that (\`waive: ${waiver}\`)`)

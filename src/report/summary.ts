@@ -1,6 +1,6 @@
-import type { VerifyReport } from '../phases/verify/verify.ts'
 import { number, plural, someOf } from '../runtime/progress.ts'
 import { differences, isFinished, type TableVerdict } from '../tools/molt-verify.ts'
+import type { VerifyReport } from './verify-report.ts'
 
 /** What an approver needs in ten seconds: the verdict, then what differs, and the clean tables folded. */
 export function verifyTable(report: VerifyReport): string {

@@ -1,7 +1,7 @@
 import * as z from 'zod'
 import { VERIFY_LEVELS } from '../model/plan.ts'
-import type { VerifyReport } from '../phases/verify/verify.ts'
 import { wasCompared } from './summary.ts'
+import type { VerifyReport } from './verify-report.ts'
 
 const count = z.number().int().min(0)
 

@@ -1,7 +1,8 @@
 import { appendFileSync } from 'node:fs'
 import * as core from '@actions/core'
+import type { ErrorCode } from './codes.ts'
 import { isConnectionLost, sqlState } from './database.ts'
-import { CancelledError, errorKind, messageOf, UserError } from './errors.ts'
+import { CancelledError, errorCode, errorKind, messageOf, UserError } from './errors.ts'
 import { loadInputs } from './inputs.ts'
 import { notified, notifyTo } from './notify.ts'
 import { holdsSecret, redact } from './secrets.ts'
@@ -28,9 +29,11 @@ export interface Action<S extends ActionSpec = ActionSpec> {
 
 export type Phase = 'run' | 'post'
 
-/** Outputs that every action has: what kind of failure it was, empty when there was none. */
+/** Outputs that every action has: what went wrong, empty when nothing did. */
 export const COMMON_OUTPUTS = {
   'error-kind': 'When the action fails: `input`, `user`, `tool`, `verdict` (a check said no), `cancelled`, or `bug`.',
+  'error-code':
+    'When the action fails: what went wrong, as a stable code such as `fence.write-passed`; docs/troubleshooting.md has them all.',
 } as const
 
 /** A step summary over 1 MiB is dropped whole by GitHub; ours stops well before, several steps share a page. */
@@ -45,9 +48,12 @@ export async function runAction<S extends ActionSpec>(
   const controller = new AbortController()
   const cancel = (signal: NodeJS.Signals) => {
     core.info(`received ${signal}: stopping`)
-    controller.abort(new CancelledError(`the run was cancelled (${signal})`))
+    controller.abort(new CancelledError('cancelled.run', `the run was cancelled (${signal})`))
   }
-  const abandoned = () => controller.abort(new CancelledError('nobody reads the output any more: the runner is gone'))
+  const abandoned = () =>
+    controller.abort(
+      new CancelledError('cancelled.runner-gone', 'nobody reads the output any more: the runner is gone'),
+    )
   process.stdout.on('error', abandoned)
   process.on('SIGINT', cancel)
   process.on('SIGTERM', cancel)
@@ -76,6 +82,7 @@ function contextOf<S extends ActionSpec>(inputs: InputsOf<S>, signal: AbortSigna
       const text = String(value)
       if (holdsSecret(text))
         throw new UserError(
+          'output.secret',
           `output \`${name}\` would hold a masked value, and GitHub would drop it; rename what it is made of`,
         )
       core.setOutput(name, text)
@@ -104,25 +111,37 @@ const GONE = /^(3F000|42P01|42703)$/
 /** A database's own refusal becomes an error for the user, unless it looks like a mistake in our SQL. */
 function explain(error: unknown): unknown {
   if (error instanceof UserError) return error
-  if (isConnectionLost(error)) return new UserError(`the connection to a database was lost: ${messageOf(error)}`)
+  if (isConnectionLost(error))
+    return new UserError('database.connection-lost', `the connection to a database was lost: ${messageOf(error)}`)
   const state = sqlState(error)
   if (state && GONE.test(state))
     return new UserError(
+      'database.object-missing',
       `something that this step works with is gone (${state}): ${messageOf(error)}. Somebody has dropped or renamed it since \`prepare\`, or restored an older state; find out who, and put it back before this is run again`,
     )
-  if (state && PERSONAL.test(state)) return new UserError(`the database refuses (${state}): ${messageOf(error)}`)
+  if (state && PERSONAL.test(state))
+    return new UserError(refusalCode(state), `the database refuses (${state}): ${messageOf(error)}`)
   return error
+}
+
+function refusalCode(state: string): ErrorCode {
+  if (state === '42501') return 'database.missing-right'
+  if (state === '55P03') return 'database.lock-timeout'
+  if (state.startsWith('28')) return 'connect.login-refused'
+  return state.startsWith('53') ? 'database.out-of-resources' : 'database.statement-ended'
 }
 
 function fail(thrown: unknown, phase: Phase): void {
   const error = explain(thrown)
   const kind = errorKind(error)
   const text = redact(kind === 'bug' && error instanceof Error ? (error.stack ?? error.message) : messageOf(error))
-  core.error(kind === 'bug' ? `This is a bug in molt-actions: ${text}` : text)
+  const told = `${kind === 'bug' ? 'This is a bug in molt-actions: ' : ''}${text} [${errorCode(error)}]`
+  core.error(told)
   if (phase === 'run') {
     core.setOutput('error-kind', kind)
+    core.setOutput('error-code', errorCode(error))
     // Each line is a paragraph or a list's item of its own: what follows a list would be read as part of its last item.
-    writeSummary(`> [!CAUTION]\n> ${text.replaceAll('\n', '\n>\n> ')}`)
+    writeSummary(`> [!CAUTION]\n> ${told.replaceAll('\n', '\n>\n> ')}`)
   }
   process.exitCode = 1
 }

@@ -1,6 +1,7 @@
 import { Socket } from 'node:net'
 import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
+import type { ErrorCode } from './codes.ts'
 import { messageOf, ToolError, UserError } from './errors.ts'
 import { redact } from './secrets.ts'
 import { TargetClient } from './target-client.ts'
@@ -84,7 +85,8 @@ export async function connect(
   } catch (error) {
     await client.end().catch(() => {})
     signal?.throwIfAborted()
-    throw new ConnectError(`cannot connect to the ${side}: ${redact(messageOf(error))}. ${connectAdvice(error)}`)
+    const { code, advice } = explainConnect(error)
+    throw new ConnectError(code, `cannot connect to the ${side}: ${redact(messageOf(error))}. ${advice}`)
   } finally {
     signal?.removeEventListener('abort', cancel)
   }
@@ -188,23 +190,40 @@ function configOf(url: string, side: Side): pg.ClientConfig {
   try {
     return parseIntoClientConfig(withLibpqTls(url))
   } catch (error) {
-    throw new UserError(`the URL of the ${side} cannot be used: ${redact(messageOf(error))}`)
+    throw new UserError('connect.url-unusable', `the URL of the ${side} cannot be used: ${redact(messageOf(error))}`)
   }
 }
 
-function connectAdvice(error: unknown): string {
+function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   const state = sqlState(error)
-  if (state === '28P01' || state === '28000') return 'Check the user, the password and pg_hba.conf.'
-  if (state === '3D000') return 'Check the database name in the URL.'
-  if (state === '53300') return 'The server has no free connection slot.'
+  if (state === '28P01' || state === '28000')
+    return { code: 'connect.login-refused', advice: 'Check the user, the password and pg_hba.conf.' }
+  if (state === '3D000') return { code: 'connect.no-database', advice: 'Check the database name in the URL.' }
+  if (state === '53300') return { code: 'connect.no-free-slot', advice: 'The server has no free connection slot.' }
   const code = (error as { code?: string }).code ?? ''
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
-    return "The server's certificate is for another host: write the host as the certificate has it."
+    return {
+      code: 'connect.certificate-host',
+      advice: "The server's certificate is for another host: write the host as the certificate has it.",
+    }
   if (/^CERT_(HAS_EXPIRED|NOT_YET_VALID)$/.test(code))
-    return "Renew the server's certificate, or set this runner's clock."
+    return {
+      code: 'connect.certificate-expired',
+      advice: "Renew the server's certificate, or set this runner's clock.",
+    }
   if (/CERT|^UNABLE_TO_VERIFY/.test(code))
-    return "No authority that this runner trusts has signed the server's certificate: name the file with its CA in the URL, as in sslrootcert=certs/ca.pem."
+    return {
+      code: 'connect.certificate-untrusted',
+      advice:
+        "No authority that this runner trusts has signed the server's certificate: name the file with its CA in the URL, as in sslrootcert=certs/ca.pem.",
+    }
   if (/does not support SSL/.test(messageOf(error)))
-    return 'Turn TLS on there; rows and passwords would travel in clear without it.'
-  return "Check host and port, and that the server's firewall lets this runner in."
+    return {
+      code: 'connect.no-tls',
+      advice: 'Turn TLS on there; rows and passwords would travel in clear without it.',
+    }
+  return {
+    code: 'connect.failed',
+    advice: "Check host and port, and that the server's firewall lets this runner in.",
+  }
 }

@@ -1,10 +1,18 @@
+import type { ErrorCode } from './codes.ts'
+
 /** What an action's `error-kind` output can say. */
 export type ErrorKind = 'input' | 'user' | 'tool' | 'verdict' | 'cancelled' | 'bug'
 
-/** Something a person can put right: one line that says what is wrong and what to do about it. */
+/** Something a person can put right: what is wrong and what to do about it. */
 export class UserError extends Error {
   override name = 'UserError'
   readonly kind: ErrorKind = 'user'
+  readonly code: ErrorCode
+
+  constructor(code: ErrorCode, message: string) {
+    super(message)
+    this.code = code
+  }
 }
 
 /** A setting that was refused before anything was touched. */
@@ -23,20 +31,35 @@ export class VerdictError extends UserError {
 export class CancelledError extends Error {
   override name = 'CancelledError'
   readonly kind = 'cancelled'
+  readonly code: ErrorCode
+
+  constructor(code: ErrorCode = 'cancelled.run', message = 'the run was cancelled') {
+    super(message)
+    this.code = code
+  }
 }
 
 /** A program that we started did not do its work. `args` must already be redacted. */
 export class ToolError extends Error {
   override name = 'ToolError'
   readonly kind = 'tool'
+  readonly code: ErrorCode
   readonly program: string
   readonly args: readonly string[]
   readonly ending: string
 
-  constructor(facts: { program: string; args: readonly string[]; ending: string; said?: string; advice?: string }) {
+  constructor(facts: {
+    code: ErrorCode
+    program: string
+    args: readonly string[]
+    ending: string
+    said?: string
+    advice?: string
+  }) {
     const said = facts.said ? `; it last said: ${facts.said}` : ''
     const advice = facts.advice ? `. ${facts.advice}` : ''
     super(`${facts.program} ${facts.ending}${said}${advice}`)
+    this.code = facts.code
     this.program = facts.program
     this.args = facts.args
     this.ending = facts.ending
@@ -44,13 +67,20 @@ export class ToolError extends Error {
 }
 
 export function errorKind(error: unknown): ErrorKind {
-  if (error instanceof UserError || error instanceof ToolError || error instanceof CancelledError) return error.kind
-  return 'bug'
+  return isOurs(error) ? error.kind : 'bug'
+}
+
+export function errorCode(error: unknown): ErrorCode {
+  return isOurs(error) ? error.code : 'internal.bug'
+}
+
+function isOurs(error: unknown): error is UserError | ToolError | CancelledError {
+  return error instanceof UserError || error instanceof ToolError || error instanceof CancelledError
 }
 
 /** Throws {@link CancelledError} once the run has been asked to stop. */
 export function throwIfCancelled(signal: AbortSignal): void {
-  if (signal.aborted) throw new CancelledError('the run was cancelled')
+  if (signal.aborted) throw new CancelledError()
 }
 
 /** The text of anything thrown; Node's AggregateError (a refused connection on two addresses) hides its own. */
@@ -60,8 +90,8 @@ export function messageOf(error: unknown): string {
 }
 
 /** The list of what went wrong, as one error with a line each. */
-export function refuse(what: string, problems: readonly string[], next: string): never {
+export function refuse(code: ErrorCode, what: string, problems: readonly string[], next: string): never {
   const shown = problems.slice(0, 20).map((problem) => `  - ${problem}`)
   if (problems.length > shown.length) shown.push(`  - and ${problems.length - shown.length} more`)
-  throw new VerdictError(`${what}:\n${shown.join('\n')}\n${next}`)
+  throw new VerdictError(code, `${what}:\n${shown.join('\n')}\n${next}`)
 }

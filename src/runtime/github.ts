@@ -29,14 +29,18 @@ export async function readGithub<T>(token: string, path: string, schema: z.ZodTy
   const response = await ask(token, path)
   if (!response) return undefined
   const parsed = schema.safeParse(await response.json().catch(() => undefined))
-  if (!parsed.success) throw new GithubError(`GitHub's answer for ${subject(path)} has another shape than is known`)
+  if (!parsed.success)
+    throw new GithubError(
+      'github.unexpected-answer',
+      `GitHub's answer for ${subject(path)} has another shape than is known`,
+    )
   return { body: parsed.data, at: Date.parse(response.headers.get('date') ?? '') || Date.now() }
 }
 
 /** Follows GitHub's redirect, without the token. @throws UserError also when there is no such thing */
 export async function downloadGithub(token: string, path: string): Promise<Buffer> {
   const response = await ask(token, path)
-  if (!response) throw new GithubError(`GitHub has no ${subject(path)}`)
+  if (!response) throw new GithubError('github.not-found', `GitHub has no ${subject(path)}`)
   return Buffer.from(await response.arrayBuffer())
 }
 
@@ -56,11 +60,12 @@ async function ask(token: string, path: string): Promise<Response | undefined> {
       signal: AbortSignal.timeout(TIMEOUT),
     })
   } catch (error) {
-    throw new GithubError(`GitHub cannot be asked for ${subject(path)}: ${messageOf(error)}`)
+    throw new GithubError('github.unreachable', `GitHub cannot be asked for ${subject(path)}: ${messageOf(error)}`)
   }
   if (response.status === 404) return undefined
   if (!response.ok)
     throw new GithubError(
+      'github.refused',
       `GitHub refuses to tell ${subject(path)} (${response.status}); the job needs \`permissions: actions: read\`${path.startsWith('attestations') ? ' and `attestations: read`' : ''}, and \`token: \${{ github.token }}\``,
     )
   return response

@@ -34,7 +34,7 @@ function mask(input: InputSpec<unknown>, value: string): void {
 }
 
 function missing(name: string, input: InputSpec<unknown>): undefined {
-  if (input.required) throw new InputError(`input \`${name}\` is missing; write ${input.type.hint}`)
+  if (input.required) throw new InputError('input.missing', `input \`${name}\` is missing; write ${input.type.hint}`)
   return undefined
 }
 
@@ -43,7 +43,7 @@ function check(where: string, input: InputSpec<unknown>, given: string): unknown
   if (result.success) return result.data
   const own = result.error.issues.find((issue) => issue.code === 'custom')?.message
   const shown = input.type.secret ? (own ?? 'it is not valid') : `${JSON.stringify(given)} is not valid`
-  throw new InputError(`${where}: ${shown}; write ${input.type.hint}`)
+  throw new InputError('input.invalid', `${where}: ${shown}; write ${input.type.hint}`)
 }
 
 /** A secret never stands in a file: the file names the environment variable that holds it, as `env:NAME`. */
@@ -53,10 +53,15 @@ function fromFile(value: unknown, name: string, input: InputSpec<unknown>): stri
   const variable = /^env:([A-Za-z_]\w*)$/.exec(String(value))?.[1]
   if (!variable)
     throw new InputError(
+      'config.secret-in-file',
       `\`${name}\` in the config file is a secret; write env:NAME, the environment variable that holds it`,
     )
   const secret = process.env[variable]
-  if (!secret) throw new InputError(`\`${name}\` in the config file names ${variable}, which is empty or not set`)
+  if (!secret)
+    throw new InputError(
+      'config.variable-empty',
+      `\`${name}\` in the config file names ${variable}, which is empty or not set`,
+    )
   mask(input, secret)
   return secret
 }
@@ -70,7 +75,7 @@ function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]):
   for (const [name, section] of Object.entries(sections)) {
     requireKnown(name, [...allowed.keys()], `section \`${name}\` in ${path}`)
     if (section === null || typeof section !== 'object' || Array.isArray(section))
-      throw new InputError(`section \`${name}\` in ${path} is not a map of input names to values`)
+      throw new InputError('config.invalid', `section \`${name}\` in ${path} is not a map of input names to values`)
     for (const key of Object.keys(section)) requireKnown(key, allowed.get(name) ?? [], `\`${name}.${key}\` in ${path}`)
   }
   return { ...(sections.common as Section), ...(sections[spec.name] as Section) }
@@ -88,7 +93,7 @@ function readYaml(path: string): Section {
     const why = absent
       ? 'it is not there; check out the repository before this step, or correct the path'
       : messageOf(error).split('\n')[0]?.replace(/:$/, '')
-    throw new InputError(`input \`config\`: ${path} cannot be read: ${why}`)
+    throw new InputError('config.unreadable', `input \`config\`: ${path} cannot be read: ${why}`)
   }
 }
 
@@ -98,6 +103,7 @@ function requireKnown(name: string, allowed: readonly string[], where: string): 
   // A third of the letters may be wrong; what is further away is another word, and leads astray.
   const meant = distance(name, near) <= Math.max(1, name.length / 3)
   throw new InputError(
+    'config.unknown-name',
     `${where} is not known; ${meant ? `did you mean \`${near}\`?` : 'docs/config.schema.json has all sections and their inputs'}`,
   )
 }

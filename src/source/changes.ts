@@ -1,4 +1,5 @@
 import type { Plan } from '../model/plan.ts'
+import type { ErrorCode } from '../runtime/codes.ts'
 import type { Database } from '../runtime/database.ts'
 import { type PublicationMark, publicationChanges, publicationMark } from './publication.ts'
 
@@ -52,10 +53,64 @@ export async function readSourceState(db: Database, plan: Plan): Promise<SourceS
   return rows[0]
 }
 
-/** Something that a watch saw. `ddl` is judged by `on-ddl`; `fatal` makes the stream's result wrong whatever is set. */
+/** What was done to a table's definition, on either side. */
+export type SchemaChange =
+  | 'table-gone'
+  | 'table-created'
+  | 'table-renamed'
+  | 'identity-changed'
+  | 'columns-changed'
+  | 'column-changed'
+  | 'key-changed'
+
+export type ObservationKind =
+  | SchemaChange
+  | 'table-truncated'
+  | 'table-rewritten'
+  | 'table-unpublished'
+  | 'publication-changed'
+  | 'wal-lost'
+  | 'wal-unreserved'
+  | 'wal-budget-half-used'
+  | 'wal-limit-half-used'
+  | 'long-transaction'
+  | 'foreign-writer'
+
+/** Something that a watch saw. */
 export interface Observation {
-  kind: 'ddl' | 'fatal' | 'warning'
+  kind: ObservationKind
+  /** `ddl` is judged by `on-ddl`; `fatal` makes the stream's result wrong whatever is set. */
+  severity: 'ddl' | 'fatal' | 'warning'
   what: string
+}
+
+const SCHEMA_CHANGES: readonly ObservationKind[] = [
+  'table-gone',
+  'table-created',
+  'table-renamed',
+  'identity-changed',
+  'columns-changed',
+  'column-changed',
+  'key-changed',
+] satisfies SchemaChange[]
+
+export function isSchemaChange(kind: ObservationKind): kind is SchemaChange {
+  return SCHEMA_CHANGES.includes(kind)
+}
+
+/** The code of the error that a fatal observation becomes. */
+export function observationCode(kind: ObservationKind): ErrorCode {
+  switch (kind) {
+    case 'table-truncated':
+      return 'source.truncated'
+    case 'table-unpublished':
+    case 'publication-changed':
+      return 'publication.changed'
+    case 'wal-lost':
+      return 'slot.wal-lost'
+    default:
+      return 'schema.changed'
+  }
 }
 
 /**
@@ -67,14 +122,20 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
   const now = new Map(after.tables.map((table) => [table.oid, table]))
   for (const table of before.tables) {
     const other = now.get(table.oid)
-    if (!other) found.push({ kind: 'ddl', what: `${table.name} was dropped, renamed or detached on the source` })
+    if (!other)
+      found.push({
+        kind: 'table-gone',
+        severity: 'ddl',
+        what: `${table.name} was dropped, renamed or detached on the source`,
+      })
     else found.push(...compareState(table, other))
   }
   const known = new Set(before.tables.map((table) => table.oid))
   for (const table of after.tables)
     if (!known.has(table.oid))
       found.push({
-        kind: 'ddl',
+        kind: 'table-created',
+        severity: 'ddl',
         what: `${table.name} was created on the source under a name of this migration, or as a partition below one`,
       })
   for (const name of after.present)
@@ -82,7 +143,8 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
   for (const name of before.published)
     if (!after.published.includes(name))
       found.push({
-        kind: 'fatal',
+        kind: 'table-unpublished',
+        severity: 'fatal',
         what: `the publication ${plan.publication} does not send ${name} any more: its changes since then are lost, and the load must be repeated`,
       })
   return [...found, ...publicationObservations(before.publication, after.publication, plan)]
@@ -90,7 +152,7 @@ export function compareSourceStates(before: SourceState, after: SourceState, pla
 
 export function createdTable(plan: Plan, name: string): Observation {
   const what = `the table ${plan.sourceSchema}.${name} was created on the source; it is not part of this migration`
-  return { kind: 'ddl', what }
+  return { kind: 'table-created', severity: 'ddl', what }
 }
 
 /** A change of what is sent, even one that was undone within a second, may have kept changes back for ever. */
@@ -102,7 +164,7 @@ export function publicationObservations(
   // One that was dropped is told by the look at the slot, whether or not another one has its name.
   const changes = before && after && before.oid === after.oid ? publicationChanges(before, after) : []
   if (!changes.length) return []
-  return [{ kind: 'fatal', what: alteredPublication(plan, changes) }]
+  return [{ kind: 'publication-changed', severity: 'fatal', what: alteredPublication(plan, changes) }]
 }
 
 export function alteredPublication(plan: Plan, changes: readonly string[]): string {
@@ -142,29 +204,39 @@ export function compareFiles(known: TableFiles, { tables }: SourceState): Observ
     if (file === undefined || file === table.file) return []
     if (file !== EMPTIED && !isReset(table)) return [rewritten(table)]
     const what = `${table.name} was emptied by TRUNCATE on the source, or rewritten by DDL, since the load began; no stream carries that: the target may still have its rows, and the load must be repeated`
-    return [{ kind: 'fatal', what }]
+    return [{ kind: 'table-truncated', severity: 'fatal', what }]
   })
 }
 
 function rewritten({ name }: TableState): Observation {
   const what = `${name} was rewritten on the source (VACUUM FULL, CLUSTER or the like); a TRUNCATE after which it was filled and analysed looks the same, and only a verify tells`
-  return { kind: 'warning', what }
+  return { kind: 'table-rewritten', severity: 'warning', what }
 }
 
 function compareState(before: TableState, after: TableState): Observation[] {
   const found: Observation[] = []
   if (before.name !== after.name)
-    found.push({ kind: 'ddl', what: `${before.name} was renamed to ${after.name} on the source` })
+    found.push({
+      kind: 'table-renamed',
+      severity: 'ddl',
+      what: `${before.name} was renamed to ${after.name} on the source`,
+    })
   if (before.identity !== after.identity)
     found.push({
-      kind: 'ddl',
+      kind: 'identity-changed',
+      severity: 'ddl',
       what: `REPLICA IDENTITY of ${after.name} was changed from ${identityName(before.identity)} to ${identityName(after.identity)} on the source`,
     })
   if (before.digest !== after.digest)
-    found.push({ kind: 'ddl', what: `the columns or the key of ${after.name} were changed on the source` })
+    found.push({
+      kind: 'columns-changed',
+      severity: 'ddl',
+      what: `the columns or the key of ${after.name} were changed on the source`,
+    })
   else if (before.file !== after.file && isReset(after) && before.file !== 0)
     found.push({
-      kind: 'fatal',
+      kind: 'table-truncated',
+      severity: 'fatal',
       what: `a TRUNCATE was run on ${after.name} on the source, which the stream does not carry: the target still has its rows, and the load must be repeated`,
     })
   else if (before.file !== after.file) found.push(rewritten(after))

@@ -183,7 +183,10 @@ export async function removeFence(
 ): Promise<void> {
   for (const table of tables) {
     if (!decided && (await readFence(db)).state === 'permanent')
-      throw new VerdictError('the source was fenced for good meanwhile: a cutover was committed. Its fence stays')
+      throw new VerdictError(
+        'fence.permanent',
+        'the source was fenced for good meanwhile: a cutover was committed. Its fence stays',
+      )
     const name = qualified(table.schema, table.name)
     await withShortLock(db, () => db.query(`DROP TRIGGER IF EXISTS ${TRIGGER} ON ${name}`))
   }
@@ -394,7 +397,11 @@ export async function probeFence(db: Database, fence: Fence): Promise<{ refused:
     for (const table of fence.tables) {
       const name = qualified(table.schema, table.name)
       const statements = probes.get(table.oid)
-      if (!statements) throw new VerdictError(`${name} was dropped on the source meanwhile, and with it its fence`)
+      if (!statements)
+        throw new VerdictError(
+          'fence.table-dropped',
+          `${name} was dropped on the source meanwhile, and with it its fence`,
+        )
       if (await isRefused(db, fence, name, statements)) refused.push(name)
       else passed.push(name)
     }
@@ -448,6 +455,7 @@ async function isRefused(db: Database, fence: Fence, name: string, statements: r
       why = `SQLSTATE ${sqlState(error)}`
     }
   throw new UserError(
+    'fence.cannot-probe',
     `whether the fence holds on ${name} cannot be tried (${why}): a right is missing, or triggers or rules of the table's own refuse or replace a DELETE, an UPDATE and an INSERT of no row before the fence does. Grant DELETE, or let one of them through for the migration user`,
   )
 }

@@ -1,5 +1,5 @@
 /** What kind of thing keeps a stream from moving. */
-type DiagnosisKind =
+export type DiagnosisKind =
   | 'truncate'
   | 'toast'
   | 'identity'

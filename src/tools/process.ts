@@ -5,6 +5,7 @@ import { type AddressInfo, createServer } from 'node:net'
 import { dirname } from 'node:path'
 import { StringDecoder } from 'node:string_decoder'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { ErrorCode } from '../runtime/codes.ts'
 import { ToolError } from '../runtime/errors.ts'
 import { redact } from '../runtime/secrets.ts'
 import { hidePasswords } from './passwords.ts'
@@ -238,14 +239,15 @@ export class Child {
   }
 
   /** The error that tells how it ended. */
-  failure(said = this.lastWords, advice?: string): ToolError {
+  failure(facts: { code?: ErrorCode; said?: string; advice?: string } = {}): ToolError {
     if (this.#absent && isTool(this.launch.program)) return notOnPath(this.launch.program)
     return new ToolError({
+      code: facts.code ?? exitCode(this.#exit),
       program: this.launch.program.split('/').at(-1) as string,
       args: this.launch.args.map(redact),
       ending: describeExit(this.#exit),
-      said,
-      advice,
+      said: facts.said ?? this.lastWords,
+      advice: facts.advice,
     })
   }
 
@@ -264,7 +266,13 @@ export function isTool(program: string): boolean {
 
 export function notOnPath(tool: string): ToolError {
   const ending = 'is not on the PATH: run `setup` before this step in the same job'
-  return new ToolError({ program: `\`${tool}\``, args: [], ending })
+  return new ToolError({ code: 'tool.not-installed', program: `\`${tool}\``, args: [], ending })
+}
+
+/** The code of a failure of which no more is known than how the program ended. */
+function exitCode(exit: Exit | undefined): ErrorCode {
+  if (exit?.signal) return 'tool.killed'
+  return exit?.code === null ? 'tool.not-started' : 'tool.failed'
 }
 
 export function describeExit(exit: Exit | undefined): string {

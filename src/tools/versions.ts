@@ -38,6 +38,7 @@ export function refuseDenied(version: string, allowed: string | undefined): void
   const reason = DENIED_VERSIONS[version]
   if (reason && allowed !== version)
     throw new UserError(
+      'setup.version-denied',
       `molt ${version} ${reason}; take another version, or name it in \`allow-denied-version\` if you must`,
     )
 }
@@ -77,6 +78,7 @@ async function ask(program: string, args: string[]): Promise<string> {
   if (result.exitCode === 0) return result.stdout || result.stderr
   const killed = result.exitCode === null
   throw new ToolError({
+    code: killed ? 'tool.killed' : 'tool.unusable',
     program: program.split('/').at(-1) as string,
     args,
     // `exec` hides which signal it was: it gives no exit code then.

@@ -57,20 +57,6 @@ test('every document of docs/ is reached from the README', () => {
   for (const path of documents.filter((each) => each.startsWith('docs/'))) expect(linked).toContain(path)
 })
 
-test('troubleshooting explains errors that are thrown', () => {
-  const sources = list('src')
-    .filter((path) => path.endsWith('.ts'))
-    .map(read)
-    .join('\n')
-  const rows = [...read('docs/troubleshooting.md').matchAll(/^\| `([^`]+(?:`[^|]*)?)` \|/gm)].map(([, row = '']) => row)
-  expect(rows.length).toBeGreaterThan(15)
-  // GitHub's own words.
-  const ours = rows.filter((row) => !/Expected format|Self-repository|nested job/.test(row))
-  const parts = ours.flatMap((row) => row.split(/ ?… ?/).filter((part) => part.length > 5))
-  const bare = sources.replace(/\\?`/g, '')
-  expect(parts.filter((part) => !bare.includes(part.replaceAll('`', '')))).toEqual([])
-})
-
 test('GitHub’s two errors where `$/` is not known are among them', () => {
   expect(read('docs/troubleshooting.md')).toMatch(/Expected format \{org\}\/\{repo\}/)
   expect(read('docs/troubleshooting.md')).toMatch(/was not resolved before LoadAction/)

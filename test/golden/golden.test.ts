@@ -1,6 +1,6 @@
 /**
  * One file a case: what the action was told, what the tool was asked and said, and what came of it, to the letter.
- * `UPDATE_GOLDEN=1 npx vitest run test/golden` writes the sections after `-- argv --` anew; read the difference.
+ * `npm run golden` writes the sections after `-- argv --` anew; read the difference.
  */
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

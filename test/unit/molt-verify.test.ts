@@ -1,10 +1,10 @@
 import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
-import { requireClean } from '../../src/actions/verify/run.ts'
 import { indexProblems, isNarrower, sequenceProblems } from '../../src/model/structure.ts'
-import type { VerifyReport } from '../../src/phases/verify/verify.ts'
+import { requireClean } from '../../src/phases/verify/verdict.ts'
 import { loadedTable, verifyTable } from '../../src/report/summary.ts'
 import { verifyJson, verifyReport } from '../../src/report/verify-json.ts'
+import type { VerifyReport } from '../../src/report/verify-report.ts'
 import { countChatter, type MoltEvent, noUnknowns, parseEvent } from '../../src/tools/events.ts'
 import { accountFor, emptyAccount, fetchProblems } from '../../src/tools/molt-fetch.ts'
 import {

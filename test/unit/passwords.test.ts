@@ -70,7 +70,7 @@ test.each(['molt', 'replicator'])('%s that is not on the PATH is told as that, h
   const told = `\`${program}\` is not on the PATH: run \`setup\` before this step in the same job`
   const child = new Child({ program, args: [], logFile: join(folder(), 'log'), onLine() {} })
   await child.exited
-  expect(child.failure('said', 'advice').message).toBe(told)
+  expect(child.failure({ said: 'said', advice: 'advice' })).toMatchObject({ code: 'tool.not-installed', message: told })
   await expect(toolHelp(program, 'verify')).rejects.toThrow(told)
   vi.unstubAllEnvs()
 })

@@ -64,9 +64,9 @@ const DECIDED =
 async function setFree({ inputs: { migration } }: Abort, source: Database): Promise<void> {
   await requireOwner(source, migration)
   const { state } = await readFence(source)
-  if (state === 'permanent') throw new VerdictError(DECIDED)
+  if (state === 'permanent') throw new VerdictError('abort.committed', DECIDED)
   if (state === 'absent') return
-  if (!(await liftFence(source))) throw new VerdictError(DECIDED)
+  if (!(await liftFence(source))) throw new VerdictError('abort.committed', DECIDED)
   info('the fence is lifted: writes to the source are possible')
 }
 

@@ -82,6 +82,7 @@ export const action: Action<typeof spec> = {
         notify('approval-wanted', { decision: context.inputs.decision ?? '', planHash: entry.plan.hash ?? '' })
       if (problems.length)
         refuse(
+          'brief.not-ready',
           'this migration is not ready for its cutover',
           problems,
           !facts.slot || facts.slot.walStatus === 'lost'

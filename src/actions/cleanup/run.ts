@@ -50,15 +50,20 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
   const { state } = await readFence(source)
   if (state === 'permanent' && !entry)
     throw new VerdictError(
+      'fence.permanent-without-commit',
       'the source is fenced for good, but the ledger knows nothing of this migration; taking the fence away could let writes through on both sides',
     )
   // A ledger from before the commit, restored from a backup, must not make the old database writable again.
   if (state === 'permanent' && entry && PHASES.indexOf(entry.phase) < PHASES.indexOf('committing'))
     throw new VerdictError(
+      'fence.permanent-without-commit',
       `the source is fenced for good, and the ledger says that migration \`${migration}\` is ${entry.phase}: no cutover of it has decided that, or the ledger is an old one. Find out which database the application uses; taking the fence away could let writes through on both sides`,
     )
   if (state === 'armed')
-    throw new VerdictError('the fence is armed: a cutover is under way; wait for it, or lift it with `fence`')
+    throw new VerdictError(
+      'cleanup.fence-armed',
+      'the fence is armed: a cutover is under way; wait for it, or lift it with `fence`',
+    )
 }
 
 /** After a commit the application must be well before the way back closes. */
@@ -92,11 +97,13 @@ function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
   if (!entry || !DECIDED.includes(entry.phase)) return
   if (entry.phase === 'committing' || entry.phase === 'committed')
     throw new VerdictError(
+      'cleanup.not-over',
       `migration \`${entry.id}\` is ${entry.phase}: run \`cutover\` again, which settles it, or \`rollback\``,
     )
   if (entry.ageMs >= windowMs) return
   const over = new Date(entry.updatedAt.getTime() + windowMs)
   throw new VerdictError(
+    'cleanup.rollback-window',
     `migration \`${entry.id}\` was ${entry.phase} on ${entry.updatedAt.toISOString()}, and its rollback window ends on ${over.toISOString()}: until then the fenced source is the way back. Wait, or say another \`rollback-window\``,
   )
 }

@@ -34,6 +34,7 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   const lost = await lostDefinitions(target, entry.id, entry.facts.deferred)
   if (lost.length)
     refuse(
+      'deferral.not-restored',
       'the target could not be made whole again',
       lost,
       'Unique indexes and constraints must be there before anyone writes to it.',
@@ -48,6 +49,7 @@ export async function requireShut(target: Database, { plan, facts }: Entry): Pro
   const open = await readWriteGrants(target, plan.targetSchema, plan.tables)
   if (open.length)
     refuse(
+      'write-access.granted-early',
       'roles may write to the target that may not before the commit',
       open.map(({ role, privilege, table }) => `${role} has ${privilege} on ${table}`),
       'Somebody has granted these since `prepare`: revoke them, and verify again.',
@@ -60,12 +62,14 @@ function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): v
   if (phase !== 'approved' && !approval) return
   if (approval?.planHash !== plan.hash)
     throw new VerdictError(
+      'approval.plan-changed',
       `the approval of migration \`${id}\` is of the plan ${approval?.planHash ?? 'none'}, and the ledger has ${plan.hash}; have this one approved`,
     )
   const planned = plan.finalVerify ?? 'full'
   const given = levelOf(context, plan)
   if (VERIFY_LEVELS.indexOf(given) > VERIFY_LEVELS.indexOf(planned))
     throw new VerdictError(
+      'approval.weaker-verify',
       `input \`final-verify\`: \`${given}\` compares less than the plan that was approved says (\`${planned}\`); leave it out, or \`prepare\` with \`final-verify: ${given}\` and have that approved`,
     )
 }
@@ -74,6 +78,7 @@ export async function requireUnchanged(source: Database, target: Database, entry
   const changes = (await schemaChanges(source, target, entry)).map(describeChange)
   if (changes.length)
     refuse(
+      'schema.changed',
       'the schema has changed since `prepare`',
       changes,
       'DDL is frozen from the load to the cutover: take it back, or prepare and load again.',
@@ -84,6 +89,7 @@ async function requireFence(source: Database, entry: Entry): Promise<void> {
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
     refuse(
+      'fence.damaged',
       'the fence is not as it must be',
       problems,
       'Run `prepare` again; a new table or partition counts as a change of the plan.',
@@ -101,6 +107,7 @@ export async function settle(context: Cutover, source: Database, target: Databas
   if (state === 'permanent') {
     if (entry.phase !== 'committing' && entry.phase !== 'committed')
       throw new VerdictError(
+        'fence.permanent-without-commit',
         `the source is fenced for good, and the ledger says that migration \`${entry.id}\` is ${entry.phase}: no cutover of it has decided that. Find out who did; \`rollback\` makes the source writable again. Nothing was done`,
       )
     info(
@@ -110,10 +117,12 @@ export async function settle(context: Cutover, source: Database, target: Databas
   }
   if (entry.phase === 'committed')
     throw new VerdictError(
+      'fence.removed-after-commit',
       'the ledger says committed, but the source is not fenced for good; someone has removed the fence. Nothing was done',
     )
   if (state === 'armed')
     throw new VerdictError(
+      'fence.armed-by-other',
       `the fence is armed, by a run that does not hold this migration or by hand; it falls by itself in ${seconds(remainingMs)}, or lift it with \`fence\``,
     )
   const again = await deferAgain(target, entry.id)

@@ -45,7 +45,7 @@ export async function runCommand(entry: Entry, command: Command, signal: AbortSi
   // The switch of a run that is being cancelled may have been done all the same.
   if (exit.code === 0 && !late) return Math.round(performance.now() - began)
   const why = late ? `It was stopped after ${seconds(command.timeout)} (\`${command.name}-timeout\`). ` : ''
-  throw child.failure(undefined, `${why}${command.advice}`)
+  throw child.failure({ code: late ? 'command.timeout' : 'command.failed', advice: `${why}${command.advice}` })
 }
 
 /** What the workflow hands to this command alone; no other child process sees it. */
@@ -114,6 +114,7 @@ export async function requireEndable(source: Database, roles: readonly string[] 
   const refused = roles?.length ? await unendable(source, roles) : []
   if (refused.length)
     throw new UserError(
+      'cutover.end-sessions',
       `input \`end-sessions\`: the sessions of ${refused.join(', ')} cannot be ended: no such role, or no right to (GRANT pg_signal_backend TO the migration user). Nothing was paused`,
     )
 }

@@ -3,7 +3,7 @@ import { type Deferred, listDeferred } from '../../destination/deferral.ts'
 import { type Entry, readEvidence } from '../../ledger/ledger.ts'
 import { type Parts, partsText } from '../../phases/cutover/pause.ts'
 import type { StreamStatus } from '../../phases/stream/supervisor.ts'
-import type { VerifyReport } from '../../phases/verify/verify.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
 import type { Database } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
@@ -46,6 +46,7 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<nu
     warning(`nobody has measured the final verify; \`max-pause\` (${seconds(inputs.maxPause)}) ends it if need be`)
   if (total > inputs.maxPause)
     throw new VerdictError(
+      'pause.estimate-too-long',
       `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}); allow more, or compare less in it (\`final-verify: counts\`). Nothing was paused`,
     )
   return total

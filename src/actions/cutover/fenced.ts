@@ -4,20 +4,21 @@ import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
 import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from '../../phases/cutover/pause.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
-import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
-import type { VerifyReport } from '../../phases/verify/verify.ts'
+import type { StreamStatus } from '../../phases/stream/supervisor.ts'
+import { requireClean } from '../../phases/verify/verdict.ts'
 import { verifyTable } from '../../report/summary.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
-import { connect, type Database, withDatabase } from '../../runtime/database.ts'
+import { connect, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
-import { requireClean } from '../verify/run.ts'
 import { requireShut, requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
+import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 import { openTarget } from './switch.ts'
 
@@ -35,20 +36,6 @@ export interface Outcome {
 
 /** A statement on the fence that takes longer has met a broken connection; milliseconds. */
 export const FENCE_TIMEOUT = 3_000
-
-export interface Section {
-  entry: Entry
-  /** What `molt verify --help` says. */
-  help: string
-  /** Aborted when the run is cancelled, or another run has taken the hold. */
-  signal: AbortSignal
-  stream: Stream
-  source: Database
-  target: Database
-  before: StreamStatus
-  held: HeldFence
-  estimate: number
-}
 
 /** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */
 export async function fenced(context: Cutover, section: Section): Promise<Outcome> {
@@ -106,7 +93,11 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
   await clock.part('indexes off again', () => deferAgain(target, entry.id))
   await clock.part('lift', async () => {
     await requireHeld(section)
-    if (!(await held.lift())) throw new VerdictError('the fence was changed by someone else before it could be lifted')
+    if (!(await held.lift()))
+      throw new VerdictError(
+        'fence.changed-by-other',
+        'the fence was changed by someone else before it could be lifted',
+      )
   })
   return entry
 }
@@ -119,7 +110,12 @@ async function requireHeld({ source, target, stream, entry, held }: Section): Pr
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
-    refuse('the fence is not what it was', problems, 'A write may have gone past it; nothing was decided.')
+    refuse(
+      'fence.not-holding',
+      'the fence is not what it was',
+      problems,
+      'A write may have gone past it; nothing was decided.',
+    )
 }
 
 /**
@@ -133,7 +129,8 @@ async function decide(context: Cutover, section: Section, limit: Limit): Promise
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.
   const now = await limit.race(readEntry(target, committing.id))
-  if (now?.nonce !== committing.nonce) throw new VerdictError('another run has moved this migration meanwhile')
+  if (now?.nonce !== committing.nonce)
+    throw new VerdictError('ledger.moved', 'another run has moved this migration meanwhile')
   await held.commit(context.inputs.holdersTimeout, limit.signal)
   checkpoint('permanent on the source')
   const committed = await advance(target, committing, 'committed')
@@ -151,6 +148,7 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
   )
   if (problems.length)
     refuse(
+      'sequences.not-set',
       'sequences could not be set',
       problems,
       'The next insert on the target could collide with a row that is there.',

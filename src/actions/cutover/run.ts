@@ -20,7 +20,8 @@ import { DONE, lookFirst, settle } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { firstVerify, levelOf } from './compare.ts'
 import { requireShort } from './estimate.ts'
-import { FENCE_TIMEOUT, fenced, type Outcome, type Section } from './fenced.ts'
+import { FENCE_TIMEOUT, fenced, type Outcome } from './fenced.ts'
+import type { Section } from './section.ts'
 import { type Cutover, spec } from './spec.ts'
 import { BY_HAND, openTarget, switchOver } from './switch.ts'
 
@@ -72,9 +73,15 @@ async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Pro
 /** @throws InputError when the inputs contradict each other */
 function requireSwitch({ switch: how, switchCommand }: Cutover['inputs']): void {
   if (how === 'command' && !switchCommand?.length)
-    throw new InputError('input `switch`: `command` needs `switch-command`; give it, or write `manual`')
+    throw new InputError(
+      'input.missing',
+      'input `switch`: `command` needs `switch-command`; give it, or write `manual`',
+    )
   if (how === 'manual' && switchCommand?.length)
-    throw new InputError('inputs `switch: manual` and `switch-command` contradict each other; write one of them')
+    throw new InputError(
+      'input.conflict',
+      'inputs `switch: manual` and `switch-command` contradict each other; write one of them',
+    )
 }
 
 function isOver(context: Cutover, { id, phase, updatedAt }: Entry): boolean {
@@ -134,7 +141,10 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
     const fence = await planFence(source, entry.plan)
     const { refused } = await probeFence(source, fence)
     if (refused.length)
-      throw new VerdictError(`the fence refuses writes to ${refused.join(', ')} although it is not armed`)
+      throw new VerdictError(
+        'fence.refuses-unarmed',
+        `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
+      )
     const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
     await requireMoving(context, { stream, source, target, signal })
     checkpoint('before arming')

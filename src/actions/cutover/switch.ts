@@ -14,6 +14,7 @@ export async function openTarget(target: Database, { plan, facts }: Entry): Prom
   checkpoint('write access open')
   if (missing.length)
     refuse(
+      'write-access.missing',
       'the migration is committed, but the application cannot write to the target yet',
       missing.map(({ role, privilege, table }) => `${role} lacks ${privilege} on ${table}`),
       'Grant these, and run `cutover` again for the switch.',
@@ -30,6 +31,7 @@ export async function switchOver(
   const { inputs } = context
   if (signal.aborted)
     throw new CancelledError(
+      'cancelled.after-commit',
       'the run was cancelled, or has lost its hold, after the decision: the source is fenced for good, and the target has taken over. Nothing is taken back; run `cutover` again, which carries on with the switch',
     )
   if (!inputs.switchCommand?.length) {

@@ -27,7 +27,12 @@ export const action: Action<typeof spec> = {
       context.output('state', state)
       context.output('remaining-ms', remainingMs)
       if (raised && problems.length)
-        refuse(`the fence is ${state}, but it does not hold`, problems, 'Writes may go past it now, or have done so.')
+        refuse(
+          'fence.not-holding',
+          `the fence is ${state}, but it does not hold`,
+          problems,
+          'Writes may go past it now, or have done so.',
+        )
     })
   },
   async post(context) {
@@ -51,9 +56,10 @@ export const action: Action<typeof spec> = {
 
 async function raise(context: FenceContext, source: Database): Promise<void> {
   const fence = await expectedFence(source)
-  if (!fence) throw new VerdictError('no fence is installed on the source; run `prepare` first')
+  if (!fence) throw new VerdictError('fence.not-installed', 'no fence is installed on the source; run `prepare` first')
   const problems = await fenceProblems(source, fence)
-  if (problems.length) refuse('the fence is not as it must be', problems, 'Nothing was raised. Run `prepare` again.')
+  if (problems.length)
+    refuse('fence.damaged', 'the fence is not as it must be', problems, 'Nothing was raised. Run `prepare` again.')
   context.save('source', digest(context.inputs.source))
   // Before it is set: whatever becomes of this process, the post step lifts this one, and nobody else's.
   const held = new HeldFence(source, fence, context.inputs.lease, (lease) => context.save('lease', lease))
@@ -73,6 +79,7 @@ async function lift(source: Database): Promise<void> {
   if (state === 'absent') return
   if (!(await liftFence(source)))
     throw new VerdictError(
+      'fence.permanent',
       'the fence is permanent: the cutover was committed, and the target has taken over. Use `rollback` to come back',
     )
 }

@@ -56,16 +56,16 @@ export const action: Action<typeof spec> = {
 
 function checkInputs(inputs: Fetch['inputs']): void {
   const extra = extraArgsProblem(inputs.extraArgs ?? [])
-  if (extra) throw new InputError(`input \`extra-args\`: ${extra}`)
+  if (extra) throw new InputError('input.reserved-argument', `input \`extra-args\`: ${extra}`)
   const files = filesProblem(inputs)
-  if (files) throw new InputError(files)
+  if (files) throw new InputError('input.conflict', files)
   if (inputs.mode !== 'import' && inputs.compression === 'gzip')
-    throw new InputError(`input \`compression\`: \`${inputs.mode}\` cannot read compressed files`)
+    throw new InputError('input.conflict', `input \`compression\`: \`${inputs.mode}\` cannot read compressed files`)
   if (inputs.allowTruncate?.length && inputs.tableHandling === 'none')
-    throw new InputError('input `allow-truncate`: it has no effect while `table-handling` is `none`')
+    throw new InputError('input.conflict', 'input `allow-truncate`: it has no effect while `table-handling` is `none`')
   const continued = inputs.fetchId ?? inputs.continuationToken ?? inputs.continuationFileName
   if (continued && inputs.onInterrupted !== 'resume')
-    throw new InputError('input `fetch-id`: a load is gone on with only by `on-interrupted: resume`')
+    throw new InputError('input.conflict', 'input `fetch-id`: a load is gone on with only by `on-interrupted: resume`')
 }
 
 async function fetchTables(context: Fetch, source: Database, target: Database): Promise<void> {
@@ -125,11 +125,13 @@ async function requireAlone(source: Database, plan: Plan, migration: string): Pr
   const owner = await readHeartbeatOwner(source)
   if (owner && owner.migration !== migration)
     throw new UserError(
+      'source.taken',
       `the source belongs to migration \`${owner.migration}\`; one source database carries one migration at a time, since MOLT's publication has a fixed name. Run \`cleanup\` for it first`,
     )
   const foreign = await foreignTables(source, plan)
   if (foreign.length)
     throw new UserError(
+      'publication.foreign',
       `the publication ${plan.publication} exists already and sends ${someOf(foreign, 5)}, which this migration knows nothing of: it belongs to another load of this database, and MOLT would drop it. Finish that one, or drop the publication`,
     )
 }
@@ -140,6 +142,7 @@ async function requireLoadable(source: Database, target: Database, plan: Plan, i
   const definitions = recreate ? [] : await definitionProblems(source, target, plan)
   if (definitions.length)
     refuse(
+      'schema.changed',
       'the tables have changed since `prepare`',
       definitions.map(({ what, fix }) => `${what}; ${fix}`),
       'No row was moved.',
@@ -150,7 +153,8 @@ async function requireLoadable(source: Database, target: Database, plan: Plan, i
     ...filterProblems('source', here, { schema: plan.sourceSchema, tables: plan.tables }, filter(plan.sourceSchema)),
     ...filterProblems('target', there, { schema: plan.targetSchema, tables: plan.tables }, filter(plan.targetSchema)),
   ]
-  if (caught.length) refuse('the load would not move exactly the expected tables', caught, 'No row was moved.')
+  if (caught.length)
+    refuse('load.tables-not-exact', 'the load would not move exactly the expected tables', caught, 'No row was moved.')
   await requireDisposable(target, plan, inputs)
 }
 
@@ -159,7 +163,10 @@ async function requireDisposable(target: Database, plan: Plan, inputs: Fetch['in
   const allowed = inputs.allowTruncate ?? []
   for (const name of allowed)
     if (!plan.tables.includes(name))
-      throw new InputError(`input \`allow-truncate\`: ${name} is not an expected table${didYouMean(name, plan.tables)}`)
+      throw new InputError(
+        'input.unknown-table',
+        `input \`allow-truncate\`: ${name} is not an expected table${didYouMean(name, plan.tables)}`,
+      )
   const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
   const full: string[] = []
   for (const table of plan.tables)
@@ -171,6 +178,7 @@ async function requireDisposable(target: Database, plan: Plan, inputs: Fetch['in
       ? 'Empty these tables, or say `table-handling: truncate-if-exists` and name them in `allow-truncate`.'
       : `\`table-handling: ${inputs.tableHandling}\` would throw these rows away; name the tables in \`allow-truncate\` if that is meant.`
   refuse(
+    'load.target-not-empty',
     'the target is not empty',
     full.map((table) => `${plan.targetSchema}.${table} holds rows on the target`),
     next,
@@ -198,6 +206,7 @@ async function commandLine(
   const unknown = unknownFlags(args, features)
   if (unknown.length)
     throw new UserError(
+      'molt.unknown-flag',
       `this build of molt has no ${unknown.join(', ')}; leave the setting out, or take the version that \`setup\` pins by default`,
     )
   // An older molt leaves the publication to us; it must be there before the slot, or the stream never finds it.
@@ -312,6 +321,7 @@ async function requireComplete(
   await abandon(source, target, entry)
   await addEvidence(target, entry.id, 'fetch', { problems, account })
   refuse(
+    'load.incomplete',
     'the load is not complete, although molt fetch reported no failure',
     problems,
     `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Put these right, empty the target tables, and load again.`,
@@ -330,13 +340,14 @@ async function requireStreamable(
   const problems = [
     ...(await slotProblems(source, { ...plan, schema: plan.sourceSchema, cursor })),
     ...(await definitionProblems(source, target, plan)).map(({ what, fix }) => `${what}; ${fix}`),
-    ...compareFiles(files, await readSourceState(source, plan)).flatMap(({ kind, what }) =>
-      kind === 'fatal' ? [what] : [],
+    ...compareFiles(files, await readSourceState(source, plan)).flatMap(({ severity, what }) =>
+      severity === 'fatal' ? [what] : [],
     ),
   ]
   if (!problems.length) return
   await abandon(source, target, entry)
   refuse(
+    'load.cannot-stream',
     'every row was moved, but no stream can go on from this load',
     problems,
     `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,

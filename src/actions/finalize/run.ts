@@ -52,6 +52,7 @@ export const action: Action<typeof spec> = {
       for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
       if (problems.length)
         refuse(
+          'sequences.not-set',
           'sequences could not be set',
           problems,
           'The next insert on the target could collide with a row that is there.',
@@ -77,10 +78,12 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done): void {
   const sequences = `${plural(done.sequences, 'sequence is', 'sequences are')} past every value in use`
   if (phase === 'committed')
     throw new VerdictError(
+      'finalize.not-switched',
       `Not finalized: migration \`${id}\` is committed, and nobody has said that the application uses the target. Start Migrate with \`phase: finalize\` and tick \`switched-by-hand\``,
     )
   if (phase === 'committing')
     throw new VerdictError(
+      'finalize.cutover-unfinished',
       `Not finalized: the cutover of migration \`${id}\` has not ended. Run \`cutover\` again, which carries on from there`,
     )
   if (phase !== 'finalized') {
@@ -120,7 +123,12 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
     ...(await deferralProblems(target, entry.id)),
   ]
   if (problems.length)
-    refuse('the target is not what it was before the load', problems, 'Put these right and run `finalize` again.')
+    refuse(
+      'deferral.not-restored',
+      'the target is not what it was before the load',
+      problems,
+      'Put these right and run `finalize` again.',
+    )
   return entry
 }
 
@@ -160,7 +168,12 @@ async function requireWhole(
   const required = inputs.structure === 'require' ? missing : missing.filter((each) => !never.includes(each))
   const problems = [...new Set([...invalid, ...required])]
   if (problems.length)
-    refuse("the target's definitions are not the source's", problems, 'Put these right and run `finalize` again.')
+    refuse(
+      'finalize.definitions-differ',
+      "the target's definitions are not the source's",
+      problems,
+      'Put these right and run `finalize` again.',
+    )
   for (const each of never.slice(0, 20)) warning(each)
 }
 
@@ -187,7 +200,8 @@ async function endReplication(source: Database, entry: Entry): Promise<string[]>
     ...(found ? [`slot \`${slot}\``] : []),
     ...((await readPublication(source, publication)) ? [`publication \`${publication}\``] : []),
   ]
-  if (reader) throw new UserError(`the slot ${slot} is still read by PID ${reader}; end that replicator first`)
+  if (reader)
+    throw new UserError('slot.in-use', `the slot ${slot} is still read by PID ${reader}; end that replicator first`)
   await dropSlot(source, slot)
   await source.query(`DROP PUBLICATION IF EXISTS ${ident(publication)}`)
   info(`${dropped.join(' and ') || 'nothing'} was dropped; the source stays fenced until \`cleanup\``)

@@ -44,7 +44,7 @@ export const action: Action<typeof spec> = {
 }
 
 function demand(value: string | undefined, name: string): string {
-  if (!value) throw new InputError(`input \`${name}\` is missing, and \`do\` needs it here`)
+  if (!value) throw new InputError('input.missing', `input \`${name}\` is missing, and \`do\` needs it here`)
   return value
 }
 
@@ -52,6 +52,7 @@ function requireSecrets(items: readonly string[]): void {
   const empty = items.filter((item) => !/=true$/.test(item)).map((item) => item.replace(/=.*$/, ''))
   if (empty.length)
     throw new InputError(
+      'input.secret-missing',
       `the secret ${empty.join(', ')} is empty or not set for this job; set it in the repository or the environment, and call this workflow with \`secrets: inherit\``,
     )
 }
@@ -62,7 +63,10 @@ async function requireGate(context: Gate): Promise<void> {
   const legs = Math.min(20, Math.max(1, Math.ceil(inputs.maxApprovalWait / inputs.leg)))
   const limit = Math.ceil(inputs.maxApprovalWait / legs / 1000)
   if (limit > 5 * 3600)
-    throw new InputError('input `max-approval-wait`: 20 legs of 5 hours are the most; write 100h or less')
+    throw new InputError(
+      'input.invalid',
+      'input `max-approval-wait`: 20 legs of 5 hours are the most; write 100h or less',
+    )
   context.output('legs', JSON.stringify(Array.from({ length: legs }, (_, i) => i + 1)))
   context.output('leg-limit', `${limit}s`)
   context.output('last-leg', legs)
@@ -72,10 +76,14 @@ async function requireGate(context: Gate): Promise<void> {
   const next = `Give it required reviewers in the repository's settings, or say \`gate: none\``
   if (!found)
     throw new VerdictError(
+      'approval.environment-missing',
       `there is no environment \`${inputs.environment}\`; GitHub would make it without rules, and the cutover would run unapproved. ${next}`,
     )
   if (!found.reviewers)
-    throw new VerdictError(`environment \`${inputs.environment}\` has no required reviewers. ${next}`)
+    throw new VerdictError(
+      'approval.no-reviewers',
+      `environment \`${inputs.environment}\` has no required reviewers. ${next}`,
+    )
   if (!found.branches)
     warning(
       `environment \`${inputs.environment}\` takes any branch: who can write to the repository can run an edited workflow in it; limit its deployment branches`,
@@ -100,6 +108,7 @@ async function requireRehearsals({ inputs }: Gate): Promise<void> {
     warning('`attestation: read`: who signed the rehearsals was read, but not proved: no chain of certificates, no log')
   if (green.length < inputs.rehearsals)
     throw new VerdictError(
+      'approval.not-rehearsed',
       `${text}, and ${inputs.rehearsals} are asked for; run ${workflow} there (it leaves the attested artifact ${name})${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
     )
   info(text)
@@ -145,6 +154,7 @@ async function approve(context: Gate, target: Database): Promise<void> {
   const entry = await requireEntry(target, inputs.migration, [...CAUGHT_UP, ...DECIDED])
   if (!inputs.planHash || entry.plan.hash !== inputs.planHash)
     throw new VerdictError(
+      'approval.plan-changed',
       `the plan is not the one that was approved: ${inputs.planHash ?? 'none'} was shown, and ${entry.plan.hash} is in the ledger. Start again with \`phase: cutover\`, and have this one approved`,
     )
   requireTools(inputs.tools ?? [], entry.plan)
@@ -180,12 +190,14 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
   const gate = await readApproval(target, inputs.migration)
   if (gate)
     throw new VerdictError(
+      'approval.over',
       `this approval is ${gate} already, and nobody has streamed since; start again with \`phase: cutover\``,
     )
   if (!inputs.token) return
   const red = (await readJobs(inputs.token)).body.find((job) => isJob(job, 'follow') && job.conclusion === 'failure')
   if (red)
     throw new VerdictError(
+      'approval.follower-failed',
       `the job \`${red.name}\` is red: what it streamed cannot be trusted. Read its log, put it right, and start again with \`phase: cutover\``,
     )
 }
@@ -214,14 +226,20 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
       ? 'this attempt of the job was approved by nobody: its only approval is of an earlier attempt'
       : `environment \`${inputs.environment}\` was passed without an approval, by an administrator or because its rule is gone`
     if (inputs.bypass === 'refuse')
-      throw new VerdictError(`${text}. Start a new run with \`phase: cutover\`, or say \`bypass: warn\``)
+      throw new VerdictError(
+        'approval.missing',
+        `${text}. Start a new run with \`phase: cutover\`, or say \`bypass: warn\``,
+      )
     warning(text)
     return { by: '', count }
   }
   if (last.toLowerCase() === starter().toLowerCase()) {
     const text = `${last} has started this run and approved it`
     if (inputs.selfApproval === 'refuse')
-      throw new VerdictError(`${text}; another person must do one of the two, or say \`self-approval: warn\``)
+      throw new VerdictError(
+        'approval.same-person',
+        `${text}; another person must do one of the two, or say \`self-approval: warn\``,
+      )
     warning(text)
   }
   return { by: last, count }
@@ -231,6 +249,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
 async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise<string> {
   if (inputs.approvedHash !== entry.plan.hash)
     throw new VerdictError(
+      'approval.wrong-hash',
       `input \`approved-hash\` is not the hash of the plan (${entry.plan.hash}); copy it from the brief of the run that you approve`,
     )
   const briefs = await readEvidence<{ actor?: string; runId?: string; planHash?: string }>(
@@ -245,6 +264,7 @@ async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise
   const shown = others.filter(({ ageMs }) => ageMs <= inputs.maxApprovalWait)
   if (!shown.length)
     throw new VerdictError(
+      'approval.plan-not-shown',
       others.length
         ? `the run that showed this plan is older than \`max-approval-wait\` (${seconds(inputs.maxApprovalWait)}); the first dispatch is to be repeated`
         : 'no earlier run has shown this plan; the first dispatch leaves `approved-hash` empty',
@@ -252,6 +272,7 @@ async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise
   const own = ({ body }: (typeof shown)[number]) => body.actor?.toLowerCase() === starter().toLowerCase()
   if (shown.every(own) && inputs.selfApproval === 'refuse')
     throw new VerdictError(
+      'approval.same-person',
       `${starter()} has started the run that showed this plan and typed its hash; another person must do one of the two`,
     )
   return starter()

@@ -32,7 +32,7 @@ export const action: Action<typeof spec> = {
       await (context.inputs.propose ? propose(context) : mask(context))
     } catch (error) {
       // A database's own words can quote a value.
-      throw sqlState(error) ? new UserError(`masking failed: ${discreet(error)}`) : error
+      throw sqlState(error) ? new UserError('mask.failed', `masking failed: ${discreet(error)}`) : error
     }
   },
 }
@@ -44,6 +44,7 @@ function requireTls(inputs: Mask['inputs']): void {
     if (!problem) continue
     if (!inputs.allowInsecure)
       throw new InputError(
+        'input.insecure-url',
         `input \`${name}\`: ${problem}, and the masking key would travel in clear; write sslmode=verify-full, or say \`allow-insecure: true\``,
       )
     warning(`\`allow-insecure\`: \`${name}\` is not reached by TLS for certain: ${problem}`)
@@ -53,7 +54,10 @@ function requireTls(inputs: Mask['inputs']): void {
 async function propose(context: Mask): Promise<void> {
   const { from, rules, schema } = context.inputs
   if (existsSync(rules))
-    throw new InputError(`input \`rules\`: ${rules} exists already; name a new file, a proposal never overwrites one`)
+    throw new InputError(
+      'mask.file-exists',
+      `input \`rules\`: ${rules} exists already; name a new file, a proposal never overwrites one`,
+    )
   const source = await openSession(from, 'source')
   try {
     await exportSnapshot(source)
@@ -76,9 +80,12 @@ async function mask(context: Mask): Promise<void> {
   const [key, canaries] = [readKey(rules), readCanaries(rules)]
   // Now, not after hours; and that of an earlier run says nothing of this one.
   write('evidence', inputs.evidence, '{ "version": 1, "proved": false }\n')
-  if (!inputs.to) throw new InputError('input `to` is missing; write the URL of the rehearsal source')
+  if (!inputs.to) throw new InputError('input.missing', 'input `to` is missing; write the URL of the rehearsal source')
   if (!inputs.allowTarget)
-    throw new InputError('input `allow-target` is missing; write the exact name of the database that `to` is')
+    throw new InputError(
+      'input.missing',
+      'input `allow-target` is missing; write the exact name of the database that `to` is',
+    )
   const source = await openSession(inputs.from, 'source')
   try {
     const target = await openSession(inputs.to, 'target')
@@ -100,7 +107,10 @@ function write(input: string, path: string, text: string): void {
     mkdirSync(dirname(path), { recursive: true })
     writeFileSync(path, text)
   } catch (error) {
-    throw new InputError(`input \`${input}\`: ${path} cannot be written: ${messageOf(error).split('\n')[0]}`)
+    throw new InputError(
+      'mask.file-unwritable',
+      `input \`${input}\`: ${path} cannot be written: ${messageOf(error).split('\n')[0]}`,
+    )
   }
 }
 
@@ -117,7 +127,7 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
   const { source, target, rules } = job
   const snapshot = await exportSnapshot(source)
   const all = await readMaskTables(source, inputs.schema)
-  if (!all.length) throw new UserError(`the schema ${inputs.schema} of \`from\` has no tables`)
+  if (!all.length) throw new UserError('mask.no-tables', `the schema ${inputs.schema} of \`from\` has no tables`)
   const plan = makePlan(all, rules, inputs.schema)
   const where = subsetPredicates(plan, rules.subset ?? {})
   requirePlan(plan)
@@ -163,7 +173,7 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
     info(`proved in ${seconds(Date.now() - provedFrom)}`)
     await conclude(context, job, { plan, sql, proof, durationMs })
   } catch (error) {
-    const said = sqlState(error) ? new UserError(`masking failed: ${discreet(error)}`) : (error as Error)
+    const said = sqlState(error) ? new UserError('mask.failed', `masking failed: ${discreet(error)}`) : (error as Error)
     said.message += `\n${await discard(inputs.to as string, inputs.schema, names)}`
     throw said
   }
@@ -188,6 +198,7 @@ function readKey(rules: Rules): string {
   const problem = keyProblem(key)
   if (problem)
     throw new InputError(
+      'mask.key-invalid',
       `the masking key in ${name} ${problem}. Make one with \`openssl rand -hex 32\` and keep it as a secret`,
     )
   return key as string
@@ -198,7 +209,7 @@ function readCanaries({ canaries = [] }: Rules): string[] {
   const list = typeof canaries === 'string' ? (fromEnv(canaries) ?? '').split('\n') : canaries
   const found = list.map((line) => line.trim()).filter(Boolean)
   if (typeof canaries === 'string' && !found.length)
-    throw new InputError(`the rules take canaries from ${canaries}, which is empty or not set`)
+    throw new InputError('mask.canaries-missing', `the rules take canaries from ${canaries}, which is empty or not set`)
   for (const canary of found) addSecret(canary)
   return found
 }
@@ -206,10 +217,16 @@ function readCanaries({ canaries = [] }: Rules): string[] {
 function requirePlan(plan: Plan): void {
   if (plan.unlisted.length)
     throw new VerdictError(
+      'mask.unlisted-columns',
       `${plural(plan.unlisted.length, 'column is', 'columns are')} covered by no rule and no safe class; nothing was copied. Paste what follows into the rules file, and correct it:\n${pasteRules(plan.unlisted)}${plan.problems.map((problem) => `\nAlso: ${problem}`).join('')}`,
     )
   if (plan.problems.length)
-    refuse('the rules do not fit the source', plan.problems, 'Nothing was copied. Correct the rules file.')
+    refuse(
+      'mask.rules-misfit',
+      'the rules do not fit the source',
+      plan.problems,
+      'Nothing was copied. Correct the rules file.',
+    )
 }
 
 async function requireChecks(source: Database, plan: Plan): Promise<void> {
@@ -217,12 +234,17 @@ async function requireChecks(source: Database, plan: Plan): Promise<void> {
   for (const { column, sql, problem } of plan.checks) {
     const { rows } = await source.query(sql).catch((error) => {
       const advice = sqlState(error) === '23514' ? `. What it makes does not meet that check: ${MEETS_CHECKS}` : ''
-      throw new UserError(`the rule of ${column} fails: ${discreet(error)}${advice}`)
+      throw new UserError('mask.rule-failed', `the rule of ${column} fails: ${discreet(error)}${advice}`)
     })
     if (Number(rows[0].count)) problems.push(problem(Number(rows[0].count)))
   }
   if (problems.length)
-    refuse('the rules do not fit the rows of the source', problems, 'Nothing was copied. Correct the rules file.')
+    refuse(
+      'mask.rules-misfit',
+      'the rules do not fit the rows of the source',
+      problems,
+      'Nothing was copied. Correct the rules file.',
+    )
 }
 
 async function copyJobs(source: Database, plan: Plan, where: ReadonlyMap<string, string>) {
@@ -301,6 +323,7 @@ async function conclude(
   context.output('evidence', inputs.evidence)
   if (proof.problems.length)
     refuse(
+      'mask.not-proved',
       'the masked copy is not proved',
       proof.problems,
       'Nobody may use this copy. Give these columns another rule; what has to pass takes a reason under `proof`: `allow-survivors`, `allow-hits`, `allow-schema`.',

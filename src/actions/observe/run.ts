@@ -159,5 +159,10 @@ const NEXT: Record<Exclude<Verdict, 'healthy'>, string> = {
 function requireHealthy({ verdict, reasons, gaps }: Judgement): void {
   if (verdict === 'healthy') return
   const what = verdict === 'degraded' ? reasons.map(reasonText) : gaps.map(gapText)
-  refuse(`the application is ${verdict === 'degraded' ? 'degraded' : 'not proved to be well'}`, what, NEXT[verdict])
+  refuse(
+    verdict === 'degraded' ? 'observe.degraded' : 'observe.inconclusive',
+    `the application is ${verdict === 'degraded' ? 'degraded' : 'not proved to be well'}`,
+    what,
+    NEXT[verdict],
+  )
 }

@@ -43,7 +43,7 @@ export const action: Action<typeof spec> = {
 /** What `fetch` will be given, from inputs of the same names and its section of the config file. */
 function requireLoadSettings(): void {
   const problem = filesProblem(loadInputs(fetch, specs))
-  if (problem) throw new InputError(problem)
+  if (problem) throw new InputError('input.conflict', problem)
 }
 
 /** How long a transaction may be open before it is worth a warning. */
@@ -69,6 +69,7 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const blocked = blocking(findings)
   if (blocked.length)
     refuse(
+      'preflight.blocked',
       plural(blocked.length, 'finding blocks', 'findings block'),
       blocked.map((each) => `${each.check}: ${each.what}; ${each.fix}`),
       inputs.apply
@@ -122,6 +123,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   for (const name of [...(inputs.tables ?? []), ...(inputs.excludeTables ?? [])])
     if (!names.has(name))
       throw new UserError(
+        'input.unknown-table',
         `the schema ${inputs.schema} of the source has no table ${name}; names are case-sensitive, and without the schema`,
       )
   const asked = inputs.tables && new Set(inputs.tables)
@@ -129,6 +131,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   const chosen = all.map(({ name }) => name).filter((name) => (asked?.has(name) ?? true) && !excluded.has(name))
   if (!chosen.length)
     throw new UserError(
+      'prepare.no-tables',
       `no table to move: the schema ${inputs.schema} of the source has ${plural(all.length, 'table')}, and none is selected`,
     )
   return chosen
@@ -182,6 +185,7 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   const owner = await createHeartbeat(source, migration)
   if (owner.migration !== migration)
     throw new UserError(
+      'source.taken',
       `the source belongs to migration \`${owner.migration}\` since a moment ago; run \`cleanup\` for it first`,
     )
   await createTargetHeartbeat(target, plan.targetSchema, owner.sourceId)
@@ -225,6 +229,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
   const left = await readWriteGrants(target, targetSchema, tables)
   if (left.length)
     refuse(
+      'write-access.not-revoked',
       'write access on the target could not be revoked',
       left.map(({ role, privilege, table }) => `${role} still has ${privilege} on ${table}`),
       'Somebody else granted these; revoke them, or say `write-access: waive`.',
@@ -286,6 +291,7 @@ function printGrants(context: Prepare, facts: Facts): void {
 function requireSamePlan(entry: Entry, plan: Plan): void {
   if (JSON.stringify(sorted(entry.plan)) === JSON.stringify(sorted(plan))) return
   throw new UserError(
+    'prepare.other-plan',
     `migration \`${entry.id}\` was prepared with another plan (tables, schemas or slot); \`abort\` it first when it is to be begun anew. Another \`migration\` is for another source database`,
   )
 }
@@ -298,6 +304,7 @@ function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
   ].flatMap(([name, was, is]) => (was === is ? [] : `\`${name}\` is \`${was}\` in it, and \`${is}\` now`))
   if (changed.length)
     throw new UserError(
+      'prepare.plan-fixed',
       `migration \`${id}\` is ${phase}, and its plan cannot change any more: ${changed.join('; ')}. Write what it was; \`cutover\` takes a stricter \`final-verify\` of its own`,
     )
 }

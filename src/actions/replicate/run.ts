@@ -20,6 +20,7 @@ import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
 import { withStream } from '../../phases/stream/open.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../phases/stream/supervisor.ts'
+import { requireClean } from '../../phases/verify/verdict.ts'
 import { runVerify } from '../../phases/verify/verify.ts'
 import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
@@ -31,7 +32,6 @@ import { redact } from '../../runtime/secrets.ts'
 import { fenceProblems, fenceVersion, readFence, writesPassed } from '../../source/fence.ts'
 import { dropSlot, slotProblems } from '../../source/slot.ts'
 import { requireMigration, withBoth } from '../shared.ts'
-import { requireClean } from '../verify/run.ts'
 import { spec } from './spec.ts'
 
 type Replicate = Context<typeof spec>
@@ -63,7 +63,8 @@ export const action: Action<typeof spec> = {
       const entry = await requireMigration(source, target, inputs.migration, STREAMING)
       await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'full' ? ['molt' as const] : []))
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
-      if (problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
+      if (problems.length)
+        refuse('publication.unfit', 'the stream cannot begin', problems, 'The load may have to be repeated.')
       if (inputs.until === 'drained') await requireFenced(source, entry)
       await takeHold(target, entry.id, holder, HOLD_TTL)
       return entry
@@ -92,6 +93,7 @@ async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'decli
   notify('declined', { ending, slot: dropped ? 'dropped' : 'kept' })
   if (dropped) await withDatabase(inputs.source, 'source', (source) => dropSlot(source, entry.plan.slot))
   throw new VerdictError(
+    'approval.declined',
     dropped
       ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says. For another try take away what is left with \`abort\`, and start again with \`phase: prepare\``
       : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept, and nobody reads it now: its WAL piles up on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
@@ -105,6 +107,7 @@ async function requireFenced(source: Database, entry: Entry): Promise<void> {
     problems.push('the fence is not armed; arm it first (`fence` with `do: raise`)')
   if (problems.length)
     refuse(
+      'fence.not-holding',
       'writes to the source are not fenced, so nothing can be drained',
       problems,
       'Run `prepare` again where triggers are missing.',
@@ -136,7 +139,7 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     account.startLsn = stream.startLsn
     account.endLsn = stream.slot?.confirmedFlushLsn ?? null
     account.diagnoses = Object.fromEntries(stream.diagnoses)
-    account.observations = stream.observations
+    account.observations = stream.observations.map(({ what }) => what)
     report(context, entry, account)
   }
   await withDatabase(context.inputs.target, 'target', async (target) => {
@@ -191,6 +194,7 @@ async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Str
   const drain = await proveDrain(stream, inputs.drainTimeout)
   if ((await look()) !== before)
     throw new VerdictError(
+      'fence.write-passed',
       'the fence did not hold while the stream was drained: a write has passed it, or someone has changed it. Raise it again, with a longer lease',
     )
   return drain

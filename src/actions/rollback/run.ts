@@ -46,6 +46,7 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   const { state } = await readFence(source)
   if (state !== 'permanent' && !found.facts.goingBack)
     throw new VerdictError(
+      'rollback.not-fenced',
       'the source is not fenced for good, so it may have been written to beside the target; there is nothing that could be rolled back safely',
     )
   let entry = found
@@ -93,6 +94,7 @@ async function requireAccepted(context: Rollback, source: Database, target: Data
   const refused = lost.filter((table) => !context.inputs.acceptDataLoss?.includes(table))
   if (refused.length)
     refuse(
+      'rollback.target-written',
       'the target was written to since the commit',
       refused.map((table) => `${table} differs from the fenced source`),
       'Going back loses these writes for good, since nothing carries them to the source. If that is meant, name each of these tables in `accept-data-loss`; stop the application first.',
@@ -122,6 +124,7 @@ async function writtenSince(context: Rollback, source: Database, target: Databas
   const open = untold.filter((table) => !named.includes(table)).flatMap(about)
   if (open.length || (!different.length && !named.length && report.problems.length))
     refuse(
+      'rollback.inconclusive',
       'it cannot be told whether the target was written to',
       open.length ? open : report.problems,
       'Put these right first, or compare by hand. Going back loses what was written there: if that is meant, name each of these tables in `accept-data-loss`; stop the application first.',

@@ -18,7 +18,7 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     if (inputs.embedded && inputs.binDir)
-      throw new InputError('inputs `embedded` and `bin-dir` exclude each other; write only one')
+      throw new InputError('input.conflict', 'inputs `embedded` and `bin-dir` exclude each other; write only one')
     const folder = inputs.embedded ? installStandIn() : inputs.binDir ? resolve(inputs.binDir) : await download(context)
     for (const tool of ['molt', 'replicator'] as const) requireProgram(join(folder, tool))
     addPath(folder)
@@ -41,6 +41,7 @@ function requireProgram(path: string): void {
     accessSync(path, constants.X_OK)
   } catch {
     throw new UserError(
+      'setup.programs-missing',
       `${path} is not there or not executable; the folder must hold both molt and replicator for this platform`,
     )
   }
@@ -68,11 +69,12 @@ async function download(context: Setup): Promise<string> {
   // Before a megabyte is downloaded that nothing could be held against.
   if (checksum === 'trust-on-first-use') requireLedger(context)
   const [os, cpu] = [PLATFORMS[platform()], ARCHITECTURES[arch()]]
-  if (!os || !cpu) throw new UserError(`MOLT is not built for ${platform()} on ${arch()}`)
+  if (!os || !cpu) throw new UserError('setup.platform', `MOLT is not built for ${platform()} on ${arch()}`)
   const name = `molt-${version}.${os}-${cpu}.tgz`
   const { cacheDir, downloadTool, extractTar, find } = await import('@actions/tool-cache')
   const archive = await downloadTool(`${downloadUrl}/${name}`).catch((error) => {
     throw new UserError(
+      'setup.download-failed',
       `${name} could not be downloaded from ${downloadUrl}: ${messageOf(error)}. Check the version, and that this runner may reach that host; or take \`bin-dir\``,
     )
   })
@@ -84,7 +86,10 @@ async function download(context: Setup): Promise<string> {
   const cached = find('molt', key, cpu)
   if (cached) return cached
   const extracted = await extractTar(archive).catch((error) => {
-    throw new UserError(`${name} is not a sound archive (${messageOf(error)}); it may have been cut short on its way`)
+    throw new UserError(
+      'setup.archive-damaged',
+      `${name} is not a sound archive (${messageOf(error)}); it may have been cut short on its way`,
+    )
   })
   return cacheDir(extracted, 'molt', key, cpu)
 }
@@ -93,8 +98,12 @@ async function requireDigest(context: Setup, name: string, digest: string, wante
   if (wanted === digest) return
   if (wanted === 'trust-on-first-use') return trustOnFirstUse(context, name, digest)
   if (wanted)
-    throw new UserError(`${name} has the sha256 ${digest}, not the pinned ${wanted}; do not use it before you know why`)
+    throw new UserError(
+      'setup.digest-mismatch',
+      `${name} has the sha256 ${digest}, not the pinned ${wanted}; do not use it before you know why`,
+    )
   throw new UserError(
+    'setup.digest-unknown',
     `no sha256 is known for ${name}; it is ${digest}. Check that archive, and pin it: \`checksum: ${digest}\``,
   )
 }
@@ -102,7 +111,10 @@ async function requireDigest(context: Setup, name: string, digest: string, wante
 /** The target's URL, for its ledger. */
 function requireLedger({ inputs }: Setup): string {
   if (!inputs.target)
-    throw new InputError('input `target` is missing; `trust-on-first-use` keeps the digest in its ledger')
+    throw new InputError(
+      'input.missing',
+      'input `target` is missing; `trust-on-first-use` keeps the digest in its ledger',
+    )
   requireTls(inputs)
   return inputs.target
 }
@@ -114,6 +126,7 @@ async function trustOnFirstUse(context: Setup, name: string, digest: string): Pr
   })
   if (first !== digest)
     throw new UserError(
+      'setup.digest-mismatch',
       `${name} has the sha256 ${digest}, but ${first} when it was first used; do not use it before you know why`,
     )
 }

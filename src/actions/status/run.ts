@@ -18,7 +18,8 @@ export const action: Action<typeof spec> = {
   spec,
   async run(context) {
     const { source, target, migration } = context.inputs
-    if (!source && !target) throw new InputError('inputs `source` and `target` are both missing; write at least one')
+    if (!source && !target)
+      throw new InputError('input.missing', 'inputs `source` and `target` are both missing; write at least one')
     requireTls(context.inputs)
     const ledger = target
       ? await attempt(() =>
@@ -42,9 +43,10 @@ export const action: Action<typeof spec> = {
     ]
     for (const line of lines) info(line)
     context.summary(`### Migration \`${migration}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
-    if (!entry && !facts) throw new VerdictError('neither side could be read')
+    if (!entry && !facts) throw new VerdictError('status.unreadable', 'neither side could be read')
     if (facts?.fence.raised && facts.fence.problems.length)
       refuse(
+        'fence.not-holding',
         `the fence is ${facts.fence.state}, and not as it must be`,
         facts.fence.problems,
         'Writes may go past it now, or have done so: nothing that was compared behind it can be relied on.',
@@ -52,6 +54,7 @@ export const action: Action<typeof spec> = {
     const { walBudget } = context.inputs
     if (facts?.slot && facts.slot.walBytes > walBudget)
       throw new VerdictError(
+        'slot.wal-budget',
         `the slot \`${facts.slot.name}\` keeps ${number(facts.slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${facts.slot.active ? 'although a replicator reads it' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
       )
   },

@@ -3,14 +3,15 @@ import { join } from 'node:path'
 import { info } from '@actions/core'
 import { addEvidence, COMMITTED, type Entry, STREAMING } from '../../ledger/ledger.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
-import { runVerify, type VerifyOptions, type VerifyReport } from '../../phases/verify/verify.ts'
+import { requireClean } from '../../phases/verify/verdict.ts'
+import { runVerify, type VerifyOptions } from '../../phases/verify/verify.ts'
 import { verifyTable } from '../../report/summary.ts'
 import { verifyJson } from '../../report/verify-json.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import { InputError, refuse } from '../../runtime/errors.ts'
+import { InputError } from '../../runtime/errors.ts'
 import { didYouMean } from '../../runtime/inputs.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
-import { differences } from '../../tools/molt-verify.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -44,7 +45,10 @@ function options(context: Verify, { plan, phase }: Entry): VerifyOptions {
   const { inputs } = context
   for (const name of inputs.tables ?? [])
     if (!plan.tables.includes(name))
-      throw new InputError(`input \`tables\`: ${name} is not an expected table${didYouMean(name, plan.tables)}`)
+      throw new InputError(
+        'input.unknown-table',
+        `input \`tables\`: ${name} is not an expected table${didYouMean(name, plan.tables)}`,
+      )
   const folder = workFolder(inputs.migration)
   const rowsFile = join(folder, 'verify-rows.jsonl')
   const show = inputs.show === 'none' ? undefined : { what: inputs.show, file: rowsFile }
@@ -71,36 +75,4 @@ function tell(context: Verify, report: VerifyReport): void {
   context.summary(verifyTable(report))
   for (const note of report.notes.slice(0, LOGGED_NOTES)) info(note)
   if (report.notes.length > LOGGED_NOTES) info(`and ${report.notes.length - LOGGED_NOTES} more notes in the summary`)
-}
-
-/**
- * @param drained whether the drain was proved just before, so that nothing is on its way any more
- * @throws VerdictError with every problem
- */
-export function requireClean(report: VerifyReport, drained = false): void {
-  if (!report.problems.length) return
-  const different = report.verdict !== 'unsettled' && report.tables.some((table) => differences(table))
-  if (drained)
-    refuse(
-      different ? 'source and target differ' : 'source and target are not proved to be equal',
-      report.problems,
-      different
-        ? 'The drain was proved, so nothing is on its way any more: this is loss, and waiting mends nothing. Nothing was decided. Find the cause, then abort, and prepare and load again.'
-        : 'Nothing was decided. Put these right, and run `cutover` again.',
-    )
-  if (report.verdict === 'unsettled')
-    refuse(
-      'source and target are not proved to be equal',
-      report.problems,
-      'Nothing is known to be lost. Verify again with less going on, or after the drain.',
-    )
-  if (!different)
-    refuse('source and target are not proved to be equal', report.problems, 'Put these right, and verify again.')
-  refuse(
-    'source and target differ',
-    report.problems,
-    report.while === 'streaming'
-      ? 'This is no lag: do not cut over.'
-      : 'While changes are streamed a difference can be lag: say `while: streaming`, or verify after the drain. After the drain it is loss: do not cut over.',
-  )
 }

@@ -206,6 +206,7 @@ function matcher({ filter, tables }: { filter: string; tables: readonly string[]
 function requireKnownCatalog(version: number): void {
   if (version < 120_000)
     throw new UserError(
+      'source.version-unsupported',
       `the source is PostgreSQL ${Math.floor(version / 10_000)}; MOLT verifies 12 to 16. Upgrade it, or move a logical replica of it`,
     )
 }

@@ -79,7 +79,11 @@ export async function findRehearsals(wanted: Wanted): Promise<Rehearsals> {
   const branch = (await readGithub(token, '', repository))?.body.default_branch ?? 'main'
   const query = new URLSearchParams({ branch, status: 'success', created: `>=${since.toISOString()}`, per_page: '100' })
   const found = await readGithub(token, `actions/workflows/${encodeURIComponent(workflow)}/runs?${query}`, runs)
-  if (!found) throw new UserError(`the repository has no workflow ${workflow} that could have rehearsed this plan`)
+  if (!found)
+    throw new UserError(
+      'approval.no-rehearsal-workflow',
+      `the repository has no workflow ${workflow} that could have rehearsed this plan`,
+    )
   const result: Rehearsals = { green: [], rejected: [] }
   for (const run of found.body.workflow_runs) {
     const list = await readGithub(
@@ -229,6 +233,7 @@ async function signatureProblem(artifact: Artifact, branch: string, wanted: Want
     return exitCode ? `gh attestation verify refuses it: ${stderr.trim().split('\n').at(-1)}` : undefined
   } catch (error) {
     throw new UserError(
+      'approval.gh-missing',
       `gh cannot be run (${messageOf(error)}); it checks the signatures of rehearsals. Install it on this runner, or say \`attestation: read\``,
     )
   } finally {

@@ -55,6 +55,7 @@ function orTold({ name, drop }: Leftover): Leftover {
     if (sqlState(error) !== '2BP01') throw error
     const { detail = '' } = error as { detail?: string }
     throw new UserError(
+      'cleanup.foreign-objects',
       `${name} cannot be dropped, since things that are not ours are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move these away or drop them, and run this again: what comes after it is dropped then`,
     )
   }
@@ -62,7 +63,7 @@ function orTold({ name, drop }: Leftover): Leftover {
 }
 
 async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
-  if (reader) throw new UserError(`the slot ${slot} is read by PID ${reader}; end that replicator first`)
+  if (reader) throw new UserError('slot.in-use', `the slot ${slot} is read by PID ${reader}; end that replicator first`)
   await source.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot])
 }
 
@@ -165,12 +166,16 @@ async function schemaExists(db: Database, name: string): Promise<boolean> {
 export async function requireOwner(source: Database, migration: string): Promise<void> {
   const owner = await readHeartbeatOwner(source)
   if (owner && owner.migration !== migration)
-    throw new UserError(`what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``)
+    throw new UserError(
+      'cleanup.other-migration',
+      `what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``,
+    )
 }
 
 export function requireGone(left: readonly Leftover[]): void {
   if (left.length)
     refuse(
+      'cleanup.incomplete',
       'not everything is gone',
       left.map(({ name }) => `${name} is still there`),
       'Run `cleanup` again.',

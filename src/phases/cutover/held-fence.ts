@@ -68,6 +68,7 @@ export async function requireStillFenced(db: Database, entry: Entry): Promise<vo
   const problems = await decidedProblems(db, (await readFence(db)).state, entry)
   if (problems.length)
     refuse(
+      'fence.damaged-after-commit',
       'the source is not fenced any more as it was at the commit',
       problems,
       'Rows may have been written there since, which the target does not have: look for them before the old database goes.',
@@ -130,7 +131,10 @@ export class HeldFence {
   async requireRefused(): Promise<void> {
     const { passed } = await probeFence(this.#db, this.fence)
     if (passed.length)
-      throw new VerdictError(`the fence does not hold: a write to ${passed.join(', ')} was let through`)
+      throw new VerdictError(
+        'fence.probe-passed',
+        `the fence does not hold: a write to ${passed.join(', ')} was let through`,
+      )
     await this.#requireNoGap()
   }
 
@@ -139,6 +143,7 @@ export class HeldFence {
     await this.renew(deadline, signal)
     if (await makePermanent(this.#db, this.#lease)) return
     throw new VerdictError(
+      'fence.lapsed',
       'the fence lapsed or was changed by someone else just before the commit; nothing was decided',
     )
   }
@@ -168,6 +173,7 @@ export class HeldFence {
     if (await setLease(this.#db, lease, own)) this.#lease = lease
     else
       throw new VerdictError(
+        own === undefined ? 'fence.permanent' : 'fence.changed-by-other',
         own === undefined
           ? 'the fence is permanent: this migration was committed already'
           : 'the fence was lifted, or armed anew, by someone else while it was held; a write may have passed',
@@ -178,15 +184,20 @@ export class HeldFence {
     const now = await fenceVersion(this.#db, this.fence)
     if (now.objects !== this.#version.objects)
       throw new VerdictError(
+        'fence.damaged',
         'a trigger of the fence, its function or a sequence was changed after it was armed; a write may have gone past it',
       )
     const tables = rewritten(this.#version, now)
     if (tables.length)
       throw new VerdictError(
+        'fence.table-rewritten',
         `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL goes past every trigger, so its rows may not be those that were compared. VACUUM FULL and CLUSTER do it as well, and change no row: keep all of these away until the cutover is over, and run it again`,
       )
     if ((await writesPassed(this.#db)) === this.#passed) return
-    throw new VerdictError('a write passed the fence after it was armed: its lease lapsed, or someone lifted it')
+    throw new VerdictError(
+      'fence.write-passed',
+      'a write passed the fence after it was armed: its lease lapsed, or someone lifted it',
+    )
   }
 
   /** Those who held a write lock when the lease was set may have read the old one; whoever comes later is refused. */
@@ -196,8 +207,8 @@ export class HeldFence {
     const waitedFor = new Set(first.map((holder) => holder.transaction))
     let left = first
     while (left.length) {
-      if (signal.aborted) throw new CancelledError('the run was cancelled')
-      if (performance.now() - began > deadline) throw new VerdictError(holdersText(left))
+      if (signal.aborted) throw new CancelledError()
+      if (performance.now() - began > deadline) throw new VerdictError('fence.writers-remain', holdersText(left))
       await sleep(LOOK_EVERY)
       left = (await writeHolders(this.#db, this.fence)).filter((holder) => waitedFor.has(holder.transaction))
     }

@@ -55,12 +55,13 @@ export interface Limit {
 /** One deadline for the whole section: cancelled by the run, by `max-pause`, or by a lease that cannot be renewed. */
 export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick<PauseClock, 'current'>): Limit {
   const controller = new AbortController()
-  const cancel = () => controller.abort(outer.reason ?? new CancelledError('the run was cancelled'))
+  const cancel = () => controller.abort(outer.reason ?? new CancelledError())
   if (outer.aborted) cancel()
   outer.addEventListener('abort', cancel, { once: true })
   const tooLong = () =>
     controller.abort(
       new VerdictError(
+        'pause.too-long',
         `writes were paused for longer than \`max-pause\` (${seconds(maxPause)})${clock.current ? `, and the part \`${clock.current}\` had not ended` : ''}; find out what takes so long, or raise it`,
       ),
     )

@@ -37,6 +37,7 @@ export async function settleInterrupted(
   if (!slot) {
     if (begun && request.policy === 'resume')
       throw new UserError(
+        'slot.missing',
         `the slot ${plan.slot} of the load that was begun is gone, and with it the changes since; say \`on-interrupted: restart\``,
       )
     await endImports(target, plan)
@@ -44,11 +45,12 @@ export async function settleInterrupted(
   }
   if (slot.active)
     throw new UserError(
+      'slot.in-use',
       `the slot ${plan.slot} is read by PID ${slot.activePid}: a load or a replicator is running; end it first`,
     )
   const canGoOn = request.mode !== 'direct-copy' && begun?.exported !== undefined
   if (request.policy === 'fail')
-    throw new UserError(leftBehind(plan, slot.walBytes, canGoOn ? begun?.fetchId : undefined))
+    throw new UserError('load.interrupted', leftBehind(plan, slot.walBytes, canGoOn ? begun?.fetchId : undefined))
   await endImports(target, plan)
   if (request.policy === 'resume') return resumed(entry, slot.confirmedFlushLsn, request)
   await dropLoad(source, plan)
@@ -67,15 +69,18 @@ function resumed(entry: Entry, slotAt: string | null, request: { mode: FetchMode
   const begun = entry.facts.load
   if (request.mode === 'direct-copy')
     throw new UserError(
+      'load.cannot-resume',
       'a direct copy cannot be continued: nothing of it is kept between source and target; say `on-interrupted: restart`',
     )
   const fetchId = request.fetchId ?? begun?.fetchId
   if (!begun?.exported || !fetchId)
     throw new UserError(
+      'load.cannot-resume',
       'the load that was begun cannot be gone on with: it died before every table was read to its end, and MOLT would pass over the others without a word; say `on-interrupted: restart`',
     )
   if (slotAt !== begun.cursor)
     throw new UserError(
+      'slot.moved',
       `the slot ${entry.plan.slot} stands at ${slotAt}, but the load was begun at ${begun.cursor}: it is another one, or has been read; say \`on-interrupted: restart\``,
     )
   return { fetchId, cursor: begun.cursor, exported: begun.exported }

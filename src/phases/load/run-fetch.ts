@@ -1,3 +1,4 @@
+import type { ErrorCode } from '../../runtime/codes.ts'
 import { number } from '../../runtime/progress.ts'
 import { countChatter, parseEvent } from '../../tools/events.ts'
 import { accountFor, emptyAccount, type FetchAccount, fetchedRows, strayTables } from '../../tools/molt-fetch.ts'
@@ -86,7 +87,8 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   clearInterval(timer)
   silence.stop()
   if (options.signal.aborted) return { account, failure: options.signal.reason }
-  if (silence.reason) return { account, failure: child.failure(child.lastWords, silence.reason) }
+  if (silence.reason)
+    return { account, failure: child.failure({ code: 'tool.stalled', said: child.lastWords, advice: silence.reason }) }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
   // A writer's end of file only follows from the error that ended it, and stands after it.
   const errors = account.errors.filter((error) => !/closing write goroutine: EOF$/.test(error))
@@ -94,46 +96,70 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const before = errors.find((error) => !error.includes(said))
   // The newest builds stop at what older ones leave out, and name it only in the lines before.
   const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
-  const advice = [...skipped, await options.explain?.(said), explainFetch(said), before && `Before that: ${before}.`]
-  return { account, failure: child.failure(said, advice.filter(Boolean).join(' ')) }
+  const known = explainFetch(said)
+  const advice = [...skipped, await options.explain?.(said), known?.advice, before && `Before that: ${before}.`]
+  return { account, failure: child.failure({ code: known?.code, said, advice: advice.filter(Boolean).join(' ') }) }
 }
 
 /** The real molt asks the target for its version, and ends when that is not CockroachDB's [seen]. */
 export const NOT_COCKROACH =
   'The target is not CockroachDB, and the real molt takes no other. Give it one (`target`; `--source` and `--target` of `npm run rehearse`), or rehearse on PostgreSQL with the stand-in (`embedded: true` of `setup`; without `--bin-dir`).'
 
-const ADVICE: [RegExp, string][] = [
+/** Each with the code of the error that these words make of a failure. */
+const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /replication slot .* already exists/i,
+    'load.interrupted',
     'A load was begun before: say `on-interrupted: restart` to drop the slot and load again.',
   ],
-  [/target must be cockroach/i, NOT_COCKROACH],
-  [/must be superuser or replication role|permission denied/i, 'Grant the migration user what `prepare` lists.'],
-  [/unknown flag/i, 'This build of molt does not know a flag; take the version that `setup` pins by default.'],
-  [/no space left/i, 'The disk for intermediate files is full.'],
+  [/target must be cockroach/i, 'molt.target-not-cockroach', NOT_COCKROACH],
+  [
+    /must be superuser or replication role|permission denied/i,
+    'database.missing-right',
+    'Grant the migration user what `prepare` lists.',
+  ],
+  [
+    /unknown flag/i,
+    'molt.unknown-flag',
+    'This build of molt does not know a flag; take the version that `setup` pins by default.',
+  ],
+  [/no space left/i, 'load.disk-full', 'The disk for intermediate files is full.'],
   [
     /not yet translatable|array element OID not registered/i,
+    'molt.type-unsupported',
     'This build of molt cannot carry a type of one of the tables; leave the table out, or take a newer build.',
   ],
   [
     /duplicate key value|23505/i,
+    'load.duplicate-key',
     'A row with this key was on the target before, or is written there by somebody else; empty the table first.',
   ],
   [
     /is a generated column/i,
+    'load.generated-column',
     'A generated column cannot be loaded: leave its table out, or make the column a plain one on both sides until the switch (the check `tbl.generated` says how).',
   ],
   [
     /violates not-null constraint/i,
+    'load.null-refused',
     'The target wants a value where molt wrote NULL. Early builds write NULL for an empty text: look for empty texts in that column on the source, or take a newer build.',
   ],
-  [/all replication slots are in use|53400/i, 'Raise max_replication_slots on the source.'],
-  [/password authentication failed|failed SASL auth/i, 'Check the user and the password of both URLs.'],
-  [/insecure connection|allow-tls-mode-disable/i, 'Write sslmode=verify-full, or say `allow-insecure: true`.'],
-  [/no exception logs/i, 'There is nothing to continue; say `on-interrupted: restart`.'],
+  [/all replication slots are in use|53400/i, 'slot.none-free', 'Raise max_replication_slots on the source.'],
+  [
+    /password authentication failed|failed SASL auth/i,
+    'connect.login-refused',
+    'Check the user and the password of both URLs.',
+  ],
+  [
+    /insecure connection|allow-tls-mode-disable/i,
+    'input.insecure-url',
+    'Write sslmode=verify-full, or say `allow-insecure: true`.',
+  ],
+  [/no exception logs/i, 'load.cannot-resume', 'There is nothing to continue; say `on-interrupted: restart`.'],
 ]
 
 /** What to do about the tool's last words; undefined when nothing better is known than to read them. */
-function explainFetch(said: string): string | undefined {
-  return ADVICE.find(([regex]) => regex.test(said))?.[1]
+function explainFetch(said: string): { code: ErrorCode; advice: string } | undefined {
+  const found = ADVICE.find(([regex]) => regex.test(said))
+  return found && { code: found[1], advice: found[2] }
 }

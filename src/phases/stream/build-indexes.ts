@@ -16,7 +16,12 @@ export async function buildIndexes(source: Database, target: Database, entry: En
   if (!waiting.length) return entry
   const changes = (await schemaChanges(source, target, entry)).map(describeChange)
   if (changes.length)
-    refuse('the schema has changed since `prepare`', changes, 'Take it back, or prepare and load again.')
+    refuse(
+      'schema.changed',
+      'the schema has changed since `prepare`',
+      changes,
+      'Take it back, or prepare and load again.',
+    )
   const built = await rebuildDeferred(target, entry.id, 'index', (name) => info(`index ${name} is back`))
   return built.length ? acceptTargetSchema(target, entry) : entry
 }

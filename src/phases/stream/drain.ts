@@ -95,8 +95,8 @@ async function prove(
       const unproved = (why: string) =>
         `the drain is not proved: ${stream.stuck(`the replicator ${why} before ${step}`).message}`
       // Nothing that comes after could prove this drain any more, and writes are paused meanwhile.
-      if (status.restarts > restarts) throw new VerdictError(unproved('was restarted'))
-      if (status.retries > retries) throw new Retried(unproved('began to retry'))
+      if (status.restarts > restarts) throw new VerdictError('drain.not-proved', unproved('was restarted'))
+      if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
       if (performance.now() - began > deadline) throw stream.stuck(`${step} did not happen within ${seconds(deadline)}`)
       await sleep(LOOK_EVERY)
     }
@@ -145,7 +145,7 @@ async function prove(
   if (problems.length) {
     const { retriesDuring, restartsDuring, deadLetters } = evidence
     const spoilt = retriesDuring > 0 && !restartsDuring && !deadLetters
-    throw new (spoilt ? Retried : VerdictError)(`the drain is not proved: ${problems.join('; ')}`)
+    throw new (spoilt ? Retried : VerdictError)('drain.not-proved', `the drain is not proved: ${problems.join('; ')}`)
   }
   if (evidence.changesAfter === null) warning(MUTE)
   return evidence

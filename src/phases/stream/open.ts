@@ -52,6 +52,7 @@ export async function withStream<T>(
   const refused = refusedArgument(inputs.replicatorArgs ?? [])
   if (refused)
     throw new InputError(
+      'input.reserved-argument',
       `input \`replicator-args\`: ${refused} is set by this action itself, or would break the proof of the drain`,
     )
   const { stagingSchema } = entry.facts
@@ -139,7 +140,13 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
       if (again.length)
         info(`${again.length} unique indexes and constraints that would be in the stream's way are off again`)
       const slot = await readSlotNow(source, entry)
-      if (!slot) refuse('the stream cannot begin', [`the slot ${entry.plan.slot} does not exist`], 'Repeat the load.')
+      if (!slot)
+        refuse(
+          'slot.missing',
+          'the stream cannot begin',
+          [`the slot ${entry.plan.slot} does not exist`],
+          'Repeat the load.',
+        )
       const publication = await requirePublication(source, entry)
       const latest = await readStreamNote(target, entry.id)
       const note = latest?.stagingSchema === stagingSchema ? latest : undefined
@@ -151,6 +158,7 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
       ]
       if (problems.length)
         refuse(
+          'stream.not-continuous',
           'the stream would not go on where the last one ended',
           problems,
           'Changes are lost without a word otherwise: repeat the load.',
@@ -167,7 +175,8 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
 async function requirePublication(source: Database, { plan }: Entry): Promise<PublicationMark> {
   const mark = await readPublicationMark(source, plan.publication)
   const problems = await publicationProblems(source, { ...plan, schema: plan.sourceSchema })
-  if (!mark || problems.length) refuse('the stream cannot begin', problems, 'The load may have to be repeated.')
+  if (!mark || problems.length)
+    refuse('publication.unfit', 'the stream cannot begin', problems, 'The load may have to be repeated.')
   return mark
 }
 
@@ -187,12 +196,14 @@ async function endOrphan(source: Database, entry: Entry): Promise<void> {
     const { rows } = await source.query('SELECT session_user AS me')
     if (reader.application !== STREAM_APPLICATION || reader.user !== rows[0].me)
       refuse(
+        'slot.in-use',
         'the stream cannot begin',
         [`the slot ${entry.plan.slot} is read by ${readerText(reader)}, which is not known to be ours`],
         `End that process, or its session (SELECT pg_terminate_backend(${reader.pid})), and run this again.`,
       )
     if (cuts >= MOST_CUTS)
       refuse(
+        'slot.earlier-replicator',
         'the stream cannot begin',
         [
           `a replicator of an earlier run is still alive and takes the slot ${entry.plan.slot} again: ${readerText(reader)}`,

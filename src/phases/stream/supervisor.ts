@@ -1,11 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { warning } from '@actions/core'
 import type { Plan } from '../../model/plan.ts'
+import type { ErrorCode } from '../../runtime/codes.ts'
 import { isConnectionLost, Link } from '../../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { number, plural, seconds } from '../../runtime/progress.ts'
-import type { Observation, TableFiles } from '../../source/changes.ts'
+import { isSchemaChange, type Observation, observationCode, type TableFiles } from '../../source/changes.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../../source/heartbeat.ts'
 import type { PublicationMark } from '../../source/publication.ts'
 import { lsnNumber, readerText, readSlotFacts, type SlotFacts, seizeAndDrop } from '../../source/slot.ts'
@@ -111,7 +112,7 @@ export class Stream {
   #circlingSince = 0
   #restarts = 0
   #diagnoses = new Map<string, number>()
-  #observations: string[] = []
+  #observations: Observation[] = []
 
   constructor(options: StreamOptions) {
     this.options = options
@@ -189,7 +190,7 @@ export class Stream {
   }
 
   /** What the watches have seen and told so far. */
-  get observations(): readonly string[] {
+  get observations(): readonly Observation[] {
     return this.#observations
   }
 
@@ -220,7 +221,7 @@ export class Stream {
    * @throws CancelledError when the run was asked to stop
    */
   check(): void {
-    if (this.options.signal.aborted) throw new CancelledError('the run was cancelled')
+    if (this.options.signal.aborted) throw new CancelledError()
     if (this.#failure) throw this.#failure
     const now = performance.now()
     const { stuckAfter } = this.options
@@ -256,7 +257,13 @@ export class Stream {
         `the replicator said nothing about it${this.#slot?.active === false ? ', and nobody reads the slot' : ''}`,
       )
     notify('stream-stuck', { what: seen })
-    return new VerdictError(parts.join('; '))
+    return new VerdictError(this.#stuckCode(diagnosis), parts.join('; '))
+  }
+
+  #stuckCode(diagnosis: Diagnosis | undefined): ErrorCode {
+    if (diagnosis) return `stream.stuck.${diagnosis.kind}`
+    if (this.#blocked) return 'stream.stuck.lock'
+    return this.#publication === null ? 'stream.stuck.publication' : 'stream.stuck.other'
   }
 
   /** What the databases know about it that the replicator does not say. */
@@ -264,8 +271,8 @@ export class Stream {
     if (diagnosis.kind === 'connection') return sideText(this.#said(), this.options)
     if (diagnosis.kind === 'slot-busy' && this.#slot?.reader) return `: ${readerText(this.#slot.reader)}`
     if (diagnosis.kind === 'column' || diagnosis.kind === 'identity' || diagnosis.kind === 'missing-table') {
-      const told = this.#observations.filter((observation) => / on the (source|target)$/.test(observation))
-      const known = told.length ? told : this.#watch.differences
+      const seen = this.#observations.filter(({ kind }) => isSchemaChange(kind)).map(({ what }) => what)
+      const known = seen.length ? seen : this.#watch.differences
       return known.length ? ` (${known.slice(0, 3).join('; ')})` : ''
     }
     return ''
@@ -346,12 +353,13 @@ export class Stream {
 
   #death(replicator: Replicator, said: string): Error {
     const diagnosis = translate(said)
-    return replicator.child.failure(
+    if (!diagnosis || diagnosis.kind === 'other')
+      return replicator.child.failure({ said, advice: 'Its whole log is in the evidence folder.' })
+    return replicator.child.failure({
+      code: `stream.stuck.${diagnosis.kind}`,
       said,
-      diagnosis && diagnosis.kind !== 'other'
-        ? `That means: ${diagnosis.why}${this.#more(diagnosis)}.`
-        : 'Its whole log is in the evidence folder.',
-    )
+      advice: `That means: ${diagnosis.why}${this.#more(diagnosis)}.`,
+    })
   }
 
   async #beats(): Promise<void> {
@@ -393,6 +401,7 @@ export class Stream {
     const written = await this.source.use(readBeat)
     if (seen > written)
       throw new VerdictError(
+        'heartbeat.changed',
         `the heartbeat on the target says ${seen}, but the source has only written ${written}: somebody has changed it on the target, or another stream writes there, so nothing tells how far this one is. Set it right (UPDATE ${this.options.plan.targetSchema}.${HEARTBEAT} SET beat = 0, on the target), and find out who it was`,
       )
   }
@@ -410,6 +419,7 @@ export class Stream {
   /** The slot's position is past heartbeats that are not on the target: it was not our replicator that moved it. */
   #skipped(beats: number): VerdictError {
     return new VerdictError(
+      'slot.moved',
       `the slot ${this.options.plan.slot} was recreated, moved on or read by somebody else: its position is past ${beats} heartbeats that never reached the target, so changes are lost, and the load must be repeated${this.#slot?.reader ? `. It is read now by ${readerText(this.#slot.reader)}` : ''}`,
     )
   }
@@ -443,6 +453,7 @@ export class Stream {
     })
     if (!slot)
       throw new VerdictError(
+        'slot.missing',
         `the slot ${plan.slot} is gone: changes since then are lost, and the load must be repeated`,
       )
     const before = this.#slot
@@ -458,12 +469,14 @@ export class Stream {
       slot.decoded !== null
     )
       throw new VerdictError(
+        'slot.recreated',
         `the slot ${plan.slot} was recreated by somebody else: changes in between are lost, and the load must be repeated`,
       )
     this.#publication ??= slot.publication
     if (this.#publication !== slot.publication) {
       this.#publication = slot.publication
       throw new VerdictError(
+        'publication.dropped',
         `the publication ${plan.publication} was dropped${slot.publication === null ? '' : ' and created again'}; under a live slot that does not heal: start over with a new slot`,
       )
     }
@@ -479,6 +492,7 @@ export class Stream {
     const kept = `the slot ${plan.slot} keeps ${number(slot.walBytes / 2 ** 20)} MiB of WAL on the source, more than \`wal-budget\` (${number(watch.walBudget / 2 ** 20)} MiB)`
     if (watch.onWalBudget === 'fail')
       throw new VerdictError(
+        'slot.wal-budget',
         `${kept}; it still does. Find out what holds the stream up, raise the budget, or give up and drop the slot (\`abort\`) before the disk is full`,
       )
     this.#closing = true
@@ -486,6 +500,7 @@ export class Stream {
     await this.#replicator?.stop()
     await this.#side.slot.use((db) => seizeAndDrop(db, plan.slot))
     throw new VerdictError(
+      'slot.wal-budget',
       `${kept}; \`on-wal-budget: drop-slot\` has dropped it, so the source's disk is safe, and the load must be repeated`,
     )
   }
@@ -507,10 +522,11 @@ export class Stream {
 
   /** @throws VerdictError for what makes the stream's result wrong */
   #tell(found: readonly Observation[]): void {
-    for (const { kind, what } of found) {
-      if (this.#observations.includes(what)) continue
-      if (this.#observations.length < MOST_DIAGNOSES) this.#observations.push(what)
-      if (kind === 'fatal') throw new VerdictError(what)
+    for (const observation of found) {
+      const { kind, severity, what } = observation
+      if (this.#observations.some((known) => known.what === what)) continue
+      if (this.#observations.length < MOST_DIAGNOSES) this.#observations.push(observation)
+      if (severity === 'fatal') throw new VerdictError(observationCode(kind), what)
       warning(what)
     }
   }

@@ -1,7 +1,7 @@
 import { newTables } from '../../ledger/schema-changes.ts'
 import type { Plan } from '../../model/plan.ts'
 import { compareTables, type Table } from '../../model/tables.ts'
-import { type Database, sqlState } from '../../runtime/database.ts'
+import { type Database, type Side, sqlState } from '../../runtime/database.ts'
 import { seconds } from '../../runtime/progress.ts'
 import {
   compareFiles,
@@ -11,6 +11,7 @@ import {
   type Observation,
   publicationObservations,
   readSourceState,
+  type SchemaChange,
   type SourceState,
   type TableFiles,
 } from '../../source/changes.ts'
@@ -21,29 +22,38 @@ import { readTables } from '../../sql/tables.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 
 /** What was changed in tables of one side between two looks, column by column. */
-export function tableChanges(before: readonly Table[], after: readonly Table[], side: string): string[] {
+export function tableChanges(before: readonly Table[], after: readonly Table[], side: Side): Observation[] {
+  const change = (kind: SchemaChange, what: string): Observation => ({
+    kind,
+    severity: 'ddl',
+    what: `${what} on the ${side}`,
+  })
   const now = new Map(after.map((table) => [table.name, table]))
   return before.flatMap((table) => {
     const other = now.get(table.name)
     const name = `${table.schema}.${table.name}`
-    if (!other) return [`${name} was dropped or renamed on the ${side}`]
-    const found: string[] = []
+    if (!other) return [change('table-gone', `${name} was dropped or renamed`)]
+    const found: Observation[] = []
     const columns = new Map(other.columns.map((column) => [column.name, column]))
     for (const column of table.columns) {
       const changed = columns.get(column.name)
-      if (!changed) found.push(`the column ${column.name} of ${name} was dropped or renamed on the ${side}`)
+      if (!changed) found.push(change('column-changed', `the column ${column.name} of ${name} was dropped or renamed`))
       else if (JSON.stringify(changed) !== JSON.stringify(column))
         found.push(
-          changed.type === column.type
-            ? `the column ${column.name} of ${name} was changed on the ${side}`
-            : `the column ${column.name} of ${name} was changed from ${column.type} to ${changed.type} on the ${side}`,
+          change(
+            'column-changed',
+            changed.type === column.type
+              ? `the column ${column.name} of ${name} was changed`
+              : `the column ${column.name} of ${name} was changed from ${column.type} to ${changed.type}`,
+          ),
         )
     }
     const known = new Set(table.columns.map((column) => column.name))
     for (const column of other.columns)
-      if (!known.has(column.name)) found.push(`the column ${column.name} was added to ${name} on the ${side}`)
+      if (!known.has(column.name))
+        found.push(change('column-changed', `the column ${column.name} was added to ${name}`))
     if (table.key.join() !== other.key.join())
-      found.push(`the primary key of ${name} was changed to (${other.key.join(', ')}) on the ${side}`)
+      found.push(change('key-changed', `the primary key of ${name} was changed to (${other.key.join(', ')})`))
     return found
   })
 }
@@ -100,27 +110,32 @@ export function walObservations(slot: SlotFacts, limits: WatchLimits): Observati
   const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20).toLocaleString('en-US')} MiB`
   if (slot.walStatus === 'lost')
     found.push({
-      kind: 'fatal',
+      kind: 'wal-lost',
+      severity: 'fatal',
       what: 'the slot has lost WAL that the stream needs (wal_status lost); the load must be repeated',
     })
   else if (slot.walStatus === 'unreserved')
     found.push({
-      kind: 'warning',
+      kind: 'wal-unreserved',
+      severity: 'warning',
       what: 'the source may throw away WAL that the stream needs at the next checkpoint (wal_status unreserved); raise max_slot_wal_keep_size now',
     })
   if (slot.walBytes > limits.walBudget / 2 && slot.walBytes <= limits.walBudget)
     found.push({
-      kind: 'warning',
+      kind: 'wal-budget-half-used',
+      severity: 'warning',
       what: `the slot keeps more than half of \`wal-budget\` (${mib(limits.walBudget)}) on the source's disk`,
     })
   if (slot.safeWalSize !== null && slot.safeWalSize < slot.walBytes && slot.walStatus !== 'lost')
     found.push({
-      kind: 'warning',
+      kind: 'wal-limit-half-used',
+      severity: 'warning',
       what: 'more than half of what the source keeps for a slot is used up (safe_wal_size); the slot is invalidated at its end',
     })
   if (slot.oldest && slot.oldest.ageMs > LONG_TRANSACTION)
     found.push({
-      kind: 'warning',
+      kind: 'long-transaction',
+      severity: 'warning',
       what: `${slot.oldest.pid === null ? 'a prepared transaction' : `the transaction of PID ${slot.oldest.pid} (${slot.oldest.application || 'unnamed'})`} on the source has been writing for more than ${seconds(LONG_TRANSACTION)}; the slot cannot release WAL before it ends`,
     })
   return found
@@ -160,7 +175,7 @@ export class Watch {
     return this.#files
   }
 
-  /** `kind` is `warning` or `fatal` in what is returned: `on-ddl` has been applied. */
+  /** `severity` is `warning` or `fatal` in what is returned: `on-ddl` has been applied. */
   async lookAtSource(db: Database): Promise<Observation[]> {
     const state = await readSourceState(db, this.#plan)
     const before = this.#source
@@ -178,14 +193,14 @@ export class Watch {
       ])
     }
     const found = compareSourceStates(before, state, this.#plan)
-    if (found.some((observation) => observation.kind === 'ddl')) {
+    if (found.some(({ severity }) => severity === 'ddl')) {
       const tables = await this.#planned(db, this.#plan.sourceSchema)
       const named = tableChanges(this.#sourceTables, tables, 'source')
       this.#sourceTables = tables
       return this.#news([
         // In place of "the columns were changed", which columns.
-        ...found.filter(({ what }) => !named.length || !/^the columns or the key of/.test(what)),
-        ...named.map((what) => ({ kind: 'ddl' as const, what })),
+        ...found.filter(({ kind }) => !named.length || kind !== 'columns-changed'),
+        ...named,
       ])
     }
     return this.#news(found)
@@ -198,7 +213,7 @@ export class Watch {
     this.#target = tables
     this.differences = compareTables(this.#sourceTables, tables).map(({ what }) => what)
     if (!before) return []
-    return this.#news(tableChanges(before, tables, 'target').map((what) => ({ kind: 'ddl' as const, what })))
+    return this.#news(tableChanges(before, tables, 'target'))
   }
 
   /** Of the schema's tables only those of the plan: the heartbeat stands among them on the target. */
@@ -214,7 +229,8 @@ export class Watch {
     return [...own]
       .filter((name) => !state.published.includes(name))
       .map((name) => ({
-        kind: 'fatal',
+        kind: 'table-unpublished',
+        severity: 'fatal',
         what: `the publication ${this.#plan.publication} does not send ${name}`,
       }))
   }
@@ -224,7 +240,8 @@ export class Watch {
     try {
       const writers = await (isCockroach ? writersOnCockroach(db) : writersOnPostgres(db))
       return writers.map((who) => ({
-        kind: 'warning',
+        kind: 'foreign-writer',
+        severity: 'warning',
         what: `${who} writes to the target while it is being filled; such rows can be overwritten, or fail the verify`,
       }))
     } catch (error) {
@@ -239,8 +256,8 @@ export class Watch {
     return found.flatMap((observation) => {
       if (this.#told.has(observation.what)) return []
       this.#told.add(observation.what)
-      if (observation.kind !== 'ddl') return [observation]
-      return [{ ...observation, kind: this.#limits.onDdl === 'fail' ? 'fatal' : 'warning' }]
+      if (observation.severity !== 'ddl') return [observation]
+      return [{ ...observation, severity: this.#limits.onDdl === 'fail' ? 'fatal' : 'warning' }]
     })
   }
 }

@@ -2,6 +2,8 @@ import { createWriteStream } from 'node:fs'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../../model/structure.ts'
 import { compareTables, type Table } from '../../model/tables.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
+import type { ErrorCode } from '../../runtime/codes.ts'
 import { type Database, ident, qualified, unhurried } from '../../runtime/database.ts'
 import { messageOf } from '../../runtime/errors.ts'
 import { tlsProblem } from '../../runtime/url.ts'
@@ -30,26 +32,6 @@ import { NOT_COCKROACH } from '../load/run-fetch.ts'
 import { StallWatch } from '../stream/stall.ts'
 import { passMarker, recheckRows } from './recheck.ts'
 import { digestTables, type TableDigest } from './row-digests.ts'
-
-/** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
-export interface VerifyReport {
-  level: VerifyLevel
-  /** `streaming`: rows were moving, and differences were looked at again. `drained`: none is accepted. */
-  while: 'streaming' | 'drained'
-  /** How rows were counted beside molt. */
-  counted: 'exact' | 'estimated' | 'no'
-  /** `unsettled`: nothing is known to be lost, but equality is not proved either. */
-  verdict: 'clean' | 'different' | 'unsettled'
-  tables: TableVerdict[]
-  problems: string[]
-  /** What is no problem here, and should be known. */
-  notes: string[]
-  /** Sides that may be reached without TLS, in words. */
-  insecure: string[]
-  /** What on molt's output nothing is known of. */
-  unknown?: Unknowns
-  durationMs: number
-}
 
 export interface VerifyOptions {
   /** Default: the `molt` on the PATH. */
@@ -377,19 +359,26 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   silence.stop()
   await shown?.close()
   options.signal.throwIfAborted()
-  if (silence.reason) throw child.failure(child.lastWords, silence.reason)
+  if (silence.reason) throw child.failure({ code: 'tool.stalled', said: child.lastWords, advice: silence.reason })
   if (exit.code !== 0) {
-    const advice = [await explainColumns(options.sourceUrl, plan, child.lastError), explainVerify(child.lastError)]
-    throw child.failure(child.lastError, advice.filter(Boolean).join(' '))
+    const said = child.lastError
+    const known = explainVerify(said)
+    const advice = [await explainColumns(options.sourceUrl, plan, said), known?.advice]
+    throw child.failure({ code: known?.code, said, advice: advice.filter(Boolean).join(' ') })
   }
   for (const verdict of account.tables.values()) addSamples(verdict, account.rows.get(verdict.name), hash)
   return account
 }
 
-function explainVerify(said: string): string | undefined {
-  if (/target must be cockroach|must be cockroach/.test(said)) return NOT_COCKROACH
+function explainVerify(said: string): { code: ErrorCode; advice: string } | undefined {
+  if (/target must be cockroach|must be cockroach/.test(said))
+    return { code: 'molt.target-not-cockroach', advice: NOT_COCKROACH }
   if (/array element OID not registered/.test(said))
-    return 'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.'
+    return {
+      code: 'molt.type-unsupported',
+      advice:
+        'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.',
+    }
   return undefined
 }
 

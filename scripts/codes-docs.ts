@@ -1,0 +1,38 @@
+import { CODES } from '../src/runtime/codes.ts'
+
+/** What GitHub itself says: these errors have no code of ours. */
+const GITHUB = `| text | why | what to do |
+| --- | --- | --- |
+| \`Expected format {org}/{repo}[/path]@ref. Actual '$/actions/…'\` | The runner is older than 2.336, or this is GitHub Enterprise Server: \`$/\` is unknown. Runner 2.336.0 has a second reader of composite actions that still prints this; GitHub decides which one your run uses. | Update the runner, or use \`examples/migrate-jobs.yml\`. |
+| \`Self-repository reference '$/…' was not resolved before LoadAction\` | The runner knows \`$/\`, but the server has it switched off for this repository. | Use \`examples/migrate-jobs.yml\`. |
+| \`The nested job 'brief' is requesting 'attestations: read', but is only allowed 'attestations: none'\` | The caller grants less than the called workflow needs. | Grant the [permissions](permissions-and-costs.md#what-a-caller-must-grant) to the calling job. |`
+
+/** docs/troubleshooting.md: every code with its meaning, cause and fix. */
+export function troubleshootingDocs(): string {
+  const codes = Object.entries(CODES)
+  const topics = [...new Set(codes.map(([code]) => topicOf(code)))]
+  const sections = topics.map((topic) => {
+    const own = codes.filter(([code]) => topicOf(code) === topic)
+    return `## ${topic}\n\n${own.map(describe).join('\n\n')}`
+  })
+  return `<!-- Generated from src/runtime/codes.ts by \`npm run build\`; edit that. -->
+# Troubleshooting
+
+Every error ends with its code in brackets, such as \`[fence.write-passed]\`. A failed step also sets the outputs
+\`error-code\` and \`error-kind\`. Codes are stable; the text around them may change. Look up the code here.
+
+## Errors of GitHub itself
+
+${GITHUB}
+
+${sections.join('\n\n')}
+`
+}
+
+function topicOf(code: string): string {
+  return code.split('.')[0] as string
+}
+
+function describe([code, { meaning, cause, fix }]: [string, (typeof CODES)[keyof typeof CODES]]): string {
+  return `### \`${code}\`\n\n${meaning}\n\n- **Cause:** ${cause}\n- **Fix:** ${fix}`
+}

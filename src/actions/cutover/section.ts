@@ -1,0 +1,19 @@
+import type { Entry } from '../../ledger/ledger.ts'
+import type { HeldFence } from '../../phases/cutover/held-fence.ts'
+import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
+import type { Database } from '../../runtime/database.ts'
+
+/** What the parts of the write pause work with. */
+export interface Section {
+  entry: Entry
+  /** What `molt verify --help` says. */
+  help: string
+  /** Aborted when the run is cancelled, or another run has taken the hold. */
+  signal: AbortSignal
+  stream: Stream
+  source: Database
+  target: Database
+  before: StreamStatus
+  held: HeldFence
+  estimate: number
+}

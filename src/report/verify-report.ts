@@ -1,0 +1,23 @@
+import type { VerifyLevel } from '../model/plan.ts'
+import type { Unknowns } from '../tools/events.ts'
+import type { TableVerdict } from '../tools/molt-verify.ts'
+
+/** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
+export interface VerifyReport {
+  level: VerifyLevel
+  /** `streaming`: rows were moving, and differences were looked at again. `drained`: none is accepted. */
+  while: 'streaming' | 'drained'
+  /** How rows were counted beside molt. */
+  counted: 'exact' | 'estimated' | 'no'
+  /** `unsettled`: nothing is known to be lost, but equality is not proved either. */
+  verdict: 'clean' | 'different' | 'unsettled'
+  tables: TableVerdict[]
+  problems: string[]
+  /** What is no problem here, and should be known. */
+  notes: string[]
+  /** Sides that may be reached without TLS, in words. */
+  insecure: string[]
+  /** What on molt's output nothing is known of. */
+  unknown?: Unknowns
+  durationMs: number
+}

@@ -1,0 +1,1167 @@
+/** What the documentation says about one code. */
+interface Explanation {
+  /** What happened, in one sentence. */
+  meaning: string
+  /** Why it happens. */
+  cause: string
+  /** What to do, as an imperative. */
+  fix: string
+}
+
+/**
+ * Every code that an error can carry, by topic: the part before the first dot. `docs/troubleshooting.md` is generated
+ * from it. A code is stable: people's workflows branch on the output `error-code`.
+ */
+export const CODES = {
+  'abort.committed': {
+    meaning: 'The migration is committed and cannot be aborted.',
+    cause: 'The cutover has decided for the target. Application data may already be written there.',
+    fix: 'Run `rollback` to return to the source, or `cutover` again to finish the switch.',
+  },
+
+  'approval.declined': {
+    meaning: 'The cutover was declined, or nobody approved it in time.',
+    cause: 'A reviewer rejected the deployment, or `max-approval-wait` passed.',
+    fix: "Start Migrate with `phase: cutover`. If the slot was dropped (`on-declined: drop-slot`), run Abort, then start with `phase: prepare`: [start over](runbook.md#abort-before-the-commit). A slot that is kept fills the source's disk until a stream reads it.",
+  },
+  'approval.environment-missing': {
+    meaning: 'The environment named by `environment` does not exist.',
+    cause: 'The name is misspelled, or nobody created the environment. GitHub creates a missing one without any rule.',
+    fix: 'Create the environment with required reviewers: [environments](environments.md).',
+  },
+  'approval.follower-failed': {
+    meaning: 'The `follow` job of this run failed, so its stream cannot be trusted.',
+    cause: 'The job that streams while the cutover waits for approval ended red.',
+    fix: 'Read the log of that job, correct the cause, and start a new run with `phase: cutover`.',
+  },
+  'approval.gh-missing': {
+    meaning: 'The program `gh` cannot be run.',
+    cause: 'A self-hosted runner lacks the GitHub CLI, which checks the signatures of rehearsals.',
+    fix: 'Install `gh` on the runner, or set `attestation: read`.',
+  },
+  'approval.missing': {
+    meaning: 'This run reached the cutover without an approval that counts.',
+    cause:
+      'An administrator bypassed the rule, the rule was removed, or "Re-run" was used: an approval counts for one attempt.',
+    fix: 'Start a new run with `phase: cutover` and have it approved, or set `bypass: warn`.',
+  },
+  'approval.no-rehearsal-workflow': {
+    meaning: 'The repository has no workflow that could have rehearsed this plan.',
+    cause: '`rehearsal-workflow` names a file that does not exist on the default branch.',
+    fix: 'Set `rehearsal-workflow` to the file name of your rehearsal workflow.',
+  },
+  'approval.no-reviewers': {
+    meaning: 'The environment has no required reviewers.',
+    cause: 'An environment without reviewers lets every run through.',
+    fix: 'Add required reviewers to the environment: [environments](environments.md).',
+  },
+  'approval.not-rehearsed': {
+    meaning: 'Too few green rehearsals of this plan count.',
+    cause: 'The plan changed since the last rehearsal, or rehearsals failed, are too old, or ran on another branch.',
+    fix: 'Run the rehearsal workflow on the default branch. The log names each run that does not count, and why: [what counts](environments.md#only-rehearsed-plans).',
+  },
+  'approval.over': {
+    meaning: 'This approval was already declined or has expired.',
+    cause: 'The follower saw the end of the approval and stopped streaming.',
+    fix: 'Start a new run with `phase: cutover`.',
+  },
+  'approval.plan-changed': {
+    meaning: 'The plan in the ledger is not the one that was approved.',
+    cause: '`prepare` ran after the plan was shown to the reviewers.',
+    fix: 'Start a new run with `phase: cutover` and approve the plan that it shows.',
+  },
+  'approval.plan-not-shown': {
+    meaning: 'No earlier run has shown this plan, or the one that did is older than `max-approval-wait`.',
+    cause: 'With `gate: plan-hash` the first run shows the plan, and the second one carries its hash.',
+    fix: 'Start a run with an empty `approved-hash`, read its brief, and start another one with the hash.',
+  },
+  'approval.same-person': {
+    meaning: 'One person both started and approved this cutover.',
+    cause: 'Four eyes are required.',
+    fix: 'Have another person start or approve it, or set `self-approval: warn`.',
+  },
+  'approval.weaker-verify': {
+    meaning: '`final-verify` asks for less than the approved plan promises.',
+    cause: 'The input was lowered after the approval.',
+    fix: 'Leave `final-verify` out, or run `prepare` with the weaker level and have that plan approved.',
+  },
+  'approval.wrong-hash': {
+    meaning: '`approved-hash` is not the hash of the plan.',
+    cause: 'The hash was mistyped, or the plan changed since the brief.',
+    fix: 'Copy the hash from the brief of the run that you approve.',
+  },
+
+  'brief.not-ready': {
+    meaning: 'The migration is not ready for its cutover.',
+    cause: 'The stream has not caught up, a check failed, or the slot is lost. The message lists each problem.',
+    fix: 'Start Migrate with `phase: stream`. If the slot is lost, run Abort, then start with `phase: prepare`.',
+  },
+
+  'cancelled.after-commit': {
+    meaning: 'The run ended after the decision for the target.',
+    cause: 'The job was cancelled, or the run lost its hold, between the commit and the end of the switch.',
+    fix: 'Run `cutover` again. It continues with the switch; nothing is undone.',
+  },
+  'cancelled.run': {
+    meaning: 'The run was cancelled.',
+    cause: 'A person or a newer run cancelled the job, or its time limit passed.',
+    fix: 'Run the step again. It resumes from the ledger.',
+  },
+  'cancelled.runner-gone': {
+    meaning: 'The runner closed the output of the action.',
+    cause: 'The runner died or lost its machine.',
+    fix: 'Run the step again on a healthy runner.',
+  },
+
+  'cleanup.fence-armed': {
+    meaning: 'The fence is armed, so nothing is cleaned up.',
+    cause: 'A cutover is under way, or the fence was raised by hand.',
+    fix: 'Wait for the cutover, or lift the fence with `fence`.',
+  },
+  'cleanup.foreign-objects': {
+    meaning: 'An object cannot be dropped because objects of others depend on it.',
+    cause: 'Somebody created tables, views or functions inside a schema of this suite, or built on one of its objects.',
+    fix: 'Move or drop the objects that the message names, and run the step again.',
+  },
+  'cleanup.incomplete': {
+    meaning: 'Some objects are still there after the cleanup.',
+    cause: 'Locks or another run kept them.',
+    fix: 'Run `cleanup` again.',
+  },
+  'cleanup.not-over': {
+    meaning: 'The migration is in the middle of its cutover.',
+    cause: 'The commit or the switch is not finished.',
+    fix: 'Run `cutover` again to finish it, or `rollback` to return to the source.',
+  },
+  'cleanup.other-migration': {
+    meaning: 'The objects on the source belong to another migration.',
+    cause: '`migration` names a different migration than the one that `prepare` registered on this source.',
+    fix: 'Set `migration` to the name that the message shows.',
+  },
+  'cleanup.rollback-window': {
+    meaning: 'The rollback window is still open.',
+    cause: 'Until it ends, the fenced source is the way back.',
+    fix: 'Wait until the time that the message names, or set a shorter `rollback-window`.',
+  },
+
+  'cli.invalid-option': {
+    meaning: '`npm run action` does not understand an option.',
+    cause: 'The option is misspelled, lacks its value, or is no input of the action.',
+    fix: "Correct the option. The action's README lists its inputs.",
+  },
+  'cli.no-earlier-run': {
+    meaning: '`--post` has no earlier run to follow.',
+    cause: 'The main step of this action has not run here.',
+    fix: 'Run the action without `--post` first.',
+  },
+  'cli.unknown-action': {
+    meaning: '`npm run action` does not know this action.',
+    cause: 'The name is misspelled.',
+    fix: 'Use one of the names that the message lists.',
+  },
+
+  'command.failed': {
+    meaning: 'A command of yours failed.',
+    cause: '`pause-command`, `probe-command`, `undo-command` or `switch-command` ended with an exit code other than 0.',
+    fix: 'Read its output in the log, correct it, and run the step again.',
+  },
+  'command.timeout': {
+    meaning: 'A command of yours did not end in time and was stopped.',
+    cause: 'It took longer than the timeout input of the same name.',
+    fix: 'Make it faster, or raise its timeout.',
+  },
+
+  'config.invalid': {
+    meaning: 'A section of the config file is not a map.',
+    cause: 'The YAML is indented wrongly, or the section holds a list or a plain value.',
+    fix: 'Write the section as `input: value` lines. `docs/config.schema.json` describes all of them.',
+  },
+  'config.secret-in-file': {
+    meaning: 'The config file holds a secret in clear.',
+    cause: 'An input that is a secret was written as a value.',
+    fix: 'Write `env:NAME`, pass the secret in the environment variable NAME, and change the secret.',
+  },
+  'config.unknown-name': {
+    meaning: 'The config file has a section or an input that does not exist.',
+    cause: 'The name is misspelled, or belongs to another section.',
+    fix: 'Correct the name. `docs/config.schema.json` lists all of them.',
+  },
+  'config.unreadable': {
+    meaning: 'The config file cannot be read.',
+    cause: 'The path is wrong, the repository is not checked out, or the file is not YAML.',
+    fix: 'Correct `config`, and run `actions/checkout` before this step.',
+  },
+  'config.variable-empty': {
+    meaning: 'An environment variable that the config file names is empty or not set.',
+    cause: 'The secret does not exist, or the job does not pass it on.',
+    fix: 'Set the secret and pass it in `env:` of the job; call the workflow with `secrets: inherit`.',
+  },
+
+  'connect.certificate-expired': {
+    meaning: "The server's certificate is not valid now.",
+    cause: 'It has expired or is not valid yet, or the clock of the runner is wrong.',
+    fix: "Renew the certificate, or set the runner's clock.",
+  },
+  'connect.certificate-host': {
+    meaning: "The server's certificate is for another host.",
+    cause: 'The URL names the server differently than its certificate does.',
+    fix: 'Write the host in the URL as the certificate has it.',
+  },
+  'connect.certificate-untrusted': {
+    meaning: "No authority that this runner trusts has signed the server's certificate.",
+    cause: 'The certificate authority is private to your provider or company.',
+    fix: 'Commit the CA file and name it in the URL, as in `sslrootcert=certs/ca.pem`: [environments](environments.md).',
+  },
+  'connect.failed': {
+    meaning: 'A database cannot be reached.',
+    cause: 'The host or the port is wrong, the server is down, or a firewall keeps the runner out.',
+    fix: 'Check host and port, and let the runner through the firewall.',
+  },
+  'connect.login-refused': {
+    meaning: 'A database refused the login.',
+    cause: 'The user or the password is wrong, or `pg_hba.conf` does not allow this client.',
+    fix: 'Check the user, the password and `pg_hba.conf`.',
+  },
+  'connect.no-database': {
+    meaning: 'The database that the URL names does not exist.',
+    cause: 'The name is misspelled, or the database was dropped.',
+    fix: 'Correct the database name in the URL.',
+  },
+  'connect.no-free-slot': {
+    meaning: 'The server has no free connection.',
+    cause: '`max_connections` or a limit of the role is reached.',
+    fix: 'Close idle connections, or raise the limit.',
+  },
+  'connect.no-tls': {
+    meaning: 'The server does not offer TLS.',
+    cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
+    fix: 'Turn TLS on at the server.',
+  },
+  'connect.url-unusable': {
+    meaning: 'A connection URL cannot be used.',
+    cause: 'A certificate file that it names is missing or damaged, or a parameter is invalid.',
+    fix: 'Correct the URL, and make sure that the files exist in the job.',
+  },
+
+  'cutover.end-sessions': {
+    meaning: 'The sessions that `end-sessions` names cannot be ended. Nothing was paused.',
+    cause: 'A role does not exist, or the migration user may not end its sessions.',
+    fix: 'Correct the role names, or run `GRANT pg_signal_backend TO` the migration user on the source.',
+  },
+
+  'database.connection-lost': {
+    meaning: 'The connection to a database was lost.',
+    cause: 'The server restarted, or the network failed.',
+    fix: 'Run the step again. It resumes from the ledger.',
+  },
+  'database.lock-timeout': {
+    meaning: 'A lock was not available in time.',
+    cause: 'Another session holds a conflicting lock.',
+    fix: 'End that session, or wait for it, and run the step again.',
+  },
+  'database.missing-right': {
+    meaning: 'The migration user lacks a right.',
+    cause: 'The right was never granted, or was revoked after `prepare`.',
+    fix: 'Grant it. `prepare` with `grants: print` prints every right that is needed.',
+  },
+  'database.object-missing': {
+    meaning: 'A database object that this step needs no longer exists.',
+    cause: 'It was dropped or renamed after `prepare`, or an older state was restored.',
+    fix: 'Restore the object, and run the step again.',
+  },
+  'database.out-of-resources': {
+    meaning: 'A database has run out of a resource.',
+    cause: 'Disk, memory or connections are used up.',
+    fix: 'Free the resource that the message names, and run the step again.',
+  },
+  'database.statement-ended': {
+    meaning: 'A database ended a statement.',
+    cause: 'An operator cancelled it, a timeout passed, or the server is shutting down.',
+    fix: 'Run the step again.',
+  },
+
+  'deferral.not-captured': {
+    meaning: 'Indexes or constraints on the target cannot be captured, so none was dropped.',
+    cause: 'A schema change is in progress on the target, or the catalog does not show a definition.',
+    fix: 'Wait until the schema changes have ended (`SHOW JOBS`), and run `prepare` again.',
+  },
+  'deferral.not-restored': {
+    meaning: 'Deferred unique indexes or constraints could not be built on the target.',
+    cause: 'Rows break their definition, or the target refuses the statement. The message lists each object.',
+    fix: 'Correct what the message lists, and run the step again.',
+  },
+  'deferral.rows-break-definition': {
+    meaning: 'An index or constraint cannot be built because rows break its definition.',
+    cause: 'The source has such rows, or its own object is not validated.',
+    fix: 'Run the query that the message shows, correct the rows on the source, and run the step again.',
+  },
+
+  'drain.not-proved': {
+    meaning: 'It is not proved that the target has everything that was committed on the source.',
+    cause: 'The replicator restarted, retried or was still applying changes, or changes lie in the dead-letter table.',
+    fix: 'Correct what the message names, wait until the stream is calm, and run the step again.',
+  },
+
+  'fence.armed-by-other': {
+    meaning: 'The fence is armed by a run that does not hold this migration.',
+    cause: 'An earlier run died, or the fence was raised by hand.',
+    fix: 'Wait until its lease ends, or lift it with `fence`.',
+  },
+  'fence.cannot-probe': {
+    meaning: 'The fence of a table cannot be tested.',
+    cause: 'A right is missing, or triggers or rules of the table refuse or replace every write before the fence does.',
+    fix: 'Grant DELETE to the migration user, or let a DELETE, UPDATE or INSERT of no row through for it.',
+  },
+  'fence.changed-by-other': {
+    meaning: 'Another session lifted or re-armed the fence while this run held it.',
+    cause: 'Somebody ran `fence`, `abort` or SQL of their own. A write may have passed.',
+    fix: 'Find out who it was, and run the cutover again.',
+  },
+  'fence.damaged': {
+    meaning: 'The fence is damaged.',
+    cause:
+      'A trigger, its function or a sequence is missing or was changed, or a new table or partition has no trigger.',
+    fix: 'Run `prepare` again.',
+  },
+  'fence.damaged-after-commit': {
+    meaning: 'The source is no longer fenced as it was at the commit.',
+    cause: 'Somebody lifted the fence or changed its triggers after the decision.',
+    fix: 'Look for rows written on the source since then. The message names the tables and the next step.',
+  },
+  'fence.lapsed': {
+    meaning: 'The fence lapsed or was changed just before the commit. Nothing was decided.',
+    cause: 'The lease was not renewed in time, or another session changed it.',
+    fix: 'Run the cutover again, with a longer `lease` if the machine is slow.',
+  },
+  'fence.not-holding': {
+    meaning: 'The fence does not hold. Writes may have passed.',
+    cause: 'Triggers are missing or disabled, or the fence was changed while it was armed.',
+    fix: 'Run `prepare` again, and verify everything that was compared behind this fence.',
+  },
+  'fence.not-installed': {
+    meaning: 'No fence is installed on the source.',
+    cause: '`prepare` has not run, or `cleanup` removed the fence.',
+    fix: 'Run `prepare` first.',
+  },
+  'fence.permanent': {
+    meaning: 'The fence is permanent: the cutover is committed.',
+    cause: 'The target has taken over.',
+    fix: 'Run `rollback` to return to the source.',
+  },
+  'fence.permanent-without-commit': {
+    meaning: 'The source is fenced permanently, but the ledger has no commit of this migration.',
+    cause: 'The ledger was restored from an old state, or somebody fenced the source by hand.',
+    fix: 'Find out which database the application uses. `rollback` makes the source writable again.',
+  },
+  'fence.probe-passed': {
+    meaning: 'The fence let a test write through.',
+    cause: 'Its trigger is missing or disabled on a table.',
+    fix: 'Run `prepare` again, then the cutover.',
+  },
+  'fence.refuses-unarmed': {
+    meaning: 'The fence refuses writes although it is not armed.',
+    cause: 'Its function or sequence was changed, or the clock of the source jumped.',
+    fix: 'Run `prepare` again.',
+  },
+  'fence.removed-after-commit': {
+    meaning: 'The ledger says committed, but the source is not fenced.',
+    cause: 'Somebody removed the fence after the decision, or restored the source.',
+    fix: 'Look for rows written on the source since the commit before you do anything else.',
+  },
+  'fence.table-dropped': {
+    meaning: 'A fenced table was dropped on the source.',
+    cause: 'DDL ran after `prepare`.',
+    fix: 'Restore the table, or abort and prepare again.',
+  },
+  'fence.table-rewritten': {
+    meaning: 'A table was rewritten, renamed or dropped on the source while the fence was armed.',
+    cause: 'DDL, VACUUM FULL or CLUSTER ran in the write pause; DDL passes every trigger.',
+    fix: 'Stop such jobs until the cutover is over, and run it again.',
+  },
+  'fence.write-passed': {
+    meaning: 'A write passed the fence after it was armed.',
+    cause: 'The lease ran out, or somebody lifted the fence.',
+    fix: 'Run the cutover again, with a longer `lease` if the machine is slow.',
+  },
+  'fence.writers-remain': {
+    meaning: 'Transactions with a write lock did not end in time.',
+    cause: 'A long transaction or a prepared one began before the fence.',
+    fix: 'End the sessions that the message names (`pg_terminate_backend`, `ROLLBACK PREPARED`), or set `end-sessions`.',
+  },
+
+  'finalize.cutover-unfinished': {
+    meaning: 'The cutover has not ended, so nothing is finalized.',
+    cause: 'Its run was interrupted.',
+    fix: 'Run `cutover` again. It continues from where it stopped.',
+  },
+  'finalize.definitions-differ': {
+    meaning: "The target's definitions differ from the source's.",
+    cause: 'An index, constraint or sequence is missing or different.',
+    fix: 'Correct each one. To accept the differences, set `structure: report` in the section `verify` of the config file.',
+  },
+  'finalize.not-switched': {
+    meaning: 'Nobody has confirmed that the application uses the target.',
+    cause: 'The switch is manual, and its confirmation is missing.',
+    fix: 'Switch the application, then start Migrate with `phase: finalize` and tick `switched-by-hand`.',
+  },
+
+  'github.not-found': {
+    meaning: 'GitHub has no such object.',
+    cause: 'It was deleted, or has expired.',
+    fix: 'Check the name in the message, and start a new run.',
+  },
+  'github.refused': {
+    meaning: 'GitHub refused a request.',
+    cause: 'The job lacks a permission, or the token is missing.',
+    fix: 'Grant the calling job `actions: read` (and `attestations: read` for rehearsals), and set `token` to `github.token`.',
+  },
+  'github.unexpected-answer': {
+    meaning: 'GitHub answered in a form that this version does not know.',
+    cause: 'The API of this GitHub Enterprise Server, or a proxy, differs.',
+    fix: 'Update this suite, or report the message.',
+  },
+  'github.unreachable': {
+    meaning: 'GitHub cannot be reached.',
+    cause: 'The network or GitHub is down, or a proxy blocks the request.',
+    fix: 'Run the step again. On a self-hosted runner, allow the API host.',
+  },
+
+  'heartbeat.changed': {
+    meaning: 'The heartbeat on the target is ahead of the source.',
+    cause: 'Somebody changed the row on the target, or another stream writes there.',
+    fix: 'Run the UPDATE that the message shows, on the target, and find out who changed the row.',
+  },
+  'heartbeat.missing': {
+    meaning: 'The heartbeat row no longer exists.',
+    cause: 'Somebody ran `abort` or `cleanup`, or deleted the row.',
+    fix: 'Prepare and load again.',
+  },
+
+  'hold.handover-pending': {
+    meaning: 'Another run has asked for the slot of this migration.',
+    cause: 'The slot is being handed over, and only one run can have it.',
+    fix: 'Wait for that run, or cancel it.',
+  },
+  'hold.handover-timeout': {
+    meaning: 'The slot was not handed over in time.',
+    cause: 'The run that streams hangs.',
+    fix: 'Cancel that run, and start a new one with `phase: cutover`.',
+  },
+  'hold.lost': {
+    meaning: 'This run lost its hold on the migration and stopped.',
+    cause: 'The hold was not renewed in time: the runner was frozen, or the target was unreachable.',
+    fix: 'Run the step again. If another run has taken over, wait for it.',
+  },
+  'hold.taken': {
+    meaning: 'Another run holds this migration.',
+    cause: 'Only one run may act at a time. The hold of a dead run ends by itself after twice the `lease`.',
+    fix: 'Wait for that run, or cancel it.',
+  },
+
+  'input.conflict': {
+    meaning: 'Two inputs contradict each other.',
+    cause: 'The message names both.',
+    fix: 'Leave one of them out.',
+  },
+  'input.insecure-url': {
+    meaning: 'A connection may not be encrypted.',
+    cause: '`sslmode` in the URL allows a connection without TLS, or without a check of the server.',
+    fix: 'Set `sslmode=verify-full` in the URL, or `allow-insecure: true`.',
+  },
+  'input.invalid': {
+    meaning: 'An input has a value that is not allowed.',
+    cause: 'The value has another form than the input needs.',
+    fix: 'Write the value as the message says.',
+  },
+  'input.missing': {
+    meaning: 'A required input is missing.',
+    cause: 'Neither the step nor the config file sets it.',
+    fix: 'Set the input.',
+  },
+  'input.reserved-argument': {
+    meaning: 'An extra argument is reserved.',
+    cause: 'The action sets it itself, or it would break a proof.',
+    fix: 'Remove the argument. An input of the action may do the same.',
+  },
+  'input.secret-missing': {
+    meaning: 'A secret is empty or not set for this job.',
+    cause: 'The secret does not exist, or the caller does not pass it on.',
+    fix: 'Set it in the repository or the environment, and call the workflow with `secrets: inherit`.',
+  },
+  'input.unknown-table': {
+    meaning: 'An input names a table that does not exist or is not part of the migration.',
+    cause: 'The name is misspelled. Names are case-sensitive and written without the schema.',
+    fix: 'Correct the name.',
+  },
+
+  'internal.bug': {
+    meaning: 'This suite failed in a way that nobody foresaw.',
+    cause: 'A bug.',
+    fix: 'Report the message with its stack. Row values and passwords are masked in it.',
+  },
+
+  'ledger.changed-by-hand': {
+    meaning: 'The ledger was changed by hand.',
+    cause: 'The plan does not match its hash, or a part of the entry is missing.',
+    fix: 'Prepare a new migration.',
+  },
+  'ledger.moved': {
+    meaning: 'Another run moved this migration meanwhile, so this run stopped.',
+    cause: 'Two runs acted at the same time.',
+    fix: 'Look at `status`, and run the next step.',
+  },
+  'ledger.no-migration': {
+    meaning: "The target's ledger does not have this migration.",
+    cause: '`prepare` has not run, `migration` is misspelled, or the URL names another target.',
+    fix: 'Run `prepare` first.',
+  },
+  'ledger.wrong-phase': {
+    meaning: 'The migration is in a phase that this step does not accept.',
+    cause: 'A step was left out, or is already over.',
+    fix: 'Run `status`, and continue with the step that it names.',
+  },
+
+  'load.cannot-resume': {
+    meaning: 'The interrupted load cannot be resumed.',
+    cause: 'A direct copy keeps nothing to resume from, or the load ended before every table was exported.',
+    fix: 'Set `on-interrupted: restart`.',
+  },
+  'load.cannot-stream': {
+    meaning: 'Every row was loaded, but no stream can continue from this load.',
+    cause: 'The slot, the publication or a table was changed during the load.',
+    fix: 'Correct what the message lists, empty the target tables, and load again.',
+  },
+  'load.disk-full': {
+    meaning: 'The disk for intermediate files is full.',
+    cause: '`local-path` is too small for the exported files.',
+    fix: 'Free space, or set `bucket-path`.',
+  },
+  'load.duplicate-key': {
+    meaning: 'A row with the same key already exists on the target.',
+    cause: 'The table was not empty, or another session writes to it.',
+    fix: 'Empty the table, stop the writer, and load again.',
+  },
+  'load.generated-column': {
+    meaning: 'A generated column cannot be loaded.',
+    cause: 'The target computes it, and MOLT writes it.',
+    fix: 'Leave the table out, or make the column a plain one on both sides until the switch: [`tbl.generated`](checks.md#tblgenerated).',
+  },
+  'load.incomplete': {
+    meaning: 'The load is not complete, although molt fetch reported no failure.',
+    cause:
+      'A table or column was skipped, rows are missing, or the completion record is. The message lists each problem.',
+    fix: 'Correct what the message lists, empty the target tables, and load again.',
+  },
+  'load.interrupted': {
+    meaning: 'An earlier load did not end, and its slot still exists.',
+    cause: 'A load was cancelled or failed.',
+    fix: 'Set `on-interrupted: resume` to continue it, or `on-interrupted: restart` to load everything again.',
+  },
+  'load.jobs-running': {
+    meaning: 'Import jobs on the target do not end.',
+    cause: 'Jobs of an earlier load still hold their tables offline.',
+    fix: 'Look at them with `SHOW JOBS`, and cancel them.',
+  },
+  'load.null-refused': {
+    meaning: 'The target refuses NULL in a column.',
+    cause: 'Early MOLT builds write NULL for an empty text.',
+    fix: 'Look for empty texts in that column on the source, or use a newer build.',
+  },
+  'load.tables-not-exact': {
+    meaning: 'The load would not move exactly the expected tables. No row was moved.',
+    cause: "MOLT's filter matches other tables too, or not all of them.",
+    fix: 'Rename or exclude the tables that the message lists.',
+  },
+  'load.target-not-empty': {
+    meaning: 'Target tables hold rows before the load.',
+    cause: 'An earlier load left them.',
+    fix: 'Empty the tables, or list them in `allow-truncate`: [start over](runbook.md#abort-before-the-commit).',
+  },
+
+  'mask.canaries-missing': {
+    meaning: 'The environment variable with the canaries is empty or not set.',
+    cause: 'The secret does not exist, or the job does not pass it on.',
+    fix: 'Set the variable that the rules file names.',
+  },
+  'mask.copy-failed': {
+    meaning: 'Copying a table into the rehearsal source failed.',
+    cause: 'A rule produces a value that the column refuses, or a connection broke.',
+    fix: 'Correct the rule of the table that the message names, and run the step again.',
+  },
+  'mask.failed': {
+    meaning: 'Masking failed.',
+    cause: 'A database refused a statement. Values are left out of the message.',
+    fix: 'Correct the cause by the SQLSTATE in the message, and run the step again.',
+  },
+  'mask.file-exists': {
+    meaning: 'The rules file exists already.',
+    cause: 'A proposal never overwrites a file.',
+    fix: 'Set `rules` to a new file.',
+  },
+  'mask.file-unwritable': {
+    meaning: 'A file cannot be written.',
+    cause: 'The folder does not exist or is read-only.',
+    fix: 'Set another path.',
+  },
+  'mask.key-invalid': {
+    meaning: 'The masking key is missing or too weak.',
+    cause: 'The variable is empty, too short or not random.',
+    fix: 'Run `openssl rand -hex 32`, and keep the result as a secret.',
+  },
+  'mask.key-logged': {
+    meaning: 'A server would write the masking key to its log.',
+    cause: 'Statement logging is on for this role.',
+    fix: 'Run the ALTER ROLE statement that the message shows, as an administrator.',
+  },
+  'mask.no-tables': {
+    meaning: 'The schema has no tables to mask.',
+    cause: '`schema` is misspelled, or the role does not see the tables.',
+    fix: 'Correct `schema`, or grant USAGE and SELECT.',
+  },
+  'mask.not-proved': {
+    meaning: 'The masked copy is not proved to be free of personal data, so it was discarded.',
+    cause: 'A value survived, a text looks personal, or the copy breaks a constraint. The message lists each column.',
+    fix: 'Give these columns another rule. Accept one with a reason under `proof` in the rules file: [masking](masking.md).',
+  },
+  'mask.pg-dump-failed': {
+    meaning: 'The program `pg_dump` failed.',
+    cause: 'It cannot connect, lacks a right, or is not installed.',
+    fix: 'Correct what it says, or set `pg-dump: none`.',
+  },
+  'mask.pg-dump-needed': {
+    meaning: 'The schema can only be copied with pg_dump of the right version.',
+    cause: 'The schema uses inheritance or range types, or the installed pg_dump is older than the server.',
+    fix: "Install pg_dump of the server's version, or newer.",
+  },
+  'mask.reaches-out': {
+    meaning: 'An object of the schema reaches out of the database.',
+    cause: 'An extension or a function calls other systems, and a rehearsal must not.',
+    fix: 'Exclude its table, or replace the object on the clone.',
+  },
+  'mask.rule-failed': {
+    meaning: 'The rule of a column fails.',
+    cause: 'Its SQL is invalid, or its result does not fit the column.',
+    fix: 'Correct the rule.',
+  },
+  'mask.rules-invalid': {
+    meaning: 'The rules file has mistakes.',
+    cause: 'It is not YAML, or says something that no rule can say.',
+    fix: 'Correct the lines that the message lists: [masking](masking.md).',
+  },
+  'mask.rules-misfit': {
+    meaning: 'The rules do not fit the source. Nothing was copied.',
+    cause: 'A rule names a column that does not exist, or does not suit its type, key or rows.',
+    fix: 'Correct the rules file.',
+  },
+  'mask.rules-unreadable': {
+    meaning: 'The rules file cannot be read.',
+    cause: 'The path is wrong, or the repository is not checked out.',
+    fix: 'Correct `rules`, and run `actions/checkout` before this step.',
+  },
+  'mask.same-database': {
+    meaning: '`from` and `to` are the same database.',
+    cause: 'Masking would overwrite what it reads.',
+    fix: 'Set `to` to an empty database.',
+  },
+  'mask.schema-failed': {
+    meaning: 'A part of the schema cannot be created on the rehearsal source.',
+    cause: 'It needs an object of another schema, or masked rows break a constraint.',
+    fix: 'Correct the rules of its columns, exclude its table, or remove the need on the clone.',
+  },
+  'mask.target-fed': {
+    meaning: 'A subscription or another feed writes to the rehearsal source.',
+    cause: 'Its changes are not masked and would leak personal data into the rehearsal.',
+    fix: 'Drop the feed first. Rehearse streaming with generated load.',
+  },
+  'mask.target-not-allowed': {
+    meaning: '`allow-target` does not name the database of `to`.',
+    cause: 'The name protects a production database from being overwritten.',
+    fix: 'Set `allow-target` to the exact name of the rehearsal database.',
+  },
+  'mask.target-not-empty': {
+    meaning: 'The rehearsal source holds objects that `mask` did not create.',
+    cause: 'The database is used for something else.',
+    fix: 'Use an empty database.',
+  },
+  'mask.target-replica': {
+    meaning: 'The rehearsal source is a replica.',
+    cause: 'Its rows come from its primary, unmasked.',
+    fix: 'Use a primary of its own.',
+  },
+  'mask.unlisted-columns': {
+    meaning: 'Columns have no rule and no safe class. Nothing was copied.',
+    cause: 'They are new, or the rules file is incomplete.',
+    fix: 'Paste the lines that the message shows into the rules file, and decide each one.',
+  },
+
+  'molt.target-not-cockroach': {
+    meaning: 'The real MOLT accepts CockroachDB as the target only.',
+    cause: 'The target is PostgreSQL, as in a rehearsal.',
+    fix: 'Set a CockroachDB target, or set `embedded: true` in `setup` to rehearse on PostgreSQL.',
+  },
+  'molt.type-unsupported': {
+    meaning: 'This build of molt cannot carry the type of a column.',
+    cause: 'The type is not known to it.',
+    fix: 'Leave the table out, or use a newer build.',
+  },
+  'molt.unknown-flag': {
+    meaning: 'This build of molt does not know a flag.',
+    cause: 'It is older than the setting that needs the flag.',
+    fix: 'Leave the setting out, or use the version that `setup` pins by default.',
+  },
+
+  'observe.degraded': {
+    meaning: 'The application is degraded on the target.',
+    cause:
+      'Latency, failures, retries or another threshold got worse than the baseline allows. The message lists each.',
+    fix: 'Correct the causes, or roll back while the window is open. Then run `observe` again.',
+  },
+  'observe.inconclusive': {
+    meaning: 'It is not proved that the application is well on the target.',
+    cause: 'Too few calls were seen, or data of one side could not be read. The message lists each gap.',
+    fix: 'Close these gaps, and run `observe` again.',
+  },
+
+  'output.secret': {
+    meaning: 'An output would hold a masked value.',
+    cause: 'A secret is part of a name, such as the database or the migration. GitHub drops such an output silently.',
+    fix: 'Rename the object, or change the secret.',
+  },
+
+  'pause.estimate-too-long': {
+    meaning: 'The write pause would take longer than `max-pause`. Nothing was paused.',
+    cause: 'The parts that were measured add up to more.',
+    fix: 'Raise `max-pause`, lower `final-verify`, or rehearse again on a quieter machine.',
+  },
+  'pause.too-long': {
+    meaning: 'Writes were paused for longer than `max-pause`, so the fence was lifted.',
+    cause: 'The part that the message names took too long.',
+    fix: 'Raise `max-pause`, or lower `final-verify`.',
+  },
+
+  'preflight.blocked': {
+    meaning: 'Checks of `prepare` found problems.',
+    cause: 'The message and the summary list each finding with its fix: [all checks](checks.md).',
+    fix: 'Correct each one, or waive it by name, and run `prepare` again.',
+  },
+
+  'prepare.no-tables': {
+    meaning: 'No table is selected.',
+    cause: 'The schema is empty, or `tables` and `exclude-tables` leave nothing.',
+    fix: 'Correct `schema`, `tables` or `exclude-tables`.',
+  },
+  'prepare.other-plan': {
+    meaning: 'This migration was prepared with another plan.',
+    cause: 'Tables, schemas or the slot differ from the first time.',
+    fix: 'Run `abort` first to start over, or set another `migration` for another source.',
+  },
+  'prepare.plan-fixed': {
+    meaning: 'The plan can no longer change.',
+    cause: 'Rows are already loaded under it.',
+    fix: 'Restore the settings that the message lists, or abort and prepare again.',
+  },
+
+  'publication.changed': {
+    meaning: 'The publication was altered on the source.',
+    cause: 'A table was removed, or removed and added again. Changes in between may never have been sent.',
+    fix: 'Prepare and load again.',
+  },
+  'publication.dropped': {
+    meaning: 'The publication was dropped.',
+    cause: 'Somebody dropped it. A new one of the same name does not heal a stream on a live slot.',
+    fix: 'Abort, then prepare and load again.',
+  },
+  'publication.foreign': {
+    meaning: "A publication with MOLT's fixed name exists already.",
+    cause: 'It belongs to another load of this database, and MOLT would drop it.',
+    fix: 'Finish that migration, or drop the publication.',
+  },
+  'publication.unfit': {
+    meaning: 'The publication does not send exactly what the stream needs.',
+    cause: 'A table is missing or too many are in it, or it filters rows, columns or operations.',
+    fix: 'Correct the publication. Rows written before may be lost to the stream, so load again.',
+  },
+
+  'rehearse.invalid-option': {
+    meaning: '`npm run rehearse` does not understand its options.',
+    cause: 'An option is misspelled, has an invalid value, or does not go with another one.',
+    fix: 'Run `npm run rehearse -- --help`.',
+  },
+  'rehearse.source-not-allowed': {
+    meaning: '`--allow-source` does not name the database of `--source`.',
+    cause: 'A rehearsal pauses its writes for some seconds.',
+    fix: 'Add `--allow-source` with the exact name of the database, if you mean it.',
+  },
+
+  'rollback.inconclusive': {
+    meaning: 'It is unknown whether the target was written to since the commit.',
+    cause: 'Tables could not be compared.',
+    fix: 'Correct what the message lists. To accept the loss of writes, name each table in `accept-data-loss`; stop the application first.',
+  },
+  'rollback.not-fenced': {
+    meaning: 'The source is not fenced permanently, so nothing can be rolled back safely.',
+    cause: 'No cutover was committed, or the fence was removed and the source was written to beside the target.',
+    fix: 'Find out which database the application uses.',
+  },
+  'rollback.target-written': {
+    meaning: 'The target was written to since the commit.',
+    cause: 'The application uses it. Nothing carries these writes to the source.',
+    fix: 'To accept their loss, stop the application and name each table in `accept-data-loss`.',
+  },
+
+  'runner.action-missing': {
+    meaning: 'The local runner finds no action at a path.',
+    cause: 'The path is wrong, or the action is not checked out.',
+    fix: 'Correct `uses`.',
+  },
+  'runner.invalid-action': {
+    meaning: 'An action file is invalid.',
+    cause: 'GitHub would refuse it as well.',
+    fix: 'Correct what the message lists.',
+  },
+  'runner.outside-repository': {
+    meaning: 'A step uses an action outside the repository.',
+    cause: 'The path leaves the checkout.',
+    fix: 'Move the action into the repository.',
+  },
+  'runner.unsupported': {
+    meaning: 'The local runner does not support a feature.',
+    cause: 'It runs composite and JavaScript actions with bash and sh only.',
+    fix: 'Run this workflow on GitHub.',
+  },
+
+  'schema.changed': {
+    meaning: 'The schema has changed since `prepare`.',
+    cause: 'DDL ran on the source or on the target. DDL is frozen from the load to the cutover.',
+    fix: 'Undo the change, or abort, and prepare and load again.',
+  },
+
+  'sequences.not-set': {
+    meaning: 'Sequences could not be set on the target.',
+    cause: 'A right is missing, or a sequence does not exist. The next insert could collide with an existing row.',
+    fix: 'Correct what the message lists, and run the step again.',
+  },
+
+  'setup.archive-damaged': {
+    meaning: 'The downloaded archive is damaged.',
+    cause: 'The download was cut short, or a proxy changed it.',
+    fix: 'Run the step again.',
+  },
+  'setup.digest-mismatch': {
+    meaning: 'The archive has another sha256 than the pinned one.',
+    cause: 'The file was replaced, or a proxy changed it.',
+    fix: 'Do not use the archive before you know why.',
+  },
+  'setup.digest-unknown': {
+    meaning: 'No sha256 is known for this archive.',
+    cause: 'This suite does not pin that version.',
+    fix: 'Check the archive, and set `checksum` to the value that the message shows.',
+  },
+  'setup.download-failed': {
+    meaning: 'MOLT could not be downloaded.',
+    cause: 'The version does not exist, or the runner cannot reach the host.',
+    fix: 'Check the version and the network, or set `bin-dir`.',
+  },
+  'setup.platform': {
+    meaning: 'MOLT is not built for this platform.',
+    cause: 'The runner has another operating system or processor.',
+    fix: 'Use a Linux, macOS or Windows runner on amd64 or arm64.',
+  },
+  'setup.programs-missing': {
+    meaning: 'A program in `bin-dir` is missing or not executable.',
+    cause: 'The folder does not hold both molt and replicator for this platform.',
+    fix: 'Correct `bin-dir`, or make the files executable.',
+  },
+  'setup.version-denied': {
+    meaning: 'This version of MOLT is on the deny list.',
+    cause: 'It has a fault that can lose rows.',
+    fix: 'Use another version, or name it in `allow-denied-version`.',
+  },
+
+  'slot.earlier-replicator': {
+    meaning: 'A replicator of an earlier run is still alive and takes the slot again.',
+    cause: 'Its job or its machine still runs.',
+    fix: 'End that job or machine, and run the step again.',
+  },
+  'slot.in-use': {
+    meaning: 'Another process reads the slot.',
+    cause: 'A load, a replicator or a program outside this suite is connected.',
+    fix: 'End that process. What a foreign reader took is lost to the stream, so run `status` and verify.',
+  },
+  'slot.missing': {
+    meaning: 'The slot does not exist.',
+    cause: 'Somebody dropped it, or the source failed over. Changes since then are lost.',
+    fix: 'Abort, then prepare and load again. After an interrupted load, set `on-interrupted: restart`.',
+  },
+  'slot.moved': {
+    meaning: "The slot's position is not where this migration left it.",
+    cause: 'Somebody recreated, advanced or read it. Changes are lost.',
+    fix: 'Load again. After an interrupted load, set `on-interrupted: restart`.',
+  },
+  'slot.none-free': {
+    meaning: 'The source has no free replication slot.',
+    cause: '`max_replication_slots` is reached.',
+    fix: 'Raise `max_replication_slots` on the source, or drop slots that nobody needs.',
+  },
+  'slot.recreated': {
+    meaning: 'The slot was recreated while the stream ran.',
+    cause: 'Somebody dropped and created it. Changes in between are lost.',
+    fix: 'Abort, then prepare and load again.',
+  },
+  'slot.wal-budget': {
+    meaning: 'The slot keeps more WAL on the source than `wal-budget`.',
+    cause: 'Nothing reads the slot, or the stream is slower than the writes.',
+    fix: 'Start `phase: cutover` or run `replicate`, raise the budget, or abort before the disk is full.',
+  },
+  'slot.wal-lost': {
+    meaning: 'The slot has lost WAL that the stream needs.',
+    cause: 'The source removed it: `max_slot_wal_keep_size` is too small.',
+    fix: 'Raise `max_slot_wal_keep_size`, abort, and prepare and load again.',
+  },
+
+  'source.other-database': {
+    meaning: 'The source is not the database that `prepare` saw.',
+    cause: 'The URL was changed, the server failed over, or the database was restored.',
+    fix: 'Correct the URL, or prepare a new migration.',
+  },
+  'source.row-level-security': {
+    meaning: 'Row-level security hides rows from the migration user.',
+    cause: 'Hidden rows would neither be moved nor missed.',
+    fix: 'Run `ALTER ROLE … BYPASSRLS`. Load again if the right was missing during the load.',
+  },
+  'source.taken': {
+    meaning: 'The source belongs to another migration.',
+    cause: "One source database carries one migration at a time, since MOLT's publication has a fixed name.",
+    fix: 'Run `cleanup` for that migration first.',
+  },
+  'source.truncated': {
+    meaning: 'A table was emptied by TRUNCATE on the source.',
+    cause: 'No stream carries a TRUNCATE, also not one between two streams.',
+    fix: 'Load again. Empty tables with DELETE until the cutover is over.',
+  },
+  'source.version-unsupported': {
+    meaning: 'MOLT does not support this PostgreSQL version.',
+    cause: 'It verifies PostgreSQL 12 to 16.',
+    fix: 'Upgrade the source, or migrate from a logical replica of it.',
+  },
+
+  'status.unreadable': {
+    meaning: 'Neither side could be read.',
+    cause: 'Both URLs fail.',
+    fix: 'Correct the URLs. The log shows the error of each.',
+  },
+
+  'stream.not-continuous': {
+    meaning: 'The stream would not continue where the last one ended.',
+    cause: 'The slot, its position or the publication was changed in between. Changes would be lost silently.',
+    fix: 'Load again.',
+  },
+  'stream.stuck.check': {
+    meaning: 'The stream is stuck: the target refuses a row by a constraint.',
+    cause: 'The target has a CHECK or another constraint that the source does not have.',
+    fix: 'Drop that constraint on the target until after the drain.',
+  },
+  'stream.stuck.column': {
+    meaning: 'The stream is stuck: the columns of a table differ between both sides.',
+    cause: 'A column was added, dropped or renamed on one side.',
+    fix: 'Make the columns equal. The stream continues within a minute.',
+  },
+  'stream.stuck.connection': {
+    meaning: 'The stream is stuck: the replicator cannot reach a database.',
+    cause: 'The network, the login or the server fails.',
+    fix: 'Restore the connection that the message names.',
+  },
+  'stream.stuck.contention': {
+    meaning: 'The stream is stuck: the target keeps retrying a transaction.',
+    cause: 'Other sessions write to the same rows.',
+    fix: 'Stop other writers on the target.',
+  },
+  'stream.stuck.foreign-key': {
+    meaning: 'The stream is stuck: a foreign key of the target refuses a change.',
+    cause: 'Changes do not arrive in the order of foreign keys.',
+    fix: 'Drop the foreign key on the target until after the drain.',
+  },
+  'stream.stuck.identity': {
+    meaning: 'The stream is stuck: the keys of a table do not fit.',
+    cause: 'REPLICA IDENTITY is not DEFAULT, or the primary keys differ.',
+    fix: 'Set REPLICA IDENTITY DEFAULT, and give both sides the same primary key.',
+  },
+  'stream.stuck.identity-always': {
+    meaning: 'The stream is stuck: a target column is GENERATED ALWAYS AS IDENTITY.',
+    cause: 'Such a column refuses the values of the source.',
+    fix: 'Run `ALTER TABLE … ALTER COLUMN … SET GENERATED BY DEFAULT` on the target.',
+  },
+  'stream.stuck.lock': {
+    meaning: 'The stream is stuck: its session on the target waits for a lock.',
+    cause: 'Another session holds the lock.',
+    fix: 'End the session that the message names.',
+  },
+  'stream.stuck.missing-table': {
+    meaning: 'The stream is stuck: a table is missing on the target.',
+    cause: 'It was dropped there, or never created.',
+    fix: 'Create the table.',
+  },
+  'stream.stuck.name-collision': {
+    meaning: 'The stream is stuck: two columns differ only in upper and lower case.',
+    cause: 'The replicator cannot tell them apart.',
+    fix: 'Rename one of them.',
+  },
+  'stream.stuck.no-key': {
+    meaning: 'The stream is stuck: a target table has no primary key.',
+    cause: 'Without a key the replicator cannot find rows.',
+    fix: "Give the target table the source's primary key.",
+  },
+  'stream.stuck.not-null': {
+    meaning: 'The stream is stuck: a target column refuses NULL.',
+    cause: 'The source allows NULL there.',
+    fix: 'Drop NOT NULL on the target.',
+  },
+  'stream.stuck.other': {
+    meaning: 'The stream is stuck for a reason that is not known.',
+    cause: 'The replicator retries the same change, stays behind, or prints nothing.',
+    fix: 'Read the last line of the replicator in the message. Its whole log is in the evidence folder.',
+  },
+  'stream.stuck.permission': {
+    meaning: "The stream is stuck: the replicator's role lacks a right.",
+    cause: 'The right was never granted, or was revoked.',
+    fix: 'Grant the right that the message names.',
+  },
+  'stream.stuck.publication': {
+    meaning: 'The stream is stuck: its publication is gone.',
+    cause: 'Somebody dropped it. A new one of the same name does not heal the stream.',
+    fix: 'Abort, then prepare and load again.',
+  },
+  'stream.stuck.read-only': {
+    meaning: 'The stream is stuck: the target is read-only.',
+    cause: 'A setting of the database or the role forbids writes.',
+    fix: 'Make the target writable for the migration user.',
+  },
+  'stream.stuck.schema-name': {
+    meaning: "The stream is stuck: the target's database or schema does not exist.",
+    cause: 'It was dropped or renamed.',
+    fix: 'Restore it.',
+  },
+  'stream.stuck.slot-busy': {
+    meaning: 'The stream is stuck: another process reads the slot.',
+    cause: 'A replicator of another run, or a foreign program, is connected.',
+    fix: 'End that process.',
+  },
+  'stream.stuck.slot-gone': {
+    meaning: 'The stream is stuck: the slot is gone.',
+    cause: 'Somebody dropped it, or the source failed over.',
+    fix: 'Abort, then prepare and load again.',
+  },
+  'stream.stuck.slot-invalid': {
+    meaning: 'The stream is stuck: the source has removed WAL that the slot needs.',
+    cause: '`max_slot_wal_keep_size` is too small.',
+    fix: 'Raise it, abort, and prepare and load again.',
+  },
+  'stream.stuck.toast': {
+    meaning: 'The stream is stuck: an UPDATE left a large (TOASTed) value unchanged.',
+    cause: 'This replicator cannot carry such an UPDATE.',
+    fix: 'Use a newer replicator, or let the application write that column in every UPDATE.',
+  },
+  'stream.stuck.truncate': {
+    meaning: 'The stream is stuck: a TRUNCATE was run on the source.',
+    cause: 'The replicator cannot carry a TRUNCATE.',
+    fix: 'Load again. Empty tables with DELETE until the cutover is over.',
+  },
+  'stream.stuck.type': {
+    meaning: 'The stream is stuck: a value does not fit its column on the target.',
+    cause: 'The types differ, or the replicator cannot carry the type.',
+    fix: 'Give both sides the same type, leave the table out, or use another replicator.',
+  },
+  'stream.stuck.unique': {
+    meaning: 'The stream is stuck: a unique index of the target refuses a change.',
+    cause: 'A unique value moved from one row to another.',
+    fix: 'Drop that index on the target until after the drain.',
+  },
+
+  'tool.failed': {
+    meaning: 'A program of MOLT failed.',
+    cause: 'Its last line is in the message.',
+    fix: 'Read its log in the evidence folder.',
+  },
+  'tool.killed': {
+    meaning: 'A program of MOLT was killed by a signal.',
+    cause: 'The machine ran out of memory, or somebody ended the process.',
+    fix: 'Look at what else runs on the machine, and run the step again.',
+  },
+  'tool.not-installed': {
+    meaning: 'A program of MOLT is not on the PATH.',
+    cause: '`setup` did not run in this job.',
+    fix: 'Run `setup` before this step in the same job.',
+  },
+  'tool.not-started': {
+    meaning: 'A program could not be started.',
+    cause: 'The file is not executable, or not built for this platform.',
+    fix: 'Check the file, or run `setup`.',
+  },
+  'tool.stalled': {
+    meaning: 'A program of MOLT printed nothing for `stall-after` and was ended.',
+    cause: 'It waits for a lock, or the runner is out of memory or disk. A large IMPORT INTO prints nothing either.',
+    fix: 'Look for locks on both sides. Raise `stall-after` for very large tables.',
+  },
+  'tool.unusable': {
+    meaning: 'A program of MOLT does not answer.',
+    cause: 'The file is damaged, or not built for this platform.',
+    fix: 'Run `setup`, or check the file.',
+  },
+
+  'tools.not-planned': {
+    meaning: 'The program is not the one of the plan.',
+    cause: 'This runner has another MOLT than the one that was rehearsed and approved.',
+    fix: 'Set the same `version` and `checksum` for all jobs. Before the load, run `prepare` with `waive: tool.version=molt` to accept it.',
+  },
+
+  'verify.differences': {
+    meaning: 'Source and target differ.',
+    cause:
+      'While changes are streamed a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss.',
+    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ.',
+  },
+  'verify.inconclusive': {
+    meaning: 'Source and target are not proved to be equal, and nothing is known to be lost.',
+    cause: 'Rows kept changing, a right is missing, or a table could not be compared. The message lists each problem.',
+    fix: 'Correct what the message lists, and verify again with less load, or after the drain.',
+  },
+  'verify.rows-lost': {
+    meaning: 'Rows differ after the drain. Nothing was decided.',
+    cause: 'Nothing is on its way any more, so this is loss.',
+    fix: 'Do not cut over. Find the cause, abort, and prepare and load again. If only the hashes differ, MOLT misreads values: use a newer MOLT.',
+  },
+
+  'waiver.not-allowed': {
+    meaning: 'A check cannot be waived.',
+    cause: 'A later step would fail all the same.',
+    fix: 'Correct what the check found.',
+  },
+  'waiver.unknown-check': {
+    meaning: '`waive` names an unknown check.',
+    cause: 'The name is misspelled.',
+    fix: 'Use a name from [the list of checks](checks.md).',
+  },
+  'waiver.unused': {
+    meaning: 'A waiver matches nothing.',
+    cause: 'The object is misspelled, or the problem is gone.',
+    fix: 'Remove the waiver, or correct its object.',
+  },
+
+  'write-access.granted-early': {
+    meaning: 'Roles can write to the target, which must stay read-only until the commit.',
+    cause: 'Somebody granted rights since `prepare`.',
+    fix: 'Revoke the rights that the message lists, and verify again.',
+  },
+  'write-access.missing': {
+    meaning: 'The migration is committed, but the application cannot write to the target.',
+    cause: 'Rights are missing on the target.',
+    fix: 'Grant the rights that the message lists, and run `cutover` again for the switch.',
+  },
+  'write-access.not-revoked': {
+    meaning: 'Write access on the target could not be revoked.',
+    cause: 'Another role granted it.',
+    fix: 'Revoke the rights that the message lists, or set `write-access: waive`.',
+  },
+} as const satisfies Record<string, Explanation>
+
+export type ErrorCode = keyof typeof CODES

@@ -1,0 +1,28 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { expect, test } from 'vitest'
+import { CODES } from '../../src/runtime/codes.ts'
+
+const files = ['src', 'rehearsal']
+  .flatMap((folder) => readdirSync(folder, { recursive: true, encoding: 'utf8' }).map((file) => `${folder}/${file}`))
+  .filter((file) => file.endsWith('.ts') && file !== 'src/runtime/codes.ts')
+const code = files.map((file) => readFileSync(file, 'utf8')).join('\n')
+
+/** A code stands in the source as it is; those of a stuck stream are put together from the kind of the diagnosis. */
+function isUsed(name: string): boolean {
+  const kind = /^stream\.stuck\.(.*)$/.exec(name)?.[1]
+  return code.includes(`'${name}'`) || (kind !== undefined && new RegExp(`[\\s,]'${kind}',[\\s]`).test(code))
+}
+
+test('every code of the table is used', () => {
+  expect(Object.keys(CODES).filter((name) => !isUsed(name))).toEqual([])
+})
+
+test('the table is sorted, so that a code has one place', () => {
+  const names = Object.keys(CODES)
+  expect(names).toEqual([...names].sort())
+})
+
+test.each(Object.entries(CODES))('%s is explained in sentences', (name, { meaning, cause, fix }) => {
+  expect(name).toMatch(/^[a-z]+(-[a-z]+)*(\.[a-z]+(-[a-z]+)*)+$/)
+  for (const text of [meaning, cause, fix]) expect(text).toMatch(/^[A-Z`"].*[.)]$/s)
+})
