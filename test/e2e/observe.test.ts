@@ -112,8 +112,7 @@ test('a client that still writes to the source makes it degraded, and is named',
       { code: 'observe.refused-writes', measured: 7 },
     ])
     const open = await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' })
-    expect(open.outputs['error-kind']).toBe('verdict')
-    expect(words(open)).toContain('degraded')
+    expect(open.outputs['error-code']).toBe('cleanup.degraded')
     requireSuccess(
       'cleanup',
       await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true', waive: 'observe' }),

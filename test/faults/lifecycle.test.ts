@@ -132,8 +132,7 @@ test('cleanup after the rollback window leaves nothing of ours on either side', 
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
   const unobserved = await rehearsal.run('cleanup', { 'rollback-window': '0s' })
-  expect(unobserved.outputs['error-kind']).toBe('verdict')
-  expect(words(unobserved)).toContain('the application was not observed')
+  expect(unobserved.outputs['error-code']).toBe('cleanup.not-observed')
   const over = { 'rollback-window': '0s', waive: 'observe' }
   const listed = await rehearsal.run('cleanup', { ...over, 'dry-run': 'true' })
   requireSuccess('cleanup', listed)

@@ -75,8 +75,13 @@ async function requireObserved({ inputs }: Context<typeof spec>, target: Databas
     return warning(
       `${found.may === 'stay-open' ? '`waive: observe`' : 'The last observation is inconclusive'}: ${found.what.slice(0, 5).join('; ')}`,
     )
+  const [code, what] =
+    found.why === 'missing'
+      ? (['cleanup.not-observed', 'the application was not observed'] as const)
+      : (['cleanup.degraded', 'the application is degraded on the target'] as const)
   refuse(
-    found.why === 'missing' ? 'the application was not observed' : 'the application is degraded on the target',
+    code,
+    what,
     found.what,
     'Run `observe` until it is healthy, or set `waive: observe`. Nothing was dropped; a rollback is still possible.',
   )
