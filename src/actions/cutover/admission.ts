@@ -1,6 +1,7 @@
 import { info } from '@actions/core'
 import { deferAgain, lostDefinitions } from '../../destination/deferral.ts'
 import { readWriteGrants } from '../../destination/write-access.ts'
+import { readStreamNote } from '../../ledger/hold.ts'
 import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { schemaChanges } from '../../ledger/schema-changes.ts'
 import { describeChange } from '../../model/fingerprint.ts'
@@ -30,7 +31,7 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   await requirePlannedTools(entry.plan, 'molt', 'replicator')
   await requireEndable(source, context.inputs.endSessions)
   await requireUnchanged(source, target, entry)
-  await requireShut(target, entry)
+  await requireShut(target, entry, (await readStreamNote(target, entry.id))?.login)
   const lost = await lostDefinitions(target, entry.id, entry.facts.deferred)
   if (lost.length)
     refuse(
@@ -43,10 +44,14 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   return entry
 }
 
-/** Rights that were granted after `prepare` has revoked write access: whoever has them can write what nobody compares. */
-export async function requireShut(target: Database, { plan, facts }: Entry): Promise<void> {
+/**
+ * Rights that were granted after `prepare` has revoked write access: whoever has them can write what nobody compares.
+ * @param login the role by which the stream writes
+ */
+export async function requireShut(target: Database, { plan, facts }: Entry, login?: string): Promise<void> {
   if (!facts.writeAccess) return
-  const open = await readWriteGrants(target, plan.targetSchema, plan.tables)
+  const grants = await readWriteGrants(target, plan.targetSchema, plan.tables)
+  const open = grants.filter(({ role }) => role !== login)
   if (open.length)
     refuse(
       'write-access.granted-early',
