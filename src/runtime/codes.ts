@@ -128,6 +128,7 @@ export const CODES = {
     cause: 'A TRUNCATE tells no keys.',
     fix: 'Compare the table in full.',
   },
+
   'cleanup.degraded': {
     meaning: 'The last observation after the commit is degraded.',
     cause: 'A threshold of `observe` was passed, so a rollback may still be needed. The message lists each.',

@@ -73,7 +73,7 @@ async function requireObserved({ inputs }: Context<typeof spec>, target: Databas
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const found = wayBack(await lastObservation(target, entry))
   if (found.may === 'close') return
-  if (inputs.waive === 'observe' || found.may === 'close-with-warning')
+  if (inputs.waive?.includes('observe') || found.may === 'close-with-warning')
     return warning(
       `${found.may === 'stay-open' ? '`waive: observe`' : 'The last observation is inconclusive'}: ${found.what.slice(0, 5).join('; ')}`,
     )

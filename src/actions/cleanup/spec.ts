@@ -1,5 +1,5 @@
-import { defaulted, defineAction } from '../../runtime/spec.ts'
-import { boolean, choice } from '../../runtime/types.ts'
+import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
+import { boolean, list } from '../../runtime/types.ts'
 import { migration, wayBack } from '../shared.ts'
 
 export const spec = defineAction({
@@ -11,10 +11,9 @@ export const spec = defineAction({
   inputs: {
     ...migration,
     ...wayBack,
-    waive: defaulted(
-      choice('none', 'observe'),
-      'none',
-      '`observe`: closes the way back although the last observation after the commit is degraded or missing.',
+    waive: optional(
+      list,
+      '`observe`: closes the way back although the last observation after the commit is degraded or missing. Waivers of `prepare` in the same place are passed over.',
     ),
     restore: defaulted(
       boolean,
