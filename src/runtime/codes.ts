@@ -280,6 +280,12 @@ export const CODES = {
     cause: 'The server restarted, or the network failed.',
     fix: 'Run the step again. It resumes from the ledger.',
   },
+  'database.contention': {
+    meaning: 'The target refused the same statement again and again, because of other transactions.',
+    cause:
+      'Long or many transactions work on the same rows or definitions (40001), or it is unknown whether a statement was done (40003).',
+    fix: 'Stop other schema changes and long transactions on the target, and run the step again.',
+  },
   'database.lock-timeout': {
     meaning: 'A lock was not available in time.',
     cause: 'Another session holds a conflicting lock.',
@@ -1184,9 +1190,20 @@ export const CODES = {
     fix: 'Revoke the rights that the message lists, and verify again.',
   },
   'write-access.missing': {
-    meaning: 'The migration is committed, but the application cannot write to the target.',
-    cause: 'Rights are missing on the target.',
-    fix: 'Grant the rights that the message lists, and run `cutover` again for the switch.',
+    meaning: 'The migration is committed, and write access to the target could not be given back.',
+    cause: 'The migration user lost the right to grant since the last look before the commit, or a role was dropped.',
+    fix: 'Run the statements of the message on the target as an administrator, then run `cutover` again. To return to the source, run `rollback`.',
+  },
+  'write-access.not-closed': {
+    meaning: 'Write access to the target was never closed.',
+    cause: '`prepare` was interrupted before its end.',
+    fix: 'Run `prepare` again.',
+  },
+  'write-access.not-grantable': {
+    meaning: 'Write access to the target could not be given back after the commit.',
+    cause:
+      'The migration user lacks the grant option, ownership or admin for a right that the application has. ALL needs ALL WITH GRANT OPTION.',
+    fix: 'Have an administrator run the statements of the message on the target, then run the step again.',
   },
   'write-access.not-revoked': {
     meaning: 'Write access on the target could not be revoked.',
