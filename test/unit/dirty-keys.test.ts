@@ -166,7 +166,8 @@ class World {
   look(): void {
     const whole = (chunk: string) => [...this.source.keys()].filter((key) => key % 4 === Number(chunk))
     this.seen = {
-      keys: this.dirty.open.filter(({ key }) => this.same(Number(key[0]))),
+      // Behind a marker: a reader that began again has applied them once more by then.
+      keys: this.dirty.open.filter(({ key, at }) => at < BigInt(this.applied) && this.same(Number(key[0]))),
       chunks: this.dirty.chunks
         .filter(({ chunk }) => whole(chunk).every((key) => this.same(key)))
         .map((chunk) => [chunk, BigInt(this.confirmed)]),

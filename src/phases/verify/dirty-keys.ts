@@ -80,7 +80,8 @@ export class DirtyKeys {
 
   /**
    * Notes keys that were read on both sides and found equal. One that has changed since it was taken stays open.
-   * @param compared as {@link open} gave them
+   * @param compared as {@link open} gave them; read on the target behind a marker that was written after their changes,
+   * while the stream had the same reader, or a restart could still apply older values over them
    */
   equal(compared: readonly ChangedKey[]): void {
     for (const change of compared) {
