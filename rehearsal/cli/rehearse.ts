@@ -10,6 +10,7 @@ import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
 import { number, seconds } from '../../src/runtime/progress.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { toolVersion } from '../../src/tools/versions.ts'
+import { seenThrough, startCockroach } from '../cockroach/server.ts'
 import { type EmbeddedServer, startPair, startPostgres } from '../postgres/postgres.ts'
 import { type JobResult, type LogLine, runAction } from '../runner/runner.ts'
 import { type LoadHandle, startGenericLoad, startLoad } from '../shop/load.ts'
@@ -95,9 +96,16 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
       createShop(target.url, { schemaOnly: true }),
     ])
     signal.throwIfAborted()
-    const account = await underLoad({ ...options, plain }, { source, target }, folder, screen, signal)
-    if (options.keep) await keepServers([source, target], folder, screen)
-    return account
+    const cluster = options.cluster && (await startCockroach(target, options.cluster))
+    try {
+      const seen = cluster ? seenThrough(cluster, target) : target
+      const account = await underLoad({ ...options, plain }, { source, target: seen }, folder, screen, signal)
+      for (const sql of cluster?.unknown ?? []) screen.say(`no rule of the CockroachDB-like target knows: ${sql}`)
+      if (options.keep) await keepServers([source, target], folder, screen)
+      return account
+    } finally {
+      await cluster?.stop()
+    }
   } finally {
     await pair.stop()
   }
