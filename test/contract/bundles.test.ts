@@ -154,7 +154,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     '%s does not connect without TLS unless it is allowed',
     async (name) => {
       const before = server.connections()
-      const load = name === 'fetch' ? { mode: 'direct-copy' } : {}
+      const load: Record<string, string> = name === 'fetch' ? { mode: 'direct-copy' } : {}
       const run = await runBundle(name, { node, inputs: { ...sound(), ...load, 'allow-insecure': '' } })
       expect(run.errors).toHaveLength(1)
       expect(run.errors[0]).toContain('`source`')
