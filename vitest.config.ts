@@ -7,6 +7,7 @@ const NIGHTLY = [
   'test/e2e/follow-cutover.test.ts',
   'test/e2e/rehearse-workflow.test.ts',
   'test/e2e/source-versions.test.ts',
+  'test/e2e/observe.test.ts',
   'test/faults/lifecycle.test.ts',
   'test/faults/cutover-kill.test.ts',
   'test/faults/cutover-nights.test.ts',
@@ -25,6 +26,6 @@ export default defineConfig({
     testTimeout: 120_000,
     hookTimeout: 120_000,
     // They import JSON without import attributes, which plain Node refuses; Vite does not.
-    server: { deps: { inline: [/@actions\/(expressions|workflow-parser)/] } },
+    server: { deps: { inline: [/@actions\/(expressions|workflow-parser|languageservice)/] } },
   },
 })

@@ -3,7 +3,7 @@ import { type Entry, type Phase, requireEntry } from '../ledger/ledger.ts'
 import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
-import { boolean, connectionUrl, pattern, text, webhookUrl } from '../runtime/types.ts'
+import { boolean, connectionUrl, duration, pattern, text, webhookUrl } from '../runtime/types.ts'
 import { tlsProblem } from '../runtime/url.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readServer } from '../source/server.ts'
@@ -48,6 +48,11 @@ export const notifying = {
     webhookUrl,
     'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and at commit, rollback and a degraded application. A failure to notify fails no step. See docs/observe.md.',
   ),
+}
+
+/** For actions that know the way back. */
+export const wayBack = {
+  'rollback-window': defaulted(duration, '7d', 'How long after a cutover the fenced source is kept as the way back.'),
 }
 
 /** For actions that stream or watch. */

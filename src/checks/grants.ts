@@ -94,6 +94,9 @@ export function targetGrants(facts: Facts, user: string): string {
       ? [
           '-- To see imports and changefeeds of others.',
           `GRANT SYSTEM VIEWJOB TO ${name};`,
+          '-- For `observe` and the search for other writers: statements without values, sessions, the connection limit.',
+          `GRANT SYSTEM VIEWACTIVITYREDACTED TO ${name};`,
+          `GRANT SYSTEM VIEWCLUSTERSETTING TO ${name};`,
           ...(facts.settings.bucketPath
             ? [
                 '-- For a bucket reached by implicit authentication.',

@@ -105,7 +105,8 @@ export const loadChecks: readonly Check[] = [
     id: 'load.transaction-unknown',
     severity: 'info',
     title: 'The size of transactions is not known',
-    protects: 'The replicator holds one whole transaction in memory; a nightly batch can be too large for it.',
+    protects:
+      'The replicator holds one whole transaction in memory; a nightly batch can be too large for it. And `observe` has no baseline.',
     fix: 'CREATE EXTENSION pg_stat_statements; -- or ask who writes in batches',
     *find({ source: { statements } }) {
       if (!statements)

@@ -143,6 +143,21 @@ export const rightChecks: readonly Check[] = [
     },
   },
   {
+    id: 'right.statistics',
+    severity: 'warn',
+    title: 'The migration user may see the statements and sessions of others',
+    protects: 'Without it `observe` has no baseline, and does not see who still uses the source after the commit.',
+    fix: 'GRANT pg_read_all_stats TO {role};',
+    *find({ source: { role } }) {
+      if (!role.seesOthers)
+        yield {
+          object: role.name,
+          what: `${role.name} is no member of pg_read_all_stats`,
+          names: { role: ident(role.name) },
+        }
+    },
+  },
+  {
     id: 'right.target-tables',
     severity: 'block',
     title: 'The migration user may write the tables on the target',
@@ -216,6 +231,22 @@ export const rightChecks: readonly Check[] = [
           names: { sql: `GRANT ${right} TO ${ident(role.name)};` },
         }
       }
+    },
+  },
+  {
+    id: 'right.target-activity',
+    severity: 'warn',
+    title: 'The migration user may see statements and sessions on the target',
+    protects:
+      'Without it SHOW CLUSTER SESSIONS shows only its own sessions, so other writers are missed, and `observe` is inconclusive.',
+    fix: 'GRANT SYSTEM VIEWACTIVITYREDACTED TO {role};',
+    *find({ target: { role, sight } }) {
+      if (sight && !sight.activity)
+        yield {
+          object: role.name,
+          what: `${role.name} has neither VIEWACTIVITY nor VIEWACTIVITYREDACTED on the target`,
+          names: { role: ident(role.name) },
+        }
     },
   },
   {

@@ -319,11 +319,16 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.jobs-unseen',
     severity: 'info',
     title: 'Jobs of the target can be seen',
-    protects: 'Without VIEWJOB a running import or changefeed of somebody else is not seen here.',
+    protects:
+      'SHOW JOBS shows only your own jobs without VIEWJOB: a running import or changefeed is missed, and `observe` is inconclusive.',
     fix: 'GRANT SYSTEM VIEWJOB TO {role};',
-    *find({ target: { jobs, role, server } }) {
-      if (server.isCockroach && jobs === null)
-        yield { object: 'target', what: 'SHOW JOBS was refused', names: { role: ident(role.name) } }
+    *find({ target: { jobs, role, server, sight } }) {
+      if (server.isCockroach && (jobs === null || sight?.jobs === false))
+        yield {
+          object: 'target',
+          what: `jobs of other users are hidden from ${role.name}`,
+          names: { role: ident(role.name) },
+        }
     },
   },
   {

@@ -139,6 +139,12 @@ export const CODES = {
     cause: 'A TRUNCATE tells no keys.',
     fix: 'Compare the table in full.',
   },
+
+  'cleanup.degraded': {
+    meaning: 'The last observation after the commit is degraded.',
+    cause: 'A threshold of `observe` was passed, so a rollback may still be needed. The message lists each.',
+    fix: 'Run `observe` until it is healthy, roll back, or set `waive: observe`: [observe](observe.md).',
+  },
   'cleanup.fence-armed': {
     meaning: 'The fence is armed, so nothing is cleaned up.',
     cause: 'A cutover is under way, or the fence was raised by hand.',
@@ -153,6 +159,11 @@ export const CODES = {
     meaning: 'Some objects are still there after the cleanup.',
     cause: 'Locks or another run kept them.',
     fix: 'Run `cleanup` again.',
+  },
+  'cleanup.not-observed': {
+    meaning: 'The application was not observed after the commit.',
+    cause: 'Without an observation it is not known whether a rollback is still needed.',
+    fix: 'Run `observe`, or set `waive: observe`: [observe](observe.md).',
   },
   'cleanup.not-over': {
     meaning: 'The migration is in the middle of its cutover.',

@@ -89,7 +89,17 @@ export function asCockroach(facts: Facts, major = 25, minor = 2): Facts {
     major,
     minor,
   }
-  return { ...facts, target: { ...facts.target, server, intSize: '4', serial: 'sql_sequence', jobs: [] } }
+  return {
+    ...facts,
+    target: {
+      ...facts.target,
+      server,
+      intSize: '4',
+      serial: 'sql_sequence',
+      jobs: [],
+      sight: { activity: true, jobs: true },
+    },
+  }
 }
 
 /** A deep copy with one thing changed. */

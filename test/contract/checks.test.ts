@@ -243,6 +243,11 @@ it('rights that the migration user lacks on both sides', async () => {
   expectFires(facts, 'right.replication', ['weak'])
   expectFires(facts, 'right.create', ['weak'])
   expectFires(facts, 'right.owner', ['public.orders'])
+  expectFires(facts, 'right.statistics', ['weak'])
+  const blind = changed(asCockroach(facts), (copy) => {
+    copy.target.sight = { activity: false, jobs: true }
+  })
+  expectFires(blind, 'right.target-activity', ['weak'])
   expectFires(facts, 'right.target-tables', ['public.orders'])
   expectFires(facts, 'right.target-create', ['weak', 'weak'])
   expectFires(facts, 'right.target-logins', ['weak'])
@@ -595,6 +600,7 @@ it('what only CockroachDB says of itself', () => {
   expectFires(asCockroach(clean, 22, 2), 'tgt.version', ['target'])
   expectFires(target({ intSize: '8' }), 'tgt.int-size', ['target'], cockroach)
   expectFires(target({ jobs: null }), 'tgt.jobs-unseen', ['target'], cockroach)
+  expectFires(target({ sight: { activity: true, jobs: false } }), 'tgt.jobs-unseen', ['target'], cockroach)
   const job = { id: '77', type: 'CHANGEFEED', status: 'running', description: 'CREATE CHANGEFEED' }
   expectFires(target({ jobs: [job] }), 'tgt.job', ['job 77'], cockroach)
   const building = changed(clean, (copy) => {

@@ -27,12 +27,14 @@ export async function startRehearsal(
   options: {
     rows?: number
     rate?: number
+    /** Of both servers. */
+    settings?: Record<string, string | number>
     sourceUrl?: (url: string) => string
     targetUrl?: (url: string) => string
   } = {},
 ): Promise<Rehearsal> {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-test-'))
-  const pair = await startPair()
+  const pair = await startPair({ settings: options.settings })
   try {
     await Promise.all([
       createShop(pair.source.url, { rows: options.rows ?? 1500 }),

@@ -9,9 +9,11 @@ import {
   restoreOrTell,
 } from '../../phases/cleanup/leftovers.ts'
 import { lookAtFence } from '../../phases/cutover/held-fence.ts'
-import type { Action } from '../../runtime/action.ts'
+import { lastObservation } from '../../phases/observe/observation.ts'
+import { wayBack } from '../../phases/observe/way-back.ts'
+import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
-import { VerdictError } from '../../runtime/errors.ts'
+import { refuse, VerdictError } from '../../runtime/errors.ts'
 import { readFence } from '../../source/fence.ts'
 import { withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
@@ -24,6 +26,7 @@ export const action: Action<typeof spec> = {
       const entry = await readEntryIfAny(target, migration)
       await requireOurs(source, migration, entry)
       requireWindowOver(entry, context.inputs.rollbackWindow)
+      await requireObserved(context, target, entry)
       await tellWrites(source, entry)
       const onSource = () => leftoversOnSource(source, entry?.plan, true)
       const onTarget = () => leftoversOnTarget(target, migration, entry)
@@ -68,6 +71,27 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
       'cleanup.fence-armed',
       'the fence is armed: a cutover is under way; wait for it, or lift it with `fence`',
     )
+}
+
+/** After a commit the application must be well before the way back closes. */
+async function requireObserved({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
+  if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
+  const found = wayBack(await lastObservation(target, entry))
+  if (found.may === 'close') return
+  if (inputs.waive?.includes('observe') || found.may === 'close-with-warning')
+    return warning(
+      `${found.may === 'stay-open' ? '`waive: observe`' : 'The last observation is inconclusive'}: ${found.what.slice(0, 5).join('; ')}`,
+    )
+  const [code, what] =
+    found.why === 'missing'
+      ? (['cleanup.not-observed', 'the application was not observed'] as const)
+      : (['cleanup.degraded', 'the application is degraded on the target'] as const)
+  refuse(
+    code,
+    what,
+    found.what,
+    'Run `observe` until it is healthy, or set `waive: observe`. Nothing was dropped; a rollback is still possible.',
+  )
 }
 
 /** With the fence its count of writes goes: afterwards nobody can tell any more that there were some. */

@@ -1,6 +1,6 @@
-import { defaulted, defineAction } from '../../runtime/spec.ts'
-import { boolean, duration } from '../../runtime/types.ts'
-import { migration } from '../shared.ts'
+import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
+import { boolean, list } from '../../runtime/types.ts'
+import { migration, wayBack } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'cleanup',
@@ -10,7 +10,11 @@ export const spec = defineAction({
   icon: 'trash-2',
   inputs: {
     ...migration,
-    'rollback-window': defaulted(duration, '7d', 'How long after a cutover the fenced source is kept as the way back.'),
+    ...wayBack,
+    waive: optional(
+      list,
+      '`observe`: closes the way back although the last observation after the commit is degraded or missing. Waivers of `prepare` in the same place are passed over.',
+    ),
     restore: defaulted(
       boolean,
       'false',

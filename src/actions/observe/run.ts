@@ -7,6 +7,7 @@ import { keepObservation, lastObservation, observationOf } from '../../phases/ob
 import { baselineText, gapText, judgementText, reasonText } from '../../phases/observe/summary.ts'
 import { isMissing, type Judgement, judge, type Limits, type Verdict } from '../../phases/observe/verdict.ts'
 import { type Watched, watch } from '../../phases/observe/watch.ts'
+import { readRollback } from '../../phases/observe/way-back.ts'
 import { writeMetrics } from '../../report/metrics.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { Link } from '../../runtime/database.ts'
@@ -55,12 +56,15 @@ async function observe(context: Observe): Promise<void> {
   })
   const links = { source: new Link(context.inputs.source, 'source'), target: new Link(context.inputs.target, 'target') }
   try {
-    const refusedBefore = previous?.refusedTotal ?? 0
+    const refusedBefore = previous?.refusedTotal
     const jobsForMs = previous?.ageMs ?? entry.ageMs
     const watched = await look(context, { entry, known, links, refusedBefore, jobsForMs })
     const judged = judge(known.statements, watched.seen, limitsOf(context))
-    await links.target.use((db) => keepObservation(db, entry, judged, watched))
-    tell(context, judged, known, watched)
+    const rollback = await links.target.use(async (db) => {
+      await keepObservation(db, entry, judged, watched)
+      return readRollback(db, entry, context.inputs.rollbackWindow)
+    })
+    tell(context, judged, known, watched, rollback?.lines ?? [])
   } finally {
     await Promise.all([links.source.close(), links.target.close()])
   }
@@ -75,7 +79,7 @@ function look(
     entry: Entry
     known: Baseline
     links: { source: Link; target: Link }
-    refusedBefore: number
+    refusedBefore: number | undefined
     jobsForMs: number
   },
 ): Promise<Watched> {
@@ -122,15 +126,28 @@ function limitsOf({ inputs }: Observe): Limits {
   }
 }
 
-function tell(context: Observe, judged: Judgement, known: Baseline, watched: Watched): void {
+function tell(
+  context: Observe,
+  judged: Judgement,
+  known: Baseline,
+  watched: Watched,
+  rollback: readonly string[],
+): void {
   const path = join(workFolder(context.inputs.migration), 'observe.json')
   writeFileSync(path, `${JSON.stringify(observationOf(judged, watched), null, 2)}\n`, { mode: 0o600 })
   context.output('report', path)
   context.output('verdict', judged.verdict)
   context.output('reasons', JSON.stringify(judged.reasons.slice(0, 50)))
-  context.summary(judgementText(judged, known))
+  context.summary([judgementText(judged, known), ...refusedText(watched), ...rollback].join('\n\n'))
   if (judged.verdict === 'degraded') notify('degraded', { what: judged.reasons.slice(0, 3).map(reasonText).join('; ') })
   requireHealthy(judged)
+}
+
+function refusedText({ refusedTotal }: Watched): string[] {
+  if (!refusedTotal) return []
+  return [
+    `The source refused ${plural(refusedTotal, 'write')} since the commit. Until the application has switched, that is expected.`,
+  ]
 }
 
 const NEXT: Record<Exclude<Verdict, 'healthy'>, string> = {

@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { choice, decimal, duration, integer, list } from '../../runtime/types.ts'
-import { metrics, migration, notifying } from '../shared.ts'
+import { metrics, migration, notifying, wayBack } from '../shared.ts'
 
 const percent = integer(0, 100)
 
@@ -14,6 +14,7 @@ export const spec = defineAction({
     ...migration,
     ...notifying,
     ...metrics,
+    ...wayBack,
     mode: defaulted(
       choice('watch', 'baseline'),
       'watch',
@@ -55,7 +56,7 @@ export const spec = defineAction({
     'max-refused-writes': defaulted(
       integer(0, 1_000_000),
       '0',
-      'Degraded when the source refused more writes since the commit, or since the last watch.',
+      'Degraded when the source refused more writes since the last watch; the first watch counts from its begin, since refusals are expected until the application has switched.',
     ),
     'max-failed-jobs': defaulted(
       integer(0, 1000),

@@ -2,6 +2,7 @@ import { info, warning } from '@actions/core'
 import { holdTexts } from '../../ledger/hold.ts'
 import { type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { lookAtFence } from '../../phases/cutover/held-fence.ts'
+import { readRollback } from '../../phases/observe/way-back.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
@@ -22,15 +23,24 @@ export const action: Action<typeof spec> = {
     requireTls(context.inputs)
     const ledger = target
       ? await attempt(() =>
-          withDatabase(target, 'target', async (db) => ({
-            entry: await readEntryIfAny(db, migration),
-            holds: await holdTexts(db, migration),
-          })),
+          withDatabase(target, 'target', async (db) => {
+            const entry = await readEntryIfAny(db, migration)
+            const rollback = entry && (await readRollback(db, entry, context.inputs.rollbackWindow))
+            return { entry, holds: await holdTexts(db, migration), rollback }
+          }),
         )
       : undefined
     const entry = ledger?.entry
     const facts = source ? await attempt(() => lookAtSource(source, entry)) : undefined
-    const lines = [...ledgerLines(context, entry), ...(ledger?.holds ?? []), ...sourceLines(context, facts)]
+    const rollback = ledger?.rollback
+    context.output('rollback-until', rollback?.until.toISOString() ?? '')
+    context.output('observed', rollback?.observed ?? '')
+    const lines = [
+      ...ledgerLines(context, entry),
+      ...(rollback?.lines ?? []),
+      ...(ledger?.holds ?? []),
+      ...sourceLines(context, facts),
+    ]
     for (const line of lines) info(line)
     context.summary(`### Migration \`${migration}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
     if (!entry && !facts) throw new VerdictError('status.unreadable', 'neither side could be read')

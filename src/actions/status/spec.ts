@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { connectionUrl, size } from '../../runtime/types.ts'
-import { migration } from '../shared.ts'
+import { migration, wayBack } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'status',
@@ -12,6 +12,7 @@ export const spec = defineAction({
     ...migration,
     source: optional(connectionUrl, 'PostgreSQL that is moved. Without it only the ledger is read.'),
     target: optional(connectionUrl, 'CockroachDB moved to. Without it only the source is looked at.'),
+    ...wayBack,
     'wal-budget': defaulted(
       size,
       '32GiB',
@@ -20,6 +21,8 @@ export const spec = defineAction({
   },
   outputs: {
     phase: "The migration's phase by the ledger; empty when that cannot be read.",
+    'rollback-until': 'When the rollback window ends, ISO 8601; empty before a commit.',
+    observed: 'Verdict of the last observation after the commit; empty without one.',
     fence:
       'State of the fence on the source, by its lease. Red when it is raised, but something of it is missing or was changed.',
     'slot-active': '`true` when a replicator reads the slot.',

@@ -58,6 +58,8 @@ interface SourceRole {
   replication: boolean
   createOnDatabase: boolean
   schemaUsage: boolean
+  /** Texts of statements and states of sessions of other users are shown to it. */
+  seesOthers: boolean
   /** Roles by which a provider gives the right to replicate: those there are, and those that this role has. */
   providerRoles: string[]
   providerGranted: string[]
@@ -259,6 +261,7 @@ const ROLE = `
          has_database_privilege(current_database(), 'CREATE') AS "createOnDatabase",
          coalesce(has_schema_privilege((SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1), 'USAGE'), false)
            AS "schemaUsage",
+         r.rolsuper OR pg_has_role('pg_read_all_stats', 'USAGE') AS "seesOthers",
          ARRAY(SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname = ANY($2) ORDER BY 1) AS "providerRoles",
          ARRAY(SELECT rolname::text FROM pg_catalog.pg_roles p WHERE rolname = ANY($2) AND pg_has_role(p.oid, 'USAGE')
                 ORDER BY 1) AS "providerGranted"

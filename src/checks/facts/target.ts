@@ -1,3 +1,4 @@
+import { readSight, type Sight } from '../../destination/activity.ts'
 import { readTarget, type TargetFacts as TargetServer } from '../../destination/server.ts'
 import { isStreamLogin, mayCreateLogins } from '../../destination/stream-login.ts'
 import { readAccess, type WriteGrant } from '../../destination/write-access.ts'
@@ -28,6 +29,8 @@ export interface TargetFacts {
   intSize: string | null
   serial: string | null
   certificateUntil: Date | null
+  /** What of other users it shows; null on PostgreSQL. */
+  sight: Sight | null
 }
 
 interface TargetRelation {
@@ -117,6 +120,7 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
     intSize: cockroach ? await readSetting(db, 'default_int_size') : null,
     serial: cockroach ? await readSetting(db, 'serial_normalization') : null,
     certificateUntil: certificateEnd(db),
+    sight: cockroach ? await readSight(db) : null,
   }
 }
 

@@ -1,6 +1,8 @@
 import { addEvidence, type Entry, readEvidence } from '../../ledger/ledger.ts'
 import type { Database } from '../../runtime/database.ts'
-import type { Judgement } from './verdict.ts'
+import type { Statements } from './counters.ts'
+import { isWrite } from './fingerprint.ts'
+import { isMissing, type Judgement } from './verdict.ts'
 import type { Watched } from './watch.ts'
 
 const OBSERVE = 'observe'
@@ -9,6 +11,8 @@ const OBSERVE = 'observe'
 export interface Observation extends Judgement, Pick<Watched, 'transactions' | 'refusedTotal'> {
   sessions: Watched['seen']['sessions']
   stragglers: Watched['seen']['stragglers']
+  /** By statements that write, while it watched. */
+  rowsWrittenPerMinute?: number
   /** Where the stream of this attempt began: tells it from one that was rolled back. */
   cursor?: string
 }
@@ -16,16 +20,26 @@ export interface Observation extends Judgement, Pick<Watched, 'transactions' | '
 /** Statements of one side alone that are kept. */
 const KEPT = 100
 
-export function observationOf(judged: Judgement, { transactions, refusedTotal, seen }: Watched): Observation {
+export function observationOf(
+  judged: Judgement,
+  { transactions, refusedTotal, seen, durationMs }: Watched,
+): Observation {
   const { source, target } = judged.unpaired
   return {
     ...judged,
     unpaired: { source: source.slice(0, KEPT), target: target.slice(0, KEPT) },
     transactions,
     refusedTotal,
+    ...(isMissing(seen.statements)
+      ? {}
+      : { rowsWrittenPerMinute: rowsWritten(seen.statements) / (durationMs / 60_000) }),
     sessions: seen.sessions,
     stragglers: seen.stragglers,
   }
+}
+
+function rowsWritten(statements: Statements): number {
+  return Object.entries(statements).reduce((rows, [text, each]) => rows + (isWrite(text) ? each.rows : 0), 0)
 }
 
 export async function keepObservation(db: Database, entry: Entry, judged: Judgement, watched: Watched): Promise<void> {

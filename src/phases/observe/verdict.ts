@@ -65,7 +65,7 @@ export interface Seen {
   failedJobs: FailedJob[] | undefined
   /** Undefined where other users' sessions on the source are hidden. */
   stragglers: Straggler[] | undefined
-  /** Since the commit, or since the last watch; undefined where the fence does not count them. */
+  /** Since the last watch, or the begin of this one; undefined where the fence does not count them. */
   refusedWrites: number | undefined
 }
 

@@ -37,8 +37,11 @@ export interface WatchOptions {
   everyMs: number
   /** Applications and roles that are no concern, such as those of a monitor. */
   ignore: readonly string[]
-  /** Writes that the fence had refused when the last watch ended; 0 after the commit. */
-  refusedBefore: number
+  /**
+   * Writes that the fence had refused when the last watch ended; undefined before the first one. Until the application has
+   * switched, refusals are what it expects, so the first watch counts from its own begin.
+   */
+  refusedBefore: number | undefined
   /** Milliseconds before the watch, since when failed jobs count. */
   jobsForMs: number
   signal: AbortSignal
@@ -49,6 +52,8 @@ export interface WatchOptions {
 export interface Watched {
   seen: Seen
   transactions: TargetTransactions[]
+  /** Milliseconds that were watched. */
+  durationMs: number
   /** In all, since the commit; undefined where the fence does not count them. */
   refusedTotal: number | undefined
 }
@@ -60,7 +65,8 @@ export interface Watched {
 export async function watch(options: WatchOptions): Promise<Watched> {
   const begun = performance.now()
   const clients = new Clients(options)
-  const first = await options.target.use((db) => beginTarget(db))
+  const refusedFirst = options.refusedBefore ?? (await options.source.use((db) => writesRefused(db)))
+  const first = { ...(await options.target.use((db) => beginTarget(db))), refusedFirst }
   let reported = begun
   for (;;) {
     await clients.look()
@@ -90,22 +96,27 @@ async function tolerant(work: () => Promise<void>): Promise<void> {
 }
 
 interface FirstLook {
+  /** Writes that the fence had refused. */
+  refusedFirst: number | undefined
+  /** By this process's clock. */
+  begun: number
   isCockroach: boolean
   sight: Sight
   since: Date
   statements: Statements | { missing: Missing }
 }
 
-async function beginTarget(db: Database): Promise<FirstLook> {
+async function beginTarget(db: Database): Promise<Omit<FirstLook, 'refusedFirst'>> {
   const { isCockroach } = await readTarget(db)
   const sight = isCockroach ? await readSight(db) : { activity: true, jobs: true }
   const since = await readClock(db)
-  return { isCockroach, sight, since, statements: await countedOnTarget(db, { isCockroach, sight, since }) }
+  const begun = performance.now()
+  return { begun, isCockroach, sight, since, statements: await countedOnTarget(db, { isCockroach, sight, since }) }
 }
 
 async function countedOnTarget(
   db: Database,
-  { isCockroach, sight, since }: Omit<FirstLook, 'statements'>,
+  { isCockroach, sight, since }: Pick<FirstLook, 'isCockroach' | 'sight' | 'since'>,
 ): Promise<Statements | { missing: Missing }> {
   if (!sight.activity) return { missing: 'right' }
   if (isCockroach) return ofTarget(await readTargetStatements(db, since, OWN_APPLICATIONS))
@@ -141,10 +152,11 @@ async function look(options: WatchOptions, first: FirstLook, clients: Clients): 
           : undefined
         : [],
       stragglers: clients.onSource(),
-      refusedWrites: refusedTotal === undefined ? undefined : Math.max(0, refusedTotal - options.refusedBefore),
+      refusedWrites: refusedTotal === undefined ? undefined : Math.max(0, refusedTotal - (first.refusedFirst ?? 0)),
     },
     transactions: isCockroach && sight.activity ? await readTargetTransactions(db, since, OWN_APPLICATIONS) : [],
     refusedTotal,
+    durationMs: performance.now() - first.begun,
   }))
 }
 

@@ -1,0 +1,70 @@
+import { COMMITTED, type Entry, readEvidence } from '../../ledger/ledger.ts'
+import type { Database } from '../../runtime/database.ts'
+import { number } from '../../runtime/progress.ts'
+import { lastObservation, type Observation } from './observation.ts'
+import { gapText, reasonText } from './summary.ts'
+import type { Verdict } from './verdict.ts'
+
+/** Whether the way back may close, as far as the application is concerned. */
+export type WayBack =
+  | { may: 'close' }
+  | { may: 'close-with-warning'; what: string[] }
+  | { may: 'stay-open'; why: 'missing' | 'degraded'; what: string[] }
+
+/** By the last observation after the commit. */
+export function wayBack(observation: Pick<Partial<Observation>, 'verdict' | 'reasons' | 'gaps'> | undefined): WayBack {
+  if (observation?.verdict === 'healthy') return { may: 'close' }
+  if (observation?.verdict === 'inconclusive')
+    return { may: 'close-with-warning', what: (observation.gaps ?? []).map(gapText) }
+  if (observation?.verdict === 'degraded')
+    return { may: 'stay-open', why: 'degraded', what: (observation.reasons ?? []).map(reasonText) }
+  return { may: 'stay-open', why: 'missing', what: ['nobody observed the application after the commit'] }
+}
+
+/** How long a rollback is possible, and what the last watch said. */
+export interface RollbackFacts {
+  /** When the window ends, by the target's clock. */
+  until: Date
+  observed: Verdict | undefined
+  /** For people, a sentence or two each. */
+  lines: string[]
+}
+
+/** @returns undefined for a migration that is not committed */
+export async function readRollback(
+  target: Database,
+  entry: Entry,
+  windowMs: number,
+): Promise<RollbackFacts | undefined> {
+  if (!COMMITTED.includes(entry.phase)) return undefined
+  const [cutover] = await readEvidence<object>(target, entry.id, 'cutover', 1)
+  return rollbackFacts(entry, windowMs, cutover?.ageMs ?? entry.ageMs, await lastObservation(target, entry))
+}
+
+/** @param committedForMs since the commit, by the target's clock */
+export function rollbackFacts(
+  entry: Pick<Entry, 'updatedAt' | 'ageMs'>,
+  windowMs: number,
+  committedForMs: number,
+  observation: (Partial<Observation> & { ageMs: number }) | undefined,
+): RollbackFacts {
+  const now = entry.updatedAt.getTime() + entry.ageMs
+  const until = new Date(entry.updatedAt.getTime() + windowMs)
+  const commit = new Date(now - committedForMs).toISOString()
+  const rate = observation?.rowsWrittenPerMinute
+  const seen = rate === undefined ? '' : ` The last watch saw ${number(rate)} rows written per minute.`
+  const possible =
+    until.getTime() > now
+      ? `A rollback is possible until ${until.toISOString()}.`
+      : `The rollback window ended at ${until.toISOString()}. A rollback is possible until \`cleanup\` runs.`
+  return {
+    until,
+    observed: observation?.verdict,
+    lines: [
+      `${possible} It would lose every write the target took since the commit at ${commit}.${seen}`,
+      observation?.verdict
+        ? `Last observation: **${observation.verdict}**, ${number(observation.ageMs / 60_000)} min ago.`
+        : 'Nobody observed the application since the commit. Run `observe`.',
+    ],
+  }
+}

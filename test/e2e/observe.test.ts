@@ -1,0 +1,178 @@
+/**
+ * A migration that was committed, observed by the committed bundles through a proxy that keeps statement statistics as
+ * CockroachDB does: calm, with a client that was forgotten on the source, with a query that lost its index, and with a
+ * storm of retries.
+ */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import pg from 'pg'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { JobResult } from '../../rehearsal/runner/runner.ts'
+import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+import { type StatisticsProxy, startStatisticsProxy } from '../support/statistics-proxy.ts'
+
+const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', 'final-verify': 'counts', 'switch-command': '["true"]' }
+/** Looks 250 times for the items of a product: by an index in a millisecond or two, without one in a tenth of a second. */
+const LOOK = `SELECT count(*) FROM orders o WHERE o.id <= $1
+  AND (SELECT count(*) FROM order_items i WHERE i.product_id = o.id % 50 + 1) > $2`
+const FINGERPRINT =
+  'select count * from orders o where id <= _ and select count * from order_items i where product_id = id % _ + _ > _'
+/** Above what a proxy costs on a busy machine. */
+const LIMITS = { 'latency-floor': '60ms', 'latency-ratio': '8', 'min-calls': '5', 'min-coverage': '50' }
+
+let rehearsal: Rehearsal
+let app: pg.Client
+let proxy: StatisticsProxy
+
+beforeAll(async () => {
+  rehearsal = await startRehearsal({
+    rate: 60,
+    rows: 40_000,
+    settings: { shared_preload_libraries: 'pg_stat_statements' },
+  })
+  await rehearsal.query('source', 'CREATE SCHEMA monitoring')
+  await rehearsal.query('source', 'CREATE EXTENSION pg_stat_statements SCHEMA monitoring')
+  await rehearsal.bringToCaughtUp()
+  app = await client('source')
+  const first = await rehearsal.run('observe', { mode: 'baseline' })
+  requireSuccess('baseline', first)
+  expect(first.outputs.snapshots).toBe('1')
+  await work()
+  const second = await rehearsal.run('observe', { mode: 'baseline' })
+  requireSuccess('baseline', second)
+  expect(second.outputs.snapshots).toBe('2')
+  await app.end()
+  requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
+  requireSuccess('finalize', await rehearsal.run('finalize'))
+  proxy = await startStatisticsProxy(rehearsal.pair.target.url)
+  await rehearsal.load.switchTo(proxy.url)
+  await rehearsal.query('target', 'CREATE INDEX by_product ON order_items (product_id)')
+  await rehearsal.query('target', 'ANALYZE order_items')
+  app = await client('target')
+}, 240_000)
+
+afterAll(async () => {
+  await app?.end()
+  await proxy?.stop()
+  await rehearsal?.stop()
+})
+
+async function client(side: 'source' | 'target', application = 'reports'): Promise<pg.Client> {
+  const connectionString = side === 'target' ? proxy.url : rehearsal.pair.source.url
+  const db = new pg.Client({ connectionString, application_name: application })
+  await db.connect()
+  return db
+}
+
+/** The application's reports, often enough to be judged. */
+async function work(times = 15): Promise<void> {
+  for (let look = 0; look < times; look++) await app.query(LOOK, [250, 0])
+}
+
+async function observed(
+  inputs: Record<string, string> = {},
+  meanwhile: () => Promise<void> = work,
+): Promise<JobResult> {
+  const watching = rehearsal.run('observe', { target: proxy.url, duration: '8s', every: '2s', ...LIMITS, ...inputs })
+  await new Promise((go) => setTimeout(go, 3_000))
+  await meanwhile()
+  return watching
+}
+
+test('a calm night is healthy, and the way back may close', { timeout: 60_000 }, async () => {
+  const metrics = join(rehearsal.pair.source.folder, '..', `observe-${process.pid}.prom`)
+  const calm = await observed({ 'metrics-file': metrics })
+  requireSuccess('observe', calm)
+  expect(calm.outputs).toMatchObject({ verdict: 'healthy', reasons: '[]' })
+  expect(calm.summary).toMatch(
+    /A rollback is possible until \S+Z\. It would lose every write .* rows written per minute/,
+  )
+  const report = JSON.parse(readFileSync(calm.outputs.report as string, 'utf8'))
+  expect(report.worst.length).toBeGreaterThan(3)
+  expect(report.coverage).toBeGreaterThan(50)
+  expect(readFileSync(metrics, 'utf8')).toContain('verdict="healthy"} 1\n')
+  expect((await rehearsal.run('status')).outputs).toMatchObject({ observed: 'healthy' })
+  requireSuccess('cleanup', await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' }))
+})
+
+test('a client that still writes to the source makes it degraded, and is named', { timeout: 60_000 }, async () => {
+  const forgotten = await client('source', 'molt-actions rehearsal load')
+  try {
+    const red = await observed({}, async () => {
+      for (let write = 0; write < 7; write++)
+        await forgotten
+          .query('UPDATE categories SET name = name')
+          .catch((error) => expect(error).toMatchObject({ code: '25006' }))
+      await work()
+    })
+    expect(red.conclusion).toBe('failure')
+    expect(red.outputs).toMatchObject({ verdict: 'degraded', 'error-kind': 'verdict' })
+    expect(JSON.parse(red.outputs.reasons as string)).toMatchObject([
+      { code: 'observe.stragglers', subject: 'molt-actions rehearsal load (user postgres, 127.0.0.1)', measured: 1 },
+      { code: 'observe.refused-writes', measured: 7 },
+    ])
+    const open = await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' })
+    expect(open.outputs['error-code']).toBe('cleanup.degraded')
+    requireSuccess(
+      'cleanup',
+      await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true', waive: 'observe' }),
+    )
+  } finally {
+    await forgotten.end()
+  }
+})
+
+test('what the source refused before the last watch does not count again', { timeout: 60_000 }, async () => {
+  requireSuccess('observe', await observed())
+})
+
+test('a query that lost its index makes it degraded, and is named first', { timeout: 60_000 }, async () => {
+  await rehearsal.query('target', 'DROP INDEX by_product')
+  const red = await observed()
+  expect(red.outputs.verdict).toBe('degraded')
+  expect(JSON.parse(red.outputs.reasons as string)).toMatchObject([{ code: 'observe.slow', subject: FINGERPRINT }])
+  expect(JSON.parse(readFileSync(red.outputs.report as string, 'utf8')).worst[0].statement).toBe(FINGERPRINT)
+})
+
+test('a storm of retries makes it degraded, and names the statement', { timeout: 60_000 }, async () => {
+  await rehearsal.query('target', 'CREATE INDEX by_product ON order_items (product_id)')
+  const rivals = [await client('target'), await client('target')]
+  const HOT = 'UPDATE categories SET name = name WHERE id = $1'
+  /** As a client does that retries at once: two transactions read the same row, and the second to write gives way. */
+  const collide = async () => {
+    for (const each of rivals)
+      await each.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM categories')
+    const [first, second] = rivals as [pg.Client, pg.Client]
+    await first.query(HOT, [1])
+    await first.query('COMMIT')
+    await expect(second.query(HOT, [1])).rejects.toMatchObject({ code: '40001' })
+    await second.query('ROLLBACK')
+  }
+  try {
+    const red = await observed({}, async () => {
+      for (let time = 0; time < 40; time++) await collide()
+      await work()
+    })
+    expect(red.outputs.verdict).toBe('degraded')
+    expect(JSON.parse(red.outputs.reasons as string)).toMatchObject([
+      {
+        code: 'observe.retries',
+        subject: 'update categories set name = name where id = _',
+        measured: expect.closeTo(50, -1),
+        hint: 'retry',
+      },
+    ])
+  } finally {
+    for (const each of rivals) await each.end()
+  }
+})
+
+test('an application that is not on the target is never green', { timeout: 60_000 }, async () => {
+  await rehearsal.load.stop()
+  const none = await observed({ duration: '2s' }, async () => {})
+  expect(none.conclusion).toBe('failure')
+  expect(none.outputs.verdict).toBe('inconclusive')
+  const warned = await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' })
+  requireSuccess('cleanup', warned)
+  expect(words(warned)).toContain('inconclusive')
+})

@@ -1,0 +1,55 @@
+import { describe, expect, it } from 'vitest'
+import { rollbackFacts, wayBack } from '../../src/phases/observe/way-back.ts'
+
+describe('wayBack', () => {
+  it('may close when the application is healthy', () => {
+    expect(wayBack({ verdict: 'healthy' })).toEqual({ may: 'close' })
+  })
+
+  it('stays open without an observation', () => {
+    expect(wayBack(undefined)).toMatchObject({ may: 'stay-open', why: 'missing' })
+    expect(wayBack({})).toMatchObject({ may: 'stay-open', why: 'missing' })
+  })
+
+  it('stays open while the application is degraded, and says why', () => {
+    const reasons = [
+      { code: 'observe.slow', subject: 'select 1 from t', measured: 9, limit: 3, hint: 'full-scan' },
+    ] as const
+    const found = wayBack({ verdict: 'degraded', reasons: [...reasons] })
+    expect(found).toMatchObject({ may: 'stay-open', why: 'degraded' })
+    expect(found.may === 'stay-open' && found.what[0]).toContain('select 1 from t')
+  })
+
+  it('closes with a warning when too little is known', () => {
+    expect(wayBack({ verdict: 'inconclusive', gaps: [{ code: 'observe.no-jobs' }] })).toMatchObject({
+      may: 'close-with-warning',
+      what: [expect.any(String)],
+    })
+  })
+})
+
+describe('rollbackFacts', () => {
+  const day = 86_400_000
+  const entry = { updatedAt: new Date('2026-11-30T02:00:00Z'), ageMs: 2 * day }
+
+  it('tells until when, and since when writes would be lost, by the clock of the target', () => {
+    const { until, lines } = rollbackFacts(entry, 7 * day, 2 * day + 60_000, undefined)
+    expect(until.toISOString()).toBe('2026-12-07T02:00:00.000Z')
+    expect(lines[0]).toContain('2026-12-07T02:00:00.000Z')
+    expect(lines[0]).toContain('2026-11-30T01:59:00.000Z')
+  })
+
+  it('tells the rate of writes and the verdict of the last watch', () => {
+    const { observed, lines } = rollbackFacts(entry, 7 * day, 2 * day, {
+      verdict: 'degraded',
+      rowsWrittenPerMinute: 1234.4,
+      ageMs: 600_000,
+    })
+    expect(observed).toBe('degraded')
+    expect(lines.join(' ')).toMatch(/1,234 rows.*degraded.*10 min/)
+  })
+
+  it('knows that the window is over', () => {
+    expect(rollbackFacts(entry, day, 2 * day, undefined).lines[0]).toContain('ended at 2026-12-01T02:00:00.000Z')
+  })
+})
