@@ -20,9 +20,9 @@ export const targetChecks: readonly Check[] = [
     waivable: false,
     title: 'The target is CockroachDB',
     protects: 'MOLT refuses any other target; only the stand-in of rehearsals writes to PostgreSQL.',
-    fix: 'Write the cluster into `target`; for a rehearsal on PostgreSQL say `rehearsal-target: true`.',
+    fix: 'Set `target` to the cluster. For a rehearsal on PostgreSQL or on the CockroachDB-like server, set `rehearsal-target: true`.',
     *find({ target: { server }, settings }) {
-      if (!server.isCockroach && !settings.rehearsalTarget)
+      if ((!server.isCockroach || server.isLikeServer) && !settings.rehearsalTarget)
         yield { object: 'target', what: `the target is not CockroachDB (it says: ${server.version})` }
     },
   },

@@ -3,11 +3,18 @@ import type { Database } from '../runtime/database.ts'
 export interface TargetFacts {
   version: string
   isCockroach: boolean
+  /** The server of `npm run rehearse`, which only answers like CockroachDB; it names itself in `version()`. */
+  isLikeServer: boolean
   database: string
 }
 
 export async function readTarget(db: Database): Promise<TargetFacts> {
   const { rows } = await db.query('SELECT version() AS version, current_database() AS database')
   const { version, database } = rows[0]
-  return { version, database, isCockroach: version.startsWith('CockroachDB') }
+  return {
+    version,
+    database,
+    isCockroach: version.startsWith('CockroachDB'),
+    isLikeServer: version.includes('molt-actions like-server'),
+  }
 }

@@ -85,6 +85,7 @@ export function asCockroach(facts: Facts, major = 25, minor = 2): Facts {
   const server = {
     ...facts.target.server,
     isCockroach: true,
+    isLikeServer: false,
     version: `CockroachDB CCL v${major}.${minor}.1`,
     major,
     minor,

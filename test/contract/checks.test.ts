@@ -597,6 +597,8 @@ it('what only CockroachDB says of itself', () => {
   const target = (change: Partial<Facts['target']>) => ({ ...cockroach, target: { ...cockroach.target, ...change } })
   const strict = { ...clean, settings: { ...clean.settings, rehearsalTarget: false } }
   expectFires(strict, 'tgt.cockroach', ['target'], cockroach)
+  const like = { ...strict.target, server: { ...strict.target.server, isCockroach: true, isLikeServer: true } }
+  expectFires({ ...strict, target: like }, 'tgt.cockroach', ['target'], cockroach)
   expectFires(asCockroach(clean, 22, 2), 'tgt.version', ['target'])
   expectFires(target({ intSize: '8' }), 'tgt.int-size', ['target'], cockroach)
   expectFires(target({ jobs: null }), 'tgt.jobs-unseen', ['target'], cockroach)

@@ -135,7 +135,7 @@ describe('two embedded servers and the shop', () => {
   })
 
   test.each([
-    ['while servers start', /starting two embedded/],
+    ['while servers start', /starting PostgreSQL/],
     ['while rows are loaded', /molt-actions \S+: fetch/],
     ['while writes are paused', /writes are refused/],
   ])('Ctrl-C %s leaves nothing behind', { timeout: TIMEOUT }, async (_, moment) => {
