@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config'
 /** Minutes each, and of features beside the chain; `npm run test:nightly` runs them with all the rest. */
 const NIGHTLY = [
   'test/e2e/mask.test.ts',
+  'test/grammar/convert.test.ts',
   'test/e2e/follow-cutover.test.ts',
   'test/e2e/rehearse-workflow.test.ts',
   'test/e2e/source-versions.test.ts',

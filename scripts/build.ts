@@ -7,6 +7,8 @@ import { dirname } from 'node:path'
 import { build, type Plugin, transform } from 'esbuild'
 import packageJson from '../package.json' with { type: 'json' }
 import { specs } from '../src/actions/specs.ts'
+import { decisionsSchema } from '../src/conversion/decisions.ts'
+import { reportSchema, rulesDocs } from '../src/conversion/report.ts'
 import { rulesJsonSchema } from '../src/masking/rules.ts'
 import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
@@ -35,6 +37,9 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/troubleshooting.md', troubleshootingDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
   files.set('docs/mask.schema.json', rulesJsonSchema())
+  files.set('docs/convert.schema.json', decisionsSchema())
+  files.set('docs/convert-report.schema.json', reportSchema())
+  files.set('docs/conversion-rules.md', rulesDocs())
   files.set('examples/migrate-jobs.yml', exampleJobs(readFileSync('.github/workflows/migrate.yml', 'utf8')))
   files.set('examples/rehearse.yml', exampleRehearsal(readFileSync('.github/workflows/rehearse.yml', 'utf8')))
   return files

@@ -3,6 +3,7 @@ import type { Action, Phase } from './runtime/action.ts'
 // Each is loaded only when it runs: an action must not wait for the code of the others.
 const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   setup: () => import('./actions/setup/run.ts'),
+  convert: () => import('./actions/convert/run.ts'),
   mask: () => import('./actions/mask/run.ts'),
   prepare: () => import('./actions/prepare/run.ts'),
   fetch: () => import('./actions/fetch/run.ts'),

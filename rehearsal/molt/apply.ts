@@ -1,6 +1,6 @@
 import pg from 'pg'
+import type { Lsn, Relation, Value } from '../../src/source/pgoutput.ts'
 import { type Endpoint, errorText, ident, literal, open, rows } from './pg.ts'
-import type { Lsn, Relation, Value } from './pgoutput.ts'
 
 /** A database and a schema, as `--targetSchema db.schema` names them. */
 export interface SchemaName {

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
+import { formatLsn, type Lsn, parseLsn } from '../../src/source/pgoutput.ts'
 import type { SchemaName } from './apply.ts'
 import { type Endpoint, errorText, ident, literal, open, rows } from './pg.ts'
-import { formatLsn, type Lsn, parseLsn } from './pgoutput.ts'
 import type { ReplicatorLog } from './replicator-log.ts'
 
 function checkDatabase(name: SchemaName, endpoint: Endpoint): void {

@@ -1,6 +1,7 @@
 import type { Server } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import { formatLsn, type Lsn } from '../../src/source/pgoutput.ts'
 import {
   ApplyError,
   parseSchemaName,
@@ -16,7 +17,6 @@ import { type FlagSpec, type Flags, flagUsages, parseFlags } from './flags.ts'
 import { Memo } from './memo.ts'
 import { listenError, Metrics, REPLICATOR_VERSION, serveMetrics } from './molt-log.ts'
 import { type Endpoint, errorText, ident, open, parseEndpoint, rows } from './pg.ts'
-import { formatLsn, type Lsn } from './pgoutput.ts'
 import { goDuration, type LogFields, ReplicatorLog } from './replicator-log.ts'
 import { Decoder, SourceStream } from './stream.ts'
 

@@ -1,9 +1,17 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
+import {
+  decodeMessage,
+  formatLsn,
+  type Lsn,
+  type Message,
+  type Relation,
+  UNCHANGED,
+  type Value,
+} from '../../src/source/pgoutput.ts'
 import { type Mutation, quotedTable, type SchemaName, type Transaction } from './apply.ts'
 import type { Metrics } from './molt-log.ts'
 import { errorText, ident } from './pg.ts'
-import { decodeMessage, formatLsn, type Lsn, type Message, type Relation, UNCHANGED, type Value } from './pgoutput.ts'
 import type { ReplicatorLog } from './replicator-log.ts'
 
 /** What one round trip to the target may hold: many small transactions while catching up, one when in step. */

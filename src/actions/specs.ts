@@ -2,6 +2,7 @@ import type { ActionSpec } from '../runtime/spec.ts'
 import { spec as abort } from './abort/spec.ts'
 import { spec as brief } from './brief/spec.ts'
 import { spec as cleanup } from './cleanup/spec.ts'
+import { spec as convert } from './convert/spec.ts'
 import { spec as cutover } from './cutover/spec.ts'
 import { spec as fence } from './fence/spec.ts'
 import { spec as fetch } from './fetch/spec.ts'
@@ -19,6 +20,7 @@ import { spec as verify } from './verify/spec.ts'
 /** Every action of the suite, in the order of the method. */
 export const specs: readonly ActionSpec[] = [
   setup,
+  convert,
   mask,
   prepare,
   fetch,

@@ -79,6 +79,8 @@ export function targetGrants(facts: Facts, user: string): string {
           `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ${literal(user)}) THEN CREATE ROLE ${name}; END IF; END $$;`,
           `ALTER ROLE ${name} LOGIN PASSWORD '${PASSWORD}';`,
         ]),
+    '-- For a login of its own for each leg of the stream.',
+    `ALTER ROLE ${name} CREATEROLE;`,
     '-- For the ledger, the staging schema, the heartbeat, and tables of molt itself in public.',
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
     `GRANT USAGE, CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,

@@ -182,6 +182,22 @@ export const rightChecks: readonly Check[] = [
     },
   },
   {
+    id: 'right.target-logins',
+    severity: 'warn',
+    title: 'The migration user may create logins on the target',
+    protects:
+      'Each leg of the stream writes under a login of its own, which is retired when the leg ends: a replicator on a machine that was paused can then not apply old changes over new ones. Without it the migration user gives up its own rights to write just before the commit, which CockroachDB refuses to owners and administrators.',
+    fix: 'ALTER ROLE {role} CREATEROLE;',
+    *find({ target: { role } }) {
+      if (!role.createRole)
+        yield {
+          object: role.name,
+          what: `${role.name} may not create roles on the target`,
+          names: { role: ident(role.name) },
+        }
+    },
+  },
+  {
     id: 'right.target-defer',
     severity: 'block',
     waivable: false,

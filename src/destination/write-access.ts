@@ -160,12 +160,14 @@ export async function missingGrants(
 
 /**
  * Proves that nobody can write to the target, and that what was taken can be given back: after the commit it must be.
+ * @param login the role by which the stream writes
  * @throws VerdictError unless `prepare` has closed or waived write access, and both are so
  */
 export async function requireClosed(
   db: Database,
   { targetSchema, tables }: { targetSchema: string; tables: readonly string[] },
   { writeAccess, writeAccessWaived }: { writeAccess?: readonly WriteGrant[]; writeAccessWaived?: boolean },
+  login?: string,
 ): Promise<void> {
   if (!writeAccess && writeAccessWaived) return
   if (!writeAccess)
@@ -173,7 +175,9 @@ export async function requireClosed(
       'write-access.not-closed',
       'write access to the target was never closed: `prepare` did not come to its end. Run `prepare` again',
     )
-  const { open, ungrantable, user } = await readAccess(db, targetSchema, tables, writeAccess)
+  const access = await readAccess(db, targetSchema, tables, writeAccess)
+  const open = access.open.filter(({ role }) => role !== login)
+  const ungrantable = access.ungrantable.filter(({ role }) => role !== login)
   if (open.length)
     throw new VerdictError(
       'write-access.granted-early',
@@ -182,7 +186,7 @@ export async function requireClosed(
   if (ungrantable.length)
     throw new VerdictError(
       'write-access.not-grantable',
-      `write access could not be given back after the commit: ${grantsText(ungrantable, 'had')}, and this user may not grant it. Run this on the target as an administrator: ${grantOptionStatements(targetSchema, ungrantable, user).join('; ')}`,
+      `write access could not be given back after the commit: ${grantsText(ungrantable, 'had')}, and this user may not grant it. Run this on the target as an administrator: ${grantOptionStatements(targetSchema, ungrantable, access.user).join('; ')}`,
     )
 }
 

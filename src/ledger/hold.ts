@@ -43,6 +43,8 @@ export interface StreamNote {
   publication?: PublicationMark
   /** The files of the source's tables when they were last looked at. */
   files?: TableFiles
+  /** The role by which the stream writes to the target, until it is retired. */
+  login?: string
 }
 
 interface HoldRow {

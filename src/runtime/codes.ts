@@ -113,6 +113,21 @@ export const CODES = {
     fix: 'Run the step again on a healthy runner.',
   },
 
+  'change-log.key-missing': {
+    meaning: 'The change log does not tell the key of a changed row.',
+    cause: "The table's replica identity is not its primary key.",
+    fix: 'Run `ALTER TABLE … REPLICA IDENTITY DEFAULT` on the source, or compare the table in full.',
+  },
+  'change-log.settings': {
+    meaning: 'The source writes keys otherwise than the target.',
+    cause: "The `options` of the source's URL set `DateStyle` or a similar setting after ours.",
+    fix: "Remove that setting from `options` in the source's URL.",
+  },
+  'change-log.truncate': {
+    meaning: 'A table was truncated on the source while its changes were logged.',
+    cause: 'A TRUNCATE tells no keys.',
+    fix: 'Compare the table in full.',
+  },
   'cleanup.fence-armed': {
     meaning: 'The fence is armed, so nothing is cleaned up.',
     cause: 'A cutover is under way, or the fence was raised by hand.',
@@ -241,6 +256,17 @@ export const CODES = {
     meaning: 'A connection URL cannot be used.',
     cause: 'A certificate file that it names is missing or damaged, or a parameter is invalid.',
     fix: 'Correct the URL, and make sure that the files exist in the job.',
+  },
+
+  'convert.decisions': {
+    meaning: 'The file that `decisions` names cannot be used.',
+    cause: 'It does not exist, is not valid YAML, or has a key, table, column, index or constraint that is not known.',
+    fix: 'Correct each line that the message lists. Point your editor to `docs/convert.schema.json`.',
+  },
+  'convert.schema-missing': {
+    meaning: 'The source has no schema of this name.',
+    cause: 'The input `schema` is misspelled, or the URL names another database.',
+    fix: 'Correct `schema`, or the database in the URL.',
   },
 
   'cutover.end-sessions': {
@@ -957,6 +983,11 @@ export const CODES = {
     fix: 'Correct the URLs. The log shows the error of each.',
   },
 
+  'stream.login-alive': {
+    meaning: 'The login of an earlier leg of the stream could not be retired.',
+    cause: 'A role `molt_leg_…` on the target may still log in, or a session of it does not end.',
+    fix: 'Run `ALTER ROLE … NOLOGIN` on the target, end its sessions, and run the step again.',
+  },
   'stream.not-continuous': {
     meaning: 'The stream would not continue where the last one ended.',
     cause: 'The slot, its position or the publication was changed in between. Changes would be lost silently.',

@@ -52,6 +52,7 @@ const OWN_GRACE = 1_000
  * Opens one connection. libpq's meaning of `sslmode` is kept, and the user's own `options` are passed on.
  * @param statementTimeout milliseconds, 0 for none
  * @param signal ends the attempt, not a connection that stands
+ * @param more of the driver's configuration, over what the URL says
  * @throws UserError that names the side and the likely cause; the signal's reason when it was aborted
  */
 export async function connect(
@@ -59,6 +60,7 @@ export async function connect(
   side: Side,
   statementTimeout = STATEMENT_TIMEOUT,
   signal?: AbortSignal,
+  more: pg.ClientConfig = {},
 ): Promise<Database> {
   signal?.throwIfAborted()
   // Our own socket: nothing of the driver's ends an attempt that hangs.
@@ -73,6 +75,7 @@ export async function connect(
     // The server's own limit does not help when the network swallows its answer.
     query_timeout: statementTimeout ? statementTimeout + OWN_GRACE : undefined,
     keepAlive: true,
+    ...more,
   })
   // Without a listener a connection that breaks while idle ends the process; the next query reports it all the same.
   client.on('error', () => {})
@@ -183,6 +186,24 @@ export function isConnectionLost(error: unknown): boolean {
   return /ECONNREFUSED|ECONNRESET|EPIPE|ETIMEDOUT|Connection terminated|not queryable|Client was closed|timeout expired|Query read timeout/.test(
     `${(error as { code?: string })?.code ?? ''} ${messageOf(error)}`,
   )
+}
+
+/**
+ * Opens a connection to the source that can read a logical slot, beside what a statement can.
+ * @param settings of the server, which win over those of the URL and of the role
+ */
+export async function connectForReplication(
+  url: string,
+  application: string,
+  settings: Readonly<Record<string, string>>,
+): Promise<Database> {
+  const set = Object.entries(settings).map(([name, value]) => `-c ${name}=${value.replaceAll(' ', '\\ ')}`)
+  const options = [configOf(url, 'source').options, ...set].filter(Boolean).join(' ')
+  return connect(url, 'source', 0, undefined, {
+    application_name: application,
+    options,
+    ...{ replication: 'database' },
+  })
 }
 
 /** A certificate's file may have gone since the inputs were checked. */

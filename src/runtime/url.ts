@@ -97,6 +97,16 @@ function parseProblem(url: string): string | undefined {
   }
 }
 
+/** The URL with another login, and without what belongs to the old one alone. */
+export function withLogin(url: string, user: string, password: string): string {
+  const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]
+  const kept = query
+    .split('&')
+    .filter((pair) => pair && !/^(user|password|passfile|sslcert|sslkey|sslpassword)=/.test(pair))
+  const login = `${encodeURIComponent(user)}:${encodeURIComponent(password)}`
+  return `${base.replace(/^([a-z]+:\/\/)(?:[^@/]*@)?/, `$1${login}@`)}${kept.length ? `?${kept.join('&')}` : ''}`
+}
+
 /** Why a connection by this URL may go over the network in clear; undefined when it cannot, or uses no network. */
 export function tlsProblem(url: string): string | undefined {
   const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]

@@ -66,6 +66,16 @@ export async function readTables(db: Database, schema: string): Promise<Table[]>
   })
 }
 
+/** Tables with row-level security, whoever it applies to. */
+export async function readSecuredTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
+  const { rows } = await db.query(
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relrowsecurity`,
+    [schema, tables],
+  )
+  return rows.map(({ name }) => name)
+}
+
 /**
  * Tables of which row-level security hides rows from this role. By the catalog alone, which both servers have: only
  * PostgreSQL has a function for it, and a setting that makes an error of it.

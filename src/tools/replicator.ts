@@ -5,6 +5,8 @@ export interface ReplicatorRequest {
   program: string
   source: string
   target: string
+  /** By which it keeps its progress, where that is another login. */
+  staging?: string
   slot: string
   publication: string
   /** `database.schema` on the target */
@@ -29,6 +31,7 @@ function replicatorArgs(request: ReplicatorRequest): string[] {
     'pglogical',
     ...['--sourceConn', request.source],
     ...['--targetConn', request.target],
+    ...(request.staging ? ['--stagingConn', request.staging] : []),
     ...['--slotName', request.slot],
     ...['--publicationName', request.publication],
     ...['--targetSchema', request.targetSchema],

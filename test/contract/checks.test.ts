@@ -245,6 +245,7 @@ it('rights that the migration user lacks on both sides', async () => {
   expectFires(facts, 'right.owner', ['public.orders'])
   expectFires(facts, 'right.target-tables', ['public.orders'])
   expectFires(facts, 'right.target-create', ['weak', 'weak'])
+  expectFires(facts, 'right.target-logins', ['weak'])
   expectFires(await factsOf(urls), 'tgt.writer', ['app', 'weak'])
   await query(urls.source, 'GRANT SELECT ON orders TO weak')
   expectFires(await factsOf({ ...urls, source: weak(urls.source) }), 'right.row-security', ['public.orders'])

@@ -4,8 +4,8 @@ import { tableFilter } from '../../rehearsal/molt/catalog.ts'
 import { type FlagSpec, parseDuration, parseFlags } from '../../rehearsal/molt/flags.ts'
 import { clockText, rfc3339 } from '../../rehearsal/molt/molt-log.ts'
 import { literal, parseEndpoint } from '../../rehearsal/molt/pg.ts'
-import { decodeMessage, formatLsn, parseLsn, UNCHANGED } from '../../rehearsal/molt/pgoutput.ts'
 import { goDuration } from '../../rehearsal/molt/replicator-log.ts'
+import { decodeMessage, formatLsn, parseLsn, UNCHANGED } from '../../src/source/pgoutput.ts'
 
 const SPECS: FlagSpec[] = [
   ['name', 'string', 'x', ''],
@@ -161,13 +161,14 @@ describe('statements for a transaction', () => {
   const target = { database: 'd', schema: 's' }
   const relation = {
     id: 1,
+    schema: 's',
     name: 'child',
     columns: [
       { name: 'id', key: true },
       { name: 'v', key: false },
     ],
   }
-  const keys = { id: 2, name: 'parent', columns: [{ name: 'id', key: true }] }
+  const keys = { id: 2, schema: 's', name: 'parent', columns: [{ name: 'id', key: true }] }
   const tx = (tables: Transaction['tables']): Transaction => ({ commitLsn: 1n, commitTime: 0, tables })
   const row = (id: string, v: string | null) => ({ delete: false, key: [id], values: [id, v], relation })
 

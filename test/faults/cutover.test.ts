@@ -75,6 +75,13 @@ async function writableWithin(ms: number): Promise<boolean> {
   while (performance.now() < end) if (await write()) return true
   return write()
 }
+/** The stream's logins on the target, and their sessions. */
+const legs = () =>
+  rehearsal.query(
+    'target',
+    `SELECT rolcanlogin AS may, (SELECT count(*)::int FROM pg_stat_activity a WHERE a.usename = r.rolname) AS sessions
+       FROM pg_roles r WHERE rolname LIKE 'molt\\_leg\\_%'`,
+  )
 /** What was taken off for the load and is there now. */
 const rebuilt = async () =>
   (
@@ -91,7 +98,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
     requireSuccess('cutover', result)
     const parts = JSON.parse(result.outputs['pause-parts'] as string)
     expect(Object.keys(parts)).toEqual(
-      'fence,drain,verify,sequences,unique indexes,indexes off again,lift'.split(',').map((part) => part),
+      'fence,drain,stream off,verify,sequences,unique indexes,indexes off again,lift'.split(',').map((part) => part),
     )
     pauses.push(Number(result.outputs['pause-ms']) - parts.verify)
     expect(Number(result.outputs['estimated-pause-ms'])).toBeGreaterThan(parts.drain)
@@ -368,6 +375,7 @@ test.each(CANCELLED)('cancelled at "%s": the application writes again at once', 
   const env = { MOLT_ACTIONS_STOP_AT: point }
   const running = cutover({ decision: 'commit', 'final-verify': 'full' }, { env, signal: controller.signal })
   const pid = await stoppedChild(running)
+  if (point === 'verified') expect(await legs()).toEqual([{ may: false, sessions: 0 }])
   controller.abort()
   process.kill(pid, 'SIGCONT')
   expect(await writableWithin(1_500), point).toBe(true)

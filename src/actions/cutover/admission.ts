@@ -1,6 +1,7 @@
 import { info } from '@actions/core'
 import { deferAgain, lostDefinitions } from '../../destination/deferral.ts'
 import { requireClosed } from '../../destination/write-access.ts'
+import { readStreamNote } from '../../ledger/hold.ts'
 import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { schemaChanges } from '../../ledger/schema-changes.ts'
 import { describeChange } from '../../model/fingerprint.ts'
@@ -30,7 +31,7 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   await requirePlannedTools(entry.plan, 'molt', 'replicator')
   await requireEndable(source, context.inputs.endSessions)
   await requireUnchanged(source, target, entry)
-  await requireClosed(target, entry.plan, entry.facts)
+  await requireClosed(target, entry.plan, entry.facts, (await readStreamNote(target, entry.id))?.login)
   const lost = await lostDefinitions(target, entry.id, entry.facts.deferred)
   if (lost.length)
     refuse(

@@ -1,5 +1,6 @@
 import { info, warning } from '@actions/core'
 import { deferAgain, rebuildDeferred } from '../../destination/deferral.ts'
+import { endOwnSessions, grantOwnWrites, retireStreamLogin, revokeOwnWrites } from '../../destination/stream-login.ts'
 import { requireClosed } from '../../destination/write-access.ts'
 import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
@@ -13,9 +14,10 @@ import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
-import { plural, seconds } from '../../runtime/progress.ts'
+import { plural, seconds, someOf } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
+import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 import { requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
@@ -57,6 +59,8 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
       `drained: marker on the target after ${drain.markerSeenMs} ms, position confirmed after ${drain.positionConfirmedMs} ms`,
     )
     checkpoint('drained')
+    await clock.part('stream off', () => limit.race(stopWriting(context, section)))
+    checkpoint('stream off')
     // Before the verify, which would find what it has written after all.
     if (inputs.smokeTest)
       await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
@@ -88,6 +92,27 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
   }
 }
 
+/**
+ * Nothing of the stream may write to the target from here on, its own replicator and frozen ones of earlier legs alike:
+ * what is compared next is what the application gets.
+ */
+async function stopWriting({ inputs }: Cutover, { stream, target, entry }: Section): Promise<void> {
+  const { login } = stream.options
+  const finished = stream.finish()
+  if (login) {
+    // Its replicator cannot write any more, however long it takes to end.
+    finished.catch(() => {})
+    return retireStreamLogin(target, inputs.target, login.role)
+  }
+  await finished
+  const writable = await revokeOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
+  await endOwnSessions(target, [STREAM_APPLICATION, 'replicator'])
+  if (writable.length)
+    warning(
+      `nothing keeps an earlier replicator of this migration from writing to ${someOf(writable, 3)} on the target: the migration role may not create logins, and cannot give up its own rights there. Grant it CREATEROLE`,
+    )
+}
+
 /** What was rebuilt is off again before the fence is: the stream goes on, and it would be in its way. */
 async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
   const { entry, target, held } = section
@@ -100,6 +125,7 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
         'the fence was changed by someone else before it could be lifted',
       )
   })
+  await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
   return entry
 }
 
@@ -107,7 +133,7 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
 async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
   stream.check()
   await requireUnchanged(source, target, entry)
-  await requireClosed(target, entry.plan, entry.facts)
+  await requireClosed(target, entry.plan, entry.facts, stream.options.login?.role)
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
@@ -171,7 +197,10 @@ async function leaveStreamable(context: Cutover, { entry }: Section): Promise<vo
   try {
     const decided = await withDatabase(context.inputs.source, 'source', readFence)
     if (decided.state === 'permanent') return
-    await withDatabase(context.inputs.target, 'target', (target) => deferAgain(target, entry.id))
+    await withDatabase(context.inputs.target, 'target', async (target) => {
+      await deferAgain(target, entry.id)
+      await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
+    })
   } catch (error) {
     info(`what was rebuilt on the target is taken off by the next run: ${messageOf(error)}`)
   }

@@ -1,4 +1,5 @@
 import { readTarget, type TargetFacts as TargetServer } from '../../destination/server.ts'
+import { isStreamLogin, mayCreateLogins } from '../../destination/stream-login.ts'
 import { readAccess, type WriteGrant } from '../../destination/write-access.ts'
 import type { Schema } from '../../model/schema.ts'
 import { type Database, literal, qualified } from '../../runtime/database.ts'
@@ -45,6 +46,8 @@ interface TargetRole {
   name: string
   createOnDatabase: boolean
   createOnSchema: boolean
+  /** May create logins. */
+  createRole: boolean
   /** CockroachDB: member of admin, or with DROP on every expected table, as IMPORT INTO asks. */
   admin: boolean
   /** Expected tables whose indexes and constraints it may not drop and build: neither owner nor, on CockroachDB, CREATE. */
@@ -101,6 +104,7 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
       admin,
       ungrantable: access.ungrantable,
       onForeignKeys: await readTableRights(db, tablesOnForeignKeys(schema, isExpected)),
+      createRole: await mayCreateLogins(db),
       withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [],
       withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
     },
@@ -231,6 +235,7 @@ function writers(grants: Grant[], expected: Set<string>): TargetFacts['writers']
   for (const grant of grants) {
     if (grant.mine || ['DROP', 'CREATE'].includes(grant.privilege) || /^(admin|root|postgres)$/.test(grant.grantee))
       continue
+    if (isStreamLogin(grant.grantee)) continue
     const tables = tablesOf(grant).filter((table) => expected.has(table))
     if (tables.length) found.set(grant.grantee, new Set([...(found.get(grant.grantee) ?? []), ...tables]))
   }

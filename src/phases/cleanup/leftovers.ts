@@ -1,6 +1,8 @@
 import { info, warning } from '@actions/core'
 import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../../destination/deferral.ts'
+import { dropStreamLogin, loginExists } from '../../destination/stream-login.ts'
 import { missingGrants, openWriteAccess } from '../../destination/write-access.ts'
+import { readStreamNote } from '../../ledger/hold.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { type Database, ident, qualified, relationExists, sqlState } from '../../runtime/database.ts'
 import { refuse, UserError } from '../../runtime/errors.ts'
@@ -89,6 +91,10 @@ export async function leftoversOnTarget(
   const { targetSchema } = entry.plan
   const { stagingSchema } = entry.facts
   const found: Leftover[] = []
+  const known = await readEntryIfAny(target, migration)
+  const login = known && (await readStreamNote(target, migration))?.login
+  if (login && (await loginExists(target, login)))
+    found.push({ name: `login ${login} of the stream`, drop: () => dropLiveLogin(target, login) })
   const { writeAccess = [] } = entry.facts
   const taken = writeAccess.length ? await missingGrants(target, targetSchema, writeAccess) : []
   if (taken.length)
@@ -119,9 +125,14 @@ export async function leftoversOnTarget(
       name: `the ledger's note of ${back.length} indexes and constraints that are back`,
       drop: () => forgetDeferred(target, migration, back),
     })
-  if (await readEntryIfAny(target, migration))
-    found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
+  if (known) found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
   return found.map(orTold)
+}
+
+/** Nobody streams any more: what still logs in by it is left behind. */
+async function dropLiveLogin(target: Database, login: string): Promise<void> {
+  await target.query(`ALTER ROLE ${ident(login)} NOLOGIN`)
+  await dropStreamLogin(target, login)
 }
 
 /** What `molt fetch` writes its runs to, with the columns that it gives them. */

@@ -3,6 +3,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
 import { deferAgain } from '../../destination/deferral.ts'
 import { readTarget } from '../../destination/server.ts'
+import {
+  createStreamLogin,
+  dropStreamLogin,
+  grantOwnWrites,
+  mayCreateLogins,
+  newLoginName,
+  retireStreamLogin,
+  type StreamLogin,
+} from '../../destination/stream-login.ts'
 import { noteStream, readStreamNote, type StreamNote } from '../../ledger/hold.ts'
 import type { Entry } from '../../ledger/ledger.ts'
 import { writeMetrics } from '../../report/metrics.ts'
@@ -10,6 +19,7 @@ import { type Database, ident, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse } from '../../runtime/errors.ts'
 import { number, plural, progress, seconds, workFolder } from '../../runtime/progress.ts'
 import { alteredPublication, type TableFiles } from '../../source/changes.ts'
+import { HEARTBEAT } from '../../source/heartbeat.ts'
 import {
   type PublicationMark,
   publicationChanges,
@@ -18,6 +28,7 @@ import {
 } from '../../source/publication.ts'
 import { readServer } from '../../source/server.ts'
 import { lsnNumber, readerText, readSlotFacts, type SlotFacts } from '../../source/slot.ts'
+import { readSecuredTables } from '../../sql/tables.ts'
 import { explainDiagnosis } from '../../tools/diagnoses.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 import { Stream, type StreamStatus } from './supervisor.ts'
@@ -57,10 +68,11 @@ export async function withStream<T>(
     )
   const { stagingSchema } = entry.facts
   if (!stagingSchema) throw new Error(`the ledger has no staging schema for migration ${entry.id}`)
-  const { database, isCockroach, publication, files } = await begin(inputs, entry, stagingSchema)
+  const { database, isCockroach, publication, files, login } = await begin(inputs, entry, stagingSchema)
   const stream = new Stream({
     sourceUrl: inputs.source,
     targetUrl: inputs.target,
+    ...(login && { login }),
     targetDatabase: database,
     isCockroach,
     plan: entry.plan,
@@ -89,7 +101,8 @@ export async function withStream<T>(
     ticker.stop()
     await stream.close()
     reportDiagnoses(stream)
-    await end(inputs, entry, stagingSchema, publication, stream.files).catch((error) =>
+    const left = login && (await retire(inputs, login.role))
+    await end(inputs, entry, stagingSchema, publication, stream.files, left).catch((error) =>
       info(`the slot's last position could not be noted: ${messageOf(error)}`),
     )
   }
@@ -138,6 +151,8 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
       // The replicator's own flag creates the database too, for which CockroachDB asks for CREATEDB.
       await target.query(`CREATE SCHEMA IF NOT EXISTS ${ident(stagingSchema)}`)
       await endOrphan(source, entry)
+      // A cutover that came to no decision may have been killed before it could give them back.
+      await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
       const again = await deferAgain(target, entry.id)
       if (again.length)
         info(`${again.length} unique indexes and constraints that would be in the stream's way are off again`)
@@ -151,6 +166,10 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
         )
       const publication = await requirePublication(source, entry)
       const latest = await readStreamNote(target, entry.id)
+      if (latest?.login) {
+        await retireStreamLogin(target, inputs.target, latest.login)
+        await dropStreamLogin(target, latest.login)
+      }
       const note = latest?.stagingSchema === stagingSchema ? latest : undefined
       const memo = await readMemo(target, stagingSchema, `${database}.${entry.plan.targetSchema}`)
       const changes = publicationChanges(note?.publication ?? entry.facts.publication ?? publication, publication)
@@ -167,10 +186,53 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
         )
       // What the tables were before, not what they are: the stream's first look tells what was done to them since.
       const files = note?.files ?? entry.facts.files ?? {}
-      await noteStream(target, entry.id, { ...noteOf(slot, stagingSchema, publication, false), files })
-      return { database, isCockroach, publication, files }
+      const role = (await mayCreateLogins(target)) ? newLoginName() : undefined
+      // Before it is created: a run that is killed leaves its name to whoever comes next.
+      await noteStream(target, entry.id, {
+        ...noteOf(slot, stagingSchema, publication, false),
+        files,
+        ...(role && { login: role }),
+      })
+      const login = role ? await openLogin(target, inputs.target, entry, role) : undefined
+      return { database, isCockroach, publication, files, login }
     }),
   )
+}
+
+/** undefined, with the reason in the log, where the target does not let the stream have a login of its own. */
+async function openLogin(
+  target: Database,
+  url: string,
+  { plan }: Entry,
+  role: string,
+): Promise<StreamLogin | undefined> {
+  const tables = [...plan.tables, HEARTBEAT]
+  const problem = (await readSecuredTables(target, plan.targetSchema, plan.tables)).length
+    ? 'row-level security on the target would apply to it'
+    : undefined
+  try {
+    if (!problem) return await createStreamLogin(target, url, role, plan.targetSchema, tables)
+  } catch (error) {
+    await dropStreamLogin(target, role)
+    info(`the stream gets no login of its own on the target: ${messageOf(error)}`)
+    return undefined
+  }
+  info(`the stream gets no login of its own on the target: ${problem}`)
+  return undefined
+}
+
+/** @returns the role, where it could not be retired */
+async function retire(inputs: StreamInputs, role: string): Promise<string | undefined> {
+  try {
+    await withDatabase(inputs.target, 'target', async (target) => {
+      await retireStreamLogin(target, inputs.target, role)
+      await dropStreamLogin(target, role)
+    })
+    return undefined
+  } catch (error) {
+    info(`the stream's login ${role} is retired by the next stream: ${messageOf(error)}`)
+    return role
+  }
 }
 
 /** Its mark is read first: a change that comes after it is seen by the stream's watch. */
@@ -252,6 +314,7 @@ async function end(
   stagingSchema: string,
   publication: PublicationMark,
   files: TableFiles,
+  login?: string,
 ): Promise<void> {
   await withDatabase(inputs.source, 'source', async (source) => {
     let slot = await readSlotNow(source, entry)
@@ -262,7 +325,7 @@ async function end(
     }
     const { confirmedFlushLsn } = slot ?? {}
     if (!slot || slot.active || !confirmedFlushLsn) return
-    const note = { ...noteOf(slot, stagingSchema, publication, true), files }
+    const note = { ...noteOf(slot, stagingSchema, publication, true), files, ...(login && { login }) }
     await withDatabase(inputs.target, 'target', (target) => noteStream(target, entry.id, note))
   })
 }

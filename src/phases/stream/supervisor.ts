@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { warning } from '@actions/core'
+import type { StreamLogin } from '../../destination/stream-login.ts'
 import type { Plan } from '../../model/plan.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { isConnectionLost, Link } from '../../runtime/database.ts'
@@ -18,6 +19,8 @@ import { applying, Watch, type WatchLimits, walObservations } from './watch.ts'
 export interface StreamOptions {
   sourceUrl: string
   targetUrl: string
+  /** By which the replicator writes to the target; by that of `targetUrl` where there is none of its own. */
+  login?: StreamLogin
   /** The target's database, which the replicator wants before the schema's name. */
   targetDatabase: string
   /** Whether the target is CockroachDB; a rehearsal's is PostgreSQL. */
@@ -80,6 +83,7 @@ export class Stream {
   #replicator: Replicator | undefined
   #beating = true
   #closing = false
+  #over = false
   readonly #closed = new AbortController()
   #loops: Promise<void>[] = []
   #failure: Error | undefined
@@ -135,6 +139,12 @@ export class Stream {
         if (!this.#closing || error instanceof VerdictError) this.#failure ??= error
       }),
     )
+  }
+
+  /** Ends a stream whose drain is proved: its work is done, and standing still is what it shall do. */
+  async finish(): Promise<void> {
+    this.#over = true
+    await this.close()
   }
 
   /** Ends the replicator and every connection. The slot stays, so that a later stream goes on where this one ended. */
@@ -223,6 +233,7 @@ export class Stream {
   check(): void {
     if (this.options.signal.aborted) throw new CancelledError()
     if (this.#failure) throw this.#failure
+    if (this.#over) return
     const now = performance.now()
     const { stuckAfter } = this.options
     const circling = this.#circling
@@ -315,7 +326,8 @@ export class Stream {
     this.#replicator = new Replicator({
       program: options.program,
       source: options.sourceUrl,
-      target: options.targetUrl,
+      target: options.login?.url ?? options.targetUrl,
+      ...(options.login && { staging: options.targetUrl }),
       slot: plan.slot,
       publication: plan.publication,
       targetSchema: `${options.targetDatabase}.${plan.targetSchema}`,

@@ -20,6 +20,8 @@ export interface RelationColumn {
 
 export interface Relation {
   id: number
+  /** Empty for `pg_catalog`. */
+  schema: string
   name: string
   columns: RelationColumn[]
 }
@@ -28,12 +30,16 @@ export interface Relation {
 export type Value = string | null | typeof UNCHANGED
 export const UNCHANGED = Symbol('unchanged TOASTed value')
 
-/** One message of the `pgoutput` plugin, protocol version 1, with values as the source's text. */
+/**
+ * One message of the `pgoutput` plugin, protocol version 1, with values as the source's text. `commitLsn` is where the
+ * commit record begins, `endLsn` where it ends. An update has the `old` row's key where the update changed it, or where
+ * it is TOASTed; a delete has the key in `values`.
+ */
 export type Message =
-  | { kind: 'begin'; commitTime: number }
+  | { kind: 'begin'; commitLsn: Lsn; commitTime: number; xid: number }
   | { kind: 'commit'; commitLsn: Lsn; endLsn: Lsn; commitTime: number }
   | { kind: 'relation'; relation: Relation }
-  | { kind: 'insert' | 'update' | 'delete'; relation: number; values: Value[] }
+  | { kind: 'insert' | 'update' | 'delete'; relation: number; values: Value[]; old?: Value[] }
   | { kind: 'truncate'; relations: number }
   | { kind: 'other'; type: string }
 
@@ -46,8 +52,7 @@ export function decodeMessage(buffer: Buffer): Message {
   const type = reader.char()
   switch (type) {
     case 'B':
-      reader.lsn()
-      return { kind: 'begin', commitTime: reader.time() }
+      return { kind: 'begin', commitLsn: reader.lsn(), commitTime: reader.time(), xid: reader.uint32() }
     case 'C': {
       reader.byte()
       return { kind: 'commit', commitLsn: reader.lsn(), endLsn: reader.lsn(), commitTime: reader.time() }
@@ -57,7 +62,7 @@ export function decodeMessage(buffer: Buffer): Message {
     case 'I':
       return { kind: 'insert', relation: reader.uint32(), values: readTuple(reader) }
     case 'U':
-      return { kind: 'update', relation: reader.uint32(), values: readUpdate(reader) }
+      return { kind: 'update', relation: reader.uint32(), ...readUpdate(reader) }
     case 'D':
       return { kind: 'delete', relation: reader.uint32(), values: readTuple(reader) }
     case 'T':
@@ -67,15 +72,14 @@ export function decodeMessage(buffer: Buffer): Message {
   }
 }
 
-/** The new row. What comes before it, the old key, is ignored as the real tool does. */
-function readUpdate(reader: Reader): Value[] {
-  if (reader.peek() !== 'N') readTuple(reader)
-  return readTuple(reader)
+function readUpdate(reader: Reader): { values: Value[]; old?: Value[] } {
+  const old = reader.peek() === 'N' ? undefined : readTuple(reader)
+  return { values: readTuple(reader), ...(old && { old }) }
 }
 
 function readRelation(reader: Reader): Relation {
   const id = reader.uint32()
-  reader.string()
+  const schema = reader.string()
   const name = reader.string()
   reader.byte()
   const columns = Array.from({ length: reader.uint16() }, () => {
@@ -85,7 +89,7 @@ function readRelation(reader: Reader): Relation {
     reader.uint32()
     return column
   })
-  return { id, name, columns }
+  return { id, schema, name, columns }
 }
 
 /** A tuple with the letter before it. */

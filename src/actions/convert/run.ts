@@ -1,0 +1,94 @@
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { info } from '@actions/core'
+import { convert } from '../../conversion/convert.ts'
+import { type Decisions, readDecisions, unknownNames } from '../../conversion/decisions.ts'
+import { filesOf, reportOf } from '../../conversion/report.ts'
+import type { Version } from '../../conversion/rules.ts'
+import type { Catalog } from '../../model/catalog.ts'
+import type { Action, Context } from '../../runtime/action.ts'
+import { withDatabase } from '../../runtime/database.ts'
+import { InputError, messageOf } from '../../runtime/errors.ts'
+import { didYouMean } from '../../runtime/inputs.ts'
+import { plural, seconds } from '../../runtime/progress.ts'
+import { readCatalog } from '../../sql/catalog.ts'
+import { requireTls } from '../shared.ts'
+import { spec } from './spec.ts'
+
+type Convert = Context<typeof spec>
+
+export const action: Action<typeof spec> = {
+  spec,
+  async run(context) {
+    const { inputs } = context
+    requireTls(inputs)
+    const decisions = decisionsOf(inputs.decisions)
+    const started = Date.now()
+    const catalog = await withDatabase(inputs.source, 'source', (db) => readCatalog(db, inputs.schema), context.signal)
+    if (!catalog)
+      throw new InputError(
+        'convert.schema-missing',
+        `input \`schema\`: the source has no schema ${inputs.schema}. Correct the name.`,
+      )
+    requireKnown(inputs.decisions, decisions, catalog)
+    const conversion = convert(catalog, versionOf(inputs.targetVersion), decisions)
+    info(`converted ${plural(catalog.tables.length, 'table')} in ${seconds(Date.now() - started)}`)
+    const files = filesOf(conversion)
+    const changed = write(inputs.out, files)
+    const { counts } = reportOf(conversion)
+    for (const name of changed) info(`${join(inputs.out, name)}: written`)
+    info(`${counts.manual} manual, ${counts.lossy} lossy, ${counts.adapted} adapted, ${counts.same} same`)
+    context.output('out', inputs.out)
+    context.output('changed', changed.length > 0)
+    context.output('manual', counts.manual)
+    context.output('lossy', counts.lossy)
+    context.summary(files.get('report.md') as string)
+  },
+}
+
+function versionOf(text: string): Version {
+  const [major = 0, minor = 0] = text.replace(/^v/, '').split('.').map(Number)
+  return [major, minor]
+}
+
+function decisionsOf(path: Convert['inputs']['decisions']): Decisions {
+  if (!path) return { version: 1 }
+  if (!existsSync(path))
+    throw new InputError(
+      'convert.decisions',
+      `input \`decisions\`: ${path} does not exist. Check out the repository before this step, or correct the path.`,
+    )
+  const { decisions, problems } = readDecisions(path, didYouMean)
+  refuseProblems(path, problems)
+  return decisions
+}
+
+function requireKnown(path: string | undefined, decisions: Decisions, catalog: Catalog): void {
+  if (path) refuseProblems(path, unknownNames(decisions, catalog, didYouMean))
+}
+
+function refuseProblems(path: string, problems: readonly string[]): void {
+  if (problems.length)
+    throw new InputError(
+      'convert.decisions',
+      `${path} cannot be used:\n${problems.map((each) => `- ${each}`).join('\n')}`,
+    )
+}
+
+/** Writes the files that differ; a second run touches none. */
+function write(folder: string, files: ReadonlyMap<string, string>): string[] {
+  try {
+    mkdirSync(folder, { recursive: true })
+    return [...files].flatMap(([name, text]) => {
+      const path = join(folder, name)
+      if (existsSync(path) && readFileSync(path, 'utf8') === text) return []
+      writeFileSync(path, text)
+      return name
+    })
+  } catch (error) {
+    throw new InputError(
+      'input.invalid',
+      `input \`out\`: ${folder} cannot be written: ${messageOf(error).split('\n')[0]}`,
+    )
+  }
+}

@@ -1,0 +1,37 @@
+import { defaulted, defineAction, optional, required } from '../../runtime/spec.ts'
+import { boolean, connectionUrl, pattern, text } from '../../runtime/types.ts'
+import { config } from '../shared.ts'
+
+export const spec = defineAction({
+  name: 'convert',
+  title: 'Convert a schema',
+  description:
+    "Writes a live PostgreSQL schema as CockroachDB DDL, with a report of everything that changes. Only reads the source's catalog.",
+  icon: 'edit-3',
+  inputs: {
+    source: required(connectionUrl, 'PostgreSQL whose schema is converted. Nothing is written there.'),
+    schema: defaulted(text, 'public', 'Schema to convert; it has the same name on the target.'),
+    out: defaulted(text, 'schema', 'Folder for the SQL files and the report. Files of these names are overwritten.'),
+    'target-version': defaulted(
+      pattern(/^v?\d{2}\.\d(\.\d+)?$/, 'a CockroachDB version such as 25.2'),
+      '25.2',
+      'CockroachDB version to write for.',
+    ),
+    decisions: optional(
+      text,
+      'YAML file with what you decide otherwise, such as `convert.yml` (docs/convert.schema.json).',
+    ),
+    'allow-insecure': defaulted(
+      boolean,
+      'false',
+      'Allows a `source` URL that does not insist on TLS (`sslmode` other than `require`, `verify-ca`, `verify-full`).',
+    ),
+    ...config,
+  },
+  outputs: {
+    out: 'Folder with `1-tables.sql`, `2-indexes.sql`, `3-constraints.sql`, `4-manual.sql`, `report.md` and `report.json`.',
+    changed: '`true` when a file differs from what the folder held before.',
+    manual: 'How many objects are left for a person.',
+    lossy: 'How many objects are converted with a loss.',
+  },
+})

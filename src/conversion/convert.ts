@@ -1,0 +1,51 @@
+import type { Catalog, SchemaObject } from '../model/catalog.ts'
+import { convertConstraints } from './constraints.ts'
+import type { Decisions } from './decisions.ts'
+import { convertIndexes } from './indexes.ts'
+import type { Version } from './rules.ts'
+import { convertTables } from './tables.ts'
+import { type Conversion, Work } from './work.ts'
+
+/** The rule for each kind of object that is left to a person; every other kind is `object.unknown`. */
+const RULE_OF_KIND: Record<string, string> = {
+  view: 'view',
+  'materialized view': 'materialized-view',
+  function: 'function',
+  procedure: 'procedure',
+  aggregate: 'aggregate',
+  'window function': 'aggregate',
+  trigger: 'trigger',
+  'event trigger': 'event-trigger',
+  rule: 'rule',
+  policy: 'policy',
+  extension: 'extension',
+  statistics: 'statistics',
+  collation: 'collation',
+  grant: 'grant',
+  'default privileges': 'grant',
+}
+
+/** Objects of the database stand without a schema; of other kinds the server itself tells it. */
+function objectName(work: Work, { kind, name, table }: Pick<SchemaObject, 'kind' | 'name' | 'table'>): string {
+  if (kind === 'grant') return `grant on ${name}`
+  if (/^(extension|event trigger|default privileges)$/.test(kind) || !RULE_OF_KIND[kind]) return `${kind} ${name}`
+  return work.name(kind, ...(table ? [table] : []), name)
+}
+
+/** A schema in CockroachDB's words, with a finding for every object. The same catalog gives the same bytes. */
+export function convert(catalog: Catalog, target: Version, decisions: Decisions = { version: 1 }): Conversion {
+  const work = new Work(catalog, target, decisions)
+  convertTables(work)
+  const tables = new Set(
+    catalog.tables.filter((each) => each.kind !== 'foreign' && !each.isPartition).map((each) => each.name),
+  )
+  convertIndexes(work, tables)
+  convertConstraints(work, tables)
+  for (const { kind, name, table, definition } of catalog.objects)
+    work.leave(RULE_OF_KIND[kind] ?? 'object.unknown', objectName(work, { kind, name, table }), definition)
+  for (const owner of new Set(catalog.tables.map((each) => each.owner))) work.found('owner', `owner ${owner}`)
+  for (const { on, name } of catalog.comments)
+    if (on === 'sequence' || on === 'view' || on === 'other') work.found('comment.lost', work.name(on, name))
+  if (!/^(C|POSIX)(\.|$)/i.test(catalog.collation)) work.found('text.order', `database collation ${catalog.collation}`)
+  return work.result
+}

@@ -1,0 +1,202 @@
+import { ident } from '../runtime/database.ts'
+
+/*
+ * Expressions of PostgreSQL, as its catalog prints them (fully parenthesised, names qualified), in CockroachDB's words.
+ * Nothing is passed on that is not known: what has no counterpart is named, and the caller leaves the expression out.
+ */
+
+export interface Translation {
+  sql: string
+  /** What was written otherwise, in words; empty when the text is the same in meaning and form. */
+  changes: string[]
+  /** What CockroachDB lacks; the expression cannot be used when there is any. */
+  unsupported: string[]
+}
+
+/** What an expression's casts become: the target's name of a type, or undefined where it has none. */
+export type CastType = (name: string) => string | undefined
+
+const TOKEN =
+  /(?<space>\s+)|(?<string>[eEbBxX]?'(?:[^']|'')*')|(?<quoted>"(?:[^"]|"")*")|(?<number>\d+(?:\.\d*)?(?:e[+-]?\d+)?)|(?<word>[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*)|(?<cast>::)|(?<operator>[-+*/<>=~!@#%^&|`?]+)|(?<other>[\s\S])/gi
+
+interface Token {
+  kind: string
+  text: string
+}
+
+function tokens(sql: string): Token[] {
+  return [...sql.matchAll(TOKEN)].map(({ groups = {} }) => {
+    const [kind, text] = Object.entries(groups).find(([, value]) => value !== undefined) as [string, string]
+    return { kind, text }
+  })
+}
+
+/** PostgreSQL prints LIKE as its operator, which CockroachDB reads as two regular-expression signs: another meaning. */
+const LIKE: Record<string, string> = { '~~': 'LIKE', '!~~': 'NOT LIKE', '~~*': 'ILIKE', '!~~*': 'NOT ILIKE' }
+
+const OPERATORS = new Set(
+  '+ - * / % ^ = <> != < > <= >= || | & # ~ << >> -> ->> #> #>> #- @> <@ ? ?| ?& && !~ ~* !~* @@ |/ ||/'.split(' '),
+)
+
+/** Words before a parenthesis that are grammar. */
+const GRAMMAR = new Set(
+  'and or not in any some all array row case when then else end between is as cast from for coalesce nullif greatest least extract overlay position substring trim exists values using symmetric collate like ilike similar to distinct null true false at time zone'.split(
+    ' ',
+  ),
+)
+
+/**
+ * Functions that both databases have under one name, by CockroachDB's list of built-in functions (docs,
+ * functions-and-operators). A function that is missing here is reported, not guessed.
+ */
+const FUNCTIONS = new Set(
+  `abs acos acosd age array_append array_cat array_length array_lower array_position array_positions array_prepend array_remove array_replace
+  array_to_string array_upper ascii asin asind atan atan2 atand bit_length btrim cardinality cbrt ceil ceiling char_length character_length chr clock_timestamp
+  concat concat_ws cos cosd cot crypt currval current_database current_schema current_setting date_part date_trunc decode degrees digest div encode exp floor
+  format gen_random_bytes gen_random_uuid gen_salt get_bit get_byte hmac host hostmask inet_contained_by_or_equals inet_contains_or_equals initcap
+  isfinite json_array_length json_build_array json_build_object json_extract_path json_extract_path_text json_object json_typeof jsonb_array_length
+  jsonb_build_array jsonb_build_object jsonb_exists_any jsonb_extract_path jsonb_extract_path_text jsonb_insert jsonb_object jsonb_pretty jsonb_set
+  jsonb_strip_nulls jsonb_typeof lastval left length levenshtein ln log lower lpad ltrim make_date make_timestamp make_timestamptz masklen md5 metaphone mod netmask
+  nextval now num_nonnulls num_nulls octet_length pg_typeof phraseto_tsquery pi plainto_tsquery pow power quote_ident quote_literal quote_nullable radians random regexp_replace
+  regexp_split_to_array repeat replace reverse right round rpad rtrim set_bit set_byte set_masklen setval sha224 sha256 sha384 sha512 sign similarity sin sind soundex
+  split_part sqrt statement_timestamp string_to_array strpos substr substring tan tand timeofday timezone to_char to_hex to_json to_jsonb to_timestamp to_tsquery to_tsvector
+  transaction_timestamp translate trunc ts_rank unaccent upper uuid_generate_v1 uuid_generate_v1mc uuid_generate_v3 uuid_generate_v4 uuid_generate_v5 uuid_nil
+  uuid_ns_dns uuid_ns_oid uuid_ns_url uuid_ns_x500 width_bucket
+  st_area st_asgeojson st_astext st_buffer st_centroid st_contains st_distance st_dwithin st_geomfromtext st_intersects st_isvalid st_length st_makepoint
+  st_point st_setsrid st_srid st_transform st_within st_x st_y`.split(/\s+/),
+)
+
+/** Types of several words, longest first. */
+const LONG_TYPES = [
+  'timestamp without time zone',
+  'timestamp with time zone',
+  'time without time zone',
+  'time with time zone',
+  'character varying',
+  'double precision',
+  'bit varying',
+]
+
+class Translator {
+  readonly changes = new Set<string>()
+  readonly unsupported = new Set<string>()
+  readonly #tokens: Token[]
+  readonly #castType: CastType
+  #at = 0
+  #out = ''
+
+  constructor(sql: string, castType: CastType) {
+    this.#tokens = tokens(sql)
+    this.#castType = castType
+  }
+
+  translate(): string {
+    while (this.#at < this.#tokens.length) this.#next()
+    return this.#out
+  }
+
+  #peek(ahead = 0): Token | undefined {
+    return this.#tokens[this.#at + ahead]
+  }
+
+  #next(): void {
+    const token = this.#tokens[this.#at++] as Token
+    if (token.kind === 'cast') this.#cast()
+    else if (token.kind === 'operator') this.#operator(token.text)
+    else if (token.kind === 'word' || token.kind === 'quoted') this.#name(token)
+    else this.#out += token.text
+  }
+
+  #operator(text: string): void {
+    const like = LIKE[text]
+    if (like) this.changes.add(`the operator ${text} as ${like}`)
+    else if (!OPERATORS.has(text)) this.unsupported.add(`the operator ${text}`)
+    // PostgreSQL drops the fraction of integers; CockroachDB keeps it.
+    if (text === '/') this.changes.add(DIVISION)
+    this.#out += like ?? text
+  }
+
+  /** A name with its qualifiers, which may be a function's or, after OPERATOR, the way to an extension's operator. */
+  #name(token: Token): void {
+    const parts = [token.text]
+    while (this.#peek()?.text === '.' && /word|quoted/.test(this.#peek(1)?.kind ?? '')) {
+      parts.push(this.#peek(1)?.text as string)
+      this.#at += 2
+    }
+    const called = this.#peek()?.text === '('
+    const name = unquoted(parts.at(-1) as string)
+    if (called && parts.length === 1 && token.kind === 'word' && name.toUpperCase() === 'OPERATOR') {
+      this.#qualified()
+      return
+    }
+    const isGrammar = token.kind === 'word' && parts.length === 1 && GRAMMAR.has(name.toLowerCase())
+    if (!called || isGrammar) {
+      this.#out += parts.join('.')
+      return
+    }
+    if (FUNCTIONS.has(name)) {
+      if (parts.length > 1) this.changes.add(`${name} is built in`)
+      this.#out += /^[a-z_]\w*$/.test(name) && token.kind === 'word' ? name : ident(name)
+    } else {
+      this.unsupported.add(`the function ${parts.join('.')}`)
+      this.#out += parts.join('.')
+    }
+  }
+
+  /** `OPERATOR(public.=)`: an extension's, whose sign CockroachDB may have for its own type. */
+  #qualified(): void {
+    let text = ''
+    while (this.#peek() && this.#peek()?.text !== ')') text += this.#tokens[this.#at++]?.text
+    this.#at++
+    const sign = /[^\w("'.]+$/.exec(text)?.[0] ?? text
+    this.changes.add(`the operator ${sign} without its schema`)
+    this.#operator(sign)
+  }
+
+  #cast(): void {
+    const name = this.#typeName()
+    const element = name.replace(/(\[\])+$/, '')
+    const to = this.#castType(element)
+    if (to === undefined) this.unsupported.add(`the type ${element}`)
+    else if (to !== element) this.changes.add(`the type ${element} as ${to}`)
+    this.#out += `::${to ?? element}${name.endsWith('[]') ? '[]' : ''}`
+  }
+
+  #typeName(): string {
+    const rest = this.#tokens
+      .slice(this.#at)
+      .map(({ text }) => text)
+      .join('')
+    const base =
+      LONG_TYPES.find((each) => rest.startsWith(each)) ??
+      /^(?:\w+|"(?:[^"]|"")*")(?:\.(?:\w+|"(?:[^"]|"")*"))?/.exec(rest)?.[0] ??
+      ''
+    const modifier = /^\(\d+(?:,-?\d+)?\)(?: with(?:out)? time zone)?/.exec(rest.slice(base.length))?.[0] ?? ''
+    const array = /^(?:\[\])+/.exec(rest.slice(base.length + modifier.length))?.[0] ?? ''
+    const name = base + modifier + array
+    for (let length = 0; length < name.length; ) length += (this.#tokens[this.#at++] as Token).text.length
+    return name
+  }
+}
+
+export const DIVISION = 'division of integers keeps its fraction'
+
+function unquoted(name: string): string {
+  return name.startsWith('"') ? name.slice(1, -1).replaceAll('""', '"') : name
+}
+
+export function translate(sql: string, castType: CastType): Translation {
+  const translator = new Translator(sql, castType)
+  return {
+    sql: translator.translate(),
+    changes: [...translator.changes],
+    unsupported: [...translator.unsupported],
+  }
+}
+
+/** A domain's condition with the column in VALUE's place. */
+export function withColumn(condition: string, column: string): string {
+  return tokens(condition)
+    .map(({ kind, text }) => (kind === 'word' && text.toUpperCase() === 'VALUE' ? ident(column) : text))
+    .join('')
+}

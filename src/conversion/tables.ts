@@ -1,0 +1,361 @@
+import type { Collation, Column, Sequence, Table, Type } from '../model/catalog.ts'
+import { ident, qualified } from '../runtime/database.ts'
+import {
+  type ColumnDefinition,
+  comment,
+  createEnum,
+  createSequence,
+  createTable,
+  type HashSharding,
+  ownSequence,
+  sequenceOptions,
+} from '../sql/ddl.ts'
+import { DIVISION, withColumn } from './expressions.ts'
+import { chooseType, translateIn } from './types.ts'
+import type { Work } from './work.ts'
+
+const add = (work: Work, sql: string) => work.result.tables.push({ sql, deferred: null })
+
+/** Types, sequences and tables: 1-tables.sql. */
+export function convertTables(work: Work): void {
+  const tables = work.catalog.tables.filter((table) => isCreated(work, table))
+  if (work.schema !== 'public') add(work, `CREATE SCHEMA IF NOT EXISTS ${ident(work.schema)}`)
+  convertTypes(work, tables)
+  const sequences = neededSequences(work, tables)
+  for (const sequence of sequences) convertSequence(work, sequence)
+  for (const table of tables) convertTable(work, table)
+  for (const { name, table, column, identity } of sequences)
+    if (!identity && table && column && tables.some((each) => each.name === table))
+      add(work, ownSequence(work.schema, name, table, column))
+}
+
+/** Partitions become rows of their table, and foreign tables stay behind. */
+export function isCreated(work: Work, table: Table): boolean {
+  if (table.kind === 'foreign')
+    work.leave(
+      'table.foreign',
+      work.name('table', table.name),
+      `CREATE FOREIGN TABLE ${work.qualified(table.name)} (…)`,
+    )
+  return table.kind !== 'foreign' && !table.isPartition
+}
+
+function convertTypes(work: Work, tables: readonly Table[]): void {
+  const used = new Set(tables.flatMap((table) => table.columns.map(({ type }) => `${type.schema}.${type.name}`)))
+  for (const type of work.catalog.types) {
+    const isOurs = type.schema === work.schema
+    if (!isOurs && !used.has(`${type.schema}.${type.name}`)) continue
+    if (type.kind === 'enum') {
+      const sql = createEnum(work.schema, type.name, type.labels)
+      add(work, sql)
+      work.found('type.enum', `type ${type.schema}.${type.name}`, type.definition, sql)
+      checkName(work, 'type', type.name)
+    } else if (isOurs) leaveType(work, type)
+  }
+}
+
+function leaveType(work: Work, type: Type): void {
+  const object = work.name('type', type.name)
+  if (type.kind === 'domain')
+    work.found('type.domain', object, type.definition, type.base && chooseType(work, type.base).type)
+  else work.leave('type.user-defined', object, type.definition)
+}
+
+/** Without those of identity columns, which bring their own, and of columns that `convert.yml` numbers otherwise. */
+function neededSequences(work: Work, tables: readonly Table[]): Sequence[] {
+  return work.catalog.sequences.filter((sequence) => {
+    if (sequence.identity) return false
+    const table = tables.find((each) => each.name === sequence.table)
+    const column = table?.columns.find((each) => each.name === sequence.column)
+    return !(table && column && numbering(work, table, column) !== 'sequence')
+  })
+}
+
+function convertSequence(work: Work, sequence: Sequence): void {
+  const sql = createSequence(work.schema, sequence)
+  const object = work.name('sequence', sequence.name)
+  add(work, sql)
+  if (sequence.cycle) work.found('sequence.cycle', object, 'CYCLE', 'NO CYCLE')
+  else if (sequence.type !== 'bigint')
+    work.found('sequence.small', object, `AS ${sequence.type}`, `MINVALUE ${sequence.min} MAXVALUE ${sequence.max}`)
+  else work.found('sequence.plain', object)
+  checkName(work, 'sequence', sequence.name)
+}
+
+function convertTable(work: Work, table: Table): void {
+  const object = work.name('table', table.name)
+  const checks: { name: string; condition: string }[] = []
+  const columns = table.columns.map((column) => convertColumn(work, table, column, checks))
+  const key = keyOf(work, table, columns)
+  add(work, createTable({ schema: work.schema, name: table.name, columns, key, checks }))
+  work.found('table.plain', object)
+  if (!key) work.found('key.none', object)
+  reportTable(work, table)
+  for (const text of commentsOf(work, table)) add(work, text)
+}
+
+function reportTable(work: Work, table: Table): void {
+  const object = work.name('table', table.name)
+  checkName(work, 'table', table.name)
+  const parts = work.catalog.tables.filter((each) => each.isPartition && isBelow(work, each, table))
+  if (table.partitionKey)
+    work.found('table.partitioned', object, `PARTITION BY ${table.partitionKey}, ${parts.length} partitions`)
+  else if (table.parents.length) work.found('table.inheritance', object, `INHERITS (${table.parents.join(', ')})`)
+  if (table.unlogged) work.found('table.unlogged', object)
+  if (table.ofType) work.found('table.typed', object, `OF ${table.ofType}`)
+  if (table.rowSecurity) work.found('table.row-security', object)
+  const settings = [
+    ...table.options,
+    ...table.settings,
+    ...table.columns.flatMap((column) => column.settings.map((each) => `${column.name} ${each}`)),
+  ]
+  if (settings.length) work.found('storage.parameters', object, settings.join(', '))
+}
+
+function isBelow(work: Work, partition: Table, table: Table): boolean {
+  const name = qualified(work.schema, table.name).replaceAll('"', '')
+  return partition.parents.some((parent) => {
+    if (parent.replaceAll('"', '') === name) return true
+    const above = work.catalog.tables.find(
+      (each) => each.isPartition && `${work.schema}.${each.name}` === parent.replaceAll('"', ''),
+    )
+    return above !== undefined && isBelow(work, above, table)
+  })
+}
+
+function convertColumn(
+  work: Work,
+  table: Table,
+  column: Column,
+  checks: { name: string; condition: string }[],
+): ColumnDefinition {
+  const object = work.name('column', table.name, column.name)
+  const decided = work.table(table.name).columns?.[column.name] ?? {}
+  const chosen = decided.type
+    ? { type: decided.type, rule: 'override' }
+    : chooseType(work, column.type, column.dimensions)
+  work.found(chosen.rule, object, column.type.text, chosen.type)
+  checkName(work, 'column', table.name, column.name)
+  const domains = domainsOf(work, column)
+  for (const [at, domain] of domains.entries()) checks.push(...domainChecks(work, table, column, domain, at))
+  const numbered = numbering(work, table, column)
+  return {
+    name: column.name,
+    type: numbered === 'uuid' && !decided.type ? 'UUID' : chosen.type,
+    collation: collationOf(work, object, column, decided.collation),
+    notNull: column.notNull || domains.some((each) => each.notNull),
+    default: column.generated ? null : defaultOf(work, table, column, numbered),
+    generated: generatedOf(work, object, column, decided.generated),
+    identity: numbered === 'sequence' ? identityOf(work, table, column) : null,
+  }
+}
+
+/** A domain and the domains that it is made of, outermost first. */
+function domainsOf(work: Work, column: Column): Type[] {
+  const found: Type[] = []
+  if (column.type.array) return found
+  for (let type = work.typeOf(column.type); type?.kind === 'domain' && type.base; type = work.typeOf(type.base))
+    found.push(type)
+  return found
+}
+
+function domainChecks(work: Work, table: Table, column: Column, domain: Type, depth: number) {
+  return domain.checks.flatMap(({ name, expression }) => {
+    const translated = translateIn(work, withColumn(expression, column.name))
+    const object = work.name('constraint', table.name, `${column.name}_${name}`)
+    if (translated.unsupported.length) {
+      work.leave(
+        'check.unsupported',
+        object,
+        `CHECK (${expression}) -- of the domain ${domain.name}: ${translated.unsupported.join(', ')}`,
+      )
+      return []
+    }
+    work.found('type.domain', object, `CHECK (${expression}) of the domain ${domain.name}`, `CHECK (${translated.sql})`)
+    return [{ name: `${column.name}_${name}${depth ? `_${depth}` : ''}`, condition: translated.sql }]
+  })
+}
+
+function collationOf(work: Work, object: string, column: Column, decided: string | undefined): string | null {
+  if (decided !== undefined) {
+    work.decided(object, column.collation?.name ?? null, decided || 'no collation')
+    return decided || null
+  }
+  const { collation } = column
+  if (!collation) return null
+  const locale = localeOf(collation)
+  if (locale === undefined) work.found('type.collation-nondeterministic', object, `COLLATE "${collation.name}"`)
+  else work.found('type.collation', object, `COLLATE "${collation.name}"`, locale && `COLLATE ${ident(locale)}`)
+  return locale ?? null
+}
+
+/** CockroachDB's name of a locale; null for the order of bytes, undefined where there is none. */
+function localeOf({ provider, locale, deterministic }: Collation): string | null | undefined {
+  if (/^(C|POSIX|C\.UTF-?8)$/i.test(locale)) return null
+  if (!deterministic || provider === 'builtin') return undefined
+  const name = locale.replace(/\..*$/, '').replaceAll('_', '-')
+  return /^[A-Za-z]{2,3}(-[A-Za-z0-9]+)*$/.test(name) ? name : undefined
+}
+
+type Numbering = 'sequence' | 'unique-rowid' | 'uuid'
+
+/** How a column that a sequence feeds is numbered on the target; `sequence` for every other column, too. */
+function numbering(work: Work, table: Table, column: Column): Numbering {
+  const decided = work.table(table.name).columns?.[column.name]?.serial
+  if (decided) return decided
+  const isFed = sequenceOf(work, table, column) !== undefined
+  return isFed && column.type.name === 'int8' && work.decisions.rules?.['key.serial'] === 'unique-rowid'
+    ? 'unique-rowid'
+    : 'sequence'
+}
+
+function sequenceOf(work: Work, table: Table, column: Column): Sequence | undefined {
+  return work.catalog.sequences.find((each) => each.table === table.name && each.column === column.name)
+}
+
+function identityOf(work: Work, table: Table, column: Column): string | null {
+  if (!column.identity) return null
+  const sequence = sequenceOf(work, table, column)
+  const object = work.name('column', table.name, column.name)
+  work.found(
+    column.identity === 'always' ? 'key.identity-always' : 'key.identity',
+    object,
+    `GENERATED ${column.identity.toUpperCase()} AS IDENTITY`,
+    'GENERATED BY DEFAULT AS IDENTITY',
+  )
+  if (sequence?.cycle) work.found('sequence.cycle', work.name('sequence', sequence.name), 'CYCLE', 'NO CYCLE')
+  return sequence ? sequenceOptions(sequence) : ''
+}
+
+const NUMBERED: Record<Exclude<Numbering, 'sequence'>, string> = {
+  'unique-rowid': 'unique_rowid()',
+  uuid: 'gen_random_uuid()',
+}
+
+function defaultOf(work: Work, table: Table, column: Column, numbered: Numbering): string | null {
+  const object = work.name('column', table.name, column.name)
+  const decided = work.table(table.name).columns?.[column.name]?.default
+  const own = column.expression ?? domainsOf(work, column).find((each) => each.default !== null)?.default ?? null
+  if (decided !== undefined) {
+    work.decided(object, own, decided)
+    return decided
+  }
+  if (numbered !== 'sequence') {
+    work.decided(object, own ?? 'IDENTITY', NUMBERED[numbered])
+    return NUMBERED[numbered]
+  }
+  if (own === null) return null
+  if (/^nextval\(/.test(own) && sequenceOf(work, table, column)) work.found('key.serial', object, own)
+  const translated = translateIn(work, own)
+  if (translated.unsupported.length) {
+    work.leave(
+      'default.unsupported',
+      object,
+      `ALTER TABLE ${work.qualified(table.name)} ALTER COLUMN ${ident(column.name)} SET DEFAULT ${own}; -- ${translated.unsupported.join(', ')}`,
+    )
+    return null
+  }
+  reportChanges(work, object, own, translated)
+  return translated.sql
+}
+
+/** What an expression's translation has changed. */
+export function reportChanges(
+  work: Work,
+  object: string,
+  from: string,
+  { sql, changes }: { sql: string; changes: string[] },
+): void {
+  if (changes.includes(DIVISION)) work.found('expression.division', object, from, sql)
+  if (changes.some((each) => each !== DIVISION && !/^the type/.test(each)))
+    work.found('default.adapted', object, from, sql)
+}
+
+function generatedOf(work: Work, object: string, column: Column, decided: string | null | undefined) {
+  if (!column.generated || column.expression === null) return null
+  const kind = column.generated
+  if (decided !== undefined) {
+    work.decided(object, column.expression, decided ?? 'a plain column')
+    return decided === null ? null : { expression: decided, kind }
+  }
+  const translated = translateIn(work, column.expression)
+  if (translated.unsupported.length) {
+    work.leave(
+      'generated.unsupported',
+      object,
+      `GENERATED ALWAYS AS (${column.expression}) -- ${translated.unsupported.join(', ')}`,
+    )
+    return null
+  }
+  work.found('generated.stored', object, column.expression, translated.sql)
+  reportChanges(work, object, column.expression, translated)
+  return { expression: translated.sql, kind }
+}
+
+function keyOf(work: Work, table: Table, columns: readonly ColumnDefinition[]) {
+  const object = work.name('table', table.name)
+  const decided = work.table(table.name)
+  const there = work.catalog.constraints.find(
+    (each) => each.schema === work.schema && each.table === table.name && each.kind === 'primary key',
+  )
+  if (decided.key)
+    work.decided(
+      object,
+      there ? `PRIMARY KEY (${there.columns.join(', ')})` : 'no primary key',
+      `PRIMARY KEY (${decided.key.join(', ')})`,
+    )
+  const names = decided.key ?? there?.columns
+  if (!names) return null
+  const grows = isGrowing(
+    work,
+    table,
+    columns.find((each) => each.name === names[0]),
+  )
+  const hash = hashOf(decided.hash ?? (grows && work.decisions.rules?.['key.hotspot'] === 'hash'))
+  const key = { name: there?.name ?? `${table.name}_pkey`, columns: names, hash }
+  if (hash)
+    work.found('key.hash', object, `PRIMARY KEY (${names.join(', ')})`, `PRIMARY KEY (${names.join(', ')}) USING HASH`)
+  else if (grows) work.found('key.hotspot', object, `PRIMARY KEY (${names.join(', ')})`)
+  if (there?.deferrable)
+    work.found('constraint.deferrable', work.name('constraint', table.name, there.name), there.definition)
+  return key
+}
+
+export function hashOf(decided: boolean | number | undefined): HashSharding | null {
+  return decided ? { buckets: decided === true ? null : decided } : null
+}
+
+/** A key's first column whose values only grow: numbered by a sequence, or the time. */
+function isGrowing(work: Work, table: Table, column: ColumnDefinition | undefined): boolean {
+  if (!column) return false
+  if (
+    column.identity !== null ||
+    sequenceOf(work, table, table.columns.find((each) => each.name === column.name) as Column)
+  )
+    return column.type !== 'UUID'
+  return /^TIMESTAMP/.test(column.type) && /now\(\)|CURRENT_TIMESTAMP|_timestamp\(\)/i.test(column.default ?? '')
+}
+
+function commentsOf(work: Work, table: Table): string[] {
+  return work.catalog.comments.flatMap(({ on, name, of, text }) => {
+    if (name !== table.name || (on !== 'table' && on !== 'column')) return []
+    work.found('comment.kept', on === 'table' ? work.name('table', name) : work.name('column', name, of as string))
+    return comment(
+      on === 'table' ? `TABLE ${work.qualified(name)}` : `COLUMN ${work.qualified(name)}.${ident(of as string)}`,
+      text,
+    )
+  })
+}
+
+/** Reserved in CockroachDB and free as a column's name in PostgreSQL, by CockroachDB's grammar (reserved_keyword). */
+const RESERVED = new Set(['family', 'none'])
+
+/** What a name asks of the application: it is kept in every case. */
+export function checkName(work: Work, kind: string, ...parts: string[]): void {
+  const name = parts.at(-1) as string
+  const object = work.name(kind, ...parts)
+  // PostgreSQL does not cut a character in two: the rest of a longer name may be short of 63 bytes by three.
+  if (Buffer.byteLength(name) === 63) work.found('name.long', object)
+  if (RESERVED.has(name)) work.found('name.reserved', object)
+  if (name !== name.toLowerCase()) work.found('name.mixed-case', object)
+}

@@ -1,0 +1,96 @@
+import type { Catalog, Type, TypeName } from '../model/catalog.ts'
+import { ident } from '../runtime/database.ts'
+import { type Decisions, tableDecision } from './decisions.ts'
+import { isSince, type Outcome, ruleOf, type Version } from './rules.ts'
+
+/** One object, or one part of it, and what became of it. */
+export interface Finding {
+  rule: string
+  outcome: Outcome
+  /** `column public.orders.total`: kind and name. */
+  object: string
+  /** As it is on the source, where that tells more than the name. */
+  from: string | null
+  /** As it is on the target; null when nothing was written. */
+  to: string | null
+}
+
+/** One statement and the object it makes. */
+export interface Statement {
+  sql: string
+  /** What `apply` records for the ledger; null for what stands in 1-tables.sql. */
+  deferred: {
+    kind: 'unique' | 'index' | 'check' | 'foreign-key'
+    table: string
+    name: string
+    validate: boolean
+  } | null
+}
+
+export interface Conversion {
+  schema: string
+  target: Version
+  tables: Statement[]
+  indexes: Statement[]
+  constraints: Statement[]
+  /** What a person must port: a heading and the original. */
+  manual: { rule: string; object: string; original: string }[]
+  findings: Finding[]
+}
+
+/** What each part of the conversion reads and adds to. */
+export class Work {
+  readonly catalog: Catalog
+  readonly decisions: Decisions
+  readonly result: Conversion
+  readonly types: ReadonlyMap<string, Type>
+
+  constructor(catalog: Catalog, target: Version, decisions: Decisions) {
+    this.catalog = catalog
+    this.decisions = decisions
+    this.types = new Map(catalog.types.map((type) => [`${type.schema}.${type.name}`, type]))
+    this.result = { schema: catalog.schema, target, tables: [], indexes: [], constraints: [], manual: [], findings: [] }
+  }
+
+  get schema(): string {
+    return this.catalog.schema
+  }
+
+  has(since: Version): boolean {
+    return isSince(this.result.target, since)
+  }
+
+  /** The rule's own outcome, or `same` from the version on that has the feature. */
+  found(id: string, object: string, from: string | null = null, to: string | null = null): void {
+    const { outcome, since } = ruleOf(id)
+    this.result.findings.push({ rule: id, outcome: since && this.has(since) ? 'same' : outcome, object, from, to })
+  }
+
+  /** Leaves an object to a person, with its original in 4-manual.sql. */
+  leave(id: string, object: string, original: string): void {
+    this.found(id, object, original)
+    this.result.manual.push({ rule: id, object, original })
+  }
+
+  /** A person's decision stands above every rule. */
+  decided(object: string, from: string | null, to: string | null): void {
+    this.found('override', object, from, to)
+  }
+
+  typeOf(type: TypeName): Type | undefined {
+    return this.types.get(`${type.schema}.${type.name}`)
+  }
+
+  table(name: string) {
+    return tableDecision(this.decisions, name)
+  }
+
+  /** `column public.orders.total`, as the report names it. */
+  name(kind: string, ...parts: string[]): string {
+    return `${kind} ${[this.schema, ...parts].join('.')}`
+  }
+
+  qualified(name: string): string {
+    return `${ident(this.schema)}.${ident(name)}`
+  }
+}

@@ -1,0 +1,228 @@
+import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { connect, type Database, ident, literal, qualified, sqlState } from '../runtime/database.ts'
+import { VerdictError } from '../runtime/errors.ts'
+import { addSecretUrl } from '../runtime/secrets.ts'
+import { withLogin } from '../runtime/url.ts'
+import { readTarget } from './server.ts'
+
+/*
+ * Each leg of the stream writes to the target under a login of its own. A replicator whose machine was paused still
+ * holds changes in its socket buffer and applies them when it thaws, over what its successor has written, and it dials
+ * again when its session is ended. Only taking its login away stops it.
+ */
+
+/** A role that may write to the expected tables and nowhere else, and the target's URL for it. */
+export interface StreamLogin {
+  role: string
+  url: string
+}
+
+const PREFIX = 'molt_leg_'
+
+export function newLoginName(): string {
+  return `${PREFIX}${randomBytes(6).toString('hex')}`
+}
+
+export function isStreamLogin(role: string): boolean {
+  return role.startsWith(PREFIX)
+}
+
+/** Whether the migration role may create logins on the target. */
+export async function mayCreateLogins(db: Database): Promise<boolean> {
+  const { isCockroach } = await readTarget(db)
+  const admin = isCockroach ? " OR pg_has_role('admin', 'MEMBER')" : ''
+  const { rows } = await db.query(
+    `SELECT coalesce(bool_or(rolcreaterole OR rolsuper), false)${admin} AS may FROM pg_catalog.pg_roles WHERE rolname = current_user`,
+  )
+  return rows[0].may
+}
+
+/**
+ * Creates the login of one leg with the rights that a replicator needs, and connects with it once.
+ * @param tables bare names, the heartbeat among them
+ * @throws the database's error when it may not be created, may not be given the rights, or cannot log in
+ */
+export async function createStreamLogin(
+  db: Database,
+  targetUrl: string,
+  role: string,
+  schema: string,
+  tables: readonly string[],
+): Promise<StreamLogin> {
+  const password = randomBytes(24).toString('hex')
+  const url = withLogin(targetUrl, role, password)
+  addSecretUrl(url)
+  await db.query(`CREATE ROLE ${ident(role)} LOGIN PASSWORD ${literal(password)}`)
+  const { rows } = await db.query('SELECT has_schema_privilege($1, $2, $3) AS used', [role, schema, 'USAGE'])
+  if (!rows[0].used) await db.query(`GRANT USAGE ON SCHEMA ${ident(schema)} TO ${ident(role)}`)
+  const names = tables.map((table) => qualified(schema, table)).join(', ')
+  await db.query(`GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE ${names} TO ${ident(role)}`)
+  await (await connect(url, 'target')).end()
+  return { role, url }
+}
+
+/** How long ended sessions may take to be gone; milliseconds. */
+const SESSIONS_END = 5_000
+const LOOK_EVERY = 10
+
+/**
+ * Takes a login away and ends its sessions, so that nothing of that leg can write any more. Repeatable, also for a role
+ * that does not exist. A new password lets this run log in as the role: ending other roles' sessions needs rights that
+ * a migration role rarely has.
+ * @throws VerdictError `stream.login-alive` when it still may log in, or a session of it does not end
+ */
+export async function retireStreamLogin(db: Database, targetUrl: string, role: string): Promise<void> {
+  if ((await canLogIn(db, role)) === undefined) return
+  const password = randomBytes(24).toString('hex')
+  const url = withLogin(targetUrl, role, password)
+  addSecretUrl(url)
+  await db.query(`ALTER ROLE ${ident(role)} LOGIN PASSWORD ${literal(password)}`)
+  const own = await connect(url, 'target')
+  try {
+    await db.query(`ALTER ROLE ${ident(role)} NOLOGIN`)
+    await endOtherSessions(own, role)
+  } finally {
+    await own.end().catch(() => {})
+  }
+  if (await canLogIn(db, role)) throw alive(role, 'it may still log in')
+}
+
+/** Drops a login that was retired. */
+export async function dropStreamLogin(db: Database, role: string): Promise<void> {
+  if ((await canLogIn(db, role)) === undefined) return
+  const { rows } = await db.query(
+    'SELECT DISTINCT table_schema AS schema, table_name AS name FROM information_schema.table_privileges WHERE grantee = $1',
+    [role],
+  )
+  const tables = rows.map(({ schema, name }) => qualified(schema, name)).join(', ')
+  if (tables) await db.query(`REVOKE ALL ON TABLE ${tables} FROM ${ident(role)}`)
+  for (const schema of new Set<string>(rows.map((row) => row.schema)))
+    await db.query(`REVOKE ALL ON SCHEMA ${ident(schema)} FROM ${ident(role)}`)
+  await db.query(`DROP ROLE IF EXISTS ${ident(role)}`)
+}
+
+export async function loginExists(db: Database, role: string): Promise<boolean> {
+  return (await canLogIn(db, role)) !== undefined
+}
+
+/** undefined when there is no such role. */
+async function canLogIn(db: Database, role: string): Promise<boolean | undefined> {
+  const { rows } = await db.query('SELECT rolcanlogin AS may FROM pg_catalog.pg_roles WHERE rolname = $1', [role])
+  return rows[0]?.may
+}
+
+/** Ends the sessions of this one's role that go by one of these application names. */
+export async function endOwnSessions(own: Database, applications: readonly string[]): Promise<void> {
+  const { rows } = await own.query('SELECT current_user AS me')
+  await endOtherSessions(own, rows[0].me, `AND application_name IN (${applications.map(literal).join(', ')})`)
+}
+
+/** Ends every session of this one's role but itself: a role may always end its own. */
+async function endOtherSessions(own: Database, role: string, which = ''): Promise<void> {
+  const { isCockroach } = await readTarget(own)
+  const end = isCockroach ? endOnCockroach : endOnPostgres
+  const deadline = performance.now() + SESSIONS_END
+  // Twice none: a session that was logging in when its login was taken away shows up late.
+  for (let none = 0; none < 2; ) {
+    none = (await end(own, which)) ? 0 : none + 1
+    if (performance.now() > deadline) throw alive(role, 'its sessions do not end')
+    if (!none) await sleep(LOOK_EVERY)
+  }
+}
+
+async function endOnPostgres(own: Database, which: string): Promise<number> {
+  const { rowCount } = await own.query(
+    `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+      WHERE usename = current_user AND pid <> pg_catalog.pg_backend_pid() ${which}`,
+  )
+  return rowCount ?? 0
+}
+
+/** By its documented statements; not exercised on a cluster. */
+async function endOnCockroach(own: Database, which: string): Promise<number> {
+  const { session_id: self } = (await own.query('SHOW session_id')).rows[0]
+  const others = `SELECT session_id FROM [SHOW CLUSTER SESSIONS] WHERE user_name = current_user() AND session_id <> ${literal(self)} ${which}`
+  const { rowCount } = await own.query(others)
+  if (rowCount) await own.query(`CANCEL SESSIONS IF EXISTS (${others})`)
+  return rowCount ?? 0
+}
+
+function alive(role: string, why: string): VerdictError {
+  return new VerdictError(
+    'stream.login-alive',
+    `an earlier replicator may still write to the target: the login ${role} could not be retired, because ${why}. Run \`ALTER ROLE ${role} NOLOGIN\` on the target, end its sessions, and run this again`,
+  )
+}
+
+const WRITES = 'INSERT, UPDATE, DELETE'
+
+/**
+ * Takes this role's own right to write to these tables away, for want of a login that could be retired. An owner can
+ * give it back to itself.
+ * @returns the tables to which the role may still write; superusers always may, and owners on CockroachDB
+ */
+export async function revokeOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
+  await changeOwnWrites(db, 'REVOKE', 'FROM', schema, await ownedTables(db, schema, tables))
+  return ownWrites(db, schema, tables)
+}
+
+/**
+ * Only an owner can give a right back to itself. On CockroachDB anybody else would lose the grant option with it, and with
+ * that the way to give write access to the application after the commit.
+ */
+async function ownedTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
+  const { rows } = await db.query(
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind IN ('r', 'p') AND pg_has_role(c.relowner, 'USAGE')
+      ORDER BY 1`,
+    [schema, tables],
+  )
+  return rows.map(({ name }) => name)
+}
+
+/** Gives it back where it is missing. */
+export async function grantOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<void> {
+  const there = new Set(await ownWrites(db, schema, tables, ' AND '))
+  await changeOwnWrites(
+    db,
+    'GRANT',
+    'TO',
+    schema,
+    tables.filter((table) => !there.has(table)),
+  )
+}
+
+async function changeOwnWrites(
+  db: Database,
+  verb: 'GRANT' | 'REVOKE',
+  preposition: 'TO' | 'FROM',
+  schema: string,
+  tables: readonly string[],
+): Promise<void> {
+  if (!tables.length) return
+  const { rows } = await db.query('SELECT current_user AS me')
+  const names = tables.map((table) => qualified(schema, table)).join(', ')
+  await db
+    .query(`${verb} ${WRITES} ON TABLE ${names} ${preposition} ${ident(rows[0].me)}`)
+    // Without the right to change rights nothing changes, and the caller reads back what is so.
+    .catch((error) => {
+      if (!/^(42501|01006|01007)$/.test(sqlState(error) ?? '')) throw error
+    })
+}
+
+/** Tables to which this role may write in any way, or with ` AND ` in every way. */
+async function ownWrites(
+  db: Database,
+  schema: string,
+  tables: readonly string[],
+  all: ' AND ' | ' OR ' = ' OR ',
+): Promise<string[]> {
+  const may = WRITES.split(', ').map((right) => `has_table_privilege(c.oid, '${right}')`)
+  const { rows } = await db.query(
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind IN ('r', 'p') AND (${may.join(all)}) ORDER BY 1`,
+    [schema, tables],
+  )
+  return rows.map(({ name }) => name)
+}

@@ -1,0 +1,186 @@
+/* A PostgreSQL schema as its catalog tells it: the reader is in sql/catalog.ts. */
+
+/** A type as a column, a domain, a field or an array element names it. */
+export interface TypeName {
+  /** As `format_type` prints it, with its modifier: `character varying(20)`, `public.mood[]`. */
+  text: string
+  /** pg_type.typname of the type, or of an array's element. */
+  name: string
+  schema: string
+  /** pg_type.typtype of the same: `b` base, `c` composite, `d` domain, `e` enum, `m` multirange, `r` range. */
+  kind: string
+  array: boolean
+  /** The extension that brings the type, or null. */
+  extension: string | null
+  /** Modifier as in `(20)` or `(10,2)`, without the type's name; null when the type has none. */
+  modifier: string | null
+}
+
+export interface Column {
+  name: string
+  type: TypeName
+  /** Dimensions of an array as declared; PostgreSQL does not enforce them. */
+  dimensions: number
+  notNull: boolean
+  /** The default, or the expression of a generated column. */
+  expression: string | null
+  generated: 'stored' | 'virtual' | null
+  identity: 'always' | 'by default' | null
+  /** Named for this column, unlike its type's: `pg_catalog."de-x-icu"`; else null. */
+  collation: Collation | null
+  /** Storage, compression and statistics targets that differ from the type's. */
+  settings: string[]
+}
+
+export interface Collation {
+  schema: string
+  name: string
+  provider: 'icu' | 'libc' | 'builtin' | 'default'
+  locale: string
+  deterministic: boolean
+}
+
+export interface Table {
+  oid: number
+  name: string
+  kind: 'table' | 'partitioned' | 'foreign'
+  columns: Column[]
+  unlogged: boolean
+  /** The composite type of a typed table. */
+  ofType: string | null
+  /** PARTITION BY's argument. */
+  partitionKey: string | null
+  /** Tables that this one inherits from; the parent, for a partition. */
+  parents: string[]
+  isPartition: boolean
+  /** `FOR VALUES …` of a partition. */
+  bound: string | null
+  options: string[]
+  /** Table access method, tablespace and replica identity that are not the defaults. */
+  settings: string[]
+  owner: string
+  rowSecurity: boolean
+}
+
+export interface IndexColumn {
+  /** The column's name; null for an expression. */
+  column: string | null
+  /** As the server prints it, the column's quoted name or an expression. */
+  expression: string
+  descending: boolean
+  nullsFirst: boolean
+  /** Operator class that is not the type's default; else null. */
+  opclass: string | null
+  collation: Collation | null
+}
+
+export interface Index {
+  table: string
+  name: string
+  method: string
+  unique: boolean
+  valid: boolean
+  nullsNotDistinct: boolean
+  columns: IndexColumn[]
+  include: string[]
+  predicate: string | null
+  options: string[]
+  /** The constraint that it enforces. */
+  constraint: string | null
+  definition: string
+  /** A partition's part of an index of its table. */
+  isPartition: boolean
+}
+
+export interface Constraint {
+  schema: string
+  table: string
+  name: string
+  kind: 'primary key' | 'unique' | 'check' | 'foreign key' | 'exclude' | 'not null' | 'trigger' | 'other'
+  columns: string[]
+  /** The condition of a check. */
+  expression: string | null
+  deferrable: boolean
+  validated: boolean
+  noInherit: boolean
+  /** Inherited from a parent, or a partition's part of its table's constraint. */
+  inherited: boolean
+  index: string | null
+  references: Reference | null
+  definition: string
+}
+
+export interface Reference {
+  schema: string
+  table: string
+  columns: string[]
+  onUpdate: Action
+  onDelete: Action
+  match: 'simple' | 'full' | 'partial'
+  /** Of ON DELETE SET NULL or SET DEFAULT (columns); empty for all of them. */
+  setColumns: string[]
+}
+
+export type Action = 'NO ACTION' | 'RESTRICT' | 'CASCADE' | 'SET NULL' | 'SET DEFAULT'
+
+export interface Type {
+  schema: string
+  name: string
+  kind: 'enum' | 'domain' | 'composite' | 'range'
+  labels: string[]
+  /** A domain's. */
+  base: TypeName | null
+  notNull: boolean
+  default: string | null
+  checks: { name: string; expression: string }[]
+  /** A composite's. */
+  fields: { name: string; type: TypeName }[]
+  definition: string
+}
+
+export interface Sequence {
+  name: string
+  type: string
+  start: string
+  increment: string
+  min: string
+  max: string
+  cache: string
+  cycle: boolean
+  table: string | null
+  column: string | null
+  /** Made by the column's GENERATED … AS IDENTITY. */
+  identity: boolean
+}
+
+/** Code, security and whatever else hangs on a schema. `table` is null for what stands alone. */
+export interface SchemaObject {
+  kind: string
+  name: string
+  table: string | null
+  definition: string
+}
+
+export interface Comment {
+  on: 'table' | 'column' | 'index' | 'constraint' | 'type' | 'schema' | 'sequence' | 'view' | 'other'
+  name: string
+  /** The column, or the table of a constraint or an index. */
+  of: string | null
+  text: string
+}
+
+export interface Catalog {
+  schema: string
+  /** server_version_num. */
+  version: number
+  /** The database's collation, such as `en_US.UTF-8`. */
+  collation: string
+  tables: Table[]
+  types: Type[]
+  sequences: Sequence[]
+  indexes: Index[]
+  constraints: Constraint[]
+  /** Views, functions, triggers, rules, policies, grants, extensions and the rest, in the order of kind and name. */
+  objects: SchemaObject[]
+  comments: Comment[]
+}

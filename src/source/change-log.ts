@@ -1,0 +1,215 @@
+import { connectForReplication, type Database, ident, literal } from '../runtime/database.ts'
+import { VerdictError } from '../runtime/errors.ts'
+import { decodeMessage, type Lsn, POSTGRES_EPOCH_MS, type Relation, UNCHANGED, type Value } from './pgoutput.ts'
+
+/** A key whose row was inserted, updated or deleted. An update that changes a key is two of them. */
+export interface ChangedKey {
+  schema: string
+  table: string
+  /** The key's values as text, in the order of the table's columns. */
+  key: string[]
+  /** Whether a row with this key must be there once the transaction is visible. */
+  present: boolean
+  /** The transaction's id without its epoch. */
+  xid: number
+  /** Where its commit record begins: a slot confirmed up to here sends the transaction again, whole. */
+  at: Lsn
+}
+
+export interface ChangeLogOptions {
+  sourceUrl: string
+  slot: string
+  publication: string
+  /** Called for each change, in commit order; never for one that was rolled back. */
+  onChange(change: ChangedKey): void
+  /** Why nothing more comes; called once, unless {@link ChangeLog.close} was first. */
+  onEnd(error: Error): void
+}
+
+/** The server drops a reader that is silent for `wal_sender_timeout`, 60 s unless set. */
+const ANSWER_EVERY = 2_000
+
+/** How values are written must not depend on what is set on the role: `0.3` finds no row of `0.30000000000000004`. */
+const SETTINGS: Readonly<Record<string, string>> = {
+  DateStyle: 'ISO, MDY',
+  IntervalStyle: 'postgres',
+  TimeZone: 'UTC',
+  bytea_output: 'hex',
+  extra_float_digits: '3',
+}
+
+/** pg's connection, whose types leave out what a replication stream needs. */
+interface ReplicationConnection {
+  stream: { destroy(): void }
+  on(event: 'copyData', listener: (message: { chunk: Buffer }) => void): void
+  once(event: 'replicationStart', listener: () => void): void
+  sendCopyFromChunk(chunk: Buffer): void
+}
+
+/**
+ * Reads which keys change on the source, through a logical slot of its own. Nothing is kept: each change is handed over
+ * as it comes, and the server waits while this process is busy. Only {@link confirm} moves the slot; keepalives are
+ * answered with the position confirmed last.
+ */
+export class ChangeLog {
+  readonly #client: Database
+  readonly #connection: ReplicationConnection
+  readonly #options: ChangeLogOptions
+  readonly #relations = new Map<number, Relation>()
+  #transaction: { xid: number; at: Lsn } | undefined
+  #confirmed: Lsn
+  #read: Lsn
+  #timer: NodeJS.Timeout | undefined
+  #over = false
+
+  /**
+   * Begins to read at the slot's position.
+   * @throws VerdictError `change-log.settings` when the server does not write values as it was asked to; the database's
+   * error when the slot is read by somebody else, or is gone
+   */
+  static async attach(options: ChangeLogOptions): Promise<ChangeLog> {
+    const client = await connectForReplication(options.sourceUrl, 'molt-actions change log', SETTINGS)
+    try {
+      await requireSettings(client)
+      const log = new ChangeLog(client, options)
+      await log.#start()
+      return log
+    } catch (error) {
+      await client.end().catch(() => {})
+      throw error
+    }
+  }
+
+  private constructor(client: Database, options: ChangeLogOptions) {
+    this.#client = client
+    this.#connection = (client as unknown as { connection: ReplicationConnection }).connection
+    this.#options = options
+    this.#confirmed = 0n
+    this.#read = 0n
+  }
+
+  /** Everything that was committed before this position has been handed over. */
+  get position(): Lsn {
+    return this.#read
+  }
+
+  /** Lets the slot move to `lsn`, so that the source may drop what is older. Written to the server at once. */
+  confirm(lsn: Lsn): void {
+    if (lsn > this.#confirmed) this.#confirmed = lsn
+    this.#answer()
+  }
+
+  async close(): Promise<void> {
+    this.#over = true
+    clearInterval(this.#timer)
+    this.#connection.stream.destroy()
+    await this.#client.end().catch(() => {})
+  }
+
+  async #start(): Promise<void> {
+    this.#connection.on('copyData', ({ chunk }) => this.#receive(chunk))
+    const begun = new Promise<void>((resolve) => this.#connection.once('replicationStart', resolve))
+    const { slot, publication } = this.#options
+    const names = literal(ident(publication))
+    const ended = this.#client
+      .query(`START_REPLICATION SLOT ${ident(slot)} LOGICAL 0/0 (proto_version '1', publication_names ${names})`)
+      .then(() => Promise.reject(new Error('the source ended the change log')))
+    ended.catch((error) => this.#end(error))
+    this.#client.once('end', () => this.#end(new Error('the connection of the change log was lost')))
+    await Promise.race([begun, ended])
+    this.#timer = setInterval(() => this.#answer(), ANSWER_EVERY)
+  }
+
+  #receive(chunk: Buffer): void {
+    if (this.#over) return
+    try {
+      if (chunk[0] === 0x77) this.#data(chunk.subarray(25))
+      else if (chunk[0] === 0x6b) {
+        // The server has decoded up to here, and has sent what was committed before it.
+        if (!this.#transaction) this.#advance(chunk.readBigUInt64BE(1))
+        if (chunk[17] === 1) this.#answer()
+      }
+    } catch (error) {
+      this.#end(error as Error)
+    }
+  }
+
+  #data(data: Buffer): void {
+    const message = decodeMessage(data)
+    switch (message.kind) {
+      case 'begin':
+        this.#transaction = { xid: message.xid, at: message.commitLsn }
+        return
+      case 'commit':
+        this.#transaction = undefined
+        this.#advance(message.endLsn)
+        return
+      case 'relation':
+        this.#relations.set(message.relation.id, message.relation)
+        return
+      case 'truncate':
+        throw new VerdictError('change-log.truncate', 'the change log has met a TRUNCATE, which tells no keys')
+      case 'insert':
+      case 'update':
+      case 'delete':
+        this.#change(message)
+    }
+  }
+
+  #change(message: { kind: 'insert' | 'update' | 'delete'; relation: number; values: Value[]; old?: Value[] }): void {
+    const relation = this.#relations.get(message.relation)
+    if (!relation || !this.#transaction) throw new Error('the change log sends a change of no table or transaction')
+    const { schema, name: table } = relation
+    const old = message.kind === 'delete' ? message.values : message.old
+    const tell = (key: string[], present: boolean) =>
+      this.#options.onChange({ schema, table, key, present, ...(this.#transaction as { xid: number; at: Lsn }) })
+    const gone = old && keyOf(relation, old)
+    const key = message.kind === 'delete' ? undefined : keyOf(relation, message.values, old)
+    if (gone?.some((value, i) => value !== key?.[i])) tell(gone, false)
+    if (key) tell(key, true)
+  }
+
+  #advance(lsn: Lsn): void {
+    if (lsn > this.#read) this.#read = lsn
+  }
+
+  /** Written, flushed and applied alike. */
+  #answer(): void {
+    if (this.#over) return
+    const message = Buffer.alloc(34)
+    message[0] = 0x72
+    for (const at of [1, 9, 17]) message.writeBigUInt64BE(this.#confirmed, at)
+    message.writeBigInt64BE(BigInt(Date.now() - POSTGRES_EPOCH_MS) * 1000n, 25)
+    this.#connection.sendCopyFromChunk(message)
+  }
+
+  #end(error: Error): void {
+    if (this.#over) return
+    this.#over = true
+    clearInterval(this.#timer)
+    this.#connection.stream.destroy()
+    this.#options.onEnd(error)
+  }
+}
+
+async function requireSettings(client: Database): Promise<void> {
+  for (const [name, wanted] of Object.entries(SETTINGS)) {
+    const { rows } = await client.query(`SHOW ${name}`)
+    const [found] = Object.values(rows[0] ?? {})
+    if (found !== wanted)
+      throw new VerdictError(
+        'change-log.settings',
+        `the source writes keys otherwise than the target: ${name} is ${found}, and ${wanted} was asked for. Take it out of the \`options\` of the source's URL`,
+      )
+  }
+}
+
+/** @param old the row before, which has a TOASTed value of the key where the new one does not */
+function keyOf({ name, columns }: Relation, values: readonly Value[], old?: readonly Value[]): string[] {
+  return columns.flatMap((column, i) => {
+    if (!column.key) return []
+    const value = values[i] === UNCHANGED ? old?.[i] : values[i]
+    if (typeof value === 'string') return [value]
+    throw new VerdictError('change-log.key-missing', `the change log does not tell the key of a row of ${name}`)
+  })
+}

@@ -1,0 +1,102 @@
+// Each rule of the conversion: what becomes of a small schema, to the letter. `UPDATE_GOLDEN=1 npx vitest run test/golden/convert.test.ts` writes the results.
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { parse } from 'yaml'
+import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
+import { convert } from '../../src/conversion/convert.ts'
+import { type Decisions, decisions } from '../../src/conversion/decisions.ts'
+import { filesOf, reportOf } from '../../src/conversion/report.ts'
+import { RULES } from '../../src/conversion/rules.ts'
+import type { Catalog } from '../../src/model/catalog.ts'
+import { readCatalog } from '../../src/sql/catalog.ts'
+
+const FOLDER = join(import.meta.dirname, 'convert')
+const UPDATE = process.env.UPDATE_GOLDEN === '1'
+
+let server: EmbeddedServer
+let db: pg.Client
+
+beforeAll(async () => {
+  server = await startPostgres({ name: 'convert' })
+  const admin = new pg.Client(server.url)
+  await admin.connect()
+  await admin.query("CREATE ROLE app_owner; CREATE ROLE tester LOGIN SUPERUSER PASSWORD 'tester'")
+  await admin.end()
+  db = new pg.Client(server.url.replace('postgres:postgres@', 'tester:tester@'))
+  await db.connect()
+})
+
+afterAll(async () => {
+  await db?.end()
+  await server?.stop()
+})
+
+/** Of a database that holds nothing but the case: everything that it made belongs to one role. */
+async function catalogOf(schema: string, sql: string): Promise<Catalog> {
+  const clean = [
+    'DROP ACCESS METHOD IF EXISTS hnsw CASCADE',
+    'DROP OWNED BY app_owner CASCADE',
+    'DROP OWNED BY tester CASCADE',
+  ]
+  for (const each of [...clean, 'DROP SCHEMA IF EXISTS public', 'CREATE SCHEMA public']) await db.query(each)
+  await db.query(sql)
+  return (await readCatalog(db, schema)) as Catalog
+}
+
+interface Options {
+  target?: string
+  schema?: string
+  decisions?: Decisions
+  /** In place of the database's own. */
+  collation?: string
+}
+
+const [TABLES, INDEXES, CONSTRAINTS, MANUAL] = ['1-tables.sql', '2-indexes.sql', '3-constraints.sql', '4-manual.sql']
+
+/** The results of a case by the name of their section; empty files are left out. */
+async function resultOf(options: Options, sql: string): Promise<Map<string, string>> {
+  const catalog = await catalogOf(options.schema ?? 'public', sql)
+  const version = (options.target ?? '25.2').split('.').map(Number) as [number, number]
+  const own = decisions.parse(options.decisions ?? { version: 1 })
+  const conversion = convert({ ...catalog, collation: options.collation ?? catalog.collation }, version, own)
+  const files = filesOf(conversion)
+  const results = new Map<string, string>()
+  for (const file of [TABLES, INDEXES, CONSTRAINTS, MANUAL] as string[]) {
+    // The first line is the same in all of them.
+    const text = (files.get(file) as string).split('\n').slice(2).join('\n')
+    if (!text.startsWith('-- Nothing.')) results.set(file, text)
+  }
+  const findings = reportOf(conversion).findings.map(
+    ({ rule, outcome, object, to }) => `${outcome} ${rule}: ${object}${to === null ? '' : ` → ${to}`}`,
+  )
+  return results.set('findings', `${findings.join('\n')}\n`)
+}
+
+function sections(text: string): Map<string, string> {
+  const parts = text.split(/^-- ([\w.-]+) --\n/m).slice(1)
+  return new Map(parts.flatMap((name, at) => (at % 2 ? [] : [[name, parts[at + 1] as string] as [string, string]])))
+}
+
+const files = readdirSync(FOLDER).filter((name) => name.endsWith('.txt'))
+
+describe('conversion', () => {
+  test.each(files)('%s', async (file) => {
+    const path = join(FOLDER, file)
+    const found = sections(readFileSync(path, 'utf8'))
+    const result = await resultOf(parse(found.get('options') ?? '') ?? {}, found.get('source') as string)
+    // `type.citext-25.3` is a case of the rule `type.citext`.
+    expect(result.get('findings')).toContain(` ${file.slice(0, -4).replace(/-\d+\.\d$/, '')}: `)
+    const given = ['options', 'source'].map((name) => [name, found.get(name) ?? ''] as const)
+    const text = [...given, ...result].map(([name, body]) => `-- ${name} --\n${body}`).join('')
+    if (UPDATE) writeFileSync(path, text)
+    else expect(text).toBe(readFileSync(path, 'utf8'))
+  })
+
+  test('covers every rule', () => {
+    const covered = new Set(files.map((name) => name.slice(0, -4)))
+    const UNREACHABLE = ['foreign-key.match-partial']
+    expect(RULES.map(({ id }) => id).filter((id) => !covered.has(id) && !UNREACHABLE.includes(id))).toEqual([])
+  })
+})

@@ -1,0 +1,26 @@
+import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { execa } from 'execa'
+
+const HERE = import.meta.dirname
+const PROGRAM = join(HERE, '../../node_modules/.cache/grammar/grammar')
+
+export type Answer = { statements: string[] } | { error: string }
+
+/** Builds the Go program once; a cold build takes minutes. */
+async function build(): Promise<void> {
+  const built = existsSync(PROGRAM) ? statSync(PROGRAM).mtimeMs : 0
+  if (['main.go', 'go.mod'].every((name) => statSync(join(HERE, name)).mtimeMs <= built)) return
+  mkdirSync(join(PROGRAM, '..'), { recursive: true })
+  await execa('go', ['build', '-o', PROGRAM, '.'], { cwd: HERE })
+}
+
+/** What CockroachDB's grammar (v25.2) makes of each script; a script may hold several statements. */
+export async function parseAll(scripts: readonly string[]): Promise<Answer[]> {
+  await build()
+  const { stdout } = await execa(PROGRAM, { input: scripts.map((each) => `${JSON.stringify(each)}\n`).join('') })
+  return stdout
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line))
+}
