@@ -5,6 +5,7 @@ import { runChecks } from '../../src/checks/check.ts'
 import type { Facts, Settings } from '../../src/checks/facts/facts.ts'
 import { urlFacts } from '../../src/checks/facts/gather.ts'
 import { readConnection } from '../../src/checks/facts/source.ts'
+import { gcTtlOf } from '../../src/checks/facts/target.ts'
 import { targetGrants } from '../../src/checks/grants.ts'
 import { CHECKS } from '../../src/checks/index.ts'
 import { summaryOf } from '../../src/checks/report.ts'
@@ -594,6 +595,12 @@ it('what only CockroachDB says of itself', () => {
   expectFires(strict, 'tgt.cockroach', ['target'], cockroach)
   expectFires(asCockroach(clean, 22, 2), 'tgt.version', ['target'])
   expectFires(target({ intSize: '8' }), 'tgt.int-size', ['target'], cockroach)
+  expectFires(target({ disallowFullScans: 'on' }), 'tgt.full-scans', [cockroach.target.role.name], cockroach)
+  expectFires(target({ gcTtlSeconds: 4_500 }), 'tgt.gc-ttl', [cockroach.target.server.database], cockroach)
+  expect(objectsOf(target({ gcTtlSeconds: 14_400 }), 'tgt.gc-ttl')).toEqual([])
+  const zone =
+    'ALTER RANGE default CONFIGURE ZONE USING\n\trange_min_bytes = 134217728,\n\tgc.ttlseconds = 4500,\n\tnum_replicas = 3'
+  expect([gcTtlOf(zone), gcTtlOf('')]).toEqual([4_500, null])
   expectFires(target({ jobs: null }), 'tgt.jobs-unseen', ['target'], cockroach)
   const job = { id: '77', type: 'CHANGEFEED', status: 'running', description: 'CREATE CHANGEFEED' }
   expectFires(target({ jobs: [job] }), 'tgt.job', ['job 77'], cockroach)
