@@ -3,7 +3,9 @@ import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { InputError, messageOf } from '../../src/runtime/errors.ts'
 import { number } from '../../src/runtime/progress.ts'
+import { duration } from '../../src/runtime/types.ts'
 import { urlProblem } from '../../src/runtime/url.ts'
+import type { CockroachOptions } from '../cockroach/server.ts'
 import { DEFAULT_RATE } from '../shop/load.ts'
 import { GROWN_ROWS } from '../shop/masked-shop.ts'
 import { DEFAULT_ROWS } from '../shop/shop.ts'
@@ -29,6 +31,10 @@ Options
   --allow-source NAME  the source's database name, as a promise that you mean it
   --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; the real molt takes nothing
                        but CockroachDB as the target, so give --source and --target, too
+  --target-version V   lets the target answer like this CockroachDB: 24.3, 25.2, 26.1, …
+  --latency 20ms       makes each statement on it take longer
+  --ddl 300ms          makes each schema change and grant on it take longer
+  --retry-rate 0.02    makes this share of the statements on it fail with 40001
   --json               the last line of standard output is one JSON object
   --help               this text
 
@@ -45,6 +51,8 @@ export interface Options {
   target?: string
   binDir?: string
   mask: boolean
+  /** The CockroachDB-like target; undefined for plain PostgreSQL. */
+  cluster?: CockroachOptions
 }
 
 /**
@@ -75,6 +83,10 @@ function soundOptions(argv: string[]): Options | undefined {
       target: { type: 'string' },
       'allow-source': { type: 'string' },
       'bin-dir': { type: 'string' },
+      'target-version': { type: 'string' },
+      latency: { type: 'string' },
+      ddl: { type: 'string' },
+      'retry-rate': { type: 'string' },
       mask: { type: 'boolean', default: false },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
@@ -108,7 +120,33 @@ function soundOptions(argv: string[]): Options | undefined {
     source,
     target,
     binDir: binDirOf(values['bin-dir']),
+    cluster: source || values['target-version'] === undefined ? undefined : clusterOf(values),
   }
+}
+
+/** How the CockroachDB-like target behaves. */
+function clusterOf(
+  values: Partial<Record<'target-version' | 'latency' | 'ddl' | 'retry-rate', string>>,
+): CockroachOptions {
+  const version = values['target-version']
+  if (version !== undefined && !/^\d{2}\.\d$/.test(version))
+    throw new InputError('input.invalid', '--target-version must be a version such as 25.2')
+  const retryRate = Number(values['retry-rate'] ?? 0)
+  if (!(retryRate >= 0 && retryRate < 1))
+    throw new InputError('input.invalid', '--retry-rate must be a share from 0 to below 1, such as 0.02')
+  return {
+    version,
+    latency: milliseconds('latency', values.latency),
+    ddlTime: milliseconds('ddl', values.ddl),
+    retryRate,
+  }
+}
+
+/** @throws InputError unless it is a duration as inputs have it, such as `20ms` */
+function milliseconds(name: string, value: string | undefined): number {
+  const parsed = duration.schema.safeParse(value ?? '0ms')
+  if (!parsed.success) throw new InputError('input.invalid', `--${name} must be ${duration.hint}`)
+  return parsed.data
 }
 
 function binDirOf(value: string | undefined): string | undefined {

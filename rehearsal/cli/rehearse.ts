@@ -10,6 +10,7 @@ import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
 import { number, seconds } from '../../src/runtime/progress.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { toolVersion } from '../../src/tools/versions.ts'
+import { seenThrough, startCockroach } from '../cockroach/server.ts'
 import { type EmbeddedServer, startPair, startPostgres } from '../postgres/postgres.ts'
 import { type JobResult, type LogLine, runAction } from '../runner/runner.ts'
 import { type LoadHandle, startGenericLoad, startLoad } from '../shop/load.ts'
@@ -95,9 +96,16 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
       createShop(target.url, { schemaOnly: true }),
     ])
     signal.throwIfAborted()
-    const account = await underLoad({ ...options, plain }, { source, target }, folder, screen, signal)
-    if (options.keep) await keepServers([source, target], folder, screen)
-    return account
+    const cluster = options.cluster && (await startCockroach(target, options.cluster))
+    try {
+      const seen = cluster ? seenThrough(cluster, target) : target
+      const account = await underLoad({ ...options, plain }, { source, target: seen }, folder, screen, signal)
+      for (const sql of cluster?.unknown ?? []) screen.say(`no rule of the CockroachDB-like target knows: ${sql}`)
+      if (options.keep) await keepServers([source, target], folder, screen)
+      return account
+    } finally {
+      await cluster?.stop()
+    }
   } finally {
     await pair.stop()
   }
@@ -342,7 +350,7 @@ async function ifReachable<T>(work: () => Promise<T>): Promise<T | undefined> {
 /** `prepare`, which is the first to make anything, connects to both sides before it does. */
 function neverConnected(result: JobResult): boolean {
   const prepare = result.steps.find(({ id }) => id === 'prepare')
-  return errorsOf(prepare).some((message) => message.startsWith('cannot connect to the '))
+  return prepare?.outputs['error-code']?.startsWith('connect.') ?? false
 }
 
 /** What `cleanup` leaves on the target for later readers, and molt for itself: a rehearsal takes away what it has brought. */
@@ -391,9 +399,9 @@ async function leaveNothing(source: string, target: string, folder: string, scre
       secrets: [source, target],
     })
   const status = await run('cleanup', { 'dry-run': 'true' })
-  if (status.conclusion === 'success' && !/would drop/.test(status.summary)) return
-  const foreign = status.annotations.find(({ message }) => /belongs to migration/.test(message))
-  if (foreign) return screen.say(`nothing was touched: ${foreign.message}`)
+  if (status.outputs['would-drop'] === '[]') return
+  if (status.outputs['error-code'] === 'cleanup.other-migration')
+    return screen.say(`nothing was touched: ${status.annotations.find(({ level }) => level === 'error')?.message}`)
   screen.say('the chain could not clean up after itself; doing it now')
   await run('fence', { do: 'lift' })
   const cleaned = await run('cleanup', {})

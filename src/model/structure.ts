@@ -33,19 +33,34 @@ export interface SequenceState {
   unfit?: string
 }
 
+/** An index or a constraint that the target lacks (`missing`), or has and does not enforce (`invalid`). */
+export interface StructureProblem {
+  kind: 'missing' | 'invalid'
+  what: string
+}
+
 /** What of the source's indexes the target lacks. Names may differ; what is more on the target does no harm. */
-export function indexProblems(source: readonly Index[], target: readonly Index[], tables: readonly string[]): string[] {
+export function indexProblems(
+  source: readonly Index[],
+  target: readonly Index[],
+  tables: readonly string[],
+): StructureProblem[] {
   const signature = ({ table, unique, partial, columns }: Index) => JSON.stringify([table, unique, partial, columns])
   const left = [...target]
   return source
     .filter(({ table }) => tables.includes(table))
-    .flatMap((index) => {
+    .flatMap((index): StructureProblem[] => {
       const at = left.findIndex((other) => signature(other) === signature(index))
       const found = left[at]
-      if (!found)
-        return `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')}) is missing on the target`
+      if (!found) {
+        const what = `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')}) is missing on the target`
+        return [{ kind: 'missing', what }]
+      }
       left.splice(at, 1)
-      return found.valid ? [] : `${index.table}: the index ${found.name} is not valid on the target; build it again`
+      if (found.valid) return []
+      return [
+        { kind: 'invalid', what: `${index.table}: the index ${found.name} is not valid on the target; build it again` },
+      ]
     })
 }
 
@@ -54,21 +69,31 @@ export function constraintProblems(
   source: readonly Constraint[],
   target: readonly Constraint[],
   tables: readonly string[],
-): string[] {
+): StructureProblem[] {
   const signature = ({ table, kind, columns, references }: Constraint) =>
     JSON.stringify([table, kind, columns, references])
   const left = [...target]
   return source
     .filter(({ table }) => tables.includes(table))
-    .flatMap((constraint) => {
+    .flatMap((constraint): StructureProblem[] => {
       const at = left.findIndex((other) => signature(other) === signature(constraint))
       const found = left[at]
       const what = `${constraint.table}: the ${constraint.kind} constraint`
-      if (!found) return `${what} ${constraint.name} (${constraint.columns.join(', ')}) is missing on the target`
+      if (!found)
+        return [
+          {
+            kind: 'missing',
+            what: `${what} ${constraint.name} (${constraint.columns.join(', ')}) is missing on the target`,
+          },
+        ]
       left.splice(at, 1)
-      return found.validated || !constraint.validated
-        ? []
-        : `${what} ${found.name} is not validated on the target; ALTER TABLE … VALIDATE CONSTRAINT ${found.name}`
+      if (found.validated || !constraint.validated) return []
+      return [
+        {
+          kind: 'invalid',
+          what: `${what} ${found.name} is not validated on the target; ALTER TABLE … VALIDATE CONSTRAINT ${found.name}`,
+        },
+      ]
     })
 }
 
@@ -90,6 +115,7 @@ export function narrowColumns(source: Table, target: Table | undefined): Differe
     if (other === undefined || !isNarrower(type, other)) return []
     const table = `${source.schema}.${source.name}`
     return {
+      kind: 'column-narrower',
       table,
       what: `${table} has the column ${name} as ${type} on the source and ${other} on the target, which cannot hold every value`,
       fix: `give it the type ${type} on the target`,

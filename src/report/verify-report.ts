@@ -2,6 +2,12 @@ import type { VerifyLevel } from '../model/plan.ts'
 import type { Unknowns } from '../tools/events.ts'
 import type { TableVerdict } from '../tools/molt-verify.ts'
 
+/** A problem of one table, by its bare name, or of the verify as a whole. */
+export interface VerifyFinding {
+  table?: string
+  what: string
+}
+
 /** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
 export interface VerifyReport {
   level: VerifyLevel
@@ -13,6 +19,8 @@ export interface VerifyReport {
   verdict: 'clean' | 'different' | 'unsettled'
   tables: TableVerdict[]
   problems: string[]
+  /** The same problems, with the table that each is about. */
+  findings: VerifyFinding[]
   /** What is no problem here, and should be known. */
   notes: string[]
   /** Sides that may be reached without TLS, in words. */

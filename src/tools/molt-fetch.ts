@@ -204,8 +204,19 @@ interface TableAccount {
   imported?: number
 }
 
+export type SkippedKind =
+  | 'unmigratable'
+  | 'missing-on-target'
+  | 'missing-on-source'
+  | 'primary-key'
+  | 'column-missing'
+  | 'column-type'
+  | 'harmless'
+  | 'other'
+
 /** A table, or a part of one, that was not moved. `reason` says what happened and what to do. */
 interface Skipped {
+  kind: SkippedKind
   table: string
   reason: string
 }
@@ -323,6 +334,7 @@ function complete(account: FetchAccount, event: MoltEvent): void {
   account.claimed = asList(event.tables).map((table) => nameWithin(account.schema, table))
   for (const table of asList(event.skipped_unmigratable_tables))
     account.skipped.push({
+      kind: 'unmigratable',
       table: nameWithin(account.schema, table),
       reason: 'MOLT calls it unmigratable and moved none of its rows; what is wrong stands in the lines on this table',
     })
@@ -334,27 +346,32 @@ function isMismatch(message: string): boolean {
   )
 }
 
-const REASONS: [RegExp, (match: RegExpExecArray) => string][] = [
+const REASONS: [RegExp, SkippedKind, (match: RegExpExecArray) => string][] = [
   [
     /missing a definition on the target/,
+    'missing-on-target',
     () => 'the target has no such table, so none of its rows were moved; create it from the converted schema',
   ],
   [
     /missing a definition on the source/,
+    'missing-on-source',
     () =>
       'molt finds no such table on the source: it is partitioned, which early builds do not see, or it was dropped or renamed; take a newer molt, or prepare anew without it',
   ],
   [
     /do not have matching primary keys|PRIMARY KEY does not match|missing a primary key/i,
+    'primary-key',
     () => 'its primary keys differ, so none of its rows were moved; give both sides the same key columns, in one order',
   ],
   [
     /missing column (\S+)/,
+    'column-missing',
     ([, column]) =>
       `the target has no column ${column}, so its rows were moved without it; add the column and load again`,
   ],
   [
     /column type mismatch on (\S+): (.*)$/,
+    'column-type',
     ([, column, types]) =>
       `the column ${column} has another type on the target (${types}) and was left out; give both one type and load again`,
   ],
@@ -369,14 +386,14 @@ function countMismatch(account: FetchAccount, event: MoltEvent): void {
   const detail = scrubText(String(event.reason ?? event.mismatch_info ?? ''))
   const said = detail ? `${message}: ${detail}` : message
   if (!event.failable_mismatch && HARMLESS.test(detail)) {
-    account.notes.push({ table, reason: detail })
+    account.notes.push({ kind: 'harmless', table, reason: detail })
     return
   }
-  for (const [regex, words] of REASONS) {
+  for (const [regex, kind, words] of REASONS) {
     const match = regex.exec(detail) ?? regex.exec(message)
-    if (match) return void account.skipped.push({ table, reason: words(match) })
+    if (match) return void account.skipped.push({ kind, table, reason: words(match) })
   }
-  account.skipped.push({ table, reason: said })
+  account.skipped.push({ kind: 'other', table, reason: said })
 }
 
 /** An error's text may quote a value of the row that could not be moved. */
@@ -399,9 +416,7 @@ export function strayTables(account: FetchAccount, expected: readonly string[]):
  */
 export function fetchProblems(account: FetchAccount, expected: readonly string[], resumed = false): string[] {
   // Tables of the target alone, which nobody expects, are none of this load's business.
-  const skipped = account.skipped.filter(
-    ({ table, reason }) => expected.includes(table) || !/^molt finds no such table on the source/.test(reason),
-  )
+  const skipped = account.skipped.filter(({ kind, table }) => expected.includes(table) || kind !== 'missing-on-source')
   const problems = skipped.map(({ table, reason }) => `${table}: ${reason}`)
   if (!account.complete) problems.push('molt fetch wrote no completion record: the load is not complete')
   else if (!account.cursor) problems.push('the completion record has no cursor, so a stream has nowhere to begin')

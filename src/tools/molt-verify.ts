@@ -320,44 +320,79 @@ const CLASSES: Partial<Record<ValueClass, string>> = {
   case: 'only upper and lower case differ',
 }
 
-/** Why this account is not positive proof that every expected table is equal on both sides; empty when it is. */
-export function verifyProblems(account: VerifyAccount, expected: readonly string[]): string[] {
-  const problems = account.unverifiable.map(({ table, reason }) => `${table}: ${reason}`)
-  if (!account.complete) problems.push('molt verify did not say that it was complete')
-  if (account.complete && !account.tables.size && expected.length)
-    problems.push('molt verify compared no table at all: its filter matched nothing')
-  else
-    for (const name of expected) {
-      const verdict = account.tables.get(name)
-      if (!verdict) problems.push(`${name}: molt verify never looked at it`)
-      else problems.push(...tableProblems(verdict), ...uncounted(verdict, account.rows.get(name)))
-    }
-  for (const name of account.tables.keys())
-    if (!expected.includes(name)) problems.push(`${name}: compared, although it is not an expected table`)
-  return [...new Set([...problems, ...account.errors])]
+/** Why an account is no positive proof. */
+export type VerifyProblemKind =
+  | 'unverifiable'
+  | 'incomplete'
+  | 'nothing-compared'
+  | 'not-compared'
+  | 'unfinished'
+  | 'difference'
+  | 'too-few-equal'
+  | 'uncounted'
+  | 'unexpected-table'
+  | 'error'
+
+export interface VerifyProblem {
+  kind: VerifyProblemKind
+  table?: string
+  what: string
 }
 
-/** Rows that were told one by one and do not stand in the sums: then the sums are not to be believed. */
-function uncounted(verdict: TableVerdict, rows: TableRows | undefined): string[] {
+/** Why this account is not positive proof that every expected table is equal on both sides; empty when it is. */
+export function verifyProblems(account: VerifyAccount, expected: readonly string[]): VerifyProblem[] {
+  const problems: VerifyProblem[] = account.unverifiable.map(({ table, reason }) => ({
+    kind: 'unverifiable',
+    table,
+    what: `${table}: ${reason}`,
+  }))
+  if (!account.complete) problems.push({ kind: 'incomplete', what: 'molt verify did not say that it was complete' })
+  if (account.complete && !account.tables.size && expected.length)
+    problems.push({
+      kind: 'nothing-compared',
+      what: 'molt verify compared no table at all: its filter matched nothing',
+    })
+  else
+    for (const table of expected) {
+      const verdict = account.tables.get(table)
+      if (!verdict) problems.push({ kind: 'not-compared', table, what: `${table}: molt verify never looked at it` })
+      else problems.push(...tableProblems(verdict), ...uncounted(verdict, account.rows.get(table)))
+    }
+  for (const table of account.tables.keys())
+    if (!expected.includes(table))
+      problems.push({
+        kind: 'unexpected-table',
+        table,
+        what: `${table}: compared, although it is not an expected table`,
+      })
+  problems.push(...account.errors.map((what): VerifyProblem => ({ kind: 'error', what })))
+  return problems.filter(({ what }, at) => problems.findIndex((each) => each.what === what) === at)
+}
+
+/** Rows that molt listed one by one and did not count: its sums are wrong then. */
+function uncounted(verdict: TableVerdict, rows: TableRows | undefined): VerifyProblem[] {
   const counted = differences(verdict)
   if (!rows || rows.told <= counted) return []
-  return [`${verdict.name}: molt verify told of ${rows.told} rows that differ, but counts ${counted}`]
+  const what = `${verdict.name}: molt verify told of ${rows.told} rows that differ, but counts ${counted}`
+  return [{ kind: 'uncounted', table: verdict.name, what }]
 }
 
-function tableProblems(verdict: TableVerdict): string[] {
-  const { name, rows, missing, mismatch, extraneous, columnMismatch, equal } = verdict
-  if (verdict.shardsFinished < verdict.shardsTotal || verdict.shardsFinished === 0)
-    return [`${name}: only ${verdict.shardsFinished} of ${verdict.shardsTotal} shards finished`]
-  if (differences(verdict) > 0) return [differenceText(verdict)]
-  if (equal !== undefined && equal + missing + mismatch < rows)
-    return [
-      `${name}: molt verify saw ${rows} rows, but calls only ${equal} equal (${columnMismatch + extraneous} other)`,
-    ]
+function tableProblems(verdict: TableVerdict): VerifyProblem[] {
+  const { name: table, rows, missing, mismatch, extraneous, columnMismatch, equal } = verdict
+  if (verdict.shardsFinished < verdict.shardsTotal || verdict.shardsFinished === 0) {
+    const what = `${table}: only ${verdict.shardsFinished} of ${verdict.shardsTotal} shards finished`
+    return [{ kind: 'unfinished', table, what }]
+  }
+  if (differences(verdict) > 0) return [{ kind: 'difference', table, what: differenceText(verdict) }]
+  if (equal !== undefined && equal + missing + mismatch < rows) {
+    const what = `${table}: molt verify saw ${rows} rows, but calls only ${equal} equal (${columnMismatch + extraneous} other)`
+    return [{ kind: 'too-few-equal', table, what }]
+  }
   return []
 }
 
 /** `orders: 2 rows missing, 1 different in total; only fractions of a second differ` */
-export function differenceText(verdict: TableVerdict): string {
+function differenceText(verdict: TableVerdict): string {
   const parts = [
     [verdict.missing, 'missing'],
     [verdict.mismatch, `different${verdict.columns?.length ? ` in ${someOf(verdict.columns, 5)}` : ''}`],

@@ -35,7 +35,9 @@ export const action: Action<typeof spec> = {
         if (!dryRun) await drop()
       }
       if (!dryRun) requireGone(await look())
-      context.output('dropped', JSON.stringify(dryRun ? [] : found.map(({ name }) => name)))
+      const names = JSON.stringify(found.map(({ name }) => name))
+      context.output('dropped', dryRun ? '[]' : names)
+      context.output('would-drop', dryRun ? names : '[]')
       context.summary(
         `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
       )

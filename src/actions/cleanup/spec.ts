@@ -18,5 +18,8 @@ export const spec = defineAction({
     ),
     'dry-run': defaulted(boolean, 'false', 'Only lists what would be dropped.'),
   },
-  outputs: { dropped: 'JSON array of what was dropped.' },
+  outputs: {
+    dropped: 'JSON array of what was dropped.',
+    'would-drop': 'With `dry-run`: JSON array of what would be dropped.',
+  },
 })

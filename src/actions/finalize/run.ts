@@ -166,9 +166,9 @@ async function requireWhole(
     ...indexProblems(here.indexes, there.indexes, tables),
     ...constraintProblems(here.constraints, there.constraints, tables),
   ]
-  const never = missing.filter((each) => / is missing on the target$/.test(each))
-  const required = inputs.structure === 'require' ? missing : missing.filter((each) => !never.includes(each))
-  const problems = [...new Set([...invalid, ...required])]
+  const never = missing.filter(({ kind }) => kind === 'missing')
+  const required = inputs.structure === 'require' ? missing : missing.filter(({ kind }) => kind !== 'missing')
+  const problems = [...new Set([...invalid, ...required.map(({ what }) => what)])]
   if (problems.length)
     refuse(
       'finalize.definitions-differ',
@@ -176,7 +176,7 @@ async function requireWhole(
       problems,
       'Put these right and run `finalize` again.',
     )
-  for (const each of never.slice(0, 20)) warning(each)
+  for (const { what } of never.slice(0, 20)) warning(what)
 }
 
 /** What rows break, by the server's message: it names the constraint and no value, while its detail would. */

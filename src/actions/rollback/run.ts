@@ -117,10 +117,7 @@ async function writtenSince(context: Rollback, source: Database, target: Databas
     signal: context.signal,
   })
   const different = report.tables.filter((table) => differences(table) > 0).map((table) => table.name)
-  const about = (table: string) =>
-    report.problems.filter(
-      (problem) => problem.startsWith(`${table}: `) || problem.startsWith(`${entry.plan.sourceSchema}.${table} `),
-    )
+  const about = (table: string) => report.findings.filter((finding) => finding.table === table).map(({ what }) => what)
   // A column that only the target has, say: what was written to it since is in no comparison.
   const untold = entry.plan.tables.filter((table) => !different.includes(table) && about(table).length)
   const named = untold.filter((table) => inputs.acceptDataLoss?.includes(table))

@@ -1,8 +1,8 @@
 import { createWriteStream } from 'node:fs'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../../model/structure.ts'
-import { compareTables, type Table } from '../../model/tables.ts'
-import type { VerifyReport } from '../../report/verify-report.ts'
+import { compareTables, type Difference, type Table } from '../../model/tables.ts'
+import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { type Database, ident, qualified, unhurried } from '../../runtime/database.ts'
 import { messageOf } from '../../runtime/errors.ts'
@@ -16,7 +16,6 @@ import {
   addSamples,
   diagnose,
   differences,
-  differenceText,
   emptyVerifyAccount,
   newVerdict,
   type TableVerdict,
@@ -64,9 +63,9 @@ const RECHECK = { limit: 10_000, markerTimeout: 30_000, rounds: 5 }
 
 /** What is found on the way to a report. */
 interface Findings {
-  problems: string[]
+  problems: VerifyFinding[]
   /** Neither proved equal nor known to be lost. */
-  unsettled: string[]
+  unsettled: VerifyFinding[]
   notes: string[]
   tables: TableVerdict[]
   counted: VerifyReport['counted']
@@ -81,22 +80,30 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const found: Findings = { problems: [], unsettled: [], notes: [], tables: [], counted: 'no' }
   const [here, there] = await tablesOfBoth(source, target, plan)
   const definitions = compareDefinitions(here, there, plan)
-  found.problems.push(...definitions.map(({ what, fix }) => `${what}; ${fix}`))
+  const bare = (table: string) => table.slice(plan.sourceSchema.length + 1)
+  found.problems.push(...definitions.map(({ table, what, fix }) => ({ table: bare(table), what: `${what}; ${fix}` })))
   // The source's were looked at before. Here they would be missed by molt, by the hashes and by every count alike.
   for (const name of await readFilteredTables(target, plan.targetSchema, plan.tables))
-    found.problems.push(
-      `${name}: row-level security on the target hides rows of it from this role, so what is read there proves nothing; give the role BYPASSRLS on the target (ALTER ROLE … BYPASSRLS)`,
-    )
-  const gone = new Set(definitions.filter(({ what }) => what.includes('is missing on')).map(({ table }) => table))
+    found.problems.push({
+      table: name,
+      what: `${name}: row-level security on the target hides rows of it from this role, so what is read there proves nothing; give the role BYPASSRLS on the target (ALTER ROLE … BYPASSRLS)`,
+    })
+  const gone = new Set(
+    definitions
+      .filter(({ kind }) => kind === 'missing-on-source' || kind === 'missing-on-target')
+      .map(({ table }) => table),
+  )
   const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
   if (level === 'counts') await compareCounts(source, target, comparable, options, found)
   if (level === 'full' || level === 'molt')
     await compareRows(source, target, { comparable, here, there }, options, found)
   if (options.structure || options.while === 'streaming') await compareStructure(source, target, options, found)
   const { problems, unsettled, notes, ...more } = found
+  const findings = [...problems, ...unsettled]
   return {
     ...{ level, while: options.while ?? 'drained', insecure: insecureSides(options), ...more },
-    problems: [...new Set([...problems, ...unsettled])],
+    problems: [...new Set(findings.map(({ what }) => what))],
+    findings,
     notes: [...new Set(notes)],
     verdict: problems.length ? 'different' : unsettled.length ? 'unsettled' : 'clean',
     durationMs: Math.round(performance.now() - began),
@@ -153,12 +160,12 @@ async function compareRows(
   found.notes.push(...account.notes.map(({ table, reason }) => `${table}: ${reason}`))
   for (const verdict of found.tables) verdict.diagnosis = partitions.get(verdict.name) ?? verdict.diagnosis
   if (streaming) found.unsettled.push(...(await settle(source, target, account, here, options)))
-  for (const problem of verifyProblems(account, plan.tables)) {
-    const verdict = found.tables.find((each) => differenceText(each) === problem)
+  for (const { kind, table, what } of verifyProblems(account, plan.tables)) {
+    const verdict = kind === 'difference' ? found.tables.find(({ name }) => name === table) : undefined
     const outcome = verdict ? outcomeOf(verdict) : 'loss'
-    if (outcome === 'lag') found.notes.push(`${problem}: lag, nothing is lost`)
-    else if (outcome === 'unsettled') found.unsettled.push(`${problem}; verify again, or after the drain`)
-    else found.problems.push(problem)
+    if (outcome === 'lag') found.notes.push(`${what}: lag, nothing is lost`)
+    else if (outcome === 'unsettled') found.unsettled.push({ table, what: `${what}; verify again, or after the drain` })
+    else found.problems.push({ table, what })
   }
   if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
 }
@@ -184,9 +191,9 @@ async function rowDigests(
     })
   } catch (error) {
     signal.throwIfAborted()
-    found.unsettled.push(
-      `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them; at level \`molt\` that is enough`,
-    )
+    found.unsettled.push({
+      what: `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them; at level \`molt\` that is enough`,
+    })
     return undefined
   }
 }
@@ -225,15 +232,18 @@ function tablesOfBoth(source: Database, target: Database, plan: Plan): Promise<[
   return Promise.all([readTables(source, plan.sourceSchema), readTables(target, plan.targetSchema)])
 }
 
-function compareDefinitions(here: readonly Table[], there: readonly Table[], plan: Plan) {
+function compareDefinitions(here: readonly Table[], there: readonly Table[], plan: Plan): Difference[] {
   const byName = new Map(here.map((table) => [table.name, table]))
   const gone = plan.tables
     .filter((name) => !byName.has(name))
-    .map((name) => ({
-      table: `${plan.sourceSchema}.${name}`,
-      what: `${plan.sourceSchema}.${name} is missing on the source`,
-      fix: 'it was an expected table; start a new migration if that is meant',
-    }))
+    .map(
+      (name): Difference => ({
+        kind: 'missing-on-source',
+        table: `${plan.sourceSchema}.${name}`,
+        what: `${plan.sourceSchema}.${name} is missing on the source`,
+        fix: 'it was an expected table; start a new migration if that is meant',
+      }),
+    )
   const expected = plan.tables.flatMap((name) => byName.get(name) ?? [])
   const narrow = expected.flatMap((table) =>
     narrowColumns(
@@ -256,17 +266,19 @@ async function compareStructure(source: Database, target: Database, options: Ver
   ] as const
   // The column of a sequence that has no index is read as a whole.
   const sequences = await unhurried(source, () => unhurried(target, () => readSequenceStates(...sides, tables)))
-  found.problems.push(...sequenceProblems(sequences.filter(({ unfit }) => unfit)))
+  found.problems.push(...sequenceProblems(sequences.filter(({ unfit }) => unfit)).map((what) => ({ what })))
   if (!options.structure) return
   const [here, there] = await Promise.all([
     readStructure(source, 'source', sourceSchema),
     readStructure(target, 'target', targetSchema),
   ])
-  found[options.structure === 'require' ? 'problems' : 'notes'].push(
-    ...sequenceProblems(sequences.filter(({ unfit }) => !unfit)),
+  const structure = [
     ...indexProblems(here.indexes, there.indexes, tables),
     ...constraintProblems(here.constraints, there.constraints, tables),
-  )
+  ].map(({ what }) => what)
+  const behind = [...sequenceProblems(sequences.filter(({ unfit }) => !unfit)), ...structure]
+  if (options.structure === 'require') found.problems.push(...behind.map((what) => ({ what })))
+  else found.notes.push(...behind)
 }
 
 async function countTables(
@@ -308,18 +320,23 @@ async function estimateRows(db: Database, schema: string, table: string): Promis
   return Number(statistics.rows.filter((row) => !row.partial_predicate).at(-1)?.row_count ?? 0)
 }
 
-function countProblem({ name, rows, missing, extraneous }: TableVerdict): string[] {
+function countProblem({ name, rows, missing, extraneous }: TableVerdict): VerifyFinding[] {
   if (!missing && !extraneous) return []
-  return [`${name}: the source has ${rows} rows and the target ${rows - missing + extraneous}`]
+  return [{ table: name, what: `${name}: the source has ${rows} rows and the target ${rows - missing + extraneous}` }]
 }
 
 /** The rows that molt saw must be those that there are, on either side. */
-function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVerdict[]): string[] {
-  return counts.flatMap((counted) => {
+function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVerdict[]): VerifyFinding[] {
+  return counts.flatMap((counted): VerifyFinding[] => {
     const seen = tables.find(({ name }) => name === counted.name)
     if (!seen?.shardsFinished) return countProblem(counted)
     if (seen.rows !== counted.rows)
-      return `${seen.name}: molt verify saw ${seen.rows} rows, but the source has ${counted.rows}`
+      return [
+        {
+          table: seen.name,
+          what: `${seen.name}: molt verify saw ${seen.rows} rows, but the source has ${counted.rows}`,
+        },
+      ]
     const told = seen.missing - seen.extraneous === counted.missing - counted.extraneous
     return told ? [] : countProblem(counted)
   })
@@ -404,7 +421,7 @@ async function settle(
   account: VerifyAccount,
   here: readonly Table[],
   options: VerifyOptions,
-): Promise<string[]> {
+): Promise<VerifyFinding[]> {
   const suspects = [...account.tables.values()].flatMap((verdict) => {
     const definition = here.find(({ name }) => name === verdict.name)
     const rows = account.rows.get(verdict.name)?.rows ?? []
@@ -420,7 +437,7 @@ async function settle(
     const verdict = account.tables.get(name)
     if (verdict) verdict.recheck = recheck
   }
-  return problem ? [problem] : []
+  return problem ? [{ what: problem }] : []
 }
 
 /** What the rows that differed turned out to be; without another look every difference counts as loss. */

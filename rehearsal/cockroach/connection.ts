@@ -1,0 +1,329 @@
+// One client of the server: every message of it is read, and what PostgreSQL is sent may differ.
+import type { Duplex } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { split } from './lexer.ts'
+import { type Plan, raising } from './rule.ts'
+import { SqlError, type Statement } from './types.ts'
+import * as wire from './wire.ts'
+
+/** What the server does for its connections. */
+export interface ConnectionHost {
+  /** Milliseconds that each round trip takes longer. */
+  latency: number
+  /** SQLSTATE with which a statement is to fail now, by the rates that were set. */
+  fault(plan: Plan, inTransaction: boolean): '40001' | '40003' | undefined
+  plan(statement: Statement): Promise<Plan>
+  /** @throws SqlError when the statement uses a table that is offline */
+  requireOnline(statement: Statement): void
+  /** Changes a session variable's value as the client hears it; undefined keeps it from the client. */
+  parameterStatus(name: string, value: string): string | undefined
+  /** PostgreSQL's error as CockroachDB words it. */
+  wording(fields: Map<string, string>): Map<string, string>
+  backendKey(pid: number): void
+}
+
+interface Prepared {
+  statement: Statement | undefined
+  plan: Plan
+}
+
+/** A message of the client whose answer has not come. */
+interface Pending {
+  type: 'Q' | 'P' | 'B' | 'D' | 'E' | 'C' | 'S'
+  plan?: Plan
+  /** Of our own: the client sees nothing of its answer. */
+  silent?: boolean
+  /** Instead of the answer's CommandComplete. */
+  ambiguous?: boolean
+  /** The client gets no ReadyForQuery: more of its query text follows. */
+  more?: boolean
+  done?: (failed: boolean) => void
+  failed?: boolean
+}
+
+const EMPTY: Plan = { sql: '' }
+const RETRY =
+  'restart transaction: TransactionRetryWithProtoRefreshError: TransactionRetryError: retry txn (RETRY_SERIALIZABLE - failed preemptive refresh)'
+const AMBIGUOUS = 'result is ambiguous: error=rpc error: code = Unavailable desc = connection closed [propagate]'
+
+export class Connection {
+  readonly #client: Duplex
+  readonly #backend: Duplex
+  readonly #host: ConnectionHost
+  readonly #fromClient = new wire.Framer()
+  readonly #fromBackend = new wire.Framer()
+  readonly #queue: wire.Frame[] = []
+  readonly #statements = new Map<string, Prepared>()
+  readonly #pending: Pending[] = []
+  #working = false
+  /** Statements of ours that raise an error in the place of the client's. */
+  #raised = 0
+  #ready = false
+  /** Of the transaction: `I`dle, in a `T`ransaction, `E`rror. */
+  #status = 'I'
+  #idle: (() => void)[] = []
+
+  /** Both ends are open, and PostgreSQL has the client's StartupMessage. */
+  constructor(client: Duplex, backend: Duplex, host: ConnectionHost) {
+    this.#client = client
+    this.#backend = backend
+    this.#host = host
+    this.#pump(client, backend, (chunk) => this.#queueFrames(chunk))
+    this.#pump(backend, client, (chunk) => this.#answers(chunk))
+  }
+
+  get inTransaction(): boolean {
+    return this.#status !== 'I'
+  }
+
+  /** Ends the open transaction in the client's place. */
+  async commitOpen(): Promise<void> {
+    await this.quiet()
+    if (this.#status === 'T') await this.#silently('COMMIT')
+  }
+
+  /** Resolves when nothing that was sent is unanswered. */
+  async quiet(): Promise<void> {
+    if (!this.#pending.length) return
+    this.#backend.write(wire.FLUSH)
+    await new Promise<void>((done) => this.#idle.push(done))
+  }
+
+  close(): void {
+    this.#client.destroy()
+    this.#backend.destroy()
+  }
+
+  #pump(from: Duplex, to: Duplex, take: (chunk: Buffer) => void): void {
+    from.on('data', (chunk: Buffer) => {
+      take(chunk)
+      if (to.writableNeedDrain) {
+        from.pause()
+        to.once('drain', () => from.resume())
+      }
+    })
+    from.on('error', () => this.close())
+    from.on('end', () => to.end())
+    from.on('close', () => this.close())
+  }
+
+  #queueFrames(chunk: Buffer): void {
+    this.#queue.push(...this.#fromClient.push(chunk))
+    if (!this.#working) void this.#work()
+  }
+
+  async #work(): Promise<void> {
+    this.#working = true
+    try {
+      for (let frame = this.#queue.shift(); frame; frame = this.#queue.shift()) await this.#fromClientFrame(frame)
+    } catch {
+      this.close()
+    }
+    this.#working = false
+  }
+
+  async #fromClientFrame(frame: wire.Frame): Promise<void> {
+    switch (frame.type) {
+      case 'Q':
+        return this.#simple(wire.texts(frame.body, 1).values[0] as string)
+      case 'P':
+        return this.#parse(frame.body)
+      case 'B':
+        return this.#bind(frame)
+      case 'D':
+      case 'E':
+        return this.#send(frame.raw, { type: frame.type, ...this.#bound })
+      case 'C':
+        return this.#send(frame.raw, { type: 'C' })
+      case 'S':
+        await this.#delay()
+        return this.#send(frame.raw, { type: 'S' })
+      default:
+        this.#backend.write(frame.raw)
+    }
+  }
+
+  /** What the last Bind was of; portals with names are rare, and executed at once as well. */
+  #bound: { plan: Plan; ambiguous: boolean } = { plan: EMPTY, ambiguous: false }
+
+  #send(raw: Buffer, pending: Pending): void {
+    this.#pending.push(pending)
+    this.#backend.write(raw)
+  }
+
+  async #delay(): Promise<void> {
+    if (this.#host.latency) await sleep(this.#host.latency)
+  }
+
+  async #planned(statement: Statement): Promise<Plan> {
+    return this.#host.plan(statement).catch((error) => ({ sql: raising(asSqlError(error)) }))
+  }
+
+  async #parse(body: Buffer): Promise<void> {
+    const { values, rest } = wire.texts(body, 2)
+    const [name, sql] = values as [string, string]
+    const { statements, problem } = splitOrProblem(sql)
+    const [statement] = statements
+    const plan = problem ? { sql: raising(problem) } : statement ? await this.#planned(statement) : EMPTY
+    // Several statements are PostgreSQL's to refuse, in its words.
+    const text = statements.length > 1 ? sql : plan.sql
+    this.#statements.set(name, { statement, plan })
+    this.#send(wire.message('P', name, text, rest), { type: 'P' })
+  }
+
+  async #bind(frame: wire.Frame): Promise<void> {
+    const { values } = wire.texts(frame.body, 2)
+    const [portal, name] = values as [string, string]
+    const { statement, plan } = this.#statements.get(name) ?? { statement: undefined, plan: EMPTY }
+    let error: SqlError | undefined
+    const fault = this.#host.fault(plan, this.inTransaction)
+    try {
+      if (statement) this.#host.requireOnline(statement)
+      await plan.before?.()
+    } catch (thrown) {
+      error = asSqlError(thrown)
+    }
+    this.#bound = { plan, ambiguous: fault === '40003' }
+    if (!error && fault === '40001') error = new SqlError('40001', RETRY)
+    if (!error) return this.#send(frame.raw, { type: 'B' })
+    const raise = `_crdb_raise_${this.#raised++}`
+    this.#pending.push({ type: 'P', silent: true })
+    this.#backend.write(wire.message('P', raise, raising(error), wire.int16(0)))
+    this.#bound = { plan: EMPTY, ambiguous: false }
+    this.#send(wire.message('B', portal, raise, wire.int16(0), wire.int16(0), wire.int16(0)), { type: 'B' })
+  }
+
+  async #simple(text: string): Promise<void> {
+    await this.#delay()
+    const { statements, problem } = splitOrProblem(text)
+    if (problem) return this.#send(wire.query(raising(problem)), { type: 'Q' })
+    if (!statements.length) return this.#send(wire.query(''), { type: 'Q' })
+    const plans = await Promise.all(statements.map((statement) => this.#planned(statement)))
+    // One implicit transaction, where PostgreSQL can run them all as they are.
+    if (plans.length > 1 && plans.every((plan) => !plan.before && !plan.tag))
+      return this.#send(wire.query(plans.map(({ sql }) => sql).join(';\n')), { type: 'Q' })
+    for (const [at, plan] of plans.entries()) {
+      const failed = await this.#one(statements[at] as Statement, plan, at + 1 < plans.length)
+      if (failed) return
+    }
+  }
+
+  /** One statement of a query text, alone. @returns whether it failed, known once its answer has come */
+  async #one(statement: Statement, plan: Plan, more: boolean): Promise<boolean> {
+    const fault = this.#host.fault(plan, this.inTransaction)
+    let sql = plan.sql
+    try {
+      this.#host.requireOnline(statement)
+      await plan.before?.()
+      if (fault === '40001') throw new SqlError('40001', RETRY)
+    } catch (thrown) {
+      // A COMMIT that fails ends the transaction all the same.
+      if (plan.commits) await this.#silently('ROLLBACK')
+      sql = raising(asSqlError(thrown))
+    }
+    const pending: Pending = { type: 'Q', plan, ambiguous: fault === '40003' }
+    if (!more) {
+      this.#send(wire.query(sql), pending)
+      return false
+    }
+    return new Promise((done) => {
+      this.#send(wire.query(sql), { ...pending, more: true, done })
+    })
+  }
+
+  #silently(sql: string): Promise<void> {
+    return new Promise((done) => {
+      this.#send(wire.query(sql), { type: 'Q', silent: true, done: () => done() })
+    })
+  }
+
+  #answers(chunk: Buffer): void {
+    const out: Buffer[] = []
+    for (const frame of this.#fromBackend.push(chunk)) {
+      const answer = this.#ready ? this.#answer(frame) : this.#greeting(frame)
+      if (answer) out.push(answer)
+    }
+    if (out.length) this.#client.write(out.length === 1 ? (out[0] as Buffer) : Buffer.concat(out))
+    if (!this.#pending.length) for (const done of this.#idle.splice(0)) done()
+  }
+
+  /** Until the first ReadyForQuery: authentication and parameters. */
+  #greeting(frame: wire.Frame): Buffer | undefined {
+    if (frame.type === 'Z') this.#ready = true
+    if (frame.type === 'K') this.#host.backendKey(frame.body.readInt32BE(0))
+    if (frame.type === 'E') return wire.errorResponse(this.#host.wording(wire.readFields(frame.body)))
+    return frame.type === 'S' ? this.#parameter(frame) : frame.raw
+  }
+
+  #parameter(frame: wire.Frame): Buffer | undefined {
+    const [name, value] = wire.texts(frame.body, 2).values as [string, string]
+    const heard = this.#host.parameterStatus(name, value)
+    return heard === undefined ? undefined : wire.message('S', name, heard)
+  }
+
+  #answer(frame: wire.Frame): Buffer | undefined {
+    const head = this.#pending[0]
+    if (frame.type === 'S') return this.#parameter(frame)
+    if (frame.type === 'N' || frame.type === 'A' || !head) return head?.silent ? undefined : frame.raw
+    switch (frame.type) {
+      case '1':
+      case '2':
+      case '3':
+        this.#pending.shift()
+        return head.silent ? undefined : frame.raw
+      case 'T':
+      case 'n':
+        if (head.type === 'D') this.#pending.shift()
+        return head.silent ? undefined : frame.raw
+      case 'C':
+        return this.#complete(frame, head)
+      case 's':
+      case 'I':
+        if (head.type === 'E') this.#pending.shift()
+        return head.silent ? undefined : frame.raw
+      case 'E':
+        return this.#failed(frame, head)
+      case 'Z':
+        return this.#readyForQuery(frame, head)
+      default:
+        return head.silent ? undefined : frame.raw
+    }
+  }
+
+  #complete(frame: wire.Frame, head: Pending): Buffer | undefined {
+    if (head.type === 'E') this.#pending.shift()
+    if (head.silent) return undefined
+    if (head.ambiguous) return wire.errorResponse(wire.errorFields(new SqlError('40003', AMBIGUOUS)))
+    return head.plan?.tag ? wire.message('C', head.plan.tag) : frame.raw
+  }
+
+  #failed(frame: wire.Frame, head: Pending): Buffer | undefined {
+    head.failed = true
+    // What was sent after it is passed over until the client's Sync.
+    if (head.type !== 'Q') while (this.#pending[0] && this.#pending[0].type !== 'S') this.#pending.shift()
+    return head.silent && head.type === 'Q'
+      ? undefined
+      : wire.errorResponse(this.#host.wording(wire.readFields(frame.body)))
+  }
+
+  #readyForQuery(frame: wire.Frame, head: Pending): Buffer | undefined {
+    this.#pending.shift()
+    this.#status = String.fromCharCode(frame.body[0] as number)
+    head.done?.(head.failed ?? false)
+    return head.silent || (head.more && !head.failed) ? undefined : frame.raw
+  }
+}
+
+function asSqlError(error: unknown): SqlError {
+  if (error instanceof SqlError) return error
+  const code = (error as { code?: string }).code
+  return new SqlError(/^[0-9A-Z]{5}$/.test(code ?? '') ? (code as string) : 'XXUUU', (error as Error).message)
+}
+
+function splitOrProblem(sql: string): { statements: Statement[]; problem?: SqlError } {
+  try {
+    return { statements: split(sql) }
+  } catch (error) {
+    return { statements: [], problem: new SqlError('42601', `lexical error: ${(error as Error).message}`) }
+  }
+}

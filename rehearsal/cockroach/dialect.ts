@@ -1,0 +1,102 @@
+// From CockroachDB's SQL to PostgreSQL's, token by token.
+import { FUNCTIONS, INFORMATION_SCHEMA, PG_CATALOGS } from './install.ts'
+import { showSql } from './rules/show.ts'
+import type { Statement, Token, Version } from './types.ts'
+
+interface Edit {
+  start: number
+  end: number
+  text: string
+}
+
+const TYPES: Record<string, string> = { string: 'text', bytes: 'bytea', int: 'int8', integer: 'int8', int64: 'int8' }
+const CATALOGS = new Set<string>(PG_CATALOGS)
+const INFORMATION = new Set<string>(INFORMATION_SCHEMA)
+const CALLED = new Set<string>(FUNCTIONS)
+
+/** What PostgreSQL is to run for a statement that both servers know. `ddl`: types stand anywhere, catalogs do not. */
+export function translate({ sql, tokens }: Statement, version: Version, ddl = false): string {
+  const edits: Edit[] = []
+  for (let at = 0; at < tokens.length; at++) {
+    const token = tokens[at] as Token
+    const previous = tokens[at - 1]
+    const show = ddl ? undefined : bracketedShow(tokens, at, sql, version)
+    if (show) {
+      edits.push({ start: token.start, end: (tokens[show.last] as Token).end, text: `(${show.sql})` })
+      at = show.last
+    } else if (token.text === ':::') edits.push({ ...token, text: '::' })
+    else if (isWord(token, 'as') && asOf(tokens, at)) {
+      const last = asOfEnd(tokens, at)
+      edits.push({ start: token.start, end: (tokens[last] as Token).end, text: '' })
+      at = last
+    } else if (token.text === '@' && isName(previous) && isName(tokens[at + 1])) {
+      edits.push({ start: token.start, end: (tokens[at + 1] as Token).end, text: '' })
+      at++
+    } else if (token.kind === 'word') {
+      const edit = wordEdit(tokens, at, ddl)
+      if (edit) edits.push(edit)
+    }
+  }
+  return applyEdits(sql, edits)
+}
+
+function applyEdits(sql: string, edits: readonly Edit[]): string {
+  let out = ''
+  let from = 0
+  for (const { start, end, text } of edits) {
+    out += sql.slice(from, start) + text
+    from = end
+  }
+  return out + sql.slice(from)
+}
+
+function isWord(token: Token | undefined, value: string): boolean {
+  return token?.kind === 'word' && token.value === value
+}
+
+function isName(token: Token | undefined): boolean {
+  return token?.kind === 'word' || token?.kind === 'quoted'
+}
+
+/** `[SHOW …]`, and `(SHOW …)` as in WITH. */
+function bracketedShow(tokens: readonly Token[], at: number, sql: string, version: Version) {
+  const open = tokens[at]?.text
+  if ((open !== '[' && open !== '(') || !isWord(tokens[at + 1], 'show')) return undefined
+  const last = tokens.findIndex((token, index) => index > at && token.text === (open === '[' ? ']' : ')'))
+  const answer = last < 0 ? undefined : showSql(tokens.slice(at + 1, last), sql, version)
+  return answer === undefined ? undefined : { last, sql: answer }
+}
+
+export function asOf(tokens: readonly Token[], at: number): boolean {
+  return ['as', 'of', 'system', 'time'].every((word, index) => isWord(tokens[at + index], word))
+}
+
+/** The last token of `AS OF SYSTEM TIME expression`: a literal, a parameter, or a call. */
+function asOfEnd(tokens: readonly Token[], at: number): number {
+  let last = at + 4
+  if (tokens[last + 1]?.text === '(') {
+    let depth = 0
+    do {
+      last++
+      if (tokens[last]?.text === '(') depth++
+      if (tokens[last]?.text === ')') depth--
+    } while (depth > 0 && last < tokens.length - 1)
+  }
+  return last
+}
+
+function wordEdit(tokens: readonly Token[], at: number, ddl: boolean): Edit | undefined {
+  const token = tokens[at] as Token
+  const previous = tokens[at - 1]
+  const qualifier = previous?.text === '.' ? tokens[at - 2] : undefined
+  const inCast = previous?.text === '::' || previous?.text === ':::' || isWord(previous, 'as')
+  const type = TYPES[token.value]
+  if (type && (ddl || (inCast && tokens[at + 1]?.text !== '.'))) return { ...token, text: type }
+  if (ddl && token.value === 'storing') return { ...token, text: 'INCLUDE' }
+  const called = tokens[at + 1]?.text === '('
+  const ours = called ? CALLED.has(token.value) : !ddl && CATALOGS.has(token.value)
+  const replacement = { start: (qualifier ?? token).start, end: token.end, text: `_crdb.${token.value}` }
+  if (qualifier ? isWord(qualifier, 'pg_catalog') && ours : ours && previous?.text !== '.') return replacement
+  if (!ddl && qualifier && isWord(qualifier, 'information_schema') && INFORMATION.has(token.value)) return replacement
+  return undefined
+}

@@ -1,0 +1,46 @@
+// PostgreSQL's errors in CockroachDB's words.
+
+interface Wording {
+  code: string
+  matches: RegExp
+  says: (groups: string[], user: string) => string
+}
+
+/** Source of the wordings: pkg/sql/sqlerrors, pkg/sql/row/errors.go, pkg/sql/authorization.go. */
+const WORDINGS: Wording[] = [
+  {
+    code: '42501',
+    matches: /^permission denied for (?:table|view|sequence|relation) (.+)$/,
+    says: ([name], user) => `user ${user} does not have privilege on relation ${name}`,
+  },
+  {
+    code: '42501',
+    matches: /^permission denied for schema (.+)$/,
+    says: ([name], user) => `user ${user} does not have CREATE privilege on schema ${name}`,
+  },
+  {
+    code: '42501',
+    matches: /^permission denied for database (.+)$/,
+    says: ([name], user) => `user ${user} does not have CREATE privilege on database ${name}`,
+  },
+  {
+    code: '23514',
+    matches: /^new row for relation ".+" violates check constraint "(.+)"$/,
+    says: ([name]) => `failed to satisfy CHECK constraint (${name})`,
+  },
+  {
+    code: '23502',
+    matches: /^null value in column "(.+?)" of relation ".+" violates not-null constraint$/,
+    says: ([name]) => `null value in column "${name}" violates not-null constraint`,
+  },
+]
+
+/** @param fields of an ErrorResponse, by their letters */
+export function wording(fields: Map<string, string>, user: string): Map<string, string> {
+  const message = fields.get('M') ?? ''
+  for (const { code, matches, says } of WORDINGS) {
+    const groups = fields.get('C') === code ? matches.exec(message) : null
+    if (groups) return new Map([...fields, ['M', says(groups.slice(1), user)]])
+  }
+  return fields
+}

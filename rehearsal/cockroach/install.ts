@@ -1,0 +1,203 @@
+// What the server adds to each database of the PostgreSQL behind it: the schema `_crdb`, which clients do not see, with
+// the catalogs as CockroachDB shows them, and the functions of CockroachDB that are used here.
+import type { Version } from './types.ts'
+
+/** Catalogs that are read from `_crdb` instead of `pg_catalog`. */
+export const PG_CATALOGS = [
+  'pg_class',
+  'pg_constraint',
+  'pg_index',
+  'pg_indexes',
+  'pg_namespace',
+  'pg_roles',
+  'pg_stat_activity',
+  'pg_tables',
+  'pg_trigger',
+] as const
+
+/** The same for `information_schema`. */
+export const INFORMATION_SCHEMA = ['columns', 'schemata', 'table_privileges', 'role_table_grants', 'tables'] as const
+
+/** Functions that are called in `_crdb`, wherever they stand. */
+export const FUNCTIONS = [
+  'version',
+  'cluster_logical_timestamp',
+  'pg_get_constraintdef',
+  'pg_has_role',
+  'unique_rowid',
+] as const
+
+const since = (version: Version, [major, minor]: Version) =>
+  version[0] > major || (version[0] === major && version[1] >= minor)
+
+/** Idempotent; run as a superuser. `name` is what `version()` answers. */
+export function installSql(version: Version, name: string): string {
+  const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
+  const bypassShown = since(version, [25, 3])
+  return `
+    CREATE SCHEMA IF NOT EXISTS _crdb;
+    GRANT USAGE ON SCHEMA _crdb TO PUBLIC;
+    CREATE SCHEMA IF NOT EXISTS crdb_internal;
+    GRANT USAGE ON SCHEMA crdb_internal TO PUBLIC;
+
+    CREATE TABLE IF NOT EXISTS _crdb.jobs (id int8 PRIMARY KEY, type text NOT NULL, description text NOT NULL,
+      user_name text NOT NULL, status text NOT NULL, created timestamptz NOT NULL, finished timestamptz,
+      fraction_completed float4 NOT NULL, error text);
+    CREATE TABLE IF NOT EXISTS _crdb.offline (relid oid PRIMARY KEY);
+    CREATE TABLE IF NOT EXISTS _crdb.column_ids (relid oid, attnum int2, id int2 NOT NULL, PRIMARY KEY (relid, attnum));
+    CREATE TABLE IF NOT EXISTS _crdb.table_grants (relid oid, grantee text, privilege text, grantable bool NOT NULL,
+      PRIMARY KEY (relid, grantee, privilege));
+    CREATE TABLE IF NOT EXISTS _crdb.system_grants (grantee text, privilege text, PRIMARY KEY (grantee, privilege));
+    CREATE TABLE IF NOT EXISTS _crdb.cluster_settings (variable text PRIMARY KEY, value text NOT NULL);
+    CREATE TABLE IF NOT EXISTS _crdb.results (nonce text PRIMARY KEY, result jsonb NOT NULL);
+    GRANT SELECT ON ALL TABLES IN SCHEMA _crdb TO PUBLIC;
+    CREATE OR REPLACE FUNCTION _crdb.import_result(wanted text) RETURNS TABLE (job_id int8, status text,
+      fraction_completed float8, rows int8, index_entries int8, bytes int8) LANGUAGE sql STABLE AS $$
+      SELECT r.* FROM _crdb.results, jsonb_to_record(result) r(job_id int8, status text, fraction_completed float8,
+        rows int8, index_entries int8, bytes int8) WHERE nonce = wanted $$;
+
+    CREATE OR REPLACE FUNCTION _crdb.raise(code text, message text, detail text, hint text) RETURNS text
+      LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = code, MESSAGE = message,
+        DETAIL = detail, HINT = hint; END $$;
+    CREATE OR REPLACE FUNCTION _crdb.version() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '${name}' $$;
+    CREATE SEQUENCE IF NOT EXISTS _crdb.logical;
+    GRANT USAGE ON SEQUENCE _crdb.logical TO PUBLIC;
+    CREATE OR REPLACE FUNCTION _crdb.cluster_logical_timestamp() RETURNS numeric LANGUAGE sql AS $$
+      SELECT trunc(extract(epoch FROM clock_timestamp()) * 1000000)::numeric * 1000
+             + (nextval('_crdb.logical') % 1000) * 0.0000000001 $$;
+    CREATE OR REPLACE FUNCTION _crdb.unique_rowid() RETURNS int8 LANGUAGE sql AS $$
+      SELECT (extract(epoch FROM clock_timestamp()) * 100000)::int8 << 15 | (nextval('_crdb.logical') & 32767) $$;
+
+    CREATE OR REPLACE FUNCTION _crdb.is_admin(who text) RETURNS bool LANGUAGE sql STABLE AS $$
+      SELECT coalesce((SELECT r.rolsuper OR pg_catalog.pg_has_role(r.oid, a.oid, 'MEMBER')
+        FROM pg_catalog.pg_roles r, pg_catalog.pg_roles a WHERE r.rolname = who AND a.rolname = 'admin'), false) $$;
+    CREATE OR REPLACE FUNCTION _crdb.pg_has_role(role name, privilege text) RETURNS bool LANGUAGE sql STABLE AS $$
+      SELECT pg_catalog.pg_has_role(role, privilege) $$;
+    CREATE OR REPLACE FUNCTION _crdb.pg_has_role(role oid, privilege text) RETURNS bool LANGUAGE sql STABLE AS $$
+      SELECT pg_catalog.pg_has_role(role, privilege) $$;
+    CREATE OR REPLACE FUNCTION _crdb.pg_has_role(who name, role name, privilege text) RETURNS bool LANGUAGE sql STABLE
+      AS $$ SELECT pg_catalog.pg_has_role(who, role, privilege) $$;
+    CREATE OR REPLACE FUNCTION _crdb.has_system_privilege(who text, wanted text) RETURNS bool LANGUAGE sql STABLE AS $$
+      SELECT _crdb.is_admin(who) OR EXISTS (SELECT 1 FROM _crdb.system_grants s JOIN pg_catalog.pg_roles g
+          ON g.rolname = s.grantee JOIN pg_catalog.pg_roles w ON w.rolname = who
+        WHERE s.privilege IN (wanted, 'ALL') AND pg_catalog.pg_has_role(w.oid, g.oid, 'MEMBER')) $$;
+
+    -- A check's stored text has typed literals: total >= 0:::DECIMAL.
+    CREATE OR REPLACE FUNCTION _crdb.typed(expression text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+      SELECT regexp_replace(regexp_replace(regexp_replace(regexp_replace(expression,
+        '\\((-?[0-9.]+)\\)::numeric', '\\1:::DECIMAL', 'g'), '(''(?:[^'']|'''')*'')::text', '\\1:::STRING', 'g'),
+        '(''(?:[^'']|'''')*'')::character varying', '\\1:::STRING', 'g'), '([<>=]) ([0-9]+)(?![0-9.:])', '\\1 \\2:::INT8', 'g') $$;
+    CREATE OR REPLACE FUNCTION _crdb.pg_get_constraintdef(con oid) RETURNS text LANGUAGE sql STABLE AS $$
+      SELECT CASE contype WHEN 'c' THEN _crdb.typed(pg_catalog.pg_get_constraintdef(oid))
+        WHEN 'u' THEN regexp_replace(pg_catalog.pg_get_constraintdef(oid), '([a-z0-9_"]+)(?=[,)])', '\\1 ASC', 'g')
+        ELSE pg_catalog.pg_get_constraintdef(oid) END FROM pg_catalog.pg_constraint WHERE oid = con $$;
+    CREATE OR REPLACE FUNCTION _crdb.pg_get_constraintdef(con oid, pretty bool) RETURNS text LANGUAGE sql STABLE AS $$
+      SELECT _crdb.pg_get_constraintdef(con) $$;
+    CREATE OR REPLACE FUNCTION _crdb.column_ids(rel oid, keys int2[]) RETURNS int2[] LANGUAGE sql STABLE AS $$
+      SELECT array_agg(coalesce(c.id, k.key) ORDER BY k.at) FROM unnest(keys) WITH ORDINALITY k(key, at)
+        LEFT JOIN _crdb.column_ids c ON c.relid = rel AND c.attnum = k.key $$;
+
+    CREATE OR REPLACE VIEW _crdb.pg_namespace AS SELECT * FROM pg_catalog.pg_namespace
+      WHERE nspname <> '_crdb' AND nspname NOT LIKE 'pg_toast%' AND nspname NOT LIKE 'pg_temp%';
+    ${view('pg_class', 'pg_catalog.pg_class', { relispartition: 'NULL::bool', relacl: 'NULL::aclitem[]', reltuples: 'NULL::float4' })}
+      WHERE relnamespace IN (SELECT oid FROM _crdb.pg_namespace) AND oid NOT IN (SELECT relid FROM _crdb.offline)
+        AND relkind <> 't';
+    ${view('pg_constraint', 'pg_catalog.pg_constraint', { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' })}
+      WHERE connamespace IN (SELECT oid FROM _crdb.pg_namespace) AND conrelid NOT IN (SELECT relid FROM _crdb.offline);
+    ${view('pg_index', 'pg_catalog.pg_index', {})}
+      WHERE indrelid NOT IN (SELECT relid FROM _crdb.offline);
+    ${view('pg_trigger', 'pg_catalog.pg_trigger', {})} WHERE ${triggersShown ? 'NOT tgisinternal' : 'false'};
+    ${view('pg_roles', 'pg_catalog.pg_roles', bypassShown ? {} : { rolbypassrls: 'false' })}
+      WHERE rolname NOT LIKE 'pg\\_%';
+    ${view('pg_stat_activity', 'pg_catalog.pg_stat_activity', {})} WHERE false;
+    ${view('pg_tables', 'pg_catalog.pg_tables', {})}
+      WHERE schemaname <> '_crdb' AND NOT EXISTS (SELECT 1 FROM _crdb.offline o JOIN pg_catalog.pg_class c ON c.oid = o.relid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = schemaname AND c.relname = tablename);
+    CREATE OR REPLACE VIEW _crdb.pg_indexes AS
+      SELECT c.oid AS crdb_oid, i.schemaname, i.tablename, i.indexname, i.tablespace,
+             replace(regexp_replace(regexp_replace(i.indexdef, ' ON (ONLY )?', ' ON ' || ${since(version, [26, 3]) ? "''" : "quote_ident(current_database()) || '.'"}),
+               ' INCLUDE ', ' STORING '), '::text', '') AS indexdef
+        FROM pg_catalog.pg_indexes i JOIN pg_catalog.pg_namespace n ON n.nspname = i.schemaname
+        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = i.indexname
+       WHERE n.nspname <> '_crdb';
+    ${['columns', 'tables']
+      .map(
+        (name) => `${view(name, `information_schema.${name}`, {})} WHERE table_schema <> '_crdb'
+      AND NOT EXISTS (SELECT 1 FROM _crdb.offline o JOIN pg_catalog.pg_class c ON c.oid = o.relid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = table_schema AND c.relname = table_name);`,
+      )
+      .join('\n    ')}
+    ${view('schemata', 'information_schema.schemata', {})} WHERE schema_name <> '_crdb';
+    CREATE OR REPLACE VIEW _crdb.table_privileges AS
+      WITH held AS (
+        SELECT c.oid AS relid, n.nspname, c.relname, coalesce(g.rolname, 'public') AS grantee, a.privilege_type AS privilege,
+               a.is_grantable AS grantable
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          CROSS JOIN LATERAL aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
+          LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
+         WHERE c.relkind IN ('r', 'p', 'v', 'm') AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRIGGER')
+        UNION
+        SELECT c.oid, n.nspname, c.relname, t.grantee, t.privilege, t.grantable
+          FROM _crdb.table_grants t JOIN pg_catalog.pg_class c ON c.oid = t.relid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        UNION
+        SELECT c.oid, n.nspname, c.relname, w.rolname, 'ALL', true
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          CROSS JOIN LATERAL (SELECT rolname FROM pg_catalog.pg_roles WHERE oid = c.relowner OR rolname IN ('admin', 'root')) w
+         WHERE c.relkind IN ('r', 'p', 'v', 'm'))
+      SELECT NULL::text AS grantor, h.grantee::text AS grantee, current_database()::text AS table_catalog,
+             h.nspname::text AS table_schema, h.relname::text AS table_name, h.privilege::text AS privilege_type,
+             CASE WHEN h.grantable THEN 'YES' ELSE 'NO' END AS is_grantable,
+             CASE h.privilege WHEN 'SELECT' THEN 'YES' ELSE 'NO' END AS with_hierarchy
+        FROM held h WHERE h.nspname <> '_crdb'
+         AND (h.privilege = 'ALL' OR NOT EXISTS (SELECT 1 FROM held a
+               WHERE a.relid = h.relid AND a.grantee = h.grantee AND a.privilege = 'ALL'));
+    CREATE OR REPLACE VIEW _crdb.role_table_grants AS SELECT * FROM _crdb.table_privileges;
+
+    CREATE OR REPLACE VIEW _crdb.sessions AS
+      SELECT 1 AS node_id, lpad(to_hex(pid), 32, '0') AS session_id,
+             CASE WHEN state = 'idle' THEN 'IDLE' ELSE 'ACTIVE' END AS status, usename::text AS user_name,
+             coalesce(client_addr::text || ':' || client_port, '') AS client_address, application_name,
+             CASE WHEN state = 'active' THEN query ELSE '' END AS active_queries,
+             query AS last_active_query, backend_start AS session_start, xact_start AS active_query_start
+        FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> '_crdb';
+    CREATE OR REPLACE FUNCTION _crdb.visible_sessions() RETURNS SETOF _crdb.sessions LANGUAGE sql STABLE SECURITY DEFINER
+      AS $$ SELECT * FROM _crdb.sessions WHERE user_name = session_user
+        OR _crdb.has_system_privilege(session_user, 'VIEWACTIVITY')
+        OR _crdb.has_system_privilege(session_user, 'VIEWACTIVITYREDACTED') $$;
+    CREATE OR REPLACE VIEW crdb_internal.cluster_sessions AS SELECT * FROM _crdb.visible_sessions();
+    CREATE OR REPLACE VIEW _crdb.visible_jobs AS
+      SELECT id AS job_id, type AS job_type, description, user_name, status, ''::text AS running_status, created,
+             created AS started, finished, coalesce(finished, created) AS modified, fraction_completed, error,
+             1 AS coordinator_id
+        FROM _crdb.jobs WHERE user_name = session_user OR _crdb.has_system_privilege(session_user, 'VIEWJOB')
+          OR _crdb.has_system_privilege(session_user, 'CONTROLJOB');
+    CREATE OR REPLACE VIEW crdb_internal.jobs AS SELECT * FROM _crdb.visible_jobs;
+    GRANT SELECT ON ALL TABLES IN SCHEMA _crdb, crdb_internal TO PUBLIC;`
+}
+
+/** Roles that every cluster has. Of the whole server; run once. */
+export const ROLES_SQL = `
+  DO $$ BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'admin') THEN CREATE ROLE admin SUPERUSER; END IF;
+    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'root') THEN CREATE ROLE root SUPERUSER LOGIN; END IF;
+  END $$`
+
+/** A view with all columns of a catalog, some of which are replaced. Needs PostgreSQL's own list of them. */
+function view(name: string, from: string, replaced: Record<string, string>): string {
+  const changes = Object.entries(replaced)
+  if (!changes.length) return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT * FROM ${from}`
+  return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT {{columns ${from} ${JSON.stringify(replaced)}}} FROM ${from}`
+}
+
+/** Fills the lists of columns in, from what `columnsOf` tells of a catalog. */
+export async function fillColumns(sql: string, columnsOf: (catalog: string) => Promise<string[]>): Promise<string> {
+  let filled = sql
+  for (const [placeholder, catalog, replaced] of sql.matchAll(/\{\{columns (\S+) (\{.*?\})\}\}/g)) {
+    const changes: Record<string, string> = JSON.parse(replaced as string)
+    const columns = await columnsOf(catalog as string)
+    const list = columns.map((column) => (changes[column] ? `${changes[column]} AS ${column}` : column)).join(', ')
+    filled = filled.replace(placeholder, () => list)
+  }
+  return filled
+}

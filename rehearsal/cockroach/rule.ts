@@ -1,0 +1,92 @@
+// What a rule of the CockroachDB-like server is: a fact about CockroachDB, and what is done with a statement for it.
+import type pg from 'pg'
+import type { JobRegistry, Session, SqlError, Statement, Version } from './types.ts'
+
+/** What the server does with one statement. */
+export interface Plan {
+  /** What PostgreSQL is sent instead. */
+  sql: string
+  /** Runs before it is executed; a {@link SqlError} is the client's answer. */
+  before?: () => Promise<void>
+  /** The command tag that the client gets, where PostgreSQL's is another one. */
+  tag?: string
+  /** Whether the server may lose it to another transaction, by {@link ServerOptions.retryRate}. */
+  retryable?: boolean
+  /** A COMMIT of a transaction. */
+  commits?: boolean
+}
+
+/** What a rule may ask. */
+export interface RuleContext {
+  session: Session & { searchPath: string }
+  version: Version
+  jobs: JobRegistry
+  /** Milliseconds that a schema change takes. */
+  ddlTime: number
+  /** Asks the PostgreSQL behind, as a superuser in the session's database. */
+  admin<Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]>
+  /** A superuser's connection of its own, in the session's database. The caller ends it. */
+  connect(): Promise<pg.Client>
+  /** Ends the client's open transaction, as CockroachDB does before a schema change. */
+  commitOpen(): Promise<void>
+  runImport(statement: Statement): Promise<string>
+  isAdmin(): Promise<boolean>
+  hasPrivilege(schema: string, table: string, privilege: string): Promise<boolean>
+  hasSystemPrivilege(privilege: string): Promise<boolean>
+}
+
+/** What is documented of a rule. */
+export interface Fact {
+  /** Dotted and stable: `refuse.lock-table`. */
+  id: string
+  /** What CockroachDB does, in one sentence. */
+  says: string
+  /** Where that is stated: a page of its documentation, a file of its source, or an issue. */
+  source: string
+  /** First version with it, and the first without it. Default: all. */
+  since?: Version
+  until?: Version
+  /** True once it was seen on a real cluster. None has been so far. */
+  seen?: boolean
+}
+
+/** A rule for whole statements. The first that answers decides. */
+export interface StatementRule extends Fact {
+  plan(statement: Statement, context: RuleContext): Promise<Plan | undefined> | Plan | undefined
+}
+
+export function applies({ since, until }: Fact, version: Version): boolean {
+  return (!since || compare(version, since) >= 0) && (!until || compare(version, until) < 0)
+}
+
+function compare([major, minor]: Version, [otherMajor, otherMinor]: Version): number {
+  return major - otherMajor || minor - otherMinor
+}
+
+/** The first words of a statement, folded: `create unique index`. Quoted names and symbols end them. */
+export function opening({ tokens }: Statement, count: number): string {
+  const words: string[] = []
+  for (const token of tokens.slice(0, count)) {
+    if (token.kind !== 'word') break
+    words.push(token.value)
+  }
+  return words.join(' ')
+}
+
+/** Whether a statement opens with these words. */
+export function opensWith(statement: Statement, words: string): boolean {
+  return opening(statement, words.split(' ').length) === words
+}
+
+export function quoteName(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`
+}
+
+export function quoteText(value: string): string {
+  return `'${value.replaceAll("'", "''")}'`
+}
+
+/** A statement that gives the client this error when it is executed. */
+export function raising(error: SqlError): string {
+  return `SELECT _crdb.raise(${[error.code, error.message, error.detail ?? '', error.hint ?? ''].map(quoteText).join(', ')})`
+}

@@ -1,0 +1,319 @@
+// Schema changes: each commits by itself, is a job, and takes time. They run on a connection of the server's own.
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { translate } from '../dialect.ts'
+import { type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
+import { SqlError, type Statement, type Token } from '../types.ts'
+import { type FoundTable, firstSchema, resolveTable } from './grants.ts'
+
+const KINDS =
+  /^(table|index|unique|schema|sequence|type|view|constraint|materialized|function|trigger|domain|or|default)$/
+
+export const DDL_RULES: StatementRule[] = [
+  {
+    id: 'ddl.create-database',
+    says: 'CREATE DATABASE IF NOT EXISTS needs CREATEDB even when the database exists.',
+    source: 'pkg/sql/create_database.go; docs: create-database.md',
+    plan: createDatabase,
+  },
+  {
+    id: 'ddl.unique-constraint',
+    says: 'ALTER TABLE … DROP CONSTRAINT is refused for UNIQUE; DROP INDEX … CASCADE drops it.',
+    source: 'cockroachdb/cockroach#42840',
+    plan: dropUnique,
+  },
+  {
+    id: 'ddl.zone',
+    says: 'CONFIGURE ZONE sets gc.ttlseconds and the like.',
+    source: 'docs: configure-replication-zones.md',
+    plan: ({ tokens }) =>
+      tokens[0]?.value === 'alter' &&
+      tokens.some(({ value }, at) => value === 'configure' && tokens[at + 1]?.value === 'zone')
+        ? { sql: 'SET _crdb.done = 1', tag: 'CONFIGURE ZONE 1' }
+        : undefined,
+  },
+  {
+    id: 'ddl.job',
+    says: 'A schema change commits by itself, also within a transaction (autocommit_before_ddl), and is a job.',
+    source: 'docs: online-schema-changes.md, session-variables.md',
+    plan: schemaChange,
+  },
+]
+
+async function createDatabase(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
+  const { tokens } = statement
+  if (tokens[0]?.value !== 'create' || tokens[1]?.value !== 'database') return undefined
+  const ifNotExists = tokens[2]?.value === 'if'
+  const name = tokens[ifNotExists ? 5 : 2]?.value ?? ''
+  return {
+    sql: 'SET _crdb.done = 1',
+    before: async () => {
+      const [role] = await context.admin('SELECT rolcreatedb AS may FROM pg_catalog.pg_roles WHERE rolname = $1', [
+        context.session.user,
+      ])
+      if (!role?.may && !(await context.isAdmin())) throw new SqlError('42501', 'permission denied to create database')
+      const [there] = await context.admin('SELECT 1 FROM pg_catalog.pg_database WHERE datname = $1', [name])
+      if (there && !ifNotExists) throw new SqlError('42P04', `database "${name}" already exists`)
+      if (!there) await context.admin(`CREATE DATABASE ${quoteName(name)} OWNER ${quoteName(context.session.user)}`)
+    },
+    tag: 'CREATE DATABASE',
+  }
+}
+
+async function dropUnique({ tokens, sql }: Statement, context: RuleContext): Promise<Plan | undefined> {
+  if (tokens[0]?.value !== 'alter' || tokens[1]?.value !== 'table') return undefined
+  const at = tokens.findIndex(
+    ({ value, kind }, index) => kind === 'word' && value === 'drop' && tokens[index + 1]?.value === 'constraint',
+  )
+  if (at < 0) return undefined
+  const name = tokens[tokens[at + 2]?.value === 'if' ? at + 4 : at + 2]?.value ?? ''
+  const table = await resolveTable(nameAfter(tokens, sql, 'table') ?? '', context)
+  const [found] = await context.admin(
+    `SELECT 1 FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND conname = $2 AND contype = 'u'`,
+    [table.oid, name],
+  )
+  return found
+    ? {
+        sql: raising(
+          new SqlError(
+            '0A000',
+            `unimplemented: cannot drop UNIQUE constraint "${name}" using ALTER TABLE DROP CONSTRAINT, use DROP INDEX CASCADE instead`,
+          ),
+        ),
+      }
+    : undefined
+}
+
+function schemaChange(statement: Statement, context: RuleContext): Plan | undefined {
+  const [first, second] = statement.tokens.map(({ value, kind }) => (kind === 'word' ? value : ''))
+  if (
+    first !== 'truncate' &&
+    first !== 'comment' &&
+    !(/^(create|alter|drop)$/.test(first ?? '') && KINDS.test(second ?? ''))
+  )
+    return undefined
+  return {
+    sql: 'SET _crdb.done = 1',
+    before: () => runSchemaChange(statement, context),
+    tag: tagOf(statement),
+  }
+}
+
+function tagOf({ tokens }: Statement): string {
+  const [first, second, third] = tokens.map(({ value }) => value.toUpperCase())
+  if (first === 'TRUNCATE') return 'TRUNCATE'
+  if (first === 'COMMENT') return 'COMMENT'
+  return `${first} ${second === 'UNIQUE' ? 'INDEX' : second === 'OR' ? third : second}`
+}
+
+async function runSchemaChange(statement: Statement, context: RuleContext): Promise<void> {
+  await context.commitOpen()
+  const elevated = await authorize(statement, context)
+  const job = context.jobs.create({
+    type: 'NEW SCHEMA CHANGE',
+    description: statement.sql,
+    user: context.session.user,
+  })
+  const client = await context.connect()
+  try {
+    if (!elevated) await client.query(`SET SESSION AUTHORIZATION ${quoteName(context.session.user)}`)
+    await client.query(`SET search_path = ${context.session.searchPath || "''"}`)
+    const sql = await rewrite(statement, context)
+    await client.query(sql).catch(async (error) => {
+      throw await wording(error, statement, context)
+    })
+    await Promise.all([noteColumnIds(statement, context), sleep(context.ddlTime)])
+    await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+  } catch (error) {
+    await context.jobs.update(job, { status: 'failed', error: (error as Error).message })
+    throw error
+  } finally {
+    await client.end()
+  }
+}
+
+/**
+ * Whether the statement may run as a superuser: the role has CockroachDB's privilege, which PostgreSQL lacks.
+ * @throws SqlError 42501 when it has not
+ */
+async function authorize({ tokens, sql }: Statement, context: RuleContext): Promise<boolean> {
+  if (await context.isAdmin()) return true
+  const first = tokens[0]?.value
+  const wanted = first === 'truncate' || (first === 'drop' && tokens[1]?.value === 'table') ? 'DROP' : 'CREATE'
+  const names = [
+    ...(first === 'truncate' ? namesAfter(tokens, sql, tokens[1]?.value === 'table' ? 2 : 1) : []),
+    nameAfter(tokens, sql, tokens[1]?.value === 'table' ? 'table' : 'on'),
+    first === 'drop' && tokens[1]?.value === 'index' ? nameBeforeAt(tokens, sql) : undefined,
+  ].filter((name) => name !== undefined)
+  if (!names.length || (first === 'create' && tokens[1]?.value === 'table')) return false
+  for (const name of names) await requirePrivilege(await resolveTable(name, context), wanted, context)
+  for (const parent of referenced(tokens, sql)) await requireReferences(await resolveTable(parent, context), context)
+  return true
+}
+
+async function requirePrivilege(table: FoundTable, privilege: string, context: RuleContext): Promise<void> {
+  if (await context.hasPrivilege(table.schema, table.name, privilege)) return
+  throw new SqlError(
+    '42501',
+    privilege === 'DROP'
+      ? `user ${context.session.user} does not have DROP privilege on relation ${table.name}`
+      : `must be owner of table ${table.name} or have ${privilege} privilege on table ${table.name}`,
+  )
+}
+
+/** A foreign key asks for CREATE on its parent, from 26.3 for REFERENCES (cockroachdb/cockroach#169080). */
+async function requireReferences(parent: FoundTable, context: RuleContext): Promise<void> {
+  const [major, minor] = context.version
+  await requirePrivilege(parent, major > 26 || (major === 26 && minor >= 3) ? 'REFERENCES' : 'CREATE', context)
+}
+
+/** The name that starts at a token, as written: dots, and nothing behind it. */
+function nameAt(tokens: readonly Token[], sql: string, at: number): string | undefined {
+  const first = tokens[at]
+  if (!first || first.kind === 'symbol') return undefined
+  let last = at
+  while (tokens[last + 1]?.text === '.') last += 2
+  return sql.slice(first.start, tokens[last]?.end)
+}
+
+function skipWords(tokens: readonly Token[], at: number): number {
+  let here = at
+  while (/^(if|not|exists|only|concurrently)$/.test(tokens[here]?.value ?? '') && tokens[here]?.kind === 'word') here++
+  return here
+}
+
+function nameAfter(tokens: readonly Token[], sql: string, word: string): string | undefined {
+  const at = tokens.findIndex(({ kind, value }) => kind === 'word' && value === word)
+  return at < 0 ? undefined : nameAt(tokens, sql, skipWords(tokens, at + 1))
+}
+
+function namesAfter(tokens: readonly Token[], sql: string, from: number): string[] {
+  const names: string[] = []
+  for (let at = skipWords(tokens, from); at < tokens.length; at++) {
+    const name = nameAt(tokens, sql, at)
+    if (!name || /^(cascade|restrict)$/i.test(name)) break
+    names.push(name)
+    while (tokens[at + 1]?.text === '.') at += 2
+    if (tokens[at + 1]?.text !== ',') break
+    at++
+  }
+  return names
+}
+
+/** The table in `DROP INDEX table@index`. */
+function nameBeforeAt(tokens: readonly Token[], sql: string): string | undefined {
+  const at = tokens.findIndex(({ text }) => text === '@')
+  if (at < 1) return undefined
+  let first = at - 1
+  while (tokens[first - 1]?.text === '.') first -= 2
+  return sql.slice(tokens[first]?.start, tokens[at - 1]?.end)
+}
+
+function referenced(tokens: readonly Token[], sql: string): string[] {
+  return tokens.flatMap(({ kind, value }, at) =>
+    kind === 'word' && value === 'references' ? (nameAt(tokens, sql, at + 1) ?? []) : [],
+  )
+}
+
+async function rewrite(statement: Statement, context: RuleContext): Promise<string> {
+  const { tokens, sql } = statement
+  if (tokens[0]?.value === 'drop' && tokens[1]?.value === 'index') return dropIndex(statement, context)
+  const name = tokens[0]?.value === 'alter' ? nameAfter(tokens, sql, 'table') : undefined
+  // A name of three parts has the database first.
+  const translated = translate(statement, context.version, true)
+  return name && (name.match(/\./g)?.length ?? 0) === 2
+    ? translated.replace(name, name.slice(name.indexOf('.') + 1))
+    : translated
+}
+
+async function dropIndex({ tokens, sql }: Statement, context: RuleContext): Promise<string> {
+  const at = tokens.findIndex(({ text }) => text === '@')
+  const ifExists = tokens.some(({ value }, index) => value === 'if' && tokens[index + 1]?.value === 'exists')
+  const cascade = tokens.at(-1)?.value === 'cascade'
+  const index = tokens[at < 0 ? skipWords(tokens, 2) : at + 1]?.value ?? ''
+  const table = at < 0 ? undefined : await resolveTable(nameBeforeAt(tokens, sql) ?? '', context)
+  const [found] = await context.admin<{ schema: string; table: string; constraint: string | null }>(
+    `SELECT n.nspname AS schema, t.relname AS table, k.conname AS constraint FROM pg_catalog.pg_index i
+       JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = i.indexrelid AND k.contype IN ('u', 'p', 'x')
+      WHERE c.relname = $1 AND ($2::oid IS NULL OR t.oid = $2) AND ($2 IS NOT NULL OR n.nspname = $3)`,
+    [index, table?.oid ?? null, firstSchema(context)],
+  )
+  if (!found && ifExists) return 'SELECT 1'
+  if (!found) throw new SqlError('42704', `index "${index}" does not exist`)
+  const { schema, constraint } = found
+  if (constraint && !cascade)
+    throw new SqlError('2BP01', `index "${index}" is in use as unique constraint`, {
+      hint: 'use CASCADE if you really want to drop it.',
+    })
+  return constraint
+    ? `ALTER TABLE ${quoteName(schema)}.${quoteName(found.table)} DROP CONSTRAINT ${quoteName(constraint)} CASCADE`
+    : `DROP INDEX ${quoteName(schema)}.${quoteName(index)} CASCADE`
+}
+
+/** A rewriting ALTER COLUMN TYPE gives the column a new id, by which constraints know it from then on (#174715). */
+async function noteColumnIds({ tokens, sql }: Statement, context: RuleContext): Promise<void> {
+  const at = tokens.findIndex(({ value, kind }, index) => kind === 'word' && value === 'type' && index > 3)
+  if (tokens[0]?.value !== 'alter' || tokens[1]?.value !== 'table' || at < 0) return
+  const column = tokens[tokens[at - 1]?.value === 'data' ? at - 3 : at - 1]?.value
+  const table = await resolveTable(nameAfter(tokens, sql, 'table') ?? '', context)
+  await context.admin(
+    `INSERT INTO _crdb.column_ids SELECT $1, attnum, 100 + attnum FROM pg_catalog.pg_attribute
+      WHERE attrelid = $1 AND attname = $2 ON CONFLICT DO NOTHING`,
+    [table.oid, column],
+  )
+}
+
+/** The error as CockroachDB words it; where it validates rows, with the row's values. */
+async function wording(error: unknown, { tokens, sql }: Statement, context: RuleContext): Promise<unknown> {
+  if (!(error instanceof pg.DatabaseError)) return error
+  const code = error.code ?? 'XXUUU'
+  if (code === '23505') {
+    const detail = error.detail?.replace('is duplicated', 'already exists')
+    return new SqlError(code, `duplicate key value violates unique constraint "${error.constraint ?? ''}"`, {
+      ...(detail && { detail }),
+    })
+  }
+  if (code === '23503') {
+    const [, keys = '', values = '', parent = ''] =
+      /Key \((.*?)\)=\((.*)\) is not present in table "(.*)"/.exec(error.detail ?? '') ?? []
+    const row = keys.split(', ').map((key, at) => `${key}=${values.split(', ')[at]}`)
+    return new SqlError(
+      code,
+      `foreign key violation: "${error.table ?? ''}" row ${row.join(', ')} has no match in "${parent}"`,
+    )
+  }
+  if (code === '23514') {
+    const table = await resolveTable(nameAfter(tokens, sql, 'table') ?? '', context)
+    return new SqlError(code, await checkViolation(table, error.constraint ?? '', checkText(tokens, sql), context))
+  }
+  return new SqlError(code, error.message, { ...(error.detail && { detail: error.detail }) })
+}
+
+/** The condition in `CHECK (…)`; undefined where the statement has none. */
+function checkText(tokens: readonly Token[], sql: string): string | undefined {
+  const at = tokens.findIndex(({ kind, value }) => kind === 'word' && value === 'check')
+  if (at < 0) return undefined
+  let depth = 0
+  for (let last = at + 1; last < tokens.length; last++) {
+    if (tokens[last]?.text === '(') depth++
+    if (tokens[last]?.text === ')' && --depth === 0) return sql.slice(tokens[at + 1]?.end, tokens[last]?.start)
+  }
+  return undefined
+}
+
+async function checkViolation(table: FoundTable, name: string, written: string | undefined, context: RuleContext) {
+  const [stored] = await context.admin<{ condition: string }>(
+    'SELECT pg_catalog.pg_get_expr(conbin, conrelid) AS condition FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND conname = $2',
+    [table.oid, name],
+  )
+  const condition = (written ?? stored?.condition ?? 'true').replaceAll(':::', '::')
+  const [bad] = await context.admin<{ row: Record<string, unknown> }>(
+    `SELECT to_json(t) AS row FROM ${quoteName(table.schema)}.${quoteName(table.name)} t WHERE NOT (${condition}) LIMIT 1`,
+  )
+  const row = Object.entries(bad?.row ?? {}).map(
+    ([key, value]) => `${key}=${typeof value === 'string' ? `'${value}'` : value}`,
+  )
+  return `validation of CHECK "${condition}" failed on row: ${row.join(', ')}`
+}

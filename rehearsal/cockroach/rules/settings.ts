@@ -1,0 +1,169 @@
+// SET, SHOW and RESET of session variables and cluster settings.
+import { opensWith, type Plan, quoteName, quoteText, type RuleContext, raising, type StatementRule } from '../rule.ts'
+import { SqlError, type Statement, type Token, type Version } from '../types.ts'
+
+const SOURCE = 'docs: session-variables.md, cluster-settings.md; pkg/sql/vars.go'
+
+/** Session variables of both servers, which PostgreSQL itself answers. */
+const COMMON = new Set(
+  `application_name bytea_output client_encoding client_min_messages datestyle default_transaction_isolation
+  default_transaction_read_only extra_float_digits idle_in_transaction_session_timeout intervalstyle lock_timeout
+  row_security search_path standard_conforming_strings statement_timeout timezone transaction_isolation
+  transaction_read_only idle_session_timeout transaction_timeout is_superuser session_authorization server_version
+  server_encoding server_version_num integer_datetimes max_index_keys default_tablespace lc_collate lc_ctype lc_messages
+  lc_monetary lc_numeric lc_time ssl escape_string_warning check_function_bodies xmloption`
+    .split(/\s+/)
+    .filter(Boolean),
+)
+
+/** PostgreSQL 16 lacks some of the above; they are kept as variables of ours. */
+const NOT_IN_POSTGRES = new Set(['transaction_timeout'])
+
+interface Variable {
+  name: string
+  fallback: string
+  since?: Version
+}
+
+/** Session variables of CockroachDB alone, with their defaults. */
+const OWN: Variable[] = [
+  { name: 'allow_unsafe_internals', fallback: 'on', since: [25, 4] },
+  { name: 'autocommit_before_ddl', fallback: 'on' },
+  { name: 'cost_scans_with_default_col_size', fallback: 'off' },
+  { name: 'crdb_version', fallback: '' },
+  { name: 'default_int_size', fallback: '8' },
+  { name: 'disallow_full_table_scans', fallback: 'off' },
+  { name: 'distsql', fallback: 'auto' },
+  { name: 'enable_implicit_transaction_for_batch_statements', fallback: 'on' },
+  { name: 'enable_zigzag_join', fallback: 'off' },
+  { name: 'experimental_enable_temp_tables', fallback: 'off' },
+  { name: 'large_full_scan_rows', fallback: '0' },
+  { name: 'node_id', fallback: '1' },
+  { name: 'serial_normalization', fallback: 'rowid' },
+  { name: 'sql_safe_updates', fallback: 'off' },
+  { name: 'transaction_priority', fallback: 'normal' },
+  { name: 'transaction_rows_read_err', fallback: '0' },
+  { name: 'transaction_rows_written_err', fallback: '0' },
+  { name: 'transaction_status', fallback: 'NoTxn' },
+]
+
+export const OWN_VARIABLES: ReadonlySet<string> = new Set([...OWN.map(({ name }) => name), ...NOT_IN_POSTGRES])
+
+/** Defaults of the cluster settings that are asked for here. */
+const CLUSTER_SETTINGS: Record<string, string> = {
+  'kv.rangefeed.enabled': 'false',
+  'sql.defaults.serial_normalization': 'rowid',
+  'sql.stats.automatic_collection.enabled': 'true',
+  'sql.txn_stats.sample_rate': '0.01',
+  'server.max_connections_per_gateway': '-1',
+}
+
+function defaultOf(name: string, version: Version): string | undefined {
+  if (name === 'allow_unsafe_internals') return version[0] >= 26 ? 'off' : 'on'
+  return OWN.find((each) => each.name === name)?.fallback ?? (NOT_IN_POSTGRES.has(name) ? '0' : undefined)
+}
+
+const unknown = (name: string) => new SqlError('42704', `unrecognized configuration parameter "${name}"`)
+
+export const SETTING_RULES: StatementRule[] = [
+  {
+    id: 'settings.cluster',
+    says: 'SET CLUSTER SETTING needs the admin role or MODIFYCLUSTERSETTING; SHOW CLUSTER SETTING tells one.',
+    source: SOURCE,
+    plan: clusterSetting,
+  },
+  {
+    id: 'settings.set',
+    says: 'SET of a variable that CockroachDB does not have is refused (42704); session_replication_role takes no replica (22023).',
+    source: SOURCE,
+    plan: set,
+  },
+  {
+    id: 'settings.show',
+    says: 'SHOW of a timeout gives milliseconds without a unit; SHOW of an unknown variable is refused (42704).',
+    source: SOURCE,
+    plan: show,
+  },
+]
+
+async function clusterSetting(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
+  const writes = opensWith(statement, 'set cluster setting')
+  if (!writes && !opensWith(statement, 'show cluster setting')) return undefined
+  const { tokens, sql } = statement
+  const names = tokens.slice(3)
+  const end = names.findIndex(({ value }) => value === '=' || value === 'to')
+  const name = (end < 0 ? names : names.slice(0, end)).map(({ value }) => value).join('')
+  if (!writes)
+    return {
+      sql: `SELECT coalesce((SELECT value FROM _crdb.cluster_settings WHERE variable = ${quoteText(name)}), ${quoteText(CLUSTER_SETTINGS[name] ?? '')}) AS ${quoteName(name)}`,
+    }
+  if (!(await context.hasSystemPrivilege('MODIFYCLUSTERSETTING')))
+    return {
+      sql: raising(
+        new SqlError('42501', 'only users with the MODIFYCLUSTERSETTING privilege are allowed to set cluster setting'),
+      ),
+    }
+  const value = sql.slice(names[end + 1]?.start ?? sql.length)
+  return {
+    sql: 'SET _crdb.done = 1',
+    before: async () => {
+      await context.admin(
+        `INSERT INTO _crdb.cluster_settings VALUES ($1, $2) ON CONFLICT (variable) DO UPDATE SET value = $2`,
+        [name, value.replaceAll("'", '')],
+      )
+    },
+    tag: 'SET CLUSTER SETTING',
+  }
+}
+
+function set({ tokens, sql }: Statement, context: RuleContext): Plan | undefined {
+  const reset = tokens[0]?.value === 'reset'
+  if (tokens[0]?.value !== 'set' && !reset) return undefined
+  const scoped = /^(session|local)$/.test(tokens[1]?.value ?? '')
+  const at = scoped ? 2 : 1
+  const name = tokens[at]?.value ?? ''
+  if (/^(transaction|time|characteristics|all|authorization|role|names)$/.test(name))
+    return { sql: plainMode(sql, tokens) }
+  // A name with a dot is the client's own.
+  if (tokens[at + 1]?.text === '.') return { sql }
+  if (name === 'session_replication_role' && tokens.some(({ value }) => value === 'replica'))
+    return {
+      sql: raising(
+        new SqlError('22023', 'invalid value for parameter "session_replication_role": "replica"', {
+          hint: 'Available values: origin',
+        }),
+      ),
+    }
+  if (name === 'session_replication_role') return { sql: 'SET _crdb.done = 1' }
+  const rest = sql.slice(tokens[at]?.end)
+  if (OWN_VARIABLES.has(name) && defaultOf(name, context.version) !== undefined)
+    return { sql: `${tokens[0]?.text} ${scoped ? tokens[1]?.text : ''} crdb.${name}${reset ? '' : rest}` }
+  return { sql: COMMON.has(name) ? sql : raising(unknown(name)) }
+}
+
+/** SET TRANSACTION without what PostgreSQL does not know: PRIORITY, AS OF SYSTEM TIME. */
+function plainMode(sql: string, tokens: readonly Token[]): string {
+  const at = tokens.findIndex(({ value }) => value === 'priority' || value === 'as')
+  return at < 0 ? sql : 'SET _crdb.done = 1'
+}
+
+const TIMEOUTS = /^(statement_timeout|lock_timeout|idle_in_transaction_session_timeout|idle_session_timeout)$/
+
+function show({ tokens, sql }: Statement, context: RuleContext): Plan | undefined {
+  if (tokens[0]?.value !== 'show') return undefined
+  const name = tokens[1]?.value ?? ''
+  if (tokens.length > 2 && !(name === 'transaction' && tokens[2]?.value === 'isolation')) return undefined
+  if (TIMEOUTS.test(name))
+    return { sql: `SELECT setting AS ${name} FROM pg_catalog.pg_settings WHERE name = '${name}'` }
+  if (name === 'database') return { sql: 'SELECT current_database() AS database' }
+  const fallback = OWN_VARIABLES.has(name) ? defaultOf(name, context.version) : undefined
+  if (fallback !== undefined)
+    return {
+      sql: `SELECT coalesce(nullif(current_setting('crdb.${name}', true), ''), ${quoteText(fallback)}) AS ${quoteName(name)}`,
+    }
+  if (COMMON.has(name) || name === 'transaction') return { sql }
+  return tokens.length === 2 &&
+    !/^(jobs|sessions|queries|users|roles|databases|schemas|tables|grants|regions)$/.test(name)
+    ? { sql: raising(unknown(name)) }
+    : undefined
+}

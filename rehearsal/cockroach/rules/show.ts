@@ -1,0 +1,96 @@
+// SHOW of jobs, sessions, statistics, triggers and grants, alone, in brackets, and in WITH.
+import { quoteText, type StatementRule } from '../rule.ts'
+import type { Statement, Token, Version } from '../types.ts'
+
+const JOB_COLUMNS =
+  'job_type, %s AS description, user_name, status, running_status, created, started, finished, modified, fraction_completed, error, coordinator_id'
+
+export const SHOW_RULES: StatementRule[] = [
+  {
+    id: 'show.jobs',
+    says: 'SHOW JOBS cuts the description to 100 characters, SHOW JOB does not. Without VIEWJOB only own jobs are shown.',
+    source: 'docs: show-jobs.md; pkg/sql/delegate/show_jobs.go',
+    since: [24, 1],
+    plan: (statement, { version }) => whole(statement, version),
+  },
+  {
+    id: 'show.sessions',
+    says: 'SHOW CLUSTER SESSIONS shows only own sessions without VIEWACTIVITY or VIEWACTIVITYREDACTED, and no error.',
+    source: 'docs: show-sessions.md',
+    plan: () => undefined,
+  },
+  {
+    id: 'show.statistics',
+    says: 'SHOW STATISTICS lists statistics of columns; partial ones have a predicate.',
+    source: 'docs: show-statistics.md; cockroachdb/cockroach#133988',
+    plan: () => undefined,
+  },
+  {
+    id: 'show.triggers',
+    says: 'SHOW TRIGGERS FROM t lists triggers where pg_trigger is empty.',
+    source: 'cockroachdb/cockroach#147248',
+    since: [24, 3],
+    plan: () => undefined,
+  },
+]
+
+function whole(statement: Statement, version: Version) {
+  const sql = statement.tokens[0]?.value === 'show' ? showSql(statement.tokens, statement.sql, version) : undefined
+  return sql ? { sql } : undefined
+}
+
+/** The SELECT that answers `SHOW …`; undefined for one that is not known. */
+export function showSql(tokens: readonly Token[], sql: string, _version: Version): string | undefined {
+  const words = tokens.map(({ value }) => value)
+  const rest = (from: number) => sql.slice(tokens[from]?.start, tokens.at(-1)?.end)
+  const opens = (...expected: string[]) => expected.every((word, at) => words[at] === word)
+  const jobs = (description: string, where = '') =>
+    `SELECT job_id, ${JOB_COLUMNS.replace('%s', description)} FROM _crdb.visible_jobs${where} ORDER BY created DESC`
+  if (opens('show', 'jobs') && words.length === 2) return jobs('left(description, 100)')
+  if (opens('show', 'job')) return jobs('description', ` WHERE job_id = ${rest(2)}::int8`)
+  const cluster = words[1] === 'cluster' ? 2 : 1
+  if (words[0] === 'show' && words[cluster] === 'sessions') return 'SELECT * FROM _crdb.visible_sessions()'
+  if (opens('show', 'triggers', 'from'))
+    return `SELECT tgname AS trigger_name, tgenabled <> 'D' AS enabled FROM pg_catalog.pg_trigger
+      WHERE tgrelid = ${quoteText(rest(3))}::pg_catalog.regclass AND NOT tgisinternal ORDER BY 1`
+  if (opens('show', 'statistics')) return statisticsSql(tokens, rest)
+  if (opens('show', 'grants')) return grantsSql(tokens)
+  if (opens('show', 'system', 'grants'))
+    return `SELECT grantee, privilege AS privilege_type, false AS is_grantable FROM _crdb.system_grants ORDER BY 1, 2`
+  if (opens('show', 'databases')) return `SELECT datname AS database_name FROM pg_catalog.pg_database ORDER BY 1`
+  if (opens('show', 'roles') || opens('show', 'users'))
+    return `SELECT rolname AS username FROM _crdb.pg_roles ORDER BY 1`
+  return undefined
+}
+
+function statisticsSql(tokens: readonly Token[], rest: (from: number) => string): string {
+  const at = tokens.findIndex(({ value }) => value === 'table')
+  return `SELECT '__auto__'::text AS statistics_name, ARRAY['rowid'] AS column_names, now() AS created,
+      greatest(reltuples, 0)::int8 AS row_count, greatest(reltuples, 0)::int8 AS distinct_count, 0::int8 AS null_count,
+      0::int8 AS avg_size, ''::text AS partial_predicate, NULL::int8 AS histogram_id, NULL::int8 AS full_histogram_id
+    FROM pg_catalog.pg_class WHERE oid = ${quoteText(rest(at + 1))}::pg_catalog.regclass AND reltuples >= 0`
+}
+
+function grantsSql(tokens: readonly Token[]): string {
+  const after = (word: string) => {
+    const at = tokens.findIndex(({ value }) => value === word)
+    return at < 0 ? undefined : tokens.slice(at + 1).filter(({ value }) => value !== 'table')
+  }
+  const table = after('on')
+  const role = after('for')
+  const conditions = ['true']
+  if (table)
+    conditions.push(
+      `p.table_name = ${quoteText(
+        table
+          .filter(({ value }) => value !== '.')
+          .filter(({ value }) => value !== 'for')
+          .slice(0, 3)
+          .at(-1)?.value ?? '',
+      )}`,
+    )
+  if (role) conditions.push(`p.grantee = ${quoteText(role[0]?.value ?? '')}`)
+  return `SELECT p.table_catalog AS database_name, p.table_schema AS schema_name, p.table_name, p.grantee,
+      p.privilege_type, p.is_grantable = 'YES' AS is_grantable FROM _crdb.table_privileges p
+    WHERE ${conditions.join(' AND ')} ORDER BY 1, 2, 3, 4, 5`
+}

@@ -1,0 +1,264 @@
+// The rest: transactions, rows, COPY, jobs and imports; and at the end, every statement that no rule knows.
+import { translate } from '../dialect.ts'
+import {
+  applies,
+  type Fact,
+  opening,
+  opensWith,
+  type Plan,
+  quoteName,
+  type RuleContext,
+  raising,
+  type StatementRule,
+} from '../rule.ts'
+import { SqlError, type Statement } from '../types.ts'
+import { DDL_RULES } from './ddl.ts'
+import { GRANT_RULES, resolveTable } from './grants.ts'
+import { REFUSAL_RULES } from './refusals.ts'
+import { SETTING_RULES } from './settings.ts'
+import { SHOW_RULES } from './show.ts'
+
+const TRANSACTIONS = /^(begin|start|commit|end|rollback|abort|savepoint|release)$/
+const ROWS = /^(select|insert|update|delete|values|table|explain|declare|fetch|move|close)$/
+const PASSED = /^(prepare|execute|deallocate|discard|analyze|grant|revoke|reassign|call|do)$/
+
+const STATEMENT_RULES: StatementRule[] = [
+  {
+    id: 'transactions',
+    says: 'BEGIN takes PRIORITY and AS OF SYSTEM TIME; a COMMIT can be refused with 40001.',
+    source: 'docs: transactions.md, transaction-retry-error-reference.md',
+    plan: ({ tokens, sql }) => {
+      if (!TRANSACTIONS.test(tokens[0]?.value ?? '')) return undefined
+      const commits = /^(commit|end)$/.test(tokens[0]?.value ?? '')
+      const modes = tokens.findIndex(({ value }) => value === 'priority' || value === 'as')
+      return { sql: modes < 0 ? sql : sql.slice(0, tokens[modes]?.start), commits, retryable: commits }
+    },
+  },
+  {
+    id: 'internals.restricted',
+    says: 'system.* and most of crdb_internal fail with 42501 unless allow_unsafe_internals is on, which it is not by default.',
+    source: 'docs: crdb-internal.md, v26.1 release notes',
+    since: [26, 1],
+    plan: ({ tokens }) => {
+      const at = tokens.findIndex(
+        ({ kind, value }, index) =>
+          kind === 'word' &&
+          tokens[index + 1]?.text === '.' &&
+          (value === 'system' || (value === 'crdb_internal' && !OPEN_INTERNALS.test(tokens[index + 2]?.value ?? ''))),
+      )
+      return at < 0
+        ? undefined
+        : { sql: raising(new SqlError('42501', 'Access to crdb_internal and system is restricted.')) }
+    },
+  },
+  {
+    id: 'rows.upsert',
+    says: 'UPSERT writes a row by its primary key, whether it is there or not.',
+    source: 'docs: upsert.md',
+    plan: upsert,
+  },
+  {
+    id: 'copy.admin',
+    says: 'COPY FROM needs the role admin.',
+    source: 'docs: molt-fetch.md',
+    plan: async (statement, context) => {
+      if (!opensWith(statement, 'copy')) return undefined
+      const reads = statement.tokens.some(({ kind, value }) => kind === 'word' && value === 'from')
+      if (reads && !(await context.isAdmin()))
+        return { sql: raising(new SqlError('42501', 'only users with the admin role are allowed to COPY FROM')) }
+      return { sql: translate(statement, context.version) }
+    },
+  },
+  {
+    id: 'import.into',
+    says: 'IMPORT INTO reads CSV from a bucket or a web server, is a job, and takes its table offline.',
+    source: 'docs: import-into.md',
+    plan: (statement, context) => {
+      if (!opensWith(statement, 'import into')) return undefined
+      const nonce = `import_${Math.random().toString(36).slice(2)}`
+      return {
+        sql: `SELECT * FROM _crdb.import_result('${nonce}')`,
+        before: async () => {
+          await context.commitOpen()
+          const result = await context.runImport(statement)
+          await context.admin('INSERT INTO _crdb.results VALUES ($1, $2)', [nonce, result])
+        },
+      }
+    },
+  },
+  {
+    id: 'jobs.control',
+    says: 'CANCEL JOB needs admin or CONTROLJOB up to 24.3; from 25.1 owners control their own jobs.',
+    source: 'docs: cancel-job.md, v25.1 release notes',
+    plan: cancelJob,
+  },
+  {
+    id: 'sessions.cancel',
+    says: 'CANCEL SESSION ends a session of another role with admin or CANCELQUERY.',
+    source: 'docs: cancel-session.md',
+    plan: (statement) => {
+      if (!opensWith(statement, 'cancel session') && !opensWith(statement, 'cancel sessions')) return undefined
+      const of = statement.sql.slice(
+        statement.tokens[statement.tokens.findIndex(({ value }) => /^sessions?$/.test(value)) + 1]?.start,
+      )
+      const ids = /^if exists/i.test(of) ? of.replace(/^if exists/i, '') : of
+      return {
+        sql: `SELECT pg_catalog.pg_terminate_backend(('x' || right(s.id, 8))::bit(32)::int4) FROM (SELECT (${ids})::text AS id) s WHERE s.id IS NOT NULL`,
+        tag: 'CANCEL SESSIONS 1',
+      }
+    },
+  },
+  {
+    id: 'rows',
+    says: 'SELECT, INSERT, UPDATE, DELETE, VALUES and cursors are PostgreSQL’s, with CockroachDB’s types, catalogs and index hints.',
+    source: 'docs: sql-statements.md',
+    plan: (statement, context) => {
+      const first = statement.tokens[0]
+      const opens = first?.kind === 'word' ? first.value : first?.text === '(' ? 'select' : ''
+      if (ROWS.test(opens) || opens === 'with') return { sql: translate(statement, context.version), retryable: true }
+      return PASSED.test(opens) || /^(create|alter|drop) (role|user)$/.test(opening(statement, 2))
+        ? { sql: statement.sql }
+        : undefined
+    },
+  },
+]
+
+const OPEN_INTERNALS =
+  /^(statement_statistics|transaction_statistics|cluster_sessions|cluster_queries|cluster_transactions|cluster_locks|cluster_contention_events|cluster_contended_tables|cluster_contended_indexes|cluster_contended_keys|index_usage_statistics)$/
+
+async function upsert(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
+  const { tokens } = statement
+  const at = tokens.findIndex(
+    ({ kind, value }, index) => kind === 'word' && value === 'upsert' && tokens[index + 1]?.value === 'into',
+  )
+  if (at < 0 || (at > 0 && tokens[0]?.value !== 'with')) return undefined
+  let last = at + 2
+  while (tokens[last + 1]?.text === '.') last += 2
+  const table = await resolveTable(statement.sql.slice(tokens[at + 2]?.start, tokens[last]?.end), context)
+  const all = await context.admin<{ name: string; key: boolean }>(
+    `SELECT a.attname AS name, coalesce(a.attnum = ANY(i.indkey), false) AS key FROM pg_catalog.pg_attribute a
+       LEFT JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
+      WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum`,
+    [table.oid],
+  )
+  const listed = tokens[last + 1]?.text === '(' ? columnsIn(tokens, last + 2) : undefined
+  const rest = all.filter(({ name, key }) => !key && (!listed || listed.includes(name)))
+  const keys = all.filter(({ key }) => key).map(({ name }) => quoteName(name))
+  const changes = rest.map(({ name }) => `${quoteName(name)} = EXCLUDED.${quoteName(name)}`).join(', ')
+  const word = tokens[at]
+  const sql = translate(statement, context.version)
+  const offset = sql
+    .toLowerCase()
+    .indexOf('upsert into', Math.max(0, (word?.start ?? 0) - (statement.sql.length - sql.length)))
+  const place = offset < 0 ? sql.toLowerCase().indexOf('upsert into') : offset
+  return {
+    sql: `${sql.slice(0, place)}INSERT${sql.slice(place + 'upsert'.length)} ON CONFLICT (${keys.join(', ')}) DO ${changes ? `UPDATE SET ${changes}` : 'NOTHING'}`,
+    retryable: true,
+  }
+}
+
+function columnsIn(tokens: Statement['tokens'], from: number): string[] | undefined {
+  if (tokens[from]?.kind === 'word' && /^(select|values|with)$/.test(tokens[from]?.value ?? '')) return undefined
+  const end = tokens.findIndex(({ text }, index) => index >= from && text === ')')
+  return tokens
+    .slice(from, end)
+    .filter(({ text }) => text !== ',')
+    .map(({ value }) => value)
+}
+
+async function cancelJob(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
+  if (!opensWith(statement, 'cancel job') && !opensWith(statement, 'cancel jobs')) return undefined
+  const { tokens, sql } = statement
+  const list = sql.slice(tokens[2]?.start)
+  return {
+    sql: 'SET _crdb.done = 1',
+    before: async () => {
+      const rows = await context.admin<{ id: string }>(
+        /^\(?\s*(select|with)/i.test(list)
+          ? `SELECT * FROM (${list.replace(/^\(|\)$/g, '')}) j(id)`
+          : `SELECT (${list})::int8::text AS id`,
+      )
+      for (const { id } of rows) await cancelOne(String(id), context)
+    },
+    tag: `CANCEL JOBS 1`,
+  }
+}
+
+async function cancelOne(id: string, context: RuleContext): Promise<void> {
+  const job = context.jobs.get(id)
+  const [major] = context.version
+  const own = major >= 25 && job?.user === context.session.user
+  if (job && !own && !(await context.hasSystemPrivilege('CONTROLJOB')))
+    throw new SqlError('42501', `user ${context.session.user} does not have privileges for job ${id}`)
+  await context.jobs.cancel(id)
+}
+
+/** In the order in which they are asked. */
+export const RULES: readonly StatementRule[] = [
+  ...REFUSAL_RULES,
+  ...SETTING_RULES,
+  ...SHOW_RULES,
+  ...GRANT_RULES,
+  ...DDL_RULES,
+  ...STATEMENT_RULES,
+]
+
+/** What the catalogs show, as facts for the documentation; `install.ts` does it. */
+export const CATALOG_FACTS: readonly Fact[] = [
+  {
+    id: 'catalogs.relispartition',
+    says: 'pg_class.relispartition is NULL for every table and index.',
+    source: 'pkg/sql/pg_catalog.go',
+  },
+  {
+    id: 'catalogs.relacl',
+    says: 'pg_class.relacl is NULL, and reltuples is no count.',
+    source: 'pkg/sql/pg_catalog.go',
+  },
+  {
+    id: 'catalogs.conkey',
+    says: 'pg_constraint.conkey and confkey hold column ids, which differ from attnum after a rewriting ALTER COLUMN TYPE.',
+    source: 'cockroachdb/cockroach#174715',
+    until: [26, 3],
+  },
+  {
+    id: 'catalogs.pg_trigger',
+    says: 'pg_trigger is empty although triggers exist.',
+    source: 'cockroachdb/cockroach#147248',
+    since: [24, 3],
+    until: [25, 3],
+  },
+  {
+    id: 'catalogs.rolbypassrls',
+    says: 'pg_roles.rolbypassrls is always false.',
+    source: 'cockroachdb/cockroach#146228',
+    until: [25, 3],
+  },
+  { id: 'catalogs.pg_stat_activity', says: 'pg_stat_activity is empty.', source: 'pkg/sql/pg_catalog.go' },
+  {
+    id: 'catalogs.indexdef',
+    says: 'pg_indexes.indexdef names the database before schema and table.',
+    source: 'pkg/sql/pg_catalog.go',
+    until: [26, 3],
+  },
+  {
+    id: 'catalogs.offline',
+    says: 'Catalogs hide a table that is offline for an import; statements on it get 55000.',
+    source: 'pkg/sql/catalog/descs; docs: import-into.md',
+  },
+  {
+    id: 'catalogs.check-text',
+    says: "A check's stored text has typed literals: total >= 0:::DECIMAL.",
+    source: 'pkg/sql/catalog/schemaexpr',
+  },
+]
+
+/** @returns what to do with a statement; undefined when no rule knows it */
+export async function planFor(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
+  for (const rule of RULES) {
+    if (!applies(rule, context.version)) continue
+    const plan = await rule.plan(statement, context)
+    if (plan) return plan
+  }
+  return undefined
+}

@@ -1,0 +1,429 @@
+// A server that answers like CockroachDB: a proxy of the wire protocol in front of an embedded PostgreSQL.
+import { connect as connectTcp, createServer, type Server, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { createSecureContext, TLSSocket } from 'node:tls'
+import pg from 'pg'
+import type { EmbeddedServer } from '../postgres/postgres.ts'
+import { Connection, type ConnectionHost } from './connection.ts'
+import { wording } from './errors.ts'
+import { importEngine } from './import.ts'
+import { fillColumns, installSql, ROLES_SQL } from './install.ts'
+import { Jobs } from './jobs.ts'
+import type { Plan, RuleContext } from './rule.ts'
+import { OWN_VARIABLES } from './rules/settings.ts'
+import { planFor } from './rules/statements.ts'
+import { type Job, SqlError, type Statement, type Version } from './types.ts'
+import * as wire from './wire.ts'
+
+export interface CockroachOptions {
+  /** `24.3`, `25.2`, `26.1`, … Default 25.2. */
+  version?: string
+  /** Milliseconds that a schema change or grant takes. Default 0. */
+  ddlTime?: number
+  /** Milliseconds that each round trip takes longer. Default 0. */
+  latency?: number
+  /** Share of statements that fail with 40001, 0 to 1. Default 0. */
+  retryRate?: number
+  /** Share of writes and commits that are done, and answered with 40003. Default 0. */
+  ambiguousRate?: number
+  /** Of the faults: the same seed gives the same faults for the same statements. */
+  seed?: number
+  /** PEM texts; without them the server takes no TLS. */
+  tls?: { key: string; cert: string }
+}
+
+export interface CockroachServer {
+  readonly version: Version
+  readonly port: number
+  /** `postgresql://postgres:postgres@127.0.0.1:PORT/DATABASE?sslmode=disable` */
+  urlOf(database: string): string
+  /** Statements that no rule knew, as they came. Each was refused. */
+  readonly unknown: string[]
+  /** Distinct statements that were sent, by the application name of who sent them. */
+  readonly sent: ReadonlyMap<string, ReadonlySet<string>>
+  /** Faults and times from now on. */
+  readonly options: Required<Omit<CockroachOptions, 'version' | 'tls' | 'seed'>>
+  readonly jobs: Jobs
+  /** Ends all connections; the PostgreSQL behind stays. */
+  stop(): Promise<void>
+}
+
+/** What every `version()` of this server has, and no cluster's. */
+export const LIKE_SERVER = 'molt-actions like-server'
+
+interface Shared {
+  behind: EmbeddedServer
+  version: Version
+  options: CockroachServer['options']
+  random: () => number
+  jobs: Jobs
+  runImport: ReturnType<typeof importEngine>
+  /** Offline tables by database, as `schema.name`. */
+  offline: Map<string, Set<string>>
+  installed: Map<string, Promise<pg.Client>>
+  unknown: string[]
+  sent: Map<string, Set<string>>
+  tls: CockroachOptions['tls']
+}
+
+export async function startCockroach(behind: EmbeddedServer, options: CockroachOptions = {}): Promise<CockroachServer> {
+  const [major = 25, minor = 2] = (options.version ?? '25.2').split('.').map(Number)
+  const installed: Shared['installed'] = new Map()
+  const shared: Shared = {
+    behind,
+    version: [major, minor],
+    options: {
+      ddlTime: options.ddlTime ?? 0,
+      latency: options.latency ?? 0,
+      retryRate: options.retryRate ?? 0,
+      ambiguousRate: options.ambiguousRate ?? 0,
+    },
+    random: seeded(options.seed ?? 1),
+    jobs: new Jobs((job) => saveJob(job, installed)),
+    runImport: importEngine(),
+    offline: new Map(),
+    installed,
+    unknown: [],
+    sent: new Map(),
+    tls: options.tls,
+  }
+  const open = new Set<Socket>()
+  const server = createServer((socket) => {
+    open.add(socket)
+    socket.setNoDelay(true)
+    socket.on('error', () => socket.destroy())
+    socket.on('close', () => open.delete(socket))
+    void serve(socket, shared).catch(() => socket.destroy())
+  })
+  const port = await listen(server)
+  return {
+    version: shared.version,
+    port,
+    urlOf: (database) => withPort(behind.urlOf(database), port),
+    unknown: shared.unknown,
+    sent: shared.sent,
+    options: shared.options,
+    jobs: shared.jobs,
+    async stop() {
+      for (const socket of open) socket.destroy()
+      await new Promise((done) => server.close(done))
+      await Promise.all([...installed.values()].map((client) => client.then((db) => db.end()).catch(() => {})))
+    },
+  }
+}
+
+/** The embedded server as its clients are to see it: through the proxy, and stopped together with it. */
+export function seenThrough(cluster: CockroachServer, behind: EmbeddedServer, database = 'shop'): EmbeddedServer {
+  return Object.create(behind, {
+    url: { value: cluster.urlOf(database) },
+    port: { value: cluster.port },
+    urlOf: { value: cluster.urlOf },
+    stop: {
+      value: async () => {
+        await cluster.stop()
+        await behind.stop()
+      },
+    },
+  })
+}
+
+function withPort(url: string, port: number): string {
+  const changed = new URL(url)
+  changed.port = String(port)
+  return changed.href
+}
+
+function listen(server: Server): Promise<number> {
+  return new Promise((done, reject) => {
+    server.once('error', reject)
+    server.listen(0, '127.0.0.1', () => done((server.address() as { port: number }).port))
+  })
+}
+
+/** mulberry32: small, seeded, and the same everywhere. */
+function seeded(seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
+  }
+}
+
+async function saveJob(job: Job, installed: Shared['installed']): Promise<void> {
+  for (const client of installed.values())
+    await (await client).query(
+      `INSERT INTO _crdb.jobs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE
+         SET status = $5, finished = $7, fraction_completed = $8, error = $9`,
+      [
+        job.id,
+        job.type,
+        job.description,
+        job.user,
+        job.status,
+        job.created,
+        job.finished,
+        job.fractionCompleted,
+        job.error,
+      ],
+    )
+}
+
+/** A superuser's connection to a database, once what the server adds to it is there. */
+function admin(shared: Shared, database: string): Promise<pg.Client> {
+  let client = shared.installed.get(database)
+  if (!client) {
+    client = install(shared, database)
+    shared.installed.set(database, client)
+    client.catch(() => shared.installed.delete(database))
+  }
+  return client
+}
+
+async function connectAdmin(shared: Shared, database: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: shared.behind.urlOf(database), application_name: '_crdb' })
+  client.on('error', () => shared.installed.delete(database))
+  await client.connect()
+  return client
+}
+
+async function install(shared: Shared, database: string): Promise<pg.Client> {
+  const client = await connectAdmin(shared, database)
+  const [major, minor] = shared.version
+  const { rows } = await client.query("SELECT current_setting('server_version') AS behind")
+  const name = `CockroachDB CCL v${major}.${minor}.0 (${LIKE_SERVER} on PostgreSQL ${rows[0].behind})`
+  const columnsOf = async (catalog: string) =>
+    (await client.query(`SELECT * FROM ${catalog} LIMIT 0`)).fields.map((field) => field.name)
+  // Two databases of one server, or two connections, may be prepared at the same time.
+  await client.query('SELECT pg_advisory_lock(4711)')
+  await client.query(ROLES_SQL)
+  await client.query(await fillColumns(installSql(shared.version, name), columnsOf))
+  await client.query('SELECT pg_advisory_unlock(4711)')
+  return client
+}
+
+/** Reads the client's first messages, connects to PostgreSQL, and hands both over. */
+async function serve(socket: Socket, shared: Shared): Promise<void> {
+  const { stream, code, body } = await firstMessage(socket, shared)
+  const backend = connectTcp(shared.behind.port, '127.0.0.1')
+  backend.setNoDelay(true)
+  await new Promise<void>((done, reject) => {
+    backend.once('connect', done)
+    backend.once('error', reject)
+  })
+  if (code === wire.CANCEL_REQUEST) {
+    backend.end(Buffer.concat([head(body.length + 8, code), body]))
+    stream.end()
+    return
+  }
+  const parameters = startParameters(wire.readStartup(body))
+  const client = new Client(shared, parameters)
+  backend.write(wire.startup(parameters))
+  client.connection = new Connection(stream, backend, client)
+  stream.once('close', () => client.leave())
+}
+
+function head(length: number, code: number): Buffer {
+  const buffer = Buffer.alloc(8)
+  buffer.writeInt32BE(length, 0)
+  buffer.writeInt32BE(code, 4)
+  return buffer
+}
+
+async function firstMessage(socket: Socket, { tls }: Shared): Promise<{ stream: Duplex; code: number; body: Buffer }> {
+  let stream: Duplex = socket
+  for (;;) {
+    const start = await take(stream, 8)
+    const code = start.readInt32BE(4)
+    const body = await take(stream, start.readInt32BE(0) - 8)
+    if (code === wire.SSL_REQUEST && tls) {
+      socket.write('S')
+      stream = new TLSSocket(socket, { isServer: true, secureContext: createSecureContext(tls) })
+      stream.on('error', () => socket.destroy())
+    } else if (code === wire.SSL_REQUEST || code === wire.GSS_REQUEST) socket.write('N')
+    else return { stream, code, body }
+  }
+}
+
+/** Exactly so many bytes of a stream that nobody else reads. */
+async function take(stream: Duplex, length: number): Promise<Buffer> {
+  if (!length) return Buffer.alloc(0)
+  for (;;) {
+    const chunk = stream.read(length) as Buffer | null
+    if (chunk?.length === length) return chunk
+    if (chunk || stream.readableEnded || stream.destroyed) throw new Error('the client left')
+    await new Promise<void>((done) => {
+      const wake = () => {
+        for (const name of ['readable', 'end', 'close']) stream.off(name, wake)
+        done()
+      }
+      for (const name of ['readable', 'end', 'close']) stream.on(name, wake)
+    })
+  }
+}
+
+/** PostgreSQL does not know CockroachDB's variables: they become `crdb.name`. */
+function startParameters(given: Map<string, string>): Map<string, string> {
+  const parameters = new Map<string, string>()
+  const options: string[] = []
+  for (const [name, value] of given)
+    if (name === 'options') options.push(...ownOptions(value))
+    else if (OWN_VARIABLES.has(name)) options.push(`-c crdb.${name}=${value}`)
+    else if (name !== 'crdb_version' && name !== 'results_buffer_size') parameters.set(name, value)
+  if (options.length) parameters.set('options', options.join(' '))
+  return parameters
+}
+
+/** `-c name=value` and `--name=value`, with backslashes before spaces. */
+function ownOptions(text: string): string[] {
+  const parts = text.match(/(?:\\.|\S)+/g) ?? []
+  const settings = parts.flatMap((part, at) =>
+    part === '-c' ? (parts[at + 1] ?? []) : parts[at - 1] === '-c' ? [] : part.replace(/^(--|-c)/, ''),
+  )
+  return settings
+    .filter((setting) => !setting.startsWith('cluster='))
+    .map((setting) => {
+      const name = setting.slice(0, setting.indexOf('=')).replaceAll('-', '_')
+      return `-c ${OWN_VARIABLES.has(name) ? 'crdb.' : ''}${name}${setting.slice(setting.indexOf('='))}`
+    })
+}
+
+/** One client, as the rules and its connection see it. */
+class Client implements ConnectionHost {
+  readonly #shared: Shared
+  readonly #user: string
+  readonly #database: string
+  readonly #application: string
+  readonly #left = new AbortController()
+  #searchPath: string
+  connection!: Connection
+
+  constructor(shared: Shared, parameters: ReadonlyMap<string, string>) {
+    this.#shared = shared
+    this.#user = parameters.get('user') ?? ''
+    this.#database = parameters.get('database') ?? this.#user
+    this.#application = parameters.get('application_name') ?? ''
+    const path = /search_path=((?:\\.|\S)*)/.exec(parameters.get('options') ?? '')?.[1]
+    this.#searchPath = parameters.get('search_path') ?? path?.replaceAll('\\', '') ?? '"$user", public'
+  }
+
+  get latency(): number {
+    return this.#shared.options.latency
+  }
+
+  leave(): void {
+    this.#left.abort()
+  }
+
+  fault(plan: Plan, inTransaction: boolean): '40001' | '40003' | undefined {
+    const { options, random } = this.#shared
+    if (!plan.retryable) return undefined
+    if (options.retryRate && random() < options.retryRate) return '40001'
+    const writes = plan.commits || (!inTransaction && /^\s*(insert|update|delete|with)/i.test(plan.sql))
+    return writes && options.ambiguousRate && random() < options.ambiguousRate ? '40003' : undefined
+  }
+
+  async plan(statement: Statement): Promise<Plan> {
+    const { sent, unknown } = this.#shared
+    const seen = sent.get(this.#application) ?? new Set()
+    sent.set(this.#application, seen.add(statement.sql))
+    await admin(this.#shared, this.#database)
+    this.#notePath(statement)
+    const plan = await planFor(statement, this.#context())
+    if (plan) return plan
+    unknown.push(statement.sql)
+    throw new SqlError('0A000', `${LIKE_SERVER}: no rule knows this statement: ${statement.sql.slice(0, 200)}`)
+  }
+
+  /** Schema changes run on another connection, where names must mean the same. */
+  #notePath({ tokens, sql }: Statement): void {
+    const at = tokens.findIndex(({ value }) => value === 'search_path')
+    if (at > 0 && at < 3 && tokens[0]?.value === 'set') this.#searchPath = sql.slice(tokens[at + 2]?.start)
+  }
+
+  requireOnline({ tokens }: Statement): void {
+    const tables = this.#shared.offline.get(this.#database)
+    if (!tables?.size || tokens[0]?.value === 'import' || tokens[0]?.value === 'show') return
+    const names = new Set(tokens.filter(({ kind }) => kind === 'word' || kind === 'quoted').map(({ value }) => value))
+    for (const table of tables)
+      if (names.has(table)) throw new SqlError('55000', `relation "${table}" is offline: importing`)
+  }
+
+  parameterStatus(name: string, value: string): string | undefined {
+    return name === 'server_version' ? '13.0.0' : value
+  }
+
+  wording(fields: Map<string, string>): Map<string, string> {
+    return wording(fields, this.#user)
+  }
+
+  backendKey(): void {}
+
+  #context(): RuleContext {
+    const { version, jobs, options } = this.#shared
+    const one = <Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]> =>
+      admin(this.#shared, this.#database).then(async (client) => (await client.query<Row>(sql, values)).rows)
+    const session = {
+      user: this.#user,
+      database: this.#database,
+      signal: this.#left.signal,
+      searchPath: this.#searchPath,
+    }
+    const context: RuleContext = {
+      session,
+      version,
+      jobs,
+      ddlTime: options.ddlTime,
+      admin: one,
+      connect: () => connectAdmin(this.#shared, this.#database),
+      commitOpen: () => this.connection.commitOpen(),
+      runImport: (statement) => this.#import(statement, context),
+      isAdmin: async () => Boolean((await one('SELECT _crdb.is_admin($1) AS yes', [this.#user]))[0]?.yes),
+      hasPrivilege: async (schema, table, privilege) =>
+        Boolean((await one(HAS_PRIVILEGE, [schema, table, privilege, this.#user]))[0]?.yes),
+      hasSystemPrivilege: async (privilege) =>
+        Boolean((await one('SELECT _crdb.has_system_privilege($1, $2) AS yes', [this.#user, privilege]))[0]?.yes),
+    }
+    return context
+  }
+
+  async #import(statement: Statement, context: RuleContext): Promise<string> {
+    const mark = async (schema: string, table: string, off: boolean) => {
+      const tables = this.#shared.offline.get(this.#database) ?? new Set()
+      this.#shared.offline.set(this.#database, tables)
+      if (off) tables.add(table)
+      else tables.delete(table)
+      await context.admin(
+        off
+          ? `INSERT INTO _crdb.offline VALUES (format('%I.%I', $1::text, $2::text)::regclass) ON CONFLICT DO NOTHING`
+          : `DELETE FROM _crdb.offline WHERE relid = format('%I.%I', $1::text, $2::text)::regclass`,
+        [schema, table],
+      )
+    }
+    const result = await this.#shared.runImport(statement, {
+      session: context.session,
+      jobs: context.jobs,
+      version: context.version,
+      connect: context.connect,
+      hasPrivilege: context.hasPrivilege,
+      hasSystemPrivilege: context.hasSystemPrivilege,
+      takeOffline: (schema, table) => mark(schema, table, true),
+      bringOnline: (schema, table) => mark(schema, table, false),
+    })
+    const { jobId, status, fractionCompleted, rows, indexEntries, bytes } = result
+    return JSON.stringify({
+      job_id: jobId,
+      status,
+      fraction_completed: fractionCompleted,
+      rows,
+      index_entries: indexEntries,
+      bytes,
+    })
+  }
+}
+
+const HAS_PRIVILEGE = `
+  SELECT _crdb.is_admin($4) OR EXISTS (SELECT 1 FROM _crdb.table_privileges p
+    WHERE p.table_schema = $1 AND p.table_name = $2 AND p.privilege_type IN ($3, 'ALL')
+      AND (lower(p.grantee) = 'public' OR pg_catalog.pg_has_role($4, p.grantee::name, 'USAGE'))) AS yes`
