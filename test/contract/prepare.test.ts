@@ -423,7 +423,7 @@ it('is undone by the cleanup, which puts back what was taken off before it forge
   expect(stuck.log).toMatch(
     /not put back on the target: unique one_email of public.customers cannot be built on the target/,
   )
-  const listed = await query(target, /list them with `(SELECT "?email.*?)`/.exec(stuck.log)?.[1] ?? 'SELECT 0')
+  const listed = await query(target, /List them with `(SELECT "?email.*?)`/.exec(stuck.log)?.[1] ?? 'SELECT 0')
   expect(listed).toEqual([{ email: 'same', count: '2' }])
   expect(stuck.log).toMatch(/2 indexes and constraints that were taken off for the load are still off/)
   expect(stuck.outputs.dropped).toContain('ledger entry main')
