@@ -9,6 +9,9 @@ import { nameOf } from './rights.ts'
 import { shapeChecks } from './shape.ts'
 import { expectedTables } from './tables.ts'
 
+/** Seconds; the default of CockroachDB. */
+const GC_TTL_AT_LEAST = 14_400
+
 /** The target's constraints, indexes and triggers are looked at before the load only: afterwards they are wanted. */
 const beforeLoad = ({ settings }: Facts) => [undefined, 'planned', 'prepared'].includes(settings.phase)
 
@@ -296,6 +299,39 @@ export const targetChecks: readonly Check[] = [
         yield {
           object: 'target',
           what: `default_int_size is ${intSize ?? 'unknown'} and serial_normalization ${serial ?? 'unknown'}`,
+        }
+    },
+  },
+  {
+    id: 'tgt.full-scans',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user may read whole tables on the target',
+    protects:
+      'Counts, row hashes and the final verify read every row; with `disallow_full_table_scans` they are refused.',
+    fix: 'ALTER ROLE {role} SET disallow_full_table_scans = off;',
+    *find({ target: { disallowFullScans, role } }) {
+      if (disallowFullScans === 'on')
+        yield {
+          object: role.name,
+          what: `disallow_full_table_scans is on for ${role.name} on the target`,
+          names: { role: ident(role.name) },
+        }
+    },
+  },
+  {
+    id: 'tgt.gc-ttl',
+    severity: 'warn',
+    title: 'The target keeps the past long enough for long scans',
+    protects:
+      'A scan that takes longer than gc.ttlseconds ends in `batch timestamp must be after replica GC threshold`: verify and index builds of large tables would fail.',
+    fix: 'ALTER DATABASE {database} CONFIGURE ZONE USING gc.ttlseconds = {seconds}; -- until the migration is finalized',
+    *find({ target: { gcTtlSeconds, server } }) {
+      if (gcTtlSeconds !== null && gcTtlSeconds < GC_TTL_AT_LEAST)
+        yield {
+          object: server.database,
+          what: `gc.ttlseconds of the database ${server.database} is ${gcTtlSeconds} s on the target`,
+          names: { database: ident(server.database), seconds: GC_TTL_AT_LEAST },
         }
     },
   },

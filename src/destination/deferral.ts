@@ -1,6 +1,17 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Constraint, type Index, isShardCheck, type Schema } from '../model/schema.ts'
-import { type Database, ident, isMissingTable, qualified, sqlState, unhurried } from '../runtime/database.ts'
+import {
+  type Database,
+  ident,
+  isMissingTable,
+  literal,
+  qualified,
+  queryAll,
+  sqlState,
+  unhurried,
+} from '../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../runtime/errors.ts'
+import { seconds } from '../runtime/progress.ts'
 import { readSchema } from '../sql/schema.ts'
 
 /*
@@ -93,7 +104,7 @@ export async function deferObjects(
     for (const object of captured) {
       if (object.kind !== kind || object.dropped || object.rebuilt) continue
       await db.query(object.drop)
-      await mark(db, migration, object, 'dropped_at')
+      await mark(db, migration, [object], 'dropped_at')
       dropped++
     }
   return { dropped, kept }
@@ -209,61 +220,133 @@ async function capture(db: Database, migration: string, object: Deferred): Promi
   )
 }
 
+/** In one round trip, however many there are. */
 async function mark(
   db: Database,
   migration: string,
-  object: Deferred,
+  objects: readonly DeferredName[],
   column: 'dropped_at' | 'rebuilt_at',
   at: 'now()' | 'NULL' = 'now()',
 ): Promise<void> {
+  if (!objects.length) return
+  const names = objects.map((each) => `(${[each.schema, each.table, each.name].map(literal).join(', ')})`)
   await db.query(
     `UPDATE ${DEFERRED} SET ${column} = ${at}
-        WHERE migration = $1 AND schema_name = $2 AND table_name = $3 AND name = $4`,
-    [migration, object.schema, object.table, object.name],
+      WHERE migration = $1 AND (schema_name, table_name, name) IN (${names.join(', ')})`,
+    [migration],
   )
 }
 
 /**
- * Builds one kind again, whatever of it is not there; can be repeated. Foreign keys and checks come back NOT VALID: validate them
- * with {@link validateDeferred}. On CockroachDB each statement returns when its schema change is done.
+ * Builds these kinds again, whatever of them is not there; can be repeated. Foreign keys and checks come back NOT VALID:
+ * validate them with {@link validateDeferred}. On CockroachDB each statement returns when its schema change is done, so
+ * constraints of one table share a statement.
+ * @param onBuilt is told each name once it is there
  * @returns the names that were built now
  * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
  */
 export async function rebuildDeferred(
   db: Database,
   migration: string,
-  kind: DeferredKind,
+  kinds: readonly DeferredKind[],
   onBuilt: (name: string) => void = () => {},
 ): Promise<string[]> {
-  const built: string[] = []
-  for (const object of await listDeferred(db, migration)) {
-    if (object.kind !== kind) continue
-    if (!(await buildAgain(db, migration, object))) continue
-    const name = `${object.schema}.${object.table}.${object.name}`
-    built.push(name)
-    onBuilt(name)
+  const objects = (await listDeferred(db, migration)).filter(({ kind }) => kinds.includes(kind))
+  const stateOf = await readStates(db, objects)
+  const missing = objects.filter((each) => stateOf(each) === 'absent' || (isIndex(each) && stateOf(each) === 'invalid'))
+  const built: Deferred[] = []
+  const build = async () => {
+    // Foreign keys rest on unique indexes.
+    for (const unit of [...missing.filter(isIndex).map((each) => [each]), ...byTable(missing.filter(isConstraint))]) {
+      await buildUnit(db, unit, (each) => stateOf(each) === 'absent')
+      built.push(...unit)
+    }
   }
-  return built
+  try {
+    if (missing.length) await unhurried(db, build)
+  } finally {
+    await mark(db, migration, [...objects.filter((each) => !missing.includes(each)), ...built], 'rebuilt_at')
+  }
+  const names = built.map(({ schema, table, name }) => `${schema}.${table}.${name}`)
+  names.forEach(onBuilt)
+  return names
 }
 
-/** @returns false when it was there already */
-async function buildAgain(db: Database, migration: string, object: Deferred): Promise<boolean> {
-  const there = await isThere(db, object)
-  if (!there)
-    await unhurried(db, () => db.query(object.create)).catch((error) => {
-      throw unbuildable(object, error)
-    })
-  await mark(db, migration, object, 'rebuilt_at')
-  return !there
+function byTable(objects: readonly Deferred[]): Deferred[][] {
+  const found = new Map<string, Deferred[]>()
+  for (const object of objects) found.set(tableOf(object), [...(found.get(tableOf(object)) ?? []), object])
+  return [...found.values()]
 }
 
-/** The server's message names the object and no value; its detail would hold a customer's. */
+const tableOf = ({ schema, table }: DeferredName) => `ALTER TABLE ${qualified(schema, table)} `
+
+/** Constraints of one table are one statement, where each is an ALTER TABLE of it. */
+async function buildUnit(
+  db: Database,
+  unit: readonly Deferred[],
+  isAbsent: (object: Deferred) => boolean,
+): Promise<void> {
+  const [first] = unit as [Deferred, ...Deferred[]]
+  const prefix = tableOf(first)
+  const together = unit.length > 1 && unit.every(({ create }) => create.startsWith(prefix))
+  if (together)
+    try {
+      const clauses = unit.map(({ create }) => create.slice(prefix.length))
+      await db.query(`${prefix}${clauses.join(', ')}`)
+      return
+    } catch {
+      // One by one the error names its constraint.
+    }
+  for (const object of unit) await buildOne(db, object, !together && isAbsent(object))
+}
+
+/** How often a non-unique index is begun anew on 23505, which it can meet by itself (cockroachdb/cockroach#142861). */
+const INDEX_ATTEMPTS = 3
+
+/** @param absent it is known not to be there, so that the catalog need not be asked */
+async function buildOne(db: Database, object: Deferred, absent = false): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    if ((attempt > 1 || !absent) && (await isBuilt(db, object))) return
+    try {
+      return void (await unhurried(db, () => db.query(object.create)))
+    } catch (error) {
+      const code = sqlState(error)
+      const spurious = code === '23505' && isIndex(object) && !UNIQUE.test(object.create)
+      // It exists, or nobody knows whether it does: the catalog is asked at the top.
+      const unknown = code === '40003' || code === '42P07' || code === '42710'
+      if ((!spurious && !unknown) || attempt >= INDEX_ATTEMPTS) throw unbuildable(object, error)
+    }
+  }
+}
+
+const UNIQUE = /^CREATE UNIQUE|\bUNIQUE \(/
+
+/** Milliseconds that a build which somebody else has begun may take: an earlier run of ours, say. */
+const BUILD_WAIT = 600_000
+const BUILD_LOOK = 250
+
+/** Whether it is there; an index that is still being built is waited for. */
+async function isBuilt(db: Database, object: Deferred): Promise<boolean> {
+  for (const end = performance.now() + BUILD_WAIT; ; await sleep(BUILD_LOOK)) {
+    const state = (await readStates(db, [object]))(object)
+    if (state === 'absent') return false
+    if (state === 'valid' || !isIndex(object)) return true
+    if (performance.now() > end)
+      throw new VerdictError(
+        'deferral.not-restored',
+        `${object.kind} ${object.name} of ${object.schema}.${object.table} is still being built on the target after ${seconds(BUILD_WAIT)}. Wait for its job (SHOW JOBS), then run this again`,
+      )
+  }
+}
+
+/** Without the server's message, in which CockroachDB quotes the row. */
 function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validated' = 'built'): unknown {
-  if (!sqlState(error)?.startsWith('23')) return error
+  const code = sqlState(error)
+  if (!code?.startsWith('23')) return error
   const { kind, schema, table, name } = object
   return new VerdictError(
     'deferral.rows-break-definition',
-    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: ${messageOf(error)}. Rows there break its definition (${object.create}); list them with \`${offendingRows(object, error)}\`, put them right on the source, and run this again`,
+    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: rows there break its definition (${object.create}; SQLSTATE ${code}). List them with \`${offendingRows(object, error)}\`, put them right on the source, and run this again`,
   )
 }
 
@@ -293,16 +376,15 @@ const IN_THE_WAY: readonly DeferredKind[] = ['foreign-key', 'check', 'unique']
  * @returns the names of what was taken off
  */
 export async function deferAgain(db: Database, migration: string): Promise<string[]> {
-  const names: string[] = []
-  const captured = (await listDeferred(db, migration)).filter(({ dropped }) => dropped)
-  for (const kind of IN_THE_WAY)
-    for (const object of captured) {
-      if (object.kind !== kind || !(await isThere(db, object))) continue
-      await db.query(object.drop)
-      await mark(db, migration, object, 'rebuilt_at', 'NULL')
-      names.push(`${object.schema}.${object.table}.${object.name}`)
-    }
-  return names
+  const captured = (await listDeferred(db, migration)).filter(
+    ({ dropped, kind }) => dropped && IN_THE_WAY.includes(kind),
+  )
+  const stateOf = await readStates(db, captured)
+  const there = captured.filter((each) => stateOf(each) !== 'absent')
+  // Before the drop: a run that dies in between finds them there, and not as something that somebody else has dropped.
+  await mark(db, migration, there, 'rebuilt_at', 'NULL')
+  for (const kind of IN_THE_WAY) for (const object of there) if (object.kind === kind) await db.query(object.drop)
+  return there.map(({ schema, table, name }) => `${schema}.${table}.${name}`)
 }
 
 /** Validates every foreign key and check that was captured; on one that is valid this does nothing. */
@@ -355,8 +437,10 @@ export async function lostDefinitions(
 ): Promise<string[]> {
   const captured = new Set((await listDeferred(db, migration)).map(keyOf))
   const problems: string[] = []
-  for (const each of taken)
-    if (!captured.has(keyOf(each)) && !(await isValid(db, each)))
+  const missing = taken.filter((each) => !captured.has(keyOf(each)))
+  const stateOf = await readStates(db, missing)
+  for (const each of missing)
+    if (stateOf(each) !== 'valid')
       problems.push(
         `${each.kind} ${each.name} of ${each.schema}.${each.table} was taken off for the load, and somebody has deleted its definition from ${DEFERRED}; build it by hand under this name, as the source has it`,
       )
@@ -366,19 +450,21 @@ export async function lostDefinitions(
 /** What was captured and is not there, or not valid, now; empty is the only green. */
 export async function deferralProblems(db: Database, migration: string): Promise<string[]> {
   const problems: string[] = []
-  for (const object of await listDeferred(db, migration)) {
+  const captured = await listDeferred(db, migration)
+  const stateOf = await readStates(db, captured)
+  for (const object of captured) {
     const name = `${object.kind} ${object.name} of ${object.schema}.${object.table}`
-    if (!(await isThere(db, object))) problems.push(`${name} is not on the target`)
-    else if (!(await isValid(db, object))) problems.push(`${name} is there, but not valid`)
+    if (stateOf(object) === 'absent') problems.push(`${name} is not on the target`)
+    else if (stateOf(object) === 'invalid') problems.push(`${name} is there, but not valid`)
   }
   return problems
 }
 
 /** What was captured and is on the target, valid: nobody needs its definition in the ledger any more. */
 export async function listRebuilt(db: Database, migration: string): Promise<Deferred[]> {
-  const back: Deferred[] = []
-  for (const object of await listDeferred(db, migration)) if (await isValid(db, object)) back.push(object)
-  return back
+  const captured = await listDeferred(db, migration)
+  const stateOf = await readStates(db, captured)
+  return captured.filter((each) => stateOf(each) === 'valid')
 }
 
 /**
@@ -408,7 +494,11 @@ export async function restoreDeferred(
     for (const object of captured.filter((each) => each.kind === kind)) {
       const name = `${object.schema}.${object.table}.${object.name}`
       try {
-        if (await buildAgain(db, migration, object)) built.push(name)
+        if (!(await isBuilt(db, object))) {
+          await buildOne(db, object, true)
+          built.push(name)
+        }
+        await mark(db, migration, [object], 'rebuilt_at')
         if (isConstraint(object)) await validate(db, object)
       } catch (error) {
         if (isMissingTable(error)) await forgetDeferred(db, migration, [object])
@@ -424,28 +514,40 @@ export async function restoreDeferred(
 const isConstraint = ({ kind }: DeferredName) => kind === 'foreign-key' || kind === 'check'
 const isIndex = ({ kind }: DeferredName) => kind === 'index' || kind === 'unique'
 
-async function isThere(db: Database, object: DeferredName): Promise<boolean> {
-  return (await find(db, object)) !== undefined
-}
+type State = 'absent' | 'invalid' | 'valid'
 
-async function isValid(db: Database, object: DeferredName): Promise<boolean> {
-  return (await find(db, object))?.valid ?? false
-}
-
-async function find(db: Database, object: DeferredName): Promise<{ valid: boolean } | undefined> {
-  const [catalog, table, name, valid] = isIndex(object)
-    ? [
-        'pg_index',
-        'o.indrelid',
-        '(SELECT relname FROM pg_catalog.pg_class i WHERE i.oid = o.indexrelid)',
-        'o.indisvalid',
-      ]
-    : ['pg_constraint', 'o.conrelid', 'o.conname', 'o.convalidated']
-  const { rows } = await db.query(
-    `SELECT ${valid} AS valid FROM pg_catalog.${catalog} o JOIN pg_catalog.pg_class c ON c.oid = ${table}
-       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND c.relname = $2 AND ${name} = $3`,
-    [object.schema, object.table, object.name],
+/** How each of these objects stands by the catalog, in one round trip. An index counts when it is valid. */
+async function readStates(db: Database, objects: readonly DeferredName[]): Promise<(object: DeferredName) => State> {
+  if (!objects.length) return () => 'absent'
+  const schemas = [...new Set(objects.map(({ schema }) => schema))].map(literal).join(', ')
+  const of = (sql: string) => sql.replaceAll('SCHEMAS', schemas)
+  const [indexes = [], names = [], constraints = []] = await queryAll(
+    db,
+    [INDEX_STATES, INDEX_NAMES, CONSTRAINT_STATES].map(of),
   )
-  return rows[0]
+  const nameOf = new Map(names.map(({ oid, name }) => [oid, name]))
+  const found = new Map<string, State>()
+  const note = (kind: string, { schema, table, valid }: (typeof indexes)[number], name: string) =>
+    found.set(JSON.stringify([kind, schema, table, name]), valid ? 'valid' : 'invalid')
+  for (const row of indexes) note('index', row, nameOf.get(row.index))
+  for (const row of constraints) note('constraint', row, row.name)
+  return (object) =>
+    found.get(JSON.stringify([isIndex(object) ? 'index' : 'constraint', object.schema, object.table, object.name])) ??
+    'absent'
 }
+
+const INDEX_STATES = `
+  SELECT n.nspname AS schema, c.relname AS table, x.indexrelid AS index, x.indisvalid AS valid
+    FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN (SCHEMAS)`
+
+/** Apart, since a join by the number of an index is a full scan a row on CockroachDB (cockroachdb/cockroach#111047). */
+const INDEX_NAMES = `
+  SELECT i.oid, i.relname AS name FROM pg_catalog.pg_class i
+    JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace
+   WHERE n.nspname IN (SCHEMAS) AND i.relkind IN ('i', 'I')`
+
+const CONSTRAINT_STATES = `
+  SELECT n.nspname AS schema, c.relname AS table, k.conname AS name, k.convalidated AS valid
+    FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN (SCHEMAS) AND k.contype IN ('c', 'f')`

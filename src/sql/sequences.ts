@@ -1,4 +1,4 @@
-import { type Database, ident, qualified, unhurried } from '../runtime/database.ts'
+import { type Database, ident, literal, qualified, queryAll, unhurried } from '../runtime/database.ts'
 
 /** A sequence of the schema, and the column that it feeds, when it feeds one. Values are text: they exceed 2^53. */
 export interface Sequence {
@@ -116,35 +116,56 @@ async function setAll(
 ): Promise<{ set: SequenceSet[]; problems: string[] }> {
   const set: SequenceSet[] = []
   const problems: string[] = []
-  for (const { sequence, there: other } of await wantedSequences(source, target, tables)) {
+  const wanted = await wantedSequences(source, target, tables)
+  const usedOf = await lastUsed(
+    wanted.flatMap(({ sequence, there }) => (there ? sequence : [])),
+    ...[source, target],
+  )
+  // Read after the rows, each of which has a number that was drawn before it.
+  const drawing = live ? wanted.flatMap(({ there }) => (there && there.lastValue !== null ? there.name : [])) : []
+  const drawnOf = await readLast(target, drawing)
+  const waiting: { sequence: Sequence; value: bigint }[] = []
+  for (const { sequence, there: other } of wanted) {
+    const { name } = sequence
     if (!other) {
-      problems.push(`sequence ${sequence.name} is missing on the target; create it there`)
+      problems.push(`sequence ${name} is missing on the target; create it there`)
       continue
     }
-    const name = qualified(target.schema, sequence.name)
-    const sourceValue = sequence.lastValue?.toString() ?? null
-    const used = await lastUsed(sequence, source, target)
-    // Read after the rows, each of which has a number that was drawn before it.
-    const drawn = live && other.lastValue !== null ? await readOne(target.db, name) : null
+    const used = usedOf.get(name) ?? null
+    const drawn = drawnOf.get(name) ?? null
     if (drawn !== null && used !== null && furthest(sequence, drawn, used) === drawn) {
       const unfit = unfitSequence(sequence, { ...other, lastValue: drawn }, target.schema, used)
       if (unfit) problems.push(unfit)
-      else set.push({ name: sequence.name, sourceValue, value: drawn.toString() })
+      else set.push({ name, sourceValue: textOf(sequence.lastValue), value: drawn.toString() })
       continue
     }
     const step = sequence.increment * (margin > sequence.cache ? margin : sequence.cache)
     const value = used === null ? null : furthest(sequence, clamp(used + step, other), other.lastValue)
     const unfit = unfitSequence(sequence, other, target.schema, used, used === null ? null : used + step)
     if (unfit) problems.push(unfit)
-    if (unfit || value === null) continue
-    await target.db.query('SELECT setval($1::regclass, $2, true)', [name, value.toString()])
-    const back = await readOne(target.db, name)
+    else if (value !== null) waiting.push({ sequence, value })
+  }
+  await queryAll(
+    target.db,
+    waiting.map(({ sequence: { name }, value }) => {
+      const regclass = `${literal(qualified(target.schema, name))}::regclass`
+      return `SELECT setval(${regclass}, ${value}, true)`
+    }),
+  )
+  const backOf = await readLast(
+    target,
+    waiting.map(({ sequence }) => sequence.name),
+  )
+  for (const { sequence, value } of waiting) {
+    const back = backOf.get(sequence.name) as bigint
     if (furthest(sequence, back, value) !== back)
       problems.push(`sequence ${sequence.name} was set to ${value} on the target, but reads ${back}`)
-    set.push({ name: sequence.name, sourceValue, value: value.toString() })
+    set.push({ name: sequence.name, sourceValue: textOf(sequence.lastValue), value: value.toString() })
   }
   return { set, problems }
 }
+
+const textOf = (value: bigint | null) => value?.toString() ?? null
 
 /**
  * Why the target's sequence cannot go on where the source's ends; undefined when it can. Without this the next INSERT
@@ -175,31 +196,51 @@ export function unfitSequence(
   return `the sequence ${name} ends at ${end} on the target, but ${used} is used up already and ${next} would be its next value; run \`${alter} ${roomy ? `${word} ${bound}` : `AS bigint NO ${word}`}\` on the target`
 }
 
-/** The value furthest along: of the source's sequence, and of the column's rows on both sides. */
-export async function lastUsed(sequence: Sequence, ...sides: Side[]): Promise<bigint | null> {
-  const values = sequence.lastValue === null ? [] : [sequence.lastValue]
-  for (const side of sides) values.push(...(await extreme(side, sequence)))
-  return values.reduce<bigint | null>((a, b) => (a === null ? b : furthest(sequence, a, b)), null)
+/**
+ * The value furthest along of each sequence, by name: of the source's sequence, and of the column's rows on these sides.
+ * Two round trips a side, however many sequences there are.
+ */
+export async function lastUsed(sequences: readonly Sequence[], ...sides: Side[]): Promise<Map<string, bigint | null>> {
+  const found = await Promise.all(sides.map((side) => extremes(side, sequences)))
+  return new Map(
+    sequences.map((sequence) => {
+      const values = [sequence.lastValue, ...found.map((of) => of.get(sequence.name) ?? null)]
+      const known = values.filter((value) => value !== null)
+      return [sequence.name, known.reduce<bigint | null>((a, b) => (a === null ? b : furthest(sequence, a, b)), null)]
+    }),
+  )
 }
 
 /**
- * The number furthest along in a sequence's column. None where table or column is missing, which is told elsewhere, and
+ * The number furthest along in each sequence's column. None where table or column is missing, which is told elsewhere, and
  * none in a column of text, which a sequence may own as well: its values are no numbers, and nobody's but the customer's.
  */
-async function extreme({ db, schema }: Side, { table, column, increment }: Sequence): Promise<bigint[]> {
-  if (!table || !column) return []
+async function extremes({ db, schema }: Side, sequences: readonly Sequence[]): Promise<Map<string, bigint>> {
+  const fed = sequences.filter(({ table, column }) => table && column)
+  const found = new Map<string, bigint>()
+  if (!fed.length) return found
   const { rows: numbers } = await db.query(
-    `SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    `SELECT c.relname AS table, a.attname AS column
+       FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
        JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-      WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p') AND a.attname = $3 AND t.typcategory = 'N'`,
-    [schema, table, column],
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind IN ('r', 'p') AND t.typcategory = 'N'`,
+    [schema, fed.map(({ table }) => table)],
   )
-  if (!numbers.length) return []
-  const end = increment > 0n ? 'max' : 'min'
-  const { rows } = await db.query(`SELECT ${end}(${ident(column)})::text AS value FROM ${qualified(schema, table)}`)
-  // A numeric may have decimals, or be no number at all.
-  const whole = /^-?\d+(?=\.|$)/.exec(rows[0].value ?? '')?.[0]
-  return whole === undefined ? [] : [BigInt(whole)]
+  const numeric = new Set(numbers.map(({ table, column }) => JSON.stringify([table, column])))
+  const asked = fed.filter(({ table, column }) => numeric.has(JSON.stringify([table, column])))
+  const results = await queryAll(
+    db,
+    asked.map(({ table, column, increment }) => {
+      const end = increment > 0n ? 'max' : 'min'
+      return `SELECT ${end}(${ident(column as string)})::text AS value FROM ${qualified(schema, table as string)}`
+    }),
+  )
+  for (const [at, { name }] of asked.entries()) {
+    // A numeric may have decimals, or be no number at all.
+    const whole = /^-?\d+(?=\.|$)/.exec(results[at]?.[0]?.value ?? '')?.[0]
+    if (whole !== undefined) found.set(name, BigInt(whole))
+  }
+  return found
 }
 
 /** The value further along in the sequence's direction; a sequence is never set back. */
@@ -213,7 +254,11 @@ function clamp(value: bigint, sequence: Sequence): bigint {
   return value < sequence.min ? sequence.min : value
 }
 
-async function readOne(db: Database, name: string): Promise<bigint> {
-  const { rows } = await db.query(`SELECT last_value AS value FROM ${name}`)
-  return BigInt(rows[0].value)
+/** What these sequences have handed out last, in one round trip. */
+async function readLast({ db, schema }: Side, names: readonly string[]): Promise<Map<string, bigint>> {
+  const results = await queryAll(
+    db,
+    names.map((name) => `SELECT last_value::text AS value FROM ${qualified(schema, name)}`),
+  )
+  return new Map(names.map((name, at) => [name, BigInt(results[at]?.[0]?.value)]))
 }

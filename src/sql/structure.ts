@@ -42,9 +42,14 @@ export async function readSequenceStates(
   tables: readonly string[],
 ): Promise<SequenceState[]> {
   const states: SequenceState[] = []
-  for (const { sequence, there: other } of await wantedSequences(source, target, tables)) {
+  const wanted = await wantedSequences(source, target, tables)
+  const usedOf = await lastUsed(
+    wanted.map(({ sequence }) => sequence),
+    ...[source, target],
+  )
+  for (const { sequence, there: other } of wanted) {
     const { name, increment, table } = sequence
-    const used = await lastUsed(sequence, source, target)
+    const used = usedOf.get(name) ?? null
     states.push({
       ...{ name, table, increment },
       used: used ?? undefined,

@@ -5,6 +5,7 @@ import { runChecks } from '../../src/checks/check.ts'
 import type { Facts, Settings } from '../../src/checks/facts/facts.ts'
 import { urlFacts } from '../../src/checks/facts/gather.ts'
 import { readConnection } from '../../src/checks/facts/source.ts'
+import { gcTtlOf } from '../../src/checks/facts/target.ts'
 import { targetGrants } from '../../src/checks/grants.ts'
 import { CHECKS } from '../../src/checks/index.ts'
 import { summaryOf } from '../../src/checks/report.ts'
@@ -601,6 +602,12 @@ it('what only CockroachDB says of itself', () => {
   expectFires({ ...strict, target: like }, 'tgt.cockroach', ['target'], cockroach)
   expectFires(asCockroach(clean, 22, 2), 'tgt.version', ['target'])
   expectFires(target({ intSize: '8' }), 'tgt.int-size', ['target'], cockroach)
+  expectFires(target({ disallowFullScans: 'on' }), 'tgt.full-scans', [cockroach.target.role.name], cockroach)
+  expectFires(target({ gcTtlSeconds: 4_500 }), 'tgt.gc-ttl', [cockroach.target.server.database], cockroach)
+  expect(objectsOf(target({ gcTtlSeconds: 14_400 }), 'tgt.gc-ttl')).toEqual([])
+  const zone =
+    'ALTER RANGE default CONFIGURE ZONE USING\n\trange_min_bytes = 134217728,\n\tgc.ttlseconds = 4500,\n\tnum_replicas = 3'
+  expect([gcTtlOf(zone), gcTtlOf('')]).toEqual([4_500, null])
   expectFires(target({ jobs: null }), 'tgt.jobs-unseen', ['target'], cockroach)
   expectFires(target({ sight: { activity: true, jobs: false } }), 'tgt.jobs-unseen', ['target'], cockroach)
   const job = { id: '77', type: 'CHANGEFEED', status: 'running', description: 'CREATE CHANGEFEED' }
@@ -754,14 +761,14 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
     /^(SET|SHOW|BEGIN|ROLLBACK)\b|pg_backend_pid\(\) AS pid|pg_export_snapshot|\(SELECT .* LIMIT \d+\) few$|AS at WHERE/
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
   expect(catalog('source')).toHaveLength(15)
-  // CockroachDB is asked for four more: admin rights, jobs and two settings.
-  expect(catalog('target')).toHaveLength(10)
+  // CockroachDB is asked for more: admin rights, jobs, settings and the zone.
+  expect(catalog('target')).toHaveLength(12)
   // What CockroachDB's documentation lists: pg_get_expr and its like are in the server, and not in there.
   const target = catalog('target').join(' ')
   // Our keywords are in capitals; one letter names the columns of a list of values.
   const functions = new Set([...target.matchAll(/\b([a-z_]{2,})\(/g)].map(([, name]) => name))
   expect([...functions].sort()).toEqual([
-    ...['coalesce', 'current_database', 'format_type', 'has_database_privilege', 'has_schema_privilege'],
+    ...['bool_or', 'coalesce', 'current_database', 'format_type', 'has_database_privilege', 'has_schema_privilege'],
     ...['has_table_privilege', 'json_agg', 'lower', 'pg_get_constraintdef', 'pg_has_role', 'version'],
   ])
   const catalogs = new Set([...target.matchAll(/\b(?:pg_catalog|information_schema)\.(\w+)/g)].map(([, name]) => name))

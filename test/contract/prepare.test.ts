@@ -297,7 +297,7 @@ it('defers by capturing first, goes on after a crash anywhere, and rebuilds what
       for (const each of [...before.indexes, ...before.constraints])
         if (!there.has(each.name)) expect(names).toContain(each.name)
       await deferObjects(db, 'main', plan, deferral, false)
-      for (const kind of [...DEFERRED_KINDS].reverse()) await rebuildDeferred(db, 'main', kind)
+      for (const kind of [...DEFERRED_KINDS].reverse()) await rebuildDeferred(db, 'main', [kind])
       await validateDeferred(db, 'main')
       expect(fingerprint(await readSchema(db, 'target', 'public'), tables)).toEqual(fingerprint(before, tables))
       await forgetDeferred(db, 'main')
@@ -322,8 +322,8 @@ it('defers by capturing first, goes on after a crash anywhere, and rebuilds what
     ])
     expect(await deferralProblems(db, 'main')).toHaveLength(6)
     for (const kind of [...DEFERRED_KINDS].reverse()) {
-      expect((await rebuildDeferred(db, 'main', kind)).length, kind).toBeGreaterThan(0)
-      expect(await rebuildDeferred(db, 'main', kind), `${kind} again`).toEqual([])
+      expect((await rebuildDeferred(db, 'main', [kind])).length, kind).toBeGreaterThan(0)
+      expect(await rebuildDeferred(db, 'main', [kind]), `${kind} again`).toEqual([])
     }
     expect(await deferralProblems(db, 'main')).toEqual([
       'foreign-key mail_email_fkey of far.mail is there, but not valid',
@@ -379,7 +379,7 @@ it('takes the user’s word that unique values never move, and then builds their
   expect((await entryOf({ source, target })).plan.defer).toBe(defer)
   await withTarget(target, async (db) => {
     expect((await listDeferred(db, 'main')).map(({ kind }) => kind)).not.toContain('unique')
-    const built = await rebuildDeferred(db, 'main', 'index')
+    const built = await rebuildDeferred(db, 'main', ['index'])
     expect(built).toContain('public.customers.one_email')
     // A cutover that came to no decision leaves them where they are.
     expect(await deferAgain(db, 'main')).not.toContain('public.customers.one_email')
@@ -423,7 +423,7 @@ it('is undone by the cleanup, which puts back what was taken off before it forge
   expect(stuck.log).toMatch(
     /not put back on the target: unique one_email of public.customers cannot be built on the target/,
   )
-  const listed = await query(target, /list them with `(SELECT "?email.*?)`/.exec(stuck.log)?.[1] ?? 'SELECT 0')
+  const listed = await query(target, /List them with `(SELECT "?email.*?)`/.exec(stuck.log)?.[1] ?? 'SELECT 0')
   expect(listed).toEqual([{ email: 'same', count: '2' }])
   expect(stuck.log).toMatch(/2 indexes and constraints that were taken off for the load are still off/)
   expect(stuck.outputs.dropped).toContain('ledger entry main')

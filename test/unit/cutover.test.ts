@@ -16,7 +16,9 @@ import { Child } from '../../src/tools/process.ts'
 import { stateOf } from '../support/stopped.ts'
 
 describe('the estimate of the pause', () => {
-  const now = { lagMs: 20, verifyMs: 4_000, smokeMs: undefined, rebuildMs: 0, rehearsals: [] }
+  const now = {
+    ...{ lagMs: 20, verifyMs: 4_000, smokeMs: undefined, rebuildMs: 0, latencyMs: 0, accessMs: 0, rehearsals: [] },
+  }
 
   test('rests on what this run has measured', () => {
     const { parts, total, unknown } = estimatePause(now)
@@ -37,6 +39,15 @@ describe('the estimate of the pause', () => {
     })
     // What is no longer deferred is not counted because it once was.
     expect(estimatePause({ ...now, rehearsals }).parts['unique indexes']).toBe(0)
+  })
+
+  test('counts what each statement takes on a target that is far away, and giving write access back', () => {
+    const near = estimatePause(now)
+    const far = estimatePause({ ...now, latencyMs: 20, accessMs: 320 })
+    expect(far.parts['write access']).toBe(340)
+    expect(far.parts.sequences).toBe((near.parts.sequences as number) + 160)
+    expect(far.total).toBeGreaterThan(near.total + 500)
+    expect(near.parts).not.toHaveProperty('write access')
   })
 
   test('says which part nobody has measured', () => {

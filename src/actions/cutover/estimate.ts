@@ -1,5 +1,7 @@
 import { info, warning } from '@actions/core'
 import { type Deferred, listDeferred } from '../../destination/deferral.ts'
+import { readTarget } from '../../destination/server.ts'
+import { grantStatements } from '../../destination/write-access.ts'
 import { type Entry, readEvidence } from '../../ledger/ledger.ts'
 import { type Parts, partsText } from '../../phases/cutover/pause.ts'
 import type { StreamStatus } from '../../phases/stream/supervisor.ts'
@@ -37,8 +39,18 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<nu
       return finalVerify === level && verify !== undefined ? { ...others, verify } : others
     })
   const verifyMs = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : 1_000
-  const rebuildMs = rebuildTime(await listDeferred(target, entry.id), verified)
-  const { parts, total, unknown } = estimatePause({ lagMs: before.lagMs, verifyMs, smokeMs, rebuildMs, rehearsals })
+  const pace = await readPace(target)
+  const rebuildMs = rebuildTime(await listDeferred(target, entry.id), verified, pace)
+  const grants = grantStatements(entry.plan.targetSchema, entry.facts.writeAccess ?? []).length
+  const { parts, total, unknown } = estimatePause({
+    lagMs: before.lagMs,
+    verifyMs,
+    smokeMs,
+    rebuildMs,
+    latencyMs: pace.latencyMs,
+    accessMs: grants * (pace.latencyMs + pace.changeMs),
+    rehearsals,
+  })
   context.output('estimated-pause-ms', total)
   const of = `${partsText(parts)}${rehearsals.length ? `; with the figures of ${plural(rehearsals.length, 'earlier cutover')}` : ''}`
   info(`the write pause is expected to take about ${seconds(total)} (${of})`)
@@ -55,16 +67,43 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<nu
 const INDEX_AT_LEAST = 50
 const INDEXED_ROWS_A_MS = 100
 
-/** By the rows of each table, when nobody has measured it; milliseconds. */
-function rebuildTime(deferred: readonly Deferred[], verified: VerifyReport | undefined): number {
+/** How fast the target answers, in milliseconds: a statement, and what a schema change or grant takes beside it. */
+interface Pace {
+  latencyMs: number
+  changeMs: number
+}
+
+/** A schema change and a grant are jobs on CockroachDB. */
+const CHANGE_ON_COCKROACH = 300
+
+async function readPace(target: Database): Promise<Pace> {
+  const took: number[] = []
+  let isCockroach = false
+  for (let look = 0; look < 3; look++) {
+    const began = performance.now()
+    isCockroach = (await readTarget(target)).isCockroach
+    took.push(performance.now() - began)
+  }
+  return { latencyMs: Math.round(Math.min(...took)), changeMs: isCockroach ? CHANGE_ON_COCKROACH : 0 }
+}
+
+/** By the rows of each table, when nobody has measured it; milliseconds. Constraints of one table are one statement. */
+function rebuildTime(deferred: readonly Deferred[], verified: VerifyReport | undefined, pace: Pace): number {
   const rows = new Map(verified?.tables.map((table) => [table.name, table.rows]))
-  return deferred
-    .filter(({ kind }) => kind !== 'index')
-    .reduce(
-      (sum, { kind, table }) =>
-        sum + INDEX_AT_LEAST + (kind === 'unique' ? (rows.get(table) ?? 0) / INDEXED_ROWS_A_MS : 0),
-      0,
-    )
+  const wanted = deferred.filter(({ kind }) => kind !== 'index')
+  const uniques = wanted.filter(({ kind }) => kind === 'unique')
+  const constrained = new Set(
+    wanted.filter(({ kind }) => kind !== 'unique').map((each) => `${each.schema}.${each.table}`),
+  )
+  const statements = uniques.length + constrained.size
+  const scans = uniques.reduce((sum, { table }) => sum + (rows.get(table) ?? 0) / INDEXED_ROWS_A_MS, 0)
+  if (!wanted.length) return 0
+  return (
+    scans +
+    wanted.length * INDEX_AT_LEAST +
+    statements * (pace.latencyMs + pace.changeMs) +
+    REBUILD_TRIPS * pace.latencyMs
+  )
 }
 
 /** What this run and its rehearsals have measured. Milliseconds; undefined is what nobody has measured. */
@@ -76,6 +115,10 @@ export interface Measured {
   smokeMs: number | undefined
   /** What rebuilding takes by the tables' rows; 0 when nothing is to be rebuilt. */
   rebuildMs: number
+  /** What one statement on the target takes. */
+  latencyMs: number
+  /** What giving write access back takes; 0 when nothing was taken. */
+  accessMs: number
   /** Of earlier cutovers of this very plan. */
   rehearsals: readonly Parts[]
 }
@@ -85,6 +128,11 @@ const FENCE = 200
 const ACKNOWLEDGE = 500
 const SEQUENCES = 200
 const DECISION = 300
+/** Statements on the target that wait for one another; a test counts them. */
+export const SEQUENCE_TRIPS = 8
+export const REBUILD_TRIPS = 5
+const DECISION_TRIPS = 12
+const ACCESS_TRIPS = 1
 
 /**
  * What each part of the pause will take: the longest that a rehearsal of this plan has seen, and no less than what this
@@ -100,10 +148,11 @@ export function estimatePause(now: Measured): { parts: Parts; total: number; unk
     drain: longest('drain', now.lagMs + ACKNOWLEDGE),
     ...(now.smokeMs !== undefined && { 'smoke test': longest('smoke test', now.smokeMs) }),
     ...(verify !== undefined && { verify: longest('verify', verify) }),
-    sequences: longest('sequences', SEQUENCES),
+    sequences: longest('sequences', SEQUENCES + SEQUENCE_TRIPS * now.latencyMs),
     // A figure from this plan is better than one by the number of rows.
     'unique indexes': now.rebuildMs && seen('unique indexes').length ? longest('unique indexes', 0) : now.rebuildMs,
-    decision: DECISION,
+    decision: DECISION + DECISION_TRIPS * now.latencyMs,
+    ...(now.accessMs && { 'write access': longest('write access', now.accessMs + ACCESS_TRIPS * now.latencyMs) }),
   }
   const total = Object.values(parts).reduce((sum, ms) => sum + ms, 0)
   return { parts, total, unknown: verify === undefined ? ['verify'] : [] }

@@ -188,9 +188,7 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
  * writes there, checks and foreign keys without looking at the rows. A rehearsal does it too, to know how long it takes.
  */
 async function rebuildUnique({ entry, target }: Section): Promise<void> {
-  const built: string[] = []
-  for (const kind of ['unique', 'check', 'foreign-key'] as const)
-    built.push(...(await rebuildDeferred(target, entry.id, kind)))
+  const built = await rebuildDeferred(target, entry.id, ['unique', 'check', 'foreign-key'])
   if (built.length) info(`${built.length} unique indexes, checks and foreign keys are back on the target`)
 }
 

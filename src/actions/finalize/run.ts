@@ -112,7 +112,9 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
   if (entry.phase !== 'switched') return buildIndexes(source, target, entry)
   const kinds: readonly DeferredKind[] = ['index', 'unique', 'check', 'foreign-key']
   for (const kind of kinds) {
-    const built = await rebuildDeferred(target, entry.id, kind, (name) => info(`${kind} ${name} is back on the target`))
+    const built = await rebuildDeferred(target, entry.id, [kind], (name) =>
+      info(`${kind} ${name} is back on the target`),
+    )
     done[kind === 'index' || kind === 'unique' ? 'indexes' : 'constraints'] += built.length
   }
   const valid = await validateDeferred(target, entry.id)

@@ -3,7 +3,7 @@ import { readTarget, type TargetFacts as TargetServer } from '../../destination/
 import { isStreamLogin, mayCreateLogins } from '../../destination/stream-login.ts'
 import { readAccess, type WriteGrant } from '../../destination/write-access.ts'
 import type { Schema } from '../../model/schema.ts'
-import { type Database, literal, qualified } from '../../runtime/database.ts'
+import { type Database, ident, literal, qualified } from '../../runtime/database.ts'
 import { readSchema } from '../../sql/schema.ts'
 import { readTriggers } from '../../sql/triggers.ts'
 import { certificateEnd } from './source.ts'
@@ -28,6 +28,10 @@ export interface TargetFacts {
   /** CockroachDB's session settings, by which INT and SERIAL get their meaning. */
   intSize: string | null
   serial: string | null
+  /** CockroachDB only: `on` refuses statements that read a whole table. */
+  disallowFullScans: string | null
+  /** CockroachDB only: how long the past of the database can be read, in seconds; null where it cannot be seen. */
+  gcTtlSeconds: number | null
   certificateUntil: Date | null
   /** What of other users it shows; null on PostgreSQL. */
   sight: Sight | null
@@ -119,6 +123,8 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
     jobs: cockroach ? await readJobs(db) : null,
     intSize: cockroach ? await readSetting(db, 'default_int_size') : null,
     serial: cockroach ? await readSetting(db, 'serial_normalization') : null,
+    disallowFullScans: cockroach ? await readSetting(db, 'disallow_full_table_scans') : null,
+    gcTtlSeconds: cockroach ? await readGcTtl(db, server.database) : null,
     certificateUntil: certificateEnd(db),
     sight: cockroach ? await readSight(db) : null,
   }
@@ -207,6 +213,20 @@ async function readSetting(db: Database, name: string): Promise<string | null> {
     ({ rows }) => rows[0]?.[name] ?? null,
     () => null,
   )
+}
+
+/** From the zone configuration that holds for the database, its own or one that it inherits. */
+async function readGcTtl(db: Database, database: string): Promise<number | null> {
+  return db.query(`SHOW ZONE CONFIGURATION FROM DATABASE ${ident(database)}`).then(
+    ({ rows }) => gcTtlOf(rows[0]?.raw_config_sql ?? ''),
+    () => null,
+  )
+}
+
+/** The seconds in `ALTER DATABASE shop CONFIGURE ZONE USING … gc.ttlseconds = 14400, …`. */
+export function gcTtlOf(zone: string): number | null {
+  const [, seconds] = /\bgc\.ttlseconds = (\d+)/.exec(zone) ?? []
+  return seconds === undefined ? null : Number(seconds)
 }
 
 const TABLES_AT_ONCE = 200

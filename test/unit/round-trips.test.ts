@@ -1,0 +1,102 @@
+import { expect, it } from 'vitest'
+import { REBUILD_TRIPS, SEQUENCE_TRIPS } from '../../src/actions/cutover/estimate.ts'
+import { rebuildDeferred } from '../../src/destination/deferral.ts'
+import { openWriteAccess } from '../../src/destination/write-access.ts'
+import type { Database } from '../../src/runtime/database.ts'
+import { readSchema } from '../../src/sql/schema.ts'
+import { setSequences } from '../../src/sql/sequences.ts'
+
+/*
+ * Statements in the write pause that wait for one another: a regional cluster takes 5 to 30 ms for each. The shape is that
+ * of the figures in docs/cockroachdb.md: 5 tables, 8 deferred objects, 15 grants.
+ */
+const TABLES = ['customers', 'orders', 'items', 'notes', 'prices']
+
+/** Counts round trips; each statement gets the rows of the first key that it contains. */
+function counting(answers: Record<string, object[]>) {
+  const asked: string[] = []
+  const rowsOf = (sql: string) => Object.entries(answers).find(([part]) => sql.includes(part))?.[1] ?? []
+  const query = async (given: string) => {
+    asked.push(given)
+    const results = given.split(';\n').map((sql) => ({ rows: rowsOf(sql), rowCount: 1 }))
+    return results.length > 1 ? results : results[0]
+  }
+  return { asked, db: { query, connectionParameters: { query_timeout: 61_000 } } as unknown as Database }
+}
+
+const deferred = (kind: string, table: string, name: string, create: string) => ({
+  ...{ kind, schema: 'public', table, name, create, drop: '', dropped: true, rebuilt: false },
+})
+const constraint = (kind: string, table: string, name: string) =>
+  deferred(kind, table, name, `ALTER TABLE "public"."${table}" ADD CONSTRAINT "${name}" CHECK (true) NOT VALID`)
+
+it('rebuilds 8 objects with a statement for each unique index and each table with constraints', async () => {
+  const objects = [
+    deferred('unique', 'customers', 'u1', 'CREATE UNIQUE INDEX u1 ON customers (email)'),
+    deferred('unique', 'orders', 'u2', 'CREATE UNIQUE INDEX u2 ON orders (code)'),
+    ...['c1', 'c2', 'f1'].map((name) => constraint('check', 'orders', name)),
+    ...['f2', 'f3', 'c3'].map((name) => constraint('foreign-key', 'items', name)),
+  ]
+  const { asked, db } = counting({ 'AS rebuilt': objects })
+  expect(await rebuildDeferred(db, 'main', ['unique', 'check', 'foreign-key'])).toHaveLength(8)
+  const changes = asked.filter((sql) => /^(CREATE|ALTER)/.test(sql))
+  expect(changes).toHaveLength(4)
+  expect(changes.find((sql) => sql.includes('"orders"'))).toBe(
+    'ALTER TABLE "public"."orders" ADD CONSTRAINT "c1" CHECK (true) NOT VALID, ADD CONSTRAINT "c2" CHECK (true) NOT VALID, ADD CONSTRAINT "f1" CHECK (true) NOT VALID',
+  )
+  expect(asked.length - changes.length).toBe(REBUILD_TRIPS)
+})
+
+it('rebuilds a constraint alone whose statement with others was refused, so that its error names it', async () => {
+  const { asked, db } = counting({ 'AS rebuilt': ['c1', 'c2'].map((name) => constraint('check', 'orders', name)) })
+  const refusing = {
+    ...db,
+    query: async (sql: string) => {
+      if (sql.includes('c1') && sql.includes('c2') && sql.startsWith('ALTER')) throw new Error('refused')
+      return db.query(sql)
+    },
+  } as unknown as Database
+  expect(await rebuildDeferred(refusing, 'main', ['check'])).toHaveLength(2)
+  expect(asked.filter((sql) => sql.startsWith('ALTER'))).toHaveLength(2)
+})
+
+it('sets any number of sequences in the same number of round trips', async () => {
+  const trips = async (count: number) => {
+    const sequences = Array.from({ length: count }, (_, at) => ({
+      ...{ name: `s${at}`, last: '5', increment: '1', min: '1', max: '1000', cycle: false, cache: '1' },
+      ...{ table: TABLES[at % 5], column: `c${at}` },
+    }))
+    const answers = {
+      's.last_value AS last': sequences,
+      typcategory: sequences.map(({ table, column }) => ({ table, column })),
+      'max(': [{ value: '7' }],
+      'SELECT last_value': [{ value: '107' }],
+    }
+    const [source, target] = [counting(answers), counting(answers)]
+    const sides = [source, target].map(({ db }) => ({ db, schema: 'public' }))
+    const { set, problems } = await setSequences(sides[0] as never, sides[1] as never, TABLES, 100n)
+    expect(problems).toEqual([])
+    expect(set.map(({ value }) => value)).toEqual(Array(count).fill('107'))
+    return target.asked.length
+  }
+  expect(await trips(7)).toBe(await trips(40))
+  expect(await trips(7)).toBeLessThanOrEqual(SEQUENCE_TRIPS)
+})
+
+it('gives 15 rights back in one statement, and reads them back in another', async () => {
+  const grants = TABLES.flatMap((table) =>
+    ['INSERT', 'UPDATE', 'DELETE'].map((privilege) => ({ table, role: 'app', privilege, grantable: false })),
+  )
+  const { asked, db } = counting({ table_privileges: grants })
+  expect(await openWriteAccess(db, 'public', grants)).toEqual([])
+  expect(asked).toHaveLength(2)
+})
+
+it('reads a schema of the target in two round trips', async () => {
+  const { asked, db } = counting({
+    'json_agg(': [{ oid: 1, table: 't', kind: 'r', columns: '["1 20 -1 0 true   id"]' }],
+    'VALUES (': [{ key: '20 -1 0', type: 'bigint' }],
+  })
+  await readSchema(db, 'target', 'public')
+  expect(asked).toHaveLength(2)
+})
