@@ -91,12 +91,8 @@ export function targetGrants(facts: Facts, user: string): string {
       ? [
           '-- To see imports and changefeeds of others.',
           `GRANT SYSTEM VIEWJOB TO ${name};`,
-          ...(facts.settings.bucketPath
-            ? [
-                '-- For a bucket reached by implicit authentication.',
-                `GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO ${name};`,
-              ]
-            : []),
+          '-- For IMPORT INTO over HTTP (`local-path`), and from buckets with implicit credentials or a custom endpoint.',
+          `GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO ${name};`,
           "-- For `mode: use-copy` and `direct-copy` MOLT's documentation asks for the role admin. Not granted here.",
         ]
       : []),
