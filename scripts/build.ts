@@ -14,7 +14,7 @@ import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
 import { troubleshootingDocs } from './codes-docs.ts'
-import { exampleJobs, exampleRehearsal } from './example-jobs.ts'
+import { exampleComposite, exampleJobs, exampleRehearsal } from './example-jobs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
 
 /** Path → content of everything that is generated. */
@@ -37,10 +37,12 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/troubleshooting.md', troubleshootingDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
   files.set('docs/mask.schema.json', rulesJsonSchema())
+  const caller = readFileSync('examples/migrate-caller.yml', 'utf8')
+  files.set('examples/migrate-jobs.yml', exampleJobs(readFileSync('.github/workflows/migrate.yml', 'utf8'), caller))
+  files.set('examples/action.yml', exampleComposite(readFileSync('action.yml', 'utf8')))
   files.set('docs/convert.schema.json', decisionsSchema())
   files.set('docs/convert-report.schema.json', reportSchema())
   files.set('docs/conversion-rules.md', rulesDocs())
-  files.set('examples/migrate-jobs.yml', exampleJobs(readFileSync('.github/workflows/migrate.yml', 'utf8')))
   files.set('examples/rehearse.yml', exampleRehearsal(readFileSync('.github/workflows/rehearse.yml', 'utf8')))
   return files
 }

@@ -1,17 +1,34 @@
+import { parse } from 'yaml'
+
+/** What people put a repository and a commit in place of. */
+const PLACEHOLDER = { repository: 'OWNER/REPO', commit: '0'.repeat(40) }
+
+/** Names actions by repository and commit, as every runner and GitHub Enterprise Server understand it. */
 const OURS = (text: string) =>
   text
-    .replace(/uses: \$\/actions\/(\S+)/g, `uses: OWNER/REPO/actions/$1@${'0'.repeat(40)}`)
-    .replace(/uses: \.\/.*/g, `uses: OWNER/REPO@${'0'.repeat(40)}`)
+    .replace(/uses: \$\/actions\/(\S+)/g, `uses: ${PLACEHOLDER.repository}/actions/$1@${PLACEHOLDER.commit}`)
+    .replace(/uses: \.\/.*/g, `uses: ${PLACEHOLDER.repository}@${PLACEHOLDER.commit}`)
 
-/** `examples/migrate-jobs.yml`: the jobs of migrate.yml for those who cannot call it, with the actions by repository and commit. */
-export function exampleJobs(migrate: string): string {
-  const [, rest = ''] = migrate.split(/\n(?=name: Migrate\n)/)
-  const dispatch = rest.replace(/\n {2}workflow_call:\n[\s\S]*?(?=\npermissions: \{\}\n)/, '\n')
+/**
+ * `examples/migrate-jobs.yml`: the jobs of migrate.yml behind the form of migrate-caller.yml, for repositories that cannot
+ * call it. What the caller passes as a literal stands in the jobs as that literal, so no form can change it.
+ */
+export function exampleJobs(migrate: string, caller: string): string {
+  const form = caller.slice(caller.indexOf('name: Migrate\n'), caller.indexOf('\njobs:\n'))
+  const { jobs } = parse(caller) as { jobs: { migrate: { with: Record<string, string> } } }
+  const literals = Object.entries(jobs.migrate.with).filter(([, value]) => !value.includes('${{'))
+  const text = literals.reduce(
+    (rest, [name, value]) => {
+      const literal = /^\d+$/.test(value) ? JSON.stringify(value) : value
+      return rest.replaceAll(`\${{ inputs.${name} }}`, literal)
+    },
+    migrate.slice(migrate.indexOf('\njobs:\n')),
+  )
   return [
-    '# Generated from .github/workflows/migrate.yml by `npm run build`; edit that.',
+    '# Generated from .github/workflows/migrate.yml and examples/migrate-caller.yml by `npm run build`; edit those.',
     '# Copy to .github/workflows/migrate.yml of your repository, and replace OWNER/REPO and the commit. For repositories',
-    '# outside of the organisation of OWNER/REPO, where `secrets: inherit` does not reach.',
-    OURS(dispatch),
+    '# outside of the organization of OWNER/REPO, for GitHub Enterprise Server, and for runners before 2.336.',
+    form + OURS(text),
   ].join('\n')
 }
 
@@ -23,12 +40,23 @@ export function exampleRehearsal(rehearse: string): string {
     .replace(/\n {4}inputs:\n[\s\S]*?(?=\n {2}schedule:)/, '')
     .replace(/\n {2}embedded:\n[\s\S]*?(?=\n {2}real:)/, '')
     .replace("inputs.variant != 'embedded' && (", '')
-    .replace('== github.repository) }}', '== github.repository }}')
+    .replace('default_branch) }}', 'default_branch }}')
     .replaceAll('examples/', '')
   return [
     '# Generated from .github/workflows/rehearse.yml by `npm run build`; edit that.',
-    '# Copy to .github/workflows/rehearse.yml of your repository, with the folder rehearsal/ beside it, and replace OWNER/REPO',
-    '# and the commit. `molt-actions.yml` is the config file that your migration has: its plan is what is rehearsed.',
+    '# Copy to .github/workflows/rehearse.yml of your repository, with the folder rehearsal/ beside it, and replace OWNER/REPO,',
+    '# the commit and the digests. `molt-actions.yml` is the config file of your migration: its plan is what is rehearsed.',
     OURS(real),
+  ].join('\n')
+}
+
+/** `examples/action.yml`: the root action with its parts by repository and commit, where `$/` is not known. */
+export function exampleComposite(root: string): string {
+  return [
+    '# Generated from action.yml by `npm run build`; edit that.',
+    '# The whole chain for GitHub Enterprise Server and for runners before 2.336, which do not know `$/`. Copy it to',
+    '# .github/actions/molt/action.yml of your repository, replace OWNER/REPO and the commit, and use ./.github/actions/molt',
+    '# in place of OWNER/REPO.',
+    OURS(root),
   ].join('\n')
 }

@@ -1,6 +1,7 @@
+import { grantOptionStatements } from '../destination/write-access.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
 import type { Facts } from './facts/facts.ts'
-import { expectedRelations } from './rights.ts'
+import { expectedRelations, foreignKeyRights } from './rights.ts'
 
 /** Stands where the password goes; the only thing to edit. */
 const PASSWORD = 'WRITE A PASSWORD HERE'
@@ -85,7 +86,9 @@ export function targetGrants(facts: Facts, user: string): string {
     `GRANT USAGE, CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,
     ...(schema.name === 'public' ? [] : [`GRANT USAGE, CREATE ON SCHEMA public TO ${name};`]),
     server.isCockroach ? '-- DROP is for IMPORT INTO, which takes a table offline; CREATE for deferred indexes.' : '',
-    ...tables.map((table) => `GRANT ${rights} ON TABLE ${table} TO ${name};`),
+    ...(tables.length ? [`GRANT ${rights} ON TABLE ${tables.join(', ')} TO ${name};`] : []),
+    ...onForeignKeys(facts, user),
+    ...writeAccess(facts, user),
     ...sequences.map((sequence) => `GRANT USAGE, SELECT, UPDATE ON SEQUENCE ${sequence} TO ${name};`),
     ...(server.isCockroach
       ? [
@@ -97,6 +100,44 @@ export function targetGrants(facts: Facts, user: string): string {
         ]
       : []),
   ])
+}
+
+/** Both ends of a foreign key are asked for rights when it is dropped and added again, also outside of the move. */
+function onForeignKeys(facts: Facts, user: string): string[] {
+  const asUser = {
+    ...facts,
+    target: { ...facts.target, role: { ...facts.target.role, admin: false, onForeignKeys: [] } },
+  }
+  const expected = new Set(facts.settings.tables)
+  const { server, schema } = facts.target
+  const missing = foreignKeyRights(asUser).filter(
+    (each) =>
+      !(server.isCockroach && each.right === 'CREATE' && each.schema === schema.name && expected.has(each.table)),
+  )
+  const grants = missing
+    .filter(({ right }) => server.isCockroach || right === 'REFERENCES')
+    .map(({ schema, table, right }) => `GRANT ${right} ON TABLE ${qualified(schema, table)} TO ${ident(user)};`)
+  return grants.length ? ['-- For foreign keys that are taken off for the load.', ...grants] : []
+}
+
+/** What other roles have and lose until the commit; without the grant option nobody could give it back. */
+function writeAccess({ target, settings }: Facts, user: string): string[] {
+  if (settings.writeAccess === 'waive') return []
+  const grants = target.writeGrants.filter(({ role }) => role !== user)
+  if (!grants.length) return []
+  if (target.server.isCockroach)
+    return [
+      '-- To give write access back to the application after the commit.',
+      ...grantOptionStatements(settings.targetSchema, grants, user).map((each) => `${each};`),
+    ]
+  const tables = new Set(grants.map(({ table }) => table))
+  const owners = new Set(
+    target.relations.flatMap(({ name, owner }) => (tables.has(name) && owner !== user ? [owner] : [])),
+  )
+  return [
+    '-- To give write access back to the application after the commit.',
+    ...[...owners].map((owner) => `GRANT ${ident(owner)} TO ${ident(user)};`),
+  ]
 }
 
 function lines(all: readonly string[]): string {

@@ -1,5 +1,7 @@
+import { plannedDeferral } from '../destination/deferral.ts'
+import { grantOptionStatements, grantsText } from '../destination/write-access.ts'
 import { ident, qualified } from '../runtime/database.ts'
-import { type Check, once } from './check.ts'
+import { type Check, cockroachSince, once } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import type { Relation } from './facts/source.ts'
 
@@ -10,6 +12,32 @@ export const expectedRelations = once(({ source: { relations }, settings }: Fact
 })
 
 export const nameOf = (relation: { schema: string; name: string }) => `${relation.schema}.${relation.name}`
+
+/** What this user lacks to drop and add again each foreign key that deferral takes off. */
+export function foreignKeyRights(facts: Facts): { schema: string; table: string; right: 'CREATE' | 'REFERENCES' }[] {
+  const { target, settings } = facts
+  const { role, schema, server } = target
+  if (role.admin || !['undefined', 'planned', 'prepared'].includes(String(settings.phase))) return []
+  const rights = new Map(role.onForeignKeys.map((each) => [`${each.schema}.${each.table}`, each]))
+  const onParent = server.isCockroach && !cockroachSince(facts, 26, 3) ? 'CREATE' : 'REFERENCES'
+  const planned = plannedDeferral(schema, settings.tables, settings.defer, server.isCockroach).objects
+  const lacking = new Map<string, { schema: string; table: string; right: 'CREATE' | 'REFERENCES' }>()
+  for (const object of planned.filter(({ kind }) => kind === 'foreign-key')) {
+    const { references } = schema.constraints.find(
+      (each) => each.schema === object.schema && each.table === object.table && each.name === object.name,
+    ) ?? { references: null }
+    const ends = [
+      { schema: object.schema, table: object.table, right: 'CREATE' as const },
+      ...(references ? [{ schema: references.schema, table: references.table, right: onParent } as const] : []),
+    ]
+    for (const end of ends) {
+      const has = rights.get(`${end.schema}.${end.table}`)
+      const granted = end.right === 'CREATE' ? server.isCockroach && has?.create : has?.references
+      if (!has?.owned && !granted) lacking.set(JSON.stringify(end), end)
+    }
+  }
+  return [...lacking.values()]
+}
 
 /** What the migration user must be allowed to do, on both sides. */
 export const rightChecks: readonly Check[] = [
@@ -186,6 +214,57 @@ export const rightChecks: readonly Check[] = [
           object: `${settings.targetSchema}.${table}`,
           what: `${role.name} may not alter ${settings.targetSchema}.${table} on the target`,
           names: { sql: `GRANT ${right} TO ${ident(role.name)};` },
+        }
+      }
+    },
+  },
+  {
+    id: 'right.target-foreign-key',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user may take foreign keys off and add them again',
+    protects:
+      'A foreign key that was dropped for the load could not be added again: that asks for CREATE on its own table, and for CREATE (REFERENCES from CockroachDB 26.3 on) on the one it refers to, also outside of the move.',
+    fix: '{sql} -- or set `defer: none`',
+    *find(facts) {
+      for (const { schema, table, right } of foreignKeyRights(facts)) {
+        const { role, server, relations } = facts.target
+        const owner = relations.find((each) => each.name === table)?.owner ?? 'OWNER'
+        const name = qualified(schema, table)
+        yield {
+          object: `${schema}.${table}`,
+          what: `${role.name} has no ${right} on ${schema}.${table} of the target, and a foreign key of it is taken off for the load`,
+          names: {
+            sql:
+              server.isCockroach || right === 'REFERENCES'
+                ? `GRANT ${right} ON TABLE ${name} TO ${ident(role.name)};`
+                : `GRANT ${ident(owner)} TO ${ident(role.name)};`,
+          },
+        }
+      }
+    },
+  },
+  {
+    id: 'right.write-access',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user can give write access back after the commit',
+    protects:
+      'Write access to the target is taken away until the commit. Where it could not be given back, the application would be locked out of both sides.',
+    fix: '{sql} -- or set `write-access: waive`',
+    *find({ target: { role, server, relations }, settings }) {
+      if (settings.writeAccess === 'waive' || !['undefined', 'planned', 'prepared'].includes(String(settings.phase)))
+        return
+      for (const table of new Set(role.ungrantable.map((each) => each.table))) {
+        const lost = role.ungrantable.filter((each) => each.table === table)
+        const owner = relations.find((each) => each.name === table)?.owner ?? 'OWNER'
+        const option = grantOptionStatements(settings.targetSchema, lost, role.name)
+        yield {
+          object: `${settings.targetSchema}.${table}`,
+          what: `${role.name} could not give back what is taken on the target: ${grantsText(lost)}`,
+          names: {
+            sql: server.isCockroach ? `${option.join('; ')};` : `GRANT ${ident(owner)} TO ${ident(role.name)};`,
+          },
         }
       }
     },

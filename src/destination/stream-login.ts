@@ -163,8 +163,22 @@ const WRITES = 'INSERT, UPDATE, DELETE'
  * @returns the tables to which the role may still write; superusers always may, and owners on CockroachDB
  */
 export async function revokeOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
-  await changeOwnWrites(db, 'REVOKE', 'FROM', schema, tables)
+  await changeOwnWrites(db, 'REVOKE', 'FROM', schema, await ownedTables(db, schema, tables))
   return ownWrites(db, schema, tables)
+}
+
+/**
+ * Only an owner can give a right back to itself. On CockroachDB anybody else would lose the grant option with it, and with
+ * that the way to give write access to the application after the commit.
+ */
+async function ownedTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
+  const { rows } = await db.query(
+    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind IN ('r', 'p') AND pg_has_role(c.relowner, 'USAGE')
+      ORDER BY 1`,
+    [schema, tables],
+  )
+  return rows.map(({ name }) => name)
 }
 
 /** Gives it back where it is missing. */

@@ -1,4 +1,5 @@
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, literal, qualified, queryAll, sqlState } from '../runtime/database.ts'
+import { VerdictError } from '../runtime/errors.ts'
 
 /*
  * Write access: until the cutover is committed, nobody but the tools writes to the target's tables. The
@@ -13,32 +14,120 @@ export interface WriteGrant {
   grantable: boolean
 }
 
-const WRITES = ['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'ALL']
+/** PostgreSQL has a right to TRUNCATE; CockroachDB has none and asks for DROP. */
+const WRITES = ['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'DROP', 'ALL']
+
+const grantsSql = (schema: string, tables: readonly string[]) => `
+  SELECT g.table_name AS table, g.grantee AS role, g.privilege_type AS privilege, g.is_grantable = 'YES' AS grantable
+    FROM information_schema.table_privileges g
+    JOIN pg_catalog.pg_tables t ON t.schemaname = g.table_schema AND t.tablename = g.table_name
+   WHERE g.table_schema = ${literal(schema)} AND g.table_name IN (${listed(tables)})
+     AND g.privilege_type IN (${listed(WRITES)})
+     AND g.grantee NOT IN (current_user, 'root', 'admin', 'node') AND g.grantee IS DISTINCT FROM t.tableowner
+   ORDER BY 1, 2, 3`
 
 /** Every right to write to these tables that a role other than ours, the owner and the administrators has. */
 export async function readWriteGrants(db: Database, schema: string, tables: readonly string[]): Promise<WriteGrant[]> {
-  const { rows } = await db.query(
-    `SELECT g.table_name AS table, g.grantee AS role, g.privilege_type AS privilege, g.is_grantable = 'YES' AS grantable
-       FROM information_schema.table_privileges g
-       JOIN pg_catalog.pg_tables t ON t.schemaname = g.table_schema AND t.tablename = g.table_name
-      WHERE g.table_schema = $1 AND g.table_name = ANY($2) AND g.privilege_type = ANY($3)
-        AND g.grantee NOT IN (current_user, 'root', 'admin', t.tableowner)
-      ORDER BY 1, 2, 3`,
-    [schema, tables, WRITES],
-  )
-  return rows
+  if (!tables.length) return []
+  return (await queryAll(db, [grantsSql(schema, tables)]))[0] as WriteGrant[]
 }
 
-/** Takes these rights away. Repeatable; each statement stands by itself. */
-export async function closeWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<void> {
-  for (const { table, role, privilege } of grants) {
-    const lost = privilege === 'ALL' ? 'INSERT, UPDATE, DELETE' : privilege
-    await db.query(`REVOKE ${lost} ON TABLE ${qualified(schema, table)} FROM ${grantee(role)}`)
+/** What this session may grant: a right on a table, or ANY where it owns or administers it. */
+const optionsSql = (schema: string, tables: readonly string[]) => `
+  SELECT g.table_name AS table, g.privilege_type AS privilege
+    FROM information_schema.table_privileges g
+   WHERE g.table_schema = ${literal(schema)} AND g.table_name IN (${listed(tables)}) AND g.is_grantable = 'YES'
+     AND g.privilege_type IN (${listed(WRITES)})
+     AND (g.grantee = current_user OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles))
+   GROUP BY 1, 2
+   UNION ALL
+  SELECT c.relname, 'ANY'
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE n.nspname = ${literal(schema)} AND c.relname IN (${listed(tables)}) AND c.relkind IN ('r', 'p')
+     AND (pg_has_role(c.relowner, 'USAGE') OR EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolsuper AND (
+            r.rolname = current_user OR r.rolname IN (SELECT role_name FROM information_schema.applicable_roles))))`
+
+const ROLES = 'SELECT rolname AS name, rolname = current_user AS me FROM pg_catalog.pg_roles'
+
+/** Write access as it stands. */
+export interface Access {
+  /** Rights to write that roles have now. */
+  open: WriteGrant[]
+  /** Of these, and of those that were taken, what this session could not give back. */
+  ungrantable: WriteGrant[]
+  /** The user that this session runs as. */
+  user: string
+}
+
+/**
+ * Reads write access in one round trip. CockroachDB lets only those give a right who have it WITH GRANT OPTION, own the
+ * table or are admin; ALL needs ALL WITH GRANT OPTION.
+ * @param taken rights that are to be given back later
+ */
+export async function readAccess(
+  db: Database,
+  schema: string,
+  tables: readonly string[],
+  taken: readonly WriteGrant[] = [],
+): Promise<Access> {
+  const all = [...new Set([...tables, ...taken.map(({ table }) => table)])]
+  if (!all.length) return { open: [], ungrantable: [], user: '' }
+  const [open = [], options = [], roles = []] = await queryAll(db, [
+    grantsSql(schema, all),
+    optionsSql(schema, all),
+    ROLES,
+  ])
+  const may = new Set(options.map(({ table, privilege }) => JSON.stringify([table, privilege])))
+  const known = new Set(roles.map(({ name }) => name))
+  const canGive = ({ table, role, privilege }: WriteGrant) =>
+    (isPublic(role) || known.has(role)) &&
+    ['ANY', 'ALL', privilege].some((each) => may.has(JSON.stringify([table, each])))
+  const found = open as WriteGrant[]
+  return {
+    open: found,
+    ungrantable: mergeWriteGrants(taken, found).filter((grant) => !canGive(grant)),
+    user: roles.find(({ me }) => me)?.name ?? '',
   }
 }
 
 /**
- * Gives them back, exactly.
+ * Takes these rights away, in one statement for many tables, since each is a schema change on CockroachDB. Repeatable.
+ */
+export async function closeWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<void> {
+  const each = grants.flatMap((grant) =>
+    grant.privilege === 'ALL'
+      ? ['INSERT', 'UPDATE', 'DELETE', 'DROP'].map((privilege) => ({ ...grant, privilege }))
+      : [grant],
+  )
+  for (const { privileges, tables, roles } of bundles(each.map((grant) => ({ ...grant, grantable: false }))))
+    await db.query(
+      `REVOKE ${privileges.join(', ')} ON TABLE ${named(schema, tables)} FROM ${roles.map(grantee).join(', ')}`,
+    )
+}
+
+/** The statements that give these rights back, as few as there can be. */
+export function grantStatements(schema: string, grants: readonly WriteGrant[]): string[] {
+  return bundles(grants).map((bundle) => grantStatement(schema, bundle))
+}
+
+function grantStatement(schema: string, { privileges, tables, roles, grantable }: Bundle): string {
+  return `GRANT ${privileges.join(', ')} ON TABLE ${named(schema, tables)} TO ${roles.map(grantee).join(', ')}${grantable ? ' WITH GRANT OPTION' : ''}`
+}
+
+/** @returns whether the server took it; what is not there afterwards is told by its name */
+async function give(db: Database, statement: string): Promise<boolean> {
+  try {
+    await db.query(statement)
+    return true
+  } catch (error) {
+    // Refused for want of a right, or since a role or table is gone.
+    if (/^(0100[67]|42|0LP)/.test(sqlState(error) ?? '')) return false
+    throw error
+  }
+}
+
+/**
+ * Gives them back, exactly. One that is refused keeps no other from it.
  * @returns those that are not there afterwards; empty is the only green
  */
 export async function openWriteAccess(
@@ -46,13 +135,79 @@ export async function openWriteAccess(
   schema: string,
   grants: readonly WriteGrant[],
 ): Promise<WriteGrant[]> {
-  for (const { table, role, privilege, grantable } of grants)
-    await db.query(
-      `GRANT ${privilege} ON TABLE ${qualified(schema, table)} TO ${grantee(role)}${grantable ? ' WITH GRANT OPTION' : ''}`,
-    )
+  if (!grants.length) return []
+  // A role or table that is gone takes only its own part of a statement with it.
+  const giveSingly = async ({ privileges, tables, roles, grantable }: Bundle) => {
+    for (const role of roles)
+      for (const table of tables)
+        await give(db, grantStatement(schema, { privileges, tables: [table], roles: [role], grantable }))
+  }
+  for (const bundle of bundles(grants)) if (!(await give(db, grantStatement(schema, bundle)))) await giveSingly(bundle)
+  return missingGrants(db, schema, grants)
+}
+
+/** Of these rights those that are not there now. */
+export async function missingGrants(
+  db: Database,
+  schema: string,
+  grants: readonly WriteGrant[],
+): Promise<WriteGrant[]> {
   const tables = [...new Set(grants.map((grant) => grant.table))]
   const there = new Set((await readWriteGrants(db, schema, tables)).map(nameOf))
-  return grants.filter((grant) => !there.has(nameOf(grant)))
+  const has = (grant: WriteGrant) => there.has(nameOf(grant)) || there.has(nameOf({ ...grant, privilege: 'ALL' }))
+  return grants.filter((grant) => !has(grant))
+}
+
+/**
+ * Proves that nobody can write to the target, and that what was taken can be given back: after the commit it must be.
+ * @param login the role by which the stream writes
+ * @throws VerdictError unless `prepare` has closed or waived write access, and both are so
+ */
+export async function requireClosed(
+  db: Database,
+  { targetSchema, tables }: { targetSchema: string; tables: readonly string[] },
+  { writeAccess, writeAccessWaived }: { writeAccess?: readonly WriteGrant[]; writeAccessWaived?: boolean },
+  login?: string,
+): Promise<void> {
+  if (!writeAccess && writeAccessWaived) return
+  if (!writeAccess)
+    throw new VerdictError(
+      'write-access.not-closed',
+      'write access to the target was never closed: `prepare` did not come to its end. Run `prepare` again',
+    )
+  const access = await readAccess(db, targetSchema, tables, writeAccess)
+  const open = access.open.filter(({ role }) => role !== login)
+  const ungrantable = access.ungrantable.filter(({ role }) => role !== login)
+  if (open.length)
+    throw new VerdictError(
+      'write-access.granted-early',
+      `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. Somebody has granted this since \`prepare\`: revoke it, and verify again`,
+    )
+  if (ungrantable.length)
+    throw new VerdictError(
+      'write-access.not-grantable',
+      `write access could not be given back after the commit: ${grantsText(ungrantable, 'had')}, and this user may not grant it. Run this on the target as an administrator: ${grantOptionStatements(targetSchema, ungrantable, access.user).join('; ')}`,
+    )
+}
+
+/** What lets `user` give these rights back. */
+export function grantOptionStatements(schema: string, grants: readonly WriteGrant[], user: string): string[] {
+  return grantStatements(
+    schema,
+    mergeWriteGrants(
+      [],
+      grants.map((grant) => ({ ...grant, role: user, grantable: true })),
+    ),
+  )
+}
+
+/** `app has INSERT, UPDATE on orders, customers`, for people. */
+export function grantsText(grants: readonly WriteGrant[], verb = 'has'): string {
+  return bundles(grants)
+    .map(
+      ({ roles, privileges, tables }) => `${roles.join(', ')} ${verb} ${privileges.join(', ')} on ${tables.join(', ')}`,
+    )
+    .join('; ')
 }
 
 /** Both lists, each right once: write access that was half revoked when the run died is read in two parts. */
@@ -60,11 +215,54 @@ export function mergeWriteGrants(kept: readonly WriteGrant[], found: readonly Wr
   return [...new Map([...kept, ...found].map((grant) => [nameOf(grant), grant])).values()]
 }
 
+interface Bundle {
+  privileges: string[]
+  tables: string[]
+  roles: string[]
+  grantable: boolean
+}
+
+/** The same rights as few combinations of privileges, tables and roles. */
+function bundles(grants: readonly WriteGrant[]): Bundle[] {
+  const merged = (rights: Bundle[], by: (each: Bundle) => unknown, into: 'privileges' | 'tables' | 'roles') => {
+    const found = new Map<string, Bundle>()
+    for (const each of rights) {
+      const key = JSON.stringify(by(each))
+      const known = found.get(key)
+      found.set(key, known ? { ...known, [into]: [...new Set([...known[into], ...each[into]])].sort() } : each)
+    }
+    return [...found.values()]
+  }
+  const all = grants.map(
+    ({ privilege, table, role, grantable }): Bundle => ({
+      privileges: [privilege],
+      tables: [table],
+      roles: [role],
+      grantable,
+    }),
+  )
+  // ALL stands alone in a statement.
+  const isAll = ({ privileges }: Bundle) => privileges[0] === 'ALL'
+  const byTable = merged(all, (each) => [each.tables, each.roles, each.grantable, isAll(each)], 'privileges')
+  const byRole = merged(byTable, (each) => [each.privileges, each.roles, each.grantable], 'tables')
+  return merged(byRole, (each) => [each.privileges, each.tables, each.grantable], 'roles')
+}
+
+function named(schema: string, tables: readonly string[]): string {
+  return tables.map((table) => qualified(schema, table)).join(', ')
+}
+
+function listed(texts: readonly string[]): string {
+  return texts.map(literal).join(', ')
+}
+
 function nameOf({ table, role, privilege }: WriteGrant): string {
   return JSON.stringify([table, role, privilege])
 }
 
+const isPublic = (role: string) => role.toLowerCase() === 'public'
+
 /** `public` is everyone, not a role of that name; catalogs write it in either case. */
 function grantee(role: string): string {
-  return role.toLowerCase() === 'public' ? 'PUBLIC' : ident(role)
+  return isPublic(role) ? 'PUBLIC' : ident(role)
 }

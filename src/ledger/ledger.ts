@@ -62,6 +62,8 @@ export interface Facts {
   goingBack?: string[]
   /** Rights to write that were taken from roles on the target until the commit. */
   writeAccess?: WriteGrant[]
+  /** `write-access: waive`: roles may write to the target all the time. */
+  writeAccessWaived?: boolean
   /** How many writes had passed the fence when the decision was taken, as the source counts them; none may since. */
   writesPassed?: string
   /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */

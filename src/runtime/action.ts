@@ -103,7 +103,7 @@ function writeSummary(markdown: string): void {
 }
 
 /** SQLSTATEs that are for a person to settle: rights, resources, locks, contention that does not end, an operator's intervention. */
-const PERSONAL = /^(42501|28|53|55P03|57|4000[13])/
+const PERSONAL = /^(0100[67]|42501|28|53|55P03|57|4000[13])/
 
 /** A schema, table or column that is not there. What we ask for was there when it was looked at, or made by `prepare`. */
 const GONE = /^(3F000|42P01|42703)$/
@@ -124,8 +124,15 @@ function explain(error: unknown): unknown {
   return error
 }
 
+/** Where it was thrown. A stack begins with the message, which of a database's error may quote a row. */
+function traceOf(error: Error): string {
+  const frames = (error.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line))
+  return [messageOf(error), ...frames].join('\n')
+}
+
 function refusalCode(state: string): ErrorCode {
-  if (state === '42501') return 'database.missing-right'
+  if (state === '42501' || state.startsWith('01')) return 'database.missing-right'
+  if (state.startsWith('40')) return 'database.contention'
   if (state === '55P03') return 'database.lock-timeout'
   if (state.startsWith('28')) return 'connect.login-refused'
   return state.startsWith('53') ? 'database.out-of-resources' : 'database.statement-ended'
@@ -134,7 +141,7 @@ function refusalCode(state: string): ErrorCode {
 function fail(thrown: unknown, phase: Phase): void {
   const error = explain(thrown)
   const kind = errorKind(error)
-  const text = redact(kind === 'bug' && error instanceof Error ? (error.stack ?? error.message) : messageOf(error))
+  const text = redact(kind === 'bug' && error instanceof Error ? traceOf(error) : messageOf(error))
   const told = `${kind === 'bug' ? 'This is a bug in molt-actions: ' : ''}${text} [${errorCode(error)}]`
   core.error(told)
   if (phase === 'run') {

@@ -19,6 +19,17 @@ export const CODES = {
     fix: 'Run `rollback` to return to the source, or `cutover` again to finish the switch.',
   },
 
+  'approval.any-branch': {
+    meaning: 'An environment admits any branch.',
+    cause: 'Without a branch rule, whoever can push a branch can run an edited workflow there, with its secrets.',
+    fix: 'Limit the deployment branches of the environment to the default branch: [environments](environments.md).',
+  },
+  'approval.bypass-possible': {
+    meaning: 'Administrators can bypass the reviewers of the environment.',
+    cause:
+      '"Allow administrators to bypass configured protection rules" is ticked, and `admins-can-bypass` is `refuse`.',
+    fix: 'Untick it in the settings of the environment, or set `admins-can-bypass: warn`.',
+  },
   'approval.declined': {
     meaning: 'The cutover was declined, or nobody approved it in time.',
     cause: 'A reviewer rejected the deployment, or `max-approval-wait` passed.',
@@ -45,11 +56,6 @@ export const CODES = {
       'An administrator bypassed the rule, the rule was removed, or "Re-run" was used: an approval counts for one attempt.',
     fix: 'Start a new run with `phase: cutover` and have it approved, or set `bypass: warn`.',
   },
-  'approval.no-rehearsal-workflow': {
-    meaning: 'The repository has no workflow that could have rehearsed this plan.',
-    cause: '`rehearsal-workflow` names a file that does not exist on the default branch.',
-    fix: 'Set `rehearsal-workflow` to the file name of your rehearsal workflow.',
-  },
   'approval.no-reviewers': {
     meaning: 'The environment has no required reviewers.',
     cause: 'An environment without reviewers lets every run through.',
@@ -74,6 +80,11 @@ export const CODES = {
     meaning: 'No earlier run has shown this plan, or the one that did is older than `max-approval-wait`.',
     cause: 'With `gate: plan-hash` the first run shows the plan, and the second one carries its hash.',
     fix: 'Start a run with an empty `approved-hash`, read its brief, and start another one with the hash.',
+  },
+  'approval.required': {
+    meaning: 'A commit needs an approval.',
+    cause: '`gate: none` was set together with `decision: commit`.',
+    fix: 'Set `gate: environment`, or `gate: plan-hash` where your plan has no required reviewers.',
   },
   'approval.same-person': {
     meaning: 'One person both started and approved this cutover.',
@@ -280,6 +291,12 @@ export const CODES = {
     cause: 'The server restarted, or the network failed.',
     fix: 'Run the step again. It resumes from the ledger.',
   },
+  'database.contention': {
+    meaning: 'The target refused the same statement again and again, because of other transactions.',
+    cause:
+      'Long or many transactions work on the same rows or definitions (40001), or it is unknown whether a statement was done (40003).',
+    fix: 'Stop other schema changes and long transactions on the target, and run the step again.',
+  },
   'database.lock-timeout': {
     meaning: 'A lock was not available in time.',
     cause: 'Another session holds a conflicting lock.',
@@ -436,10 +453,20 @@ export const CODES = {
     cause: 'It was deleted, or has expired.',
     fix: 'Check the name in the message, and start a new run.',
   },
+  'github.rate-limited': {
+    meaning: 'GitHub limits the requests of this token.',
+    cause: 'The runs of this repository have used the 1,000 requests that `GITHUB_TOKEN` has in an hour.',
+    fix: 'Rerun the job at the time that the message names.',
+  },
   'github.refused': {
     meaning: 'GitHub refused a request.',
     cause: 'The job lacks a permission, or the token is missing.',
     fix: 'Grant the calling job `actions: read` (and `attestations: read` for rehearsals), and set `token` to `github.token`.',
+  },
+  'github.unavailable': {
+    meaning: 'GitHub fails, also when asked again for minutes.',
+    cause: 'GitHub has an outage.',
+    fix: 'Look at githubstatus.com, and rerun the job when it is over.',
   },
   'github.unexpected-answer': {
     meaning: 'GitHub answered in a form that this version does not know.',
@@ -1184,9 +1211,20 @@ export const CODES = {
     fix: 'Revoke the rights that the message lists, and verify again.',
   },
   'write-access.missing': {
-    meaning: 'The migration is committed, but the application cannot write to the target.',
-    cause: 'Rights are missing on the target.',
-    fix: 'Grant the rights that the message lists, and run `cutover` again for the switch.',
+    meaning: 'The migration is committed, and write access to the target could not be given back.',
+    cause: 'The migration user lost the right to grant since the last look before the commit, or a role was dropped.',
+    fix: 'Run the statements of the message on the target as an administrator, then run `cutover` again. To return to the source, run `rollback`.',
+  },
+  'write-access.not-closed': {
+    meaning: 'Write access to the target was never closed.',
+    cause: '`prepare` was interrupted before its end.',
+    fix: 'Run `prepare` again.',
+  },
+  'write-access.not-grantable': {
+    meaning: 'Write access to the target could not be given back after the commit.',
+    cause:
+      'The migration user lacks the grant option, ownership or admin for a right that the application has. ALL needs ALL WITH GRANT OPTION.',
+    fix: 'Have an administrator run the statements of the message on the target, then run the step again.',
   },
   'write-access.not-revoked': {
     meaning: 'Write access on the target could not be revoked.',

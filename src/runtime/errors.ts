@@ -86,7 +86,34 @@ export function throwIfCancelled(signal: AbortSignal): void {
 /** The text of anything thrown; Node's AggregateError (a refused connection on two addresses) hides its own. */
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ')
+  const violation = violationText(error)
+  if (violation) return violation
   return error instanceof Error ? error.message : String(error)
+}
+
+/** Of a database's error: what it names beside its message. */
+interface DatabaseFields {
+  code?: unknown
+  severity?: unknown
+  schema?: string
+  table?: string
+  column?: string
+  constraint?: string
+}
+
+/** Data errors, broken constraints, and what a function of the user's own raises; 22023 is about a setting. */
+const QUOTES_ROWS = /^(22(?!023)|23|P0001)/
+
+/**
+ * What a database's error says, without the row that it quotes: CockroachDB writes values into the message itself
+ * (`failed on row: id=7, …`). Undefined for any other error.
+ */
+function violationText(error: unknown): string | undefined {
+  const { code, severity, schema, table, column, constraint } = (error ?? {}) as DatabaseFields
+  if (typeof code !== 'string' || severity === undefined || !QUOTES_ROWS.test(code)) return undefined
+  const at = table && `${schema ? `${schema}.` : ''}${table}${column ? `.${column}` : ''}`
+  const what = code.startsWith('23') ? 'a row breaks' : 'a value is refused by'
+  return `${what} ${[constraint && `the constraint ${constraint}`, at].filter(Boolean).join(' of ') || 'the database'} (SQLSTATE ${code})`
 }
 
 /** The list of what went wrong, as one error with a line each. */

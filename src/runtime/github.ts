@@ -1,11 +1,20 @@
+import { info } from '@actions/core'
+import { Octokit } from '@octokit/core'
+import { retry } from '@octokit/plugin-retry'
+import { throttling } from '@octokit/plugin-throttling'
+import { RequestError } from '@octokit/request-error'
 import * as z from 'zod'
 import { messageOf, UserError } from './errors.ts'
+import { seconds } from './progress.ts'
 
 /*
- * The little of GitHub's REST that the gate needs. All of it is read-only.
+ * The part of GitHub's REST API that the approval needs. All of it is read-only.
+ * Limits: https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
  */
 
+/** Milliseconds that one attempt may take. */
 const TIMEOUT = 20_000
+const MINUTE = 60_000
 
 /** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
 export function runUrl(): string {
@@ -15,65 +24,143 @@ export function runUrl(): string {
   return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
 }
 
-/** One answer, and the time of it by GitHub's own clock; undefined when there is no such thing (404). */
+/** How long an answer may take, in all. An approval must not be lost to an outage of a minute. */
+export interface Patience {
+  /** Attempts after the first, when GitHub fails or is out of reach; they begin 1, 4, 9, 16 … s after the last. */
+  retries: number
+  /** Milliseconds to wait for a rate limit at most. */
+  rateLimit: number
+}
+const PATIENT: Patience = { retries: 8, rateLimit: 15 * MINUTE }
+/** For callers that ask again by themselves. */
+export const ONE_TRY: Patience = { retries: 0, rateLimit: 0 }
+/** For the job that was approved: it holds nothing, and its approval counts once only. */
+export const APPROVED: Patience = { retries: 8, rateLimit: 60 * MINUTE }
+
+/** GitHub gave no usable answer. */
+export class GithubError extends UserError {
+  override name = 'GithubError'
+}
+
+/** An answer, and its time by GitHub's clock. */
 export interface Answer<T> {
   body: T
+  /** Milliseconds since 1970. */
   at: number
 }
 
-/**
- * @param path below the repository, such as `environments/cutover`
- * @throws UserError when GitHub cannot be reached, refuses, or answers in another shape than is known
- */
-export async function readGithub<T>(token: string, path: string, schema: z.ZodType<T>): Promise<Answer<T> | undefined> {
-  const response = await ask(token, path)
-  if (!response) return undefined
-  const parsed = schema.safeParse(await response.json().catch(() => undefined))
-  if (!parsed.success)
-    throw new GithubError(
-      'github.unexpected-answer',
-      `GitHub's answer for ${subject(path)} has another shape than is known`,
-    )
-  return { body: parsed.data, at: Date.parse(response.headers.get('date') ?? '') || Date.now() }
+/** The repository of this run. */
+export interface Github {
+  /**
+   * @param path below the repository, such as `environments/cutover`
+   * @returns undefined for what does not exist (404)
+   * @throws GithubError
+   */
+  read<T>(path: string, schema: z.ZodType<T>): Promise<Answer<T> | undefined>
+  /** Follows GitHub's redirect, without the token. @throws GithubError */
+  download(path: string): Promise<Buffer>
 }
 
-/** Follows GitHub's redirect, without the token. @throws UserError also when there is no such thing */
-export async function downloadGithub(token: string, path: string): Promise<Buffer> {
-  const response = await ask(token, path)
-  if (!response) throw new GithubError('github.not-found', `GitHub has no ${subject(path)}`)
-  return Buffer.from(await response.arrayBuffer())
-}
+const RestClient = Octokit.plugin(neverRepeatLimited, retry, throttling)
 
-const subject = (path: string) => `${path.split('?')[0]} of ${process.env.GITHUB_REPOSITORY}`
-
-async function ask(token: string, path: string): Promise<Response | undefined> {
-  const { GITHUB_API_URL = 'https://api.github.com', GITHUB_REPOSITORY } = process.env
-  let response: Response
-  try {
-    response = await fetch(`${GITHUB_API_URL}/repos/${GITHUB_REPOSITORY}${path && `/${path}`}`, {
-      headers: {
-        accept: 'application/vnd.github+json',
-        authorization: `Bearer ${token}`,
-        'user-agent': 'molt-actions',
-        'x-github-api-version': '2022-11-28',
-      },
-      signal: AbortSignal.timeout(TIMEOUT),
-    })
-  } catch (error) {
-    throw new GithubError('github.unreachable', `GitHub cannot be asked for ${subject(path)}: ${messageOf(error)}`)
+/** @param second milliseconds of the back-off's unit; tests make it short */
+export function connectGithub(token: string, patience: Patience = PATIENT, second = 1_000): Github {
+  const { GITHUB_API_URL = 'https://api.github.com' } = process.env
+  const wait = (retryAfter: number, _: unknown, __: unknown, retries: number) => {
+    const waits = retries < 3 && retryAfter * 1_000 <= patience.rateLimit
+    if (waits) info(`GitHub's rate limit is used up; asking again in ${seconds(retryAfter * 1_000)}`)
+    return waits
   }
-  if (response.status === 404) return undefined
-  if (!response.ok)
-    throw new GithubError(
-      'github.refused',
-      `GitHub refuses to tell ${subject(path)} (${response.status}); the job needs \`permissions: actions: read\`${path.startsWith('attestations') ? ' and `attestations: read`' : ''}, and \`token: \${{ github.token }}\``,
-    )
-  return response
+  const client = new RestClient({
+    auth: token,
+    baseUrl: GITHUB_API_URL,
+    userAgent: 'molt-actions',
+    request: {
+      // A deadline for each attempt: `signal` would be one for all of them.
+      fetch: (url: string, options: RequestInit) => fetch(url, { ...options, signal: AbortSignal.timeout(TIMEOUT) }),
+    },
+    retry: { retries: patience.retries, retryAfterBaseValue: second },
+    throttle: { onRateLimit: wait, onSecondaryRateLimit: wait, retryAfterBaseValue: second },
+    log: { debug() {}, info() {}, warn: info, error() {} },
+  })
+  const ask = async (path: string) => {
+    try {
+      // The client takes `:name` for a parameter.
+      const escaped = `${process.env.GITHUB_REPOSITORY}${path && `/${path}`}`.replaceAll(':', '%3A')
+      return await client.request(`GET /repos/${escaped}`, {
+        headers: { 'x-github-api-version': '2022-11-28' },
+      })
+    } catch (error) {
+      if (error instanceof RequestError && error.status === 404) return undefined
+      throw failure(error, path)
+    }
+  }
+  return {
+    async read(path, schema) {
+      const answer = await ask(path)
+      if (!answer) return undefined
+      const parsed = schema.safeParse(answer.data)
+      if (!parsed.success)
+        throw new GithubError('github.unexpected-answer', `GitHub's answer for ${subject(path)} has an unknown shape`)
+      return { body: parsed.data, at: Date.parse(answer.headers.date ?? '') || Date.now() }
+    },
+    async download(path) {
+      const answer = await ask(path)
+      if (!answer) throw new GithubError('github.not-found', `GitHub has no ${subject(path)}`)
+      return Buffer.from(answer.data as ArrayBuffer)
+    },
+  }
 }
 
-/** GitHub could not be asked, perhaps for now only. */
-export class GithubError extends UserError {
-  override name = 'GithubError'
+/** A rate limit is for the throttling plugin, which waits until it is over; the retry plugin would ask at once. */
+function neverRepeatLimited(octokit: Octokit): void {
+  octokit.hook.before('request', ({ request }) => {
+    delete request?.retries
+  })
+  octokit.hook.error('request', (error, { request }) => {
+    if (request && isRateLimit(error)) request.retries = 0
+    throw error
+  })
+}
+
+function isRateLimit(error: unknown): error is RequestError {
+  if (!(error instanceof RequestError) || ![403, 429].includes(error.status)) return false
+  return error.response?.headers['x-ratelimit-remaining'] === '0' || /\bsecondary rate\b/i.test(error.message)
+}
+
+const subject = (path: string) => `${path.split('?')[0] || 'the repository'} of ${process.env.GITHUB_REPOSITORY}`
+
+function failure(error: unknown, path: string): GithubError {
+  const what = subject(path)
+  if (!(error instanceof RequestError) || !error.response)
+    return new GithubError('github.unreachable', `GitHub cannot be reached for ${what}: ${messageOf(error)}`)
+  const { status } = error
+  const { headers } = error.response
+  if (isRateLimit(error) || status === 429) {
+    const reset = Number(headers['x-ratelimit-reset'])
+    const until = reset ? ` until ${new Date(reset * 1_000).toISOString()}` : ''
+    return new GithubError(
+      'github.rate-limited',
+      `GitHub refused ${what} (${status}): the rate limit of this token is used up${until}. Rerun the job after that`,
+    )
+  }
+  if (status < 500) {
+    const right = String(headers['x-accepted-github-permissions'] ?? rightFor(path)).replaceAll('=', ': ')
+    return new GithubError(
+      'github.refused',
+      `GitHub returned ${status} for ${what}. Grant the job \`permissions: ${right}\`, and pass \`token: \${{ github.token }}\``,
+    )
+  }
+  return new GithubError(
+    'github.unavailable',
+    `GitHub returned ${status} for ${what}, also when asked again. Look at githubstatus.com, and rerun the job`,
+  )
+}
+
+/** As documented, for servers that do not name it. */
+function rightFor(path: string): string {
+  if (path.startsWith('attestations')) return 'attestations=read'
+  return path === '' || path.startsWith('branches') ? 'contents=read' : 'actions=read'
 }
 
 const environment = z.object({
@@ -86,18 +173,36 @@ const environment = z.object({
       }),
     )
     .default([]),
-  deployment_branch_policy: z.object({}).nullish(),
+  deployment_branch_policy: z.object({ custom_branch_policies: z.boolean() }).nullish(),
+  can_admins_bypass: z.boolean().optional(),
 })
+const branchPolicies = z.object({ branch_policies: z.array(z.object({ name: z.string() })) })
 
-/** What guards an environment; undefined when it does not exist. */
-export async function readEnvironment(token: string, name: string) {
-  const answer = await readGithub(token, `environments/${encodeURIComponent(name)}`, environment)
+export interface Environment {
+  /** Number of required reviewers. */
+  reviewers: number
+  preventSelfReview: boolean
+  /** Which branches may deploy: `any`, those that are `protected`, or the patterns. */
+  branches: 'any' | 'protected' | string[]
+  /** Whether administrators may skip the rules. Undefined: GitHub does not say. */
+  bypass: boolean | undefined
+}
+
+/** The protection rules of an environment; undefined when it does not exist. */
+export async function readEnvironment(github: Github, name: string): Promise<Environment | undefined> {
+  const path = `environments/${encodeURIComponent(name)}`
+  const answer = await github.read(path, environment)
   if (!answer) return undefined
-  const rule = answer.body.protection_rules.find(({ type }) => type === 'required_reviewers')
+  const { protection_rules: rules, deployment_branch_policy: policy, can_admins_bypass: bypass } = answer.body
+  const rule = rules.find(({ type }) => type === 'required_reviewers')
+  const custom = policy?.custom_branch_policies
+    ? await github.read(`${path}/deployment-branch-policies?per_page=100`, branchPolicies)
+    : undefined
   return {
     reviewers: rule?.reviewers?.length ?? 0,
     preventSelfReview: rule?.prevent_self_review ?? false,
-    branches: Boolean(answer.body.deployment_branch_policy),
+    branches: custom?.body.branch_policies.map((each) => each.name) ?? (policy ? 'protected' : 'any'),
+    bypass,
   }
 }
 
@@ -110,9 +215,9 @@ const reviews = z.array(
   }),
 )
 
-/** What reviewers have said to this run about an environment. */
-export async function readReviews(token: string, name: string) {
-  const answer = await readGithub(token, `actions/runs/${process.env.GITHUB_RUN_ID}/approvals`, reviews)
+/** The reviewers' answers to this run for an environment, oldest first. */
+export async function readReviews(github: Github, name: string) {
+  const answer = await github.read(`actions/runs/${process.env.GITHUB_RUN_ID}/approvals`, reviews)
   const same = (other: string) => other.toLowerCase() === name.toLowerCase()
   return (answer?.body ?? []).filter(({ environments }) => environments.some((each) => same(each.name)))
 }
@@ -132,12 +237,12 @@ const jobs = z.object({
 export type Job = z.infer<typeof jobs>['jobs'][number]
 
 /** The jobs of this attempt. In a called workflow a job is named `caller / job`, and a leg of a matrix `job (1)`. */
-export async function readJobs(token: string): Promise<Answer<Job[]>> {
+export async function readJobs(github: Github): Promise<Answer<Job[]>> {
   const { GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT = '1' } = process.env
   const all: Job[] = []
   for (let page = 1; ; page++) {
     const path = `actions/runs/${GITHUB_RUN_ID}/attempts/${GITHUB_RUN_ATTEMPT}/jobs?per_page=100&page=${page}`
-    const answer = await readGithub(token, path, jobs)
+    const answer = await github.read(path, jobs)
     all.push(...(answer?.body.jobs ?? []))
     if (!answer?.body.jobs.length || all.length >= answer.body.total_count)
       return { body: all, at: answer?.at ?? Date.now() }

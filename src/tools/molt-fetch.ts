@@ -85,15 +85,18 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   say('--allow-tls-mode-disable', features.guardsTls && request.insecure)
   say('--use-copy', request.mode === 'use-copy')
   say('--direct-copy', request.mode === 'direct-copy')
-  add('--bucket-path', request.bucketPath)
-  say('--use-implicit-auth', request.useImplicitAuth)
-  add('--assume-role', request.assumeRole)
-  add('--import-region', request.importRegion)
-  add('--local-path', request.localPath)
-  add('--local-path-listen-addr', request.localPathListenAddr)
-  add('--local-path-crdb-access-addr', request.localPathCrdbAccessAddr)
-  add('--compression', request.compression)
-  say('--cleanup', request.deleteFiles)
+  // A direct copy has no files; a config file may name a bucket for the loads that have.
+  if (request.mode !== 'direct-copy') {
+    add('--bucket-path', request.bucketPath)
+    say('--use-implicit-auth', request.useImplicitAuth)
+    add('--assume-role', request.assumeRole)
+    add('--import-region', request.importRegion)
+    add('--local-path', request.localPath)
+    add('--local-path-listen-addr', request.localPathListenAddr)
+    add('--local-path-crdb-access-addr', request.localPathCrdbAccessAddr)
+    add('--compression', request.compression)
+    say('--cleanup', request.deleteFiles)
+  }
   add('--table-concurrency', request.tableConcurrency)
   add('--export-concurrency', request.exportConcurrency)
   add('--row-batch-size', request.rowBatchSize)
@@ -442,8 +445,6 @@ export function filesProblem(request: {
   const files = [request.bucketPath, request.localPath].filter(Boolean).length
   if (request.mode !== 'direct-copy' && !files)
     return `input \`mode\`: \`${request.mode}\` moves rows through files; write \`bucket-path\` or \`local-path\`, or take \`direct-copy\``
-  if (request.mode === 'direct-copy' && files)
-    return 'input `mode`: `direct-copy` uses no files; leave out `bucket-path` and `local-path`'
   return files > 1 ? 'input `local-path`: write either it or `bucket-path`' : undefined
 }
 

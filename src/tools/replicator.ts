@@ -36,7 +36,6 @@ function replicatorArgs(request: ReplicatorRequest): string[] {
     ...['--publicationName', request.publication],
     ...['--targetSchema', request.targetSchema],
     ...['--stagingSchema', request.stagingSchema],
-    '--stagingCreateSchema',
     ...['--metricsAddr', request.metricsAddr],
     ...['--standbyTimeout', STANDBY_TIMEOUT],
     ...request.extraArgs,

@@ -35,7 +35,9 @@ const CUTS: [RegExp, string][] = [
     /\b((?:unable to|cannot|could not|failed to) (?:encode|scan|convert|assign|write|unmarshal)|parsing time|copying row) [\s\S]*$/i,
     '$1 …',
   ],
-  [/\b(row) [\s\S]* (could not be|cannot be|was not)/i, '$1 … $2'],
+  [/\b(row) [\s\S]* (could not be|cannot be|was not|has no match in)/i, '$1 … $2'],
+  // CockroachDB: `validation of CHECK "total >= 0" failed on row: id=7, email='…'`.
+  [/(\bfailed on row: )[\s\S]*$/i, '$1…'],
   [/\bToken [\s\S]* is invalid/, 'Token … is invalid'],
 ]
 

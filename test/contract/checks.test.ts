@@ -5,6 +5,7 @@ import { runChecks } from '../../src/checks/check.ts'
 import type { Facts, Settings } from '../../src/checks/facts/facts.ts'
 import { urlFacts } from '../../src/checks/facts/gather.ts'
 import { readConnection } from '../../src/checks/facts/source.ts'
+import { targetGrants } from '../../src/checks/grants.ts'
 import { CHECKS } from '../../src/checks/index.ts'
 import { summaryOf } from '../../src/checks/report.ts'
 import { fingerprint } from '../../src/model/fingerprint.ts'
@@ -262,6 +263,43 @@ it('rights that the migration user lacks on both sides', async () => {
     copy.target.role.withoutDrop = ['orders']
   })
   expectFires(lacking, 'right.target-import', ['public.orders'])
+  // The application has ALL, and this user the grant option on three rights of it: closed, it could not be opened again.
+  const all = changed(asCockroach(clean), (copy) => {
+    const grant = { table: 'orders', role: 'app', privilege: 'ALL', grantable: false }
+    copy.target.role.ungrantable = [grant]
+    copy.target.writeGrants = [grant]
+  })
+  expectFires(all, 'right.write-access', ['public.orders'], asCockroach(clean))
+  const option = 'GRANT ALL ON TABLE "public"."orders" TO'
+  const [advice] = runChecks(
+    CHECKS.filter((check) => check.id === 'right.write-access'),
+    all,
+  )
+  expect(advice?.fix).toContain(`${option} "${all.target.role.name}" WITH GRANT OPTION;`)
+  expect(targetGrants(all, 'mig')).toContain(`${option} "mig" WITH GRANT OPTION;`)
+  const waived = { ...all, settings: { ...all.settings, writeAccess: 'waive' as const } }
+  expect(objectsOf(waived, 'right.write-access')).toEqual([])
+  // A foreign key from a table outside of the move: both of its ends are asked for rights.
+  const inbound = (major: number, minor: number) =>
+    changed(asCockroach(clean, major, minor), (copy) => {
+      copy.settings.defer = { indexes: false, constraints: true }
+      copy.target.role.admin = false
+      copy.target.schema.constraints.push({
+        ...{ schema: 'far', table: 'away', name: 'to_orders', kind: 'f', columns: ['order_id'], condition: null },
+        ...{ deferrable: false, validated: true, index: null },
+        references: {
+          ...{ schema: 'public', table: 'orders', columns: ['id'], onUpdate: 'a', onDelete: 'a', match: 's' },
+        },
+      })
+      copy.target.role.onForeignKeys = [
+        { schema: 'far', table: 'away', owned: false, create: false, references: false },
+        { schema: 'public', table: 'orders', owned: false, create: true, references: false },
+      ]
+    })
+  expectFires(inbound(25, 2), 'right.target-foreign-key', ['far.away'])
+  expectFires(inbound(26, 3), 'right.target-foreign-key', ['far.away', 'public.orders'])
+  expect(targetGrants(inbound(26, 3), 'mig')).toContain('GRANT REFERENCES ON TABLE "public"."orders" TO "mig";')
+  expect(targetGrants(inbound(25, 2), 'mig')).toContain('GRANT CREATE ON TABLE "far"."away" TO "mig";')
   // A provider's role stands for REPLICATION.
   await query(pair.source.url, 'CREATE ROLE rds_replication', 'GRANT rds_replication TO weak')
   expect(objectsOf(await factsOf({ ...urls, source: weak(urls.source) }), 'right.replication')).toEqual([])
@@ -709,7 +747,7 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
   expect(catalog('source')).toHaveLength(15)
   // CockroachDB is asked for four more: admin rights, jobs and two settings.
-  expect(catalog('target')).toHaveLength(8)
+  expect(catalog('target')).toHaveLength(10)
   // What CockroachDB's documentation lists: pg_get_expr and its like are in the server, and not in there.
   const target = catalog('target').join(' ')
   // Our keywords are in capitals; one letter names the columns of a list of values.
@@ -743,7 +781,7 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
       'pg_roles',
       'pg_sequences',
     ],
-    ...['pg_trigger', 'referential_constraints'],
+    ...['pg_tables', 'pg_trigger', 'referential_constraints'],
     'table_privileges',
   ])
   for (const text of Object.values(asked).flat())

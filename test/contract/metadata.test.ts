@@ -162,9 +162,13 @@ describe('the composite action in the root', () => {
 
 describe('the README', () => {
   const blocks = [...read('README.md').matchAll(/```yaml\n([\s\S]*?)```/g)].map((match) => match[1] as string)
-  const used = blocks.flatMap((block) => {
-    const { jobs } = parse(block) as { jobs: Record<string, { steps: Step[] }> }
-    return Object.values(jobs).flatMap((job) => job.steps)
+  const jobs = blocks.flatMap((block) =>
+    Object.values((parse(block) as { jobs: Record<string, { steps: Step[] }> }).jobs),
+  )
+  const used = jobs.flatMap(({ steps }) => steps).filter(({ uses }) => uses.startsWith('OWNER/REPO'))
+
+  test('has a first workflow that checks out the certificate of the CA that the URLs name', () => {
+    for (const { steps } of jobs) expect(steps[0]?.uses).toMatch(/^actions\/checkout@[0-9a-f]{40}$/)
   })
 
   test('has a first workflow whose steps have every input they need, and none that is not there', () => {

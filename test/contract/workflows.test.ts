@@ -12,12 +12,11 @@ import { holds, type Inputs, type Job, needsOf, readWorkflow, type Workflow } fr
 const REPO = resolve(import.meta.dirname, '../..')
 const FOLDER = join(REPO, '.github/workflows')
 
-const examples = ['migrate-caller.yml', 'operations-caller.yml', 'migrate-jobs.yml', 'rehearse.yml']
+const examples = ['migrate-caller', 'migrate-jobs', 'operations', 'rehearse'].map((name) => `${name}.yml`)
 const files = [
   ...readdirSync(FOLDER).map((name) => join(FOLDER, name)),
   ...examples.map((name) => join(REPO, 'examples', name)),
 ]
-const ours = ['migrate', 'cleanup', 'abort', 'rollback', 'status'].map((name) => join(FOLDER, `${name}.yml`))
 const root = parse(readFileSync(join(REPO, 'action.yml'), 'utf8')) as {
   inputs: Inputs
   outputs: Record<string, unknown>
@@ -81,10 +80,7 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
         if (!job.uses) expect(job['timeout-minutes']).toBeGreaterThan(0)
         const signs = /rehearse\.yml$/.test(name) && id === 'attest'
         for (const right of Object.values(job.permissions ?? {})) expect(right).toBe(signs ? 'write' : 'read')
-        const known = Object.keys({
-          ...workflow.on.workflow_dispatch?.inputs,
-          ...workflow.on.workflow_call?.inputs,
-        })
+        const known = Object.keys({ ...workflow.on.workflow_dispatch?.inputs, ...workflow.on.workflow_call?.inputs })
         for (const [, input = ''] of text.matchAll(/inputs\.([\w-]+)/g)) expect(known).toContain(input)
         const called = /^OWNER\/REPO\/\.github\/workflows\/([a-z]+\.yml)@0{40}$/.exec(job.uses ?? '')?.[1]
         if (job.uses) expect(called).toBeDefined()
@@ -101,16 +97,15 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
   },
 )
 
-test.each(ours)('%s takes the same inputs by hand and by call', (path) => {
-  const { workflow_dispatch: hand, workflow_call: call } = readWorkflow(path).on
-  expect(Object.keys(call?.inputs ?? {})).toEqual(Object.keys(hand?.inputs ?? {}))
-  for (const [input, { default: value }] of Object.entries(hand?.inputs ?? {}))
-    expect(call?.inputs[input]?.default, input).toEqual(value)
-})
-
-test('the example of the jobs is the workflow, with the actions by repository and commit', () => {
+test('the copied jobs are those of the called workflow, behind the form and with the literals of its caller', () => {
   const migrate = readFileSync(join(FOLDER, 'migrate.yml'), 'utf8')
-  expect(readFileSync(join(REPO, 'examples/migrate-jobs.yml'), 'utf8')).toBe(exampleJobs(migrate))
+  const caller = readFileSync(join(REPO, 'examples/migrate-caller.yml'), 'utf8')
+  const text = readFileSync(join(REPO, 'examples/migrate-jobs.yml'), 'utf8')
+  expect(text).toBe(exampleJobs(migrate, caller))
+  const copied = parse(text) as Workflow
+  const { on } = parse(caller) as Workflow
+  expect(copied.on).toEqual(on)
+  expect(Object.keys(copied.jobs)).toEqual(Object.keys((parse(migrate) as Workflow).jobs))
 })
 
 test('the example of the rehearsal is ours without the embedded variant, and rehearses the settings of the migration', () => {
@@ -118,7 +113,7 @@ test('the example of the rehearsal is ours without the embedded variant, and reh
   expect(text).toBe(exampleRehearsal(readFileSync(join(FOLDER, 'rehearse.yml'), 'utf8')))
   const { jobs, env = {} } = parse(text) as Workflow
   expect(Object.keys(jobs)).toEqual(['real', 'attest'])
-  expect(text).not.toMatch(/\$\/|variant|examples\//)
+  expect(text).not.toMatch(/\$\/actions|variant|examples\//)
   expect(env).toMatchObject({ CONFIG: 'molt-actions.yml', FOLDER: 'rehearsal' })
   for (const file of ['source.sql', 'target.sql', 'mask.yml'])
     expect(existsSync(join(REPO, 'examples/rehearsal', file))).toBe(true)
@@ -128,7 +123,7 @@ describe('migrate.yml', () => {
   const { jobs } = readWorkflow(join(FOLDER, 'migrate.yml'))
 
   test('only the cutover stands behind the gate, and no follower holds it up', () => {
-    const gated = Object.keys(jobs).filter((id) => jobs[id]?.environment)
+    const gated = Object.keys(jobs).filter((id) => jobs[id]?.environment?.includes('inputs.environment '))
     expect(gated).toEqual(['cutover'])
     expect(needsOf(jobs.cutover as Job)).not.toContain('follow')
     expect(needsOf(jobs.finalize as Job)).not.toContain('follow')
@@ -175,7 +170,10 @@ describe('migrate.yml', () => {
     const job = jobs[id] as Job
     expect(Object.keys(results).sort()).toEqual([...needsOf(job)].sort())
     const needs = Object.fromEntries(
-      Object.entries(results).map(([name, result]) => [name, { result, outputs: { follow: 'true' } }]),
+      Object.entries(results).map(([name, result]) => [
+        name,
+        { result, outputs: { follow: 'follower-needed', gate: inputs.gate ?? 'environment' } },
+      ]),
     )
     const contexts = { needs, inputs: { ...base, ...inputs } }
     expect(holds(job.if as string, contexts, false)).toBe(runs)
@@ -192,82 +190,59 @@ describe('migrate.yml', () => {
   })
 
   test('nobody follows a migration that is past its decision', () => {
-    const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow: 'false' } } }
+    const follow = 'no-follower-needed'
+    const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow } } }
     expect(holds(jobs.follow?.if as string, { needs, inputs: base }, false)).toBe(false)
   })
 })
 
-describe('status.yml', () => {
-  const { status } = readWorkflow(join(FOLDER, 'status.yml')).jobs
+describe('operations.yml', () => {
+  const { jobs } = readWorkflow(join(REPO, 'examples/operations.yml'))
   test.each([
-    ['workflow_dispatch', 'main', '', true],
-    ['schedule', '', '', false],
-    ['schedule', '', 'shop', true],
-    // Called on the schedule of the caller, which gives the migration.
-    ['schedule', 'main', '', true],
-  ])('on %s with migration %j and the variable %j: %s', (event_name, migration, MOLT_MIGRATION, runs) => {
-    const contexts = { github: { event_name }, inputs: { migration }, vars: { MOLT_MIGRATION } }
-    expect(holds(status?.if as string, contexts)).toBe(runs)
+    ['workflow_dispatch', 'abort', ['abort']],
+    ['workflow_dispatch', 'cleanup', ['cleanup']],
+    ['workflow_dispatch', 'rollback', ['rollback']],
+    ['workflow_dispatch', 'status', ['status']],
+    ['schedule', '', ['status']],
+  ])('on %s with operation %j: %j', (event_name, operation, expected) => {
+    const contexts = { github: { event_name }, inputs: { operation } }
+    expect(Object.keys(jobs).filter((id) => holds(jobs[id]?.if as string, contexts))).toEqual(expected)
   })
 
-  test('leaves the budget of WAL to the config file unless somebody gives one', () => {
-    const { inputs } = readWorkflow(join(FOLDER, 'status.yml')).on.workflow_call as { inputs: Inputs }
-    expect(inputs['wal-budget']?.default).toBe('')
-    expect(status?.steps?.at(-1)?.with?.['wal-budget']).toMatch(/^\$\{\{ inputs\.wal-budget \}\}$/)
-  })
-
-  test('the caller names a migration on its schedule, too', () => {
-    const { jobs } = readWorkflow(join(REPO, 'examples/operations-caller.yml'))
-    expect(jobs.status?.with?.migration).toContain("{ inputs.migration || vars.MOLT_MIGRATION || 'main' }")
-  })
-})
-
-describe('cleanup.yml', () => {
-  test('asks whether its environment has reviewers before it does anything, and every caller lets it', () => {
-    const job = readWorkflow(join(FOLDER, 'cleanup.yml')).jobs.cleanup as Job
-    const { uses, with: given } = job.steps?.[0] ?? {}
-    expect(uses).toBe('$/actions/gate')
-    expect(given).toMatchObject({
-      do: 'require',
-      environment: job.environment,
-      token: expect.stringContaining('github.token'),
-    })
-    const caller = readWorkflow(join(REPO, 'examples/operations-caller.yml')).jobs.cleanup as Job
-    expect(caller.permissions).toEqual(job.permissions)
+  test('cleanup asks whether its environment has reviewers before it does anything', () => {
+    const job = jobs.cleanup as Job
+    const [gate, clean] = job.steps?.filter(({ uses }) => uses?.startsWith('OWNER/REPO')) ?? []
+    expect(gate?.uses).toMatch(/actions\/gate@/)
+    expect(gate?.with).toMatchObject({ do: 'require', gate: 'environment', environment: job.environment })
+    expect(clean?.uses).toMatch(/actions\/cleanup@/)
   })
 })
 
 describe('rehearse.yml', () => {
   const { jobs } = readWorkflow(join(FOLDER, 'rehearse.yml'))
-  const github = (event_name: string, from = 'acme/shop') => ({
+  const github = (event_name: string, ref_name = 'main') => ({
     event_name,
-    repository: 'acme/shop',
-    event: { pull_request: { head: { repo: { full_name: from } } } },
+    ref_name,
+    event: event_name === 'schedule' ? {} : { repository: { default_branch: 'main' } },
   })
   test.each([
-    ['workflow_dispatch', 'both', 'acme/shop', ['embedded', 'real']],
-    ['workflow_dispatch', 'embedded', 'acme/shop', ['embedded']],
-    ['workflow_dispatch', 'real', 'acme/shop', ['real']],
-    ['schedule', '', 'acme/shop', ['embedded', 'real']],
-    ['pull_request', '', 'acme/shop', ['embedded', 'real']],
-    ['pull_request', '', 'mallory/shop', ['embedded']],
-  ])('on %s (%s) from %s: %j', (event, variant, from, expected) => {
-    const contexts = { github: github(event, from), inputs: { variant } }
+    ['workflow_dispatch', 'both', 'main', ['embedded', 'real']],
+    ['workflow_dispatch', 'embedded', 'main', ['embedded']],
+    ['workflow_dispatch', 'real', 'main', ['real']],
+    ['workflow_dispatch', 'both', 'feature', ['embedded']],
+    ['schedule', '', 'main', ['embedded', 'real']],
+  ])('on %s (%s) on %s: %j', (event, variant, ref, expected) => {
+    const contexts = { github: github(event, ref), inputs: { variant } }
     const ran = ['embedded', 'real'].filter((id) => holds(jobs[id]?.if as string, contexts))
     expect(ran).toEqual(expected)
   })
   test.each([
-    ['schedule', 'success', '', true],
-    ['schedule', 'success', 'false', false],
-    ['schedule', 'failure', '', false],
-    ['pull_request', 'success', '', false],
-  ])('attests on %s after %s (MOLT_ATTEST=%s): %s', (event, result, MOLT_ATTEST, runs) => {
-    const contexts = { github: github(event), needs: { real: { result } }, vars: { MOLT_ATTEST } }
+    ['success', '', true],
+    ['success', 'false', false],
+    ['failure', '', false],
+  ])('attests after %s (MOLT_ATTEST=%s): %s', (result, MOLT_ATTEST, runs) => {
+    const contexts = { needs: { real: { result } }, vars: { MOLT_ATTEST } }
     expect(holds(jobs.attest?.if as string, contexts)).toBe(runs)
-  })
-  test('nothing of a fork meets a secret', () => {
-    expect(readFileSync(join(FOLDER, 'rehearse.yml'), 'utf8')).not.toContain('pull_request_target')
-    expect(JSON.stringify(jobs.embedded)).not.toContain('secrets.')
   })
 })
 

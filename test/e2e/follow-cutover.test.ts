@@ -35,7 +35,7 @@ describe('the gate must exist', () => {
   const prepare = (inputs: Record<string, string> = {}) => night.start(inputs).job('prepare')
 
   test('an environment that is not there is refused: GitHub would make it without rules', async () => {
-    const red = await refused(prepare(), /there is no environment `cutover`/)
+    const red = await refused(prepare(), /environment `cutover` does not exist/)
     expect(red.steps.at(-1)?.outcome).toBe('skipped')
   })
   test('so is one without reviewers', async () => {
@@ -59,12 +59,13 @@ describe('the gate must exist', () => {
   test('a phase that does not exist is refused by the list', async () => {
     await refused(prepare({ phase: 'cut' }), /`prepare`, `load`, `stream`, `cutover`, `finalize`/)
   })
-  test('with reviewers, or where none are said by name, it passes', async () => {
+  test('with reviewers it passes, and without a gate only for a rehearsal', async () => {
     night.github.environment = undefined
-    expect(words((await prepare({ phase: 'load', gate: 'none' })) as JobResult)).toMatch(/without anybody approving/)
+    requireGreen('prepare', await prepare({ phase: 'load', gate: 'none' }))
+    await refused(prepare({ phase: 'load', gate: 'none', decision: 'commit' }), /needs an approval/)
     night.github.environment = reviewed(2)
     const passed = requireGreen('prepare', await prepare({ phase: 'load', 'max-approval-wait': '48h' }))
-    expect(passed.outputs).toMatchObject({ 'leg-limit': '8640s', 'last-leg': '20' })
+    expect(passed.outputs.gate).toBe('environment')
     expect(JSON.parse(passed.outputs.legs as string)).toHaveLength(20)
   })
 })
@@ -102,7 +103,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const run = await waiting()
     Object.assign(jobOf(run.github, 'cutover'), { status: 'completed', conclusion: 'failure' })
     run.github.approvals = [review('bea', 'rejected')]
-    await refused(run.job('follow', { leg: '2' }), /the cutover was declined/)
+    await refused(run.job('follow', { leg: 1 }), /the cutover was declined/)
   })
 
   test('expired by the end of the last leg', async () => {
@@ -119,7 +120,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await night.streaming()
     run.github.approvals = [review('bea')]
     expect(endedBy(requireGreen('follow', await following))).toBe('approved')
-    const next = requireGreen('follow', await run.job('follow', { leg: '2' }))
+    const next = requireGreen('follow', await run.job('follow', { leg: 1 }))
     expect(words(next)).toMatch(/approved and waits for a runner/)
     // Nobody follows: the cutover streams what is left by itself.
     const cutover = requireGreen('cutover', await run.job('cutover'))
@@ -278,7 +279,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const status = requireGreen('status', await night.operate('status'))
     expect(status.summary).toMatch(/finalized/)
     await refused(night.operate('abort'), /the source is fenced for good/)
-    await refused(night.operate('cleanup'), /there is no environment `cutover-cleanup`/)
+    await refused(night.operate('cleanup'), /environment `cutover-cleanup` does not exist/)
     night.github.cleanup = reviewed(0)
     await refused(night.operate('cleanup'), /environment `cutover-cleanup` has no required reviewers/)
     night.github.cleanup = reviewed(2)

@@ -14,7 +14,7 @@ afterAll(() => night?.stop())
 
 test('one person starts it, another one approves, and the target takes over', async () => {
   night.github.environment = reviewed(2)
-  const run = night.start({ 'max-approval-wait': '2h' })
+  const run = night.start({ 'max-approval-wait': '2h', decision: 'commit' })
   await run.jobs('prepare', 'load')
   expect(await night.phase()).toBe('caught-up')
   const brief = requireGreen('brief', await run.job('brief'))
@@ -43,7 +43,7 @@ test('one person starts it, another one approves, and the target takes over', as
   await run.jobs('finalize')
   expect(await night.phase()).toBe('finalized')
   // Each leg that comes later ends at once, without a stream.
-  const second = requireGreen('follow', await run.job('follow', { leg: '2' }))
+  const second = requireGreen('follow', await run.job('follow', { leg: 1 }))
   expect(second.steps.filter((step) => step.depth === 1 && step.outcome === 'skipped')).toHaveLength(2)
   await expect(night.rehearsal.query('source', 'UPDATE customers SET full_name = full_name')).rejects.toThrow(
     /writes are paused/,

@@ -6,6 +6,7 @@ import { delimiter, join } from 'node:path'
 import { execa } from 'execa'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import { type FakeGithub, limited, REPOSITORY, startGithub, TOKEN } from '../support/github.ts'
 import { query, REPO, words } from '../support/migration.ts'
 import { readWorkflow, runJob, type Step, temporaryFolder } from '../support/workflow.ts'
 
@@ -13,10 +14,13 @@ const REHEARSE = readWorkflow(join(REPO, '.github/workflows/rehearse.yml'))
 const SETTINGS = readFileSync(join(REPO, 'examples/molt-actions.yml'), 'utf8')
 const folder = temporaryFolder()
 let pair: EmbeddedPair
+let github: FakeGithub
 beforeAll(async () => {
   pair = await startPair()
+  github = await startGithub()
 })
 afterAll(async () => {
+  github?.close()
   await pair?.stop()
   rmSync(folder, { recursive: true, force: true })
 })
@@ -48,14 +52,18 @@ test('real: servers by docker, masked rows, live writes, the whole chain, eviden
     'prepare:\n  rehearsal-target: true\n',
   )
   writeFileSync(config, embedded)
+  github.others.set('rehearsal', limited(['main']))
   const result = await runJob(REHEARSE, 'real', {
     replace: { 'actions/checkout': undefined, 'actions/upload-artifact': upload },
     secrets: { MOLT_CLONE: '', MOLT_MASK_KEY: '' },
     workDir: join(folder, 'real'),
     run: {
       workspace: REPO,
+      github: { token: TOKEN, api_url: github.url, repository: REPOSITORY },
       env: {
         CONFIG: config,
+        POSTGRES_IMAGE: `postgres:16@sha256:${'ab'.repeat(32)}`,
+        COCKROACH_IMAGE: `cockroachdb/cockroach:latest-v25.2@sha256:${'cd'.repeat(32)}`,
         ORIGINAL_URL: withDatabase(pair.source.url, 'original'),
         SOURCE_URL: withDatabase(pair.source.url, 'shop'),
         TARGET_URL: pair.target.url,

@@ -28,9 +28,13 @@ export interface FakeGithub {
   url: string
   /** Of every answer. */
   status: number
+  /** Answers to the next requests, before everything else; `reset` cuts the connection. */
+  failures: ({ status: number; headers?: Record<string, string>; message?: string } | 'reset')[]
   environment: object | undefined
   /** `cutover-cleanup`. */
   cleanup: object | undefined
+  /** The other environments, by name. `migration` holds the secrets of the jobs without a gate. */
+  others: Map<string, object>
   runs: Map<string, FakeRun>
   rehearsals: FakeRehearsal[]
   /** Paths with their queries, in order. */
@@ -45,8 +49,10 @@ export async function startGithub(): Promise<FakeGithub> {
   const github: FakeGithub = {
     url: '',
     status: 200,
+    failures: [],
     environment: undefined,
     cleanup: undefined,
+    others: new Map([['migration', limited(['main'])]]),
     runs: new Map(),
     rehearsals: [],
     asked: [],
@@ -54,11 +60,18 @@ export async function startGithub(): Promise<FakeGithub> {
   }
   const server = createServer((request, response) => {
     github.asked.push(request.url ?? '')
+    const failure = github.failures.shift()
+    if (failure === 'reset') return request.socket.destroy()
+    if (failure) {
+      response.writeHead(failure.status, { 'content-type': 'application/json', ...failure.headers })
+      return response.end(JSON.stringify({ message: failure.message ?? 'Failure' }))
+    }
     const blob = /^\/blob\/(\d+)$/.exec(request.url ?? '')?.[1]
     const zip = /\/actions\/artifacts\/(\d+)\/zip$/.exec(request.url ?? '')?.[1]
     if (zip) return response.writeHead(302, { location: `/blob/${zip}` }).end()
+    if (blob) response.setHeader('content-type', 'application/zip')
     if (blob) return response.end(github.rehearsals.find(({ artifact }) => String(artifact.id) === blob)?.zip)
-    const known = request.headers.authorization === `Bearer ${TOKEN}`
+    const known = request.headers.authorization?.replace(/^(bearer|token) /i, '') === TOKEN
     const body = known ? answer(github, request.url ?? '') : undefined
     const status = github.status === 200 && !body ? 404 : github.status
     response.writeHead(status, { 'content-type': 'application/json; charset=utf-8', date: new Date().toUTCString() })
@@ -71,24 +84,30 @@ export async function startGithub(): Promise<FakeGithub> {
 
 function answer(github: FakeGithub, url: string): object | undefined {
   const { pathname, searchParams } = new URL(url, 'http://x')
-  const path = pathname.replace(`/repos/${REPOSITORY}`, '')
+  const path = decodeURIComponent(pathname).replace(`/repos/${REPOSITORY}`, '')
   if (path === '') return { id: 4, full_name: REPOSITORY, default_branch: 'main' }
-  if (path === '/environments/cutover') return github.environment
-  if (path === '/environments/cutover-cleanup') return github.cleanup
+  const [, name = '', policies] = /^\/environments\/([^/]+)(\/deployment-branch-policies)?$/.exec(path) ?? []
+  const named = { cutover: github.environment, 'cutover-cleanup': github.cleanup, ...Object.fromEntries(github.others) }
+  const environment = named[name as keyof typeof named]
+  if (name) return environment && (policies ? branchPolicies(environment) : environment)
   const [, runId = '', rest] = /^\/actions\/runs\/(\d+)\/(.*)$/.exec(path) ?? []
   const run = github.runs.get(runId)
   if (run && rest === 'approvals') return run.approvals
   if (run && rest === 'attempts/1/jobs')
     return { total_count: run.jobs.length, jobs: run.jobs.map((job, id) => ({ id, run_id: Number(runId), ...job })) }
-  if (path === '/actions/workflows/rehearse.yml/runs') {
-    const { rehearsals } = github
-    const found = rehearsals.filter(({ run }) => searchParams.get('status') === 'success' && run)
-    return { total_count: found.length, workflow_runs: found.map((each) => each.run) }
+  if (path === '/actions/artifacts') {
+    const found = github.rehearsals.filter(({ artifact }) => artifact.name === searchParams.get('name'))
+    const listed = searchParams.get('page') === '1' ? found : []
+    return {
+      total_count: found.length,
+      artifacts: listed.map(({ run, artifact }) => ({
+        ...artifact,
+        workflow_run: { id: run.id, head_branch: run.head_branch, repository_id: 4, head_repository_id: headOf(run) },
+      })),
+    }
   }
-  if (rest === 'artifacts') {
-    const found = github.rehearsals.filter((each) => String(each.run.id) === runId)
-    return { total_count: found.length, artifacts: found.map(({ artifact }) => artifact) }
-  }
+  const rehearsed = /^\/actions\/runs\/(\d+)$/.exec(path)?.[1]
+  if (rehearsed) return github.rehearsals.find(({ run }) => String(run.id) === rehearsed)?.run
   const digest = /^\/attestations\/(.*)$/.exec(path)?.[1]
   const bundles = github.rehearsals.filter((each) => each.artifact.digest === digest).flatMap((each) => each.bundles)
   return digest && bundles.length
@@ -96,11 +115,32 @@ function answer(github: FakeGithub, url: string): object | undefined {
     : undefined
 }
 
+const headOf = (run: FakeRehearsal['run']) => (run.head_repository as { id?: number } | null)?.id ?? 0
+
+/** The branches that {@link limited} has put into an environment. */
+function branchPolicies(environment: object): object {
+  const { names = [] } = environment as { names?: string[] }
+  return { total_count: names.length, branch_policies: names.map((name, id) => ({ id, name, type: 'branch' })) }
+}
+
+/** An environment without reviewers that takes these branches only. */
+export function limited(names: string[]): object {
+  return {
+    id: 2,
+    name: 'migration',
+    can_admins_bypass: true,
+    protection_rules: [{ id: 3757, type: 'branch_policy' }],
+    deployment_branch_policy: { protected_branches: false, custom_branch_policies: true },
+    names,
+  }
+}
+
 /** An environment with this many required reviewers. */
 export function reviewed(reviewers: number): object {
   return {
     id: 1,
     name: 'cutover',
+    can_admins_bypass: false,
     protection_rules: [
       { id: 3736, type: 'wait_timer', wait_timer: 30 },
       {

@@ -31,8 +31,8 @@ export interface Night {
   /** The caller's checked out repository. */
   workspace: string
   start(inputs?: Record<string, string>, actor?: string, secrets?: Record<string, string>): Run
-  /** Runs the only job of abort.yml, cleanup.yml, rollback.yml or status.yml. */
-  operate(workflow: string, inputs?: Record<string, string>): Promise<JobResult>
+  /** Runs a job of the copied operations.yml. */
+  operate(operation: 'status' | 'abort' | 'rollback' | 'cleanup', inputs?: Record<string, string>): Promise<JobResult>
   phase(): Promise<unknown>
   /** Waits until a follower reads the slot, however busy the machine is. */
   streaming(): Promise<void>
@@ -44,8 +44,8 @@ export interface Run {
   id: string
   github: FakeRun
   results: Record<string, string>
-  /** Runs a job, or undefined when its condition does not hold. */
-  job(id: string, options?: { leg?: string; signal?: AbortSignal }): Promise<JobResult | undefined>
+  /** Runs a job, or undefined when its condition does not hold. `leg`: of the follower, from 0. */
+  job(id: string, options?: { leg?: number; signal?: AbortSignal }): Promise<JobResult | undefined>
   /** These jobs, one after the other; throws with the log of one that is not green. */
   jobs(...ids: string[]): Promise<void>
 }
@@ -82,8 +82,8 @@ export async function startNight(options: { rows?: number; rate?: number } = {})
     },
     operate(name, inputs = {}) {
       const { source, target } = rehearsal.pair
-      return runJob(readWorkflow(join(REPO, `.github/workflows/${name}.yml`)), name, {
-        inputs: { config: 'molt-actions.yml', ...inputs },
+      return runJob(readWorkflow(join(REPO, 'examples/operations.yml')), name, {
+        inputs: { operation: name, ...inputs },
         secrets: { MOLT_SOURCE: source.url, MOLT_TARGET: target.url },
         replace: { 'actions/checkout': undefined },
         workDir: join(folder, `${name}-${++runs}`),
@@ -138,7 +138,9 @@ function startRun(
     id,
     github: state,
     results,
-    async job(name, { leg = '1', signal } = {}) {
+    async job(name, { leg: index = 0, signal } = {}) {
+      const legs = JSON.parse(outputs.prepare?.legs || '["leg-last"]') as string[]
+      const leg = legs[index] ?? ''
       const job = MIGRATE.jobs[name]
       if (!job) throw new Error(`migrate.yml has no job ${name}`)
       const needs = Object.fromEntries(
@@ -159,6 +161,7 @@ function startRun(
         secrets: name === 'cutover' ? secrets : { ...secrets, MOLT_SWITCH_TOKEN: '' },
         needs: outputs,
         matrix: { leg },
+        strategy: { 'job-total': String(legs.length) },
         replace: { 'actions/checkout': undefined },
         workDir: join(place.folder, `${name}-${leg}`),
         run: {

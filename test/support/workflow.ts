@@ -26,6 +26,8 @@ export interface Job {
   outputs?: Record<string, string>
   steps?: Step[]
   environment?: string
+  secrets?: unknown
+  'runs-on'?: string
   permissions?: Record<string, string>
   'timeout-minutes'?: number
 }
@@ -46,12 +48,20 @@ export const needsOf = (job: Job): string[] => [job.needs ?? []].flat()
 
 /** Whether a job's `if` holds. */
 export function holds(condition: string, contexts: Record<string, unknown>, cancelled = false): boolean {
-  const expression = condition.replace(/^\$\{\{|\}\}$/g, '')
+  return truthy(value(condition.replace(/^\$\{\{|\}\}$/g, ''), contexts, cancelled))
+}
+
+/** A text with its expressions replaced. */
+export function evaluate(text: string, contexts: Record<string, unknown>): string {
+  return text.replace(/\$\{\{(.*?)\}\}/g, (_, expression: string) => value(expression, contexts).coerceString())
+}
+
+function value(expression: string, contexts: Record<string, unknown>, cancelled = false): data.ExpressionData {
   const info = { name: 'cancelled', description: '', minArgs: 0, maxArgs: 0 }
   const call = () => new data.BooleanData(cancelled)
   const ast = new Parser(new Lexer(expression).lex().tokens, Object.keys(contexts), [info]).parse()
   const functions = new Map([['cancelled', { ...info, call }]])
-  return truthy(new Evaluator(ast, toData(contexts) as data.Dictionary, functions).evaluate())
+  return new Evaluator(ast, toData(contexts) as data.Dictionary, functions).evaluate()
 }
 
 function toData(value: unknown): data.ExpressionData {
@@ -71,6 +81,7 @@ export interface JobOptions {
   /** Outputs of the jobs that it needs. */
   needs?: Record<string, Record<string, string>>
   matrix?: Record<string, string>
+  strategy?: Record<string, string>
   replace?: Replacements
   /** The job's files are left here; every job is on a runner of its own. */
   workDir: string
@@ -79,18 +90,20 @@ export interface JobOptions {
 
 /**
  * Runs the steps of a job, conditions, ids, inputs and outputs as they stand in the file. What an action of this
- * repository cannot see (`secrets`, `needs`, `vars`, `matrix`) is given to it as inputs.
+ * repository cannot see (`secrets`, `needs`, `vars`, `matrix`, `strategy`) is given to it as inputs.
  */
 export function runJob(workflow: Workflow, id: string, options: JobOptions): Promise<JobResult> {
   const job = workflow.jobs[id] as Job
-  const { secrets = {}, vars = {}, matrix = {}, needs = {} } = options
+  const { secrets = {}, vars = {}, matrix = {}, strategy = {}, needs = {} } = options
   const outside: Record<string, string> = {}
-  for (const [context, values] of Object.entries({ secrets, vars, matrix }))
+  for (const [context, values] of Object.entries({ secrets, vars, matrix, strategy }))
     for (const [name, value] of Object.entries(values)) outside[`${context}-${name}`] = value
   for (const [needed, outputs] of Object.entries(needs))
     for (const [name, value] of Object.entries(outputs)) outside[`needs-${needed}-${name}`] = value
   const text = JSON.stringify({ steps: stepsOf(job, options.replace ?? {}), outputs: job.outputs ?? {} })
-    .replace(/\b(secrets|vars|matrix)\.([\w-]+)/g, (_, context, name) => declare(outside, `${context}-${name}`))
+    .replace(/\b(secrets|vars|matrix|strategy)\.([\w-]+)/g, (_, context, name) =>
+      declare(outside, `${context}-${name}`),
+    )
     .replace(/\bneeds\.([\w-]+)\.outputs\.([\w-]+)/g, (_, job, name) => declare(outside, `needs-${job}-${name}`))
   const { steps, outputs } = JSON.parse(text) as { steps: Step[]; outputs: Record<string, string> }
   const declared = workflow.on.workflow_call?.inputs ?? workflow.on.workflow_dispatch?.inputs ?? {}
@@ -126,6 +139,7 @@ function stepsOf(job: Job, replace: Replacements): Step[] {
   return (job.steps ?? []).flatMap((step) => {
     if (step.run) return [{ ...step, shell: 'bash' }]
     if (/^[$.]\//.test(step.uses ?? '')) return [step]
+    if (step.uses?.startsWith('OWNER/REPO')) return [{ ...step, uses: here(step.uses) }]
     const name = step.uses?.split('@')[0] as string
     if (!(name in replace)) throw new Error(`nothing stands for ${name}`)
     const { uses: _uses, with: _with, ...kept } = step
@@ -133,6 +147,13 @@ function stepsOf(job: Job, replace: Replacements): Step[] {
     return other ? [{ ...kept, ...other(step), shell: 'bash' }] : []
   })
 }
+
+/** What a copied file names by repository and commit, in this checkout. */
+const here = (uses: string) =>
+  uses
+    .replace(/^OWNER\/REPO(?=\/)/, '$')
+    .replace(/^OWNER\/REPO/, './')
+    .replace(/@0{40}$/, '')
 
 function mkdirs(path: string): string {
   if (!existsSync(path)) mkdirSync(path, { recursive: true })

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { findRehearsals } from '../../src/phases/approval/rehearsals.ts'
+import { connectGithub } from '../../src/runtime/github.ts'
 import { type FakeGithub, type FakeRehearsal, REPOSITORY, startGithub, TOKEN } from '../support/github.ts'
 import { REPO, words } from '../support/migration.ts'
 
@@ -153,7 +154,8 @@ function find(rehearsals: FakeRehearsal[], attestation: 'gh' | 'read' = 'gh') {
   vi.stubEnv('RUNNER_TEMP', folder)
   vi.stubEnv('PATH', `${folder}/bin:/usr/bin:/bin`)
   const since = new Date(Date.now() - 14 * 86_400_000)
-  return findRehearsals({ token: TOKEN, workflow: 'rehearse.yml', artifact: NAME, since, attestation })
+  const wanted = { token: TOKEN, workflow: 'rehearse.yml', artifact: NAME, since, attestation }
+  return findRehearsals({ ...wanted, github: connectGithub(TOKEN) })
 }
 afterEach(() => {
   vi.unstubAllEnvs()
@@ -191,7 +193,7 @@ test.each<[string, FakeRehearsal, RegExp]>([
 
 test('too few are red, and each that does not count is named', async () => {
   const ended = await gate([rehearsal(), signed({ 14: 'refs/heads/feature' })])
-  expect(words(ended)).toMatch(/rehearsed green 1 times .* and 2 are asked for.* Not counted: .*refs\/heads\/feature/)
+  expect(words(ended)).toMatch(/rehearsed green 1 times .* and 2 are required.* Not counted: .*refs\/heads\/feature/)
   expect(ended.conclusion).toBe('failure')
 })
 
@@ -225,7 +227,33 @@ test('without gh it fails by name, unless reading is said to be enough', async (
   expect(read.conclusion).toBe('success')
 })
 
-test('nothing is asked for where no rehearsal is', async () => {
+test('the approver reads how often it was rehearsed, also where no rehearsal is required', async () => {
+  const passed = await gate([rehearsal(), rehearsal(), signed({ 14: 'refs/heads/feature' })], { rehearsals: '0' })
+  expect(passed.conclusion).toBe('success')
+  expect(passed.summary).toMatch(/rehearsed green 2 times/)
+  expect(passed.summary).toMatch(/not counted: .*refs\/heads\/feature/)
+})
+
+test('where none is required, a GitHub that tells nothing stops nobody', async () => {
+  github.status = 403
   const passed = await gate([], { rehearsals: '0' })
-  expect(words(passed)).toMatch(/no rehearsal is asked for/)
+  const red = await gate([])
+  github.status = 200
+  expect(passed.conclusion).toBe('success')
+  expect(passed.summary).toMatch(/Rehearsals:\W+unknown/)
+  expect(red.conclusion).toBe('failure')
+})
+
+test('asks once for the artifacts of a plan, and not each run for its own', async () => {
+  github.asked.length = 0
+  await find([rehearsal(), ...Array.from({ length: 60 }, () => rehearsal({ head_branch: 'feature' }))])
+  const paths = github.asked.map((each) => new URL(each, 'http://x').pathname.replace(/\d+|sha256.*/, 'N'))
+  expect(paths.filter((each) => each.endsWith('/actions/artifacts'))).toHaveLength(1)
+  expect(paths).toHaveLength(6)
+})
+
+test('a flood of artifacts from branches and forks hides no rehearsal', async () => {
+  const fork = { head_repository: { id: 5, full_name: 'mallory/shop' } }
+  const flood = Array.from({ length: 30 }, () => rehearsal(fork))
+  expect((await find([...flood, rehearsal()])).green).toHaveLength(1)
 })

@@ -76,7 +76,8 @@ export const action: Action<typeof spec> = {
       context.output('verdict', problems.length ? 'no-go' : 'go')
       context.output('plan-hash', entry.plan.hash ?? '')
       context.output('phase', entry.phase)
-      context.output('follow', CAUGHT_UP.includes(entry.phase))
+      // GitHub drops an output with a secret's value in it, and `true` can be one. Without this output, a follower runs.
+      context.output('follow', CAUGHT_UP.includes(entry.phase) ? 'follower-needed' : 'no-follower-needed')
       context.summary(page(context, entry, facts, problems))
       if (!problems.length && STREAMING.includes(entry.phase))
         notify('approval-wanted', { decision: context.inputs.decision ?? '', planHash: entry.plan.hash ?? '' })

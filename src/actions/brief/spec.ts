@@ -20,6 +20,6 @@ export const spec = defineAction({
     verdict: '`go` or `no-go`.',
     'plan-hash': 'The plan that is shown.',
     phase: "The migration's phase.",
-    follow: '`true` when somebody must stream until the cutover.',
+    follow: '`follower-needed` when somebody must stream until the cutover, else `no-follower-needed`.',
   },
 })

@@ -1,6 +1,7 @@
 import { info, warning } from '@actions/core'
 import { DECIDED, type Entry, PHASES, readEntryIfAny } from '../../ledger/ledger.ts'
 import {
+  type Leftover,
   leftoversOnSource,
   leftoversOnTarget,
   requireGone,
@@ -24,17 +25,13 @@ export const action: Action<typeof spec> = {
       await requireOurs(source, migration, entry)
       requireWindowOver(entry, context.inputs.rollbackWindow)
       await tellWrites(source, entry)
-      const look = async () => [
-        ...(await leftoversOnSource(source, entry?.plan, true)),
-        ...(await leftoversOnTarget(target, migration, entry)),
-      ]
+      const onSource = () => leftoversOnSource(source, entry?.plan, true)
+      const onTarget = () => leftoversOnTarget(target, migration, entry)
+      // A cancelled job leaves five minutes: the slot fills a disk, and building indexes can take longer than that.
+      const found = await takeAway(await onSource(), dryRun)
       if (!dryRun) await restoreOrTell(target, migration, context.inputs.restore)
-      const found = await look()
-      for (const { name, drop } of found) {
-        info(`${dryRun ? 'would drop' : 'dropping'} ${name}`)
-        if (!dryRun) await drop()
-      }
-      if (!dryRun) requireGone(await look())
+      found.push(...(await takeAway(await onTarget(), dryRun)))
+      if (!dryRun) requireGone([...(await onSource()), ...(await onTarget())])
       const names = JSON.stringify(found.map(({ name }) => name))
       context.output('dropped', dryRun ? '[]' : names)
       context.output('would-drop', dryRun ? names : '[]')
@@ -42,6 +39,14 @@ export const action: Action<typeof spec> = {
         `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
       )
     }),
+}
+
+async function takeAway(leftovers: Leftover[], dryRun: boolean): Promise<Leftover[]> {
+  for (const { name, drop } of leftovers) {
+    info(`${dryRun ? 'would drop' : 'dropping'} ${name}`)
+    if (!dryRun) await drop()
+  }
+  return leftovers
 }
 
 async function requireOurs(source: Database, migration: string, entry: Entry | undefined): Promise<void> {

@@ -1,6 +1,6 @@
 import { info } from '@actions/core'
 import { deferAgain, lostDefinitions } from '../../destination/deferral.ts'
-import { readWriteGrants } from '../../destination/write-access.ts'
+import { requireClosed } from '../../destination/write-access.ts'
 import { readStreamNote } from '../../ledger/hold.ts'
 import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { schemaChanges } from '../../ledger/schema-changes.ts'
@@ -31,7 +31,7 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   await requirePlannedTools(entry.plan, 'molt', 'replicator')
   await requireEndable(source, context.inputs.endSessions)
   await requireUnchanged(source, target, entry)
-  await requireShut(target, entry, (await readStreamNote(target, entry.id))?.login)
+  await requireClosed(target, entry.plan, entry.facts, (await readStreamNote(target, entry.id))?.login)
   const lost = await lostDefinitions(target, entry.id, entry.facts.deferred)
   if (lost.length)
     refuse(
@@ -42,23 +42,6 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
     )
   await requireFence(source, entry)
   return entry
-}
-
-/**
- * Rights that were granted after `prepare` has revoked write access: whoever has them can write what nobody compares.
- * @param login the role by which the stream writes
- */
-export async function requireShut(target: Database, { plan, facts }: Entry, login?: string): Promise<void> {
-  if (!facts.writeAccess) return
-  const grants = await readWriteGrants(target, plan.targetSchema, plan.tables)
-  const open = grants.filter(({ role }) => role !== login)
-  if (open.length)
-    refuse(
-      'write-access.granted-early',
-      'roles may write to the target that may not before the commit',
-      open.map(({ role, privilege, table }) => `${role} has ${privilege} on ${table}`),
-      'Somebody has granted these since `prepare`: revoke them, and verify again.',
-    )
 }
 
 /** An approval is of one plan; what compares less than that says was approved by nobody. */

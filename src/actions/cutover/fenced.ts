@@ -1,6 +1,7 @@
 import { info, warning } from '@actions/core'
 import { deferAgain, rebuildDeferred } from '../../destination/deferral.ts'
 import { endOwnSessions, grantOwnWrites, retireStreamLogin, revokeOwnWrites } from '../../destination/stream-login.ts'
+import { requireClosed } from '../../destination/write-access.ts'
 import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
 import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from '../../phases/cutover/pause.ts'
@@ -17,7 +18,7 @@ import { plural, seconds, someOf } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
-import { requireShut, requireUnchanged } from './admission.ts'
+import { requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
 import type { Section } from './section.ts'
@@ -132,7 +133,7 @@ async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
 async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
   stream.check()
   await requireUnchanged(source, target, entry)
-  await requireShut(target, entry, stream.options.login?.role)
+  await requireClosed(target, entry.plan, entry.facts, stream.options.login?.role)
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)

@@ -1,5 +1,5 @@
 import { info, warning } from '@actions/core'
-import { openWriteAccess } from '../../destination/write-access.ts'
+import { grantStatements, openWriteAccess } from '../../destination/write-access.ts'
 import { advance, type Entry } from '../../ledger/ledger.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
@@ -15,9 +15,9 @@ export async function openTarget(target: Database, { plan, facts }: Entry): Prom
   if (missing.length)
     refuse(
       'write-access.missing',
-      'the migration is committed, but the application cannot write to the target yet',
-      missing.map(({ role, privilege, table }) => `${role} lacks ${privilege} on ${table}`),
-      'Grant these, and run `cutover` again for the switch.',
+      'the migration is committed, and write access to the target could not be given back: the application can write to neither side',
+      grantStatements(plan.targetSchema, missing).map((statement) => `${statement};`),
+      'Run these statements on the target as an administrator, then run `cutover` again, which tries this again and does the switch. To go back to the source instead, run `rollback`.',
     )
 }
 

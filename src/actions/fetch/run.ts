@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
+import { requireClosed } from '../../destination/write-access.ts'
 import { addEvidence, advance, type Entry, type Exported } from '../../ledger/ledger.ts'
 import { acceptTargetSchema } from '../../ledger/schema-changes.ts'
 import { filterProblems } from '../../model/filter.ts'
@@ -73,6 +74,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
   let entry = await requireMigration(source, target, inputs.migration, ['prepared'])
   const { plan } = entry
   await requirePlannedTools(plan, 'molt')
+  await requireClosed(target, plan, entry.facts)
   await requireAlone(source, plan, inputs.migration)
   const features = fetchFeatures(await toolHelp('molt', 'fetch'))
   const resume = await settleInterrupted(source, target, entry, { ...inputs, policy: inputs.onInterrupted })

@@ -14,12 +14,22 @@ import {
 } from '../../ledger/ledger.ts'
 import type { Plan } from '../../model/plan.ts'
 import { lookAtApproval } from '../../phases/approval/approval.ts'
-import { findRehearsals } from '../../phases/approval/rehearsals.ts'
+import { findRehearsals, MOST_REHEARSALS } from '../../phases/approval/rehearsals.ts'
 import { requirePlannedTool } from '../../phases/planned-tools.ts'
+import { markdownText } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
-import { InputError, VerdictError } from '../../runtime/errors.ts'
-import { isJob, readEnvironment, readJobs, readReviews, runUrl } from '../../runtime/github.ts'
+import { InputError, UserError, VerdictError } from '../../runtime/errors.ts'
+import {
+  APPROVED,
+  connectGithub,
+  type Environment,
+  isJob,
+  readEnvironment,
+  readJobs,
+  readReviews,
+  runUrl,
+} from '../../runtime/github.ts'
 import { seconds, someOf } from '../../runtime/progress.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
@@ -31,6 +41,7 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     requireSecrets(inputs.secrets ?? [])
+    requireGateForCommit(inputs)
     if (inputs.do === 'require') await requireGate(context)
     else if (inputs.do === 'rehearsed') await requireRehearsals(context)
     else {
@@ -53,65 +64,132 @@ function requireSecrets(items: readonly string[]): void {
   if (empty.length)
     throw new InputError(
       'input.secret-missing',
-      `the secret ${empty.join(', ')} is empty or not set for this job; set it in the repository or the environment, and call this workflow with \`secrets: inherit\``,
+      `the secret ${empty.join(', ')} is empty in this job. Set it in the job's environment. A called workflow gets an environment's secrets by \`secrets: inherit\` only, within one organization; elsewhere copy examples/migrate-jobs.yml`,
     )
 }
 
-/** An environment that does not exist is made by GitHub on its first use, without rules: a typo would let all through. */
+/** GitHub creates an environment that does not exist on its first use, without rules: a typo would let all through. */
 async function requireGate(context: Gate): Promise<void> {
   const { inputs } = context
-  const legs = Math.min(20, Math.max(1, Math.ceil(inputs.maxApprovalWait / inputs.leg)))
-  const limit = Math.ceil(inputs.maxApprovalWait / legs / 1000)
-  if (limit > 5 * 3600)
+  context.output('gate', inputs.gate)
+  context.output('legs', JSON.stringify(legNames(inputs.maxApprovalWait, inputs.leg)))
+  if (inputs.secretsEnvironment) await requireBranchRule(context)
+  if (inputs.gate === 'none') return info('`gate: none`: nobody approves this run')
+  if (inputs.gate === 'plan-hash') return
+  await requireReviewers(context)
+}
+
+/** Whoever may start a run must not be able to commit alone. */
+function requireGateForCommit({ gate, decision }: Gate['inputs']): void {
+  if (gate === 'none' && decision === 'commit')
+    throw new InputError(
+      'approval.required',
+      '`decision: commit` needs an approval. Set `gate: environment`, or `gate: plan-hash` where your plan has no required reviewers',
+    )
+}
+
+/** Letters, for GitHub drops an output with a secret's value in it, and a secret can be `1`. */
+function legNames(wait: number, leg: number): string[] {
+  const legs = Math.min(20, Math.max(1, Math.ceil(wait / leg)))
+  if (wait / legs > 5 * 3_600_000)
     throw new InputError(
       'input.invalid',
-      'input `max-approval-wait`: 20 legs of 5 hours are the most; write 100h or less',
+      'input `max-approval-wait`: 20 legs of 5 hours are the most. Set 100h or less',
     )
-  context.output('legs', JSON.stringify(Array.from({ length: legs }, (_, i) => i + 1)))
-  context.output('leg-limit', `${limit}s`)
-  context.output('last-leg', legs)
-  if (inputs.gate === 'none') return warning('`gate: none`: this migration cuts over without anybody approving it')
-  if (inputs.gate === 'plan-hash') return
-  const found = await readEnvironment(demand(inputs.token, 'token'), inputs.environment)
-  const next = `Give it required reviewers in the repository's settings, or say \`gate: none\``
+  return Array.from({ length: legs }, (_, i) => (i === legs - 1 ? 'leg-last' : `leg-${'abcdefghijklmnopqrs'[i]}`))
+}
+
+async function requireReviewers(context: Gate): Promise<void> {
+  const { environment, adminsCanBypass } = context.inputs
+  const found = await readEnvironment(connectGithub(demand(context.inputs.token, 'token')), environment)
+  const next =
+    "Add required reviewers to it in the repository's settings. Where your plan has none, set `gate: plan-hash`"
   if (!found)
     throw new VerdictError(
       'approval.environment-missing',
-      `there is no environment \`${inputs.environment}\`; GitHub would make it without rules, and the cutover would run unapproved. ${next}`,
+      `the environment \`${environment}\` does not exist. GitHub would create it without rules, and run the job unapproved. ${next}`,
     )
   if (!found.reviewers)
     throw new VerdictError(
       'approval.no-reviewers',
-      `environment \`${inputs.environment}\` has no required reviewers. ${next}`,
+      `the environment \`${environment}\` has no required reviewers. ${next}`,
     )
-  if (!found.branches)
-    warning(
-      `environment \`${inputs.environment}\` takes any branch: who can write to the repository can run an edited workflow in it; limit its deployment branches`,
-    )
-  if (!found.preventSelfReview)
-    info('the environment does not prevent self-review; this is looked at again when it was approved')
+  requireBranches(context, environment, found.branches)
+  // GitHub Enterprise Server leaves it out before 3.10: not known is not "no".
+  if (found.bypass !== false) {
+    const text = `administrators can bypass the reviewers of \`${environment}\`. Untick "Allow administrators to bypass configured protection rules"`
+    if (adminsCanBypass === 'refuse') throw new VerdictError('approval.bypass-possible', text)
+    warning(text)
+  }
+  if (!found.preventSelfReview) info('the environment does not prevent self-review; `approve` looks at it again')
+  const branches = Array.isArray(found.branches) ? found.branches.join(', ') : found.branches
+  context.summary(
+    [
+      `### Gate: environment \`${environment}\``,
+      '',
+      '| reviewers | branches | administrators can bypass them |',
+      '| --- | --- | --- |',
+      `| ${found.reviewers} | ${markdownText(branches)} | ${found.bypass === undefined ? 'unknown' : found.bypass ? '**yes**' : 'no'} |`,
+    ].join('\n'),
+  )
 }
 
-async function requireRehearsals({ inputs }: Gate): Promise<void> {
-  if (!inputs.rehearsals) return info('no rehearsal is asked for (`rehearsals: 0`)')
-  const name = `molt-rehearsal-${demand(inputs.planHash, 'plan-hash')}`
+/** Secrets of an environment that takes any branch are open to everyone who can push one. */
+async function requireBranchRule(context: Gate): Promise<void> {
+  const { secretsEnvironment: name = '', token } = context.inputs
+  const found = await readEnvironment(connectGithub(demand(token, 'token')), name)
+  if (found) return requireBranches(context, name, found.branches)
+  info(`the environment \`${name}\` does not exist; this job's secrets are the repository's, open to every branch`)
+}
+
+function requireBranches({ inputs }: Gate, name: string, branches: Environment['branches']): void {
+  const open = branches === 'any' || (Array.isArray(branches) && branches.some((each) => /^[*/?]+$/.test(each)))
+  if (!open) return
+  const text = `the environment \`${name}\` takes any branch: who can push one can run an edited workflow with its secrets. Limit its deployment branches to the default branch`
+  if (inputs.anyBranch === 'refuse') throw new VerdictError('approval.any-branch', text)
+  warning(text)
+}
+
+async function requireRehearsals(context: Gate): Promise<void> {
+  const { inputs } = context
   const since = new Date(Date.now() - inputs.rehearsedWithin)
-  const { rehearsalWorkflow: workflow, attestation } = inputs
-  const { green, rejected } = await findRehearsals({
-    token: demand(inputs.token, 'token'),
-    ...{ workflow, artifact: name, since, attestation },
-  })
-  const text = `this plan was rehearsed green ${green.length} times on the default branch since ${since.toISOString()}`
+  const artifact = `molt-rehearsal-${demand(inputs.planHash, 'plan-hash')}`
+  const found = await findIfPossible(context, artifact, since)
+  if (!found) return
+  const { green, rejected } = found
   for (const each of green) info(`counts: ${each}`)
   for (const each of rejected) info(`does not count: ${each}`)
-  if (attestation === 'read')
+  if (inputs.attestation === 'read')
     warning('`attestation: read`: who signed the rehearsals was read, but not proved: no chain of certificates, no log')
+  const times = `${green.length}${green.length === MOST_REHEARSALS ? ' or more' : ''}`
+  const text = `this plan was rehearsed green ${times} times on the default branch since ${since.toISOString()}`
+  context.summary(
+    [
+      `**Rehearsals:** ${text}; ${inputs.rehearsals} required.`,
+      ...green.slice(0, 5).map((each) => `- ${markdownText(each)}`),
+      ...rejected.slice(0, 5).map((each) => `- not counted: ${markdownText(each)}`),
+    ].join('\n'),
+  )
   if (green.length < inputs.rehearsals)
     throw new VerdictError(
       'approval.not-rehearsed',
-      `${text}, and ${inputs.rehearsals} are asked for; run ${workflow} there (it leaves the attested artifact ${name})${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
+      `${text}, and ${inputs.rehearsals} are required. Run ${inputs.rehearsalWorkflow} there; it leaves the attested artifact ${artifact}${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
     )
   info(text)
+}
+
+/** Where no rehearsal is required, the number is for the approver only, and its absence stops nobody. */
+async function findIfPossible({ inputs, summary }: Gate, artifact: string, since: Date) {
+  const token = demand(inputs.token, 'token')
+  const { rehearsalWorkflow: workflow, attestation } = inputs
+  try {
+    return await findRehearsals({ github: connectGithub(token), token, workflow, artifact, since, attestation })
+  } catch (error) {
+    if (inputs.rehearsals || !(error instanceof UserError)) throw error
+    warning(`how often this plan was rehearsed is unknown: ${error.message}`)
+    summary('**Rehearsals:** unknown; 0 required.')
+    return undefined
+  }
 }
 
 /** A leg that comes after the slot was handed over has nothing to do. */
@@ -143,7 +221,7 @@ async function streamedByOther({ inputs, signal }: Gate, target: Database): Prom
 async function overText({ inputs }: Gate): Promise<string | undefined> {
   const { token, environment, maxApprovalWait: maxWait } = inputs
   if (inputs.gate === 'plan-hash' || !token) return undefined
-  const seen = await lookAtApproval({ token, job: 'cutover', environment, maxWait })
+  const seen = await lookAtApproval({ github: connectGithub(token), job: 'cutover', environment, maxWait })
   if (seen === 'running' || seen === 'over') return `the job cutover is ${seen}`
   return seen === 'approved' ? 'the cutover is approved and waits for a runner' : undefined
 }
@@ -194,7 +272,9 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
       `this approval is ${gate} already, and nobody has streamed since; start again with \`phase: cutover\``,
     )
   if (!inputs.token) return
-  const red = (await readJobs(inputs.token)).body.find((job) => isJob(job, 'follow') && job.conclusion === 'failure')
+  const red = (await readJobs(connectGithub(inputs.token, APPROVED))).body.find(
+    (job) => isJob(job, 'follow') && job.conclusion === 'failure',
+  )
   if (red)
     throw new VerdictError(
       'approval.follower-failed',
@@ -215,7 +295,7 @@ async function approver(context: Gate, target: Database, entry: Entry): Promise<
 }
 
 async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
-  const all = await readReviews(demand(inputs.token, 'token'), inputs.environment)
+  const all = await readReviews(connectGithub(demand(inputs.token, 'token'), APPROVED), inputs.environment)
   const approvals = all.filter(({ state }) => state === 'approved')
   const count = approvals.length
   const earlier = await readEvidence<{ runId?: string; count?: number }>(target, inputs.migration, 'gate', 20)

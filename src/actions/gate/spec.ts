@@ -18,9 +18,23 @@ export const spec = defineAction({
     gate: defaulted(
       choice('environment', 'plan-hash', 'none'),
       'environment',
-      '`environment`: its required reviewers. `plan-hash`: another person types the hash of the plan into a second dispatch. `none`: nobody approves.',
+      '`environment`: its required reviewers. `plan-hash`: another person types the hash of the plan into a second dispatch. `none`: nobody approves; refused with `decision: commit`.',
     ),
     environment: defaulted(text, 'cutover', 'Environment whose protection rule is the gate.'),
+    'secrets-environment': optional(
+      text,
+      'With `require`: environment that holds the secrets of the jobs that nobody approves. It must be limited to branches.',
+    ),
+    'any-branch': defaulted(
+      choice('refuse', 'warn'),
+      'refuse',
+      'With `require`: when an environment takes deployments from any branch.',
+    ),
+    'admins-can-bypass': defaulted(
+      choice('refuse', 'warn'),
+      'warn',
+      'With `require`: when the environment lets administrators bypass its reviewers. A job that ran so is refused by `bypass` in any case.',
+    ),
     token: optional(secretText, 'The `github.token` of the job.'),
     target: optional(connectionUrl, 'CockroachDB moved to; its ledger keeps the approval.'),
     migration: migration.migration,
@@ -29,7 +43,11 @@ export const spec = defineAction({
       'prepare',
       'With `require`: where the workflow is to begin.',
     ),
-    decision: defaulted(choice('rehearse', 'commit'), 'rehearse', 'With `require`: what the cutover is to do.'),
+    decision: defaulted(
+      choice('rehearse', 'commit'),
+      'rehearse',
+      'With `require` and `approve`: what the cutover is to do.',
+    ),
     'on-interrupted': defaulted(
       choice('fail', 'resume', 'restart'),
       'fail',
@@ -62,7 +80,11 @@ export const spec = defineAction({
       'When the person who started the run has approved it too.',
     ),
     bypass: defaulted(choice('refuse', 'warn'), 'refuse', 'When the job runs although nobody approved it.'),
-    rehearsals: defaulted(integer(0, 20), '0', 'How often this very plan must have been rehearsed green.'),
+    rehearsals: defaulted(
+      integer(0, 20),
+      '0',
+      'How often this very plan must have been rehearsed green. The summary says how often it was, also with 0.',
+    ),
     'rehearsed-within': defaulted(duration, '14d', 'How old these rehearsals may be.'),
     attestation: defaulted(
       choice('gh', 'read'),
@@ -74,9 +96,8 @@ export const spec = defineAction({
     ...config,
   },
   outputs: {
-    legs: 'With `require`: JSON array with a number for each leg of the follower.',
-    'leg-limit': 'With `require`: how long each leg is, such as `3600s`.',
-    'last-leg': 'With `require`: the number of the last leg.',
+    gate: 'With `require`: the `gate` of this run.',
+    legs: 'With `require`: JSON array with a name for each leg of the follower; the last one is `leg-last`.',
     needed: 'With `needed`: `true` when somebody must stream.',
     'approved-by': 'With `approve`: who did; empty when nobody was asked.',
   },

@@ -8,7 +8,14 @@ import { sourceGrants, targetGrants } from '../../checks/grants.ts'
 import { CHECKS } from '../../checks/index.ts'
 import { annotate, blocking, preflightOf, summaryOf } from '../../checks/report.ts'
 import { type Deferral, deferObjects, deferredNames, listDeferred } from '../../destination/deferral.ts'
-import { closeWriteAccess, mergeWriteGrants, readWriteGrants } from '../../destination/write-access.ts'
+import {
+  closeWriteAccess,
+  grantOptionStatements,
+  grantsText,
+  mergeWriteGrants,
+  readAccess,
+  readWriteGrants,
+} from '../../destination/write-access.ts'
 import { addEvidence, advance, createEntry, createLedger, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { fingerprint, packFingerprint } from '../../model/fingerprint.ts'
 import { type Plan, planHash } from '../../model/plan.ts'
@@ -218,20 +225,32 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
 
 /** Recorded before it is done, so that a run which dies half-way leaves the way back in the ledger. */
 async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' | 'waive'): Promise<Entry> {
-  if (wanted === 'waive' || !['planned', 'prepared'].includes(entry.phase)) return entry
+  if (!['planned', 'prepared'].includes(entry.phase)) return entry
+  if (wanted === 'waive') {
+    const { writeAccess, writeAccessWaived } = entry.facts
+    if (writeAccess || writeAccessWaived) return entry
+    return advance(target, entry, entry.phase, { facts: { writeAccessWaived: true } })
+  }
   const { targetSchema, tables } = entry.plan
-  const found = await readWriteGrants(target, targetSchema, tables)
-  const kept = mergeWriteGrants(entry.facts.writeAccess ?? [], found)
+  const { open, ungrantable, user } = await readAccess(target, targetSchema, tables, entry.facts.writeAccess)
+  if (ungrantable.length)
+    refuse(
+      'write-access.not-grantable',
+      'write access to the target could not be given back, so it is not taken',
+      grantOptionStatements(targetSchema, ungrantable, user),
+      'Have an administrator grant it (`grants: print` prints all that is missing), then run `prepare` again.',
+    )
+  const kept = mergeWriteGrants(entry.facts.writeAccess ?? [], open)
   // Also where there was nothing to take: that write access was revoked is what later grants are held against.
-  const changed = found.length > 0 || !entry.facts.writeAccess
+  const changed = open.length > 0 || !entry.facts.writeAccess
   const recorded = changed ? await advance(target, entry, entry.phase, { facts: { writeAccess: kept } }) : entry
-  await closeWriteAccess(target, targetSchema, found)
+  await closeWriteAccess(target, targetSchema, open)
   const left = await readWriteGrants(target, targetSchema, tables)
   if (left.length)
     refuse(
       'write-access.not-revoked',
       'write access on the target could not be revoked',
-      left.map(({ role, privilege, table }) => `${role} still has ${privilege} on ${table}`),
+      [grantsText(left, 'still has')],
       'Somebody else granted these; revoke them, or say `write-access: waive`.',
     )
   if (kept.length) info(`${kept.length} rights to write to the target are taken away until the commit`)

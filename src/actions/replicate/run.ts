@@ -26,6 +26,7 @@ import { verifyTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
+import { connectGithub, ONE_TRY } from '../../runtime/github.ts'
 import { notify } from '../../runtime/notify.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { redact } from '../../runtime/secrets.ts'
@@ -35,10 +36,9 @@ import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
 
 type Replicate = Context<typeof spec>
+/** GitHub's runners end a job after 6 hours. */
+const LONGEST_LEG = 5 * 3_600_000
 type Ending = 'request' | 'approved' | 'over' | 'declined' | 'expired' | 'leg-limit'
-
-/** GitHub counts the requests of a token: 240 an hour are far below its limit. */
-const ASK_GITHUB_EVERY = 15_000
 
 /** What a run of this action leaves behind. */
 interface Account {
@@ -236,7 +236,10 @@ async function untilHandover(
   signal: AbortSignal,
 ): Promise<Ending> {
   const { inputs } = context
-  const end = performance.now() + inputs.legLimit
+  const { token, gateJob: job, environment, maxApprovalWait: maxWait } = inputs
+  const github = token ? connectGithub(token, ONE_TRY) : undefined
+  const limit = inputs.legs ? Math.min(LONGEST_LEG, maxWait / inputs.legs) : inputs.legLimit
+  const end = performance.now() + limit
   let caughtUp = entry.phase !== 'loaded'
   let quietSince: number | undefined
   let askAt = 0
@@ -256,10 +259,9 @@ async function untilHandover(
       const asked = await askLedger(link, entry.id)
       if (asked) return asked
     }
-    if (inputs.token && now >= askGithubAt) {
-      askGithubAt = now + ASK_GITHUB_EVERY
-      const { token, gateJob: job, environment, maxApprovalWait: maxWait } = inputs
-      const seen = await lookAtApproval({ token, job, environment, maxWait })
+    if (github && now >= askGithubAt) {
+      askGithubAt = now + inputs.approvalPoll
+      const seen = await lookAtApproval({ github, job, environment, maxWait })
       if (seen && seen !== 'running') {
         info(`the job \`${job}\` is ${seen}; the stream ends`)
         if (seen === 'declined' || seen === 'expired') await link.use((db) => setApproval(db, entry.id, seen))
@@ -272,7 +274,7 @@ async function untilHandover(
       return 'expired'
     }
     if (now >= end) {
-      info(`this leg is over after ${seconds(inputs.legLimit)}; the next one goes on from the slot`)
+      info(`this leg is over after ${seconds(limit)}; the next one goes on from the slot`)
       return 'leg-limit'
     }
     await sleep(100)

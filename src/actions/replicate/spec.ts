@@ -1,5 +1,5 @@
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
-import { argumentList, boolean, choice, duration, secretText, size, text } from '../../runtime/types.ts'
+import { argumentList, boolean, choice, duration, integer, secretText, size, text } from '../../runtime/types.ts'
 import { metrics, migration, notifying } from '../shared.ts'
 
 /** How every action that runs the replicator is told to do so. */
@@ -63,6 +63,10 @@ export const spec = defineAction({
       '5h',
       'With `handover`: how long this run streams at most; a job has an end. The slot stays for the next one.',
     ),
+    legs: optional(
+      integer(1, 20),
+      'With `handover`: how many legs share `max-approval-wait`, such as `strategy.job-total`. Each streams for its part of it, 5 h at most, and `leg-limit` does not count.',
+    ),
     'last-leg': defaulted(
       boolean,
       'false',
@@ -81,6 +85,7 @@ export const spec = defineAction({
       'When the approval is declined or expires, this action is red. `keep-slot`: the slot goes on keeping WAL on the source. `drop-slot`: it is dropped, and the load must be repeated.',
     ),
     poll: defaulted(duration, '5s', 'With `handover`: how often the ledger is asked.'),
+    'approval-poll': defaulted(duration, '60s', 'With `handover`: how often GitHub is asked about the approval.'),
   },
   outputs: {
     'lag-ms': 'End-to-end lag at the end, in milliseconds.',

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
-import { closeWriteAccess, openWriteAccess } from '../../destination/write-access.ts'
+import { closeWriteAccess, openWriteAccess, readWriteGrants } from '../../destination/write-access.ts'
 import { HOLD_TTL, keepingHold, takeHold, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, advance, DECIDED, type Entry } from '../../ledger/ledger.ts'
 import { runVerify } from '../../phases/verify/verify.ts'
@@ -73,17 +73,20 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
 /** What was written to the target since the commit, once nobody can write there any more; all of it was accepted. */
 async function closed(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const { writeAccess = [] } = entry.facts
-  const { targetSchema } = entry.plan
+  const { targetSchema, tables } = entry.plan
   if (!writeAccess.length)
     warning(
       'no rights on the target are known that could be taken away: the application must be stopped, or it writes there beside the source',
     )
-  await closeWriteAccess(target, targetSchema, writeAccess)
+  // Where giving it back has failed nothing is open, and the right to revoke may be what is missing.
+  const open = await readWriteGrants(target, targetSchema, tables)
+  const ours = open.filter((each) => writeAccess.some(({ table, role }) => table === each.table && role === each.role))
+  await closeWriteAccess(target, targetSchema, ours)
   try {
     return await requireAccepted(context, source, target, entry)
   } catch (error) {
     // The application stays on the target, and must be able to write there.
-    await openWriteAccess(target, targetSchema, writeAccess)
+    await openWriteAccess(target, targetSchema, ours)
     throw error
   }
 }

@@ -1,7 +1,8 @@
 import { readTarget, type TargetFacts as TargetServer } from '../../destination/server.ts'
 import { isStreamLogin, mayCreateLogins } from '../../destination/stream-login.ts'
+import { readAccess, type WriteGrant } from '../../destination/write-access.ts'
 import type { Schema } from '../../model/schema.ts'
-import { type Database, qualified } from '../../runtime/database.ts'
+import { type Database, literal, qualified } from '../../runtime/database.ts'
 import { readSchema } from '../../sql/schema.ts'
 import { readTriggers } from '../../sql/triggers.ts'
 import { certificateEnd } from './source.ts'
@@ -17,6 +18,8 @@ export interface TargetFacts {
   triggers: { table: string; name: string }[]
   /** Roles other than ours that may write to an expected table, with the tables. */
   writers: { role: string; tables: string[] }[]
+  /** What they may, right by right. */
+  writeGrants: WriteGrant[]
   /** Schemas in which a replicator keeps, or has kept, its progress. */
   stagingSchemas: string[]
   /** CockroachDB only: running imports and changefeeds; null where they cannot be seen. */
@@ -49,8 +52,22 @@ interface TargetRole {
   admin: boolean
   /** Expected tables whose indexes and constraints it may not drop and build: neither owner nor, on CockroachDB, CREATE. */
   withoutCreate: string[]
+  /** Rights to write that other roles have on expected tables, and that it could not give back once they are taken. */
+  ungrantable: WriteGrant[]
+  /** Tables on either end of a foreign key that touches an expected table, in whatever schema. */
+  onForeignKeys: TableRights[]
   /** Expected tables on which it lacks DROP, which IMPORT INTO asks for; empty on PostgreSQL. */
   withoutDrop: string[]
+}
+
+/** What this role may do with the definition of a table. */
+export interface TableRights {
+  schema: string
+  table: string
+  /** By itself, or as a member of the owner. */
+  owned: boolean
+  create: boolean
+  references: boolean
 }
 
 export interface TargetQuestion {
@@ -76,6 +93,7 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
   const expected = (await question.tables).filter((name) => there.has(name))
   const isExpected = new Set(expected)
   const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
+  const access = await readAccess(db, question.schema, expected)
   const isForeign = (table: string) => !owned.has(table)
   return {
     server: { ...server, major: Number(major ?? 0), minor: Number(minor ?? 0) },
@@ -84,6 +102,8 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
     role: {
       ...role,
       admin,
+      ungrantable: access.ungrantable,
+      onForeignKeys: await readTableRights(db, tablesOnForeignKeys(schema, isExpected)),
       createRole: await mayCreateLogins(db),
       withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [],
       withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
@@ -91,6 +111,7 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
     filled: await filledTables(db, question.schema, expected),
     triggers: await readTriggers(db, server.version, schema, expected),
     writers: writers(grants.rows, isExpected),
+    writeGrants: access.open,
     stagingSchemas: staging.rows.map((row) => row.name),
     jobs: cockroach ? await readJobs(db) : null,
     intSize: cockroach ? await readSetting(db, 'default_int_size') : null,
@@ -103,6 +124,44 @@ const ROLE = `
   SELECT current_user AS name, has_database_privilege(current_database(), 'CREATE') AS "createOnDatabase",
          coalesce((SELECT has_schema_privilege(n.oid, 'CREATE') FROM pg_catalog.pg_namespace n WHERE n.nspname = $1),
            false) AS "createOnSchema"`
+
+/** Both ends of every foreign key that has an expected table at one of them. */
+function tablesOnForeignKeys(
+  { name, constraints }: Schema,
+  expected: Set<string>,
+): { schema: string; table: string }[] {
+  const ours = (each: { schema: string; table: string }) => each.schema === name && expected.has(each.table)
+  const found = new Map<string, { schema: string; table: string }>()
+  for (const { kind, schema, table, references } of constraints)
+    if (kind === 'f' && references && (ours({ schema, table }) || ours(references)))
+      for (const end of [
+        { schema, table },
+        { schema: references.schema, table: references.table },
+      ])
+        found.set(JSON.stringify(end), end)
+  return [...found.values()]
+}
+
+/** CREATE on a table is CockroachDB's, which asks for it to alter one; PostgreSQL asks for ownership. */
+async function readTableRights(
+  db: Database,
+  tables: readonly { schema: string; table: string }[],
+): Promise<TableRights[]> {
+  if (!tables.length) return []
+  const names = tables.map(({ schema, table }) => `(${literal(schema)}, ${literal(table)})`).join(', ')
+  const granted = (right: string) => `EXISTS (
+    SELECT 1 FROM information_schema.table_privileges p
+     WHERE p.table_schema = n.nspname AND p.table_name = c.relname AND p.privilege_type IN ('${right}', 'ALL')
+       AND (p.grantee = current_user OR lower(p.grantee) = 'public'
+            OR p.grantee IN (SELECT role_name FROM information_schema.applicable_roles)))`
+  const { rows } = await db.query(
+    `SELECT n.nspname AS schema, c.relname AS table, pg_has_role(c.relowner, 'USAGE') AS owned,
+            ${granted('CREATE')} AS create, ${granted('REFERENCES')} AS references
+       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE c.relkind IN ('r', 'p') AND (n.nspname, c.relname) IN (${names}) ORDER BY 1, 2`,
+  )
+  return rows
+}
 
 const ADMIN = `SELECT pg_has_role('admin', 'MEMBER') AS admin`
 

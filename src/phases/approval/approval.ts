@@ -1,10 +1,10 @@
 import { info } from '@actions/core'
 import type { ApprovalOutcome } from '../../ledger/hold.ts'
-import { GithubError, isJob, readJobs, readReviews } from '../../runtime/github.ts'
+import { type Github, GithubError, isJob, readJobs, readReviews } from '../../runtime/github.ts'
 
 /** What a follower watches: the job that waits for the approval. */
 export interface Watched {
-  token: string
+  github: Github
   job: string
   environment: string
   /** Milliseconds since the job began to wait. */
@@ -20,7 +20,7 @@ export async function lookAtApproval(watched: Watched): Promise<Seen | undefined
     return await look(watched)
   } catch (error) {
     if (!(error instanceof GithubError)) throw error
-    info(`${error.message}; asked again later`)
+    info(`${error.message} (asked again later)`)
     return undefined
   }
 }
@@ -28,13 +28,13 @@ export async function lookAtApproval(watched: Watched): Promise<Seen | undefined
 /** A job that waits for its approval is `waiting`; one that is `queued` for longer than this waits for a runner. */
 const QUEUED_FOR_RUNNER = 60_000
 
-async function look({ token, job: name, environment, maxWait }: Watched): Promise<Seen | undefined> {
-  const { body, at } = await readJobs(token)
+async function look({ github, job: name, environment, maxWait }: Watched): Promise<Seen | undefined> {
+  const { body, at } = await readJobs(github)
   const job = body.find((each) => isJob(each, name))
   if (!job) return undefined
   if (job.status === 'in_progress') return 'running'
   const waited = job.created_at ? at - Date.parse(job.created_at) : 0
-  const last = (await readReviews(token, environment)).at(-1)
+  const last = (await readReviews(github, environment)).at(-1)
   if (job.status === 'completed')
     return job.steps?.length && last?.state !== 'rejected' && job.conclusion !== 'cancelled' ? 'over' : 'declined'
   if (job.status === 'queued') return last?.state === 'approved' || waited > QUEUED_FOR_RUNNER ? 'approved' : undefined

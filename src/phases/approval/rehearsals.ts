@@ -4,15 +4,17 @@ import { join } from 'node:path'
 import { getExecOutput } from '@actions/exec'
 import * as z from 'zod'
 import { messageOf, UserError } from '../../runtime/errors.ts'
-import { downloadGithub, readGithub } from '../../runtime/github.ts'
+import type { Github } from '../../runtime/github.ts'
 
 /*
- * The rehearsals that a plan has had, as GitHub knows them: artifacts of successful runs on the default branch. Whoever
- * can write to the repository can upload an artifact of any name from a branch, and one on the default branch by another
- * workflow. So each counts only with an attestation whose certificate names the workflow, the branch and the run.
+ * The rehearsals of a plan, as GitHub knows them: artifacts of successful runs on the default branch. Anyone with write
+ * access can upload an artifact of any name from a branch, or from the default branch by another workflow. So each one
+ * counts only with an attestation whose certificate names the workflow, the branch and the run.
  */
 
 export interface Wanted {
+  github: Github
+  /** For `gh`. */
   token: string
   /** File name of the workflow that rehearses. */
   workflow: string
@@ -23,30 +25,43 @@ export interface Wanted {
   attestation: 'gh' | 'read'
 }
 
-/** The runs that count, and for each other one with such an artifact why it does not. */
+/** URLs of the runs that count, and for each other run with such an artifact why it does not. */
 export interface Rehearsals {
   green: string[]
   rejected: string[]
 }
 
+/** Newest artifacts that are looked at; each costs a few requests and a download. */
+export const MOST_REHEARSALS = 20
+const MOST_PAGES = 5
+
 const repository = z.object({ default_branch: z.string() })
-const runs = z.object({
-  workflow_runs: z.array(
-    z.object({
-      id: z.number(),
-      html_url: z.string(),
-      event: z.string(),
-      conclusion: z.string().nullable(),
-      head_branch: z.string().nullable(),
-      path: z.string(),
-      created_at: z.string(),
-      head_repository: z.object({ full_name: z.string() }).nullable(),
-    }),
-  ),
+const run = z.object({
+  id: z.number(),
+  html_url: z.string(),
+  event: z.string(),
+  conclusion: z.string().nullable(),
+  head_branch: z.string().nullable(),
+  path: z.string(),
+  created_at: z.string(),
+  head_repository: z.object({ full_name: z.string() }).nullable(),
 })
 const artifacts = z.object({
   artifacts: z.array(
-    z.object({ id: z.number(), name: z.string(), expired: z.boolean(), digest: z.string().nullish() }),
+    z.object({
+      id: z.number(),
+      name: z.string(),
+      expired: z.boolean(),
+      digest: z.string().nullish(),
+      workflow_run: z
+        .object({
+          id: z.number(),
+          head_branch: z.string().nullish(),
+          repository_id: z.number().optional(),
+          head_repository_id: z.number().optional(),
+        })
+        .nullish(),
+    }),
   ),
 })
 const certificate = z.object({ rawBytes: z.string() })
@@ -67,40 +82,55 @@ const statement = z.object({
   subject: z.array(z.object({ name: z.string(), digest: z.object({ sha256: z.string() }) })),
 })
 
-type Run = z.infer<typeof runs>['workflow_runs'][number]
-type Artifact = z.infer<typeof artifacts>['artifacts'][number] & { digest: string }
+type Run = z.infer<typeof run>
+type Listed = z.infer<typeof artifacts>['artifacts'][number]
+type Artifact = Listed & { digest: string }
 
 const PREDICATE = 'https://slsa.dev/provenance/v1'
 const EVENTS = ['workflow_dispatch', 'schedule', 'push']
 
-/** @throws UserError when GitHub cannot be asked, or has no such workflow */
+/** @throws GithubError */
 export async function findRehearsals(wanted: Wanted): Promise<Rehearsals> {
-  const { token, workflow, artifact: name, since } = wanted
-  const branch = (await readGithub(token, '', repository))?.body.default_branch ?? 'main'
-  const query = new URLSearchParams({ branch, status: 'success', created: `>=${since.toISOString()}`, per_page: '100' })
-  const found = await readGithub(token, `actions/workflows/${encodeURIComponent(workflow)}/runs?${query}`, runs)
-  if (!found)
-    throw new UserError(
-      'approval.no-rehearsal-workflow',
-      `the repository has no workflow ${workflow} that could have rehearsed this plan`,
-    )
+  const { github } = wanted
+  const branch = (await github.read('', repository))?.body.default_branch ?? 'main'
   const result: Rehearsals = { green: [], rejected: [] }
-  for (const run of found.body.workflow_runs) {
-    const list = await readGithub(
-      token,
-      `actions/runs/${run.id}/artifacts?name=${encodeURIComponent(name)}&per_page=100`,
-      artifacts,
-    )
-    const artifact = list?.body.artifacts.find((each) => each.name === name)
-    if (!artifact) continue
-    const problem = runProblem(run, branch, wanted) ?? (await artifactProblem(artifact, run, branch, wanted))
-    if (problem) result.rejected.push(`${run.html_url}: ${problem}`)
-    else result.green.push(run.html_url)
+  let looked = 0
+  for (const artifact of await listArtifacts(wanted)) {
+    const elsewhere = placeProblem(artifact, branch)
+    if (elsewhere) {
+      result.rejected.push(`run ${artifact.workflow_run?.id}: ${elsewhere}`)
+      continue
+    }
+    if (looked++ === MOST_REHEARSALS) break
+    const found = (await github.read(`actions/runs/${artifact.workflow_run?.id}`, run))?.body
+    // A run that was repeated leaves an artifact of each attempt, and counts once.
+    if (!found || result.green.includes(found.html_url)) continue
+    const problem = runProblem(found, branch, wanted) ?? (await artifactProblem(artifact, found, branch, wanted))
+    if (problem) result.rejected.push(`${found.html_url}: ${problem}`)
+    else result.green.push(found.html_url)
   }
   return result
 }
 
-/** The query has asked for all this; what counts is what the answer says. */
+/** Newest first. */
+async function listArtifacts({ github, artifact: name }: Wanted): Promise<Listed[]> {
+  const all: Listed[] = []
+  for (let page = 1; page <= MOST_PAGES; page++) {
+    const query = new URLSearchParams({ name, per_page: '100', page: String(page) })
+    const list = (await github.read(`actions/artifacts?${query}`, artifacts))?.body.artifacts ?? []
+    all.push(...list.filter((each) => each.name === name))
+    if (list.length < 100) break
+  }
+  return all
+}
+
+/** Artifacts of other branches and forks cost no request each, so a flood of them hides nothing. */
+function placeProblem({ workflow_run: by }: Listed, branch: string): string | undefined {
+  if (by?.head_repository_id !== by?.repository_id) return 'it ran for a fork'
+  return by?.head_branch === branch ? undefined : `it ran on the branch ${by?.head_branch}, not on ${branch}`
+}
+
+/** Why a run does not count. */
 function runProblem(run: Run, branch: string, { workflow, since }: Wanted): string | undefined {
   if (run.conclusion !== 'success') return `it ended with ${run.conclusion}`
   if (run.head_repository?.full_name.toLowerCase() !== process.env.GITHUB_REPOSITORY?.toLowerCase())
@@ -113,14 +143,14 @@ function runProblem(run: Run, branch: string, { workflow, since }: Wanted): stri
 }
 
 async function artifactProblem(
-  { digest, ...artifact }: z.infer<typeof artifacts>['artifacts'][number],
+  { digest, ...artifact }: Listed,
   run: Run,
   branch: string,
   wanted: Wanted,
 ): Promise<string | undefined> {
   if (artifact.expired) return 'its artifact has expired'
   if (!digest) return 'GitHub tells no digest of its artifact'
-  const answer = await readGithub(wanted.token, `attestations/${digest}?per_page=100`, attestations)
+  const answer = await wanted.github.read(`attestations/${digest}?per_page=100`, attestations)
   if (!answer?.body.attestations.length) return 'its artifact has no attestation'
   const problems = answer.body.attestations.map((each) =>
     bundleProblem(each.bundle, { ...artifact, digest }, run, branch, wanted),
@@ -214,7 +244,7 @@ function content(der: Buffer, tag: number): Buffer | undefined {
 /** Has GitHub's own program check the artifact itself: the certificate's chain, the log, and the identity once more. */
 async function signatureProblem(artifact: Artifact, branch: string, wanted: Wanted): Promise<string | undefined> {
   const { GITHUB_REPOSITORY = '', PATH = '', HOME = '', RUNNER_TEMP = '.' } = process.env
-  const bytes = await downloadGithub(wanted.token, `actions/artifacts/${artifact.id}/zip`)
+  const bytes = await wanted.github.download(`actions/artifacts/${artifact.id}/zip`)
   if (`sha256:${createHash('sha256').update(bytes).digest('hex')}` !== artifact.digest)
     return 'its artifact is not what GitHub says that it is'
   const folder = mkdtempSync(join(RUNNER_TEMP, 'rehearsal-'))

@@ -1,7 +1,7 @@
 import { info, warning } from '@actions/core'
 import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../../destination/deferral.ts'
 import { dropStreamLogin, loginExists } from '../../destination/stream-login.ts'
-import { mergeWriteGrants, openWriteAccess, readWriteGrants, type WriteGrant } from '../../destination/write-access.ts'
+import { missingGrants, openWriteAccess } from '../../destination/write-access.ts'
 import { readStreamNote } from '../../ledger/hold.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { type Database, ident, qualified, relationExists, sqlState } from '../../runtime/database.ts'
@@ -96,7 +96,7 @@ export async function leftoversOnTarget(
   if (login && (await loginExists(target, login)))
     found.push({ name: `login ${login} of the stream`, drop: () => dropLiveLogin(target, login) })
   const { writeAccess = [] } = entry.facts
-  const taken = (await openable(target, targetSchema, writeAccess)) ? writeAccess : []
+  const taken = writeAccess.length ? await missingGrants(target, targetSchema, writeAccess) : []
   if (taken.length)
     found.push({
       name: `write access on the target: ${taken.length} rights are given back`,
@@ -206,11 +206,4 @@ export async function restoreOrTell(target: Database, migration: string, restore
     warning(
       `${problems.length} indexes and constraints that were taken off for the load are still off; their definitions stay in the ledger. Say \`restore: true\` to build them, or load again under the same id`,
     )
-}
-
-/** Whether one of these rights is still taken away. */
-async function openable(target: Database, schema: string, grants: readonly WriteGrant[]): Promise<boolean> {
-  if (!grants.length) return false
-  const there = await readWriteGrants(target, schema, [...new Set(grants.map(({ table }) => table))])
-  return mergeWriteGrants(there, grants).length > there.length
 }

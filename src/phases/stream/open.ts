@@ -148,6 +148,8 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
   return withDatabase(inputs.source, 'source', (source) =>
     withDatabase(inputs.target, 'target', async (target) => {
       const { database, isCockroach } = await readTarget(target)
+      // The replicator's own flag creates the database too, for which CockroachDB asks for CREATEDB.
+      await target.query(`CREATE SCHEMA IF NOT EXISTS ${ident(stagingSchema)}`)
       await endOrphan(source, entry)
       // A cutover that came to no decision may have been killed before it could give them back.
       await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)

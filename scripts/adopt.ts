@@ -1,0 +1,124 @@
+/**
+ * Writes the files that a repository copies, filled in: `npm run adopt -- OWNER/REPO@COMMIT --out DIR`. Overwrites no file.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+
+const EXAMPLES = resolve(import.meta.dirname, '../examples')
+const HELP = `npm run adopt -- OWNER/REPO@COMMIT --out DIR [options]
+
+Writes the workflows and the config file to copy into DIR, with repository and commit filled in.
+
+  OWNER/REPO@COMMIT        where these actions are, and the full commit (40 hex digits) to pin
+  --out DIR                root of your repository; no file in it is overwritten
+  --caller                 your repository belongs to the organization of OWNER/REPO: call its migrate.yml
+                           instead of copying the jobs
+  --plan-hash              your plan has no required reviewers: a second person types the plan's hash
+  --runner LABEL           label of a runner that reaches both databases (default: ubuntu-24.04)
+  --bucket URL             bucket for the load, such as s3://acme-molt/shop
+  --postgres-image IMAGE   such as postgres:16@sha256:…, for the rehearsal
+  --cockroach-image IMAGE  such as cockroachdb/cockroach:v25.2.6@sha256:…
+`
+const IMAGE = /^[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}$/
+const ZEROS = '0'.repeat(64)
+
+export interface Adoption {
+  /** `OWNER/REPO` of the actions. */
+  repository: string
+  /** 40 hex digits. */
+  commit: string
+  caller?: boolean
+  planHash?: boolean
+  runner?: string
+  bucket?: string
+  postgresImage?: string
+  cockroachImage?: string
+}
+
+/** Path in the adopting repository → content. */
+export function adoptedFiles(adoption: Adoption): Map<string, string> {
+  const { caller = false } = adoption
+  const copied: Record<string, string> = {
+    '.github/workflows/migrate.yml': caller ? 'migrate-caller.yml' : 'migrate-jobs.yml',
+    '.github/workflows/molt-operations.yml': 'operations.yml',
+    '.github/workflows/rehearse.yml': 'rehearse.yml',
+    'molt-actions.yml': 'molt-actions.yml',
+  }
+  for (const name of readdirSync(join(EXAMPLES, 'rehearsal'))) copied[`rehearsal/${name}`] = join('rehearsal', name)
+  return new Map(
+    Object.entries(copied).map(([path, name]) => [path, fill(readFileSync(join(EXAMPLES, name), 'utf8'), adoption)]),
+  )
+}
+
+function fill(text: string, adoption: Adoption): string {
+  const { repository, commit, planHash, runner, bucket, postgresImage, cockroachImage } = adoption
+  const filled = text
+    .replace(/^# (Copy to|Generated from)[^\n]*\n(# [^\n]*\n)*/, `# From ${repository} at ${commit}.\n`)
+    .replaceAll('OWNER/REPO', repository)
+    .replaceAll(/(?<![0-9a-f])0{40}(?![0-9a-f])/g, commit)
+    .replace('s3://BUCKET/molt', bucket ?? 's3://BUCKET/molt')
+    .replace(/POSTGRES_IMAGE: .*/, (line) => (postgresImage ? `POSTGRES_IMAGE: ${postgresImage}` : line))
+    .replace(/COCKROACH_IMAGE: .*/, (line) => (cockroachImage ? `COCKROACH_IMAGE: ${cockroachImage}` : line))
+  const labelled = runner ? filled.replaceAll(/(?<=^ +(?:runs-on|runner): )ubuntu-24\.04/gm, runner) : filled
+  // Both files have one line for the gate of the cutover; that of the cleanup has another comment.
+  return planHash
+    ? labelled.replace(/gate: environment(?= # plan-hash|\n +environment: cutover\n)/, 'gate: plan-hash')
+    : labelled
+}
+
+function main() {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      out: { type: 'string' },
+      caller: { type: 'boolean' },
+      'plan-hash': { type: 'boolean' },
+      runner: { type: 'string' },
+      bucket: { type: 'string' },
+      'postgres-image': { type: 'string' },
+      'cockroach-image': { type: 'string' },
+      help: { type: 'boolean' },
+    },
+  })
+  if (values.help) {
+    console.log(HELP)
+    return
+  }
+  const [, repository, commit] = /^([\w.-]+\/[\w.-]+)@([0-9a-f]{40})$/.exec(positionals[0] ?? '') ?? []
+  if (!repository || !commit || !values.out) throw new Error(`OWNER/REPO@COMMIT and --out DIR are required\n\n${HELP}`)
+  const images = { postgresImage: values['postgres-image'], cockroachImage: values['cockroach-image'] }
+  for (const image of Object.values(images))
+    if (image && !IMAGE.test(image)) throw new Error(`${image} is not pinned. Write NAME:TAG@sha256:DIGEST`)
+  const { out, caller, runner, bucket } = values
+  const files = adoptedFiles({ repository, commit, caller, planHash: values['plan-hash'], runner, bucket, ...images })
+  const taken = [...files.keys()].filter((path) => existsSync(join(out, path)))
+  if (taken.length)
+    throw new Error(`these files exist already: ${taken.join(', ')}. Move them away, or write elsewhere`)
+  for (const [path, content] of files) {
+    mkdirSync(dirname(join(out, path)), { recursive: true })
+    writeFileSync(join(out, path), content)
+    console.log(`wrote ${join(out, path)}`)
+  }
+  console.log(next([...files.values()].join('\n')))
+}
+
+/** What only the adopting team knows. */
+function next(text: string): string {
+  const left = [
+    text.includes('s3://BUCKET') && '- molt-actions.yml: the bucket (`--bucket`), or `mode: direct-copy`',
+    text.includes(ZEROS) && '- rehearse.yml: the digests of the images (`--postgres-image`, `--cockroach-image`)',
+    '- rehearsal/: schema, rows and masking rules of your own',
+    '- environments, reviewers and secrets: docs/environments.md',
+  ]
+  return `\nLeft to do:\n${left.filter(Boolean).join('\n')}`
+}
+
+if (process.argv[1] === import.meta.filename) {
+  try {
+    main()
+  } catch (error) {
+    console.error((error as Error).message)
+    process.exitCode = 1
+  }
+}

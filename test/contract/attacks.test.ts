@@ -1,0 +1,335 @@
+// What someone with write access to a branch, or an accident, would try against the workflows that people copy. Each attack is
+// tried and must fail; docs/threat-model.md is held to the files at the end.
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { type JobResult, runAction } from '../../rehearsal/runner/runner.ts'
+import { exampleComposite } from '../../scripts/example-jobs.ts'
+import { specs } from '../../src/actions/specs.ts'
+import { type FakeGithub, limited, REPOSITORY, reviewed, startGithub, TOKEN } from '../support/github.ts'
+import { REPO, words } from '../support/migration.ts'
+import { evaluate, holds, type Job, readWorkflow, type Workflow } from '../support/workflow.ts'
+
+const read = (path: string) => readFileSync(join(REPO, path), 'utf8')
+const own = readdirSync(join(REPO, '.github/workflows')).map((name) => `.github/workflows/${name}`)
+const copied = ['migrate-caller', 'migrate-jobs', 'operations', 'rehearse'].map((name) => `examples/${name}.yml`)
+const workflows = [...own, ...copied].map((path) => [path, readWorkflow(join(REPO, path))] as const)
+const triggers = ({ on }: Workflow) => Object.keys(on)
+
+let github: FakeGithub
+const folder = mkdtempSync(join(tmpdir(), 'attacks-'))
+beforeAll(async () => {
+  github = await startGithub()
+})
+beforeEach(() => {
+  github.environment = reviewed(2)
+  github.others = new Map([['migration', limited(['main'])]])
+})
+afterAll(() => {
+  github?.close()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+/** `do: require`, as the first job of migrate.yml asks it. */
+function gate(inputs: Record<string, string>): Promise<JobResult> {
+  const asked = { do: 'require', environment: 'cutover', 'secrets-environment': 'migration', token: TOKEN }
+  return runAction({
+    dir: join(REPO, 'actions/gate'),
+    repo: REPO,
+    inputs: { ...asked, ...inputs },
+    workDir: folder,
+    github: { api_url: github.url, repository: REPOSITORY },
+  })
+}
+
+describe('1. the person who starts a run switches the gate off', () => {
+  /** What a form may ask for. Nothing here weakens an approval. */
+  const FORM: Record<string, string[]> = {
+    'examples/migrate-caller.yml': [
+      'migration',
+      'phase',
+      'decision',
+      'on-interrupted',
+      'switched-by-hand',
+      'approved-hash',
+    ],
+    'examples/migrate-jobs.yml': [
+      'migration',
+      'phase',
+      'decision',
+      'on-interrupted',
+      'switched-by-hand',
+      'approved-hash',
+    ],
+    'examples/operations.yml': ['operation', 'migration', 'accept-data-loss', 'dry-run'],
+    'examples/rehearse.yml': [],
+    '.github/workflows/rehearse.yml': ['variant'],
+    '.github/workflows/ci.yml': [],
+    '.github/workflows/release.yml': ['version'],
+  }
+  const forms = workflows.filter(([, workflow]) => triggers(workflow).includes('workflow_dispatch'))
+
+  test.each(forms)('%s asks for nothing that weakens an approval', (path, { on }) => {
+    expect(Object.keys(on.workflow_dispatch?.inputs ?? {})).toEqual(FORM[path])
+  })
+
+  const POLICY = [
+    'gate',
+    'environment',
+    'secrets-environment',
+    'config',
+    'rehearsals',
+    'max-approval-wait',
+    'on-declined',
+    'runner',
+    'token',
+  ]
+  test.each(forms)('%s decides by literals where and by whom it is approved', (_, workflow) => {
+    for (const job of Object.values(workflow.jobs)) {
+      const places = [job.environment, job['runs-on'], ...[job, ...(job.steps ?? [])].flatMap(policyOf)]
+      for (const place of places.filter((each) => each !== undefined))
+        expect(String(place)).not.toMatch(/\b(inputs|vars|github\.event\.inputs)\b/)
+    }
+  })
+  const policyOf = ({ with: given = {} }: { with?: Record<string, unknown> }) => POLICY.map((name) => given[name])
+
+  test('the called workflow has no form', () => {
+    expect(triggers(readWorkflow(join(REPO, '.github/workflows/migrate.yml')))).toEqual(['workflow_call'])
+  })
+
+  test.each([
+    ['gate: none, to commit', { gate: 'none', decision: 'commit' }, /`decision: commit` needs an approval/],
+    ['an environment that was made up', { environment: 'made-up', decision: 'commit' }, /`made-up` does not exist/],
+    ['both, as it was tried', { gate: 'none', environment: 'made-up', decision: 'commit' }, /needs an approval/],
+  ])('%s: refused', async (_, inputs, text) => {
+    const ended = await gate(inputs)
+    expect(words(ended)).toMatch(text)
+    expect(ended.conclusion).toBe('failure')
+  })
+
+  test('skipping the first check does not help: the job that was approved refuses, too', async () => {
+    const ended = await gate({ do: 'approve', gate: 'none', decision: 'commit' })
+    expect(words(ended)).toMatch(/needs an approval/)
+    expect(ended.conclusion).toBe('failure')
+  })
+})
+
+describe('2. an operation outside of the organization finds no secret', () => {
+  test.each(copied.filter((path) => path !== 'examples/migrate-caller.yml'))('%s reads its secrets itself', (path) => {
+    expect(read(path)).not.toMatch(/secrets: inherit|uses: \S+\/\.github\/workflows\//)
+  })
+
+  test('a secret that does not arrive is named', async () => {
+    const ended = await gate({ secrets: 'MOLT_SOURCE=true, MOLT_TARGET=false' })
+    expect(words(ended)).toMatch(/the secret MOLT_TARGET is empty in this job/)
+    expect(ended.conclusion).toBe('failure')
+  })
+})
+
+describe('3. a branch reads the URLs of production', () => {
+  const secretJobs = workflows.flatMap(([path, { jobs }]) =>
+    Object.entries(jobs)
+      .filter(([, job]) => JSON.stringify(job.steps ?? []).includes('secrets.'))
+      .map(([id, job]) => [path, id, job] as const),
+  )
+  test('there are jobs with secrets', () => expect(secretJobs.length).toBeGreaterThan(15))
+  test.each(secretJobs)('%s: %s has its secrets from an environment', (_, __, job) => {
+    expect(job.environment).toMatch(
+      /^(migration|cutover|cutover-cleanup|rehearsal|\$\{\{ inputs\.(secrets-)?environment \}\})$/,
+    )
+  })
+
+  const anyBranch = { id: 1, name: 'migration', protection_rules: [], deployment_branch_policy: null }
+  test.each<[string, object]>([
+    ['any branch', anyBranch],
+    ['the pattern *', limited(['main', '*'])],
+    ['the pattern **/*', limited(['**/*'])],
+  ])('an environment that admits %s is refused', async (_, environment) => {
+    github.others.set('migration', environment)
+    const ended = await gate({})
+    expect(words(ended)).toMatch(/`migration` takes any branch/)
+    expect(ended.conclusion).toBe('failure')
+  })
+
+  test('so is the environment of the reviewers', async () => {
+    github.environment = { ...reviewed(2), deployment_branch_policy: null }
+    expect(words(await gate({}))).toMatch(/`cutover` takes any branch/)
+  })
+
+  test('one that admits the default branch passes', async () => {
+    expect((await gate({})).conclusion).toBe('success')
+  })
+
+  test('the workflows ask before they use a secret', () => {
+    const asks = (path: string, id: string) =>
+      (readWorkflow(join(REPO, path)).jobs[id] as Job).steps?.find(({ uses }) => uses?.includes('actions/gate'))?.with
+    expect(asks('examples/migrate-jobs.yml', 'prepare')).toMatchObject({
+      do: 'require',
+      'secrets-environment': 'migration',
+    })
+    expect(asks('examples/rehearse.yml', 'real')).toMatchObject({ do: 'require', 'secrets-environment': 'rehearsal' })
+  })
+})
+
+describe('4. a pull request reads a secret', () => {
+  test.each(workflows)('%s', (path, workflow) => {
+    expect(triggers(workflow)).not.toContain('pull_request_target')
+    expect(triggers(workflow)).not.toContain('workflow_run')
+    if (triggers(workflow).includes('pull_request')) expect(read(path)).not.toContain('secrets.')
+  })
+
+  test.each(['.github/workflows/rehearse.yml', 'examples/rehearse.yml'])(
+    '%s masks from the default branch only',
+    (path) => {
+      const { real } = readWorkflow(join(REPO, path)).jobs
+      const on = (ref_name: string) => ({
+        github: { event_name: 'workflow_dispatch', ref_name, event: { repository: { default_branch: 'main' } } },
+        inputs: { variant: 'both' },
+      })
+      expect(holds(real?.if as string, on('main'))).toBe(true)
+      expect(holds(real?.if as string, on('feature'))).toBe(false)
+    },
+  )
+})
+
+describe('5. a default commits, or lets an administrator through unseen', () => {
+  test('every decision is `rehearse` unless someone says otherwise', () => {
+    for (const [, { on }] of workflows)
+      for (const form of [on.workflow_dispatch, on.workflow_call]) {
+        const { decision } = form?.inputs ?? {}
+        if (decision) expect(decision.default).toBe('rehearse')
+      }
+    for (const { inputs } of specs) expect(inputs.decision?.fallback ?? 'rehearse').toBe('rehearse')
+  })
+
+  test('administrators who can bypass the reviewers are shown, and refused by policy', async () => {
+    for (const can_admins_bypass of [true, undefined]) {
+      github.environment = { ...reviewed(2), can_admins_bypass }
+      const shown = await gate({})
+      expect(words(shown)).toMatch(/##\[warning\]administrators can bypass the reviewers of `cutover`/)
+      expect(shown.summary).toMatch(/administrators can bypass them[\s\S]*(\*\*yes\*\*|unknown)/)
+      expect(shown.conclusion).toBe('success')
+      expect((await gate({ 'admins-can-bypass': 'refuse' })).conclusion).toBe('failure')
+    }
+    github.environment = reviewed(2)
+    expect((await gate({ 'admins-can-bypass': 'refuse' })).conclusion).toBe('success')
+  })
+})
+
+describe('6. GitHub fails once, or limits requests', () => {
+  test('right after an approval, by the action as it is shipped', async () => {
+    github.failures = [{ status: 502 }, 'reset']
+    expect((await gate({})).conclusion).toBe('success')
+  })
+  test('a follower asks once a minute', () => {
+    const { inputs } = specs.find(({ name }) => name === 'replicate') ?? { inputs: {} }
+    expect(inputs).toMatchObject({ 'approval-poll': { fallback: '60s' } })
+  })
+})
+
+describe('7. a secret whose value is a common word makes an output vanish', () => {
+  const { jobs } = readWorkflow(join(REPO, '.github/workflows/migrate.yml'))
+  const all = workflows.flatMap(([path, { jobs }]) => Object.entries(jobs).map(([id, job]) => [path, id, job] as const))
+
+  test.each(all.filter(([, , job]) => job.if))('%s: %s decides by what an output is not', (_, __, job) => {
+    expect(job.if).not.toMatch(/\.outputs\.[\w-]+ ==|==\s*needs\.[\w-]+\.outputs/)
+  })
+
+  test('without its output a follower runs, and a cutover waits for its reviewers', () => {
+    const needs = { prepare: { result: 'success', outputs: {} }, brief: { result: 'success', outputs: {} } }
+    const inputs = { decision: 'commit', phase: 'prepare', 'approved-hash': '' }
+    expect(holds(jobs.follow?.if as string, { needs, inputs })).toBe(true)
+    expect(holds(jobs.cutover?.if as string, { needs, inputs })).toBe(true)
+  })
+
+  test('the outputs that conditions and matrices read contain none of these words', async () => {
+    const { outputs } = await gate({ 'max-approval-wait': '20h' })
+    const brief = ['follower-needed', 'no-follower-needed']
+    for (const value of [outputs.legs, outputs.gate, ...brief])
+      expect(value).not.toMatch(/true|false|\d|yes|prod|main|admin|root/)
+    expect(JSON.parse(outputs.legs as string)).toHaveLength(20)
+  })
+})
+
+describe('9. a push cancels the nightly run', () => {
+  const concurrency = readWorkflow(join(REPO, '.github/workflows/ci.yml')).concurrency as { group: string }
+  const group = (event_name: string, ref: string, run_id: string) =>
+    evaluate(concurrency.group, { github: { event_name, ref, run_id } })
+  test('only a newer commit of the same pull request cancels a run', () => {
+    expect(group('schedule', 'refs/heads/main', '1')).not.toBe(group('push', 'refs/heads/main', '2'))
+    expect(group('push', 'refs/heads/main', '1')).not.toBe(group('push', 'refs/heads/main', '2'))
+    expect(group('pull_request', 'refs/pull/1/merge', '1')).toBe(group('pull_request', 'refs/pull/1/merge', '2'))
+  })
+})
+
+describe('10. a runner that does not know `$/`', () => {
+  test('has the root action with each part by repository and commit', () => {
+    const text = read('examples/action.yml')
+    expect(text).toBe(exampleComposite(read('action.yml')))
+    expect(text.replace(/^#.*$/gm, '')).not.toContain('$/')
+    const parts = [...text.matchAll(/uses: OWNER\/REPO\/actions\/([a-z]+)@0{40}$/gm)].map(([, name]) => name)
+    expect(parts).toEqual([...read('action.yml').matchAll(/uses: \$\/actions\/([a-z]+)$/gm)].map(([, name]) => name))
+  })
+  test.each(copied)('%s names none of its actions by `$/`', (path) => {
+    expect(read(path).replace(/^ *#.*$/gm, '')).not.toMatch(/uses: \$\//)
+  })
+})
+
+test.each(workflows)('%s runs images by digest', (_, workflow) => {
+  const images = Object.entries(workflow.env ?? {}).filter(([name]) => name.endsWith('_IMAGE'))
+  for (const [, image] of images) expect(image).toMatch(/^[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}$/)
+  const names = images.map(([name]) => name)
+  for (const job of Object.values(workflow.jobs)) {
+    expect(job).not.toHaveProperty('container')
+    expect(job).not.toHaveProperty('services')
+    for (const { run = '' } of job.steps ?? [])
+      for (const [command] of run.matchAll(/docker run(?:[^\n]*\\\n)*[^\n]*/g)) {
+        const [, name = ''] = /"\$(\w+_IMAGE)"/.exec(command) ?? []
+        expect(names, command).toContain(name)
+      }
+  }
+})
+
+describe('docs/threat-model.md', () => {
+  const text = read('docs/threat-model.md')
+  const cells = (line: string) =>
+    line
+      .split('|')
+      .slice(1, -1)
+      .map((cell) => cell.trim())
+  const rows = text.slice(text.indexOf('| file to copy')).split('\n\n')[0]?.split('\n').slice(2).map(cells) ?? []
+
+  test('says of each copied file what it is', () => {
+    expect(rows.map(([file]) => `examples/${file?.replaceAll('`', '')}`)).toEqual(copied)
+  })
+  test.each(rows)('%s', (file = '', everywhere, secrets, environments, started) => {
+    const path = `examples/${file.replaceAll('`', '')}`
+    const workflow = readWorkflow(join(REPO, path))
+    const jobs = Object.values(workflow.jobs)
+    const inherits = jobs.some((job) => job.secrets === 'inherit')
+    expect(everywhere).toBe(inherits ? 'no' : 'yes')
+    expect(secrets).toBe(inherits ? '`secrets: inherit`' : "the job's environment")
+    const named = [...new Set(jobs.map((job) => job.environment).filter(Boolean))].sort()
+    expect(environments).toBe(named.map((name) => `\`${name}\``).join(', ') || 'in the called workflow')
+    expect(started).toBe(triggers(workflow).sort().join(', '))
+  })
+  test('names the actions of others that run in our jobs', () => {
+    const uses = [...own, ...copied].flatMap((path) => [...read(path).matchAll(/uses: actions\/([\w-]+)@/g)])
+    const [, listed = ''] = /only (checkout[^|]*) \|/.exec(text) ?? []
+    for (const name of new Set(uses.map(([, name = '']) => name))) expect(listed.split(/, | and /)).toContain(name)
+  })
+  test('the guide names the environments that the files use', () => {
+    const guide = read('docs/environments.md')
+    for (const name of ['migration', 'cutover', 'cutover-cleanup', 'rehearsal'])
+      expect(guide).toContain(`| \`${name}\` |`)
+    expect(guide).toMatch(/Required reviewers on private repositories need GitHub Enterprise/)
+  })
+})
+
+test('the placeholders of the copied files are all that is left to fill in', () => {
+  for (const path of [...copied, 'examples/action.yml']) {
+    expect(existsSync(join(REPO, path))).toBe(true)
+    for (const [, uses = ''] of read(path).matchAll(/^ +(?:- )?uses: (OWNER\S+)/gm)) expect(uses).toMatch(/@0{40}$/)
+  }
+})
