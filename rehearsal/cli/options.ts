@@ -12,7 +12,7 @@ import { DEFAULT_ROWS } from '../shop/shop.ts'
 
 export const HELP = `Rehearses a migration with the committed actions, under live writes.
 
-  npm run rehearse                       two embedded PostgreSQL servers and a sample shop
+  npm run rehearse                       an embedded PostgreSQL, a CockroachDB-like server, and a sample shop
   npm run rehearse -- --source URL --target URL --allow-source DBNAME
                                          your own databases. Such a run never commits. It takes away slot,
                                          publication, fence, ledger and heartbeat; the loaded rows stay on the
@@ -31,7 +31,7 @@ Options
   --allow-source NAME  the source's database name, as a promise that you mean it
   --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; the real molt takes nothing
                        but CockroachDB as the target, so give --source and --target, too
-  --target-version V   lets the target answer like this CockroachDB: 24.3, 25.2, 26.1, …
+  --target-version V   the CockroachDB that the target answers like: 24.3, 25.2, 26.1, … (default 25.2)
   --latency 20ms       makes each statement on it take longer
   --ddl 300ms          makes each schema change and grant on it take longer
   --retry-rate 0.02    makes this share of the statements on it fail with 40001
@@ -120,7 +120,7 @@ function soundOptions(argv: string[]): Options | undefined {
     source,
     target,
     binDir: binDirOf(values['bin-dir']),
-    cluster: source || values['target-version'] === undefined ? undefined : clusterOf(values),
+    cluster: source || mask ? undefined : clusterOf(values),
   }
 }
 
@@ -130,10 +130,10 @@ function clusterOf(
 ): CockroachOptions {
   const version = values['target-version']
   if (version !== undefined && !/^\d{2}\.\d$/.test(version))
-    throw new InputError('input.invalid', '--target-version must be a version such as 25.2')
+    throw new InputError('rehearse.invalid-option', '--target-version must be a version such as 25.2')
   const retryRate = Number(values['retry-rate'] ?? 0)
   if (!(retryRate >= 0 && retryRate < 1))
-    throw new InputError('input.invalid', '--retry-rate must be a share from 0 to below 1, such as 0.02')
+    throw new InputError('rehearse.invalid-option', '--retry-rate must be a share from 0 to below 1, such as 0.02')
   return {
     version,
     latency: milliseconds('latency', values.latency),
@@ -145,7 +145,7 @@ function clusterOf(
 /** @throws InputError unless it is a duration as inputs have it, such as `20ms` */
 function milliseconds(name: string, value: string | undefined): number {
   const parsed = duration.schema.safeParse(value ?? '0ms')
-  if (!parsed.success) throw new InputError('input.invalid', `--${name} must be ${duration.hint}`)
+  if (!parsed.success) throw new InputError('rehearse.invalid-option', `--${name} must be ${duration.hint}`)
   return parsed.data
 }
 

@@ -32,6 +32,9 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
     } else if (token.text === '@' && isName(previous) && isName(tokens[at + 1])) {
       edits.push({ start: token.start, end: (tokens[at + 1] as Token).end, text: '' })
       at++
+    } else if (isCallOfKeyword(tokens, at)) {
+      edits.push({ start: token.end, end: (tokens[at + 2] as Token).end, text: '' })
+      at += 2
     } else if (token.kind === 'word') {
       const edit = wordEdit(tokens, at, ddl)
       if (edit) edits.push(edit)
@@ -56,6 +59,12 @@ function isWord(token: Token | undefined, value: string): boolean {
 
 function isName(token: Token | undefined): boolean {
   return token?.kind === 'word' || token?.kind === 'quoted'
+}
+
+/** `current_user()`, which PostgreSQL has without parentheses alone. */
+function isCallOfKeyword(tokens: readonly Token[], at: number): boolean {
+  const [word, open, close] = tokens.slice(at, at + 3)
+  return (isWord(word, 'current_user') || isWord(word, 'session_user')) && open?.text === '(' && close?.text === ')'
 }
 
 /** `[SHOW …]`, and `(SHOW …)` as in WITH. */

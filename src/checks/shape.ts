@@ -75,7 +75,7 @@ export const shapeChecks: readonly Check[] = [
     waivable: false,
     title: 'Every expected table is on the target',
     protects: 'molt fetch passes over a missing table with a warning, and still says that it is complete.',
-    fix: 'Create {table} on the target from the converted schema, or leave it out: `exclude-tables`',
+    fix: 'Run `npm run convert -- --source URL --out DIR` (or the action `convert`) and create {table} from its `1-tables.sql`, or leave the table out: `exclude-tables`',
     *find(facts) {
       for (const { source, target } of pairs(facts))
         if (!target)

@@ -43,9 +43,9 @@ function write(work: Work, constraint: Constraint, name: string, kind: 'check' |
   const { table, validated } = constraint
   work.result.constraints.push({ sql, deferred: { kind, table, name, validate: validated } })
   if (validated) work.result.constraints.push({ sql: validateConstraint(schema, table, name), deferred: null })
-  const text = work.catalog.comments.find(
-    ({ on, name: of, of: on_ }) => on === 'constraint' && of === constraint.name && on_ === table,
-  )?.text
+  const text = work
+    .comments(constraint.name)
+    .find(({ on, name: of, of: on_ }) => on === 'constraint' && of === constraint.name && on_ === table)?.text
   if (text === undefined) return
   work.found('comment.kept', work.name('constraint', table, constraint.name))
   work.result.constraints.push({

@@ -195,10 +195,12 @@ function reportParts(work: Work, index: Index, object: string, method: Method): 
 }
 
 function writeComment(work: Work, index: Index, name: string, constraint: Constraint | undefined): void {
-  const text = work.catalog.comments.find(
-    ({ on, name: of, of: table }) =>
-      (on === 'index' || on === 'constraint') && of === index.name && table === index.table,
-  )?.text
+  const text = work
+    .comments(index.name)
+    .find(
+      ({ on, name: of, of: table }) =>
+        (on === 'index' || on === 'constraint') && of === index.name && table === index.table,
+    )?.text
   if (text === undefined) return
   work.found('comment.kept', work.name('index', index.table, index.name))
   const target = constraint

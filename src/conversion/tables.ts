@@ -21,12 +21,12 @@ export function convertTables(work: Work): void {
   const tables = work.catalog.tables.filter((table) => isCreated(work, table))
   if (work.schema !== 'public') add(work, `CREATE SCHEMA IF NOT EXISTS ${ident(work.schema)}`)
   convertTypes(work, tables)
+  const names = new Set(tables.map((each) => each.name))
   const sequences = neededSequences(work, tables)
   for (const sequence of sequences) convertSequence(work, sequence)
   for (const table of tables) convertTable(work, table)
   for (const { name, table, column, identity } of sequences)
-    if (!identity && table && column && tables.some((each) => each.name === table))
-      add(work, ownSequence(work.schema, name, table, column))
+    if (!identity && table && column && names.has(table)) add(work, ownSequence(work.schema, name, table, column))
 }
 
 /** Partitions become rows of their table, and foreign tables stay behind. */
@@ -63,9 +63,10 @@ function leaveType(work: Work, type: Type): void {
 
 /** Without those of identity columns, which bring their own, and of columns that `convert.yml` numbers otherwise. */
 function neededSequences(work: Work, tables: readonly Table[]): Sequence[] {
+  const byName = new Map(tables.map((each) => [each.name, each]))
   return work.catalog.sequences.filter((sequence) => {
     if (sequence.identity) return false
-    const table = tables.find((each) => each.name === sequence.table)
+    const table = byName.get(sequence.table ?? '')
     const column = table?.columns.find((each) => each.name === sequence.column)
     return !(table && column && numbering(work, table, column) !== 'sequence')
   })
@@ -97,7 +98,9 @@ function convertTable(work: Work, table: Table): void {
 function reportTable(work: Work, table: Table): void {
   const object = work.name('table', table.name)
   checkName(work, 'table', table.name)
-  const parts = work.catalog.tables.filter((each) => each.isPartition && isBelow(work, each, table))
+  const parts = table.partitionKey
+    ? work.catalog.tables.filter((each) => each.isPartition && isBelow(work, each, table))
+    : []
   if (table.partitionKey)
     work.found('table.partitioned', object, `PARTITION BY ${table.partitionKey}, ${parts.length} partitions`)
   else if (table.parents.length) work.found('table.inheritance', object, `INHERITS (${table.parents.join(', ')})`)
@@ -210,7 +213,7 @@ function numbering(work: Work, table: Table, column: Column): Numbering {
 }
 
 function sequenceOf(work: Work, table: Table, column: Column): Sequence | undefined {
-  return work.catalog.sequences.find((each) => each.table === table.name && each.column === column.name)
+  return work.sequence(table.name, column.name)
 }
 
 function identityOf(work: Work, table: Table, column: Column): string | null {
@@ -295,9 +298,7 @@ function generatedOf(work: Work, object: string, column: Column, decided: string
 function keyOf(work: Work, table: Table, columns: readonly ColumnDefinition[]) {
   const object = work.name('table', table.name)
   const decided = work.table(table.name)
-  const there = work.catalog.constraints.find(
-    (each) => each.schema === work.schema && each.table === table.name && each.kind === 'primary key',
-  )
+  const there = work.key(table.name)
   if (decided.key)
     work.decided(
       object,
@@ -337,8 +338,8 @@ function isGrowing(work: Work, table: Table, column: ColumnDefinition | undefine
 }
 
 function commentsOf(work: Work, table: Table): string[] {
-  return work.catalog.comments.flatMap(({ on, name, of, text }) => {
-    if (name !== table.name || (on !== 'table' && on !== 'column')) return []
+  return work.comments(table.name).flatMap(({ on, name, of, text }) => {
+    if (on !== 'table' && on !== 'column') return []
     work.found('comment.kept', on === 'table' ? work.name('table', name) : work.name('column', name, of as string))
     return comment(
       on === 'table' ? `TABLE ${work.qualified(name)}` : `COLUMN ${work.qualified(name)}.${ident(of as string)}`,

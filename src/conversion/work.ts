@@ -1,4 +1,4 @@
-import type { Catalog, Type, TypeName } from '../model/catalog.ts'
+import type { Catalog, Comment, Constraint, Sequence, Type, TypeName } from '../model/catalog.ts'
 import { ident } from '../runtime/database.ts'
 import { type Decisions, tableDecision } from './decisions.ts'
 import { isSince, type Outcome, ruleOf, type Version } from './rules.ts'
@@ -44,11 +44,20 @@ export class Work {
   readonly decisions: Decisions
   readonly result: Conversion
   readonly types: ReadonlyMap<string, Type>
+  readonly #sequences: ReadonlyMap<string, Sequence>
+  readonly #keys: ReadonlyMap<string, Constraint>
+  readonly #comments: ReadonlyMap<string, Comment[]>
 
   constructor(catalog: Catalog, target: Version, decisions: Decisions) {
     this.catalog = catalog
     this.decisions = decisions
     this.types = new Map(catalog.types.map((type) => [`${type.schema}.${type.name}`, type]))
+    this.#sequences = new Map(catalog.sequences.map((each) => [JSON.stringify([each.table, each.column]), each]))
+    const keys = catalog.constraints.filter((each) => each.kind === 'primary key' && each.schema === catalog.schema)
+    this.#keys = new Map(keys.map((each) => [each.table, each]))
+    const comments = new Map<string, Comment[]>()
+    for (const each of catalog.comments) comments.set(each.name, [...(comments.get(each.name) ?? []), each])
+    this.#comments = comments
     this.result = { schema: catalog.schema, target, tables: [], indexes: [], constraints: [], manual: [], findings: [] }
   }
 
@@ -83,6 +92,20 @@ export class Work {
 
   table(name: string) {
     return tableDecision(this.decisions, name)
+  }
+
+  /** The sequence that feeds a column. */
+  sequence(table: string, column: string): Sequence | undefined {
+    return this.#sequences.get(JSON.stringify([table, column]))
+  }
+
+  key(table: string): Constraint | undefined {
+    return this.#keys.get(table)
+  }
+
+  /** Comments on everything of this name. */
+  comments(name: string): readonly Comment[] {
+    return this.#comments.get(name) ?? []
   }
 
   /** `column public.orders.total`, as the report names it. */

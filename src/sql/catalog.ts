@@ -11,9 +11,9 @@ import { readObjects } from './catalog-objects.ts'
 
 const TYPE_NAME = `jsonb_build_object('text', pg_catalog.format_type(%t, %m), 'name', e.typname, 'schema', en.nspname,
   'kind', e.typtype, 'array', b.typelem <> 0 AND b.typlen = -1 AND b.typcategory = 'A', 'modifier', substring(
-    pg_catalog.format_type(%t, %m) FROM '\\((?:[^()"]|"[^"]*")*\\)'), 'extension', (SELECT x.extname FROM pg_catalog.pg_depend d
+    pg_catalog.format_type(%t, %m) FROM '\\((?:[^()"]|"[^"]*")*\\)'), 'extension', CASE WHEN e.oid >= 16384 THEN (SELECT x.extname FROM pg_catalog.pg_depend d
     JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid WHERE d.classid = 'pg_catalog.pg_type'::regclass
-     AND d.objid = e.oid AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e' LIMIT 1))`
+     AND d.objid = e.oid AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND d.deptype = 'e' LIMIT 1) END)`
 
 const TYPE_JOIN = `JOIN pg_catalog.pg_type b ON b.oid = %t
   JOIN pg_catalog.pg_type e ON e.oid = CASE WHEN b.typelem <> 0 AND b.typlen = -1 AND b.typcategory = 'A' THEN b.typelem ELSE b.oid END
@@ -89,7 +89,7 @@ const INDEXES = `
   SELECT t.relname AS table, c.relname AS name, m.amname AS method, i.indisunique AS unique, i.indisvalid AS valid,
          coalesce((to_jsonb(i)->>'indnullsnotdistinct')::bool, false) AS "nullsNotDistinct",
          pg_catalog.pg_get_expr(i.indpred, i.indrelid) AS predicate, coalesce(c.reloptions, '{}') AS options, c.relispartition AS "isPartition",
-         (SELECT conname FROM pg_catalog.pg_constraint WHERE conindid = i.indexrelid AND contype IN ('p', 'u', 'x') LIMIT 1) AS constraint,
+         k.conname AS constraint,
          pg_catalog.pg_get_indexdef(i.indexrelid) AS definition,
          ARRAY(SELECT a.attname::text FROM generate_series(i.indnkeyatts + 1, i.indnatts) at JOIN pg_catalog.pg_attribute a
             ON a.attrelid = i.indrelid AND a.attnum = i.indkey[at - 1] ORDER BY at) AS include,
@@ -103,6 +103,7 @@ const INDEXES = `
             LEFT JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[at - 1]) AS columns
     FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
     JOIN pg_catalog.pg_am m ON m.oid = c.relam
+    LEFT JOIN pg_catalog.pg_constraint k ON k.conrelid = i.indrelid AND k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
    WHERE t.relnamespace = $1::oid AND t.relkind IN ('r', 'p') AND t.relpersistence <> 't'
    ORDER BY t.relname COLLATE "C", c.relname COLLATE "C"`
 

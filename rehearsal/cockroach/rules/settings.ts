@@ -155,6 +155,7 @@ function show({ tokens, sql }: Statement, context: RuleContext): Plan | undefine
   if (tokens.length > 2 && !(name === 'transaction' && tokens[2]?.value === 'isolation')) return undefined
   if (TIMEOUTS.test(name))
     return { sql: `SELECT setting AS ${name} FROM pg_catalog.pg_settings WHERE name = '${name}'` }
+  if (name === 'session_id') return { sql: "SELECT lpad(to_hex(pg_backend_pid()), 32, '0') AS session_id" }
   if (name === 'database') return { sql: 'SELECT current_database() AS database' }
   const fallback = OWN_VARIABLES.has(name) ? defaultOf(name, context.version) : undefined
   if (fallback !== undefined)

@@ -96,17 +96,7 @@ const STATEMENT_RULES: StatementRule[] = [
     id: 'sessions.cancel',
     says: 'CANCEL SESSION ends a session of another role with admin or CANCELQUERY.',
     source: 'docs: cancel-session.md',
-    plan: (statement) => {
-      if (!opensWith(statement, 'cancel session') && !opensWith(statement, 'cancel sessions')) return undefined
-      const of = statement.sql.slice(
-        statement.tokens[statement.tokens.findIndex(({ value }) => /^sessions?$/.test(value)) + 1]?.start,
-      )
-      const ids = /^if exists/i.test(of) ? of.replace(/^if exists/i, '') : of
-      return {
-        sql: `SELECT pg_catalog.pg_terminate_backend(('x' || right(s.id, 8))::bit(32)::int4) FROM (SELECT (${ids})::text AS id) s WHERE s.id IS NOT NULL`,
-        tag: 'CANCEL SESSIONS 1',
-      }
-    },
+    plan: cancelSessions,
   },
   {
     id: 'rows',
@@ -154,6 +144,23 @@ async function upsert(statement: Statement, context: RuleContext): Promise<Plan 
   return {
     sql: `${sql.slice(0, place)}INSERT${sql.slice(place + 'upsert'.length)} ON CONFLICT (${keys.join(', ')}) DO ${changes ? `UPDATE SET ${changes}` : 'NOTHING'}`,
     retryable: true,
+  }
+}
+
+function cancelSessions(statement: Statement, { version }: RuleContext): Plan | undefined {
+  if (!opensWith(statement, 'cancel session') && !opensWith(statement, 'cancel sessions')) return undefined
+  const { tokens } = statement
+  const from = tokens[2]?.value === 'if' ? 4 : 2
+  const start = tokens[from]?.start ?? 0
+  const list = {
+    sql: statement.sql.slice(start),
+    tokens: tokens.slice(from).map((token) => ({ ...token, start: token.start - start, end: token.end - start })),
+  }
+  const ids = translate(list, version)
+  const source = tokens[from]?.text === '(' ? ids : `(SELECT ${ids})`
+  return {
+    sql: `SELECT pg_catalog.pg_terminate_backend(('x' || right(s.id::text, 8))::bit(32)::int4) FROM ${source} s(id)`,
+    tag: 'CANCEL SESSIONS 1',
   }
 }
 

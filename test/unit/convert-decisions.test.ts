@@ -1,0 +1,63 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, expect, test } from 'vitest'
+import { readDecisions, unknownNames } from '../../src/conversion/decisions.ts'
+import type { Catalog } from '../../src/model/catalog.ts'
+import { didYouMean } from '../../src/runtime/inputs.ts'
+
+const dir = mkdtempSync(join(tmpdir(), 'convert-decisions-'))
+afterAll(() => rmSync(dir, { recursive: true, force: true }))
+
+function read(text: string) {
+  const path = join(dir, 'convert.yml')
+  writeFileSync(path, text)
+  return readDecisions(path, didYouMean)
+}
+
+test('reads what a team decides', () => {
+  const { decisions, problems } = read(
+    'version: 1\ntables: { orders: { hash: 8, columns: { total: { type: INT8 } } } }\n',
+  )
+  expect(problems).toEqual([])
+  expect(decisions.tables?.orders).toEqual({ hash: 8, columns: { total: { type: 'INT8' } } })
+})
+
+test.each([
+  ['version: 1\ntabels: {}\n', /^tabels .*`tables`/],
+  ['version: 1\nrules: { key.hotspots: hash }\n', /^rules\.key\.hotspots .*`key\.hotspot`/],
+  ['version: 1\ntables: { orders: { colums: {} } }\n', /^tables\.orders\.colums .*`columns`/],
+  [
+    'version: 1\ntables: { orders: { columns: { total: { tpe: INT8 } } } }\n',
+    /^tables\.orders\.columns\.total\.tpe .*`type`/,
+  ],
+  [
+    'version: 1\ntables: { orders: { indexes: { i: { storin: [a] } } } }\n',
+    /^tables\.orders\.indexes\.i\.storin .*`storing`/,
+  ],
+])('suggests the key that was meant: %j', (text, problem) => {
+  expect(read(text).problems).toEqual([expect.stringMatching(problem)])
+})
+
+test.each(['version: 2\n', 'version: 1\ntables: { orders: { hash: 1 } }\n', 'version: [\n'])('refuses %j', (text) => {
+  expect(read(text).problems).toHaveLength(1)
+})
+
+test('names tables, columns, indexes and constraints that the schema does not have', () => {
+  const catalog = {
+    tables: [{ name: 'orders', columns: [{ name: 'total' }] }],
+    indexes: [{ table: 'orders', name: 'orders_total' }],
+    constraints: [],
+  } as unknown as Catalog
+  const { decisions } = read(
+    'version: 1\ntables:\n  order: {}\n  orders: { key: [totl], columns: { totals: {} }, indexes: { orders_totl: {} }, constraints: { c: {} } }\n',
+  )
+  const at = unknownNames(decisions, catalog, didYouMean).map((each) => each.split(':')[0])
+  expect(at).toEqual([
+    'tables.order',
+    'tables.orders.columns.totals',
+    'tables.orders.indexes.orders_totl',
+    'tables.orders.constraints.c',
+    'tables.orders.key',
+  ])
+})
