@@ -25,6 +25,6 @@ export default defineConfig({
     testTimeout: 120_000,
     hookTimeout: 120_000,
     // They import JSON without import attributes, which plain Node refuses; Vite does not.
-    server: { deps: { inline: [/@actions\/(expressions|workflow-parser)/] } },
+    server: { deps: { inline: [/@actions\/(expressions|workflow-parser|languageservice)/] } },
   },
 })

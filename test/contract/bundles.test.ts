@@ -92,7 +92,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
       expect(run.code).toBe(1)
       expect(run.errors).toHaveLength(1)
       expect(run.errors[0]).toContain(required ? `input \`${required}\` is missing; write ` : `input \`${strict}\`: `)
-      expect(run.outputs).toEqual({ 'error-kind': 'input' })
+      expect(run.outputs).toEqual({ 'error-kind': 'input', 'error-code': required ? 'input.missing' : 'input.invalid' })
       expect(run.summary).toContain(run.errors[0])
       expect(run.left).toEqual([])
       expect(server.connections()).toBe(before)
@@ -105,7 +105,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
       const run = await runBundle(name, { node, inputs: { ...sound(), [input]: 'perhaps' } })
       expect(run.errors).toHaveLength(1)
       expect(run.errors[0]).toMatch(`input \`${input}\`: "perhaps" is not valid; write one of \`${allowed}\``)
-      expect(run.outputs['error-kind']).toBe('input')
+      expect(run.outputs).toMatchObject({ 'error-kind': 'input', 'error-code': 'input.invalid' })
       expect(run.left).toEqual([])
     })
   })
@@ -125,7 +125,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(run.errors[0]).toContain(`input \`${input}\``)
     expect(run.errors[0]).toContain(JSON.stringify(value))
     expect(run.errors[0]).toContain(fix)
-    expect(run.outputs).toEqual({ 'error-kind': 'input' })
+    expect(run.outputs).toEqual({ 'error-kind': 'input', 'error-code': 'input.invalid' })
     expect(server.connections()).toBe(before)
   })
 
@@ -147,17 +147,18 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     expect(run.errors[0]).toContain(fix)
     expect(run.errors[0]).not.toContain('example.org')
     for (const place of [run.shown, run.summary, JSON.stringify(run.outputs)]) expect(place).not.toContain(PASSWORD)
-    expect(run.outputs).toEqual({ 'error-kind': 'input' })
+    expect(run.outputs).toEqual({ 'error-kind': 'input', 'error-code': 'input.invalid' })
   })
 
   test.each(specs.filter(({ inputs }) => inputs['allow-insecure'] && inputs.source).map(({ name }) => name))(
     '%s does not connect without TLS unless it is allowed',
     async (name) => {
       const before = server.connections()
-      const run = await runBundle(name, { node, inputs: { ...sound(), mode: 'direct-copy', 'allow-insecure': '' } })
+      const load: Record<string, string> = name === 'fetch' ? { mode: 'direct-copy' } : {}
+      const run = await runBundle(name, { node, inputs: { ...sound(), ...load, 'allow-insecure': '' } })
       expect(run.errors).toHaveLength(1)
-      expect(run.errors[0]).toMatch(/input `source`: its sslmode is disable.*allow-insecure/)
-      expect(run.outputs['error-kind']).toBe('input')
+      expect(run.errors[0]).toContain('`source`')
+      expect(run.outputs).toEqual({ 'error-kind': 'input', 'error-code': 'input.insecure-url' })
       expect(server.connections()).toBe(before)
     },
   )
@@ -169,7 +170,8 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     const before = server.connections()
     const run = await runBundle(name, { node, inputs: { target: url(), ...inputs } })
     expect(run.errors).toHaveLength(1)
-    expect(run.errors[0]).toMatch(/input `target`: its sslmode is disable.*allow-insecure/)
+    expect(run.errors[0]).toContain('`target`')
+    expect(run.outputs['error-code']).toBe('input.insecure-url')
     expect(server.connections()).toBe(before)
   })
 
@@ -244,14 +246,14 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
     })
   })
 
-  describe('the output error-kind', () => {
+  describe('the outputs error-kind and error-code', () => {
     test('is `user` for a database that is not there', async () => {
       const source = url().replace(`:${server.port}`, ':1')
       const run = await runBundle('fence', { node, inputs: { ...sound(), source } })
       expect(run.code).toBe(1)
       expect(run.errors).toHaveLength(1)
       expect(run.errors[0]).toMatch(/^cannot connect to the source: .*ECONNREFUSED.* Check host and port/)
-      expect(run.outputs).toEqual({ 'error-kind': 'user' })
+      expect(run.outputs).toEqual({ 'error-kind': 'user', 'error-code': 'connect.failed' })
     })
 
     test('is `tool` for a program that fails', async () => {
@@ -259,7 +261,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
       expect(run.code).toBe(1)
       expect(run.errors).toHaveLength(1)
       expect(run.errors[0]).toMatch(/molt .*3/)
-      expect(run.outputs).toEqual({ 'error-kind': 'tool' })
+      expect(run.outputs).toEqual({ 'error-kind': 'tool', 'error-code': 'tool.unusable' })
     })
 
     test('is not set by a run that goes well', async () => {
