@@ -97,12 +97,8 @@ export function targetGrants(facts: Facts, user: string): string {
           '-- For `observe` and the search for other writers: statements without values, sessions, the connection limit.',
           `GRANT SYSTEM VIEWACTIVITYREDACTED TO ${name};`,
           `GRANT SYSTEM VIEWCLUSTERSETTING TO ${name};`,
-          ...(facts.settings.bucketPath
-            ? [
-                '-- For a bucket reached by implicit authentication.',
-                `GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO ${name};`,
-              ]
-            : []),
+          '-- For IMPORT INTO over HTTP (`local-path`), and from buckets with implicit credentials or a custom endpoint.',
+          `GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO ${name};`,
           "-- For `mode: use-copy` and `direct-copy` MOLT's documentation asks for the role admin. Not granted here.",
         ]
       : []),

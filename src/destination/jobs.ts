@@ -21,10 +21,19 @@ export async function readImportJobs(db: Database, schema: string, tables: reado
   const { rows } = await db.query(
     "SELECT job_id::STRING AS id, description, status FROM [SHOW JOBS] WHERE job_type = 'IMPORT'",
   )
-  return rows
-    .filter(({ status }) => !ENDED.includes(status))
+  const running = rows.filter(({ status }) => !ENDED.includes(status))
+  for (const job of running) if (job.description.length >= CUT_AT) job.description = await fullDescription(db, job)
+  return running
     .map(({ id, description, status }) => ({ id, status, table: importedTable(description) }))
     .filter(({ table }) => tables.some((name) => table === name || table === `${schema}.${name}`))
+}
+
+/** SHOW JOBS cuts a description to this many characters (since v24.1); SHOW JOB does not. */
+const CUT_AT = 100
+
+async function fullDescription(db: Database, job: { id: string; description: string }): Promise<string> {
+  const { rows } = await db.query(`SELECT description FROM [SHOW JOB ${BigInt(job.id)}]`)
+  return rows[0]?.description ?? job.description
 }
 
 /** The table in `IMPORT INTO shop.public."Orders"(id, name) CSV DATA (…)`, as `schema.table` where both are told. */
@@ -48,14 +57,16 @@ export async function cancelImports(
   tables: readonly string[],
   timeout = 60_000,
 ): Promise<ImportJob[]> {
-  const jobs = await readImportJobs(db, schema, tables)
-  // A job that is being cancelled, or undone, is only waited for.
-  for (const { id } of jobs.filter(({ status }) => /^(pending|running|paused|pause-requested)$/.test(status)))
-    await db.query(`CANCEL JOB ${BigInt(id)}`)
+  const cancelled = new Map<string, ImportJob>()
   const deadline = performance.now() + timeout
   for (;;) {
     const left = await readImportJobs(db, schema, tables)
-    if (!left.length) return jobs
+    if (!left.length) return [...cancelled.values()]
+    for (const job of left) {
+      cancelled.set(job.id, job)
+      // MOLT starts smaller imports when one is cancelled; a job that is being undone is only waited for.
+      if (/^(pending|running|paused|pause-requested)$/.test(job.status)) await db.query(`CANCEL JOB ${BigInt(job.id)}`)
+    }
     if (performance.now() > deadline)
       throw new UserError(
         'load.jobs-running',

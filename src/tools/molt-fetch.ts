@@ -124,6 +124,7 @@ const OWNED: Record<string, string> = {
   'table-filter': 'the plan decides what is moved; use `tables` of `prepare`',
   'table-exclusion-filter': 'the plan decides what is moved; use `exclude-tables` of `prepare`',
   'table-handling': 'use the input `table-handling`',
+  'filter-path': 'rows that it leaves out would count as missing in `verify` and in the row hashes',
   'pglogical-replication-slot-name': 'use `slot` of `prepare`',
   'pglogical-replication-slot-plugin': 'the replicator reads pgoutput only',
   'pglogical-replication-slot-drop-if-exists': 'use `on-interrupted: restart`',
@@ -164,7 +165,6 @@ export const EXTRA_FLAGS = [
   'crdb-pts-refresh-interval',
   'export-retry-max-attempts',
   'export-retry-max-duration',
-  'filter-path',
   'flush-rows',
   'flush-size',
   'import-batch-size',
@@ -307,7 +307,7 @@ const EVENTS: [string, Account][] = [
 
 /** They say nothing about completeness. */
 const QUIET =
-  /^(default compression|checking database details|verifying common tables|establishing snapshot|clearing all continuation|data extraction phase|starting data import|row copy status|table COPY complete|starting file server|truncating table|finished truncating|creating (or updating token|new table|schema)|dropping and recreating|skipping fetch|skipping export|removing exception|molt version|the embedded stand-in)/
+  /^(default compression|checking database details|verifying common tables|establishing snapshot|clearing all continuation|data extraction phase|starting data import|row copy status|table COPY complete|starting file server|truncating table|finished truncating|creating (or updating token|new table|schema)|dropping and recreating|skipping (fetch|export|cleanup)|cleaning up resources|imported \d+ rows for batch|row import status|progress$|updated continuation token|user set compression|truncate is skipped|removing exception|molt version|the embedded stand-in)/
 
 /** Adds one event to the account. */
 export function accountFor(account: FetchAccount, event: MoltEvent): void {

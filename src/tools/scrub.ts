@@ -13,13 +13,18 @@ const NAMES =
 
 /** From here to the end of the message there are values, in whatever form. */
 const CUTS: [RegExp, string][] = [
+  // CockroachDB puts the whole URL of a file, keys included, before an import's error, and the whole row after it.
+  [/\b(s3|gs|azure-blob|azure|https?):\/\/[^\s'"]*?([^/\s'"?]*)(?:\?[^\s'":]*)?(?=[\s'",:;]|$)/gi, '$1://…/$2'],
+  [/ \(row: [\s\S]*$/, ' (row: …)'],
+  [/(error parsing row \d+: parse )("[^"]*" as [\w()]+: )[\s\S]*$/, '$1column $2… (row: …)'],
+  [/(ingested key collides with an existing one: |duplicate key: )[\s\S]*$/, '$1…'],
   [/(Failing row contains )\([\s\S]*$/, '$1(…)'],
   [/\)=\([\s\S]*\)( already exists| is not present in table| is still referenced from table| conflicts)/, ')=(…)$1'],
   [/\)=\((?!…\))[\s\S]*$/, ')=(…)'],
   [/\bkey \[[\s\S]*\]/, 'key […]'],
   [/\bvalue [\s\S]* (\([\w.*[\]{} ]+\)) of type OID/, 'value … $1 of type OID'],
   [
-    /((?:invalid input (?:syntax|value) for|value out of range|out of range for|malformed|could not (?:parse|convert|decode)|failed to (?:parse|decode)|error parsing|invalid byte sequence|invalid value for|parsing as type)[^"':]*:? ?)["':][\s\S]*$/i,
+    /((?:invalid input (?:syntax|value) for|value out of range|out of range for|malformed|could not (?:parse|convert|decode)|failed to (?:parse|decode)|error parsing(?! row \d+: )|invalid byte sequence|invalid value for|parsing as type)[^"':]*:? ?)["':][\s\S]*$/i,
     '$1…',
   ],
   [/\bvalue ["'(][\s\S]*?(is out of range|too long|violates|not found)/, 'value … $1'],

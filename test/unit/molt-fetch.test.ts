@@ -33,7 +33,7 @@ test.each(['ERROR', 'critical', 50])('a record of the level %s is an error, as o
 describe('extra-args', () => {
   test.each([
     [['--flush-rows', '1000']],
-    [['--flush-rows=1000', '--opt-out-telemetry', '--filter-path', '/f.json']],
+    [['--flush-rows=1000', '--opt-out-telemetry', '--type-map-file', '/f.json']],
     [['--export-retry-max-attempts', '-1']],
   ])('taken: %j', (args) => expect(extraArgsProblem(args)).toBeUndefined())
 
@@ -158,6 +158,9 @@ test('rows so far, from metrics', () => {
 test('progress tells what is left, and nothing that is not known', () => {
   const line = progressLine({ tablesDone: 1, rows: 250 }, 4, { rows: 1000, bytes: 8 * 2 ** 20 }, 5_000)
   expect(line).toContain('1 of 4 tables, 250 of about 1,000 rows (25%, about 2 of 8 MiB), 50 rows/s, about 15 s left')
+  const read = progressLine({ tablesDone: 4, rows: 1000 }, 4, { rows: 1000, bytes: 8 * 2 ** 20 }, 5_000)
+  expect(read).toContain('(99%')
+  expect(read).toMatch(/importing$/)
   expect(progressLine({ tablesDone: 0, rows: 0 }, 4, { rows: 0, bytes: 0 }, 5_000)).toBe(
     'loading: 0 of 4 tables, 0 rows, 0 rows/s',
   )
@@ -175,13 +178,15 @@ describe('import jobs', () => {
   function cluster(jobs: { id: string; description: string; status: string }[]) {
     const cancelled: string[] = []
     const query = async (sql: string) => {
+      const one = /\[SHOW JOB (\d+)\]/.exec(sql)?.[1]
+      if (one) return { rows: jobs.filter((job) => job.id === one) }
       const id = /^CANCEL JOB (\d+)$/.exec(sql)?.[1]
       if (id) {
         cancelled.push(id)
         for (const job of jobs) if (job.id === id) job.status = 'cancel-requested'
         return { rows: [] }
       }
-      const rows = jobs.map((job) => ({ ...job }))
+      const rows = jobs.map((job) => ({ ...job, description: job.description.slice(0, 100) }))
       for (const job of jobs) if (job.status === 'cancel-requested') job.status = 'canceled'
       return { rows }
     }
@@ -199,6 +204,28 @@ describe('import jobs', () => {
     expect(cancelled).toEqual(['900000000000000001'])
     expect(ended.map(({ table }) => table)).toEqual(['public.orders'])
     expect(await readImportJobs(db, 'public', ['orders'])).toEqual([])
+  })
+
+  test('reads the table of a description that SHOW JOBS cuts', async () => {
+    const long = 'orders_'.repeat(20)
+    const { db } = cluster([
+      { id: '8', description: `IMPORT INTO d.public.${long}(a) CSV DATA (…)`, status: 'running' },
+    ])
+    expect(await readImportJobs(db, 'public', [long])).toMatchObject([{ id: '8', table: `public.${long}` }])
+  })
+
+  test('cancels the smaller imports that MOLT starts when one is cancelled', async () => {
+    const { db, cancelled, jobs } = cluster([
+      { id: '1', description: 'IMPORT INTO d.public.orders(a) CSV DATA (…)', status: 'running' },
+    ])
+    const query = db.query.bind(db) as (sql: string) => Promise<unknown>
+    const restarting = async (sql: string) => {
+      const answer = await query(sql)
+      if (sql === 'CANCEL JOB 1') jobs.push({ ...(jobs[0] as (typeof jobs)[0]), id: '2', status: 'running' })
+      return answer
+    }
+    await cancelImports({ query: restarting } as unknown as Database, 'public', ['orders'])
+    expect(cancelled).toEqual(['1', '2'])
   })
 
   test('a job that does not end is an error that names it', async () => {

@@ -149,3 +149,23 @@ describe('replicator', () => {
     expect(scrubReplicator(line)).toBe(line)
   })
 })
+
+describe('errors of IMPORT INTO', () => {
+  const file = 's3://loads/p/public.orders/shard_01_part_00000001.tar.gz?AWS_ACCESS_KEY_ID=AK&AWS_SECRET_ACCESS_KEY=SK'
+  test.each([
+    [
+      `ERROR: ${file}: error parsing row 2: null value in column "qty" violates not-null constraint (row: 2,,canary,) (SQLSTATE 23502)`,
+      'ERROR: s3://…/shard_01_part_00000001.tar.gz: error parsing row 2: null value in column "qty" violates not-null constraint (row: …) (SQLSTATE 23502)',
+    ],
+    [
+      `ERROR: ${file}: error parsing row 1: parse "qty" as INT8: could not parse "canary" as type int: strconv.ParseInt: parsing "canary": invalid syntax (row: 1,canary) (SQLSTATE 22P02)`,
+      'ERROR: s3://…/shard_01_part_00000001.tar.gz: error parsing row 1: parse column "qty" as INT8: … (row: …) (SQLSTATE 22P02)',
+    ],
+    [
+      'ERROR: ingested key collides with an existing one: /Table/106/2/"canary"/0 (SQLSTATE XXUUU)',
+      'ERROR: ingested key collides with an existing one: … (SQLSTATE XXUUU)',
+    ],
+  ])('keep reason and column, and neither value nor key: %#', (said, expected) => {
+    expect(scrubText(said)).toBe(expected)
+  })
+})

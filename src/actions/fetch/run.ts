@@ -259,12 +259,14 @@ export function progressLine(
   elapsedMs: number,
 ): string {
   const rate = now.rows / (elapsedMs / 1000)
-  const part = expected.rows > 0 ? Math.min(1, now.rows / expected.rows) : 0
+  // Rows that were read are still to be imported: only the end is 100%.
+  const part = expected.rows > 0 ? Math.min(0.99, now.rows / expected.rows) : 0
   const mib = (bytes: number) => number(bytes / 2 ** 20)
   const of = part
     ? ` of about ${number(expected.rows)} rows (${Math.floor(part * 100)}%, about ${mib(part * expected.bytes)} of ${mib(expected.bytes)} MiB)`
     : ' rows'
-  const left = part && rate > 0 ? `, about ${seconds((Math.max(0, expected.rows - now.rows) / rate) * 1000)} left` : ''
+  const unread = expected.rows - now.rows
+  const left = !part || rate <= 0 ? '' : unread > 0 ? `, about ${seconds((unread / rate) * 1000)} left` : ', importing'
   const bar = process.stdout.isTTY && part ? `${'█'.repeat(Math.round(part * 20)).padEnd(20, '░')} ` : ''
   return `${bar}loading: ${now.tablesDone} of ${plural(tables, 'table')}, ${number(now.rows)}${of}, ${number(rate)} rows/s${left}`
 }

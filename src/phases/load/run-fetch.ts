@@ -114,6 +114,11 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
   ],
   [/target must be cockroach/i, 'molt.target-not-cockroach', NOT_COCKROACH],
   [
+    /EXTERNALIOIMPLICITACCESS/,
+    'database.missing-right',
+    'IMPORT INTO reads files over HTTP, and buckets with implicit credentials, only with this right. On the target, run: GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO the migration user.',
+  ],
+  [
     /must be superuser or replication role|permission denied/i,
     'database.missing-right',
     'Grant the migration user what `prepare` lists.',
@@ -130,9 +135,9 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
     'This build of molt cannot carry a type of one of the tables; leave the table out, or take a newer build.',
   ],
   [
-    /duplicate key value|23505/i,
+    /duplicate key|ingested key collides|23505/i,
     'load.duplicate-key',
-    'A row with this key was on the target before, or is written there by somebody else; empty the table first.',
+    'A row with this key is on the target already: from before the load, or from the half of a failed import that MOLT kept. Empty the table, then run this again.',
   ],
   [
     /is a generated column/i,
