@@ -19,7 +19,7 @@ test.each([...own, ...copied])('%s: nothing found', async (path) => {
   expect(await problems(path, readFileSync(join(REPO, path), 'utf8'))).toEqual([])
 })
 
-test('finds a property that there is not', async () => {
+test('finds an unknown property', async () => {
   const text = readFileSync(join(REPO, 'examples/operations.yml'), 'utf8').replace(
     'timeout-minutes:',
     'timeout-minuten:',
