@@ -241,7 +241,7 @@ async function mark(
  * Builds these kinds again, whatever of them is not there; can be repeated. Foreign keys and checks come back NOT VALID:
  * validate them with {@link validateDeferred}. On CockroachDB each statement returns when its schema change is done, so
  * constraints of one table share a statement.
- * @param onBuilt is told each name once it is there
+ * @param onBuilt receives each name once the object exists
  * @returns the names that were built now
  * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
  */
@@ -300,7 +300,7 @@ async function buildUnit(
   for (const object of unit) await buildOne(db, object, !together && isAbsent(object))
 }
 
-/** How often a non-unique index is begun anew on 23505, which it can meet by itself (cockroachdb/cockroach#142861). */
+/** How often a non-unique index is retried on 23505, which CREATE INDEX can raise by itself (cockroachdb/cockroach#142861). */
 const INDEX_ATTEMPTS = 3
 
 /** @param absent it is known not to be there, so that the catalog need not be asked */
@@ -312,7 +312,7 @@ async function buildOne(db: Database, object: Deferred, absent = false): Promise
     } catch (error) {
       const code = sqlState(error)
       const spurious = code === '23505' && isIndex(object) && !UNIQUE.test(object.create)
-      // It exists, or nobody knows whether it does: the catalog is asked at the top.
+      // It exists, or its state is unknown: the loop asks the catalog first.
       const unknown = code === '40003' || code === '42P07' || code === '42710'
       if ((!spurious && !unknown) || attempt >= INDEX_ATTEMPTS) throw unbuildable(object, error)
     }
@@ -321,7 +321,7 @@ async function buildOne(db: Database, object: Deferred, absent = false): Promise
 
 const UNIQUE = /^CREATE UNIQUE|\bUNIQUE \(/
 
-/** Milliseconds that a build which somebody else has begun may take: an earlier run of ours, say. */
+/** Milliseconds that a build of an earlier run may take. */
 const BUILD_WAIT = 600_000
 const BUILD_LOOK = 250
 
@@ -381,7 +381,7 @@ export async function deferAgain(db: Database, migration: string): Promise<strin
   )
   const stateOf = await readStates(db, captured)
   const there = captured.filter((each) => stateOf(each) !== 'absent')
-  // Before the drop: a run that dies in between finds them there, and not as something that somebody else has dropped.
+  // Before the drop: a run that dies in between finds them marked, and does not report them as dropped by another user.
   await mark(db, migration, there, 'rebuilt_at', 'NULL')
   for (const kind of IN_THE_WAY) for (const object of there) if (object.kind === kind) await db.query(object.drop)
   return there.map(({ schema, table, name }) => `${schema}.${table}.${name}`)
@@ -426,7 +426,7 @@ export async function deferredNames(
 }
 
 /**
- * What was taken off and could not be built again, since its definition is gone from the ledger; one that somebody has
+ * What was taken off and could not be built again, since its definition is gone from the ledger; one that a user has
  * built by hand is none.
  * @param taken as `prepare` has noted it beside the definitions
  */
@@ -442,7 +442,7 @@ export async function lostDefinitions(
   for (const each of missing)
     if (stateOf(each) !== 'valid')
       problems.push(
-        `${each.kind} ${each.name} of ${each.schema}.${each.table} was taken off for the load, and somebody has deleted its definition from ${DEFERRED}; build it by hand under this name, as the source has it`,
+        `${each.kind} ${each.name} of ${each.schema}.${each.table} was taken off for the load, and its definition was deleted from ${DEFERRED}; build it by hand under this name, as the source has it`,
       )
   return problems
 }
