@@ -173,7 +173,20 @@ export function installSql(version: Version, name: string): string {
         FROM _crdb.jobs WHERE user_name = session_user OR _crdb.has_system_privilege(session_user, 'VIEWJOB')
           OR _crdb.has_system_privilege(session_user, 'CONTROLJOB');
     CREATE OR REPLACE VIEW crdb_internal.jobs AS SELECT * FROM _crdb.visible_jobs;
+    -- Statistics are refused without the right, and there are none: nothing counts what passes through.
+    CREATE OR REPLACE FUNCTION _crdb.require_activity() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+      IF _crdb.has_system_privilege(session_user, 'VIEWACTIVITY') OR _crdb.has_system_privilege(session_user, 'VIEWACTIVITYREDACTED')
+      THEN RETURN false; END IF;
+      RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format(
+        'user %s does not have VIEWACTIVITY or VIEWACTIVITYREDACTED privilege', session_user); END $$;
+    ${['statement_statistics', 'transaction_statistics'].map(statisticsView).join('\n    ')}
     GRANT SELECT ON ALL TABLES IN SCHEMA _crdb, crdb_internal TO PUBLIC;`
+}
+
+function statisticsView(name: string): string {
+  return `CREATE OR REPLACE VIEW crdb_internal.${name} AS SELECT now() AS aggregated_ts, ''::text AS app_name,
+      '{}'::jsonb AS metadata, '{}'::jsonb AS statistics, interval '1 hour' AS aggregation_interval
+    WHERE _crdb.require_activity();`
 }
 
 /** Roles that every cluster has. Of the whole server; run once. */

@@ -98,10 +98,11 @@ export async function readFilteredTables(db: Database, schema: string, tables: r
   return rows.map(({ name }) => name)
 }
 
-/** CockroachDB 25.2 never says so in `pg_roles` (cockroachdb/cockroach#146228); the list of roles does. */
+/** CockroachDB before 25.3 never says so in `pg_roles` (cockroachdb/cockroach#146228); the list of roles does. */
 async function bypassesRowSecurity(db: Database): Promise<boolean> {
   const { rows: server } = await db.query('SELECT version() AS version')
-  if (!server[0].version.startsWith('CockroachDB')) return false
+  const [, major = 0, minor = 0] = (/^CockroachDB\b.*? v(\d+)\.(\d+)/.exec(server[0].version) ?? []).map(Number)
+  if (!major || major > 25 || (major === 25 && minor >= 3)) return false
   const { rows } = await db.query('SELECT options::STRING AS options FROM [SHOW ROLES] WHERE username = current_user')
   return /\bBYPASSRLS\b/i.test(rows[0]?.options ?? '')
 }

@@ -115,6 +115,7 @@ describe('pgoutput', () => {
       kind: 'relation',
       relation: {
         id: 7,
+        schema: 'public',
         name: 'T',
         columns: [
           { name: 'id', key: true },

@@ -57,7 +57,7 @@ beforeAll(async () => {
   // A role's settings must not matter, and by such a version the target is asked as CockroachDB is.
   await source.query("ALTER DATABASE shop SET DateStyle = 'German'; ALTER DATABASE shop SET TimeZone = 'Asia/Tokyo'")
   await target.query(`
-    CREATE SCHEMA fake; CREATE FUNCTION fake.version() RETURNS text LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v25.2.0' $$;
+    CREATE SCHEMA fake; CREATE FUNCTION fake.version() RETURNS text LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v25.3.0' $$;
     ALTER DATABASE shop SET search_path = fake, public, pg_catalog`)
 }, 60_000)
 

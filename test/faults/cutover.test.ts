@@ -225,7 +225,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
     'target',
     forget('customers_email_key'),
     REMEMBER,
-    /unique customers_email_key of public\.customers was taken off for the load, and somebody has deleted its definition/,
+    /unique customers_email_key of public\.customers was taken off for the load, and its definition was deleted/,
   )
   await refused(
     'source',
@@ -519,7 +519,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
 
   await rehearsal.query('target', forget('of_customer'))
   const forgotten = await rehearsal.run('finalize')
-  expect(words(forgotten)).toMatch(/foreign-key of_customer of public\.orders was taken off.*deleted its definition/)
+  expect(words(forgotten)).toMatch(/foreign-key of_customer of public\.orders was taken off.*definition was deleted/)
   expect(await phase()).toBe('switched')
   await rehearsal.query('target', REMEMBER)
 

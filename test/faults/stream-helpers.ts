@@ -47,6 +47,7 @@ export class Scene {
       await db.s.query(`ALTER PUBLICATION ${scene.plan.publication} SET (publish = 'insert, update, delete, truncate')`)
     await db.s.query(rows)
     await db.t.query(rows)
+    await db.t.query('CREATE SCHEMA IF NOT EXISTS _replicator')
     await scene.createSlot()
     const heartbeat = `${OUR_SCHEMA}.${HEARTBEAT}`
     const { rows: beat } = await db.s.query(`SELECT * FROM ${heartbeat}`)

@@ -59,7 +59,11 @@ export function showSql(tokens: readonly Token[], sql: string, _version: Version
     return `SELECT grantee, privilege AS privilege_type, false AS is_grantable FROM _crdb.system_grants ORDER BY 1, 2`
   if (opens('show', 'databases')) return `SELECT datname AS database_name FROM pg_catalog.pg_database ORDER BY 1`
   if (opens('show', 'roles') || opens('show', 'users'))
-    return `SELECT rolname AS username FROM _crdb.pg_roles ORDER BY 1`
+    return `SELECT rolname AS username, concat_ws(', ', CASE WHEN rolbypassrls THEN 'BYPASSRLS' END,
+        CASE WHEN rolcreatedb THEN 'CREATEDB' END, CASE WHEN NOT rolcanlogin THEN 'NOLOGIN' END) AS options
+      FROM pg_catalog.pg_roles WHERE rolname NOT LIKE 'pg\\_%' ORDER BY 1`
+  if (opens('show', 'zone', 'configuration', 'from'))
+    return `SELECT ${quoteText(rest(4))} AS target, 'ALTER RANGE default CONFIGURE ZONE USING gc.ttlseconds = 14400'::text AS raw_config_sql`
   return undefined
 }
 
