@@ -132,7 +132,7 @@ describe('pgoutput', () => {
       Buffer.from('N'),
       tuple(value('1é'), Buffer.from('u')),
     ])
-    expect(decodeMessage(update)).toEqual({ kind: 'update', relation: 7, values: ['1é', UNCHANGED] })
+    expect(decodeMessage(update)).toEqual({ kind: 'update', relation: 7, values: ['1é', UNCHANGED], old: ['0', null] })
     const gone = Buffer.concat([Buffer.from('D'), u32(7), Buffer.from('K'), tuple(value('1'), Buffer.from('n'))])
     expect(decodeMessage(gone)).toEqual({ kind: 'delete', relation: 7, values: ['1', null] })
   })

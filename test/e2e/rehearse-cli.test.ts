@@ -91,7 +91,9 @@ describe('two embedded servers and the shop', () => {
       />Go<[\s\S]*class="area"[\s\S]*Finalize · [\s\S]*class="bar"[\s\S]*Cutover committed and switched/,
     )
     // Somebody who waits sees that something is going on.
-    expect(run.stderr).toMatch(/starting two embedded PostgreSQL 16 servers[\s\S]*\[1\/\d\][\s\S]*streaming: lag/)
+    expect(run.stderr).toMatch(
+      /starting PostgreSQL 16 and a CockroachDB-like server[\s\S]*\[1\/\d\][\s\S]*streaming: lag/,
+    )
     await expectNothingLeft()
   })
 
