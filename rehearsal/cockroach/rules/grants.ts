@@ -90,27 +90,15 @@ async function systemGrant(statement: Statement, context: RuleContext): Promise<
   }
 }
 
-/** Names between commas; those with a dot stay whole, as written. */
-function namesOf(tokens: readonly Token[]): string[] {
+/** What stands between commas, its tokens put together: `value` for decoded names, `text` for names as written. */
+function namesOf(tokens: readonly Token[], part: 'value' | 'text' = 'value'): string[] {
   const names: string[] = []
   let current = ''
   for (const token of tokens) {
     if (token.text === ',') {
       names.push(current)
       current = ''
-    } else current += token.kind === 'quoted' && token.text !== '.' ? token.value : token.value
-  }
-  return current ? [...names, current] : names
-}
-
-function writtenNames(tokens: readonly Token[]): string[] {
-  const names: string[] = []
-  let current = ''
-  for (const token of tokens) {
-    if (token.text === ',') {
-      names.push(current)
-      current = ''
-    } else current += token.text
+    } else current += token[part]
   }
   return current ? [...names, current] : names
 }
@@ -152,8 +140,8 @@ function parseTableGrant({ tokens, sql }: Statement): TableGrant | undefined {
   return {
     verb,
     privileges: privileges.map((name) => (name === 'ALLPRIVILEGES' ? 'ALL' : name)),
-    tables: writtenNames(tokens.slice(tokens[on + 1]?.value === 'table' ? on + 2 : on + 1, from)),
-    roles: writtenNames(tokens.slice(from + 1, withOption < 0 ? tokens.length : withOption)).map((role) =>
+    tables: namesOf(tokens.slice(tokens[on + 1]?.value === 'table' ? on + 2 : on + 1, from), 'text'),
+    roles: namesOf(tokens.slice(from + 1, withOption < 0 ? tokens.length : withOption), 'text').map((role) =>
       role.replaceAll('"', ''),
     ),
     option: optionFor || withOption >= 0,
