@@ -75,9 +75,9 @@ async function bundle(): Promise<string> {
     target: 'node20',
     format: 'cjs',
     legalComments: 'none',
-    // Our own identifiers are kept, so that a stack trace in somebody's log can be read.
-    minifyWhitespace: true,
-    minifySyntax: true,
+    minify: true,
+    // Functions and classes keep their names, so that a stack trace in a user's log can be read.
+    keepNames: true,
     plugins: [shortenDependencies],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
