@@ -3,6 +3,7 @@ import { connect as connectTcp, createServer, type Server, type Socket } from 'n
 import type { Duplex } from 'node:stream'
 import { createSecureContext, TLSSocket } from 'node:tls'
 import pg from 'pg'
+import { LIKE_SERVER } from '../../src/destination/server.ts'
 import type { EmbeddedServer } from '../postgres/postgres.ts'
 import { Connection, type ConnectionHost } from './connection.ts'
 import { wording } from './errors.ts'
@@ -28,7 +29,7 @@ export interface CockroachOptions {
   ambiguousRate?: number
   /** Of the faults: the same seed gives the same faults for the same statements. */
   seed?: number
-  /** PEM texts; without them the server takes no TLS. */
+  /** PEM texts; with them the server takes connections by TLS alone, without them none by it. */
   tls?: { key: string; cert: string }
 }
 
@@ -47,9 +48,6 @@ export interface CockroachServer {
   /** Ends all connections; the PostgreSQL behind stays. */
   stop(): Promise<void>
 }
-
-/** What every `version()` of this server has, and no cluster's. */
-export const LIKE_SERVER = 'molt-actions like-server'
 
 interface Shared {
   behind: EmbeddedServer
@@ -242,7 +240,12 @@ async function firstMessage(socket: Socket, { tls }: Shared): Promise<{ stream: 
       stream = new TLSSocket(socket, { isServer: true, secureContext: createSecureContext(tls) })
       stream.on('error', () => socket.destroy())
     } else if (code === wire.SSL_REQUEST || code === wire.GSS_REQUEST) socket.write('N')
-    else return { stream, code, body }
+    else if (tls && code === wire.PROTOCOL_3 && stream === socket) {
+      // pkg/sql/pgwire/server.go: ErrSSLRequired
+      const refusal = new SqlError('08P01', 'node is running secure mode, SSL connection required')
+      socket.end(wire.errorResponse(wire.errorFields(refusal)))
+      throw refusal
+    } else return { stream, code, body }
   }
 }
 

@@ -1,5 +1,8 @@
 import type { Database } from '../runtime/database.ts'
 
+/** What every `version()` of the rehearsals' CockroachDB-like server has, and no cluster's. */
+export const LIKE_SERVER = 'molt-actions like-server'
+
 export interface TargetFacts {
   version: string
   isCockroach: boolean
@@ -15,6 +18,6 @@ export async function readTarget(db: Database): Promise<TargetFacts> {
     version,
     database,
     isCockroach: version.startsWith('CockroachDB'),
-    isLikeServer: version.includes('molt-actions like-server'),
+    isLikeServer: version.includes(LIKE_SERVER),
   }
 }

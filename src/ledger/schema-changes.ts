@@ -12,6 +12,7 @@ import type { Database } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 import { HEARTBEAT } from '../source/heartbeat.ts'
 import { readPartitions, readSchema } from '../sql/schema.ts'
+import { withTriggers } from '../sql/triggers.ts'
 import { advance, type Entry } from './ledger.ts'
 
 /**
@@ -29,7 +30,7 @@ export async function schemaChanges(source: Database, target: Database, entry: E
   const { sourceSchema, targetSchema, tables } = entry.plan
   const [here, there] = await Promise.all([
     readSchema(source, 'source', sourceSchema),
-    readSchema(target, 'target', targetSchema),
+    readSchema(target, 'target', targetSchema).then((schema) => withTriggers(target, schema, tables)),
   ])
   const partitions = await readPartitions(source, sourceSchema)
   const present = here.tables.map((table) => table.name)
@@ -85,7 +86,8 @@ async function withoutDeferred(
 export async function acceptTargetSchema(target: Database, entry: Entry): Promise<Entry> {
   const { fingerprints } = entry.facts
   if (!fingerprints) return entry
-  const schema = await readSchema(target, 'target', entry.plan.targetSchema)
-  const now = { ...fingerprints, target: packFingerprint(fingerprint(schema, entry.plan.tables)) }
+  const { tables, targetSchema } = entry.plan
+  const schema = await withTriggers(target, await readSchema(target, 'target', targetSchema), tables)
+  const now = { ...fingerprints, target: packFingerprint(fingerprint(schema, tables)) }
   return advance(target, entry, entry.phase, { facts: { fingerprints: now } })
 }

@@ -1,26 +1,29 @@
 import type { Schema } from '../model/schema.ts'
-import { type Database, qualified } from '../runtime/database.ts'
+import { type Database, qualified, queryAll } from '../runtime/database.ts'
 
 /**
- * The triggers of these tables on the target. `pg_trigger` is empty on CockroachDB 24.3 to 25.2 although triggers exist
- * (cockroachdb/cockroach#147248), so each table is asked there.
+ * The target's schema with the triggers of these tables. `pg_trigger` is empty on CockroachDB 24.3 to 25.2 although
+ * triggers exist (cockroachdb/cockroach#147248), so each table is asked there, all in one round trip.
  */
-export async function readTriggers(
-  db: Database,
-  version: string,
-  schema: Schema,
-  tables: readonly string[],
-): Promise<{ table: string; name: string }[]> {
+export async function withTriggers(db: Database, schema: Schema, tables: readonly string[]): Promise<Schema> {
+  const { rows } = await db.query('SELECT version() AS version')
+  if (!hidesTriggers(rows[0].version)) return schema
   const expected = new Set(tables)
-  const found = (schema.actions ?? [])
-    .filter(({ kind, table }) => kind === 'trigger' && expected.has(table))
-    .map(({ table, name }) => ({ table, name }))
-  if (found.length || !hidesTriggers(version)) return found
-  for (const table of tables) {
-    const { rows: shown } = await db.query(`SHOW TRIGGERS FROM ${qualified(schema.name, table)}`)
-    found.push(...shown.map(({ trigger_name: name }) => ({ table, name })))
-  }
-  return found
+  const asked = schema.tables.map(({ name }) => name).filter((name) => expected.has(name))
+  const shown = await queryAll(
+    db,
+    asked.map((table) => `SHOW TRIGGERS FROM ${qualified(schema.name, table)}`),
+  )
+  const triggers = shown.flatMap((rows, at) =>
+    rows.map(({ trigger_name: name, enabled }) => ({
+      kind: 'trigger' as const,
+      table: asked[at] as string,
+      name,
+      // As `pg_trigger.tgenabled` has it.
+      definition: enabled ? 'O' : 'D',
+    })),
+  )
+  return { ...schema, actions: [...(schema.actions ?? []).filter(({ kind }) => kind !== 'trigger'), ...triggers] }
 }
 
 /** Whether a server of this `version()` has triggers and does not list them in `pg_trigger`. */

@@ -3,7 +3,6 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { Preflight } from '../../src/checks/preflight.ts'
 import {
@@ -24,6 +23,7 @@ import { connect, type Database, unhurried } from '../../src/runtime/database.ts
 import { readSchema } from '../../src/sql/schema.ts'
 import { setSequences } from '../../src/sql/sequences.ts'
 import { readSequenceStates } from '../../src/sql/structure.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 import { runBundle } from './bundle.ts'
 import { query, type World, world } from './checks-helpers.ts'
 
@@ -31,11 +31,11 @@ const SHOP = `CREATE TYPE mood AS ENUM ('good', 'bad');
   CREATE TABLE customers (id bigint PRIMARY KEY, email text NOT NULL, mood mood);
   CREATE TABLE orders (id bigint PRIMARY KEY, customer bigint NOT NULL, total numeric(10,2) NOT NULL)`
 const repo = process.cwd()
-let pair: EmbeddedPair
+let pair: Servers
 let folder: string
 
 beforeAll(async () => {
-  pair = await startPair()
+  pair = await startServers()
   folder = mkdtempSync(join(tmpdir(), 'prepare-test-'))
 }, 120_000)
 

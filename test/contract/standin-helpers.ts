@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import pg from 'pg'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 
 const STANDIN = fileURLToPath(new URL('../../rehearsal/molt/', import.meta.url))
 
@@ -32,19 +32,22 @@ export interface Databases {
   name: string
   source: string
   target: string
+  /** The target's database without the like-server before it, for an administrator. */
+  behind: string
   s: pg.Client
+  /** Connected to `behind`. */
   t: pg.Client
 }
 
 /** A pair of servers and the two programs as bundles, shared by the tests of a file. */
 export class Bench {
-  private readonly pair: EmbeddedPair
+  private readonly pair: Servers
   private readonly folder: string
   private readonly running = new Set<ChildProcess>()
   private readonly clients: pg.Client[] = []
   private count = 0
 
-  private constructor(pair: EmbeddedPair, folder: string) {
+  private constructor(pair: Servers, folder: string) {
     this.pair = pair
     this.folder = folder
   }
@@ -52,7 +55,7 @@ export class Bench {
   static async start(): Promise<Bench> {
     const folder = await mkdtemp(path.join(tmpdir(), 'standin-'))
     await bundle(folder)
-    return new Bench(await startPair({ settings: { max_replication_slots: 60, max_wal_senders: 60 } }), folder)
+    return new Bench(await startServers({ settings: { max_replication_slots: 60, max_wal_senders: 60 } }), folder)
   }
 
   async stop(): Promise<void> {
@@ -62,7 +65,7 @@ export class Bench {
     await rm(this.folder, { recursive: true, force: true })
   }
 
-  get servers(): EmbeddedPair {
+  get servers(): Servers {
     return this.pair
   }
 
@@ -73,16 +76,17 @@ export class Bench {
   /** New databases; `ddl` runs on both sides. */
   async databases(ddl: string): Promise<Databases> {
     const name = `db${++this.count}`
-    for (const server of [this.pair.source, this.pair.target]) {
+    for (const server of [this.pair.source, this.pair.behind]) {
       const admin = await this.client(server.url)
       await admin.query(`CREATE DATABASE ${name}`)
       await admin.end()
     }
-    const [source, target] = [this.pair.source.urlOf(name), this.pair.target.urlOf(name)]
-    const [s, t] = [await this.client(source), await this.client(target)]
+    const { source: from, target: to, behind: side } = this.pair
+    const [source, target, behind] = [from.urlOf(name), to.urlOf(name), side.urlOf(name)]
+    const [s, t] = [await this.client(source), await this.client(behind)]
     await s.query(ddl)
     await t.query(ddl)
-    return { name, source, target, s, t }
+    return { name, source, target, behind, s, t }
   }
 
   async client(url: string): Promise<pg.Client> {

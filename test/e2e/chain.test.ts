@@ -8,13 +8,14 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { execa } from 'execa'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { type EmbeddedPair, type EmbeddedServer, startPair } from '../../rehearsal/postgres/postgres.ts'
+import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
 import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
 import { toolVersion } from '../../src/tools/versions.ts'
 import { query, REPO, words } from '../support/migration.ts'
-import { requireTlsOf, verifyingTls } from '../support/tls.ts'
+import { requireRules, type Servers, startServers } from '../support/servers.ts'
+import { certificateFor, requireTlsOf, verifyingTls } from '../support/tls.ts'
 
 const BIN = process.env.MOLT_BIN_DIR
 /** molt before 1.0 damages some values by itself; the shop is then seeded without them. */
@@ -26,7 +27,8 @@ const PASSWORD = 'hunter2/s3cr3t@42%'
 const FORMS = [PASSWORD, encodeURIComponent(PASSWORD)]
 
 let folder: string
-let pair: EmbeddedPair
+let pair: Servers
+let secure: CockroachServer | undefined
 let source: string
 let target: string
 let load: LoadHandle
@@ -35,18 +37,21 @@ let log: string
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'molt-actions-chain-'))
   log = ''
-  pair = await startPair()
+  pair = await startServers()
   await Promise.all([
     createShop(pair.source.url, { rows: 2_000, plain }),
-    createShop(pair.target.url, { schemaOnly: true }),
+    createShop(pair.behind.url, { schemaOnly: true }),
   ])
-  ;[source, target] = await Promise.all([withPassword(pair.source.url), withPassword(pair.target.url)])
+  ;[source, target] = [await withPassword(pair.source.url), await mover()]
   load = await startLoad({ url: source, rate: RATE, connections: 3, plain })
 }, 120_000)
 
 afterEach(async () => {
   await load?.stop()
+  await secure?.stop()
   await pair?.stop()
+  if (secure) requireRules(secure)
+  secure = undefined
   rmSync(folder, { recursive: true, force: true })
 })
 
@@ -55,6 +60,15 @@ async function withPassword(url: string): Promise<string> {
   const changed = new URL(url)
   changed.password = encodeURIComponent(PASSWORD)
   return changed.href
+}
+
+/** The target's URL for an administrator of its own: by the one that everybody has, the server reaches what is behind it. */
+async function mover(): Promise<string> {
+  await query(pair.behind.url, `CREATE ROLE mover LOGIN SUPERUSER PASSWORD '${PASSWORD}'`)
+  const url = new URL(pair.target.url)
+  url.username = 'mover'
+  url.password = encodeURIComponent(PASSWORD)
+  return url.href
 }
 
 async function runChain(inputs: Record<string, string> = {}, options: Partial<RunOptions> = {}): Promise<JobResult> {
@@ -97,7 +111,7 @@ function expectNoSecret(result: JobResult): void {
     for (const form of FORMS) expect(text.includes(form), `the password is in ${place}`).toBe(false)
 }
 
-const sql = (side: 'source' | 'target', text: string) => query(side === 'source' ? source : target, text)
+const sql = (side: 'source' | 'target', text: string) => query(side === 'source' ? source : pair.behind.url, text)
 
 /** Runs `work` just before the step with this id. */
 function justBefore(id: string, work: () => Promise<unknown>): Partial<RunOptions> {
@@ -162,9 +176,13 @@ test('moves the shop under load, and a second run of what is done refuses', { ti
 test('rehearses, lifts the fence, and cleans up, by TLS alone', { timeout: TIMEOUT }, async () => {
   // The programs in MOLT_BIN_DIR may stand behind a tunnel of their own.
   if (!BIN) {
-    const byTls = async ({ name, dataDir }: EmbeddedServer, url: string) =>
-      verifyingTls(url, await requireTlsOf({ name, dataDir, url }, folder))
-    ;[source, target] = await Promise.all([byTls(pair.source, source), byTls(pair.target, target)])
+    const { name, dataDir } = pair.source
+    source = verifyingTls(source, await requireTlsOf({ name, dataDir, url: source }, folder))
+    const tls = await certificateFor()
+    const root = join(folder, 'target-root.crt')
+    writeFileSync(root, tls.cert)
+    secure = await startCockroach(pair.behind, { tls })
+    target = verifyingTls(target.replace(`:${pair.target.port}/`, `:${secure.port}/`), root)
   }
   const result = await runChain({ cleanup: 'true', 'allow-insecure': String(Boolean(BIN)) })
   expect(result.conclusion, words(result)).toBe('success')

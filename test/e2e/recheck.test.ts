@@ -2,19 +2,19 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { recheckRows } from '../../src/phases/verify/recheck.ts'
 import { createHeartbeat, createTargetHeartbeat } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import type { RowDifference } from '../../src/tools/molt-verify.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 
-let pair: EmbeddedPair
+let pair: Servers
 let source: pg.Client
 let target: pg.Client
 let other: pg.Client
 
 beforeAll(async () => {
-  pair = await startPair()
+  pair = await startServers()
   source = new pg.Client(pair.source.url)
   target = new pg.Client(pair.target.url)
   other = new pg.Client(pair.source.url)

@@ -6,9 +6,9 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { execa } from 'execa'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
 import { query, REPO } from '../support/migration.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 import { stateOf } from '../support/stopped.ts'
 
 const TIMEOUT = 150_000
@@ -154,11 +154,11 @@ describe('two embedded servers and the shop', () => {
 })
 
 describe('databases of one’s own', () => {
-  let pair: EmbeddedPair
+  let pair: Servers
   const own = () => ['--source', pair.source.url, '--target', pair.target.url, '--allow-source', 'shop', '--json']
   beforeEach(async () => {
-    pair = await startPair()
-    await Promise.all([createShop(pair.source.url, { rows: 1500 }), createShop(pair.target.url, { schemaOnly: true })])
+    pair = await startServers()
+    await Promise.all([createShop(pair.source.url, { rows: 1500 }), createShop(pair.behind.url, { schemaOnly: true })])
   }, 60_000)
   afterEach(() => pair?.stop())
 
@@ -168,13 +168,13 @@ describe('databases of one’s own', () => {
     UNION ALL SELECT 'publication ' || pubname FROM pg_publication
     UNION ALL SELECT 'trigger on ' || tgrelid::regclass FROM pg_trigger WHERE tgname LIKE '%molt%'
     UNION ALL SELECT 'schema ' || nspname FROM pg_namespace
-      WHERE nspname NOT IN ('public', 'information_schema') AND nspname NOT LIKE 'pg\\_%'
+      WHERE nspname NOT IN ('public', 'information_schema', '_crdb', 'crdb_internal') AND nspname NOT LIKE 'pg\\_%'
     UNION ALL SELECT 'table ' || relname FROM pg_class
       WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> ALL ($1)
     UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace`
 
   async function expectAsBefore(): Promise<void> {
-    for (const side of ['source', 'target'] as const)
+    for (const side of ['source', 'behind'] as const)
       expect(await query(pair[side].url, OURS, [[...SHOP_TABLES]]), side).toEqual([])
     await query(pair.source.url, 'UPDATE categories SET name = name')
   }
@@ -190,7 +190,7 @@ describe('databases of one’s own', () => {
   })
 
   test('a check that fails is no-go with its reason, and exit status 1', { timeout: TIMEOUT }, async () => {
-    await query(pair.target.url, 'DROP TABLE reviews; ALTER TABLE orders ADD COLUMN extra int')
+    await query(pair.behind.url, 'DROP TABLE reviews; ALTER TABLE orders ADD COLUMN extra int')
     const run = await rehearse(own())
     expect(run.code).toBe(1)
     // In one line: the findings are above it, and in the summary.
@@ -215,7 +215,7 @@ describe('databases of one’s own', () => {
   test('a step that fails half-way is no-go, and nothing of ours is left', { timeout: TIMEOUT }, async () => {
     let removed: Promise<unknown> | undefined
     const run = await rehearse(own(), (text) => {
-      if (/\[4\/\d\]/.test(text)) removed ??= query(pair.target.url, 'DELETE FROM addresses WHERE id = 1')
+      if (/\[4\/\d\]/.test(text)) removed ??= query(pair.behind.url, 'DELETE FROM addresses WHERE id = 1')
     })
     await removed
     expect(run.code).toBe(1)

@@ -5,18 +5,18 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, wr
 import { delimiter, join } from 'node:path'
 import { execa } from 'execa'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { type FakeGithub, limited, REPOSITORY, startGithub, TOKEN } from '../support/github.ts'
 import { query, REPO, words } from '../support/migration.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 import { readWorkflow, runJob, type Step, temporaryFolder } from '../support/workflow.ts'
 
 const REHEARSE = readWorkflow(join(REPO, '.github/workflows/rehearse.yml'))
 const SETTINGS = readFileSync(join(REPO, 'examples/molt-actions.yml'), 'utf8')
 const folder = temporaryFolder()
-let pair: EmbeddedPair
+let pair: Servers
 let github: FakeGithub
 beforeAll(async () => {
-  pair = await startPair()
+  pair = await startServers()
   github = await startGithub()
 })
 afterAll(async () => {

@@ -6,11 +6,11 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import type { Plan } from '../../src/model/plan.ts'
 import { digestTables } from '../../src/phases/verify/row-digests.ts'
 import { runVerify } from '../../src/phases/verify/verify.ts'
 import { readTables } from '../../src/sql/tables.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 
 /** Each column's type on either side, a value in the source's text and in the target's, and another value. */
 const COLUMNS: Record<string, [here: string, there: string, value: string, same: string, other: string | null]> = {
@@ -37,12 +37,12 @@ const COLUMNS: Record<string, [here: string, there: string, value: string, same:
 }
 const NAMES = Object.keys(COLUMNS)
 
-let pair: EmbeddedPair
+let pair: Servers
 let source: pg.Client
 let target: pg.Client
 
 beforeAll(async () => {
-  pair = await startPair()
+  pair = await startServers()
   source = new pg.Client(pair.source.url)
   target = new pg.Client(pair.target.url)
   await Promise.all([source.connect(), target.connect()])

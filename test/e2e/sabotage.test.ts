@@ -8,15 +8,15 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 
 const REPO = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 
 const PREPARE = { 'rehearsal-target': 'true', 'exclude-tables': 'orders_archive' }
 
-let pair: EmbeddedPair
+let pair: Servers
 let source: pg.Client
 let target: pg.Client
 let dir: string
@@ -105,10 +105,11 @@ async function slots(): Promise<string[]> {
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'sabotage-'))
-  pair = await startPair()
-  await Promise.all([createShop(pair.source.url, { rows: 1_000 }), createShop(pair.target.url, { schemaOnly: true })])
+  pair = await startServers()
+  await Promise.all([createShop(pair.source.url, { rows: 1_000 }), createShop(pair.behind.url, { schemaOnly: true })])
   source = new pg.Client(pair.source.url)
-  target = new pg.Client(pair.target.url)
+  // By the side door: no statement of this test is the suite's.
+  target = new pg.Client(pair.behind.url)
   await Promise.all([source.connect(), target.connect()])
   // Of this one the name begins like an expected table's.
   for (const db of [source, target]) await db.query('CREATE TABLE orders_archive (id bigint PRIMARY KEY, note text)')

@@ -3,9 +3,11 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { execa } from 'execa'
 import { expect, test } from 'vitest'
+import { seenThrough, startCockroach } from '../../rehearsal/cockroach/server.ts'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
 import { createShop } from '../../rehearsal/shop/shop.ts'
 import { query, REPO } from '../support/migration.ts'
+import { requireRules } from '../support/servers.ts'
 
 const VERSIONS = { 12: '12.22.0-beta.15', 13: '13.23.0-beta.16', 14: '14.22.0-beta.17', 15: '15.17.0-beta.17' }
 
@@ -29,7 +31,10 @@ test.skipIf(process.platform !== 'linux' || process.arch !== 'x64').for(Object.e
     try {
       const source = await startPostgres({ name: 'source', binDir: await binaries(version) })
       servers.push(source)
-      const target = await startPostgres({ name: 'target' })
+      const behind = await startPostgres({ name: 'target' })
+      servers.push(behind)
+      const cluster = await startCockroach(behind)
+      const target = seenThrough(cluster, behind)
       servers.push(target)
       expect((await query(source.url, 'SHOW server_version'))[0]?.server_version).toMatch(new RegExp(`^${major}\\.`))
       // The sample shop uses it, and version 12 has it in an extension only.
@@ -39,7 +44,7 @@ test.skipIf(process.platform !== 'linux' || process.arch !== 'x64').for(Object.e
           `CREATE FUNCTION public.gen_random_uuid() RETURNS uuid LANGUAGE sql AS 'SELECT md5(random()::text)::uuid'`,
         )
       await createShop(source.url, { rows: 1000 })
-      await createShop(target.url, { schemaOnly: true })
+      await createShop(behind.url, { schemaOnly: true })
       const databases = ['--source', source.url, '--target', target.url, '--allow-source', 'shop']
       const { stdout, all, exitCode } = await execa(
         'npm',
@@ -50,6 +55,7 @@ test.skipIf(process.platform !== 'linux' || process.arch !== 'x64').for(Object.e
       const said = JSON.parse(stdout.trimEnd().split('\n').at(-1) as string)
       expect(said).toMatchObject({ verdict: 'go' })
       expect(said.changesStreamed).toBeGreaterThan(0)
+      requireRules(cluster)
     } finally {
       for (const server of servers) await server.stop()
     }

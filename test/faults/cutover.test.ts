@@ -87,7 +87,9 @@ const rebuilt = async () =>
   (
     await rehearsal.query(
       'target',
-      "SELECT conname AS name FROM pg_constraint WHERE conname IN ('customers_email_key', 'of_customer') ORDER BY 1",
+      // CockroachDB's UNIQUE comes back as an index, which alone makes it a constraint there.
+      `SELECT relname AS name FROM pg_class WHERE relname = 'customers_email_key'
+       UNION SELECT conname FROM pg_constraint WHERE conname = 'of_customer' ORDER BY 1`,
     )
   ).map(({ name }) => name)
 

@@ -162,7 +162,7 @@ describe('the proof of a drain', { timeout: 60_000 }, () => {
   it('is not had while a lock on the target keeps the marker back; says which step and who', async () => {
     const { stream, load } = await streaming({ stuckAfter: 60_000 })
     await load.stop()
-    const blocker = await bench.client(`${scene.db.target}&application_name=nightly-report`)
+    const blocker = await bench.client(`${scene.db.behind}&application_name=nightly-report`)
     await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
     await sleep(2_500)
     await expect(proveDrain(stream, 4_000)).rejects.toThrow(
@@ -206,7 +206,7 @@ describe('the proof of a drain', { timeout: 60_000 }, () => {
   it('restarts with a new marker when the replicator connects again', async () => {
     const { stream, load } = await streaming({ stuckAfter: 60_000 })
     await load.stop()
-    const blocker = await bench.client(scene.db.target)
+    const blocker = await bench.client(scene.db.behind)
     await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
     const proof = proveDrain(stream, 30_000)
     await sleep(500)

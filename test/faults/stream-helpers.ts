@@ -41,7 +41,7 @@ export class Scene {
     const rows = `INSERT INTO items SELECT g, g * 10, 'item ' || g, g, '2026-01-01' FROM generate_series(1, 200) g;
       INSERT INTO notes SELECT g, g, repeat('x', 5000) FROM generate_series(1, 20) g`
     const { sourceId } = await createHeartbeat(db.s, 'test')
-    await createTargetHeartbeat(db.t, 'public', sourceId)
+    await createTargetHeartbeat(await bench.client(db.target), 'public', sourceId)
     await createPublication(db.s, scene.plan.publication, 'public', TABLES)
     if (options.truncate)
       await db.s.query(`ALTER PUBLICATION ${scene.plan.publication} SET (publish = 'insert, update, delete, truncate')`)
@@ -98,7 +98,7 @@ export class Scene {
     const found: string[] = []
     for (const table of TABLES) {
       const [left, right] = await Promise.all(
-        [this.db.source, this.db.target].map((url) =>
+        [this.db.source, this.db.behind].map((url) =>
           query(url, `SELECT to_jsonb(t)::text AS row FROM ${table} t ORDER BY id`),
         ),
       )

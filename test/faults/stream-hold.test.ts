@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
 import {
   type Holder,
@@ -18,16 +19,21 @@ import {
 } from '../../src/ledger/hold.ts'
 import { createLedger } from '../../src/ledger/ledger.ts'
 import { connect, type Database, Link } from '../../src/runtime/database.ts'
+import { requireRules } from '../support/servers.ts'
 
-let server: EmbeddedServer
+let behind: EmbeddedServer
+let server: CockroachServer
+let url: string
 let a: Database
 let b: Database
 let id = ''
 let count = 0
 beforeAll(async () => {
-  server = await startPostgres({ name: 'hold' })
-  a = await connect(server.url, 'target')
-  b = await connect(server.url, 'target')
+  behind = await startPostgres({ name: 'hold' })
+  server = await startCockroach(behind)
+  url = server.urlOf('shop')
+  a = await connect(url, 'target')
+  b = await connect(url, 'target')
   await createLedger(a)
 })
 beforeEach(() => {
@@ -36,6 +42,8 @@ beforeEach(() => {
 afterAll(async () => {
   await Promise.all([a, b].map((db) => db?.end()))
   await server?.stop()
+  await behind?.stop()
+  if (server) requireRules(server)
 })
 
 const run = (name: string): Holder => ({
@@ -60,7 +68,7 @@ describe('the hold of a migration', () => {
   })
 
   it('goes to one of many that try at the same moment', async () => {
-    const links = Array.from({ length: 8 }, () => new Link(server.url, 'target'))
+    const links = Array.from({ length: 8 }, () => new Link(url, 'target'))
     const tries = links.map((link, n) => link.use((db) => takeHold(db, id, run(`r${n}`), 60_000)))
     const outcomes = await Promise.allSettled(tries)
     await Promise.all(links.map((link) => link.close()))
@@ -112,7 +120,7 @@ describe('the hold of a migration', () => {
     await takeHold(a, id, first, 600)
     let lost: unknown
     const keep = (work: () => Promise<unknown>) =>
-      keepingHold(new Link(server.url, 'target'), id, first, 600, (error) => (lost = error), work)
+      keepingHold(new Link(url, 'target'), id, first, 600, (error) => (lost = error), work)
     await keep(async () => {
       await sleep(1_500)
       await expect(takeHold(b, id, second, 60_000)).rejects.toThrow(/is held by `1`/)

@@ -1,7 +1,6 @@
 /** A leg's login on the target: what it may do, and that nothing of the leg can write once it is retired. */
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import {
   createStreamLogin,
   dropStreamLogin,
@@ -13,13 +12,14 @@ import {
   revokeOwnWrites,
 } from '../../src/destination/stream-login.ts'
 import { withLogin } from '../../src/runtime/url.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 
-let pair: EmbeddedPair
+let pair: Servers
 let admin: pg.Client
 const clients: pg.Client[] = []
 const TABLES = ['items', 'molt_actions_heartbeat']
 beforeAll(async () => {
-  pair = await startPair()
+  pair = await startServers()
   admin = await client(pair.target.url)
   clients.length = 0
   await admin.query(`

@@ -194,7 +194,7 @@ describe('a stream that cannot go on is red and says why', () => {
   it('the slot moved past changes that have not arrived', async () => {
     const { stream, source } = await streaming()
     // The replicator cannot write its heartbeat, so it does not come back for the slot when it is cut off.
-    const blocker = await bench.client(scene.db.target)
+    const blocker = await bench.client(scene.db.behind)
     await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
     await sleep(600)
     await source.query('SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1', [
@@ -222,7 +222,7 @@ describe('a stream that cannot go on is red and says why', () => {
 
   it('a lock on the target, with who holds it', async () => {
     const { stream } = await streaming()
-    const blocker = await bench.client(`${scene.db.target}&application_name=nightly-report`)
+    const blocker = await bench.client(`${scene.db.behind}&application_name=nightly-report`)
     await blocker.query('BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE')
     const { said } = await red(stream, SOON)
     expect(said).toMatch(/its session on the target waits for a lock that PID \d+ \(nightly-report\) holds/)

@@ -2,16 +2,17 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { availableParallelism, loadavg, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import pg from 'pg'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import type { CockroachOptions } from '../../rehearsal/cockroach/server.ts'
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
 import { createShop } from '../../rehearsal/shop/shop.ts'
+import { type Servers, startServers } from './servers.ts'
 
 export const REPO = resolve(import.meta.dirname, '../..')
 
-/** Two embedded servers with the sample shop, a live load, and the committed actions to move it. */
+/** A source with the sample shop and a CockroachDB-like target, a live load, and the committed actions to move it. */
 export interface Rehearsal {
-  pair: EmbeddedPair
+  pair: Servers
   load: LoadHandle
   /** Runs one action of the suite; RUNNER_TEMP is kept between them, as in one job. */
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
@@ -19,6 +20,7 @@ export interface Rehearsal {
   bringToCaughtUp(prepare?: Record<string, string>): Promise<void>
   /** The same without the last of these: nothing has been streamed yet. */
   bringToLoaded(): Promise<void>
+  /** As an administrator; on the target behind the like-server, which neither refuses nor records it. */
   query(side: 'source' | 'target', sql: string, values?: unknown[]): Promise<Record<string, unknown>[]>
   stop(): Promise<void>
 }
@@ -29,16 +31,17 @@ export async function startRehearsal(
     rate?: number
     /** Of both servers. */
     settings?: Record<string, string | number>
+    cluster?: CockroachOptions
     sourceUrl?: (url: string) => string
     targetUrl?: (url: string) => string
   } = {},
 ): Promise<Rehearsal> {
   const folder = mkdtempSync(join(tmpdir(), 'molt-actions-test-'))
-  const pair = await startPair({ settings: options.settings })
+  const pair = await startServers({ settings: options.settings, cluster: options.cluster })
   try {
     await Promise.all([
       createShop(pair.source.url, { rows: options.rows ?? 1500 }),
-      createShop(pair.target.url, { schemaOnly: true }),
+      createShop(pair.behind.url, { schemaOnly: true }),
     ])
     const load = await startLoad({ url: pair.source.url, rate: options.rate ?? 40, connections: 3 })
     const source = options.sourceUrl?.(pair.source.url) ?? pair.source.url
@@ -63,7 +66,7 @@ export async function startRehearsal(
       async bringToLoaded() {
         for (const [name, inputs] of CHAIN.slice(0, -1)) requireSuccess(name, await run(name, inputs))
       },
-      query: (side, sql, values) => query(pair[side].url, sql, values),
+      query: (side, sql, values) => query((side === 'source' ? pair.source : pair.behind).url, sql, values),
       async stop() {
         await load.stop()
         await pair.stop()

@@ -5,6 +5,23 @@ import type { EmbeddedServer } from '../../rehearsal/postgres/postgres.ts'
 import { query } from './migration.ts'
 
 /**
+ * A key and a certificate that it has signed itself.
+ * @param host for which it is issued; `localhost` also names 127.0.0.1
+ * @param days until it expires
+ */
+export async function certificateFor(host = 'localhost', days = 1): Promise<{ cert: string; key: string }> {
+  const end = new Date(Date.now() + days * 86_400_000)
+  const names = host === 'localhost' ? [{ type: 7 as const, ip: '127.0.0.1' }] : []
+  const { cert, private: key } = await generate([{ name: 'commonName', value: host }], {
+    algorithm: 'sha256',
+    notBeforeDate: new Date(end.getTime() - 86_400_000 * 10),
+    notAfterDate: end,
+    extensions: [{ name: 'subjectAltName', altNames: [{ type: 2, value: host }, ...names] }],
+  })
+  return { cert, key }
+}
+
+/**
  * From now on the server takes connections by TLS alone, from localhost and 127.0.0.1.
  * @param host for which its certificate is issued
  * @param days until it expires
@@ -15,14 +32,7 @@ export async function requireTlsOf(
   folder: string,
   { host = 'localhost', days = 1 } = {},
 ): Promise<string> {
-  const end = new Date(Date.now() + days * 86_400_000)
-  const names = host === 'localhost' ? [{ type: 7 as const, ip: '127.0.0.1' }] : []
-  const { cert, private: key } = await generate([{ name: 'commonName', value: host }], {
-    algorithm: 'sha256',
-    notBeforeDate: new Date(end.getTime() - 86_400_000 * 10),
-    notAfterDate: end,
-    extensions: [{ name: 'subjectAltName', altNames: [{ type: 2, value: host }, ...names] }],
-  })
+  const { cert, key } = await certificateFor(host, days)
   // By the server, so that they are its own: it refuses a key that others can read.
   for (const [name, text] of [
     ['server.crt', cert],

@@ -1,5 +1,5 @@
 import { info } from '@actions/core'
-import { readTarget } from '../../destination/server.ts'
+import { LIKE_SERVER, readTarget } from '../../destination/server.ts'
 import { setApproval } from '../../ledger/hold.ts'
 import {
   addEvidence,
@@ -174,7 +174,8 @@ function decisionText(decision: Brief['inputs']['decision']): string {
 
 /** Names and versions only: an address could hold what is masked. */
 function fromTo({ plan }: Entry, { from, to }: Facts): string {
-  const target = to.version.split(' (')[0]?.split(' on ')[0] ?? ''
+  const version = to.version.split(' (')[0]?.split(' on ')[0] ?? ''
+  const target = to.isLikeServer ? `${version} (${LIKE_SERVER})` : version
   const place = (database: string, schema: string) =>
     `\`${`${database}.${schema}`.replaceAll(/[`\n]/g, ' ').replaceAll('|', '\\|')}\``
   return `PostgreSQL ${Math.floor(from.version / 10_000)} ${place(from.database, plan.sourceSchema)} → ${markdownText(target)} ${place(to.database, plan.targetSchema)}`

@@ -29,6 +29,7 @@ import { number, plural, workFolder } from '../../runtime/progress.ts'
 import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
 import { readSchema } from '../../sql/schema.ts'
+import { withTriggers } from '../../sql/triggers.ts'
 import { filesProblem, PUBLICATION } from '../../tools/molt-fetch.ts'
 import { spec as fetch } from '../fetch/spec.ts'
 import { withBoth } from '../shared.ts'
@@ -265,7 +266,7 @@ async function defer(target: Database, facts: Facts, plan: Plan): Promise<Schema
   info(`${number(dropped)} indexes and constraints were captured in the ledger and taken off the target`)
   if (kept.length)
     warning(`these checks stay on the target, since its catalog does not tell them apart: ${kept.join(', ')}`)
-  return readSchema(target, 'target', plan.targetSchema)
+  return withTriggers(target, await readSchema(target, 'target', plan.targetSchema), plan.tables)
 }
 
 function deferralOf(defer: string): Deferral {

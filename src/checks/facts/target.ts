@@ -5,7 +5,7 @@ import { readAccess, type WriteGrant } from '../../destination/write-access.ts'
 import type { Schema } from '../../model/schema.ts'
 import { type Database, ident, literal, qualified } from '../../runtime/database.ts'
 import { readSchema } from '../../sql/schema.ts'
-import { readTriggers } from '../../sql/triggers.ts'
+import { withTriggers } from '../../sql/triggers.ts'
 import { certificateEnd } from './source.ts'
 
 /** Everything that the checks ask about the target; at most 20 catalog queries, in CockroachDB's documented SQL. */
@@ -88,7 +88,7 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
   const server = await readTarget(db)
   const cockroach = server.isCockroach
   const [, major, minor] = /\bv?(\d+)\.(\d+)/.exec(server.version) ?? []
-  const schema = await readSchema(db, 'target', question.schema)
+  const read = await readSchema(db, 'target', question.schema)
   const role = (await db.query(ROLE, [question.schema])).rows[0]
   const admin = cockroach ? (await db.query(ADMIN)).rows[0].admin : false
   const relations = await db.query(RELATIONS, [question.schema])
@@ -96,8 +96,9 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
   const staging = await db.query(
     `SELECT nspname AS name FROM pg_catalog.pg_namespace WHERE nspname LIKE 'molt\\_staging\\_%' OR nspname = '_replicator' ORDER BY 1`,
   )
-  const there = new Set(schema.tables.map((table) => table.name))
+  const there = new Set(read.tables.map((table) => table.name))
   const expected = (await question.tables).filter((name) => there.has(name))
+  const schema = await withTriggers(db, read, expected)
   const isExpected = new Set(expected)
   const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
   const access = await readAccess(db, question.schema, expected)
@@ -116,7 +117,7 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
       withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
     },
     filled: await filledTables(db, question.schema, expected),
-    triggers: await readTriggers(db, server.version, schema, expected),
+    triggers: (schema.actions ?? []).filter(({ kind, table }) => kind === 'trigger' && isExpected.has(table)),
     writers: writers(grants.rows, isExpected),
     writeGrants: access.open,
     stagingSchemas: staging.rows.map((row) => row.name),

@@ -1,0 +1,48 @@
+import {
+  type CockroachOptions,
+  type CockroachServer,
+  seenThrough,
+  startCockroach,
+} from '../../rehearsal/cockroach/server.ts'
+import {
+  type EmbeddedPair,
+  type EmbeddedServer,
+  type PostgresOptions,
+  startPair,
+} from '../../rehearsal/postgres/postgres.ts'
+
+/** A PostgreSQL source, and a target that answers like CockroachDB. */
+export interface Servers extends EmbeddedPair {
+  cluster: CockroachServer
+  /** The PostgreSQL behind the target: the side door of an administrator, by which tests look and sabotage. */
+  behind: EmbeddedServer
+  /** Ends both. @throws when the target was sent a statement that no rule knows */
+  stop(): Promise<void>
+}
+
+export async function startServers(
+  options: Omit<PostgresOptions, 'name'> & { cluster?: CockroachOptions } = {},
+): Promise<Servers> {
+  const { cluster: like, ...both } = options
+  const pair = await startPair(both)
+  const cluster = await startCockroach(pair.target, like).catch(async (error) => {
+    await pair.stop()
+    throw error
+  })
+  return {
+    source: pair.source,
+    target: seenThrough(cluster, pair.target, both.database),
+    cluster,
+    behind: pair.target,
+    async stop() {
+      await cluster.stop()
+      await pair.stop()
+      requireRules(cluster)
+    },
+  }
+}
+
+/** @throws with the statements that no rule of the server knows: each needs a rule, or must not be sent */
+export function requireRules({ unknown }: CockroachServer): void {
+  if (unknown.length) throw new Error(`the like-server has no rule for:\n${[...new Set(unknown)].join('\n')}`)
+}
