@@ -70,7 +70,7 @@ async function measure(source: string, target: string): Promise<void> {
       asked: undefined,
       slot: 'molt_slot',
       publication: 'molt_fetch',
-      rehearsalTarget: true,
+      rehearses: true,
       writeAccess: 'close',
       defer: { indexes: false, constraints: false },
       tableHandling: 'none',

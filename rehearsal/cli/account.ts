@@ -14,6 +14,8 @@ export interface Account {
   applicationPauseMs: number | null
   tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
   engine: string
+  /** What the target says it is. */
+  target: string
   summary: string
   /** Path of a page that stands alone: the summary, with pictures. */
   report?: string
@@ -49,6 +51,7 @@ export function accountOf(result: JobResult, summary: string): Account {
     applicationPauseMs: null,
     tables: JSON.parse(outputs.tables || '[]'),
     engine: engineOf(outputs),
+    target: outputs['target-version'] || 'unknown',
     summary,
   }
 }
@@ -87,6 +90,7 @@ export function accountText(account: Account): string {
     '',
     `  reason             ${account.reason.replaceAll('\n', '\n                     ')}`,
     `  engine             ${account.engine}`,
+    `  target             ${account.target}`,
     `  rows loaded        ${number(account.rowsLoaded)}`,
     `  changes streamed   ${number(account.changesStreamed)}`,
     `  lag before pause   ${ms(account.lagMs)}`,

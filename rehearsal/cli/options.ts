@@ -61,7 +61,7 @@ export interface Options {
   /** Where the load's files are kept; undefined for a direct copy. */
   files: Files | undefined
   /** The CockroachDB-like target; undefined for plain PostgreSQL. */
-  cluster?: CockroachOptions
+  cluster: CockroachOptions
 }
 
 /** A bucket of the rehearsal's own, a folder that molt serves, or a bucket of the user's. */
@@ -136,7 +136,7 @@ function soundOptions(argv: string[]): Options | undefined {
     target,
     binDir: binDirOf(values['bin-dir']),
     ...loadOf(values),
-    cluster: source || mask ? undefined : clusterOf(values),
+    cluster: clusterOf(values),
   }
 }
 

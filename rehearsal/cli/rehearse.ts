@@ -98,18 +98,30 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
       createShop(target.url, { schemaOnly: true }),
     ])
     signal.throwIfAborted()
-    const cluster = options.cluster && (await startCockroach(target, options.cluster))
-    try {
-      const seen = cluster ? seenThrough(cluster, target) : target
-      const account = await underLoad({ ...options, plain }, { source, target: seen }, folder, screen, signal)
-      for (const sql of cluster?.unknown ?? []) screen.say(`no rule of the CockroachDB-like target knows: ${sql}`)
-      if (options.keep) await keepServers([source, target], folder, screen)
-      return account
-    } finally {
-      await cluster?.stop()
-    }
+    const account = await likeCockroach(options, target, screen, (seen) =>
+      underLoad({ ...options, plain }, { source, target: seen }, folder, screen, signal),
+    )
+    if (options.keep) await keepServers([source, target], folder, screen)
+    return account
   } finally {
     await pair.stop()
+  }
+}
+
+/** What `work` does with the target goes through a server that answers like CockroachDB. */
+async function likeCockroach<T>(
+  { cluster: options }: Options,
+  target: EmbeddedServer,
+  screen: Screen,
+  work: (seen: EmbeddedServer) => Promise<T>,
+): Promise<T> {
+  const cluster = await startCockroach(target, options)
+  try {
+    const result = await work(seenThrough(cluster, target))
+    for (const sql of cluster.unknown) screen.say(`no rule of the CockroachDB-like target knows: ${sql}`)
+    return result
+  } finally {
+    await cluster.stop()
   }
 }
 
@@ -119,6 +131,8 @@ async function keepServers(servers: EmbeddedServer[], folder: string, screen: Sc
     `kept, and still running: ${servers.map(({ name, url }) => `${name} ${url}`).join(', ')}; files in ${folder}`,
   )
   const folders = servers.map(({ dataDir }) => dirname(dataDir))
+  const url = servers.find(({ name }) => name === 'target')?.url
+  screen.say(`to let the target answer like CockroachDB again: npm run like-server -- --behind '${url}'`)
   screen.say(
     `to stop them: kill $(cat ${folders.map((each) => `${each}/server.pid`).join(' ')}); afterwards rm -r ${[...folders, folder].join(' ')}`,
   )
@@ -137,7 +151,9 @@ async function underLoad(
   const door = await switchDoor(async () => load?.switchTo(target.url))
   const watched = watchWrites(options, load)
   try {
-    const inputs = { decision: 'commit', 'switch-command': door.command }
+    // The real tools commit nothing on a target that only answers like CockroachDB.
+    const decision = options.binDir ? 'rehearse' : 'commit'
+    const inputs = { decision, 'switch-command': door.command }
     const result = await runChain(options, { source: source.url, target: target.url, inputs }, folder, screen, signal)
     const account = accountOf(result, keepSummary(options, folder, result.summary))
     account.applicationPauseMs = applicationPause(load)
@@ -151,7 +167,7 @@ async function underLoad(
 
 /** Production, the masked source and the target; then the chain; then the search for what must not be anywhere. */
 async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
-  screen.say('starting three embedded PostgreSQL 16 servers')
+  screen.say('starting two embedded PostgreSQL 16 servers and a CockroachDB-like one')
   // Every segment is kept, so that the search sees all that was ever written.
   const settings = { wal_keep_size: '100GB', log_statement: 'all' }
   const started = await Promise.allSettled([
@@ -184,7 +200,9 @@ async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, 
     const tookMs = Math.round(performance.now() - began)
     signal.throwIfAborted()
     if (job.conclusion !== 'success') return notMasked(options, folder, job)
-    const account = await underLoad({ ...options, onLine }, { source, target }, folder, screen, signal)
+    const account = await likeCockroach(options, target, screen, (seen) =>
+      underLoad({ ...options, onLine }, { source, target: seen }, folder, screen, signal),
+    )
     signal.throwIfAborted()
     screen.step(STEPS, STEPS, 'Search for canaries')
     const { outputs } = job
@@ -429,7 +447,6 @@ async function runChain(
       source: job.source,
       target: job.target,
       config,
-      'rehearsal-target': 'true',
       'allow-insecure': 'true',
       mode: options.mode,
       ...(options.binDir ? { 'bin-dir': options.binDir } : { embedded: 'true' }),

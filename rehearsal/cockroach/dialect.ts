@@ -53,7 +53,7 @@ function applyEdits(sql: string, edits: readonly Edit[]): string {
   return out + sql.slice(from)
 }
 
-function isWord(token: Token | undefined, value: string): boolean {
+export function isWord(token: Token | undefined, value: string): boolean {
   return token?.kind === 'word' && token.value === value
 }
 

@@ -51,7 +51,7 @@ export interface CockroachServer {
 }
 
 interface Shared {
-  behind: EmbeddedServer
+  behind: Behind
   version: Version
   options: CockroachServer['options']
   random: () => number
@@ -67,7 +67,10 @@ interface Shared {
   tls: CockroachOptions['tls']
 }
 
-export async function startCockroach(behind: EmbeddedServer, options: CockroachOptions = {}): Promise<CockroachServer> {
+/** The PostgreSQL that does the work, on this machine; its URLs are a superuser's. */
+export type Behind = Pick<EmbeddedServer, 'port' | 'urlOf'>
+
+export async function startCockroach(behind: Behind, options: CockroachOptions = {}): Promise<CockroachServer> {
   const [major = 25, minor = 2] = (options.version ?? '25.2').split('.').map(Number)
   const installed: Shared['installed'] = new Map()
   const shared: Shared = {

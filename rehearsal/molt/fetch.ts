@@ -270,7 +270,9 @@ async function recreateTables(run: Run, source: pg.Client, target: pg.Client, fo
       `SELECT pg_get_constraintdef(oid) AS def FROM pg_constraint WHERE conrelid = $1::regclass AND contype = 'p'`,
       [sqlName(table)],
     )
-    const lines = columns.map((c) => `${ident(c.name as string)} ${c.type}${c.not_null === 't' ? ' NOT NULL' : ''}`)
+    const lines = columns.map(
+      (c) => `${ident(c.name as string)} ${typeOnTarget(c.type as string)}${c.not_null === 't' ? ' NOT NULL' : ''}`,
+    )
     const create = `CREATE TABLE ${sqlName(table)} (${[...lines, ...key.map((k) => k.def)].join(', ')})`
     run.log.line('info', `creating new table with ${JSON.stringify(create)}`)
     await target.query(`CREATE SCHEMA IF NOT EXISTS ${ident(table.schema)}`)
@@ -279,6 +281,13 @@ async function recreateTables(run: Run, source: pg.Client, target: pg.Client, fo
   }
   return databaseTables(source, target, filters)
 }
+
+/** CockroachDB's `integer` has 8 bytes, so the widths are named (docs: molt-fetch.md, type mapping). */
+function typeOnTarget(type: string): string {
+  return type.replace(/^(smallint|integer|bigint)\b/, (name) => INTEGERS[name] as string)
+}
+
+const INTEGERS: Record<string, string> = { smallint: 'INT2', integer: 'INT4', bigint: 'INT8' }
 
 interface Snapshot {
   id: string

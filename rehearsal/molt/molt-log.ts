@@ -1,10 +1,11 @@
 import { appendFileSync, mkdirSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import path from 'node:path'
+import { STAND_IN } from '../../src/tools/versions.ts'
 
 /** The versions that the stand-in speaks for; it always adds what it is. */
-export const MOLT_VERSION = '1.4.1 (embedded stand-in)'
-export const REPLICATOR_VERSION = '1.3.4 (embedded stand-in)'
+export const MOLT_VERSION = `1.4.1 (${STAND_IN})`
+export const REPLICATOR_VERSION = `1.3.4 (${STAND_IN})`
 
 /**
  * Where the older binaries (seen running) and the current documentation differ, the environment variable

@@ -3,6 +3,7 @@ import { type Index, isShardCheck } from '../model/schema.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import { plural, someOf } from '../runtime/progress.ts'
 import { SELF_NUMBERING } from '../sql/sequences.ts'
+import { isStandIn } from '../tools/versions.ts'
 import type { Check } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { nameOf } from './rights.ts'
@@ -22,10 +23,11 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The target is CockroachDB',
-    protects: 'MOLT refuses any other target; only the stand-in of rehearsals writes to PostgreSQL.',
-    fix: 'Set `target` to the cluster. For a rehearsal on PostgreSQL or on the CockroachDB-like server, set `rehearsal-target: true`.',
-    *find({ target: { server }, settings }) {
-      if ((!server.isCockroach || server.isLikeServer) && !settings.rehearsalTarget)
+    protects: 'MOLT refuses any other target, and nothing that is proved on one holds for CockroachDB.',
+    fix: 'Set `target` to the cluster. To rehearse on the CockroachDB-like server, set `embedded: true` in `setup` or `decision: rehearse`.',
+    *find({ target: { server }, settings, machine: { tools } }) {
+      const rehearsal = server.isLikeServer && (settings.rehearses || isStandIn(tools.molt?.version ?? ''))
+      if (!server.isCockroach || (server.isLikeServer && !rehearsal))
         yield { object: 'target', what: `the target is not CockroachDB (it says: ${server.version})` }
     },
   },

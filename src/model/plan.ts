@@ -35,6 +35,8 @@ export interface Plan {
   defer?: string
   /** What is compared while writes are paused; `full` when nothing is said. */
   finalVerify?: VerifyLevel
+  /** The target only answers like CockroachDB. Its rehearsals have another hash, and count for no plan of a cluster. */
+  likeServer?: boolean
   /** Program → sha256, of those that were there when it was prepared. */
   tools?: Record<string, string>
   /** {@link planHash} of all of this. */
@@ -54,6 +56,7 @@ export function planHash(plan: Plan): string {
     waivers: [...(plan.waivers ?? [])].sort(),
     defer,
     finalVerify: plan.finalVerify === 'full' ? undefined : plan.finalVerify,
+    likeServer: plan.likeServer || undefined,
     tools,
   }
   return createHash('sha256').update(canonicalJson(hashed)).digest('hex')

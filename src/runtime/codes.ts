@@ -296,6 +296,11 @@ export const CODES = {
     cause: 'A role does not exist, or the migration user may not end its sessions.',
     fix: 'Correct the role names, or run `GRANT pg_signal_backend TO` the migration user on the source.',
   },
+  'cutover.like-server': {
+    meaning: 'The target only answers like CockroachDB, so it takes nothing over. Nothing was paused.',
+    cause: 'The migration was prepared for a rehearsal, and the cutover was asked to commit.',
+    fix: 'Set `target` to the cluster, or `decision: rehearse`.',
+  },
 
   'database.connection-lost': {
     meaning: 'The connection to a database was lost.',
@@ -760,8 +765,8 @@ export const CODES = {
 
   'molt.target-not-cockroach': {
     meaning: 'The real MOLT accepts CockroachDB as the target only.',
-    cause: 'The target is PostgreSQL, as in a rehearsal.',
-    fix: 'Set a CockroachDB target, or set `embedded: true` in `setup` to rehearse on PostgreSQL.',
+    cause: 'The target is PostgreSQL.',
+    fix: 'Set a CockroachDB target.',
   },
   'molt.type-unsupported': {
     meaning: 'This build of molt cannot carry the type of a column.',

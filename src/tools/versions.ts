@@ -54,6 +54,13 @@ export async function toolVersion(program: string, tool: ToolName): Promise<stri
   )
 }
 
+/** How the rehearsals' stand-in for MOLT names itself in its version. */
+export const STAND_IN = 'embedded stand-in'
+
+export function isStandIn(version: string): boolean {
+  return version.includes(STAND_IN)
+}
+
 /** The tool's own help, by which one build is told from another. */
 export async function toolHelp(program: string, ...command: string[]): Promise<string> {
   return ask(program, [...command, '--help'])

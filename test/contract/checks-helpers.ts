@@ -14,7 +14,7 @@ const SETTINGS: Omit<Settings, 'tables' | 'filter'> = {
   asked: undefined,
   slot: 'molt_slot',
   publication: 'molt_fetch',
-  rehearsalTarget: true,
+  rehearses: true,
   writeAccess: 'close',
   defer: { indexes: false, constraints: false },
   tableHandling: 'none',
@@ -45,9 +45,9 @@ export async function query(url: string, ...statements: string[]): Promise<Recor
   }
 }
 
-/** A new database on each server with these schemas in it; several statements in one text are one transaction. */
+/** A new database on each server with these schemas in it, on the target by its side door; several statements in one text are one transaction. */
 export async function world(
-  servers: { source: EmbeddedServer; target: EmbeddedServer },
+  servers: { source: EmbeddedServer; target: EmbeddedServer; behind?: EmbeddedServer },
   source: string | string[],
   target: string | string[] = source,
 ): Promise<World> {
@@ -55,9 +55,10 @@ export async function world(
   const make = async (server: EmbeddedServer, ddl: string | string[]) => {
     await query(server.urlOf('postgres'), `CREATE DATABASE ${name}`)
     await query(server.urlOf(name), ...[ddl].flat(), 'ANALYZE')
-    return server.urlOf(name)
   }
-  return { source: await make(servers.source, source), target: await make(servers.target, target) }
+  await make(servers.source, source)
+  await make(servers.behind ?? servers.target, target)
+  return { source: servers.source.urlOf(name), target: servers.target.urlOf(name) }
 }
 
 /** What `prepare` would see in this world. */

@@ -596,10 +596,18 @@ it('a target that is not empty, or not alone', async () => {
 it('what only CockroachDB says of itself', () => {
   const cockroach = asCockroach(clean)
   const target = (change: Partial<Facts['target']>) => ({ ...cockroach, target: { ...cockroach.target, ...change } })
-  const strict = { ...clean, settings: { ...clean.settings, rehearsalTarget: false } }
-  expectFires(strict, 'tgt.cockroach', ['target'], cockroach)
-  const like = { ...strict.target, server: { ...strict.target.server, isCockroach: true, isLikeServer: true } }
-  expectFires({ ...strict, target: like }, 'tgt.cockroach', ['target'], cockroach)
+  const server = { ...cockroach.target.server, isLikeServer: true }
+  const like = { ...target({ server }), settings: { ...cockroach.settings, rehearses: false } }
+  const withMolt = (version: string) => {
+    const tools = { ...like.machine.tools, molt: { version, sha256: '' } }
+    return { ...like, machine: { ...like.machine, tools } } as Facts
+  }
+  expectFires(withMolt('1.4.1'), 'tgt.cockroach', ['target'], cockroach)
+  expect(objectsOf(withMolt('1.4.1 (embedded stand-in)'), 'tgt.cockroach')).toEqual([])
+  expect(objectsOf({ ...withMolt('1.4.1'), settings: cockroach.settings }, 'tgt.cockroach')).toEqual([])
+  // PostgreSQL is refused also for a rehearsal by the stand-in.
+  const plain = { ...like, target: { ...like.target, server: { ...server, isCockroach: false, isLikeServer: false } } }
+  expectFires({ ...plain, settings: cockroach.settings }, 'tgt.cockroach', ['target'], cockroach)
   expectFires(asCockroach(clean, 22, 2), 'tgt.version', ['target'])
   expectFires(target({ intSize: '8' }), 'tgt.int-size', ['target'], cockroach)
   expectFires(target({ disallowFullScans: 'on' }), 'tgt.full-scans', [cockroach.target.role.name], cockroach)

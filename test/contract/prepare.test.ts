@@ -45,7 +45,7 @@ afterAll(async () => {
 })
 
 const prepare = (urls: World, inputs: Record<string, string> = {}) =>
-  run('prepare', urls, { 'rehearsal-target': 'true', ...inputs })
+  run('prepare', urls, { decision: 'rehearse', ...inputs })
 
 async function run(name: string, urls: World, inputs: Record<string, string> = {}) {
   const result = await runAction({

@@ -27,7 +27,7 @@ beforeEach(async () => {
   db = await bench.databases('CREATE TABLE notes (id int PRIMARY KEY, body text, n int)')
   await db.s.query(`INSERT INTO notes SELECT i, CASE i WHEN 1 THEN NULL WHEN 2 THEN '' ELSE E'a "b"\\n,' || i END, i
                       FROM generate_series(1, 40) i`)
-  target = await startImportGateway(bench.servers.target, db.name)
+  target = await startImportGateway(bench.servers.behind, db.name)
   folder = await mkdtemp(join(tmpdir(), 'molt-actions-files-'))
   return () => rm(folder, { recursive: true, force: true })
 })

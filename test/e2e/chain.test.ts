@@ -82,7 +82,6 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
       target,
       config,
       mode: 'direct-copy',
-      'rehearsal-target': 'true',
       'allow-insecure': 'true',
       ...(BIN ? { 'bin-dir': BIN } : { embedded: 'true' }),
       ...inputs,

@@ -47,10 +47,7 @@ test('real: servers by docker, masked rows, live writes, the whole chain, eviden
   )
   chmodSync(join(bin, 'docker'), 0o755)
   const config = join(folder, 'molt-actions.yml')
-  const embedded = SETTINGS.replace('setup:\n', 'setup:\n  embedded: true\n').replace(
-    'prepare:\n',
-    'prepare:\n  rehearsal-target: true\n',
-  )
+  const embedded = SETTINGS.replace('setup:\n', 'setup:\n  embedded: true\n')
   writeFileSync(config, embedded)
   github.others.set('rehearsal', limited(['main']))
   const result = await runJob(REHEARSE, 'real', {

@@ -14,7 +14,7 @@ import { type Servers, startServers } from '../support/servers.ts'
 
 const REPO = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 
-const PREPARE = { 'rehearsal-target': 'true', 'exclude-tables': 'orders_archive' }
+const PREPARE = { 'exclude-tables': 'orders_archive' }
 
 let pair: Servers
 let source: pg.Client

@@ -55,7 +55,7 @@ beforeAll(async () => {
   await source.query(`${SCHEMA} ${ROWS}`)
   await target.query(SCHEMA)
   process.env.PATH = `${join(dir, 'bin')}:${process.env.PATH}`
-  const inputs = { 'exclude-tables': 'orders_archive', 'rehearsal-target': 'true', 'allow-insecure': 'true' }
+  const inputs = { 'exclude-tables': 'orders_archive', 'allow-insecure': 'true' }
   const prepared = await run('prepare', inputs)
   expect(prepared, prepared.annotations.join('\n')).toMatchObject({ exit: 0 })
 })

@@ -17,7 +17,7 @@ common:
   quiet-period: 500ms
   poll: 500ms
 setup: { embedded: true }
-prepare: { rehearsal-target: true, defer: 'indexes,constraints' }
+prepare: { defer: 'indexes,constraints' }
 fetch: { mode: direct-copy }
 cutover: { switch-command: [./switch.sh], max-pause: 90s }
 `

@@ -81,7 +81,7 @@ export async function startRehearsal(
 
 const CHAIN: [string, Record<string, string>][] = [
   ['setup', { embedded: 'true' }],
-  ['prepare', { 'rehearsal-target': 'true' }],
+  ['prepare', {}],
   ['fetch', { mode: 'direct-copy' }],
   ['replicate', { until: 'caught-up', 'quiet-period': '500ms' }],
 ]

@@ -73,6 +73,8 @@ describe('the plan hash', () => {
   it('is the same for the same plan, however it is written', () => {
     expect(planHash({ ...plan, tables: ['b', 'a'] })).toBe(planHash(plan))
     expect(planHash({ ...plan, defer: 'none', waivers: [] })).toBe(planHash(plan))
+    // A rehearsal on the like-server counts for no plan of a cluster.
+    expect(planHash({ ...plan, likeServer: true })).not.toBe(planHash(plan))
     expect(canonicalJson({ b: [{ d: 1, c: undefined }], a: null })).toBe('{"a":null,"b":[{"d":1}]}')
   })
   it('changes with each setting that decides what is moved and how', () => {

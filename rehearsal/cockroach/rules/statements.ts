@@ -1,5 +1,5 @@
 // The rest: transactions, rows, COPY, jobs and imports; and at the end, every statement that no rule knows.
-import { translate } from '../dialect.ts'
+import { isWord, translate } from '../dialect.ts'
 import {
   applies,
   type Fact,
@@ -64,7 +64,8 @@ const STATEMENT_RULES: StatementRule[] = [
     source: 'docs: molt-fetch.md',
     plan: async (statement, context) => {
       if (!opensWith(statement, 'copy')) return undefined
-      const reads = statement.tokens.some(({ kind, value }) => kind === 'word' && value === 'from')
+      // `COPY (SELECT … FROM …) TO` reads nothing in.
+      const reads = statement.tokens[1]?.text !== '(' && statement.tokens.some((token) => isWord(token, 'from'))
       if (reads && !(await context.isAdmin()))
         return { sql: raising(new SqlError('42501', 'only users with the admin role are allowed to COPY FROM')) }
       return { sql: translate(statement, context.version) }

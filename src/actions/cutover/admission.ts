@@ -12,6 +12,7 @@ import type { Database } from '../../runtime/database.ts'
 import { refuse, VerdictError } from '../../runtime/errors.ts'
 import { seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
+import { findTool, isStandIn, toolVersion } from '../../tools/versions.ts'
 import { requireMigration } from '../shared.ts'
 import { requireEndable } from './commands.ts'
 import { levelOf } from './compare.ts'
@@ -29,6 +30,7 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   if (DONE.includes(entry.phase) || state === 'permanent') return entry
   requireApproved(context, entry)
   await requirePlannedTools(entry.plan, 'molt', 'replicator')
+  await requireCluster(context, entry)
   await requireEndable(source, context.inputs.endSessions)
   await requireUnchanged(source, target, entry)
   await requireClosed(target, entry.plan, entry.facts, (await readStreamNote(target, entry.id))?.login)
@@ -42,6 +44,17 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
     )
   await requireFence(source, entry)
   return entry
+}
+
+/** A commit fences the source for good: for a server that only answers like CockroachDB that is the stand-in's alone. */
+async function requireCluster({ inputs }: Cutover, { plan }: Entry): Promise<void> {
+  if (!plan.likeServer || inputs.decision !== 'commit') return
+  const molt = findTool('molt')
+  if (molt && isStandIn(await toolVersion(molt, 'molt'))) return
+  throw new VerdictError(
+    'cutover.like-server',
+    'the target only answers like CockroachDB, so nothing is committed to it. Set `target` to the cluster, or `decision: rehearse`',
+  )
 }
 
 /** An approval is of one plan; what compares less than that says was approved by nobody. */

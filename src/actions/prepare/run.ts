@@ -109,7 +109,7 @@ function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Fa
       asked: inputs.tables,
       slot: inputs.slot,
       publication: PUBLICATION,
-      rehearsalTarget: inputs.rehearsalTarget,
+      rehearses: inputs.decision === 'rehearse',
       writeAccess: inputs.writeAccess,
       defer: deferralOf(inputs.defer),
       tableHandling: inputs.tableHandling,
@@ -146,7 +146,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
 }
 
 function planOf(
-  { settings, machine }: Facts,
+  { settings, machine, target }: Facts,
   waivers: readonly Waiver[],
   { defer, finalVerify, tables, excludeTables }: Prepare['inputs'],
 ): Plan {
@@ -162,6 +162,7 @@ function planOf(
     waivers: waivers.map(waiverText),
     defer,
     finalVerify,
+    ...(target.server.isLikeServer && { likeServer: true }),
     tools: Object.fromEntries(tools) as Record<string, string>,
   }
   return { ...plan, hash: planHash(plan) }
@@ -180,6 +181,7 @@ function publish(context: Prepare, facts: Facts, findings: readonly Finding[], p
   context.output('preflight', path)
   context.output('findings', JSON.stringify({ block, warn, info, waived }))
   context.output('plan-hash', hash)
+  context.output('target-version', facts.target.server.version)
   context.output('tables', JSON.stringify(plan.tables))
   context.output('table-count', plan.tables.length)
   return { block, warn, info, waived }

@@ -87,10 +87,9 @@ export const spec = defineAction({
     'load-rate': defaulted(size, '20MiB', 'What the load is taken to move in a second, for the estimate of its time.'),
     'job-limit': defaulted(duration, '6h', "Time limit of the load's job, held against the estimate."),
     'session-limit': optional(duration, 'Lifetime of the cloud credentials (OIDC), held against the estimate.'),
-    'rehearsal-target': defaulted(
-      boolean,
-      'false',
-      'Allows a target that is PostgreSQL, for rehearsals with the stand-in. Never for a real migration.',
+    decision: optional(
+      choice('rehearse', 'commit'),
+      'What the cutover of this run will decide. A target that only answers like CockroachDB is refused unless it is `rehearse` or `setup` installed the stand-in.',
     ),
     'write-access': defaulted(
       choice('close', 'waive'),
@@ -106,6 +105,7 @@ export const spec = defineAction({
     findings: 'How many findings there are, as JSON: `block`, `warn`, `info`, `waived`.',
     'grants-source': 'Path of the SQL for the source, with `grants: print`.',
     'grants-target': 'Path of the SQL for the target, with `grants: print`.',
+    'target-version': 'What the target says of its version.',
     deferred: 'How many indexes and constraints are off the target, to be built again by `finalize`.',
     'plan-hash': 'sha256 over all that decides what is moved and how.',
   },

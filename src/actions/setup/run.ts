@@ -7,7 +7,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, UserError } from '../../runtime/errors.ts'
 import { KNOWN_DIGESTS } from '../../tools/digests.ts'
-import { refuseDenied, sha256, toolVersion } from '../../tools/versions.ts'
+import { refuseDenied, STAND_IN, sha256, toolVersion } from '../../tools/versions.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -25,8 +25,8 @@ export const action: Action<typeof spec> = {
     const molt = await toolVersion(join(folder, 'molt'), 'molt')
     refuseDenied(molt.split(' ')[0] as string, inputs.allowDeniedVersion)
     const replicator = await toolVersion(join(folder, 'replicator'), 'replicator')
-    const engine = inputs.embedded ? 'embedded stand-in' : 'molt'
-    if (inputs.embedded) warning('the embedded stand-in is installed, not MOLT: for rehearsals on PostgreSQL only')
+    const engine = inputs.embedded ? STAND_IN : 'molt'
+    if (inputs.embedded) warning('the embedded stand-in is installed, not MOLT: for rehearsals only')
     info(`molt ${molt}, replicator ${replicator}`)
     context.output('molt-version', molt)
     context.output('replicator-version', replicator)

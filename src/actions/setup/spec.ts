@@ -21,7 +21,7 @@ export const spec = defineAction({
     embedded: defaulted(
       boolean,
       'false',
-      'Installs the embedded stand-in instead of MOLT. For rehearsals on PostgreSQL only.',
+      'Installs the embedded stand-in instead of MOLT, for rehearsals on the CockroachDB-like server.',
     ),
     'allow-denied-version': optional(
       text,

@@ -25,7 +25,8 @@ export interface Settings {
   filter: string
   slot: string
   publication: string
-  rehearsalTarget: boolean
+  /** Whether this run's cutover is to decide nothing. */
+  rehearses: boolean
   writeAccess: 'close' | 'waive'
   defer: Deferral
   /** `none` means that the load refuses rows that are there already. */

@@ -103,7 +103,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
 
 /** The real molt asks the target for its version, and ends when that is not CockroachDB's [seen]. */
 export const NOT_COCKROACH =
-  'The target is not CockroachDB, and the real molt takes no other. Give it one (`target`; `--source` and `--target` of `npm run rehearse`), or rehearse on PostgreSQL with the stand-in (`embedded: true` of `setup`; without `--bin-dir`).'
+  'The target is not CockroachDB, and molt takes no other. Set `target` to the cluster (`--target` of `npm run rehearse`).'
 
 /** Each with the code of the error that these words make of a failure. */
 const ADVICE: [RegExp, ErrorCode, string][] = [
