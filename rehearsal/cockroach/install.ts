@@ -16,7 +16,14 @@ export const PG_CATALOGS = [
 ] as const
 
 /** The same for `information_schema`. */
-export const INFORMATION_SCHEMA = ['columns', 'schemata', 'table_privileges', 'role_table_grants', 'tables'] as const
+export const INFORMATION_SCHEMA = [
+  'check_constraints',
+  'columns',
+  'schemata',
+  'table_privileges',
+  'role_table_grants',
+  'tables',
+] as const
 
 /** Functions that are called in `_crdb`, wherever they stand. */
 export const FUNCTIONS = [
@@ -127,6 +134,7 @@ export function installSql(version: Version, name: string): string {
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = table_schema AND c.relname = table_name);`,
       )
       .join('\n    ')}
+    ${view('check_constraints', 'information_schema.check_constraints', { check_clause: `regexp_replace(check_clause, ' NOT VALID$', '')` })};
     ${view('schemata', 'information_schema.schemata', {})} WHERE schema_name <> '_crdb';
     CREATE OR REPLACE VIEW _crdb.table_privileges AS
       WITH held AS (

@@ -254,6 +254,11 @@ export const CATALOG_FACTS: readonly Fact[] = [
     source: 'pkg/sql/catalog/descs; docs: import-into.md',
   },
   {
+    id: 'catalogs.check-clause',
+    says: 'information_schema.check_constraints gives the condition alone, also of a check that is not validated.',
+    source: 'pkg/sql/information_schema.go',
+  },
+  {
     id: 'catalogs.check-text',
     says: "A check's stored text has typed literals: total >= 0:::DECIMAL.",
     source: 'pkg/sql/catalog/schemaexpr',
