@@ -6,6 +6,7 @@ import { messageOf, ToolError, UserError } from './errors.ts'
 import { redact } from './secrets.ts'
 import { poolerError, requireOwnSession, type SessionSettings, sessionSettings } from './session.ts'
 import { TargetClient } from './target-client.ts'
+import { TIMING } from './timing.ts'
 import { withLibpqTls } from './url.ts'
 
 export type Side = 'source' | 'target'
@@ -43,12 +44,6 @@ export async function queryAll(db: Database, statements: readonly string[]): Pro
   return [results].flat().map(({ rows }) => rows)
 }
 
-/** How long a connection attempt and a catalog statement may take, in milliseconds. */
-const CONNECT_TIMEOUT = 15_000
-const STATEMENT_TIMEOUT = 60_000
-/** Milliseconds after the server's limit at which this side gives up by itself. */
-const OWN_GRACE = 1_000
-
 /** For a session that only looks: every write is refused. */
 export const READ_ONLY = { default_transaction_read_only: 'on' } as const
 
@@ -70,7 +65,7 @@ export interface ConnectOptions {
 export async function connect(
   url: string,
   side: Side,
-  statementTimeout = STATEMENT_TIMEOUT,
+  statementTimeout = TIMING.statementTimeout,
   signal?: AbortSignal,
   { config, settings, asTools }: ConnectOptions = {},
 ): Promise<Database> {
@@ -86,9 +81,9 @@ export async function connect(
     stream: () => socket,
     ...given,
     application_name: 'molt-actions',
-    connectionTimeoutMillis: Math.min(CONNECT_TIMEOUT, statementTimeout || CONNECT_TIMEOUT),
+    connectionTimeoutMillis: Math.min(TIMING.connectTimeout, statementTimeout || TIMING.connectTimeout),
     // The server's own limit does not help when the network swallows its answer.
-    query_timeout: statementTimeout ? statementTimeout + OWN_GRACE : undefined,
+    query_timeout: statementTimeout ? statementTimeout + TIMING.statementGrace : undefined,
     keepAlive: true,
     ...(session && { options: session.options }),
     ...config,
@@ -134,7 +129,7 @@ export async function unhurried<T>(db: Database, work: () => Promise<T>): Promis
     return await work()
   } finally {
     own.query_timeout = before
-    await db.query(`SET statement_timeout = ${before - OWN_GRACE}`).catch(() => {})
+    await db.query(`SET statement_timeout = ${before - TIMING.statementGrace}`).catch(() => {})
   }
 }
 
@@ -145,7 +140,7 @@ export async function withDatabase<T>(
   work: (db: Database) => Promise<T>,
   signal?: AbortSignal,
 ): Promise<T> {
-  const db = await connect(url, side, STATEMENT_TIMEOUT, signal)
+  const db = await connect(url, side, TIMING.statementTimeout, signal)
   try {
     return await work(db)
   } finally {
@@ -171,7 +166,7 @@ export class Link {
   /** One call at a time. A lost connection is an error of this call; the next one connects again. */
   async use<T>(work: (db: Database) => Promise<T>): Promise<T> {
     try {
-      this.#db ??= await connect(this.url, this.side, STATEMENT_TIMEOUT, this.#signal)
+      this.#db ??= await connect(this.url, this.side, TIMING.statementTimeout, this.#signal)
       return await work(this.#db)
     } catch (error) {
       if (isConnectionLost(error)) {
