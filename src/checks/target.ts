@@ -7,6 +7,7 @@ import { isStandIn } from '../tools/versions.ts'
 import type { Check } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { nameOf } from './rights.ts'
+import { targetSettingChecks } from './settings.ts'
 import { shapeChecks } from './shape.ts'
 import { expectedTables } from './tables.ts'
 
@@ -58,6 +59,7 @@ export const targetChecks: readonly Check[] = [
         }
     },
   },
+  ...targetSettingChecks,
   ...shapeChecks,
   {
     id: 'tgt.not-empty',
