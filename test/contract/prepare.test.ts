@@ -439,9 +439,9 @@ it('is undone by the cleanup, which puts back what was taken off before it forge
 it('a cleanup takes what is on the source first: a cancelled job may not live to see an index built', async () => {
   const { target } = await world(pair, 'SELECT 1', LADEN)
   const { source } = await world(pair, LADEN, 'SELECT 1')
-  expect((await prepare({ source, target }, { tables: 'customers, orders', defer: 'indexes' })).conclusion).toBe(
-    'success',
-  )
+  expect(
+    (await prepare({ source, target }, { tables: 'customers, orders', defer: 'indexes,constraints' })).conclusion,
+  ).toBe('success')
   const left = async () =>
     (await query(source, "SELECT count(*)::int AS n FROM pg_namespace WHERE nspname = 'molt_actions'"))[0]?.n
   expect(await left()).toBe(1)
