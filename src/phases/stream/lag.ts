@@ -1,10 +1,9 @@
 import type { Link } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../../source/heartbeat.ts'
 import { lsnNumber } from '../../source/slot.ts'
 
-/** Milliseconds between two heartbeats. */
-export const BEAT_EVERY = 250
 const MOST_OWED = 10_000
 
 /** A heartbeat on its way: when it was written, and the replicator's retries by then. */
@@ -69,7 +68,7 @@ export class Heartbeats {
   get lagMs(): number {
     const waiting = this.oldest ? performance.now() - this.oldest.at : 0
     // While the source takes no heartbeat the lag is unknown.
-    const unwritten = this.unwrittenMs > 4 * BEAT_EVERY ? this.unwrittenMs : 0
+    const unwritten = this.unwrittenMs > 4 * TIMING.heartbeat ? this.unwrittenMs : 0
     return Math.round(Math.max(this.#latency ?? Number.POSITIVE_INFINITY, waiting, unwritten))
   }
 

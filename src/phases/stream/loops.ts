@@ -1,8 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isConnectionLost } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
-
-const RECONNECT_AFTER = 250
+import { TIMING } from '../../runtime/timing.ts'
 
 /** Loops that run beside each other until they are stopped; the first of their errors is kept. */
 export class Loops {
@@ -71,7 +70,7 @@ export class Loops {
       if (this.stopped && !(error instanceof VerdictError)) return
       if (!isConnectionLost(error)) throw error
       this.#onLost(error)
-      await this.pause(RECONNECT_AFTER)
+      await this.pause(TIMING.reconnect)
     }
   }
 }

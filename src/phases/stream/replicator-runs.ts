@@ -1,9 +1,8 @@
+import { TIMING } from '../../runtime/timing.ts'
 import { type Diagnosis, translate } from '../../tools/diagnoses.ts'
 import { freeAddress } from '../../tools/process.ts'
 import { noMetrics, Replicator, type ReplicatorRequest, type StreamMetrics } from '../../tools/replicator.ts'
 
-/** Milliseconds between two retries up to which the stream counts as going round in circles. */
-const RETRY_GAP = 5_000
 const MOST_DIAGNOSES = 50
 
 /** The replicator's process and those before it, since it is started again when it ends unasked: what they did and said. */
@@ -18,7 +17,7 @@ export class ReplicatorRuns {
   /** Retries of the processes that have ended, and dials at the last look at this one's. */
   #retriesBefore = 0
   #dialsBefore = 0
-  /** The last retry, and the first of those that have followed each other within {@link RETRY_GAP}. */
+  /** The last retry, and the first of those that have followed each other within `retryGap`. */
   #retryAt = Number.NEGATIVE_INFINITY
   #circlingSince = 0
   readonly #diagnoses = new Map<string, number>()
@@ -62,7 +61,7 @@ export class ReplicatorRuns {
   /** For how many milliseconds it has retried without a pause; undefined when it does not. */
   get circlingMs(): number | undefined {
     const now = performance.now()
-    return now - this.#retryAt < RETRY_GAP ? now - this.#circlingSince : undefined
+    return now - this.#retryAt < TIMING.retryGap ? now - this.#circlingSince : undefined
   }
 
   /** What it said with its errors, and how often; it may have got over it. */
@@ -121,7 +120,7 @@ export class ReplicatorRuns {
     )
     this.#dialsBefore = dialled
     if (last <= this.#retryAt) return
-    if (last - this.#retryAt > RETRY_GAP) this.#circlingSince = last
+    if (last - this.#retryAt > TIMING.retryGap) this.#circlingSince = last
     this.#retryAt = last
   }
 }

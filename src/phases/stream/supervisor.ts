@@ -4,12 +4,13 @@ import type { Plan } from '../../model/plan.ts'
 import { Link } from '../../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
 import { seconds } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import type { Observation, TableFiles } from '../../source/changes.ts'
 import type { PublicationMark } from '../../source/publication.ts'
 import { readerText, type SlotFacts } from '../../source/slot.ts'
 import { translate } from '../../tools/diagnoses.ts'
 import type { Replicator, ReplicatorRequest, StreamMetrics } from '../../tools/replicator.ts'
-import { BEAT_EVERY, Heartbeats } from './lag.ts'
+import { Heartbeats } from './lag.ts'
 import { Loops } from './loops.ts'
 import { Observations } from './observations.ts'
 import { ReplicatorRuns } from './replicator-runs.ts'
@@ -61,9 +62,6 @@ export interface StreamStatus {
 
 /** Retries since a heartbeat was written from which a stream that still retries goes round in circles. */
 const CIRCLING = 3
-const LOOK_EVERY = 50
-const MEASURE_EVERY = 500
-const WATCH_EVERY = 1_000
 /** How often in a row a replicator may die without having brought anything over. */
 const MAX_VAIN_LIVES = 5
 
@@ -109,15 +107,15 @@ export class Stream {
     await this.#replicator.launch()
     const [replicator, heartbeats, loops] = [this.#replicator, this.#heartbeats, this.#loops]
     loops.run(() => this.#keepAlive())
-    loops.every(BEAT_EVERY, () => heartbeats.write(replicator.retries))
-    loops.every(LOOK_EVERY, () => this.#look())
+    loops.every(TIMING.heartbeat, () => heartbeats.write(replicator.retries))
+    loops.every(TIMING.lagLook, () => this.#look())
     loops.every(
-      MEASURE_EVERY,
+      TIMING.slotLook,
       () => replicator.measure(),
       () => this.#readSlot(),
     )
     loops.every(
-      WATCH_EVERY,
+      TIMING.watchLook,
       () => this.#watchSource(),
       () => this.#watchTarget(),
     )
@@ -280,7 +278,7 @@ export class Stream {
       const away = lostConnection(replicator) && this.#heartbeats.sinceWrittenMs < this.options.stuckAfter
       if (notStarted(replicator) || (vain >= MAX_VAIN_LIVES && !away)) throw deathError(replicator, this.#facts())
       this.#replicator.bury()
-      await this.#loops.pause(Math.min(1_000, 200 * vain))
+      await this.#loops.pause(Math.min(TIMING.restartMost, TIMING.restart * vain))
       if (!this.#loops.stopped) await this.#replicator.launch()
     }
   }
@@ -313,7 +311,7 @@ export class Stream {
     const { isCockroach = false } = this.options
     this.#observations.tell(await this.#side.target.use((db) => this.#watch.lookAtTarget(db, isCockroach)))
     const { oldest } = this.#heartbeats
-    if (isCockroach || !oldest || performance.now() - oldest.at < WATCH_EVERY) return
+    if (isCockroach || !oldest || performance.now() - oldest.at < TIMING.watchLook) return
     const { busy, blocked } = await this.#side.target.use(applying)
     if (busy) this.#busyAt = performance.now()
     this.#blocked = blocked
@@ -366,6 +364,6 @@ export async function untilCaughtUp(
     quietSince = status.lagMs <= limits.maxLag ? (quietSince ?? now) : undefined
     if (quietSince !== undefined && now - quietSince >= limits.quietPeriod) return status
     if (now > end) throw stream.stuck(`the lag was still ${seconds(status.lagMs)} after ${seconds(limits.deadline)}`)
-    await sleep(100)
+    await sleep(TIMING.caughtUpLook)
   }
 }
