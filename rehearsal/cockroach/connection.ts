@@ -88,6 +88,12 @@ export class Connection {
     if (this.#status === 'T') await this.#silently('COMMIT')
   }
 
+  /** Whether a transaction is open after all that was sent. */
+  async hasOpen(): Promise<boolean> {
+    await this.quiet()
+    return this.inTransaction
+  }
+
   /** Resolves when nothing that was sent is unanswered. */
   async quiet(): Promise<void> {
     if (!this.#pending.length) return

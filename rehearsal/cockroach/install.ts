@@ -29,6 +29,13 @@ export const INFORMATION_SCHEMA = [
 export const FUNCTIONS = [
   'version',
   'cluster_logical_timestamp',
+  'follower_read_timestamp',
+  'pg_advisory_lock',
+  'pg_advisory_unlock',
+  'pg_advisory_unlock_all',
+  'pg_advisory_xact_lock',
+  'pg_try_advisory_lock',
+  'pg_try_advisory_xact_lock',
   'pg_get_constraintdef',
   'pg_has_role',
   'unique_rowid',
@@ -37,10 +44,43 @@ export const FUNCTIONS = [
 const since = (version: Version, [major, minor]: Version) =>
   version[0] > major || (version[0] === major && version[1] >= minor)
 
+/** A unique index as the constraint that CockroachDB sees in it. */
+const UNIQUE_INDEX: Record<string, string> = {
+  oid: 'i.indexrelid',
+  conname: 'c.relname',
+  connamespace: 'c.relnamespace',
+  contype: `'u'::"char"`,
+  condeferrable: 'false',
+  condeferred: 'false',
+  convalidated: 'i.indisvalid',
+  conrelid: 'i.indrelid',
+  contypid: '0::oid',
+  conindid: 'i.indexrelid',
+  conparentid: '0::oid',
+  confrelid: '0::oid',
+  confupdtype: `' '::"char"`,
+  confdeltype: `' '::"char"`,
+  confmatchtype: `' '::"char"`,
+  conislocal: 'true',
+  coninhcount: '0::int2',
+  connoinherit: 'true',
+  conkey: '_crdb.column_ids(i.indrelid, (i.indkey::int2[])[0:i.indnkeyatts - 1])',
+  confkey: 'NULL::int2[]',
+  conpfeqop: 'NULL::oid[]',
+  conppeqop: 'NULL::oid[]',
+  conffeqop: 'NULL::oid[]',
+  confdelsetcols: 'NULL::int2[]',
+  conexclop: 'NULL::oid[]',
+  conbin: 'NULL::pg_node_tree',
+}
+
 /** Idempotent; run as a superuser. `name` is what `version()` answers. */
 export function installSql(version: Version, name: string): string {
   const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
   const bypassShown = since(version, [25, 3])
+  const ids: Record<string, string> = since(version, [26, 3])
+    ? {}
+    : { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' }
   return `
     CREATE SCHEMA IF NOT EXISTS _crdb;
     GRANT USAGE ON SCHEMA _crdb TO PUBLIC;
@@ -80,6 +120,13 @@ export function installSql(version: Version, name: string): string {
     CREATE OR REPLACE FUNCTION _crdb.unique_rowid() RETURNS int8 LANGUAGE sql AS $$
       SELECT (extract(epoch FROM clock_timestamp()) * 100000)::int8 << 15 | (nextval('_crdb.logical') & 32767) $$;
 
+    CREATE OR REPLACE FUNCTION _crdb.follower_read_timestamp() RETURNS timestamptz LANGUAGE sql STABLE AS $$
+      SELECT pg_catalog.statement_timestamp() - interval '4.2 s' $$;
+    CREATE OR REPLACE FUNCTION crdb_internal.increment_feature_counter(feature text) RETURNS bool LANGUAGE sql AS $$
+      SELECT true $$;
+    -- Advisory locks are taken, and lock nothing.
+    ${advisoryLocks()}
+
     CREATE OR REPLACE FUNCTION _crdb.is_admin(who text) RETURNS bool LANGUAGE sql STABLE AS $$
       SELECT coalesce((SELECT r.rolsuper OR pg_catalog.pg_has_role(r.oid, a.oid, 'MEMBER')
         FROM pg_catalog.pg_roles r, pg_catalog.pg_roles a WHERE r.rolname = who AND a.rolname = 'admin'), false) $$;
@@ -102,7 +149,9 @@ export function installSql(version: Version, name: string): string {
     CREATE OR REPLACE FUNCTION _crdb.pg_get_constraintdef(con oid) RETURNS text LANGUAGE sql STABLE AS $$
       SELECT CASE contype WHEN 'c' THEN _crdb.typed(pg_catalog.pg_get_constraintdef(oid))
         WHEN 'u' THEN regexp_replace(pg_catalog.pg_get_constraintdef(oid), '([a-z0-9_"]+)(?=[,)])', '\\1 ASC', 'g')
-        ELSE pg_catalog.pg_get_constraintdef(oid) END FROM pg_catalog.pg_constraint WHERE oid = con $$;
+        ELSE pg_catalog.pg_get_constraintdef(oid) END FROM pg_catalog.pg_constraint WHERE oid = con
+      UNION ALL SELECT regexp_replace(pg_catalog.pg_get_indexdef(indexrelid), '^.*? USING \\w+ ', 'UNIQUE ')
+        FROM pg_catalog.pg_index WHERE indexrelid = con $$;
     CREATE OR REPLACE FUNCTION _crdb.pg_get_constraintdef(con oid, pretty bool) RETURNS text LANGUAGE sql STABLE AS $$
       SELECT _crdb.pg_get_constraintdef(con) $$;
     CREATE OR REPLACE FUNCTION _crdb.column_ids(rel oid, keys int2[]) RETURNS int2[] LANGUAGE sql STABLE AS $$
@@ -114,8 +163,13 @@ export function installSql(version: Version, name: string): string {
     ${view('pg_class', 'pg_catalog.pg_class', { relispartition: 'NULL::bool', relacl: 'NULL::aclitem[]', reltuples: 'NULL::float4' })}
       WHERE relnamespace IN (SELECT oid FROM _crdb.pg_namespace) AND oid NOT IN (SELECT relid FROM _crdb.offline)
         AND relkind <> 't';
-    ${view('pg_constraint', 'pg_catalog.pg_constraint', { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' })}
-      WHERE connamespace IN (SELECT oid FROM _crdb.pg_namespace) AND conrelid NOT IN (SELECT relid FROM _crdb.offline);
+    ${view('pg_constraint', 'pg_catalog.pg_constraint', ids)}
+      WHERE connamespace IN (SELECT oid FROM _crdb.pg_namespace) AND conrelid NOT IN (SELECT relid FROM _crdb.offline)
+    UNION ALL SELECT {{columns pg_catalog.pg_constraint ${JSON.stringify(UNIQUE_INDEX)}}}
+       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+      WHERE i.indisunique AND c.relnamespace IN (SELECT oid FROM _crdb.pg_namespace)
+        AND i.indrelid NOT IN (SELECT relid FROM _crdb.offline)
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid);
     ${view('pg_index', 'pg_catalog.pg_index', {})}
       WHERE indrelid NOT IN (SELECT relid FROM _crdb.offline);
     ${view('pg_trigger', 'pg_catalog.pg_trigger', {})} WHERE ${triggersShown ? 'NOT tgisinternal' : 'false'};
@@ -194,6 +248,22 @@ export function installSql(version: Version, name: string): string {
         'user %s does not have VIEWACTIVITY or VIEWACTIVITYREDACTED privilege', session_user); END $$;
     ${['statement_statistics', 'transaction_statistics'].map(statisticsView).join('\n    ')}
     GRANT SELECT ON ALL TABLES IN SCHEMA _crdb, crdb_internal TO PUBLIC;`
+}
+
+/** docs: functions-and-operators.md, "Compatibility functions". */
+function advisoryLocks(): string {
+  const answers = { lock: 'void', xact_lock: 'void', unlock: 'bool' }
+  const tries = { lock: 'bool', xact_lock: 'bool' }
+  const one = (name: string, type: string, keys: string) =>
+    `CREATE OR REPLACE FUNCTION _crdb.${name}(${keys}) RETURNS ${type} LANGUAGE sql AS $$ SELECT ${type === 'bool' ? 'true' : ''} $$;`
+  const all = [
+    ...Object.entries(answers).map(([name, type]) => [`pg_advisory_${name}`, type] as const),
+    ...Object.entries(tries).map(([name, type]) => [`pg_try_advisory_${name}`, type] as const),
+  ]
+  return [
+    ...all.flatMap(([name, type]) => [one(name, type, 'key int8'), one(name, type, 'high int4, low int4')]),
+    one('pg_advisory_unlock_all', 'void', ''),
+  ].join('\n    ')
 }
 
 function statisticsView(name: string): string {

@@ -24,7 +24,11 @@ export interface Plan {
 
 /** What a rule may ask. */
 export interface RuleContext {
-  session: Session & { searchPath: string }
+  session: Session & {
+    searchPath: string
+    /** What the client has set of CockroachDB's own variables, by name. */
+    variables: ReadonlyMap<string, string>
+  }
   version: Version
   jobs: JobRegistry
   /** Milliseconds that a schema change takes. */
@@ -35,6 +39,8 @@ export interface RuleContext {
   connect(): Promise<pg.Client>
   /** Ends the client's open transaction, as CockroachDB does before a schema change. */
   commitOpen(): Promise<void>
+  /** Whether the client has begun one, once all that it has sent was done. */
+  inTransaction(): Promise<boolean>
   runImport(statement: Statement): Promise<string>
   /** States of the session's database that AS OF SYSTEM TIME reads. */
   past: Past

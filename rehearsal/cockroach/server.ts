@@ -320,6 +320,7 @@ class Client implements ConnectionHost {
   readonly #application: string
   readonly #left = new AbortController()
   #searchPath: string
+  readonly #variables = new Map<string, string>()
   connection!: Connection
 
   constructor(shared: Shared, parameters: ReadonlyMap<string, string>) {
@@ -327,6 +328,8 @@ class Client implements ConnectionHost {
     this.#user = parameters.get('user') ?? ''
     this.#database = parameters.get('database') ?? this.#user
     this.#application = parameters.get('application_name') ?? ''
+    for (const [, name = '', value = ''] of (parameters.get('options') ?? '').matchAll(/crdb\.(\w+)=((?:\\.|\S)*)/g))
+      this.#variables.set(name, value)
     const path = /search_path=((?:\\.|\S)*)/.exec(parameters.get('options') ?? '')?.[1]
     this.#searchPath = parameters.get('search_path') ?? path?.replaceAll('\\', '') ?? '"$user", public'
   }
@@ -353,6 +356,7 @@ class Client implements ConnectionHost {
     sent.set(this.#application, seen.add(statement.sql))
     await admin(this.#shared, this.#database)
     this.#notePath(statement)
+    this.#noteVariable(statement)
     const plan = await planFor(statement, this.#context())
     if (plan) return plan
     unknown.push(statement.sql)
@@ -363,6 +367,15 @@ class Client implements ConnectionHost {
   #notePath({ tokens, sql }: Statement): void {
     const at = tokens.findIndex(({ value }) => value === 'search_path')
     if (at > 0 && at < 3 && tokens[0]?.value === 'set') this.#searchPath = sql.slice(tokens[at + 2]?.start)
+  }
+
+  /** A rule that depends on a variable is asked before PostgreSQL has the statement that uses it. */
+  #noteVariable({ tokens }: Statement): void {
+    const at = /^(session|local)$/.test(tokens[1]?.value ?? '') ? 2 : 1
+    const name = tokens[at]?.value ?? ''
+    if (!OWN_VARIABLES.has(name)) return
+    if (tokens[0]?.value === 'set') this.#variables.set(name, tokens[at + 2]?.value ?? '')
+    if (tokens[0]?.value === 'reset') this.#variables.delete(name)
   }
 
   requireOnline({ tokens }: Statement): void {
@@ -392,6 +405,7 @@ class Client implements ConnectionHost {
       database: this.#database,
       signal: this.#left.signal,
       searchPath: this.#searchPath,
+      variables: this.#variables,
     }
     const context: RuleContext = {
       session,
@@ -401,6 +415,7 @@ class Client implements ConnectionHost {
       admin: one,
       connect: () => connectAdmin(this.#shared, this.#database),
       commitOpen: () => this.connection.commitOpen(),
+      inTransaction: () => this.connection.hasOpen(),
       runImport: (statement) => this.#import(statement, context),
       past: pastOf(this.#shared, this.#database),
       isAdmin: async () => Boolean((await one('SELECT _crdb.is_admin($1) AS yes', [this.#user]))[0]?.yes),

@@ -3,6 +3,7 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
+import { certificateFor } from '../support/tls.ts'
 
 let behind: EmbeddedServer
 let server: CockroachServer
@@ -284,5 +285,137 @@ describe('the past', () => {
     expect((await refused(`BEGIN AS OF SYSTEM TIME '${now?.time}'`)).code).toBe('0A000')
     await db.query('TRUNCATE past')
     expect((await refused(at(`'${now?.time}'`))).message).toContain('rewritten or dropped')
+  })
+})
+
+describe('statements of MOLT', () => {
+  // cockroachdb/molt of March 2024: fetch/datablobstorage, fetch/status, molttelemetry.
+  test('fetch sets its COPY variables, counts its features, and makes its tables with an index in them', async () => {
+    await db.query('SET copy_from_retries_enabled = true')
+    await db.query('SET copy_from_atomic_enabled = false')
+    expect(await rows('SHOW copy_from_atomic_enabled')).toEqual([{ copy_from_atomic_enabled: 'false' }])
+    expect(await rows('SELECT crdb_internal.increment_feature_counter($1) AS done', ['a feature'])).toEqual([
+      { done: true },
+    ])
+    const create = `CREATE TABLE IF NOT EXISTS exceptions (id UUID PRIMARY KEY DEFAULT gen_random_uuid(),
+      table_name STRING, stage STRING, INDEX(table_name, stage));`
+    for (let time = 0; time < 2; time++) await db.query(create)
+    expect(await rows(`SELECT indexname FROM pg_indexes WHERE tablename = 'exceptions' ORDER BY 1`)).toEqual([
+      { indexname: 'exceptions_pkey' },
+      { indexname: 'exceptions_table_name_stage_idx' },
+    ])
+  })
+
+  // cockroachdb/replicator: internal/staging/leases, internal/staging/checkpoint.
+  test('replicator takes a lease by an UPSERT within WITH, and stores virtual columns', async () => {
+    await db.query('CREATE TABLE leases (name STRING PRIMARY KEY, expires TIMESTAMP NOT NULL, nonce UUID NOT NULL)')
+    const acquire = `WITH proposed (name, expires, nonce) AS (SELECT unnest($1::STRING[]), $2::TIMESTAMP, gen_random_uuid()),
+      acquired AS (UPSERT INTO leases (name, expires, nonce) SELECT name, expires, nonce FROM proposed RETURNING nonce)
+      SELECT (SELECT count(DISTINCT nonce) FROM acquired) AS acquired`
+    for (let time = 0; time < 2; time++)
+      expect(await rows(acquire, [['a', 'b'], '2026-01-01'])).toEqual([{ acquired: '1' }])
+    expect(await rows('SELECT count(*) AS n FROM leases')).toEqual([{ n: '2' }])
+    await db.query(`CREATE TABLE checkpoints (name STRING NOT NULL, hlc DECIMAL NOT NULL,
+      nanos INT8 AS (floor(hlc)::INT8) VIRTUAL, PRIMARY KEY (name, hlc), INDEX (name))`)
+    await db.query(`UPSERT INTO checkpoints (name, hlc) VALUES ('a', 1.5)`)
+    expect(await rows('SELECT nanos FROM checkpoints')).toEqual([{ nanos: '1' }])
+  })
+})
+
+describe('by version', () => {
+  async function on<T>(version: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+    const other = await startCockroach(behind, { version })
+    await db.query(`CREATE DATABASE IF NOT EXISTS v${version.replace('.', '_')}`)
+    const client = await open(undefined, other.urlOf(`v${version.replace('.', '_')}`))
+    try {
+      return await work(client)
+    } finally {
+      await client.end()
+      await other.stop()
+    }
+  }
+
+  /** Whether a schema change within a transaction outlives its ROLLBACK. */
+  async function commitsItself(client: pg.Client, table: string): Promise<boolean> {
+    await client.query('BEGIN')
+    await client.query(`CREATE TABLE ${table} (id INT PRIMARY KEY)`)
+    await client.query('ROLLBACK')
+    return (await rows(`SELECT 1 FROM pg_class WHERE relname = '${table}'`, [], client)).length === 1
+  }
+
+  // v25.1 release notes: autocommit_before_ddl is on by default.
+  test('a schema change commits by itself from 25.1, or where the session says so', async () => {
+    await on('24.3', async (client) => {
+      expect(await rows('SHOW autocommit_before_ddl', [], client)).toEqual([{ autocommit_before_ddl: 'off' }])
+      expect(await commitsItself(client, 'one')).toBe(false)
+      await client.query('SET autocommit_before_ddl = on')
+      expect(await commitsItself(client, 'two')).toBe(true)
+    })
+    expect(await rows('SHOW autocommit_before_ddl')).toEqual([{ autocommit_before_ddl: 'on' }])
+    expect(await commitsItself(db, 'three')).toBe(true)
+  })
+
+  // docs: crdb-internal.md; off by default from 26.1.
+  test('internals are closed from 26.1, and opened by allow_unsafe_internals', async () => {
+    await on('26.1', async (client) => {
+      const sql = 'SELECT count(*) AS jobs FROM crdb_internal.jobs'
+      expect((await refused(sql, client)).code).toBe('42501')
+      await client.query('SET allow_unsafe_internals = on')
+      expect(await rows(sql, [], client)).toHaveLength(1)
+    })
+  })
+
+  // cockroachdb/cockroach#133988
+  test('the last row of SHOW STATISTICS may be partial from 25.1', async () => {
+    await behindQuery('ANALYZE parents')
+    const shown = await rows('SELECT statistics_name, partial_predicate FROM [SHOW STATISTICS FOR TABLE parents]')
+    expect(shown.at(-1)).toMatchObject({
+      statistics_name: '__auto_partial__',
+      partial_predicate: expect.stringMatching(/./),
+    })
+    expect(shown.filter((row) => row.partial_predicate === '')).toHaveLength(1)
+  })
+})
+
+async function behindQuery(sql: string): Promise<void> {
+  const client = new pg.Client({ connectionString: behind.url })
+  await client.connect()
+  await client.query(sql)
+  await client.end()
+}
+
+describe('what PostgreSQL does otherwise', () => {
+  // pkg/sql/pg_catalog.go: every unique index is among the constraints.
+  test('a unique index is a constraint', async () => {
+    await db.query('CREATE TABLE unique_one (id INT PRIMARY KEY, code STRING)')
+    await db.query('CREATE UNIQUE INDEX by_code ON unique_one (code)')
+    expect(
+      await rows(
+        `SELECT contype, conkey, pg_get_constraintdef(oid) AS def FROM pg_constraint WHERE conname = 'by_code'`,
+      ),
+    ).toEqual([{ contype: 'u', conkey: [2], def: 'UNIQUE (code)' }])
+    expect((await refused('ALTER TABLE unique_one DROP CONSTRAINT by_code')).code).toBe('0A000')
+    await db.query('DROP INDEX unique_one@by_code CASCADE')
+  })
+
+  // docs: functions-and-operators.md, compatibility functions.
+  test('advisory locks lock nothing', async () => {
+    const other = await open()
+    try {
+      await db.query('SELECT pg_advisory_lock(1)')
+      expect(await rows('SELECT pg_try_advisory_lock(1) AS got', [], other)).toEqual([{ got: true }])
+    } finally {
+      await other.end()
+    }
+  })
+
+  test('without TLS nobody gets into a server that has it', async () => {
+    const { cert, key } = await certificateFor()
+    const secure = await startCockroach(behind, { tls: { cert, key } })
+    try {
+      await expect(open(undefined, secure.urlOf('shop'))).rejects.toMatchObject({ code: '08P01' })
+    } finally {
+      await secure.stop()
+    }
   })
 })

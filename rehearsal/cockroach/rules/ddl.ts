@@ -1,10 +1,12 @@
 // Schema changes: each commits by itself, is a job, and takes time. They run on a connection of the server's own.
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { translate } from '../dialect.ts'
+import { isWord, translate } from '../dialect.ts'
+import { split } from '../lexer.ts'
 import { type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { type FoundTable, firstSchema, resolveTable } from './grants.ts'
+import { isOn } from './settings.ts'
 
 const KINDS =
   /^(table|index|unique|schema|sequence|type|view|constraint|materialized|function|trigger|domain|or|default)$/
@@ -34,8 +36,8 @@ export const DDL_RULES: StatementRule[] = [
   },
   {
     id: 'ddl.job',
-    says: 'A schema change commits by itself, also within a transaction (autocommit_before_ddl), and is a job.',
-    source: 'docs: online-schema-changes.md, session-variables.md',
+    says: 'A schema change is a job. Within a transaction it commits what is open and itself where autocommit_before_ddl is on, which it is by default from 25.1.',
+    source: 'docs: online-schema-changes.md, session-variables.md, v25.1 release notes',
     plan: schemaChange,
   },
 ]
@@ -69,7 +71,8 @@ async function dropUnique({ tokens, sql }: Statement, context: RuleContext): Pro
   const name = tokens[tokens[at + 2]?.value === 'if' ? at + 4 : at + 2]?.value ?? ''
   const table = await resolveTable(nameAfter(tokens, sql, 'table') ?? '', context)
   const [found] = await context.admin(
-    `SELECT 1 FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND conname = $2 AND contype = 'u'`,
+    `SELECT 1 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+      WHERE i.indrelid = $1 AND c.relname = $2 AND i.indisunique AND NOT i.indisprimary`,
     [table.oid, name],
   )
   return found
@@ -84,7 +87,7 @@ async function dropUnique({ tokens, sql }: Statement, context: RuleContext): Pro
     : undefined
 }
 
-function schemaChange(statement: Statement, context: RuleContext): Plan | undefined {
+async function schemaChange(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
   const [first, second] = statement.tokens.map(({ value, kind }) => (kind === 'word' ? value : ''))
   if (
     first !== 'truncate' &&
@@ -92,6 +95,8 @@ function schemaChange(statement: Statement, context: RuleContext): Plan | undefi
     !(/^(create|alter|drop)$/.test(first ?? '') && KINDS.test(second ?? ''))
   )
     return undefined
+  if (!isOn('autocommit_before_ddl', context) && (await context.inTransaction()))
+    return { sql: await rewrite(statement, context), tag: tagOf(statement) }
   return {
     sql: 'SET _crdb.done = 1',
     before: () => runSchemaChange(statement, context),
@@ -218,12 +223,74 @@ function referenced(tokens: readonly Token[], sql: string): string[] {
 async function rewrite(statement: Statement, context: RuleContext): Promise<string> {
   const { tokens, sql } = statement
   if (tokens[0]?.value === 'drop' && tokens[1]?.value === 'index') return dropIndex(statement, context)
+  if (tokens[0]?.value === 'create' && tokens[1]?.value === 'table') return createTable(statement, context)
   const name = tokens[0]?.value === 'alter' ? nameAfter(tokens, sql, 'table') : undefined
   // A name of three parts has the database first.
   const translated = translate(statement, context.version, true)
   return name && (name.match(/\./g)?.length ?? 0) === 2
     ? translated.replace(name, name.slice(name.indexOf('.') + 1))
     : translated
+}
+
+/** Indexes within CREATE TABLE become statements of their own, computed columns PostgreSQL's. */
+function createTable(statement: Statement, { version }: RuleContext): string {
+  const { tokens, sql } = statement
+  const name = nameAfter(tokens, sql, 'table') ?? ''
+  const parts = elements(tokens)
+  const isIndex = ([first, second]: readonly Token[]) =>
+    isWord(first, 'index') || (isWord(first, 'unique') && isWord(second, 'index'))
+  const indexes = parts.filter(isIndex)
+  const kept = parts.filter((part) => !isIndex(part)).map((part) => computed(part, sql))
+  const last = parts.at(-1)?.at(-1)
+  const first = parts[0]?.[0]
+  const plain = parts.every((part) => computed(part, sql) === textOf(part, sql))
+  if (!first || !last || (plain && !indexes.length)) return translate(statement, version, true)
+  const text = `${sql.slice(0, first.start)}${kept.join(', ')}${sql.slice(last.end)}`
+  const own = indexes.map((part) => {
+    const open = part.findIndex(({ text: each }) => each === '(')
+    const columns = part.slice(open + 1).filter(({ kind }) => kind === 'word' || kind === 'quoted')
+    const named = part[open - 1]
+    const index =
+      named && !isWord(named, 'index')
+        ? named.value
+        : [name.split('.').at(-1)?.replaceAll('"', ''), ...columns.map(({ value }) => value), 'idx'].join('_')
+    const unique = isWord(part[0], 'unique') ? 'UNIQUE ' : ''
+    return `CREATE ${unique}INDEX IF NOT EXISTS ${quoteName(index)} ON ${name} ${sql.slice(part[open]?.start, part.at(-1)?.end)}`
+  })
+  return [text, ...own]
+    .flatMap(split)
+    .map((each) => translate(each, version, true))
+    .join(';\n')
+}
+
+/** What stands between the commas of a CREATE TABLE's parentheses. */
+function elements(tokens: readonly Token[]): Token[][] {
+  const open = tokens.findIndex(({ text }) => text === '(')
+  if (open < 0) return []
+  const parts: Token[][] = [[]]
+  let depth = 0
+  for (const token of tokens.slice(open + 1)) {
+    if (token.text === ')' && depth-- === 0) break
+    if (token.text === '(') depth++
+    if (token.text === ',' && !depth) parts.push([])
+    else parts.at(-1)?.push(token)
+  }
+  return parts.filter((part) => part.length)
+}
+
+function textOf(part: readonly Token[], sql: string): string {
+  return sql.slice(part[0]?.start, part.at(-1)?.end)
+}
+
+/** `a INT8 AS (…) VIRTUAL`, which PostgreSQL stores. */
+function computed(part: readonly Token[], sql: string): string {
+  const text = textOf(part, sql)
+  const as = part.find((token, at) => isWord(token, 'as') && part[at + 1]?.text === '(')
+  if (!as || part.some((token) => isWord(token, 'generated'))) return text
+  return `${sql.slice(part[0]?.start, as.start)}GENERATED ALWAYS ${sql.slice(as.start, part.at(-1)?.end)}`.replace(
+    / virtual$/i,
+    ' STORED',
+  )
 }
 
 async function dropIndex({ tokens, sql }: Statement, context: RuleContext): Promise<string> {

@@ -29,6 +29,8 @@ interface Variable {
 const OWN: Variable[] = [
   { name: 'allow_unsafe_internals', fallback: 'on', since: [25, 4] },
   { name: 'autocommit_before_ddl', fallback: 'on' },
+  { name: 'copy_from_atomic_enabled', fallback: 'on' },
+  { name: 'copy_from_retries_enabled', fallback: 'on' },
   { name: 'cost_scans_with_default_col_size', fallback: 'off' },
   { name: 'crdb_version', fallback: '' },
   { name: 'default_int_size', fallback: '8' },
@@ -60,7 +62,13 @@ const CLUSTER_SETTINGS: Record<string, string> = {
 
 function defaultOf(name: string, version: Version): string | undefined {
   if (name === 'allow_unsafe_internals') return version[0] >= 26 ? 'off' : 'on'
+  if (name === 'autocommit_before_ddl') return version[0] >= 25 ? 'on' : 'off'
   return OWN.find((each) => each.name === name)?.fallback ?? (NOT_IN_POSTGRES.has(name) ? '0' : undefined)
+}
+
+/** Whether a switch of the session is on, by what the client has set, or else by the version's default. */
+export function isOn(name: string, { session, version }: RuleContext): boolean {
+  return /^(on|true|1|yes)$/i.test(session.variables.get(name) ?? defaultOf(name, version) ?? '')
 }
 
 const unknown = (name: string) => new SqlError('42704', `unrecognized configuration parameter "${name}"`)

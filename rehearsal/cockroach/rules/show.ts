@@ -40,7 +40,7 @@ function whole(statement: Statement, version: Version) {
 }
 
 /** The SELECT that answers `SHOW …`; undefined for one that is not known. */
-export function showSql(tokens: readonly Token[], sql: string, _version: Version): string | undefined {
+export function showSql(tokens: readonly Token[], sql: string, version: Version): string | undefined {
   const words = tokens.map(({ value }) => value)
   const rest = (from: number) => sql.slice(tokens[from]?.start, tokens.at(-1)?.end)
   const opens = (...expected: string[]) => expected.every((word, at) => words[at] === word)
@@ -53,7 +53,7 @@ export function showSql(tokens: readonly Token[], sql: string, _version: Version
   if (opens('show', 'triggers', 'from'))
     return `SELECT tgname AS trigger_name, tgenabled <> 'D' AS enabled FROM pg_catalog.pg_trigger
       WHERE tgrelid = ${quoteText(rest(3))}::pg_catalog.regclass AND NOT tgisinternal ORDER BY 1`
-  if (opens('show', 'statistics')) return statisticsSql(tokens, rest)
+  if (opens('show', 'statistics')) return statisticsSql(tokens, rest, version)
   if (opens('show', 'grants')) return grantsSql(tokens)
   if (opens('show', 'system', 'grants'))
     return `SELECT grantee, privilege AS privilege_type, false AS is_grantable FROM _crdb.system_grants ORDER BY 1, 2`
@@ -67,12 +67,18 @@ export function showSql(tokens: readonly Token[], sql: string, _version: Version
   return undefined
 }
 
-function statisticsSql(tokens: readonly Token[], rest: (from: number) => string): string {
+function statisticsSql(tokens: readonly Token[], rest: (from: number) => string, version: Version): string {
   const at = tokens.findIndex(({ value }) => value === 'table')
-  return `SELECT '__auto__'::text AS statistics_name, ARRAY['rowid'] AS column_names, now() AS created,
-      greatest(reltuples, 0)::int8 AS row_count, greatest(reltuples, 0)::int8 AS distinct_count, 0::int8 AS null_count,
-      0::int8 AS avg_size, ''::text AS partial_predicate, NULL::int8 AS histogram_id, NULL::int8 AS full_histogram_id
+  const row = (name: string, age: string, rows: string, predicate: string) =>
+    `SELECT '${name}'::text AS statistics_name, ARRAY['rowid'] AS column_names, now() - interval '${age}' AS created,
+      ${rows}::int8 AS row_count, ${rows}::int8 AS distinct_count, 0::int8 AS null_count,
+      0::int8 AS avg_size, '${predicate}'::text AS partial_predicate, NULL::int8 AS histogram_id,
+      NULL::int8 AS full_histogram_id
     FROM pg_catalog.pg_class WHERE oid = ${quoteText(rest(at + 1))}::pg_catalog.regclass AND reltuples >= 0`
+  const full = row('__auto__', '1 hour', 'greatest(reltuples, 0)', '')
+  // Newer, and of the rows beyond the last full one's histogram alone (cockroachdb/cockroach#133988).
+  const partial = row('__auto_partial__', '1 minute', '0', '(id IS NULL) OR (id > 0:::INT8)')
+  return version[0] >= 25 ? `SELECT * FROM (${full} UNION ALL ${partial}) s ORDER BY created` : full
 }
 
 function grantsSql(tokens: readonly Token[]): string {

@@ -1,5 +1,6 @@
 // The rest: transactions, rows, COPY, jobs and imports; and at the end, every statement that no rule knows.
 import { isWord, translate } from '../dialect.ts'
+import { split } from '../lexer.ts'
 import {
   applies,
   type Fact,
@@ -11,12 +12,12 @@ import {
   raising,
   type StatementRule,
 } from '../rule.ts'
-import { SqlError, type Statement } from '../types.ts'
+import { SqlError, type Statement, type Token } from '../types.ts'
 import { DDL_RULES } from './ddl.ts'
 import { GRANT_RULES, resolveTable } from './grants.ts'
 import { PAST_RULES } from './past.ts'
 import { REFUSAL_RULES } from './refusals.ts'
-import { SETTING_RULES } from './settings.ts'
+import { isOn, SETTING_RULES } from './settings.ts'
 import { SHOW_RULES } from './show.ts'
 
 const TRANSACTIONS = /^(begin|start|commit|end|rollback|abort|savepoint|release)$/
@@ -40,7 +41,8 @@ const STATEMENT_RULES: StatementRule[] = [
     says: 'system.* and most of crdb_internal fail with 42501 unless allow_unsafe_internals is on, which it is not by default.',
     source: 'docs: crdb-internal.md, v26.1 release notes',
     since: [26, 1],
-    plan: ({ tokens }) => {
+    plan: ({ tokens }, context) => {
+      if (isOn('allow_unsafe_internals', context)) return undefined
       const at = tokens.findIndex(
         ({ kind, value }, index) =>
           kind === 'word' &&
@@ -95,6 +97,17 @@ const STATEMENT_RULES: StatementRule[] = [
     plan: cancelJob,
   },
   {
+    id: 'roles.if-not-exists',
+    says: 'CREATE ROLE and CREATE USER take IF NOT EXISTS.',
+    source: 'docs: create-role.md',
+    plan: async ({ tokens, sql }, context) => {
+      if (!/^create (role|user) if not exists$/.test(opening({ tokens, sql }, 5))) return undefined
+      const [there] = await context.admin('SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1', [tokens[5]?.value])
+      if (there) return { sql: 'SET _crdb.done = 1', tag: 'CREATE ROLE' }
+      return { sql: `CREATE ROLE ${sql.slice(tokens[5]?.start)}${tokens[1]?.value === 'user' ? ' LOGIN' : ''}` }
+    },
+  },
+  {
     id: 'sessions.cancel',
     says: 'CANCEL SESSION ends a session of another role with admin or CANCELQUERY.',
     source: 'docs: cancel-session.md',
@@ -137,16 +150,23 @@ async function upsert(statement: Statement, context: RuleContext): Promise<Plan 
   const rest = all.filter(({ name, key }) => !key && (!listed || listed.includes(name)))
   const keys = all.filter(({ key }) => key).map(({ name }) => quoteName(name))
   const changes = rest.map(({ name }) => `${quoteName(name)} = EXCLUDED.${quoteName(name)}`).join(', ')
-  const word = tokens[at]
-  const sql = translate(statement, context.version)
-  const offset = sql
-    .toLowerCase()
-    .indexOf('upsert into', Math.max(0, (word?.start ?? 0) - (statement.sql.length - sql.length)))
-  const place = offset < 0 ? sql.toLowerCase().indexOf('upsert into') : offset
-  return {
-    sql: `${sql.slice(0, place)}INSERT${sql.slice(place + 'upsert'.length)} ON CONFLICT (${keys.join(', ')}) DO ${changes ? `UPDATE SET ${changes}` : 'NOTHING'}`,
-    retryable: true,
+  const [start, end] = [tokens[at]?.start ?? 0, tokens[endOfRows(tokens, at) - 1]?.end ?? 0]
+  const { sql } = statement
+  const insert = `INSERT${sql.slice(start + 'upsert'.length, end)} ON CONFLICT (${keys.join(', ')}) DO ${changes ? `UPDATE SET ${changes}` : 'NOTHING'}`
+  const [rewritten] = split(sql.slice(0, start) + insert + sql.slice(end))
+  return { sql: translate(rewritten as Statement, context.version), retryable: true }
+}
+
+/** The token after an UPSERT's rows: RETURNING, the parenthesis that closes a WITH's part, or the end. */
+function endOfRows(tokens: Statement['tokens'], from: number): number {
+  let depth = 0
+  for (let at = from; at < tokens.length; at++) {
+    const { text } = tokens[at] as Token
+    if (text === '(') depth++
+    if (text === ')' && --depth < 0) return at
+    if (!depth && isWord(tokens[at], 'returning')) return at
   }
+  return tokens.length
 }
 
 function cancelSessions(statement: Statement, { version }: RuleContext): Plan | undefined {
@@ -255,6 +275,21 @@ export const CATALOG_FACTS: readonly Fact[] = [
     id: 'catalogs.offline',
     says: 'Catalogs hide a table that is offline for an import; statements on it get 55000.',
     source: 'pkg/sql/catalog/descs; docs: import-into.md',
+  },
+  {
+    id: 'catalogs.unique-index',
+    says: 'A unique index is a constraint in pg_constraint, however it was made.',
+    source: 'pkg/sql/pg_catalog.go; docs: unique.md',
+  },
+  {
+    id: 'functions.advisory-locks',
+    says: 'Advisory locks are taken, and lock nothing.',
+    source: 'docs: functions-and-operators.md',
+  },
+  {
+    id: 'functions.feature-counter',
+    says: 'crdb_internal.increment_feature_counter() counts what a tool did.',
+    source: 'cockroachdb/molt: molttelemetry',
   },
   {
     id: 'catalogs.check-clause',
