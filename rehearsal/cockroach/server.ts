@@ -41,7 +41,7 @@ export interface CockroachServer {
   urlOf(database: string): string
   /** Statements that no rule knew, as they came. Each was refused. */
   readonly unknown: string[]
-  /** Distinct statements that were sent, by the application name of who sent them. */
+  /** Statements that were sent, by the application name of who sent them; one of those that differ in literals alone. */
   readonly sent: ReadonlyMap<string, ReadonlySet<string>>
   /** Faults and times from now on. */
   readonly options: Required<Omit<CockroachOptions, 'version' | 'tls' | 'seed'>>
@@ -64,6 +64,8 @@ interface Shared {
   pasts: Map<string, Past>
   unknown: string[]
   sent: Map<string, Set<string>>
+  /** Of `sent`: each with its literals left out, after the application. */
+  shapes: Set<string>
   tls: CockroachOptions['tls']
 }
 
@@ -90,6 +92,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
     pasts: new Map(),
     unknown: [],
     sent: new Map(),
+    shapes: new Set(),
     tls: options.tls,
   }
   const open = new Set<Socket>()
@@ -351,9 +354,8 @@ class Client implements ConnectionHost {
   }
 
   async plan(statement: Statement): Promise<Plan> {
-    const { sent, unknown } = this.#shared
-    const seen = sent.get(this.#application) ?? new Set()
-    sent.set(this.#application, seen.add(statement.sql))
+    const { unknown } = this.#shared
+    this.#record(statement)
     await admin(this.#shared, this.#database)
     this.#notePath(statement)
     this.#noteVariable(statement)
@@ -361,6 +363,16 @@ class Client implements ConnectionHost {
     if (plan) return plan
     unknown.push(statement.sql)
     throw new SqlError('0A000', `${LIKE_SERVER}: no rule knows this statement: ${statement.sql.slice(0, 200)}`)
+  }
+
+  #record({ tokens, sql }: Statement): void {
+    const { sent, shapes } = this.#shared
+    const texts = tokens.map(({ kind, text }) => (kind === 'string' || kind === 'number' ? '?' : text))
+    const shape = [this.#application, ...texts].join(' ')
+    if (shapes.has(shape)) return
+    shapes.add(shape)
+    const seen = sent.get(this.#application) ?? new Set()
+    sent.set(this.#application, seen.add(sql))
   }
 
   /** Schema changes run on another connection, where names must mean the same. */

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { canParse, parseAll } from '../grammar/grammar.ts'
 import { review, reviewed } from '../support/github.ts'
 import { type Night, requireGreen, startNight } from '../support/migrate.ts'
 import { words } from '../support/migration.ts'
@@ -49,3 +50,18 @@ test('one person starts it, another one approves, and the target takes over', as
     /writes are paused/,
   )
 }, 300_000)
+
+test.runIf(await canParse())(
+  "CockroachDB's own grammar reads every statement that the target was sent",
+  async () => {
+    const { sent } = night.rehearsal.pair.cluster
+    expect([...sent.keys()]).toEqual(
+      expect.arrayContaining(['molt-actions', 'molt fetch', 'molt verify', 'replicator']),
+    )
+    const statements = [...sent.values()].flatMap((each) => [...each])
+    expect(statements.length).toBeGreaterThan(100)
+    const answers = await parseAll(statements)
+    expect(answers.flatMap((each, at) => ('error' in each ? [{ ...each, sql: statements[at] }] : []))).toEqual([])
+  },
+  900_000,
+)
