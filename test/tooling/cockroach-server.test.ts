@@ -311,9 +311,9 @@ describe('statements of MOLT', () => {
     await db.query('CREATE TABLE leases (name STRING PRIMARY KEY, expires TIMESTAMP NOT NULL, nonce UUID NOT NULL)')
     const acquire = `WITH proposed (name, expires, nonce) AS (SELECT unnest($1::STRING[]), $2::TIMESTAMP, gen_random_uuid()),
       acquired AS (UPSERT INTO leases (name, expires, nonce) SELECT name, expires, nonce FROM proposed RETURNING nonce)
-      SELECT (SELECT count(DISTINCT nonce) FROM acquired) AS acquired`
+      SELECT count(*) AS acquired FROM acquired`
     for (let time = 0; time < 2; time++)
-      expect(await rows(acquire, [['a', 'b'], '2026-01-01'])).toEqual([{ acquired: '1' }])
+      expect(await rows(acquire, [['a', 'b'], '2026-01-01'])).toEqual([{ acquired: '2' }])
     expect(await rows('SELECT count(*) AS n FROM leases')).toEqual([{ n: '2' }])
     await db.query(`CREATE TABLE checkpoints (name STRING NOT NULL, hlc DECIMAL NOT NULL,
       nanos INT8 AS (floor(hlc)::INT8) VIRTUAL, PRIMARY KEY (name, hlc), INDEX (name))`)
