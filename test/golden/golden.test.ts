@@ -12,12 +12,12 @@ import { parse } from 'yaml'
 import { FETCH_FLAGS } from '../../rehearsal/molt/fetch.ts'
 import { flagUsages } from '../../rehearsal/molt/flags.ts'
 import { VERIFY_FLAGS } from '../../rehearsal/molt/verify.ts'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { action as fetch } from '../../src/actions/fetch/run.ts'
 import { action as prepare } from '../../src/actions/prepare/run.ts'
 import { specs } from '../../src/actions/specs.ts'
 import { action as verify } from '../../src/actions/verify/run.ts'
 import { type Action, runAction } from '../../src/runtime/action.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 const UPDATE = process.env.UPDATE_GOLDEN === '1'
@@ -41,21 +41,21 @@ const ROWS = `
   INSERT INTO "OrderNotes" VALUES (1, 'canary')`
 const EMPTY = 'TRUNCATE customers, orders, "OrderNotes"'
 
-let pair: EmbeddedPair
+let pair: Servers
 let dir: string
 let source: pg.Client
 let target: pg.Client
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'golden-'))
-  pair = await startPair()
+  pair = await startServers()
   source = new pg.Client(pair.source.url)
-  target = new pg.Client(pair.target.url)
+  target = new pg.Client(pair.behind.url)
   await Promise.all([source.connect(), target.connect()])
   await source.query(`${SCHEMA} ${ROWS}`)
   await target.query(SCHEMA)
   process.env.PATH = `${join(dir, 'bin')}:${process.env.PATH}`
-  const inputs = { 'exclude-tables': 'orders_archive', 'allow-insecure': 'true' }
+  const inputs = { decision: 'rehearse', 'exclude-tables': 'orders_archive', 'allow-insecure': 'true' }
   const prepared = await run('prepare', inputs)
   expect(prepared, prepared.annotations.join('\n')).toMatchObject({ exit: 0 })
 })
