@@ -19,6 +19,7 @@ export const PG_CATALOGS = [
 export const INFORMATION_SCHEMA = [
   'check_constraints',
   'columns',
+  'referential_constraints',
   'schemata',
   'table_privileges',
   'role_table_grants',
@@ -73,6 +74,20 @@ const UNIQUE_INDEX: Record<string, string> = {
   conexclop: 'NULL::oid[]',
   conbin: 'NULL::pg_node_tree',
 }
+
+/** The unique index that a foreign key rests on, where PostgreSQL names constraints alone. */
+const REFERRED = Object.fromEntries(
+  [
+    ['unique_constraint_schema', 'n.nspname'],
+    ['unique_constraint_name', 'i.relname'],
+  ].map(([column, name]) => [
+    column,
+    `coalesce(${column}::text, (SELECT ${name}::text FROM pg_catalog.pg_constraint k
+       JOIN pg_catalog.pg_namespace own ON own.oid = k.connamespace JOIN pg_catalog.pg_class i ON i.oid = k.conindid
+       JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace
+      WHERE own.nspname = constraint_schema AND k.conname = constraint_name AND k.contype = 'f' LIMIT 1))`,
+  ]),
+)
 
 /** Idempotent; run as a superuser. `name` is what `version()` answers. */
 export function installSql(version: Version, name: string): string {
@@ -193,6 +208,8 @@ export function installSql(version: Version, name: string): string {
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = table_schema AND c.relname = table_name);`,
       )
       .join('\n    ')}
+    -- A foreign key rests on a unique constraint, which each unique index is.
+    ${view('referential_constraints', 'information_schema.referential_constraints', REFERRED)};
     ${view('check_constraints', 'information_schema.check_constraints', { check_clause: `regexp_replace(check_clause, ' NOT VALID$', '')` })};
     ${view('schemata', 'information_schema.schemata', {})} WHERE schema_name <> '_crdb';
     CREATE OR REPLACE VIEW _crdb.table_privileges AS

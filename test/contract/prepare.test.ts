@@ -453,7 +453,8 @@ it('a cleanup takes what is on the source first: a cancelled job may not live to
     cleaning = run('cleanup', { source, target }, { restore: 'true' })
     await expect.poll(left, { timeout: 60_000, interval: 100 }).toBe(0)
     const waits = "SELECT count(*)::int AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'INDEX'"
-    await expect.poll(async () => (await query(target, waits))[0]?.n, { timeout: 60_000, interval: 100 }).toBe(1)
+    const behind = pair.behind.urlOf(new URL(target).pathname.slice(1))
+    await expect.poll(async () => (await query(behind, waits))[0]?.n, { timeout: 60_000, interval: 100 }).toBe(1)
     await db.query('ROLLBACK')
   })
   const cleaned = (await cleaning) as Awaited<ReturnType<typeof run>>

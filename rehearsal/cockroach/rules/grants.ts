@@ -141,9 +141,7 @@ function parseTableGrant({ tokens, sql }: Statement): TableGrant | undefined {
     verb,
     privileges: privileges.map((name) => (name === 'ALLPRIVILEGES' ? 'ALL' : name)),
     tables: namesOf(tokens.slice(tokens[on + 1]?.value === 'table' ? on + 2 : on + 1, from), 'text'),
-    roles: namesOf(tokens.slice(from + 1, withOption < 0 ? tokens.length : withOption), 'text').map((role) =>
-      role.replaceAll('"', ''),
-    ),
+    roles: namesOf(tokens.slice(from + 1, withOption < 0 ? tokens.length : withOption)),
     option: optionFor || withOption >= 0,
   }
 }
