@@ -7,6 +7,7 @@ import type { Table } from '../../model/tables.ts'
 import { type Database, isConnectionLost, sqlState, withDatabase } from '../../runtime/database.ts'
 import { messageOf, throwIfCancelled } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { readFilteredTables, readTables } from '../../sql/tables.ts'
 import type { RowKind } from '../../tools/molt-verify.ts'
 import { scrubText } from '../../tools/scrub.ts'
@@ -114,7 +115,7 @@ async function comparePairs(
   const apart = digests.filter(isApart)
   if (!apart.length) return
   // The clocks of two nodes may differ. A version that the stream wrote before the commit can stand a little after it.
-  await sleep(SETTLED, undefined, { signal }).catch(() => {})
+  await sleep(TIMING.clockOffset, undefined, { signal }).catch(() => {})
   throwIfCancelled(signal)
   const names = new Set(apart.map(({ name }) => name))
   const again = await digest(
@@ -127,9 +128,6 @@ async function comparePairs(
     if (both) found.differences.push(both)
   }
 }
-
-/** Milliseconds: longer than the offset of two clocks, since nothing can be read as of a time to come. */
-const SETTLED = 600
 
 function isApart({ missing, mismatch, extraneous }: TableDigest): boolean {
   return missing + mismatch + extraneous > 0
