@@ -97,8 +97,17 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
   const { decision } = context.inputs
   const { phase, plan } = entry
   return {
-    ...{ decision, finalVerify: levelOf(context, plan), planHash: plan.hash, before, after, drain, verify },
-    ...{ pauseMs: clock.total, parts: clock.parts, estimate, phase },
+    decision,
+    finalVerify: levelOf(context, plan),
+    planHash: plan.hash,
+    before,
+    after,
+    drain,
+    verify,
+    pauseMs: clock.total,
+    parts: clock.parts,
+    estimate,
+    phase,
   }
 }
 
