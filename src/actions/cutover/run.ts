@@ -20,6 +20,7 @@ import { withBoth } from '../shared.ts'
 import { DONE, lookFirst, settle } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { firstVerify, levelOf } from './compare.ts'
+import { dryRun } from './dry-run.ts'
 import { requireShort } from './estimate.ts'
 import { fenced, type Outcome } from './fenced.ts'
 import type { Section } from './section.ts'
@@ -33,6 +34,7 @@ export const action: Action<typeof spec> = {
     requireSwitch(inputs)
     const first = await withBoth(context, (source, target) => lookFirst(context, source, target))
     if (isOver(context, first)) return
+    if (inputs.dryRun) return withDatabase(inputs.target, 'target', (target) => dryRun(context, first, target))
     await holding(context, first, async (signal) => {
       const entry = await withBoth({ inputs, signal }, (source, target) => settle(context, source, target))
       if (isOver(context, entry)) return
