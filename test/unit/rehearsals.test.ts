@@ -184,7 +184,7 @@ test('asks once for the artifacts of a plan, and not each run for its own', asyn
   await find([rehearsal(), ...Array.from({ length: 60 }, () => rehearsal({ head_branch: 'feature' }))])
   const paths = github.asked.map((each) => new URL(each, 'http://x').pathname.replace(/\d+|sha256.*/, 'N'))
   expect(paths.filter((each) => each.endsWith('/actions/artifacts'))).toHaveLength(1)
-  expect(paths).toHaveLength(6)
+  expect(paths).toHaveLength(5)
 })
 
 test('a flood of artifacts from branches and forks hides no rehearsal', async () => {
