@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
+import type { CockroachServer } from '../../rehearsal/cockroach/server.ts'
 import type { JobResult } from '../../rehearsal/runner/runner.ts'
 import { query, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { stoppedChild } from '../support/stopped.ts'
@@ -20,17 +20,14 @@ const cleanup = (waive: string) => run('cleanup', { 'rollback-window': '0s', 'dr
 
 beforeAll(async () => {
   rehearsal = await startRehearsal({ rows: 1500, rate: 40 })
-  cluster = await startCockroach(rehearsal.pair.target)
+  cluster = rehearsal.pair.cluster
   requireSuccess('setup', await run('setup', { embedded: 'true' }))
-  requireSuccess('prepare', await run('prepare', { 'rehearsal-target': 'true' }))
+  requireSuccess('prepare', await run('prepare'))
   requireSuccess('fetch', await run('fetch', { mode: 'direct-copy' }))
   requireSuccess('replicate', await run('replicate', { until: 'caught-up', 'quiet-period': '500ms' }))
 }, 180_000)
 
-afterAll(async () => {
-  await cluster?.stop()
-  await rehearsal?.stop()
-})
+afterAll(() => rehearsal?.stop())
 
 test('refuses a commit whose state the target would forget too soon', async () => {
   await onTarget('ALTER TABLE orders CONFIGURE ZONE USING gc.ttlseconds = 600')

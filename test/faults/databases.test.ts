@@ -173,7 +173,7 @@ describe('a server that refuses', () => {
       dir: join(REPO, 'actions/prepare'),
       repo: REPO,
       workDir: mkdtempSync(join(folder, 'prepare-')),
-      inputs: { source, target, 'allow-insecure': 'true', 'rehearsal-target': 'true', ...inputs },
+      inputs: { source, target, 'allow-insecure': 'true', decision: 'rehearse', ...inputs },
     })
   const outcome = async (urls: World, inputs = {}) => {
     const result = await prepare(urls, inputs)
