@@ -947,6 +947,11 @@ export const CODES = {
     cause: 'Its job or its machine still runs.',
     fix: 'End that job or machine, and run the step again.',
   },
+  'slot.foreign': {
+    meaning: 'A slot of the name that the change log needs exists already and is not of this migration.',
+    cause: 'Another tool or database uses the name, which is the name of the slot followed by `_verify`.',
+    fix: 'Drop that slot if nobody needs it, or set another `slot`.',
+  },
   'slot.in-use': {
     meaning: 'Another process reads the slot.',
     cause: 'A load, a replicator or a program outside this suite is connected.',

@@ -26,6 +26,9 @@ export interface ChangeLogOptions {
   onEnd(error: Error): void
 }
 
+/** By which a reader of an earlier run is known to be ours. */
+export const LOG_APPLICATION = 'molt-actions change log'
+
 /** The server drops a reader that is silent for `wal_sender_timeout`, 60 s unless set. */
 const ANSWER_EVERY = 2_000
 
@@ -68,7 +71,7 @@ export class ChangeLog {
    * error when the slot is read by somebody else, or is gone
    */
   static async attach(options: ChangeLogOptions): Promise<ChangeLog> {
-    const client = await connectForReplication(options.sourceUrl, 'molt-actions change log', SETTINGS)
+    const client = await connectForReplication(options.sourceUrl, LOG_APPLICATION, SETTINGS)
     try {
       await requireSettings(client)
       const log = new ChangeLog(client, options)

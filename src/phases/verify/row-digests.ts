@@ -101,7 +101,7 @@ async function reading<T>(
 }
 
 /** Both servers write dates, times and numbers by their session's settings. */
-async function makeAlike(db: Database): Promise<void> {
+export async function makeAlike(db: Database): Promise<void> {
   for (const setting of [
     "TimeZone = 'UTC'",
     "DateStyle = 'ISO, MDY'",
@@ -118,24 +118,28 @@ async function makeAlike(db: Database): Promise<void> {
  * Columns hashed together: all that both servers write alike, and each of the others by itself. The hash is of the key as
  * well, or values that two rows have exchanged would add up to the same sum.
  */
-interface Part {
+export interface Part {
   columns: Column[]
   /** Whether different hashes are different values. */
   alike: boolean
 }
 
-interface Comparison {
+/** How a table's rows are hashed so that both servers get the same. */
+export interface RowShape {
   name: string
   key: Column[]
   parts: Part[]
-  /** One read of each side, at the same time. */
-  both<T>(read: (reader: Reader) => Promise<T>): Promise<[T, T]>
   text(column: Column): string
   /** Whether both servers may write it differently. */
   odd(column: Column): boolean
 }
 
-interface Session {
+interface Comparison extends RowShape {
+  /** One read of each side, at the same time. */
+  both<T>(read: (reader: Reader) => Promise<T>): Promise<[T, T]>
+}
+
+export interface Session {
   db: Database
   /** SQL of a 48-bit number out of a hash. */
   number(hash: string): string
@@ -145,7 +149,7 @@ interface Reader extends Session {
   table: string
 }
 
-const HASHED = {
+export const HASHED = {
   postgres: (hash: string) => `('x' || substr(${hash}, 1, 12))::bit(48)::bigint`,
   // CockroachDB reads no number from hexadecimal digits; it has this way to their bytes, and so has PostgreSQL.
   cockroach: (hash: string) =>
@@ -153,10 +157,20 @@ const HASHED = {
 }
 
 function comparison(
-  [here, there]: readonly [Table, Table],
+  pair: readonly [Table, Table],
   sessions: readonly [Session, Session],
   options: Pick<DigestOptions, 'sourceSchema' | 'targetSchema'>,
 ): Comparison {
+  const shape = rowShape(pair)
+  const readers = [
+    { ...sessions[0], table: qualified(options.sourceSchema, shape.name) },
+    { ...sessions[1], table: qualified(options.targetSchema, shape.name) },
+  ] as const
+  return { ...shape, both: (read) => Promise.all([read(readers[0]), read(readers[1])]) }
+}
+
+/** @param pair tables with the same columns and key */
+export function rowShape([here, there]: readonly [Table, Table]): RowShape {
   const other = new Map(there.columns.map((column) => [column.name, column]))
   // Generated ones, too: each side computes its own, by an expression that nobody else compares.
   const columns = here.columns.filter(({ name }) => other.has(name))
@@ -173,10 +187,6 @@ function comparison(
   const padded = new Set(
     [...here.columns, ...there.columns].filter(({ type }) => /^character\(/.test(type)).map(({ name }) => name),
   )
-  const readers = [
-    { ...sessions[0], table: qualified(options.sourceSchema, here.name) },
-    { ...sessions[1], table: qualified(options.targetSchema, here.name) },
-  ] as const
   return {
     name: here.name,
     key,
@@ -187,7 +197,6 @@ function comparison(
     ],
     odd: (column) => others.includes(column),
     text: (column) => (padded.has(column.name) ? `rtrim(${textOf(column)})` : textOf(column)),
-    both: (read) => Promise.all([read(readers[0]), read(readers[1])]),
   }
 }
 
@@ -255,7 +264,7 @@ async function withoutKeysMoving(
   )
 }
 
-function writtenOtherwise({ name, type }: Column): string {
+export function writtenOtherwise({ name, type }: Column): string {
   return `${name} (${type}) is compared by molt verify alone, as both servers write it differently`
 }
 
@@ -292,7 +301,7 @@ async function readSums(
 }
 
 /** Texts as one. Each has its length before it, so no value can shift a column, and none reads like NULL. */
-function joined(texts: readonly string[]): string {
+export function joined(texts: readonly string[]): string {
   return texts.map((text) => `coalesce(length(${text})::text || ':' || ${text}, '-')`).join(' || ')
 }
 
@@ -427,7 +436,7 @@ function note(found: TableDigest, kind: RowKind, key: string[], columns: string[
 }
 
 /** undefined when it cannot be told. */
-function sameValue({ type, labels }: Column, here: string | null, there: string | null): boolean | undefined {
+export function sameValue({ type, labels }: Column, here: string | null, there: string | null): boolean | undefined {
   if (here === there) return true
   if (here === null || there === null) return false
   const [a, b] = [here, there].map((text) => plainForm(type, text, labels !== null))
