@@ -5,6 +5,7 @@ import { InputError, messageOf } from '../../src/runtime/errors.ts'
 import { number } from '../../src/runtime/progress.ts'
 import { duration } from '../../src/runtime/types.ts'
 import { urlProblem } from '../../src/runtime/url.ts'
+import { type FetchMode, MODES } from '../../src/tools/molt-fetch.ts'
 import type { CockroachOptions } from '../cockroach/server.ts'
 import { DEFAULT_RATE } from '../shop/load.ts'
 import { GROWN_ROWS } from '../shop/masked-shop.ts'
@@ -29,6 +30,11 @@ Options
   --source URL         PostgreSQL to rehearse on
   --target URL         database to load into; its tables must exist and be empty
   --allow-source NAME  the source's database name, as a promise that you mean it
+  --mode MODE          how rows travel: import (default), use-copy or direct-copy, as the input of \`fetch\`; on your
+                       own databases direct-copy, unless --bucket-path is given
+  --files WHERE        where import and use-copy keep their files: bucket (default), an S3-compatible server that is
+                       started along, or folder, which molt serves itself (default with --bin-dir)
+  --bucket-path URL    your own bucket, with your own databases; keys come from AWS_* variables
   --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; the real molt takes nothing
                        but CockroachDB as the target, so give --source and --target, too
   --target-version V   the CockroachDB that the target answers like: 24.3, 25.2, 26.1, … (default 25.2)
@@ -51,9 +57,15 @@ export interface Options {
   target?: string
   binDir?: string
   mask: boolean
+  mode: FetchMode
+  /** Where the load's files are kept; undefined for a direct copy. */
+  files: Files | undefined
   /** The CockroachDB-like target; undefined for plain PostgreSQL. */
   cluster?: CockroachOptions
 }
+
+/** A bucket of the rehearsal's own, a folder that molt serves, or a bucket of the user's. */
+export type Files = 'bucket' | 'folder' | { bucketPath: string }
 
 /**
  * The options of `npm run rehearse`.
@@ -87,6 +99,9 @@ function soundOptions(argv: string[]): Options | undefined {
       latency: { type: 'string' },
       ddl: { type: 'string' },
       'retry-rate': { type: 'string' },
+      mode: { type: 'string' },
+      files: { type: 'string' },
+      'bucket-path': { type: 'string' },
       mask: { type: 'boolean', default: false },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
@@ -120,8 +135,35 @@ function soundOptions(argv: string[]): Options | undefined {
     source,
     target,
     binDir: binDirOf(values['bin-dir']),
+    ...loadOf(values),
     cluster: source || mask ? undefined : clusterOf(values),
   }
+}
+
+/** How rows travel, and by which files. */
+function loadOf(
+  values: Partial<Record<'mode' | 'files' | 'bucket-path' | 'source' | 'bin-dir', string>>,
+): Pick<Options, 'mode' | 'files'> {
+  const { source, files, 'bucket-path': bucketPath, 'bin-dir': binDir } = values
+  const mode = values.mode ?? (source && !bucketPath ? 'direct-copy' : 'import')
+  if (!isMode(mode)) throw new InputError('rehearse.invalid-option', `--mode must be ${Object.keys(MODES).join(', ')}`)
+  if (files !== undefined && files !== 'bucket' && files !== 'folder')
+    throw new InputError('rehearse.invalid-option', '--files must be bucket or folder')
+  if (mode === 'direct-copy' && (files || bucketPath))
+    throw new InputError('rehearse.invalid-option', '--mode direct-copy has no files')
+  if (mode === 'direct-copy') return { mode, files: undefined }
+  if (!source && bucketPath)
+    throw new InputError('rehearse.invalid-option', '--bucket-path is for --source and --target')
+  if (source && files)
+    throw new InputError('rehearse.invalid-option', '--files is for the sample shop; set --bucket-path')
+  if (source && !bucketPath)
+    throw new InputError('rehearse.invalid-option', `--mode ${mode} on your own databases needs --bucket-path`)
+  if (bucketPath) return { mode, files: { bucketPath } }
+  return { mode, files: files ?? (binDir ? 'folder' : 'bucket') }
+}
+
+function isMode(mode: string): mode is FetchMode {
+  return Object.hasOwn(MODES, mode)
 }
 
 /** How the CockroachDB-like target behaves. */

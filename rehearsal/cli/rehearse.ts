@@ -9,10 +9,12 @@ import { ConnectError, connect, type Database, withDatabase } from '../../src/ru
 import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
 import { number, seconds } from '../../src/runtime/progress.ts'
 import { readTables } from '../../src/sql/tables.ts'
+import { freeAddress } from '../../src/tools/process.ts'
 import { toolVersion } from '../../src/tools/versions.ts'
 import { seenThrough, startCockroach } from '../cockroach/server.ts'
 import { type EmbeddedServer, startPair, startPostgres } from '../postgres/postgres.ts'
 import { type JobResult, type LogLine, runAction } from '../runner/runner.ts'
+import { startS3 } from '../s3.ts'
 import { type LoadHandle, startGenericLoad, startLoad } from '../shop/load.ts'
 import {
   CANARIES,
@@ -416,8 +418,10 @@ async function runChain(
   screen: Screen,
   signal: AbortSignal,
 ): Promise<JobResult> {
+  const files = await openFiles(options, folder)
   const config = join(folder, 'rehearsal.yml')
-  writeFileSync(config, 'common:\n  progress-every: 2s\n')
+  const fetch = Object.entries(files.settings).map(([name, value]) => `  ${name}: ${JSON.stringify(value)}\n`)
+  writeFileSync(config, `common:\n  progress-every: 2s\n${fetch.length ? `fetch:\n${fetch.join('')}` : ''}`)
   return runAction({
     dir: REPO,
     repo: REPO,
@@ -427,12 +431,13 @@ async function runChain(
       config,
       'rehearsal-target': 'true',
       'allow-insecure': 'true',
-      mode: 'direct-copy',
+      mode: options.mode,
       ...(options.binDir ? { 'bin-dir': options.binDir } : { embedded: 'true' }),
       ...job.inputs,
     },
     workDir: join(folder, 'work'),
-    secrets: [job.source, job.target],
+    secrets: [job.source, job.target, ...files.secrets],
+    env: files.env,
     signal,
     beforeStep: (step) => {
       const place = PLACES[step.id ?? '']
@@ -445,7 +450,36 @@ async function runChain(
       options.onLine?.(line.text)
       show(screen, line)
     },
-  })
+  }).finally(files.close)
+}
+
+/** Where the load's files go, as settings of `fetch`, and what reaches them. */
+interface OpenFiles {
+  settings: Record<string, string>
+  env: Record<string, string>
+  secrets: string[]
+  close(): Promise<void>
+}
+
+async function openFiles({ files }: Options, folder: string): Promise<OpenFiles> {
+  const none = { settings: {}, env: {}, secrets: [], close: async () => {} }
+  if (files === undefined) return none
+  if (files === 'bucket') {
+    const s3 = await startS3('loads', folder)
+    return { ...none, settings: { 'bucket-path': 's3://loads/rehearsal' }, env: s3.env, close: () => s3.stop() }
+  }
+  if (files === 'folder') {
+    const address = await freeAddress()
+    const settings = {
+      'local-path': join(folder, 'files'),
+      'local-path-listen-addr': address,
+      'local-path-crdb-access-addr': address,
+    }
+    return { ...none, settings }
+  }
+  const env = Object.entries(process.env).filter(([name]) => name.startsWith('AWS_')) as [string, string][]
+  const secrets = env.flatMap(([name, value]) => (/SECRET|TOKEN/.test(name) ? [value] : []))
+  return { ...none, settings: { 'bucket-path': files.bucketPath }, env: Object.fromEntries(env), secrets }
 }
 
 /** @returns what ends it */

@@ -16,7 +16,14 @@ export const PG_CATALOGS = [
 ] as const
 
 /** The same for `information_schema`. */
-export const INFORMATION_SCHEMA = ['columns', 'schemata', 'table_privileges', 'role_table_grants', 'tables'] as const
+export const INFORMATION_SCHEMA = [
+  'check_constraints',
+  'columns',
+  'schemata',
+  'table_privileges',
+  'role_table_grants',
+  'tables',
+] as const
 
 /** Functions that are called in `_crdb`, wherever they stand. */
 export const FUNCTIONS = [
@@ -65,6 +72,11 @@ export function installSql(version: Version, name: string): string {
     CREATE OR REPLACE FUNCTION _crdb.cluster_logical_timestamp() RETURNS numeric LANGUAGE sql AS $$
       SELECT trunc(extract(epoch FROM clock_timestamp()) * 1000000)::numeric * 1000
              + (nextval('_crdb.logical') % 1000) * 0.0000000001 $$;
+    CREATE OR REPLACE FUNCTION _crdb.cluster_logical_timestamp(kept text) RETURNS numeric LANGUAGE sql AS $$
+      SELECT kept::numeric $$;
+    CREATE OR REPLACE FUNCTION _crdb.crdb_internal_mvcc_timestamp(writer xid) RETURNS numeric LANGUAGE sql AS $$
+      SELECT trunc(extract(epoch FROM pg_catalog.pg_xact_commit_timestamp(writer)) * 1000000)::numeric * 1000
+             + 0.0000000000 $$;
     CREATE OR REPLACE FUNCTION _crdb.unique_rowid() RETURNS int8 LANGUAGE sql AS $$
       SELECT (extract(epoch FROM clock_timestamp()) * 100000)::int8 << 15 | (nextval('_crdb.logical') & 32767) $$;
 
@@ -127,6 +139,7 @@ export function installSql(version: Version, name: string): string {
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = table_schema AND c.relname = table_name);`,
       )
       .join('\n    ')}
+    ${view('check_constraints', 'information_schema.check_constraints', { check_clause: `regexp_replace(check_clause, ' NOT VALID$', '')` })};
     ${view('schemata', 'information_schema.schemata', {})} WHERE schema_name <> '_crdb';
     CREATE OR REPLACE VIEW _crdb.table_privileges AS
       WITH held AS (

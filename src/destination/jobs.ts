@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Database } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
+import { TIMING } from '../runtime/timing.ts'
 
 /** An IMPORT INTO that CockroachDB has not ended; its table is offline until it has. */
 export interface ImportJob {
@@ -11,7 +12,6 @@ export interface ImportJob {
 }
 
 const ENDED = ['succeeded', 'failed', 'canceled', 'revert-failed']
-const LOOK_EVERY = 500
 
 /**
  * Import jobs into these tables that have not ended. A load that dies leaves its job on the cluster. Written to
@@ -55,7 +55,7 @@ export async function cancelImports(
   db: Database,
   schema: string,
   tables: readonly string[],
-  timeout = 60_000,
+  timeout = TIMING.jobsEnd,
 ): Promise<ImportJob[]> {
   const cancelled = new Map<string, ImportJob>()
   const deadline = performance.now() + timeout
@@ -72,6 +72,6 @@ export async function cancelImports(
         'load.jobs-running',
         `the import jobs ${left.map(({ id, table, status }) => `${id} (${table}, ${status})`).join(', ')} do not end on the target, and hold their tables offline; look at them with SHOW JOBS`,
       )
-    await sleep(LOOK_EVERY)
+    await sleep(TIMING.jobsLook)
   }
 }

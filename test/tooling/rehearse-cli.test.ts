@@ -90,10 +90,23 @@ describe('two embedded servers and the shop', () => {
     expect(page).toMatch(
       />Go<[\s\S]*class="area"[\s\S]*Finalize · [\s\S]*class="bar"[\s\S]*Cutover committed and switched/,
     )
+    expect(run.stderr).toContain('IMPORT INTO through files')
     // Somebody who waits sees that something is going on.
     expect(run.stderr).toMatch(
       /starting PostgreSQL 16 and a CockroachDB-like server[\s\S]*\[1\/\d\][\s\S]*streaming: lag/,
     )
+    await expectNothingLeft()
+  })
+
+  nightly.each([
+    ['--mode use-copy', 'COPY through files'],
+    ['--mode direct-copy', 'COPY without files'],
+    ['--files folder', 'IMPORT INTO through files'],
+  ])('%s is go', { timeout: TIMEOUT }, async (args, said) => {
+    const run = await rehearse([...args.split(' '), '--rows', '1000', '--rate', '20', '--json'])
+    expect(run.code, run.stderr).toBe(0)
+    expect(run.json()).toMatchObject({ verdict: 'go', rowsLoaded: expect.any(Number) })
+    expect(run.stderr).toContain(said)
     await expectNothingLeft()
   })
 
@@ -130,6 +143,9 @@ describe('two embedded servers and the shop', () => {
       'target',
       'allow-source',
       'bin-dir',
+      'mode',
+      'files',
+      'bucket-path',
       'json',
       'help',
     ])

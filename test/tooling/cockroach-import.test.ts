@@ -6,7 +6,7 @@ import { type ImportOptions, importEngine } from '../../rehearsal/cockroach/impo
 import { split } from '../../rehearsal/cockroach/lexer.ts'
 import type { ImportContext, ImportResult, Job, JobStatus, Statement } from '../../rehearsal/cockroach/types.ts'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
-import { type S3Server, startS3 } from '../support/s3.ts'
+import { type S3Server, startS3 } from '../../rehearsal/s3.ts'
 
 let server: EmbeddedServer
 let s3: S3Server

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 // @ts-expect-error: has no types
 import S3rver from '@20minutes/s3rver'
-import { Bucket } from '../../rehearsal/bucket.ts'
+import { Bucket } from './bucket.ts'
 
 /** An S3-compatible server with one bucket; keys other than these are refused. */
 export interface S3Server {
@@ -19,8 +19,9 @@ export interface S3Server {
 
 const KEY = 'S3RVER'
 
-export async function startS3(name = 'loads'): Promise<S3Server> {
-  const directory = await mkdtemp(join(tmpdir(), 'molt-actions-s3-'))
+/** @param parent folder below which the objects are kept until {@link S3Server.stop} */
+export async function startS3(name = 'loads', parent = tmpdir()): Promise<S3Server> {
+  const directory = await mkdtemp(join(parent, 'molt-actions-s3-'))
   const server = new S3rver({
     address: '127.0.0.1',
     port: 0,

@@ -11,6 +11,8 @@ function refusal(args: string[]): Error {
   throw new Error('nothing was refused')
 }
 
+const OWN = ['--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'd']
+
 describe('the options of the rehearsal', () => {
   test.each([
     [['--rows', 'many'], /--rows must be a whole number from 1000/],
@@ -29,6 +31,12 @@ describe('the options of the rehearsal', () => {
       ['--source', 'postgresql://u:secret@h:99999/d?sslmode=require', '--target', 'postgresql://h/e'],
       /^--source: .*\bport\b/,
     ],
+    [['--mode', 'copy'], /--mode must be import, use-copy, direct-copy/],
+    [['--mode', 'direct-copy', '--files', 'bucket'], /--mode direct-copy has no files/],
+    [['--files', 'tape'], /--files must be bucket or folder/],
+    [['--bucket-path', 's3://b'], /--bucket-path is for --source and --target/],
+    [[...OWN, '--mode', 'import'], /--mode import on your own databases needs --bucket-path/],
+    [[...OWN, '--bucket-path', 's3://b', '--files', 'bucket'], /--files is for the sample shop/],
     [['--bin-dir', '/not/there'], /\/not\/there/],
     [['--mask', '--rows', '2000'], /--rows must be a whole number from 3000/],
     [
@@ -48,8 +56,17 @@ describe('the options of the rehearsal', () => {
       ...{ rows: 3000, rate: 0, mask: true, json: true, keep: false, source: undefined, binDir: undefined },
     })
     expect(readOptions(['--rows', '1000'])).toMatchObject({ rows: 1000, rate: expect.any(Number) })
-    const own = ['--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'd']
-    expect(readOptions(own)).toMatchObject({ source: 'postgresql://h/d', rate: undefined })
+    expect(readOptions(OWN)).toMatchObject({ source: 'postgresql://h/d', rate: undefined })
     expect(readOptions(['--help'])).toBeUndefined()
+  })
+
+  test('rows are imported through a bucket unless told otherwise', () => {
+    expect(readOptions([])).toMatchObject({ mode: 'import', files: 'bucket' })
+    expect(readOptions(['--files', 'folder'])).toMatchObject({ mode: 'import', files: 'folder' })
+    expect(readOptions(['--mode', 'use-copy'])).toMatchObject({ mode: 'use-copy', files: 'bucket' })
+    expect(readOptions(['--mode', 'direct-copy'])).toMatchObject({ mode: 'direct-copy', files: undefined })
+    expect(readOptions(OWN)).toMatchObject({ mode: 'direct-copy', files: undefined })
+    const bucket = { mode: 'import', files: { bucketPath: 's3://b/p' } }
+    expect(readOptions([...OWN, '--bucket-path', 's3://b/p'])).toMatchObject(bucket)
   })
 })
