@@ -1199,6 +1199,12 @@ export const CODES = {
     cause: 'Rows kept changing, a right is missing, or a table could not be compared. The message lists each problem.',
     fix: 'Correct what the message lists, and verify again with less load, or after the drain.',
   },
+  'verify.not-provable': {
+    meaning: '`final-verify: changed` has no rolling proof to rest on.',
+    cause:
+      'The change log cannot be read, the source changes faster than it is read, or others may write to the target.',
+    fix: 'Set `final-verify: auto`, which compares every row in the write pause where nothing else proves it.',
+  },
   'verify.rows-lost': {
     meaning: 'Rows differ after the drain. Nothing was decided.',
     cause: 'Nothing is on its way any more, so this is loss.',

@@ -9,7 +9,7 @@ import type { VerifyReport } from '../../report/verify-report.ts'
 import type { Database } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
-import { levelOf } from './compare.ts'
+import type { Choice } from './rolling.ts'
 import type { Cutover } from './spec.ts'
 
 interface Looked {
@@ -17,14 +17,15 @@ interface Looked {
   target: Database
   before: StreamStatus
   verified: VerifyReport | undefined
+  choice: Choice
   smokeMs: number | undefined
 }
 
 /** @throws VerdictError when the pause would exceed `max-pause`, by what this run and its rehearsals have measured */
 export async function requireShort(context: Cutover, looked: Looked): Promise<number> {
   const { inputs } = context
-  const { entry, target, before, verified, smokeMs } = looked
-  const level = levelOf(context, entry.plan)
+  const { entry, target, before, verified, smokeMs, choice } = looked
+  const { level } = choice
   const past = await readEvidence<{ planHash: string; finalVerify: string; parts: Parts }>(
     target,
     entry.id,
@@ -38,7 +39,8 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<nu
       const { verify, ...others } = parts
       return finalVerify === level && verify !== undefined ? { ...others, verify } : others
     })
-  const verifyMs = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : 1_000
+  const own = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : 1_000
+  const verifyMs = choice.verifyMs ?? own
   const pace = await readPace(target)
   const rebuildMs = rebuildTime(await listDeferred(target, entry.id), verified, pace)
   const grants = grantStatements(entry.plan.targetSchema, entry.facts.writeAccess ?? []).length

@@ -11,6 +11,7 @@ import { notify } from '../../runtime/notify.ts'
 import { workFolder } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
+import { logSlotOf, seizeAndDrop } from '../../source/slot.ts'
 import { differences } from '../../tools/molt-verify.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
@@ -60,6 +61,7 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
     throwIfCancelled(context.signal)
     await revokePermanent(source)
   }
+  await seizeAndDrop(source, logSlotOf(entry.plan.slot))
   await advance(target, entry, 'rolled-back')
   await addEvidence(target, entry.id, 'rollback', { lost })
   notify('rolled-back', { lost: lost.join(', ') })

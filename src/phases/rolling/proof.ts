@@ -7,6 +7,7 @@ import { number, plural, progress, seconds } from '../../runtime/progress.ts'
 import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 import { estimateSize } from '../../sql/names.ts'
 import { scrubText } from '../../tools/scrub.ts'
+import type { Coverage } from './report.ts'
 import { type ProofOptions, ProofSession } from './session.ts'
 
 /** Milliseconds between two sessions, and how many may fail in a row. */
@@ -31,10 +32,13 @@ export class RollingProof {
   #reason: string | undefined
   #expected = 0
 
-  /** @param progressEvery milliseconds between two lines of progress */
-  constructor(options: ProofOptions, progressEvery: number) {
+  /**
+   * @param progressEvery milliseconds between two lines of progress
+   * @param refused why nothing can be proved
+   */
+  constructor(options: ProofOptions, progressEvery: number, refused?: string) {
     this.#options = { ...options, signal: AbortSignal.any([options.signal, this.#closing.signal]) }
-    this.#done = this.#keep()
+    this.#done = refused === undefined ? this.#keep() : this.#giveUp(new UserError('verify.inconclusive', refused))
     this.#ticker = progress(progressEvery, () => this.line)
   }
 
@@ -68,17 +72,13 @@ export class RollingProof {
     return (rows / comparedRows) * comparedMs
   }
 
-  get rows(): ReadonlyMap<string, { began: string; rows: number }> {
-    return this.#session?.proved ?? new Map()
+  get coverage(): Coverage {
+    const { proved = new Map(), others = new Map() } = this.#session ?? {}
+    return { proved, others, compared: this.open }
   }
 
   get open(): number {
     return this.#session?.dirty.open ?? 0
-  }
-
-  /** Table → why it must be compared in full. */
-  get others(): ReadonlyMap<string, string> {
-    return this.#session?.others ?? new Map()
   }
 
   /**
