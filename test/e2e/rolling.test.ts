@@ -13,7 +13,9 @@ beforeAll(async () => {
 afterAll(() => rehearsal?.stop())
 
 const slots = async () =>
-  (await rehearsal.query('source', 'SELECT slot_name AS name FROM pg_replication_slots ORDER BY 1')).map(({ name }) => name)
+  (await rehearsal.query('source', 'SELECT slot_name AS name FROM pg_replication_slots ORDER BY 1')).map(
+    ({ name }) => name,
+  )
 
 test('every row is proved while it is streamed, table by table', TIMEOUT, async () => {
   const result = await rehearsal.run('replicate', { until: 'caught-up', verify: 'rolling', 'quiet-period': '300ms' })
@@ -22,7 +24,9 @@ test('every row is proved while it is streamed, table by table', TIMEOUT, async 
   expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
   const brief = await rehearsal.run('brief', { decision: 'rehearse' })
   requireSuccess('brief', brief)
-  expect(brief.summary).toMatch(/\| Rolling proof \| every row of \d+ tables proved as of [\d: -]+ UTC, \d+ keys? open, 0 lost/)
+  expect(brief.summary).toMatch(
+    /\| Rolling proof \| every row of \d+ tables proved as of [\d: -]+ UTC, \d+ keys? open, 0 lost/,
+  )
   expect((await rehearsal.run('status', {})).summary).toContain('`molt_slot_verify`')
 })
 
@@ -35,7 +39,7 @@ test('the write pause compares the rows that changed last', TIMEOUT, async () =>
 })
 
 test('a row that is lost after its comparison is found before the pause, or in it', TIMEOUT, async () => {
-  await rehearsal.query('target', "DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)")
+  await rehearsal.query('target', 'DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)')
   const result = await rehearsal.run('cutover', { ...CUTOVER, 'final-verify': 'full' })
   expect(result.conclusion).toBe('failure')
 })

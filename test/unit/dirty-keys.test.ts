@@ -261,7 +261,7 @@ class World {
 }
 
 describe('a random stream', () => {
-  // A budget of less than the keys that there are is for what differs in a pass as well: it never ends then.
+  // A smaller budget could not hold what differs in a pass, which would never end.
   it.each([4, 5, 100])('is proved exactly when both sides are equal (budget %i)', (budget) => {
     fc.assert(
       fc.property(fc.array(step, { minLength: 20, maxLength: 60 }), (steps) => {

@@ -72,7 +72,7 @@ async function compare(
   if (level !== 'changed') return runVerify(source, target, { ...options, level })
   if (!proof) throw new Error('there is no proof to rest on')
   const { compared, unproved } = await proof.compareRest(parseLsn(drain.lsn), signal)
-  return reportCoverage(source, target, { proved: proof.proved, others: unproved, compared }, options)
+  return reportCoverage(source, target, { proved: proof.proofs.proved, others: unproved, compared }, options)
 }
 
 function verifyOptions(context: Cutover, { plan }: Entry, signal: AbortSignal) {

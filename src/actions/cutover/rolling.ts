@@ -39,7 +39,7 @@ export async function beginProof(
   if (open && wanted === 'changed')
     throw new VerdictError(
       'verify.not-provable',
-      '`final-verify: changed` needs a target that nobody else writes to, and `prepare` was told `write-access: waive`. Set `final-verify: full`',
+      '`final-verify: changed` needs a target that nobody else writes to, but `prepare` ran with `write-access: waive`. Set `final-verify: full`',
     )
   if (open) info('every row is compared in the write pause, because write access on the target was waived')
   if (open) return undefined
@@ -48,7 +48,7 @@ export async function beginProof(
   return startProof(context.inputs, entry, stream, signal)
 }
 
-/** What the write pause compares, and how long that is expected to take; undefined where nobody knows. */
+/** What the write pause compares, and how long that is expected to take; undefined where nothing was measured. */
 export interface Choice {
   level: ReportLevel
   verifyMs: number | undefined
@@ -73,7 +73,7 @@ export async function chooseLevel(
   if (!ready && wanted === 'changed')
     throw new VerdictError(
       'verify.not-provable',
-      `\`final-verify: changed\` rests on a proof that there is not: ${proof.reason ?? 'the source changes faster than the change log is read'}. Nothing was paused. Set \`final-verify: auto\` to compare every row in the write pause instead`,
+      `\`final-verify: changed\` has no proof to rest on: ${proof.reason ?? 'the source changes faster than the change log is read'}. Nothing was paused. Set \`final-verify: auto\` to compare every row in the write pause instead`,
     )
   if (!ready) {
     info(

@@ -159,7 +159,7 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
   })
 }
 
-/** What is still to be told before the pause, then the pause itself. */
+/** The last checks before the pause, then the pause itself. */
 async function pauseWrites(
   context: Cutover,
   {

@@ -31,7 +31,7 @@ const LOSS_AFTER = 2
 /**
  * Keys that changed on the source, or differed in the first pass, and are not proved equal. Each has its newest change
  * alone, so that a row that is written all the time does not hold the log. Memory is bounded: past `budget` keys the
- * table with most of them is given up, and must be compared anew.
+ * table with most of them is given up, and must be compared again.
  *
  * A restarted replicator applies old values again from its last confirmed position on, over newer ones. So a key that
  * was found equal stays known until the stream has confirmed its change, and {@link reopen} opens it again.
@@ -98,7 +98,7 @@ export class DirtyKeys {
     return oldest
   }
 
-  /** Tables of which a row has changed at this position or later. */
+  /** Tables with a row that has changed at this position or later. */
   changedSince(lsn: Lsn): string[] {
     return [...this.#tables].flatMap(([table, marks]) =>
       [...marks.values()].some(({ at, xid }) => xid !== undefined && at >= lsn) ? [table] : [],
@@ -178,7 +178,7 @@ export class DirtyKeys {
     this.#open = this.#size
   }
 
-  /** Forgets every key of a table, which is then compared anew or as a whole. */
+  /** Forgets every key of a table, which is then compared again or as a whole. */
   drop(table: string): void {
     for (const { provisional } of this.#marks(table).values()) if (!provisional) this.#open--
     this.#size -= this.#marks(table).size

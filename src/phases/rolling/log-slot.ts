@@ -17,8 +17,8 @@ export interface OpenedLog {
 }
 
 /**
- * Finds the slot of the change log, or makes it. A slot of which nothing proves that it tells every change since the
- * proof was written down is made anew, and the proof with it.
+ * Finds the slot of the change log, or creates it. A slot that may have skipped changes since the proof was written
+ * down is dropped and created again, and the proof begins again with it.
  */
 export async function openLogSlot(
   source: Database,

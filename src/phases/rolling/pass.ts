@@ -108,11 +108,11 @@ export interface PassOptions extends Endpoints {
   yield(): Promise<void>
   /** The source's position now. */
   position(): Promise<Lsn>
-  /** Told a table of which nothing tells whether two rows are equal. */
+  /** Called for a table whose rows cannot be told equal or different. */
   onUnknown(table: ProvableTable, reason: string): void
   /** Whether what is found in this pass still counts. */
   isCurrent(pass: TablePass): boolean
-  /** Told that a chunk was compared. */
+  /** Called for each chunk that was compared. */
   onCompared(rows: number): void
 }
 

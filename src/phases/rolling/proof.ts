@@ -1,17 +1,16 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
-import type { ProofState } from '../../ledger/proof.ts'
 import { isConnectionLost, withDatabase } from '../../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
 import { number, plural, progress, seconds } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 import { estimateSize } from '../../sql/names.ts'
 import { scrubText } from '../../tools/scrub.ts'
 import type { Coverage } from './report.ts'
 import { type ProofOptions, ProofSession } from './session.ts'
 
-/** Milliseconds between two sessions, and how many may fail in a row. */
-const AGAIN_AFTER = 1_000
+/** Sessions that may fail in a row. */
 const MOST_VAIN = 30
 /** WAL that the log may have before it when writes are paused, in bytes, and keys that may be open. */
 const NEAR = { bytes: 4 << 20, keys: 20_000 }
@@ -19,7 +18,7 @@ const NEAR = { bytes: 4 << 20, keys: 20_000 }
 /**
  * The proof that source and target are equal, kept while changes are streamed: every row is compared once, and each row
  * that changes is compared again. A proof that cannot be kept costs a longer write pause and nothing else, so what goes
- * wrong with it is told and ends nothing; rows that are lost are an error of {@link check}.
+ * wrong with it is logged and ends nothing; rows that are lost are an error of {@link check}.
  */
 export class RollingProof {
   readonly #options: ProofOptions
@@ -54,31 +53,27 @@ export class RollingProof {
 
   /** Every table that can be proved is, but for rows that changed a moment ago. */
   get proved(): boolean {
-    const session = this.#session
-    if (!session?.complete || session.provedAt === undefined) return false
-    const oldest = session.dirty.oldestOpen
-    return oldest === undefined || oldest > session.provedAt
-  }
-
-  get state(): ProofState | undefined {
-    return this.#session?.state
+    const { provedAt, proofs } = this.#session ?? {}
+    if (provedAt === undefined || !proofs?.complete) return false
+    const oldest = proofs.dirty.oldestOpen
+    return oldest === undefined || oldest > provedAt
   }
 
   /** Milliseconds that comparing every row has taken, by what this run has compared; undefined when it has not. */
   get fullMs(): number | undefined {
-    const { comparedRows = 0, comparedMs = 0, proved } = this.#session ?? {}
-    if (!comparedRows || !proved) return undefined
-    const rows = [...proved.values()].reduce((sum, each) => sum + each.rows, 0)
-    return (rows / comparedRows) * comparedMs
+    const { compared, proofs } = this.#session ?? {}
+    if (!compared?.rows || !proofs) return undefined
+    const rows = [...proofs.proved.values()].reduce((sum, each) => sum + each.rows, 0)
+    return (rows / compared.rows) * compared.ms
   }
 
   get coverage(): Coverage {
-    const { proved = new Map(), others = new Map() } = this.#session ?? {}
+    const { proved = new Map(), others = new Map() } = this.#session?.proofs ?? {}
     return { proved, others, compared: this.open }
   }
 
   get open(): number {
-    return this.#session?.dirty.open ?? 0
+    return this.#session?.proofs.dirty.open ?? 0
   }
 
   /**
@@ -145,7 +140,7 @@ export class RollingProof {
         this.#session = session
         const began = performance.now()
         await session.run().finally(() => {
-          if (performance.now() - began > 10 * AGAIN_AFTER) vain = 0
+          if (performance.now() - began > 10 * TIMING.proofAgain) vain = 0
         })
         return
       } catch (error) {
@@ -157,7 +152,7 @@ export class RollingProof {
         }
         if (!isTemporary(error) || vain >= MOST_VAIN || this.#halted) return this.#giveUp(error)
         info(`the rolling proof goes on from what is written down: ${scrubText(messageOf(error))}`)
-        await sleep(AGAIN_AFTER, undefined, { signal: this.#options.signal }).catch(() => {})
+        await sleep(TIMING.proofAgain, undefined, { signal: this.#options.signal }).catch(() => {})
       }
     }
   }
@@ -179,11 +174,12 @@ export class RollingProof {
   get line(): string {
     const session = this.#session
     if (!session) return `rolling proof: ${this.#reason ?? 'starting'}`
-    const { passes, proved, tables, comparedRows, comparedMs } = session
-    const keys = `${plural(session.dirty.open, 'key')} open`
-    if (session.complete) return `every row proved, ${keys}`
+    const { proofs, compared } = session
+    const { passes, proved, tables } = proofs
+    const keys = `${plural(proofs.dirty.open, 'key')} open`
+    if (proofs.complete) return `every row proved, ${keys}`
     const rows = [...proved.values(), ...passes.values()].reduce((sum, each) => sum + each.rows, 0)
-    const rate = comparedMs ? comparedRows / (comparedMs / 1000) : 0
+    const rate = compared.ms ? compared.rows / (compared.ms / 1000) : 0
     const left = rate && this.#expected > rows ? `, about ${seconds(((this.#expected - rows) / rate) * 1000)} left` : ''
     return `verifying: ${proved.size} of ${plural(tables.size, 'table')}, ${number(rows)} of about ${number(this.#expected)} rows${rate ? `, ${number(rate)} rows/s` : ''}${left}, ${keys}`
   }

@@ -16,7 +16,7 @@ export interface Coverage {
 
 /**
  * One report of what the rolling proof covers, of the definitions, and of the tables that it does not cover, which are
- * compared in full. Coverage is told table by table.
+ * compared in full. Coverage is given table by table.
  */
 export async function reportCoverage(
   source: Database,

@@ -71,7 +71,7 @@ export async function readPiece(side: Side, table: ProvableTable, piece: Piece):
 
 /** What became of a key that was asked for. */
 export interface KeyedRow {
-  /** Whether this side writes the key as it was asked for: else it may be found nowhere although it is there. */
+  /** Whether this side writes the key as the question does. If not, the row may be there and not be found. */
   readable: boolean
   row: Row | undefined
 }
