@@ -1,7 +1,7 @@
 import { readTarget } from '../../destination/server.ts'
 import type { Plan } from '../../model/plan.ts'
-import { connect } from '../../runtime/database.ts'
-import { HASHED, makeAlike } from '../verify/row-digests.ts'
+import { connect, READ_ONLY } from '../../runtime/database.ts'
+import { HASHED, watchClient } from '../verify/row-digests.ts'
 import type { Side } from './rows.ts'
 
 /** A connection to each side that reads rows, without a limit of time. */
@@ -19,9 +19,9 @@ export interface Endpoints {
 }
 
 export async function openSessions({ sourceUrl, targetUrl, plan, signal }: Endpoints): Promise<Sessions> {
-  const source = await connect(sourceUrl, 'source', 0, signal)
+  const source = await connect(sourceUrl, 'source', 0, signal, { settings: READ_ONLY })
   try {
-    const target = await connect(targetUrl, 'target', 0, signal)
+    const target = await connect(targetUrl, 'target', 0, signal, { settings: READ_ONLY })
     // A statement that is under way ends with the run.
     const close = async () => {
       signal.removeEventListener('abort', close)
@@ -29,7 +29,7 @@ export async function openSessions({ sourceUrl, targetUrl, plan, signal }: Endpo
     }
     signal.addEventListener('abort', close, { once: true })
     try {
-      await Promise.all([makeAlike(source), makeAlike(target)])
+      await Promise.all([watchClient(source), watchClient(target)])
       const { isCockroach } = await readTarget(target)
       return {
         source: { db: source, schema: plan.sourceSchema, isSource: true, number: HASHED.postgres },
