@@ -86,12 +86,17 @@ const DEFAULTS = {
   proofLog: 30_000,
   proofLogLook: 5,
   proofSave: 5_000,
+  /** Between two looks at how far it is, and until so little is left that a write pause is short. */
+  proofLook: 50,
+  proofNear: 120_000,
   /** Between two of its sessions after one that failed. */
   proofAgain: 1_000,
   /** Between two answers to the server by who reads its change log; it drops one that is silent for 60 s. */
   changeLogAnswer: 2_000,
   /** Between two samples of a watch after the switch; a client that comes and goes is seen by chance only. */
   observeSample: 5_000,
+  /** Longer than the clocks of two nodes differ: nothing can be read as of a time to come. */
+  clockOffset: 600,
   /** `pg_dump` of one schema, and a connection that may hang in a COPY. */
   dumpTimeout: 300_000,
   hangUp: 500,

@@ -5,7 +5,18 @@ import { readStreamNote } from '../../ledger/hold.ts'
 import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { schemaChanges } from '../../ledger/schema-changes.ts'
 import { describeChange } from '../../model/fingerprint.ts'
+
+<<<<<<< HEAD
+
 import { FINAL_VERIFIES } from '../../model/plan.ts'
+
+=======
+
+import { VERIFY_LEVELS } from '../../model/plan.ts'
+import { advanceToCommitted } from '../../phases/after-commit/commit-time.ts'
+
+>>>>>>> main
+
 import { planFence } from '../../phases/cutover/held-fence.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
 import type { Database } from '../../runtime/database.ts'
@@ -101,7 +112,7 @@ export async function settle(context: Cutover, source: Database, target: Databas
     info(
       'the source is fenced for good: this migration was committed by an earlier run, which is carried on from there',
     )
-    return entry.phase === 'committed' ? entry : advance(target, entry, 'committed')
+    return entry.phase === 'committed' ? entry : advanceToCommitted(target, entry)
   }
   if (entry.phase === 'committed')
     throw new VerdictError(

@@ -21,8 +21,6 @@ const FULL_ROWS_A_MS = 115
 /** What `changed` takes at least, and keys a millisecond. */
 const CHANGED_AT_LEAST = 300
 const KEYS_A_MS = 20
-/** Until the log is read so far that a write pause is short; milliseconds. */
-const NEAR_TIMEOUT = 120_000
 
 /** Begins or continues the rolling proof, unless the write pause compares something else anyway. */
 export async function beginProof(
@@ -69,7 +67,7 @@ export async function chooseLevel(
   const wanted = finalVerifyOf(context, entry.plan)
   const full: Choice = { level: wanted === 'auto' || wanted === 'changed' ? 'full' : wanted, verifyMs: undefined }
   if (!proof) return full
-  const ready = (await proof.untilProved(signal, () => stream.check())) && (await proof.untilNear(signal, NEAR_TIMEOUT))
+  const ready = (await proof.untilProved(signal, () => stream.check())) && (await proof.untilNear(signal))
   if (!ready && wanted === 'changed')
     throw new VerdictError(
       'verify.not-provable',

@@ -1,9 +1,19 @@
 import { info, warning } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
-import { addEvidence, type Entry, type Phase } from '../../ledger/ledger.ts'
+import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
+
+<<<<<<< HEAD
+
 import { pauseText } from '../../phases/cutover/pause.ts'
 import type { RollingProof } from '../../phases/rolling/proof.ts'
+
+=======
+
+import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
+
+>>>>>>> main
+
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { withStream } from '../../phases/stream/open.ts'
 import { type Stream, untilCaughtUp } from '../../phases/stream/supervisor.ts'
@@ -24,7 +34,17 @@ import { smokeTest } from './commands.ts'
 import { firstVerify } from './compare.ts'
 import { requireShort } from './estimate.ts'
 import { fenced, type Outcome } from './fenced.ts'
+
+<<<<<<< HEAD
+
 import { beginProof, chooseLevel } from './rolling.ts'
+
+=======
+
+import { requirePast } from './retention.ts'
+
+>>>>>>> main
+
 import type { Section } from './section.ts'
 import { type Cutover, spec } from './spec.ts'
 import { BY_HAND, openTarget, switchOver } from './switch.ts'
@@ -111,9 +131,19 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
   const { decision } = context.inputs
   const { phase, plan } = entry
   return {
-    ...{ decision, finalVerify: verify.level, planHash: plan.hash, before, after, drain, verify },
-    ...{ pauseMs: clock.total, parts: clock.parts, estimate, phase },
+<<<<<<< HEAD
+    ...decision, finalVerify: verify.level, planHash: plan.hash, before, after, drain, verify ,
+    ...pauseMs: clock.total, parts: clock.parts, estimate, phase ,
+=======
+    ...decision, finalVerify: levelOf(context, plan), planHash: plan.hash, before, after, drain, verify ,
+    ...pauseMs: clock.total, parts: clock.parts, unwatchedMs: unwatchedMs(clock.parts), estimate, phase ,
+>>>>>>> main
   }
+}
+
+/** Milliseconds from the end of the final verification to the commit. */
+function unwatchedMs(parts: Parts): number {
+  return ['sequences', 'unique indexes', 'commit'].reduce((sum, part) => sum + (parts[part] ?? 0), 0)
 }
 
 /** Asks whoever streams now for the slot, and keeps others off until `work` is done. */
@@ -150,7 +180,25 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
   info(`caught up: lag ${seconds(before.lagMs)}`)
   checkpoint('caught up')
   return withBoth({ inputs, signal }, async (source, target) => {
+<<<<<<< HEAD
     const proof = await beginProof(context, entry, source, stream, signal)
+=======
+    const help = await toolHelp('molt', 'verify')
+    const verified = await firstVerify(context, { entry, source, target, signal, help })
+    const smokeMs = inputs.smokeTest && (await smokeTest(context, entry, signal))
+    const fence = await planFence(source, entry.plan)
+    const { refused } = await probeFence(source, fence)
+    if (refused.length)
+      throw new VerdictError(
+        'fence.refuses-unarmed',
+        `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
+      )
+    await requirePast(context, { entry, target, verified })
+    const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
+    await requireMoving(context, { stream, source, target, signal })
+    checkpoint('before arming')
+    const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
+>>>>>>> main
     try {
       return await pauseWrites(context, { entry, stream, signal, source, target, before }, proof)
     } finally {
@@ -237,6 +285,10 @@ const DECIDED: Partial<Record<Phase, string>> = {
 function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   const { before, after, entry, clock } = outcome
   info(`writes were paused for ${clock.total} ms: ${clock.text}`)
+  if (COMMITTED.includes(entry.phase))
+    info(
+      `${unwatchedMs(clock.parts)} ms from the final verification to the commit, in which an administrator could write to the target; \`finalize\` compares every row as of the commit`,
+    )
   context.output('pause-ms', clock.total)
   context.output('pause-parts', JSON.stringify(clock.parts))
   context.output('lag-ms', before.lagMs)

@@ -3,6 +3,7 @@ import type { Entry } from '../../ledger/ledger.ts'
 import { type ProofState, readProof } from '../../ledger/proof.ts'
 import { connect, type Database } from '../../runtime/database.ts'
 import { UserError } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { LOG_APPLICATION } from '../../source/change-log.ts'
 import { parseLsn } from '../../source/pgoutput.ts'
 import { readServer } from '../../source/server.ts'
@@ -88,5 +89,6 @@ async function endReader(source: Database, name: string): Promise<void> {
      WHERE s.slot_name = $1 AND a.application_name = $2 AND a.usename = session_user`,
     [name, LOG_APPLICATION],
   )
-  for (let look = 0; rows.length && look < 100 && (await readSlot(source, name))?.active; look++) await sleep(20)
+  for (let look = 0; rows.length && look < 100 && (await readSlot(source, name))?.active; look++)
+    await sleep(TIMING.readerLook)
 }

@@ -87,16 +87,16 @@ export class RollingProof {
       this.check()
       if (this.#reason) return false
       if (this.proved) return true
-      await sleep(50)
+      await sleep(TIMING.proofLook)
     }
   }
 
   /**
    * Waits until so little is left that a write pause is short.
-   * @returns false after `deadline` milliseconds
+   * @returns false when that takes too long
    */
-  async untilNear(signal: AbortSignal, deadline: number): Promise<boolean> {
-    for (const end = performance.now() + deadline; performance.now() < end; await sleep(50)) {
+  async untilNear(signal: AbortSignal): Promise<boolean> {
+    for (const end = performance.now() + TIMING.proofNear; performance.now() < end; await sleep(TIMING.proofLook)) {
       if (signal.aborted) throw new CancelledError()
       this.check()
       if (this.#reason) return false
