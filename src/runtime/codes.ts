@@ -395,7 +395,7 @@ export const CODES = {
   'database.session-timeout': {
     meaning: 'A timeout of the server ended a session.',
     cause:
-      'idle_in_transaction_session_timeout, idle_session_timeout or transaction_timeout is set for the role, the database or the server.',
+      '`idle_in_transaction_session_timeout`, `idle_session_timeout` or `transaction_timeout` is set for the role, the database or the server.',
     fix: 'Run `ALTER ROLE … SET` that timeout `= 0` for the migration user, and run the step again.',
   },
   'database.statement-ended': {

@@ -5,18 +5,8 @@ import { readStreamNote } from '../../ledger/hold.ts'
 import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { schemaChanges } from '../../ledger/schema-changes.ts'
 import { describeChange } from '../../model/fingerprint.ts'
-
-<<<<<<< HEAD
-
 import { FINAL_VERIFIES } from '../../model/plan.ts'
-
-=======
-
-import { VERIFY_LEVELS } from '../../model/plan.ts'
 import { advanceToCommitted } from '../../phases/after-commit/commit-time.ts'
-
->>>>>>> main
-
 import { planFence } from '../../phases/cutover/held-fence.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
 import type { Database } from '../../runtime/database.ts'

@@ -151,14 +151,10 @@ async function requireHeld({ source, target, stream, entry, held }: Section): Pr
 async function decide(context: Cutover, section: Section, limit: Limit, drainBeat: number): Promise<Entry> {
   const { entry, target, held } = section
   await limit.race(requireHeld(section))
-<<<<<<< HEAD
   // A second witness beside the fence's own counters, which a disabled trigger would keep still.
   if (section.proof) await limit.race(section.proof.readToDecision())
-  const committing = await limit.race(advance(target, entry, 'committing', { facts: { writesPassed: held.passed } }))
-=======
   const facts = { writesPassed: held.passed, drainBeat }
   const committing = await limit.race(advance(target, entry, 'committing', { facts }))
->>>>>>> main
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.
   const now = await limit.race(readEntry(target, committing.id))
@@ -166,12 +162,8 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
     throw new VerdictError('ledger.moved', 'another run has moved this migration meanwhile')
   await held.commit(context.inputs.holdersTimeout, limit.signal)
   checkpoint('permanent on the source')
-<<<<<<< HEAD
   await section.proof?.readToDecision()
-  const committed = await advance(target, committing, 'committed')
-=======
   const committed = await advanceToCommitted(target, committing)
->>>>>>> main
   checkpoint('committed')
   notify('committed')
   return committed

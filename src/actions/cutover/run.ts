@@ -3,16 +3,8 @@ import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
 
-<<<<<<< HEAD
-
-import { pauseText } from '../../phases/cutover/pause.ts'
-import type { RollingProof } from '../../phases/rolling/proof.ts'
-
-=======
-
 import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
-
->>>>>>> main
+import type { RollingProof } from '../../phases/rolling/proof.ts'
 
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { withStream } from '../../phases/stream/open.ts'
@@ -35,15 +27,8 @@ import { firstVerify } from './compare.ts'
 import { requireShort } from './estimate.ts'
 import { fenced, type Outcome } from './fenced.ts'
 
-<<<<<<< HEAD
-
-import { beginProof, chooseLevel } from './rolling.ts'
-
-=======
-
 import { requirePast } from './retention.ts'
-
->>>>>>> main
+import { beginProof, chooseLevel } from './rolling.ts'
 
 import type { Section } from './section.ts'
 import { type Cutover, spec } from './spec.ts'
@@ -131,13 +116,8 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
   const { decision } = context.inputs
   const { phase, plan } = entry
   return {
-<<<<<<< HEAD
-    ...decision, finalVerify: verify.level, planHash: plan.hash, before, after, drain, verify ,
-    ...pauseMs: clock.total, parts: clock.parts, estimate, phase ,
-=======
-    ...decision, finalVerify: levelOf(context, plan), planHash: plan.hash, before, after, drain, verify ,
-    ...pauseMs: clock.total, parts: clock.parts, unwatchedMs: unwatchedMs(clock.parts), estimate, phase ,
->>>>>>> main
+    ...{ decision, finalVerify: verify.level, planHash: plan.hash, before, after, drain, verify },
+    ...{ pauseMs: clock.total, parts: clock.parts, unwatchedMs: unwatchedMs(clock.parts), estimate, phase },
   }
 }
 
@@ -180,25 +160,7 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
   info(`caught up: lag ${seconds(before.lagMs)}`)
   checkpoint('caught up')
   return withBoth({ inputs, signal }, async (source, target) => {
-<<<<<<< HEAD
     const proof = await beginProof(context, entry, source, stream, signal)
-=======
-    const help = await toolHelp('molt', 'verify')
-    const verified = await firstVerify(context, { entry, source, target, signal, help })
-    const smokeMs = inputs.smokeTest && (await smokeTest(context, entry, signal))
-    const fence = await planFence(source, entry.plan)
-    const { refused } = await probeFence(source, fence)
-    if (refused.length)
-      throw new VerdictError(
-        'fence.refuses-unarmed',
-        `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
-      )
-    await requirePast(context, { entry, target, verified })
-    const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
-    await requireMoving(context, { stream, source, target, signal })
-    checkpoint('before arming')
-    const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
->>>>>>> main
     try {
       return await pauseWrites(context, { entry, stream, signal, source, target, before }, proof)
     } finally {
@@ -234,6 +196,7 @@ async function pauseWrites(
       'fence.refuses-unarmed',
       `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
     )
+  await requirePast(context, { entry, target, verified })
   const estimate = await requireShort(context, { entry, target, before, verified, choice, smokeMs })
   await requireMoving(context, { stream, source, target, signal })
   // From here on no marker but the drain's own may be written.

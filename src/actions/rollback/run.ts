@@ -62,13 +62,10 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
     throwIfCancelled(context.signal)
     await revokePermanent(source)
   }
-<<<<<<< HEAD
   await seizeAndDrop(source, logSlotOf(entry.plan.slot))
-=======
   const compared = (await lastAfterCommit(target, found))?.verdict ?? 'missing'
   if (compared === 'missing')
     warning('Rows were not compared since the commit, and cannot be any more once the source takes writes.')
->>>>>>> main
   await advance(target, entry, 'rolled-back')
   await addEvidence(target, entry.id, 'rollback', { lost, compared })
   notify('rolled-back', { lost: lost.join(', ') })
