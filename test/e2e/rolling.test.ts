@@ -72,10 +72,10 @@ test(
   'a write that passes the fence is seen by the log, and a relabelled enum by the fingerprint',
   TIMEOUT,
   async () => {
-    const disable = 'ALTER TABLE categories DISABLE TRIGGER ALL'
+    const fence = (how: string) => `ALTER TABLE categories ${how} TRIGGER molt_actions_fence`
     const passed = inThePause(
       'source',
-      `BEGIN; ${disable}; UPDATE categories SET name = name || '!' WHERE id = 1; ${disable.replace('DISABLE TRIGGER ALL', 'ENABLE ALWAYS TRIGGER molt_actions_fence')}; COMMIT`,
+      `BEGIN; ${fence('DISABLE')}; UPDATE categories SET name = name || '!' WHERE id = 1; ${fence('ENABLE ALWAYS')}; COMMIT`,
     )
     const first = await rehearsal.run('cutover', { ...CUTOVER, 'smoke-test': passed })
     expect(first.conclusion).toBe('failure')
