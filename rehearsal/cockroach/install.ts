@@ -190,7 +190,7 @@ export function installSql(version: Version, name: string): string {
         FROM _crdb.jobs WHERE user_name = session_user OR _crdb.has_system_privilege(session_user, 'VIEWJOB')
           OR _crdb.has_system_privilege(session_user, 'CONTROLJOB');
     CREATE OR REPLACE VIEW crdb_internal.jobs AS SELECT * FROM _crdb.visible_jobs;
-    -- Statistics are refused without the right. The server writes them anew before they are read.
+    -- Statistics are refused without the right. The server writes them before each read.
     CREATE OR REPLACE FUNCTION _crdb.require_activity() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
       IF _crdb.has_system_privilege(session_user, 'VIEWACTIVITY') OR _crdb.has_system_privilege(session_user, 'VIEWACTIVITYREDACTED')
       THEN RETURN true; END IF;
