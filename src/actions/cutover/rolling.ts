@@ -52,6 +52,22 @@ export interface Choice {
   verifyMs: number | undefined
 }
 
+/** What {@link chooseLevel} would decide if all stayed as it was at the last verify. */
+export function expectedChoice(
+  context: Cutover,
+  { plan }: Entry,
+  verified: { level: ReportLevel; tables: readonly { rows: number }[] } | undefined,
+): Choice {
+  const wanted = finalVerifyOf(context, plan)
+  if (wanted !== 'auto' && wanted !== 'changed') return { level: wanted, verifyMs: undefined }
+  const rows = verified?.tables.reduce((sum, table) => sum + table.rows, 0) ?? 0
+  const fullMs = FULL_AT_LEAST + rows / FULL_ROWS_A_MS
+  const changed = wanted === 'changed' || (verified?.level === 'changed' && fullMs > SHORT)
+  return changed
+    ? { level: 'changed', verifyMs: CHANGED_AT_LEAST }
+    : { level: 'full', verifyMs: verified?.level === 'changed' ? fullMs : undefined }
+}
+
 /**
  * Decides what the write pause compares, once everything is proved that can be.
  * @throws VerdictError when rows are lost, or when `changed` is asked for and nothing proves the rest

@@ -2,10 +2,8 @@ import { info, warning } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
-
 import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
 import type { RollingProof } from '../../phases/rolling/proof.ts'
-
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { withStream } from '../../phases/stream/open.ts'
 import { type Stream, untilCaughtUp } from '../../phases/stream/supervisor.ts'
@@ -24,12 +22,11 @@ import { withBoth } from '../shared.ts'
 import { DONE, lookFirst, settle } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { firstVerify } from './compare.ts'
+import { dryRun } from './dry-run.ts'
 import { requireShort } from './estimate.ts'
 import { fenced, type Outcome } from './fenced.ts'
-
 import { requirePast } from './retention.ts'
 import { beginProof, chooseLevel } from './rolling.ts'
-
 import type { Section } from './section.ts'
 import { type Cutover, spec } from './spec.ts'
 import { BY_HAND, openTarget, switchOver } from './switch.ts'
@@ -41,6 +38,7 @@ export const action: Action<typeof spec> = {
     requireSwitch(inputs)
     const first = await withBoth(context, (source, target) => lookFirst(context, source, target))
     if (isOver(context, first)) return
+    if (inputs.dryRun) return withDatabase(inputs.target, 'target', (target) => dryRun(context, first, target))
     await holding(context, first, async (signal) => {
       const entry = await withBoth({ inputs, signal }, (source, target) => settle(context, source, target))
       if (isOver(context, entry)) return
@@ -116,8 +114,18 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
   const { decision } = context.inputs
   const { phase, plan } = entry
   return {
-    ...{ decision, finalVerify: verify.level, planHash: plan.hash, before, after, drain, verify },
-    ...{ pauseMs: clock.total, parts: clock.parts, unwatchedMs: unwatchedMs(clock.parts), estimate, phase },
+    decision,
+    finalVerify: verify.level,
+    planHash: plan.hash,
+    before,
+    after,
+    drain,
+    verify,
+    pauseMs: clock.total,
+    parts: clock.parts,
+    unwatchedMs: unwatchedMs(clock.parts),
+    estimate,
+    phase,
   }
 }
 

@@ -244,8 +244,12 @@ async function verifyStreaming(
 ): Promise<void> {
   const found = await withBoth({ inputs, signal }, async (source, target) => {
     const options = {
-      ...{ sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
-      ...({ while: 'streaming', structure: 'report' } as const),
+      sourceUrl: inputs.source,
+      targetUrl: inputs.target,
+      plan: entry.plan,
+      signal,
+      while: 'streaming' as const,
+      structure: 'report' as const,
       logFile: join(workFolder(entry.id), 'molt-verify.log'),
     }
     const report = coverage
