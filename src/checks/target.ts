@@ -6,6 +6,7 @@ import { SELF_NUMBERING } from '../sql/sequences.ts'
 import type { Check } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { nameOf } from './rights.ts'
+import { sequenceChecks } from './sequences.ts'
 import { targetSettingChecks } from './settings.ts'
 import { shapeChecks } from './shape.ts'
 import { expectedTables } from './tables.ts'
@@ -271,6 +272,7 @@ export const targetChecks: readonly Check[] = [
         }
     },
   },
+  ...sequenceChecks,
   {
     id: 'tgt.sequence-cache',
     severity: 'warn',

@@ -64,7 +64,7 @@ export interface Index {
   definition: string
 }
 
-interface SchemaSequence {
+export interface SchemaSequence {
   name: string
   increment: string
   min: string

@@ -11,6 +11,7 @@ import { CHECKS } from '../../src/checks/index.ts'
 import { summaryOf } from '../../src/checks/report.ts'
 import { fingerprint } from '../../src/model/fingerprint.ts'
 import { connect } from '../../src/runtime/database.ts'
+import type { Sequence } from '../../src/sql/sequences.ts'
 import { asCockroach, changed, factsOf, objectsOf, query, type World, world } from './checks-helpers.ts'
 
 const CLEAN = `CREATE TABLE orders (id uuid PRIMARY KEY, total numeric(10,2) NOT NULL DEFAULT 0, note text);
@@ -206,6 +207,31 @@ describe.each(['source', 'target'] as const)('settings that the tools inherit on
     })
     expectFires(lost, `${prefix}.search-path`, ['postgres'])
   })
+})
+
+it('sequences that count otherwise, end, or have few numbers left', () => {
+  const sequence = {
+    ...{ name: 'numbers', lastValue: 100n, increment: 1n, min: 1n, max: 32_767n, cycle: false, cache: 1n },
+    ...{ table: null, column: null, holds: null },
+  }
+  const facts = (used: bigint, here: Partial<Sequence>, there: Partial<Sequence>) =>
+    changed(clean, (copy) => {
+      copy.source.sequences = [{ sequence: { ...sequence, ...here }, used }]
+      copy.target.sequences = [{ ...sequence, ...there }]
+    })
+  const roomy = { max: 2n ** 63n - 1n }
+  const quiet = facts(100n, roomy, roomy)
+  const object = ['public.numbers']
+  expectFires(facts(100n, { ...roomy, increment: 50n }, roomy), 'tgt.sequence-definition', object, quiet)
+  expectFires(facts(100n, { cycle: true }, { cycle: true, max: 99n }), 'tgt.sequence-definition', object, quiet)
+  expectFires(facts(100n, roomy, { ...roomy, cycle: true }), 'tgt.sequence-definition', object, quiet)
+  const cycling = asCockroach(facts(100n, { cycle: true }, {}))
+  const [found] = runChecks(CHECKS, cycling).filter((each) => each.check === 'tgt.sequence-definition')
+  expect(found).not.toHaveProperty('apply')
+  expectFires(facts(32_767n, roomy, {}), 'tgt.sequence-end', object, quiet)
+  expectFires(facts(32_767n, roomy, { ...roomy, holds: { min: 0n, max: 32_767n } }), 'tgt.sequence-end', object, quiet)
+  expectFires(facts(30_000n, {}, {}), 'tgt.sequence-margin', object, quiet)
+  expect(objectsOf(facts(32_767n, { cycle: true }, { cycle: true }), 'tgt.sequence-end')).toEqual([])
 })
 
 it('a source that `mask` has begun to fill, and has not proved', async () => {
@@ -798,9 +824,9 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   const other =
     /^(SET|SHOW|BEGIN|ROLLBACK)\b|pg_backend_pid\(\) AS pid|pg_export_snapshot|\(SELECT .* LIMIT \d+\) few$|AS at WHERE|pg_settings\s+WHERE (lower\()?name/
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
-  expect(catalog('source')).toHaveLength(15)
+  expect(catalog('source')).toHaveLength(16)
   // CockroachDB is asked for more: admin rights, jobs, settings and the zone.
-  expect(catalog('target')).toHaveLength(12)
+  expect(catalog('target')).toHaveLength(13)
   // What CockroachDB's documentation lists: pg_get_expr and its like are in the server, and not in there.
   const target = catalog('target').join(' ')
   // Our keywords are in capitals; one letter names the columns of a list of values.
