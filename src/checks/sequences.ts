@@ -76,7 +76,7 @@ function differences(here: Sequence, there: Sequence): string[] {
   const bounds = here.min !== there.min || here.max !== there.max
   return [
     here.increment !== there.increment && `INCREMENT BY ${here.increment}`,
-    // Bounds decide where one begins anew; a wider one of the target is none's loss otherwise.
+    // Bounds decide where a sequence that cycles starts over; otherwise a wider one does no harm.
     ((here.cycle && bounds) || here.increment > 0n !== there.increment > 0n) &&
       `MINVALUE ${here.min} MAXVALUE ${here.max}`,
     here.cycle !== there.cycle && (here.cycle ? 'CYCLE' : 'NO CYCLE'),

@@ -209,6 +209,13 @@ describe.each(['source', 'target'] as const)('settings that the tools inherit on
   })
 })
 
+it('definitions that are taken off without a trial', async () => {
+  const urls = await world(pair, CLEAN, [CLEAN_TARGET, 'CREATE INDEX ON orders (note)'])
+  const defer = { indexes: true, constraints: false }
+  const quiet = await factsOf(urls, { defer })
+  expectFires({ ...quiet, settings: { ...quiet.settings, trial: 'none' } }, 'tgt.trial', ['target'], quiet)
+})
+
 it('sequences that count otherwise, end, or have few numbers left', () => {
   const sequence = {
     ...{ name: 'numbers', lastValue: 100n, increment: 1n, min: 1n, max: 32_767n, cycle: false, cache: 1n },
@@ -355,7 +362,15 @@ it('rights that the migration user lacks on both sides', async () => {
       copy.settings.defer = { indexes: false, constraints: true }
       copy.target.role.admin = false
       copy.target.schema.constraints.push({
-        ...{ schema: 'far', table: 'away', name: 'to_orders', kind: 'f', columns: ['order_id'], condition: null },
+        ...{
+          schema: 'far',
+          table: 'away',
+          name: 'to_orders',
+          kind: 'f',
+          columns: ['order_id'],
+          definition: '',
+          condition: null,
+        },
         ...{ deferrable: false, validated: true, index: null },
         references: {
           ...{ schema: 'public', table: 'orders', columns: ['id'], onUpdate: 'a', onDelete: 'a', match: 's' },
@@ -824,7 +839,7 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   const other =
     /^(SET|SHOW|BEGIN|ROLLBACK)\b|pg_backend_pid\(\) AS pid|pg_export_snapshot|\(SELECT .* LIMIT \d+\) few$|AS at WHERE|pg_settings\s+WHERE (lower\()?name/
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
-  expect(catalog('source')).toHaveLength(16)
+  expect(catalog('source')).toHaveLength(18)
   // CockroachDB is asked for more: admin rights, jobs, settings and the zone.
   expect(catalog('target')).toHaveLength(13)
   // What CockroachDB's documentation lists: pg_get_expr and its like are in the server, and not in there.
