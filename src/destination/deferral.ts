@@ -390,7 +390,7 @@ function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validate
   const { kind, schema, table, name } = object
   return new VerdictError(
     'deferral.rows-break-definition',
-    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: rows there break its definition (${object.create}; SQLSTATE ${code}). List them with \`${offendingRows(object, error)}\`, put them right on the source, and run this again`,
+    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: rows there break its definition (${object.create}; SQLSTATE ${code}). List them with \`${offendingRows(object, error)}\`, correct them ${done === 'validated' ? 'on the side that the application uses' : 'on the source'}, and run this again`,
   )
 }
 

@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto'
 import { warning } from '@actions/core'
-import { advance, type Entry } from '../ledger/ledger.ts'
 import { type Database, ident, qualified } from '../runtime/database.ts'
 import { messageOf, refuse } from '../runtime/errors.ts'
 import { number } from '../runtime/progress.ts'
@@ -15,15 +14,16 @@ import type { Deferred } from './deferral.ts'
 /** Milliseconds for all forms: each is a schema change on CockroachDB. */
 const TRIAL_LIMIT = 60_000
 
+/** A name of its own, for the ledger to note before the schema exists. */
+export const trialSchema = () => `molt_actions_trial_${randomBytes(6).toString('hex')}`
+
 /**
- * Builds one object of each form on empty copies.
+ * Builds one object of each form on empty copies in `schema`, which is dropped whatever happens.
  * @throws VerdictError `deferral.trial-failed` with each object that cannot be built again
  */
-export async function tryDefinitions(target: Database, entry: Entry, objects: readonly Deferred[]): Promise<Entry> {
+export async function tryDefinitions(target: Database, schema: string, objects: readonly Deferred[]): Promise<void> {
   const forms = [...new Map(objects.map((object) => [formOf(object), object])).values()]
-  if (!forms.length) return entry
-  const schema = `molt_actions_trial_${randomBytes(6).toString('hex')}`
-  const named = await advance(target, entry, entry.phase, { facts: { trialSchema: schema } })
+  if (!forms.length) return
   const problems: string[] = []
   const end = performance.now() + TRIAL_LIMIT
   let tried = 0
@@ -50,7 +50,6 @@ export async function tryDefinitions(target: Database, entry: Entry, objects: re
     )
   if (tried < forms.length)
     warning(`${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried within 60 s`)
-  return advance(target, named, named.phase, { facts: { trialSchema: null } })
 }
 
 /** Repeatable; also for what an earlier run has left. */

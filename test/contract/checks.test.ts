@@ -209,6 +209,48 @@ describe.each(['source', 'target'] as const)('settings that the tools inherit on
   })
 })
 
+it('children that stay behind, rows over 16 MiB, and constraints that only the target enforces', async () => {
+  const source = [
+    CLEAN,
+    'CREATE TABLE places (id int PRIMARY KEY); CREATE SCHEMA far; CREATE TABLE far.cities () INHERITS (places)',
+    'CREATE TABLE towns () INHERITS (places)',
+    'CREATE TABLE files (id int PRIMARY KEY, body text); ALTER TABLE files ALTER body SET STORAGE EXTERNAL',
+    "INSERT INTO files VALUES (1, repeat('x', 17 * 1024 * 1024))",
+    'CREATE TABLE small (id int PRIMARY KEY, body text, n int, p int); ALTER TABLE small ALTER body SET STORAGE EXTERNAL',
+    "INSERT INTO small VALUES (1, repeat('x', 3 * 1024 * 1024), 1, 1)",
+    'ALTER TABLE small ADD CONSTRAINT positive CHECK (n > 5) NOT VALID',
+    'ALTER TABLE small ADD CONSTRAINT placed FOREIGN KEY (p) REFERENCES places NOT VALID',
+    'ALTER TABLE small ADD CONSTRAINT loose CHECK (n > 7) NOT VALID',
+  ]
+  const target = [
+    `${CLEAN_TARGET}; CREATE TABLE places (id int PRIMARY KEY); CREATE TABLE files (id int PRIMARY KEY, body text)`,
+    'CREATE TABLE small (id int PRIMARY KEY, body text, n int CONSTRAINT positive CHECK (n > 5), p int CONSTRAINT placed REFERENCES places)',
+    'ALTER TABLE small ADD CONSTRAINT loose CHECK (n > 7) NOT VALID',
+  ]
+  const facts = await factsOf(await world(pair, source, target), { tables: ['orders', 'places', 'files', 'small'] })
+  expectFires(facts, 'tbl.parent', ['public.places', 'public.places'])
+  expectFires(facts, 'dat.large-row', ['public.files'])
+  expectFires(facts, 'tbl.not-valid', ['public.small.placed', 'public.small.positive'])
+  // Nothing was updated, as on a clone.
+  expect(objectsOf(facts, 'tbl.toast-unproven')).toEqual(['public.files', 'public.small'])
+})
+
+it('types that are rounded, or compared as different values', async () => {
+  const facts = await factsOf(
+    await world(
+      pair,
+      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(6), b real, c char(5), d time, e timestamptz, f float8, g text)',
+      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(0), b float8, c text, d time(3), e timestamptz(6), f real, g char(9))',
+    ),
+  )
+  expectFires(
+    facts,
+    'tgt.same-text',
+    ['b', 'c', 'f', 'g'].map((name) => `public.shaped.${name}`),
+  )
+  expect(objectsOf(facts, 'tgt.length')).toEqual(['public.shaped.a', 'public.shaped.d', 'public.shaped.g'])
+})
+
 it('definitions that are taken off without a trial', async () => {
   const urls = await world(pair, CLEAN, [CLEAN_TARGET, 'CREATE INDEX ON orders (note)'])
   const defer = { indexes: true, constraints: false }

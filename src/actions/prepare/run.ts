@@ -14,7 +14,7 @@ import {
   listDeferred,
   plannedDeferral,
 } from '../../destination/deferral.ts'
-import { dropTrial, tryDefinitions as tryDeferred } from '../../destination/trial.ts'
+import { dropTrial, trialSchema, tryDefinitions as tryDeferred } from '../../destination/trial.ts'
 import {
   closeWriteAccess,
   grantOptionStatements,
@@ -270,10 +270,15 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
   return recorded
 }
 
-function tryDeferral(target: Database, entry: Entry, { settings, target: { schema, server } }: Facts): Promise<Entry> {
-  if (settings.trial === 'none') return Promise.resolve(entry)
+async function tryDeferral(target: Database, entry: Entry, facts: Facts): Promise<Entry> {
+  const { settings } = facts
+  const { schema, server } = facts.target
   const { objects } = plannedDeferral(schema, settings.tables, settings.defer, server.isCockroach)
-  return tryDeferred(target, entry, objects)
+  if (settings.trial === 'none' || !objects.length) return entry
+  const name = trialSchema()
+  const named = await advance(target, entry, entry.phase, { facts: { trialSchema: name } })
+  await tryDeferred(target, name, objects)
+  return advance(target, named, named.phase, { facts: { trialSchema: null } })
 }
 
 /** @returns the target's schema as the load will find it */

@@ -60,7 +60,13 @@ async function gather(options: AssessOptions, source: Database, second: Database
     const tools = await readToolSession(options.sourceUrl, 'source')
     const moved = (await chosen.promise).tables
     const sequences = await readSequenceFacts(source, settings.schema, moved)
-    return { ...catalog, connection, tools, sequences, samples: await readSamples(source, catalog.schema, question) }
+    return {
+      ...catalog,
+      connection,
+      tools,
+      sequences,
+      samples: await readSamples(source, catalog.schema, catalog.relations, question),
+    }
   }
   // The two servers have nothing to do with each other; only which tables are meant is known from the source.
   const tables = chosen.promise.then((found) => found.tables)
