@@ -52,7 +52,9 @@ export async function readSequenceStates(
     const used = usedOf.get(name) ?? null
     const unfit = other && unfitSequence(sequence, other, target.schema, used)
     states.push({
-      ...{ name, table, increment },
+      name,
+      table,
+      increment,
       // One that cycles goes back at its end: nothing is behind.
       used: sequence.cycle ? undefined : (used ?? undefined),
       next: other && (await nextValue(target.db, target.schema, other)),

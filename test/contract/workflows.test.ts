@@ -22,6 +22,19 @@ const root = parse(readFileSync(join(REPO, 'action.yml'), 'utf8')) as {
   outputs: Record<string, unknown>
 }
 
+/** File and job → what it may write. */
+const SIGNS = ['id-token', 'attestations']
+const WRITES: Record<string, string[]> = {
+  '.github/workflows/rehearse.yml attest': SIGNS,
+  'examples/rehearse.yml attest': SIGNS,
+  '.github/workflows/release.yml draft': ['contents'],
+  '.github/workflows/release.yml publish': ['contents', ...SIGNS],
+  '.github/workflows/rebuild.yml commit': ['contents', 'actions'],
+  '.github/workflows/scorecard.yml scorecard': ['id-token'],
+}
+/** Workflows that move no database. */
+const OWN = ['ci', 'release', 'rebuild', 'scorecard', 'cockroachdb'].map((name) => `.github/workflows/${name}.yml`)
+
 /** Inputs (and which are required) and outputs of the action that a step uses; undefined for those of others. */
 function actionOf(uses: string): { inputs: Record<string, boolean>; outputs: string[] } | undefined {
   if (uses === './' || /^OWNER\/REPO@0{40}$/.test(uses))
@@ -78,8 +91,9 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
 
       test(`${id}: has a timeout, least permissions, and takes inputs that exist`, () => {
         if (!job.uses) expect(job['timeout-minutes']).toBeGreaterThan(0)
-        const signs = /rehearse\.yml$/.test(name) && id === 'attest'
-        for (const right of Object.values(job.permissions ?? {})) expect(right).toBe(signs ? 'write' : 'read')
+        const rights = Object.entries(job.permissions ?? {})
+        for (const [, right] of rights) expect(right).toMatch(/^(read|write)$/)
+        expect(rights.filter(([, right]) => right === 'write').map(([of]) => of)).toEqual(WRITES[`${name} ${id}`] ?? [])
         const known = Object.keys({ ...workflow.on.workflow_dispatch?.inputs, ...workflow.on.workflow_call?.inputs })
         for (const [, input = ''] of text.matchAll(/inputs\.([\w-]+)/g)) expect(known).toContain(input)
         const called = /^OWNER\/REPO\/\.github\/workflows\/([a-z]+\.yml)@0{40}$/.exec(job.uses ?? '')?.[1]
@@ -92,7 +106,8 @@ describe.each(files.map((path) => [path.slice(REPO.length + 1), readWorkflow(pat
 
     test('has no rights by default', () => {
       expect(workflow.permissions).toEqual({})
-      if (!name.endsWith('ci.yml')) expect(workflow.concurrency).toBeUndefined()
+      // Nothing on GitHub's side may end or hold up a migration: its ledger does.
+      if (!OWN.includes(name)) expect(workflow.concurrency).toBeUndefined()
     })
   },
 )
@@ -189,6 +204,18 @@ describe('migrate.yml', () => {
     expect(holds(jobs.finalize?.if as string, contexts('switched'))).toBe(true)
   })
 
+  test('the application is watched once the migration is finalized', () => {
+    const contexts = (phase: string) => ({
+      inputs: base,
+      needs: { prepare: { result: 'success' }, finalize: { result: 'success', outputs: { phase } } },
+    })
+    expect(holds(jobs.observe?.if as string, contexts('finalized'))).toBe(true)
+    expect(holds(jobs.observe?.if as string, contexts('caught-up'))).toBe(false)
+    const modes = (id: string) =>
+      jobs[id]?.steps?.filter(({ uses }) => uses?.endsWith('/observe')).map((step) => step.with?.mode ?? 'watch')
+    expect([modes('load'), modes('cutover'), modes('observe')]).toEqual([['baseline'], ['baseline'], ['watch']])
+  })
+
   test('nobody follows a migration that is past its decision', () => {
     const follow = 'no-follower-needed'
     const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow } } }
@@ -203,9 +230,15 @@ describe('operations.yml', () => {
     ['workflow_dispatch', 'cleanup', ['cleanup']],
     ['workflow_dispatch', 'rollback', ['rollback']],
     ['workflow_dispatch', 'status', ['status']],
+    ['workflow_dispatch', 'observe', ['status', 'observe']],
     ['schedule', '', ['status']],
-  ])('on %s with operation %j: %j', (event_name, operation, expected) => {
-    const contexts = { github: { event_name }, inputs: { operation } }
+    ['schedule', '', ['status'], 'approved'],
+    ['schedule', '', ['status', 'observe'], 'switched'],
+    ['schedule', '', ['status', 'observe'], 'finalized'],
+    ['schedule', '', ['status'], 'rolled-back'],
+  ])('on %s with operation %j: %j, %s', (event_name, operation, expected, phase = '') => {
+    const needs = { status: { result: 'success', outputs: { phase } } }
+    const contexts = { github: { event_name }, inputs: { operation }, needs }
     expect(Object.keys(jobs).filter((id) => holds(jobs[id]?.if as string, contexts))).toEqual(expected)
   })
 

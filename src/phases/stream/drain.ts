@@ -13,6 +13,8 @@ import type { Stream } from './supervisor.ts'
 /** What was seen at each step of a proved drain; times in milliseconds since the drain began. */
 export interface DrainEvidence {
   marker: string
+  /** Of the heartbeat that carried the marker. */
+  beat: number
   /** The source's WAL position just before the marker was written. */
   lsn: string
   confirmedFlushLsn: string
@@ -74,17 +76,12 @@ async function proveAgain(
     }
 }
 
-async function prove(
-  stream: Stream,
-  source: Database,
-  target: Database,
-  began: number,
-  deadline: number,
-): Promise<DrainEvidence> {
-  const { plan } = stream.options
-  const since = () => Math.round(performance.now() - began)
+/** Waits for one step of a proof after the other, as long as nothing has happened that spoils all of them. */
+type Until = <T>(step: string, look: () => Promise<T | undefined>) => Promise<T>
+
+function stepsOf(stream: Stream, began: number, deadline: number): Until {
   const { restarts, retries } = stream.status
-  const until = async <T>(step: string, look: () => Promise<T | undefined>): Promise<T> => {
+  return async (step, look) => {
     for (;;) {
       const found = await look()
       if (found !== undefined) return found
@@ -99,6 +96,18 @@ async function prove(
       await sleep(TIMING.drainLook)
     }
   }
+}
+
+async function prove(
+  stream: Stream,
+  source: Database,
+  target: Database,
+  began: number,
+  deadline: number,
+): Promise<DrainEvidence> {
+  const { plan } = stream.options
+  const since = () => Math.round(performance.now() - began)
+  const until = stepsOf(stream, began, deadline)
   const walsender = await until(
     'a replicator reading the slot',
     async () => (await readSlot(source, plan.slot))?.activePid ?? undefined,
@@ -108,7 +117,7 @@ async function prove(
   const { rows } = await source.query('SELECT pg_catalog.pg_current_wal_insert_lsn()::text AS lsn')
   const lsn: string = rows[0].lsn
   const marker = randomUUID()
-  await writeMarker(source, marker)
+  const beat = await writeMarker(source, marker)
   await until(`the marker ${marker} arriving on the target`, async () => {
     const seen = await readMarker(target, plan.targetSchema)
     return seen?.marker === marker || undefined
@@ -126,6 +135,7 @@ async function prove(
   const { status } = stream
   const evidence: DrainEvidence = {
     marker,
+    beat,
     lsn,
     confirmedFlushLsn,
     walsender,
