@@ -8,6 +8,7 @@ import { type FenceState, LEASE, readFence } from '../../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
 import type { ServerFacts } from '../../source/server.ts'
 import { readSchema } from '../../sql/schema.ts'
+import { lastUsed, readSequences, type Sequence } from '../../sql/sequences.ts'
 import type { ToolSession } from './session.ts'
 
 /** Everything that the checks ask about the source; gathered by at most 20 catalog queries. */
@@ -34,6 +35,8 @@ export interface SourceFacts {
   connection: ConnectionFacts
   /** Of a session as molt and the replicator get it. */
   tools: ToolSession
+  /** The schema's sequences; `used` is the number furthest along in the sequence or its column, null where none or unknown. */
+  sequences: { sequence: Sequence; used: bigint | null }[]
   samples: SampleFacts
 }
 
@@ -147,7 +150,7 @@ export async function readSourceCatalog(
   second: Database,
   question: SourceQuestion,
   onSchema: (schema: Schema) => void,
-): Promise<Omit<SourceFacts, 'connection' | 'samples' | 'tools'>> {
+): Promise<Omit<SourceFacts, 'connection' | 'samples' | 'tools' | 'sequences'>> {
   const server = (await db.query(SERVER, [question.slot])).rows[0]
   requireKnownCatalog(server.version)
   const began = performance.now()
@@ -422,6 +425,18 @@ async function snapshotDoubt(db: Database, second: Database): Promise<string | u
   } finally {
     for (const each of [db, second]) await each.query('ROLLBACK').catch(() => {})
   }
+}
+
+/** Without the right to read a column only the sequence's own value is known; a check of rights says so. */
+export async function readSequenceFacts(
+  db: Database,
+  schema: string,
+  tables: readonly string[],
+): Promise<SourceFacts['sequences']> {
+  const sequences = await readSequences(db, schema)
+  const moved = sequences.filter(({ table }) => !table || tables.includes(table))
+  const used = await lastUsed(moved, { db, schema }).catch(() => undefined)
+  return moved.map((sequence) => ({ sequence, used: used?.get(sequence.name) ?? sequence.lastValue }))
 }
 
 /** When the certificate of the server behind a TLS connection ends; null without TLS. */
