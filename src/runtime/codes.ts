@@ -129,11 +129,6 @@ export const CODES = {
     cause: "The table's replica identity is not its primary key.",
     fix: 'Run `ALTER TABLE … REPLICA IDENTITY DEFAULT` on the source, or compare the table in full.',
   },
-  'change-log.settings': {
-    meaning: 'The source writes keys otherwise than the target.',
-    cause: "The `options` of the source's URL set `DateStyle` or a similar setting after ours.",
-    fix: "Remove that setting from `options` in the source's URL.",
-  },
   'change-log.truncate': {
     meaning: 'A table was truncated on the source while its changes were logged.',
     cause: 'A TRUNCATE tells no keys.',
@@ -273,6 +268,17 @@ export const CODES = {
     meaning: 'The server does not offer TLS.',
     cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
     fix: 'Turn TLS on at the server.',
+  },
+  'connect.option-refused': {
+    meaning: 'A database refused a start-up parameter.',
+    cause: '`options` in the URL sets a parameter that this server does not have, or gives it a value that it refuses.',
+    fix: 'Remove that parameter from `options` in the URL.',
+  },
+  'connect.pooler': {
+    meaning: 'A pooler between this runner and a database refuses or drops start-up parameters.',
+    cause:
+      'PgBouncer and its like lend one server session to several clients. Loads, streams and the fence need sessions of their own.',
+    fix: 'Write the host and port of the server itself into the URL, such as 5432 instead of 6432.',
   },
   'connect.url-unusable': {
     meaning: 'A connection URL cannot be used.',

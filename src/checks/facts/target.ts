@@ -6,6 +6,7 @@ import type { Schema } from '../../model/schema.ts'
 import { type Database, ident, literal, qualified } from '../../runtime/database.ts'
 import { readSchema } from '../../sql/schema.ts'
 import { readTriggers } from '../../sql/triggers.ts'
+import type { ToolSession } from './session.ts'
 import { certificateEnd } from './source.ts'
 
 /** Everything that the checks ask about the target; at most 20 catalog queries, in CockroachDB's documented SQL. */
@@ -35,6 +36,8 @@ export interface TargetFacts {
   certificateUntil: Date | null
   /** What of other users it shows; null on PostgreSQL. */
   sight: Sight | null
+  /** Of a session as molt and the replicator get it. */
+  tools: ToolSession
 }
 
 interface TargetRelation {
@@ -84,7 +87,7 @@ export interface TargetQuestion {
 }
 
 /** Reads {@link TargetFacts}; changes nothing. */
-export async function readTargetFacts(db: Database, question: TargetQuestion): Promise<TargetFacts> {
+export async function readTargetFacts(db: Database, question: TargetQuestion): Promise<Omit<TargetFacts, 'tools'>> {
   const server = await readTarget(db)
   const cockroach = server.isCockroach
   const [, major, minor] = /\bv?(\d+)\.(\d+)/.exec(server.version) ?? []

@@ -1,7 +1,7 @@
 import { readTarget } from '../../destination/server.ts'
 import type { Column, Table } from '../../model/tables.ts'
 import { plainForm, writtenAlike } from '../../model/values.ts'
-import { connect, type Database, ident, qualified, type Side } from '../../runtime/database.ts'
+import { connect, type Database, ident, qualified, READ_ONLY, type Side } from '../../runtime/database.ts'
 import { classify, KEPT_ROWS, type RowDifference, type RowKind, type ValueClass } from '../../tools/molt-verify.ts'
 
 /** What one table's digests told. `missing`, `mismatch` and `extraneous` count rows, at least. */
@@ -62,7 +62,7 @@ export async function digestTables(
   const worker = () =>
     reading(options.sourceUrl, 'source', signal, (source) =>
       reading(options.targetUrl, 'target', signal, async (target) => {
-        await Promise.all([source, target].map(makeAlike))
+        await Promise.all([source, target].map(watchClient))
         const { isCockroach } = await readTarget(target)
         const sessions = [
           { db: source, number: HASHED.postgres },
@@ -89,7 +89,7 @@ async function reading<T>(
   signal: AbortSignal,
   work: (db: Database) => Promise<T>,
 ): Promise<T> {
-  const db = await connect(url, side, 0, signal)
+  const db = await connect(url, side, 0, signal, { settings: READ_ONLY })
   const end = () => void db.end().catch(() => {})
   signal.addEventListener('abort', end, { once: true })
   try {
@@ -100,17 +100,8 @@ async function reading<T>(
   }
 }
 
-/** Both servers write dates, times and numbers by their session's settings. */
-async function makeAlike(db: Database): Promise<void> {
-  for (const setting of [
-    "TimeZone = 'UTC'",
-    "DateStyle = 'ISO, MDY'",
-    "IntervalStyle = 'postgres'",
-    'extra_float_digits = 3',
-    'default_transaction_read_only = on',
-  ])
-    await db.query(`SET ${setting}`)
-  // Else the server adds up to the end for a client that has gone. Not every version and platform can tell.
+/** Else the server adds up to the end for a client that has gone. Not every version and platform can tell. */
+async function watchClient(db: Database): Promise<void> {
   await db.query("SET client_connection_check_interval = '2s'").catch(() => {})
 }
 
