@@ -314,6 +314,11 @@ export const CODES = {
       'Long or many transactions work on the same rows or definitions (40001), or it is unknown whether a statement was done (40003).',
     fix: 'Stop other schema changes and long transactions on the target, and run the step again.',
   },
+  'database.dependent-objects': {
+    meaning: 'A database object cannot be dropped because others depend on it.',
+    cause: 'Somebody built a view, a key or code on an object of this suite or of the deferral.',
+    fix: 'Move or drop what the message names, and run the step again.',
+  },
   'database.lock-timeout': {
     meaning: 'A lock was not available in time.',
     cause: 'Another session holds a conflicting lock.',
@@ -323,6 +328,16 @@ export const CODES = {
     meaning: 'The migration user lacks a right.',
     cause: 'The right was never granted, or was revoked after `prepare`.',
     fix: 'Grant it. `prepare` with `grants: print` prints every right that is needed.',
+  },
+  'database.object-busy': {
+    meaning: 'A database object cannot be used now.',
+    cause: 'A schema change, an import or another session has it.',
+    fix: 'Wait for it, or end it, and run the step again.',
+  },
+  'database.object-exists': {
+    meaning: 'A database object exists already under a name that this step needs.',
+    cause: 'Another tool or person created it, or two runs acted at the same time.',
+    fix: 'Rename or drop the object that the message names, and run the step again.',
   },
   'database.object-missing': {
     meaning: 'A database object that this step needs no longer exists.',
@@ -334,10 +349,43 @@ export const CODES = {
     cause: 'Disk, memory or connections are used up.',
     fix: 'Free the resource that the message names, and run the step again.',
   },
+  'database.read-only': {
+    meaning: 'A database is read-only.',
+    cause: 'The server is a standby, its owner or a full disk made it read-only, or a setting of the role did.',
+    fix: 'Write the primary into the URL, or make the database writable, and run the step again.',
+  },
+  'database.refused-by-code': {
+    meaning: 'Code of the database refused a statement.',
+    cause:
+      'A trigger, an event trigger, a rule or an extension raised an exception. An event trigger may forbid schema changes.',
+    fix: 'Exempt the migration user in that code, or disable it for the migration (`ALTER EVENT TRIGGER … DISABLE`), and run the step again.',
+  },
+  'database.row-refused': {
+    meaning: 'A database refused a value or a row.',
+    cause: 'A constraint, a domain or the type of a column does not allow it. Values are left out of the message.',
+    fix: 'Correct the row or the definition that the message names. The log of the server shows the row.',
+  },
+  'database.server-fault': {
+    meaning: 'A database server reported a fault of its own.',
+    cause: 'Its disk fails, a file is damaged, or the server has a bug.',
+    fix: 'Read the log of the server, and repair it before you go on.',
+  },
+  'database.session-timeout': {
+    meaning: 'A timeout of the server ended a session.',
+    cause:
+      'idle_in_transaction_session_timeout, idle_session_timeout or transaction_timeout is set for the role, the database or the server.',
+    fix: 'Run `ALTER ROLE … SET` that timeout `= 0` for the migration user, and run the step again.',
+  },
   'database.statement-ended': {
     meaning: 'A database ended a statement.',
     cause: 'An operator cancelled it, a timeout passed, or the server is shutting down.',
     fix: 'Run the step again.',
+  },
+
+  'database.unsupported': {
+    meaning: 'A database does not support a statement that this step needs.',
+    cause: 'Its version is too old, or a provider has turned the feature off.',
+    fix: 'Upgrade the server, or ask its provider to allow what the message names.',
   },
 
   'deferral.not-captured': {
@@ -1131,10 +1179,20 @@ export const CODES = {
     cause: '`max_slot_wal_keep_size` is too small.',
     fix: 'Raise it, abort, and prepare and load again.',
   },
+  'stream.stuck.timeout': {
+    meaning: 'The stream is stuck: a timeout of a server ends its session or its statements.',
+    cause: 'A timeout is set for the role, the database or the server, perhaps since `prepare`.',
+    fix: 'Run `ALTER ROLE … SET` that timeout `= 0` for the migration user. The stream continues with its next connection.',
+  },
   'stream.stuck.toast': {
     meaning: 'The stream is stuck: an UPDATE left a large (TOASTed) value unchanged.',
     cause: 'This replicator cannot carry such an UPDATE.',
     fix: 'Use a newer replicator, or let the application write that column in every UPDATE.',
+  },
+  'stream.stuck.trigger': {
+    meaning: 'The stream is stuck: code on the target refuses a change.',
+    cause: 'A trigger or function of an expected table raised an exception. A deferred trigger does so at the commit.',
+    fix: 'Disable the triggers of the table on the target until after the drain. `SHOW TRIGGERS FROM` a table lists them.',
   },
   'stream.stuck.truncate': {
     meaning: 'The stream is stuck: a TRUNCATE was run on the source.',

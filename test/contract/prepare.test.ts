@@ -436,6 +436,30 @@ it('is undone by the cleanup, which puts back what was taken off before it forge
   expect(await names()).toEqual([])
 })
 
+it('a cleanup takes what is on the source first: a cancelled job may not live to see an index built', async () => {
+  const { target } = await world(pair, 'SELECT 1', LADEN)
+  const { source } = await world(pair, LADEN, 'SELECT 1')
+  expect(
+    (await prepare({ source, target }, { tables: 'customers, orders', defer: 'indexes,constraints' })).conclusion,
+  ).toBe('success')
+  const left = async () =>
+    (await query(source, "SELECT count(*)::int AS n FROM pg_namespace WHERE nspname = 'molt_actions'"))[0]?.n
+  expect(await left()).toBe(1)
+  let cleaning: ReturnType<typeof run> | undefined
+  await withTarget(target, async (db) => {
+    // An open write keeps the index from being built for as long as we like.
+    await db.query('BEGIN')
+    await db.query("INSERT INTO customers VALUES (1, 'held', NULL)")
+    cleaning = run('cleanup', { source, target }, { restore: 'true' })
+    await expect.poll(left, { timeout: 60_000, interval: 100 }).toBe(0)
+    const waits = "SELECT count(*)::int AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'INDEX'"
+    await expect.poll(async () => (await query(target, waits))[0]?.n, { timeout: 60_000, interval: 100 }).toBe(1)
+    await db.query('ROLLBACK')
+  })
+  const cleaned = (await cleaning) as Awaited<ReturnType<typeof run>>
+  expect(cleaned.conclusion, cleaned.log).toBe('success')
+})
+
 it('an abort or cleanup leaves what is not ours in our schema, names it, and goes on once it is gone', async () => {
   const urls = await world(pair, SHOP, SHOP)
   expect((await prepare(urls)).conclusion).toBe('success')

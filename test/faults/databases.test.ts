@@ -8,26 +8,31 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type CockroachServer, seenThrough, startCockroach } from '../../rehearsal/cockroach/server.ts'
 import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import { runAction } from '../../rehearsal/runner/runner.ts'
 import { connect, connectForReplication, READ_ONLY } from '../../src/runtime/database.ts'
 import { factsOf, objectsOf, query, type World, world } from '../contract/checks-helpers.ts'
+import { REPO, words } from '../support/migration.ts'
 
 const TABLE = 'CREATE TABLE orders (id bigint PRIMARY KEY, at timestamptz, note text)'
 
 let pair: EmbeddedPair
 let cluster: CockroachServer
+let folder: string
 
 beforeAll(async () => {
   pair = await startPair()
   cluster = await startCockroach(pair.target)
+  folder = mkdtempSync(join(tmpdir(), 'molt-actions-databases-'))
 })
 
 afterAll(async () => {
   await cluster?.stop()
   await pair?.stop()
+  rmSync(folder, { recursive: true, force: true })
 })
 
 /** A source, and a target that answers like CockroachDB. */
-async function migration(source = TABLE, target = source): Promise<World> {
+async function migration(source: string | string[] = TABLE, target = source): Promise<World> {
   return world({ source: pair.source, target: seenThrough(cluster, pair.target) }, source, target)
 }
 
@@ -161,6 +166,41 @@ function freePort(): Promise<number> {
 }
 
 const IGNORED = 'ignore_startup_parameters=options,extra_float_digits'
+
+describe('a server that refuses', () => {
+  const prepare = ({ source, target }: World, inputs: Record<string, string> = {}) =>
+    runAction({
+      dir: join(REPO, 'actions/prepare'),
+      repo: REPO,
+      workDir: mkdtempSync(join(folder, 'prepare-')),
+      inputs: { source, target, 'allow-insecure': 'true', 'rehearsal-target': 'true', ...inputs },
+    })
+  const outcome = async (urls: World, inputs = {}) => {
+    const result = await prepare(urls, inputs)
+    const log = words(result)
+    expect(log).not.toContain('This is a bug')
+    const made = await query(urls.target, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")
+    return { code: result.outputs['error-code'], made: made.length, log }
+  }
+
+  it.each(['CREATE FUNCTION', 'CREATE PUBLICATION'])(
+    'an event trigger that forbids %s leaves nothing behind',
+    async (tag) => {
+      const urls = await migration(
+        [
+          TABLE,
+          `CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'ask the DBA'; END $$`,
+        ],
+        TABLE,
+      )
+      await query(
+        urls.source,
+        `CREATE EVENT TRIGGER forbid ON ddl_command_start WHEN TAG IN ('${tag}') EXECUTE FUNCTION forbid()`,
+      )
+      expect(await outcome(urls)).toMatchObject({ code: 'database.refused-by-code', made: 0 })
+    },
+  )
+})
 
 describe.skipIf(!hasBouncer())('PgBouncer', () => {
   it.each([
