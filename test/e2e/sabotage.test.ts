@@ -176,7 +176,7 @@ async function changed<T>(done: string, undone: string, work: () => Promise<T>):
   }
 }
 
-/** The load, of which each later test needs the rows and none the tests before it. */
+/** The load: each later test needs its rows, and none needs the tests before it. */
 let load: Awaited<ReturnType<typeof run>> | undefined
 async function loaded(): Promise<void> {
   if (load) return
