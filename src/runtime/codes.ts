@@ -155,6 +155,11 @@ export const CODES = {
     cause: 'Locks or another run kept them.',
     fix: 'Run `cleanup` again.',
   },
+  'cleanup.not-compared': {
+    meaning: 'Rows were not compared since the commit.',
+    cause: '`finalize` has not run, or did not come as far. Once the fence is gone, nothing can be compared any more.',
+    fix: 'Run `finalize`, or set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
+  },
   'cleanup.not-observed': {
     meaning: 'The application was not observed after the commit.',
     cause: 'Without an observation it is not known whether a rollback is still needed.',
@@ -174,6 +179,11 @@ export const CODES = {
     meaning: 'The rollback window is still open.',
     cause: 'Until it ends, the fenced source is the way back.',
     fix: 'Wait until the time that the message names, or set a shorter `rollback-window`.',
+  },
+  'cleanup.rows-differ': {
+    meaning: 'Rows differ between the source and the target as of the commit.',
+    cause: '`finalize` compared all rows after the commit. The fenced source is the only place that has these rows.',
+    fix: 'Roll back, or restore the rows by hand and set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
   },
 
   'cli.invalid-option': {
@@ -201,6 +211,18 @@ export const CODES = {
     meaning: 'A command of yours did not end in time and was stopped.',
     cause: 'It took longer than the timeout input of the same name.',
     fix: 'Make it faster, or raise its timeout.',
+  },
+
+  'commit.no-timestamp': {
+    meaning: 'The target does not tell its time, so rows could not be compared as of the commit.',
+    cause:
+      '`cluster_logical_timestamp()` failed. It needs serializable transactions, and the heartbeat table needs SELECT.',
+    fix: "Run `ALTER ROLE … SET default_transaction_isolation = 'serializable'` on the target for the migration role.",
+  },
+  'commit.retention-short': {
+    meaning: 'The target would forget the state of the commit before it can be compared. Nothing was decided.',
+    cause: '`gc.ttlseconds` is short for the time that a comparison of all rows takes.',
+    fix: 'Run the `CONFIGURE ZONE` statement that the message shows, until the migration is finalized.',
   },
 
   'config.invalid': {
@@ -1247,6 +1269,18 @@ export const CODES = {
     fix: 'Set the same `version` and `checksum` for all jobs. Before the load, run `prepare` with `waive: tool.version=molt` to accept it.',
   },
 
+  'verify.after-commit': {
+    meaning: 'Rows differ between the source and the target as of the commit.',
+    cause:
+      'Somebody changed the target between the final verification and the commit, which needs the rights of an administrator, or the final verification was weaker than `full`.',
+    fix: 'Stop the application and run `rollback`, or restore the rows by hand: [after the commit](how-it-works.md#after-the-commit).',
+  },
+  'verify.after-commit-inconclusive': {
+    meaning: 'Not every row was compared as of the commit.',
+    cause:
+      'The target no longer keeps that state (`gc.ttlseconds`), a table or a right is gone, or the ledger has no time of the commit.',
+    fix: 'Correct what the message lists and run `finalize` again. Set `waive: compare` in `cleanup` to accept this.',
+  },
   'verify.differences': {
     meaning: 'Source and target differ.',
     cause:

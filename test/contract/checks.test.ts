@@ -5,10 +5,10 @@ import { runChecks } from '../../src/checks/check.ts'
 import type { Facts, Settings } from '../../src/checks/facts/facts.ts'
 import { urlFacts } from '../../src/checks/facts/gather.ts'
 import { readConnection } from '../../src/checks/facts/source.ts'
-import { gcTtlOf } from '../../src/checks/facts/target.ts'
 import { targetGrants } from '../../src/checks/grants.ts'
 import { CHECKS } from '../../src/checks/index.ts'
 import { summaryOf } from '../../src/checks/report.ts'
+import { retentionOf } from '../../src/destination/retention.ts'
 import { fingerprint } from '../../src/model/fingerprint.ts'
 import { connect } from '../../src/runtime/database.ts'
 import { asCockroach, changed, factsOf, objectsOf, query, type World, world } from './checks-helpers.ts'
@@ -645,7 +645,7 @@ it('what only CockroachDB says of itself', () => {
   expect(objectsOf(target({ gcTtlSeconds: 14_400 }), 'tgt.gc-ttl')).toEqual([])
   const zone =
     'ALTER RANGE default CONFIGURE ZONE USING\n\trange_min_bytes = 134217728,\n\tgc.ttlseconds = 4500,\n\tnum_replicas = 3'
-  expect([gcTtlOf(zone), gcTtlOf('')]).toEqual([4_500, null])
+  expect([retentionOf(zone), retentionOf('')]).toEqual([4_500, null])
   expectFires(target({ jobs: null }), 'tgt.jobs-unseen', ['target'], cockroach)
   expectFires(target({ sight: { activity: true, jobs: false } }), 'tgt.jobs-unseen', ['target'], cockroach)
   const job = { id: '77', type: 'CHANGEFEED', status: 'running', description: 'CREATE CHANGEFEED' }
