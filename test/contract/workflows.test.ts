@@ -205,6 +205,18 @@ describe('migrate.yml', () => {
     expect(holds(jobs.finalize?.if as string, contexts('switched'))).toBe(true)
   })
 
+  test('the application is watched once the migration is finalized', () => {
+    const contexts = (phase: string) => ({
+      inputs: base,
+      needs: { prepare: { result: 'success' }, finalize: { result: 'success', outputs: { phase } } },
+    })
+    expect(holds(jobs.observe?.if as string, contexts('finalized'))).toBe(true)
+    expect(holds(jobs.observe?.if as string, contexts('caught-up'))).toBe(false)
+    const modes = (id: string) =>
+      jobs[id]?.steps?.filter(({ uses }) => uses?.endsWith('/observe')).map((step) => step.with?.mode ?? 'watch')
+    expect([modes('load'), modes('cutover'), modes('observe')]).toEqual([['baseline'], ['baseline'], ['watch']])
+  })
+
   test('nobody follows a migration that is past its decision', () => {
     const follow = 'no-follower-needed'
     const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow } } }
@@ -219,9 +231,15 @@ describe('operations.yml', () => {
     ['workflow_dispatch', 'cleanup', ['cleanup']],
     ['workflow_dispatch', 'rollback', ['rollback']],
     ['workflow_dispatch', 'status', ['status']],
+    ['workflow_dispatch', 'observe', ['status', 'observe']],
     ['schedule', '', ['status']],
-  ])('on %s with operation %j: %j', (event_name, operation, expected) => {
-    const contexts = { github: { event_name }, inputs: { operation } }
+    ['schedule', '', ['status'], 'approved'],
+    ['schedule', '', ['status', 'observe'], 'switched'],
+    ['schedule', '', ['status', 'observe'], 'finalized'],
+    ['schedule', '', ['status'], 'rolled-back'],
+  ])('on %s with operation %j: %j, %s', (event_name, operation, expected, phase = '') => {
+    const needs = { status: { result: 'success', outputs: { phase } } }
+    const contexts = { github: { event_name }, inputs: { operation }, needs }
     expect(Object.keys(jobs).filter((id) => holds(jobs[id]?.if as string, contexts))).toEqual(expected)
   })
 

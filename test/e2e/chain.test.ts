@@ -12,6 +12,7 @@ import { type EmbeddedPair, type EmbeddedServer, startPair } from '../../rehears
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
 import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
+import { operationsOf } from '../../src/phases/cutover/operations.ts'
 import { toolVersion } from '../../src/tools/versions.ts'
 import { query, REPO, words } from '../support/migration.ts'
 import { requireTlsOf, verifyingTls } from '../support/tls.ts'
@@ -149,6 +150,8 @@ test('moves the shop under load, and a second run of what is done refuses', { ti
   expect(Number(result.outputs.rows)).toBeGreaterThanOrEqual(2_000)
   expect(Number(result.outputs.changes) + Number(result.outputs['changes-caught-up'])).toBeGreaterThan(RATE)
   expect(Number(result.outputs['pause-ms'])).toBeGreaterThan(0)
+  const parts = Object.keys(JSON.parse(result.outputs['pause-parts'] as string))
+  expect(parts).toEqual(operationsOf('commit', {}).map(({ name }) => name))
   const tables = JSON.parse(result.outputs.tables as string)
   expect(tables.map(({ name }: { name: string }) => name).sort()).toEqual([...SHOP_TABLES].sort())
   for (const table of tables) expect(table).toMatchObject({ missing: 0, mismatch: 0, extraneous: 0 })
