@@ -1,7 +1,7 @@
 import { info, warning } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
-import { HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
+import { awaitOldWriters, HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
 import type { RollingProof } from '../../phases/rolling/proof.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
@@ -207,6 +207,7 @@ async function pauseWrites(
   await requirePast(context, { entry, target, verified })
   const estimate = await requireShort(context, { entry, target, before, verified, choice, smokeMs })
   await requireMoving(context, { stream, source, target, signal })
+  await awaitOldWriters(source, fence, inputs.holdersTimeout, signal)
   // From here on no marker but the drain's own may be written.
   const session = await proof?.halt()
   checkpoint('before arming')
