@@ -205,18 +205,17 @@ async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, 
     )
     signal.throwIfAborted()
     screen.step(STEPS, STEPS, 'Search for canaries')
-    const { outputs } = job
     account.masking = {
-      rows: Number(outputs.rows),
-      tables: Number(outputs.tables),
-      maskedColumns: Number(outputs['masked-columns']),
-      copyMs: Number(outputs['duration-ms']),
+      rows: Number(job.outputs.rows),
+      tables: Number(job.outputs.tables),
+      maskedColumns: Number(job.outputs['masked-columns']),
+      copyMs: Number(job.outputs['duration-ms']),
       tookMs,
       needles: CANARIES.length + WITNESSES.length,
       searches: await endingWith(signal, stop, () =>
         searchAll(
           { production, source, target },
-          [job.summary, JSON.stringify(outputs), ...logs],
+          [job.summary, JSON.stringify(job.outputs), ...logs],
           folder,
           account,
           screen,
