@@ -103,13 +103,13 @@ function writeSummary(markdown: string): void {
 }
 
 /** SQLSTATEs that are for a person to settle: rights, resources, locks, contention that does not end, an operator's intervention. */
-const PERSONAL = /^(0100[67]|42501|28|53|55P03|57|4000[13])/
+const PERSONAL = /^(0100[67]|42501|28|53|55000|55P03|57|4000[13])/
 
 /** A schema, table or column that is not there. What we ask for was there when it was looked at, or made by `prepare`. */
 const GONE = /^(3F000|42P01|42703)$/
 
-/** A database's own refusal becomes an error for the user, unless it looks like a mistake in our SQL. */
-function explain(error: unknown): unknown {
+/** Makes a database's own refusal an error for the user, unless it looks like a mistake in our SQL. */
+export function explain(error: unknown): unknown {
   if (error instanceof UserError) return error
   if (isConnectionLost(error))
     return new UserError('database.connection-lost', `the connection to a database was lost: ${messageOf(error)}`)
@@ -134,6 +134,7 @@ function refusalCode(state: string): ErrorCode {
   if (state === '42501' || state.startsWith('01')) return 'database.missing-right'
   if (state.startsWith('40')) return 'database.contention'
   if (state === '55P03') return 'database.lock-timeout'
+  if (state === '55000') return 'database.object-not-ready'
   if (state.startsWith('28')) return 'connect.login-refused'
   return state.startsWith('53') ? 'database.out-of-resources' : 'database.statement-ended'
 }

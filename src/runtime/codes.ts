@@ -18,6 +18,11 @@ export const CODES = {
     cause: 'The cutover has decided for the target. Application data may already be written there.',
     fix: 'Run `rollback` to return to the source, or `cutover` again to finish the switch.',
   },
+  'abort.incomplete': {
+    meaning: 'The migration is aborted, but not everything of it could be taken away.',
+    cause: 'The message lists what failed, each with the code of its own error.',
+    fix: 'Correct what the message lists, then run `abort` again.',
+  },
 
   'approval.any-branch': {
     meaning: 'An environment admits any branch.',
@@ -318,6 +323,11 @@ export const CODES = {
     cause: 'The right was never granted, or was revoked after `prepare`.',
     fix: 'Grant it. `prepare` with `grants: print` prints every right that is needed.',
   },
+  'database.object-not-ready': {
+    meaning: 'A database object is in no state for this step (SQLSTATE 55000).',
+    cause: 'On CockroachDB, an import holds the table offline.',
+    fix: 'Run `SHOW JOBS` on the target. Wait until the import has ended, or cancel it: `CANCEL JOB id`.',
+  },
   'database.object-missing': {
     meaning: 'A database object that this step needs no longer exists.',
     cause: 'It was dropped or renamed after `prepare`, or an older state was restored.',
@@ -585,6 +595,16 @@ export const CODES = {
     fix: 'Run `status`, and continue with the step that it names.',
   },
 
+  'load.aborted': {
+    meaning: 'The load ended because the migration was aborted meanwhile.',
+    cause: 'Someone ran `abort` while `fetch` was loading.',
+    fix: 'Run `prepare` and `fetch` again when the migration is to go on.',
+  },
+  'load.cancel-refused': {
+    meaning: 'The migration role may not cancel imports of its own load.',
+    cause: 'Up to v24.3, CANCEL JOB requires the role admin or the privilege CONTROLJOB.',
+    fix: 'Cancel the jobs that the message names as an administrator. Run `GRANT SYSTEM CONTROLJOB TO` the migration role.',
+  },
   'load.cannot-resume': {
     meaning: 'The interrupted load cannot be resumed.',
     cause: 'A direct copy keeps nothing to resume from, or the load ended before every table was exported.',
@@ -604,6 +624,12 @@ export const CODES = {
     meaning: 'A row with the same key already exists on the target.',
     cause: 'The table was not empty, or another session writes to it.',
     fix: 'Empty the table, stop the writer, and load again.',
+  },
+  'load.foreign-import': {
+    meaning: 'An import that no load of this migration started holds expected tables offline.',
+    cause:
+      'Another person or tool imports into these tables. Only imports that read files of our own loads are cancelled.',
+    fix: 'Wait until the job that the message names has ended, or ask its owner to cancel it.',
   },
   'load.generated-column': {
     meaning: 'A generated column cannot be loaded.',
@@ -626,10 +652,25 @@ export const CODES = {
     cause: 'Jobs of an earlier load still hold their tables offline.',
     fix: 'Look at them with `SHOW JOBS`, and cancel them.',
   },
+  'load.no-address': {
+    meaning: 'This machine has no network address under which the target could read local files.',
+    cause: '`local-path-crdb-access-addr` is not set, and the runner has only its loopback address.',
+    fix: 'Set `local-path-crdb-access-addr`, or use a bucket.',
+  },
   'load.null-refused': {
     meaning: 'The target refuses NULL in a column.',
     cause: 'Early MOLT builds write NULL for an empty text.',
     fix: 'Look for empty texts in that column on the source, or use a newer build.',
+  },
+  'load.partly-imported': {
+    meaning: 'Tables hold a part of the rows that MOLT would import again.',
+    cause: 'MOLT halves a batch of files that fails, and the good half stays imported.',
+    fix: 'Empty the tables that the message names, then resume again.',
+  },
+  'load.still-running': {
+    meaning: 'A run still loads a migration that was aborted.',
+    cause: 'The run did not see that it was aborted, or did not end.',
+    fix: 'Cancel the run that the message names, then run `abort` again.',
   },
   'load.tables-not-exact': {
     meaning: 'The load would not move exactly the expected tables. No row was moved.',

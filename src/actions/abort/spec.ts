@@ -23,6 +23,7 @@ export const spec = defineAction({
   },
   outputs: {
     dropped: 'JSON array of what was dropped.',
+    undone: 'JSON array of the error codes of what could not be done; the step is red when there is one.',
     'target-reached': '`true` when the target could be cleaned up too.',
   },
 })

@@ -15,6 +15,8 @@ import { readSlot } from '../../source/slot.ts'
 /** One thing of ours: what it is called, and how it goes. */
 export interface Leftover {
   name: string
+  /** Goes when nothing else is left: what a next run must know stands in it. */
+  last?: true
   drop(): Promise<unknown>
 }
 
@@ -52,7 +54,8 @@ export async function leftoversOnSource(
 }
 
 /** What somebody else has built on ours, or put beside it, is not dropped along; the error names it. */
-function orTold({ name, drop }: Leftover): Leftover {
+function orTold({ drop, ...leftover }: Leftover): Leftover {
+  const { name } = leftover
   const told = (error: unknown) => {
     if (sqlState(error) !== '2BP01') throw error
     const { detail = '' } = error as { detail?: string }
@@ -61,7 +64,7 @@ function orTold({ name, drop }: Leftover): Leftover {
       `${name} cannot be dropped, since things that are not ours are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move these away or drop them, and run this again: what comes after it is dropped then`,
     )
   }
-  return { name, drop: () => drop().catch(told) }
+  return { ...leftover, drop: () => drop().catch(told) }
 }
 
 async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
@@ -125,7 +128,7 @@ export async function leftoversOnTarget(
       name: `the ledger's note of ${back.length} indexes and constraints that are back`,
       drop: () => forgetDeferred(target, migration, back),
     })
-  if (known) found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
+  if (known) found.push({ name: `ledger entry ${migration}`, last: true, drop: () => dropEntry(target, migration) })
   return found.map(orTold)
 }
 
