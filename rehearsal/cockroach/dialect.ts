@@ -25,10 +25,10 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
       edits.push({ start: token.start, end: (tokens[show.last] as Token).end, text: `(${show.sql})` })
       at = show.last
     } else if (token.text === ':::') edits.push({ ...token, text: '::' })
-    else if (isWord(token, 'as') && asOf(tokens, at)) {
-      const last = asOfEnd(tokens, at)
-      edits.push({ start: token.start, end: (tokens[last] as Token).end, text: '' })
-      at = last
+    else if (isAsOf(tokens, at)) {
+      // Which state it reads is decided elsewhere: rules/past.ts.
+      edits.push({ start: token.start, end: (tokens[at + 4] as Token).end, text: '' })
+      at += 4
     } else if (token.text === '@' && isName(previous) && isName(tokens[at + 1])) {
       edits.push({ start: token.start, end: (tokens[at + 1] as Token).end, text: '' })
       at++
@@ -76,22 +76,11 @@ function bracketedShow(tokens: readonly Token[], at: number, sql: string, versio
   return answer === undefined ? undefined : { last, sql: answer }
 }
 
-export function asOf(tokens: readonly Token[], at: number): boolean {
-  return ['as', 'of', 'system', 'time'].every((word, index) => isWord(tokens[at + index], word))
-}
-
-/** The last token of `AS OF SYSTEM TIME expression`: a literal, a parameter, or a call. */
-function asOfEnd(tokens: readonly Token[], at: number): number {
-  let last = at + 4
-  if (tokens[last + 1]?.text === '(') {
-    let depth = 0
-    do {
-      last++
-      if (tokens[last]?.text === '(') depth++
-      if (tokens[last]?.text === ')') depth--
-    } while (depth > 0 && last < tokens.length - 1)
-  }
-  return last
+/** Whether `AS OF SYSTEM TIME` and one more token begin here. */
+export function isAsOf(tokens: readonly Token[], at: number): boolean {
+  return (
+    ['as', 'of', 'system', 'time'].every((word, index) => isWord(tokens[at + index], word)) && at + 4 < tokens.length
+  )
 }
 
 function wordEdit(tokens: readonly Token[], at: number, ddl: boolean): Edit | undefined {
@@ -101,6 +90,14 @@ function wordEdit(tokens: readonly Token[], at: number, ddl: boolean): Edit | un
   const inCast = previous?.text === '::' || previous?.text === ':::' || isWord(previous, 'as')
   const type = TYPES[token.value]
   if (type && (ddl || (inCast && tokens[at + 1]?.text !== '.'))) return { ...token, text: type }
+  if (!ddl && token.value === 'crdb_internal_mvcc_timestamp') {
+    const table = qualifier ? `${qualifier.text}.` : ''
+    return {
+      start: (qualifier ?? token).start,
+      end: token.end,
+      text: `_crdb.crdb_internal_mvcc_timestamp(${table}xmin)`,
+    }
+  }
   if (ddl && token.value === 'storing') return { ...token, text: 'INCLUDE' }
   const called = tokens[at + 1]?.text === '('
   const ours = called ? CALLED.has(token.value) : !ddl && CATALOGS.has(token.value)

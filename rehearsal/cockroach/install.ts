@@ -72,6 +72,11 @@ export function installSql(version: Version, name: string): string {
     CREATE OR REPLACE FUNCTION _crdb.cluster_logical_timestamp() RETURNS numeric LANGUAGE sql AS $$
       SELECT trunc(extract(epoch FROM clock_timestamp()) * 1000000)::numeric * 1000
              + (nextval('_crdb.logical') % 1000) * 0.0000000001 $$;
+    CREATE OR REPLACE FUNCTION _crdb.cluster_logical_timestamp(kept text) RETURNS numeric LANGUAGE sql AS $$
+      SELECT kept::numeric $$;
+    CREATE OR REPLACE FUNCTION _crdb.crdb_internal_mvcc_timestamp(writer xid) RETURNS numeric LANGUAGE sql AS $$
+      SELECT trunc(extract(epoch FROM pg_catalog.pg_xact_commit_timestamp(writer)) * 1000000)::numeric * 1000
+             + 0.0000000000 $$;
     CREATE OR REPLACE FUNCTION _crdb.unique_rowid() RETURNS int8 LANGUAGE sql AS $$
       SELECT (extract(epoch FROM clock_timestamp()) * 100000)::int8 << 15 | (nextval('_crdb.logical') & 32767) $$;
 

@@ -1,5 +1,6 @@
 // What a rule of the CockroachDB-like server is: a fact about CockroachDB, and what is done with a statement for it.
 import type pg from 'pg'
+import type { Past } from './past.ts'
 import type { JobRegistry, Session, SqlError, Statement, Version } from './types.ts'
 
 /** What the server does with one statement. */
@@ -8,6 +9,11 @@ export interface Plan {
   sql: string
   /** Runs before it is executed; a {@link SqlError} is the client's answer. */
   before?: () => Promise<void>
+  /**
+   * Runs just before it is sent, and may replace `sql`. Alone in its transaction, the statement sees PostgreSQL's snapshot
+   * of this id.
+   */
+  past?: (inTransaction: boolean) => Promise<{ sql: string; snapshot: string }>
   /** The command tag that the client gets, where PostgreSQL's is another one. */
   tag?: string
   /** Whether the server may lose it to another transaction, by {@link ServerOptions.retryRate}. */
@@ -30,6 +36,8 @@ export interface RuleContext {
   /** Ends the client's open transaction, as CockroachDB does before a schema change. */
   commitOpen(): Promise<void>
   runImport(statement: Statement): Promise<string>
+  /** States of the session's database that AS OF SYSTEM TIME reads. */
+  past: Past
   isAdmin(): Promise<boolean>
   hasPrivilege(schema: string, table: string, privilege: string): Promise<boolean>
   hasSystemPrivilege(privilege: string): Promise<boolean>

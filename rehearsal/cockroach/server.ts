@@ -9,6 +9,7 @@ import { wording } from './errors.ts'
 import { importEngine } from './import.ts'
 import { fillColumns, installSql, ROLES_SQL } from './install.ts'
 import { Jobs } from './jobs.ts'
+import { Past } from './past.ts'
 import type { Plan, RuleContext } from './rule.ts'
 import { OWN_VARIABLES } from './rules/settings.ts'
 import { planFor } from './rules/statements.ts'
@@ -61,6 +62,8 @@ interface Shared {
   /** Offline tables by database, as `schema.name`. */
   offline: Map<string, Set<string>>
   installed: Map<string, Promise<pg.Client>>
+  /** By database. */
+  pasts: Map<string, Past>
   unknown: string[]
   sent: Map<string, Set<string>>
   tls: CockroachOptions['tls']
@@ -83,6 +86,7 @@ export async function startCockroach(behind: EmbeddedServer, options: CockroachO
     runImport: importEngine(),
     offline: new Map(),
     installed,
+    pasts: new Map(),
     unknown: [],
     sent: new Map(),
     tls: options.tls,
@@ -107,6 +111,7 @@ export async function startCockroach(behind: EmbeddedServer, options: CockroachO
     async stop() {
       for (const socket of open) socket.destroy()
       await new Promise((done) => server.close(done))
+      await Promise.all([...shared.pasts.values()].map((past) => past.close()))
       await Promise.all([...installed.values()].map((client) => client.then((db) => db.end()).catch(() => {})))
     },
   }
@@ -183,13 +188,20 @@ function admin(shared: Shared, database: string): Promise<pg.Client> {
 
 async function connectAdmin(shared: Shared, database: string): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: shared.behind.urlOf(database), application_name: '_crdb' })
-  client.on('error', () => shared.installed.delete(database))
+  client.on('error', () => {})
   await client.connect()
   return client
 }
 
+function pastOf(shared: Shared, database: string): Past {
+  const past = shared.pasts.get(database) ?? new Past(() => connectAdmin(shared, database))
+  shared.pasts.set(database, past)
+  return past
+}
+
 async function install(shared: Shared, database: string): Promise<pg.Client> {
   const client = await connectAdmin(shared, database)
+  client.on('error', () => shared.installed.delete(database))
   const [major, minor] = shared.version
   const { rows } = await client.query("SELECT current_setting('server_version') AS behind")
   const name = `CockroachDB CCL v${major}.${minor}.0 (${LIKE_SERVER} on PostgreSQL ${rows[0].behind})`
@@ -379,6 +391,7 @@ class Client implements ConnectionHost {
       connect: () => connectAdmin(this.#shared, this.#database),
       commitOpen: () => this.connection.commitOpen(),
       runImport: (statement) => this.#import(statement, context),
+      past: pastOf(this.#shared, this.#database),
       isAdmin: async () => Boolean((await one('SELECT _crdb.is_admin($1) AS yes', [this.#user]))[0]?.yes),
       hasPrivilege: async (schema, table, privilege) =>
         Boolean((await one(HAS_PRIVILEGE, [schema, table, privilege, this.#user]))[0]?.yes),

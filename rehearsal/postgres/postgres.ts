@@ -82,6 +82,8 @@ const DEFAULT_SETTINGS = {
   listen_addresses: '127.0.0.1',
   unix_socket_directories: '',
   wal_level: 'logical',
+  // What the CockroachDB-like server gives as crdb_internal_mvcc_timestamp.
+  track_commit_timestamp: 'on',
   max_wal_senders: 20,
   max_replication_slots: 20,
   max_connections: 100,

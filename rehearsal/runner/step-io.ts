@@ -14,7 +14,8 @@ import { runProcess } from './process.ts'
 /** Variables of the machine that every process gets; all else comes from the job. */
 const PASS_THROUGH = words(`
   PATH HOME USER LOGNAME SHELL LANG LC_ALL LC_CTYPE TZ TMPDIR NODE_EXTRA_CA_CERTS SSL_CERT_FILE SSL_CERT_DIR
-  HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy`)
+  HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy
+  MOLT_ACTIONS_TEST_TIMING`)
 
 const SUMMARY_LIMIT = 1024 * 1024
 const MESSAGE_LIMIT = 4096

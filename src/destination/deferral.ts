@@ -12,6 +12,7 @@ import {
 } from '../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../runtime/errors.ts'
 import { seconds } from '../runtime/progress.ts'
+import { TIMING } from '../runtime/timing.ts'
 import { readSchema } from '../sql/schema.ts'
 
 /*
@@ -321,20 +322,16 @@ async function buildOne(db: Database, object: Deferred, absent = false): Promise
 
 const UNIQUE = /^CREATE UNIQUE|\bUNIQUE \(/
 
-/** Milliseconds that a build of an earlier run may take. */
-const BUILD_WAIT = 600_000
-const BUILD_LOOK = 250
-
 /** Whether it is there; an index that is still being built is waited for. */
 async function isBuilt(db: Database, object: Deferred): Promise<boolean> {
-  for (const end = performance.now() + BUILD_WAIT; ; await sleep(BUILD_LOOK)) {
+  for (const end = performance.now() + TIMING.indexBuild; ; await sleep(TIMING.indexLook)) {
     const state = (await readStates(db, [object]))(object)
     if (state === 'absent') return false
     if (state === 'valid' || !isIndex(object)) return true
     if (performance.now() > end)
       throw new VerdictError(
         'deferral.not-restored',
-        `${object.kind} ${object.name} of ${object.schema}.${object.table} is still being built on the target after ${seconds(BUILD_WAIT)}. Wait for its job (SHOW JOBS), then run this again`,
+        `${object.kind} ${object.name} of ${object.schema}.${object.table} is still being built on the target after ${seconds(TIMING.indexBuild)}. Wait for its job (SHOW JOBS), then run this again`,
       )
   }
 }

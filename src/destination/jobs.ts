@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, qualified, sqlState } from '../runtime/database.ts'
+import { TIMING } from '../runtime/timing.ts'
 
 /** An IMPORT INTO that CockroachDB has not ended; its table is offline until it has. */
 export interface ImportJob {
@@ -26,7 +27,6 @@ export interface OfflineTable {
 const ENDED = ['succeeded', 'failed', 'canceled', 'revert-failed']
 /** States in which a job takes CANCEL JOB; one that is being undone is only waited for. */
 const CANCELLABLE = /^(pending|running|retry-running|paused|pause-requested)$/
-const LOOK_EVERY = 500
 
 /**
  * Reads the import jobs into these tables that have not ended. A load that dies leaves its job on the cluster. Columns
@@ -93,7 +93,7 @@ export async function cancelImports(
   schema: string,
   tables: readonly string[],
   folders: readonly string[],
-  timeout = 60_000,
+  timeout = TIMING.jobsEnd,
 ): Promise<Cancelled> {
   const seen = new Map<string, ImportJob>()
   const refused = new Map<string, ImportJob>()
@@ -116,7 +116,7 @@ export async function cancelImports(
       seen.set(job.id, job)
       if (CANCELLABLE.test(job.status) && !(await cancelled(db, job))) refused.set(job.id, job)
     }
-    await sleep(LOOK_EVERY)
+    await sleep(TIMING.jobsLook)
   }
 }
 

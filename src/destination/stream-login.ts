@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { connect, type Database, ident, literal, qualified, sqlState } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
 import { addSecretUrl } from '../runtime/secrets.ts'
+import { TIMING } from '../runtime/timing.ts'
 import { withLogin } from '../runtime/url.ts'
 import { readTarget } from './server.ts'
 
@@ -62,10 +63,6 @@ export async function createStreamLogin(
   return { role, url }
 }
 
-/** How long ended sessions may take to be gone; milliseconds. */
-const SESSIONS_END = 5_000
-const LOOK_EVERY = 10
-
 /**
  * Takes a login away and ends its sessions, so that nothing of that leg can write any more. Repeatable, also for a role
  * that does not exist. A new password lets this run log in as the role: ending other roles' sessions needs rights that
@@ -122,12 +119,12 @@ export async function endOwnSessions(own: Database, applications: readonly strin
 async function endOtherSessions(own: Database, role: string, which = ''): Promise<void> {
   const { isCockroach } = await readTarget(own)
   const end = isCockroach ? endOnCockroach : endOnPostgres
-  const deadline = performance.now() + SESSIONS_END
+  const deadline = performance.now() + TIMING.sessionsEnd
   // Twice none: a session that was logging in when its login was taken away shows up late.
   for (let none = 0; none < 2; ) {
     none = (await end(own, which)) ? 0 : none + 1
     if (performance.now() > deadline) throw alive(role, 'its sessions do not end')
-    if (!none) await sleep(LOOK_EVERY)
+    if (!none) await sleep(TIMING.sessionsLook)
   }
 }
 

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, isConnectionLost, isMissingTable, sqlState } from '../runtime/database.ts'
 import { CancelledError, VerdictError } from '../runtime/errors.ts'
 import { runUrl } from '../runtime/github.ts'
+import { TIMING } from '../runtime/timing.ts'
 import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 
@@ -106,9 +107,6 @@ async function changed(db: Database, sql: string, values: unknown[]): Promise<bo
     throw error
   }
 }
-
-/** Milliseconds after which a stream's hold lapses unless renewed: long enough for a target that is away for a while. */
-export const HOLD_TTL = 60_000
 
 /**
  * Takes the hold of a migration: when nobody has it, or it was not renewed in time. A run that was asked for the slot
@@ -249,8 +247,6 @@ export async function holdTexts(db: Database, id: string): Promise<string[]> {
   ]
 }
 
-const ASK_EVERY = 1_000
-
 /**
  * For a run that must stream itself: asks the holder for the slot, waits until it is handed over, and takes the hold.
  * A holder that is dead is waited for until its hold lapses; one of the same action that renews is not, since it hands
@@ -268,7 +264,7 @@ export async function obtainSlot(
   signal?: AbortSignal,
 ): Promise<void> {
   const end = performance.now() + deadline
-  await requestSlot(db, id, holder, 5 * ASK_EVERY + ttl)
+  await requestSlot(db, id, holder, 5 * TIMING.holdAsk + ttl)
   let first: HoldRow | undefined
   try {
     for (;;) {
@@ -283,8 +279,8 @@ export async function obtainSlot(
           'hold.handover-timeout',
           `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}; cancel that run and try again`,
         )
-      await sleep(ASK_EVERY, undefined, { signal }).catch(() => {})
-      await requestSlot(db, id, holder, 5 * ASK_EVERY + ttl)
+      await sleep(TIMING.holdAsk, undefined, { signal }).catch(() => {})
+      await requestSlot(db, id, holder, 5 * TIMING.holdAsk + ttl)
     }
   } catch (error) {
     await withdrawRequest(db, id, holder).catch(() => {})

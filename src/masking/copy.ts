@@ -3,6 +3,7 @@ import type pg from 'pg'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError } from '../runtime/errors.ts'
+import { TIMING } from '../runtime/timing.ts'
 import { openSession, setParameters, silence } from './session.ts'
 
 /** One table's rows on their way: a SELECT on one side, columns on the other. */
@@ -131,7 +132,7 @@ export function discreet(error: unknown): string {
 /** Closes a connection that may be in the midst of a COPY, for which `end` would wait. */
 export async function hangUp(db: Database): Promise<void> {
   const raw = (db as unknown as { connection: { stream: { destroy(): void } } }).connection
-  const timer = setTimeout(() => raw.stream.destroy(), 500)
+  const timer = setTimeout(() => raw.stream.destroy(), TIMING.hangUp)
   await db.end().catch(() => {})
   clearTimeout(timer)
 }

@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { type Database, ident, literal, qualified } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
+import { TIMING } from '../runtime/timing.ts'
 import { noteMade } from './target.ts'
 
 /** A schema as SQL, by the time at which each part is run. */
@@ -307,7 +308,7 @@ export function dumpEntries(dump: string): { name: string; type: string; body: s
 async function run(program: string, args: string[], env: Record<string, string>): Promise<{ stdout: string }> {
   const { PATH = '', HOME = '' } = process.env
   try {
-    const options = { env: { PATH, HOME, ...env }, timeout: 300_000, maxBuffer: 2 ** 28 }
+    const options = { env: { PATH, HOME, ...env }, timeout: TIMING.dumpTimeout, maxBuffer: 2 ** 28 }
     return await promisify(execFile)(program, args, options)
   } catch (error) {
     const { code, stderr = '' } = error as { code?: number | string; stderr?: string }

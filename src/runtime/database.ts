@@ -5,6 +5,7 @@ import type { ErrorCode } from './codes.ts'
 import { messageOf, ToolError, UserError } from './errors.ts'
 import { redact } from './secrets.ts'
 import { TargetClient } from './target-client.ts'
+import { TIMING } from './timing.ts'
 import { withLibpqTls } from './url.ts'
 
 export type Side = 'source' | 'target'
@@ -42,12 +43,6 @@ export async function queryAll(db: Database, statements: readonly string[]): Pro
   return [results].flat().map(({ rows }) => rows)
 }
 
-/** How long a connection attempt and a catalog statement may take, in milliseconds. */
-const CONNECT_TIMEOUT = 15_000
-const STATEMENT_TIMEOUT = 60_000
-/** Milliseconds after the server's limit at which this side gives up by itself. */
-const OWN_GRACE = 1_000
-
 /**
  * Opens one connection. libpq's meaning of `sslmode` is kept, and the user's own `options` are passed on.
  * @param statementTimeout milliseconds, 0 for none
@@ -58,7 +53,7 @@ const OWN_GRACE = 1_000
 export async function connect(
   url: string,
   side: Side,
-  statementTimeout = STATEMENT_TIMEOUT,
+  statementTimeout = TIMING.statementTimeout,
   signal?: AbortSignal,
   more: pg.ClientConfig = {},
 ): Promise<Database> {
@@ -71,9 +66,9 @@ export async function connect(
     stream: () => socket,
     ...configOf(url, side),
     application_name: 'molt-actions',
-    connectionTimeoutMillis: Math.min(CONNECT_TIMEOUT, statementTimeout || CONNECT_TIMEOUT),
+    connectionTimeoutMillis: Math.min(TIMING.connectTimeout, statementTimeout || TIMING.connectTimeout),
     // The server's own limit does not help when the network swallows its answer.
-    query_timeout: statementTimeout ? statementTimeout + OWN_GRACE : undefined,
+    query_timeout: statementTimeout ? statementTimeout + TIMING.statementGrace : undefined,
     keepAlive: true,
     ...more,
   })
@@ -111,7 +106,7 @@ export async function unhurried<T>(db: Database, work: () => Promise<T>): Promis
     return await work()
   } finally {
     own.query_timeout = before
-    await db.query(`SET statement_timeout = ${before - OWN_GRACE}`).catch(() => {})
+    await db.query(`SET statement_timeout = ${before - TIMING.statementGrace}`).catch(() => {})
   }
 }
 
@@ -122,7 +117,7 @@ export async function withDatabase<T>(
   work: (db: Database) => Promise<T>,
   signal?: AbortSignal,
 ): Promise<T> {
-  const db = await connect(url, side, STATEMENT_TIMEOUT, signal)
+  const db = await connect(url, side, TIMING.statementTimeout, signal)
   try {
     return await work(db)
   } finally {
@@ -148,7 +143,7 @@ export class Link {
   /** One call at a time. A lost connection is an error of this call; the next one connects again. */
   async use<T>(work: (db: Database) => Promise<T>): Promise<T> {
     try {
-      this.#db ??= await connect(this.url, this.side, STATEMENT_TIMEOUT, this.#signal)
+      this.#db ??= await connect(this.url, this.side, TIMING.statementTimeout, this.#signal)
       return await work(this.#db)
     } catch (error) {
       if (isConnectionLost(error)) {

@@ -6,14 +6,13 @@ import { RequestError } from '@octokit/request-error'
 import * as z from 'zod'
 import { messageOf, UserError } from './errors.ts'
 import { seconds } from './progress.ts'
+import { TIMING } from './timing.ts'
 
 /*
  * The part of GitHub's REST API that the approval needs. All of it is read-only.
  * Limits: https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
  */
 
-/** Milliseconds that one attempt may take. */
-const TIMEOUT = 20_000
 const MINUTE = 60_000
 
 /** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
@@ -63,8 +62,7 @@ export interface Github {
 
 const RestClient = Octokit.plugin(neverRepeatLimited, retry, throttling)
 
-/** @param second milliseconds of the back-off's unit; tests make it short */
-export function connectGithub(token: string, patience: Patience = PATIENT, second = 1_000): Github {
+export function connectGithub(token: string, patience: Patience = PATIENT): Github {
   const { GITHUB_API_URL = 'https://api.github.com' } = process.env
   const wait = (retryAfter: number, _: unknown, __: unknown, retries: number) => {
     const waits = retries < 3 && retryAfter * 1_000 <= patience.rateLimit
@@ -77,10 +75,11 @@ export function connectGithub(token: string, patience: Patience = PATIENT, secon
     userAgent: 'molt-actions',
     request: {
       // A deadline for each attempt: `signal` would be one for all of them.
-      fetch: (url: string, options: RequestInit) => fetch(url, { ...options, signal: AbortSignal.timeout(TIMEOUT) }),
+      fetch: (url: string, options: RequestInit) =>
+        fetch(url, { ...options, signal: AbortSignal.timeout(TIMING.githubTimeout) }),
     },
-    retry: { retries: patience.retries, retryAfterBaseValue: second },
-    throttle: { onRateLimit: wait, onSecondaryRateLimit: wait, retryAfterBaseValue: second },
+    retry: { retries: patience.retries, retryAfterBaseValue: TIMING.githubBackoff },
+    throttle: { onRateLimit: wait, onSecondaryRateLimit: wait, retryAfterBaseValue: TIMING.githubBackoff },
     log: { debug() {}, info() {}, warn: info, error() {} },
   })
   const ask = async (path: string) => {

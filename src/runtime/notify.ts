@@ -1,6 +1,7 @@
 import { warning } from '@actions/core'
 import { runUrl } from './github.ts'
 import { redact } from './secrets.ts'
+import { TIMING } from './timing.ts'
 
 /** What people are told of: value of `event` in a message. */
 const EVENTS = {
@@ -28,14 +29,12 @@ export interface Message extends Record<string, string> {
   run: string
 }
 
-const TIMEOUT = 5_000
-
 let target: { url: string; migration: string; timeout: number } | undefined
 const told = new Set<NotifyEvent>()
 const pending = new Set<Promise<void>>()
 
 /** Sends what {@link notify} is told from now on to `url`; without one nothing is sent. */
-export function notifyTo(url: string | undefined, migration: string, timeout = TIMEOUT): void {
+export function notifyTo(url: string | undefined, migration: string, timeout = TIMING.notifyTimeout): void {
   target = url ? { url, migration, timeout } : undefined
   told.clear()
 }

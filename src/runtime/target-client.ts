@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import { TIMING } from './timing.ts'
 
 /*
  * The one way in which statements reach the target. CockroachDB may end any statement, a schema change and a COMMIT
@@ -12,9 +13,6 @@ const COMPLETION_UNKNOWN = '40003'
 
 /** Attempts at one statement: about 8 s of waiting in all. */
 const ATTEMPTS = 12
-/** Milliseconds. */
-const FIRST_WAIT = 20
-const LONGEST_WAIT = 1_500
 
 /** A connection to the target that repeats a statement as CockroachDB asks for. Inside BEGIN it repeats nothing. */
 export class TargetClient extends pg.Client {
@@ -42,7 +40,7 @@ async function repeating<T>(text: string, run: () => Promise<T>): Promise<T> {
       const again = code === SERIALIZATION_FAILURE || (code === COMPLETION_UNKNOWN && isRepeatable(text))
       if (!again || attempt >= ATTEMPTS) throw error
       // Two runs that collide must not do so again at the same moment.
-      await sleep(Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * (0.5 + Math.random()))
+      await sleep(Math.min(TIMING.repeatMost, TIMING.repeatFirst * 2 ** (attempt - 1)) * (0.5 + Math.random()))
     }
 }
 

@@ -1,5 +1,6 @@
 import { connectForReplication, type Database, ident, literal } from '../runtime/database.ts'
 import { VerdictError } from '../runtime/errors.ts'
+import { TIMING } from '../runtime/timing.ts'
 import { decodeMessage, type Lsn, POSTGRES_EPOCH_MS, type Relation, UNCHANGED, type Value } from './pgoutput.ts'
 
 /** A key whose row was inserted, updated or deleted. An update that changes a key is two of them. */
@@ -25,9 +26,6 @@ export interface ChangeLogOptions {
   /** Why nothing more comes; called once, unless {@link ChangeLog.close} was first. */
   onEnd(error: Error): void
 }
-
-/** The server drops a reader that is silent for `wal_sender_timeout`, 60 s unless set. */
-const ANSWER_EVERY = 2_000
 
 /** How values are written must not depend on what is set on the role: `0.3` finds no row of `0.30000000000000004`. */
 const SETTINGS: Readonly<Record<string, string>> = {
@@ -117,7 +115,7 @@ export class ChangeLog {
     ended.catch((error) => this.#end(error))
     this.#client.once('end', () => this.#end(new Error('the connection of the change log was lost')))
     await Promise.race([begun, ended])
-    this.#timer = setInterval(() => this.#answer(), ANSWER_EVERY)
+    this.#timer = setInterval(() => this.#answer(), TIMING.changeLogAnswer)
   }
 
   #receive(chunk: Buffer): void {

@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { ErrorCode } from '../runtime/codes.ts'
 import { ToolError } from '../runtime/errors.ts'
 import { redact } from '../runtime/secrets.ts'
+import { TIMING } from '../runtime/timing.ts'
 import { hidePasswords } from './passwords.ts'
 
 /** How a child process ended: by itself with a code, or by a signal. */
@@ -37,9 +38,6 @@ export interface Launch {
 const LINE_LIMIT = 256 * 1024
 const REMEMBERED = 2_000
 const LOG_LIMIT = 64 * 1024 * 1024
-const GRACE_MS = 5_000
-/** How long output is awaited that a descendant of a program that has ended may still write. */
-const PIPE_GRACE_MS = 1_000
 
 /** Everything of our environment that a tool may see. RUNNER_TRACKING_ID lets the runner find orphans. */
 const INHERITED = [
@@ -150,7 +148,7 @@ export class Child {
       this.#process.on('exit', (code) => {
         this.#over = true
         // What a command leaves behind on purpose, such as the application, is not ours to end; all else is.
-        if (code !== 0) this.#endGroup(GRACE_MS)
+        if (code !== 0) this.#endGroup(TIMING.toolGrace)
         this.#letGoOfPipes()
       })
       this.#process.on('close', async (code, signal) => {
@@ -190,14 +188,14 @@ export class Child {
    * SIGTERM to it and its descendants, and SIGKILL when one of them outlives the grace period (milliseconds). One that
    * has ended by itself is left as it is.
    */
-  async stop(graceMs = GRACE_MS): Promise<Exit> {
+  async stop(graceMs = TIMING.toolGrace): Promise<Exit> {
     if (!this.#over) this.#endGroup(graceMs)
     return this.exited
   }
 
   /** Like {@link exited}, but when `signal` aborts it is stopped: it has a second to end. */
   async exitedOrStopped(signal: AbortSignal): Promise<Exit> {
-    const stop = () => void this.stop(1_000)
+    const stop = () => void this.stop(TIMING.toolStop)
     signal.addEventListener('abort', stop, { once: true })
     if (signal.aborted) stop()
     const exit = await this.exited
@@ -213,7 +211,7 @@ export class Child {
   async #signalUntilGone(): Promise<void> {
     if (!this.#signalGroup('SIGTERM')) return
     while (performance.now() < this.#killAt) {
-      await sleep(Math.min(20, Math.max(0, this.#killAt - performance.now())))
+      await sleep(Math.min(TIMING.toolLook, Math.max(0, this.#killAt - performance.now())))
       if (!this.#signalGroup(0)) return
     }
     this.#signalGroup('SIGKILL')
@@ -234,7 +232,7 @@ export class Child {
     const { stdout, stderr } = this.#process
     // What was written before is read first, even when we were too busy to read until now.
     const giveUp = () => setImmediate(() => [stdout, stderr].map((pipe) => pipe?.destroy()))
-    const timer = setTimeout(giveUp, PIPE_GRACE_MS)
+    const timer = setTimeout(giveUp, TIMING.pipeGrace)
     this.#process.once('close', () => clearTimeout(timer))
   }
 
@@ -345,8 +343,8 @@ export function freeAddress(): Promise<string> {
   })
 }
 
-/** All the time that an answer about metrics may take, and its size; a replicator's are some ten KiB for each table. */
-const METRICS = { ms: 2_000, size: 32 << 20 }
+/** The longest answer about metrics, in bytes; a replicator's are some ten KiB for each table. */
+const METRICS_LIMIT = 32 << 20
 
 /**
  * The text at a loopback URL, whole or not at all: one that never ends must not keep who asks. Not `fetch`: that would
@@ -354,12 +352,12 @@ const METRICS = { ms: 2_000, size: 32 << 20 }
  */
 export function httpText(url: string): Promise<string> {
   return new Promise((resolve, reject) => {
-    const request = get(url, { signal: AbortSignal.timeout(METRICS.ms) }, (response) => {
+    const request = get(url, { signal: AbortSignal.timeout(TIMING.metricsTimeout) }, (response) => {
       let body = ''
       response.setEncoding('utf8')
       response.on('data', (chunk: string) => {
         body += chunk
-        if (body.length > METRICS.size) request.destroy(new Error('the answer is too long'))
+        if (body.length > METRICS_LIMIT) request.destroy(new Error('the answer is too long'))
       })
       response.on('end', () => resolve(body))
       response.on('error', reject)

@@ -45,6 +45,7 @@ export async function runBundle(name: string, options: BundleOptions = {}): Prom
         PATH: process.env.PATH,
         HOME: process.env.HOME,
         GITHUB_ACTIONS: 'true',
+        MOLT_ACTIONS_TEST_TIMING: process.env.MOLT_ACTIONS_TEST_TIMING,
         RUNNER_TEMP: temp,
         ...files,
         ...Object.fromEntries(given),

@@ -31,8 +31,7 @@ afterEach(() => {
 })
 afterAll(() => github?.close())
 
-/** A second of the back-off is a millisecond here. */
-const patient = () => connectGithub(TOKEN, APPROVED, 1)
+const patient = () => connectGithub(TOKEN, APPROVED)
 const soon = (seconds: number) => String(Math.floor(Date.now() / 1000) + seconds)
 
 test.each<[string, FakeGithub['failures']]>([
@@ -99,7 +98,7 @@ test.each<[string, FakeGithub['failures'][number], ErrorCode]>([
   ['a 429', { status: 429 }, 'github.rate-limited'],
 ])('a follower asks once and again a minute later: %s', async (_, failure, code) => {
   github.failures = [failure]
-  await expect(readEnvironment(connectGithub(TOKEN, ONE_TRY, 1), 'cutover')).rejects.toMatchObject({ code })
+  await expect(readEnvironment(connectGithub(TOKEN, ONE_TRY), 'cutover')).rejects.toMatchObject({ code })
   expect(github.asked).toHaveLength(1)
 })
 

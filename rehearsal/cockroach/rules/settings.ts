@@ -141,9 +141,9 @@ function set({ tokens, sql }: Statement, context: RuleContext): Plan | undefined
   return { sql: COMMON.has(name) ? sql : raising(unknown(name)) }
 }
 
-/** SET TRANSACTION without what PostgreSQL does not know: PRIORITY, AS OF SYSTEM TIME. */
+/** SET TRANSACTION without what PostgreSQL does not know: PRIORITY. */
 function plainMode(sql: string, tokens: readonly Token[]): string {
-  const at = tokens.findIndex(({ value }) => value === 'priority' || value === 'as')
+  const at = tokens.findIndex(({ value }) => value === 'priority')
   return at < 0 ? sql : 'SET _crdb.done = 1'
 }
 

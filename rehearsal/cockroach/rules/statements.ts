@@ -14,6 +14,7 @@ import {
 import { SqlError, type Statement } from '../types.ts'
 import { DDL_RULES } from './ddl.ts'
 import { GRANT_RULES, resolveTable } from './grants.ts'
+import { PAST_RULES } from './past.ts'
 import { REFUSAL_RULES } from './refusals.ts'
 import { SETTING_RULES } from './settings.ts'
 import { SHOW_RULES } from './show.ts'
@@ -25,12 +26,12 @@ const PASSED = /^(prepare|execute|deallocate|discard|analyze|grant|revoke|reassi
 const STATEMENT_RULES: StatementRule[] = [
   {
     id: 'transactions',
-    says: 'BEGIN takes PRIORITY and AS OF SYSTEM TIME; a COMMIT can be refused with 40001.',
+    says: 'BEGIN takes PRIORITY; a COMMIT can be refused with 40001.',
     source: 'docs: transactions.md, transaction-retry-error-reference.md',
     plan: ({ tokens, sql }) => {
       if (!TRANSACTIONS.test(tokens[0]?.value ?? '')) return undefined
       const commits = /^(commit|end)$/.test(tokens[0]?.value ?? '')
-      const modes = tokens.findIndex(({ value }) => value === 'priority' || value === 'as')
+      const modes = tokens.findIndex(({ value }) => value === 'priority')
       return { sql: modes < 0 ? sql : sql.slice(0, tokens[modes]?.start), commits, retryable: commits }
     },
   },
@@ -202,6 +203,7 @@ async function cancelOne(id: string, context: RuleContext): Promise<void> {
 
 /** In the order in which they are asked. */
 export const RULES: readonly StatementRule[] = [
+  ...PAST_RULES,
   ...REFUSAL_RULES,
   ...SETTING_RULES,
   ...SHOW_RULES,

@@ -5,6 +5,7 @@ import type { Database } from '../../runtime/database.ts'
 import { UserError } from '../../runtime/errors.ts'
 import { seconds, workFolder } from '../../runtime/progress.ts'
 import { addSecret, addSecretUrl } from '../../runtime/secrets.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { Child } from '../../tools/process.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 import type { Cutover } from './spec.ts'
@@ -38,7 +39,7 @@ export async function runCommand(entry: Entry, command: Command, signal: AbortSi
   let late = false
   const timer = setTimeout(() => {
     late = !child.over
-    void child.stop(1_000)
+    void child.stop(TIMING.toolStop)
   }, command.timeout)
   const exit = await child.exitedOrStopped(signal)
   clearTimeout(timer)

@@ -15,6 +15,7 @@ import { connect, withDatabase } from '../../runtime/database.ts'
 import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { plural, seconds, someOf } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
@@ -36,9 +37,6 @@ export interface Outcome {
   /** What the pause was expected to be, in milliseconds. */
   estimate: number
 }
-
-/** A statement on the fence that takes longer has met a broken connection; milliseconds. */
-export const FENCE_TIMEOUT = 3_000
 
 /** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */
 export async function fenced(context: Cutover, section: Section): Promise<Outcome> {
@@ -219,7 +217,7 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
     return 'the fence was not raised'
   }
   try {
-    const source = await connect(context.inputs.source, 'source', FENCE_TIMEOUT)
+    const source = await connect(context.inputs.source, 'source', TIMING.fenceTimeout)
     try {
       if ((await readFence(source)).state === 'absent') return 'the fence was dropped by someone else'
       let lifted = await held.lift(source)

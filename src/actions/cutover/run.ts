@@ -13,6 +13,7 @@ import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, Link, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
 import { number, seconds } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { probeFence } from '../../source/fence.ts'
 import { toolHelp } from '../../tools/versions.ts'
 import { withBoth } from '../shared.ts'
@@ -20,7 +21,7 @@ import { DONE, lookFirst, settle } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { firstVerify, levelOf } from './compare.ts'
 import { requireShort } from './estimate.ts'
-import { FENCE_TIMEOUT, fenced, type Outcome } from './fenced.ts'
+import { fenced, type Outcome } from './fenced.ts'
 import type { Section } from './section.ts'
 import { type Cutover, spec } from './spec.ts'
 import { BY_HAND, openTarget, switchOver } from './switch.ts'
@@ -148,7 +149,7 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
     const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
     await requireMoving(context, { stream, source, target, signal })
     checkpoint('before arming')
-    const renewer = await connect(inputs.source, 'source', FENCE_TIMEOUT, signal)
+    const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
     try {
       const held = new HeldFence(renewer, fence, inputs.lease)
       return await fenced(context, { entry, signal, help, stream, source, target, before, held, estimate })
@@ -166,8 +167,12 @@ async function requireMoving(
   const { targetSchema } = stream.options.plan
   for (let round = 1; ; round++) {
     const { retries } = stream.status
-    await untilCaughtUp(stream, { maxLag: inputs.maxLag, quietPeriod: MOVING_FOR, deadline: inputs.catchUpTimeout })
-    await passMarker(source, target, { targetSchema, markerTimeout: inputs.maxLag + MARKER_GRACE, signal }).catch(
+    await untilCaughtUp(stream, {
+      maxLag: inputs.maxLag,
+      quietPeriod: TIMING.movingFor,
+      deadline: inputs.catchUpTimeout,
+    })
+    await passMarker(source, target, { targetSchema, markerTimeout: inputs.maxLag + TIMING.markerGrace, signal }).catch(
       (error) => {
         stream.check()
         throw error instanceof UserError ? error : stream.stuck(messageOf(error))
@@ -179,10 +184,7 @@ async function requireMoving(
   }
 }
 
-/** Milliseconds. */
-const MOVING_FOR = 100
 const MOVING_ROUNDS = 3
-const MARKER_GRACE = 2_000
 
 const DECIDED: Partial<Record<Phase, string>> = {
   committed: 'committed: the source is fenced for good',

@@ -31,6 +31,7 @@ import {
   runUrl,
 } from '../../runtime/github.ts'
 import { seconds, someOf } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -212,7 +213,7 @@ async function streamedByOther({ inputs, signal }: Gate, target: Database): Prom
   const first = await liveHolder(target, inputs.migration)
   for (let now = first; now; now = await liveHolder(target, inputs.migration)) {
     if (now.expiresAt.getTime() !== first?.expiresAt.getTime()) return `${runText(now)} has the slot`
-    await sleep(1_000, undefined, { signal })
+    await sleep(TIMING.holderLook, undefined, { signal })
   }
   return undefined
 }

@@ -2,16 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { info } from '@actions/core'
-import {
-  HOLD_TTL,
-  keepingHold,
-  readApproval,
-  runText,
-  setApproval,
-  slotRequest,
-  takeHold,
-  thisRun,
-} from '../../ledger/hold.ts'
+import { keepingHold, readApproval, runText, setApproval, slotRequest, takeHold, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, advance, type Entry, readEntry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
 import { lookAtApproval } from '../../phases/approval/approval.ts'
 import { planFence } from '../../phases/cutover/held-fence.ts'
@@ -30,6 +21,7 @@ import { connectGithub, ONE_TRY } from '../../runtime/github.ts'
 import { notify } from '../../runtime/notify.ts'
 import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { redact } from '../../runtime/secrets.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { fenceProblems, fenceVersion, readFence, writesPassed } from '../../source/fence.ts'
 import { dropSlot, slotProblems } from '../../source/slot.ts'
 import { requireMigration, withBoth } from '../shared.ts'
@@ -66,7 +58,7 @@ export const action: Action<typeof spec> = {
       if (problems.length)
         refuse('publication.unfit', 'the stream cannot begin', problems, 'The load may have to be repeated.')
       if (inputs.until === 'drained') await requireFenced(source, entry)
-      await takeHold(target, entry.id, holder, HOLD_TTL)
+      await takeHold(target, entry.id, holder, TIMING.hold)
       return entry
     })
     const stop = new AbortController()
@@ -76,7 +68,7 @@ export const action: Action<typeof spec> = {
       lost = error
       stop.abort()
     }
-    await keepingHold(new Link(inputs.target, 'target'), entry.id, holder, HOLD_TTL, onLost, async () => {
+    await keepingHold(new Link(inputs.target, 'target'), entry.id, holder, TIMING.hold, onLost, async () => {
       try {
         const endedBy = await withStream(inputs, entry, signal, (stream) => accounted(context, entry, stream, signal))
         if (endedBy === 'declined' || endedBy === 'expired') await endUnapproved(context, entry, endedBy)
@@ -277,7 +269,7 @@ async function untilHandover(
       info(`this leg is over after ${seconds(limit)}; the next one goes on from the slot`)
       return 'leg-limit'
     }
-    await sleep(100)
+    await sleep(TIMING.handoverLook)
   }
 }
 

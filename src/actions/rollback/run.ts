@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
 import { closeWriteAccess, openWriteAccess, readWriteGrants } from '../../destination/write-access.ts'
-import { HOLD_TTL, keepingHold, takeHold, thisRun } from '../../ledger/hold.ts'
+import { keepingHold, takeHold, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, advance, DECIDED, type Entry } from '../../ledger/ledger.ts'
 import { runVerify } from '../../phases/verify/verify.ts'
 import type { Action, Context } from '../../runtime/action.ts'
@@ -9,6 +9,7 @@ import { type Database, Link } from '../../runtime/database.ts'
 import { refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { workFolder } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
 import { differences } from '../../tools/molt-verify.ts'
 import { requireMigration, withBoth } from '../shared.ts'
@@ -33,9 +34,9 @@ export const action: Action<typeof spec> = {
         return info(`nothing to do: migration ${entry.id} is rolled back since ${entry.updatedAt.toISOString()}`)
       // A cutover that is switching the application at this moment would send it to the target all the same.
       const holder = thisRun('rollback')
-      await takeHold(target, entry.id, holder, HOLD_TTL)
+      await takeHold(target, entry.id, holder, TIMING.hold)
       const link = new Link(inputs.target, 'target', context.signal)
-      await keepingHold(link, entry.id, holder, HOLD_TTL, ignore, () => goBack(context, source, target, entry))
+      await keepingHold(link, entry.id, holder, TIMING.hold, ignore, () => goBack(context, source, target, entry))
     }),
 }
 

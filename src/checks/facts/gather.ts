@@ -1,6 +1,7 @@
 import { totalmem } from 'node:os'
 import type { Schema } from '../../model/schema.ts'
 import { connect, type Database } from '../../runtime/database.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { findTool, sha256, type ToolName, toolHelp, toolVersion } from '../../tools/versions.ts'
 import type { Facts, Machine, Settings, Tool, UrlFacts } from './facts.ts'
 import { readConnection, readSamples, readSourceCatalog } from './source.ts'
@@ -18,8 +19,6 @@ export interface AssessOptions {
 }
 
 const SAMPLE_ROWS = 10_000
-const SAMPLE_MS = 10_000
-const WAL_WINDOW_MS = 2_000
 
 /**
  * Gathers everything that the checks look at, on connections of its own on which the server refuses every write.
@@ -48,9 +47,9 @@ async function gather(options: AssessOptions, source: Database, second: Database
     slot: settings.slot,
     publication: settings.publication,
     choose,
-    walWindowMs: options.walWindowMs ?? WAL_WINDOW_MS,
+    walWindowMs: options.walWindowMs ?? TIMING.walWindow,
     sampleRows: options.sampleRows ?? SAMPLE_ROWS,
-    sampleMs: options.sampleMs ?? SAMPLE_MS,
+    sampleMs: options.sampleMs ?? TIMING.sampleLimit,
   }
   const chosen = deferred<{ tables: readonly string[]; filter: string }>()
   const readSource = async () => {

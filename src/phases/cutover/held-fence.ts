@@ -3,6 +3,7 @@ import { COMMITTED, type Entry } from '../../ledger/ledger.ts'
 import type { Plan } from '../../model/plan.ts'
 import type { Database } from '../../runtime/database.ts'
 import { CancelledError, refuse, VerdictError } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import {
   expectedFence,
   type Fence,
@@ -24,8 +25,6 @@ import {
   writesPassed,
 } from '../../source/fence.ts'
 import { readTables } from '../../sql/tables.ts'
-
-const LOOK_EVERY = 10
 
 /** How the fence stands, and what keeps it from holding: by the ledger, where it is known. Changes nothing. */
 export async function lookAtFence(db: Database, entry?: Entry) {
@@ -209,7 +208,7 @@ export class HeldFence {
     while (left.length) {
       if (signal.aborted) throw new CancelledError()
       if (performance.now() - began > deadline) throw new VerdictError('fence.writers-remain', holdersText(left))
-      await sleep(LOOK_EVERY)
+      await sleep(TIMING.holdersLook)
       left = (await writeHolders(this.#db, this.fence)).filter((holder) => waitedFor.has(holder.transaction))
     }
     return waitedFor.size

@@ -1,10 +1,9 @@
 import type { Plan } from '../../model/plan.ts'
 import { type Database, ident, qualified, withDatabase } from '../../runtime/database.ts'
 import { number, someOf } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { countRows, readTables } from '../../sql/tables.ts'
 
-/** How long all tables of a plan may be looked through, in milliseconds: the failure is told without it, too. */
-const LOOK_MS = 60_000
 const SHOWN = 10
 
 /**
@@ -34,7 +33,7 @@ const NAMELESS = /SQLSTATE 22\w{3}|unmarshal|encode|scan|Decimal|InfinityModifie
  */
 export async function explainUnfinished(source: Database, target: Database, plan: Plan, said: string) {
   if (!NAMELESS.test(said) || /relation "/.test(said)) return undefined
-  const until = performance.now() + LOOK_MS
+  const until = performance.now() + TIMING.columnLook
   const part: string[] = []
   for (const table of plan.tables) {
     if (performance.now() > until) return undefined
@@ -85,7 +84,7 @@ async function columnsWith(
   type: RegExp,
   test: (column: string) => string,
 ): Promise<string[]> {
-  const until = performance.now() + LOOK_MS
+  const until = performance.now() + TIMING.columnLook
   const found: string[] = []
   for (const { name, columns } of await readTables(db, plan.sourceSchema)) {
     const asked = columns.filter((column) => type.test(column.type))

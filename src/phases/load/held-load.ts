@@ -5,12 +5,10 @@ import { keepingHold, liveHolder, obtainSlot, runText, thisRun } from '../../led
 import { readEntryIfAny } from '../../ledger/ledger.ts'
 import { type Database, isConnectionLost, Link } from '../../runtime/database.ts'
 import { UserError } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
 
-/** Milliseconds after which the hold of a load lapses unless it is renewed. */
-export const LOAD_TTL = 20_000
-const LOOK_EVERY = 2_000
-/** Milliseconds that a tool has to end after SIGTERM. */
-const GRACE_MS = 2_000
+/** Milliseconds that a run has beyond its hold to end its load, or to take over a hold that lapses. */
+const HOLD_GRACE = 5_000
 
 /**
  * Holds the migration while it is loaded, so that no second load runs beside this one and `abort` knows when it has
@@ -24,11 +22,11 @@ export async function holdingLoad<T>(
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const holder = thisRun('fetch')
-  await obtainSlot(target, migration, holder, LOAD_TTL + 5_000, LOAD_TTL, signal)
+  await obtainSlot(target, migration, holder, TIMING.loadHold + HOLD_GRACE, TIMING.loadHold, signal)
   const stopped = new AbortController()
   const over = new AbortController()
   const lost = (error: unknown) => stopped.abort(error)
-  return keepingHold(new Link(url, 'target'), migration, holder, LOAD_TTL, lost, async () => {
+  return keepingHold(new Link(url, 'target'), migration, holder, TIMING.loadHold, lost, async () => {
     const watch = watchForAbort(new Link(url, 'target'), migration, over.signal, lost)
     try {
       return await work(AbortSignal.any([signal, stopped.signal]))
@@ -41,7 +39,7 @@ export async function holdingLoad<T>(
 
 async function watchForAbort(link: Link, migration: string, over: AbortSignal, aborted: (error: UserError) => void) {
   while (!over.aborted) {
-    await sleep(LOOK_EVERY, undefined, { signal: over }).catch(() => {})
+    await sleep(TIMING.abortLook, undefined, { signal: over }).catch(() => {})
     if (over.aborted) break
     const looked = link.use((db) => readEntryIfAny(db, migration))
     const entry = await looked.then(
@@ -71,7 +69,7 @@ async function watchForAbort(link: Link, migration: string, over: AbortSignal, a
 export async function stopLoad(target: Database, migration: string, folders: readonly string[]): Promise<void> {
   const ended = await endMolt(folders)
   if (ended.length) info(`ended \`molt fetch\` of this migration on this machine (PID ${ended.join(', ')})`)
-  const deadline = performance.now() + LOAD_TTL + 10_000
+  const deadline = performance.now() + TIMING.loadHold + HOLD_GRACE
   for (let told = false; ; told = true) {
     const holder = await liveHolder(target, migration)
     if (holder?.action !== 'fetch') return
@@ -81,7 +79,7 @@ export async function stopLoad(target: Database, migration: string, folders: rea
         'load.still-running',
         `${runText(holder)} goes on loading although the migration is aborted. Cancel that run, then run \`abort\` again.`,
       )
-    await sleep(500)
+    await sleep(TIMING.loadEndLook)
   }
 }
 
@@ -89,8 +87,8 @@ export async function stopLoad(target: Database, migration: string, folders: rea
 async function endMolt(folders: readonly string[]): Promise<number[]> {
   const groups = await moltGroups(folders)
   for (const group of groups) signalGroup(group, 'SIGTERM')
-  const deadline = performance.now() + GRACE_MS
-  while (groups.some((group) => signalGroup(group, 0)) && performance.now() < deadline) await sleep(50)
+  const deadline = performance.now() + TIMING.toolGrace
+  while (groups.some((group) => signalGroup(group, 0)) && performance.now() < deadline) await sleep(TIMING.toolLook)
   for (const group of groups) signalGroup(group, 'SIGKILL')
   return groups
 }

@@ -7,6 +7,7 @@ import type { Plan } from '../../model/plan.ts'
 import { type Database, ident, isMissingTable, qualified, sqlState } from '../../runtime/database.ts'
 import { messageOf, throwIfCancelled, UserError } from '../../runtime/errors.ts'
 import { plural, someOf } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import type { FetchMode } from '../../tools/molt-fetch.ts'
@@ -155,12 +156,11 @@ async function emptyTables(target: Database, entry: Entry, tables: readonly stri
   info(`emptied, since MOLT imports all of their rows again: ${partly.join(', ')}`)
 }
 
-const WAIT_EVERY = 1_000
 const SAY_EVERY = 30_000
 
 /** A load whose runner was killed leaves its imports running: they are waited for, unless one is paused. */
 async function awaitImports(target: Database, entry: Entry, signal: AbortSignal): Promise<void> {
-  for (let waited = 0; ; waited += WAIT_EVERY) {
+  for (let waited = 0; ; waited += TIMING.importLook) {
     throwIfCancelled(signal)
     const jobs = await ourImports(target, entry)
     if (!jobs.length) return
@@ -169,7 +169,7 @@ async function awaitImports(target: Database, entry: Entry, signal: AbortSignal)
       info(
         `waiting for ${plural(jobs.length, 'import')} of the interrupted load: ${jobs.map(({ id, table, fraction }) => `${table} ${Math.floor(fraction * 100)}% (job ${id})`).join(', ')}`,
       )
-    await sleep(WAIT_EVERY, undefined, { signal }).catch(() => {})
+    await sleep(TIMING.importLook, undefined, { signal }).catch(() => {})
   }
 }
 

@@ -1,5 +1,6 @@
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { number } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { countChatter, parseEvent } from '../../tools/events.ts'
 import { accountFor, emptyAccount, type FetchAccount, fetchedRows, strayTables } from '../../tools/molt-fetch.ts'
 import { Child, httpText } from '../../tools/process.ts'
@@ -38,8 +39,6 @@ export interface LoadResult {
   /** ToolError or CancelledError. Without one the exit code was 0, which alone proves nothing. */
   failure?: unknown
 }
-
-const MEASURE_EVERY = 1_000
 
 const SILENT =
   'IMPORT INTO of a large table can be silent for long (SHOW JOBS on the target tells how far it is). Otherwise look for locks on the target and for a runner that is out of memory or disk'
@@ -80,7 +79,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
       `its last words were: ${child.lastWords}; ${measured ? `${number(measured.exported)} rows were read and ${number(measured.imported)} written by its metrics` : 'its metrics tell of no row yet'}${answers ? '' : ', and they do not answer any more'}`,
     advice: SILENT,
     stallAfter: options.stallAfter,
-    end: () => void child.stop(1_000),
+    end: () => void child.stop(TIMING.toolStop),
   })
   const timer = setInterval(async () => {
     const text = await httpText(`http://${options.metricsAddr}/metrics`).catch(() => undefined)
@@ -89,7 +88,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
     if (rows && (rows.exported !== measured?.exported || rows.imported !== measured.imported)) silence.heard()
     measured = rows ?? measured
     tell()
-  }, MEASURE_EVERY)
+  }, TIMING.loadSample)
   const exit = await child.exitedOrStopped(options.signal)
   clearInterval(timer)
   silence.stop()

@@ -16,15 +16,13 @@ import { readTarget } from '../../destination/server.ts'
 import type { Plan } from '../../model/plan.ts'
 import { type Database, isConnectionLost, type Link } from '../../runtime/database.ts'
 import { throwIfCancelled } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { readSourceSessions, readStatements, type SourceSession } from '../../source/activity.ts'
 import { writesRefused } from '../../source/fence.ts'
 import { type Baseline, fingerprinted, OWN_APPLICATIONS, statementsBetween } from './baseline.ts'
 import { type Counters, type Statements, sum } from './counters.ts'
 import { isDml, statementFingerprint } from './fingerprint.ts'
 import type { Missing, Seen, SessionCount, Straggler } from './verdict.ts'
-
-/** How often sessions are looked at; a client that comes and goes is seen by chance only. */
-const SAMPLE_MS = 5_000
 
 export interface WatchOptions {
   source: Link
@@ -77,7 +75,9 @@ export async function watch(options: WatchOptions): Promise<Watched> {
       reported = now
       await tolerant(async () => options.onLook((await look(options, first, clients)).seen))
     }
-    await sleep(Math.min(SAMPLE_MS, options.everyMs, left), undefined, { signal: options.signal }).catch(() => {})
+    await sleep(Math.min(TIMING.observeSample, options.everyMs, left), undefined, { signal: options.signal }).catch(
+      () => {},
+    )
     throwIfCancelled(options.signal)
   }
   const last = await look(options, first, clients)

@@ -4,6 +4,7 @@ import { info, warning } from '@actions/core'
 import { type Database, qualified } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { readMarker, writeMarker } from '../../source/heartbeat.ts'
 import { readSlot } from '../../source/slot.ts'
 import type { StreamMetrics } from '../../tools/replicator.ts'
@@ -29,9 +30,6 @@ export interface DrainEvidence {
   deadLetters: number
   deadLetterTable: string
 }
-
-const LOOK_EVERY = 10
-const STILL_FOR = 60
 
 /**
  * Proves that everything committed on the source before now has been applied on the target. Only sound while no write
@@ -98,7 +96,7 @@ async function prove(
       if (status.restarts > restarts) throw new VerdictError('drain.not-proved', unproved('was restarted'))
       if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
       if (performance.now() - began > deadline) throw stream.stuck(`${step} did not happen within ${seconds(deadline)}`)
-      await sleep(LOOK_EVERY)
+      await sleep(TIMING.drainLook)
     }
   }
   const walsender = await until(
@@ -121,7 +119,7 @@ async function prove(
   )
   const positionConfirmedMs = since()
   const before = await metricsRead()
-  await sleep(STILL_FOR)
+  await sleep(TIMING.drainStill)
   const after = await metricsRead()
   const slot = await readSlot(source, plan.slot)
   const deadLetterTable = deadLetterName(stream.options.extraArgs)

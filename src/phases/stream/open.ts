@@ -18,6 +18,7 @@ import { writeMetrics } from '../../report/metrics.ts'
 import { type Database, ident, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse } from '../../runtime/errors.ts'
 import { number, plural, progress, seconds, workFolder } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { alteredPublication, type TableFiles } from '../../source/changes.ts'
 import { HEARTBEAT } from '../../source/heartbeat.ts'
 import {
@@ -244,8 +245,7 @@ async function requirePublication(source: Database, { plan }: Entry): Promise<Pu
   return mark
 }
 
-/** How long the server may take to see that a reader is gone, and how often one that comes back is cut off. */
-const READER_GOES = 1_500
+/** How often a reader that comes back is cut off. */
 const MOST_CUTS = 5
 
 /**
@@ -255,7 +255,7 @@ const MOST_CUTS = 5
  */
 async function endOrphan(source: Database, entry: Entry): Promise<void> {
   for (let cuts = 0; ; cuts++) {
-    const reader = await readerAfter(source, entry, READER_GOES, cuts > 0)
+    const reader = await readerAfter(source, entry, TIMING.readerGone, cuts > 0)
     if (!reader) return
     const { rows } = await source.query('SELECT session_user AS me')
     if (reader.application !== STREAM_APPLICATION || reader.user !== rows[0].me)
@@ -289,7 +289,7 @@ async function readerAfter(source: Database, entry: Entry, ms: number, cut: bool
     // A replicator that has lost its session dials again within a tenth of a second.
     if (away >= (cut ? 5 : 1)) return undefined
     if (reader && performance.now() > until) return reader
-    await sleep(100)
+    await sleep(TIMING.readerLook)
   }
 }
 
@@ -320,7 +320,7 @@ async function end(
     let slot = await readSlotNow(source, entry)
     // The server takes a moment to see that its reader is gone, and takes in its last word until then.
     for (let attempt = 0; slot?.active && attempt < 20; attempt++) {
-      await sleep(50)
+      await sleep(TIMING.readerLook / 2)
       slot = await readSlotNow(source, entry)
     }
     const { confirmedFlushLsn } = slot ?? {}

@@ -1,10 +1,6 @@
 import { warning } from '@actions/core'
 import { minutes } from '../../runtime/progress.ts'
-
-/** When silence is first told, and the most that lies between two times, in milliseconds; each is twice the one before. */
-const FIRST = 5 * 60_000
-const LONGEST = 60 * 60_000
-const LOOK_EVERY = 1_000
+import { TIMING } from '../../runtime/timing.ts'
 
 export interface StallOptions {
   /** What may be silent, such as `molt fetch`. */
@@ -26,18 +22,18 @@ export class StallWatch {
   readonly #options: StallOptions
   readonly #timer: NodeJS.Timeout
   #since = performance.now()
-  #tellAt = FIRST
+  #tellAt = TIMING.stallFirst
   #reason: string | undefined
 
   constructor(options: StallOptions) {
     this.#options = options
-    this.#timer = setInterval(() => this.#look(), LOOK_EVERY)
+    this.#timer = setInterval(() => this.#look(), TIMING.stallLook)
   }
 
   /** It has said something, or moved a row. */
   heard(): void {
     this.#since = performance.now()
-    this.#tellAt = FIRST
+    this.#tellAt = TIMING.stallFirst
   }
 
   stop(): void {
@@ -59,7 +55,7 @@ export class StallWatch {
       end()
     }
     if (silent < this.#tellAt) return
-    this.#tellAt += Math.min(this.#tellAt, LONGEST)
+    this.#tellAt += Math.min(this.#tellAt, TIMING.stallLongest)
     warning(`nothing was heard of ${name} for ${minutes(silent)}: ${known()}. ${advice}. Cancel the run to end it`)
   }
 }

@@ -7,6 +7,7 @@ import { isConnectionLost, Link } from '../../runtime/database.ts'
 import { CancelledError, messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { number, plural, seconds } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { isSchemaChange, type Observation, observationCode, type TableFiles } from '../../source/changes.ts'
 import { HEARTBEAT, readBeat, readMarker, writeMarker } from '../../source/heartbeat.ts'
 import type { PublicationMark } from '../../source/publication.ts'
@@ -60,11 +61,6 @@ export interface StreamStatus {
 
 /** Retries from which a stream counts as going round in circles, if the last one was no longer ago than the gap. */
 const CIRCLING = 3
-const RETRY_GAP = 5_000
-const BEAT_EVERY = 250
-const LOOK_EVERY = 50
-const MEASURE_EVERY = 500
-const WATCH_EVERY = 1_000
 /** How often in a row a replicator may die without having brought anything over. */
 const MAX_VAIN_LIVES = 5
 const MOST_DIAGNOSES = 50
@@ -111,7 +107,7 @@ export class Stream {
   /** Retries of the replicators that have ended, and dials at the last look at this one's. */
   #retriesBefore = 0
   #dialsBefore = 0
-  /** The last retry, and the first of those that have followed each other within {@link RETRY_GAP}. */
+  /** The last retry, and the first of those that have followed each other within `retryGap`. */
   #retryAt = Number.NEGATIVE_INFINITY
   #circlingSince = 0
   #restarts = 0
@@ -171,7 +167,7 @@ export class Stream {
     const now = performance.now()
     const waiting = this.#unseen[0] ? now - this.#unseen[0].at : 0
     // Without a way to the source nobody knows the lag, however calm all else is.
-    const silent = this.#beating && now - this.#beatAt > 4 * BEAT_EVERY ? now - this.#beatAt : 0
+    const silent = this.#beating && now - this.#beatAt > 4 * TIMING.heartbeat ? now - this.#beatAt : 0
     return {
       lagMs: Math.round(Math.max(this.#latency ?? Number.POSITIVE_INFINITY, waiting, silent)),
       beating: this.#beating,
@@ -305,7 +301,7 @@ export class Stream {
   }
 
   get #circling(): boolean {
-    return performance.now() - this.#retryAt < RETRY_GAP
+    return performance.now() - this.#retryAt < TIMING.retryGap
   }
 
   #noteRetries(): void {
@@ -316,7 +312,7 @@ export class Stream {
     )
     this.#dialsBefore = dials
     if (last <= this.#retryAt) return
-    if (last - this.#retryAt > RETRY_GAP) this.#circlingSince = last
+    if (last - this.#retryAt > TIMING.retryGap) this.#circlingSince = last
     this.#retryAt = last
   }
 
@@ -358,7 +354,7 @@ export class Stream {
       this.#metrics = noMetrics()
       this.#dialsBefore = 0
       if (replicator.lastDiagnosis) this.#noteDiagnosis(replicator.lastDiagnosis, replicator.retries)
-      await this.#pause(Math.min(1_000, 200 * vain))
+      await this.#pause(Math.min(TIMING.restartMost, TIMING.restart * vain))
       if (!this.#closing) await this.#launch()
     }
   }
@@ -383,7 +379,7 @@ export class Stream {
           this.#beatAt = performance.now()
           this.#unseen.push({ beat: this.#beat, at, retries: this.#retries })
         })
-      await this.#pause(BEAT_EVERY)
+      await this.#pause(TIMING.heartbeat)
     }
   }
 
@@ -401,7 +397,7 @@ export class Stream {
         }
         if (seen.beat < owed) throw this.#skipped(owed - seen.beat)
       })
-      await this.#pause(LOOK_EVERY)
+      await this.#pause(TIMING.lagLook)
     }
   }
 
@@ -448,7 +444,7 @@ export class Stream {
       const diagnosis = this.#replicator?.lastDiagnosis
       if (diagnosis) this.#noteDiagnosis(diagnosis, this.#replicator?.retries ?? 0)
       await this.#surviving(() => this.#readSlot())
-      await this.#pause(MEASURE_EVERY)
+      await this.#pause(TIMING.slotLook)
     }
   }
 
@@ -523,12 +519,12 @@ export class Stream {
       await this.#surviving(async () => {
         const { isCockroach = false } = this.options
         this.#tell(await this.#side.target.use((db) => this.#watch.lookAtTarget(db, isCockroach)))
-        if (isCockroach || !this.#unseen[0] || performance.now() - this.#unseen[0].at < WATCH_EVERY) return
+        if (isCockroach || !this.#unseen[0] || performance.now() - this.#unseen[0].at < TIMING.watchLook) return
         const { busy, blocked } = await this.#side.target.use(applying)
         if (busy) this.#busyAt = performance.now()
         this.#blocked = blocked
       })
-      await this.#pause(WATCH_EVERY)
+      await this.#pause(TIMING.watchLook)
     }
   }
 
@@ -551,7 +547,7 @@ export class Stream {
       if (this.#closing && !(error instanceof VerdictError)) return
       if (!isConnectionLost(error)) throw error
       if (error instanceof UserError) this.#noteDiagnosis(messageOf(error), 1)
-      await this.#pause(250)
+      await this.#pause(TIMING.reconnect)
     }
   }
 
@@ -594,6 +590,6 @@ export async function untilCaughtUp(
     quietSince = status.lagMs <= limits.maxLag ? (quietSince ?? now) : undefined
     if (quietSince !== undefined && now - quietSince >= limits.quietPeriod) return status
     if (now > end) throw stream.stuck(`the lag was still ${seconds(status.lagMs)} after ${seconds(limits.deadline)}`)
-    await sleep(100)
+    await sleep(TIMING.caughtUpLook)
   }
 }

@@ -4,6 +4,7 @@ import { plainForm } from '../../model/values.ts'
 import { type Database, ident, qualified } from '../../runtime/database.ts'
 import { messageOf } from '../../runtime/errors.ts'
 import { seconds } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { readMarker, writeMarker } from '../../source/heartbeat.ts'
 import type { Recheck, RowDifference } from '../../tools/molt-verify.ts'
 import { scrubText } from '../../tools/scrub.ts'
@@ -42,7 +43,6 @@ interface Pending {
 const BATCH = 500
 /** A row that comes and goes between two looks can seem to stand still once. */
 const LOSS_AFTER = 2
-const PAUSE = 500
 
 /**
  * Looks again at rows that differed while changes were streamed. In each round the source's rows are read, a marker is
@@ -81,7 +81,7 @@ export async function recheckRows(
   try {
     for (const db of [source, target]) await db.query("SET TimeZone = 'UTC'")
     for (let round = 0; round < options.rounds && [...pending.values()].some((each) => each.length); round++) {
-      if (round) await sleep(PAUSE, undefined, { signal: options.signal })
+      if (round) await sleep(TIMING.recheckPause, undefined, { signal: options.signal })
       await look(source, target, { tables, pending, readers }, options)
     }
   } catch (error) {
@@ -151,7 +151,7 @@ export async function passMarker(
       throw new Error(
         `no marker has reached the target within ${seconds(options.markerTimeout)}; is the stream running? Run \`replicate\` beside this, or verify after the drain`,
       )
-    await sleep(20)
+    await sleep(TIMING.markerLook)
   }
 }
 

@@ -6,6 +6,7 @@ import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { type Database, ident, qualified, unhurried } from '../../runtime/database.ts'
 import { messageOf } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { tlsProblem } from '../../runtime/url.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSequenceStates, readStructure } from '../../sql/structure.ts'
@@ -371,7 +372,7 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
     known: () => `its last words were: ${child.lastWords}`,
     advice: 'Look for locks and long statements on both sides, and for a runner that is out of memory',
     stallAfter: options.stallAfter,
-    end: () => void child.stop(1_000),
+    end: () => void child.stop(TIMING.toolStop),
   })
   const exit = await child.exitedOrStopped(options.signal)
   silence.stop()

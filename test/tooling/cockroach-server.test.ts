@@ -242,3 +242,47 @@ describe('faults', () => {
     }
   })
 })
+
+describe('the past', () => {
+  const NOW = 'SELECT cluster_logical_timestamp()::STRING AS time'
+  const names = async (time: unknown) =>
+    (await rows(`SELECT name FROM past AS OF SYSTEM TIME '${time}' WHERE id > $1 ORDER BY id`, [0])).map(
+      ({ name }) => name,
+    )
+
+  test('is read as of each call of cluster_logical_timestamp(), by either protocol', async () => {
+    await db.query(`CREATE TABLE past (id INT PRIMARY KEY, name STRING)`)
+    await db.query(`INSERT INTO past VALUES (1, 'one'), (2, 'two')`)
+    const [first] = await rows(NOW)
+    await db.query(`DELETE FROM past WHERE id = 1; UPDATE past SET name = 'deux' WHERE id = 2`)
+    const [second] = await rows(`${NOW}, (SELECT max(crdb_internal_mvcc_timestamp) FROM past) AS written`)
+    expect(Number(second?.time)).toBeGreaterThanOrEqual(Number(second?.written))
+    await db.query(`INSERT INTO past VALUES (3, 'three')`)
+    expect(await names(first?.time)).toEqual(['one', 'two'])
+    expect(await names(second?.time)).toEqual(['deux'])
+    expect(await rows(`SELECT count(*) AS rows FROM past AS OF SYSTEM TIME '${first?.time}'`)).toEqual([{ rows: '2' }])
+    expect(await rows('SELECT count(*) AS rows FROM past')).toEqual([{ rows: '2' }])
+    await db.query('BEGIN')
+    await db.query(`INSERT INTO past VALUES (4, 'four')`)
+    await db.query('ROLLBACK')
+  })
+
+  test('is the state half a second after a call, too', async () => {
+    const [now] = await rows(NOW)
+    await db.query(`INSERT INTO past VALUES (5, 'five')`)
+    const later = `${BigInt(String(now?.time).replace(/\..*/, '')) + 500_000_000n}.0000000000`
+    await expect.poll(() => names(later).catch(({ code }) => code), { timeout: 5_000 }).toContain('five')
+    expect(await names(now?.time)).not.toContain('five')
+  })
+
+  test('is refused for a time that no state was kept of, and where it cannot be told', async () => {
+    const [now] = await rows(NOW)
+    const at = (time: string) => `SELECT * FROM past AS OF SYSTEM TIME ${time}`
+    expect((await refused(at(`'${Number.parseInt(String(now?.time), 10) + 1}.0'`))).code).toBe('0A000')
+    expect((await refused(at(`'1.0'`))).message).toContain('must be after replica GC threshold')
+    expect((await refused(at(`'-10s'`))).code).toBe('0A000')
+    expect((await refused(`BEGIN AS OF SYSTEM TIME '${now?.time}'`)).code).toBe('0A000')
+    await db.query('TRUNCATE past')
+    expect((await refused(at(`'${now?.time}'`))).message).toContain('rewritten or dropped')
+  })
+})

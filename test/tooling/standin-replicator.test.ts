@@ -3,7 +3,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
-import { Bench, type Databases, freePort, type Running, until } from './standin-helpers.ts'
+import { Bench, type Databases, freePort, type Running, until } from '../contract/standin-helpers.ts'
 
 let bench: Bench
 const running: Running[] = []

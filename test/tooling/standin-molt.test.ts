@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { Bench, type Databases, type Finished, until } from './standin-helpers.ts'
+import { Bench, type Databases, type Finished, until } from '../contract/standin-helpers.ts'
 
 let bench: Bench
 beforeAll(async () => {

@@ -5,8 +5,8 @@ import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type S3Server, startS3 } from '../../rehearsal/s3.ts'
 import { freeAddress } from '../../src/tools/process.ts'
+import { Bench, type Databases, type Finished } from '../contract/standin-helpers.ts'
 import { type ImportGateway, startImportGateway } from '../support/import-gateway.ts'
-import { Bench, type Databases, type Finished } from './standin-helpers.ts'
 
 let bench: Bench
 let s3: S3Server

@@ -1,0 +1,110 @@
+import * as z from 'zod'
+
+/** How long the suite waits, and how often it looks, where no input says so; in milliseconds. */
+const DEFAULTS = {
+  /** Attempts to connect to a database. */
+  connectTimeout: 15_000,
+  /** A catalog statement, by the server's limit. */
+  statementTimeout: 60_000,
+  /** After the server's limit, until this side gives up by itself. */
+  statementGrace: 1_000,
+  /** A statement on the fence: one that takes longer has met a broken connection. */
+  fenceTimeout: 3_000,
+  /** Before a statement is repeated on the target, at first and at most; doubled each time. */
+  repeatFirst: 20,
+  repeatMost: 1_500,
+  /** One request to GitHub. */
+  githubTimeout: 20_000,
+  /** Unit of the back-off when GitHub fails. */
+  githubBackoff: 1_000,
+  /** One message to `notify-url`. */
+  notifyTimeout: 5_000,
+  /** Measuring how much WAL the source writes. */
+  walWindow: 2_000,
+  /** Reading samples of rows, in all. */
+  sampleLimit: 10_000,
+  /** Looking through all tables for the column that a tool could not load; the failure is reported without it, too. */
+  columnLook: 60_000,
+  /** Between two counts of the rows of a load. */
+  loadSample: 1_000,
+  /** The hold of a load lapses unless it is renewed; between two looks at whether the migration was aborted meanwhile. */
+  loadHold: 20_000,
+  abortLook: 2_000,
+  /** Between two looks at imports of a load whose runner was killed, and at a load that `abort` waits for. */
+  importLook: 1_000,
+  loadEndLook: 500,
+  /** From SIGTERM to SIGKILL for a tool, and for one that is stopped because the run ends; how often to look. */
+  toolGrace: 5_000,
+  toolStop: 1_000,
+  toolLook: 20,
+  /** For output that a descendant of a tool that has ended may still write. */
+  pipeGrace: 1_000,
+  /** An answer of the replicator about its metrics. */
+  metricsTimeout: 2_000,
+  /** A tool's stall: the first warning, the longest gap between two, and how often to look. */
+  stallFirst: 5 * 60_000,
+  stallLongest: 60 * 60_000,
+  stallLook: 1_000,
+  /** The stream: between heartbeats, looks at the target's marker, measurements, and looks at both databases. */
+  heartbeat: 250,
+  lagLook: 50,
+  slotLook: 500,
+  watchLook: 1_000,
+  /** After a lost connection of the stream's own, and after a replicator that ended: times its ends without progress, at most. */
+  reconnect: 250,
+  restart: 200,
+  restartMost: 1_000,
+  /** Retries this far apart do not belong together. */
+  retryGap: 5_000,
+  /** Between two looks at the lag, at whether the slot is asked for, and at who reads it. */
+  caughtUpLook: 100,
+  handoverLook: 100,
+  readerLook: 100,
+  /** Until the server has seen that a slot's reader is gone. */
+  readerGone: 1_500,
+  /** The drain: between two looks, and how long nothing may move. */
+  drainLook: 10,
+  drainStill: 60,
+  /** The last test of the stream before the fence, and the marker's time on top of `max-lag`. */
+  movingFor: 100,
+  markerGrace: 2_000,
+  markerLook: 20,
+  /** Between two rounds of comparing rows again. */
+  recheckPause: 500,
+  /** Between two looks at who still writes under the fence. */
+  holdersLook: 10,
+  /** A hold of the migration lapses unless it is renewed: long enough for a target that is away; and between two questions for it. */
+  hold: 60_000,
+  holdAsk: 1_000,
+  /** Between two looks at whether a hold is renewed by its owner. */
+  holderLook: 1_000,
+  /** Until the sessions of a retired login have ended, and between two looks at them. */
+  sessionsEnd: 5_000,
+  sessionsLook: 10,
+  /** Until a unique index is built, and between two looks at it and at schema changes. */
+  indexBuild: 600_000,
+  indexLook: 250,
+  jobsEnd: 60_000,
+  jobsLook: 500,
+  /** Between two answers to the server by who reads its change log; it drops one that is silent for 60 s. */
+  changeLogAnswer: 2_000,
+  /** Between two samples of a watch after the switch; a client that comes and goes is seen by chance only. */
+  observeSample: 5_000,
+  /** `pg_dump` of one schema, and a connection that may hang in a COPY. */
+  dumpTimeout: 300_000,
+  hangUp: 500,
+}
+
+export type Timing = typeof DEFAULTS
+
+/**
+ * Tests shorten waits by `MOLT_ACTIONS_TEST_TIMING`, JSON such as `{"walWindow":50}`. A runner of GitHub has a name of
+ * its own, and there the variable counts for nothing.
+ * @throws ZodError for a name that is none of these
+ */
+function shortened({ MOLT_ACTIONS_TEST_TIMING: given, RUNNER_NAME: runner = 'local' }: NodeJS.ProcessEnv) {
+  if (!given || runner !== 'local') return {}
+  return z.partialRecord(z.enum(Object.keys(DEFAULTS)), z.number().min(0)).parse(JSON.parse(given))
+}
+
+export const TIMING: Readonly<Timing> = { ...DEFAULTS, ...shortened(process.env) }
