@@ -75,6 +75,8 @@ async function measure(source: string, target: string): Promise<void> {
       defer: { indexes: false, constraints: false },
       tableHandling: 'none',
       bucketPath: undefined,
+      mode: undefined,
+      implicitAccess: undefined,
       tableConcurrency: 4,
       exportConcurrency: 4,
       rowBatchSize: 100_000,

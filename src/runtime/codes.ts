@@ -600,6 +600,11 @@ export const CODES = {
     cause: 'Someone ran `abort` while `fetch` was loading.',
     fix: 'Run `prepare` and `fetch` again when the migration is to go on.',
   },
+  'load.bucket-refused': {
+    meaning: 'The bucket refuses the keys that MOLT uses, or does not exist.',
+    cause: "The keys, the region or the endpoint in the step's environment are missing, wrong or expired.",
+    fix: 'Set `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION`, or a role that may read, write and list the bucket.',
+  },
   'load.cancel-refused': {
     meaning: 'The migration role may not cancel imports of its own load.',
     cause: 'Up to v24.3, CANCEL JOB requires the role admin or the privilege CONTROLJOB.',
@@ -624,6 +629,11 @@ export const CODES = {
     meaning: 'A row with the same key already exists on the target.',
     cause: 'The table was not empty, or another session writes to it.',
     fix: 'Empty the table, stop the writer, and load again.',
+  },
+  'load.files-unreadable': {
+    meaning: 'The target cannot read the files that MOLT wrote.',
+    cause: 'The cluster has no way to the bucket or to the file server on the runner, or may not read there.',
+    fix: 'Open the way from every node to the bucket, or set `local-path-crdb-access-addr` to an address that they reach.',
   },
   'load.foreign-import': {
     meaning: 'An import that no load of this migration started holds expected tables offline.',
@@ -1185,6 +1195,12 @@ export const CODES = {
     meaning: 'The stream is stuck: a unique index of the target refuses a change.',
     cause: 'A unique value moved from one row to another.',
     fix: 'Drop that index on the target until after the drain.',
+  },
+
+  'target.table-offline': {
+    meaning: 'An expected table of the target is offline.',
+    cause: 'An import holds it. The catalogs hide such a table, and every statement on it fails.',
+    fix: 'Wait until the job that the message names has ended, or cancel it: `CANCEL JOB id`. Then run the step again.',
   },
 
   'tool.failed': {

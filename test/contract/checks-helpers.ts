@@ -19,6 +19,8 @@ const SETTINGS: Omit<Settings, 'tables' | 'filter'> = {
   defer: { indexes: false, constraints: false },
   tableHandling: 'none',
   bucketPath: undefined,
+  mode: undefined,
+  implicitAccess: undefined,
   tableConcurrency: 2,
   exportConcurrency: 2,
   rowBatchSize: 1000,

@@ -7,6 +7,7 @@ import {
   requireGone,
   requireOwner,
   restoreOrTell,
+  tellFiles,
 } from '../../phases/cleanup/leftovers.ts'
 import { stopLoad } from '../../phases/load/held-load.ts'
 import { endImports, requireNoForeignImports } from '../../phases/load/resume.ts'
@@ -44,7 +45,7 @@ export const action: Action<typeof spec> = {
       }
       const dropped = await withDatabase(inputs.source, 'source', (source) => onSource(context, source, entry, undone))
       if (target) dropped.push(...(await onTarget(context, target, entry, undone)))
-      tell(context, target !== undefined, dropped, undone)
+      tell(context, target !== undefined, entry, dropped, undone)
     } finally {
       await target?.end().catch(() => {})
     }
@@ -64,10 +65,17 @@ async function trying(undone: Undone[], work: () => Promise<unknown>): Promise<b
 }
 
 /** @throws VerdictError that names what could not be done */
-function tell(context: Abort, reached: boolean, dropped: readonly string[], undone: readonly Undone[]): void {
+function tell(
+  context: Abort,
+  reached: boolean,
+  entry: Entry | undefined,
+  dropped: readonly string[],
+  undone: readonly Undone[],
+): void {
   context.output('dropped', JSON.stringify(dropped))
   context.output('undone', JSON.stringify(undone.map(({ code }) => code)))
   context.output('target-reached', reached)
+  context.output('files-left', JSON.stringify(tellFiles(entry)))
   const left = reached
     ? ''
     : '\n\nThe target could not be reached: run `abort` again when it is back, which removes staging schema, heartbeat and ledger entry there.'

@@ -7,6 +7,7 @@ import {
   requireGone,
   requireOwner,
   restoreOrTell,
+  tellFiles,
 } from '../../phases/cleanup/leftovers.ts'
 import { lookAtFence } from '../../phases/cutover/held-fence.ts'
 import { lastObservation } from '../../phases/observe/observation.ts'
@@ -38,6 +39,7 @@ export const action: Action<typeof spec> = {
       const names = JSON.stringify(found.map(({ name }) => name))
       context.output('dropped', dryRun ? '[]' : names)
       context.output('would-drop', dryRun ? names : '[]')
+      context.output('files-left', JSON.stringify(tellFiles(entry)))
       context.summary(
         `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
       )

@@ -131,9 +131,12 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
   const publication = await readPublicationMark(source, plan.publication)
   const cursor = resume?.cursor ?? (account.cursor as string)
   await requireStreamable(source, target, note.entry, cursor, files)
+  const filesLeft = filesAfterLoad(note.entry.facts, inputs.deleteFiles)
   const loaded = await advance(target, note.entry, 'loaded', {
-    facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication },
+    facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication, filesLeft },
   })
+  if (filesLeft.length)
+    info(`files of the load stay below the bucket path or local path, with every row in them: ${filesLeft.join(', ')}`)
   if (inputs.tableHandling === 'drop-on-target-and-recreate') await acceptTargetSchema(target, loaded)
   const durationMs = Math.round(performance.now() - began)
   const insecure = requireTls(inputs)
@@ -149,6 +152,11 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     countInSnapshot: 'not possible; what was exported is held against what arrived, and verify compares every row',
   })
   report(context, { plan, account, arrived, cursor, durationMs, insecure })
+}
+
+/** MOLT deletes the files of the tables that it has imported in this run. */
+function filesAfterLoad({ load, filesLeft = [] }: Facts, deleted: boolean): string[] {
+  return deleted ? filesLeft.filter((folder) => folder !== load?.folder) : filesLeft
 }
 
 /** What the ledger knows of a load while it runs: its changes are made one after the other. */
@@ -296,12 +304,12 @@ async function load(run: Run, note: LoadNote, resume: Resumed | undefined, befor
   const args = await commandLine(inputs, plan, source, metricsAddr, resume)
   await makeFolder(inputs, folder)
   // Before the tool starts: an import that names the folder is known to be ours from its first moment.
-  if (!resume)
-    await note.change(
-      { mode, folder },
-      { files: before, loadFolders: [...(note.entry.facts.loadFolders ?? []), ...(folder ? [folder] : [])] },
-    )
+  if (!resume) await note.change({ mode, folder }, { files: before, ...withLoadFolder(note.entry.facts, folder) })
   return runTool(run, note, { args, metricsAddr, resumed: resume !== undefined, folder })
+}
+
+function withLoadFolder({ loadFolders = [], filesLeft = [] }: Facts, folder: string | undefined): Facts {
+  return folder ? { loadFolders: [...loadFolders, folder], filesLeft: [...filesLeft, folder] } : {}
 }
 
 /** What a load that needs no tool any more would have said at its end. */

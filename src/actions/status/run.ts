@@ -1,7 +1,9 @@
 import { info, warning } from '@actions/core'
+import { jobText } from '../../destination/jobs.ts'
 import { holdTexts } from '../../ledger/hold.ts'
 import { type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { lookAtFence } from '../../phases/cutover/held-fence.ts'
+import { importsInto } from '../../phases/load/resume.ts'
 import { readRollback } from '../../phases/observe/way-back.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
@@ -26,7 +28,8 @@ export const action: Action<typeof spec> = {
           withDatabase(target, 'target', async (db) => {
             const entry = await readEntryIfAny(db, migration)
             const rollback = entry && (await readRollback(db, entry, context.inputs.rollbackWindow))
-            return { entry, holds: await holdTexts(db, migration), rollback }
+            const imports = entry ? await importTexts(db, entry) : []
+            return { entry, holds: await holdTexts(db, migration), rollback, imports }
           }),
         )
       : undefined
@@ -39,6 +42,7 @@ export const action: Action<typeof spec> = {
       ...ledgerLines(context, entry),
       ...(rollback?.lines ?? []),
       ...(ledger?.holds ?? []),
+      ...(ledger?.imports ?? []),
       ...sourceLines(context, facts),
     ]
     for (const line of lines) info(line)
@@ -68,6 +72,18 @@ async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
     warning(messageOf(error))
     return undefined
   }
+}
+
+/** Imports that hold expected tables offline. */
+async function importTexts(db: Database, entry: Entry): Promise<string[]> {
+  const jobs = await importsInto(db, entry).catch((error) => {
+    warning(`import jobs cannot be read: ${messageOf(error)}`)
+    return []
+  })
+  return jobs.map(
+    (job) =>
+      `offline: importing ${Math.floor(job.fraction * 100)}%, ${job.ours ? 'a load of this migration' : 'not ours'}: ${jobText(job)}`,
+  )
 }
 
 /** Without a ledger that names it, a slot of another database on the same server is not this migration's. */

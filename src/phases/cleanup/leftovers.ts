@@ -176,6 +176,16 @@ async function schemaExists(db: Database, name: string): Promise<boolean> {
   return rowCount === 1
 }
 
+/** Tells where files with rows are left: the keys of the bucket are not here, and the folder may be on another machine. */
+export function tellFiles(entry: Entry | undefined): string[] {
+  const { filesLeft = [] } = entry?.facts ?? {}
+  if (filesLeft.length)
+    warning(
+      `Files of the load hold rows and are not deleted here. Delete these folders below the bucket path or local path of \`fetch\`: ${filesLeft.join(', ')}`,
+    )
+  return filesLeft
+}
+
 /** @throws UserError when what is on the source is another migration's */
 export async function requireOwner(source: Database, migration: string): Promise<void> {
   const owner = await readHeartbeatOwner(source)

@@ -173,7 +173,8 @@ async function awaitImports(target: Database, entry: Entry, signal: AbortSignal)
   }
 }
 
-async function importsInto(target: Database, { plan, facts }: Entry): Promise<ImportJob[]> {
+/** Imports into the expected tables that have not ended; none on PostgreSQL. */
+export async function importsInto(target: Database, { plan, facts }: Entry): Promise<ImportJob[]> {
   if (!(await readTarget(target)).isCockroach) return []
   return readImportJobs(target, plan.targetSchema, plan.tables, facts.loadFolders)
 }

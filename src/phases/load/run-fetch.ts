@@ -166,6 +166,16 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
     'input.insecure-url',
     'Write sslmode=verify-full, or say `allow-insecure: true`.',
   ],
+  [
+    /failed to get s3 object|too many retries; giving up|error response from server|file doesn't exist/,
+    'load.files-unreadable',
+    'The target must reach the files under the URL that MOLT gives it: check its way to the bucket, or `local-path-crdb-access-addr`.',
+  ],
+  [
+    /NoCredentialProviders|SignatureDoesNotMatch|InvalidAccessKeyId|InvalidToken|ExpiredToken|NoSuchBucket|AccessDenied/,
+    'load.bucket-refused',
+    "Set keys, region and endpoint of the bucket in the step's environment (AWS_…), and let them read, write and list it.",
+  ],
   [/no exception logs/i, 'load.cannot-resume', 'There is nothing to continue; say `on-interrupted: restart`.'],
 ]
 
