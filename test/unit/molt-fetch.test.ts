@@ -21,6 +21,7 @@ import {
   fetchedRows,
   fetchFeatures,
   fetchProblems,
+  implicitAccess,
   unknownFlags,
 } from '../../src/tools/molt-fetch.ts'
 import { toolHelp } from '../../src/tools/versions.ts'
@@ -169,6 +170,17 @@ test('progress tells what is left, and nothing that is not known', () => {
   const untold = { tablesRead: 0, tablesImported: undefined, rows: 0 }
   expect(progressLine(untold, 4, { rows: 0, bytes: 0 }, 5_000)).toBe('loading: 0 of 4 tables read, 0 rows, 0 rows/s')
 })
+
+test.each([
+  [{ mode: 'import', localPath: '/files' }, {}, true],
+  [{ mode: 'import', bucketPath: 's3://b', useImplicitAuth: true }, {}, true],
+  [{ mode: 'import', bucketPath: 's3://b' }, { AWS_ENDPOINT_URL: 'http://minio' }, true],
+  [{ mode: 'import', bucketPath: 's3://b?AWS_ENDPOINT=http://minio' }, {}, true],
+  [{ mode: 'import', bucketPath: 's3://b' }, {}, false],
+  [{ mode: 'use-copy', localPath: '/files' }, {}, false],
+] as const)('EXTERNALIOIMPLICITACCESS for %j with %j: %s', (files, env, needed) =>
+  expect(implicitAccess(files, env) !== undefined).toBe(needed),
+)
 
 describe('import jobs', () => {
   test.each([

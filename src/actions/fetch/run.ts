@@ -131,7 +131,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
   const publication = await readPublicationMark(source, plan.publication)
   const cursor = resume?.cursor ?? (account.cursor as string)
   await requireStreamable(source, target, note.entry, cursor, files)
-  const filesLeft = filesAfterLoad(note.entry.facts, inputs.deleteFiles)
+  const filesLeft = filesAfterLoad(note.entry.facts, inputs.deleteFiles && !resume)
   const loaded = await advance(target, note.entry, 'loaded', {
     facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication, filesLeft },
   })
