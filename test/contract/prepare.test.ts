@@ -449,7 +449,9 @@ it('an abort or cleanup leaves what is not ours in our schema, names it, and goe
     ['cleanup', /view molt_actions\.theirs depends on schema molt_actions/],
   ] as const) {
     const told = await run(action, urls)
-    expect(told.outputs['error-kind'], told.log).toBe('user')
+    const code = action === 'abort' ? 'abort.incomplete' : 'cleanup.foreign-objects'
+    expect(told.outputs['error-code'], told.log).toBe(code)
+    if (action === 'abort') expect(told.outputs.undone).toBe('["cleanup.foreign-objects"]')
     expect(told.log).toMatch(/schema molt_actions on the source cannot be dropped, since things that are not ours/)
     expect(told.log).toMatch(left)
     expect(await query(urls.source, "SELECT 1 FROM pg_trigger WHERE tgname = 'molt_actions_fence'")).toEqual([])

@@ -42,7 +42,8 @@ export class LoadBench {
   readonly s3: S3Server
   /** Called before an import reads a file; tests make it wait or fail. */
   beforeFile: NonNullable<CockroachOptions['beforeFile']> = async () => {}
-  readonly #folder = mkdtempSync(join(tmpdir(), 'molt-actions-load-'))
+  /** Goes at the end, with all that tests put there. */
+  readonly folder = mkdtempSync(join(tmpdir(), 'molt-actions-load-'))
   #count = 0
 
   private constructor(pair: EmbeddedPair, cluster: CockroachServer, s3: S3Server) {
@@ -65,7 +66,7 @@ export class LoadBench {
     await this.s3.stop()
     await this.cluster.stop()
     await this.pair.stop()
-    rmSync(this.#folder, { recursive: true, force: true })
+    rmSync(this.folder, { recursive: true, force: true })
   }
 
   /** New databases with rows on the source, after `prepare`. */
@@ -106,12 +107,12 @@ export class LoadBench {
   }
 
   #run(action: string, inputs: Record<string, string>, options: Partial<RunOptions> = {}): Promise<JobResult> {
-    const tools = join(this.#folder, 'setup/_temp/molt-actions/stand-in')
+    const tools = join(this.folder, 'setup/_temp/molt-actions/stand-in')
     return runAction({
       dir: join(REPO, 'actions', action),
       repo: REPO,
       inputs,
-      workDir: join(this.#folder, action),
+      workDir: join(this.folder, action),
       ...options,
       env: { ...this.s3.env, PATH: `${tools}:${process.env.PATH}`, ...options.env },
     })
