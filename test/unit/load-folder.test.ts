@@ -38,7 +38,7 @@ describe('the folder of a load', () => {
   test('its name leads back to the root of the file server, also when made twice', async () => {
     const root = mkdtempSync(join(tmpdir(), 'folder-'))
     try {
-      const files = { mode: 'import', localPath: join(root, 'F') } as const
+      const files = { mode: 'import', localPath: join(root, 'F'), localPathListenAddr: ':9' } as const
       await makeFolder(files, 'F')
       await makeFolder(files, 'F')
       expect(realpathSync(join(root, 'F/F'))).toBe(realpathSync(join(root, 'F')))

@@ -44,8 +44,11 @@ export function withFolder<T extends LoadFiles>(files: T, folder: string | undef
  * address before a file's path as it is (`fetch/datablobstorage/local.go`), so the folder's name is put there, and a link
  * of that name leads back to the root.
  */
-export async function makeFolder({ bucketPath, localPath }: LoadFiles, folder: string | undefined): Promise<void> {
-  if (!folder || bucketPath || !localPath) return
+export async function makeFolder(
+  { bucketPath, localPath, localPathListenAddr, mode }: LoadFiles,
+  folder: string | undefined,
+): Promise<void> {
+  if (!folder || bucketPath || !localPath || !localPathListenAddr || mode !== 'import') return
   await mkdir(localPath, { recursive: true })
   await symlink('.', join(localPath, folder)).catch((error) => {
     if (error.code !== 'EEXIST') throw error
