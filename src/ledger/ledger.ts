@@ -53,7 +53,7 @@ export interface Facts {
   load?: { mode: string; folder?: string; cursor?: string; fetchId?: string; exported?: Exported } | null
   /** Folders below the bucket path or local path, one a load: an import that reads files of one of them is ours. */
   loadFolders?: string[]
-  /** Those of them in which files may be left: MOLT deletes a load's files only when it was told to and succeeds. */
+  /** Those of them in which files may be left: MOLT deletes a load's files only with `delete-files`, and when it succeeds. */
   filesLeft?: string[]
   /**
    * Where the replicator keeps its progress on the target. One for each load: a position that it finds there, from an

@@ -19,7 +19,7 @@ export const CODES = {
     fix: 'Run `rollback` to return to the source, or `cutover` again to finish the switch.',
   },
   'abort.incomplete': {
-    meaning: 'The migration is aborted, but not everything of it could be taken away.',
+    meaning: 'The migration is aborted, but parts of it are left.',
     cause: 'The message lists what failed, each with the code of its own error.',
     fix: 'Correct what the message lists, then run `abort` again.',
   },
@@ -598,7 +598,7 @@ export const CODES = {
   'load.aborted': {
     meaning: 'The load ended because the migration was aborted meanwhile.',
     cause: 'Someone ran `abort` while `fetch` was loading.',
-    fix: 'Run `prepare` and `fetch` again when the migration is to go on.',
+    fix: 'Run `prepare` and `fetch` again to continue the migration.',
   },
   'load.bucket-refused': {
     meaning: 'The bucket refuses the keys that MOLT uses, or does not exist.',

@@ -54,7 +54,7 @@ test('`abort` ends molt before it cancels its imports, and leaves nothing', asyn
   expect(words(await loading)).not.toContain('pg_drop_replication_slot')
 })
 
-test('an import of somebody else is named with its owner, and not cancelled', async () => {
+test('names the owner of a foreign import, and does not cancel it', async () => {
   const migration = await bench.prepared()
   const { open } = bench.holdImports()
   const before = bench.imports().length
@@ -69,7 +69,7 @@ test('an import of somebody else is named with its owner, and not cancelled', as
     const aborted = await migration.run('abort')
     expect(aborted.outputs).toMatchObject({ 'error-code': 'abort.incomplete', undone: '["load.foreign-import"]' })
     expect(job?.status).toBe('running')
-    // What does not depend on that import is done all the same.
+    // What does not depend on that import is done.
     expect(await migration.source("SELECT 1 FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
     open()
     await until(() => job?.status === 'succeeded')

@@ -156,7 +156,7 @@ export function actionProcess(name: string): number {
   return found
 }
 
-/** Starts an import of somebody else's into `orders`, which goes on until it is cancelled. */
+/** Starts a foreign import into `orders`, which runs until it is cancelled. */
 export async function foreignImport(target: string, url: string): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: target })
   client.on('error', () => {})

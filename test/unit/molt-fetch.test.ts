@@ -167,8 +167,8 @@ test('progress tells what is left, and nothing that is not known', () => {
   expect(read).toMatch(/4 of 4 tables read, 1 imported, .*\(99%.*importing$/)
   // An estimate that is too high leaves no time to tell once every table is read.
   expect(progressLine({ tablesRead: 4, tablesImported: 1, rows: 500 }, 4, size, 5_000)).toMatch(/importing$/)
-  const untold = { tablesRead: 0, tablesImported: undefined, rows: 0 }
-  expect(progressLine(untold, 4, { rows: 0, bytes: 0 }, 5_000)).toBe('loading: 0 of 4 tables read, 0 rows, 0 rows/s')
+  const silent = { tablesRead: 0, tablesImported: undefined, rows: 0 }
+  expect(progressLine(silent, 4, { rows: 0, bytes: 0 }, 5_000)).toBe('loading: 0 of 4 tables read, 0 rows, 0 rows/s')
 })
 
 test.each([
@@ -260,7 +260,7 @@ describe('import jobs', () => {
     expect(cancelled).toEqual([])
   })
 
-  test('a job that this role may not cancel is told from one that does not end', async () => {
+  test('distinguishes a job that this role may not cancel from one that does not end', async () => {
     const { db } = cluster([{ id: '7', description: into('public.orders'), status: 'running' }])
     const query = db.query.bind(db) as (sql: string) => Promise<unknown>
     const refusing = async (sql: string) => {

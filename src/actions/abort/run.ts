@@ -52,7 +52,7 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** Does what follows also when this fails: half an abort is better than none, and all that failed is told at the end. */
+/** Does what follows also when this fails: half an abort is better than none. All failures are reported at the end. */
 async function trying(undone: Undone[], work: () => Promise<unknown>): Promise<boolean> {
   try {
     await work()
@@ -86,7 +86,7 @@ function tell(
   if (undone.length)
     refuse(
       'abort.incomplete',
-      'the migration is aborted, but not everything could be taken away',
+      'the migration is aborted, but parts of it are left',
       undone.map(({ what, code }) => `${what} [${code}]`),
       'Correct these, then run `abort` again. Writes to the source are possible.',
     )

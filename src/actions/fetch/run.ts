@@ -349,7 +349,7 @@ async function runTool(
       onStarted: (cursor) => {
         if (!tool.resumed) void note.change({ ...known, cursor })
       },
-      // From here on a load whose runner dies can be complete all the same.
+      // From here on a load whose runner dies can still be complete.
       onRead: (account) => {
         if (!tool.resumed) void note.change({ ...known, cursor: account.startCursor, exported: readSoFar(account) })
       },
@@ -390,7 +390,7 @@ async function giveUp(
   { account, failure }: LoadResult,
   resume: Resumed | undefined,
 ): Promise<unknown> {
-  // Another run acts on the migration now, and what is left is its to take away.
+  // Another run acts on the migration now, and what is left is its to remove.
   if (signal.aborted && !context.signal.aborted) return failure
   const { mode, onInterrupted } = context.inputs
   const cursor = resume?.cursor ?? account.startCursor
@@ -418,7 +418,7 @@ async function tellLeft(source: Database, { slot }: Plan, error: unknown): Promi
   warning(
     there
       ? `The slot ${slot} of the failed load ${there === 'unknown' ? 'may still be' : 'is still'} there and fills the source's disk (${messageOf(error)}). Drop it: SELECT pg_drop_replication_slot('${slot}')`
-      : `Not everything of the failed load could be taken away: ${messageOf(error)}`,
+      : `Parts of the failed load are left: ${messageOf(error)}`,
   )
 }
 

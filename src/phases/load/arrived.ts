@@ -58,10 +58,10 @@ export function arrivedProblems(plan: Plan, read: Exported, arrived: Arrived): s
   const sum = (of: Record<string, number>, tables: readonly string[]) =>
     tables.reduce((total, table) => total + (of[table] ?? 0), 0)
   const rest = read.total - sum(read.tables, plan.tables)
-  const untold = sum(
+  const unnamed = sum(
     arrived,
     plan.tables.filter((table) => read.tables[table] === undefined),
   )
-  if (untold !== rest) problems.push(`exported ${number(rest)}, but the target's tables hold ${number(untold)} rows`)
+  if (unnamed !== rest) problems.push(`exported ${number(rest)}, but the target's tables hold ${number(unnamed)} rows`)
   return problems
 }

@@ -188,7 +188,7 @@ export async function foreignImports(target: Database, entry: Entry): Promise<Im
   return (await importsInto(target, entry)).filter(({ ours }) => !ours)
 }
 
-/** @throws UserError that names each import of somebody else's and its owner: it is not ours to cancel */
+/** @throws UserError that names each foreign import and its owner: only the owner may cancel it */
 export async function requireNoForeignImports(target: Database, entry: Entry): Promise<void> {
   const foreign = await foreignImports(target, entry)
   if (foreign.length)

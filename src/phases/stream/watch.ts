@@ -212,7 +212,7 @@ export class Watch {
     const tables = await this.#planned(db, this.#plan.targetSchema)
     const offline = isCockroach ? await this.#offline(db, tables) : []
     const before = this.#target
-    // A table that is offline is what it was, and comes back.
+    // An offline table keeps its definition until it is back.
     const hidden = new Set(offline.map(({ table }) => table))
     this.#target = [...tables, ...(before ?? []).filter(({ schema, name }) => hidden.has(`${schema}.${name}`))]
     this.differences = [
