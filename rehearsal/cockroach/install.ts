@@ -56,6 +56,7 @@ export function installSql(version: Version, name: string): string {
       PRIMARY KEY (relid, grantee, privilege));
     CREATE TABLE IF NOT EXISTS _crdb.system_grants (grantee text, privilege text, PRIMARY KEY (grantee, privilege));
     CREATE TABLE IF NOT EXISTS _crdb.cluster_settings (variable text PRIMARY KEY, value text NOT NULL);
+    CREATE TABLE IF NOT EXISTS _crdb.zones (target text PRIMARY KEY, gc_seconds int8 NOT NULL);
     CREATE TABLE IF NOT EXISTS _crdb.results (nonce text PRIMARY KEY, result jsonb NOT NULL);
     GRANT SELECT ON ALL TABLES IN SCHEMA _crdb TO PUBLIC;
     CREATE OR REPLACE FUNCTION _crdb.import_result(wanted text) RETURNS TABLE (job_id int8, status text,

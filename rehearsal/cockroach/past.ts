@@ -88,7 +88,7 @@ export class Past {
     await this.#hold(time)
   }
 
-  /** @param from the earliest time of which the state is known to be this one; default: only its own */
+  /** @param from where the time of this state begins; default: at the moment it is taken */
   async #hold(from?: Moment): Promise<Snapshot> {
     const holder = await this.#connect()
     await holder.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')

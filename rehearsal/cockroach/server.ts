@@ -189,7 +189,12 @@ function admin(shared: Shared, database: string): Promise<pg.Client> {
 }
 
 async function connectAdmin(shared: Shared, database: string): Promise<pg.Client> {
-  const client = new pg.Client({ connectionString: shared.behind.urlOf(database), application_name: '_crdb' })
+  const client = new pg.Client({
+    connectionString: shared.behind.urlOf(database),
+    application_name: '_crdb',
+    // A role's or database's own settings are for its clients.
+    options: '-c default_transaction_read_only=off',
+  })
   client.on('error', () => {})
   await client.connect()
   return client

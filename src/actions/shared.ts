@@ -46,7 +46,7 @@ export const migration = {
 export const notifying = {
   'notify-url': optional(
     webhookUrl,
-    'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and at commit, rollback and a degraded application. A failure to notify fails no step. See docs/observe.md.',
+    'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and at commit, rollback, rows that differ after the commit and a degraded application. A failure to notify fails no step. See docs/observe.md.',
   ),
 }
 

@@ -2,6 +2,7 @@ import { ident, literal } from '../runtime/database.ts'
 import { number, plural } from '../runtime/progress.ts'
 import type { Check, Hit } from './check.ts'
 import type { Facts } from './facts/facts.ts'
+import { sourceSettingChecks } from './settings.ts'
 
 const MIB = 2 ** 20
 const GIB = 2 ** 30
@@ -149,23 +150,7 @@ export const serverChecks: readonly Check[] = [
       })
     },
   },
-  {
-    id: 'src.statement-timeout',
-    severity: 'block',
-    title: "The role's statements are not cut off",
-    protects: 'A statement_timeout ends the export of a large table in the middle, and the load with it.',
-    fix: 'ALTER ROLE {role} SET statement_timeout = 0;',
-    find: (facts) => timeout(facts, 'statement_timeout', facts.source.server.statementTimeoutMs),
-  },
-  {
-    id: 'src.idle-timeout',
-    severity: 'block',
-    title: "The role's open transactions are not cut off",
-    protects:
-      'The load holds its snapshot in a transaction that is idle while others read; when it ends, so does the load.',
-    fix: 'ALTER ROLE {role} SET idle_in_transaction_session_timeout = 0;',
-    find: (facts) => timeout(facts, 'idle_in_transaction_session_timeout', facts.source.server.idleTimeoutMs),
-  },
+  ...sourceSettingChecks,
   {
     id: 'src.long-transaction',
     severity: 'warn',
@@ -374,17 +359,6 @@ export const serverChecks: readonly Check[] = [
     find: ({ source: { fence } }) => source(fence === 'permanent', 'the fence on the source is permanent'),
   },
 ]
-
-function* timeout(facts: Facts, setting: string, ms: number): Iterable<Hit> {
-  if (!(ms > 0)) return
-  const name = role(facts)
-  yield {
-    object: facts.source.role.name,
-    what: `${setting} of the role ${facts.source.role.name} is ${number(ms)} ms`,
-    names: { role: name },
-    apply: { side: 'source', sql: `ALTER ROLE ${name} SET ${setting} = 0` },
-  }
-}
 
 /** Seconds that the load is taken to last, by size and the rate that was told. */
 export function loadSeconds(facts: Facts): number {

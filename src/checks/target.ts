@@ -6,6 +6,7 @@ import { SELF_NUMBERING } from '../sql/sequences.ts'
 import type { Check } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { nameOf } from './rights.ts'
+import { targetSettingChecks } from './settings.ts'
 import { shapeChecks } from './shape.ts'
 import { expectedTables } from './tables.ts'
 
@@ -56,6 +57,7 @@ export const targetChecks: readonly Check[] = [
         }
     },
   },
+  ...targetSettingChecks,
   ...shapeChecks,
   {
     id: 'tgt.not-empty',

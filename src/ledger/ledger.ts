@@ -73,6 +73,10 @@ export interface Facts {
   writeAccessWaived?: boolean
   /** How many writes had passed the fence when the decision was taken, as the source counts them; none may since. */
   writesPassed?: string
+  /** The heartbeat that proved the drain of the cutover that set about the commit. */
+  drainBeat?: number
+  /** The target's time of the commit, for the comparison after it. Not on a target that is no CockroachDB. */
+  commitTime?: { asOf: string; drained: boolean }
   /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */
   deferred?: DeferredName[]
   /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */

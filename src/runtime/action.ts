@@ -1,10 +1,9 @@
 import { appendFileSync } from 'node:fs'
 import * as core from '@actions/core'
-import type { ErrorCode } from './codes.ts'
-import { isConnectionLost, sqlState } from './database.ts'
 import { CancelledError, errorCode, errorKind, messageOf, UserError } from './errors.ts'
 import { loadInputs } from './inputs.ts'
 import { notified, notifyTo } from './notify.ts'
+import { explain } from './refusals.ts'
 import { holdsSecret, redact } from './secrets.ts'
 import type { ActionSpec, InputsOf, OutputsOf } from './spec.ts'
 
@@ -102,41 +101,10 @@ function writeSummary(markdown: string): void {
   else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
 }
 
-/** SQLSTATEs that are for a person to settle: rights, resources, locks, contention that does not end, an operator's intervention. */
-const PERSONAL = /^(0100[67]|42501|28|53|55000|55P03|57|4000[13])/
-
-/** A schema, table or column that is not there. What we ask for was there when it was looked at, or made by `prepare`. */
-const GONE = /^(3F000|42P01|42703)$/
-
-/** Makes a database's own refusal an error for the user, unless it looks like a mistake in our SQL. */
-export function explain(error: unknown): unknown {
-  if (error instanceof UserError) return error
-  if (isConnectionLost(error))
-    return new UserError('database.connection-lost', `the connection to a database was lost: ${messageOf(error)}`)
-  const state = sqlState(error)
-  if (state && GONE.test(state))
-    return new UserError(
-      'database.object-missing',
-      `something that this step works with is gone (${state}): ${messageOf(error)}. Somebody has dropped or renamed it since \`prepare\`, or restored an older state; find out who, and put it back before this is run again`,
-    )
-  if (state && PERSONAL.test(state))
-    return new UserError(refusalCode(state), `the database refuses (${state}): ${messageOf(error)}`)
-  return error
-}
-
 /** Where it was thrown. A stack begins with the message, which of a database's error may quote a row. */
 function traceOf(error: Error): string {
   const frames = (error.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line))
   return [messageOf(error), ...frames].join('\n')
-}
-
-function refusalCode(state: string): ErrorCode {
-  if (state === '42501' || state.startsWith('01')) return 'database.missing-right'
-  if (state.startsWith('40')) return 'database.contention'
-  if (state === '55P03') return 'database.lock-timeout'
-  if (state === '55000') return 'database.object-not-ready'
-  if (state.startsWith('28')) return 'connect.login-refused'
-  return state.startsWith('53') ? 'database.out-of-resources' : 'database.statement-ended'
 }
 
 function fail(thrown: unknown, phase: Phase): void {

@@ -134,11 +134,6 @@ export const CODES = {
     cause: "The table's replica identity is not its primary key.",
     fix: 'Run `ALTER TABLE … REPLICA IDENTITY DEFAULT` on the source, or compare the table in full.',
   },
-  'change-log.settings': {
-    meaning: 'The source writes keys otherwise than the target.',
-    cause: "The `options` of the source's URL set `DateStyle` or a similar setting after ours.",
-    fix: "Remove that setting from `options` in the source's URL.",
-  },
   'change-log.truncate': {
     meaning: 'A table was truncated on the source while its changes were logged.',
     cause: 'A TRUNCATE tells no keys.',
@@ -165,6 +160,11 @@ export const CODES = {
     cause: 'Locks or another run kept them.',
     fix: 'Run `cleanup` again.',
   },
+  'cleanup.not-compared': {
+    meaning: 'Rows were not compared since the commit.',
+    cause: '`finalize` has not run, or did not come as far. Once the fence is gone, nothing can be compared any more.',
+    fix: 'Run `finalize`, or set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
+  },
   'cleanup.not-observed': {
     meaning: 'The application was not observed after the commit.',
     cause: 'Without an observation it is not known whether a rollback is still needed.',
@@ -184,6 +184,11 @@ export const CODES = {
     meaning: 'The rollback window is still open.',
     cause: 'Until it ends, the fenced source is the way back.',
     fix: 'Wait until the time that the message names, or set a shorter `rollback-window`.',
+  },
+  'cleanup.rows-differ': {
+    meaning: 'Rows differ between the source and the target as of the commit.',
+    cause: '`finalize` compared all rows after the commit. The fenced source is the only place that has these rows.',
+    fix: 'Roll back, or restore the rows by hand and set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
   },
 
   'cli.invalid-option': {
@@ -211,6 +216,18 @@ export const CODES = {
     meaning: 'A command of yours did not end in time and was stopped.',
     cause: 'It took longer than the timeout input of the same name.',
     fix: 'Make it faster, or raise its timeout.',
+  },
+
+  'commit.no-timestamp': {
+    meaning: 'The target does not tell its time, so rows could not be compared as of the commit.',
+    cause:
+      '`cluster_logical_timestamp()` failed. It needs serializable transactions, and the heartbeat table needs SELECT.',
+    fix: "Run `ALTER ROLE … SET default_transaction_isolation = 'serializable'` on the target for the migration role.",
+  },
+  'commit.retention-short': {
+    meaning: 'The target would forget the state of the commit before it can be compared. Nothing was decided.',
+    cause: '`gc.ttlseconds` is short for the time that a comparison of all rows takes.',
+    fix: 'Run the `CONFIGURE ZONE` statement that the message shows, until the migration is finalized.',
   },
 
   'config.invalid': {
@@ -279,6 +296,17 @@ export const CODES = {
     cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
     fix: 'Turn TLS on at the server.',
   },
+  'connect.option-refused': {
+    meaning: 'A database refused a start-up parameter.',
+    cause: '`options` in the URL sets a parameter that this server does not have, or gives it a value that it refuses.',
+    fix: 'Remove that parameter from `options` in the URL.',
+  },
+  'connect.pooler': {
+    meaning: 'A pooler between this runner and a database refuses or drops start-up parameters.',
+    cause:
+      'PgBouncer and its like lend one server session to several clients. Loads, streams and the fence need sessions of their own.',
+    fix: 'Write the host and port of the server itself into the URL, such as 5432 instead of 6432.',
+  },
   'connect.url-unusable': {
     meaning: 'A connection URL cannot be used.',
     cause: 'A certificate file that it names is missing or damaged, or a parameter is invalid.',
@@ -313,6 +341,11 @@ export const CODES = {
       'Long or many transactions work on the same rows or definitions (40001), or it is unknown whether a statement was done (40003).',
     fix: 'Stop other schema changes and long transactions on the target, and run the step again.',
   },
+  'database.dependent-objects': {
+    meaning: 'A database object cannot be dropped because others depend on it.',
+    cause: 'Somebody built a view, a key or code on an object of this suite or of the deferral.',
+    fix: 'Move or drop what the message names, and run the step again.',
+  },
   'database.lock-timeout': {
     meaning: 'A lock was not available in time.',
     cause: 'Another session holds a conflicting lock.',
@@ -323,10 +356,15 @@ export const CODES = {
     cause: 'The right was never granted, or was revoked after `prepare`.',
     fix: 'Grant it. `prepare` with `grants: print` prints every right that is needed.',
   },
-  'database.object-not-ready': {
-    meaning: 'A database object is in no state for this step (SQLSTATE 55000).',
-    cause: 'On CockroachDB, an import holds the table offline.',
-    fix: 'Run `SHOW JOBS` on the target. Wait until the import has ended, or cancel it: `CANCEL JOB id`.',
+  'database.object-busy': {
+    meaning: 'A database object cannot be used now.',
+    cause: 'A schema change, an import or another session has it.',
+    fix: 'Wait for it, or end it, and run the step again.',
+  },
+  'database.object-exists': {
+    meaning: 'A database object exists already under a name that this step needs.',
+    cause: 'Another tool or person created it, or two runs acted at the same time.',
+    fix: 'Rename or drop the object that the message names, and run the step again.',
   },
   'database.object-missing': {
     meaning: 'A database object that this step needs no longer exists.',
@@ -338,10 +376,43 @@ export const CODES = {
     cause: 'Disk, memory or connections are used up.',
     fix: 'Free the resource that the message names, and run the step again.',
   },
+  'database.read-only': {
+    meaning: 'A database is read-only.',
+    cause: 'The server is a standby, its owner or a full disk made it read-only, or a setting of the role did.',
+    fix: 'Write the primary into the URL, or make the database writable, and run the step again.',
+  },
+  'database.refused-by-code': {
+    meaning: 'Code of the database refused a statement.',
+    cause:
+      'A trigger, an event trigger, a rule or an extension raised an exception. An event trigger may forbid schema changes.',
+    fix: 'Exempt the migration user in that code, or disable it for the migration (`ALTER EVENT TRIGGER … DISABLE`), and run the step again.',
+  },
+  'database.row-refused': {
+    meaning: 'A database refused a value or a row.',
+    cause: 'A constraint, a domain or the type of a column does not allow it. Values are left out of the message.',
+    fix: 'Correct the row or the definition that the message names. The log of the server shows the row.',
+  },
+  'database.server-fault': {
+    meaning: 'A database server reported a fault of its own.',
+    cause: 'Its disk fails, a file is damaged, or the server has a bug.',
+    fix: 'Read the log of the server, and repair it before you go on.',
+  },
+  'database.session-timeout': {
+    meaning: 'A timeout of the server ended a session.',
+    cause:
+      'idle_in_transaction_session_timeout, idle_session_timeout or transaction_timeout is set for the role, the database or the server.',
+    fix: 'Run `ALTER ROLE … SET` that timeout `= 0` for the migration user, and run the step again.',
+  },
   'database.statement-ended': {
     meaning: 'A database ended a statement.',
     cause: 'An operator cancelled it, a timeout passed, or the server is shutting down.',
     fix: 'Run the step again.',
+  },
+
+  'database.unsupported': {
+    meaning: 'A database does not support a statement that this step needs.',
+    cause: 'Its version is too old, or a provider has turned the feature off.',
+    fix: 'Upgrade the server, or ask its provider to allow what the message names.',
   },
 
   'deferral.not-captured': {
@@ -1176,10 +1247,20 @@ export const CODES = {
     cause: '`max_slot_wal_keep_size` is too small.',
     fix: 'Raise it, abort, and prepare and load again.',
   },
+  'stream.stuck.timeout': {
+    meaning: 'The stream is stuck: a timeout of a server ends its session or its statements.',
+    cause: 'A timeout is set for the role, the database or the server, perhaps since `prepare`.',
+    fix: 'Run `ALTER ROLE … SET` that timeout `= 0` for the migration user. The stream continues with its next connection.',
+  },
   'stream.stuck.toast': {
     meaning: 'The stream is stuck: an UPDATE left a large (TOASTed) value unchanged.',
     cause: 'This replicator cannot carry such an UPDATE.',
     fix: 'Use a newer replicator, or let the application write that column in every UPDATE.',
+  },
+  'stream.stuck.trigger': {
+    meaning: 'The stream is stuck: code on the target refuses a change.',
+    cause: 'A trigger or function of an expected table raised an exception. A deferred trigger does so at the commit.',
+    fix: 'Disable the triggers of the table on the target until after the drain. `SHOW TRIGGERS FROM` a table lists them.',
   },
   'stream.stuck.truncate': {
     meaning: 'The stream is stuck: a TRUNCATE was run on the source.',
@@ -1240,6 +1321,18 @@ export const CODES = {
     fix: 'Set the same `version` and `checksum` for all jobs. Before the load, run `prepare` with `waive: tool.version=molt` to accept it.',
   },
 
+  'verify.after-commit': {
+    meaning: 'Rows differ between the source and the target as of the commit.',
+    cause:
+      'Somebody changed the target between the final verification and the commit, which needs the rights of an administrator, or the final verification was weaker than `full`.',
+    fix: 'Stop the application and run `rollback`, or restore the rows by hand: [after the commit](how-it-works.md#after-the-commit).',
+  },
+  'verify.after-commit-inconclusive': {
+    meaning: 'Not every row was compared as of the commit.',
+    cause:
+      'The target no longer keeps that state (`gc.ttlseconds`), a table or a right is gone, or the ledger has no time of the commit.',
+    fix: 'Correct what the message lists and run `finalize` again. Set `waive: compare` in `cleanup` to accept this.',
+  },
   'verify.differences': {
     meaning: 'Source and target differ.',
     cause:

@@ -4,6 +4,7 @@ import { parseIntoClientConfig } from 'pg-connection-string'
 import type { ErrorCode } from './codes.ts'
 import { messageOf, ToolError, UserError } from './errors.ts'
 import { redact } from './secrets.ts'
+import { poolerError, requireOwnSession, type SessionSettings, sessionSettings } from './session.ts'
 import { TargetClient } from './target-client.ts'
 import { TIMING } from './timing.ts'
 import { withLibpqTls } from './url.ts'
@@ -43,11 +44,22 @@ export async function queryAll(db: Database, statements: readonly string[]): Pro
   return [results].flat().map(({ rows }) => rows)
 }
 
+/** For a session that only looks: every write is refused. */
+export const READ_ONLY = { default_transaction_read_only: 'on' } as const
+
+export interface ConnectOptions {
+  /** Of the driver, over what the URL says. */
+  config?: pg.ClientConfig
+  /** Of the session, over those that every session of ours has. */
+  settings?: Readonly<Record<string, string>>
+  /** A session as the tools get it: with the settings of its role, its database and the URL alone. */
+  asTools?: boolean
+}
+
 /**
  * Opens one connection. libpq's meaning of `sslmode` is kept, and the user's own `options` are passed on.
  * @param statementTimeout milliseconds, 0 for none
  * @param signal ends the attempt, not a connection that stands
- * @param more of the driver's configuration, over what the URL says
  * @throws UserError that names the side and the likely cause; the signal's reason when it was aborted
  */
 export async function connect(
@@ -55,39 +67,50 @@ export async function connect(
   side: Side,
   statementTimeout = TIMING.statementTimeout,
   signal?: AbortSignal,
-  more: pg.ClientConfig = {},
+  { config, settings, asTools }: ConnectOptions = {},
 ): Promise<Database> {
   signal?.throwIfAborted()
+  const given = configOf(url, side)
+  const timeout = { statement_timeout: String(statementTimeout) }
+  const session = asTools ? undefined : sessionSettings(side, { ...timeout, ...settings }, given.options)
   // Our own socket: nothing of the driver's ends an attempt that hangs.
   const socket = new Socket()
   const cancel = () => socket.destroy(new Error('cancelled'))
   signal?.addEventListener('abort', cancel, { once: true })
   const client = new (side === 'target' ? TargetClient : pg.Client)({
     stream: () => socket,
-    ...configOf(url, side),
+    ...given,
     application_name: 'molt-actions',
     connectionTimeoutMillis: Math.min(TIMING.connectTimeout, statementTimeout || TIMING.connectTimeout),
     // The server's own limit does not help when the network swallows its answer.
     query_timeout: statementTimeout ? statementTimeout + TIMING.statementGrace : undefined,
     keepAlive: true,
-    ...more,
+    ...(session && { options: session.options }),
+    ...config,
   })
   // Without a listener a connection that breaks while idle ends the process; the next query reports it all the same.
   client.on('error', () => {})
   try {
     await client.connect()
-    // Rows that a policy would hide are an error: what is filtered alike on its way and in every comparison looks clean.
-    const whole = side === 'source' ? '; SET row_security = off' : ''
-    await client.query(`SET statement_timeout = ${statementTimeout}${whole}`)
+    if (session) await requireOwnSession(client, side, session)
     return client
   } catch (error) {
     await client.end().catch(() => {})
     signal?.throwIfAborted()
-    const { code, advice } = explainConnect(error)
-    throw new ConnectError(code, `cannot connect to the ${side}: ${redact(messageOf(error))}. ${advice}`)
+    throw connectError(error, side, session)
   } finally {
     signal?.removeEventListener('abort', cancel)
   }
+}
+
+/** SQLSTATEs of poolers and gateways that take no `options`, before they have asked a server. */
+const OPTIONS_REFUSED = /^(08P01|0A000)$/
+
+function connectError(error: unknown, side: Side, session: SessionSettings | undefined): UserError {
+  if (error instanceof UserError) return error
+  if (session && OPTIONS_REFUSED.test(sqlState(error) ?? '')) return poolerError(side, 'refuses', error)
+  const { code, advice } = explainConnect(error)
+  return new ConnectError(code, `cannot connect to the ${side}: ${redact(messageOf(error))}. ${advice}`)
 }
 
 /**
@@ -183,21 +206,10 @@ export function isConnectionLost(error: unknown): boolean {
   )
 }
 
-/**
- * Opens a connection to the source that can read a logical slot, beside what a statement can.
- * @param settings of the server, which win over those of the URL and of the role
- */
-export async function connectForReplication(
-  url: string,
-  application: string,
-  settings: Readonly<Record<string, string>>,
-): Promise<Database> {
-  const set = Object.entries(settings).map(([name, value]) => `-c ${name}=${value.replaceAll(' ', '\\ ')}`)
-  const options = [configOf(url, 'source').options, ...set].filter(Boolean).join(' ')
+/** Opens a connection to the source that can read a logical slot, beside what a statement can. */
+export function connectForReplication(url: string, application: string): Promise<Database> {
   return connect(url, 'source', 0, undefined, {
-    application_name: application,
-    options,
-    ...{ replication: 'database' },
+    config: { application_name: application, ...{ replication: 'database' } },
   })
 }
 
@@ -214,6 +226,8 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   const state = sqlState(error)
   if (state === '28P01' || state === '28000')
     return { code: 'connect.login-refused', advice: 'Check the user, the password and pg_hba.conf.' }
+  if (state === '42704' || state === '22023')
+    return { code: 'connect.option-refused', advice: 'Remove that parameter from `options` in the URL.' }
   if (state === '3D000') return { code: 'connect.no-database', advice: 'Check the database name in the URL.' }
   if (state === '53300') return { code: 'connect.no-free-slot', advice: 'The server has no free connection slot.' }
   const code = (error as { code?: string }).code ?? ''

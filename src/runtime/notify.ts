@@ -11,6 +11,7 @@ const EVENTS = {
   'wal-half': 'the slot keeps more than half of `wal-budget` on the source',
   'fence-up': 'the fence is up: writes to the source are refused',
   committed: 'committed: the target takes over',
+  'rows-differ': 'rows differ between the source and the target as of the commit',
   'rolled-back': 'rolled back: the source takes writes again',
   degraded: 'the application is degraded on the target',
 } as const

@@ -33,7 +33,7 @@ function addPassword(raw: string): void {
 
 /** The same text with every registered secret, and the password in any URL, replaced by `***`. */
 export function redact(text: string): string {
-  let out = text.replace(/([a-z][a-z0-9+.-]*:\/\/[^\s:@/]*):[^\s@/]+@/gi, '$1:***@')
+  let out = text.replace(/(:\/\/[^\s:@/]*):[^\s@/]+@/g, '$1:***@')
   for (const secret of [...secrets].sort((a, b) => b.length - a.length)) out = out.replaceAll(secret, '***')
   return out
 }

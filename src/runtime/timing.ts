@@ -90,6 +90,8 @@ const DEFAULTS = {
   changeLogAnswer: 2_000,
   /** Between two samples of a watch after the switch; a client that comes and goes is seen by chance only. */
   observeSample: 5_000,
+  /** Longer than the clocks of two nodes differ: nothing can be read as of a time to come. */
+  clockOffset: 600,
   /** `pg_dump` of one schema, and a connection that may hang in a COPY. */
   dumpTimeout: 300_000,
   hangUp: 500,

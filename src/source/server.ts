@@ -1,4 +1,5 @@
-import type { Database } from '../runtime/database.ts'
+import { randomBytes } from 'node:crypto'
+import { type Database, qualified } from '../runtime/database.ts'
 
 /** What decides whether this server can be a source, from one query. */
 export interface ServerFacts {
@@ -30,4 +31,28 @@ export async function readServer(db: Database): Promise<ServerFacts> {
            (SELECT oid::text FROM pg_catalog.pg_database WHERE datname = current_database()) AS "databaseOid",
            (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()) AS timeline`)
   return rows[0] as ServerFacts
+}
+
+/**
+ * Tries every kind of definition that `prepare` and `molt fetch` make, and undoes it: an event trigger may forbid one.
+ * @throws the server's error
+ */
+export async function tryDefinitions(db: Database): Promise<void> {
+  const name = `molt_actions_try_${randomBytes(8).toString('hex')}`
+  const [table, sequence, routine] = ['t', 's', 'f'].map((each) => qualified(name, each))
+  const statements = [
+    `CREATE SCHEMA ${name}`,
+    `CREATE TABLE ${table} (id int PRIMARY KEY)`,
+    `CREATE SEQUENCE ${sequence}`,
+    `CREATE FUNCTION ${routine}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`,
+    `CREATE TRIGGER t BEFORE INSERT ON ${table} FOR EACH STATEMENT EXECUTE FUNCTION ${routine}()`,
+    `ALTER TABLE ${table} ENABLE ALWAYS TRIGGER t`,
+    `CREATE PUBLICATION ${name} FOR TABLE ${table}`,
+    `DROP SCHEMA ${name} CASCADE`,
+  ]
+  try {
+    await db.query(`BEGIN; ${statements.join('; ')}`)
+  } finally {
+    await db.query('ROLLBACK')
+  }
 }

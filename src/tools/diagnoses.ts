@@ -17,6 +17,8 @@ export type DiagnosisKind =
   | 'check'
   | 'identity-always'
   | 'type'
+  | 'trigger'
+  | 'timeout'
   | 'permission'
   | 'read-only'
   | 'schema-name'
@@ -176,6 +178,18 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     /SQLSTATE 42501|permission denied|does not have .* privilege/i,
     'permission',
     (said) => `the replicator's role lacks a privilege on ${tableIn(said)}; grant it`,
+  ],
+  [
+    /SQLSTATE P0\d{3}/i,
+    'trigger',
+    (said) =>
+      `code on the target refuses a change of ${tableIn(said)} (a trigger, perhaps a deferred one); disable the triggers of the expected tables there until after the drain`,
+  ],
+  [
+    /SQLSTATE (25P0[34]|57P05|57014)/i,
+    'timeout',
+    () =>
+      "a timeout of a server ends the replicator's sessions; set statement_timeout, idle_session_timeout, idle_in_transaction_session_timeout and transaction_timeout of its role to 0",
   ],
   [/SQLSTATE 25006|read-only transaction/i, 'read-only', () => 'the target is read-only now'],
   [

@@ -44,8 +44,12 @@ const CUTS: [RegExp, string][] = [
 /** No message of a tool's own is longer; what is, holds rows. */
 const LONGEST = 16 * 1024
 
-/** In whatever words it stands: nothing of a tool's own looks like it. */
-const PERSONAL = /[^\s@<>()[\]"'=:,;]+@[^\s@<>()[\]"'=:,;]+\.[^\s@<>()[\]"'=:,;.]{2,}|\b\d(?:[ -]?\d){11,18}\b/g
+/**
+ * In whatever words it stands: nothing of a tool's own looks like it. Begins only where a word does: tried at each
+ * character, a long value would take seconds.
+ */
+const PERSONAL =
+  /(?<![^\s@<>()[\]"'=:,;])[^\s@<>()[\]"'=:,;]+@[^\s@<>()[\]"'=:,;]+\.[^\s@<>()[\]"'=:,;.]{2,}|\b\d(?:[ -]?\d){11,18}\b/g
 
 /**
  * A message without values: `Key (code)=(…) already exists`, `invalid input syntax for type integer: …`. Without our
@@ -54,7 +58,7 @@ const PERSONAL = /[^\s@<>()[\]"'=:,;]+@[^\s@<>()[\]"'=:,;]+\.[^\s@<>()[\]"'=:,;.
 export function scrubText(said: string): string {
   if (said.length > LONGEST) return `(a text of ${said.length} characters)`
   const text = redact(said)
-  const state = /\s*\(SQLSTATE \w{5}\)\s*$/.exec(text)?.[0] ?? ''
+  const state = /(?<!\s)\s*\(SQLSTATE \w{5}\)\s*$/.exec(text)?.[0] ?? ''
   let out = text.slice(0, text.length - state.length)
   for (const [regex, replacement] of CUTS) out = out.replace(regex, replacement)
   out = out.replace(/"[^"]*"(?:\."[^"]*")+|"(?:[^"\\]|\\.)*(?:"|$)/g, (quoted, at: number) =>

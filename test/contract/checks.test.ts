@@ -5,10 +5,10 @@ import { runChecks } from '../../src/checks/check.ts'
 import type { Facts, Settings } from '../../src/checks/facts/facts.ts'
 import { urlFacts } from '../../src/checks/facts/gather.ts'
 import { readConnection } from '../../src/checks/facts/source.ts'
-import { gcTtlOf } from '../../src/checks/facts/target.ts'
 import { targetGrants } from '../../src/checks/grants.ts'
 import { CHECKS } from '../../src/checks/index.ts'
 import { summaryOf } from '../../src/checks/report.ts'
+import { retentionOf } from '../../src/destination/retention.ts'
 import { fingerprint } from '../../src/model/fingerprint.ts'
 import { connect } from '../../src/runtime/database.ts'
 import { asCockroach, changed, factsOf, objectsOf, query, type World, world } from './checks-helpers.ts'
@@ -152,8 +152,8 @@ describe('the source server', () => {
       connect(pair.target.url, 'source'),
     ])
     try {
-      expect((await readConnection(one, two)).doubts).toEqual([])
-      const { doubts } = await readConnection(one, elsewhere)
+      expect((await readConnection(one, two, pair.source.url)).doubts).toEqual([])
+      const { doubts } = await readConnection(one, elsewhere, pair.source.url)
       expect(doubts).toEqual(['two connections reached two servers'])
       expectFires(
         changed(clean, (copy) => {
@@ -167,6 +167,44 @@ describe('the source server', () => {
     } finally {
       await Promise.all([one, two, elsewhere].map((db) => db.end()))
     }
+  })
+})
+
+describe.each(['source', 'target'] as const)('settings that the tools inherit on the %s', (side) => {
+  const prefix = side === 'source' ? 'src' : 'tgt'
+  const inherited = (name: string, value: string, byUrl = false) =>
+    changed(clean, (copy) => {
+      copy[side].tools.settings[name] = { value, byUrl }
+    })
+
+  it.each([
+    ['session-settings', 'datestyle', 'German, DMY'],
+    ['session-settings', 'intervalstyle', 'iso_8601'],
+    ['session-settings', 'bytea_output', 'escape'],
+    ['session-settings', 'extra_float_digits', '0'],
+    ['session-settings', 'standard_conforming_strings', 'off'],
+    ['session-settings', 'client_encoding', 'LATIN1'],
+    ['session-settings', 'array_nulls', 'off'],
+    ['time-zone', 'timezone', 'Europe/Amsterdam'],
+    ['read-only', 'default_transaction_read_only', 'on'],
+    ['session-timeouts', 'lock_timeout', '5000'],
+    ['session-timeouts', 'idle_session_timeout', '60000'],
+    ['session-timeouts', 'transaction_timeout', '60000'],
+  ])('%s: %s is %s', (id, name, value) => {
+    const quiet = inherited('timezone', 'UTC')
+    expectFires(inherited(name, value), `${prefix}.${id}`, ['postgres'], quiet)
+    const [found] = runChecks(CHECKS, inherited(name, value)).filter((each) => each.check === `${prefix}.${id}`)
+    expect(found?.apply?.sql).toMatch(new RegExp(`^ALTER ROLE "postgres" IN DATABASE "w\\w+" SET ${name} = `))
+    const [url] = runChecks(CHECKS, inherited(name, value, true)).filter((each) => each.check === `${prefix}.${id}`)
+    expect(url).toMatchObject({ fix: expect.stringContaining('options') })
+    expect(url).not.toHaveProperty('apply')
+  })
+
+  it('search-path: no schema of it exists', () => {
+    const lost = changed(clean, (copy) => {
+      copy[side].tools.schema = null
+    })
+    expectFires(lost, `${prefix}.search-path`, ['postgres'])
   })
 })
 
@@ -607,7 +645,7 @@ it('what only CockroachDB says of itself', () => {
   expect(objectsOf(target({ gcTtlSeconds: 14_400 }), 'tgt.gc-ttl')).toEqual([])
   const zone =
     'ALTER RANGE default CONFIGURE ZONE USING\n\trange_min_bytes = 134217728,\n\tgc.ttlseconds = 4500,\n\tnum_replicas = 3'
-  expect([gcTtlOf(zone), gcTtlOf('')]).toEqual([4_500, null])
+  expect([retentionOf(zone), retentionOf('')]).toEqual([4_500, null])
   expectFires(target({ jobs: null }), 'tgt.jobs-unseen', ['target'], cockroach)
   expectFires(target({ sight: { activity: true, jobs: false } }), 'tgt.jobs-unseen', ['target'], cockroach)
   const role = (change: Partial<Facts['target']['role']>) =>
@@ -788,7 +826,7 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   }
   // Beside the catalog there are the session's settings, who answers and whose snapshot is seen, and looks at the data.
   const other =
-    /^(SET|SHOW|BEGIN|ROLLBACK)\b|pg_backend_pid\(\) AS pid|pg_export_snapshot|\(SELECT .* LIMIT \d+\) few$|AS at WHERE/
+    /^(SET|SHOW|BEGIN|ROLLBACK)\b|pg_backend_pid\(\) AS pid|pg_export_snapshot|\(SELECT .* LIMIT \d+\) few$|AS at WHERE|pg_settings\s+WHERE (lower\()?name/
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
   expect(catalog('source')).toHaveLength(15)
   // CockroachDB is asked for more: admin rights, jobs, settings and the zone.

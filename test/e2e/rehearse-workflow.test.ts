@@ -95,7 +95,7 @@ test('embedded: from a fresh clone, by the commands of the workflow', async () =
   const clone = join(folder, 'clone')
   execFileSync('git', ['clone', '--quiet', '--depth=1', `file://${REPO}`, clone])
   const result = await runJob(REHEARSE, 'embedded', {
-    replace: { 'actions/checkout': undefined, 'actions/setup-node': undefined },
+    replace: { 'actions/checkout': undefined, 'actions/setup-node': undefined, 'actions/upload-artifact': upload },
     workDir: join(folder, 'embedded'),
     run: { workspace: clone },
   })

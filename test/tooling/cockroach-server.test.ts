@@ -275,7 +275,7 @@ describe('the past', () => {
     expect(await names(now?.time)).not.toContain('five')
   })
 
-  test('is refused for a time that no state was kept of, and where it cannot be told', async () => {
+  test('is refused at other times, in transactions, and for a rewritten table', async () => {
     const [now] = await rows(NOW)
     const at = (time: string) => `SELECT * FROM past AS OF SYSTEM TIME ${time}`
     expect((await refused(at(`'${Number.parseInt(String(now?.time), 10) + 1}.0'`))).code).toBe('0A000')

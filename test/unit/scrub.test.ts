@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { addSecretUrl } from '../../src/runtime/secrets.ts'
+import { addSecretUrl, redact } from '../../src/runtime/secrets.ts'
 import { keyHash, moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
 
 /** Nothing of these may be left anywhere. */
@@ -168,4 +168,16 @@ describe('errors of IMPORT INTO', () => {
   ])('keep reason and column, and neither value nor key: %#', (said, expected) => {
     expect(scrubText(said)).toBe(expected)
   })
+})
+
+test.each([
+  ['a long word', 'x'.repeat(250_000)],
+  ['a long number', '7'.repeat(250_000)],
+  ['spaces', ' '.repeat(250_000)],
+])('handles a line with %s in less than a second', (_, value) => {
+  const began = performance.now()
+  scrubReplicator(`time="x" level=warning msg="will retry" error="key [${value}"`)
+  for (let at = 0; at < 16_000 * 4; at += 16_000) scrubText(`${value.slice(0, 16_000)} is not found`)
+  redact(value)
+  expect(performance.now() - began).toBeLessThan(1_000)
 })

@@ -5,6 +5,7 @@ import { translate } from '../dialect.ts'
 import { type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { type FoundTable, firstSchema, resolveTable } from './grants.ts'
+import { zoneOf } from './show.ts'
 
 const KINDS =
   /^(table|index|unique|schema|sequence|type|view|constraint|materialized|function|trigger|domain|or|default)$/
@@ -24,13 +25,9 @@ export const DDL_RULES: StatementRule[] = [
   },
   {
     id: 'ddl.zone',
-    says: 'CONFIGURE ZONE sets gc.ttlseconds and the like.',
+    says: 'CONFIGURE ZONE sets gc.ttlseconds of a table or database; a table inherits it. This server keeps it, and collects nothing.',
     source: 'docs: configure-replication-zones.md',
-    plan: ({ tokens }) =>
-      tokens[0]?.value === 'alter' &&
-      tokens.some(({ value }, at) => value === 'configure' && tokens[at + 1]?.value === 'zone')
-        ? { sql: 'SET _crdb.done = 1', tag: 'CONFIGURE ZONE 1' }
-        : undefined,
+    plan: configureZone,
   },
   {
     id: 'ddl.job',
@@ -39,6 +36,24 @@ export const DDL_RULES: StatementRule[] = [
     plan: schemaChange,
   },
 ]
+
+function configureZone({ tokens }: Statement, context: RuleContext): Plan | undefined {
+  const at = tokens.findIndex(({ value }, index) => value === 'configure' && tokens[index + 1]?.value === 'zone')
+  if (tokens[0]?.value !== 'alter' || at < 0) return undefined
+  const zone = zoneOf(tokens.slice(1, at))
+  const setting = tokens.findIndex(({ value }, index) => value === 'gc' && tokens[index + 2]?.value === 'ttlseconds')
+  return {
+    sql: 'SET _crdb.done = 1',
+    before: async () => {
+      if (setting < 0) return
+      await context.admin(
+        'INSERT INTO _crdb.zones VALUES ($1, $2) ON CONFLICT (target) DO UPDATE SET gc_seconds = $2',
+        [zone, tokens[setting + 4]?.value],
+      )
+    },
+    tag: 'CONFIGURE ZONE 1',
+  }
+}
 
 async function createDatabase(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
   const { tokens } = statement

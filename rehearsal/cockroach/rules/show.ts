@@ -62,9 +62,21 @@ export function showSql(tokens: readonly Token[], sql: string, _version: Version
     return `SELECT rolname AS username, concat_ws(', ', CASE WHEN rolbypassrls THEN 'BYPASSRLS' END,
         CASE WHEN rolcreatedb THEN 'CREATEDB' END, CASE WHEN NOT rolcanlogin THEN 'NOLOGIN' END) AS options
       FROM pg_catalog.pg_roles WHERE rolname NOT LIKE 'pg\\_%' ORDER BY 1`
-  if (opens('show', 'zone', 'configuration', 'from'))
-    return `SELECT ${quoteText(rest(4))} AS target, 'ALTER RANGE default CONFIGURE ZONE USING gc.ttlseconds = 14400'::text AS raw_config_sql`
+  if (opens('show', 'zone', 'configuration', 'from')) return zoneSql(tokens.slice(4), rest(4))
   return undefined
+}
+
+/** `table schema.name` or `database name`, by which the server keeps a zone's settings. */
+export function zoneOf(tokens: readonly Token[]): string {
+  const [kind, ...names] = tokens.filter(({ text }) => text !== '.').map(({ value }) => value)
+  return kind === 'table' ? `table ${names.at(-2) ?? 'public'}.${names.at(-1)}` : `${kind} ${names.at(-1)}`
+}
+
+function zoneSql(tokens: readonly Token[], target: string): string {
+  return `SELECT ${quoteText(target)} AS target, format('ALTER %s CONFIGURE ZONE USING gc.ttlseconds = %s', target, gc_seconds) AS raw_config_sql
+    FROM (SELECT 1 AS rank, target, gc_seconds FROM _crdb.zones WHERE target = ${quoteText(zoneOf(tokens))}
+      UNION ALL SELECT 2, target, gc_seconds FROM _crdb.zones WHERE target = 'database ' || current_database()
+      UNION ALL SELECT 3, 'RANGE default', 14400) zones ORDER BY rank LIMIT 1`
 }
 
 function statisticsSql(tokens: readonly Token[], rest: (from: number) => string): string {

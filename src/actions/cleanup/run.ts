@@ -1,5 +1,6 @@
 import { info, warning } from '@actions/core'
 import { DECIDED, type Entry, PHASES, readEntryIfAny } from '../../ledger/ledger.ts'
+import { afterCommitProblems, afterCommitText, lastAfterCommit } from '../../phases/after-commit/result.ts'
 import {
   type Leftover,
   leftoversOnSource,
@@ -27,6 +28,7 @@ export const action: Action<typeof spec> = {
       const entry = await readEntryIfAny(target, migration)
       await requireOurs(source, migration, entry)
       requireWindowOver(entry, context.inputs.rollbackWindow)
+      await requireCompared(context, target, entry)
       await requireObserved(context, target, entry)
       await tellWrites(source, entry)
       const onSource = () => leftoversOnSource(source, entry?.plan, true)
@@ -73,6 +75,26 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
       'cleanup.fence-armed',
       'the fence is armed: a cutover is under way; wait for it, or lift it with `fence`',
     )
+}
+
+/** Without the fence nothing can be compared with the state of the commit any more, and nobody can go back. */
+async function requireCompared({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
+  if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
+  const last = await lastAfterCommit(target, entry)
+  if (last?.verdict === 'equal') return
+  const what = last ? afterCommitProblems(last) : ['`finalize` has not compared rows since the commit']
+  if (inputs.waive?.includes('compare') || last?.verdict === 'inconclusive' || last?.verdict === 'unavailable')
+    return warning(
+      `${inputs.waive?.includes('compare') ? '`waive: compare`. ' : ''}${afterCommitText(last)} ${what.slice(0, 5).join('; ')}`,
+    )
+  refuse(
+    last ? 'cleanup.rows-differ' : 'cleanup.not-compared',
+    last ? 'rows differ as of the commit' : 'rows were not compared since the commit',
+    what,
+    last
+      ? 'Roll back, or restore the rows by hand from the fenced source and set `waive: compare`. Nothing was dropped.'
+      : 'Run `finalize`, which compares them, or set `waive: compare`. Nothing was dropped.',
+  )
 }
 
 /** After a commit the application must be well before the way back closes. */

@@ -13,7 +13,7 @@ export const spec = defineAction({
     ...wayBack,
     waive: optional(
       list,
-      '`observe`: closes the way back although the last observation after the commit is degraded or missing. Waivers of `prepare` in the same place are passed over.',
+      '`observe`: closes the way back although the last observation after the commit is degraded or missing. `compare`: the same although rows differ as of the commit, or were not compared. Waivers of `prepare` in the same place are passed over.',
     ),
     restore: defaulted(
       boolean,

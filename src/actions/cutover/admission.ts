@@ -6,6 +6,7 @@ import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.
 import { schemaChanges } from '../../ledger/schema-changes.ts'
 import { describeChange } from '../../model/fingerprint.ts'
 import { VERIFY_LEVELS } from '../../model/plan.ts'
+import { advanceToCommitted } from '../../phases/after-commit/commit-time.ts'
 import { planFence } from '../../phases/cutover/held-fence.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
 import type { Database } from '../../runtime/database.ts'
@@ -101,7 +102,7 @@ export async function settle(context: Cutover, source: Database, target: Databas
     info(
       'the source is fenced for good: this migration was committed by an earlier run, which is carried on from there',
     )
-    return entry.phase === 'committed' ? entry : advance(target, entry, 'committed')
+    return entry.phase === 'committed' ? entry : advanceToCommitted(target, entry)
   }
   if (entry.phase === 'committed')
     throw new VerdictError(

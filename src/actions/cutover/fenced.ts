@@ -3,6 +3,7 @@ import { deferAgain, rebuildDeferred } from '../../destination/deferral.ts'
 import { endOwnSessions, grantOwnWrites, retireStreamLogin, revokeOwnWrites } from '../../destination/stream-login.ts'
 import { requireClosed } from '../../destination/write-access.ts'
 import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
+import { advanceToCommitted } from '../../phases/after-commit/commit-time.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
 import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from '../../phases/cutover/pause.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
@@ -73,7 +74,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     limit.signal.throwIfAborted()
     const entry =
       inputs.decision === 'commit'
-        ? await clock.part('commit', () => decide(context, section, limit))
+        ? await clock.part('commit', () => decide(context, section, limit, drain.beat))
         : await limit.race(takeBack(section, clock))
     if (entry.phase === 'committed') await clock.part('write access', () => openTarget(target, entry))
     return { entry, before, after: stream.status, drain, verify, clock, estimate }
@@ -147,10 +148,11 @@ async function requireHeld({ source, target, stream, entry, held }: Section): Pr
  * The decision. It lives on the source, beside the fence, and the ledger copies it: `committing` before, so that a
  * later run knows that it has to look, and `committed` after.
  */
-async function decide(context: Cutover, section: Section, limit: Limit): Promise<Entry> {
+async function decide(context: Cutover, section: Section, limit: Limit, drainBeat: number): Promise<Entry> {
   const { entry, target, held } = section
   await limit.race(requireHeld(section))
-  const committing = await limit.race(advance(target, entry, 'committing', { facts: { writesPassed: held.passed } }))
+  const facts = { writesPassed: held.passed, drainBeat }
+  const committing = await limit.race(advance(target, entry, 'committing', { facts }))
   checkpoint('committing')
   // The last look at the target: a decision for a database that is gone would leave the application without any.
   const now = await limit.race(readEntry(target, committing.id))
@@ -158,7 +160,7 @@ async function decide(context: Cutover, section: Section, limit: Limit): Promise
     throw new VerdictError('ledger.moved', 'another run has moved this migration meanwhile')
   await held.commit(context.inputs.holdersTimeout, limit.signal)
   checkpoint('permanent on the source')
-  const committed = await advance(target, committing, 'committed')
+  const committed = await advanceToCommitted(target, committing)
   checkpoint('committed')
   notify('committed')
   return committed

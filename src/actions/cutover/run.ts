@@ -1,8 +1,8 @@
 import { info } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
-import { addEvidence, type Entry, type Phase } from '../../ledger/ledger.ts'
+import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
-import { pauseText } from '../../phases/cutover/pause.ts'
+import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { withStream } from '../../phases/stream/open.ts'
 import { type Stream, untilCaughtUp } from '../../phases/stream/supervisor.ts'
@@ -22,6 +22,7 @@ import { smokeTest } from './commands.ts'
 import { firstVerify, levelOf } from './compare.ts'
 import { requireShort } from './estimate.ts'
 import { fenced, type Outcome } from './fenced.ts'
+import { requirePast } from './retention.ts'
 import type { Section } from './section.ts'
 import { type Cutover, spec } from './spec.ts'
 import { BY_HAND, openTarget, switchOver } from './switch.ts'
@@ -98,8 +99,13 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
   const { phase, plan } = entry
   return {
     ...{ decision, finalVerify: levelOf(context, plan), planHash: plan.hash, before, after, drain, verify },
-    ...{ pauseMs: clock.total, parts: clock.parts, estimate, phase },
+    ...{ pauseMs: clock.total, parts: clock.parts, unwatchedMs: unwatchedMs(clock.parts), estimate, phase },
   }
+}
+
+/** Milliseconds from the end of the final verification to the commit. */
+function unwatchedMs(parts: Parts): number {
+  return ['sequences', 'unique indexes', 'commit'].reduce((sum, part) => sum + (parts[part] ?? 0), 0)
 }
 
 /** Asks whoever streams now for the slot, and keeps others off until `work` is done. */
@@ -146,6 +152,7 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
         'fence.refuses-unarmed',
         `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
       )
+    await requirePast(context, { entry, target, verified })
     const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
     await requireMoving(context, { stream, source, target, signal })
     checkpoint('before arming')
@@ -195,6 +202,10 @@ const DECIDED: Partial<Record<Phase, string>> = {
 function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   const { before, after, entry, clock } = outcome
   info(`writes were paused for ${clock.total} ms: ${clock.text}`)
+  if (COMMITTED.includes(entry.phase))
+    info(
+      `${unwatchedMs(clock.parts)} ms from the final verification to the commit, in which an administrator could write to the target; \`finalize\` compares every row as of the commit`,
+    )
   context.output('pause-ms', clock.total)
   context.output('pause-parts', JSON.stringify(clock.parts))
   context.output('lag-ms', before.lagMs)

@@ -9,9 +9,10 @@ import {
 } from '../../destination/deferral.ts'
 import { addEvidence, advance, COMMITTED, DECIDED, type Entry, STREAMING } from '../../ledger/ledger.ts'
 import { constraintProblems, indexProblems } from '../../model/structure.ts'
+import { type AfterCommit, afterCommitText } from '../../phases/after-commit/result.ts'
 import { requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
-import type { Action, Context } from '../../runtime/action.ts'
+import type { Action } from '../../runtime/action.ts'
 import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
 import { plural } from '../../runtime/progress.ts'
@@ -20,9 +21,8 @@ import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readStructure } from '../../sql/structure.ts'
 import { requireMigration, withBoth } from '../shared.ts'
-import { spec } from './spec.ts'
-
-type Finalize = Context<typeof spec>
+import { compareOnce, requireCompared } from './after-commit.ts'
+import { type Finalize, spec } from './spec.ts'
 
 /** What this run has done, for its summary. */
 interface Done {
@@ -36,45 +36,59 @@ interface Done {
 
 export const action: Action<typeof spec> = {
   spec,
-  run: (context) =>
-    withBoth(context, async (source, target) => {
-      let entry = await requireMigration(source, target, context.inputs.migration, [...STREAMING, ...DECIDED])
-      if (COMMITTED.includes(entry.phase)) await requireStillFenced(source, entry)
-      const { set, problems } = await setSequences(
-        { db: source, schema: entry.plan.sourceSchema },
-        { db: target, schema: entry.plan.targetSchema },
-        entry.plan.tables,
-        BigInt(context.inputs.sequenceMargin),
-        COMMITTED.includes(entry.phase),
-      )
-      await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
-      context.output('sequences', JSON.stringify(set))
-      for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
-      if (problems.length)
-        refuse(
-          'sequences.not-set',
-          'sequences could not be set',
-          problems,
-          'The next insert on the target could collide with a row that is there.',
-        )
-      const done: Done = { sequences: set.length, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
-      if (entry.phase === 'committed' && context.inputs.switchedByHand) entry = await advance(target, entry, 'switched')
-      if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry, done)
-      if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry, done)
-      if (entry.phase === 'switched') {
-        done.dropped = await endReplication(source, entry)
-        entry = await advance(target, entry, 'finalized')
-      }
-      context.output('phase', entry.phase)
-      tell(context, entry, done)
-    }),
+  async run(context) {
+    const compared = await compareOnce(context)
+    await withBoth(context, (source, target) => finalize(context, source, target, compared))
+  },
+}
+
+async function finalize(
+  context: Finalize,
+  source: Database,
+  target: Database,
+  compared: AfterCommit | undefined,
+): Promise<void> {
+  let entry = await requireMigration(source, target, context.inputs.migration, [...STREAMING, ...DECIDED])
+  if (COMMITTED.includes(entry.phase)) await requireStillFenced(source, entry)
+  const sequences = await moveSequences(context, source, target, entry)
+  const done: Done = { sequences, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
+  if (entry.phase === 'committed' && context.inputs.switchedByHand) entry = await advance(target, entry, 'switched')
+  if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry, done)
+  if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry, done)
+  if (entry.phase === 'switched') done.dropped = await endReplication(source, entry)
+  requireCompared(compared)
+  if (entry.phase === 'switched') entry = await advance(target, entry, 'finalized')
+  context.output('phase', entry.phase)
+  tell(context, entry, done, compared)
+}
+
+/** @returns how many sequences are past every value in use */
+async function moveSequences(context: Finalize, source: Database, target: Database, entry: Entry): Promise<number> {
+  const { set, problems } = await setSequences(
+    { db: source, schema: entry.plan.sourceSchema },
+    { db: target, schema: entry.plan.targetSchema },
+    entry.plan.tables,
+    BigInt(context.inputs.sequenceMargin),
+    COMMITTED.includes(entry.phase),
+  )
+  await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
+  context.output('sequences', JSON.stringify(set))
+  for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
+  if (problems.length)
+    refuse(
+      'sequences.not-set',
+      'sequences could not be set',
+      problems,
+      'The next insert on the target could collide with a row that is there.',
+    )
+  return set.length
 }
 
 /**
  * A run that has finished nothing must not look as if it had.
  * @throws VerdictError after a commit that nobody has followed up
  */
-function tell(context: Finalize, { id, phase }: Entry, done: Done): void {
+function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: AfterCommit | undefined): void {
   const sequences = `${plural(done.sequences, 'sequence is', 'sequences are')} past every value in use`
   if (phase === 'committed')
     throw new VerdictError(
@@ -93,6 +107,7 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done): void {
     return
   }
   const lines = [
+    afterCommitText(compared),
     sequences,
     `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} that were off for the load are built again`,
     `${plural(done.validated.size, 'constraint was', 'constraints were')} validated`,

@@ -28,6 +28,7 @@ import { loadInputs } from '../../runtime/inputs.ts'
 import { number, plural, workFolder } from '../../runtime/progress.ts'
 import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
+import { tryDefinitions } from '../../source/server.ts'
 import { readSchema } from '../../sql/schema.ts'
 import { filesProblem, implicitAccess, PUBLICATION } from '../../tools/molt-fetch.ts'
 import { spec as fetch } from '../fetch/spec.ts'
@@ -200,6 +201,8 @@ function publish(context: Prepare, facts: Facts, findings: readonly Finding[], p
 async function install(source: Database, target: Database, facts: Facts, plan: Plan, findings: Counts): Promise<Entry> {
   const { migration, tables } = facts.settings
   const { systemIdentifier, databaseOid } = facts.source.server
+  // Before anything is made: what it takes is refused today, not partway.
+  await tryDefinitions(source)
   await createLedger(target)
   const owner = await createHeartbeat(source, migration)
   if (owner.migration !== migration)

@@ -3,6 +3,7 @@ import { info, warning } from '@actions/core'
 import { closeWriteAccess, openWriteAccess, readWriteGrants } from '../../destination/write-access.ts'
 import { keepingHold, takeHold, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, advance, DECIDED, type Entry } from '../../ledger/ledger.ts'
+import { lastAfterCommit } from '../../phases/after-commit/result.ts'
 import { runVerify } from '../../phases/verify/verify.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link } from '../../runtime/database.ts'
@@ -60,8 +61,11 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
     throwIfCancelled(context.signal)
     await revokePermanent(source)
   }
+  const compared = (await lastAfterCommit(target, found))?.verdict ?? 'missing'
+  if (compared === 'missing')
+    warning('Rows were not compared since the commit, and cannot be any more once the source takes writes.')
   await advance(target, entry, 'rolled-back')
-  await addEvidence(target, entry.id, 'rollback', { lost })
+  await addEvidence(target, entry.id, 'rollback', { lost, compared })
   notify('rolled-back', { lost: lost.join(', ') })
   info('the fence is lifted for good: the source takes writes again')
   if (lost.length) warning(`writes on the target are lost in: ${lost.join(', ')}`)

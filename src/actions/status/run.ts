@@ -38,6 +38,7 @@ export const action: Action<typeof spec> = {
     const rollback = ledger?.rollback
     context.output('rollback-until', rollback?.until.toISOString() ?? '')
     context.output('observed', rollback?.observed ?? '')
+    context.output('compared', rollback?.compared ?? '')
     const lines = [
       ...ledgerLines(context, entry),
       ...(rollback?.lines ?? []),

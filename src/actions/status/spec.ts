@@ -23,6 +23,7 @@ export const spec = defineAction({
     phase: "The migration's phase by the ledger; empty when that cannot be read.",
     'rollback-until': 'When the rollback window ends, ISO 8601; empty before a commit.',
     observed: 'Verdict of the last observation after the commit; empty without one.',
+    compared: 'What `finalize` found when it compared all rows as of the commit; empty before that.',
     fence:
       'State of the fence on the source, by its lease. Red when it is raised, but something of it is missing or was changed.',
     'slot-active': '`true` when a replicator reads the slot.',

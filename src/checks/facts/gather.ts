@@ -1,9 +1,10 @@
 import { totalmem } from 'node:os'
 import type { Schema } from '../../model/schema.ts'
-import { connect, type Database } from '../../runtime/database.ts'
+import { connect, type Database, READ_ONLY } from '../../runtime/database.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { findTool, sha256, type ToolName, toolHelp, toolVersion } from '../../tools/versions.ts'
 import type { Facts, Machine, Settings, Tool, UrlFacts } from './facts.ts'
+import { readToolSession } from './session.ts'
 import { readConnection, readSamples, readSourceCatalog } from './source.ts'
 import { readTargetFacts } from './target.ts'
 
@@ -27,9 +28,9 @@ const SAMPLE_ROWS = 10_000
 export async function assess(options: AssessOptions): Promise<Facts> {
   const open: Database[] = []
   const readOnly = async (side: 'source' | 'target') => {
-    const db = await connect(side === 'source' ? options.sourceUrl : options.targetUrl, side)
+    const url = side === 'source' ? options.sourceUrl : options.targetUrl
+    const db = await connect(url, side, undefined, undefined, { settings: READ_ONLY })
     open.push(db)
-    await db.query('SET default_transaction_read_only = on')
     return db
   }
   try {
@@ -54,19 +55,24 @@ async function gather(options: AssessOptions, source: Database, second: Database
   const chosen = deferred<{ tables: readonly string[]; filter: string }>()
   const readSource = async () => {
     const catalog = await readSourceCatalog(source, second, question, (schema) => chosen.resolve(choose(schema)))
-    const connection = await readConnection(source, second)
-    return { ...catalog, connection, samples: await readSamples(source, catalog.schema, question) }
+    const connection = await readConnection(source, second, options.sourceUrl)
+    const tools = await readToolSession(options.sourceUrl, 'source')
+    return { ...catalog, connection, tools, samples: await readSamples(source, catalog.schema, question) }
   }
   // The two servers have nothing to do with each other; only which tables are meant is known from the source.
   const tables = chosen.promise.then((found) => found.tables)
   // Nobody asks for them once the target has failed by itself.
   tables.catch(() => {})
+  const readTarget = async () => {
+    const catalog = await readTargetFacts(target, { schema: settings.targetSchema, tables })
+    return { ...catalog, tools: await readToolSession(options.targetUrl, 'target') }
+  }
   const [sourceFacts, targetFacts] = await Promise.all([
     readSource().catch((error) => {
       chosen.reject(error)
       throw error
     }),
-    readTargetFacts(target, { schema: settings.targetSchema, tables }),
+    readTarget(),
   ])
   return {
     source: sourceFacts,

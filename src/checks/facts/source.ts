@@ -2,12 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { TLSSocket } from 'node:tls'
 import { OURS as MASK, type MaskState } from '../../masking/target.ts'
 import type { Schema } from '../../model/schema.ts'
-import { type Database, ident } from '../../runtime/database.ts'
+import { connectForReplication, type Database, ident } from '../../runtime/database.ts'
 import { messageOf, UserError } from '../../runtime/errors.ts'
 import { type FenceState, LEASE, readFence } from '../../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
 import type { ServerFacts } from '../../source/server.ts'
 import { readSchema } from '../../sql/schema.ts'
+import type { ToolSession } from './session.ts'
 
 /** Everything that the checks ask about the source; gathered by at most 20 catalog queries. */
 export interface SourceFacts {
@@ -31,6 +32,8 @@ export interface SourceFacts {
   /** What `mask` has noted here of its last run, if any; `unknown` where this role may not read it. */
   masked: MaskState | 'unknown' | null
   connection: ConnectionFacts
+  /** Of a session as molt and the replicator get it. */
+  tools: ToolSession
   samples: SampleFacts
 }
 
@@ -42,9 +45,6 @@ interface SourceServer extends ServerFacts {
   /** max_slot_wal_keep_size in MiB; -1 without limit, null before PostgreSQL 13. */
   slotKeepMiB: number | null
   senderTimeoutMs: number
-  /** Of a new session of this role. */
-  statementTimeoutMs: number
-  idleTimeoutMs: number
   /** How many more connections this role can open. */
   connectionsFree: number
   /** Measured over a moment. */
@@ -147,7 +147,7 @@ export async function readSourceCatalog(
   second: Database,
   question: SourceQuestion,
   onSchema: (schema: Schema) => void,
-): Promise<Omit<SourceFacts, 'connection' | 'samples'>> {
+): Promise<Omit<SourceFacts, 'connection' | 'samples' | 'tools'>> {
   const server = (await db.query(SERVER, [question.slot])).rows[0]
   requireKnownCatalog(server.version)
   const began = performance.now()
@@ -221,7 +221,7 @@ function partitionsOf(relations: readonly Relation[], schema: string): { root: s
 }
 
 const SERVER = `
-  WITH setting AS (SELECT name, setting, reset_val FROM pg_catalog.pg_settings),
+  WITH setting AS (SELECT name, setting FROM pg_catalog.pg_settings),
        role AS (SELECT rolname, rolconnlimit, rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
   SELECT current_setting('server_version_num')::int AS version,
          pg_catalog.pg_is_in_recovery() AS "inRecovery", current_setting('wal_level') AS "walLevel",
@@ -237,8 +237,6 @@ const SERVER = `
          (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()) AS timeline,
          (SELECT setting::int FROM setting WHERE name = 'max_slot_wal_keep_size') AS "slotKeepMiB",
          (SELECT setting::int FROM setting WHERE name = 'wal_sender_timeout') AS "senderTimeoutMs",
-         (SELECT reset_val::int FROM setting WHERE name = 'statement_timeout') AS "statementTimeoutMs",
-         (SELECT reset_val::int FROM setting WHERE name = 'idle_in_transaction_session_timeout') AS "idleTimeoutMs",
          least(
            current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
              - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')::int,
@@ -381,24 +379,34 @@ const ODD_DATES = `
    ORDER BY 1`
 
 /**
- * Tells whether two connections reach one server process, without a pooler or balancer between: a snapshot that one
- * exports must be visible to the other, as `molt fetch` does it.
+ * Tells whether two connections reach one server and have a session of their own there: a snapshot that one exports must
+ * be visible to the other, as `molt fetch` does it, and a pooler must carry replication.
  */
-export async function readConnection(db: Database, second: Database): Promise<ConnectionFacts> {
+export async function readConnection(db: Database, second: Database, url: string): Promise<ConnectionFacts> {
   const doubts: string[] = []
-  const who = 'SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_postmaster_start_time() AS since'
-  const [one, again, two] = [
-    (await db.query(who)).rows[0],
-    (await db.query(who)).rows[0],
-    (await second.query(who)).rows[0],
-  ]
-  if (one.pid !== again.pid) doubts.push('two statements on one connection were answered by two server processes')
+  const who = async (of: Database) => (await of.query(WHO)).rows[0]
+  const [one, two, again] = [await who(db), await who(second), await who(db)]
+  if (one.pid !== again.pid || one.token !== again.token || one.token === two.token)
+    doubts.push('two statements on one connection were answered by two sessions of the server')
   if (one.since.getTime() !== two.since.getTime()) doubts.push('two connections reached two servers')
-  if (!doubts.length) {
-    const doubt = await snapshotDoubt(db, second)
-    if (doubt) doubts.push(doubt)
-  }
+  const doubt = doubts.length ? undefined : await snapshotDoubt(db, second)
+  if (doubt) doubts.push(doubt)
+  // A pooler hands out cancel keys of its own.
+  const pooled = (db as unknown as { processID: number }).processID !== one.pid
+  if (pooled && !(await replicates(url)))
+    doubts.push('a pooler between this runner and the server takes no replication connection')
   return { doubts, certificateUntil: certificateEnd(db) }
+}
+
+/** The lock timeout is another number in each session of ours. */
+const WHO = `SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_postmaster_start_time() AS since,
+                    current_setting('lock_timeout') AS token`
+
+async function replicates(url: string): Promise<boolean> {
+  const db = await connectForReplication(url, 'molt-actions').catch(() => undefined)
+  const answer = await db?.query('IDENTIFY_SYSTEM').catch(() => undefined)
+  await db?.end().catch(() => {})
+  return answer?.rows.length === 1
 }
 
 async function snapshotDoubt(db: Database, second: Database): Promise<string | undefined> {

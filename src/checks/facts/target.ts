@@ -1,12 +1,14 @@
 import { readSight, readSystemPrivileges, type Sight } from '../../destination/activity.ts'
 import { type OfflineTable, readOffline } from '../../destination/jobs.ts'
+import { readRetention } from '../../destination/retention.ts'
 import { readTarget, type TargetFacts as TargetServer } from '../../destination/server.ts'
 import { isStreamLogin, mayCreateLogins } from '../../destination/stream-login.ts'
 import { readAccess, type WriteGrant } from '../../destination/write-access.ts'
 import type { Schema } from '../../model/schema.ts'
-import { type Database, ident, literal, qualified } from '../../runtime/database.ts'
+import { type Database, literal, qualified } from '../../runtime/database.ts'
 import { readSchema } from '../../sql/schema.ts'
 import { readTriggers } from '../../sql/triggers.ts'
+import type { ToolSession } from './session.ts'
 import { certificateEnd } from './source.ts'
 
 /** Everything that the checks ask about the target; at most 20 catalog queries, in CockroachDB's documented SQL. */
@@ -38,6 +40,8 @@ export interface TargetFacts {
   certificateUntil: Date | null
   /** What of other users it shows; null on PostgreSQL. */
   sight: Sight | null
+  /** Of a session as molt and the replicator get it. */
+  tools: ToolSession
 }
 
 interface TargetRelation {
@@ -89,7 +93,7 @@ export interface TargetQuestion {
 }
 
 /** Reads {@link TargetFacts}; changes nothing. */
-export async function readTargetFacts(db: Database, question: TargetQuestion): Promise<TargetFacts> {
+export async function readTargetFacts(db: Database, question: TargetQuestion): Promise<Omit<TargetFacts, 'tools'>> {
   const server = await readTarget(db)
   const cockroach = server.isCockroach
   const [, major, minor] = /\bv?(\d+)\.(\d+)/.exec(server.version) ?? []
@@ -133,7 +137,7 @@ export async function readTargetFacts(db: Database, question: TargetQuestion): P
     intSize: cockroach ? await readSetting(db, 'default_int_size') : null,
     serial: cockroach ? await readSetting(db, 'serial_normalization') : null,
     disallowFullScans: cockroach ? await readSetting(db, 'disallow_full_table_scans') : null,
-    gcTtlSeconds: cockroach ? await readGcTtl(db, server.database) : null,
+    gcTtlSeconds: cockroach ? await readRetention(db, server.database) : null,
     certificateUntil: certificateEnd(db),
     sight: cockroach ? await readSight(db) : null,
   }
@@ -222,20 +226,6 @@ async function readSetting(db: Database, name: string): Promise<string | null> {
     ({ rows }) => rows[0]?.[name] ?? null,
     () => null,
   )
-}
-
-/** From the zone configuration that holds for the database, its own or one that it inherits. */
-async function readGcTtl(db: Database, database: string): Promise<number | null> {
-  return db.query(`SHOW ZONE CONFIGURATION FROM DATABASE ${ident(database)}`).then(
-    ({ rows }) => gcTtlOf(rows[0]?.raw_config_sql ?? ''),
-    () => null,
-  )
-}
-
-/** The seconds in `ALTER DATABASE shop CONFIGURE ZONE USING … gc.ttlseconds = 14400, …`. */
-export function gcTtlOf(zone: string): number | null {
-  const [, seconds] = /\bgc\.ttlseconds = (\d+)/.exec(zone) ?? []
-  return seconds === undefined ? null : Number(seconds)
 }
 
 const TABLES_AT_ONCE = 200

@@ -1,6 +1,7 @@
 import { COMMITTED, type Entry, readEvidence } from '../../ledger/ledger.ts'
 import type { Database } from '../../runtime/database.ts'
 import { number } from '../../runtime/progress.ts'
+import { type AfterCommit, type AfterCommitVerdict, afterCommitText, lastAfterCommit } from '../after-commit/result.ts'
 import { lastObservation, type Observation } from './observation.ts'
 import { gapText, reasonText } from './summary.ts'
 import type { Verdict } from './verdict.ts'
@@ -26,6 +27,8 @@ export interface RollbackFacts {
   /** When the window ends, by the target's clock. */
   until: Date
   observed: Verdict | undefined
+  /** Of all rows, as of the commit; undefined when they were not compared. */
+  compared: AfterCommitVerdict | undefined
   /** For people, a sentence or two each. */
   lines: string[]
 }
@@ -38,7 +41,8 @@ export async function readRollback(
 ): Promise<RollbackFacts | undefined> {
   if (!COMMITTED.includes(entry.phase)) return undefined
   const [cutover] = await readEvidence<object>(target, entry.id, 'cutover', 1)
-  return rollbackFacts(entry, windowMs, cutover?.ageMs ?? entry.ageMs, await lastObservation(target, entry))
+  const compared = await lastAfterCommit(target, entry)
+  return rollbackFacts(entry, windowMs, cutover?.ageMs ?? entry.ageMs, await lastObservation(target, entry), compared)
 }
 
 /** @param committedForMs since the commit, by the target's clock */
@@ -47,6 +51,7 @@ export function rollbackFacts(
   windowMs: number,
   committedForMs: number,
   observation: (Partial<Observation> & { ageMs: number }) | undefined,
+  compared?: AfterCommit,
 ): RollbackFacts {
   const now = entry.updatedAt.getTime() + entry.ageMs
   const until = new Date(entry.updatedAt.getTime() + windowMs)
@@ -60,8 +65,10 @@ export function rollbackFacts(
   return {
     until,
     observed: observation?.verdict,
+    compared: compared?.verdict,
     lines: [
       `${possible} It would lose every write the target took since the commit at ${commit}.${seen}`,
+      afterCommitText(compared),
       observation?.verdict
         ? `Last observation: **${observation.verdict}**, ${number(observation.ageMs / 60_000)} min ago.`
         : 'Nobody observed the application since the commit. Run `observe`.',

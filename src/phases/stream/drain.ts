@@ -13,6 +13,8 @@ import type { Stream } from './supervisor.ts'
 /** What was seen at each step of a proved drain; times in milliseconds since the drain began. */
 export interface DrainEvidence {
   marker: string
+  /** Of the heartbeat that carried the marker. */
+  beat: number
   /** The source's WAL position just before the marker was written. */
   lsn: string
   confirmedFlushLsn: string
@@ -108,7 +110,7 @@ async function prove(
   const { rows } = await source.query('SELECT pg_catalog.pg_current_wal_insert_lsn()::text AS lsn')
   const lsn: string = rows[0].lsn
   const marker = randomUUID()
-  await writeMarker(source, marker)
+  const beat = await writeMarker(source, marker)
   await until(`the marker ${marker} arriving on the target`, async () => {
     const seen = await readMarker(target, plan.targetSchema)
     return seen?.marker === marker || undefined
@@ -126,6 +128,7 @@ async function prove(
   const { status } = stream
   const evidence: DrainEvidence = {
     marker,
+    beat,
     lsn,
     confirmedFlushLsn,
     walsender,

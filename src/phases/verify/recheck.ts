@@ -79,7 +79,6 @@ export async function recheckRows(
   }
   let problem: string | undefined
   try {
-    for (const db of [source, target]) await db.query("SET TimeZone = 'UTC'")
     for (let round = 0; round < options.rounds && [...pending.values()].some((each) => each.length); round++) {
       if (round) await sleep(TIMING.recheckPause, undefined, { signal: options.signal })
       await look(source, target, { tables, pending, readers }, options)
@@ -88,7 +87,6 @@ export async function recheckRows(
     options.signal.throwIfAborted()
     problem = `the rows that differ could not be told from lag: ${scrubText(messageOf(error))}`
   }
-  for (const db of [source, target]) await db.query('RESET TimeZone').catch(() => {})
   for (const [name, left] of pending) (tables.get(name) as Recheck)[problem ? 'untold' : 'changing'] += left.length
   return problem ? { tables, problem } : { tables }
 }

@@ -1,7 +1,7 @@
 import { readTarget } from '../../destination/server.ts'
 import type { Column, Table } from '../../model/tables.ts'
 import { plainForm, writtenAlike } from '../../model/values.ts'
-import { connect, type Database, ident, qualified, type Side } from '../../runtime/database.ts'
+import { connect, type Database, ident, literal, qualified, READ_ONLY, type Side } from '../../runtime/database.ts'
 import { classify, KEPT_ROWS, type RowDifference, type RowKind, type ValueClass } from '../../tools/molt-verify.ts'
 
 /** What one table's digests told. `missing`, `mismatch` and `extraneous` count rows, at least. */
@@ -31,6 +31,8 @@ export interface DigestOptions {
    * once is proved then.
    */
   catchUp?: () => Promise<void>
+  /** Reads the target as of this time of its clock, decimal. Default: now. */
+  asOf?: string
   /** Connections to each side. */
   concurrency: number
   signal: AbortSignal
@@ -62,11 +64,15 @@ export async function digestTables(
   const worker = () =>
     reading(options.sourceUrl, 'source', signal, (source) =>
       reading(options.targetUrl, 'target', signal, async (target) => {
-        await Promise.all([source, target].map(makeAlike))
+        await Promise.all([source, target].map(watchClient))
         const { isCockroach } = await readTarget(target)
         const sessions = [
           { db: source, number: HASHED.postgres },
-          { db: target, number: isCockroach ? HASHED.cockroach : HASHED.postgres },
+          {
+            db: target,
+            number: isCockroach ? HASHED.cockroach : HASHED.postgres,
+            ...(options.asOf && { asOf: `AS OF SYSTEM TIME ${literal(options.asOf)}` }),
+          },
         ] as const
         for (let next = queue.shift(); next; next = queue.shift()) {
           signal.throwIfAborted()
@@ -89,7 +95,7 @@ async function reading<T>(
   signal: AbortSignal,
   work: (db: Database) => Promise<T>,
 ): Promise<T> {
-  const db = await connect(url, side, 0, signal)
+  const db = await connect(url, side, 0, signal, { settings: READ_ONLY })
   const end = () => void db.end().catch(() => {})
   signal.addEventListener('abort', end, { once: true })
   try {
@@ -100,17 +106,8 @@ async function reading<T>(
   }
 }
 
-/** Both servers write dates, times and numbers by their session's settings. */
-async function makeAlike(db: Database): Promise<void> {
-  for (const setting of [
-    "TimeZone = 'UTC'",
-    "DateStyle = 'ISO, MDY'",
-    "IntervalStyle = 'postgres'",
-    'extra_float_digits = 3',
-    'default_transaction_read_only = on',
-  ])
-    await db.query(`SET ${setting}`)
-  // Else the server adds up to the end for a client that has gone. Not every version and platform can tell.
+/** Else the server adds up to the end for a client that has gone. Not every version and platform can tell. */
+async function watchClient(db: Database): Promise<void> {
   await db.query("SET client_connection_check_interval = '2s'").catch(() => {})
 }
 
@@ -137,6 +134,8 @@ interface Comparison {
 
 interface Session {
   db: Database
+  /** After the table's name, for a state of the past. */
+  asOf?: string
   /** SQL of a 48-bit number out of a hash. */
   number(hash: string): string
 }
@@ -268,7 +267,7 @@ interface Sums {
 
 /** The sums of the hashes of some columns, of the whole table or for each part of it. */
 async function readSums(
-  { db, table, number }: Reader,
+  { db, table, number, asOf = '' }: Reader,
   { key, text }: Comparison,
   parts: readonly Part[],
   buckets: boolean,
@@ -281,7 +280,7 @@ async function readSums(
   const bucket = buckets ? bucketOf(key.map(text)) : "''"
   const { rows } = await db.query({
     text: `SELECT bucket, count(*)::text, coalesce(sum(size), 0)::text${hashes.map((_, i) => `, sum(${number(`h${i}`)})::text`).join('')}
-             FROM (SELECT ${[`${bucket} AS bucket`, `${size} AS size`, ...hashes].join(', ')} FROM ${table}) AS hashed
+             FROM (SELECT ${[`${bucket} AS bucket`, `${size} AS size`, ...hashes].join(', ')} FROM ${table}) AS hashed ${asOf}
             GROUP BY bucket`,
     rowMode: 'array',
   })
@@ -436,7 +435,7 @@ function sameValue({ type, labels }: Column, here: string | null, there: string 
 
 /** The rows of some parts of the table, by their keys in plain form. */
 async function readRows(
-  { db, table }: Reader,
+  { db, table, asOf = '' }: Reader,
   { key, text }: Comparison,
   columns: readonly Column[],
   buckets: readonly string[],
@@ -449,7 +448,7 @@ async function readRows(
       : text(column)
   const list = [...key.map(({ name }) => `${ident(name)}::text`), ...columns.map(value)]
   const { rows } = await db.query({
-    text: `SELECT ${list.join(', ')} FROM ${table} WHERE ${bucketOf(key.map(text))} = ANY ($1)`,
+    text: `SELECT ${list.join(', ')} FROM ${table} ${asOf} WHERE ${bucketOf(key.map(text))} = ANY ($1)`,
     values: [buckets],
     rowMode: 'array',
   })

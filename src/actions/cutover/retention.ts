@@ -1,0 +1,64 @@
+import { warning } from '@actions/core'
+import { readShortestRetention } from '../../destination/retention.ts'
+import { readTarget } from '../../destination/server.ts'
+import { type Entry, readEvidence } from '../../ledger/ledger.ts'
+import { readCommitTime } from '../../phases/after-commit/commit-time.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
+import { type Database, qualified } from '../../runtime/database.ts'
+import { messageOf, VerdictError } from '../../runtime/errors.ts'
+import { minutes } from '../../runtime/progress.ts'
+import type { Cutover } from './spec.ts'
+
+/** Milliseconds until `finalize` begins: a switch by hand, a queue of runners. */
+const UNTIL_FINALIZE = 15 * 60_000
+/** Times that the comparison may take longer than the last one, beside the application. */
+const SLOWER = 3
+
+/** How long the target must keep the state of the commit, in seconds. */
+export function retentionNeeded(comparisonMs: number): number {
+  return Math.ceil((UNTIL_FINALIZE + SLOWER * comparisonMs) / 1000)
+}
+
+/**
+ * The comparison after the commit must be possible before there is a commit.
+ * @throws VerdictError when the target would forget the state of the commit too soon, or does not tell its time; a
+ * rehearsal is warned
+ */
+export async function requirePast(
+  { inputs }: Cutover,
+  { entry, target, verified }: { entry: Entry; target: Database; verified: VerifyReport | undefined },
+): Promise<void> {
+  if (!(await readTarget(target)).isCockroach) return
+  const refused = (error: VerdictError) => {
+    if (inputs.decision === 'commit') throw error
+    warning(error.message)
+  }
+  const { targetSchema, tables } = entry.plan
+  await readCommitTime(target, targetSchema, undefined).catch((error) =>
+    refused(
+      new VerdictError(
+        'commit.no-timestamp',
+        `the target does not tell its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. Run \`ALTER ROLE … SET default_transaction_isolation = 'serializable'\` for the migration role`,
+      ),
+    ),
+  )
+  const shortest = await readShortestRetention(target, targetSchema, tables)
+  if (!shortest)
+    return warning(
+      'The migration role may not see `gc.ttlseconds` of the target. It is not known how long `finalize` can compare rows as of the commit.',
+    )
+  const needed = retentionNeeded(verified?.durationMs ?? (await lastVerifyMs(target, entry)))
+  if (shortest.seconds >= needed) return
+  const table = qualified(targetSchema, shortest.table)
+  refused(
+    new VerdictError(
+      'commit.retention-short',
+      `the target keeps the past of ${shortest.table} for ${minutes(shortest.seconds * 1000)}, and the comparison after the commit may need ${minutes(needed * 1000)}. Run \`ALTER TABLE ${table} CONFIGURE ZONE USING gc.ttlseconds = ${needed}\`, or the same for its database, until the migration is finalized`,
+    ),
+  )
+}
+
+async function lastVerifyMs(target: Database, { id }: Entry): Promise<number> {
+  const [last] = await readEvidence<VerifyReport>(target, id, 'verify', 1)
+  return last?.body.durationMs ?? 0
+}

@@ -1,0 +1,72 @@
+import { error, info, warning } from '@actions/core'
+import { COMMITTED, DECIDED, type Entry, STREAMING } from '../../ledger/ledger.ts'
+import { compareAfterCommit } from '../../phases/after-commit/compare.ts'
+import {
+  type AfterCommit,
+  afterCommitProblems,
+  afterCommitText,
+  differenceText,
+  keepAfterCommit,
+  lastAfterCommit,
+} from '../../phases/after-commit/result.ts'
+import { withDatabase } from '../../runtime/database.ts'
+import { refuse } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
+import { requireMigration, withBoth } from '../shared.ts'
+import type { Finalize } from './spec.ts'
+
+/**
+ * Compares all rows as of the commit, unless an earlier run has found them equal. What is found is in the ledger, and told
+ * at once: every minute makes a rollback lose more. {@link requireCompared} is red for it once the rest is done, which an
+ * application that stays on the target needs.
+ * @returns undefined before the commit
+ */
+export async function compareOnce(context: Finalize): Promise<AfterCommit | undefined> {
+  const { inputs, signal } = context
+  const { entry, known } = await withBoth(context, async (source, target) => {
+    const entry = await requireMigration(source, target, inputs.migration, [...STREAMING, ...DECIDED])
+    return { entry, known: await lastAfterCommit(target, entry) }
+  })
+  if (!COMMITTED.includes(entry.phase)) return undefined
+  const result =
+    known?.verdict === 'equal'
+      ? known
+      : await compareAfterCommit(entry, { sourceUrl: inputs.source, targetUrl: inputs.target, signal })
+  if (result !== known) await keep(context, entry, result)
+  context.output('compared', result.verdict)
+  context.output('differences', JSON.stringify(result.differences))
+  tell(result)
+  return result
+}
+
+async function keep({ inputs }: Finalize, entry: Entry, result: AfterCommit): Promise<void> {
+  await withDatabase(inputs.target, 'target', (target) => keepAfterCommit(target, entry, result))
+}
+
+function tell(result: AfterCommit): void {
+  if (result.verdict !== 'different') {
+    const say = result.verdict === 'equal' ? info : warning
+    say(afterCommitText(result))
+    return
+  }
+  const what = result.differences.map(differenceText).join('; ')
+  error(`Rows differ between the source and the target as of the commit: ${what}. ${WAY_BACK}`)
+  notify('rows-differ', { what })
+}
+
+const WAY_BACK =
+  'To return to the source, stop the application and run `rollback`: it loses every write the target took since the commit, and needs each written table in `accept-data-loss`. To stay, restore these rows on the target by hand from the fenced source, and set `waive: compare` in `cleanup`.'
+
+/** @throws VerdictError unless every row is proved equal; columns that only `molt verify` can compare are a warning */
+export function requireCompared(result: AfterCommit | undefined): void {
+  if (!result) return
+  if (result.verdict === 'different')
+    refuse('verify.after-commit', 'rows differ as of the commit', afterCommitProblems(result), WAY_BACK)
+  if (result.verdict === 'inconclusive' && result.gaps.some(({ code }) => code !== 'column'))
+    refuse(
+      'verify.after-commit-inconclusive',
+      'not every row was compared as of the commit',
+      afterCommitProblems(result),
+      'Correct what is listed and run `finalize` again before `gc.ttlseconds` of the target has passed since the commit. Set `waive: compare` in `cleanup` to accept this.',
+    )
+}

@@ -1,0 +1,47 @@
+import { connect, type Side } from '../../runtime/database.ts'
+
+/** What a program gets that connects by the URL, such as molt and the replicator. */
+export interface ToolSession {
+  /** By name in lower case, as `pg_settings` writes them: times in milliseconds. */
+  settings: Record<string, ToolSetting>
+  /** The schema in which a name without one is created; null when no schema of the search path exists. */
+  schema: string | null
+}
+
+export interface ToolSetting {
+  value: string
+  /** `options` in the URL set it, which a setting of the role does not override. */
+  byUrl: boolean
+}
+
+/** Of a session without the settings that {@link connect} gives to our own. */
+export async function readToolSession(url: string, side: Side): Promise<ToolSession> {
+  const db = await connect(url, side, undefined, undefined, { asTools: true })
+  try {
+    const { rows } = await db.query(
+      `SELECT lower(name) AS name, setting, source, current_schema() AS schema FROM pg_catalog.pg_settings
+        WHERE lower(name) IN (${TOOL_SETTINGS.map((name) => `'${name}'`).join(', ')})`,
+    )
+    const settings = rows.map(({ name, setting, source }) => [name, { value: setting, byUrl: source === 'client' }])
+    return { settings: Object.fromEntries(settings), schema: rows[0]?.schema ?? null }
+  } finally {
+    await db.end().catch(() => {})
+  }
+}
+
+const TOOL_SETTINGS = [
+  'datestyle',
+  'intervalstyle',
+  'timezone',
+  'bytea_output',
+  'extra_float_digits',
+  'standard_conforming_strings',
+  'client_encoding',
+  'array_nulls',
+  'default_transaction_read_only',
+  'statement_timeout',
+  'lock_timeout',
+  'idle_in_transaction_session_timeout',
+  'idle_session_timeout',
+  'transaction_timeout',
+]

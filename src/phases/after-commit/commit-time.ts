@@ -1,0 +1,79 @@
+import { warning } from '@actions/core'
+import { advance, type Entry } from '../../ledger/ledger.ts'
+import { type Database, isConnectionLost, qualified, sqlState } from '../../runtime/database.ts'
+import { messageOf } from '../../runtime/errors.ts'
+import { HEARTBEAT } from '../../source/heartbeat.ts'
+
+/** The target's time between the final verification and the application's first write. */
+export interface CommitTime {
+  /** `<nanoseconds>.<logical>` of the target's hybrid clock, as AS OF SYSTEM TIME takes it. */
+  asOf: string
+  /** The drain's heartbeat was on the target then, so everything the stream applied is older. */
+  drained: boolean
+}
+
+/**
+ * Reads the target's clock together with the heartbeat's row: a transaction's time is never earlier than what it reads.
+ * Source: cockroachdb/docs, `functions-and-operators.md`, `as-of-system-time.md`.
+ * @param beat of the drain
+ * @returns undefined on a target without a past that can be read
+ */
+export async function readCommitTime(
+  target: Database,
+  schema: string,
+  beat: number | undefined,
+): Promise<CommitTime | undefined> {
+  const [row] = await target
+    .query(
+      `SELECT beat, cluster_logical_timestamp()::TEXT AS now, crdb_internal_mvcc_timestamp::TEXT AS written
+         FROM ${qualified(schema, HEARTBEAT)} WHERE id = 1`,
+    )
+    .then(
+      ({ rows }) => rows,
+      (error) => {
+        if (NOT_COCKROACH.test(sqlState(error) ?? '')) return []
+        throw error
+      },
+    )
+  if (!row) return undefined
+  return { asOf: later(row.now, row.written), drained: beat !== undefined && Number(row.beat) >= beat }
+}
+
+/** PostgreSQL knows neither the column nor the function. */
+const NOT_COCKROACH = /^(42703|42883)$/
+
+/**
+ * Moves an entry to `committed`, with the target's time. Nobody may write to the target before this; a grant that comes
+ * after it, and every write by it, is younger.
+ */
+export async function advanceToCommitted(target: Database, committing: Entry): Promise<Entry> {
+  const { plan, facts } = committing
+  const commitTime = await readCommitTime(target, plan.targetSchema, facts.drainBeat).catch((error) => {
+    if (isConnectionLost(error)) throw error
+    // The decision is taken: `finalize` is red for want of it.
+    warning(`The target's time of the commit could not be read: ${messageOf(error)}`)
+    return undefined
+  })
+  return advance(target, committing, 'committed', commitTime ? { facts: { commitTime } } : {})
+}
+
+/** Nanoseconds by which the clocks of two nodes may differ, at the most that CockroachDB supports (`--max-offset`). */
+const MAX_OFFSET = 500_000_000n
+
+/** The last time at which a version that was written before `time` may stand. */
+export function plusMaxOffset(time: string): string {
+  return `${wall(time) + MAX_OFFSET}.0000000000`
+}
+
+function later(a: string, b: string): string {
+  const [x, y] = [wall(a), wall(b)]
+  return y > x || (y === x && logical(b) > logical(a)) ? b : a
+}
+
+function wall(time: string): bigint {
+  return BigInt(time.split('.')[0] as string)
+}
+
+function logical(time: string): string {
+  return (time.split('.')[1] ?? '').padEnd(10, '0')
+}

@@ -1,0 +1,155 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { info } from '@actions/core'
+import { readTarget } from '../../destination/server.ts'
+import type { Entry } from '../../ledger/ledger.ts'
+import type { Plan } from '../../model/plan.ts'
+import type { Table } from '../../model/tables.ts'
+import { type Database, isConnectionLost, sqlState, withDatabase } from '../../runtime/database.ts'
+import { messageOf, throwIfCancelled } from '../../runtime/errors.ts'
+import { plural, seconds } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
+import { readFilteredTables, readTables } from '../../sql/tables.ts'
+import type { RowKind } from '../../tools/molt-verify.ts'
+import { scrubText } from '../../tools/scrub.ts'
+import { requireStillFenced } from '../cutover/held-fence.ts'
+import { digestTables, type TableDigest } from '../verify/row-digests.ts'
+import { plusMaxOffset } from './commit-time.ts'
+import type { AfterCommit, AfterCommitGap, TableDifference } from './result.ts'
+
+export interface AfterCommitOptions {
+  sourceUrl: string
+  targetUrl: string
+  signal: AbortSignal
+}
+
+/** Connections to each side. The application is on the target meanwhile. */
+const CONNECTIONS = 2
+
+/**
+ * Compares all rows once more, after the commit and without a pause: the source as it stands behind its permanent fence,
+ * the target as of the commit. What the application has written since is not seen.
+ * @throws VerdictError when the source has not stood still meanwhile
+ */
+export async function compareAfterCommit(entry: Entry, options: AfterCommitOptions): Promise<AfterCommit> {
+  const began = performance.now()
+  const { commitTime } = entry.facts
+  const nothing = { differences: [], gaps: [], tables: 0, rows: 0, durationMs: 0 }
+  const found: AfterCommit = { verdict: 'inconclusive', ...(commitTime && { asOf: commitTime.asOf }), ...nothing }
+  const onBoth = <T>(work: (source: Database, target: Database) => Promise<T>) =>
+    withDatabase(options.sourceUrl, 'source', (source) =>
+      withDatabase(options.targetUrl, 'target', (target) => work(source, target)),
+    )
+  const pairs = await onBoth(async (source, target) => {
+    if (!(await readTarget(target)).isCockroach) return undefined
+    await requireStillFenced(source, entry)
+    const comparable = await comparablePairs(source, target, entry.plan)
+    found.gaps.push(...comparable.gaps)
+    return comparable.pairs
+  })
+  if (!pairs) return { ...found, verdict: 'unavailable' }
+  if (!commitTime) return { ...found, gaps: [{ code: 'no-commit-time' }] }
+  if (!commitTime.drained) found.gaps.push({ code: 'not-drained' })
+  try {
+    await comparePairs(pairs, commitTime.asOf, entry.plan, options, found)
+  } catch (error) {
+    throwIfCancelled(options.signal)
+    if (isConnectionLost(error)) throw error
+    found.gaps.push({ code: isPastGone(error) ? 'past-gone' : 'failed', what: scrubText(messageOf(error)) })
+  }
+  // A rollback meanwhile, say: what was read then proves nothing. This can be hours later, so on a new connection.
+  await withDatabase(options.sourceUrl, 'source', (source) => requireStillFenced(source, entry))
+  found.verdict = found.differences.length ? 'different' : found.gaps.length ? 'inconclusive' : 'equal'
+  found.durationMs = Math.round(performance.now() - began)
+  return found
+}
+
+/** The expected tables as both catalogs tell them now, and what keeps one of them, or a column, from being compared. */
+async function comparablePairs(source: Database, target: Database, plan: Plan) {
+  const [here, there] = await Promise.all([
+    readTables(source, plan.sourceSchema),
+    readTables(target, plan.targetSchema),
+  ])
+  const hidden = await readFilteredTables(target, plan.targetSchema, plan.tables)
+  const gaps: AfterCommitGap[] = hidden.map((table) => ({ code: 'rows-hidden', table }))
+  const pairs: (readonly [Table, Table])[] = []
+  for (const name of plan.tables) {
+    const [a, b] = [here, there].map((tables) => tables.find((table) => table.name === name))
+    if (!a || !b) {
+      gaps.push({ code: 'table-gone', table: name })
+      continue
+    }
+    const gone = a.columns.filter((column) => !b.columns.some((other) => other.name === column.name))
+    gaps.push(...gone.map((column) => columnGap(name, `the target has no column ${column.name} any more`)))
+    pairs.push([a, b])
+  }
+  return { pairs, gaps }
+}
+
+function columnGap(table: string, what: string): AfterCommitGap {
+  return { code: 'column', table, what }
+}
+
+async function comparePairs(
+  pairs: readonly (readonly [Table, Table])[],
+  asOf: string,
+  { sourceSchema, targetSchema }: Plan,
+  { sourceUrl, targetUrl, signal }: AfterCommitOptions,
+  found: AfterCommit,
+): Promise<void> {
+  const digest = (some: typeof pairs, time: string) =>
+    digestTables(some, {
+      sourceUrl,
+      targetUrl,
+      sourceSchema,
+      targetSchema,
+      asOf: time,
+      concurrency: CONNECTIONS,
+      signal,
+    })
+  const began = performance.now()
+  const digests = await digest(pairs, asOf)
+  found.tables = digests.length
+  found.rows = digests.reduce((sum, { sourceRows }) => sum + sourceRows, 0)
+  info(`compared ${plural(digests.length, 'table')} as of the commit in ${seconds(performance.now() - began)}`)
+  found.gaps.push(...digests.flatMap(({ name, unproved }) => unproved.map((what) => columnGap(name, what))))
+  const apart = digests.filter(isApart)
+  if (!apart.length) return
+  // The clocks of two nodes may differ. A version that the stream wrote before the commit can stand a little after it.
+  await sleep(TIMING.clockOffset, undefined, { signal }).catch(() => {})
+  throwIfCancelled(signal)
+  const names = new Set(apart.map(({ name }) => name))
+  const again = await digest(
+    pairs.filter(([{ name }]) => names.has(name)),
+    plusMaxOffset(asOf),
+  )
+  for (const first of apart) {
+    const second = again.find(({ name }) => name === first.name)
+    const both = second && inBoth(first, second)
+    if (both) found.differences.push(both)
+  }
+}
+
+function isApart({ missing, mismatch, extraneous }: TableDigest): boolean {
+  return missing + mismatch + extraneous > 0
+}
+
+/** Rows that differ at both times, by how they differ at the first. Where not all keys are known, the smaller numbers. */
+export function inBoth(first: TableDigest, second: TableDigest): TableDifference | undefined {
+  const known = [first, second].every((each) => each.rows.length === each.missing + each.mismatch + each.extraneous)
+  const keys = new Set(second.rows.map(({ key }) => JSON.stringify(key)))
+  const left = first.rows.filter(({ key }) => keys.has(JSON.stringify(key)))
+  const count = (kind: RowKind) =>
+    known ? left.filter((row) => row.kind === kind).length : Math.min(first[kind], second[kind])
+  const difference = {
+    table: first.name,
+    missing: count('missing'),
+    mismatch: count('mismatch'),
+    extraneous: count('extraneous'),
+  }
+  return difference.missing + difference.mismatch + difference.extraneous ? difference : undefined
+}
+
+/** `batch timestamp … must be after replica GC threshold …`, without a SQLSTATE of its own (XXUUU). */
+function isPastGone(error: unknown): boolean {
+  return sqlState(error) === 'XXUUU' && /GC threshold/.test(messageOf(error))
+}

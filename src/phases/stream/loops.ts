@@ -1,0 +1,76 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isConnectionLost } from '../../runtime/database.ts'
+import { VerdictError } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
+
+/** Loops that run beside each other until they are stopped; the first of their errors is kept. */
+export class Loops {
+  readonly #stopped = new AbortController()
+  readonly #onLost: (error: unknown) => void
+  #running: Promise<void>[] = []
+  #failure: Error | undefined
+
+  /** @param onLost hears of a lost connection, which a loop survives */
+  constructor(onLost: (error: unknown) => void) {
+    this.#onLost = onLost
+  }
+
+  /** Aborted once the loops are to stop. */
+  get signal(): AbortSignal {
+    return this.#stopped.signal
+  }
+
+  get stopped(): boolean {
+    return this.signal.aborted
+  }
+
+  /** Why a loop has ended. */
+  get failure(): Error | undefined {
+    return this.#failure
+  }
+
+  run(loop: () => Promise<void>): void {
+    this.#running.push(
+      loop().catch((error) => {
+        // What we did to stop a loop is not why it failed.
+        if (!this.stopped || error instanceof VerdictError) this.#failure ??= error
+      }),
+    )
+  }
+
+  /** Does each of `works` in turn, again and again with `ms` between. */
+  every(ms: number, ...works: (() => Promise<void>)[]): void {
+    this.run(async () => {
+      while (!this.stopped) {
+        for (const work of works) await this.#surviving(work)
+        await this.pause(ms)
+      }
+    })
+  }
+
+  /** Ends early when the loops are stopped. */
+  async pause(ms: number): Promise<void> {
+    await sleep(ms, undefined, { signal: this.signal }).catch(() => {})
+  }
+
+  stop(): void {
+    this.#stopped.abort()
+  }
+
+  /** Resolves when every loop has ended. */
+  async ended(): Promise<void> {
+    await Promise.all(this.#running)
+  }
+
+  /** A database that is away for a while is survived; the heartbeat that does not arrive tells when it is too long. */
+  async #surviving(work: () => Promise<void>): Promise<void> {
+    try {
+      await work()
+    } catch (error) {
+      if (this.stopped && !(error instanceof VerdictError)) return
+      if (!isConnectionLost(error)) throw error
+      this.#onLost(error)
+      await this.pause(TIMING.reconnect)
+    }
+  }
+}

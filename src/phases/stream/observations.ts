@@ -1,0 +1,29 @@
+import { warning } from '@actions/core'
+import { VerdictError } from '../../runtime/errors.ts'
+import { isSchemaChange, type Observation, observationCode } from '../../source/changes.ts'
+
+const MOST = 50
+
+/** What the watches of a stream have seen; each is reported once. */
+export class Observations {
+  readonly #list: Observation[] = []
+
+  get list(): readonly Observation[] {
+    return this.#list
+  }
+
+  get schemaChanges(): string[] {
+    return this.#list.filter(({ kind }) => isSchemaChange(kind)).map(({ what }) => what)
+  }
+
+  /** @throws VerdictError for what makes the stream's result wrong */
+  tell(found: readonly Observation[]): void {
+    for (const observation of found) {
+      const { kind, severity, what } = observation
+      if (this.#list.some((known) => known.what === what)) continue
+      if (this.#list.length < MOST) this.#list.push(observation)
+      if (severity === 'fatal') throw new VerdictError(observationCode(kind), what)
+      warning(what)
+    }
+  }
+}

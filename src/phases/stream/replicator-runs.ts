@@ -1,0 +1,134 @@
+import { TIMING } from '../../runtime/timing.ts'
+import { type Diagnosis, translate } from '../../tools/diagnoses.ts'
+import { freeAddress } from '../../tools/process.ts'
+import { noMetrics, Replicator, type ReplicatorRequest, type StreamMetrics } from '../../tools/replicator.ts'
+
+const MOST_DIAGNOSES = 50
+
+/** The replicator's process and those before it, since it is started again when it ends unasked: what they did and said. */
+export class ReplicatorRuns {
+  readonly #request: Omit<ReplicatorRequest, 'metricsAddr'>
+  #current: Replicator | undefined
+  /** Of the processes that have ended, and of this one. */
+  #past: StreamMetrics = noMetrics()
+  #metrics: StreamMetrics = noMetrics()
+  #movedAt = performance.now()
+  #restarts = 0
+  /** Retries of the processes that have ended, and dials at the last look at this one's. */
+  #retriesBefore = 0
+  #dialsBefore = 0
+  /** The last retry, and the first of those that have followed each other within `retryGap`. */
+  #retryAt = Number.NEGATIVE_INFINITY
+  #circlingSince = 0
+  readonly #diagnoses = new Map<string, number>()
+
+  constructor(request: Omit<ReplicatorRequest, 'metricsAddr'>) {
+    this.#request = request
+  }
+
+  async launch(): Promise<void> {
+    this.#current = new Replicator({ ...this.#request, metricsAddr: await freeAddress() })
+  }
+
+  async stop(): Promise<void> {
+    await this.#current?.stop()
+  }
+
+  get current(): Replicator | undefined {
+    return this.#current
+  }
+
+  get restarts(): number {
+    return this.#restarts
+  }
+
+  /** Rows upserted and deleted since the first one began. */
+  get changes(): number {
+    return applied(this.#past) + applied(this.#metrics)
+  }
+
+  /** When a counter last moved, by the monotonic clock. */
+  get movedAt(): number {
+    return this.#movedAt
+  }
+
+  /** By its words, or by how often it has dialled when its words are in a form that is not known. */
+  get retries(): number {
+    const now = Math.max(this.#current?.retries ?? 0, dials(this.#metrics) - 1)
+    return this.#retriesBefore + Math.max(0, now)
+  }
+
+  /** For how many milliseconds it has retried without a pause; undefined when it does not. */
+  get circlingMs(): number | undefined {
+    const now = performance.now()
+    return now - this.#retryAt < TIMING.retryGap ? now - this.#circlingSince : undefined
+  }
+
+  /** What it said with its errors, and how often; it may have got over it. */
+  get diagnoses(): ReadonlyMap<string, number> {
+    return this.#diagnoses
+  }
+
+  /** Its last error, in its own words. */
+  get said(): string | undefined {
+    return this.#current?.lastDiagnosis ?? [...this.#diagnoses.keys()].at(-1)
+  }
+
+  get diagnosis(): Diagnosis | undefined {
+    return translate(this.said)
+  }
+
+  note(said: string, times: number): void {
+    if (this.#diagnoses.has(said) || this.#diagnoses.size < MOST_DIAGNOSES) this.#diagnoses.set(said, times)
+  }
+
+  /** Undefined while its metrics cannot be read. */
+  async metrics(): Promise<StreamMetrics | undefined> {
+    return this.#current?.metrics()
+  }
+
+  async measure(): Promise<void> {
+    const metrics = await this.metrics()
+    if (metrics) {
+      if (applied(metrics) !== applied(this.#metrics)) this.#movedAt = performance.now()
+      this.#metrics = metrics
+    }
+    this.#noteRetries()
+    this.#noteLast()
+  }
+
+  /** Accounts for one that has ended, before another is launched. */
+  bury(): void {
+    this.#restarts++
+    this.#retriesBefore = this.retries
+    for (const key of Object.keys(this.#past) as (keyof StreamMetrics)[]) this.#past[key] += this.#metrics[key]
+    this.#metrics = noMetrics()
+    this.#dialsBefore = 0
+    this.#noteLast()
+  }
+
+  #noteLast(): void {
+    const { lastDiagnosis, retries } = this.#current ?? {}
+    if (lastDiagnosis) this.note(lastDiagnosis, retries ?? 0)
+  }
+
+  #noteRetries(): void {
+    const dialled = dials(this.#metrics)
+    const last = Math.max(
+      this.#current?.lastRetryAt ?? Number.NEGATIVE_INFINITY,
+      dialled > Math.max(1, this.#dialsBefore) ? performance.now() : Number.NEGATIVE_INFINITY,
+    )
+    this.#dialsBefore = dialled
+    if (last <= this.#retryAt) return
+    if (last - this.#retryAt > TIMING.retryGap) this.#circlingSince = last
+    this.#retryAt = last
+  }
+}
+
+function applied({ upserts, deletes }: StreamMetrics): number {
+  return upserts + deletes
+}
+
+function dials({ dials, dialFailures }: StreamMetrics): number {
+  return dials + dialFailures
+}

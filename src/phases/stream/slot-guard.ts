@@ -1,0 +1,107 @@
+import type { Plan } from '../../model/plan.ts'
+import type { Database, Link } from '../../runtime/database.ts'
+import { VerdictError } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
+import { number } from '../../runtime/progress.ts'
+import { readSlotFacts, type SlotFacts, seizeAndDrop } from '../../source/slot.ts'
+import type { WatchLimits } from './watch.ts'
+
+const MIB = 2 ** 20
+
+/** Watches the stream's slot and publication on the source, and keeps the slot to its WAL budget. */
+export class SlotGuard {
+  readonly #link: Link
+  readonly #plan: Plan
+  readonly #limits: WatchLimits
+  #slot: SlotFacts | undefined
+  /** The publication's oid. */
+  #publication: number | null | undefined
+  #startLsn: string | null | undefined
+  #since14: boolean | undefined
+
+  constructor(link: Link, plan: Plan, limits: WatchLimits) {
+    this.#link = link
+    this.#plan = plan
+    this.#limits = limits
+  }
+
+  /** As it was last read. */
+  get slot(): SlotFacts | undefined {
+    return this.#slot
+  }
+
+  /** The slot's position when it was first read. */
+  get startLsn(): string | null {
+    return this.#startLsn ?? null
+  }
+
+  get publicationGone(): boolean {
+    return this.#publication === null
+  }
+
+  /** @throws VerdictError when the slot or the publication is not the one it was */
+  async read(): Promise<SlotFacts> {
+    const { slot: name, publication } = this.#plan
+    const slot = await this.#link.use(async (db) => {
+      this.#since14 ??= await isSince14(db)
+      return readSlotFacts(db, name, publication, this.#since14)
+    })
+    if (!slot)
+      throw new VerdictError(
+        'slot.missing',
+        `the slot ${name} is gone: changes since then are lost, and the load must be repeated`,
+      )
+    const before = this.#slot
+    this.#startLsn ??= slot.confirmedFlushLsn
+    this.#slot = slot
+    if (before && wasRecreated(before, slot))
+      throw new VerdictError(
+        'slot.recreated',
+        `the slot ${name} was recreated: changes in between are lost, and the load must be repeated`,
+      )
+    this.#requirePublication(slot)
+    return slot
+  }
+
+  #requirePublication(slot: SlotFacts): void {
+    this.#publication ??= slot.publication
+    if (this.#publication === slot.publication) return
+    this.#publication = slot.publication
+    throw new VerdictError(
+      'publication.dropped',
+      `the publication ${this.#plan.publication} was dropped${slot.publication === null ? '' : ' and created again'}; under a live slot that does not heal: start over with a new slot`,
+    )
+  }
+
+  /**
+   * A disk that fills stops the source for everybody, so this is never silent.
+   * @param stopReading ends the stream, before its slot is dropped
+   * @throws VerdictError when the slot keeps more than the budget; with `on-wal-budget: drop-slot` it is dropped by then
+   */
+  async keepToBudget({ walBytes }: SlotFacts, stopReading: () => Promise<void>): Promise<void> {
+    const { walBudget, onWalBudget } = this.#limits
+    if (walBytes > walBudget / 2) notify('wal-half', { walBytes: String(walBytes) })
+    if (walBytes <= walBudget) return
+    const kept = `the slot ${this.#plan.slot} keeps ${number(walBytes / MIB)} MiB of WAL on the source, more than \`wal-budget\` (${number(walBudget / MIB)} MiB)`
+    if (onWalBudget === 'fail')
+      throw new VerdictError(
+        'slot.wal-budget',
+        `${kept}; it still does. Find out what holds the stream up, raise the budget, or give up and drop the slot (\`abort\`) before the disk is full`,
+      )
+    await stopReading()
+    await this.#link.use((db) => seizeAndDrop(db, this.#plan.slot))
+    throw new VerdictError(
+      'slot.wal-budget',
+      `${kept}; \`on-wal-budget: drop-slot\` has dropped it, so the source's disk is safe, and the load must be repeated`,
+    )
+  }
+}
+
+/** The number of decoded transactions only grows while a slot lives. */
+function wasRecreated(before: SlotFacts, slot: SlotFacts): boolean {
+  return before.serverStart === slot.serverStart && slot.decoded !== null && slot.decoded < (before.decoded ?? 0)
+}
+
+async function isSince14(db: Database): Promise<boolean> {
+  return Number((await db.query('SHOW server_version_num')).rows[0].server_version_num) >= 140000
+}

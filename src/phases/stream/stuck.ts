@@ -1,0 +1,89 @@
+import type { ErrorCode } from '../../runtime/codes.ts'
+import { type ToolError, VerdictError } from '../../runtime/errors.ts'
+import { notify } from '../../runtime/notify.ts'
+import { plural } from '../../runtime/progress.ts'
+import { readerText, type SlotFacts } from '../../source/slot.ts'
+import { type Diagnosis, translate } from '../../tools/diagnoses.ts'
+import type { Replicator } from '../../tools/replicator.ts'
+
+/** What is known of a stream that does not move. */
+export interface StuckFacts {
+  sourceUrl: string
+  targetUrl: string
+  publication: string
+  publicationGone: boolean
+  /** The replicator's last error, in its own words and as we understand it. */
+  said: string | undefined
+  diagnosis: Diagnosis | undefined
+  retries: number
+  /** Who holds the lock on the target for which the stream waits. */
+  blocked: string | null
+  slot: SlotFacts | undefined
+  /** What was changed in tables, or how the two sides' tables differ. */
+  schemaChanges: readonly string[]
+}
+
+/** The error for a stream that does not move: what was seen, why it is so, and what the replicator last said. */
+export function stuckError(seen: string, facts: StuckFacts): VerdictError {
+  const parts = [`the stream is stuck: ${seen}`, cause(facts), lastWords(facts)]
+  notify('stream-stuck', { what: seen })
+  return new VerdictError(stuckCode(facts), parts.filter((part) => part !== undefined).join('; '))
+}
+
+function cause(facts: StuckFacts): string | undefined {
+  const { diagnosis, blocked, publication, publicationGone } = facts
+  if (diagnosis) return `because ${diagnosis.why}${diagnosisDetail(diagnosis, facts)}`
+  if (blocked) return `because its session on the target waits for a lock that ${blocked} holds`
+  return publicationGone ? `because the publication ${publication} is gone` : undefined
+}
+
+function lastWords({ said, retries, slot }: StuckFacts): string {
+  const retried = retries ? `retried ${plural(retries, 'time')} and ` : ''
+  if (said) return `the replicator ${retried}last said: ${said.slice(0, 400)}`
+  return `the replicator said nothing about it${slot?.active === false ? ', and nobody reads the slot' : ''}`
+}
+
+function stuckCode({ diagnosis, blocked, publicationGone }: StuckFacts): ErrorCode {
+  if (diagnosis) return `stream.stuck.${diagnosis.kind}`
+  if (blocked) return 'stream.stuck.lock'
+  return publicationGone ? 'stream.stuck.publication' : 'stream.stuck.other'
+}
+
+/** The error for a replicator that ended and is not started again. */
+export function deathError(replicator: Replicator, facts: StuckFacts): ToolError {
+  const said = lastError(replicator)
+  const diagnosis = translate(said)
+  if (!diagnosis || diagnosis.kind === 'other')
+    return replicator.child.failure({ said, advice: 'Its whole log is in the evidence folder.' })
+  return replicator.child.failure({
+    code: `stream.stuck.${diagnosis.kind}`,
+    said,
+    advice: `That means: ${diagnosis.why}${diagnosisDetail(diagnosis, facts)}.`,
+  })
+}
+
+/** The last error that it logged, else its last line. */
+export function lastError({ lastDiagnosis, child }: Replicator): string {
+  return lastDiagnosis ?? child.lastWords
+}
+
+/** What the databases know about it that the replicator does not say; completes the diagnosis. */
+function diagnosisDetail({ kind }: Diagnosis, facts: StuckFacts): string {
+  const { said, slot, schemaChanges } = facts
+  if (kind === 'connection') return sideText(said, facts)
+  if (kind === 'slot-busy') return slot?.reader ? `: ${readerText(slot.reader)}` : ''
+  if (kind !== 'column' && kind !== 'identity' && kind !== 'missing-table') return ''
+  return schemaChanges.length ? ` (${schemaChanges.slice(0, 3).join('; ')})` : ''
+}
+
+/** Which database the replicator speaks of, where it names the address of one alone. */
+export function sideText(said: string | undefined, urls: { sourceUrl: string; targetUrl: string }): string {
+  const named = (url: string) => {
+    if (!URL.canParse(url)) return false
+    const { hostname, port } = new URL(url)
+    return hostname !== '' && said?.includes(`${hostname}:${port || 5432}`)
+  }
+  const [source, target] = [named(urls.sourceUrl), named(urls.targetUrl)]
+  if (source === target) return ''
+  return source ? ': the source' : ': the target'
+}

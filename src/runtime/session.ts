@@ -1,0 +1,81 @@
+import { randomInt } from 'node:crypto'
+import type pg from 'pg'
+import { messageOf, UserError } from './errors.ts'
+
+/*
+ * What every session of ours runs under, whatever a role, a database or a server sets. Given as start-up parameters, so
+ * that nothing is changed in a session that a pooler lends to others too.
+ */
+
+/** Settings by which values, names and errors read alike on both sides. */
+const PINNED: Readonly<Record<string, string>> = {
+  search_path: 'public',
+  TimeZone: 'UTC',
+  DateStyle: 'ISO,MDY',
+  IntervalStyle: 'postgres',
+  bytea_output: 'hex',
+  extra_float_digits: '3',
+  standard_conforming_strings: 'on',
+  default_transaction_read_only: 'off',
+  idle_in_transaction_session_timeout: '0',
+  // Rows that a policy would hide are an error: what is filtered alike in every comparison looks clean.
+  row_security: 'off',
+}
+
+/** Those that CockroachDB does not have. */
+const PINNED_ON_SOURCE: Readonly<Record<string, string>> = {
+  quote_all_identifiers: 'off',
+  transform_null_equals: 'off',
+  array_nulls: 'on',
+  xmlbinary: 'base64',
+  default_transaction_isolation: 'read committed',
+  default_transaction_deferrable: 'off',
+}
+
+/** No limit of all versions: a start-up parameter that the server does not know ends the attempt. */
+const NEWER_TIMEOUTS = ['idle_session_timeout', 'transaction_timeout']
+
+/** Milliseconds; a lock timeout of more than 10 days is none, and a number of its own tells this session from others. */
+const TOKENS = [900_000_000, 1_800_000_000] as const
+
+export interface SessionSettings {
+  /** For the start-up parameter `options`. */
+  options: string
+  token: string
+}
+
+/** @param settings win over those of the user's `options`, and those over nothing of ours */
+export function sessionSettings(
+  side: 'source' | 'target',
+  settings: Readonly<Record<string, string>>,
+  own: string | undefined,
+): SessionSettings {
+  const token = String(randomInt(...TOKENS))
+  const all = { ...PINNED, ...(side === 'source' && PINNED_ON_SOURCE), ...settings, lock_timeout: token }
+  const options = Object.entries(all).map(([name, value]) => `-c ${name}=${value.replaceAll(' ', '\\ ')}`)
+  return { options: [own, ...options].filter(Boolean).join(' '), token }
+}
+
+/**
+ * Proves that the start-up parameters reached the session, then lifts the timeouts that could not be among them. Both in
+ * one statement, which changes nothing in a session that is not ours.
+ * @throws UserError `connect.pooler` when they did not
+ */
+export async function requireOwnSession(client: pg.Client, side: string, { token }: SessionSettings): Promise<void> {
+  const timeouts = NEWER_TIMEOUTS.map((name) => `'${name}'`).join(', ')
+  const { rows } = await client.query(
+    `SELECT name, setting, CASE WHEN name IN (${timeouts})
+              AND (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'lock_timeout') = '${token}'
+            THEN set_config(name, '0', false) END AS lifted
+       FROM pg_catalog.pg_settings WHERE name IN ('lock_timeout', ${timeouts})`,
+  )
+  if (rows.find(({ name }) => name === 'lock_timeout')?.setting !== token) throw poolerError(side, 'drops')
+}
+
+export function poolerError(side: string, what: 'drops' | 'refuses', error?: unknown): UserError {
+  const words = error === undefined ? '' : ` (${messageOf(error)})`
+  return new UserError(
+    'connect.pooler',
+    `the connection to the ${side} goes through a pooler that ${what} start-up parameters${words}. Write the host and port of the server itself into the URL`,
+  )
+}
