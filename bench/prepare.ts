@@ -109,7 +109,11 @@ async function measureBundled(source: string, target: string): Promise<number> {
   try {
     await build({
       entryPoints: [process.argv[1] as string],
-      ...{ bundle: true, platform: 'node', format: 'cjs', outfile, logLevel: 'error' },
+      bundle: true,
+      platform: 'node',
+      format: 'cjs',
+      outfile,
+      logLevel: 'error',
       external: ['pg-native', 'esbuild'],
       logOverride: { 'empty-import-meta': 'silent' },
     })

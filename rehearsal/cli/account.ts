@@ -6,6 +6,8 @@ import { CANARIES, type Search } from '../shop/masked-shop.ts'
 export interface Account {
   verdict: 'go' | 'no-go'
   reason: string
+  /** The code of the error that ended it; docs/troubleshooting.md lists them. */
+  code: string | null
   rowsLoaded: number
   changesStreamed: number
   lagMs: number | null
@@ -38,9 +40,11 @@ export interface Masking {
 export function accountOf(result: JobResult, summary: string): Account {
   const { outputs } = result
   const go = result.conclusion === 'success' && outputs.verdict === 'go'
+  const failed = result.steps.find((step) => step.depth === 1 && step.outcome === 'failure')
   return {
     verdict: go ? 'go' : 'no-go',
-    reason: go ? 'every step was proved' : reasonOf(result),
+    reason: go ? 'every step was proved' : reasonOf(result, failed),
+    code: failed?.outputs['error-code'] ?? null,
     rowsLoaded: Number(outputs.rows || 0),
     changesStreamed: Number(outputs['changes-caught-up'] || 0) + Number(outputs.changes || 0),
     lagMs: outputs['lag-ms'] ? Number(outputs['lag-ms']) : null,
@@ -59,19 +63,13 @@ function engineOf({ engine, 'molt-version': version }: Record<string, string>): 
   return version?.includes(engine) ? `molt ${version}` : [engine, version].filter(Boolean).join(' ')
 }
 
-function reasonOf(result: JobResult): string {
-  const failed = result.steps.find((step: StepResult) => step.depth === 1 && step.outcome === 'failure')
-  if (!failed) return `the run was ${result.conclusion}`
+function reasonOf({ conclusion }: JobResult, failed: StepResult | undefined): string {
+  if (!failed) return `the run was ${conclusion}`
   // The last one is the action's own verdict; those before it are what it rests on.
-  return `${failed.name}: ${inShort(errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`)}`
-}
-
-/** Of a list only its first item: all of them were shown while it ran, and the summary has them with their fixes. */
-function inShort(message: string): string {
-  const [head = '', ...lines] = message.split('\n')
-  const items = lines.filter((line) => /^ {2}- /.test(line)).map((line) => line.slice(4).replace(/; .*/, ''))
-  if (!items.length) return message
-  return `${head} ${items[0]}${items.length > 1 ? ', …' : ''} (see above and the summary)`
+  const message = errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`
+  // What it lists was shown while it ran, and the summary has it with the fixes.
+  const [head = '', ...list] = message.split('\n')
+  return `${failed.name}: ${head}${list.length ? ' (listed above and in the summary)' : ''}`
 }
 
 export function errorsOf(step: StepResult | undefined): string[] {

@@ -9,7 +9,7 @@ import { ConnectError, connect, type Database, withDatabase } from '../../src/ru
 import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
 import { number, seconds } from '../../src/runtime/progress.ts'
 import { readTables } from '../../src/sql/tables.ts'
-import { freeAddress } from '../../src/tools/process.ts'
+import { freeAddress } from '../../src/tools/ports.ts'
 import { toolVersion } from '../../src/tools/versions.ts'
 import { seenThrough, startCockroach } from '../cockroach/server.ts'
 import { type EmbeddedServer, startPair, startPostgres } from '../postgres/postgres.ts'

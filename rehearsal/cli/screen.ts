@@ -33,10 +33,10 @@ export class Screen {
     this.#write(`${this.#time()} ${text}`)
   }
 
-  /** A line of an action's log. */
+  /** A line of an action's log, below the step that wrote it. */
   line(text: string): void {
     this.#latest = text.split('\n')[0] as string
-    if (!this.#live || !/^(loading|streaming):/.test(text)) this.#write(`${this.#time()}   ${text}`)
+    this.#write(`${this.#time()}   ${text}`)
   }
 
   end(): void {

@@ -5,7 +5,7 @@
 // child, and on the end of its standard input stops it and removes the folder. The input ends when we close it, and
 // when this process dies in whatever way, so there is one way out for stop(), Ctrl-C and `kill -9` alike.
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
-import { createHash, randomBytes, randomInt } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import {
   chownSync,
@@ -21,12 +21,12 @@ import {
 } from 'node:fs'
 import { rename, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import pg from 'pg'
+import { freePort } from '../../src/tools/ports.ts'
 
 export interface PostgresOptions {
   /** Names the folder (`<tmp>/molt-actions-<name>-<random>`) and nothing else. */
@@ -423,19 +423,6 @@ async function createDatabase(url: string, database: string) {
     await client.query(`CREATE DATABASE ${client.escapeIdentifier(database)}`)
   } finally {
     await client.end()
-  }
-}
-
-/** Below the ports that outgoing connections get, so that none takes it while the server restarts. */
-async function freePort(): Promise<number> {
-  for (;;) {
-    const port = randomInt(20_000, 32_000)
-    const free = await new Promise<boolean>((done) => {
-      const probe = createServer()
-      probe.once('error', () => done(false))
-      probe.listen(port, '127.0.0.1', () => probe.close(() => done(true)))
-    })
-    if (free) return port
   }
 }
 

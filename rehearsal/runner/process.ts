@@ -1,9 +1,8 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { constants } from 'node:os'
-import type { Readable } from 'node:stream'
-import { StringDecoder } from 'node:string_decoder'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { readLines } from '../../src/tools/lines.ts'
 
 export interface ProcessOptions {
   file: string
@@ -108,25 +107,6 @@ function signalTo(pid: number, signal: NodeJS.Signals): boolean {
   } catch {
     return false
   }
-}
-
-/** Ends at the stream's end; a line ends with LF, CR or CR LF, and the last one needs none. */
-function readLines(stream: Readable, onLine: (line: string) => void): Promise<void> {
-  const decoder = new StringDecoder('utf8')
-  let rest = ''
-  const take = (text: string) => {
-    const lines = (rest + text).split(/\r\n|\n|\r(?!$)/)
-    rest = lines.pop() as string
-    lines.forEach(onLine)
-  }
-  return new Promise((resolve) => {
-    stream.on('data', (chunk: Buffer) => take(decoder.write(chunk)))
-    stream.on('close', () => {
-      take(decoder.end())
-      if (rest) onLine(rest.replace(/\r$/, ''))
-      resolve()
-    })
-  })
 }
 
 export interface Orphan {

@@ -1,4 +1,5 @@
 import { error, info, notice, warning } from '@actions/core'
+import { markdownCode, markdownText } from '../report/markdown.ts'
 import { number, plural, someOf } from '../runtime/progress.ts'
 import { anchorOf, DOCS, type Finding, SEVERITIES, type Severity } from './check.ts'
 import type { Facts } from './facts/facts.ts'
@@ -68,7 +69,7 @@ export function summaryOf(facts: Facts, findings: readonly Finding[], hash: stri
 function moved(facts: Facts): string {
   const { source, target, settings } = facts
   const minutes = Math.max(1, Math.ceil(loadSeconds(facts) / 60))
-  return `${plural(settings.tables.length, 'expected table')}, ${mib(loadBytes(facts))}, from PostgreSQL ${Math.floor(source.server.version / 10_000)} (${code(`${source.server.database}.${settings.schema}`)}) to ${code(target.server.version.split(' (')[0] as string)} (${code(`${target.server.database}.${settings.targetSchema}`)}); the load takes about ${number(minutes)} min at ${mib(settings.loadRate)}/s.`
+  return `${plural(settings.tables.length, 'expected table')}, ${mib(loadBytes(facts))}, from PostgreSQL ${Math.floor(source.server.version / 10_000)} (${markdownCode(`${source.server.database}.${settings.schema}`)}) to ${markdownCode(target.server.version.split(' (')[0] as string)} (${markdownCode(`${target.server.database}.${settings.targetSchema}`)}); the load takes about ${number(minutes)} min at ${mib(settings.loadRate)}/s.`
 }
 
 function section(heading: string, findings: readonly Finding[], folded: boolean): string {
@@ -85,10 +86,12 @@ function section(heading: string, findings: readonly Finding[], folded: boolean)
 
 function checkTable([id, findings]: [string, Finding[]]): string {
   const check = CHECKS.find((each) => each.id === id)
-  const rows = findings.slice(0, OBJECTS_SHOWN).map((each) => `| ${prose(clip(each.what))} | ${fixCell(each.fix)} |`)
+  const rows = findings
+    .slice(0, OBJECTS_SHOWN)
+    .map((each) => `| ${markdownText(clip(each.what))} | ${fixCell(each.fix)} |`)
   const left = findings.length - OBJECTS_SHOWN
   if (left > 0) rows.push(`| and ${number(left)} more | All are in preflight.json. |`)
-  return `[\`${id}\`](${docsUrl(id)}) ${prose(check?.protects ?? '')}\n\n| Found | Fix |\n| --- | --- |\n${rows.join('\n')}`
+  return `[\`${id}\`](${docsUrl(id)}) ${markdownText(check?.protects ?? '')}\n\n| Found | Fix |\n| --- | --- |\n${rows.join('\n')}`
 }
 
 function waivedSection(findings: readonly Finding[]): string {
@@ -97,9 +100,9 @@ function waivedSection(findings: readonly Finding[]): string {
     const check = CHECKS.find((each) => each.id === id)
     const rows = some
       .slice(0, OBJECTS_SHOWN)
-      .map((each) => `| ${prose(clip(each.what))} | ${code(each.waivedBy as string)} |`)
+      .map((each) => `| ${markdownText(clip(each.what))} | ${markdownCode(each.waivedBy as string)} |`)
     if (some.length > OBJECTS_SHOWN) rows.push(`| and ${number(some.length - OBJECTS_SHOWN)} more | |`)
-    return `[\`${id}\`](${docsUrl(id)}) would ${VERBS[some[0]?.severity as Severity]}: ${prose(check?.protects ?? '')}\n\n| Accepted | By |\n| --- | --- |\n${rows.join('\n')}`
+    return `[\`${id}\`](${docsUrl(id)}) would ${VERBS[some[0]?.severity as Severity]}: ${markdownText(check?.protects ?? '')}\n\n| Accepted | By |\n| --- | --- |\n${rows.join('\n')}`
   })
   return `#### 🖊 Waived (${number(findings.length)})\n\n${groups.join('\n\n')}`
 }
@@ -111,7 +114,7 @@ function sampleNote({ source: { samples } }: Facts): string {
 }
 
 function tableList(names: readonly string[]): string {
-  return `<details><summary>${plural(names.length, 'expected table')}</summary>\n\n${someOf(names.map(code), 50)}\n</details>`
+  return `<details><summary>${plural(names.length, 'expected table')}</summary>\n\n${someOf(names.map(markdownCode), 50)}\n</details>`
 }
 
 /** The machine-readable result. */
@@ -167,26 +170,9 @@ function docsUrl(id: string): string {
   return `${base}${DOCS}#${anchorOf(id)}`
 }
 
-/** Names from a database are text: they must not become Markdown or HTML. */
-function prose(text: string): string {
-  return text
-    .replaceAll('&', '&amp;')
-    .replaceAll('<', '&lt;')
-    .replace(/[\\`*_[\]|]/g, '\\$&')
-    .replace(/\s+/g, ' ')
-}
-
-function code(text: string): string {
-  const line = text.replace(/\s+/g, ' ').replaceAll('|', '\\|')
-  return line.includes('`') ? `\`\` ${line.replaceAll('``', "''")} \`\`` : `\`${line}\``
-}
-
-/** A fix is there to be copied: in code, with as many backticks as it takes; in a table's cell a bar is escaped. */
+/** A fix is there to be copied: in code, on one line. */
 function fixCell(fix: string): string {
-  const line = fix.replace(/\s+/g, ' ').replaceAll('|', '\\|')
-  if (line.length > LONGEST) return 'It is too long for here: see preflight.json.'
-  const fence = '`'.repeat(Math.max(0, ...[...line.matchAll(/`+/g)].map(([ticks]) => ticks.length)) + 1)
-  return `${fence}${line.startsWith('`') ? ' ' : ''}${line}${line.endsWith('`') ? ' ' : ''}${fence}`
+  return fix.length > LONGEST ? 'It is too long for here: see preflight.json.' : markdownCode(fix)
 }
 
 const LONGEST = 1000

@@ -5,10 +5,13 @@ import { ident } from '../runtime/database.ts'
  * Nothing is passed on that is not known: what has no counterpart is named, and the caller leaves the expression out.
  */
 
+/** `division`: that of integers keeps its fraction on CockroachDB. */
+export type Change = 'division' | 'function' | 'operator' | 'type'
+
 export interface Translation {
   sql: string
-  /** What was written otherwise, in words; empty when the text is the same in meaning and form. */
-  changes: string[]
+  /** What was written otherwise; empty when the text is the same in meaning and form. */
+  changes: Change[]
   /** What CockroachDB lacks; the expression cannot be used when there is any. */
   unsupported: string[]
 }
@@ -78,7 +81,7 @@ const LONG_TYPES = [
 ]
 
 class Translator {
-  readonly changes = new Set<string>()
+  readonly changes = new Set<Change>()
   readonly unsupported = new Set<string>()
   readonly #tokens: Token[]
   readonly #castType: CastType
@@ -109,10 +112,10 @@ class Translator {
 
   #operator(text: string): void {
     const like = LIKE[text]
-    if (like) this.changes.add(`the operator ${text} as ${like}`)
+    if (like) this.changes.add('operator')
     else if (!OPERATORS.has(text)) this.unsupported.add(`the operator ${text}`)
     // PostgreSQL drops the fraction of integers; CockroachDB keeps it.
-    if (text === '/') this.changes.add(DIVISION)
+    if (text === '/') this.changes.add('division')
     this.#out += like ?? text
   }
 
@@ -135,7 +138,7 @@ class Translator {
       return
     }
     if (FUNCTIONS.has(name)) {
-      if (parts.length > 1) this.changes.add(`${name} is built in`)
+      if (parts.length > 1) this.changes.add('function')
       this.#out += /^[a-z_]\w*$/.test(name) && token.kind === 'word' ? name : ident(name)
     } else {
       this.unsupported.add(`the function ${parts.join('.')}`)
@@ -149,7 +152,7 @@ class Translator {
     while (this.#peek() && this.#peek()?.text !== ')') text += this.#tokens[this.#at++]?.text
     this.#at++
     const sign = /[^\w("'.]+$/.exec(text)?.[0] ?? text
-    this.changes.add(`the operator ${sign} without its schema`)
+    this.changes.add('operator')
     this.#operator(sign)
   }
 
@@ -158,7 +161,7 @@ class Translator {
     const element = name.replace(/(\[\])+$/, '')
     const to = this.#castType(element)
     if (to === undefined) this.unsupported.add(`the type ${element}`)
-    else if (to !== element) this.changes.add(`the type ${element} as ${to}`)
+    else if (to !== element) this.changes.add('type')
     this.#out += `::${to ?? element}${name.endsWith('[]') ? '[]' : ''}`
   }
 
@@ -178,8 +181,6 @@ class Translator {
     return name
   }
 }
-
-export const DIVISION = 'division of integers keeps its fraction'
 
 function unquoted(name: string): string {
   return name.startsWith('"') ? name.slice(1, -1).replaceAll('""', '"') : name

@@ -1,7 +1,6 @@
 import type { Constraint, Index, IndexColumn } from '../model/catalog.ts'
 import { ident } from '../runtime/database.ts'
 import { addUnique, comment, createIndex, type IndexDefinition } from '../sql/ddl.ts'
-import { DIVISION } from './expressions.ts'
 import { checkName, hashOf } from './tables.ts'
 import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
@@ -83,7 +82,7 @@ function define(work: Work, index: Index, object: string): IndexDefinition | und
   }
   reportParts(work, index, object, method)
   const changes = [...columns.flatMap((each) => each.changes), ...(where?.changes ?? [])]
-  if (changes.includes(DIVISION)) work.found('expression.division', object, index.definition)
+  if (changes.includes('division')) work.found('expression.division', object, index.definition)
   return {
     schema: work.schema,
     table: index.table,

@@ -1,4 +1,5 @@
 import * as z from 'zod'
+import { markdownCode, markdownText } from '../report/markdown.ts'
 import { OUTCOMES, type Outcome, RULES, ruleOf } from './rules.ts'
 import type { Conversion, Finding, Statement } from './work.ts'
 
@@ -154,19 +155,16 @@ function line({ object, from, to }: Finding): string {
   return `- ${kind} ${code(name.join(' '))}${change.length ? `: ${change.join(' → ')}` : ''}`
 }
 
-/** One line of code, whatever it holds; the whole text is in report.json. */
+/** The whole text is in report.json. */
 function code(text: string): string {
-  const one = text.replaceAll(/\s+/g, ' ').trim()
-  const short = one.length > 120 ? `${one.slice(0, 119)}…` : one
-  const fence = '`'.repeat(Math.max(0, ...[...short.matchAll(/`+/g)].map(([run]) => run.length)) + 1)
-  return fence.length > 1 ? `${fence} ${short} ${fence}` : `${fence}${short}${fence}`
+  return markdownCode(text.length > 120 ? `${text.slice(0, 119)}…` : text)
 }
 
 function sameTable(groups: readonly Group[]): string {
   const own = groups.filter((each) => each.outcome === 'same')
   if (!own.length) return 'Nothing.'
   const rows = own.map(
-    ({ rule, findings }) => `| \`${rule}\` | ${ruleOf(rule).title.replaceAll('|', '\\|')} | ${findings.length} |`,
+    ({ rule, findings }) => `| \`${rule}\` | ${markdownText(ruleOf(rule).title)} | ${findings.length} |`,
   )
   return `| rule | what | findings |\n| --- | --- | ---: |\n${rows.join('\n')}`
 }

@@ -10,7 +10,7 @@ import {
   ownSequence,
   sequenceOptions,
 } from '../sql/ddl.ts'
-import { DIVISION, withColumn } from './expressions.ts'
+import { type Translation, withColumn } from './expressions.ts'
 import { chooseType, translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
@@ -267,11 +267,10 @@ export function reportChanges(
   work: Work,
   object: string,
   from: string,
-  { sql, changes }: { sql: string; changes: string[] },
+  { sql, changes }: Pick<Translation, 'sql' | 'changes'>,
 ): void {
-  if (changes.includes(DIVISION)) work.found('expression.division', object, from, sql)
-  if (changes.some((each) => each !== DIVISION && !/^the type/.test(each)))
-    work.found('default.adapted', object, from, sql)
+  if (changes.includes('division')) work.found('expression.division', object, from, sql)
+  if (changes.includes('operator') || changes.includes('function')) work.found('default.adapted', object, from, sql)
 }
 
 function generatedOf(work: Work, object: string, column: Column, decided: string | null | undefined) {

@@ -1,3 +1,4 @@
+import { markdownText } from '../report/markdown.ts'
 import { number } from '../runtime/progress.ts'
 import type { ColumnProof, Proof } from './proof.ts'
 import type { Rules } from './rules.ts'
@@ -11,7 +12,7 @@ export function maskSummary(
   const head = problems.length
     ? `### ❌ Mask: ${problems.length} problems\n\n${problems
         .slice(0, 30)
-        .map((each) => `- ${plain(each)}`)
+        .map((each) => `- ${markdownText(each)}`)
         .join('\n')}`
     : `### ✅ Masked and proved: ${number(evidence.rows)} rows in ${tables.length} tables`
   const checks = [
@@ -21,10 +22,11 @@ export function maskSummary(
       ? `- ${canaries.planted} canaries: in ${number(canaries.rowsBefore)} rows before, in ${number(canaries.rowsAfter)} after`
       : '- no canaries were planted',
     `- ${number(evidence.constraints)} constraints and indexes valid; ${references.length} undeclared references hold as before`,
-    `- schema by ${plain(evidence.schemaBy)}`,
+    `- schema by ${markdownText(evidence.schemaBy)}`,
   ]
   const kept = keptPersonal.map(
-    ({ table, column, looksLike, reason }) => `| ${plain(table)}.${plain(column)} | ${looksLike} | ${plain(reason)} |`,
+    ({ table, column, looksLike, reason }) =>
+      `| ${markdownText(table)}.${markdownText(column)} | ${looksLike} | ${markdownText(reason)} |`,
   )
   const parts = [head, checks.join('\n')]
   const allowed = allowances(evidence.allowed)
@@ -49,7 +51,7 @@ const MOST = 400
 function reasons(columns: readonly ColumnProof[]): string {
   const lines = columns
     .slice(0, MOST)
-    .map(({ table, column, why }) => `| ${plain(table)}.${plain(column)} | ${plain(why)} |`)
+    .map(({ table, column, why }) => `| ${markdownText(table)}.${markdownText(column)} | ${markdownText(why)} |`)
   const more = columns.length > MOST ? `\n\n${number(columns.length - MOST)} more are in the evidence.` : ''
   return `| column | why |\n| --- | --- |\n${lines.join('\n')}${more}`
 }
@@ -57,8 +59,10 @@ function reasons(columns: readonly ColumnProof[]): string {
 function allowances(proof: NonNullable<Rules['proof']>): string[] {
   const lines = Object.entries(proof).flatMap(([setting, value]) =>
     typeof value === 'object'
-      ? Object.entries(value).map(([column, reason]) => `\`${setting}\` ${plain(column)}: ${plain(reason)}`)
-      : [`\`${setting}\`: ${plain(String(value))}`],
+      ? Object.entries(value).map(
+          ([column, reason]) => `\`${setting}\` ${markdownText(column)}: ${markdownText(reason)}`,
+        )
+      : [`\`${setting}\`: ${markdownText(String(value))}`],
   )
   return lines.map((line) => `- ${line}`)
 }
@@ -66,7 +70,7 @@ function allowances(proof: NonNullable<Rules['proof']>): string[] {
 function tableRows({ tables }: Proof): string {
   const lines = tables.map(
     (each) =>
-      `| ${plain(each.table)} | ${number(each.rowsBefore)} | ${number(each.rowsAfter)} | ${optional(each.keyGapsBefore)} | ${optional(each.keyGapsAfter)} |`,
+      `| ${markdownText(each.table)} | ${number(each.rowsBefore)} | ${number(each.rowsAfter)} | ${optional(each.keyGapsBefore)} | ${optional(each.keyGapsAfter)} |`,
   )
   return `| table | rows before | after | key gaps before | after |\n| --- | ---: | ---: | ---: | ---: |\n${lines.join('\n')}`
 }
@@ -77,7 +81,7 @@ function columnRows(columns: readonly ColumnProof[]): string {
     `${value(each.before)} → ${value(each.after)}`
   const lines = changed.map(
     (each) =>
-      `| ${plain(each.table)}.${plain(each.column)} | ${each.use} | ${both(each, ({ nullShare }) => `${(100 * nullShare).toFixed(1)}%`)} | ${both(each, ({ averageLength }) => averageLength?.toFixed(1) ?? '·')} | ${both(each, ({ distinct }) => optional(distinct))} | ${both(each, ({ top }) => optional(top))} | ${optional(each.survivors)} |`,
+      `| ${markdownText(each.table)}.${markdownText(each.column)} | ${each.use} | ${both(each, ({ nullShare }) => `${(100 * nullShare).toFixed(1)}%`)} | ${both(each, ({ averageLength }) => averageLength?.toFixed(1) ?? '·')} | ${both(each, ({ distinct }) => optional(distinct))} | ${both(each, ({ top }) => optional(top))} | ${optional(each.survivors)} |`,
   )
   return `| column | rule | NULL | length | different values | most frequent | originals left |\n| --- | --- | --- | --- | --- | --- | ---: |\n${lines.join('\n')}`
 }
@@ -88,9 +92,4 @@ function fold(title: string, body: string): string {
 
 function optional(value: number | undefined): string {
   return value === undefined ? '·' : number(value)
-}
-
-/** Names from a database are text: they must not become Markdown or HTML. */
-function plain(text: string): string {
-  return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('|', '\\|').replaceAll('\n', ' ')
 }

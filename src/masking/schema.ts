@@ -262,10 +262,18 @@ async function fromPgDump(db: Database, source: SchemaSource, needed: Needed): P
   const { stdout } = await run(
     source.pgDump === 'auto' ? 'pg_dump' : source.pgDump,
     [
-      ...['--schema-only', '--no-owner', '--no-privileges', '--no-comments', '--no-publications', '--no-subscriptions'],
-      ...['--no-security-labels', '--no-tablespaces', `--schema=${pattern(source.schema)}`],
+      '--schema-only',
+      '--no-owner',
+      '--no-privileges',
+      '--no-comments',
+      '--no-publications',
+      '--no-subscriptions',
+      '--no-security-labels',
+      '--no-tablespaces',
+      `--schema=${pattern(source.schema)}`,
       ...excluded.map((name) => `--exclude-table=${pattern(source.schema)}.${pattern(name)}`),
-      ...[`--snapshot=${source.snapshot}`, `--dbname=${url}`],
+      `--snapshot=${source.snapshot}`,
+      `--dbname=${url}`,
     ],
     password ? { PGPASSWORD: password } : {},
   )

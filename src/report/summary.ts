@@ -1,5 +1,6 @@
 import { number, plural, someOf } from '../runtime/progress.ts'
 import { differences, isFinished, type TableVerdict } from '../tools/molt-verify.ts'
+import { markdownText } from './markdown.ts'
 import type { VerifyReport } from './verify-report.ts'
 
 /** What an approver needs in ten seconds: the verdict, then what differs, and the clean tables folded. */
@@ -67,15 +68,6 @@ function tableOf(tables: readonly TableVerdict[]): string {
     '| --- | ---: | ---: | ---: | ---: | --- |',
     ...lines,
   ].join('\n')
-}
-
-/** Names from a database are text: they must not become Markdown or HTML. */
-export function markdownText(text: string): string {
-  return text
-    .replaceAll('&', '&amp;')
-    .replaceAll('<', '&lt;')
-    .replaceAll('|', '\\|')
-    .replaceAll(/[\n`*[\]]/g, (c) => (c === '\n' ? ' ' : `\\${c}`))
 }
 
 /** What was loaded, with the rows of each table folded. */

@@ -53,7 +53,15 @@ export const verifyReport = z.strictObject({
 export function verifyJson(report: VerifyReport): z.infer<typeof verifyReport> {
   const { verdict, level, counted, problems, notes, insecure, durationMs } = report
   return {
-    ...{ version: 1, verdict, level, while: report.while, counted, problems, notes, insecure, durationMs },
+    version: 1,
+    verdict,
+    level,
+    while: report.while,
+    counted,
+    problems,
+    notes,
+    insecure,
+    durationMs,
     tables: report.tables.map((verdict) => {
       const { shardsFinished, shardsTotal: _, equal: __, ...rest } = verdict
       const differ = rest.missing + rest.mismatch + rest.extraneous + rest.columnMismatch

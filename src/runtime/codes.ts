@@ -53,7 +53,7 @@ export const CODES = {
   'approval.gh-missing': {
     meaning: 'The program `gh` cannot be run.',
     cause: 'A self-hosted runner lacks the GitHub CLI, which checks the signatures of rehearsals.',
-    fix: 'Install `gh` on the runner, or set `attestation: read`.',
+    fix: 'Install `gh` on the runner.',
   },
   'approval.missing': {
     meaning: 'This run reached the cutover without an approval that counts.',

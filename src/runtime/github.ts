@@ -158,7 +158,6 @@ function failure(error: unknown, path: string): GithubError {
 
 /** As documented, for servers that do not name it. */
 function rightFor(path: string): string {
-  if (path.startsWith('attestations')) return 'attestations=read'
   return path === '' || path.startsWith('branches') ? 'contents=read' : 'actions=read'
 }
 

@@ -271,8 +271,12 @@ function columnMaker(types: Map<string, ReadType>): (text: string, default_: str
     const found = types.get(type)
     if (!found) throw new Error(`the catalog names a type of the column ${name} that it does not know`)
     const column = {
-      ...{ name, notNull: notNull === 'true', generated: generated !== '', identityAlways: identity === 'a' },
-      ...{ ...found, default: default_ },
+      name,
+      notNull: notNull === 'true',
+      generated: generated !== '',
+      identityAlways: identity === 'a',
+      ...found,
+      default: default_,
     }
     known.set(key, column)
     return column

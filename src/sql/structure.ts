@@ -51,7 +51,9 @@ export async function readSequenceStates(
     const { name, increment, table } = sequence
     const used = usedOf.get(name) ?? null
     states.push({
-      ...{ name, table, increment },
+      name,
+      table,
+      increment,
       used: used ?? undefined,
       next: other && (await nextValue(target.db, target.schema, other)),
       unfit: other && unfitSequence(sequence, other, target.schema, used),

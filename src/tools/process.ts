@@ -1,14 +1,13 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, openSync, renameSync, writeSync } from 'node:fs'
 import { get } from 'node:http'
-import { type AddressInfo, createServer } from 'node:net'
 import { dirname } from 'node:path'
-import { StringDecoder } from 'node:string_decoder'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ErrorCode } from '../runtime/codes.ts'
 import { ToolError } from '../runtime/errors.ts'
 import { redact } from '../runtime/secrets.ts'
 import { TIMING } from '../runtime/timing.ts'
+import { readLines } from './lines.ts'
 import { hidePasswords } from './passwords.ts'
 
 /** How a child process ended: by itself with a code, or by a signal. */
@@ -34,8 +33,6 @@ export interface Launch {
   onLine(line: string, stream: 'stdout' | 'stderr'): void
 }
 
-/** A line longer than this is cut in memory; the tools print whole rows. */
-const LINE_LIMIT = 256 * 1024
 const REMEMBERED = 2_000
 const LOG_LIMIT = 64 * 1024 * 1024
 
@@ -121,7 +118,7 @@ export class Child {
     this.pid = this.#process.pid
     const watch = this.pid === undefined ? undefined : watchdog(this.pid, hidden?.env.PGPASSFILE)
     for (const stream of ['stdout', 'stderr'] as const)
-      readLines(this.#process[stream] as NodeJS.ReadableStream, (line) => {
+      void readLines(this.#process[stream] as NodeJS.ReadableStream, (line) => {
         launch.onLine(line, stream)
         const scrubbed = launch.scrub ? launch.scrub(line) : line
         if (scrubbed === undefined) return
@@ -279,32 +276,6 @@ export function describeExit(exit: Exit | undefined): string {
   return exit.code === null ? 'could not be started' : `ended with exit code ${exit.code}`
 }
 
-/**
- * Calls back for every line, the last one too when it has no end. Memory is bounded by {@link LINE_LIMIT}: of a
- * longer line the beginning is handed over and the rest is dropped.
- */
-export function readLines(stream: NodeJS.ReadableStream, onLine: (line: string) => void): void {
-  const decoder = new StringDecoder('utf8')
-  let pending = ''
-  const take = (text: string) => {
-    if (pending.length < LINE_LIMIT) pending += text.slice(0, LINE_LIMIT - pending.length)
-  }
-  stream.on('data', (chunk: Buffer) => {
-    const parts = decoder.write(chunk).split('\n')
-    for (const [index, part] of parts.entries()) {
-      take(part)
-      if (index === parts.length - 1) break
-      onLine(pending.replace(/\r$/, ''))
-      pending = ''
-    }
-  })
-  // Not its end, which a stream that is given up does not come to.
-  stream.on('close', () => {
-    take(decoder.end())
-    if (pending) onLine(pending)
-  })
-}
-
 /** One file and its predecessor: a replicator at full verbosity writes megabytes a minute, for days. */
 class RotatingLog {
   #path: string
@@ -329,18 +300,6 @@ class RotatingLog {
   close(): void {
     closeSync(this.#file)
   }
-}
-
-/** A loopback address with a port that was free a moment ago, for a tool's metrics. */
-export function freeAddress(): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const server = createServer()
-    server.on('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as AddressInfo
-      server.close(() => resolve(`127.0.0.1:${port}`))
-    })
-  })
 }
 
 /** The longest answer about metrics, in bytes; a replicator's are some ten KiB for each table. */

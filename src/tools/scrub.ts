@@ -95,7 +95,12 @@ const PLAIN = new Set([
     'file',
     'file_name',
   ],
-  ...['net_duration', 'export_duration', 'import_duration', 'listen-addr', 'crdb-access-addr', 'num_tables'],
+  'net_duration',
+  'export_duration',
+  'import_duration',
+  'listen-addr',
+  'crdb-access-addr',
+  'num_tables',
 ])
 const PROSE = new Set(['message', 'error', 'reason', 'mismatch_info', 'hint', 'detail'])
 /** Events of one row; `type` is `data` for others as well. */

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { operationsOf } from '../../src/phases/cutover/operations.ts'
 import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { children, stateOf, stoppedChild } from '../support/stopped.ts'
 
@@ -97,9 +98,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
     const result = await cutover(run ? {} : { 'first-verify': 'full' })
     requireSuccess('cutover', result)
     const parts = JSON.parse(result.outputs['pause-parts'] as string)
-    expect(Object.keys(parts)).toEqual(
-      'fence,drain,stream off,verify,sequences,unique indexes,indexes off again,lift'.split(',').map((part) => part),
-    )
+    expect(Object.keys(parts)).toEqual(operationsOf('rehearse', {}).map(({ name }) => name))
     pauses.push(Number(result.outputs['pause-ms']) - parts.verify)
     expect(Number(result.outputs['estimated-pause-ms'])).toBeGreaterThan(parts.drain)
     if (run) expect(words(result)).toContain('with the figures of 1 earlier cutover')
@@ -112,6 +111,27 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
   const brief = await rehearsal.run('brief', { decision: 'rehearse' })
   expect(brief.summary).toContain('| Decision | **rehearse**: everything but the decision; the fence is lifted again |')
   expect(brief.summary).toMatch(/\| Estimated write pause \| [\d.]+ s, as measured \d+ s ago \(rehearse\) \|/)
+})
+
+test('a dry run lists the parts with what each is expected to take, and changes nothing', TIMEOUT, async () => {
+  const state = `SELECT * FROM (SELECT phase, nonce, facts::text FROM molt_actions.migrations) m,
+    (SELECT count(*) AS evidence FROM molt_actions.evidence) e, (SELECT string_agg(rolname, ',' ORDER BY 1) AS roles FROM pg_roles) r`
+  const before = await rehearsal.query('target', state)
+  const refused = rehearsal.load.counters.refused
+  const result = await cutover({ 'dry-run': 'true', decision: 'commit' })
+  requireSuccess('cutover', result)
+  const operations = JSON.parse(result.outputs.operations as string)
+  expect(operations.map(({ name }: { name: string }) => name)).toEqual(
+    operationsOf('commit', {}).map(({ name }) => name),
+  )
+  const estimates = operations.map(({ estimateMs }: { estimateMs: number | null }) => estimateMs)
+  expect(estimates.filter((each: number | null) => each !== null && each > 0).length).toBeGreaterThan(4)
+  expect(Number(result.outputs['estimated-pause-ms'])).toBeGreaterThan(0)
+  expect(result.outputs.verdict).toBeFalsy()
+  expect(result.summary).toMatch(/^### Dry run: `decision: commit`/)
+  expect(await rehearsal.query('target', state)).toEqual(before)
+  expect(rehearsal.load.counters.refused).toBe(refused)
+  expect(await write()).toBe(true)
 })
 
 test('a verify that fails behind the fence is shown, under what became of the fence', TIMEOUT, async () => {
@@ -258,7 +278,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
       'drained',
       'ALTER TABLE molt_actions.evidence RENAME TO away',
       'ALTER TABLE molt_actions.away RENAME TO evidence',
-      /gone \(42P01\): relation "molt_actions.evidence" does not exist/,
+      /\[database\.object-missing\]/,
     ],
     [
       'source',

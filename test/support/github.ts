@@ -16,12 +16,13 @@ export interface FakeRun {
   approvals: object[]
 }
 
-/** One run of a rehearsal with its only artifact, and the attestation bundles of that artifact. */
+/** One run of a rehearsal with its only artifact, and what `gh attestation verify` says of that artifact. */
 export interface FakeRehearsal {
   run: Record<string, unknown> & { id: number }
   artifact: Record<string, unknown> & { id: number; name: string; digest?: string }
   zip: Buffer
-  bundles: (object | null)[]
+  /** Its JSON; it refuses the artifact where there is none. */
+  verified: string | undefined
 }
 
 export interface FakeGithub {
@@ -108,11 +109,7 @@ function answer(github: FakeGithub, url: string): object | undefined {
   }
   const rehearsed = /^\/actions\/runs\/(\d+)$/.exec(path)?.[1]
   if (rehearsed) return github.rehearsals.find(({ run }) => String(run.id) === rehearsed)?.run
-  const digest = /^\/attestations\/(.*)$/.exec(path)?.[1]
-  const bundles = github.rehearsals.filter((each) => each.artifact.digest === digest).flatMap((each) => each.bundles)
-  return digest && bundles.length
-    ? { attestations: bundles.map((bundle) => ({ repository_id: 4, bundle, bundle_url: '' })) }
-    : undefined
+  return undefined
 }
 
 const headOf = (run: FakeRehearsal['run']) => (run.head_repository as { id?: number } | null)?.id ?? 0

@@ -7,6 +7,7 @@ import { reportPage, Timeline } from '../../rehearsal/cli/report.ts'
 const account: Account = {
   verdict: 'go',
   reason: 'every step was proved',
+  code: null,
   rowsLoaded: 304_800,
   changesStreamed: 17_617,
   lagMs: 49,

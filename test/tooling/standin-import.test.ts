@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type S3Server, startS3 } from '../../rehearsal/s3.ts'
-import { freeAddress } from '../../src/tools/process.ts'
+import { freeAddress } from '../../src/tools/ports.ts'
 import { Bench, type Databases, type Finished } from '../contract/standin-helpers.ts'
 import { type ImportGateway, startImportGateway } from '../support/import-gateway.ts'
 

@@ -6,6 +6,7 @@ import { loadedTable, verifyTable } from '../../src/report/summary.ts'
 import { verifyJson, verifyReport } from '../../src/report/verify-json.ts'
 import type { VerifyReport } from '../../src/report/verify-report.ts'
 import { countChatter, type MoltEvent, noUnknowns, parseEvent } from '../../src/tools/events.ts'
+import { readLines } from '../../src/tools/lines.ts'
 import { accountFor, emptyAccount, fetchProblems } from '../../src/tools/molt-fetch.ts'
 import {
   accountForVerify,
@@ -16,7 +17,6 @@ import {
   type TableRows,
   verifyProblems,
 } from '../../src/tools/molt-verify.ts'
-import { readLines } from '../../src/tools/process.ts'
 import { moltScrubber } from '../../src/tools/scrub.ts'
 
 test.each([

@@ -12,7 +12,8 @@ import {
   STREAMING,
 } from '../../ledger/ledger.ts'
 import type { VerifyLevel } from '../../model/plan.ts'
-import { folded, markdownText } from '../../report/summary.ts'
+import { markdownCode, markdownText } from '../../report/markdown.ts'
+import { folded } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
@@ -175,8 +176,7 @@ function decisionText(decision: Brief['inputs']['decision']): string {
 /** Names and versions only: an address could hold what is masked. */
 function fromTo({ plan }: Entry, { from, to }: Facts): string {
   const target = to.version.split(' (')[0]?.split(' on ')[0] ?? ''
-  const place = (database: string, schema: string) =>
-    `\`${`${database}.${schema}`.replaceAll(/[`\n]/g, ' ').replaceAll('|', '\\|')}\``
+  const place = (database: string, schema: string) => markdownCode(`${database}.${schema}`)
   return `PostgreSQL ${Math.floor(from.version / 10_000)} ${place(from.database, plan.sourceSchema)} → ${markdownText(target)} ${place(to.database, plan.targetSchema)}`
 }
 

@@ -125,7 +125,9 @@ export function smokeTest({ inputs }: Cutover, entry: Entry, signal: AbortSignal
   return runCommand(
     entry,
     {
-      ...{ words: inputs.smokeTest ?? [], name: 'smoke-test', timeout: inputs.smokeTestTimeout },
+      words: inputs.smokeTest ?? [],
+      name: 'smoke-test',
+      timeout: inputs.smokeTestTimeout,
       env: { MOLT_SMOKE_TEST_TARGET: readOnlyUrl(inputs.target) },
       advice: 'The target was not taken over; put right what it has found, and run `cutover` again.',
     },

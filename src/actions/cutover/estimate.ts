@@ -12,17 +12,19 @@ import { plural, seconds } from '../../runtime/progress.ts'
 import { levelOf } from './compare.ts'
 import type { Cutover } from './spec.ts'
 
+/** What the first verify, or an earlier one, has taken. */
+export type Verified = Pick<VerifyReport, 'level' | 'durationMs' | 'tables'>
+
 interface Looked {
   entry: Entry
   target: Database
-  before: StreamStatus
-  verified: VerifyReport | undefined
+  before: Pick<StreamStatus, 'lagMs'>
+  verified: Verified | undefined
   smokeMs: number | undefined
 }
 
-/** @throws VerdictError when the pause would exceed `max-pause`, by what this run and its rehearsals have measured */
-export async function requireShort(context: Cutover, looked: Looked): Promise<number> {
-  const { inputs } = context
+/** What the pause will take, by what this run and its rehearsals have measured; `of` names the parts. */
+export async function expectPause(context: Cutover, looked: Looked): Promise<Estimate & { of: string }> {
   const { entry, target, before, verified, smokeMs } = looked
   const level = levelOf(context, entry.plan)
   const past = await readEvidence<{ planHash: string; finalVerify: string; parts: Parts }>(
@@ -42,7 +44,7 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<nu
   const pace = await readPace(target)
   const rebuildMs = rebuildTime(await listDeferred(target, entry.id), verified, pace)
   const grants = grantStatements(entry.plan.targetSchema, entry.facts.writeAccess ?? []).length
-  const { parts, total, unknown } = estimatePause({
+  const estimate = estimatePause({
     lagMs: before.lagMs,
     verifyMs,
     smokeMs,
@@ -51,8 +53,15 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<nu
     accessMs: grants * (pace.latencyMs + pace.changeMs),
     rehearsals,
   })
+  const of = `${partsText(estimate.parts)}${rehearsals.length ? `; with the figures of ${plural(rehearsals.length, 'earlier cutover')}` : ''}`
+  return { ...estimate, of }
+}
+
+/** @throws VerdictError when the pause would exceed `max-pause` */
+export async function requireShort(context: Cutover, looked: Looked): Promise<number> {
+  const { inputs } = context
+  const { total, unknown, of } = await expectPause(context, looked)
   context.output('estimated-pause-ms', total)
-  const of = `${partsText(parts)}${rehearsals.length ? `; with the figures of ${plural(rehearsals.length, 'earlier cutover')}` : ''}`
   info(`the write pause is expected to take about ${seconds(total)} (${of})`)
   if (unknown.length)
     warning(`nobody has measured the final verify; \`max-pause\` (${seconds(inputs.maxPause)}) ends it if need be`)
@@ -88,7 +97,7 @@ async function readPace(target: Database): Promise<Pace> {
 }
 
 /** By the rows of each table, when nobody has measured it; milliseconds. Constraints of one table are one statement. */
-function rebuildTime(deferred: readonly Deferred[], verified: VerifyReport | undefined, pace: Pace): number {
+function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefined, pace: Pace): number {
   const rows = new Map(verified?.tables.map((table) => [table.name, table.rows]))
   const wanted = deferred.filter(({ kind }) => kind !== 'index')
   const uniques = wanted.filter(({ kind }) => kind === 'unique')
@@ -123,6 +132,13 @@ export interface Measured {
   rehearsals: readonly Parts[]
 }
 
+/** Milliseconds; `unknown` names the parts that nobody has measured. */
+interface Estimate {
+  parts: Parts
+  total: number
+  unknown: string[]
+}
+
 /** On two embedded servers each of these took less. */
 const FENCE = 200
 const ACKNOWLEDGE = 500
@@ -139,7 +155,7 @@ const ACCESS_TRIPS = 1
  * run has measured itself.
  * @returns `unknown` names the parts that nobody has measured
  */
-export function estimatePause(now: Measured): { parts: Parts; total: number; unknown: string[] } {
+export function estimatePause(now: Measured): Estimate {
   const seen = (part: string) => now.rehearsals.flatMap((parts) => parts[part] ?? [])
   const longest = (part: string, own: number) => Math.round(Math.max(own, ...seen(part)))
   const verify = now.verifyMs ?? (seen('verify').length ? 0 : undefined)

@@ -20,6 +20,7 @@ import { withBoth } from '../shared.ts'
 import { DONE, lookFirst, settle } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { firstVerify, levelOf } from './compare.ts'
+import { dryRun } from './dry-run.ts'
 import { requireShort } from './estimate.ts'
 import { fenced, type Outcome } from './fenced.ts'
 import { requirePast } from './retention.ts'
@@ -34,6 +35,7 @@ export const action: Action<typeof spec> = {
     requireSwitch(inputs)
     const first = await withBoth(context, (source, target) => lookFirst(context, source, target))
     if (isOver(context, first)) return
+    if (inputs.dryRun) return withDatabase(inputs.target, 'target', (target) => dryRun(context, first, target))
     await holding(context, first, async (signal) => {
       const entry = await withBoth({ inputs, signal }, (source, target) => settle(context, source, target))
       if (isOver(context, entry)) return
@@ -98,8 +100,18 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
   const { decision } = context.inputs
   const { phase, plan } = entry
   return {
-    ...{ decision, finalVerify: levelOf(context, plan), planHash: plan.hash, before, after, drain, verify },
-    ...{ pauseMs: clock.total, parts: clock.parts, unwatchedMs: unwatchedMs(clock.parts), estimate, phase },
+    decision,
+    finalVerify: levelOf(context, plan),
+    planHash: plan.hash,
+    before,
+    after,
+    drain,
+    verify,
+    pauseMs: clock.total,
+    parts: clock.parts,
+    unwatchedMs: unwatchedMs(clock.parts),
+    estimate,
+    phase,
   }
 }
 

@@ -1,7 +1,7 @@
 import { VERIFY_LEVELS } from '../../model/plan.ts'
 import type { Context } from '../../runtime/action.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
-import { choice, duration, integer, list } from '../../runtime/types.ts'
+import { boolean, choice, duration, integer, list } from '../../runtime/types.ts'
 import { streaming } from '../replicate/spec.ts'
 import { migration, notifying } from '../shared.ts'
 
@@ -17,6 +17,11 @@ export const spec = defineAction({
       choice('rehearse', 'commit'),
       'rehearse',
       '`rehearse`: everything up to the decision, then the fence is lifted. `commit`: the source stays fenced for good, and the target takes over.',
+    ),
+    'dry-run': defaulted(
+      boolean,
+      'false',
+      'Only lists what would be done while writes are paused, what each part proves, and how long it is expected to take. Changes nothing.',
     ),
     ...streaming,
     'first-verify': defaulted(
@@ -73,6 +78,8 @@ export const spec = defineAction({
     changes: 'Rows applied to the target by the stream.',
     tables: 'JSON array of the final verify: per table `name`, `rows`, `missing`, `mismatch`, `extraneous`.',
     'estimated-pause-ms': 'What the write pause was expected to be, in milliseconds, before it began.',
+    operations:
+      'With `dry-run`: JSON array of the parts of the pause, in order: `name`, `inputs`, `does`, `proves`, `estimateMs` (null where nothing is known).',
     phase: "The migration's phase afterwards.",
   },
 })

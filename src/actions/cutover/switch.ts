@@ -43,7 +43,10 @@ export async function switchOver(
   const took = await runCommand(
     entry,
     {
-      ...{ words: inputs.switchCommand, name: 'switch', env: {}, timeout: inputs.switchTimeout },
+      words: inputs.switchCommand,
+      name: 'switch',
+      env: {},
+      timeout: inputs.switchTimeout,
       advice:
         'The migration is committed and stays so. Put the switch right and run `cutover` again, which repeats only the switch.',
     },

@@ -49,7 +49,7 @@ import {
   MODES,
   unknownFlags,
 } from '../../tools/molt-fetch.ts'
-import { freeAddress } from '../../tools/process.ts'
+import { freeAddress } from '../../tools/ports.ts'
 import { toolHelp } from '../../tools/versions.ts'
 import { requireMigration, requireTls, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'

@@ -16,7 +16,7 @@ import type { Plan } from '../../model/plan.ts'
 import { lookAtApproval } from '../../phases/approval/approval.ts'
 import { findRehearsals, MOST_REHEARSALS } from '../../phases/approval/rehearsals.ts'
 import { requirePlannedTool } from '../../phases/planned-tools.ts'
-import { markdownText } from '../../report/summary.ts'
+import { markdownText } from '../../report/markdown.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, UserError, VerdictError } from '../../runtime/errors.ts'
@@ -160,8 +160,6 @@ async function requireRehearsals(context: Gate): Promise<void> {
   const { green, rejected } = found
   for (const each of green) info(`counts: ${each}`)
   for (const each of rejected) info(`does not count: ${each}`)
-  if (inputs.attestation === 'read')
-    warning('`attestation: read`: who signed the rehearsals was read, but not proved: no chain of certificates, no log')
   const times = `${green.length}${green.length === MOST_REHEARSALS ? ' or more' : ''}`
   const text = `this plan was rehearsed green ${times} times on the default branch since ${since.toISOString()}`
   context.summary(
@@ -182,9 +180,9 @@ async function requireRehearsals(context: Gate): Promise<void> {
 /** Where no rehearsal is required, the number is for the approver only, and its absence stops nobody. */
 async function findIfPossible({ inputs, summary }: Gate, artifact: string, since: Date) {
   const token = demand(inputs.token, 'token')
-  const { rehearsalWorkflow: workflow, attestation } = inputs
+  const { rehearsalWorkflow: workflow } = inputs
   try {
-    return await findRehearsals({ github: connectGithub(token), token, workflow, artifact, since, attestation })
+    return await findRehearsals({ github: connectGithub(token), token, workflow, artifact, since })
   } catch (error) {
     if (inputs.rehearsals || !(error instanceof UserError)) throw error
     warning(`how often this plan was rehearsed is unknown: ${error.message}`)

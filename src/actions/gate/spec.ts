@@ -83,14 +83,9 @@ export const spec = defineAction({
     rehearsals: defaulted(
       integer(0, 20),
       '0',
-      'How often this very plan must have been rehearsed green. The summary says how often it was, also with 0.',
+      'How often this very plan must have been rehearsed green, with an attestation that `gh attestation verify` accepts. The summary says how often it was, also with 0.',
     ),
     'rehearsed-within': defaulted(duration, '14d', 'How old these rehearsals may be.'),
-    attestation: defaulted(
-      choice('gh', 'read'),
-      'gh',
-      'With `rehearsed`: each rehearsal needs an attestation by that workflow, on the default branch. `gh`: checked by `gh attestation verify` too, which is on the runners of GitHub. `read`: the chain of certificates and the log are not checked.',
-    ),
     'rehearsal-workflow': defaulted(text, 'rehearse.yml', 'File name of the workflow that rehearses.'),
     ...insecureTarget,
     ...config,

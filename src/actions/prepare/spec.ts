@@ -47,8 +47,12 @@ export const spec = defineAction({
     ),
     defer: defaulted(
       choice(
-        ...['none', 'indexes', 'constraints', 'indexes,constraints'],
-        ...['indexes,unique-after-load', 'indexes,constraints,unique-after-load'],
+        'none',
+        'indexes',
+        'constraints',
+        'indexes,constraints',
+        'indexes,unique-after-load',
+        'indexes,constraints,unique-after-load',
       ),
       'none',
       'What is taken off the expected tables on the target for the load: `indexes` (unique ones too) and `constraints` (foreign keys, also those from other tables, and checks). Each is captured in the ledger before it is dropped. Plain indexes are built again while changes are streamed, unique ones after the drain, foreign keys are validated by `finalize`. `unique-after-load` builds unique ones while changes are streamed, too, which shortens the write pause: it is your word that a value never moves from one row to another, which would wedge the stream.',

@@ -202,8 +202,13 @@ async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: Abo
 async function verifyStreaming({ inputs, summary }: Replicate, entry: Entry, signal: AbortSignal): Promise<void> {
   const found = await withBoth({ inputs, signal }, async (source, target) => {
     const report = await runVerify(source, target, {
-      ...{ sourceUrl: inputs.source, targetUrl: inputs.target, plan: entry.plan, signal },
-      ...{ level: 'full', while: 'streaming', structure: 'report' },
+      sourceUrl: inputs.source,
+      targetUrl: inputs.target,
+      plan: entry.plan,
+      signal,
+      level: 'full',
+      while: 'streaming',
+      structure: 'report',
       logFile: join(workFolder(entry.id), 'molt-verify.log'),
     })
     await addEvidence(target, entry.id, 'verify', { ...report, partial: false })

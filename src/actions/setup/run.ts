@@ -6,7 +6,6 @@ import { createLedger, rememberDigest } from '../../ledger/ledger.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, UserError } from '../../runtime/errors.ts'
-import { KNOWN_DIGESTS } from '../../tools/digests.ts'
 import { refuseDenied, sha256, toolVersion } from '../../tools/versions.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
@@ -80,7 +79,7 @@ async function download(context: Setup): Promise<string> {
   })
   const digest = await sha256(archive)
   context.output('archive-sha256', digest)
-  await requireDigest(context, name, digest, checksum ?? KNOWN_DIGESTS[name])
+  await requireDigest(context, name, digest, checksum)
   // The digest is part of the key: a cache that was filled from another archive is not taken for this one.
   const key = `${version}-${digest.slice(0, 12)}`
   const cached = find('molt', key, cpu)

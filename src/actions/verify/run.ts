@@ -54,8 +54,15 @@ function options(context: Verify, { plan, phase }: Entry): VerifyOptions {
   const show = inputs.show === 'none' ? undefined : { what: inputs.show, file: rowsFile }
   if (show) context.output('rows-file', rowsFile)
   return {
-    ...{ sourceUrl: inputs.source, targetUrl: inputs.target, plan, signal: context.signal },
-    ...{ while: inputs.while, tables: inputs.tables, concurrency: inputs.concurrency, count: inputs.count, show },
+    sourceUrl: inputs.source,
+    targetUrl: inputs.target,
+    plan,
+    signal: context.signal,
+    while: inputs.while,
+    tables: inputs.tables,
+    concurrency: inputs.concurrency,
+    count: inputs.count,
+    show,
     stallAfter: inputs.stallAfter,
     level: inputs.dry ? 'tables' : inputs.level,
     structure: inputs.structure === 'auto' ? (phase === 'finalized' ? 'require' : 'report') : inputs.structure,

@@ -1,7 +1,7 @@
-import { createHash, verify, X509Certificate } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { getExecOutput } from '@actions/exec'
+import { type ExecOutput, getExecOutput } from '@actions/exec'
 import * as z from 'zod'
 import { messageOf, UserError } from '../../runtime/errors.ts'
 import type { Github } from '../../runtime/github.ts'
@@ -9,7 +9,7 @@ import type { Github } from '../../runtime/github.ts'
 /*
  * The rehearsals of a plan, as GitHub knows them: artifacts of successful runs on the default branch. Anyone with write
  * access can upload an artifact of any name from a branch, or from the default branch by another workflow. So each one
- * counts only with an attestation whose certificate names the workflow, the branch and the run.
+ * counts only with an attestation of the workflow, the branch and the run, which `gh attestation verify` checks.
  */
 
 export interface Wanted {
@@ -21,8 +21,6 @@ export interface Wanted {
   /** Name of the artifact. */
   artifact: string
   since: Date
-  /** `gh`: `gh attestation verify` must accept each as well. `read`: what is read here is all. */
-  attestation: 'gh' | 'read'
 }
 
 /** URLs of the runs that count, and for each other run with such an artifact why it does not. */
@@ -64,23 +62,17 @@ const artifacts = z.object({
     }),
   ),
 })
-const certificate = z.object({ rawBytes: z.string() })
-const bundle = z.object({
-  verificationMaterial: z.object({
-    certificate: certificate.optional(),
-    x509CertificateChain: z.object({ certificates: z.array(certificate) }).optional(),
+/** What `gh attestation verify --format json` prints of the attestations that it accepts, as far as it is read here. */
+const verified = z.array(
+  z.object({
+    verificationResult: z.object({
+      signature: z.object({ certificate: z.object({ runInvocationURI: z.string() }) }),
+      statement: z.object({
+        subject: z.array(z.object({ name: z.string(), digest: z.object({ sha256: z.string() }) })),
+      }),
+    }),
   }),
-  dsseEnvelope: z.object({
-    payload: z.string(),
-    payloadType: z.string(),
-    signatures: z.array(z.object({ sig: z.string() })),
-  }),
-})
-const attestations = z.object({ attestations: z.array(z.object({ bundle: z.unknown().optional() })) })
-const statement = z.object({
-  predicateType: z.string(),
-  subject: z.array(z.object({ name: z.string(), digest: z.object({ sha256: z.string() }) })),
-})
+)
 
 type Run = z.infer<typeof run>
 type Listed = z.infer<typeof artifacts>['artifacts'][number]
@@ -150,123 +142,62 @@ async function artifactProblem(
 ): Promise<string | undefined> {
   if (artifact.expired) return 'its artifact has expired'
   if (!digest) return 'GitHub tells no digest of its artifact'
-  const answer = await wanted.github.read(`attestations/${digest}?per_page=100`, attestations)
-  if (!answer?.body.attestations.length) return 'its artifact has no attestation'
-  const problems = answer.body.attestations.map((each) =>
-    bundleProblem(each.bundle, { ...artifact, digest }, run, branch, wanted),
-  )
-  if (!problems.includes(undefined)) return problems.join('; ')
-  return wanted.attestation === 'gh' ? await signatureProblem({ ...artifact, digest }, branch, wanted) : undefined
+  const bytes = await wanted.github.download(`actions/artifacts/${artifact.id}/zip`)
+  if (`sha256:${createHash('sha256').update(bytes).digest('hex')}` !== digest)
+    return 'its artifact is not what GitHub says that it is'
+  const { exitCode, stdout, stderr } = await verifyAttestation(artifact.name, bytes, branch, wanted)
+  if (exitCode) return `gh attestation verify refuses it: ${stderr.trim().split('\n').at(-1)}`
+  return invocationProblem(stdout, { ...artifact, digest }, run)
 }
 
 /**
- * Reads an attestation: signed by the key of its certificate, about this artifact, and made by this workflow in this
- * run. That the certificate is Fulcio's own, and the signature is in the log, only {@link signatureProblem} tells.
+ * Has GitHub's own program check the artifact: the signature, the certificate's chain, the log, and that this workflow
+ * on this branch has signed.
  */
-function bundleProblem(
-  value: unknown,
-  artifact: Artifact,
-  run: Run,
-  branch: string,
-  { workflow, attestation }: Wanted,
-): string | undefined {
-  // Later versions of this REST endpoint leave the bundle out, and `gh` fetches it by itself.
-  if (value === null || value === undefined)
-    return attestation === 'gh' ? undefined : 'GitHub tells only that there is an attestation, not what it says'
-  try {
-    const { verificationMaterial: material, dsseEnvelope: envelope } = bundle.parse(value)
-    const raw = (material.certificate ?? material.x509CertificateChain?.certificates[0])?.rawBytes
-    if (!raw) return 'the attestation has no certificate'
-    const signer = new X509Certificate(Buffer.from(raw, 'base64'))
-    const payload = Buffer.from(envelope.payload, 'base64')
-    const signed = Buffer.concat([
-      Buffer.from(`DSSEv1 ${envelope.payloadType.length} ${envelope.payloadType} ${payload.length} `),
-      payload,
-    ])
-    const isSigned = envelope.signatures.some(({ sig }) =>
-      verify('sha256', signed, signer.publicKey, Buffer.from(sig, 'base64')),
-    )
-    if (!isSigned) return "the attestation's signature is not by the key of its certificate"
-    const { predicateType, subject } = statement.parse(JSON.parse(payload.toString()))
-    if (predicateType !== PREDICATE) return `the attestation is of the type ${predicateType}`
-    const subjects = subject.map((each) => `${each.name} sha256:${each.digest.sha256}`)
-    if (!subjects.includes(`${artifact.name}.zip ${artifact.digest}`)) return 'the attestation is about something else'
-    return identityProblem(signer.raw, run, branch, workflow)
-  } catch (error) {
-    return `the attestation cannot be read: ${messageOf(error).split('\n')[0]}`
-  }
-}
-
-/** What the certificate must say, by the last number of Fulcio's extension. */
-function identityProblem(raw: Buffer, run: Run, branch: string, workflow: string): string | undefined {
-  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY } = process.env
-  const home = `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}`
-  const ref = `refs/heads/${branch}`
-  const is = (number: number, name: string, wanted: string) => {
-    const found = extension(raw, number)
-    return found === wanted ? undefined : `the attestation's ${name} is ${found ?? 'missing'}, not ${wanted}`
-  }
-  const invocation = extension(raw, 21) ?? 'missing'
-  return (
-    is(8, 'issuer', 'https://token.actions.githubusercontent.com') ??
-    is(12, 'repository', home) ??
-    is(14, 'ref', ref) ??
-    is(18, 'workflow', `${home}/.github/workflows/${workflow}@${ref}`) ??
-    (invocation.startsWith(`${home}/actions/runs/${run.id}/attempts/`)
-      ? undefined
-      : `the attestation is of the run ${invocation}`)
-  )
-}
-
-/** 1.3.6.1.4.1.57264.1, in DER and without its tag and length. */
-const FULCIO = Buffer.from([0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xbf, 0x30, 0x01])
-
-/** The text of an extension: OID, critical or not, an OCTET STRING and in it a UTF8String; undefined unless there is just one. */
-function extension(raw: Buffer, number: number): string | undefined {
-  const oid = Buffer.concat([FULCIO, Buffer.from([number])])
-  const at = raw.indexOf(oid)
-  if (at < 0 || raw.indexOf(oid, at + 1) >= 0) return undefined
-  let rest = raw.subarray(at + oid.length)
-  if (rest[0] === 0x01) rest = rest.subarray(3)
-  const octets = content(rest, 0x04)
-  return octets && content(octets, 0x0c)?.toString()
-}
-
-function content(der: Buffer, tag: number): Buffer | undefined {
-  const [first, length = 0] = der
-  if (first !== tag) return undefined
-  if (length < 0x80) return der.subarray(2, 2 + length)
-  const size = length & 0x7f
-  const start = 2 + size
-  return der.subarray(start, start + der.readUIntBE(2, size))
-}
-
-/** Has GitHub's own program check the artifact itself: the certificate's chain, the log, and the identity once more. */
-async function signatureProblem(artifact: Artifact, branch: string, wanted: Wanted): Promise<string | undefined> {
+async function verifyAttestation(name: string, bytes: Buffer, branch: string, wanted: Wanted): Promise<ExecOutput> {
   const { GITHUB_REPOSITORY = '', PATH = '', HOME = '', RUNNER_TEMP = '.' } = process.env
-  const bytes = await wanted.github.download(`actions/artifacts/${artifact.id}/zip`)
-  if (`sha256:${createHash('sha256').update(bytes).digest('hex')}` !== artifact.digest)
-    return 'its artifact is not what GitHub says that it is'
   const folder = mkdtempSync(join(RUNNER_TEMP, 'rehearsal-'))
-  const file = join(folder, `${artifact.name}.zip`)
+  const file = join(folder, `${name}.zip`)
+  const flags = {
+    '--repo': GITHUB_REPOSITORY,
+    '--predicate-type': PREDICATE,
+    '--signer-workflow': `${GITHUB_REPOSITORY}/.github/workflows/${wanted.workflow}`,
+    '--source-ref': `refs/heads/${branch}`,
+    '--format': 'json',
+  }
   try {
     writeFileSync(file, bytes)
-    const { exitCode, stderr } = await getExecOutput(
-      'gh',
-      [
-        ...['attestation', 'verify', file, '--repo', GITHUB_REPOSITORY, '--predicate-type', PREDICATE],
-        ...['--signer-workflow', `${GITHUB_REPOSITORY}/.github/workflows/${wanted.workflow}`],
-        ...['--source-ref', `refs/heads/${branch}`],
-      ],
-      { env: { PATH, HOME, GH_TOKEN: wanted.token, NO_COLOR: '1' }, ignoreReturnCode: true, silent: true },
-    )
-    return exitCode ? `gh attestation verify refuses it: ${stderr.trim().split('\n').at(-1)}` : undefined
+    return await getExecOutput('gh', ['attestation', 'verify', file, ...Object.entries(flags).flat()], {
+      env: { PATH, HOME, GH_TOKEN: wanted.token, NO_COLOR: '1' },
+      ignoreReturnCode: true,
+      silent: true,
+    })
   } catch (error) {
     throw new UserError(
       'approval.gh-missing',
-      `gh cannot be run (${messageOf(error)}); it checks the signatures of rehearsals. Install it on this runner, or say \`attestation: read\``,
+      `gh cannot be run (${messageOf(error)}); it checks the signatures of rehearsals. Install it on this runner`,
     )
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
+}
+
+/** `gh` has no flag for the run, nor for the artifact's name. */
+function invocationProblem(json: string, artifact: Artifact, run: Run): string | undefined {
+  const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY } = process.env
+  const runUrl = `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${run.id}/attempts/`
+  const wanted = `${artifact.name}.zip ${artifact.digest}`
+  const invocations: string[] = []
+  try {
+    for (const { verificationResult } of verified.parse(JSON.parse(json))) {
+      const { signature, statement } = verificationResult
+      const subjects = statement.subject.map(({ name, digest }) => `${name} sha256:${digest.sha256}`)
+      if (subjects.includes(wanted)) invocations.push(signature.certificate.runInvocationURI)
+    }
+  } catch (error) {
+    return `the answer of gh attestation verify cannot be read: ${messageOf(error).split('\n')[0]}`
+  }
+  if (!invocations.length) return 'the attestation is about something else'
+  if (invocations.some((uri) => uri.startsWith(runUrl))) return undefined
+  return `the attestation is of the run ${invocations.join(', ')}`
 }

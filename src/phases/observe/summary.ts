@@ -1,4 +1,5 @@
-import { folded, markdownText } from '../../report/summary.ts'
+import { markdownText } from '../../report/markdown.ts'
+import { folded } from '../../report/summary.ts'
 import { number, plural } from '../../runtime/progress.ts'
 import type { Baseline } from './baseline.ts'
 import type { Gap, GapCode, HintCode, Judgement, Missing, Pair, Reason, ReasonCode } from './verdict.ts'

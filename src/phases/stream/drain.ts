@@ -76,17 +76,12 @@ async function proveAgain(
     }
 }
 
-async function prove(
-  stream: Stream,
-  source: Database,
-  target: Database,
-  began: number,
-  deadline: number,
-): Promise<DrainEvidence> {
-  const { plan } = stream.options
-  const since = () => Math.round(performance.now() - began)
+/** Waits for one step of a proof after the other, as long as nothing has happened that spoils all of them. */
+type Until = <T>(step: string, look: () => Promise<T | undefined>) => Promise<T>
+
+function stepsOf(stream: Stream, began: number, deadline: number): Until {
   const { restarts, retries } = stream.status
-  const until = async <T>(step: string, look: () => Promise<T | undefined>): Promise<T> => {
+  return async (step, look) => {
     for (;;) {
       const found = await look()
       if (found !== undefined) return found
@@ -101,6 +96,18 @@ async function prove(
       await sleep(TIMING.drainLook)
     }
   }
+}
+
+async function prove(
+  stream: Stream,
+  source: Database,
+  target: Database,
+  began: number,
+  deadline: number,
+): Promise<DrainEvidence> {
+  const { plan } = stream.options
+  const since = () => Math.round(performance.now() - began)
+  const until = stepsOf(stream, began, deadline)
   const walsender = await until(
     'a replicator reading the slot',
     async () => (await readSlot(source, plan.slot))?.activePid ?? undefined,

@@ -1,6 +1,6 @@
 import { TIMING } from '../../runtime/timing.ts'
 import { type Diagnosis, translate } from '../../tools/diagnoses.ts'
-import { freeAddress } from '../../tools/process.ts'
+import { freeAddress } from '../../tools/ports.ts'
 import { noMetrics, Replicator, type ReplicatorRequest, type StreamMetrics } from '../../tools/replicator.ts'
 
 const MOST_DIAGNOSES = 50

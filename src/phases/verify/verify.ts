@@ -25,7 +25,8 @@ import {
   verifyArgs,
   verifyProblems,
 } from '../../tools/molt-verify.ts'
-import { Child, freeAddress } from '../../tools/process.ts'
+import { freeAddress } from '../../tools/ports.ts'
+import { Child } from '../../tools/process.ts'
 import { keyHash, moltScrubber, scrubText } from '../../tools/scrub.ts'
 import { toolHelp } from '../../tools/versions.ts'
 import { explainColumns } from '../load/diagnose-columns.ts'

@@ -1,0 +1,105 @@
+/*
+ * The write pause on one page: what is done while writes are paused, in this order, and what each part proves. A part is
+ * named as in `pause-parts`, and a test holds the list against what a cutover has really done.
+ */
+
+type Decision = 'rehearse' | 'commit'
+
+export interface Operation {
+  /** Name of the part in `pause-parts`. */
+  name: string
+  /** Does it for this decision only; for both where there is none. */
+  decision?: Decision
+  /** Left out unless the input has a value. */
+  unless?: 'smokeTest'
+  /** Inputs that set it. */
+  inputs: readonly string[]
+  does: string
+  proves: string
+  /** Part of the estimate that holds it, where that has another name. */
+  estimatedAs?: string
+}
+
+export const OPERATIONS: readonly Operation[] = [
+  {
+    name: 'fence',
+    inputs: ['lease', 'holders-timeout'],
+    does: 'Refuses writes to the expected tables on the source, and waits until every transaction that writes has ended.',
+    proves: 'A write is refused with the id of this fence.',
+  },
+  {
+    name: 'drain',
+    inputs: ['drain-timeout'],
+    does: 'Writes a marker on the source and waits for it on the target.',
+    proves:
+      'Everything committed before the fence has been applied to the target, in order, by one replicator without retries.',
+  },
+  {
+    name: 'stream off',
+    inputs: [],
+    does: "Ends the replicator and takes the stream's login away.",
+    proves: 'No replicator, not even a frozen one of an earlier leg, can write to the target.',
+  },
+  {
+    name: 'smoke test',
+    unless: 'smokeTest',
+    inputs: ['smoke-test', 'smoke-test-timeout'],
+    does: 'Runs your program with a read-only URL of the target.',
+    proves: 'Your program ends with exit code 0.',
+  },
+  {
+    name: 'verify',
+    inputs: ['final-verify'],
+    does: 'Compares source and target at the level of `final-verify`.',
+    proves: 'Nothing that this level compares is missing, different or too much.',
+  },
+  {
+    name: 'sequences',
+    inputs: ['sequence-margin'],
+    does: 'Sets the sequences of the target beyond the last value used, and reads them back.',
+    proves: 'The next value of each sequence is free on the target.',
+  },
+  {
+    name: 'unique indexes',
+    inputs: [],
+    does: 'Rebuilds the unique indexes, checks and foreign keys that were taken off for the load.',
+    proves: 'Each unique index is built and valid.',
+  },
+  {
+    name: 'indexes off again',
+    decision: 'rehearse',
+    inputs: [],
+    does: 'Takes the rebuilt indexes and constraints off again, because the stream goes on.',
+    proves: 'Nothing is in the way of the stream.',
+  },
+  {
+    name: 'lift',
+    decision: 'rehearse',
+    inputs: [],
+    does: 'Lifts the fence.',
+    proves: 'The fence held until then, and both schemas are unchanged.',
+    estimatedAs: 'decision',
+  },
+  {
+    name: 'commit',
+    decision: 'commit',
+    inputs: ['holders-timeout'],
+    does: 'Makes the fence permanent on the source, and notes the commit in the ledger.',
+    proves: 'The fence held until then, no write passed it, and both schemas are unchanged.',
+    estimatedAs: 'decision',
+  },
+  {
+    name: 'write access',
+    decision: 'commit',
+    inputs: [],
+    does: 'Gives the application roles their write access on the target back.',
+    proves: 'Each role has every right that it had before.',
+  },
+]
+
+/** What a cutover with this decision does, in order. */
+export function operationsOf(decision: Decision, inputs: { smokeTest?: readonly string[] | undefined }): Operation[] {
+  return OPERATIONS.filter(
+    (each) => (!each.decision || each.decision === decision) && (!each.unless || inputs[each.unless]?.length),
+  )
+}

@@ -1,0 +1,21 @@
+/*
+ * Names and texts from a database must not become Markdown or HTML, and must fit into the cell of a table.
+ */
+
+/** A text as itself. */
+export function markdownText(text: string): string {
+  return text
+    .replace(/\s+/g, ' ')
+    .replaceAll('&', '&amp;')
+    .replaceAll('<', '&lt;')
+    .replace(/[\\`*[\]|]|(?<![a-z0-9])_|_(?![a-z0-9])/gi, '\\$&')
+}
+
+/** Inline code on one line, to be copied; with as many backticks as it takes. */
+export function markdownCode(text: string): string {
+  const line = text.replace(/\s+/g, ' ').replaceAll('|', '\\|')
+  const runs = [...line.matchAll(/`+/g)].map(([ticks]) => ticks.length)
+  const fence = '`'.repeat(Math.max(0, ...runs) + 1)
+  const padded = fence.length > 1 ? ` ${line} ` : line
+  return `${fence}${padded}${fence}`
+}

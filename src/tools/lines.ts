@@ -1,0 +1,38 @@
+import { StringDecoder } from 'node:string_decoder'
+
+/** A line longer than this is cut in memory; the tools print whole rows. */
+const LINE_LIMIT = 256 * 1024
+
+/**
+ * Calls back for every line, the last one too when it has no end. A line ends with LF, CR or CR LF. Of a line longer
+ * than {@link LINE_LIMIT} the beginning is handed over and the rest is dropped.
+ * @returns when the stream is closed; not at its end, which a stream that is given up does not come to
+ */
+export function readLines(stream: NodeJS.ReadableStream, onLine: (line: string) => void): Promise<void> {
+  const decoder = new StringDecoder('utf8')
+  let pending = ''
+  // A CR at the end of a chunk may be half of a CR LF.
+  let half = ''
+  const take = (text: string) => {
+    if (pending.length < LINE_LIMIT) pending += text.slice(0, LINE_LIMIT - pending.length)
+  }
+  const read = (text: string) => {
+    const parts = text.split(/\r\n|\n|\r(?!$)/)
+    const last = parts.pop() as string
+    for (const part of parts) {
+      take(part)
+      onLine(pending)
+      pending = ''
+    }
+    half = last.endsWith('\r') ? '\r' : ''
+    take(half ? last.slice(0, -1) : last)
+  }
+  return new Promise((resolve) => {
+    stream.on('data', (chunk: Buffer) => read(half + decoder.write(chunk)))
+    stream.on('close', () => {
+      read(half + decoder.end())
+      if (pending) onLine(pending)
+      resolve()
+    })
+  })
+}
