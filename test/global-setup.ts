@@ -28,15 +28,11 @@ const TIMING: Partial<Timing> = {
   indexLook: 50,
   jobsLook: 100,
   githubBackoff: 1,
-<<<<<<< HEAD
   loadHold: 3_000,
   abortLook: 200,
   importLook: 100,
-  jobsLook: 100,
-=======
   proofRound: 50,
   proofSave: 500,
->>>>>>> main
 }
 
 /** Not a dependency of the project: its `node` would come before the user's in every npm script. */

@@ -30,12 +30,13 @@ export const action: Action<typeof spec> = {
           withDatabase(target, 'target', async (db) => {
             const entry = await readEntryIfAny(db, migration)
             const rollback = entry && (await readRollback(db, entry, context.inputs.rollbackWindow))
-<<<<<<< HEAD
-            const imports = entry ? await importTexts(db, entry) : []
-            return { entry, holds: await holdTexts(db, migration), rollback, imports }
-=======
-            return { entry, holds: await holdTexts(db, migration), rollback, proof: await readProof(db, migration) }
->>>>>>> main
+            return {
+              entry,
+              holds: await holdTexts(db, migration),
+              rollback,
+              imports: entry ? await importTexts(db, entry) : [],
+              proof: await readProof(db, migration),
+            }
           }),
         )
       : undefined
@@ -49,11 +50,8 @@ export const action: Action<typeof spec> = {
       ...ledgerLines(context, entry),
       ...(rollback?.lines ?? []),
       ...(ledger?.holds ?? []),
-<<<<<<< HEAD
       ...(ledger?.imports ?? []),
-=======
       ...(ledger?.proof ? [proofText(ledger.proof)] : []),
->>>>>>> main
       ...sourceLines(context, facts),
     ]
     for (const line of lines) info(line)
@@ -86,7 +84,6 @@ async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
   }
 }
 
-<<<<<<< HEAD
 /** Imports that hold expected tables offline. */
 async function importTexts(db: Database, entry: Entry): Promise<string[]> {
   const jobs = await importsInto(db, entry).catch((error) => {
@@ -97,10 +94,10 @@ async function importTexts(db: Database, entry: Entry): Promise<string[]> {
     (job) =>
       `offline: importing ${Math.floor(job.fraction * 100)}%, ${job.ours ? 'a load of this migration' : 'not ours'}: ${jobText(job)}`,
   )
-=======
+}
+
 function slotName(entry: Entry | undefined): string {
   return entry?.plan.slot ?? 'molt_slot'
->>>>>>> main
 }
 
 /** Without a ledger that names it, a slot of another database on the same server is not this migration's. */
