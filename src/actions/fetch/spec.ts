@@ -47,10 +47,7 @@ export const spec = defineAction({
       'fail',
       'When a load was begun before and did not end: `fail` changes nothing; `resume` continues it, which `direct-copy` cannot; `restart` drops its slot and loads again. With `resume` the slot of a load that fails is kept.',
     ),
-    'fetch-id': optional(
-      uuid,
-      'With `resume`: the load to continue. Default: the one in the ledger or on the target.',
-    ),
+    'fetch-id': optional(uuid, 'With `resume`: the load to continue. Default: the one in the ledger or on the target.'),
     'continuation-token': optional(uuid, 'With `resume`: continue one table only.'),
     'continuation-file-name': optional(text, 'With `resume`: the file to begin with.'),
     'table-concurrency': optional(integer(1, 64), "Tables at a time. Default: molt's."),
