@@ -133,7 +133,7 @@ function quote(text: string): string {
   return `'${text.replaceAll("'", "''")}'`
 }
 
-/** Loads all files in one transaction: a job that fails or is cancelled leaves the table as it was. */
+/** Loads all files in one transaction: a job that fails or is cancelled leaves the table unchanged. */
 async function runJob(run: Run): Promise<ImportResult> {
   const { job, context, table } = run
   await context.takeOffline(table.schema, table.name, job)

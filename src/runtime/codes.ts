@@ -288,8 +288,8 @@ export const CODES = {
   },
   'connect.no-free-slot': {
     meaning: 'The server has no free connection.',
-    cause: '`max_connections` or a limit of the role is reached.',
-    fix: 'Close idle connections, or raise the limit.',
+    cause: 'The connection limit of the role or the database, or `max_connections` is reached. The server names which.',
+    fix: 'Close idle connections, or raise that limit: `ALTER ROLE … CONNECTION LIMIT`, `ALTER DATABASE … CONNECTION LIMIT`, or `max_connections`.',
   },
   'connect.no-tls': {
     meaning: 'The server does not offer TLS.',

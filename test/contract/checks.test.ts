@@ -252,6 +252,18 @@ it('types that are rounded, or compared as different values', async () => {
   expect(objectsOf(facts, 'tgt.length')).toEqual(['public.shaped.a', 'public.shaped.d', 'public.shaped.g'])
 })
 
+it.each([
+  ['server', 'max_connections'],
+  ['role', 'ALTER ROLE "postgres" CONNECTION LIMIT'],
+  ['database', 'ALTER DATABASE "w'],
+] as const)('too few connections by the limit of the %s name that limit', (limit, fix) => {
+  const few = changed(clean, (copy) => {
+    copy.source.server.connectionsFree[limit] = 3
+  })
+  expectFires(few, 'src.connections', ['source'])
+  expect(runChecks(CHECKS, few).find((each) => each.check === 'src.connections')?.fix).toContain(fix)
+})
+
 it('definitions that are taken off without a trial', async () => {
   const urls = await world(pair, CLEAN, [CLEAN_TARGET, 'CREATE INDEX ON orders (note)'])
   const defer = { indexes: true, constraints: false }

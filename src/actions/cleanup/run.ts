@@ -128,7 +128,7 @@ async function tellWrites(source: Database, entry: Entry | undefined): Promise<v
     )
 }
 
-/** After a commit the old source is the way back, and its fence keeps it what it was at that moment. */
+/** After a commit the old source is the way back, and its fence keeps it unchanged. */
 function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
   if (!entry || !DECIDED.includes(entry.phase)) return
   if (entry.phase === 'committing' || entry.phase === 'committed')
