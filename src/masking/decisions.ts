@@ -1,6 +1,7 @@
 import { literal } from '../runtime/database.ts'
 import { columnOf, type Family, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
-import { type Hashes, jsonLeaves } from './expressions.ts'
+import type { Hashes } from './hashes.ts'
+import { jsonLeaves } from './json-paths.ts'
 import type { UseRule } from './rules.ts'
 
 /** What becomes of one column, and by whose word. */

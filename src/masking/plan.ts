@@ -13,18 +13,10 @@ import {
   type Resolved,
   textsOf,
 } from './decisions.ts'
-import {
-  bringsBack,
-  Hashes,
-  jitter,
-  jsonTexts,
-  jsonTree,
-  MIN_COUNT,
-  maskColumn,
-  misfit,
-  type Place,
-} from './expressions.ts'
+import { bringsBack, jitter, MIN_COUNT, maskColumn, misfit, type Place } from './expressions.ts'
+import { Hashes } from './hashes.ts'
 import { Inheritance } from './inheritance.ts'
+import { jsonTexts, jsonTree } from './json-paths.ts'
 import { suggest } from './names.ts'
 import type { Rules, UseRule } from './rules.ts'
 import { SourceChecks } from './source-checks.ts'

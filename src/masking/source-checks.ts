@@ -12,8 +12,10 @@ import {
   TEXTS,
   textsOf,
 } from './decisions.ts'
-import { Hashes, jsonTexts, jsonTree, jsonUnlisted, maskColumn, type Place } from './expressions.ts'
+import { maskColumn, type Place } from './expressions.ts'
+import { Hashes } from './hashes.ts'
 import type { Inheritance } from './inheritance.ts'
+import { jsonTexts, jsonTree, jsonUnlisted } from './json-paths.ts'
 import type { Rules, UseRule } from './rules.ts'
 
 /** Rows of a table that are masked once before all are. */
