@@ -91,6 +91,12 @@ function fenceFunction(id: string): string {
         IF lease_ms = ${PERMANENT} AND current_setting('${PROBE}', true) IS DISTINCT FROM '${id}' THEN
           PERFORM nextval('${REFUSALS}');
         END IF;
+        IF lease_ms = ${PERMANENT} THEN
+          RAISE EXCEPTION USING ERRCODE = '${REFUSED}',
+            MESSAGE = 'this database has moved to CockroachDB and takes no more writes',
+            DETAIL = 'molt-actions fence ${id}',
+            HINT = 'Connect to the new database.';
+        END IF;
         RAISE EXCEPTION USING ERRCODE = '${REFUSED}',
           MESSAGE = 'writes are paused: this database is being moved',
           DETAIL = 'molt-actions fence ${id}',

@@ -160,8 +160,10 @@ describe('the composite action in the root', () => {
   })
 })
 
-describe('the README', () => {
-  const blocks = [...read('README.md').matchAll(/```yaml\n([\s\S]*?)```/g)].map((match) => match[1] as string)
+describe('the README and the small workflow', () => {
+  const blocks = [...read('docs/first-workflow.md').matchAll(/```yaml\n([\s\S]*?)```/g)].map(
+    (match) => match[1] as string,
+  )
   const jobs = blocks.flatMap((block) =>
     Object.values((parse(block) as { jobs: Record<string, { steps: Step[] }> }).jobs),
   )

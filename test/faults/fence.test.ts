@@ -275,6 +275,14 @@ test('a trigger that is taken off for one write and put back forbids the commit'
   expect((await readFence(db)).state).not.toBe('permanent')
 })
 
+test('asks to retry during the pause, and after the commit to connect to the new database', async () => {
+  const refused = () => db.query("UPDATE parent SET v = 'x'").catch((error) => error)
+  await held.arm(2_000, signal)
+  expect(await refused()).toMatchObject({ ...REFUSED, hint: 'Retry in a few seconds.' })
+  await held.commit(2_000, signal)
+  expect(await refused()).toMatchObject({ ...REFUSED, hint: 'Connect to the new database.' })
+})
+
 test('permanent: nothing lifts it, renews it or shortens it', async () => {
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
