@@ -4,7 +4,7 @@ import { columnOf, type MaskColumn, type MaskTable } from './catalog.ts'
  * The keys that one masked SELECT needs, by domain, and the expressions that it computes once a row.
  *
  * Two hashes serve: where a masked value is made *from* the hash (e-mail, name, uuid …), it is
- * sha256(domain key ‖ value), of which at most 128 bits ever show. The domain key is HMAC-SHA256(key, domain), made once
+ * sha256(domain key ‖ value), and at most 128 bits of it ever show. The domain key is HMAC-SHA256(key, domain), made once
  * by the runner; a keyed prefix with a truncated digest is as good a keyed function as HMAC is (there is no length to
  * extend), at half its price. Where the hash only says by how much a value moves or where filler text begins, it is
  * `hashtextextended` with a secret seed: it gives nothing away that the moved value does not, at a tenth of the price.
