@@ -20,7 +20,7 @@ import {
 } from './words.ts'
 
 /** Whether different originals stay different under a rule; by the birthday bound, for 10⁹ rows at 64 bits. */
-export function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
+function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
   if (column.array) return false
   const room = column.maxLength ?? Number.POSITIVE_INFINITY
   switch (rule.use) {

@@ -93,6 +93,6 @@ export function readable(value: string): string {
   return `CASE WHEN ${value}::text !~* '\\\\u(0000|d[89a-f])' THEN ${value}::jsonb END`
 }
 
-export function textArray(items: readonly string[]): string {
+function textArray(items: readonly string[]): string {
   return `ARRAY[${items.map(literal).join(', ')}]::text[]`
 }

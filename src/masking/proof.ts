@@ -23,7 +23,7 @@ export interface Sides {
 }
 
 /** One column before and after; numbers only. Undefined where it was not measured. */
-export interface ColumnShape {
+interface ColumnShape {
   nullShare: number
   averageLength?: number
   distinct?: number
@@ -43,7 +43,7 @@ export interface ColumnProof {
   survivors?: number
 }
 
-export interface TableProof {
+interface TableProof {
   table: string
   rowsBefore: number
   rowsAfter: number

@@ -23,7 +23,7 @@ export interface Table {
   key: string[]
 }
 
-export type DifferenceKind =
+type DifferenceKind =
   | 'missing-on-source'
   | 'missing-on-target'
   | 'primary-key'

@@ -1,7 +1,7 @@
 import { type Counters, deviationMs, meanMs, type Statements } from './counters.ts'
 
 /** `inconclusive`: too little is known to tell whether the application is well. Never green. */
-export const VERDICTS = ['healthy', 'degraded', 'inconclusive'] as const
+const VERDICTS = ['healthy', 'degraded', 'inconclusive'] as const
 export type Verdict = (typeof VERDICTS)[number]
 
 export interface Limits {
@@ -45,7 +45,7 @@ export interface SessionCount {
   sessions: number
 }
 
-export interface FailedJob {
+interface FailedJob {
   id: string
   type: string
   status: string
@@ -211,11 +211,7 @@ function connectionReasons({ sessions = [], connectionLimit }: Seen, { maxConnec
 }
 
 /** `billing (user app, 10.0.0.7)` */
-export function clientName({
-  application,
-  role,
-  address,
-}: Pick<Straggler, 'application' | 'role' | 'address'>): string {
+function clientName({ application, role, address }: Pick<Straggler, 'application' | 'role' | 'address'>): string {
   return `${application || 'unnamed'} (user ${role}${address ? `, ${address}` : ''})`
 }
 
