@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { split } from './lexer.ts'
 import { type Plan, raising } from './rule.ts'
+import { type EndedTransaction, type Execution, withoutConstants } from './statistics.ts'
 import { SqlError, type Statement } from './types.ts'
 import * as wire from './wire.ts'
 
@@ -20,6 +21,17 @@ export interface ConnectionHost {
   /** PostgreSQL's error as CockroachDB words it. */
   wording(fields: Map<string, string>): Map<string, string>
   backendKey(pid: number): void
+  /** Told of each statement of the client that was executed. */
+  executed(execution: Omit<Execution, 'application' | 'database'>): void
+  transactionEnded(ended: Omit<EndedTransaction, 'application'>): void
+}
+
+/** A statement that is being executed. */
+interface Running {
+  statement: Statement
+  /** By this process's clock, in milliseconds. */
+  began: number
+  inTransaction: boolean
 }
 
 interface Prepared {
@@ -31,6 +43,8 @@ interface Prepared {
 interface Pending {
   type: 'Q' | 'P' | 'B' | 'D' | 'E' | 'C' | 'S'
   plan?: Plan
+  /** What is counted when its answer comes; several in one message end one after the other. */
+  running?: Running[]
   /** Of our own: the client sees nothing of its answer. */
   silent?: boolean
   /** But for the ReadyForQuery, which was kept from it before. */
@@ -45,6 +59,8 @@ interface Pending {
   failed?: boolean
 }
 
+/** What begins and ends transactions has no statistics of its own. */
+const CONTROL = /^(begin|start|commit|end|rollback|abort|savepoint|release)$/
 const EMPTY: Plan = { sql: '' }
 const RETRY =
   'restart transaction: TransactionRetryWithProtoRefreshError: TransactionRetryError: retry txn (RETRY_SERIALIZABLE - failed preemptive refresh)'
@@ -151,7 +167,7 @@ export class Connection {
   }
 
   /** What the last Bind was of; portals with names are rare, and executed at once as well. */
-  #bound: { plan: Plan; ambiguous: boolean } = { plan: EMPTY, ambiguous: false }
+  #bound: { plan: Plan; ambiguous: boolean; running?: Running[] } = { plan: EMPTY, ambiguous: false }
 
   #send(raw: Buffer, pending: Pending): void {
     this.#pending.push(pending)
@@ -183,6 +199,7 @@ export class Connection {
     const [portal, name] = values as [string, string]
     const { statement, plan } = this.#statements.get(name) ?? { statement: undefined, plan: EMPTY }
     let error: SqlError | undefined
+    const began = performance.now()
     const fault = this.#host.fault(plan, this.inTransaction)
     try {
       if (statement) this.#host.requireOnline(statement)
@@ -192,14 +209,15 @@ export class Connection {
     } catch (thrown) {
       error = asSqlError(thrown)
     }
-    this.#bound = { plan, ambiguous: fault === '40003' }
+    const running = statement ? [{ ...this.#begin(statement), began }] : []
+    this.#bound = { plan, ambiguous: fault === '40003', running }
     if (!error && fault === '40001') error = new SqlError('40001', RETRY)
-    if (!error) return this.#send(frame.raw, { type: 'B' })
+    if (!error) return this.#send(frame.raw, { type: 'B', running })
     const raise = `_crdb_raise_${this.#raised++}`
     this.#pending.push({ type: 'P', silent: true })
     this.#backend.write(wire.message('P', raise, raising(error), wire.int16(0)))
-    this.#bound = { plan: EMPTY, ambiguous: false }
-    this.#send(wire.message('B', portal, raise, wire.int16(0), wire.int16(0), wire.int16(0)), { type: 'B' })
+    this.#bound = { plan: EMPTY, ambiguous: false, running }
+    this.#send(wire.message('B', portal, raise, wire.int16(0), wire.int16(0), wire.int16(0)), { type: 'B', running })
   }
 
   async #simple(text: string): Promise<void> {
@@ -210,7 +228,10 @@ export class Connection {
     const plans = await Promise.all(statements.map((statement) => this.#planned(statement)))
     // One implicit transaction, where PostgreSQL can run them all as they are.
     if (plans.length > 1 && plans.every((plan) => !plan.before && !plan.tag && !plan.past))
-      return this.#send(wire.query(plans.map(({ sql }) => sql).join(';\n')), { type: 'Q' })
+      return this.#send(wire.query(plans.map(({ sql }) => sql).join(';\n')), {
+        type: 'Q',
+        running: statements.map((statement) => this.#begin(statement)),
+      })
     for (const [at, plan] of plans.entries()) {
       const failed = await this.#one(statements[at] as Statement, plan, at + 1 < plans.length)
       if (failed) return
@@ -219,6 +240,7 @@ export class Connection {
 
   /** One statement of a query text, alone. @returns whether it failed, known once its answer has come */
   async #one(statement: Statement, plan: Plan, more: boolean): Promise<boolean> {
+    const running = [this.#begin(statement)]
     const fault = this.#host.fault(plan, this.inTransaction)
     let sql = await this.#sqlOf(plan)
     try {
@@ -230,7 +252,7 @@ export class Connection {
       if (plan.commits) await this.#silently('ROLLBACK')
       sql = raising(asSqlError(thrown))
     }
-    const pending: Pending = { type: 'Q', plan, ambiguous: fault === '40003', unready: this.#looksBack }
+    const pending: Pending = { type: 'Q', plan, running, ambiguous: fault === '40003', unready: this.#looksBack }
     if (!more) {
       this.#send(wire.query(sql), pending)
       this.#endLook()
@@ -326,12 +348,18 @@ export class Connection {
   #complete(frame: wire.Frame, head: Pending): Buffer | undefined {
     if (head.type === 'E') this.#pending.shift()
     if (head.silent) return undefined
+    this.#executed(
+      head,
+      Number(/(\d+)\0$/.exec(frame.body.toString('latin1'))?.[1] ?? 0),
+      head.ambiguous ? '40003' : undefined,
+    )
     if (head.ambiguous) return wire.errorResponse(wire.errorFields(new SqlError('40003', AMBIGUOUS)))
     return head.plan?.tag ? wire.message('C', head.plan.tag) : frame.raw
   }
 
   #failed(frame: wire.Frame, head: Pending): Buffer | undefined {
     head.failed = true
+    if (!head.silent) this.#executed(head, 0, wire.readFields(frame.body).get('C'))
     // What was sent after it is passed over until the client's Sync.
     if (head.type !== 'Q') while (this.#pending[0] && this.#pending[0].type !== 'S') this.#pending.shift()
     return head.silent && head.type === 'Q'
@@ -339,9 +367,36 @@ export class Connection {
       : wire.errorResponse(this.#host.wording(wire.readFields(frame.body)))
   }
 
+  #begin(statement: Statement): Running {
+    return { statement, began: performance.now(), inTransaction: this.inTransaction }
+  }
+
+  /** What was executed since the last transaction ended. */
+  #transaction: { began: number; statements: string[]; rows: number } | undefined
+
+  #executed(head: Pending, rows: number, error: string | undefined): void {
+    const now = performance.now()
+    const running = head.running?.shift()
+    if (head.running?.[0]) head.running[0].began = now
+    if (!running || CONTROL.test(running.statement.tokens[0]?.value ?? '')) return
+    const { statement, began, inTransaction } = running
+    this.#host.executed({ statement, ms: now - began, rows, inTransaction, ...(error && { error }) })
+    this.#transaction ??= { began, statements: [], rows: 0 }
+    this.#transaction.statements.push(withoutConstants(statement))
+    this.#transaction.rows += rows
+  }
+
+  #transactionEnded(): void {
+    if (!this.#transaction) return
+    const { began, statements, rows } = this.#transaction
+    this.#host.transactionEnded({ statements, ms: performance.now() - began, rows })
+    this.#transaction = undefined
+  }
+
   #readyForQuery(frame: wire.Frame, head: Pending): Buffer | undefined {
     this.#pending.shift()
     this.#status = String.fromCharCode(frame.body[0] as number)
+    if (!this.inTransaction) this.#transactionEnded()
     head.done?.(head.failed ?? false)
     if (head.ready) return frame.raw
     return head.silent || head.unready || (head.more && !head.failed) ? undefined : frame.raw

@@ -57,6 +57,9 @@ export function installSql(version: Version, name: string): string {
     CREATE TABLE IF NOT EXISTS _crdb.system_grants (grantee text, privilege text, PRIMARY KEY (grantee, privilege));
     CREATE TABLE IF NOT EXISTS _crdb.cluster_settings (variable text PRIMARY KEY, value text NOT NULL);
     CREATE TABLE IF NOT EXISTS _crdb.zones (target text PRIMARY KEY, gc_seconds int8 NOT NULL);
+    CREATE TABLE IF NOT EXISTS _crdb.statement_stats (aggregated_ts timestamptz NOT NULL, app_name text NOT NULL,
+      metadata jsonb NOT NULL, statistics jsonb NOT NULL);
+    CREATE TABLE IF NOT EXISTS _crdb.transaction_stats (LIKE _crdb.statement_stats);
     CREATE TABLE IF NOT EXISTS _crdb.results (nonce text PRIMARY KEY, result jsonb NOT NULL);
     GRANT SELECT ON ALL TABLES IN SCHEMA _crdb TO PUBLIC;
     CREATE OR REPLACE FUNCTION _crdb.import_result(wanted text) RETURNS TABLE (job_id int8, status text,
@@ -187,20 +190,20 @@ export function installSql(version: Version, name: string): string {
         FROM _crdb.jobs WHERE user_name = session_user OR _crdb.has_system_privilege(session_user, 'VIEWJOB')
           OR _crdb.has_system_privilege(session_user, 'CONTROLJOB');
     CREATE OR REPLACE VIEW crdb_internal.jobs AS SELECT * FROM _crdb.visible_jobs;
-    -- Statistics are refused without the right, and there are none: nothing counts what passes through.
+    -- Statistics are refused without the right. The server writes them before each read.
     CREATE OR REPLACE FUNCTION _crdb.require_activity() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
       IF _crdb.has_system_privilege(session_user, 'VIEWACTIVITY') OR _crdb.has_system_privilege(session_user, 'VIEWACTIVITYREDACTED')
-      THEN RETURN false; END IF;
+      THEN RETURN true; END IF;
       RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format(
         'user %s does not have VIEWACTIVITY or VIEWACTIVITYREDACTED privilege', session_user); END $$;
-    ${['statement_statistics', 'transaction_statistics'].map(statisticsView).join('\n    ')}
+    ${statisticsView('statement_statistics', 'statement_stats')}
+    ${statisticsView('transaction_statistics', 'transaction_stats')}
     GRANT SELECT ON ALL TABLES IN SCHEMA _crdb, crdb_internal TO PUBLIC;`
 }
 
-function statisticsView(name: string): string {
-  return `CREATE OR REPLACE VIEW crdb_internal.${name} AS SELECT now() AS aggregated_ts, ''::text AS app_name,
-      '{}'::jsonb AS metadata, '{}'::jsonb AS statistics, interval '1 hour' AS aggregation_interval
-    WHERE _crdb.require_activity();`
+function statisticsView(name: string, table: string): string {
+  return `CREATE OR REPLACE VIEW crdb_internal.${name} AS SELECT aggregated_ts, app_name, metadata, statistics,
+      interval '1 hour' AS aggregation_interval FROM _crdb.${table} WHERE _crdb.require_activity();`
 }
 
 /** Roles that every cluster has. Of the whole server; run once. */

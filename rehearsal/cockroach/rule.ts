@@ -36,6 +36,8 @@ export interface RuleContext {
   /** Ends the client's open transaction, as CockroachDB does before a schema change. */
   commitOpen(): Promise<void>
   runImport(statement: Statement): Promise<string>
+  /** Makes `crdb_internal` show what was counted until now. */
+  publishStatistics(): Promise<void>
   /** States of the session's database that AS OF SYSTEM TIME reads. */
   past: Past
   isAdmin(): Promise<boolean>

@@ -13,6 +13,7 @@ import { Past } from './past.ts'
 import type { Plan, RuleContext } from './rule.ts'
 import { OWN_VARIABLES } from './rules/settings.ts'
 import { planFor } from './rules/statements.ts'
+import { type EndedTransaction, type Execution, type PlanNode, Statistics } from './statistics.ts'
 import { type Job, SqlError, type Statement, type Version } from './types.ts'
 import * as wire from './wire.ts'
 
@@ -62,6 +63,7 @@ interface Shared {
   /** Offline tables by database, as `schema.name`. */
   offline: Map<string, Set<string>>
   installed: Map<string, Promise<pg.Client>>
+  statistics: Statistics
   /** By database. */
   pasts: Map<string, Past>
   unknown: string[]
@@ -86,6 +88,7 @@ export async function startCockroach(behind: EmbeddedServer, options: CockroachO
     runImport: importEngine(),
     offline: new Map(),
     installed,
+    statistics: new Statistics(),
     pasts: new Map(),
     unknown: [],
     sent: new Map(),
@@ -196,6 +199,24 @@ async function connectAdmin(shared: Shared, database: string): Promise<pg.Client
   client.on('error', () => {})
   await client.connect()
   return client
+}
+
+/** Plans are looked at without sequential scans where there is an index: CockroachDB does not scan a small table either. */
+async function publishStatistics(shared: Shared, database: string): Promise<void> {
+  const planner = await connectAdmin(shared, database)
+  try {
+    await planner.query('SET enable_seqscan = off')
+    const explain = async (sql: string): Promise<PlanNode | undefined> => {
+      if (!/^\s*(select|insert|update|delete|with|values)\b/i.test(sql)) return undefined
+      const { rows } = await planner
+        .query(`EXPLAIN (FORMAT JSON, GENERIC_PLAN) ${sql}`)
+        .catch(() => ({ rows: [] as Record<string, [{ Plan: PlanNode }]>[] }))
+      return rows[0]?.['QUERY PLAN']?.[0].Plan
+    }
+    await shared.statistics.publish(await admin(shared, database), database, explain)
+  } finally {
+    await planner.end()
+  }
 }
 
 function pastOf(shared: Shared, database: string): Past {
@@ -377,6 +398,14 @@ class Client implements ConnectionHost {
 
   backendKey(): void {}
 
+  executed(execution: Omit<Execution, 'application' | 'database'>): void {
+    this.#shared.statistics.count({ ...execution, application: this.#application, database: this.#database })
+  }
+
+  transactionEnded(ended: Omit<EndedTransaction, 'application'>): void {
+    this.#shared.statistics.countTransaction({ ...ended, application: this.#application })
+  }
+
   #context(): RuleContext {
     const { version, jobs, options } = this.#shared
     const one = <Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]> =>
@@ -396,6 +425,7 @@ class Client implements ConnectionHost {
       connect: () => connectAdmin(this.#shared, this.#database),
       commitOpen: () => this.connection.commitOpen(),
       runImport: (statement) => this.#import(statement, context),
+      publishStatistics: () => publishStatistics(this.#shared, this.#database),
       past: pastOf(this.#shared, this.#database),
       isAdmin: async () => Boolean((await one('SELECT _crdb.is_admin($1) AS yes', [this.#user]))[0]?.yes),
       hasPrivilege: async (schema, table, privilege) =>

@@ -72,6 +72,8 @@ export interface Facts {
   commitTime?: { asOf: string; drained: boolean }
   /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */
   deferred?: DeferredName[]
+  /** Holds empty copies on which `prepare` tries what it takes off; null once it is dropped. */
+  trialSchema?: string | null
   /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */
   approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */

@@ -390,12 +390,12 @@ export const CODES = {
   'database.server-fault': {
     meaning: 'A database server reported a fault of its own.',
     cause: 'Its disk fails, a file is damaged, or the server has a bug.',
-    fix: 'Read the log of the server, and repair it before you go on.',
+    fix: 'Read the log of the server, and repair it first.',
   },
   'database.session-timeout': {
     meaning: 'A timeout of the server ended a session.',
     cause:
-      'idle_in_transaction_session_timeout, idle_session_timeout or transaction_timeout is set for the role, the database or the server.',
+      'The timeout idle_in_transaction_session_timeout, idle_session_timeout or transaction_timeout is set for the role, the database or the server.',
     fix: 'Run `ALTER ROLE … SET` that timeout `= 0` for the migration user, and run the step again.',
   },
   'database.statement-ended': {
@@ -424,6 +424,12 @@ export const CODES = {
     meaning: 'An index or constraint cannot be built because rows break its definition.',
     cause: 'The source has such rows, or its own object is not validated.',
     fix: 'Run the query that the message shows, correct the rows on the source, and run the step again.',
+  },
+  'deferral.trial-failed': {
+    meaning: 'A definition cannot be built again on the target, so nothing was dropped.',
+    cause:
+      'The server does not take its own definition back, or the migration user lacks a right. The message lists each object.',
+    fix: 'Change the definition on the target, or set `defer: none`. `trial: none` skips the trial.',
   },
 
   'drain.not-proved': {

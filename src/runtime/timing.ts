@@ -10,6 +10,8 @@ const DEFAULTS = {
   statementGrace: 1_000,
   /** A statement on the fence: one that takes longer has met a broken connection. */
   fenceTimeout: 3_000,
+  /** A table's lock for the fence's trigger, which is asked for again when it is not had. */
+  fenceLock: 1_000,
   /** Before a statement is repeated on the target, at first and at most; doubled each time. */
   repeatFirst: 20,
   repeatMost: 1_500,
@@ -44,6 +46,8 @@ const DEFAULTS = {
   lagLook: 50,
   slotLook: 500,
   watchLook: 1_000,
+  /** Between two acknowledgements of the replicator, whose own 5 s would be the larger part of a write pause. */
+  standby: 200,
   /** After a lost connection of the stream's own, and after a replicator that ended: times its ends without progress, at most. */
   reconnect: 250,
   restart: 200,
@@ -89,6 +93,8 @@ const DEFAULTS = {
   /** `pg_dump` of one schema, and a connection that may hang in a COPY. */
   dumpTimeout: 300_000,
   hangUp: 500,
+  /** A lock for discarding a masked copy: a cancelled run has few seconds. */
+  discardLock: 3_000,
 }
 
 export type Timing = typeof DEFAULTS

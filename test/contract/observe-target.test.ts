@@ -1,5 +1,9 @@
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest'
+import { split } from '../../rehearsal/cockroach/lexer.ts'
+import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
+import { withoutConstants } from '../../rehearsal/cockroach/statistics.ts'
+import type { Job, Statement } from '../../rehearsal/cockroach/types.ts'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
 import {
   readClock,
@@ -12,17 +16,16 @@ import {
 } from '../../src/destination/activity.ts'
 import { difference, meanMs } from '../../src/phases/observe/counters.ts'
 import { ofTarget } from '../../src/phases/observe/watch.ts'
-import { type StatisticsProxy, startStatisticsProxy } from '../support/statistics-proxy.ts'
 
-/* The statements by which CockroachDB is asked, answered in its columns and JSON. */
+/* The statements by which CockroachDB is asked, answered by the like-server, which counts what its clients send. */
 
 const OWN = ['molt-actions']
 let server: EmbeddedServer
-let proxy: StatisticsProxy
+let cluster: CockroachServer
 let db: pg.Client
 let app: pg.Client
 
-async function client(application: string, url = proxy.url): Promise<pg.Client> {
+async function client(application: string, url = cluster.urlOf('shop')): Promise<pg.Client> {
   const opened = new pg.Client({ connectionString: url, application_name: application })
   await opened.connect()
   return opened
@@ -30,7 +33,7 @@ async function client(application: string, url = proxy.url): Promise<pg.Client> 
 
 beforeAll(async () => {
   server = await startPostgres({ name: 'observe-target' })
-  proxy = await startStatisticsProxy(server.url)
+  cluster = await startCockroach(server)
   db = await client('molt-actions')
   app = await client('shop')
   await app.query('CREATE TABLE orders (id int PRIMARY KEY, total int)')
@@ -41,7 +44,7 @@ beforeEach(async () => {
 afterAll(async () => {
   await app?.end()
   await db?.end()
-  await proxy?.stop()
+  await cluster?.stop()
   await server?.stop()
 })
 
@@ -80,21 +83,30 @@ it('leaves out statements and sessions of this suite', async () => {
 
 it('tells a right that is missing from statistics that are empty', async () => {
   expect(await readSight(db)).toEqual({ activity: true, jobs: true })
-  await app.query(`CREATE ROLE blind LOGIN PASSWORD 'blind'; GRANT USAGE ON SCHEMA crdb TO blind`)
-  const url = new URL(proxy.url)
+  await app.query(`CREATE USER blind WITH PASSWORD 'blind'`)
+  const url = new URL(cluster.urlOf('shop'))
   ;[url.username, url.password] = ['blind', 'blind']
   const blind = await client('molt-actions', url.href)
-  expect((await readSight(blind)).activity).toBe(false)
+  expect(await readSight(blind)).toEqual({ activity: false, jobs: false })
+  await app.query('GRANT SYSTEM VIEWACTIVITYREDACTED TO blind')
+  expect(await readSight(blind)).toEqual({ activity: true, jobs: false })
   await blind.end()
 })
 
 it('finds jobs that failed since, and those being undone', async () => {
-  await app.query(`INSERT INTO crdb.jobs VALUES (1, 'IMPORT', 'failed', now() - interval '1 hour'),
-    (2, 'BACKUP', 'failed', now()), (3, 'SCHEMA CHANGE', 'reverting', NULL), (4, 'IMPORT', 'succeeded', now())`)
-  const since = new Date((await readClock(db)).getTime() - 60_000)
+  const jobs = ['IMPORT', 'CREATE STATS', 'IMPORT', 'IMPORT'] as const
+  const [old, failed, undone, fine] = jobs.map((type) =>
+    cluster.jobs.create({ type, description: 'with a value: 4711', user: 'postgres' }),
+  ) as [Job, Job, Job, Job]
+  await cluster.jobs.update(old, { status: 'failed' })
+  await new Promise((done) => setTimeout(done, 50))
+  const since = await readClock(db)
+  await cluster.jobs.update(failed, { status: 'failed', error: 'row with 4711' })
+  await cluster.jobs.update(undone, { status: 'reverting' })
+  await cluster.jobs.update(fine, { status: 'succeeded' })
   expect(await readFailedJobs(db, since)).toEqual([
-    { id: '2', type: 'BACKUP', status: 'failed' },
-    { id: '3', type: 'SCHEMA CHANGE', status: 'reverting' },
+    { id: failed.id, type: 'CREATE STATS', status: 'failed' },
+    { id: undone.id, type: 'IMPORT', status: 'reverting' },
   ])
 })
 
@@ -103,10 +115,35 @@ it('knows no limit of connections where none is set', async () => {
 })
 
 it('adds up transactions by application', async () => {
-  await app.query(`INSERT INTO crdb.transaction_statistics
-    SELECT date_trunc('hour', now()), 'shop', '{}', jsonb_build_object('statistics', jsonb_build_object(
-      'cnt', n, 'maxRetries', n, 'svcLat', jsonb_build_object('mean', 0.5, 'sqDiff', 0))) FROM generate_series(1, 2) n`)
-  expect(await readTargetTransactions(db, await readClock(db), OWN)).toEqual([
-    { application: 'shop', count: 3, totalMs: 1500, squaresMs: 750_000, maxRetries: 2 },
-  ])
+  const before = await readTargetTransactions(db, await readClock(db), OWN)
+  const others = await client('reports')
+  await others.query('BEGIN')
+  await others.query('INSERT INTO orders VALUES (7, 7)')
+  await others.query('SELECT pg_sleep(0.05)')
+  await others.query('COMMIT')
+  await others.query('SELECT * FROM orders')
+  await others.end()
+  expect(before.map(({ application }) => application)).not.toContain('reports')
+  const [reports] = (await readTargetTransactions(db, await readClock(db), OWN)).filter(
+    ({ application }) => application === 'reports',
+  )
+  expect(reports).toMatchObject({ count: 2, maxRetries: 0 })
+  expect(reports?.totalMs).toBeGreaterThanOrEqual(50)
+})
+
+it('knows a full scan from a look by an index', async () => {
+  await app.query('SELECT total FROM orders WHERE id = $1', [1])
+  await app.query('SELECT id FROM orders WHERE total = $1', [1])
+  const seen = ofTarget(await readTargetStatements(db, await readClock(db), OWN))
+  expect(seen['select total from orders where id = _']).toMatchObject({ fullScan: false })
+  expect(seen['select id from orders where total = _']).toMatchObject({ fullScan: true })
+})
+
+it('hides constants as CockroachDB does', () => {
+  const text = (sql: string) => withoutConstants(split(sql)[0] as Statement)
+  expect(text("SELECT a FROM t WHERE b = 'x' AND c IN (1, 2, 3)")).toBe(
+    'SELECT a FROM t WHERE b = _ AND c IN (_, __more__)',
+  )
+  expect(text('INSERT INTO t VALUES ($1, $2), ($3, $4)')).toBe('INSERT INTO t VALUES (_, __more__), (__more__)')
+  expect(text("UPDATE t SET a = a + 1 WHERE b = e'4711'")).toBe('UPDATE t SET a = a + _ WHERE b = _')
 })

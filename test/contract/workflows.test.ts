@@ -7,6 +7,7 @@ import { parse } from 'yaml'
 import { exampleJobs, exampleRehearsal } from '../../scripts/example-jobs.ts'
 import { specs } from '../../src/actions/specs.ts'
 import { COMMON_OUTPUTS } from '../../src/runtime/action.ts'
+import { LONGER_AT_NIGHT, NIGHTLY } from '../../vitest.config.ts'
 import { holds, type Inputs, type Job, needsOf, readWorkflow, type Workflow } from '../support/workflow.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
@@ -204,6 +205,18 @@ describe('migrate.yml', () => {
     expect(holds(jobs.finalize?.if as string, contexts('switched'))).toBe(true)
   })
 
+  test('the application is watched once the migration is finalized', () => {
+    const contexts = (phase: string) => ({
+      inputs: base,
+      needs: { prepare: { result: 'success' }, finalize: { result: 'success', outputs: { phase } } },
+    })
+    expect(holds(jobs.observe?.if as string, contexts('finalized'))).toBe(true)
+    expect(holds(jobs.observe?.if as string, contexts('caught-up'))).toBe(false)
+    const modes = (id: string) =>
+      jobs[id]?.steps?.filter(({ uses }) => uses?.endsWith('/observe')).map((step) => step.with?.mode ?? 'watch')
+    expect([modes('load'), modes('cutover'), modes('observe')]).toEqual([['baseline'], ['baseline'], ['watch']])
+  })
+
   test('nobody follows a migration that is past its decision', () => {
     const follow = 'no-follower-needed'
     const needs = { prepare: { result: 'success' }, brief: { result: 'success', outputs: { follow } } }
@@ -218,9 +231,15 @@ describe('operations.yml', () => {
     ['workflow_dispatch', 'cleanup', ['cleanup']],
     ['workflow_dispatch', 'rollback', ['rollback']],
     ['workflow_dispatch', 'status', ['status']],
+    ['workflow_dispatch', 'observe', ['status', 'observe']],
     ['schedule', '', ['status']],
-  ])('on %s with operation %j: %j', (event_name, operation, expected) => {
-    const contexts = { github: { event_name }, inputs: { operation } }
+    ['schedule', '', ['status'], 'approved'],
+    ['schedule', '', ['status', 'observe'], 'switched'],
+    ['schedule', '', ['status', 'observe'], 'finalized'],
+    ['schedule', '', ['status'], 'rolled-back'],
+  ])('on %s with operation %j: %j, %s', (event_name, operation, expected, phase = '') => {
+    const needs = { status: { result: 'success', outputs: { phase } } }
+    const contexts = { github: { event_name }, inputs: { operation }, needs }
     expect(Object.keys(jobs).filter((id) => holds(jobs[id]?.if as string, contexts))).toEqual(expected)
   })
 
@@ -269,4 +288,22 @@ test.skipIf(!onPath('actionlint'))('actionlint finds nothing', () => {
 
 test.skipIf(!onPath('zizmor'))('zizmor finds nothing', () => {
   execFileSync('zizmor', ['--offline', '--pedantic', '--no-progress', ...files], { cwd: REPO, stdio: 'pipe' })
+})
+
+test('the nightly job runs every test that is longer at night, and none twice', () => {
+  const { steps, strategy } = readWorkflow(join(FOLDER, 'ci.yml')).jobs.nightly as unknown as {
+    steps: { run?: string }[]
+    strategy: { matrix: { tests: string[] } }
+  }
+  expect(steps.at(-1)?.run).toMatch(/npm run \$TESTS$/)
+  expect(strategy.matrix.tests).toEqual(['test:tooling', ...[1, 2, 3].map((n) => `test:nightly -- --shard=${n}/3`)])
+  const tests = readdirSync(join(REPO, 'test'), { recursive: true, encoding: 'utf8' }).map((name) => `test/${name}`)
+  const longer = tests.filter(
+    (name) =>
+      name.endsWith('.test.ts') && /process\.env\.MOLT_ACTIONS_NIGHTLY/.test(readFileSync(join(REPO, name), 'utf8')),
+  )
+  const listed = [...NIGHTLY, ...LONGER_AT_NIGHT]
+  expect(listed).toEqual(expect.arrayContaining(longer))
+  expect(tests).toEqual(expect.arrayContaining(listed))
+  expect(new Set(listed).size).toBe(listed.length)
 })

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Plan } from '../../src/model/plan.ts'
 import { Stream, type StreamOptions } from '../../src/phases/stream/supervisor.ts'
+import { errorCode } from '../../src/runtime/errors.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT, OUR_SCHEMA } from '../../src/source/heartbeat.ts'
 import { createPublication } from '../../src/source/publication.ts'
 import type { Bench, Databases } from '../contract/standin-helpers.ts'
@@ -198,14 +199,14 @@ export async function during(stream: Stream, probe: () => unknown, ms: number): 
   }
 }
 
-/** What the stream says when it goes red, and how long that took. */
-export async function red(stream: Stream, ms: number): Promise<{ said: string; after: number }> {
+/** What the stream says when it goes red, by which code, and after how many milliseconds. */
+export async function red(stream: Stream, ms: number): Promise<{ said: string; code: string; after: number }> {
   const began = performance.now()
   while (performance.now() - began < ms) {
     try {
       stream.check()
     } catch (error) {
-      return { said: (error as Error).message, after: performance.now() - began }
+      return { said: (error as Error).message, code: errorCode(error), after: performance.now() - began }
     }
     await sleep(50)
   }

@@ -53,6 +53,20 @@ const STATEMENT_RULES: StatementRule[] = [
     },
   },
   {
+    id: 'statistics',
+    says: 'crdb_internal.statement_statistics and transaction_statistics count what clients send, by application and hour, with `_` for constants. This server repeats nothing by itself and samples no contention; a plan reads a whole table when PostgreSQL has no index for it.',
+    source: 'docs: crdb-internal.md',
+    plan: (statement, context) => {
+      const { tokens } = statement
+      const asked = tokens.some(
+        ({ value }, at) =>
+          value === 'crdb_internal' && /^(statement|transaction)_statistics$/.test(tokens[at + 2]?.value ?? ''),
+      )
+      if (!asked || !/^(select|with)$/.test(tokens[0]?.value ?? '')) return undefined
+      return { sql: translate(statement, context.version), before: context.publishStatistics, retryable: true }
+    },
+  },
+  {
     id: 'rows.upsert',
     says: 'UPSERT writes a row by its primary key, whether it is there or not.',
     source: 'docs: upsert.md',

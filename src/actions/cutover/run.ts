@@ -1,7 +1,7 @@
 import { info } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
-import { HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
+import { awaitOldWriters, HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { withStream } from '../../phases/stream/open.ts'
@@ -167,6 +167,7 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
     await requirePast(context, { entry, target, verified })
     const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
     await requireMoving(context, { stream, source, target, signal })
+    await awaitOldWriters(source, fence, inputs.holdersTimeout, signal)
     checkpoint('before arming')
     const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
     try {

@@ -1,6 +1,7 @@
 import { info, warning } from '@actions/core'
 import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../../destination/deferral.ts'
 import { dropStreamLogin, loginExists } from '../../destination/stream-login.ts'
+import { dropTrial } from '../../destination/trial.ts'
 import { missingGrants, openWriteAccess } from '../../destination/write-access.ts'
 import { readStreamNote } from '../../ledger/hold.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
@@ -89,7 +90,7 @@ export async function leftoversOnTarget(
 ): Promise<Leftover[]> {
   if (!entry) return []
   const { targetSchema } = entry.plan
-  const { stagingSchema } = entry.facts
+  const { stagingSchema, trialSchema } = entry.facts
   const found: Leftover[] = []
   const known = await readEntryIfAny(target, migration)
   const login = known && (await readStreamNote(target, migration))?.login
@@ -102,6 +103,8 @@ export async function leftoversOnTarget(
       name: `write access on the target: ${taken.length} rights are given back`,
       drop: () => openWriteAccess(target, targetSchema, taken),
     })
+  if (trialSchema && (await schemaExists(target, trialSchema)))
+    found.push({ name: `trial schema ${trialSchema}`, drop: () => dropTrial(target, trialSchema) })
   if (stagingSchema && (await schemaExists(target, stagingSchema)))
     found.push({
       name: `staging schema ${stagingSchema}`,
