@@ -28,6 +28,8 @@ const TIMING: Partial<Timing> = {
   indexLook: 50,
   jobsLook: 100,
   githubBackoff: 1,
+  proofRound: 50,
+  proofSave: 500,
 }
 
 /** Not a dependency of the project: its `node` would come before the user's in every npm script. */

@@ -8,6 +8,7 @@ import { UserError, VerdictError } from '../runtime/errors.ts'
 import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 import { createHolds, dropHold } from './hold.ts'
+import { createProofs, dropProof } from './proof.ts'
 
 /** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
 export const PHASES = [
@@ -107,6 +108,7 @@ export async function createLedger(db: Database): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${DIGESTS} (
     name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now())`)
   await createHolds(db)
+  await createProofs(db)
 }
 
 /** Keeps the digest of an archive the first time; returns the one that was kept. */
@@ -209,6 +211,7 @@ export async function advance(
 export async function dropEntry(db: Database, id: string): Promise<void> {
   await db.query(`DELETE FROM ${MIGRATIONS} WHERE id = $1`, [id])
   await dropHold(db, id)
+  await dropProof(db, id)
 }
 
 /** Appends what a phase checked and saw. Never edited afterwards. */

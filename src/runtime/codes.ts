@@ -1029,6 +1029,11 @@ export const CODES = {
     cause: 'Its job or its machine still runs.',
     fix: 'End that job or machine, and run the step again.',
   },
+  'slot.foreign': {
+    meaning: 'A slot of the name that the change log needs exists already and is not of this migration.',
+    cause: 'Another tool or database uses the name, which is the name of the slot followed by `_verify`.',
+    fix: 'Drop that slot if nobody needs it, or set another `slot`.',
+  },
   'slot.in-use': {
     meaning: 'Another process reads the slot.',
     cause: 'A load, a replicator or a program outside this suite is connected.',
@@ -1297,6 +1302,12 @@ export const CODES = {
     meaning: 'Source and target are not proved to be equal, and nothing is known to be lost.',
     cause: 'Rows kept changing, a right is missing, or a table could not be compared. The message lists each problem.',
     fix: 'Correct what the message lists, and verify again with less load, or after the drain.',
+  },
+  'verify.not-provable': {
+    meaning: '`final-verify: changed` has no rolling proof to rest on.',
+    cause:
+      'The change log cannot be read, the source changes faster than it is read, or others may write to the target.',
+    fix: 'Set `final-verify: auto`, which compares every row in the write pause where nothing else proves it.',
   },
   'verify.rows-lost': {
     meaning: 'Rows differ after the drain. Nothing was decided.',

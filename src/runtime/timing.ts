@@ -84,6 +84,17 @@ const DEFAULTS = {
   indexLook: 250,
   jobsEnd: 60_000,
   jobsLook: 500,
+  /** The rolling proof: between two rounds, until a round's marker or the log has arrived, and until what is proved is written down. */
+  proofRound: 200,
+  proofMarker: 10_000,
+  proofLog: 30_000,
+  proofLogLook: 5,
+  proofSave: 5_000,
+  /** Between two looks at how far it is, and until so little is left that a write pause is short. */
+  proofLook: 50,
+  proofNear: 120_000,
+  /** Between two of its sessions after one that failed. */
+  proofAgain: 1_000,
   /** Between two answers to the server by who reads its change log; it drops one that is silent for 60 s. */
   changeLogAnswer: 2_000,
   /** Between two samples of a watch after the switch; a client that comes and goes is seen by chance only. */

@@ -141,6 +141,7 @@ describe('the source server', () => {
     for (const version of [110022, 100000, 170001]) expectFires(server({ version }), 'src.version', ['source'])
     expectFires(server({ inRecovery: true }), 'src.primary', ['source'])
     expectFires(server({ slotsFree: 2 }), 'src.slots-reserve', ['source'])
+    expectFires(server({ slotsFree: 1 }), 'src.slots-verify', ['source'])
     expectFires(server({ sendersFree: 1 }), 'src.senders-reserve', ['source'])
     expectFires(server({ slotKeepMiB: -1, walBytesPerSecond: 1e6 }), 'src.slot-disk', ['source'])
     expectFires(server({ slotKeepMiB: 100, walBytesPerSecond: 1e6 }), 'src.slot-lost', ['source'])

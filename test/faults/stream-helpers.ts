@@ -24,26 +24,30 @@ export class Scene {
   readonly #streams: Stream[] = []
   readonly #writers: Writer[] = []
 
-  private constructor(bench: Bench, db: Databases) {
+  private constructor(bench: Bench, db: Databases, tables: readonly string[]) {
     this.bench = bench
     this.db = db
     this.plan = {
       sourceSchema: 'public',
       targetSchema: 'public',
-      tables: TABLES,
+      tables: [...tables],
       slot: `s_${db.name}`,
       publication: `p_${db.name}`,
     }
   }
 
-  static async create(bench: Bench, options: { truncate?: boolean; more?: string } = {}): Promise<Scene> {
+  static async create(
+    bench: Bench,
+    options: { truncate?: boolean; more?: string; tables?: readonly string[] } = {},
+  ): Promise<Scene> {
     const db = await bench.databases(DDL + (options.more ?? ''))
-    const scene = new Scene(bench, db)
+    const tables = [...TABLES, ...(options.tables ?? [])]
+    const scene = new Scene(bench, db, tables)
     const rows = `INSERT INTO items SELECT g, g * 10, 'item ' || g, g, '2026-01-01' FROM generate_series(1, 200) g;
       INSERT INTO notes SELECT g, g, repeat('x', 5000) FROM generate_series(1, 20) g`
     const { sourceId } = await createHeartbeat(db.s, 'test')
     await createTargetHeartbeat(db.t, 'public', sourceId)
-    await createPublication(db.s, scene.plan.publication, 'public', TABLES)
+    await createPublication(db.s, scene.plan.publication, 'public', tables)
     if (options.truncate)
       await db.s.query(`ALTER PUBLICATION ${scene.plan.publication} SET (publish = 'insert, update, delete, truncate')`)
     await db.s.query(rows)

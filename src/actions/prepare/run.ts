@@ -342,7 +342,7 @@ function requireSamePlan(entry: Entry, plan: Plan): void {
 /** What was loaded stays as it was planned, and compared so: what is asked for now must not look as if it counted. */
 function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
   const changed = [
-    ['final-verify', plan.finalVerify ?? 'full', asked.finalVerify ?? 'full'],
+    ['final-verify', plan.finalVerify ?? 'auto', asked.finalVerify ?? 'auto'],
     ['defer', plan.defer ?? 'none', asked.defer ?? 'none'],
   ].flatMap(([name, was, is]) => (was === is ? [] : `\`${name}\` is \`${was}\` in it, and \`${is}\` now`))
   if (changed.length)

@@ -1,6 +1,6 @@
 import * as z from 'zod'
 import type { Waiver } from '../../checks/check.ts'
-import { VERIFY_LEVELS } from '../../model/plan.ts'
+import { FINAL_VERIFIES } from '../../model/plan.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { boolean, choice, duration, type InputType, integer, list, pattern, size, text } from '../../runtime/types.ts'
 import { migration } from '../shared.ts'
@@ -63,9 +63,9 @@ export const spec = defineAction({
       '`forms`: before anything is taken off, one definition of each form is built on empty copies in a schema `molt_actions_trial_…` of the target, for at most 60 s. `none` skips this.',
     ),
     'final-verify': defaulted(
-      choice(...VERIFY_LEVELS),
-      'full',
-      'What `cutover` compares while writes are paused. Part of the plan: once that is approved, `cutover` refuses to compare less.',
+      choice(...FINAL_VERIFIES),
+      'auto',
+      'What `cutover` compares while writes are paused: `full` compares every row, `changed` those that changed last and rests on the rolling proof for all others, `auto` is `full` where that takes at most 2 s, else `changed`. Part of the plan: once that is approved, `cutover` refuses to compare less.',
     ),
     apply: defaulted(
       boolean,

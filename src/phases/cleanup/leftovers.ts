@@ -11,7 +11,7 @@ import { plural } from '../../runtime/progress.ts'
 import { installedFence, removeFence } from '../../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readPublication } from '../../source/publication.ts'
-import { readSlot } from '../../source/slot.ts'
+import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 
 /** One thing of ours: what it is called, and how it goes. */
 export interface Leftover {
@@ -25,7 +25,7 @@ interface Names {
 }
 
 /**
- * The slot goes first: it is what fills the disk.
+ * The slots go first: they are what fills the disk.
  * @param decided whether the fence may be permanent: after a cutover, once its rollback window is over
  */
 export async function leftoversOnSource(
@@ -34,6 +34,9 @@ export async function leftoversOnSource(
   decided = false,
 ): Promise<Leftover[]> {
   const found: Leftover[] = []
+  // It is read by nobody but a run of this migration, which has another one to read.
+  const log = plan && logSlotOf(plan.slot)
+  if (log && (await readSlot(source, log))) found.push({ name: `slot ${log}`, drop: () => seizeAndDrop(source, log) })
   const slot = plan && (await readSlot(source, plan.slot))
   if (slot) found.push({ name: `slot ${plan.slot}`, drop: () => dropIdleSlot(source, plan.slot, slot.activePid) })
   if (plan && (await readPublication(source, plan.publication)))
