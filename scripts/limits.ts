@@ -10,7 +10,6 @@ const MOST_LINES = 250
 const KNOWN = new Set([
   'rehearsal/cockroach/connection.ts',
   'rehearsal/molt/replicator.ts',
-  'src/actions/fetch/run.ts',
   'src/phases/rolling/session.ts',
   'src/phases/rolling/start.ts',
   'src/phases/verify/row-digests.ts',

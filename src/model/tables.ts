@@ -23,7 +23,7 @@ export interface Table {
   key: string[]
 }
 
-type DifferenceKind =
+export type DifferenceKind =
   | 'missing-on-source'
   | 'missing-on-target'
   | 'offline-on-target'
