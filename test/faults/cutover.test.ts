@@ -226,7 +226,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
   await refused(
     'target',
     `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "tables"}'`,
-    `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "full"}'`,
+    `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "auto"}'`,
     /the plan of migration `main` in the ledger is not the one of its hash/,
   )
   await refused(
