@@ -278,7 +278,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
       'drained',
       'ALTER TABLE molt_actions.evidence RENAME TO away',
       'ALTER TABLE molt_actions.away RENAME TO evidence',
-      /gone \(42P01\): relation "molt_actions.evidence" does not exist/,
+      /relation "molt_actions.evidence" does not exist.*\[database\.object-missing\]/,
     ],
     [
       'source',

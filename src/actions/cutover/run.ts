@@ -2,6 +2,7 @@ import { info } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
+import { withLanes } from '../../phases/cutover/lanes.ts'
 import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { withStream } from '../../phases/stream/open.ts'
@@ -171,7 +172,9 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
     const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
     try {
       const held = new HeldFence(renewer, fence, inputs.lease)
-      return await fenced(context, { entry, signal, help, stream, source, target, before, held, estimate })
+      return await withLanes(inputs, { target, migration: entry.id, login: stream.options.login, signal }, (lanes) =>
+        fenced(context, { entry, signal, help, stream, source, target, before, held, lanes, estimate }),
+      )
     } finally {
       await renewer.end().catch(() => {})
     }

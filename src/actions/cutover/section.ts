@@ -1,5 +1,6 @@
 import type { Entry } from '../../ledger/ledger.ts'
 import type { HeldFence } from '../../phases/cutover/held-fence.ts'
+import type { Lanes } from '../../phases/cutover/lanes.ts'
 import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { Database } from '../../runtime/database.ts'
 
@@ -15,5 +16,7 @@ export interface Section {
   target: Database
   before: StreamStatus
   held: HeldFence
+  /** For what is done beside the final verify. */
+  lanes: Lanes
   estimate: number
 }
