@@ -1,7 +1,7 @@
 import { defineConfig } from 'vitest/config'
 
-/** Minutes each; `npm run test:nightly` runs these alone. */
-const NIGHTLY = [
+/** Minutes each; only `npm run test:nightly` runs them. */
+export const NIGHTLY = [
   'test/e2e/mask.test.ts',
   'test/grammar/convert.test.ts',
   'test/contract/every-grant.test.ts',
@@ -15,16 +15,26 @@ const NIGHTLY = [
   'test/faults/cutover-nights.test.ts',
 ]
 
+/** Have a longer form at night, and a short one in the other runs. */
+export const LONGER_AT_NIGHT = [
+  'test/e2e/chain.test.ts',
+  'test/faults/cutover.test.ts',
+  'test/faults/stream-heals.test.ts',
+  'test/tooling/rehearse-cli.test.ts',
+]
+
+const night = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
+
 export default defineConfig({
   // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
   logLevel: 'error',
   test: {
-    include: process.env.MOLT_ACTIONS_NIGHTLY ? NIGHTLY : ['test/**/*.test.ts'],
-    exclude: process.env.MOLT_ACTIONS_NIGHTLY ? [] : NIGHTLY,
+    include: night ? [...NIGHTLY, ...LONGER_AT_NIGHT] : ['test/**/*.test.ts'],
+    exclude: night ? [] : NIGHTLY,
     globalSetup: 'test/global-setup.ts',
     // Deadlines are for tests that hang, not for machines that are busy.
-    // Most tests run child processes and database servers; more workers only make each other's deadlines pass.
-    maxWorkers: 2,
+    // Tests wait for child processes and servers half of their time; with more workers they miss each other's deadlines.
+    maxWorkers: 3,
     testTimeout: 120_000,
     hookTimeout: 120_000,
     // They import JSON without import attributes, which plain Node refuses; Vite does not.

@@ -73,6 +73,7 @@ async function measure(source: string, target: string): Promise<void> {
       rehearsalTarget: true,
       writeAccess: 'close',
       defer: { indexes: false, constraints: false },
+      trial: 'forms',
       tableHandling: 'none',
       bucketPath: undefined,
       tableConcurrency: 4,

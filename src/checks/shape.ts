@@ -1,4 +1,5 @@
 import type { ColumnDetail, SchemaColumn, SchemaTable } from '../model/schema.ts'
+import { isNarrower } from '../model/structure.ts'
 import { typeFamily } from '../model/tables.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
 import { type Check, cockroachSince, type Hit, once } from './check.ts'
@@ -182,11 +183,28 @@ export const shapeChecks: readonly Check[] = [
     id: 'tgt.length',
     severity: 'block',
     title: 'Text and numbers have room enough',
-    protects: 'The first longer value stops the load or the stream ("value too long").',
+    protects:
+      'The first longer value stops the load or the stream ("value too long"), or is rounded, and the final comparison finds it.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
       for (const each of unlike(facts))
         if (typeFamily(each.source) === typeFamily(each.target) && tooShort(each.source.type, each.target.type))
+          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+    },
+  },
+  {
+    id: 'tgt.same-text',
+    severity: 'block',
+    title: 'MOLT compares the values of both types as equal',
+    protects:
+      'Such a pair is moved without an error, and compared by molt verify as different values: the write pause ends red, whatever was clean before.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
+    *find(facts) {
+      for (const each of unlike(facts))
+        if (
+          typeFamily(each.source) === typeFamily(each.target) &&
+          comparedOtherwise(each.source.type, each.target.type)
+        )
           yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
     },
   },
@@ -302,11 +320,19 @@ function lacksType(facts: Facts, detail: ColumnDetail | undefined): boolean {
   )
 }
 
+/** MOLT reads both in their own binary form: 0.1 as a real is another number as a double, and `char(5)` keeps its blanks. */
+function comparedOtherwise(source: string, target: string): boolean {
+  const isReal = (type: string) => /^real/.test(type)
+  const isPadded = (type: string) => /^character\(/.test(type)
+  return isReal(source) !== isReal(target) || isPadded(source) !== isPadded(target)
+}
+
 /** Whether a length or precision of the target is below the source's: `varchar(40)`, `numeric(12,2)`. */
 function tooShort(source: string, target: string): boolean {
   const sizes = (type: string) => (/\((\d+)(?:,\s*(-?\d+))?\)/.exec(type)?.slice(1) ?? []).map((n) => Number(n ?? 0))
   const [here, there] = [sizes(source), sizes(target)]
-  if (/^time|^interval/.test(target) || there[0] === undefined) return false
+  if (/^time/.test(target)) return isNarrower(source, target)
+  if (target.startsWith('interval') || there[0] === undefined) return false
   if (here[0] === undefined) return true
   if (there.length < 2) return there[0] < here[0]
   const [scaleHere, scaleThere] = [here[1] ?? 0, there[1] ?? 0]

@@ -109,6 +109,27 @@ export const tableChecks: readonly Check[] = [
     },
   },
   {
+    id: 'tbl.parent',
+    severity: 'block',
+    title: 'No table has children that stay behind',
+    protects:
+      'Reading a parent reads its children too: rows of tables that are not moved arrive in it, and every comparison differs.',
+    fix: 'ALTER TABLE {child} NO INHERIT {table};',
+    *find(facts) {
+      const { schema, tables } = facts.settings
+      const expected = new Set(tables.map((name) => `${schema}.${name}`))
+      // `tbl.inherited` finds a child that is moved.
+      for (const each of expectedRelations(facts))
+        for (const child of each.children)
+          if (!expected.has(child))
+            yield {
+              object: nameOf(each),
+              what: `${child} inherits from ${nameOf(each)}, and is not moved`,
+              names: { ...table(each), child },
+            }
+    },
+  },
+  {
     id: 'tbl.partitioned',
     severity: 'block',
     title: 'No table is partitioned',
@@ -352,6 +373,34 @@ export const tableChecks: readonly Check[] = [
     },
   },
   {
+    id: 'tbl.not-valid',
+    severity: 'block',
+    title: 'A constraint that the source does not enforce for all rows is NOT VALID on the target too',
+    protects:
+      'Rows of the source may break it: the load fails, or after the commit `finalize` cannot validate it, when the source is fenced for good.',
+    fix: 'ALTER TABLE {table} VALIDATE CONSTRAINT {name}; -- on the source, or drop it on the target and add it there NOT VALID',
+    *find({ source, target, settings }) {
+      const valid = new Set(
+        target.schema.constraints.flatMap((each) =>
+          each.validated ? [`${each.kind} ${each.table} ${each.name}`] : [],
+        ),
+      )
+      for (const each of source.schema.constraints)
+        if (
+          /[cf]/.test(each.kind) &&
+          !each.validated &&
+          each.schema === source.schema.name &&
+          settings.tables.includes(each.table) &&
+          valid.has(`${each.kind} ${each.table} ${each.name}`)
+        )
+          yield {
+            object: `${each.schema}.${each.table}.${each.name}`,
+            what: `the constraint ${each.name} of ${each.schema}.${each.table} is NOT VALID on the source, and valid on the target`,
+            names: { table: qualified(each.schema, each.table), name: ident(each.name) },
+          }
+    },
+  },
+  {
     id: 'tbl.subscription',
     severity: 'block',
     title: 'No logical subscription feeds a table',
@@ -366,13 +415,14 @@ export const tableChecks: readonly Check[] = [
   },
 ]
 
-/** Tables that take updates and hold long values out of line. */
+/** Tables that hold long values out of line. */
 function* toasted(facts: Facts): Iterable<Hit> {
   for (const each of expectedRelations(facts)) {
-    if (!(each.toastBytes > 0 && each.updates > 0)) continue
+    // Counters of updates begin at zero on a clone, after a failover and after a reset.
+    if (!(each.toastBytes > 0)) continue
     yield {
       object: nameOf(each),
-      what: `${nameOf(each)} holds ${number(each.toastBytes / 1024)} KiB of long values out of line, and took ${number(each.updates)} updates`,
+      what: `${nameOf(each)} holds ${number(each.toastBytes / 1024)} KiB of long values out of line, and took ${number(each.updates)} updates since its statistics began`,
       names: table(each),
     }
   }

@@ -6,6 +6,7 @@ import { SELF_NUMBERING } from '../sql/sequences.ts'
 import type { Check } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { nameOf } from './rights.ts'
+import { sequenceChecks } from './sequences.ts'
 import { targetSettingChecks } from './settings.ts'
 import { shapeChecks } from './shape.ts'
 import { expectedTables } from './tables.ts'
@@ -271,6 +272,24 @@ export const targetChecks: readonly Check[] = [
         }
     },
   },
+  {
+    id: 'tgt.trial',
+    severity: 'warn',
+    title: 'Deferred definitions are tried before they are taken off',
+    protects: 'A definition that the target does not take back is found in the write pause only.',
+    fix: 'Leave `trial: none` out.',
+    *find(facts) {
+      const { settings, target } = facts
+      if (settings.trial !== 'none' || !beforeLoad(facts)) return
+      const planned = plannedDeferral(target.schema, settings.tables, settings.defer, target.server.isCockroach)
+      if (planned.objects.length)
+        yield {
+          object: 'target',
+          what: `${plural(planned.objects.length, 'definition')} are taken off without a trial`,
+        }
+    },
+  },
+  ...sequenceChecks,
   {
     id: 'tgt.sequence-cache',
     severity: 'warn',

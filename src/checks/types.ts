@@ -97,6 +97,8 @@ function* sampled(
 }
 
 /** What CockroachDB lacks or treats differently: in types, in the data, and in what is done with them. */
+const LARGEST_ROW = 16 * 2 ** 20
+
 export const typeChecks: readonly Check[] = [
   ...TYPE_SUPPORT.map(typeCheck),
   {
@@ -257,6 +259,23 @@ export const typeChecks: readonly Check[] = [
     protects: 'json keeps \\u0000, jsonb refuses it: the row cannot be loaded.',
     fix: "UPDATE … SET … = replace(…::text, '\\u0000', '')::json; -- for {column}",
     find: (facts) => (facts.target.server.isCockroach ? sampled(facts, 'nul', '\\u0000') : []),
+  },
+  {
+    id: 'dat.large-row',
+    severity: 'block',
+    title: 'No row is larger than 16 MiB',
+    protects:
+      'CockroachDB takes no message over 16 MiB unless sql.conn.max_read_buffer_message_size is raised: the load or the stream ends at such a row.',
+    fix: 'Move the long values of {table} out of the rows, or raise sql.conn.max_read_buffer_message_size on the target and rehearse with these rows.',
+    *find({ source: { samples }, settings }) {
+      for (const { table, bytes } of samples.largest)
+        if (bytes > LARGEST_ROW)
+          yield {
+            object: `${settings.schema}.${table}`,
+            what: `the largest row of ${settings.schema}.${table} has ${number(bytes / 2 ** 20)} MiB`,
+            names: { table: `${settings.schema}.${table}` },
+          }
+    },
   },
   {
     id: 'use.trigger',

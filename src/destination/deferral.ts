@@ -43,12 +43,16 @@ export interface Deferred {
   drop: string
   dropped: boolean
   rebuilt: boolean
+  /** False for a constraint that was NOT VALID when it was captured, and stays so. */
+  valid: boolean
+  /** Statements that put its comments back. */
+  comments: string[]
 }
 
 /** What tells one captured object from all others. */
 export type DeferredName = Pick<Deferred, 'kind' | 'schema' | 'table' | 'name'>
 
-const keyOf = ({ schema, table, name }: DeferredName) => JSON.stringify([schema, table, name])
+const keyOf = ({ schema, table, name }: Omit<DeferredName, 'kind'>) => JSON.stringify([schema, table, name])
 
 const DEFERRED = 'molt_actions.deferred'
 
@@ -56,24 +60,31 @@ async function createTable(db: Database): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${DEFERRED} (
     migration TEXT NOT NULL, kind TEXT NOT NULL, schema_name TEXT NOT NULL, table_name TEXT NOT NULL, name TEXT NOT NULL,
     create_ddl TEXT NOT NULL, drop_ddl TEXT NOT NULL, captured_at TIMESTAMPTZ NOT NULL DEFAULT now(),
-    dropped_at TIMESTAMPTZ, rebuilt_at TIMESTAMPTZ,
+    dropped_at TIMESTAMPTZ, rebuilt_at TIMESTAMPTZ, was_valid BOOLEAN NOT NULL DEFAULT true, comments TEXT,
     PRIMARY KEY (migration, schema_name, table_name, name))`)
+  // An earlier version made it without these.
+  await db.query(`ALTER TABLE ${DEFERRED} ADD COLUMN IF NOT EXISTS was_valid BOOLEAN NOT NULL DEFAULT true`)
+  await db.query(`ALTER TABLE ${DEFERRED} ADD COLUMN IF NOT EXISTS comments TEXT`)
 }
 
 /** Every object that was captured for a migration; empty when nothing was. */
 export async function listDeferred(db: Database, migration: string): Promise<Deferred[]> {
   const { rows } = await db
     .query(
-      `SELECT kind, schema_name AS schema, table_name AS table, name, create_ddl AS create, drop_ddl AS drop,
-              dropped_at IS NOT NULL AS dropped, rebuilt_at IS NOT NULL AS rebuilt
-         FROM ${DEFERRED} WHERE migration = $1 ORDER BY schema_name, table_name, name`,
+      `SELECT d.*, dropped_at IS NOT NULL AS dropped, rebuilt_at IS NOT NULL AS rebuilt
+         FROM ${DEFERRED} d WHERE migration = $1 ORDER BY schema_name, table_name, name`,
       [migration],
     )
     .catch((error) => {
       if (isMissingTable(error)) return { rows: [] }
       throw error
     })
-  return rows
+  return rows.map((row) => ({
+    ...{ kind: row.kind, schema: row.schema_name, table: row.table_name, name: row.name },
+    ...{ create: row.create_ddl, drop: row.drop_ddl, dropped: row.dropped, rebuilt: row.rebuilt },
+    valid: row.was_valid ?? true,
+    comments: JSON.parse(row.comments ?? '[]'),
+  }))
 }
 
 /**
@@ -98,7 +109,8 @@ export async function deferObjects(
       unwritable,
       'Wait until the schema changes on the target have ended (SHOW JOBS), then run `prepare` again.',
     )
-  for (const object of objects) await capture(db, migration, object)
+  const commentsOf = objects.length ? await readComments(db, cockroach) : () => []
+  for (const object of objects) await capture(db, migration, { ...object, comments: commentsOf(object) })
   let dropped = 0
   const captured = await listDeferred(db, migration)
   for (const kind of DEFERRED_KINDS)
@@ -155,24 +167,25 @@ export function plannedDeferral(
         unwritable.push(
           `the catalog does not name every column of the foreign key ${each.name} of ${each.schema}.${each.table}`,
         )
-      objects.push(deferredConstraint(each, foreignKey(each)))
+      objects.push(deferredConstraint(each, notValid(each.definition || foreignKey(each))))
     }
     if (each.kind !== 'c' || !deferral.constraints || !isOurs(each) || isShardCheck(each)) continue
-    if (each.condition === null) kept.push(`${each.schema}.${each.table}.${each.name}`)
-    else objects.push(deferredConstraint(each, `CHECK (${each.condition}) NOT VALID`))
+    const definition = each.definition || (each.condition === null ? '' : `CHECK (${each.condition})`)
+    if (definition) objects.push(deferredConstraint(each, notValid(definition)))
+    else kept.push(`${each.schema}.${each.table}.${each.name}`)
   }
   return { objects, kept, unwritable }
 }
 
 function deferredIndex(index: Index, constraint: Constraint | undefined, cockroach: boolean): Deferred {
   const table = qualified(index.schema, index.table)
-  const same = { schema: index.schema, table: index.table, name: index.name, dropped: false, rebuilt: false }
+  const same = { schema: index.schema, table: index.table, name: index.name, ...NEW }
   const kind = index.unique ? 'unique' : 'index'
   if (constraint && !cockroach)
     return {
       ...same,
       kind,
-      create: `ALTER TABLE ${table} ADD CONSTRAINT ${ident(constraint.name)} UNIQUE (${constraint.columns.map(ident).join(', ')})`,
+      create: `ALTER TABLE ${table} ADD CONSTRAINT ${ident(constraint.name)} ${constraint.definition}`,
       drop: `ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(constraint.name)}`,
     }
   return {
@@ -195,9 +208,16 @@ function deferredConstraint(each: Constraint, definition: string): Deferred {
     name: each.name,
     create: `ALTER TABLE ${table} ADD CONSTRAINT ${ident(each.name)} ${definition}`,
     drop: `ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(each.name)}`,
-    dropped: false,
-    rebuilt: false,
+    ...NEW,
+    valid: each.validated,
   }
+}
+
+const NEW = { dropped: false, rebuilt: false, valid: true, comments: [] }
+
+/** Nothing then waits for a scan; the server says it last. */
+function notValid(definition: string): string {
+  return /\bNOT VALID$/.test(definition) ? definition : `${definition} NOT VALID`
 }
 
 const ACTIONS: Record<string, string> = { r: 'RESTRICT', c: 'CASCADE', n: 'SET NULL', d: 'SET DEFAULT' }
@@ -208,16 +228,43 @@ function foreignKey({ columns, references: to }: Constraint): string {
   const action = (on: string, letter: string) => (ACTIONS[letter] ? ` ON ${on} ${ACTIONS[letter]}` : '')
   return `FOREIGN KEY (${list(columns)}) REFERENCES ${qualified(to.schema, to.table)} (${list(to.columns)})${
     to.match === 'f' ? ' MATCH FULL' : ''
-  }${action('DELETE', to.onDelete)}${action('UPDATE', to.onUpdate)} NOT VALID`
+  }${action('DELETE', to.onDelete)}${action('UPDATE', to.onUpdate)}`
 }
+
+/** Which statements put the comments of an object back. */
+async function readComments(db: Database, cockroach: boolean): Promise<(object: Deferred) => string[]> {
+  const [constraints = [], indexes = []] = await queryAll(db, [CONSTRAINT_COMMENTS, INDEX_COMMENTS])
+  return (object) => {
+    const table = qualified(object.schema, object.table)
+    const index = cockroach ? `${table}@${ident(object.name)}` : qualified(object.schema, object.name)
+    const of = (rows: typeof indexes, what: string) =>
+      rows.flatMap((row) =>
+        keyOf(row as DeferredName) === keyOf(object) ? `COMMENT ON ${what} IS ${literal(row.comment)}` : [],
+      )
+    return [...of(constraints, `CONSTRAINT ${ident(object.name)} ON ${table}`), ...of(indexes, `INDEX ${index}`)]
+  }
+}
+
+const CONSTRAINT_COMMENTS = `
+  SELECT n.nspname AS schema, c.relname AS table, k.conname AS name, d.description AS comment
+    FROM pg_catalog.pg_description d JOIN pg_catalog.pg_constraint k ON k.oid = d.objoid
+    JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE d.classoid = 'pg_catalog.pg_constraint'::regclass AND d.objsubid = 0`
+
+const INDEX_COMMENTS = `
+  SELECT n.nspname AS schema, c.relname AS table, i.relname AS name, d.description AS comment
+    FROM pg_catalog.pg_description d JOIN pg_catalog.pg_class i ON i.oid = d.objoid
+    JOIN pg_catalog.pg_index x ON x.indexrelid = i.oid JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+   WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.objsubid = 0`
 
 /** The first capture stands: a second run may see an object half gone. */
 async function capture(db: Database, migration: string, object: Deferred): Promise<void> {
-  const { kind, schema, table, name, create, drop } = object
+  const { kind, schema, table, name, create, drop, valid, comments } = object
   await db.query(
-    `INSERT INTO ${DEFERRED} (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl)
-       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (migration, schema_name, table_name, name) DO NOTHING`,
-    [migration, kind, schema, table, name, create, drop],
+    `INSERT INTO ${DEFERRED} (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl, was_valid, comments)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (migration, schema_name, table_name, name) DO NOTHING`,
+    [migration, kind, schema, table, name, create, drop, valid, JSON.stringify(comments)],
   )
 }
 
@@ -348,7 +395,7 @@ async function buildOne(db: Database, object: Deferred, absent = false): Promise
   }
 }
 
-const UNIQUE = /^CREATE UNIQUE|\bUNIQUE \(/
+const UNIQUE = /^CREATE UNIQUE|\bADD CONSTRAINT .* UNIQUE\b/s
 
 /** Whether it is there; an index that is still being built is waited for. */
 async function isBuilt(db: Database, object: Deferred): Promise<boolean> {
@@ -371,17 +418,16 @@ function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validate
   const { kind, schema, table, name } = object
   return new VerdictError(
     'deferral.rows-break-definition',
-    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: rows there break its definition (${object.create}; SQLSTATE ${code}). List them with \`${offendingRows(object, error)}\`, put them right on the source, and run this again`,
+    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: rows there break its definition (${object.create}; SQLSTATE ${code}). List them with \`${offendingRows(object, error)}\`, correct them ${done === 'validated' ? 'on the side that the application uses' : 'on the source'}, and run this again`,
   )
 }
 
 /** A statement that lists the first rows in the way of an object: their values belong on the person's screen, in no log. */
 export function offendingRows({ kind, schema, table, create }: Deferred, error: unknown): string {
   const from = qualified(schema, table)
-  const [, condition] = /\bCHECK \((.*)\)(?: NOT VALID)?$/s.exec(create) ?? []
+  const [, condition] = /\bCHECK \((.*)\)(?: NO INHERIT)?(?: NOT VALID)?$/s.exec(create) ?? []
   if (kind === 'check' && condition) return `SELECT * FROM ${from} WHERE NOT (${condition}) LIMIT 20`
-  const [, columns, to] = /\bFOREIGN KEY \((.*)\) REFERENCES (.* \(.*?\))(?: MATCH| ON| NOT VALID)/s.exec(create) ?? []
-  const [, referred, others] = /^(.*) \((.*)\)$/s.exec(to ?? '') ?? []
+  const [, columns, referred, others] = /\bFOREIGN KEY \(([^)]*)\) REFERENCES (.*?) ?\(([^)]*)\)/s.exec(create) ?? []
   if (columns && referred)
     return `SELECT ${columns} FROM ${from} WHERE (${columns}) NOT IN (SELECT ${others} FROM ${referred} WHERE (${others}) IS NOT NULL) LIMIT 20`
   // The detail begins with the columns, or expressions, as the server writes them.
@@ -412,11 +458,12 @@ export async function deferAgain(db: Database, migration: string): Promise<strin
   return there.map(({ schema, table, name }) => `${schema}.${table}.${name}`)
 }
 
-/** Validates every foreign key and check that was captured; on one that is valid this does nothing. */
+/** Validates every foreign key and check that was valid when it was captured, and puts all comments back; repeatable. */
 export async function validateDeferred(db: Database, migration: string): Promise<string[]> {
   const names: string[] = []
   for (const object of await listDeferred(db, migration)) {
-    if (!isConstraint(object)) continue
+    for (const comment of object.comments) await db.query(comment)
+    if (!isConstraint(object) || !object.valid) continue
     await validate(db, object)
     names.push(`${object.schema}.${object.table}.${object.name}`)
   }
@@ -480,7 +527,7 @@ export async function deferralProblems(db: Database, migration: string): Promise
   for (const object of captured) {
     const name = `${object.kind} ${object.name} of ${object.schema}.${object.table}`
     if (stateOf(object) === 'absent') problems.push(`${name} is not on the target`)
-    else if (stateOf(object) === 'invalid') problems.push(`${name} is there, but not valid`)
+    else if (stateOf(object) === 'invalid' && object.valid) problems.push(`${name} is there, but not valid`)
   }
   return problems
 }
@@ -489,7 +536,7 @@ export async function deferralProblems(db: Database, migration: string): Promise
 export async function listRebuilt(db: Database, migration: string): Promise<Deferred[]> {
   const captured = await listDeferred(db, migration)
   const stateOf = await readStates(db, captured)
-  return captured.filter((each) => stateOf(each) === 'valid')
+  return captured.filter((each) => stateOf(each) === 'valid' || (!each.valid && stateOf(each) === 'invalid'))
 }
 
 /**
@@ -524,7 +571,8 @@ export async function restoreDeferred(
           built.push(name)
         }
         await mark(db, migration, [object], 'rebuilt_at')
-        if (isConstraint(object)) await validate(db, object)
+        for (const comment of object.comments) await db.query(comment)
+        if (isConstraint(object) && object.valid) await validate(db, object)
       } catch (error) {
         if (isMissingTable(error)) await forgetDeferred(db, migration, [object])
         else

@@ -8,6 +8,7 @@ import { UserError, VerdictError } from '../runtime/errors.ts'
 import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 import { createHolds, dropHold } from './hold.ts'
+import { createProofs, dropProof } from './proof.ts'
 
 /** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
 export const PHASES = [
@@ -72,6 +73,8 @@ export interface Facts {
   commitTime?: { asOf: string; drained: boolean }
   /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */
   deferred?: DeferredName[]
+  /** Holds empty copies on which `prepare` tries what it takes off; null once it is dropped. */
+  trialSchema?: string | null
   /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */
   approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
   /** The schemas of both sides as `prepare` left them; later phases are held to them. */
@@ -105,6 +108,7 @@ export async function createLedger(db: Database): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${DIGESTS} (
     name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now())`)
   await createHolds(db)
+  await createProofs(db)
 }
 
 /** Keeps the digest of an archive the first time; returns the one that was kept. */
@@ -207,6 +211,7 @@ export async function advance(
 export async function dropEntry(db: Database, id: string): Promise<void> {
   await db.query(`DELETE FROM ${MIGRATIONS} WHERE id = $1`, [id])
   await dropHold(db, id)
+  await dropProof(db, id)
 }
 
 /** Appends what a phase checked and saw. Never edited afterwards. */

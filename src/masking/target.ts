@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import { type Database, ident, literal, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
 import { someOf } from '../runtime/progress.ts'
+import { TIMING } from '../runtime/timing.ts'
 import { MEETS_CHECKS } from './plan.ts'
 import { openSession } from './session.ts'
 
@@ -192,7 +193,7 @@ export async function discardTables(url: string, schema: string, tables: readonl
   const left: string[] = []
   const target = await openSession(url, 'target')
   try {
-    await target.query(`SET lock_timeout = '${DISCARD_LOCK}'`)
+    await target.query(`SET lock_timeout = ${TIMING.discardLock}`)
     for (const name of tables)
       await target.query(`DROP TABLE IF EXISTS ${qualified(schema, name)} CASCADE`).catch(() => left.push(name))
     await setState(target, 'refused')
@@ -201,9 +202,6 @@ export async function discardTables(url: string, schema: string, tables: readonl
   }
   return left
 }
-
-/** A cancelled run has few seconds; whoever holds a lock for longer is told of. */
-const DISCARD_LOCK = '3s'
 
 /** An undefined object, function, table, and schema. */
 const NOT_THERE = new Set(['42704', '42883', '42P01', '3F000'])

@@ -17,6 +17,15 @@ export const VERIFY_LEVELS = ['full', 'molt', 'counts', 'tables'] as const
 export type VerifyLevel = (typeof VERIFY_LEVELS)[number]
 
 /**
+ * What is compared while writes are paused, from the strictest on. `changed` compares the rows that changed last, and
+ * rests on the rolling proof for all others; `auto` is `full` where that is short, else `changed`.
+ */
+export const FINAL_VERIFIES = ['full', 'auto', 'changed', 'molt', 'counts', 'tables'] as const
+export type FinalVerify = (typeof FINAL_VERIFIES)[number]
+/** What a report can say that it has compared. */
+export type ReportLevel = VerifyLevel | 'changed'
+
+/**
  * What was decided, and must not change underneath a migration: what is moved, and how. Hosts, credentials, data and times
  * are no part of it. Stored as JSON in the ledger; later phases are held to it.
  */
@@ -33,8 +42,8 @@ export interface Plan {
   waivers?: string[]
   /** What is taken off the target for the load, as `prepare` takes it: `none`, or a list such as `indexes,constraints`. */
   defer?: string
-  /** What is compared while writes are paused; `full` when nothing is said. */
-  finalVerify?: VerifyLevel
+  /** What is compared while writes are paused; `auto` when nothing is said. */
+  finalVerify?: FinalVerify
   /** Program → sha256, of those that were there when it was prepared. */
   tools?: Record<string, string>
   /** {@link planHash} of all of this. */
@@ -53,7 +62,7 @@ export function planHash(plan: Plan): string {
     publication,
     waivers: [...(plan.waivers ?? [])].sort(),
     defer,
-    finalVerify: plan.finalVerify === 'full' ? undefined : plan.finalVerify,
+    finalVerify: plan.finalVerify === 'auto' ? undefined : plan.finalVerify,
     tools,
   }
   return createHash('sha256').update(canonicalJson(hashed)).digest('hex')

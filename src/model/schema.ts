@@ -41,6 +41,8 @@ export interface Constraint {
   columns: string[]
   /** The condition of a check; null for others, and where the catalog cannot tell two of one name apart. */
   condition: string | null
+  /** What follows `ADD CONSTRAINT name`, as the server writes it. */
+  definition: string
   deferrable: boolean
   validated: boolean
   references: Reference | null
@@ -64,7 +66,7 @@ export interface Index {
   definition: string
 }
 
-interface SchemaSequence {
+export interface SchemaSequence {
   name: string
   increment: string
   min: string

@@ -34,6 +34,7 @@ function headline(report: VerifyReport, clean: number, rows: number): string {
   const how = report.counted === 'estimated' ? ' (row counts beside molt are estimates)' : ''
   const what = {
     full: 'every row compared twice: by molt, and by hashes that both databases computed',
+    changed: 'every row compared while it was streamed, and again when it changed',
     molt: 'every row compared by molt',
     counts: 'only the numbers of rows compared',
     tables: '',

@@ -39,7 +39,7 @@ const table = z.strictObject({
 export const verifyReport = z.strictObject({
   version: z.literal(1),
   verdict: z.enum(['clean', 'different', 'unsettled']),
-  level: z.enum(VERIFY_LEVELS),
+  level: z.enum([...VERIFY_LEVELS, 'changed']),
   while: z.enum(['streaming', 'drained']),
   counted: z.enum(['exact', 'estimated', 'no']).describe('How rows were counted beside molt.'),
   problems: z.array(z.string()),

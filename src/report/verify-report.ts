@@ -1,4 +1,4 @@
-import type { VerifyLevel } from '../model/plan.ts'
+import type { ReportLevel } from '../model/plan.ts'
 import type { Unknowns } from '../tools/events.ts'
 import type { TableVerdict } from '../tools/molt-verify.ts'
 
@@ -10,7 +10,7 @@ export interface VerifyFinding {
 
 /** What was compared and found; green only when `problems` is empty. No key and no value of a row is in it. */
 export interface VerifyReport {
-  level: VerifyLevel
+  level: ReportLevel
   /** `streaming`: rows were moving, and differences were looked at again. `drained`: none is accepted. */
   while: 'streaming' | 'drained'
   /** How rows were counted beside molt. */

@@ -395,12 +395,12 @@ export const CODES = {
   'database.server-fault': {
     meaning: 'A database server reported a fault of its own.',
     cause: 'Its disk fails, a file is damaged, or the server has a bug.',
-    fix: 'Read the log of the server, and repair it before you go on.',
+    fix: 'Read the log of the server, and repair it first.',
   },
   'database.session-timeout': {
     meaning: 'A timeout of the server ended a session.',
     cause:
-      'idle_in_transaction_session_timeout, idle_session_timeout or transaction_timeout is set for the role, the database or the server.',
+      'The timeout idle_in_transaction_session_timeout, idle_session_timeout or transaction_timeout is set for the role, the database or the server.',
     fix: 'Run `ALTER ROLE … SET` that timeout `= 0` for the migration user, and run the step again.',
   },
   'database.statement-ended': {
@@ -429,6 +429,12 @@ export const CODES = {
     meaning: 'An index or constraint cannot be built because rows break its definition.',
     cause: 'The source has such rows, or its own object is not validated.',
     fix: 'Run the query that the message shows, correct the rows on the source, and run the step again.',
+  },
+  'deferral.trial-failed': {
+    meaning: 'A definition cannot be built again on the target, so nothing was dropped.',
+    cause:
+      'The server does not take its own definition back, or the migration user lacks a right. The message lists each object.',
+    fix: 'Change the definition on the target, or set `defer: none`. `trial: none` skips the trial.',
   },
 
   'drain.not-proved': {
@@ -1028,6 +1034,11 @@ export const CODES = {
     cause: 'Its job or its machine still runs.',
     fix: 'End that job or machine, and run the step again.',
   },
+  'slot.foreign': {
+    meaning: 'A slot of the name that the change log needs exists already and is not of this migration.',
+    cause: 'Another tool or database uses the name, which is the name of the slot followed by `_verify`.',
+    fix: 'Drop that slot if nobody needs it, or set another `slot`.',
+  },
   'slot.in-use': {
     meaning: 'Another process reads the slot.',
     cause: 'A load, a replicator or a program outside this suite is connected.',
@@ -1296,6 +1307,12 @@ export const CODES = {
     meaning: 'Source and target are not proved to be equal, and nothing is known to be lost.',
     cause: 'Rows kept changing, a right is missing, or a table could not be compared. The message lists each problem.',
     fix: 'Correct what the message lists, and verify again with less load, or after the drain.',
+  },
+  'verify.not-provable': {
+    meaning: '`final-verify: changed` has no rolling proof to rest on.',
+    cause:
+      'The change log cannot be read, the source changes faster than it is read, or others may write to the target.',
+    fix: 'Set `final-verify: auto`, which compares every row in the write pause where nothing else proves it.',
   },
   'verify.rows-lost': {
     meaning: 'Rows differ after the drain. Nothing was decided.',

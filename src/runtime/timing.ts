@@ -10,6 +10,8 @@ const DEFAULTS = {
   statementGrace: 1_000,
   /** A statement on the fence: one that takes longer has met a broken connection. */
   fenceTimeout: 3_000,
+  /** A table's lock for the fence's trigger, which is asked for again when it is not had. */
+  fenceLock: 1_000,
   /** Before a statement is repeated on the target, at first and at most; doubled each time. */
   repeatFirst: 20,
   repeatMost: 1_500,
@@ -44,6 +46,8 @@ const DEFAULTS = {
   lagLook: 50,
   slotLook: 500,
   watchLook: 1_000,
+  /** Between two acknowledgements of the replicator, whose own 5 s would be the larger part of a write pause. */
+  standby: 200,
   /** After a lost connection of the stream's own, and after a replicator that ended: times its ends without progress, at most. */
   reconnect: 250,
   restart: 200,
@@ -80,6 +84,17 @@ const DEFAULTS = {
   indexLook: 250,
   jobsEnd: 60_000,
   jobsLook: 500,
+  /** The rolling proof: between two rounds, until a round's marker or the log has arrived, and until what is proved is written down. */
+  proofRound: 200,
+  proofMarker: 10_000,
+  proofLog: 30_000,
+  proofLogLook: 5,
+  proofSave: 5_000,
+  /** Between two looks at how far it is, and until so little is left that a write pause is short. */
+  proofLook: 50,
+  proofNear: 120_000,
+  /** Between two of its sessions after one that failed. */
+  proofAgain: 1_000,
   /** Between two answers to the server by who reads its change log; it drops one that is silent for 60 s. */
   changeLogAnswer: 2_000,
   /** Between two samples of a watch after the switch; a client that comes and goes is seen by chance only. */
@@ -89,6 +104,8 @@ const DEFAULTS = {
   /** `pg_dump` of one schema, and a connection that may hang in a COPY. */
   dumpTimeout: 300_000,
   hangUp: 500,
+  /** A lock for discarding a masked copy: a cancelled run has few seconds. */
+  discardLock: 3_000,
 }
 
 export type Timing = typeof DEFAULTS

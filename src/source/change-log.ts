@@ -27,6 +27,9 @@ export interface ChangeLogOptions {
   onEnd(error: Error): void
 }
 
+/** By which a reader of an earlier run is known to be ours. */
+export const LOG_APPLICATION = 'molt-actions change log'
+
 /** pg's connection, whose types leave out what a replication stream needs. */
 interface ReplicationConnection {
   stream: { destroy(): void }
@@ -56,7 +59,7 @@ export class ChangeLog {
    * @throws the database's error when the slot is read by somebody else, or is gone
    */
   static async attach(options: ChangeLogOptions): Promise<ChangeLog> {
-    const client = await connectForReplication(options.sourceUrl, 'molt-actions change log')
+    const client = await connectForReplication(options.sourceUrl, LOG_APPLICATION)
     try {
       const log = new ChangeLog(client, options)
       await log.#start()

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { Table } from '../model/tables.ts'
 import { type Database, isConnectionLost, qualified, relationExists, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
+import { TIMING } from '../runtime/timing.ts'
 import { HEARTBEAT, OUR_SCHEMA } from './heartbeat.ts'
 
 /*
@@ -54,7 +55,6 @@ export interface WriteHolder {
   pid: number | null
 }
 
-const LOCK_TIMEOUT = '1s'
 const LOCK_ATTEMPTS = 30
 
 /**
@@ -215,7 +215,7 @@ async function withShortLock(db: Database, work: () => Promise<unknown>): Promis
   for (let attempt = 1; ; attempt++) {
     try {
       await db.query('BEGIN')
-      await db.query(`SET LOCAL lock_timeout = '${LOCK_TIMEOUT}'`)
+      await db.query(`SET LOCAL lock_timeout = ${TIMING.fenceLock}`)
       await work()
       await db.query('COMMIT')
       return

@@ -25,6 +25,16 @@ export async function readSlot(db: Database, name: string): Promise<Slot | undef
   return rows[0]
 }
 
+/** The second slot of a migration, which tells what changes while it is verified. PostgreSQL cuts no name of a slot. */
+export function logSlotOf(slot: string): string {
+  return `${slot.slice(0, 56)}_verify`
+}
+
+/** Waits for every transaction that is running. */
+export async function createLogSlot(db: Database, slot: string): Promise<void> {
+  await db.query("SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput')", [slot])
+}
+
 export async function dropSlot(db: Database, name: string): Promise<void> {
   await db.query(
     'SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',

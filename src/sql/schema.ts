@@ -451,6 +451,7 @@ function toConstraint(row: Row, nameOf: Names, conditions: Map<string, string | 
     kind: row.kind,
     columns: keyed?.own(row) ?? names(row.oid, row.key),
     condition: row.kind === 'c' ? (row.condition ?? conditions.get(row.name) ?? null) : null,
+    definition: row.definition ?? '',
     deferrable: row.deferrable,
     validated: row.validated,
     index: row.index,

@@ -12,6 +12,16 @@ export interface Sequence {
   cache: bigint
   table: string | null
   column: string | null
+  /** What that column can hold; null where its type is no whole number, or no column is fed. */
+  holds: { min: bigint; max: bigint } | null
+}
+
+const WHOLE: Record<string, bigint> = { smallint: 2n ** 15n, integer: 2n ** 31n, bigint: 2n ** 63n }
+
+/** What a column of this type can hold; null for one that is no whole number. */
+export function rangeOf(type: string): { min: bigint; max: bigint } | null {
+  const end = WHOLE[type]
+  return end === undefined ? null : { min: -end, max: end - 1n }
 }
 
 /** The sequences `s` of the schema $1 by name, with the table `t` and the column `a` that each feeds, if it does. */
@@ -28,13 +38,15 @@ export const SEQUENCES_OF_SCHEMA = `
 export async function readSequences(db: Database, schema: string): Promise<Sequence[]> {
   const { rows } = await db.query(
     `SELECT s.sequencename AS name, s.last_value AS last, s.increment_by AS increment, s.min_value AS min,
-            s.max_value AS max, s.cycle, s.cache_size AS cache, t.relname AS table, a.attname AS column
+            s.max_value AS max, s.cycle, s.cache_size AS cache, t.relname AS table, a.attname AS column,
+            pg_catalog.format_type(a.atttypid, NULL) AS type
        ${SEQUENCES_OF_SCHEMA}`,
     [schema],
   )
-  return rows.map((row) => ({
+  return rows.map(({ last, type, ...row }) => ({
     ...row,
-    lastValue: row.last === null ? null : BigInt(row.last),
+    holds: rangeOf(type ?? ''),
+    lastValue: last === null ? null : BigInt(last),
     increment: BigInt(row.increment),
     min: BigInt(row.min),
     max: BigInt(row.max),
@@ -133,16 +145,16 @@ async function setAll(
     }
     const used = usedOf.get(name) ?? null
     const drawn = drawnOf.get(name) ?? null
-    if (drawn !== null && used !== null && furthest(sequence, drawn, used) === drawn) {
+    if (drawn !== null && used !== null && (sequence.cycle || furthest(sequence, drawn, used) === drawn)) {
       const unfit = unfitSequence(sequence, { ...other, lastValue: drawn }, target.schema, used)
-      if (unfit) problems.push(unfit)
+      if (unfit) problems.push(unfitText(unfit))
       else set.push({ name, sourceValue: textOf(sequence.lastValue), value: drawn.toString() })
       continue
     }
-    const step = sequence.increment * (margin > sequence.cache ? margin : sequence.cache)
-    const value = used === null ? null : furthest(sequence, clamp(used + step, other), other.lastValue)
-    const unfit = unfitSequence(sequence, other, target.schema, used, used === null ? null : used + step)
-    if (unfit) problems.push(unfit)
+    const steps = margin > sequence.cache ? margin : sequence.cache
+    const value = used === null ? null : standing(sequence, other, used, steps)
+    const unfit = unfitSequence(sequence, other, target.schema, used, value)
+    if (unfit) problems.push(unfitText(unfit))
     else if (value !== null) waiting.push({ sequence, value })
   }
   await queryAll(
@@ -158,17 +170,42 @@ async function setAll(
   )
   for (const { sequence, value } of waiting) {
     const back = backOf.get(sequence.name) as bigint
-    if (furthest(sequence, back, value) !== back)
+    if (sequence.cycle ? back !== value : furthest(sequence, back, value) !== back)
       problems.push(`sequence ${sequence.name} was set to ${value} on the target, but reads ${back}`)
     set.push({ name: sequence.name, sourceValue: textOf(sequence.lastValue), value: value.toString() })
   }
   return { set, problems }
 }
 
+/** Where the target's sequence is to stand: as far beyond `used` as leaves it a number more. */
+function standing(sequence: Sequence, other: Sequence, used: bigint, steps: bigint): bigint {
+  const { increment } = other
+  const left = numbersLeft(other, used)
+  const fits = left > steps ? steps : left > 0n ? left - 1n : 0n
+  // One that cycles stands where the source's does: rows beyond it are of an earlier round.
+  if (sequence.cycle) return clamp(used + (left > steps ? steps : 0n) * increment, other)
+  return furthest(sequence, used + fits * increment, other.lastValue)
+}
+
+/** How many numbers a sequence and its column have beyond `used`. */
+export function numbersLeft({ increment, min, max, holds }: Sequence, used: bigint): bigint {
+  const [top, bottom] = [holds && holds.max < max ? holds.max : max, holds && holds.min > min ? holds.min : min]
+  const left = increment > 0n ? (top - used) / increment : (used - bottom) / -increment
+  return left > 0n ? left : 0n
+}
+
 const textOf = (value: bigint | null) => value?.toString() ?? null
 
+/** What is wrong, and what to do as an imperative. */
+export interface Unfit {
+  what: string
+  fix: string
+}
+
+export const unfitText = ({ what, fix }: Unfit) => `${what}. ${fix}`
+
 /**
- * Why the target's sequence cannot go on where the source's ends; undefined when it can. Without this the next INSERT
+ * Why the target's sequence cannot continue where the source's ends; undefined when it can. Without this the next INSERT
  * on the target fails, or gets a number that a row has already.
  * @param used the last value that is used up, and `value` the one that the target's sequence is to stand at
  */
@@ -178,22 +215,31 @@ export function unfitSequence(
   schema: string,
   used: bigint | null,
   value = used,
-): string | undefined {
+): Unfit | undefined {
   const name = `${schema}.${sequence.name}`
   const alter = `ALTER SEQUENCE ${qualified(schema, sequence.name)}`
   const { increment, min, max } = sequence
   if (increment > 0n !== other.increment > 0n)
-    return `the sequence ${name} counts by ${other.increment} on the target and by ${increment} on the source; run \`${alter} INCREMENT BY ${increment} MINVALUE ${min} MAXVALUE ${max}\` on the target`
+    return {
+      what: `the sequence ${name} counts by ${other.increment} on the target and by ${increment} on the source`,
+      fix: `Run \`${alter} INCREMENT BY ${increment} MINVALUE ${min} MAXVALUE ${max}\` on the target.`,
+    }
   if (used === null || value === null) return undefined
-  const next = furthest(sequence, value, other.lastValue) + other.increment
+  if (numbersLeft(other, furthest(sequence, value, sequence.cycle ? null : other.lastValue)) > 0n) return undefined
+  if (sequence.cycle && other.cycle && used >= other.min && used <= other.max) return undefined
   const up = increment > 0n
-  const beyond = (number: bigint) => (up ? number > other.max : number < other.min)
-  // One that begins anew at its end has room as long as both begin anew.
-  if (!beyond(used) && (!beyond(next) || (sequence.cycle && other.cycle))) return undefined
-  const [end, bound] = up ? [other.max, max] : [other.min, min]
-  const word = up ? 'MAXVALUE' : 'MINVALUE'
+  if (numbersLeft({ ...other, holds: null }, used) > 0n)
+    return {
+      what: `the column ${other.table}.${other.column} cannot hold a number beyond ${used}, which is used up already`,
+      fix: `Before the load, run \`ALTER TABLE ${qualified(schema, other.table ?? '')} ALTER COLUMN ${ident(other.column ?? '')} TYPE bigint\` on both sides.`,
+    }
+  const [end, bound, word] = up ? [other.max, max, 'MAXVALUE'] : [other.min, min, 'MINVALUE']
+  const next = used + other.increment
   const roomy = up ? next <= bound : next >= bound
-  return `the sequence ${name} ends at ${end} on the target, but ${used} is used up already and ${next} would be its next value; run \`${alter} ${roomy ? `${word} ${bound}` : `AS bigint NO ${word}`}\` on the target`
+  return {
+    what: `the sequence ${name} ends at ${end} on the target, but ${used} is used up already and ${next} would be its next value`,
+    fix: `Run \`${alter} ${roomy ? `${word} ${bound}` : `AS bigint NO ${word}`}\` on the target.`,
+  }
 }
 
 /**
@@ -204,6 +250,8 @@ export async function lastUsed(sequences: readonly Sequence[], ...sides: Side[])
   const found = await Promise.all(sides.map((side) => extremes(side, sequences)))
   return new Map(
     sequences.map((sequence) => {
+      // After its end it has begun anew: rows beyond its value are of an earlier round.
+      if (sequence.cycle && sequence.lastValue !== null) return [sequence.name, sequence.lastValue]
       const values = [sequence.lastValue, ...found.map((of) => of.get(sequence.name) ?? null)]
       const known = values.filter((value) => value !== null)
       return [sequence.name, known.reduce<bigint | null>((a, b) => (a === null ? b : furthest(sequence, a, b)), null)]

@@ -2,7 +2,7 @@ import { isShardCheck } from '../model/schema.ts'
 import type { Constraint, Index, SequenceState } from '../model/structure.ts'
 import type { Database, Side as DatabaseSide } from '../runtime/database.ts'
 import { readSchema } from './schema.ts'
-import { lastUsed, type Sequence, type Side, unfitSequence, wantedSequences } from './sequences.ts'
+import { lastUsed, type Sequence, type Side, unfitSequence, unfitText, wantedSequences } from './sequences.ts'
 
 /** Indexes beside the primary key, checks and foreign keys of a schema's tables, in what both servers tell of them. */
 export async function readStructure(
@@ -50,13 +50,15 @@ export async function readSequenceStates(
   for (const { sequence, there: other } of wanted) {
     const { name, increment, table } = sequence
     const used = usedOf.get(name) ?? null
+    const unfit = other && unfitSequence(sequence, other, target.schema, used)
     states.push({
       name,
       table,
       increment,
-      used: used ?? undefined,
+      // One that cycles goes back at its end: nothing is behind.
+      used: sequence.cycle ? undefined : (used ?? undefined),
       next: other && (await nextValue(target.db, target.schema, other)),
-      unfit: other && unfitSequence(sequence, other, target.schema, used),
+      unfit: unfit && unfitText(unfit),
     })
   }
   return states

@@ -1,3 +1,4 @@
+import { TIMING } from '../runtime/timing.ts'
 import { Child, type Exit, httpText } from './process.ts'
 import { scrubReplicator, scrubText } from './scrub.ts'
 
@@ -20,12 +21,6 @@ export interface ReplicatorRequest {
 /** The replicator's `application_name` on both sides, unless a URL has one of its own. */
 export const STREAM_APPLICATION = 'molt-actions replicator'
 
-/**
- * How often it acknowledges its position. The default of 5 s would be the larger part of a write pause; at 200 ms
- * the drain's marker was acknowledged after 0.2 s.
- */
-const STANDBY_TIMEOUT = '200ms'
-
 function replicatorArgs(request: ReplicatorRequest): string[] {
   return [
     'pglogical',
@@ -37,7 +32,7 @@ function replicatorArgs(request: ReplicatorRequest): string[] {
     ...['--targetSchema', request.targetSchema],
     ...['--stagingSchema', request.stagingSchema],
     ...['--metricsAddr', request.metricsAddr],
-    ...['--standbyTimeout', STANDBY_TIMEOUT],
+    ...['--standbyTimeout', `${TIMING.standby}ms`],
     ...request.extraArgs,
   ]
 }

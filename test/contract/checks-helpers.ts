@@ -17,6 +17,7 @@ const SETTINGS: Omit<Settings, 'tables' | 'filter'> = {
   rehearsalTarget: true,
   writeAccess: 'close',
   defer: { indexes: false, constraints: false },
+  trial: 'forms',
   tableHandling: 'none',
   bucketPath: undefined,
   tableConcurrency: 2,

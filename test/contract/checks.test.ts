@@ -11,6 +11,7 @@ import { summaryOf } from '../../src/checks/report.ts'
 import { retentionOf } from '../../src/destination/retention.ts'
 import { fingerprint } from '../../src/model/fingerprint.ts'
 import { connect } from '../../src/runtime/database.ts'
+import type { Sequence } from '../../src/sql/sequences.ts'
 import { asCockroach, changed, factsOf, objectsOf, query, type World, world } from './checks-helpers.ts'
 
 const CLEAN = `CREATE TABLE orders (id uuid PRIMARY KEY, total numeric(10,2) NOT NULL DEFAULT 0, note text);
@@ -140,6 +141,7 @@ describe('the source server', () => {
     for (const version of [110022, 100000, 170001]) expectFires(server({ version }), 'src.version', ['source'])
     expectFires(server({ inRecovery: true }), 'src.primary', ['source'])
     expectFires(server({ slotsFree: 2 }), 'src.slots-reserve', ['source'])
+    expectFires(server({ slotsFree: 1 }), 'src.slots-verify', ['source'])
     expectFires(server({ sendersFree: 1 }), 'src.senders-reserve', ['source'])
     expectFires(server({ slotKeepMiB: -1, walBytesPerSecond: 1e6 }), 'src.slot-disk', ['source'])
     expectFires(server({ slotKeepMiB: 100, walBytesPerSecond: 1e6 }), 'src.slot-lost', ['source'])
@@ -206,6 +208,80 @@ describe.each(['source', 'target'] as const)('settings that the tools inherit on
     })
     expectFires(lost, `${prefix}.search-path`, ['postgres'])
   })
+})
+
+it('children that stay behind, rows over 16 MiB, and constraints that only the target enforces', async () => {
+  const source = [
+    CLEAN,
+    'CREATE TABLE places (id int PRIMARY KEY); CREATE SCHEMA far; CREATE TABLE far.cities () INHERITS (places)',
+    'CREATE TABLE towns () INHERITS (places)',
+    'CREATE TABLE files (id int PRIMARY KEY, body text); ALTER TABLE files ALTER body SET STORAGE EXTERNAL',
+    "INSERT INTO files VALUES (1, repeat('x', 17 * 1024 * 1024))",
+    'CREATE TABLE small (id int PRIMARY KEY, body text, n int, p int); ALTER TABLE small ALTER body SET STORAGE EXTERNAL',
+    "INSERT INTO small VALUES (1, repeat('x', 3 * 1024 * 1024), 1, 1)",
+    'ALTER TABLE small ADD CONSTRAINT positive CHECK (n > 5) NOT VALID',
+    'ALTER TABLE small ADD CONSTRAINT placed FOREIGN KEY (p) REFERENCES places NOT VALID',
+    'ALTER TABLE small ADD CONSTRAINT loose CHECK (n > 7) NOT VALID',
+  ]
+  const target = [
+    `${CLEAN_TARGET}; CREATE TABLE places (id int PRIMARY KEY); CREATE TABLE files (id int PRIMARY KEY, body text)`,
+    'CREATE TABLE small (id int PRIMARY KEY, body text, n int CONSTRAINT positive CHECK (n > 5), p int CONSTRAINT placed REFERENCES places)',
+    'ALTER TABLE small ADD CONSTRAINT loose CHECK (n > 7) NOT VALID',
+  ]
+  const facts = await factsOf(await world(pair, source, target), { tables: ['orders', 'places', 'files', 'small'] })
+  expectFires(facts, 'tbl.parent', ['public.places', 'public.places'])
+  expectFires(facts, 'dat.large-row', ['public.files'])
+  expectFires(facts, 'tbl.not-valid', ['public.small.placed', 'public.small.positive'])
+  // Nothing was updated, as on a clone.
+  expect(objectsOf(facts, 'tbl.toast-unproven')).toEqual(['public.files', 'public.small'])
+})
+
+it('types that are rounded, or compared as different values', async () => {
+  const facts = await factsOf(
+    await world(
+      pair,
+      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(6), b real, c char(5), d time, e timestamptz, f float8, g text)',
+      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(0), b float8, c text, d time(3), e timestamptz(6), f real, g char(9))',
+    ),
+  )
+  expectFires(
+    facts,
+    'tgt.same-text',
+    ['b', 'c', 'f', 'g'].map((name) => `public.shaped.${name}`),
+  )
+  expect(objectsOf(facts, 'tgt.length')).toEqual(['public.shaped.a', 'public.shaped.d', 'public.shaped.g'])
+})
+
+it('definitions that are taken off without a trial', async () => {
+  const urls = await world(pair, CLEAN, [CLEAN_TARGET, 'CREATE INDEX ON orders (note)'])
+  const defer = { indexes: true, constraints: false }
+  const quiet = await factsOf(urls, { defer })
+  expectFires({ ...quiet, settings: { ...quiet.settings, trial: 'none' } }, 'tgt.trial', ['target'], quiet)
+})
+
+it('sequences that count otherwise, end, or have few numbers left', () => {
+  const sequence = {
+    ...{ name: 'numbers', lastValue: 100n, increment: 1n, min: 1n, max: 32_767n, cycle: false, cache: 1n },
+    ...{ table: null, column: null, holds: null },
+  }
+  const facts = (used: bigint, here: Partial<Sequence>, there: Partial<Sequence>) =>
+    changed(clean, (copy) => {
+      copy.source.sequences = [{ sequence: { ...sequence, ...here }, used }]
+      copy.target.sequences = [{ ...sequence, ...there }]
+    })
+  const roomy = { max: 2n ** 63n - 1n }
+  const quiet = facts(100n, roomy, roomy)
+  const object = ['public.numbers']
+  expectFires(facts(100n, { ...roomy, increment: 50n }, roomy), 'tgt.sequence-definition', object, quiet)
+  expectFires(facts(100n, { cycle: true }, { cycle: true, max: 99n }), 'tgt.sequence-definition', object, quiet)
+  expectFires(facts(100n, roomy, { ...roomy, cycle: true }), 'tgt.sequence-definition', object, quiet)
+  const cycling = asCockroach(facts(100n, { cycle: true }, {}))
+  const [found] = runChecks(CHECKS, cycling).filter((each) => each.check === 'tgt.sequence-definition')
+  expect(found).not.toHaveProperty('apply')
+  expectFires(facts(32_767n, roomy, {}), 'tgt.sequence-end', object, quiet)
+  expectFires(facts(32_767n, roomy, { ...roomy, holds: { min: 0n, max: 32_767n } }), 'tgt.sequence-end', object, quiet)
+  expectFires(facts(30_000n, {}, {}), 'tgt.sequence-margin', object, quiet)
+  expect(objectsOf(facts(32_767n, { cycle: true }, { cycle: true }), 'tgt.sequence-end')).toEqual([])
 })
 
 it('a source that `mask` has begun to fill, and has not proved', async () => {
@@ -337,7 +413,15 @@ it('rights that the migration user lacks on both sides', async () => {
       copy.settings.defer = { indexes: false, constraints: true }
       copy.target.role.admin = false
       copy.target.schema.constraints.push({
-        ...{ schema: 'far', table: 'away', name: 'to_orders', kind: 'f', columns: ['order_id'], condition: null },
+        ...{
+          schema: 'far',
+          table: 'away',
+          name: 'to_orders',
+          kind: 'f',
+          columns: ['order_id'],
+          definition: '',
+          condition: null,
+        },
         ...{ deferrable: false, validated: true, index: null },
         references: {
           ...{ schema: 'public', table: 'orders', columns: ['id'], onUpdate: 'a', onDelete: 'a', match: 's' },
@@ -811,9 +895,9 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   const other =
     /^(SET|SHOW|BEGIN|ROLLBACK)\b|pg_backend_pid\(\) AS pid|pg_export_snapshot|\(SELECT .* LIMIT \d+\) few$|AS at WHERE|pg_settings\s+WHERE (lower\()?name/
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
-  expect(catalog('source')).toHaveLength(15)
+  expect(catalog('source')).toHaveLength(18)
   // CockroachDB is asked for more: admin rights, jobs, settings and the zone.
-  expect(catalog('target')).toHaveLength(12)
+  expect(catalog('target')).toHaveLength(13)
   // What CockroachDB's documentation lists: pg_get_expr and its like are in the server, and not in there.
   const target = catalog('target').join(' ')
   // Our keywords are in capitals; one letter names the columns of a list of values.

@@ -1,6 +1,6 @@
 /**
- * Everything that can be wrong between two databases, done one after the other to a small shop that was loaded and is
- * equal. Each must be red with the right words, and what is undone must be green again.
+ * Everything that can be wrong between two databases, done to a small shop that was loaded and is equal, and undone
+ * again: no test needs another one. Each must be red with the right words, and what is undone must be green again.
  */
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -166,13 +166,33 @@ const DEFINITIONS: [what: string, done: string, undone: string, words: RegExp][]
   ],
 ]
 
+/** Runs `work` on a target that was changed, and undoes the change whatever comes of it. */
+async function changed<T>(done: string, undone: string, work: () => Promise<T>): Promise<T> {
+  await target.query(done)
+  try {
+    return await work()
+  } finally {
+    await target.query(undone)
+  }
+}
+
+/** The load: each later test needs its rows, and none needs the tests before it. */
+let load: Awaited<ReturnType<typeof run>> | undefined
+async function loaded(): Promise<void> {
+  if (load) return
+  const inputs = { 'table-handling': 'truncate-if-exists', 'allow-truncate': SHOP_TABLES.join(',') }
+  load = await expectGreen('fetch', { mode: 'direct-copy', ...inputs })
+  await target.query('CREATE SCHEMA pristine')
+  for (const table of SHOP_TABLES) await target.query(`CREATE TABLE pristine."${table}" AS TABLE "${table}"`)
+}
+const restored = (table: string) =>
+  `TRUNCATE "${table}" CASCADE; INSERT INTO "${table}" SELECT * FROM pristine."${table}"`
+
 describe('before the load', () => {
   test.each(DEFINITIONS)(
     '%s: nothing is moved',
     async (_, done, undone, words) => {
-      await target.query(done)
-      const result = await run('fetch', { mode: 'direct-copy' })
-      await target.query(undone)
+      const result = await changed(done, undone, () => run('fetch', { mode: 'direct-copy' }))
       expectRed(result, words)
       expect(result.said).toContain('No row was moved')
       expect(await slots()).toEqual([])
@@ -182,8 +202,9 @@ describe('before the load', () => {
 
   test('another molt than the planned one', async () => {
     await expectGreen('prepare', PREPARE)
-    const result = await run('fetch', { mode: 'direct-copy' }, { drop: 'nothing' })
-    await expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' })
+    const result = await run('fetch', { mode: 'direct-copy' }, { drop: 'nothing' }).finally(() =>
+      expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' }),
+    )
     expectRed(result, /^molt on this runner is not the program of the plan: its sha256 is/)
     expect(await slots()).toEqual([])
   }, 60_000)
@@ -198,10 +219,11 @@ describe('before the load', () => {
   }, 60_000)
 
   test('a tool that finds no row, and says so', async () => {
-    await target.query(`CREATE FUNCTION nowhere() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-      CREATE TRIGGER nowhere BEFORE INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION nowhere()`)
-    const result = await run('fetch', { mode: 'direct-copy' }, { zero: 'reviews' })
-    await target.query('DROP FUNCTION nowhere CASCADE')
+    const lost = `CREATE FUNCTION nowhere() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+      CREATE TRIGGER nowhere BEFORE INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION nowhere()`
+    const result = await changed(lost, 'DROP FUNCTION nowhere CASCADE', () =>
+      run('fetch', { mode: 'direct-copy' }, { zero: 'reviews' }),
+    )
     expectRed(result, /reviews: not one row was moved, and the source has rows that were there before the load began/)
     expect(await slots()).toEqual([])
     await target.query(`TRUNCATE ${SHOP_TABLES.map((table) => `"${table}"`).join(', ')}`)
@@ -221,15 +243,6 @@ describe('before the load', () => {
     const result = await run('fetch', inputs, { freezeAt: 'starting fetch' })
     expectRed(result, /It was ended because nothing was heard of it for \d\.\d s .* and they do not answer any more/)
     expect(await slots()).toEqual([])
-  }, 60_000)
-
-  test('the whole of it, once nothing is wrong', async () => {
-    const inputs = { 'table-handling': 'truncate-if-exists', 'allow-truncate': SHOP_TABLES.join(',') }
-    const { outputs } = await expectGreen('fetch', { mode: 'direct-copy', ...inputs })
-    expect(outputs.tables).toBe(String(SHOP_TABLES.length))
-    await expectGreen('verify')
-    await target.query('CREATE SCHEMA pristine')
-    for (const table of SHOP_TABLES) await target.query(`CREATE TABLE pristine."${table}" AS TABLE "${table}"`)
   }, 60_000)
 })
 
@@ -269,12 +282,17 @@ const ROWS: [what: string, table: string, done: string, words: RegExp][] = [
 ]
 
 describe('after the load', () => {
+  beforeAll(loaded, 60_000)
+
+  test('the whole of it, once nothing is wrong', async () => {
+    expect(load?.outputs.tables).toBe(String(SHOP_TABLES.length))
+    await expectGreen('verify')
+  }, 60_000)
+
   test.each(ROWS)(
     '%s',
     async (_, table, done, words) => {
-      await target.query(done)
-      const result = await run('verify')
-      await target.query(`TRUNCATE "${table}"; INSERT INTO "${table}" SELECT * FROM pristine."${table}"`)
+      const result = await changed(done, restored(table), () => run('verify'))
       expectRed(result, words)
       expect(result.outputs.verdict).toBe('different')
     },
@@ -284,9 +302,11 @@ describe('after the load', () => {
   test.each(DEFINITIONS)(
     '%s',
     async (_, done, undone, words) => {
-      await target.query(done)
-      const [dry, full] = [await run('verify', { dry: 'true' }), await run('verify')]
-      await target.query(undone)
+      const [dry, full] = await changed(
+        done,
+        undone,
+        async () => [await run('verify', { dry: 'true' }), await run('verify')] as const,
+      )
       expectRed(dry, words)
       expectRed(full, words)
     },
@@ -322,9 +342,7 @@ describe('after the load', () => {
   test.each(UNSEEN)(
     '%s, which molt verify does not see',
     async (_, table, done, words) => {
-      await target.query(done)
-      const result = await run('verify', {}, { blind: true })
-      await target.query(`TRUNCATE "${table}" CASCADE; INSERT INTO "${table}" SELECT * FROM pristine."${table}"`)
+      const result = await changed(done, restored(table), () => run('verify', {}, { blind: true }))
       expectRed(result, words)
       expect(result.outputs.verdict).toBe('different')
     },
@@ -335,8 +353,9 @@ describe('after the load', () => {
     await source.query(`CREATE ROLE reader LOGIN PASSWORD 'postgres'; GRANT pg_read_all_data TO reader;
       ALTER TABLE reviews ENABLE ROW LEVEL SECURITY; CREATE POLICY half ON reviews USING (id % 2 = 0)`)
     const reader = pair.source.url.replace('//postgres:', '//reader:')
-    const result = await run('verify', { source: reader })
-    await source.query('DROP POLICY half ON reviews; ALTER TABLE reviews DISABLE ROW LEVEL SECURITY')
+    const result = await run('verify', { source: reader }).finally(() =>
+      source.query('DROP POLICY half ON reviews; ALTER TABLE reviews DISABLE ROW LEVEL SECURITY'),
+    )
     expectRed(result, /row-level security hides rows of reviews from this role/)
   }, 60_000)
 
@@ -375,6 +394,7 @@ describe('what is finished after the load', () => {
   const strict = { structure: 'require', dry: 'true' }
 
   beforeAll(async () => {
+    await loaded()
     const { rows: constraints } = await source.query(
       `SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS sql
          FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('u', 'f') ORDER BY contype DESC`,
@@ -434,18 +454,18 @@ describe('what is finished after the load', () => {
   ])(
     '%s',
     async (_, done, undone, words) => {
-      await target.query(done)
-      const result = await run('verify', strict)
-      await target.query(undone)
+      const result = await changed(done, undone, () => run('verify', strict))
       expectRed(result, words)
     },
     60_000,
   )
 
   test('a sequence that cannot be set is a problem long before it is to be set', async () => {
-    await target.query('ALTER SEQUENCE orders_id_seq INCREMENT BY -1 MINVALUE -1000')
-    const result = await run('verify', { structure: 'report', dry: 'true' })
-    await target.query('ALTER SEQUENCE orders_id_seq INCREMENT BY 1 MINVALUE 1')
+    const result = await changed(
+      'ALTER SEQUENCE orders_id_seq INCREMENT BY -1 MINVALUE -1000',
+      'ALTER SEQUENCE orders_id_seq INCREMENT BY 1 MINVALUE 1',
+      () => run('verify', { structure: 'report', dry: 'true' }),
+    )
     expectRed(result, /the sequence public.orders_id_seq counts by -1 on the target and by 1 on the source; run `ALTER/)
   }, 60_000)
 

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Plan } from '../../src/model/plan.ts'
 import { Stream, type StreamOptions } from '../../src/phases/stream/supervisor.ts'
+import { errorCode } from '../../src/runtime/errors.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT, OUR_SCHEMA } from '../../src/source/heartbeat.ts'
 import { createPublication } from '../../src/source/publication.ts'
 import type { Bench, Databases } from '../contract/standin-helpers.ts'
@@ -23,26 +24,30 @@ export class Scene {
   readonly #streams: Stream[] = []
   readonly #writers: Writer[] = []
 
-  private constructor(bench: Bench, db: Databases) {
+  private constructor(bench: Bench, db: Databases, tables: readonly string[]) {
     this.bench = bench
     this.db = db
     this.plan = {
       sourceSchema: 'public',
       targetSchema: 'public',
-      tables: TABLES,
+      tables: [...tables],
       slot: `s_${db.name}`,
       publication: `p_${db.name}`,
     }
   }
 
-  static async create(bench: Bench, options: { truncate?: boolean; more?: string } = {}): Promise<Scene> {
+  static async create(
+    bench: Bench,
+    options: { truncate?: boolean; more?: string; tables?: readonly string[] } = {},
+  ): Promise<Scene> {
     const db = await bench.databases(DDL + (options.more ?? ''))
-    const scene = new Scene(bench, db)
+    const tables = [...TABLES, ...(options.tables ?? [])]
+    const scene = new Scene(bench, db, tables)
     const rows = `INSERT INTO items SELECT g, g * 10, 'item ' || g, g, '2026-01-01' FROM generate_series(1, 200) g;
       INSERT INTO notes SELECT g, g, repeat('x', 5000) FROM generate_series(1, 20) g`
     const { sourceId } = await createHeartbeat(db.s, 'test')
     await createTargetHeartbeat(db.t, 'public', sourceId)
-    await createPublication(db.s, scene.plan.publication, 'public', TABLES)
+    await createPublication(db.s, scene.plan.publication, 'public', tables)
     if (options.truncate)
       await db.s.query(`ALTER PUBLICATION ${scene.plan.publication} SET (publish = 'insert, update, delete, truncate')`)
     await db.s.query(rows)
@@ -198,14 +203,14 @@ export async function during(stream: Stream, probe: () => unknown, ms: number): 
   }
 }
 
-/** What the stream says when it goes red, and how long that took. */
-export async function red(stream: Stream, ms: number): Promise<{ said: string; after: number }> {
+/** What the stream says when it goes red, by which code, and after how many milliseconds. */
+export async function red(stream: Stream, ms: number): Promise<{ said: string; code: string; after: number }> {
   const began = performance.now()
   while (performance.now() - began < ms) {
     try {
       stream.check()
     } catch (error) {
-      return { said: (error as Error).message, after: performance.now() - began }
+      return { said: (error as Error).message, code: errorCode(error), after: performance.now() - began }
     }
     await sleep(50)
   }

@@ -16,12 +16,15 @@ afterAll(() => bench?.stop())
 async function streaming(options: Parameters<typeof Scene.create>[1] = {}, more: Parameters<Scene['stream']>[0] = {}) {
   scene = await Scene.create(bench, options)
   const load = scene.load()
-  const stream = await scene.stream(more)
+  const stream = await scene.stream({ stuckAfter: 20_000, ...more })
   await until(() => load.committed > 10)
+  // A busy machine may take its time for the start; from here on each test waits for the stream to be red.
+  stream.options.stuckAfter = STUCK_AFTER
   return { stream, source: scene.db.s, target: scene.db.t }
 }
 
-/** Red soon after `stuck-after` (5 s), by what this machine's other work allows. */
+const STUCK_AFTER = 2_000
+/** Red soon after that, by what this machine's other work allows. */
 const SOON = 15_000
 
 describe('a stream that cannot go on is red and says why', () => {
@@ -34,57 +37,61 @@ describe('a stream that cannot go on is red and says why', () => {
     ])
     stream.check()
     await source.query('TRUNCATE notes')
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/a TRUNCATE was run on public\.notes/)
+    const { said, code } = await red(stream, SOON)
+    expect(code).toBe('source.truncated')
+    expect(said).toContain('public.notes')
   })
 
   it('TRUNCATE that the publication sends', async () => {
     const { stream, source } = await streaming({ truncate: true })
     // The watch sees the same; the replicator's own words must do as well.
     await source.query('BEGIN; TRUNCATE notes; INSERT INTO notes SELECT g, g FROM generate_series(1, 5) g; COMMIT')
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/a TRUNCATE was run on public\.notes/)
+    expect((await red(stream, SOON)).code).toBe('source.truncated')
     await until(() =>
       [...stream.diagnoses.keys()].some((words) => /TRUNCATE operation cannot be supported/.test(words)),
     )
-    expect(stream.stuck('it does not move').message).toMatch(/because a TRUNCATE was run on the source/)
+    expect(stream.stuck('it does not move').code).toBe('stream.stuck.truncate')
   })
 
   it('a column added on the source: at once with on-ddl, else when it is stuck', async () => {
     const first = await streaming({}, { watch: { onDdl: 'fail', walBudget: 2 ** 40, onWalBudget: 'fail' } })
     await first.source.query('ALTER TABLE items ADD COLUMN extra text')
-    expect((await red(first.stream, SOON)).said).toBe('the column extra was added to public.items on the source')
+    expect((await red(first.stream, SOON)).code).toBe('schema.changed')
+    expect(first.stream.observations).toMatchObject([{ kind: 'column-changed' }])
     await scene.end()
 
     const { stream, source } = await streaming()
     await source.query('ALTER TABLE items ADD COLUMN extra text')
-    const { said, after } = await red(stream, SOON)
-    expect(said).toMatch(/the source sends the column extra of public\.items, which the target does not have/)
-    expect(said).toMatch(/the column extra was added to public\.items on the source/)
-    expect(after).toBeGreaterThan(4_000)
+    const { code, after } = await red(stream, SOON)
+    expect(code).toBe('stream.stuck.column')
+    expect(stream.observations).toMatchObject([{ kind: 'column-changed', what: expect.stringContaining('extra') }])
+    expect(after).toBeGreaterThan(STUCK_AFTER * 0.8)
   })
 
   it('an unchanged TOASTed value', async () => {
     const { stream, source } = await streaming()
     await source.query('UPDATE notes SET item = 7 WHERE id = 3')
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/a large \(TOASTed\) value in column body of public\.notes unchanged/)
+    const { said, code } = await red(stream, SOON)
+    expect(code).toBe('stream.stuck.toast')
+    expect(said).toContain('column body of public.notes')
   })
 
   it('REPLICA IDENTITY FULL', async () => {
     const { stream, source } = await streaming()
     await source.query('ALTER TABLE notes REPLICA IDENTITY FULL; DELETE FROM notes WHERE id = 5')
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/the keys of public\.notes do not fit: the source sends 3 key columns .* has 1/)
-    expect(said).toMatch(/REPLICA IDENTITY of public\.notes was changed from DEFAULT to FULL/)
+    expect((await red(stream, SOON)).code).toBe('stream.stuck.identity')
+    expect(stream.observations).toMatchObject([
+      { kind: 'identity-changed', what: expect.stringContaining('public.notes') },
+    ])
   })
 
   it('unique values swapped', async () => {
     const { stream, source } = await streaming()
     await source.query(`BEGIN; UPDATE items SET code = -1 WHERE id = 150; UPDATE items SET code = 1500 WHERE id = 151;
       UPDATE items SET code = 1510 WHERE id = 150; COMMIT`)
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/a unique value moved from one row of public\.items .* items_code_key refuses/)
+    const { said, code } = await red(stream, SOON)
+    expect(code).toBe('stream.stuck.unique')
+    expect(said).toContain('items_code_key')
     // No value of a customer's in it.
     expect(said).not.toMatch(/1500|1510/)
   })
@@ -95,8 +102,9 @@ describe('a stream that cannot go on is red and says why', () => {
       `ALTER TABLE notes ADD CONSTRAINT short CHECK (length(body) < 100000 AND body <> 'secret value')`,
     )
     await source.query(`INSERT INTO notes VALUES (-1, 1, 'secret value')`)
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/the target's CHECK short refuses a row of public\.notes/)
+    const { said, code } = await red(stream, SOON)
+    expect(code).toBe('stream.stuck.check')
+    expect(said).toContain('short')
     expect(said).not.toMatch(/secret/)
     await scene.end()
 
@@ -104,7 +112,7 @@ describe('a stream that cannot go on is red and says why', () => {
     await second.target.query('ALTER TABLE notes ALTER COLUMN item TYPE smallint')
     await second.source.query('INSERT INTO notes VALUES (-2, 100000)')
     const narrow = await red(second.stream, SOON)
-    expect(narrow.said).toMatch(/does not fit the type of its column/)
+    expect(narrow.code).toBe('stream.stuck.type')
     expect(narrow.said).not.toMatch(/100000/)
   })
 
@@ -113,40 +121,41 @@ describe('a stream that cannot go on is red and says why', () => {
     const { publication } = scene.plan
     await source.query(`DROP PUBLICATION ${publication}`)
     await source.query(`CREATE PUBLICATION ${publication} FOR TABLE items, notes, molt_actions.molt_actions_heartbeat`)
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/the publication p_db\d+ was dropped and created again; .* start over with a new slot/)
+    // Seen by the slot's facts, or in between by a look at the publication.
+    expect(['publication.dropped', 'publication.changed']).toContain((await red(stream, SOON)).code)
   })
 
   it('a table taken out of the publication, which nothing else would show', async () => {
     const { stream, source } = await streaming()
     await source.query(`ALTER PUBLICATION ${scene.plan.publication} DROP TABLE notes`)
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/the publication p_db\d+ does not send public\.notes any more/)
+    const { said, code } = await red(stream, SOON)
+    expect(code).toBe('publication.changed')
+    expect(said).toContain('public.notes')
   })
 
   it.each([
     [
       'sends no DELETE from now on',
       (p: string) => `ALTER PUBLICATION ${p} SET (publish = 'insert, update')`,
-      /what it/,
+      'was altered',
     ],
     [
       'was without a table for a moment',
       (p: string) => `ALTER PUBLICATION ${p} DROP TABLE notes; ALTER PUBLICATION ${p} ADD TABLE notes`,
-      /public\.notes was taken out and put in again/,
+      'public.notes',
     ],
     [
       'filters rows from now on',
       (p: string) =>
         `ALTER PUBLICATION ${p} SET TABLE items WHERE (id < 0), notes, molt_actions.molt_actions_heartbeat`,
-      /public\.items was taken out and put in again/,
+      'public.items',
     ],
-  ])('a publication that %s', async (_, sql, words) => {
+  ])('a publication that %s', async (_, sql, named) => {
     const { stream, source } = await streaming()
     await source.query(sql(scene.plan.publication))
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/the publication p_db\d+ was altered on the source \(/)
-    expect(said).toMatch(words)
+    const { said, code } = await red(stream, SOON)
+    expect(code).toBe('publication.changed')
+    expect(said).toContain(named)
   })
 
   it('the slot taken by another process', async () => {
@@ -167,10 +176,9 @@ describe('a stream that cannot go on is red and says why', () => {
       if (!(await Promise.race([refused, sleep(300).then(() => false)]))) break
       if (attempt > 50) throw new Error('the slot could not be stolen')
     }
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(
-      /another process holds the slot s_db\d+ .*PID \d+ \(thief, user postgres, from 127\.0\.0\.1\), connected since 20/,
-    )
+    const { said, code } = await red(stream, SOON)
+    expect(code).toBe('stream.stuck.slot-busy')
+    expect(said).toContain('thief, user postgres')
     await thief.end().catch(() => {})
   })
 
@@ -187,8 +195,7 @@ describe('a stream that cannot go on is red and says why', () => {
       (await source.query('SELECT 1 FROM pg_replication_slots WHERE slot_name = $1', [scene.plan.slot])).rowCount === 0
     while (!(await dropped())) await source.query(again).catch(() => {})
     await scene.createSlot()
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/the slot s_db\d+ (is gone|was recreated)/)
+    expect(['slot.missing', 'slot.recreated', 'slot.moved']).toContain((await red(stream, SOON)).code)
   })
 
   it('the slot moved past changes that have not arrived', async () => {
@@ -202,8 +209,7 @@ describe('a stream that cannot go on is red and says why', () => {
     ])
     await sleep(300)
     await source.query('SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())', [scene.plan.slot])
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/was recreated, moved on or read by somebody else: its position is past \d+ heartbeats/)
+    expect((await red(stream, SOON)).code).toBe('slot.moved')
     await blocker.query('ROLLBACK')
   })
 
@@ -214,18 +220,20 @@ describe('a stream that cannot go on is red and says why', () => {
     const ahead = (async () => {
       while (!over) await target.query('UPDATE molt_actions_heartbeat SET beat = 1000000000').then(() => sleep(20))
     })()
-    const { said } = await red(stream, SOON)
+    const { said, code } = await red(stream, SOON)
     over = true
     await ahead
-    expect(said).toMatch(/the heartbeat on the target says 1000000000, but the source has only written \d+:/)
+    expect(code).toBe('heartbeat.changed')
+    expect(said).toContain('1000000000')
   })
 
   it('a lock on the target, with who holds it', async () => {
     const { stream } = await streaming()
     const blocker = await bench.client(`${scene.db.target}&application_name=nightly-report`)
     await blocker.query('BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE')
-    const { said } = await red(stream, SOON)
-    expect(said).toMatch(/its session on the target waits for a lock that PID \d+ \(nightly-report\) holds/)
+    const { said, code } = await red(stream, SOON)
+    expect(code).toBe('stream.stuck.lock')
+    expect(said).toContain('nightly-report')
     await blocker.query('ROLLBACK')
   })
 
@@ -250,9 +258,7 @@ describe('a stream that cannot go on is red and says why', () => {
     while (!half() && stream.status.walBytes < 80 * 2 ** 20) await fill()
     await until(half, 60_000)
     for (let segments = 0; segments < 8 && !(await red(stream, 1).catch(() => undefined)); segments++) await fill()
-    expect((await red(stream, 60_000)).said).toMatch(
-      /more than `wal-budget` \(96 MiB\); `on-wal-budget: drop-slot` has dropped it/,
-    )
+    expect((await red(stream, 60_000)).code).toBe('slot.wal-budget')
     const left = await source.query('SELECT 1 FROM pg_replication_slots WHERE slot_name = $1', [scene.plan.slot])
     expect(left.rowCount).toBe(0)
     await holder.query('ROLLBACK')

@@ -3,6 +3,7 @@ import { type Deferred, offendingRows } from '../../src/destination/deferral.ts'
 
 const object = (kind: Deferred['kind'], create: string): Deferred => ({
   ...{ kind, schema: 'public', table: 'a b', name: 'x', create, drop: '', dropped: true, rebuilt: false },
+  ...{ valid: true, comments: [] },
 })
 const T = '"public"."a b"'
 
@@ -37,6 +38,21 @@ test.each([
     expect(offendingRows(object(kind, create), { detail })).toBe(sql)
   },
 )
+
+test.each([
+  [
+    'check',
+    `ALTER TABLE ${T} ADD CONSTRAINT "x" CHECK ((n > 0)) NO INHERIT NOT VALID`,
+    `SELECT * FROM ${T} WHERE NOT ((n > 0)) LIMIT 20`,
+  ],
+  [
+    'foreign-key',
+    `ALTER TABLE ${T} ADD CONSTRAINT "x" FOREIGN KEY (p, q) REFERENCES b(r, s) ON DELETE SET NULL (q) DEFERRABLE NOT VALID`,
+    `SELECT p, q FROM ${T} WHERE (p, q) NOT IN (SELECT r, s FROM b WHERE (r, s) IS NOT NULL) LIMIT 20`,
+  ],
+] as const)('a %s as the server writes it has such a statement too', (kind, create, sql) => {
+  expect(offendingRows(object(kind, create), {})).toBe(sql)
+})
 
 test('without the server’s detail its definition is what there is', () => {
   expect(offendingRows(object('unique', 'CREATE UNIQUE INDEX x ON t (e)'), {})).toBe('CREATE UNIQUE INDEX x ON t (e)')

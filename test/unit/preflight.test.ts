@@ -112,7 +112,15 @@ describe('fingerprints', () => {
 })
 
 it("writes CockroachDB's own syntax for dropping a unique index, its foreign keys first, and leaves shards alone", () => {
-  const same = { schema: 'public', deferrable: false, validated: true, index: null, condition: null, references: null }
+  const same = {
+    schema: 'public',
+    deferrable: false,
+    validated: true,
+    index: null,
+    definition: '',
+    condition: null,
+    references: null,
+  }
   const schema: Schema = {
     name: 'public',
     tables: [],
@@ -142,7 +150,15 @@ it("writes CockroachDB's own syntax for dropping a unique index, its foreign key
         columns: ['x'],
         references: { schema: 'public', table: 'a', columns: ['x'], onUpdate: 'a', onDelete: 'c', match: 's' },
       },
-      { ...same, table: 'a', name: 'check_crdb_internal_x_shard_16', kind: 'c', columns: [], condition: 'true' },
+      {
+        ...same,
+        table: 'a',
+        name: 'check_crdb_internal_x_shard_16',
+        kind: 'c',
+        columns: [],
+        definition: '',
+        condition: 'true',
+      },
       { ...same, table: 'a', name: 'twice', kind: 'c', columns: [] },
     ],
   }

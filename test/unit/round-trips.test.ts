@@ -25,7 +25,8 @@ function counting(answers: Record<string, object[]>) {
 }
 
 const deferred = (kind: string, table: string, name: string, create: string) => ({
-  ...{ kind, schema: 'public', table, name, create, drop: '', dropped: true, rebuilt: false },
+  ...{ kind, schema_name: 'public', table_name: table, name, create_ddl: create, drop_ddl: '' },
+  ...{ dropped: true, rebuilt: false },
 })
 const constraint = (kind: string, table: string, name: string) =>
   deferred(kind, table, name, `ALTER TABLE "public"."${table}" ADD CONSTRAINT "${name}" CHECK (true) NOT VALID`)

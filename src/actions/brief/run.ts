@@ -11,7 +11,9 @@ import {
   readEvidence,
   STREAMING,
 } from '../../ledger/ledger.ts'
-import type { VerifyLevel } from '../../model/plan.ts'
+import { type ProofState, readProof } from '../../ledger/proof.ts'
+import type { FinalVerify, ReportLevel } from '../../model/plan.ts'
+import { proofText } from '../../phases/rolling/text.ts'
 import { markdownCode, markdownText } from '../../report/markdown.ts'
 import { folded } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
@@ -33,7 +35,7 @@ type Brief = Context<typeof spec>
 interface Verified {
   problems?: string[]
   tables?: { rows: number }[]
-  level?: VerifyLevel
+  level?: ReportLevel
   partial?: boolean
   durationMs?: number
 }
@@ -49,6 +51,7 @@ interface Facts {
   replicate?: Evidence<{ status?: { lagMs?: number } }>
   rehearsal?: Evidence<{ pauseMs?: number; decision?: string }>
   slot?: Awaited<ReturnType<typeof readSlot>>
+  proof?: ProofState
   from: Awaited<ReturnType<typeof readServer>>
   to: Awaited<ReturnType<typeof readTarget>>
 }
@@ -103,6 +106,7 @@ async function gather(source: Database, target: Database, entry: Entry): Promise
     replicate: await last('replicate'),
     rehearsal: await last('cutover'),
     slot: await readSlot(source, entry.plan.slot),
+    proof: await readProof(target, entry.id),
     from: await readServer(source),
     to: await readTarget(target),
   }
@@ -150,6 +154,8 @@ function page(context: Brief, entry: Entry, facts: Facts, problems: readonly str
     `| From, to | ${fromTo(entry, facts)} |`,
     `| Preflight | ${preflightText(facts)} |`,
     `| Verify | ${verifyText(entry, facts)} |`,
+    ...(facts.proof ? [`| Rolling proof | ${markdownText(proofText(facts.proof))} |`] : []),
+    `| In the write pause | ${FINAL[plan.finalVerify ?? 'auto']} |`,
     `| Lag | ${lagMs === undefined ? 'never measured' : `${seconds(lagMs)} (measured ${ago(replicate)})`} |`,
     `| Estimated write pause | ${pause} |`,
     `| Longest write pause | ${seconds(maxPause())} (\`max-pause\`): then the fence is lifted, and nothing is decided |`,
@@ -187,8 +193,20 @@ function preflightText({ prepare }: Facts): string {
   return `${counts}, ${ago(prepare)}`
 }
 
-const LEVELS: Record<VerifyLevel, string> = {
+/** What the approver agrees to. */
+const FINAL: Record<FinalVerify, string> = {
+  full: 'every row is compared, by molt and by both databases',
+  auto: 'every row is compared where that takes at most 2 s; else the rows that changed last, where all others are proved by then. What an administrator changes on the target alone is not seen by that',
+  changed:
+    'the rows that changed last are compared; all others are proved before. What an administrator changes on the target alone is not seen by that',
+  molt: 'every row is compared, by molt alone',
+  counts: 'only numbers of rows are compared',
+  tables: 'only definitions are compared',
+}
+
+const LEVELS: Record<ReportLevel, string> = {
   full: 'every row, by molt and by both databases',
+  changed: 'every row, by both databases, and again when it changed',
   molt: 'every row, by molt alone',
   counts: 'only the numbers of rows',
   tables: 'only the definitions',

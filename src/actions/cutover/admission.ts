@@ -5,7 +5,7 @@ import { readStreamNote } from '../../ledger/hold.ts'
 import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { schemaChanges } from '../../ledger/schema-changes.ts'
 import { describeChange } from '../../model/fingerprint.ts'
-import { VERIFY_LEVELS } from '../../model/plan.ts'
+import { FINAL_VERIFIES } from '../../model/plan.ts'
 import { advanceToCommitted } from '../../phases/after-commit/commit-time.ts'
 import { planFence } from '../../phases/cutover/held-fence.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
@@ -15,7 +15,7 @@ import { seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { requireMigration } from '../shared.ts'
 import { requireEndable } from './commands.ts'
-import { levelOf } from './compare.ts'
+import { finalVerifyOf } from './compare.ts'
 import type { Cutover } from './spec.ts'
 
 /** Phases from which a cutover begins, or goes on. */
@@ -54,9 +54,9 @@ function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): v
       'approval.plan-changed',
       `the approval of migration \`${id}\` is of the plan ${approval?.planHash ?? 'none'}, and the ledger has ${plan.hash}; have this one approved`,
     )
-  const planned = plan.finalVerify ?? 'full'
-  const given = levelOf(context, plan)
-  if (VERIFY_LEVELS.indexOf(given) > VERIFY_LEVELS.indexOf(planned))
+  const planned = plan.finalVerify ?? 'auto'
+  const given = finalVerifyOf(context, plan)
+  if (FINAL_VERIFIES.indexOf(given) > FINAL_VERIFIES.indexOf(planned))
     throw new VerdictError(
       'approval.weaker-verify',
       `input \`final-verify\`: \`${given}\` compares less than the plan that was approved says (\`${planned}\`); leave it out, or \`prepare\` with \`final-verify: ${given}\` and have that approved`,

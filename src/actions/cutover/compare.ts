@@ -1,17 +1,21 @@
 import { join } from 'node:path'
 import { info } from '@actions/core'
 import { addEvidence, type Entry } from '../../ledger/ledger.ts'
-import type { Plan, VerifyLevel } from '../../model/plan.ts'
+import type { FinalVerify, Plan } from '../../model/plan.ts'
+import { reportCoverage } from '../../phases/rolling/report.ts'
+import type { DrainEvidence } from '../../phases/stream/drain.ts'
 import { requireClean } from '../../phases/verify/verdict.ts'
 import { runVerify } from '../../phases/verify/verify.ts'
 import { verifyTable } from '../../report/summary.ts'
 import type { VerifyReport } from '../../report/verify-report.ts'
 import { seconds, workFolder } from '../../runtime/progress.ts'
+import { parseLsn } from '../../source/pgoutput.ts'
 import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 
-export function levelOf({ inputs }: Cutover, plan: Plan): VerifyLevel {
-  return inputs.finalVerify ?? plan.finalVerify ?? 'full'
+/** What was asked for; `auto` is decided by {@link chooseLevel}. */
+export function finalVerifyOf({ inputs }: Cutover, plan: Plan): FinalVerify {
+  return inputs.finalVerify ?? plan.finalVerify ?? 'auto'
 }
 
 /**
@@ -36,13 +40,13 @@ export async function firstVerify(
   return report
 }
 
-export async function finalVerify(context: Cutover, section: Section, signal: AbortSignal): Promise<VerifyReport> {
-  const level = levelOf(context, section.entry.plan)
-  const report = await runVerify(section.source, section.target, {
-    ...verifyOptions(context, section.entry, signal),
-    help: section.help,
-    level,
-  })
+export async function finalVerify(
+  context: Cutover,
+  section: Section,
+  drain: DrainEvidence,
+  signal: AbortSignal,
+): Promise<VerifyReport> {
+  const report = await compare(context, section, drain, signal)
   context.output(
     'tables',
     JSON.stringify(
@@ -56,6 +60,19 @@ export async function finalVerify(context: Cutover, section: Section, signal: Ab
     ),
   )
   return report
+}
+
+async function compare(
+  context: Cutover,
+  { entry, source, target, help, level, proof }: Section,
+  drain: DrainEvidence,
+  signal: AbortSignal,
+): Promise<VerifyReport> {
+  const options = { ...verifyOptions(context, entry, signal), help }
+  if (level !== 'changed') return runVerify(source, target, { ...options, level })
+  if (!proof) throw new Error('there is no proof to rest on')
+  const { compared, unproved } = await proof.compareRest(parseLsn(drain.lsn), signal)
+  return reportCoverage(source, target, { proved: proof.proofs.proved, others: unproved, compared }, options)
 }
 
 function verifyOptions(context: Cutover, { plan }: Entry, signal: AbortSignal) {

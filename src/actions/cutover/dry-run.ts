@@ -7,6 +7,7 @@ import type { VerifyReport } from '../../report/verify-report.ts'
 import type { Database } from '../../runtime/database.ts'
 import { number, seconds } from '../../runtime/progress.ts'
 import { expectPause, type Verified } from './estimate.ts'
+import { expectedChoice } from './rolling.ts'
 import type { Cutover } from './spec.ts'
 
 /**
@@ -17,11 +18,12 @@ export async function dryRun(context: Cutover, entry: Entry, target: Database): 
   const { inputs } = context
   const { decision, maxPause } = inputs
   const [verified] = await readEvidence<VerifyReport>(target, entry.id, 'verify', 1)
-  const { parts, total, unknown } = await expectPause(context, {
+  const { parts, total, unknown } = await expectPause({
     entry,
     target,
     before: { lagMs: inputs.maxLag },
     verified: known(verified?.body),
+    choice: expectedChoice(context, entry, known(verified?.body)),
     smokeMs: undefined,
   })
   const operations = operationsOf(decision, inputs)

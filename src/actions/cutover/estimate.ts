@@ -10,7 +10,7 @@ import type { VerifyReport } from '../../report/verify-report.ts'
 import type { Database } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
-import { levelOf } from './compare.ts'
+import type { Choice } from './rolling.ts'
 import type { Cutover } from './spec.ts'
 
 /** What the first verify, or an earlier one, has taken. */
@@ -21,13 +21,14 @@ interface Looked {
   target: Database
   before: Pick<StreamStatus, 'lagMs'>
   verified: Verified | undefined
+  choice: Choice
   smokeMs: number | undefined
 }
 
 /** What the pause will take, by what this run and its rehearsals have measured; `of` names the parts. */
-export async function expectPause(context: Cutover, looked: Looked): Promise<Estimate & { of: string }> {
-  const { entry, target, before, verified, smokeMs } = looked
-  const level = levelOf(context, entry.plan)
+export async function expectPause(looked: Looked): Promise<Estimate & { of: string }> {
+  const { entry, target, before, verified, smokeMs, choice } = looked
+  const { level } = choice
   const past = await readEvidence<{ planHash: string; finalVerify: string; parts: Parts }>(
     target,
     entry.id,
@@ -41,7 +42,8 @@ export async function expectPause(context: Cutover, looked: Looked): Promise<Est
       const { verify, ...others } = parts
       return finalVerify === level && verify !== undefined ? { ...others, verify } : others
     })
-  const verifyMs = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : 1_000
+  const own = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : 1_000
+  const verifyMs = choice.verifyMs ?? own
   const pace = await readPace(target)
   const rebuildMs = rebuildTime(await listDeferred(target, entry.id), verified, pace)
   const grants = grantStatements(entry.plan.targetSchema, entry.facts.writeAccess ?? []).length
@@ -61,7 +63,7 @@ export async function expectPause(context: Cutover, looked: Looked): Promise<Est
 /** @throws VerdictError when the pause would exceed `max-pause` */
 export async function requireShort(context: Cutover, looked: Looked): Promise<number> {
   const { inputs } = context
-  const { total, unknown, of } = await expectPause(context, looked)
+  const { total, unknown, of } = await expectPause(looked)
   context.output('estimated-pause-ms', total)
   info(`the write pause is expected to take about ${seconds(total)} (${of})`)
   if (unknown.length)

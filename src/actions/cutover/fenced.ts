@@ -66,7 +66,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     if (inputs.smokeTest)
       await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
     const verifying = clock.part('verify', async () => {
-      verify = await limit.race(finalVerify(context, section, limit.signal))
+      verify = await limit.race(finalVerify(context, section, drain, limit.signal))
       requireClean(verify, true)
       return verify
     })
@@ -157,6 +157,8 @@ async function requireHeld({ source, target, stream, entry, held }: Section): Pr
 async function decide(context: Cutover, section: Section, limit: Limit, drainBeat: number): Promise<Entry> {
   const { entry, target, held } = section
   await limit.race(requireHeld(section))
+  // A second witness beside the fence's own counters, which a disabled trigger would keep still.
+  if (section.proof) await limit.race(section.proof.readToDecision())
   const facts = { writesPassed: held.passed, drainBeat }
   const committing = await limit.race(advance(target, entry, 'committing', { facts }))
   checkpoint('committing')
@@ -166,6 +168,7 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
     throw new VerdictError('ledger.moved', 'another run has moved this migration meanwhile')
   await held.commit(context.inputs.holdersTimeout, limit.signal)
   checkpoint('permanent on the source')
+  await section.proof?.readToDecision()
   const committed = await advanceToCommitted(target, committing)
   checkpoint('committed')
   notify('committed')

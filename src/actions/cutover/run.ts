@@ -1,9 +1,10 @@
-import { info } from '@actions/core'
+import { info, warning } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
-import { HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
+import { awaitOldWriters, HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { withLanes } from '../../phases/cutover/lanes.ts'
 import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
+import type { RollingProof } from '../../phases/rolling/proof.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { withStream } from '../../phases/stream/open.ts'
 import { type Stream, untilCaughtUp } from '../../phases/stream/supervisor.ts'
@@ -16,15 +17,17 @@ import { InputError, messageOf, UserError, VerdictError } from '../../runtime/er
 import { number, seconds } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { probeFence } from '../../source/fence.ts'
+import { logSlotOf, seizeAndDrop } from '../../source/slot.ts'
 import { toolHelp } from '../../tools/versions.ts'
 import { withBoth } from '../shared.ts'
 import { DONE, lookFirst, settle } from './admission.ts'
 import { smokeTest } from './commands.ts'
-import { firstVerify, levelOf } from './compare.ts'
+import { firstVerify } from './compare.ts'
 import { dryRun } from './dry-run.ts'
 import { requireShort } from './estimate.ts'
 import { fenced, type Outcome } from './fenced.ts'
 import { requirePast } from './retention.ts'
+import { beginProof, chooseLevel } from './rolling.ts'
 import type { Section } from './section.ts'
 import { type Cutover, spec } from './spec.ts'
 import { BY_HAND, openTarget, switchOver } from './switch.ts'
@@ -54,13 +57,24 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
   await withDatabase(inputs.target, 'target', async (target) => {
     let switched = false
     try {
-      if (outcome.entry.phase === 'committed') outcome.entry = await switchOver(context, target, outcome.entry, signal)
+      if (outcome.entry.phase === 'committed') {
+        outcome.entry = await switchOver(context, target, outcome.entry, signal)
+        await dropLog(context, entry)
+      }
       switched = true
     } finally {
       report(context, outcome, switched)
       await addEvidence(target, entry.id, 'cutover', evidence(context, outcome))
     }
   })
+}
+
+/** Nothing is proved while streaming any more, and nobody reads the log. */
+async function dropLog({ inputs }: Cutover, { plan }: Entry): Promise<void> {
+  const slot = logSlotOf(plan.slot)
+  await withDatabase(inputs.source, 'source', (source) => seizeAndDrop(source, slot)).catch((error) =>
+    warning(`the slot ${slot} keeps WAL on the source until \`cleanup\` drops it: ${messageOf(error)}`),
+  )
 }
 
 /** The decision was taken by an earlier run; what is left is to let the application write, and to point it there. */
@@ -102,7 +116,7 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
   const { phase, plan } = entry
   return {
     decision,
-    finalVerify: levelOf(context, plan),
+    finalVerify: verify.level,
     planHash: plan.hash,
     before,
     after,
@@ -118,7 +132,9 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
 
 /** Milliseconds from the end of the final verification to the commit. */
 function unwatchedMs(parts: Parts): number {
-  return ['sequences', 'unique indexes', 'commit'].reduce((sum, part) => sum + (parts[part] ?? 0), 0)
+  const of = (part: string) => parts[part] ?? 0
+  // The first two are done beside the verify, and may take longer.
+  return Math.max(0, of('sequences') + of('unique indexes') - of('verify')) + of('commit')
 }
 
 /** Asks whoever streams now for the slot, and keeps others off until `work` is done. */
@@ -155,30 +171,59 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
   info(`caught up: lag ${seconds(before.lagMs)}`)
   checkpoint('caught up')
   return withBoth({ inputs, signal }, async (source, target) => {
-    const help = await toolHelp('molt', 'verify')
-    const verified = await firstVerify(context, { entry, source, target, signal, help })
-    const smokeMs = inputs.smokeTest && (await smokeTest(context, entry, signal))
-    const fence = await planFence(source, entry.plan)
-    const { refused } = await probeFence(source, fence)
-    if (refused.length)
-      throw new VerdictError(
-        'fence.refuses-unarmed',
-        `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
-      )
-    await requirePast(context, { entry, target, verified })
-    const estimate = await requireShort(context, { entry, target, before, verified, smokeMs })
-    await requireMoving(context, { stream, source, target, signal })
-    checkpoint('before arming')
-    const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
+    const proof = await beginProof(context, entry, source, stream, signal)
     try {
-      const held = new HeldFence(renewer, fence, inputs.lease)
-      return await withLanes(inputs, { target, migration: entry.id, login: stream.options.login, signal }, (lanes) =>
-        fenced(context, { entry, signal, help, stream, source, target, before, held, lanes, estimate }),
-      )
+      return await pauseWrites(context, { entry, stream, signal, source, target, before }, proof)
     } finally {
-      await renewer.end().catch(() => {})
+      await proof?.close()
     }
   })
+}
+
+/** The last checks before the pause, then the pause itself. */
+async function pauseWrites(
+  context: Cutover,
+  {
+    entry,
+    stream,
+    signal,
+    source,
+    target,
+    before,
+  }: Pick<Section, 'entry' | 'stream' | 'signal' | 'source' | 'target' | 'before'>,
+  proof: RollingProof | undefined,
+): Promise<Outcome> {
+  const { inputs } = context
+  const help = await toolHelp('molt', 'verify')
+  const choice = await chooseLevel(context, entry, source, stream, proof, signal)
+  const rolling = choice.level === 'changed'
+  // The proof has found what the first verify would find.
+  const verified = rolling ? undefined : await firstVerify(context, { entry, source, target, signal, help })
+  const smokeMs = inputs.smokeTest && (await smokeTest(context, entry, signal))
+  const fence = await planFence(source, entry.plan)
+  const { refused } = await probeFence(source, fence)
+  if (refused.length)
+    throw new VerdictError(
+      'fence.refuses-unarmed',
+      `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
+    )
+  await requirePast(context, { entry, target, verified })
+  const estimate = await requireShort(context, { entry, target, before, verified, choice, smokeMs })
+  await requireMoving(context, { stream, source, target, signal })
+  await awaitOldWriters(source, fence, inputs.holdersTimeout, signal)
+  // From here on no marker but the drain's own may be written.
+  const session = await proof?.halt()
+  checkpoint('before arming')
+  const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
+  try {
+    const held = new HeldFence(renewer, fence, inputs.lease)
+    const section = { entry, signal, help, stream, source, target, before, held, estimate, level: choice.level }
+    return await withLanes(inputs, { target, migration: entry.id, login: stream.options.login, signal }, (lanes) =>
+      fenced(context, { ...section, lanes, proof: rolling ? session : undefined }),
+    )
+  } finally {
+    await renewer.end().catch(() => {})
+  }
 }
 
 /** The verify has taken its time: a stream that has got stuck since must not pause anybody. */

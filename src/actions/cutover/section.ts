@@ -1,6 +1,8 @@
 import type { Entry } from '../../ledger/ledger.ts'
+import type { ReportLevel as Level } from '../../model/plan.ts'
 import type { HeldFence } from '../../phases/cutover/held-fence.ts'
 import type { Lanes } from '../../phases/cutover/lanes.ts'
+import type { ProofSession } from '../../phases/rolling/session.ts'
 import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { Database } from '../../runtime/database.ts'
 
@@ -9,6 +11,10 @@ export interface Section {
   entry: Entry
   /** What `molt verify --help` says. */
   help: string
+  /** What is compared while writes are paused. */
+  level: Level
+  /** Where that is `changed`: what the rest rests on. */
+  proof: ProofSession | undefined
   /** Aborted when the run is cancelled, or another run has taken the hold. */
   signal: AbortSignal
   stream: Stream

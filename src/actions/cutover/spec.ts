@@ -1,4 +1,4 @@
-import { VERIFY_LEVELS } from '../../model/plan.ts'
+import { FINAL_VERIFIES, VERIFY_LEVELS } from '../../model/plan.ts'
 import type { Context } from '../../runtime/action.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { boolean, choice, duration, integer, list } from '../../runtime/types.ts'
@@ -27,11 +27,11 @@ export const spec = defineAction({
     'first-verify': defaulted(
       choice(...VERIFY_LEVELS, 'none'),
       'full',
-      'What is compared before writes are paused, while changes are streamed: what differs is looked at again until it is known to be lag or loss.',
+      'Where no rolling proof is complete: what is compared before writes are paused, while changes are streamed: what differs is looked at again until it is known to be lag or loss.',
     ),
     'final-verify': optional(
-      choice(...VERIFY_LEVELS),
-      'What is compared while writes are paused, as `level` of `verify` says it. Default: what `prepare` has written into the plan (`full`, unless it was told otherwise); once it is approved, less than that is refused.',
+      choice(...FINAL_VERIFIES),
+      'What is compared while writes are paused: as `level` of `verify` says it, or `changed`: the rows that changed last, while the rolling proof stands for all others. `auto`: `full` where that takes at most 2 s, else `changed` where a proof is complete. Default: what `prepare` has written into the plan (`auto`, unless it was told otherwise); once it is approved, less than that is refused.',
     ),
     'smoke-test': optional(
       list,

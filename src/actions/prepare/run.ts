@@ -7,7 +7,14 @@ import { assess } from '../../checks/facts/gather.ts'
 import { sourceGrants, targetGrants } from '../../checks/grants.ts'
 import { CHECKS } from '../../checks/index.ts'
 import { annotate, blocking, preflightOf, summaryOf } from '../../checks/report.ts'
-import { type Deferral, deferObjects, deferredNames, listDeferred } from '../../destination/deferral.ts'
+import {
+  type Deferral,
+  deferObjects,
+  deferredNames,
+  listDeferred,
+  plannedDeferral,
+} from '../../destination/deferral.ts'
+import { dropTrial, trialSchema, tryDefinitions as tryDeferred } from '../../destination/trial.ts'
 import {
   closeWriteAccess,
   grantOptionStatements,
@@ -112,6 +119,7 @@ function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Fa
       rehearsalTarget: inputs.rehearsalTarget,
       writeAccess: inputs.writeAccess,
       defer: deferralOf(inputs.defer),
+      trial: inputs.trial,
       tableHandling: inputs.tableHandling,
       bucketPath: inputs.bucketPath,
       tableConcurrency: inputs.tableConcurrency,
@@ -202,6 +210,7 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   const identity = { systemIdentifier, databaseOid, sourceId: owner.sourceId }
   let entry = await createEntry(target, migration, plan, { source: identity })
   requireSamePlan(entry, plan)
+  await dropTrial(target, entry.facts.trialSchema)
   const expected = new Set(tables)
   const fence = await installFence(
     source,
@@ -210,6 +219,7 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   // What keeps the fence from being tried is said today, not on the night.
   await probeFence(source, fence)
   if (entry.phase === 'planned' || entry.phase === 'prepared') {
+    entry = await tryDeferral(target, entry, facts)
     const there = await defer(target, facts, plan)
     const fingerprints = {
       source: packFingerprint(fingerprint(facts.source.schema, tables)),
@@ -258,6 +268,17 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
     )
   if (kept.length) info(`${kept.length} rights to write to the target are taken away until the commit`)
   return recorded
+}
+
+async function tryDeferral(target: Database, entry: Entry, facts: Facts): Promise<Entry> {
+  const { settings } = facts
+  const { schema, server } = facts.target
+  const { objects } = plannedDeferral(schema, settings.tables, settings.defer, server.isCockroach)
+  if (settings.trial === 'none' || !objects.length) return entry
+  const name = trialSchema()
+  const named = await advance(target, entry, entry.phase, { facts: { trialSchema: name } })
+  await tryDeferred(target, name, objects)
+  return advance(target, named, named.phase, { facts: { trialSchema: null } })
 }
 
 /** @returns the target's schema as the load will find it */
@@ -321,7 +342,7 @@ function requireSamePlan(entry: Entry, plan: Plan): void {
 /** What was loaded stays as it was planned, and compared so: what is asked for now must not look as if it counted. */
 function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
   const changed = [
-    ['final-verify', plan.finalVerify ?? 'full', asked.finalVerify ?? 'full'],
+    ['final-verify', plan.finalVerify ?? 'auto', asked.finalVerify ?? 'auto'],
     ['defer', plan.defer ?? 'none', asked.defer ?? 'none'],
   ].flatMap(([name, was, is]) => (was === is ? [] : `\`${name}\` is \`${was}\` in it, and \`${is}\` now`))
   if (changed.length)

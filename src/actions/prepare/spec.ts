@@ -1,6 +1,6 @@
 import * as z from 'zod'
 import type { Waiver } from '../../checks/check.ts'
-import { VERIFY_LEVELS } from '../../model/plan.ts'
+import { FINAL_VERIFIES } from '../../model/plan.ts'
 import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { boolean, choice, duration, type InputType, integer, list, pattern, size, text } from '../../runtime/types.ts'
 import { migration } from '../shared.ts'
@@ -57,10 +57,15 @@ export const spec = defineAction({
       'none',
       'What is taken off the expected tables on the target for the load: `indexes` (unique ones too) and `constraints` (foreign keys, also those from other tables, and checks). Each is captured in the ledger before it is dropped. Plain indexes are built again while changes are streamed, unique ones after the drain, foreign keys are validated by `finalize`. `unique-after-load` builds unique ones while changes are streamed, too, which shortens the write pause: it is your word that a value never moves from one row to another, which would wedge the stream.',
     ),
+    trial: defaulted(
+      choice('forms', 'none'),
+      'forms',
+      '`forms`: before anything is taken off, one definition of each form is built on empty copies in a schema `molt_actions_trial_…` of the target, for at most 60 s. `none` skips this.',
+    ),
     'final-verify': defaulted(
-      choice(...VERIFY_LEVELS),
-      'full',
-      'What `cutover` compares while writes are paused. Part of the plan: once that is approved, `cutover` refuses to compare less.',
+      choice(...FINAL_VERIFIES),
+      'auto',
+      'What `cutover` compares while writes are paused: `full` compares every row, `changed` those that changed last and rests on the rolling proof for all others, `auto` is `full` where that takes at most 2 s, else `changed`. Part of the plan: once that is approved, `cutover` refuses to compare less.',
     ),
     apply: defaulted(
       boolean,

@@ -7,6 +7,9 @@ import { addEvidence, advance, type Entry, readEntry, readEvidence, STREAMING } 
 import { lookAtApproval } from '../../phases/approval/approval.ts'
 import { planFence } from '../../phases/cutover/held-fence.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
+import type { RollingProof } from '../../phases/rolling/proof.ts'
+import { type Coverage, reportCoverage } from '../../phases/rolling/report.ts'
+import { startProof } from '../../phases/rolling/start.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
 import { withStream } from '../../phases/stream/open.ts'
@@ -23,7 +26,7 @@ import { number, plural, seconds, workFolder } from '../../runtime/progress.ts'
 import { redact } from '../../runtime/secrets.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { fenceProblems, fenceVersion, readFence, writesPassed } from '../../source/fence.ts'
-import { dropSlot, slotProblems } from '../../source/slot.ts'
+import { dropSlot, logSlotOf, seizeAndDrop, slotProblems } from '../../source/slot.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -53,7 +56,7 @@ export const action: Action<typeof spec> = {
     const holder = thisRun(`replicate, until ${inputs.until}`)
     const entry = await withBoth(context, async (source, target) => {
       const entry = await requireMigration(source, target, inputs.migration, STREAMING)
-      await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'full' ? ['molt' as const] : []))
+      await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'none' ? [] : ['molt' as const]))
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
       if (problems.length)
         refuse('publication.unfit', 'the stream cannot begin', problems, 'The load may have to be repeated.')
@@ -83,7 +86,11 @@ export const action: Action<typeof spec> = {
 async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'declined' | 'expired'): Promise<void> {
   const dropped = inputs.onDeclined === 'drop-slot'
   notify('declined', { ending, slot: dropped ? 'dropped' : 'kept' })
-  if (dropped) await withDatabase(inputs.source, 'source', (source) => dropSlot(source, entry.plan.slot))
+  if (dropped)
+    await withDatabase(inputs.source, 'source', async (source) => {
+      await dropSlot(source, entry.plan.slot)
+      await seizeAndDrop(source, logSlotOf(entry.plan.slot))
+    })
   throw new VerdictError(
     'approval.declined',
     dropped
@@ -152,26 +159,40 @@ async function follow(
   signal: AbortSignal,
 ): Promise<void> {
   const { inputs } = context
-  const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   if (inputs.until === 'handover') {
-    const link = new Link(inputs.target, 'target')
-    try {
-      account.endedBy = await untilHandover(context, entry, stream, link, signal)
-    } finally {
-      await link.close()
-    }
-    account.status = stream.status
+    await followUntilHandover(context, entry, stream, account, signal)
     return
   }
+  const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   account.status = await untilCaughtUp(stream, limits)
   await withDatabase(inputs.target, 'target', (target) => markCaughtUp(entry.id, target))
   if (inputs.until === 'caught-up' && inputs.buildIndexes) await completeIndexes(context, entry, signal)
   if (inputs.verify === 'full') await verifyStreaming(context, entry, signal)
+  if (inputs.verify === 'rolling') await proveRolling(context, entry, stream, signal)
   if (inputs.until !== 'drained') return
   account.drain = await drainBehindFence(context, entry, stream)
   info(
     `drained: the marker was on the target after ${account.drain.markerSeenMs} ms, and the slot's position past it after ${account.drain.positionConfirmedMs} ms`,
   )
+}
+
+async function followUntilHandover(
+  context: Replicate,
+  entry: Entry,
+  stream: Stream,
+  account: Account,
+  signal: AbortSignal,
+): Promise<void> {
+  const { inputs } = context
+  const link = new Link(inputs.target, 'target')
+  const proof = inputs.verify === 'rolling' ? startProof(inputs, entry, stream, signal, inputs.verifyAge) : undefined
+  try {
+    account.endedBy = await untilHandover(context, entry, stream, link, signal, proof)
+  } finally {
+    await proof?.close()
+    await link.close()
+  }
+  account.status = stream.status
 }
 
 /** @throws VerdictError unless the fence has held all the while, too: behind one that fell, nothing was drained */
@@ -198,19 +219,42 @@ async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: Abo
   await withBoth({ inputs, signal }, build)
 }
 
-/** What the stream is still to bring is told from what is lost only while it runs. */
-async function verifyStreaming({ inputs, summary }: Replicate, entry: Entry, signal: AbortSignal): Promise<void> {
+/** Every row once, and what changes meanwhile again; in full where that cannot be done. */
+async function proveRolling(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<void> {
+  const proof = startProof(context.inputs, entry, stream, signal)
+  try {
+    const proved = await proof.untilProved(signal, () => stream.check())
+    await verifyStreaming(context, entry, signal, proved ? proof.coverage : undefined)
+    proof.check()
+    if (proved) info(proof.line)
+  } finally {
+    await proof.close()
+  }
+}
+
+/**
+ * What the stream is still to bring is told from what is lost only while it runs.
+ * @param coverage what needs no second look
+ */
+async function verifyStreaming(
+  { inputs, summary }: Replicate,
+  entry: Entry,
+  signal: AbortSignal,
+  coverage?: Coverage,
+): Promise<void> {
   const found = await withBoth({ inputs, signal }, async (source, target) => {
-    const report = await runVerify(source, target, {
+    const options = {
       sourceUrl: inputs.source,
       targetUrl: inputs.target,
       plan: entry.plan,
       signal,
-      level: 'full',
-      while: 'streaming',
-      structure: 'report',
+      while: 'streaming' as const,
+      structure: 'report' as const,
       logFile: join(workFolder(entry.id), 'molt-verify.log'),
-    })
+    }
+    const report = coverage
+      ? await reportCoverage(source, target, coverage, options)
+      : await runVerify(source, target, { ...options, level: 'full' })
     await addEvidence(target, entry.id, 'verify', { ...report, partial: false })
     return report
   })
@@ -231,6 +275,7 @@ async function untilHandover(
   stream: Stream,
   link: Link,
   signal: AbortSignal,
+  proof: RollingProof | undefined,
 ): Promise<Ending> {
   const { inputs } = context
   const { token, gateJob: job, environment, maxApprovalWait: maxWait } = inputs
@@ -244,6 +289,7 @@ async function untilHandover(
   for (;;) {
     throwIfCancelled(signal)
     stream.check()
+    proof?.check()
     const now = performance.now()
     quietSince = stream.status.lagMs <= inputs.maxLag ? (quietSince ?? now) : undefined
     if (!caughtUp && quietSince !== undefined && now - quietSince >= inputs.quietPeriod) {

@@ -30,6 +30,10 @@ export const streaming = {
   ),
   'replicator-args': optional(argumentList, 'Further flags of `replicator pglogical`, as a YAML list.'),
   'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
+  'verify-rate': optional(
+    integer(1, 1_000_000_000),
+    'Rows a second that the rolling proof compares at most. It also waits while the lag is over `max-lag`.',
+  ),
   ...metrics,
 }
 
@@ -49,9 +53,14 @@ export const spec = defineAction({
     ),
     ...streaming,
     verify: defaulted(
-      choice('none', 'full'),
+      choice('none', 'full', 'rolling'),
       'none',
-      'With `caught-up`: compares every row while the stream runs on, as `verify` with `while: streaming` does.',
+      'With `caught-up`: `full` compares every row while the stream runs on, as `verify` with `while: streaming` does. `rolling` compares every row once, and each row that changes again, so that `cutover` compares only what changed last while writes are paused; with `handover` it keeps that proof current. See docs/how-it-works.md.',
+    ),
+    'verify-age': defaulted(
+      duration,
+      '24h',
+      'With `handover` and `verify: rolling`: how old the comparison of a row may get before all are compared once more. Changes that were made on the target alone are found by that.',
     ),
     'build-indexes': defaulted(
       boolean,

@@ -12,6 +12,7 @@ import { notify } from '../../runtime/notify.ts'
 import { workFolder } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { readFence, revokePermanent } from '../../source/fence.ts'
+import { logSlotOf, seizeAndDrop } from '../../source/slot.ts'
 import { differences } from '../../tools/molt-verify.ts'
 import { requireMigration, withBoth } from '../shared.ts'
 import { spec } from './spec.ts'
@@ -61,6 +62,7 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
     throwIfCancelled(context.signal)
     await revokePermanent(source)
   }
+  await seizeAndDrop(source, logSlotOf(entry.plan.slot))
   const compared = (await lastAfterCommit(target, found))?.verdict ?? 'missing'
   if (compared === 'missing')
     warning('Rows were not compared since the commit, and cannot be any more once the source takes writes.')

@@ -1,14 +1,16 @@
 import { info, warning } from '@actions/core'
 import { holdTexts } from '../../ledger/hold.ts'
 import { type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
+import { readProof } from '../../ledger/proof.ts'
 import { lookAtFence } from '../../phases/cutover/held-fence.ts'
 import { readRollback } from '../../phases/observe/way-back.ts'
+import { proofText } from '../../phases/rolling/text.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { number, plural } from '../../runtime/progress.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
-import { readSlot } from '../../source/slot.ts'
+import { logSlotOf, readSlot } from '../../source/slot.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -26,7 +28,7 @@ export const action: Action<typeof spec> = {
           withDatabase(target, 'target', async (db) => {
             const entry = await readEntryIfAny(db, migration)
             const rollback = entry && (await readRollback(db, entry, context.inputs.rollbackWindow))
-            return { entry, holds: await holdTexts(db, migration), rollback }
+            return { entry, holds: await holdTexts(db, migration), rollback, proof: await readProof(db, migration) }
           }),
         )
       : undefined
@@ -40,6 +42,7 @@ export const action: Action<typeof spec> = {
       ...ledgerLines(context, entry),
       ...(rollback?.lines ?? []),
       ...(ledger?.holds ?? []),
+      ...(ledger?.proof ? [proofText(ledger.proof)] : []),
       ...sourceLines(context, facts),
     ]
     for (const line of lines) info(line)
@@ -53,11 +56,12 @@ export const action: Action<typeof spec> = {
         'Writes may go past it now, or have done so: nothing that was compared behind it can be relied on.',
       )
     const { walBudget } = context.inputs
-    if (facts?.slot && facts.slot.walBytes > walBudget)
-      throw new VerdictError(
-        'slot.wal-budget',
-        `the slot \`${facts.slot.name}\` keeps ${number(facts.slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${facts.slot.active ? 'although a replicator reads it' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
-      )
+    for (const slot of [facts?.slot, facts?.log])
+      if (slot && slot.walBytes > walBudget)
+        throw new VerdictError(
+          'slot.wal-budget',
+          `the slot \`${slot.name}\` keeps ${number(slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${slot.active ? 'although it is read' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
+        )
   },
 }
 
@@ -71,9 +75,12 @@ async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
   }
 }
 
+function slotName(entry: Entry | undefined): string {
+  return entry?.plan.slot ?? 'molt_slot'
+}
+
 /** Without a ledger that names it, a slot of another database on the same server is not this migration's. */
-async function ownSlot(db: Database, entry: Entry | undefined) {
-  const name = entry?.plan.slot ?? 'molt_slot'
+async function ownSlot(db: Database, entry: Entry | undefined, name: string) {
   const slot = await readSlot(db, name)
   const { rows } = await db.query('SELECT current_database() AS here')
   return slot && (entry || slot.database === rows[0].here) ? { ...slot, name } : undefined
@@ -83,7 +90,8 @@ async function lookAtSource(url: string, entry: Entry | undefined) {
   return withDatabase(url, 'source', async (db) => ({
     owner: await readHeartbeatOwner(db),
     fence: await lookAtFence(db, entry),
-    slot: await ownSlot(db, entry),
+    slot: await ownSlot(db, entry, slotName(entry)),
+    log: await ownSlot(db, entry, logSlotOf(slotName(entry))),
   }))
 }
 
@@ -98,7 +106,7 @@ function ledgerLines(context: Status, entry: Entry | undefined): string[] {
 
 function sourceLines(context: Status, facts: Awaited<ReturnType<typeof lookAtSource>> | undefined): string[] {
   if (!facts) return []
-  const { owner, fence, slot } = facts
+  const { owner, fence, slot, log } = facts
   context.output('fence', fence.state)
   context.output('slot-active', slot?.active ?? false)
   context.output('wal-bytes', Math.round(slot?.walBytes ?? 0))
@@ -107,8 +115,12 @@ function sourceLines(context: Status, facts: Awaited<ReturnType<typeof lookAtSou
     owner ? `the source belongs to migration \`${owner.migration}\`` : 'nothing of ours is on the source',
     `the fence is ${fence.state}${remaining}`,
     ...fence.problems.map((problem) => `the fence is not as it must be: ${problem}`),
-    slot
-      ? `the slot \`${slot.name}\` of the database \`${slot.database}\` keeps ${number(slot.walBytes / 2 ** 20)} MiB of WAL and is ${slot.active ? `read by PID ${slot.activePid}` : 'read by nobody'}`
-      : 'there is no slot',
+    slot ? slotText(slot) : 'there is no slot',
+    ...(log ? [slotText(log)] : []),
   ]
+}
+
+function slotText({ name, database, walBytes, activePid }: NonNullable<Awaited<ReturnType<typeof ownSlot>>>): string {
+  const reader = activePid ? `read by PID ${activePid}` : 'read by nobody'
+  return `the slot \`${name}\` of the database \`${database}\` keeps ${number(walBytes / 2 ** 20)} MiB of WAL and is ${reader}`
 }

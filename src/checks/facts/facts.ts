@@ -28,6 +28,8 @@ export interface Settings {
   rehearsalTarget: boolean
   writeAccess: 'close' | 'waive'
   defer: Deferral
+  /** Whether what is deferred is first built on empty copies. */
+  trial: 'forms' | 'none'
   /** `none` means that the load refuses rows that are there already. */
   tableHandling: string
   bucketPath: string | undefined

@@ -2,10 +2,11 @@ import { totalmem } from 'node:os'
 import type { Schema } from '../../model/schema.ts'
 import { connect, type Database, READ_ONLY } from '../../runtime/database.ts'
 import { TIMING } from '../../runtime/timing.ts'
+import { readSequences } from '../../sql/sequences.ts'
 import { findTool, sha256, type ToolName, toolHelp, toolVersion } from '../../tools/versions.ts'
 import type { Facts, Machine, Settings, Tool, UrlFacts } from './facts.ts'
 import { readToolSession } from './session.ts'
-import { readConnection, readSamples, readSourceCatalog } from './source.ts'
+import { readConnection, readSamples, readSequenceFacts, readSourceCatalog } from './source.ts'
 import { readTargetFacts } from './target.ts'
 
 export interface AssessOptions {
@@ -57,7 +58,15 @@ async function gather(options: AssessOptions, source: Database, second: Database
     const catalog = await readSourceCatalog(source, second, question, (schema) => chosen.resolve(choose(schema)))
     const connection = await readConnection(source, second, options.sourceUrl)
     const tools = await readToolSession(options.sourceUrl, 'source')
-    return { ...catalog, connection, tools, samples: await readSamples(source, catalog.schema, question) }
+    const moved = (await chosen.promise).tables
+    const sequences = await readSequenceFacts(source, settings.schema, moved)
+    return {
+      ...catalog,
+      connection,
+      tools,
+      sequences,
+      samples: await readSamples(source, catalog.schema, catalog.relations, question),
+    }
   }
   // The two servers have nothing to do with each other; only which tables are meant is known from the source.
   const tables = chosen.promise.then((found) => found.tables)
@@ -65,7 +74,11 @@ async function gather(options: AssessOptions, source: Database, second: Database
   tables.catch(() => {})
   const readTarget = async () => {
     const catalog = await readTargetFacts(target, { schema: settings.targetSchema, tables })
-    return { ...catalog, tools: await readToolSession(options.targetUrl, 'target') }
+    return {
+      ...catalog,
+      tools: await readToolSession(options.targetUrl, 'target'),
+      sequences: await readSequences(target, settings.targetSchema),
+    }
   }
   const [sourceFacts, targetFacts] = await Promise.all([
     readSource().catch((error) => {

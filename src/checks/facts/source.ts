@@ -8,6 +8,7 @@ import { type FenceState, LEASE, readFence } from '../../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
 import type { ServerFacts } from '../../source/server.ts'
 import { readSchema } from '../../sql/schema.ts'
+import { lastUsed, readSequences, type Sequence } from '../../sql/sequences.ts'
 import type { ToolSession } from './session.ts'
 
 /** Everything that the checks ask about the source; gathered by at most 20 catalog queries. */
@@ -34,6 +35,8 @@ export interface SourceFacts {
   connection: ConnectionFacts
   /** Of a session as molt and the replicator get it. */
   tools: ToolSession
+  /** The schema's sequences; `used` is the number furthest along in the sequence or its column, null where none or unknown. */
+  sequences: { sequence: Sequence; used: bigint | null }[]
   samples: SampleFacts
 }
 
@@ -79,6 +82,8 @@ export interface Relation {
   /** For a partition, the table at the top, as `schema.name`. */
   root: string | null
   inherits: boolean
+  /** Tables that inherit from it and are no partitions, as `schema.name`. */
+  children: string[]
   /** An extension brought it. */
   extension: boolean
   owner: string
@@ -123,6 +128,8 @@ export interface SampleFacts {
   /** Tables that were left for want of time. */
   skipped: number
   found: { table: string; column: string; what: 'multi-dimensional' | 'infinity' | 'bc' | 'nul' }[]
+  /** The largest row of each table whose rows may be large, as far as it could be read in time. */
+  largest: { table: string; bytes: number }[]
 }
 
 const PROVIDER_ROLES = ['rds_replication', 'rds_superuser', 'cloudsqlreplica', 'alloydbreplica', 'azure_pg_admin']
@@ -149,7 +156,7 @@ export async function readSourceCatalog(
   second: Database,
   question: SourceQuestion,
   onSchema: (schema: Schema) => void,
-): Promise<Omit<SourceFacts, 'connection' | 'samples' | 'tools'>> {
+): Promise<Omit<SourceFacts, 'connection' | 'samples' | 'tools' | 'sequences'>> {
   const server = (await db.query(SERVER, [question.slot])).rows[0]
   requireKnownCatalog(server.version)
   const began = performance.now()
@@ -277,6 +284,9 @@ const RELATIONS = `
   SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind, c.relpersistence AS persistence,
          c.relreplident AS identity, c.relispartition AS partition, rn.nspname || '.' || r.relname AS root,
          NOT c.relispartition AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid) AS inherits,
+         ARRAY(SELECT cn.nspname || '.' || k.relname FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid
+           JOIN pg_catalog.pg_namespace cn ON cn.oid = k.relnamespace WHERE i.inhparent = c.oid AND NOT k.relispartition
+           ORDER BY 1) AS children,
          EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
            AND d.objid = c.oid AND d.deptype = 'e') AS extension,
          pg_catalog.pg_get_userbyid(c.relowner) AS owner, coalesce(w.rolsuper, false) AS "ownerIsSuperuser",
@@ -427,6 +437,18 @@ async function snapshotDoubt(db: Database, second: Database): Promise<string | u
   }
 }
 
+/** Without the right to read a column only the sequence's own value is known; a check of rights says so. */
+export async function readSequenceFacts(
+  db: Database,
+  schema: string,
+  tables: readonly string[],
+): Promise<SourceFacts['sequences']> {
+  const sequences = await readSequences(db, schema)
+  const moved = sequences.filter(({ table }) => !table || tables.includes(table))
+  const used = await lastUsed(moved, { db, schema }).catch(() => undefined)
+  return moved.map((sequence) => ({ sequence, used: used?.get(sequence.name) ?? sequence.lastValue }))
+}
+
 /** When the certificate of the server behind a TLS connection ends; null without TLS. */
 export function certificateEnd(db: Database): Date | null {
   const { stream } = (db as unknown as { connection: { stream: Partial<TLSSocket> } }).connection
@@ -446,7 +468,12 @@ const SAMPLED: { type: RegExp; what: SampleFacts['found'][number]['what']; test(
 ]
 
 /** Looks at the first rows of each table for values that change or fail on the way; stops when the time is up. */
-export async function readSamples(db: Database, schema: Schema, question: SourceQuestion): Promise<SampleFacts> {
+export async function readSamples(
+  db: Database,
+  schema: Schema,
+  relations: readonly Relation[],
+  question: SourceQuestion,
+): Promise<SampleFacts> {
   const deadline = performance.now() + question.sampleMs
   const before = (await db.query('SHOW statement_timeout')).rows[0].statement_timeout
   await db.query(`SET statement_timeout = ${question.sampleMs}`)
@@ -457,7 +484,7 @@ export async function readSamples(db: Database, schema: Schema, question: Source
     known.set(type, tests)
     return tests
   }
-  const samples: SampleFacts = { rowsPerTable: question.sampleRows, tables: 0, skipped: 0, found: [] }
+  const samples: SampleFacts = { rowsPerTable: question.sampleRows, tables: 0, skipped: 0, found: [], largest: [] }
   for (const table of schema.tables) {
     if (!expected.has(table.name)) continue
     const tests = table.columns.flatMap((column) =>
@@ -482,6 +509,33 @@ export async function readSamples(db: Database, schema: Schema, question: Source
       if (row?.[at]) samples.found.push({ table: table.name, column, what })
     })
   }
+  for (const table of mayBeLarge(schema, relations, expected)) {
+    const bytes = performance.now() < deadline ? await largestRow(db, schema.name, table).catch(() => null) : null
+    if (bytes === null) samples.skipped++
+    else samples.largest.push({ table: table.name, bytes })
+  }
   await db.query(`SET statement_timeout = '${before}'`)
   return samples
+}
+
+/** Long values are out of line, where they may be compressed to a part of their length. */
+const LONG_VALUES = 2 ** 20
+
+function mayBeLarge({ name, tables }: Schema, relations: readonly Relation[], expected: Set<string>) {
+  const long = new Set(
+    relations.flatMap((each) => (each.toastBytes > LONG_VALUES ? [each.root ?? `${each.schema}.${each.name}`] : [])),
+  )
+  return tables.filter((table) => expected.has(table.name) && long.has(`${name}.${table.name}`))
+}
+
+/** Without reading the long values: each has its length beside it. Of json and arrays it is the length as stored. */
+async function largestRow(db: Database, schema: string, { name, columns }: Schema['tables'][number]): Promise<number> {
+  const sizes = columns.map((column) => {
+    const known = /^(text|bytea|character)/.test(column.type) && !column.type.endsWith('[]')
+    return `coalesce(${known ? 'octet_length' : 'pg_catalog.pg_column_size'}(${ident(column.name)}), 0)`
+  })
+  const { rows } = await db.query(
+    `SELECT coalesce(max(${sizes.join(' + ')}), 0)::float8 AS bytes FROM ${ident(schema)}.${ident(name)}`,
+  )
+  return rows[0].bytes
 }

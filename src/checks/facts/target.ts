@@ -6,6 +6,7 @@ import { readAccess, type WriteGrant } from '../../destination/write-access.ts'
 import type { Schema } from '../../model/schema.ts'
 import { type Database, literal, qualified } from '../../runtime/database.ts'
 import { readSchema } from '../../sql/schema.ts'
+import type { Sequence } from '../../sql/sequences.ts'
 import { readTriggers } from '../../sql/triggers.ts'
 import type { ToolSession } from './session.ts'
 import { certificateEnd } from './source.ts'
@@ -39,6 +40,7 @@ export interface TargetFacts {
   sight: Sight | null
   /** Of a session as molt and the replicator get it. */
   tools: ToolSession
+  sequences: Sequence[]
 }
 
 interface TargetRelation {
@@ -98,7 +100,10 @@ export interface TargetQuestion {
 }
 
 /** Reads {@link TargetFacts}; changes nothing. */
-export async function readTargetFacts(db: Database, question: TargetQuestion): Promise<Omit<TargetFacts, 'tools'>> {
+export async function readTargetFacts(
+  db: Database,
+  question: TargetQuestion,
+): Promise<Omit<TargetFacts, 'tools' | 'sequences'>> {
   const server = await readTarget(db)
   const cockroach = server.isCockroach
   const [, major, minor] = /\bv?(\d+)\.(\d+)/.exec(server.version) ?? []

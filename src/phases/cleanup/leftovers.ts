@@ -1,6 +1,7 @@
 import { info, warning } from '@actions/core'
 import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../../destination/deferral.ts'
 import { dropStreamLogin, loginExists } from '../../destination/stream-login.ts'
+import { dropTrial } from '../../destination/trial.ts'
 import { missingGrants, openWriteAccess } from '../../destination/write-access.ts'
 import { readStreamNote } from '../../ledger/hold.ts'
 import { dropEntry, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
@@ -10,7 +11,7 @@ import { plural } from '../../runtime/progress.ts'
 import { installedFence, removeFence } from '../../source/fence.ts'
 import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readPublication } from '../../source/publication.ts'
-import { readSlot } from '../../source/slot.ts'
+import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 
 /** One thing of ours: what it is called, and how it goes. */
 export interface Leftover {
@@ -24,7 +25,7 @@ interface Names {
 }
 
 /**
- * The slot goes first: it is what fills the disk.
+ * The slots go first: they are what fills the disk.
  * @param decided whether the fence may be permanent: after a cutover, once its rollback window is over
  */
 export async function leftoversOnSource(
@@ -33,6 +34,9 @@ export async function leftoversOnSource(
   decided = false,
 ): Promise<Leftover[]> {
   const found: Leftover[] = []
+  // It is read by nobody but a run of this migration, which has another one to read.
+  const log = plan && logSlotOf(plan.slot)
+  if (log && (await readSlot(source, log))) found.push({ name: `slot ${log}`, drop: () => seizeAndDrop(source, log) })
   const slot = plan && (await readSlot(source, plan.slot))
   if (slot) found.push({ name: `slot ${plan.slot}`, drop: () => dropIdleSlot(source, plan.slot, slot.activePid) })
   if (plan && (await readPublication(source, plan.publication)))
@@ -89,7 +93,7 @@ export async function leftoversOnTarget(
 ): Promise<Leftover[]> {
   if (!entry) return []
   const { targetSchema } = entry.plan
-  const { stagingSchema } = entry.facts
+  const { stagingSchema, trialSchema } = entry.facts
   const found: Leftover[] = []
   const known = await readEntryIfAny(target, migration)
   const login = known && (await readStreamNote(target, migration))?.login
@@ -102,6 +106,8 @@ export async function leftoversOnTarget(
       name: `write access on the target: ${taken.length} rights are given back`,
       drop: () => openWriteAccess(target, targetSchema, taken),
     })
+  if (trialSchema && (await schemaExists(target, trialSchema)))
+    found.push({ name: `trial schema ${trialSchema}`, drop: () => dropTrial(target, trialSchema) })
   if (stagingSchema && (await schemaExists(target, stagingSchema)))
     found.push({
       name: `staging schema ${stagingSchema}`,

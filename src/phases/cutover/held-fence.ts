@@ -84,6 +84,21 @@ export async function planFence(db: Database, plan: Plan): Promise<Fence> {
 }
 
 /**
+ * Waits for transactions that hold a write lock now, before any write is refused: what does not end here would not end
+ * in the pause either.
+ * @param deadline milliseconds
+ * @throws VerdictError `fence.writers-remain`
+ */
+export async function awaitOldWriters(
+  db: Database,
+  fence: Fence,
+  deadline: number,
+  signal: AbortSignal,
+): Promise<void> {
+  await awaitHolders(db, fence, deadline, signal)
+}
+
+/**
  * Arms the fence and keeps it armed: writes are refused from `arm` until `lift`, `commit` or the end of the lease,
  * which is renewed only by {@link renew}. Times in milliseconds.
  */
@@ -200,19 +215,24 @@ export class HeldFence {
   }
 
   /** Those who held a write lock when the lease was set may have read the old one; whoever comes later is refused. */
-  async #waitForHolders(deadline: number, signal: AbortSignal): Promise<number> {
-    const began = performance.now()
-    const first = await writeHolders(this.#db, this.fence)
-    const waitedFor = new Set(first.map((holder) => holder.transaction))
-    let left = first
-    while (left.length) {
-      if (signal.aborted) throw new CancelledError()
-      if (performance.now() - began > deadline) throw new VerdictError('fence.writers-remain', holdersText(left))
-      await sleep(TIMING.holdersLook)
-      left = (await writeHolders(this.#db, this.fence)).filter((holder) => waitedFor.has(holder.transaction))
-    }
-    return waitedFor.size
+  #waitForHolders(deadline: number, signal: AbortSignal): Promise<number> {
+    return awaitHolders(this.#db, this.fence, deadline, signal)
   }
+}
+
+/** @returns how many transactions held a write lock at the beginning; all of them have ended */
+async function awaitHolders(db: Database, fence: Fence, deadline: number, signal: AbortSignal): Promise<number> {
+  const began = performance.now()
+  const first = await writeHolders(db, fence)
+  const waitedFor = new Set(first.map((holder) => holder.transaction))
+  let left = first
+  while (left.length) {
+    if (signal.aborted) throw new CancelledError()
+    if (performance.now() - began > deadline) throw new VerdictError('fence.writers-remain', holdersText(left))
+    await sleep(TIMING.holdersLook)
+    left = (await writeHolders(db, fence)).filter((holder) => waitedFor.has(holder.transaction))
+  }
+  return waitedFor.size
 }
 
 function holdersText(holders: readonly WriteHolder[]): string {

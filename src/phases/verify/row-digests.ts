@@ -107,7 +107,7 @@ async function reading<T>(
 }
 
 /** Else the server adds up to the end for a client that has gone. Not every version and platform can tell. */
-async function watchClient(db: Database): Promise<void> {
+export async function watchClient(db: Database): Promise<void> {
   await db.query("SET client_connection_check_interval = '2s'").catch(() => {})
 }
 
@@ -115,24 +115,28 @@ async function watchClient(db: Database): Promise<void> {
  * Columns hashed together: all that both servers write alike, and each of the others by itself. The hash is of the key as
  * well, or values that two rows have exchanged would add up to the same sum.
  */
-interface Part {
+export interface Part {
   columns: Column[]
   /** Whether different hashes are different values. */
   alike: boolean
 }
 
-interface Comparison {
+/** How a table's rows are hashed so that both servers get the same. */
+export interface RowShape {
   name: string
   key: Column[]
   parts: Part[]
-  /** One read of each side, at the same time. */
-  both<T>(read: (reader: Reader) => Promise<T>): Promise<[T, T]>
   text(column: Column): string
   /** Whether both servers may write it differently. */
   odd(column: Column): boolean
 }
 
-interface Session {
+interface Comparison extends RowShape {
+  /** One read of each side, at the same time. */
+  both<T>(read: (reader: Reader) => Promise<T>): Promise<[T, T]>
+}
+
+export interface Session {
   db: Database
   /** After the table's name, for a state of the past. */
   asOf?: string
@@ -144,7 +148,7 @@ interface Reader extends Session {
   table: string
 }
 
-const HASHED = {
+export const HASHED = {
   postgres: (hash: string) => `('x' || substr(${hash}, 1, 12))::bit(48)::bigint`,
   // CockroachDB reads no number from hexadecimal digits; it has this way to their bytes, and so has PostgreSQL.
   cockroach: (hash: string) =>
@@ -152,10 +156,20 @@ const HASHED = {
 }
 
 function comparison(
-  [here, there]: readonly [Table, Table],
+  pair: readonly [Table, Table],
   sessions: readonly [Session, Session],
   options: Pick<DigestOptions, 'sourceSchema' | 'targetSchema'>,
 ): Comparison {
+  const shape = rowShape(pair)
+  const readers = [
+    { ...sessions[0], table: qualified(options.sourceSchema, shape.name) },
+    { ...sessions[1], table: qualified(options.targetSchema, shape.name) },
+  ] as const
+  return { ...shape, both: (read) => Promise.all([read(readers[0]), read(readers[1])]) }
+}
+
+/** @param pair tables with the same columns and key */
+export function rowShape([here, there]: readonly [Table, Table]): RowShape {
   const other = new Map(there.columns.map((column) => [column.name, column]))
   // Generated ones, too: each side computes its own, by an expression that nobody else compares.
   const columns = here.columns.filter(({ name }) => other.has(name))
@@ -172,10 +186,6 @@ function comparison(
   const padded = new Set(
     [...here.columns, ...there.columns].filter(({ type }) => /^character\(/.test(type)).map(({ name }) => name),
   )
-  const readers = [
-    { ...sessions[0], table: qualified(options.sourceSchema, here.name) },
-    { ...sessions[1], table: qualified(options.targetSchema, here.name) },
-  ] as const
   return {
     name: here.name,
     key,
@@ -186,7 +196,6 @@ function comparison(
     ],
     odd: (column) => others.includes(column),
     text: (column) => (padded.has(column.name) ? `rtrim(${textOf(column)})` : textOf(column)),
-    both: (read) => Promise.all([read(readers[0]), read(readers[1])]),
   }
 }
 
@@ -254,7 +263,7 @@ async function withoutKeysMoving(
   )
 }
 
-function writtenOtherwise({ name, type }: Column): string {
+export function writtenOtherwise({ name, type }: Column): string {
   return `${name} (${type}) is compared by molt verify alone, as both servers write it differently`
 }
 
@@ -291,7 +300,7 @@ async function readSums(
 }
 
 /** Texts as one. Each has its length before it, so no value can shift a column, and none reads like NULL. */
-function joined(texts: readonly string[]): string {
+export function joined(texts: readonly string[]): string {
   return texts.map((text) => `coalesce(length(${text})::text || ':' || ${text}, '-')`).join(' || ')
 }
 
@@ -426,7 +435,7 @@ function note(found: TableDigest, kind: RowKind, key: string[], columns: string[
 }
 
 /** undefined when it cannot be told. */
-function sameValue({ type, labels }: Column, here: string | null, there: string | null): boolean | undefined {
+export function sameValue({ type, labels }: Column, here: string | null, there: string | null): boolean | undefined {
   if (here === there) return true
   if (here === null || there === null) return false
   const [a, b] = [here, there].map((text) => plainForm(type, text, labels !== null))

@@ -1,0 +1,111 @@
+import { info } from '@actions/core'
+import type { Entry } from '../../ledger/ledger.ts'
+import type { ReportLevel } from '../../model/plan.ts'
+import type { RollingProof } from '../../phases/rolling/proof.ts'
+import { startProof } from '../../phases/rolling/start.ts'
+import type { Stream } from '../../phases/stream/supervisor.ts'
+import type { Database } from '../../runtime/database.ts'
+import { VerdictError } from '../../runtime/errors.ts'
+import { plural, seconds } from '../../runtime/progress.ts'
+import { estimateSize } from '../../sql/names.ts'
+import { finalVerifyOf } from './compare.ts'
+import type { Cutover } from './spec.ts'
+
+/** With `auto`: comparing every row in the write pause may take this long; milliseconds. */
+const SHORT = 2_000
+/** Tables of this size in all, in bytes, are compared in less; a proof would take longer than that to begin. */
+const SMALL = 24 << 20
+/** Comparing every row takes this long for the programs, in milliseconds, and then so many rows a millisecond. */
+const FULL_AT_LEAST = 600
+const FULL_ROWS_A_MS = 115
+/** What `changed` takes at least, and keys a millisecond. */
+const CHANGED_AT_LEAST = 300
+const KEYS_A_MS = 20
+
+/** Begins or continues the rolling proof, unless the write pause compares something else anyway. */
+export async function beginProof(
+  context: Cutover,
+  entry: Entry,
+  source: Database,
+  stream: Stream,
+  signal: AbortSignal,
+): Promise<RollingProof | undefined> {
+  const { plan, facts } = entry
+  const wanted = finalVerifyOf(context, plan)
+  if (wanted !== 'auto' && wanted !== 'changed') return undefined
+  const open = facts.writeAccessWaived && !facts.writeAccess
+  if (open && wanted === 'changed')
+    throw new VerdictError(
+      'verify.not-provable',
+      '`final-verify: changed` needs a target that nobody else writes to, but `prepare` ran with `write-access: waive`. Set `final-verify: full`',
+    )
+  if (open) info('every row is compared in the write pause, because write access on the target was waived')
+  if (open) return undefined
+  const { bytes } = await estimateSize(source, plan.sourceSchema, plan.tables)
+  if (wanted === 'auto' && bytes <= SMALL) return undefined
+  return startProof(context.inputs, entry, stream, signal)
+}
+
+/** What the write pause compares, and how long that is expected to take; undefined where nothing was measured. */
+export interface Choice {
+  level: ReportLevel
+  verifyMs: number | undefined
+}
+
+/** What {@link chooseLevel} would decide if all stayed as it was at the last verify. */
+export function expectedChoice(
+  context: Cutover,
+  { plan }: Entry,
+  verified: { level: ReportLevel; tables: readonly { rows: number }[] } | undefined,
+): Choice {
+  const wanted = finalVerifyOf(context, plan)
+  if (wanted !== 'auto' && wanted !== 'changed') return { level: wanted, verifyMs: undefined }
+  const rows = verified?.tables.reduce((sum, table) => sum + table.rows, 0) ?? 0
+  const fullMs = FULL_AT_LEAST + rows / FULL_ROWS_A_MS
+  const changed = wanted === 'changed' || (verified?.level === 'changed' && fullMs > SHORT)
+  return changed
+    ? { level: 'changed', verifyMs: CHANGED_AT_LEAST }
+    : { level: 'full', verifyMs: verified?.level === 'changed' ? fullMs : undefined }
+}
+
+/**
+ * Decides what the write pause compares, once everything is proved that can be.
+ * @throws VerdictError when rows are lost, or when `changed` is asked for and nothing proves the rest
+ */
+export async function chooseLevel(
+  context: Cutover,
+  entry: Entry,
+  source: Database,
+  stream: Stream,
+  proof: RollingProof | undefined,
+  signal: AbortSignal,
+): Promise<Choice> {
+  const wanted = finalVerifyOf(context, entry.plan)
+  const full: Choice = { level: wanted === 'auto' || wanted === 'changed' ? 'full' : wanted, verifyMs: undefined }
+  if (!proof) return full
+  const ready = (await proof.untilProved(signal, () => stream.check())) && (await proof.untilNear(signal))
+  if (!ready && wanted === 'changed')
+    throw new VerdictError(
+      'verify.not-provable',
+      `\`final-verify: changed\` has no proof to rest on: ${proof.reason ?? 'the source changes faster than the change log is read'}. Nothing was paused. Set \`final-verify: auto\` to compare every row in the write pause instead`,
+    )
+  if (!ready) {
+    info(
+      `every row is compared in the write pause: ${proof.reason ?? 'the source changes faster than the change log is read'}`,
+    )
+    return full
+  }
+  const { proved, others } = proof.coverage
+  const rows = [...proved.values()].reduce((sum, each) => sum + each.rows, 0)
+  const rest = [...others.keys()]
+  const { rows: restRows } = await estimateSize(source, entry.plan.sourceSchema, rest)
+  const fullMs = FULL_AT_LEAST + Math.max((rows + restRows) / FULL_ROWS_A_MS, proof.fullMs ?? 0)
+  if (wanted === 'auto' && (fullMs <= SHORT || !proved.size)) {
+    info(`every row is compared in the write pause: that takes about ${seconds(fullMs)}`)
+    return { level: 'full', verifyMs: fullMs }
+  }
+  info(`${plural(rows, 'row')} of ${plural(proved.size, 'table')} proved, ${plural(proof.open, 'key')} open, 0 lost`)
+  for (const [name, reason] of others) info(`${name} is compared in full: ${reason}`)
+  const restMs = rest.length ? FULL_AT_LEAST + restRows / FULL_ROWS_A_MS : 0
+  return { level: 'changed', verifyMs: CHANGED_AT_LEAST + proof.open / KEYS_A_MS + restMs }
+}

@@ -1,0 +1,100 @@
+import { qualified } from '../runtime/database.ts'
+import { number } from '../runtime/progress.ts'
+import { numbersLeft, type Sequence, unfitSequence } from '../sql/sequences.ts'
+import type { Check, Hit } from './check.ts'
+import type { Facts } from './facts/facts.ts'
+
+/** Fewer numbers than this are a matter of days for a busy table. */
+const FEW = 10_000n
+
+/** Computed from the definitions of both sides: `setval` on the target would survive a rollback. */
+export const sequenceChecks: readonly Check[] = [
+  {
+    id: 'tgt.sequence-definition',
+    severity: 'block',
+    title: 'A sequence counts alike on both sides',
+    protects:
+      'Frameworks that reserve numbers in blocks, such as Hibernate, take the increment for granted: with another one, inserts collide. A sequence that cycles on one side only repeats numbers, or ends.',
+    fix: '{fix}',
+    *find(facts) {
+      for (const { sequence, there } of pairs(facts)) {
+        const wanted = differences(sequence, there)
+        if (wanted.length) yield definitionHit(facts, sequence, wanted)
+      }
+    },
+  },
+  {
+    id: 'tgt.sequence-end',
+    severity: 'block',
+    waivable: false,
+    title: 'Every sequence has numbers left on the target',
+    protects:
+      'The cutover cannot set the sequence beyond the numbers that are used, or every insert on the target fails.',
+    fix: '{fix}',
+    *find(facts) {
+      const { targetSchema } = facts.settings
+      for (const { sequence, there, used } of pairs(facts)) {
+        const unfit = unfitSequence(sequence, there, targetSchema, used)
+        // Another direction is the definition's.
+        if (unfit && sequence.increment > 0n === there.increment > 0n)
+          yield { object: `${targetSchema}.${sequence.name}`, what: unfit.what, names: { fix: unfit.fix } }
+      }
+    },
+  },
+  {
+    id: 'tgt.sequence-margin',
+    severity: 'warn',
+    title: 'Every sequence has many numbers left',
+    protects:
+      'The cutover leaves `sequence-margin` numbers out for inserts that are under way; near its end a sequence has fewer.',
+    fix: 'ALTER TABLE {table} ALTER COLUMN … TYPE bigint; -- before the load, on both sides, with the bounds of the sequence',
+    *find(facts) {
+      for (const { sequence, there, used } of pairs(facts)) {
+        const left = used === null || sequence.cycle ? FEW : numbersLeft(there, used)
+        if (left > 0n && left < FEW)
+          yield {
+            object: `${facts.settings.targetSchema}.${sequence.name}`,
+            what: `the sequence ${facts.settings.targetSchema}.${sequence.name} has ${number(Number(left))} numbers left on the target`,
+            names: { table: qualified(facts.settings.targetSchema, there.table ?? '…') },
+          }
+      }
+    },
+  },
+]
+
+/** Each moved sequence, and the target's of that name. */
+function* pairs({ source, target }: Facts): Iterable<{ sequence: Sequence; there: Sequence; used: bigint | null }> {
+  const byName = new Map(target.sequences.map((each) => [each.name, each]))
+  for (const { sequence, used } of source.sequences) {
+    const there = byName.get(sequence.name)
+    if (there) yield { sequence, there, used }
+  }
+}
+
+/** The clauses of ALTER SEQUENCE by which the target's would count like the source's. */
+function differences(here: Sequence, there: Sequence): string[] {
+  const bounds = here.min !== there.min || here.max !== there.max
+  return [
+    here.increment !== there.increment && `INCREMENT BY ${here.increment}`,
+    // Bounds decide where a sequence that cycles starts over; otherwise a wider one does no harm.
+    ((here.cycle && bounds) || here.increment > 0n !== there.increment > 0n) &&
+      `MINVALUE ${here.min} MAXVALUE ${here.max}`,
+    here.cycle !== there.cycle && (here.cycle ? 'CYCLE' : 'NO CYCLE'),
+  ].filter((each) => each !== false)
+}
+
+function definitionHit({ settings, target }: Facts, here: Sequence, wanted: string[]): Hit {
+  const name = `${settings.targetSchema}.${here.name}`
+  const what = `the sequence ${name} lacks ${wanted.join(' ')} of the source`
+  // CockroachDB has no CYCLE.
+  if (target.server.isCockroach && wanted.includes('CYCLE'))
+    return {
+      object: name,
+      what: `${what}, and sequences of CockroachDB do not cycle`,
+      names: {
+        fix: 'Draw the numbers another way on both sides. Waive this only while the sequence is far from its end.',
+      },
+    }
+  const sql = `ALTER SEQUENCE ${qualified(settings.targetSchema, here.name)} ${wanted.join(' ')}`
+  return { object: name, what, names: { fix: `${sql}; -- on the target` }, apply: { side: 'target', sql } }
+}

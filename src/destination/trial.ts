@@ -1,0 +1,105 @@
+import { randomBytes } from 'node:crypto'
+import { warning } from '@actions/core'
+import { type Database, ident, qualified } from '../runtime/database.ts'
+import { messageOf, refuse } from '../runtime/errors.ts'
+import { number } from '../runtime/progress.ts'
+import type { Deferred } from './deferral.ts'
+
+/*
+ * A definition that the server does not take again is found before anything is taken off: each distinct form is built
+ * once on empty copies of its tables. They are in a schema that the ledger names before it exists, so that a run which
+ * dies leaves nothing behind that the next one does not find.
+ */
+
+/** Milliseconds for all forms: each is a schema change on CockroachDB. */
+const TRIAL_LIMIT = 60_000
+
+/** A name of its own, for the ledger to note before the schema exists. */
+export const trialSchema = () => `molt_actions_trial_${randomBytes(6).toString('hex')}`
+
+/**
+ * Builds one object of each form on empty copies in `schema`, which is dropped whatever happens.
+ * @throws VerdictError `deferral.trial-failed` with each object that cannot be built again
+ */
+export async function tryDefinitions(target: Database, schema: string, objects: readonly Deferred[]): Promise<void> {
+  const forms = [...new Map(objects.map((object) => [formOf(object), object])).values()]
+  if (!forms.length) return
+  const problems: string[] = []
+  const end = performance.now() + TRIAL_LIMIT
+  let tried = 0
+  try {
+    await target.query(`CREATE SCHEMA ${ident(schema)}`)
+    for (const [at, object] of forms.entries()) {
+      if (performance.now() > end) break
+      await tryOne(target, { schema, at }, object).catch((error) =>
+        problems.push(
+          `${object.kind} ${object.schema}.${object.table}.${object.name}: ${messageOf(error)} (${object.create})`,
+        ),
+      )
+      tried++
+    }
+  } finally {
+    await dropTrial(target, schema)
+  }
+  if (problems.length)
+    refuse(
+      'deferral.trial-failed',
+      'definitions cannot be built again on the target, so nothing was taken off',
+      problems,
+      'Change these definitions on the target, or set `defer: none` or `trial: none`, then run `prepare` again.',
+    )
+  if (tried < forms.length)
+    warning(`${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried within 60 s`)
+}
+
+/** Repeatable; also for what an earlier run has left. */
+export async function dropTrial(target: Database, schema: string | null | undefined): Promise<void> {
+  if (schema) await target.query(`DROP SCHEMA IF EXISTS ${ident(schema)} CASCADE`)
+}
+
+/** Definitions that differ in names alone are of one form. */
+function formOf({ kind, create }: Deferred): string {
+  return `${kind} ${create.replace(/"(?:[^"]|"")*"|\b[a-z_][\w$]*\b/g, (word) => (KEYWORDS.test(word) ? word : '_'))}`
+}
+
+const KEYWORDS =
+  /^(unique|nulls|not|distinct|include|storing|using|btree|gin|gist|hash|inverted|where|desc|first|last|only|deferrable|initially|deferred|check|inherit|valid|foreign|match|full|set|null|default|cascade|restrict|on|delete|update|sharded|lower|upper|coalesce)$/i
+
+interface Place {
+  schema: string
+  /** Of the form, so that two of them do not meet. */
+  at: number
+}
+
+async function tryOne(target: Database, place: Place, object: Deferred): Promise<void> {
+  const own = await copyOf(target, place, 't', qualified(object.schema, object.table))
+  const [, before, referred, columns] = FOREIGN_KEY.exec(object.create) ?? []
+  if (before === undefined || referred === undefined)
+    return void (await target.query(renamed(object, own, object.create)))
+  const itself = parts(referred).at(-1) === object.table
+  const other = itself ? own : await copyOf(target, place, 'r', referred)
+  await target.query(`CREATE UNIQUE INDEX ${ident(`u${place.at}`)} ON ${other} (${columns})`)
+  const create = object.create.replace(`${before}${referred}`, () => `${before}${other}`)
+  await target.query(renamed(object, own, create))
+}
+
+const NAME = String.raw`(?:"(?:[^"]|"")*"|[^\s".(]+)`
+const FOREIGN_KEY = new RegExp(String.raw`(\) REFERENCES )(${NAME}(?:\.${NAME})*) ?\(([^)]*)\)`)
+const ON_TABLE = new RegExp(String.raw`^(CREATE .*?INDEX .*? ON (?:ONLY )?)${NAME}(?:\.${NAME})*`, 's')
+
+const parts = (name: string) =>
+  [...name.matchAll(new RegExp(NAME, 'g'))].map(([part]) => part.replace(/^"|"$/g, '').replaceAll('""', '"'))
+
+/** Columns alone: what else there is on the table is tried by itself. */
+async function copyOf(target: Database, { schema, at }: Place, letter: string, table: string): Promise<string> {
+  const copy = qualified(schema, `${letter}${at}`)
+  await target.query(`CREATE TABLE ${copy} (LIKE ${table})`)
+  return copy
+}
+
+/** The statement for the copy of the object's table. */
+function renamed({ schema, table }: Deferred, copy: string, create: string): string {
+  const alter = `ALTER TABLE ${qualified(schema, table)} `
+  if (create.startsWith(alter)) return `ALTER TABLE ${copy} ${create.slice(alter.length)}`
+  return create.replace(ON_TABLE, (_, before: string) => `${before}${copy}`)
+}

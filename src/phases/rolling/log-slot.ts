@@ -1,0 +1,94 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Entry } from '../../ledger/ledger.ts'
+import { type ProofState, readProof } from '../../ledger/proof.ts'
+import { connect, type Database } from '../../runtime/database.ts'
+import { UserError } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
+import { LOG_APPLICATION } from '../../source/change-log.ts'
+import { parseLsn } from '../../source/pgoutput.ts'
+import { readServer } from '../../source/server.ts'
+import { createLogSlot, logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
+
+export interface OpenedLog {
+  slot: string
+  /** Of the source: another one tells nothing of this one's log. */
+  identity: { systemIdentifier: string; timeline: number }
+  /** What an earlier run has left, when this slot tells everything since. */
+  state: ProofState | undefined
+}
+
+/**
+ * Finds the slot of the change log, or creates it. A slot that may have skipped changes since the proof was written
+ * down is dropped and created again, and the proof begins again with it.
+ */
+export async function openLogSlot(
+  source: Database,
+  target: Database,
+  sourceUrl: string,
+  entry: Entry,
+  signal: AbortSignal,
+): Promise<OpenedLog> {
+  const name = logSlotOf(entry.plan.slot)
+  const server = await readServer(source)
+  if (server.inRecovery) throw new UserError('source.other-database', 'the source is a replica')
+  const { rows } = await source.query(
+    "SELECT ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8))::bit(32)::int AS timeline",
+  )
+  const identity = { systemIdentifier: server.systemIdentifier, timeline: rows[0].timeline as number }
+  const state = await readProof(target, entry.id)
+  const slot = await readSlot(source, name)
+  const stream = await readSlot(source, entry.plan.slot)
+  if (slot?.activePid) await endReader(source, name)
+  if (state && slot && continues(state, slot, stream, identity, entry)) return { slot: name, identity, state }
+  if (slot) {
+    if (slot.plugin !== 'pgoutput' || slot.database !== server.database)
+      throw new UserError('slot.foreign', `the slot ${name} exists already and is not this migration's`)
+    await seizeAndDrop(source, name)
+  }
+  const own = await connect(sourceUrl, 'source', 0, signal)
+  const cancel = () => void own.end().catch(() => {})
+  signal.addEventListener('abort', cancel, { once: true })
+  try {
+    await createLogSlot(own, name)
+  } finally {
+    signal.removeEventListener('abort', cancel)
+    await own.end().catch(() => {})
+  }
+  return { slot: name, identity, state: undefined }
+}
+
+type SlotRow = NonNullable<Awaited<ReturnType<typeof readSlot>>>
+
+function continues(
+  state: ProofState,
+  slot: SlotRow,
+  stream: SlotRow | undefined,
+  server: OpenedLog['identity'],
+  entry: Entry,
+): boolean {
+  const { confirmedFlushLsn } = slot
+  return (
+    state.load === entry.facts.stagingSchema &&
+    state.systemIdentifier === server.systemIdentifier &&
+    state.timeline === server.timeline &&
+    slot.plugin === 'pgoutput' &&
+    slot.walStatus !== 'lost' &&
+    confirmedFlushLsn !== null &&
+    // Somebody else has read it, or it is another slot of the same name.
+    parseLsn(confirmedFlushLsn) <= parseLsn(state.position) &&
+    // After a crash of the source the stream may apply again what is forgotten here.
+    parseLsn(stream?.confirmedFlushLsn ?? '') >= parseLsn(state.confirmed)
+  )
+}
+
+/** Only this run may act on the migration: who reads the slot now is left from an earlier one. */
+async function endReader(source: Database, name: string): Promise<void> {
+  const { rows } = await source.query(
+    `SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a
+      JOIN pg_catalog.pg_replication_slots s ON s.active_pid = a.pid
+     WHERE s.slot_name = $1 AND a.application_name = $2 AND a.usename = session_user`,
+    [name, LOG_APPLICATION],
+  )
+  for (let look = 0; rows.length && look < 100 && (await readSlot(source, name))?.active; look++)
+    await sleep(TIMING.readerLook)
+}

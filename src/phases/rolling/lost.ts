@@ -1,0 +1,30 @@
+import { VerdictError } from '../../runtime/errors.ts'
+import { number, plural } from '../../runtime/progress.ts'
+import type { Judged } from './round.ts'
+
+const NEXT = 'Find the cause, then abort, and prepare and load again'
+const STREAMING =
+  'The source has not changed these rows, and the stream has passed them, so this is no lag. Do not cut over'
+const DRAINED = 'The drain was proved, so this is loss. Nothing was decided'
+
+/** The error for rows that are lost. It names tables and counts alone: keys are customers' data. */
+export function lostRows(lost: readonly Judged[], drained: boolean): VerdictError {
+  const counts = new Map<string, Record<Judged['kind'], number>>()
+  for (const { key, kind } of lost) {
+    const of = counts.get(key.table) ?? { missing: 0, mismatch: 0, extraneous: 0 }
+    of[kind]++
+    counts.set(key.table, of)
+  }
+  const texts = [...counts].map(([table, { missing, mismatch, extraneous }]) => {
+    const parts = [
+      missing && `${number(missing)} missing`,
+      mismatch && `${number(mismatch)} different`,
+      extraneous && `${number(extraneous)} extraneous`,
+    ]
+    return `${table}: ${parts.filter(Boolean).join(', ')}`
+  })
+  return new VerdictError(
+    drained ? 'verify.rows-lost' : 'verify.differences',
+    `source and target differ in ${plural(lost.length, 'row')} at least (${texts.join('; ')}). ${drained ? DRAINED : STREAMING}. ${NEXT}`,
+  )
+}

@@ -1,0 +1,220 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Progress } from '../../ledger/proof.ts'
+import type { Lsn } from '../../source/pgoutput.ts'
+import { writtenOtherwise } from '../verify/row-digests.ts'
+import type { DirtyKeys } from './dirty-keys.ts'
+import { nextBound, oddOf, type Piece, type Row, readPiece, readSums, type Sums, sameRow } from './rows.ts'
+import { type Endpoints, openSessions, type Sessions } from './sessions.ts'
+import type { ProvableTable } from './tables.ts'
+
+/** Rows of one chunk, and how many rows of parts that differ are fetched at a time. */
+const CHUNK = 10_000
+const FETCHED = 100_000
+/** Of a table whose keys have no common order: hexadecimal digits of the keys' hashes, so that a part has few rows. */
+const MOST_DIGITS = 4
+const ROWS_A_PART = 500
+
+/** A pass over one table: its chunks in order, each compared once. */
+export class TablePass {
+  readonly table: ProvableTable
+  /** When its first rows were compared. */
+  readonly began: string
+  #after: string[] | undefined
+  #rows: number
+  #last: number | undefined
+  #next = 0
+  #front = 0
+  readonly #bounds = new Map<number, string[] | undefined>()
+  readonly #compared = new Map<number, { upTo: string[] | undefined; rows: number }>()
+  #bounding: Promise<unknown> = Promise.resolve()
+  #from: string[] | undefined
+
+  constructor(table: ProvableTable, progress?: Progress) {
+    this.table = table
+    this.began = progress?.began ?? new Date().toISOString()
+    this.#after = progress?.after
+    this.#from = progress?.after
+    this.#rows = progress?.rows ?? 0
+  }
+
+  /** Every chunk is taken, if not compared. */
+  get exhausted(): boolean {
+    return this.#last !== undefined
+  }
+
+  /** The next chunk that nobody has taken. */
+  take(sessions: Sessions): Promise<{ chunk: number; piece: Piece } | undefined> {
+    const taken = this.#bounding.then(() => this.#take(sessions))
+    this.#bounding = taken.catch(() => {})
+    return taken
+  }
+
+  async #take({ source }: Sessions): Promise<{ chunk: number; piece: Piece } | undefined> {
+    if (this.exhausted) return undefined
+    const { table } = this
+    const chunk = this.#next++
+    if (!table.ordered) {
+      this.#last = chunk
+      return { chunk, piece: { digits: 0 } }
+    }
+    const after = this.#from
+    const upTo = await nextBound(source, table, after, CHUNK)
+    this.#from = upTo
+    if (!upTo) this.#last = chunk
+    this.#bounds.set(chunk, upTo)
+    return { chunk, piece: { range: { after, upTo } } }
+  }
+
+  compared(chunk: number, rows: number): void {
+    this.#compared.set(chunk, { upTo: this.#bounds.get(chunk), rows })
+    this.#bounds.delete(chunk)
+  }
+
+  /**
+   * @param doubtful chunks in which a row is in doubt
+   * @returns whether every row is compared and none is in doubt
+   */
+  advance(doubtful: ReadonlySet<number>): boolean {
+    for (let done = this.#compared.get(this.#front); done && !doubtful.has(this.#front); ) {
+      this.#rows += done.rows
+      this.#after = done.upTo
+      this.#compared.delete(this.#front++)
+      done = this.#compared.get(this.#front)
+    }
+    return this.#last !== undefined && this.#front > this.#last
+  }
+
+  /** Rows that were compared, in doubt or not. */
+  get rows(): number {
+    let rows = this.#rows
+    for (const each of this.#compared.values()) rows += each.rows
+    return rows
+  }
+
+  get progress(): Progress {
+    return { began: this.began, rows: this.#rows, ...(this.#after && { after: this.#after }) }
+  }
+}
+
+export interface PassOptions extends Endpoints {
+  /** Chunks that are compared at a time. */
+  concurrency: number
+  /** Rows per second; as fast as the databases are when it is not given. */
+  rate?: number
+  dirty: DirtyKeys
+  /** The next table with chunks to compare; undefined when there is none now. */
+  next(): TablePass | undefined
+  /** Waits while the stream needs the databases more. */
+  yield(): Promise<void>
+  /** The source's position now. */
+  position(): Promise<Lsn>
+  /** Called for a table whose rows cannot be told equal or different. */
+  onUnknown(table: ProvableTable, reason: string): void
+  /** Whether what is found in this pass still counts. */
+  isCurrent(pass: TablePass): boolean
+  /** Called for each chunk that was compared. */
+  onCompared(rows: number): void
+}
+
+/** Compares chunk after chunk until {@link PassOptions.next} has none. */
+export async function comparePieces(given: PassOptions): Promise<void> {
+  const failed = new AbortController()
+  const options = { ...given, signal: AbortSignal.any([given.signal, failed.signal]) }
+  let compared = 0
+  const began = performance.now()
+  const work = async () => {
+    let sessions: Sessions | undefined
+    try {
+      for (let pass = options.next(); pass; pass = options.next()) {
+        options.signal.throwIfAborted()
+        await options.yield()
+        sessions ??= await openSessions(options)
+        const taken = await pass.take(sessions)
+        if (!taken) continue
+        const rows = await compareChunk(sessions, pass, taken, options)
+        pass.compared(taken.chunk, rows)
+        options.onCompared(rows)
+        compared += rows
+        const ahead = options.rate ? (compared / options.rate) * 1000 - (performance.now() - began) : 0
+        if (ahead > 0) await sleep(ahead, undefined, { signal: options.signal })
+      }
+    } finally {
+      await sessions?.close()
+    }
+  }
+  try {
+    await Promise.all(Array.from({ length: options.concurrency }, work))
+  } finally {
+    failed.abort(new Error('another chunk could not be compared'))
+  }
+}
+
+/** @returns its rows on the source */
+async function compareChunk(
+  sessions: Sessions,
+  pass: TablePass,
+  { chunk, piece }: { chunk: number; piece: Piece },
+  options: PassOptions,
+): Promise<number> {
+  const { table } = pass
+  const both = <T>(read: (side: Sessions['source']) => Promise<T>) =>
+    Promise.all([read(sessions.source), read(sessions.target)])
+  const [here, there] = await both((side) => readSums(side, table, piece))
+  const rows = here.reduce((sum, each) => sum + each.rows, 0)
+  if (!differing(here, there).length) return rows
+  const parts = 'range' in piece ? [piece] : await smaller(both, table, rows)
+  for (const part of parts) {
+    const [a, b] = await both((side) => readPiece(side, table, part))
+    const keys = differingKeys(table, a, b, options)
+    if (!keys.length) continue
+    const at = await options.position()
+    if (!options.isCurrent(pass)) return rows
+    for (const key of keys) options.dirty.suspect(table.name, key, at, chunk)
+  }
+  return rows
+}
+
+/** The small parts of a table that differ, as many of them together as are fetched at a time. */
+async function smaller(
+  both: (read: (side: Sessions['source']) => Promise<Sums[]>) => Promise<[Sums[], Sums[]]>,
+  table: ProvableTable,
+  rows: number,
+): Promise<Piece[]> {
+  const digits = Math.min(MOST_DIGITS, Math.max(1, Math.ceil(Math.log(rows / ROWS_A_PART) / Math.log(16))))
+  const [here, there] = await both((side) => readSums(side, table, { digits }))
+  const batches: { rows: number; buckets: string[] }[] = []
+  for (const each of differing(here, there)) {
+    const batch = batches.at(-1)
+    if (batch && batch.rows + each.rows <= FETCHED) {
+      batch.buckets.push(each.bucket)
+      batch.rows += each.rows
+    } else batches.push({ rows: each.rows, buckets: [each.bucket] })
+  }
+  return batches.map(({ buckets }) => ({ digits, buckets }))
+}
+
+function differing(here: readonly Sums[], there: readonly Sums[]): { bucket: string; rows: number }[] {
+  const a = new Map(here.map((each) => [each.bucket, each]))
+  const b = new Map(there.map((each) => [each.bucket, each]))
+  return [...new Set([...a.keys(), ...b.keys()])].flatMap((bucket) => {
+    const [x, y] = [a.get(bucket), b.get(bucket)]
+    const same = x?.rows === y?.rows && x?.sums.every((sum, i) => sum === y?.sums[i])
+    return same ? [] : [{ bucket, rows: Math.max(x?.rows ?? 0, y?.rows ?? 0) }]
+  })
+}
+
+function differingKeys(
+  table: ProvableTable,
+  here: ReadonlyMap<string, Row>,
+  there: ReadonlyMap<string, Row>,
+  options: PassOptions,
+): string[][] {
+  const keys: string[][] = []
+  for (const [id, row] of here) {
+    const same = sameRow(table, row, there.get(id))
+    if (same === undefined) options.onUnknown(table, oddOf(table).map(writtenOtherwise).join('; '))
+    else if (!same) keys.push(row.key)
+  }
+  for (const [id, row] of there) if (!here.has(id)) keys.push(row.key)
+  return keys
+}

@@ -1,0 +1,207 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { info, warning } from '@actions/core'
+import { isConnectionLost, withDatabase } from '../../runtime/database.ts'
+import { CancelledError, messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
+import { number, plural, progress, seconds } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
+import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
+import { estimateSize } from '../../sql/names.ts'
+import { scrubText } from '../../tools/scrub.ts'
+import type { Coverage } from './report.ts'
+import { type ProofOptions, ProofSession } from './session.ts'
+
+/** Sessions that may fail in a row. */
+const MOST_VAIN = 30
+/** WAL that the log may have before it when writes are paused, in bytes, and keys that may be open. */
+const NEAR = { bytes: 4 << 20, keys: 20_000 }
+
+/**
+ * The proof that source and target are equal, kept while changes are streamed: every row is compared once, and each row
+ * that changes is compared again. A proof that cannot be kept costs a longer write pause and nothing else, so what goes
+ * wrong with it is logged and ends nothing; rows that are lost are an error of {@link check}.
+ */
+export class RollingProof {
+  readonly #options: ProofOptions
+  readonly #closing = new AbortController()
+  readonly #done: Promise<void>
+  readonly #ticker: { stop(): void }
+  #session: ProofSession | undefined
+  #halted = false
+  #lost: VerdictError | undefined
+  #reason: string | undefined
+  #expected = 0
+
+  /**
+   * @param progressEvery milliseconds between two lines of progress
+   * @param refused why nothing can be proved
+   */
+  constructor(options: ProofOptions, progressEvery: number, refused?: string) {
+    this.#options = { ...options, signal: AbortSignal.any([options.signal, this.#closing.signal]) }
+    this.#done = refused === undefined ? this.#keep() : this.#giveUp(new UserError('verify.inconclusive', refused))
+    this.#ticker = progress(progressEvery, () => this.line)
+  }
+
+  /** Why nothing is proved while streaming; undefined as long as something may be. */
+  get reason(): string | undefined {
+    return this.#reason
+  }
+
+  /** @throws VerdictError when rows are lost */
+  check(): void {
+    if (this.#lost) throw this.#lost
+  }
+
+  /** Every table that can be proved is, but for rows that changed a moment ago. */
+  get proved(): boolean {
+    const { provedAt, proofs } = this.#session ?? {}
+    if (provedAt === undefined || !proofs?.complete) return false
+    const oldest = proofs.dirty.oldestOpen
+    return oldest === undefined || oldest > provedAt
+  }
+
+  /** Milliseconds that comparing every row has taken, by what this run has compared; undefined when it has not. */
+  get fullMs(): number | undefined {
+    const { compared, proofs } = this.#session ?? {}
+    if (!compared?.rows || !proofs) return undefined
+    const rows = [...proofs.proved.values()].reduce((sum, each) => sum + each.rows, 0)
+    return (rows / compared.rows) * compared.ms
+  }
+
+  get coverage(): Coverage {
+    const { proved = new Map(), others = new Map() } = this.#session?.proofs ?? {}
+    return { proved, others, compared: this.open }
+  }
+
+  get open(): number {
+    return this.#session?.proofs.dirty.open ?? 0
+  }
+
+  /**
+   * Waits until everything is proved that can be.
+   * @returns false when nothing can be, with the reason in {@link reason}
+   */
+  async untilProved(signal: AbortSignal, healthy: () => void): Promise<boolean> {
+    for (;;) {
+      if (signal.aborted) throw new CancelledError()
+      healthy()
+      this.check()
+      if (this.#reason) return false
+      if (this.proved) return true
+      await sleep(TIMING.proofLook)
+    }
+  }
+
+  /**
+   * Waits until so little is left that a write pause is short.
+   * @returns false when that takes too long
+   */
+  async untilNear(signal: AbortSignal): Promise<boolean> {
+    for (const end = performance.now() + TIMING.proofNear; performance.now() < end; await sleep(TIMING.proofLook)) {
+      if (signal.aborted) throw new CancelledError()
+      this.check()
+      if (this.#reason) return false
+      if (this.proved && (this.#session?.behind ?? 0) < NEAR.bytes && this.open < NEAR.keys) return true
+    }
+    return false
+  }
+
+  /** Before writes are paused: nothing else may write markers then. The log is read on. */
+  async halt(): Promise<ProofSession> {
+    this.#halted = true
+    await this.#session?.halt()
+    this.check()
+    if (!this.#session || this.#reason)
+      throw new VerdictError(
+        'verify.inconclusive',
+        `the rolling proof has ended: ${this.#reason ?? 'it has no connection'}`,
+      )
+    return this.#session
+  }
+
+  /** Writes down how far it came. */
+  async close(): Promise<void> {
+    this.#ticker.stop()
+    const session = this.#session
+    await session?.halt()
+    if (!this.#reason && !this.#lost)
+      await session?.save().catch((error) => info(`the proof could not be saved: ${messageOf(error)}`))
+    this.#closing.abort()
+    await this.#done
+    await session?.close()
+    await this.#dropStray()
+  }
+
+  async #keep(): Promise<void> {
+    for (let vain = 0; !this.#halted && !this.#options.signal.aborted; vain++) {
+      let session: ProofSession | undefined
+      try {
+        await this.#count()
+        session = await ProofSession.open(this.#options)
+        this.#session = session
+        const began = performance.now()
+        await session.run().finally(() => {
+          if (performance.now() - began > 10 * TIMING.proofAgain) vain = 0
+        })
+        return
+      } catch (error) {
+        if (this.#options.signal.aborted) return
+        await session?.close()
+        if (error instanceof VerdictError && error.code === 'verify.differences') {
+          this.#lost = error
+          return
+        }
+        if (!isTemporary(error) || vain >= MOST_VAIN || this.#halted) return this.#giveUp(error)
+        info(`the rolling proof goes on from what is written down: ${scrubText(messageOf(error))}`)
+        await sleep(TIMING.proofAgain, undefined, { signal: this.#options.signal }).catch(() => {})
+      }
+    }
+  }
+
+  async #giveUp(error: unknown): Promise<void> {
+    this.#reason = scrubText(messageOf(error))
+    warning(`rows are not proved while they are streamed: ${this.#reason}. They are compared in the write pause`)
+    await this.#drop()
+  }
+
+  async #count(): Promise<void> {
+    if (this.#expected) return
+    const { sourceUrl, plan, signal } = this.#options
+    const size = withDatabase(sourceUrl, 'source', (db) => estimateSize(db, plan.sourceSchema, plan.tables), signal)
+    this.#expected = (await size).rows
+  }
+
+  /** `verifying: 3 of 11 tables, 120,000 of about 300,000 rows, 24,000 rows/s, about 8 s left, 212 keys open` */
+  get line(): string {
+    const session = this.#session
+    if (!session) return `rolling proof: ${this.#reason ?? 'starting'}`
+    const { proofs, compared } = session
+    const { passes, proved, tables } = proofs
+    const keys = `${plural(proofs.dirty.open, 'key')} open`
+    if (proofs.complete) return `every row proved, ${keys}`
+    const rows = [...proved.values(), ...passes.values()].reduce((sum, each) => sum + each.rows, 0)
+    const rate = compared.ms ? compared.rows / (compared.ms / 1000) : 0
+    const left = rate && this.#expected > rows ? `, about ${seconds(((this.#expected - rows) / rate) * 1000)} left` : ''
+    return `verifying: ${proved.size} of ${plural(tables.size, 'table')}, ${number(rows)} of about ${number(this.#expected)} rows${rate ? `, ${number(rate)} rows/s` : ''}${left}, ${keys}`
+  }
+
+  /** A log whose stream is gone would only fill the disk. */
+  async #dropStray(): Promise<void> {
+    const { sourceUrl, plan } = this.#options
+    await withDatabase(sourceUrl, 'source', async (source) => {
+      if (!(await readSlot(source, plan.slot))) await seizeAndDrop(source, logSlotOf(plan.slot))
+    }).catch((error) => info(`the slot of the change log could not be looked at: ${messageOf(error)}`))
+  }
+
+  async #drop(): Promise<void> {
+    const { sourceUrl, plan } = this.#options
+    await withDatabase(sourceUrl, 'source', (source) => seizeAndDrop(source, logSlotOf(plan.slot))).catch((error) =>
+      warning(`the slot ${logSlotOf(plan.slot)} may still be there: ${messageOf(error)}`),
+    )
+  }
+}
+
+/** A connection that was lost, or a slot that went on without us; not what a server refuses, or what a log tells. */
+function isTemporary(error: unknown): boolean {
+  if (isConnectionLost(error)) return true
+  return !(error instanceof UserError) && !(error as { severity?: string }).severity
+}

@@ -1,0 +1,65 @@
+import type { Plan } from '../../model/plan.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
+import type { Database } from '../../runtime/database.ts'
+import { newVerdict, type TableVerdict } from '../../tools/molt-verify.ts'
+import { runVerify, type VerifyOptions } from '../verify/verify.ts'
+
+/** What a rolling proof covers. */
+export interface Coverage {
+  /** Table → its rows when it was last compared. */
+  proved: ReadonlyMap<string, { rows: number }>
+  /** Table → why it must be compared in full. */
+  others: ReadonlyMap<string, string>
+  /** Rows that were compared again last. */
+  compared: number
+}
+
+/**
+ * One report of what the rolling proof covers, of the definitions, and of the tables that it does not cover, which are
+ * compared in full. Coverage is given table by table.
+ */
+export async function reportCoverage(
+  source: Database,
+  target: Database,
+  { proved, others, compared }: Coverage,
+  options: Omit<VerifyOptions, 'level'>,
+): Promise<VerifyReport> {
+  const began = performance.now()
+  const { plan } = options
+  const definitions = await runVerify(source, target, { ...options, level: 'tables' })
+  const rest = plan.tables.filter((name) => others.has(name) || !proved.has(name))
+  const full = rest.length
+    ? await runVerify(source, target, { ...options, level: 'full', tables: rest, structure: undefined })
+    : undefined
+  const findings = [...definitions.findings, ...(full?.findings ?? [])]
+  const unsettled = definitions.verdict === 'unsettled' || full?.verdict === 'unsettled'
+  const different = definitions.verdict === 'different' || full?.verdict === 'different'
+  return {
+    ...definitions,
+    level: 'changed',
+    tables: order([...verdictsOf(proved, rest), ...(full?.tables ?? [])], plan),
+    findings,
+    problems: [...new Set(findings.map(({ what }) => what))],
+    notes: [
+      ...definitions.notes,
+      ...(full?.notes ?? []),
+      ...rest.map(
+        (name) => `${name}: compared in full, because ${others.get(name) ?? 'it is not compared to the end yet'}`,
+      ),
+      `${compared} rows that changed last were compared again; changes made on the target alone since their comparison are not seen`,
+    ],
+    verdict: different ? 'different' : unsettled ? 'unsettled' : 'clean',
+    ...(full?.unknown && { unknown: full.unknown }),
+    durationMs: Math.round(performance.now() - began),
+  }
+}
+
+function verdictsOf(proved: Coverage['proved'], rest: readonly string[]): TableVerdict[] {
+  return [...proved]
+    .filter(([name]) => !rest.includes(name))
+    .map(([name, { rows }]) => ({ ...newVerdict(name), rows, shardsFinished: 1, shardsTotal: 1 }))
+}
+
+function order(tables: readonly TableVerdict[], { tables: names }: Plan): TableVerdict[] {
+  return [...tables].sort((a, b) => names.indexOf(a.name) - names.indexOf(b.name))
+}

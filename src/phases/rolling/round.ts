@@ -1,0 +1,117 @@
+import type { DirtyKeys, OpenKey } from './dirty-keys.ts'
+import { type KeyedRow, readKeys, sameRow } from './rows.ts'
+import type { Sessions } from './sessions.ts'
+import { isVisible } from './snapshot.ts'
+import type { ProvableTable } from './tables.ts'
+
+/** Keys that are read with one statement. */
+const BATCH = 2_000
+
+export type Verdict =
+  | 'equal'
+  | 'differs'
+  /** The source does not show the change yet. */
+  | 'later'
+  /** The key is written otherwise than it was asked for, so nothing tells where its row is. */
+  | 'unreadable'
+  /** Both servers write a value so differently that nothing tells whether it is equal. */
+  | 'unknown'
+
+export interface Judged {
+  key: OpenKey
+  verdict: Verdict
+  /** What is on which side only; `mismatch` where the row is on both. */
+  kind: 'missing' | 'mismatch' | 'extraneous'
+}
+
+/**
+ * Reads keys on both sides, the source first, and says which are equal. A difference alone is no loss: that takes a
+ * marker before, the log read past both reads after, and no newer change.
+ * @param keys of these tables alone
+ */
+export async function compareKeys(
+  { source, target }: Sessions,
+  tables: ReadonlyMap<string, ProvableTable>,
+  keys: readonly OpenKey[],
+  signal: AbortSignal,
+): Promise<Judged[]> {
+  const judged: Judged[] = []
+  const byTable = new Map<string, OpenKey[]>()
+  for (const key of keys) byTable.set(key.table, [...(byTable.get(key.table) ?? []), key])
+  for (const [name, all] of byTable) {
+    const table = tables.get(name)
+    if (!table) continue
+    for (let at = 0; at < all.length; at += BATCH) {
+      signal.throwIfAborted()
+      const batch = all.slice(at, at + BATCH)
+      const asked = batch.map(({ key }) => key)
+      const here = await readKeys(source, table, asked)
+      const there = await readKeys(target, table, asked)
+      for (const [i, key] of batch.entries()) {
+        const [a, b] = [here.rows[i] as KeyedRow, there.rows[i] as KeyedRow]
+        const kind = !a.row ? 'extraneous' : b.row ? 'mismatch' : 'missing'
+        judged.push({ key, kind, verdict: judge(table, key, a, b, here.snapshot) })
+      }
+    }
+  }
+  return judged
+}
+
+function judge(
+  table: ProvableTable,
+  { xid, present }: OpenKey,
+  here: KeyedRow,
+  there: KeyedRow,
+  snapshot: Parameters<typeof isVisible>[0] | undefined,
+): Verdict {
+  if (xid !== undefined && !(snapshot && isVisible(snapshot, xid))) return 'later'
+  // By another text the row would be found on neither side, and nothing would seem to differ.
+  if (!here.readable || !there.readable) return 'unreadable'
+  if (present === true && !here.row) return 'later'
+  const same = sameRow(table, here.row, there.row)
+  return same === undefined ? 'unknown' : same ? 'equal' : 'differs'
+}
+
+/** What a round needs of its surroundings. */
+export interface Surroundings {
+  sessions: Sessions
+  tables: ReadonlyMap<string, ProvableTable>
+  dirty: DirtyKeys
+  /** Who reads the stream's slot: another one may apply older values again. */
+  reader(): Promise<string>
+  /** Sends a marker through the stream, and waits until it has arrived. */
+  passMarker(): Promise<void>
+  /** Waits until the log is read up to the source's position now. */
+  readLog(): Promise<void>
+  /** Told a table that cannot be proved after all. */
+  exclude(table: string, verdict: 'unreadable' | 'unknown'): void
+  signal: AbortSignal
+}
+
+/**
+ * Compares some open keys again, behind a marker.
+ * @returns keys that are lost, and whether the stream's reader was another one before or after
+ */
+export async function recheck(
+  around: Surroundings,
+  keys: readonly OpenKey[],
+): Promise<{ lost: Judged[]; spoilt: boolean }> {
+  const { dirty } = around
+  const before = await around.reader()
+  await around.passMarker()
+  const judged = await compareKeys(around.sessions, around.tables, keys, around.signal)
+  const spoilt = before === '' || (await around.reader()) !== before
+  if (spoilt) return { lost: [], spoilt }
+  for (const { key, verdict } of judged) if (verdict === 'equal') dirty.equal(key)
+  const rest = judged.filter(({ verdict }) => verdict !== 'equal')
+  if (!rest.length) return { lost: [], spoilt }
+  // The target may show a change that the log has not told yet.
+  await around.readLog()
+  const lost = rest.filter(({ key, verdict }) => {
+    if (verdict === 'differs') return dirty.differs(key)
+    if (verdict === 'unreadable' || verdict === 'unknown') around.exclude(key.table, verdict)
+    else dirty.later(key)
+    return false
+  })
+  return { lost, spoilt }
+}

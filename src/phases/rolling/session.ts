@@ -1,0 +1,367 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Entry } from '../../ledger/ledger.ts'
+import { type ProofState, writeProof } from '../../ledger/proof.ts'
+import { connect, type Database, sqlState } from '../../runtime/database.ts'
+import { UserError, VerdictError } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
+import { type ChangedKey, ChangeLog } from '../../source/change-log.ts'
+import { HEARTBEAT, OUR_SCHEMA, readMarker, writeMarker } from '../../source/heartbeat.ts'
+import { formatLsn, type Lsn, parseLsn } from '../../source/pgoutput.ts'
+import { logSlotOf, seizeAndDrop } from '../../source/slot.ts'
+import type { Stream } from '../stream/supervisor.ts'
+import { type OpenedLog, openLogSlot } from './log-slot.ts'
+import { lostRows } from './lost.ts'
+import { comparePieces } from './pass.ts'
+import { compareKeys, recheck } from './round.ts'
+import { type Endpoints, openSessions, type Sessions } from './sessions.ts'
+import { BUDGET, TableProofs } from './table-proofs.ts'
+import { type Provable, readProvable } from './tables.ts'
+import { type Baseline, baselineHolds, type Look, lookAtSource, markBaseline, sourceLsn } from './vantage.ts'
+
+export interface ProofOptions extends Endpoints {
+  entry: Entry
+  stream: Pick<Stream, 'status'>
+  /** Chunks that are compared at a time. */
+  concurrency: number
+  /** Rows per second. */
+  rate?: number
+  /** Milliseconds; a table that was compared longer ago than half of it is compared again. */
+  age?: number
+  /** Milliseconds of the stream's lag from which the first pass waits. */
+  maxLag: number
+  /** Bytes of WAL that the log's slot may keep on the source. */
+  walBudget: number
+}
+
+/** What the write pause has compared, and the tables that must be compared in full, with the reason for each. */
+export interface Rest {
+  compared: number
+  unproved: Map<string, string>
+}
+
+/** Keys of one round. */
+const ROUND = 20_000
+
+/** A round that came to nothing, and is tried again. */
+class Skipped extends Error {}
+
+/**
+ * The proof while its connections last: reads the log, compares chunks, compares changed keys again. When it fails
+ * another session continues from what the ledger has.
+ */
+export class ProofSession {
+  readonly #options: ProofOptions
+  readonly proofs: TableProofs
+  /** What the passes of this session have compared, in rows, and how long that took, in milliseconds. */
+  readonly compared = { rows: 0, ms: 0 }
+  /** The source's position when every table was first proved. */
+  provedAt: Lsn | undefined
+  readonly #source: Database
+  readonly #target: Database
+  readonly #sessions: Sessions
+  readonly #opened: OpenedLog
+  readonly #stop = new AbortController()
+  #log: ChangeLog | undefined
+  #logEnd: Error | undefined
+  #baseline: Baseline | undefined
+  #look: Look = { lsn: 0n, xmin: 0n, confirmed: 0n, reader: '', walBytes: 0 }
+  #reader = ''
+  #position: Lsn
+  #confirmed: Lsn
+  #busy: Promise<unknown> = Promise.resolve()
+  #fencedAt: Lsn | undefined
+  readonly #passed = new Set<string>()
+
+  /** @throws the database's error, or UserError where the log cannot be read at all */
+  static async open(options: ProofOptions): Promise<ProofSession> {
+    const { sourceUrl, targetUrl, signal, plan, entry } = options
+    const source = await connect(sourceUrl, 'source', undefined, signal)
+    const opened: { end(): Promise<unknown> }[] = [source]
+    try {
+      // On disk here, or the log would not have it; a standby that is away must not hold it up.
+      await source.query('SET synchronous_commit = local')
+      const target = await connect(targetUrl, 'target', undefined, signal)
+      opened.push(target)
+      const log = await openLogSlot(source, target, sourceUrl, entry, signal)
+      // Before the log is attached, and before the marker of a baseline: later changes of files are seen.
+      const provable = await readProvable(source, target, plan)
+      const sessions = await openSessions(options)
+      opened.push({ end: sessions.close })
+      const session = new ProofSession(options, { source, target }, sessions, log, provable)
+      await session.#attach(log.slot)
+      return session
+    } catch (error) {
+      await Promise.all(opened.map((each) => each.end().catch(() => {})))
+      throw error
+    }
+  }
+
+  private constructor(
+    options: ProofOptions,
+    { source, target }: { source: Database; target: Database },
+    sessions: Sessions,
+    log: OpenedLog,
+    provable: Provable,
+  ) {
+    this.#options = options
+    this.#source = source
+    this.#target = target
+    this.#sessions = sessions
+    this.#opened = log
+    this.#position = parseLsn(log.state?.position ?? '')
+    this.#confirmed = parseLsn(log.state?.confirmed ?? '')
+    this.proofs = new TableProofs(provable, log.state)
+  }
+
+  async #attach(slot: string): Promise<void> {
+    const { sourceUrl, plan } = this.#options
+    for (let attempt = 0; ; attempt++)
+      try {
+        this.#log = await ChangeLog.attach({
+          ...{ sourceUrl, slot, publication: plan.publication },
+          onChange: (change) => this.#change(change),
+          onEnd: (error) => {
+            this.#logEnd = error
+          },
+        })
+        return
+      } catch (error) {
+        // The server takes a moment to see that an earlier reader is gone.
+        if (sqlState(error) !== '55006' || attempt >= 50) throw error
+        await sleep(TIMING.readerLook)
+      }
+  }
+
+  #change(change: ChangedKey): void {
+    const { schema, table, at } = change
+    if (schema === OUR_SCHEMA && table === HEARTBEAT) return
+    if (this.#fencedAt !== undefined && at >= this.#fencedAt) this.#passed.add(table)
+    const { tables, others, dirty } = this.proofs
+    if (schema === this.#options.plan.sourceSchema && tables.has(table)) dirty.mark(change)
+    else if (!others.has(table))
+      throw new Error(`the change log sends rows of ${schema}.${table}, which is not expected`)
+  }
+
+  /** Bytes of WAL that the log has not read. */
+  get behind(): number {
+    return Number(this.#look.lsn - (this.#log?.position ?? 0n))
+  }
+
+  /** Keeps the proof until it is halted. @throws VerdictError when rows are lost, or whatever ended it */
+  async run(): Promise<void> {
+    const loops = [this.#passLoop(), this.#roundLoop()]
+    try {
+      await Promise.all(loops)
+    } finally {
+      this.#stop.abort()
+      await Promise.allSettled(loops)
+    }
+  }
+
+  /** Stops comparing at the next moment when nothing is half done. The log is read on. */
+  async halt(): Promise<void> {
+    this.#stop.abort()
+    await this.#busy.catch(() => {})
+  }
+
+  async close(): Promise<void> {
+    await this.halt()
+    await this.#log?.close()
+    await this.#sessions.close()
+    await Promise.all([this.#source, this.#target].map((db) => db.end().catch(() => {})))
+  }
+
+  get #over(): boolean {
+    return this.#stop.signal.aborted
+  }
+
+  #pause(ms: number): Promise<void> {
+    return sleep(ms, undefined, { signal: this.#stop.signal }).catch(() => {})
+  }
+
+  async #roundLoop(): Promise<void> {
+    let savedAt = performance.now()
+    while (!this.#over) {
+      const due = performance.now() - savedAt >= TIMING.proofSave
+      if (due) savedAt = performance.now()
+      this.#busy = this.#round(due).catch((error) => {
+        if (!(error instanceof Skipped)) throw error
+      })
+      await this.#busy
+      if (this.proofs.dirty.open < ROUND) await this.#pause(TIMING.proofRound)
+    }
+  }
+
+  async #round(save: boolean): Promise<void> {
+    const { proofs } = this
+    const { dirty } = proofs
+    if (this.#logEnd) throw this.#logEnd
+    await this.#lookAtSource()
+    await this.#advanceBaseline()
+    dirty.confirmed(this.#confirmed)
+    proofs.finishPasses(this.#options.age)
+    this.provedAt = proofs.complete ? (this.provedAt ?? this.#look.lsn) : undefined
+    if (save) {
+      proofs.refresh(await readProvable(this.#source, this.#target, this.#options.plan))
+      await this.save()
+    }
+    const keys = dirty.take(ROUND)
+    if (!keys.length || this.#over) return
+    const { lost, spoilt } = await recheck(
+      {
+        ...{ sessions: this.#sessions, tables: proofs.tables, dirty, signal: this.#options.signal },
+        reader: async () => (await this.#lookAtSource()).reader,
+        passMarker: () => this.#passMarker(),
+        readLog: () => this.#readLog(true),
+        exclude: (name, verdict) => proofs.cannotTell(name, verdict),
+      },
+      keys,
+    )
+    if (spoilt) dirty.reopen()
+    if (lost.length) throw lostRows(lost, false)
+  }
+
+  async #lookAtSource(): Promise<Look> {
+    const { plan, stream, walBudget } = this.#options
+    const look = await lookAtSource(this.#source, plan)
+    if (look.confirmed < this.#confirmed)
+      throw new Error('the stream is behind what it had confirmed: the source was restarted after a crash')
+    this.#confirmed = look.confirmed
+    const reader = look.reader && `${look.reader} ${stream.status.restarts}`
+    if (reader !== this.#reader) this.proofs.dirty.reopen()
+    this.#reader = reader
+    this.#look = { ...look, reader }
+    if (look.walBytes > walBudget) {
+      await this.#log?.close()
+      await seizeAndDrop(this.#source, logSlotOf(plan.slot))
+      throw new UserError('slot.wal-budget', 'the slot of the change log kept more than `wal-budget`, and was dropped')
+    }
+    return this.#look
+  }
+
+  async #advanceBaseline(): Promise<void> {
+    const { waiting } = this.proofs
+    if (!this.#baseline && waiting.size) {
+      const names = [...waiting]
+      this.#baseline = await markBaseline(this.#source, names, this.#look.lsn)
+      for (const name of names) waiting.delete(name)
+    }
+    if (!this.#baseline) return
+    if (!(await baselineHolds(this.#baseline, this.#look, this.#target, this.#options.plan))) return
+    this.proofs.beginPasses(this.#baseline.tables)
+    this.#baseline = undefined
+  }
+
+  async #passLoop(): Promise<void> {
+    const { stream, maxLag, signal } = this.#options
+    const { proofs } = this
+    while (!this.#over) {
+      const began = performance.now()
+      const before = this.compared.rows
+      await comparePieces({
+        ...this.#options,
+        signal: AbortSignal.any([signal, this.#stop.signal]),
+        dirty: proofs.dirty,
+        next: () => (this.#over ? undefined : [...proofs.passes.values()].find((pass) => !pass.exhausted)),
+        yield: async () => {
+          const busy = () => stream.status.lagMs > maxLag || proofs.dirty.open > BUDGET / 4
+          while (!this.#over && busy()) await this.#pause(TIMING.caughtUpLook)
+        },
+        position: () => sourceLsn(this.#source),
+        onUnknown: ({ name }) => proofs.cannotTell(name, 'unknown'),
+        isCurrent: (pass) => proofs.passes.get(pass.table.name) === pass,
+        onCompared: (rows) => {
+          this.compared.rows += rows
+        },
+      }).catch((error) => {
+        if (!this.#over) throw error
+      })
+      if (this.compared.rows > before) this.compared.ms += performance.now() - began
+      await this.#pause(TIMING.proofRound)
+    }
+  }
+
+  async #passMarker(): Promise<void> {
+    const beat = await writeMarker(this.#source, '')
+    const end = performance.now() + TIMING.proofMarker
+    for (;;) {
+      const seen = await readMarker(this.#target, this.#options.plan.targetSchema)
+      if (seen && seen.beat >= beat) return
+      if (this.#over || performance.now() > end) throw new Skipped()
+      await sleep(TIMING.markerLook)
+    }
+  }
+
+  /** @param whileStreaming whether it may be tried again later */
+  async #readLog(whileStreaming: boolean): Promise<void> {
+    const lsn = await sourceLsn(this.#source)
+    // The log reports commits of published tables; without one its position may stand still.
+    if (!whileStreaming) await writeMarker(this.#source, '')
+    const end = performance.now() + TIMING.proofLog
+    while ((this.#log?.position ?? 0n) < lsn) {
+      if (this.#logEnd) throw this.#logEnd
+      const late = performance.now() > end
+      if (whileStreaming && (this.#over || late)) throw new Skipped()
+      if (late)
+        throw new VerdictError('verify.inconclusive', 'the change log could not be read to its end in the write pause')
+      await sleep(TIMING.proofLogLook)
+    }
+  }
+
+  /** Writes down what is proved, then lets the source drop the WAL that is not needed any more. */
+  async save(): Promise<void> {
+    const read = this.proofs.dirty.confirmable(this.#log?.position ?? 0n)
+    const safe = read < this.#confirmed ? read : this.#confirmed
+    if (safe > this.#position) this.#position = safe
+    await writeProof(this.#target, this.#options.entry.id, this.state)
+    this.#log?.confirm(this.#position)
+  }
+
+  get state(): ProofState {
+    return {
+      load: this.#options.entry.facts.stagingSchema ?? '',
+      ...this.#opened.identity,
+      position: formatLsn(this.#position),
+      confirmed: formatLsn(this.#confirmed),
+      ...this.proofs.state,
+      at: new Date().toISOString(),
+    }
+  }
+
+  /**
+   * In the write pause, once the drain is proved and the stream is off: reads the log to its end, and compares what is
+   * open. Whatever differs now is lost.
+   * @param fencedAt a position from which on no row may change: before the marker of the drain
+   */
+  async compareRest(fencedAt: Lsn, signal: AbortSignal): Promise<Rest> {
+    const { dirty, tables } = this.proofs
+    this.#fencedAt = fencedAt
+    for (const table of dirty.changedSince(fencedAt)) this.#passed.add(table)
+    await this.readToDecision()
+    const unproved = this.proofs.unproved(await readProvable(this.#source, this.#target, this.#options.plan))
+    await this.#lookAtSource()
+    dirty.confirmed(this.#confirmed)
+    dirty.reopen()
+    for (const name of unproved.keys()) dirty.drop(name)
+    const keys = dirty.take()
+    const judged = await compareKeys(this.#sessions, tables, keys, signal)
+    const lost = judged.filter(({ verdict }) => verdict === 'differs')
+    if (lost.length) throw lostRows(lost, true)
+    for (const { key, verdict } of judged) {
+      if (verdict === 'equal') dirty.equal(key)
+      else unproved.set(key.table, 'a row that changed last could not be read by its key')
+    }
+    return { compared: keys.length, unproved }
+  }
+
+  /** Reads the log to the source's position now. @throws VerdictError when it has a write from behind the fence */
+  async readToDecision(): Promise<void> {
+    await this.#readLog(false)
+    if (this.#logEnd) throw this.#logEnd
+    if (this.#passed.size)
+      throw new VerdictError(
+        'fence.write-passed',
+        `a write passed the fence: the change log has rows of ${[...this.#passed].join(', ')} that changed after the drain`,
+      )
+  }
+}

@@ -1,0 +1,40 @@
+import type { Entry } from '../../ledger/ledger.ts'
+import type { Stream } from '../stream/supervisor.ts'
+import { RollingProof } from './proof.ts'
+
+export interface ProofInputs {
+  source: string
+  target: string
+  maxLag: number
+  walBudget: number
+  progressEvery: number
+  verifyRate?: number
+}
+
+/** Chunks that are compared at a time: the stream goes first. */
+const CONCURRENCY = 2
+
+/**
+ * Begins or continues the rolling proof of a migration beside its stream.
+ * @param age milliseconds after which what was compared is compared again
+ */
+export function startProof(
+  inputs: ProofInputs,
+  entry: Entry,
+  stream: Stream,
+  signal: AbortSignal,
+  age?: number,
+): RollingProof {
+  const { source: sourceUrl, target: targetUrl, maxLag, walBudget, verifyRate } = inputs
+  return new RollingProof(
+    {
+      ...{ sourceUrl, targetUrl, plan: entry.plan, signal, entry, stream, maxLag, walBudget },
+      concurrency: CONCURRENCY,
+      ...(verifyRate && { rate: verifyRate }),
+      ...(age && { age }),
+    },
+    inputs.progressEvery,
+    // An earlier replicator that is only frozen could write old values over proved ones.
+    stream.options.login ? undefined : 'the stream has no login of its own on the target',
+  )
+}

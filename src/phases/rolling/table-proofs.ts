@@ -1,0 +1,132 @@
+import type { ProofState, TableProof } from '../../ledger/proof.ts'
+import { writtenOtherwise } from '../verify/row-digests.ts'
+import { DirtyKeys } from './dirty-keys.ts'
+import { TablePass } from './pass.ts'
+import { oddOf } from './rows.ts'
+import type { Provable, ProvableTable } from './tables.ts'
+
+/** Keys that are held in memory: 200 MiB at most. */
+export const BUDGET = 1_000_000
+
+/** What is proved of each table, and which keys changed since. */
+export class TableProofs {
+  /** Tables that are proved while they are streamed. */
+  readonly tables = new Map<string, ProvableTable>()
+  /** Table → why it must be compared in full. */
+  readonly others = new Map<string, string>()
+  /** The last pass over every row of a table: when it began, and how many rows there were. */
+  readonly proved = new Map<string, { began: string; rows: number }>()
+  readonly passes = new Map<string, TablePass>()
+  /** Tables whose first pass waits for a baseline. */
+  readonly waiting = new Set<string>()
+  readonly dirty = new DirtyKeys(BUDGET, (table) => this.restart(table))
+  /** Reasons that no look at a catalog takes back. */
+  readonly #sticky = new Map<string, string>()
+
+  /** @param state what an earlier run has left, with every change since in the log */
+  constructor({ tables, others }: Provable, state: ProofState | undefined) {
+    for (const [name, reason] of Object.entries(others)) this.others.set(name, reason)
+    for (const table of tables) this.#begin(table, state?.tables[table.name])
+  }
+
+  #begin(table: ProvableTable, before: TableProof | undefined): void {
+    this.tables.set(table.name, table)
+    if (before?.files !== table.files) {
+      this.waiting.add(table.name)
+      return
+    }
+    if (before.proved) this.proved.set(table.name, before.proved)
+    if (before.pass || !before.proved) this.passes.set(table.name, new TablePass(table, before.pass))
+  }
+
+  /** Whether every table that can be proved is, except for the open keys. */
+  get complete(): boolean {
+    return [...this.tables.keys()].every((name) => this.proved.has(name))
+  }
+
+  /** Forgets what was found of a table: it begins again with a baseline of its own. */
+  restart(name: string): void {
+    this.dirty.drop(name)
+    this.proved.delete(name)
+    this.passes.delete(name)
+    this.waiting.add(name)
+  }
+
+  exclude(name: string, reason: string): void {
+    this.restart(name)
+    this.waiting.delete(name)
+    this.tables.delete(name)
+    this.others.set(name, reason)
+  }
+
+  /** Excludes a table whose rows turn out to be incomparable by key. */
+  cannotTell(name: string, verdict: 'unreadable' | 'unknown'): void {
+    const table = this.tables.get(name)
+    if (!table) return
+    const reason =
+      verdict === 'unreadable'
+        ? 'its keys are written differently by both servers'
+        : oddOf(table).map(writtenOtherwise).join('; ')
+    this.#sticky.set(name, reason)
+    this.exclude(name, reason)
+  }
+
+  /** The baseline of these tables holds: their first pass begins. */
+  beginPasses(names: Iterable<string>): void {
+    for (const name of names) {
+      const table = this.tables.get(name)
+      if (table && !this.waiting.has(name)) this.passes.set(name, new TablePass(table))
+    }
+  }
+
+  /** Takes in what passes have come to; one that is older than half of `age`, in milliseconds, begins again. */
+  finishPasses(age: number | undefined): void {
+    for (const [name, pass] of this.passes) {
+      if (!pass.advance(this.dirty.suspectChunks(name))) continue
+      this.proved.set(name, { began: pass.began, rows: pass.progress.rows })
+      this.passes.delete(name)
+    }
+    if (!age) return
+    for (const [name, { began }] of this.proved)
+      if (!this.passes.has(name) && Date.now() - Date.parse(began) > age / 2) this.beginPasses([name])
+  }
+
+  /** Voids the proof of every table that DDL has changed on either side since it began. */
+  refresh({ tables, others }: Provable): void {
+    for (const [name, reason] of Object.entries(others))
+      if (this.others.get(name) !== reason) this.exclude(name, reason)
+    for (const table of tables) {
+      if (this.#sticky.has(table.name) || this.#unchanged(table)) continue
+      this.others.delete(table.name)
+      this.tables.set(table.name, table)
+      this.restart(table.name)
+    }
+  }
+
+  /** Table → why it must be compared in full now, by a look at the catalogs of this moment. */
+  unproved({ tables, others }: Provable): Map<string, string> {
+    const found = new Map([...this.others, ...Object.entries(others)])
+    for (const table of tables) {
+      const { name } = table
+      if (found.has(name)) continue
+      if (!this.#unchanged(table)) found.set(name, 'it was changed or rewritten since it was compared')
+      else if (!this.proved.has(name)) found.set(name, 'its first comparison has not ended')
+    }
+    return found
+  }
+
+  #unchanged(table: ProvableTable): boolean {
+    const before = this.tables.get(table.name)
+    const shape = ({ files, key, keyIndex, parts }: ProvableTable) => JSON.stringify([files, key, keyIndex, parts])
+    return before !== undefined && shape(before) === shape(table)
+  }
+
+  get state(): Pick<ProofState, 'tables' | 'others' | 'open'> {
+    const tables: Record<string, TableProof> = {}
+    for (const [name, { files }] of this.tables) {
+      const [proved, pass] = [this.proved.get(name), this.passes.get(name)]
+      if (proved || pass) tables[name] = { files, ...(proved && { proved }), ...(pass && { pass: pass.progress }) }
+    }
+    return { tables, others: Object.fromEntries(this.others), open: this.dirty.open }
+  }
+}

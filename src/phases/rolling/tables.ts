@@ -1,0 +1,137 @@
+import type { Plan } from '../../model/plan.ts'
+import { compareTables, type Table } from '../../model/tables.ts'
+import { type Database, qualified } from '../../runtime/database.ts'
+import { readTables } from '../../sql/tables.ts'
+import { hidesTriggers } from '../../sql/triggers.ts'
+import { type RowShape, rowShape } from '../verify/row-digests.ts'
+
+/** A table whose rows can be proved while they are streamed. */
+export interface ProvableTable extends RowShape {
+  /** Names of the key's columns in the order of the key's index. */
+  keyIndex: string[]
+  /** Whether both servers sort keys alike, so that a range of keys holds the same rows on both. */
+  ordered: boolean
+  /** Files of the table and of everything below it (relfilenode); TRUNCATE, a rewrite, ATTACH and DETACH change them. */
+  files: string
+}
+
+export interface Provable {
+  tables: ProvableTable[]
+  /** Table → why it must be compared in full. */
+  others: Record<string, string>
+}
+
+/** What the source's catalog says of a table and of all below it. */
+interface Storage {
+  name: string
+  kind: string
+  files: string
+  identity: boolean
+  immediate: boolean
+  generated: boolean
+  inherited: boolean
+}
+
+/**
+ * Tells tables whose rows can be proved while they are streamed from those that must be compared in full, and why.
+ * Read before the first pass, while the proof goes on, and in the write pause: what has changed since voids the proof.
+ */
+export async function readProvable(source: Database, target: Database, plan: Plan): Promise<Provable> {
+  const [here, there, storage, hazards] = await Promise.all([
+    readTables(source, plan.sourceSchema),
+    readTables(target, plan.targetSchema),
+    readStorage(source, plan),
+    readHazards(target, plan),
+  ])
+  const { rows } = await source.query("SELECT current_setting('server_version_num')::int >= 130000 AS rooted")
+  const found: Provable = { tables: [], others: {} }
+  for (const name of plan.tables) {
+    const pair = [here, there].map((tables) => tables.find((table) => table.name === name))
+    const [a, b] = pair
+    const of = storage.get(name)
+    if (!a || !b || !of) {
+      found.others[name] = 'it is missing on one side'
+      continue
+    }
+    const reason = keyProblem(a, b, of, rows[0].rooted) ?? hazards.get(name)
+    if (reason) found.others[name] = reason
+    else found.tables.push(provable(a, b, of))
+  }
+  return found
+}
+
+function provable(here: Table, there: Table, { files }: Storage): ProvableTable {
+  const shape = rowShape([here, there])
+  // The log tells a key in the order of the table's columns.
+  const key = here.columns.filter(({ name }) => here.key.includes(name))
+  return { ...shape, key, keyIndex: here.key, ordered: key.every(({ type }) => ORDERED.test(type)), files }
+}
+
+/** Types that both servers sort alike; texts are sorted by collation. */
+const ORDERED = /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*)$/
+/** Types of keys that are found again by the text that the log gives. */
+const READABLE =
+  /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*|text|character varying.*|numeric\(\d+(,[0-6])?\))$/
+
+/** The type that a key's text becomes, so that it is compared as a value. */
+export function keyCast(type: string): string {
+  if (/^(text|character varying)/.test(type)) return 'text'
+  return type.replace(/\(.*?\)/, '')
+}
+
+function keyProblem(here: Table, there: Table, of: Storage, rooted: boolean): string | undefined {
+  if (!here.key.length) return 'it has no primary key'
+  if (compareTables([here], [there]).length) return 'its definition differs between the sides'
+  if (!of.identity) return 'its replica identity is not DEFAULT'
+  if (!of.immediate) return 'its primary key is deferrable'
+  if (of.generated) return 'its primary key is generated'
+  if (of.inherited) return 'other tables inherit from it'
+  if (of.kind === 'p' && !rooted) return 'PostgreSQL 12 logs the partitions of a table and not the table'
+  const odd = here.columns.find(({ name, type, labels }) => here.key.includes(name) && (labels || !READABLE.test(type)))
+  if (odd) return `its key column ${odd.name} has the type ${odd.type}`
+  const shape = rowShape([here, there])
+  return shape.key.some(shape.odd) ? 'its key is written differently by both servers' : undefined
+}
+
+async function readStorage(source: Database, plan: Plan): Promise<Map<string, Storage>> {
+  const { rows } = await source.query<Storage>(
+    `WITH RECURSIVE tree AS (
+       SELECT c.oid AS root, c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND c.relkind IN ('r', 'p')
+       UNION SELECT tree.root, i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON tree.oid = i.inhparent)
+     SELECT r.relname AS name, r.relkind AS kind,
+            md5(string_agg(concat_ws(':', c.oid, c.relfilenode), ' ' ORDER BY c.oid)) AS files,
+            bool_and(c.relreplident = 'd') AS identity, bool_and(coalesce(x.indimmediate, false)) AS immediate,
+            bool_or(EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> ''
+                             AND a.attnum = ANY (x.indkey))) AS generated,
+            r.relkind = 'r' AND count(*) > 1 AS inherited
+       FROM tree JOIN pg_catalog.pg_class r ON r.oid = tree.root JOIN pg_catalog.pg_class c ON c.oid = tree.oid
+       LEFT JOIN pg_catalog.pg_index x ON x.indrelid = c.oid AND x.indisprimary
+      GROUP BY r.relname, r.relkind`,
+    [plan.sourceSchema, plan.tables],
+  )
+  return new Map(rows.map((row) => [row.name, row]))
+}
+
+/** Tables of the target whose rows change by themselves, which no log of the source tells, and by what. */
+async function readHazards(target: Database, { targetSchema, tables }: Plan): Promise<Map<string, string>> {
+  const { rows } = await target.query(
+    `SELECT c.relname AS name, coalesce(array_to_string(c.reloptions, ' '), '') ~ '(^| )ttl' AS expires,
+            EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgisinternal IS NOT TRUE) AS triggers,
+            EXISTS (SELECT 1 FROM pg_catalog.pg_constraint f WHERE f.conrelid = c.oid AND f.contype = 'f'
+                     AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd'))) AS cascades
+       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind IN ('r', 'p')`,
+    [targetSchema, tables],
+  )
+  const { version } = (await target.query('SELECT version() AS version')).rows[0]
+  const found = new Map<string, string>()
+  for (const { name, expires, triggers, cascades } of rows) {
+    const hidden = hidesTriggers(version) && !triggers
+    const shown = hidden ? await target.query(`SHOW TRIGGERS FROM ${qualified(targetSchema, name)}`) : undefined
+    if (expires) found.set(name, 'its rows expire on the target (row-level TTL)')
+    else if (triggers || shown?.rowCount) found.set(name, 'it has triggers on the target')
+    else if (cascades) found.set(name, 'a foreign key on the target changes its rows by cascade')
+  }
+  return found
+}

@@ -1,0 +1,112 @@
+/** A migration whose write pause compares what changed last, and rests on the rolling proof for all else. */
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
+
+const CUTOVER = { 'quiet-period': '300ms', 'final-verify': 'changed' }
+const TIMEOUT = { timeout: 240_000 }
+
+let rehearsal: Rehearsal
+let folder: string
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'molt-actions-smoke-'))
+  rehearsal = await startRehearsal({ rows: 3000, rate: 60 })
+  await rehearsal.bringToLoaded()
+}, 240_000)
+afterAll(async () => {
+  await rehearsal?.stop()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+const slots = async () =>
+  (await rehearsal.query('source', 'SELECT slot_name AS name FROM pg_replication_slots ORDER BY 1')).map(
+    ({ name }) => name,
+  )
+/** A program that runs once before the pause, and then in it, where it runs `sql` on that side. */
+function inThePause(side: 'source' | 'target', sql: string): string {
+  const path = join(folder, 'smoke.mjs')
+  const flag = join(folder, 'ran')
+  rmSync(flag, { force: true })
+  writeFileSync(
+    path,
+    `#!${process.execPath}
+    import { existsSync, writeFileSync } from 'node:fs'
+    import { createRequire } from 'node:module'
+    const pg = createRequire('${process.cwd()}/package.json')('pg')
+    if (!existsSync('${flag}')) { writeFileSync('${flag}', ''); process.exit(0) }
+    const client = new pg.Client('${rehearsal.pair[side].url}')
+    await client.connect()
+    await client.query(${JSON.stringify(sql)})
+    await client.end()`,
+  )
+  chmodSync(path, 0o755)
+  return path
+}
+
+test('every row is proved while it is streamed, table by table', TIMEOUT, async () => {
+  const result = await rehearsal.run('replicate', { until: 'caught-up', verify: 'rolling', 'quiet-period': '300ms' })
+  requireSuccess('replicate', result)
+  expect(words(result)).toMatch(/every row proved, \d+ keys? open/)
+  expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
+  const brief = await rehearsal.run('brief', { decision: 'rehearse' })
+  requireSuccess('brief', brief)
+  expect(brief.summary).toMatch(
+    /\| Rolling proof \| every row of \d+ tables proved as of [\d: -]+ UTC, \d+ keys? open, 0 lost/,
+  )
+  expect((await rehearsal.run('status', {})).summary).toContain('`molt_slot_verify`')
+})
+
+test('the write pause compares the rows that changed last', TIMEOUT, async () => {
+  const result = await rehearsal.run('cutover', CUTOVER)
+  requireSuccess('cutover', result)
+  expect(words(result)).toMatch(/rows of \d+ tables proved, \d+ keys? open, 0 lost/)
+  expect(result.summary).toContain('every row compared while it was streamed, and again when it changed')
+  expect(JSON.parse(result.outputs.tables as string).length).toBeGreaterThan(5)
+  // What the rehearsal has stopped goes on, and so does the proof.
+  expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
+})
+
+test(
+  'a write that passes the fence is seen by the log, and a relabelled enum by the fingerprint',
+  TIMEOUT,
+  async () => {
+    const fence = (how: string) => `ALTER TABLE categories ${how} TRIGGER molt_actions_fence`
+    const passed = inThePause(
+      'source',
+      `BEGIN; ${fence('DISABLE')}; UPDATE categories SET name = name || '!' WHERE id = 1; ${fence('ENABLE ALWAYS')}; COMMIT`,
+    )
+    const first = await rehearsal.run('cutover', { ...CUTOVER, 'smoke-test': passed })
+    expect(first.conclusion).toBe('failure')
+    expect(first.outputs['error-code']).toBe('fence.write-passed')
+    const relabel = (from: string, to: string) => `ALTER TYPE order_status RENAME VALUE '${from}' TO '${to}'`
+    const second = await rehearsal.run('cutover', {
+      ...CUTOVER,
+      'smoke-test': inThePause('source', relabel('paid', 'settled')),
+    })
+    await rehearsal.query('source', relabel('settled', 'paid'))
+    expect(second.conclusion).toBe('failure')
+    expect(second.outputs['error-code']).toBe('schema.changed')
+  },
+)
+
+test('a row that is lost is red before the pause', TIMEOUT, async () => {
+  await rehearsal.query(
+    'target',
+    'CREATE TABLE kept AS SELECT * FROM categories WHERE id = 2; DELETE FROM categories WHERE id = 2',
+  )
+  await rehearsal.query('target', 'DELETE FROM molt_actions.proofs')
+  const result = await rehearsal.run('cutover', CUTOVER)
+  await rehearsal.query('target', 'INSERT INTO categories SELECT * FROM kept; DROP TABLE kept')
+  expect(result.conclusion).toBe('failure')
+  expect(result.outputs['error-code']).toBe('verify.differences')
+  expect(words(result)).toContain('categories: 1 missing')
+  expect(result.outputs['pause-ms'] ?? '').toBe('')
+})
+
+test('the decision is taken on the proof, and the slot of the log is dropped', TIMEOUT, async () => {
+  const result = await rehearsal.run('cutover', { ...CUTOVER, decision: 'commit' })
+  requireSuccess('cutover', result)
+  expect(await slots()).toEqual(['molt_slot'])
+})

@@ -1,0 +1,212 @@
+import { expect, it } from 'vitest'
+import { CHECKS } from '../../src/checks/index.ts'
+import { CODES, type ErrorCode } from '../../src/runtime/codes.ts'
+
+/** Topics whose errors end before or beside a migration: inputs, other commands, GitHub, and `prepare` itself. */
+const NOT_LATER = [
+  ...['approval', 'brief', 'cli', 'config', 'convert', 'github', 'input', 'mask', 'output', 'preflight', 'prepare'],
+  ...['rehearse', 'runner', 'setup', 'status', 'waiver'],
+]
+
+/** Why no check can foresee an error. */
+type Unforeseeable =
+  /** What people do on the day: a cancelled job, another run, an order of steps. */
+  | 'people'
+  /** Somebody changes a database between two steps; each step looks again. */
+  | 'changed later'
+  /** A machine, a network or a server fails. */
+  | 'failure'
+  /** It is the answer of the step's own proof, of rows that are written after `prepare`. */
+  | 'proof'
+  /** `prepare` itself tries it, and fails with this code before anything is installed. */
+  | 'tried by prepare'
+
+/** Each code of the later steps with the checks that foresee it, or why none can. */
+const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
+  'abort.committed': 'people',
+  'cancelled.after-commit': 'people',
+  'cancelled.run': 'people',
+  'cancelled.runner-gone': 'failure',
+  'change-log.key-missing': ['tbl.replica-identity'],
+  'change-log.truncate': 'people',
+  'cleanup.degraded': 'proof',
+  'cleanup.fence-armed': ['src.fence'],
+  'cleanup.foreign-objects': 'changed later',
+  'cleanup.incomplete': 'changed later',
+  'cleanup.not-observed': 'people',
+  'cleanup.not-over': 'people',
+  'cleanup.other-migration': ['src.owner'],
+  'cleanup.rollback-window': 'people',
+  'command.failed': 'people',
+  'command.timeout': 'people',
+  'connect.certificate-expired': ['net.certificate'],
+  'connect.certificate-host': 'tried by prepare',
+  'connect.certificate-untrusted': 'tried by prepare',
+  'connect.failed': 'tried by prepare',
+  'connect.login-refused': 'tried by prepare',
+  'connect.no-database': 'tried by prepare',
+  'connect.no-free-slot': ['src.connections'],
+  'connect.no-tls': 'tried by prepare',
+  'connect.option-refused': 'tried by prepare',
+  'connect.pooler': 'tried by prepare',
+  'connect.url-unusable': 'tried by prepare',
+  'cutover.end-sessions': 'people',
+  'database.connection-lost': 'failure',
+  'database.contention': 'changed later',
+  'database.dependent-objects': 'changed later',
+  'database.lock-timeout': ['src.long-transaction', 'src.prepared-transaction'],
+  'database.missing-right': ['right.read', 'right.target-tables', 'right.target-defer', 'right.target-foreign-key'],
+  'database.object-busy': ['tgt.job'],
+  'database.object-exists': 'changed later',
+  'database.object-missing': 'changed later',
+  'database.out-of-resources': ['src.connections', 'src.slots', 'src.senders', 'load.memory'],
+  'database.read-only': ['src.read-only', 'tgt.read-only', 'src.primary'],
+  'database.refused-by-code': 'tried by prepare',
+  'database.row-refused': ['tbl.not-valid'],
+  'database.server-fault': 'failure',
+  'database.session-timeout': ['src.session-timeouts', 'tgt.session-timeouts', 'src.idle-timeout'],
+  'database.statement-ended': ['src.statement-timeout', 'tgt.session-timeouts'],
+  'database.unsupported': ['src.version', 'tgt.version'],
+  'deferral.not-captured': 'tried by prepare',
+  'deferral.not-restored': ['tgt.trial'],
+  'deferral.rows-break-definition': ['tbl.not-valid', 'tbl.foreign-key-invalid'],
+  'deferral.trial-failed': 'tried by prepare',
+  'drain.not-proved': 'proof',
+  'fence.armed-by-other': ['src.fence'],
+  'fence.cannot-probe': 'tried by prepare',
+  'fence.changed-by-other': 'people',
+  'fence.damaged': 'changed later',
+  'fence.damaged-after-commit': 'changed later',
+  'fence.lapsed': 'failure',
+  'fence.not-holding': 'changed later',
+  'fence.not-installed': 'people',
+  'fence.permanent': ['src.cut-over'],
+  'fence.permanent-without-commit': ['src.cut-over'],
+  'fence.probe-passed': 'changed later',
+  'fence.refuses-unarmed': 'tried by prepare',
+  'fence.removed-after-commit': 'changed later',
+  'fence.table-dropped': 'changed later',
+  'fence.table-rewritten': 'changed later',
+  'fence.write-passed': 'people',
+  'fence.writers-remain': ['src.long-transaction', 'src.prepared-transaction'],
+  'finalize.cutover-unfinished': 'people',
+  'finalize.definitions-differ': ['tgt.sequence-definition', 'tbl.not-valid'],
+  'finalize.not-switched': 'people',
+  'heartbeat.changed': 'changed later',
+  'heartbeat.missing': 'changed later',
+  'hold.handover-pending': 'people',
+  'hold.handover-timeout': 'people',
+  'hold.lost': 'failure',
+  'hold.taken': 'people',
+  'internal.bug': 'failure',
+  'ledger.changed-by-hand': 'people',
+  'ledger.moved': 'people',
+  'ledger.no-migration': 'people',
+  'ledger.wrong-phase': 'people',
+  'load.cannot-resume': 'people',
+  'load.cannot-stream': 'changed later',
+  'load.disk-full': 'failure',
+  'load.duplicate-key': ['tgt.not-empty', 'tgt.writer'],
+  'load.generated-column': ['tbl.generated'],
+  'load.incomplete': [
+    'tgt.table',
+    'tgt.column-missing',
+    'tgt.column-extra',
+    'tbl.partitioned',
+    'tbl.inherited',
+    'tbl.parent',
+  ],
+  'load.interrupted': 'failure',
+  'load.jobs-running': ['tgt.job'],
+  'load.null-refused': ['tgt.not-null'],
+  'load.tables-not-exact': ['tbl.filter', 'tbl.namesake'],
+  'load.target-not-empty': ['tgt.not-empty'],
+  'molt.target-not-cockroach': ['tgt.cockroach'],
+  'molt.type-unsupported': ['tgt.type', 'typ.xml', 'typ.money', 'typ.range'],
+  'molt.unknown-flag': ['tool.version'],
+  'observe.degraded': 'proof',
+  'observe.inconclusive': 'proof',
+  'pause.estimate-too-long': 'proof',
+  'pause.too-long': 'proof',
+  'publication.changed': 'changed later',
+  'publication.dropped': 'changed later',
+  'publication.foreign': ['src.publication-exists'],
+  'publication.unfit': ['src.publication-partial', 'src.publication-all'],
+  'rollback.inconclusive': 'proof',
+  'rollback.not-fenced': 'people',
+  'rollback.target-written': 'people',
+  'schema.changed': 'changed later',
+  'sequences.not-set': ['tgt.sequence', 'tgt.sequence-end', 'tgt.sequence-name', 'tgt.sequence-definition'],
+  'slot.earlier-replicator': 'people',
+  'slot.in-use': ['src.slot-exists'],
+  'slot.missing': 'changed later',
+  'slot.moved': 'changed later',
+  'slot.none-free': ['src.slots'],
+  'slot.recreated': 'changed later',
+  'slot.wal-budget': ['src.slot-disk'],
+  'slot.wal-lost': ['src.slot-lost'],
+  'source.other-database': 'changed later',
+  'source.row-level-security': ['right.row-security'],
+  'source.taken': ['src.owner'],
+  'source.truncated': 'people',
+  'source.version-unsupported': ['src.version'],
+  'stream.login-alive': 'changed later',
+  'stream.not-continuous': 'changed later',
+  'stream.stuck.check': ['tgt.check'],
+  'stream.stuck.column': ['tgt.column-missing', 'tgt.column-extra'],
+  'stream.stuck.connection': 'failure',
+  'stream.stuck.contention': ['tgt.writer'],
+  'stream.stuck.foreign-key': ['tgt.foreign-key'],
+  'stream.stuck.identity': ['tbl.replica-identity', 'tgt.key'],
+  'stream.stuck.identity-always': ['tgt.identity-always'],
+  'stream.stuck.lock': 'people',
+  'stream.stuck.missing-table': ['tgt.table'],
+  'stream.stuck.name-collision': ['tbl.case'],
+  'stream.stuck.no-key': ['tgt.key'],
+  'stream.stuck.not-null': ['tgt.not-null'],
+  'stream.stuck.other': 'failure',
+  'stream.stuck.permission': ['right.target-tables'],
+  'stream.stuck.publication': 'changed later',
+  'stream.stuck.read-only': ['tgt.read-only'],
+  'stream.stuck.schema-name': ['tgt.schema-name'],
+  'stream.stuck.slot-busy': ['src.slot-exists'],
+  'stream.stuck.slot-gone': 'changed later',
+  'stream.stuck.slot-invalid': ['src.slot-lost'],
+  'stream.stuck.timeout': ['tgt.session-timeouts', 'src.session-timeouts'],
+  'stream.stuck.toast': ['tbl.toast', 'tbl.toast-unproven'],
+  'stream.stuck.trigger': ['tgt.trigger'],
+  'stream.stuck.truncate': 'people',
+  'stream.stuck.type': ['tgt.type'],
+  'stream.stuck.unique': ['tgt.unique'],
+  'tool.failed': 'failure',
+  'tool.killed': 'failure',
+  'tool.not-installed': ['tool.missing'],
+  'tool.not-started': ['tool.missing'],
+  'tool.stalled': ['src.long-transaction'],
+  'tool.unusable': 'tried by prepare',
+  'tools.not-planned': ['tool.version'],
+  'verify.differences': 'proof',
+  'verify.inconclusive': 'proof',
+  'verify.rows-lost': 'proof',
+  'write-access.granted-early': 'changed later',
+  'write-access.missing': ['right.write-access'],
+  'write-access.not-closed': 'people',
+  'write-access.not-grantable': ['right.write-access'],
+  'write-access.not-revoked': 'tried by prepare',
+}
+
+const later = (Object.keys(CODES) as ErrorCode[]).filter((code) => !NOT_LATER.includes(code.split('.')[0] as string))
+
+it('every code of the later steps names the check that foresees it, or why none can', () => {
+  expect(later.filter((code) => !FORESEEN[code])).toEqual([])
+})
+
+it('every code of the table exists', () => {
+  expect(Object.keys(FORESEEN).filter((code) => !later.includes(code as ErrorCode))).toEqual([])
+})
+
+it('every check of the table exists', () => {
+  const ids = new Set(CHECKS.map((check) => check.id))
+  const named = Object.values(FORESEEN).flatMap((how) => (typeof how === 'string' ? [] : how))
+  expect([...new Set(named)].filter((id) => !ids.has(id))).toEqual([])
+})
