@@ -276,11 +276,6 @@ export const CODES = {
     cause: 'The user or the password is wrong, or `pg_hba.conf` does not allow this client.',
     fix: 'Check the user, the password and `pg_hba.conf`.',
   },
-  'connect.not-allowed': {
-    meaning: 'A database does not let this user in.',
-    cause: 'The user may log in to the server, and has no CONNECT on this database.',
-    fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
-  },
   'connect.no-database': {
     meaning: 'The database that the URL names does not exist.',
     cause: 'The name is misspelled, or the database was dropped.',
@@ -295,6 +290,11 @@ export const CODES = {
     meaning: 'The server does not offer TLS.',
     cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
     fix: 'Turn TLS on at the server.',
+  },
+  'connect.not-allowed': {
+    meaning: 'A database does not let this user in.',
+    cause: 'The user may log in to the server, and has no CONNECT on this database.',
+    fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
   },
   'connect.option-refused': {
     meaning: 'A database refused a start-up parameter.',

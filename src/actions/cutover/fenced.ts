@@ -87,8 +87,8 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     context.output('pause-ms', clock.total)
     context.summary(`### ❌ Cutover failed: ${fence}\n\n${pauseText(clock)}`)
     if (verify) context.summary(verifyTable(verify))
-    // What is being built there can be taken off again once it is there.
-    await Promise.race([beside?.catch(() => {}), sleep(BESIDE_ENDS, undefined, { ref: false })])
+    // What is being built there can be taken off again once it is there. Writes are possible meanwhile.
+    await Promise.race([beside?.catch(() => {}), sleep(TIMING.besideEnds, undefined, { ref: false })])
     await leaveStreamable(context, section)
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
   } finally {
@@ -174,9 +174,6 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
   notify('committed')
   return committed
 }
-
-/** How long a failed section waits for what is done beside its verify; milliseconds. Writes are possible meanwhile. */
-const BESIDE_ENDS = 30_000
 
 /**
  * Sequences, then unique indexes: neither changes a row that the verify reads, so that the pause is as long as the longer of
