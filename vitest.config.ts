@@ -9,6 +9,7 @@ export const NIGHTLY = [
   'test/e2e/rehearse-workflow.test.ts',
   'test/e2e/source-versions.test.ts',
   'test/e2e/observe.test.ts',
+  'test/e2e/rolling.test.ts',
   'test/faults/after-commit.test.ts',
   'test/faults/lifecycle.test.ts',
   'test/faults/cutover-kill.test.ts',

@@ -1,6 +1,6 @@
 /**
  * `npx tsx bench/pause.ts [rows …]`: how long writes are paused with every row compared in the pause, and with the rolling
- * proof, by the rows that there are. Each size is moved by the committed actions from one embedded server to another
+ * proof, by the number of rows. Each size is moved by the committed actions from one embedded server to another
  * under a live load. Writes the table in docs/how-it-works.md.
  */
 import { readFileSync, writeFileSync } from 'node:fs'

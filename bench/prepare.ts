@@ -76,6 +76,8 @@ async function measure(source: string, target: string): Promise<void> {
       trial: 'forms',
       tableHandling: 'none',
       bucketPath: undefined,
+      mode: undefined,
+      implicitAccess: undefined,
       tableConcurrency: 4,
       exportConcurrency: 4,
       rowBatchSize: 100_000,

@@ -9,14 +9,14 @@ const WEIGHTS = {
   info: 'informs',
 } as const
 
-/** docs/checks.md: every check with what it protects from and how to put it right. */
+/** docs/checks.md: every check with what it protects from and its fix. */
 export function checksDocs(): string {
   const count = GROUPS.reduce((sum, group) => sum + group.checks.length, 0)
   const groups = GROUPS.map((group) => `## ${group.title}\n\n${group.checks.map(describe).join('\n\n')}`)
   return `<!-- Generated from src/checks by \`npm run build\`; edit that. -->
 # The checks of \`prepare\`
 
-${count} checks, none of which changes anything. One that **blocks** fails the run; one that *warns* or *informs* does not.
+${count} checks. None changes anything. One that **blocks** fails the run; one that *warns* or *informs* does not.
 Names in braces are filled in where a check finds something.
 
 A finding that you know and accept is waived by check and object: \`waive: tbl.no-key=audit_log; typ.money=*\`. A waiver that

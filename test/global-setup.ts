@@ -28,6 +28,9 @@ const TIMING: Partial<Timing> = {
   indexLook: 50,
   jobsLook: 100,
   githubBackoff: 1,
+  loadHold: 3_000,
+  abortLook: 200,
+  importLook: 100,
   proofRound: 50,
   proofSave: 500,
 }

@@ -36,7 +36,7 @@ export interface Masking {
   evidence: string
 }
 
-/** What the steps of the chain have left, as somebody who waited for it wants to have it told. */
+/** Result of the chain, in the order in which a reader asks for it. */
 export function accountOf(result: JobResult, summary: string): Account {
   const { outputs } = result
   const go = result.conclusion === 'success' && outputs.verdict === 'go'

@@ -15,7 +15,7 @@ export const HELP = `Rehearses a migration with the committed actions, under liv
 
   npm run rehearse                       an embedded PostgreSQL, a CockroachDB-like server, and a sample shop
   npm run rehearse -- --source URL --target URL --allow-source DBNAME
-                                         your own databases. Such a run never commits. It takes away slot,
+                                         your own databases. Such a run never commits. It removes slot,
                                          publication, fence, ledger and heartbeat; the loaded rows stay on the
                                          target, so empty its tables before the next one.
   npm run rehearse -- --mask             a third server plays production: a shop of 20 tables with people and planted

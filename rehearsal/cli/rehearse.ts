@@ -362,7 +362,7 @@ function neverConnected(result: JobResult): boolean {
   return prepare?.outputs['error-code']?.startsWith('connect.') ?? false
 }
 
-/** What `cleanup` leaves on the target for later readers, and molt for itself: a rehearsal takes away what it has brought. */
+/** What `cleanup` leaves on the target for later readers, and molt for itself: a rehearsal removes what it has brought. */
 const TRACES: Record<string, string> = {
   'molt_actions.migrations': 'DROP SCHEMA molt_actions CASCADE',
   'public._molt_fetch_status': 'DROP TABLE public._molt_fetch_status CASCADE',

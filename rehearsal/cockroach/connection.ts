@@ -248,7 +248,7 @@ export class Connection {
       await plan.before?.()
       if (fault === '40001') throw new SqlError('40001', RETRY)
     } catch (thrown) {
-      // A COMMIT that fails ends the transaction all the same.
+      // A COMMIT that fails ends the transaction, too.
       if (plan.commits) await this.#silently('ROLLBACK')
       sql = raising(asSqlError(thrown))
     }

@@ -133,7 +133,7 @@ function quote(text: string): string {
   return `'${text.replaceAll("'", "''")}'`
 }
 
-/** Loads all files in one transaction: a job that fails or is cancelled leaves the table as it was. */
+/** Loads all files in one transaction: a job that fails or is cancelled leaves the table unchanged. */
 async function runJob(run: Run): Promise<ImportResult> {
   const { job, context, table } = run
   await context.takeOffline(table.schema, table.name, job)
@@ -159,6 +159,8 @@ async function runJob(run: Run): Promise<ImportResult> {
 async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; bytes: number; indexes: number }> {
   const { job, context, files, table } = run
   let [rows, bytes] = [0, 0]
+  // A job that waits for its first file holds no lock behind: catalogs of an offline table can still be read.
+  await run.options.beforeFile?.(job, 0, run.signal)
   await client.query('BEGIN')
   try {
     // Neither triggers nor foreign keys act on imported rows.
@@ -166,7 +168,7 @@ async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; byte
     const restore = await suspendChecks(client, table)
     for (const [index, file] of files.entries()) {
       run.signal.throwIfAborted()
-      await run.options.beforeFile?.(job, index, run.signal)
+      if (index) await run.options.beforeFile?.(job, index, run.signal)
       run.signal.throwIfAborted()
       const read = await ingestFile(run, client, file, index)
       rows += read.rows

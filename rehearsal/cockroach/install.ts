@@ -214,7 +214,7 @@ export const ROLES_SQL = `
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'root') THEN CREATE ROLE root SUPERUSER LOGIN; END IF;
   END $$`
 
-/** A view with all columns of a catalog, some of which are replaced. Needs PostgreSQL's own list of them. */
+/** A view with all columns of a catalog, and some of them replaced. Needs PostgreSQL's own list of them. */
 function view(name: string, from: string, replaced: Record<string, string>): string {
   const changes = Object.entries(replaced)
   if (!changes.length) return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT * FROM ${from}`

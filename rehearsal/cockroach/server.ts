@@ -6,7 +6,7 @@ import pg from 'pg'
 import type { EmbeddedServer } from '../postgres/postgres.ts'
 import { Connection, type ConnectionHost } from './connection.ts'
 import { wording } from './errors.ts'
-import { importEngine } from './import.ts'
+import { type ImportOptions, importEngine } from './import.ts'
 import { fillColumns, installSql, ROLES_SQL } from './install.ts'
 import { Jobs } from './jobs.ts'
 import { Past } from './past.ts'
@@ -30,6 +30,8 @@ export interface CockroachOptions {
   ambiguousRate?: number
   /** Of the faults: the same seed gives the same faults for the same statements. */
   seed?: number
+  /** Called before an import reads each file, and may make its job wait. */
+  beforeFile?: ImportOptions['beforeFile']
   /** PEM texts; without them the server takes no TLS. */
   tls?: { key: string; cert: string }
 }
@@ -44,7 +46,7 @@ export interface CockroachServer {
   /** Distinct statements that were sent, by the application name of who sent them. */
   readonly sent: ReadonlyMap<string, ReadonlySet<string>>
   /** Faults and times from now on. */
-  readonly options: Required<Omit<CockroachOptions, 'version' | 'tls' | 'seed'>>
+  readonly options: Required<Omit<CockroachOptions, 'version' | 'tls' | 'seed' | 'beforeFile'>>
   readonly jobs: Jobs
   /** Ends all connections; the PostgreSQL behind stays. */
   stop(): Promise<void>
@@ -85,7 +87,7 @@ export async function startCockroach(behind: EmbeddedServer, options: CockroachO
     },
     random: seeded(options.seed ?? 1),
     jobs: new Jobs((job) => saveJob(job, installed)),
-    runImport: importEngine(),
+    runImport: importEngine({ beforeFile: options.beforeFile }),
     offline: new Map(),
     installed,
     statistics: new Statistics(),

@@ -135,7 +135,7 @@ export interface ImportResult {
 /**
  * Runs `IMPORT INTO …`: reads the statement, checks rights, creates the job, takes the table offline, loads the rows,
  * leaves its foreign keys and checks unvalidated, brings the table online.
- * @returns when the job has ended; with `WITH DETACHED` as soon as it was created
+ * @returns when the job has ended; with `WITH DETACHED` right after its creation
  * @throws SqlError as the client is to see it
  */
 export type ImportEngine = (statement: Statement, context: ImportContext) => Promise<ImportResult>

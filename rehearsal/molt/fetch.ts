@@ -354,7 +354,7 @@ async function move(
         continue
       }
       const moved = await moveTable(run, table, snapshot, failed)
-      // Seen running: a table of which no row was moved is named all the same.
+      // Seen running: a table without a moved row is named, too.
       if (moved || form() !== 'doc') loaded.push(safeName(table))
       else skipped.push(safeName(table))
     }

@@ -37,10 +37,16 @@ export async function exportTable(load: FileLoad, source: pg.Client, table: Comm
   const parts: Part[] = []
   let chunks: Buffer[] = []
   let [size, count] = [0, 0]
+  let failure: unknown
   const flush = async () => {
     if (!count) return
     const file = `shard_01_part_${String(parts.length + 1).padStart(8, '0')}.${extension}`
-    parts.push(await store.put(name, file, Buffer.concat(chunks), count, extension === 'tar.gz'))
+    const stored = store.put(name, file, Buffer.concat(chunks), count, extension === 'tar.gz')
+    // The pipeline ends with an error of its own.
+    stored.catch((error) => {
+      failure ??= error
+    })
+    parts.push(await stored)
     chunks = []
     size = count = 0
   }
@@ -54,6 +60,8 @@ export async function exportTable(load: FileLoad, source: pg.Client, table: Comm
       if (size > flushSize || (flushRows > 0 && count >= flushRows)) await flush()
     }
     await flush()
+  }).catch((error) => {
+    throw failure ?? error
   })
   return parts
 }

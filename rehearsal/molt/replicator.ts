@@ -170,7 +170,7 @@ function exited(log: ReplicatorLog, error: unknown): number {
   return 1
 }
 
-/** Retries come about ten times a second, for ever. */
+/** Retries come about ten times a second, without end. */
 const RETRY_MS = 100
 class Replicator {
   private readonly flags: Flags
@@ -322,7 +322,7 @@ class Replicator {
     this.log.line('warning', 'error while copying messages; will retry', fields)
   }
 
-  /** Opens the stream and applies what comes, until it breaks (throws) or the process is told to stop. */
+  /** Opens the stream and applies what comes, until it breaks (throws) or the process gets a signal to stop. */
   private async copyMessages(): Promise<void> {
     const client = await open(this.source, true)
     const stream = new SourceStream(client, this.log)

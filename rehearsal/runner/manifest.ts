@@ -320,7 +320,7 @@ function statusFunctions({ status, cancelled }: Scope): Map<string, FunctionDefi
   )
 }
 
-/** Environment variables are told apart by case, everything else is not. */
+/** Names of environment variables are case-sensitive, all others are not. */
 class CaseSensitiveDictionary extends data.Dictionary {
   readonly #entries = new Map<string, data.ExpressionData>()
   override add(key: string, value: data.ExpressionData): void {

@@ -145,7 +145,7 @@ function fromProc(needle: string): Orphan[] {
       const cmd = readFileSync(`/proc/${entry}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()
       found.push({ pid: Number(entry), cmd })
     } catch {
-      // It has ended meanwhile, or belongs to somebody else.
+      // It has ended meanwhile, or belongs to another user.
     }
   }
   return found

@@ -7,7 +7,7 @@ import { WAREHOUSES } from './shop.ts'
 
 export const DEFAULT_RATE = 250
 
-/** As `application_name`, so that its connections can be told from others. */
+/** As `application_name`, which sets its connections apart from others. */
 export const LOAD_APPLICATION = 'molt-actions rehearsal load'
 
 interface LoadCounters {
@@ -21,7 +21,7 @@ interface LoadCounters {
   disconnected: number
   /** Attempts repeated because the database asked for it: deadlock, serialization failure, lock timeout. */
   retries: number
-  /** Transactions given up because of any other error; each is told to `onError`. */
+  /** Transactions given up because of any other error; `onError` gets each. */
   errors: number
 }
 

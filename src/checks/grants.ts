@@ -1,6 +1,7 @@
 import { LOGIN_RIGHTS } from '../destination/stream-login.ts'
 import { grantOptionStatements } from '../destination/write-access.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
+import { cockroachSince } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { expectedRelations, foreignKeyRights } from './rights.ts'
 
@@ -107,6 +108,12 @@ export function targetGrants(facts: Facts, user: string): string {
           '-- For `observe` and the search for other writers: statements without values, sessions, the connection limit.',
           `GRANT SYSTEM VIEWACTIVITYREDACTED TO ${name};`,
           `GRANT SYSTEM VIEWCLUSTERSETTING TO ${name};`,
+          ...(cockroachSince(facts, 25, 1)
+            ? []
+            : [
+                '-- To cancel its own imports, for `abort` and a load that fails.',
+                `GRANT SYSTEM CONTROLJOB TO ${name};`,
+              ]),
           '-- For IMPORT INTO over HTTP (`local-path`), and from buckets with implicit credentials or a custom endpoint.',
           `GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO ${name};`,
           "-- For `mode: use-copy` and `direct-copy` MOLT's documentation asks for the role admin. Not granted here.",

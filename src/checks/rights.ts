@@ -39,6 +39,15 @@ export function foreignKeyRights(facts: Facts): { schema: string; table: string;
   return [...lacking.values()]
 }
 
+/** Whether the load is still to come. */
+function loads({ settings }: Facts): boolean {
+  return ['undefined', 'planned', 'prepared'].includes(String(settings.phase))
+}
+
+function has(system: readonly string[], privilege: string): boolean {
+  return system.includes(privilege) || system.includes('ALL')
+}
+
 /** What the migration user must be allowed to do, on both sides. */
 export const rightChecks: readonly Check[] = [
   {
@@ -349,6 +358,43 @@ export const rightChecks: readonly Check[] = [
           },
         }
       }
+    },
+  },
+  {
+    id: 'right.target-control-job',
+    severity: 'block',
+    title: 'The migration user may cancel its own imports',
+    protects:
+      'Up to v24.3, CANCEL JOB requires admin or CONTROLJOB. A load that fails or is aborted would leave its tables offline.',
+    fix: 'GRANT SYSTEM CONTROLJOB TO {role};',
+    *find(facts) {
+      const { role, server } = facts.target
+      const cancels = role.admin || has(role.system, 'CONTROLJOB') || cockroachSince(facts, 25, 1)
+      if (server.isCockroach && !cancels && loads(facts) && (facts.settings.mode ?? 'import') === 'import')
+        yield {
+          object: role.name,
+          what: `${role.name} has no CONTROLJOB on the target`,
+          names: { role: ident(role.name) },
+        }
+    },
+  },
+  {
+    id: 'right.target-implicit-access',
+    severity: 'block',
+    waivable: false,
+    title: "The migration user may import from the load's files",
+    protects:
+      'IMPORT INTO over HTTP, from an endpoint of your own or with implicit credentials requires EXTERNALIOIMPLICITACCESS. Without it the load fails after every row was exported.',
+    fix: 'GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO {role};',
+    *find(facts) {
+      const { role, server } = facts.target
+      const { implicitAccess } = facts.settings
+      if (server.isCockroach && implicitAccess && loads(facts) && !has(role.system, 'EXTERNALIOIMPLICITACCESS'))
+        yield {
+          object: role.name,
+          what: `${role.name} has no EXTERNALIOIMPLICITACCESS on the target, and ${implicitAccess}`,
+          names: { role: ident(role.name) },
+        }
     },
   },
   {

@@ -16,6 +16,16 @@ const major = (facts: Facts) => Math.floor(facts.source.server.version / 10_000)
 const begun = (facts: Facts) => ![undefined, 'planned', 'prepared'].includes(facts.settings.phase)
 const role = (facts: Facts) => ident(facts.source.role.name)
 
+type Limit = keyof Facts['source']['server']['connectionsFree']
+
+/** Raises the limit that holds the role back; `more` connections are missing. */
+const RAISE: Record<Limit, (facts: Facts, more: number) => string> = {
+  server: (_, more) => `ALTER SYSTEM SET max_connections = …; -- ${more} more at least, then restart`,
+  role: (facts, more) => `ALTER ROLE ${role(facts)} CONNECTION LIMIT -1; -- or ${more} more`,
+  database: ({ source: { server } }, more) =>
+    `ALTER DATABASE ${ident(server.database)} CONNECTION LIMIT -1; -- or ${more} more`,
+}
+
 /** The source server: what the load and the stream need of it, and what would break them off. */
 export const serverChecks: readonly Check[] = [
   {
@@ -207,15 +217,17 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     title: 'There are connections enough for the load',
     protects: 'The load opens tables × readers at once; the application is the one that is then refused.',
-    fix: 'Lower `table-concurrency` or `export-concurrency`, or: ALTER SYSTEM SET max_connections = {wanted}; -- then restart',
-    find: (facts) => {
+    fix: 'Lower `table-concurrency` or `export-concurrency`, or: {raise}',
+    *find(facts) {
       const { tableConcurrency, exportConcurrency } = facts.settings
+      const { server } = facts.source
       const needed = tableConcurrency * exportConcurrency + 6
-      const free = facts.source.server.connectionsFree
-      return source(
-        free < needed,
-        `${Math.max(0, free)} connections are free for this role; ${tableConcurrency} tables × ${exportConcurrency} readers and 6 more need ${needed}`,
-        { wanted: needed - free + 100 },
+      const [limit, free] = Object.entries(server.connectionsFree).sort(([, a], [, b]) => a - b)[0] as [Limit, number]
+      if (free >= needed) return
+      yield* source(
+        true,
+        `${Math.max(0, free)} connections are free for this role by the limit of the ${limit}; ${tableConcurrency} tables × ${exportConcurrency} readers and 6 more need ${needed}`,
+        { raise: RAISE[limit](facts, needed - free) },
       )
     },
   },

@@ -1,3 +1,4 @@
+import { offlineText } from '../destination/jobs.ts'
 import type { ColumnDetail, SchemaColumn, SchemaTable } from '../model/schema.ts'
 import { isNarrower } from '../model/structure.ts'
 import { typeFamily } from '../model/tables.ts'
@@ -78,13 +79,34 @@ export const shapeChecks: readonly Check[] = [
     protects: 'molt fetch passes over a missing table with a warning, and still says that it is complete.',
     fix: 'Run `npm run convert -- --source URL --out DIR` (or the action `convert`) and create {table} from its `1-tables.sql`, or leave the table out: `exclude-tables`',
     *find(facts) {
+      const offline = new Set(facts.target.offline.map(({ table }) => table))
       for (const { source, target } of pairs(facts))
-        if (!target)
+        if (!target && !offline.has(`${facts.settings.targetSchema}.${source.name}`))
           yield {
             object: nameOf(source),
             what: `${facts.settings.targetSchema}.${source.name} is missing on the target`,
             names: { table: qualified(facts.settings.targetSchema, source.name) },
           }
+    },
+  },
+  {
+    id: 'tgt.offline',
+    severity: 'block',
+    waivable: false,
+    title: 'No expected table is offline',
+    protects: 'The catalogs hide a table while an import holds it. A dead import holds it until its job is cancelled.',
+    fix: '{fix}',
+    *find({ target }) {
+      for (const found of target.offline)
+        yield {
+          object: found.table,
+          what: offlineText(found),
+          names: {
+            fix: found.job
+              ? `Wait until the import has ended, or run: CANCEL JOB ${found.job.id};`
+              : `GRANT SYSTEM VIEWJOB TO ${ident(target.role.name)}; -- then run \`prepare\` again, which names the job`,
+          },
+        }
     },
   },
   {

@@ -89,13 +89,19 @@ async function seesActivity(db: Database): Promise<boolean> {
 
 /** SHOW JOBS is never refused, so the right itself is looked up. */
 async function seesJobs(db: Database): Promise<boolean> {
+  const privileges = await readSystemPrivileges(db)
+  return ['VIEWJOB', 'CONTROLJOB', 'ALL'].some((each) => privileges.includes(each))
+}
+
+/** Privileges of the whole cluster that this role has, by itself or by a role it is a member of; `ALL` for admin. */
+export async function readSystemPrivileges(db: Database): Promise<string[]> {
   const { rows } = await db.query(
-    `SELECT pg_has_role('admin', 'MEMBER') OR EXISTS (
-       SELECT 1 FROM [SHOW SYSTEM GRANTS] g WHERE g.privilege_type IN ('VIEWJOB', 'CONTROLJOB', 'ALL')
-          AND (g.grantee = current_user OR g.grantee = 'public'
-               OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles))) AS sees`,
+    `SELECT DISTINCT g.privilege_type AS privilege FROM [SHOW SYSTEM GRANTS] g
+      WHERE g.grantee = current_user OR g.grantee = 'public'
+         OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles)
+     UNION SELECT 'ALL' WHERE pg_has_role('admin', 'MEMBER')`,
   )
-  return rows[0].sees
+  return rows.map(({ privilege }) => privilege)
 }
 
 /** The database's own clock. */

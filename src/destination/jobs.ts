@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Database } from '../runtime/database.ts'
-import { UserError } from '../runtime/errors.ts'
+import { type Database, qualified, sqlState } from '../runtime/database.ts'
 import { TIMING } from '../runtime/timing.ts'
 
 /** An IMPORT INTO that CockroachDB has not ended; its table is offline until it has. */
@@ -9,31 +8,56 @@ export interface ImportJob {
   /** `schema.table`, or what of it the job's description tells. */
   table: string
   status: string
+  /** The role that started it. */
+  owner: string
+  /** From 0 to 1. */
+  fraction: number
+  /** Whether it reads files of a load of this migration: only such a job may be cancelled. */
+  ours: boolean
+}
+
+/** A table that catalogs hide while an import holds it. */
+export interface OfflineTable {
+  /** `schema.table` */
+  table: string
+  /** Undefined where this role may not see the job. */
+  job?: ImportJob
 }
 
 const ENDED = ['succeeded', 'failed', 'canceled', 'revert-failed']
+/** States in which a job takes CANCEL JOB; one that is being undone is only waited for. */
+const CANCELLABLE = /^(pending|running|retry-running|paused|pause-requested)$/
 
 /**
- * Import jobs into these tables that have not ended. A load that dies leaves its job on the cluster. Written to
- * CockroachDB's documentation of SHOW JOBS; not exercised on a cluster.
+ * Reads the import jobs into these tables that have not ended. A load that dies leaves its job on the cluster. Columns
+ * by cockroachdb/docs, `show-jobs.md`.
+ * @param folders of this migration's loads: a job that reads a file below one of them is ours
  */
-export async function readImportJobs(db: Database, schema: string, tables: readonly string[]): Promise<ImportJob[]> {
+export async function readImportJobs(
+  db: Database,
+  schema: string,
+  tables: readonly string[],
+  folders: readonly string[] = [],
+): Promise<ImportJob[]> {
   const { rows } = await db.query(
-    "SELECT job_id::STRING AS id, description, status FROM [SHOW JOBS] WHERE job_type = 'IMPORT'",
+    `SELECT job_id::STRING AS id, description, status, user_name AS owner, fraction_completed AS fraction
+       FROM [SHOW JOBS] WHERE job_type = 'IMPORT'`,
   )
-  const running = rows.filter(({ status }) => !ENDED.includes(status))
-  for (const job of running) if (job.description.length >= CUT_AT) job.description = await fullDescription(db, job)
-  return running
-    .map(({ id, description, status }) => ({ id, status, table: importedTable(description) }))
-    .filter(({ table }) => tables.some((name) => table === name || table === `${schema}.${name}`))
+  const jobs: ImportJob[] = []
+  for (const { id, status, owner, ...row } of rows.filter((each) => !ENDED.includes(each.status))) {
+    const description = await fullDescription(db, id, row.description)
+    const table = importedTable(description)
+    if (!tables.some((name) => table === name || table === `${schema}.${name}`)) continue
+    const ours = folders.some((folder) => description.includes(`/${folder}/`))
+    jobs.push({ id, table, status, owner, fraction: Number(row.fraction ?? 0), ours })
+  }
+  return jobs
 }
 
-/** SHOW JOBS cuts a description to this many characters (since v24.1); SHOW JOB does not. */
-const CUT_AT = 100
-
-async function fullDescription(db: Database, job: { id: string; description: string }): Promise<string> {
-  const { rows } = await db.query(`SELECT description FROM [SHOW JOB ${BigInt(job.id)}]`)
-  return rows[0]?.description ?? job.description
+/** SHOW JOBS cuts a description to 100 characters (since v24.1), before the names of the files; SHOW JOB does not. */
+async function fullDescription(db: Database, id: string, shown: string): Promise<string> {
+  const { rows } = await db.query(`SELECT description FROM [SHOW JOB ${BigInt(id)}]`)
+  return rows[0]?.description ?? shown
 }
 
 /** The table in `IMPORT INTO shop.public."Orders"(id, name) CSV DATA (…)`, as `schema.table` where both are told. */
@@ -45,33 +69,103 @@ export function importedTable(description: string): string {
   return parts.slice(-2).join('.')
 }
 
+/** The job for a person, with the statement that ends it. */
+export function jobText({ id, table, status, owner }: ImportJob): string {
+  return `import job ${id} of the role ${owner} into ${table} is ${status}; to end it, run: CANCEL JOB ${id}`
+}
+
+/** What became of cancelling the import jobs of a load. */
+export interface Cancelled {
+  ended: ImportJob[]
+  /** Still running at the deadline. */
+  left: ImportJob[]
+  /** CANCEL JOB was refused for want of a right: up to v24.3 it takes admin or CONTROLJOB. */
+  refused: ImportJob[]
+}
+
 /**
- * Cancels import jobs by their ids and waits until each has ended, so that their tables are online again.
+ * Cancels the import jobs of our loads by their ids until none is left, so that their tables are online again. MOLT
+ * starts smaller imports when one is cancelled, so it must have ended before.
  * @param timeout milliseconds for all of them
- * @returns the jobs that were cancelled
- * @throws UserError when a job does not end
  */
 export async function cancelImports(
   db: Database,
   schema: string,
   tables: readonly string[],
+  folders: readonly string[],
   timeout = TIMING.jobsEnd,
-): Promise<ImportJob[]> {
-  const cancelled = new Map<string, ImportJob>()
+): Promise<Cancelled> {
+  const seen = new Map<string, ImportJob>()
+  const refused = new Map<string, ImportJob>()
   const deadline = performance.now() + timeout
-  for (;;) {
-    const left = await readImportJobs(db, schema, tables)
-    if (!left.length) return [...cancelled.values()]
-    for (const job of left) {
-      cancelled.set(job.id, job)
-      // MOLT starts smaller imports when one is cancelled; a job that is being undone is only waited for.
-      if (/^(pending|running|paused|pause-requested)$/.test(job.status)) await db.query(`CANCEL JOB ${BigInt(job.id)}`)
+  for (let quiet = 0; ; ) {
+    const left = (await readImportJobs(db, schema, tables, folders)).filter(({ ours }) => ours)
+    const waiting = left.filter(({ id }) => !refused.has(id))
+    // A statement that was under way when molt ended may start its job a moment later.
+    quiet = waiting.length ? 0 : quiet + 1
+    const over = performance.now() > deadline
+    if (over || quiet > (seen.size ? 1 : 0)) {
+      const running = new Set(left.map(({ id }) => id))
+      return {
+        ended: [...seen.values()].filter(({ id }) => !running.has(id)),
+        left: waiting,
+        refused: left.filter(({ id }) => refused.has(id)),
+      }
     }
-    if (performance.now() > deadline)
-      throw new UserError(
-        'load.jobs-running',
-        `the import jobs ${left.map(({ id, table, status }) => `${id} (${table}, ${status})`).join(', ')} do not end on the target, and hold their tables offline; look at them with SHOW JOBS`,
-      )
+    for (const job of waiting) {
+      seen.set(job.id, job)
+      if (CANCELLABLE.test(job.status) && !(await cancelled(db, job))) refused.set(job.id, job)
+    }
     await sleep(TIMING.jobsLook)
   }
+}
+
+/** False when the role may not; a job that has ended meanwhile takes no CANCEL JOB either. */
+async function cancelled(db: Database, { id }: ImportJob): Promise<boolean> {
+  try {
+    await db.query(`CANCEL JOB ${BigInt(id)}`)
+    return true
+  } catch (error) {
+    if (!sqlState(error)) throw error
+    return sqlState(error) !== '42501'
+  }
+}
+
+/** Object not in the state that a statement needs: `relation "orders" is offline: importing`. */
+const NOT_IN_STATE = '55000'
+
+/** Those of these tables that the catalogs hide since an import holds them; the others are missing. */
+export async function readOffline(
+  db: Database,
+  schema: string,
+  hidden: readonly string[],
+  folders: readonly string[] = [],
+): Promise<OfflineTable[]> {
+  const offline: string[] = []
+  for (const name of hidden) if (await isOffline(db, schema, name)) offline.push(name)
+  if (!offline.length) return []
+  const jobs = await readImportJobs(db, schema, offline, folders)
+  return offline.map((name) => ({
+    table: `${schema}.${name}`,
+    job: jobs.find(({ table }) => table === `${schema}.${name}` || table === name),
+  }))
+}
+
+async function isOffline(db: Database, schema: string, name: string): Promise<boolean> {
+  return db.query(`SELECT 1 FROM ${qualified(schema, name)} LIMIT 0`).then(
+    () => false,
+    (error) => {
+      if (sqlState(error) === NOT_IN_STATE) return true
+      // Missing, or not to be read by this role.
+      if (sqlState(error)) return false
+      throw error
+    },
+  )
+}
+
+/** `public.orders is offline: importing (import job 7 of the role mig …)` */
+export function offlineText({ table, job }: OfflineTable): string {
+  return job
+    ? `${table} is offline: importing (${jobText(job)})`
+    : `${table} is offline: importing, by a job that this role may not see (GRANT SYSTEM VIEWJOB shows it)`
 }

@@ -47,8 +47,15 @@ export interface Facts {
   /** system identifier, timeline and database oid of the source, and the random id kept in its heartbeat row */
   source?: { systemIdentifier: string; databaseOid: string; sourceId: string }
   cursor?: string
-  /** A load that was begun and has not been proved complete: what is needed to go on with it. */
-  load?: { cursor: string; mode: string; fetchId?: string; exported?: Exported } | null
+  /**
+   * A load that was begun and has not been proved complete: what is needed to go on with it. `cursor` is there once the
+   * slot is made, `exported` once every table was read to its end.
+   */
+  load?: { mode: string; folder?: string; cursor?: string; fetchId?: string; exported?: Exported } | null
+  /** Folders below the bucket path or local path, one a load: an import that reads files of one of them is ours. */
+  loadFolders?: string[]
+  /** Those of them in which files may be left: MOLT deletes a load's files only with `delete-files`, and when it succeeds. */
+  filesLeft?: string[]
   /**
    * Where the replicator keeps its progress on the target. One for each load: a position that it finds there, from an
    * earlier slot, would win over the slot's own, and the changes between would be skipped without a word.

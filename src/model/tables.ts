@@ -26,6 +26,7 @@ export interface Table {
 export type DifferenceKind =
   | 'missing-on-source'
   | 'missing-on-target'
+  | 'offline-on-target'
   | 'primary-key'
   | 'column-on-source-only'
   | 'column-on-target-only'

@@ -18,6 +18,11 @@ export const CODES = {
     cause: 'The cutover has decided for the target. Application data may already be written there.',
     fix: 'Run `rollback` to return to the source, or `cutover` again to finish the switch.',
   },
+  'abort.incomplete': {
+    meaning: 'The migration is aborted, but parts of it are left.',
+    cause: 'The message lists what failed, each with the code of its own error.',
+    fix: 'Correct what the message lists, then run `abort` again.',
+  },
 
   'approval.any-branch': {
     meaning: 'An environment admits any branch.',
@@ -283,8 +288,8 @@ export const CODES = {
   },
   'connect.no-free-slot': {
     meaning: 'The server has no free connection.',
-    cause: '`max_connections` or a limit of the role is reached.',
-    fix: 'Close idle connections, or raise the limit.',
+    cause: 'The connection limit of the role or the database, or `max_connections` is reached. The server names which.',
+    fix: 'Close idle connections, or raise that limit: `ALTER ROLE … CONNECTION LIMIT`, `ALTER DATABASE … CONNECTION LIMIT`, or `max_connections`.',
   },
   'connect.no-tls': {
     meaning: 'The server does not offer TLS.',
@@ -672,6 +677,21 @@ export const CODES = {
     fix: 'Run `status`, and continue with the step that it names.',
   },
 
+  'load.aborted': {
+    meaning: 'The load ended because the migration was aborted meanwhile.',
+    cause: 'Someone ran `abort` while `fetch` was loading.',
+    fix: 'Run `prepare` and `fetch` again to continue the migration.',
+  },
+  'load.bucket-refused': {
+    meaning: 'The bucket refuses the keys that MOLT uses, or does not exist.',
+    cause: "The keys, the region or the endpoint in the step's environment are missing, wrong or expired.",
+    fix: 'Set `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION`, or a role that may read, write and list the bucket.',
+  },
+  'load.cancel-refused': {
+    meaning: 'The migration role may not cancel imports of its own load.',
+    cause: 'Up to v24.3, CANCEL JOB requires the role admin or the privilege CONTROLJOB.',
+    fix: 'Cancel the jobs that the message names as an administrator. Run `GRANT SYSTEM CONTROLJOB TO` the migration role.',
+  },
   'load.cannot-resume': {
     meaning: 'The interrupted load cannot be resumed.',
     cause: 'A direct copy keeps nothing to resume from, or the load ended before every table was exported.',
@@ -691,6 +711,17 @@ export const CODES = {
     meaning: 'A row with the same key already exists on the target.',
     cause: 'The table was not empty, or another session writes to it.',
     fix: 'Empty the table, stop the writer, and load again.',
+  },
+  'load.files-unreadable': {
+    meaning: 'The target cannot read the files that MOLT wrote.',
+    cause: 'The cluster has no way to the bucket or to the file server on the runner, or may not read there.',
+    fix: 'Open the way from every node to the bucket, or set `local-path-crdb-access-addr` to an address that they reach.',
+  },
+  'load.foreign-import': {
+    meaning: 'An import that no load of this migration started holds expected tables offline.',
+    cause:
+      'Another person or tool imports into these tables. Only imports that read files of our own loads are cancelled.',
+    fix: 'Wait until the job that the message names has ended, or ask its owner to cancel it.',
   },
   'load.generated-column': {
     meaning: 'A generated column cannot be loaded.',
@@ -713,10 +744,25 @@ export const CODES = {
     cause: 'Jobs of an earlier load still hold their tables offline.',
     fix: 'Look at them with `SHOW JOBS`, and cancel them.',
   },
+  'load.no-address': {
+    meaning: 'This machine has no network address under which the target could read local files.',
+    cause: '`local-path-crdb-access-addr` is not set, and the runner has only its loopback address.',
+    fix: 'Set `local-path-crdb-access-addr`, or use a bucket.',
+  },
   'load.null-refused': {
     meaning: 'The target refuses NULL in a column.',
     cause: 'Early MOLT builds write NULL for an empty text.',
     fix: 'Look for empty texts in that column on the source, or use a newer build.',
+  },
+  'load.partly-imported': {
+    meaning: 'Tables hold a part of the rows that MOLT would import again.',
+    cause: 'MOLT halves a batch of files that fails, and the good half stays imported.',
+    fix: 'Empty the tables that the message names, then resume again.',
+  },
+  'load.still-running': {
+    meaning: 'A run still loads a migration that was aborted.',
+    cause: 'The run did not see that it was aborted, or did not end.',
+    fix: 'Cancel the run that the message names, then run `abort` again.',
   },
   'load.tables-not-exact': {
     meaning: 'The load would not move exactly the expected tables. No row was moved.',
@@ -1246,6 +1292,12 @@ export const CODES = {
     meaning: 'The stream is stuck: a unique index of the target refuses a change.',
     cause: 'A unique value moved from one row to another.',
     fix: 'Drop that index on the target until after the drain.',
+  },
+
+  'target.table-offline': {
+    meaning: 'An expected table of the target is offline.',
+    cause: 'An import holds it. The catalogs hide such a table, and every statement on it fails.',
+    fix: 'Wait until the job that the message names has ended, or cancel it: `CANCEL JOB id`. Then run the step again.',
   },
 
   'tool.failed': {

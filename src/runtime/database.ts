@@ -230,7 +230,11 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   if (state === '42704' || state === '22023')
     return { code: 'connect.option-refused', advice: 'Remove that parameter from `options` in the URL.' }
   if (state === '3D000') return { code: 'connect.no-database', advice: 'Check the database name in the URL.' }
-  if (state === '53300') return { code: 'connect.no-free-slot', advice: 'The server has no free connection slot.' }
+  if (state === '53300')
+    return {
+      code: 'connect.no-free-slot',
+      advice: 'Raise the limit that the server names: of the role, the database, or max_connections.',
+    }
   const code = (error as { code?: string }).code ?? ''
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
     return {

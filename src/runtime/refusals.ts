@@ -42,9 +42,10 @@ export function explain(error: unknown): unknown {
   return code ? refusal(code, state as string, error) : error
 }
 
-function refusal(code: ErrorCode, state: string, error: unknown): UserError {
+/** @param words what the server said; by default SQLSTATE and message, which quotes no row */
+export function refusal(code: ErrorCode, state: string, error: unknown, words?: string): UserError {
   const { meaning, cause, fix } = CODES[code]
-  return new UserError(code, `${meaning} SQLSTATE ${state}: ${messageOf(error)}. ${cause} ${fix}`)
+  return new UserError(code, `${meaning} ${words ?? `SQLSTATE ${state}: ${messageOf(error)}`}. ${cause} ${fix}`)
 }
 
 /** The code for a SQLSTATE; undefined where it tells of a mistake of ours. */

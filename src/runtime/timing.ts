@@ -31,6 +31,12 @@ const DEFAULTS = {
   columnLook: 60_000,
   /** Between two counts of the rows of a load. */
   loadSample: 1_000,
+  /** The hold of a load lapses unless it is renewed; between two looks at whether the migration was aborted meanwhile. */
+  loadHold: 20_000,
+  abortLook: 2_000,
+  /** Between two looks at imports of a load whose runner was killed, and at a load that `abort` waits for. */
+  importLook: 1_000,
+  loadEndLook: 500,
   /** From SIGTERM to SIGKILL for a tool, and for one that is stopped because the run ends; how often to look. */
   toolGrace: 5_000,
   toolStop: 1_000,

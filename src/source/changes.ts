@@ -56,6 +56,7 @@ export async function readSourceState(db: Database, plan: Plan): Promise<SourceS
 /** What was done to a table's definition, on either side. */
 export type SchemaChange =
   | 'table-gone'
+  | 'table-offline'
   | 'table-created'
   | 'table-renamed'
   | 'identity-changed'
@@ -86,6 +87,7 @@ export interface Observation {
 
 const SCHEMA_CHANGES: readonly ObservationKind[] = [
   'table-gone',
+  'table-offline',
   'table-created',
   'table-renamed',
   'identity-changed',
@@ -108,6 +110,8 @@ export function observationCode(kind: ObservationKind): ErrorCode {
       return 'publication.changed'
     case 'wal-lost':
       return 'slot.wal-lost'
+    case 'table-offline':
+      return 'target.table-offline'
     default:
       return 'schema.changed'
   }

@@ -448,6 +448,22 @@ export function filesProblem(request: {
   return files > 1 ? 'input `local-path`: write either it or `bucket-path`' : undefined
 }
 
+/**
+ * What makes IMPORT INTO ask for EXTERNALIOIMPLICITACCESS (cockroachdb/docs, `import-into.md`); undefined when nothing does.
+ * @param env of the tool: the endpoint of an S3-compatible server stands in it
+ */
+export function implicitAccess(
+  files: Pick<FetchRequest, 'mode' | 'bucketPath' | 'localPath' | 'useImplicitAuth'>,
+  env: NodeJS.ProcessEnv,
+): string | undefined {
+  if (files.mode !== 'import') return undefined
+  if (files.localPath) return 'files are read over HTTP (`local-path`)'
+  if (!files.bucketPath) return undefined
+  if (files.useImplicitAuth) return 'the bucket is reached with implicit credentials (`use-implicit-auth`)'
+  const endpoint = env.AWS_ENDPOINT_URL_S3 || env.AWS_ENDPOINT_URL || /[?&]AWS_ENDPOINT=/.test(files.bucketPath)
+  return endpoint ? 'the bucket has an endpoint of its own (`AWS_ENDPOINT_URL`)' : undefined
+}
+
 function rowProblems(account: FetchAccount, expected: readonly string[]): string[] {
   const problems: string[] = []
   if (account.complete && account.exportsFinished < expected.length)

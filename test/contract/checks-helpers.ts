@@ -20,6 +20,8 @@ const SETTINGS: Omit<Settings, 'tables' | 'filter'> = {
   trial: 'forms',
   tableHandling: 'none',
   bucketPath: undefined,
+  mode: undefined,
+  implicitAccess: undefined,
   tableConcurrency: 2,
   exportConcurrency: 2,
   rowBatchSize: 1000,

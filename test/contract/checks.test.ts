@@ -252,6 +252,18 @@ it('types that are rounded, or compared as different values', async () => {
   expect(objectsOf(facts, 'tgt.length')).toEqual(['public.shaped.a', 'public.shaped.d', 'public.shaped.g'])
 })
 
+it.each([
+  ['server', 'max_connections'],
+  ['role', 'ALTER ROLE "postgres" CONNECTION LIMIT'],
+  ['database', 'ALTER DATABASE "w'],
+] as const)('too few connections by the limit of the %s name that limit', (limit, fix) => {
+  const few = changed(clean, (copy) => {
+    copy.source.server.connectionsFree[limit] = 3
+  })
+  expectFires(few, 'src.connections', ['source'])
+  expect(runChecks(CHECKS, few).find((each) => each.check === 'src.connections')?.fix).toContain(fix)
+})
+
 it('definitions that are taken off without a trial', async () => {
   const urls = await world(pair, CLEAN, [CLEAN_TARGET, 'CREATE INDEX ON orders (note)'])
   const defer = { indexes: true, constraints: false }
@@ -745,8 +757,38 @@ it('what only CockroachDB says of itself', () => {
     ['target'],
     cockroach,
   )
+  const role = (change: Partial<Facts['target']['role']>) =>
+    ({ admin: false, system: [], ...change }) as Partial<Facts['target']['role']>
+  const on = (minor: number, change: Partial<Facts['target']['role']>, settings: Partial<Settings> = {}) =>
+    changed(asCockroach(clean, minor === 3 ? 24 : 25, minor), (copy) => {
+      Object.assign(copy.target.role, role(change))
+      Object.assign(copy.settings, settings)
+    })
+  const { name } = clean.target.role
+  expectFires(on(3, {}), 'right.target-control-job', [name], on(3, { system: ['CONTROLJOB'] }))
+  expect(objectsOf(on(1, {}), 'right.target-control-job')).toEqual([])
+  expect(objectsOf(on(3, {}, { mode: 'use-copy' }), 'right.target-control-job')).toEqual([])
+  const http = { implicitAccess: 'files are read over HTTP' }
+  const granted = on(1, { system: ['EXTERNALIOIMPLICITACCESS'] }, http)
+  expectFires(on(1, {}, http), 'right.target-implicit-access', [name], granted)
+  expect(objectsOf(on(1, {}), 'right.target-implicit-access')).toEqual([])
+  expect(targetGrants(on(3, {}), 'mig')).toContain('GRANT SYSTEM CONTROLJOB TO "mig";')
+  expect(targetGrants(on(1, {}), 'mig')).not.toContain('CONTROLJOB')
   const job = { id: '77', type: 'CHANGEFEED', status: 'running', description: 'CREATE CHANGEFEED' }
   expectFires(target({ jobs: [job] }), 'tgt.job', ['job 77'], cockroach)
+  const imports = { ...job, type: 'IMPORT', description: "IMPORT INTO a.b.c(d) CSV DATA ('s3://bucket/key')" }
+  const [importing] = runChecks(
+    CHECKS.filter((check) => check.id === 'tgt.job'),
+    target({ jobs: [imports] }),
+  )
+  expect(importing?.what).toContain('IMPORT INTO a.b.c(d) …')
+  const held = { id: '78', table: 'public.orders', status: 'running', owner: 'mig', fraction: 0, ours: false }
+  const gone = changed(cockroach, (copy) => {
+    copy.target.schema.tables = copy.target.schema.tables.filter(({ name }) => name !== 'orders')
+    copy.target.offline = [{ table: 'public.orders', job: held }]
+  })
+  expectFires(gone, 'tgt.offline', ['public.orders'], cockroach)
+  expect(objectsOf(gone, 'tgt.table')).toEqual([])
   const building = changed(clean, (copy) => {
     copy.settings.defer.indexes = true
     copy.target.schema.indexes.push({

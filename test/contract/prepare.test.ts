@@ -473,7 +473,8 @@ it('an abort or cleanup leaves what is not ours in our schema, names it, and goe
     ['cleanup', 'view molt_actions.theirs depends on schema molt_actions'],
   ] as const) {
     const told = await run(action, urls)
-    expect(codeOf(told)).toBe('cleanup.foreign-objects')
+    expect(codeOf(told)).toBe(action === 'abort' ? 'abort.incomplete' : 'cleanup.foreign-objects')
+    if (action === 'abort') expect(told.outputs.undone).toBe('["cleanup.foreign-objects"]')
     // PostgreSQL's own words.
     expect(told.log).toContain(left)
     expect(await query(urls.source, "SELECT 1 FROM pg_trigger WHERE tgname = 'molt_actions_fence'")).toEqual([])

@@ -21,10 +21,13 @@ import {
 import { trialSchema, tryDefinitions } from '../../src/destination/trial.ts'
 import { createLedger } from '../../src/ledger/ledger.ts'
 import { sequenceProblems } from '../../src/model/structure.ts'
+import { awaitOldWriters } from '../../src/phases/cutover/held-fence.ts'
 import { connect, connectForReplication, READ_ONLY } from '../../src/runtime/database.ts'
+import { installFence } from '../../src/source/fence.ts'
 import { readSchema } from '../../src/sql/schema.ts'
 import { setSequences } from '../../src/sql/sequences.ts'
 import { readSequenceStates } from '../../src/sql/structure.ts'
+import { readTables } from '../../src/sql/tables.ts'
 import { factsOf, objectsOf, query, type World, world } from '../contract/checks-helpers.ts'
 import { REPO, words } from '../support/migration.ts'
 
@@ -362,6 +365,24 @@ describe('deferred definitions', () => {
       await db.end()
     }
   })
+})
+
+it('a transaction that holds a write lock is found before any write is refused', async () => {
+  const { source } = await world(pair, [TABLE, 'INSERT INTO orders VALUES (1)'], 'SELECT 1')
+  const [db, holder] = [await connect(source, 'source'), new pg.Client({ connectionString: source })]
+  await holder.connect()
+  try {
+    const fence = await installFence(db, await readTables(db, 'public'))
+    const { signal } = new AbortController()
+    await holder.query("BEGIN; UPDATE orders SET note = 'held' WHERE id = 1")
+    await expect(awaitOldWriters(db, fence, 200, signal)).rejects.toMatchObject({ code: 'fence.writers-remain' })
+    await query(source, 'INSERT INTO orders VALUES (2)')
+    const waiting = awaitOldWriters(db, fence, 30_000, signal)
+    await holder.query('COMMIT')
+    await waiting
+  } finally {
+    await Promise.all([db.end(), holder.end()])
+  }
 })
 
 describe('a server that refuses', () => {

@@ -188,6 +188,7 @@ function plain(text: string): string {
     .replaceAll(/"durationMs":\d+|duration-ms: \d+/g, (all) => all.replace(/\d+/, '$MS'))
     .replaceAll(/(report|rows-file): \S+\/([\w.-]+)$/gm, '$1: $WORK/$2')
     .replaceAll(/"keyHash":"[0-9a-f]{16}"/g, '"keyHash":"$HASH"')
+    .replaceAll(/\bload-main-[0-9a-f]{16}\b/g, '$FOLDER')
     .replaceAll(/keeps \d+ MiB/g, 'keeps $N MiB')
 }
 

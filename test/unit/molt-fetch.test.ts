@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import pg from 'pg'
 import { describe, expect, test } from 'vitest'
 import { FETCH_FLAGS } from '../../rehearsal/molt/fetch.ts'
 import { flagUsages } from '../../rehearsal/molt/flags.ts'
@@ -20,6 +21,7 @@ import {
   fetchedRows,
   fetchFeatures,
   fetchProblems,
+  implicitAccess,
   unknownFlags,
 } from '../../src/tools/molt-fetch.ts'
 import { toolHelp } from '../../src/tools/versions.ts'
@@ -156,15 +158,29 @@ test('rows so far, from metrics', () => {
 })
 
 test('progress tells what is left, and nothing that is not known', () => {
-  const line = progressLine({ tablesDone: 1, rows: 250 }, 4, { rows: 1000, bytes: 8 * 2 ** 20 }, 5_000)
-  expect(line).toContain('1 of 4 tables, 250 of about 1,000 rows (25%, about 2 of 8 MiB), 50 rows/s, about 15 s left')
-  const read = progressLine({ tablesDone: 4, rows: 1000 }, 4, { rows: 1000, bytes: 8 * 2 ** 20 }, 5_000)
-  expect(read).toContain('(99%')
-  expect(read).toMatch(/importing$/)
-  expect(progressLine({ tablesDone: 0, rows: 0 }, 4, { rows: 0, bytes: 0 }, 5_000)).toBe(
-    'loading: 0 of 4 tables, 0 rows, 0 rows/s',
+  const size = { rows: 1000, bytes: 8 * 2 ** 20 }
+  const line = progressLine({ tablesRead: 1, tablesImported: 0, rows: 250 }, 4, size, 5_000)
+  expect(line).toContain(
+    '1 of 4 tables read, 0 imported, 250 of about 1,000 rows (25%, about 2 of 8 MiB), 50 rows/s, about 15 s left',
   )
+  const read = progressLine({ tablesRead: 4, tablesImported: 1, rows: 1000 }, 4, size, 5_000)
+  expect(read).toMatch(/4 of 4 tables read, 1 imported, .*\(99%.*importing$/)
+  // An estimate that is too high leaves no time to tell once every table is read.
+  expect(progressLine({ tablesRead: 4, tablesImported: 1, rows: 500 }, 4, size, 5_000)).toMatch(/importing$/)
+  const silent = { tablesRead: 0, tablesImported: undefined, rows: 0 }
+  expect(progressLine(silent, 4, { rows: 0, bytes: 0 }, 5_000)).toBe('loading: 0 of 4 tables read, 0 rows, 0 rows/s')
 })
+
+test.each([
+  [{ mode: 'import', localPath: '/files' }, {}, true],
+  [{ mode: 'import', bucketPath: 's3://b', useImplicitAuth: true }, {}, true],
+  [{ mode: 'import', bucketPath: 's3://b' }, { AWS_ENDPOINT_URL: 'http://minio' }, true],
+  [{ mode: 'import', bucketPath: 's3://b?AWS_ENDPOINT=http://minio' }, {}, true],
+  [{ mode: 'import', bucketPath: 's3://b' }, {}, false],
+  [{ mode: 'use-copy', localPath: '/files' }, {}, false],
+] as const)('EXTERNALIOIMPLICITACCESS for %j with %j: %s', (files, env, needed) =>
+  expect(implicitAccess(files, env) !== undefined).toBe(needed),
+)
 
 describe('import jobs', () => {
   test.each([
@@ -174,8 +190,18 @@ describe('import jobs', () => {
     ['BACKUP DATABASE x', ''],
   ])('%s', (description, table) => expect(importedTable(description)).toBe(table))
 
+  interface Job {
+    id: string
+    description: string
+    status: string
+  }
+
+  const FOLDER = 'load-main-0123456789abcdef'
+  const into = (table: string, folder = FOLDER) =>
+    `IMPORT INTO d.${table}(a) CSV DATA ('s3://bucket/${'some/long/path/'.repeat(6)}${folder}/${table}/shard_01_part_00000001.tar.gz?AWS_ACCESS_KEY_ID=key')`
+
   /** A cluster of which SHOW JOBS shows these jobs, and on which CANCEL JOB takes one look. */
-  function cluster(jobs: { id: string; description: string; status: string }[]) {
+  function cluster(jobs: Job[]) {
     const cancelled: string[] = []
     const query = async (sql: string) => {
       const one = /\[SHOW JOB (\d+)\]/.exec(sql)?.[1]
@@ -186,54 +212,63 @@ describe('import jobs', () => {
         for (const job of jobs) if (job.id === id) job.status = 'cancel-requested'
         return { rows: [] }
       }
-      const rows = jobs.map((job) => ({ ...job, description: job.description.slice(0, 100) }))
+      const rows = jobs.map((job) => ({ ...job, owner: 'mig', description: job.description.slice(0, 100) }))
       for (const job of jobs) if (job.status === 'cancel-requested') job.status = 'canceled'
       return { rows }
     }
     return { db: { query } as unknown as Database, cancelled, jobs }
   }
 
-  test('only those of our tables that have not ended are cancelled, each by its id, and waited for', async () => {
+  const cancel = (db: Database, timeout?: number) => cancelImports(db, 'public', ['orders'], [FOLDER], timeout)
+
+  test('only those of our loads that have not ended are cancelled, each by its id, and waited for', async () => {
     const { db, cancelled } = cluster([
-      { id: '900000000000000001', description: 'IMPORT INTO d.public.orders(a) CSV DATA (…)', status: 'running' },
-      { id: '2', description: 'IMPORT INTO d.public.others(a) CSV DATA (…)', status: 'running' },
-      { id: '3', description: 'IMPORT INTO d.public.orders(a) CSV DATA (…)', status: 'succeeded' },
-      { id: '4', description: 'IMPORT INTO d.other.orders(a) CSV DATA (…)', status: 'running' },
+      { id: '900000000000000001', description: into('public.orders'), status: 'running' },
+      { id: '2', description: into('public.others'), status: 'running' },
+      { id: '3', description: into('public.orders'), status: 'succeeded' },
+      { id: '4', description: into('other.orders'), status: 'running' },
+      { id: '5', description: into('public.orders', 'load-main-fedcba9876543210'), status: 'running' },
     ])
-    const ended = await cancelImports(db, 'public', ['orders'])
+    const { ended, left } = await cancel(db)
     expect(cancelled).toEqual(['900000000000000001'])
-    expect(ended.map(({ table }) => table)).toEqual(['public.orders'])
-    expect(await readImportJobs(db, 'public', ['orders'])).toEqual([])
+    expect(ended).toMatchObject([{ table: 'public.orders', owner: 'mig', ours: true }])
+    expect(left).toEqual([])
+    expect(await readImportJobs(db, 'public', ['orders'], [FOLDER])).toMatchObject([{ id: '5', ours: false }])
   })
 
   test('reads the table of a description that SHOW JOBS cuts', async () => {
     const long = 'orders_'.repeat(20)
-    const { db } = cluster([
-      { id: '8', description: `IMPORT INTO d.public.${long}(a) CSV DATA (…)`, status: 'running' },
-    ])
+    const { db } = cluster([{ id: '8', description: into(`public.${long}`), status: 'running' }])
     expect(await readImportJobs(db, 'public', [long])).toMatchObject([{ id: '8', table: `public.${long}` }])
   })
 
-  test('cancels the smaller imports that MOLT starts when one is cancelled', async () => {
-    const { db, cancelled, jobs } = cluster([
-      { id: '1', description: 'IMPORT INTO d.public.orders(a) CSV DATA (…)', status: 'running' },
-    ])
+  test('cancels an import that starts after another one was cancelled', async () => {
+    const { db, cancelled, jobs } = cluster([{ id: '1', description: into('public.orders'), status: 'running' }])
     const query = db.query.bind(db) as (sql: string) => Promise<unknown>
     const restarting = async (sql: string) => {
       const answer = await query(sql)
-      if (sql === 'CANCEL JOB 1') jobs.push({ ...(jobs[0] as (typeof jobs)[0]), id: '2', status: 'running' })
+      if (sql === 'CANCEL JOB 1') jobs.push({ ...(jobs[0] as Job), id: '2', status: 'running' })
       return answer
     }
-    await cancelImports({ query: restarting } as unknown as Database, 'public', ['orders'])
+    await cancel({ query: restarting } as unknown as Database)
     expect(cancelled).toEqual(['1', '2'])
   })
 
-  test('a job that does not end is an error that names it', async () => {
-    const { db, cancelled } = cluster([
-      { id: '7', description: 'IMPORT INTO d.public.orders(a) CSV DATA (…)', status: 'reverting' },
-    ])
-    await expect(cancelImports(db, 'public', ['orders'], 0)).rejects.toThrow('7 (public.orders, reverting)')
+  test('a job that does not end is left, and takes no second CANCEL JOB', async () => {
+    const { db, cancelled } = cluster([{ id: '7', description: into('public.orders'), status: 'reverting' }])
+    expect(await cancel(db, 0)).toMatchObject({ ended: [], left: [{ id: '7', status: 'reverting' }], refused: [] })
     expect(cancelled).toEqual([])
+  })
+
+  test('distinguishes a job that this role may not cancel from one that does not end', async () => {
+    const { db } = cluster([{ id: '7', description: into('public.orders'), status: 'running' }])
+    const query = db.query.bind(db) as (sql: string) => Promise<unknown>
+    const refusing = async (sql: string) => {
+      if (!sql.startsWith('CANCEL JOB')) return query(sql)
+      throw Object.assign(new pg.DatabaseError('no privileges', 0, 'error'), { code: '42501' })
+    }
+    const found = await cancel({ query: refusing } as unknown as Database)
+    expect(found).toMatchObject({ ended: [], left: [], refused: [{ id: '7' }] })
   })
 })
 

@@ -7,11 +7,14 @@ import {
   requireGone,
   requireOwner,
   restoreOrTell,
+  tellFiles,
 } from '../../phases/cleanup/leftovers.ts'
-import { endImports } from '../../phases/load/resume.ts'
+import { stopLoad } from '../../phases/load/held-load.ts'
+import { endImports, requireNoForeignImports } from '../../phases/load/resume.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { connect, type Database, withDatabase } from '../../runtime/database.ts'
-import { messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
+import { errorCode, messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
+import { explain } from '../../runtime/refusals.ts'
 import { liftFence, readFence } from '../../source/fence.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSlot, seizeAndDrop } from '../../source/slot.ts'
@@ -21,30 +24,73 @@ import { spec } from './spec.ts'
 
 type Abort = Context<typeof spec>
 
+/** Something that `abort` could not do: what kept it, and that error's code. */
+interface Undone {
+  what: string
+  code: string
+}
+
 export const action: Action<typeof spec> = {
   spec,
   async run(context) {
     const { inputs } = context
     requireTls(inputs)
     const target = await reachTarget(inputs.target)
+    const undone: Undone[] = []
     try {
       const entry = target && (await readEntryIfAny(target, inputs.migration))
       await withDatabase(inputs.source, 'source', (source) => setFree(context, source))
-      if (target && entry) await markAborted(target, inputs.migration)
-      const dropped = await withDatabase(inputs.source, 'source', (source) => onSource(context, source, entry))
-      if (target) dropped.push(...(await onTarget(context, target, entry)))
-      context.output('dropped', JSON.stringify(dropped))
-      context.output('target-reached', target !== undefined)
-      const left = target
-        ? ''
-        : '\n\nThe target could not be reached: run `abort` again when it is back, which removes staging schema, heartbeat and ledger entry there.'
-      context.summary(
-        `### Aborted\n\nWrites to the source are possible. ${dropped.map((name) => `\n- dropped ${name}`).join('') || 'Nothing of this migration was left.'}${left}`,
-      )
+      if (target && entry) {
+        await markAborted(target, inputs.migration)
+        await trying(undone, () => stopLoad(target, entry.id, entry.facts.loadFolders ?? []))
+      }
+      const dropped = await withDatabase(inputs.source, 'source', (source) => onSource(context, source, entry, undone))
+      if (target) dropped.push(...(await onTarget(context, target, entry, undone)))
+      tell(context, target !== undefined, entry, dropped, undone)
     } finally {
       await target?.end().catch(() => {})
     }
   },
+}
+
+/** Does what follows also when this fails: half an abort is better than none. All failures are reported at the end. */
+async function trying(undone: Undone[], work: () => Promise<unknown>): Promise<boolean> {
+  try {
+    await work()
+    return true
+  } catch (thrown) {
+    const error = explain(thrown)
+    undone.push({ what: messageOf(error), code: errorCode(error) })
+    return false
+  }
+}
+
+/** @throws VerdictError that names what could not be done */
+function tell(
+  context: Abort,
+  reached: boolean,
+  entry: Entry | undefined,
+  dropped: readonly string[],
+  undone: readonly Undone[],
+): void {
+  context.output('dropped', JSON.stringify(dropped))
+  context.output('undone', JSON.stringify(undone.map(({ code }) => code)))
+  context.output('target-reached', reached)
+  context.output('files-left', JSON.stringify(tellFiles(entry)))
+  const left = reached
+    ? ''
+    : '\n\nThe target could not be reached: run `abort` again when it is back, which removes staging schema, heartbeat and ledger entry there.'
+  const list = dropped.map((name) => `\n- dropped ${name}`).join('') || 'Nothing of this migration was left.'
+  context.summary(
+    `### ${undone.length ? 'Aborted in part' : 'Aborted'}\n\nWrites to the source are possible. ${list}${left}`,
+  )
+  if (undone.length)
+    refuse(
+      'abort.incomplete',
+      'the migration is aborted, but parts of it are left',
+      undone.map(({ what, code }) => `${what} [${code}]`),
+      'Correct these, then run `abort` again. Writes to the source are possible.',
+    )
 }
 
 /** An abort is for the worst night: it must work without the target. */
@@ -82,7 +128,12 @@ async function markAborted(target: Database, migration: string): Promise<void> {
     }
 }
 
-async function onSource(context: Abort, source: Database, entry: Entry | undefined): Promise<string[]> {
+async function onSource(
+  context: Abort,
+  source: Database,
+  entry: Entry | undefined,
+  undone: Undone[],
+): Promise<string[]> {
   const { slot } = context.inputs
   const owner = await readHeartbeatOwner(source)
   // Without a heartbeat of ours nothing here is known to be ours, whatever it is called.
@@ -94,28 +145,36 @@ async function onSource(context: Abort, source: Database, entry: Entry | undefin
     await seizeAndDrop(source, names.slot)
     info(`the replicator that read the slot was cut off (PID ${activePid}), and the slot ${names.slot} is dropped`)
   }
-  const dropped = await dropAll(() => leftoversOnSource(source, names))
+  const dropped = await dropAll(undone, () => leftoversOnSource(source, names))
   return activePid ? [`slot ${names.slot}`, ...dropped] : dropped
 }
 
-async function onTarget(context: Abort, target: Database, entry: Entry | undefined): Promise<string[]> {
+async function onTarget(
+  context: Abort,
+  target: Database,
+  entry: Entry | undefined,
+  undone: Undone[],
+): Promise<string[]> {
   const { migration, restore } = context.inputs
   if (entry) {
     await addEvidence(target, migration, 'abort', { phase: entry.phase })
-    await endImports(target, entry.plan)
+    await trying(undone, () => endImports(target, entry))
+    await trying(undone, () => requireNoForeignImports(target, entry))
   }
-  await restoreOrTell(target, migration, restore)
-  return dropAll(() => leftoversOnTarget(target, migration, entry))
+  await trying(undone, () => restoreOrTell(target, migration, restore))
+  return dropAll(undone, () => leftoversOnTarget(target, migration, entry))
 }
 
-/** A replicator that is still running comes back to its slot at once, so a drop may need more than one try. */
-async function dropAll(look: () => Promise<Leftover[]>): Promise<string[]> {
+/** Drops what it can. The ledger's entry goes last, and only when nothing is left that the next run needs it for. */
+async function dropAll(undone: Undone[], look: () => Promise<Leftover[]>): Promise<string[]> {
   const dropped: string[] = []
-  for (const { name, drop } of await look()) {
+  const before = undone.length
+  for (const { name, last, drop } of await look()) {
+    if (last && undone.length) continue
     info(`dropping ${name}`)
-    await drop()
-    dropped.push(name)
+    if (await trying(undone, drop)) dropped.push(name)
   }
-  requireGone(await look())
+  if (undone.length === before)
+    await trying(undone, async () => requireGone((await look()).filter(({ last }) => !last)))
   return dropped
 }

@@ -22,7 +22,9 @@ export const spec = defineAction({
     ),
   },
   outputs: {
+    'files-left': 'JSON array of the folders below the bucket path or local path in which files of loads may be left.',
     dropped: 'JSON array of what was dropped.',
+    undone: 'JSON array of the error codes of what could not be done; the step is red when there is one.',
     'target-reached': '`true` when the target could be cleaned up too.',
   },
 })

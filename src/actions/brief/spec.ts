@@ -13,13 +13,13 @@ export const spec = defineAction({
     ...notifying,
     decision: optional(
       choice('commit', 'rehearse'),
-      'What the cutover that is to be approved will be told as its `decision`, for the page to say so.',
+      '`decision` of the cutover that is to be approved, for the page to show.',
     ),
   },
   outputs: {
     verdict: '`go` or `no-go`.',
     'plan-hash': 'The plan that is shown.',
     phase: "The migration's phase.",
-    follow: '`follower-needed` when somebody must stream until the cutover, else `no-follower-needed`.',
+    follow: '`follower-needed` when a job must stream until the cutover, else `no-follower-needed`.',
   },
 })

@@ -8,6 +8,7 @@ import {
   requireGone,
   requireOwner,
   restoreOrTell,
+  tellFiles,
 } from '../../phases/cleanup/leftovers.ts'
 import { lookAtFence } from '../../phases/cutover/held-fence.ts'
 import { lastObservation } from '../../phases/observe/observation.ts'
@@ -40,6 +41,7 @@ export const action: Action<typeof spec> = {
       const names = JSON.stringify(found.map(({ name }) => name))
       context.output('dropped', dryRun ? '[]' : names)
       context.output('would-drop', dryRun ? names : '[]')
+      context.output('files-left', JSON.stringify(tellFiles(entry)))
       context.summary(
         `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
       )
@@ -126,7 +128,7 @@ async function tellWrites(source: Database, entry: Entry | undefined): Promise<v
     )
 }
 
-/** After a commit the old source is the way back, and its fence keeps it what it was at that moment. */
+/** After a commit the old source is the way back, and its fence keeps it unchanged. */
 function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
   if (!entry || !DECIDED.includes(entry.phase)) return
   if (entry.phase === 'committing' || entry.phase === 'committed')

@@ -23,6 +23,7 @@ export const spec = defineAction({
     'dry-run': defaulted(boolean, 'false', 'Only lists what would be dropped.'),
   },
   outputs: {
+    'files-left': 'JSON array of the folders below the bucket path or local path in which files of loads may be left.',
     dropped: 'JSON array of what was dropped.',
     'would-drop': 'With `dry-run`: JSON array of what would be dropped.',
   },

@@ -23,7 +23,7 @@ const OPEN: readonly Phase[] = [...CAUGHT_UP, 'committing', 'committed']
 /** Phases in which the target has taken over, so that a second cutover has nothing to do. */
 export const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 
-/** All that can be told without the slot, while somebody else streams: whoever must be refused leaves them alone. */
+/** Checks that need no slot, while another run streams: a run that is refused does not disturb it. */
 export async function lookFirst(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
   const { state } = await readFence(source)

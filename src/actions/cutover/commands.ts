@@ -95,7 +95,7 @@ async function unendable(source: Database, roles: readonly string[]): Promise<st
 }
 
 /**
- * Ends the sessions of these roles in the source's database, so that pools connect anew, to the target. Never our own.
+ * Ends the sessions of these roles in the source's database, so that pools reconnect, to the target. Never our own.
  * The decision stands whatever comes of it.
  */
 export async function endSessions(source: Database, roles: readonly string[]): Promise<number> {

@@ -249,7 +249,7 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
       const { state } = await readFence(source)
       if (state === 'permanent')
         warning(
-          'the source is fenced for good: the decision for the target was taken before this failure. Run `cutover` again, which carries on from there',
+          'the source is fenced for good: the decision for the target was taken before this failure. Run `cutover` again, which resumes there',
         )
       else if (lifted) info('the fence is lifted: writes to the source are possible again')
       else info(`the fence is ${state}`)

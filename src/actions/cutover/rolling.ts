@@ -52,7 +52,7 @@ export interface Choice {
   verifyMs: number | undefined
 }
 
-/** What {@link chooseLevel} would decide if all stayed as it was at the last verify. */
+/** What {@link chooseLevel} would decide if nothing changed after the last verify. */
 export function expectedChoice(
   context: Cutover,
   { plan }: Entry,

@@ -57,7 +57,7 @@ export const spec = defineAction({
     ),
     switch: optional(
       choice('command', 'manual'),
-      '`command`: `switch-command` points the application at the target. `manual`: the summary says what to do, and `finalize` is told when it was done. Default: `command` where there is one.',
+      '`command`: `switch-command` points the application at the target. `manual`: the summary says what to do, and `finalize` gets `switched-by-hand` afterwards. Default: `command` where there is one.',
     ),
     'switch-command': optional(
       list,
@@ -66,7 +66,7 @@ export const spec = defineAction({
     'switch-timeout': defaulted(duration, '60s', 'How long the switch command may take.'),
     'end-sessions': optional(
       list,
-      "The application's roles whose sessions on the source are ended after the switch, so that pools connect anew.",
+      "The application's roles whose sessions on the source are ended after the switch, so that pools reconnect.",
     ),
   },
   outputs: {

@@ -1,19 +1,29 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
 import { requireClosed } from '../../destination/write-access.ts'
-import { addEvidence, advance, type Entry, type Exported } from '../../ledger/ledger.ts'
+import { addEvidence, advance, type Entry, type Facts } from '../../ledger/ledger.ts'
 import { acceptTargetSchema } from '../../ledger/schema-changes.ts'
 import { filterProblems } from '../../model/filter.ts'
 import type { Plan } from '../../model/plan.ts'
 import { exactFilter } from '../../model/tables.ts'
+import {
+  type Arrived,
+  arrivedProblems,
+  countArrived,
+  everythingRead,
+  readSoFar,
+  unreadProblems,
+} from '../../phases/load/arrived.ts'
 import { explainColumns, explainUnfinished } from '../../phases/load/diagnose-columns.ts'
+import { makeFolder, newFolder, withFolder } from '../../phases/load/folder.ts'
+import { holdingLoad } from '../../phases/load/held-load.ts'
 import { dropLoad, endImports, foreignTables, type Resumed, settleInterrupted } from '../../phases/load/resume.ts'
 import { type LoadProgress, type LoadResult, runLoad } from '../../phases/load/run-fetch.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
 import { definitionProblems } from '../../phases/verify/verify.ts'
 import { loadedTable } from '../../report/summary.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import { type Database, unhurried } from '../../runtime/database.ts'
+import type { Database } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { didYouMean } from '../../runtime/inputs.ts'
 import { number, plural, progress, seconds, someOf, workFolder } from '../../runtime/progress.ts'
@@ -25,14 +35,13 @@ import {
   readPublication,
   readPublicationMark,
 } from '../../source/publication.ts'
-import { slotProblems } from '../../source/slot.ts'
-import { holdsStandingRow, oldestRunning } from '../../source/standing.ts'
+import { readSlot, slotProblems } from '../../source/slot.ts'
+import { oldestRunning } from '../../source/standing.ts'
 import { estimateSize, holdsRows, readTableNames } from '../../sql/names.ts'
-import { countRows } from '../../sql/tables.ts'
 import {
+  emptyAccount,
   extraArgsProblem,
   type FetchAccount,
-  type FetchFeatures,
   fetchArgs,
   fetchFeatures,
   fetchProblems,
@@ -71,55 +80,113 @@ function checkInputs(inputs: Fetch['inputs']): void {
 
 async function fetchTables(context: Fetch, source: Database, target: Database): Promise<void> {
   const { inputs } = context
-  let entry = await requireMigration(source, target, inputs.migration, ['prepared'])
+  const entry = await requireMigration(source, target, inputs.migration, ['prepared'])
+  await requirePlannedTools(entry.plan, 'molt')
+  await requireClosed(target, entry.plan, entry.facts)
+  await requireAlone(source, entry.plan, inputs.migration)
+  await holdingLoad(
+    target,
+    { url: inputs.target, migration: inputs.migration, signal: context.signal },
+    async (signal) => {
+      // The entry may have moved while a load that was killed was waited for.
+      const held = await requireMigration(source, target, inputs.migration, ['prepared'])
+      await loadTables({ context, source, target, signal }, held)
+    },
+  )
+}
+
+/** One run of `fetch`. */
+interface Run {
+  context: Fetch
+  source: Database
+  target: Database
+  /** Aborts when the run is cancelled, and when `abort` or another load has taken over. */
+  signal: AbortSignal
+}
+
+async function loadTables(run: Run, entry: Entry): Promise<void> {
+  const { context, source, target } = run
+  const { inputs } = context
   const { plan } = entry
-  await requirePlannedTools(plan, 'molt')
-  await requireClosed(target, plan, entry.facts)
-  await requireAlone(source, plan, inputs.migration)
-  const features = fetchFeatures(await toolHelp('molt', 'fetch'))
-  const resume = await settleInterrupted(source, target, entry, { ...inputs, policy: inputs.onInterrupted })
+  const resume = await settleInterrupted(source, target, entry, {
+    ...inputs,
+    policy: inputs.onInterrupted,
+    signal: run.signal,
+  })
   if (!resume) await requireLoadable(source, target, plan, inputs)
-  info(`${MODES[inputs.mode]}.`)
-  const metricsAddr = await freeAddress()
-  const args = await commandLine(inputs, plan, source, features, metricsAddr, resume)
   const files = resume ? (entry.facts.files ?? {}) : filesAfter(await readSourceState(source, plan))
   const since = resume ? undefined : await oldestRunning(source)
   const began = performance.now()
-  let started: Promise<unknown> = Promise.resolve()
-  const result = await load(context, source, target, plan, args, metricsAddr, (cursor) => {
-    if (resume) return
-    started = advance(target, entry, 'prepared', { facts: { files, load: { cursor, mode: inputs.mode } } }).then(
-      (now) => {
-        entry = now
-      },
-    )
-    started.catch(() => {})
-  })
-  const { account } = result
+  const note = new LoadNote(target, entry)
+  const { account, failure } = await load(run, note, resume, files)
   if (account.fetchId) context.output('fetch-id', account.fetchId)
   // First what ended the load: that the ledger could not be told of its slot may only follow from it.
-  if (result.failure) {
-    await started.catch(() => {})
-    throw await giveUp(context, source, target, entry, result, resume)
+  if (failure) {
+    await note.settled.catch(() => {})
+    throw await giveUp(run, note.entry, { account, failure }, resume)
   }
-  await started
-  const arrived = await requireComplete(source, target, entry, account, { resume, since })
+  await note.settled
+  const arrived = await requireComplete(source, target, note.entry, account, { resume, since })
   await completePublication(source, plan.publication)
   const publication = await readPublicationMark(source, plan.publication)
   const cursor = resume?.cursor ?? (account.cursor as string)
-  await requireStreamable(source, target, entry, cursor, files)
-  const loaded = await advance(target, entry, 'loaded', {
-    facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication },
+  await requireStreamable(source, target, note.entry, cursor, files)
+  const filesLeft = filesAfterLoad(note.entry.facts, inputs.deleteFiles && !resume)
+  const loaded = await advance(target, note.entry, 'loaded', {
+    facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication, filesLeft },
   })
-  if (context.inputs.tableHandling === 'drop-on-target-and-recreate') await acceptTargetSchema(target, loaded)
+  if (filesLeft.length)
+    info(`files of the load stay below the bucket path or local path, with every row in them: ${filesLeft.join(', ')}`)
+  if (inputs.tableHandling === 'drop-on-target-and-recreate') await acceptTargetSchema(target, loaded)
   const durationMs = Math.round(performance.now() - began)
   const insecure = requireTls(inputs)
   await addEvidence(target, entry.id, 'fetch', {
-    ...{ account, arrived, cursor, durationMs, insecure, mode: inputs.mode, resumed: resume !== undefined },
+    account,
+    arrived,
+    cursor,
+    durationMs,
+    insecure,
+    mode: inputs.mode,
+    resumed: resume !== undefined,
     // molt takes its snapshot by itself and keeps it to itself.
     countInSnapshot: 'not possible; what was exported is held against what arrived, and verify compares every row',
   })
   report(context, { plan, account, arrived, cursor, durationMs, insecure })
+}
+
+/** MOLT deletes the files of the tables that it has imported in this run. */
+function filesAfterLoad({ load, filesLeft = [] }: Facts, deleted: boolean): string[] {
+  return deleted ? filesLeft.filter((folder) => folder !== load?.folder) : filesLeft
+}
+
+/** What the ledger knows of a load while it runs: its changes are made one after the other. */
+class LoadNote {
+  readonly #target: Database
+  #entry: Entry
+  #settled: Promise<void> = Promise.resolve()
+
+  constructor(target: Database, entry: Entry) {
+    this.#target = target
+    this.#entry = entry
+  }
+
+  /** As it was last written. */
+  get entry(): Entry {
+    return this.#entry
+  }
+
+  /** Resolves when all is written; rejects with what kept the first change from it. */
+  get settled(): Promise<void> {
+    return this.#settled
+  }
+
+  change(load: NonNullable<Facts['load']>, more: Facts = {}): Promise<void> {
+    this.#settled = this.#settled.then(async () => {
+      this.#entry = await advance(this.#target, this.#entry, 'prepared', { facts: { ...more, load } })
+    })
+    this.#settled.catch(() => {})
+    return this.#settled
+  }
 }
 
 /** MOLT's publication has one fixed name for each database: a second load would drop the first one's. */
@@ -191,16 +258,20 @@ async function commandLine(
   inputs: Fetch['inputs'],
   plan: Plan,
   source: Database,
-  features: FetchFeatures,
   metricsAddr: string,
   resume: Resumed | undefined,
 ): Promise<string[]> {
+  const features = fetchFeatures(await toolHelp('molt', 'fetch'))
   const args = fetchArgs(
     {
       ...inputs,
-      ...{ schema: plan.sourceSchema, tables: plan.tables, slot: plan.slot },
-      ...{ metricsAddr, pprofAddr: await freeAddress(), insecure: requireTls(inputs).length > 0 },
-      resume: resume && { ...inputs, fetchId: resume.fetchId },
+      schema: plan.sourceSchema,
+      tables: plan.tables,
+      slot: plan.slot,
+      metricsAddr,
+      pprofAddr: await freeAddress(),
+      insecure: requireTls(inputs).length > 0,
+      resume: resume?.fetchId ? { ...inputs, fetchId: resume.fetchId } : undefined,
       extraArgs: inputs.extraArgs ?? [],
     },
     features,
@@ -217,33 +288,70 @@ async function commandLine(
   return args
 }
 
-async function load(
-  context: Fetch,
-  source: Database,
-  target: Database,
-  plan: Plan,
-  args: string[],
-  metricsAddr: string,
-  onStarted: (cursor: string) => void,
+/** Runs `molt fetch`, unless the load to resume has nothing left to import. */
+async function load(run: Run, note: LoadNote, resume: Resumed | undefined, before: TableFiles): Promise<LoadResult> {
+  const { context, source } = run
+  const { mode, migration } = context.inputs
+  const { plan } = note.entry
+  if (resume && !resume.fetchId) {
+    info('every table was read and imported to its end; nothing is left to load')
+    return { account: alreadyLoaded(plan, resume.cursor) }
+  }
+  info(`${MODES[mode]}.`)
+  const folder = resume ? resume.folder : mode === 'direct-copy' ? undefined : newFolder(migration)
+  const inputs = withFolder(context.inputs, folder)
+  const metricsAddr = await freeAddress()
+  const args = await commandLine(inputs, plan, source, metricsAddr, resume)
+  await makeFolder(inputs, folder)
+  // Before the tool starts: an import that names the folder is known to be ours from its first moment.
+  if (!resume) await note.change({ mode, folder }, { files: before, ...withLoadFolder(note.entry.facts, folder) })
+  return runTool(run, note, { args, metricsAddr, resumed: resume !== undefined, folder })
+}
+
+function withLoadFolder({ loadFolders = [], filesLeft = [] }: Facts, folder: string | undefined): Facts {
+  return folder ? { loadFolders: [...loadFolders, folder], filesLeft: [...filesLeft, folder] } : {}
+}
+
+/** What a load that needs no tool any more would have said at its end. */
+function alreadyLoaded(plan: Plan, cursor: string): FetchAccount {
+  return { ...emptyAccount(plan.sourceSchema), complete: true, cursor, claimed: [...plan.tables] }
+}
+
+async function runTool(
+  { context, source, target, signal }: Run,
+  note: LoadNote,
+  tool: { args: string[]; metricsAddr: string; resumed: boolean; folder: string | undefined },
 ): Promise<LoadResult> {
+  const { inputs } = context
+  const { plan } = note.entry
   const expected = await estimateSize(source, plan.sourceSchema, plan.tables).catch(() => ({ rows: 0, bytes: 0 }))
   const began = performance.now()
-  let latest: LoadProgress = { tablesDone: 0, rows: 0 }
-  const ticker = progress(context.inputs.progressEvery, () =>
+  let latest: LoadProgress = { tablesRead: 0, tablesImported: undefined, rows: 0 }
+  const ticker = progress(inputs.progressEvery, () =>
     progressLine(latest, plan.tables.length, expected, performance.now() - began),
   )
+  const known = { mode: inputs.mode, folder: tool.folder }
   try {
     return await runLoad({
-      ...{ args, metricsAddr, onStarted },
-      ...{ schema: plan.sourceSchema, tables: plan.tables },
-      logFile: join(workFolder(context.inputs.migration), 'molt-fetch.log'),
-      signal: context.signal,
-      stallAfter: context.inputs.stallAfter,
+      args: tool.args,
+      metricsAddr: tool.metricsAddr,
+      schema: plan.sourceSchema,
+      tables: plan.tables,
+      logFile: join(workFolder(inputs.migration), 'molt-fetch.log'),
+      signal,
+      stallAfter: inputs.stallAfter,
       explain: async (said) =>
-        (await explainColumns(context.inputs.source, plan, said)) ??
+        (await explainColumns(inputs.source, plan, said)) ??
         (await explainUnfinished(source, target, plan, said).catch(() => undefined)),
       onProgress: (now) => {
         latest = now
+      },
+      onStarted: (cursor) => {
+        if (!tool.resumed) void note.change({ ...known, cursor })
+      },
+      // From here on a load whose runner dies can still be complete.
+      onRead: (account) => {
+        if (!tool.resumed) void note.change({ ...known, cursor: account.startCursor, exported: readSoFar(account) })
       },
     })
   } finally {
@@ -251,7 +359,7 @@ async function load(
   }
 }
 
-/** `loading: 3 of 11 tables, 120,000 of about 300,000 rows (40%, about 36 of 90 MiB), 24,000 rows/s, about 8 s left` */
+/** `loading: 3 of 11 tables read, 1 imported, 120,000 of about 300,000 rows (40%, about 36 of 90 MiB), 24,000 rows/s, about 8 s left` */
 export function progressLine(
   now: LoadProgress,
   tables: number,
@@ -265,42 +373,53 @@ export function progressLine(
   const of = part
     ? ` of about ${number(expected.rows)} rows (${Math.floor(part * 100)}%, about ${mib(part * expected.bytes)} of ${mib(expected.bytes)} MiB)`
     : ' rows'
-  const unread = expected.rows - now.rows
+  const unread = now.tablesRead < tables ? expected.rows - now.rows : 0
   const left = !part || rate <= 0 ? '' : unread > 0 ? `, about ${seconds((unread / rate) * 1000)} left` : ', importing'
+  const imported = now.tablesImported === undefined ? '' : `, ${number(now.tablesImported)} imported`
   const bar = process.stdout.isTTY && part ? `${'█'.repeat(Math.round(part * 20)).padEnd(20, '░')} ` : ''
-  return `${bar}loading: ${now.tablesDone} of ${plural(tables, 'table')}, ${number(now.rows)}${of}, ${number(rate)} rows/s${left}`
+  return `${bar}loading: ${now.tablesRead} of ${plural(tables, 'table')} read${imported}, ${number(now.rows)}${of}, ${number(rate)} rows/s${left}`
 }
 
-/** A load that failed: its slot is kept only to be gone on with, when that was asked for and can be. */
+/**
+ * Ends what a load that failed has left. Its slot is kept only to be resumed, when that was asked for and can be.
+ * @returns the failure
+ */
 async function giveUp(
-  context: Fetch,
-  source: Database,
-  target: Database,
+  { context, source, target, signal }: Run,
   entry: Entry,
   { account, failure }: LoadResult,
   resume: Resumed | undefined,
 ): Promise<unknown> {
-  const { inputs } = context
+  // Another run acts on the migration now, and what is left is its to remove.
+  if (signal.aborted && !context.signal.aborted) return failure
+  const { mode, onInterrupted } = context.inputs
   const cursor = resume?.cursor ?? account.startCursor
   const exported = resume?.exported ?? everythingRead(account, entry.plan)
-  const wanted = inputs.onInterrupted === 'resume' && inputs.mode !== 'direct-copy'
-  const keep = wanted && cursor && account.fetchId && exported
+  const { fetchId } = account
+  const wanted = onInterrupted === 'resume' && mode !== 'direct-copy'
   try {
-    if (!keep) await abandon(source, target, entry)
+    if (!wanted || !cursor || !fetchId || !exported) await abandon(source, target, entry)
     else {
-      await advance(target, entry, 'prepared', {
-        facts: { load: { cursor, mode: inputs.mode, fetchId: account.fetchId, exported } },
-      })
+      const folder = entry.facts.load?.folder
+      await advance(target, entry, 'prepared', { facts: { load: { mode, folder, cursor, fetchId, exported } } })
       warning(
-        `the load can be gone on with: run this again with \`on-interrupted: resume\`. Until then the slot ${entry.plan.slot} keeps WAL on the source`,
+        `The load can be resumed: run this again with \`on-interrupted: resume\`. Until then the slot ${entry.plan.slot} keeps WAL on the source.`,
       )
     }
   } catch (error) {
-    warning(
-      `the slot ${entry.plan.slot} of the failed load may still be there and fill the source's disk (${messageOf(error)}); drop it: SELECT pg_drop_replication_slot('${entry.plan.slot}')`,
-    )
+    await tellLeft(source, entry.plan, error)
   }
   return failure
+}
+
+/** Says what of a failed load is left, and names the slot only when it is there or nobody can tell. */
+async function tellLeft(source: Database, { slot }: Plan, error: unknown): Promise<void> {
+  const there = await readSlot(source, slot).catch(() => 'unknown' as const)
+  warning(
+    there
+      ? `The slot ${slot} of the failed load ${there === 'unknown' ? 'may still be' : 'is still'} there and fills the source's disk (${messageOf(error)}). Drop it: SELECT pg_drop_replication_slot('${slot}')`
+      : `Parts of the failed load are left: ${messageOf(error)}`,
+  )
 }
 
 /**
@@ -313,7 +432,7 @@ async function requireComplete(
   entry: Entry,
   account: FetchAccount,
   { resume, since }: { resume: Resumed | undefined; since: string | undefined },
-): Promise<Record<string, number>> {
+): Promise<Arrived> {
   const { plan } = entry
   const arrived = account.complete ? await countArrived(target, plan) : {}
   const problems = [
@@ -358,65 +477,10 @@ async function requireStreamable(
   )
 }
 
-function readSoFar(account: FetchAccount): Exported {
-  const named = Object.entries(account.tables).filter(([, { exported }]) => exported !== undefined)
-  return {
-    tables: Object.fromEntries(named.map(([table, { exported }]) => [table, exported as number])),
-    total: account.exportedRows,
-  }
-}
-
-/** The rows that were read, when every table was read to its end; else nobody can tell what is still to come. */
-function everythingRead(account: FetchAccount, plan: Plan): Exported | undefined {
-  return account.exportsFinished < plan.tables.length ? undefined : readSoFar(account)
-}
-
 async function abandon(source: Database, target: Database, entry: Entry): Promise<void> {
   await dropLoad(source, entry.plan)
-  await endImports(target, entry.plan)
+  await endImports(target, entry)
   if (entry.facts.load) await advance(target, entry, 'prepared', { facts: { load: null } })
-}
-
-/** The rows are counted where they must have arrived: the tool's own numbers are its opinion. */
-async function countArrived(target: Database, plan: Plan): Promise<Record<string, number>> {
-  const arrived: Record<string, number> = {}
-  const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
-  await unhurried(target, async () => {
-    for (const table of plan.tables)
-      if (there.has(`${plan.targetSchema}.${table}`)) arrived[table] = await countRows(target, plan.targetSchema, table)
-  })
-  return arrived
-}
-
-/** A tool that reads nothing and says so is in agreement with the empty target, and not with the source. */
-async function unreadProblems(
-  source: Database,
-  plan: Plan,
-  arrived: Record<string, number>,
-  since: string,
-): Promise<string[]> {
-  const problems: string[] = []
-  for (const table of plan.tables)
-    if (arrived[table] === 0 && (await holdsStandingRow(source, plan.sourceSchema, table, since)))
-      problems.push(`${table}: not one row was moved, and the source has rows that were there before the load began`)
-  return problems
-}
-
-/** Held against what was read from the source: table by table where the tool names them, else in all. */
-function arrivedProblems(plan: Plan, read: Exported, arrived: Record<string, number>): string[] {
-  const problems: string[] = []
-  let rest = read.total
-  let untold = 0
-  for (const table of plan.tables) {
-    const rows = arrived[table] ?? 0
-    const said = read.tables[table]
-    if (said === undefined) untold += rows
-    else if (said !== rows)
-      problems.push(`${table}: exported ${number(said)}, but the target holds ${number(rows)} rows`)
-    rest -= said ?? 0
-  }
-  if (untold !== rest) problems.push(`exported ${number(rest)}, but the target's tables hold ${number(untold)} rows`)
-  return problems
 }
 
 /** The stream's own progress is kept in it; one that was used with another slot would win over this slot's position. */
@@ -427,7 +491,7 @@ function stagingSchema(entry: Entry, cursor: string): string {
 interface Loaded {
   plan: Plan
   account: FetchAccount
-  arrived: Record<string, number>
+  arrived: Arrived
   cursor: string
   durationMs: number
   insecure: string[]

@@ -45,13 +45,10 @@ export const spec = defineAction({
     'on-interrupted': defaulted(
       choice('fail', 'resume', 'restart'),
       'fail',
-      'When a load was begun before and did not end: `fail` changes nothing; `resume` goes on with it, which `direct-copy` cannot; `restart` drops its slot and loads again. With `resume` the slot of a load that fails is kept.',
+      'When a load was begun before and did not end: `fail` changes nothing; `resume` continues it, which `direct-copy` cannot; `restart` drops its slot and loads again. With `resume` the slot of a load that fails is kept.',
     ),
-    'fetch-id': optional(
-      uuid,
-      'With `resume`: the load to go on with. Default: the one that the ledger or the target tells.',
-    ),
-    'continuation-token': optional(uuid, 'With `resume`: go on with one table only.'),
+    'fetch-id': optional(uuid, 'With `resume`: the load to continue. Default: the one in the ledger or on the target.'),
+    'continuation-token': optional(uuid, 'With `resume`: continue one table only.'),
     'continuation-file-name': optional(text, 'With `resume`: the file to begin with.'),
     'table-concurrency': optional(integer(1, 64), "Tables at a time. Default: molt's."),
     'export-concurrency': optional(integer(1, 64), "Readers per table. Default: molt's."),
@@ -62,7 +59,7 @@ export const spec = defineAction({
     ),
     'stall-after': optional(
       duration,
-      'Ends the load when molt has said nothing and no row has moved for this long. Default: never, since IMPORT INTO of a large table can be silent for long; silence is told after 5 minutes, and then more and more rarely.',
+      'Ends the load when molt has printed nothing and no row has moved for this long. Default: never, since IMPORT INTO of a large table can print nothing for long; silence is told after 5 minutes, and then more and more rarely.',
     ),
     'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
   },

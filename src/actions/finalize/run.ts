@@ -98,7 +98,7 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
   if (phase === 'committing')
     throw new VerdictError(
       'finalize.cutover-unfinished',
-      `Not finalized: the cutover of migration \`${id}\` has not ended. Run \`cutover\` again, which carries on from there`,
+      `Not finalized: the cutover of migration \`${id}\` has not ended. Run \`cutover\` again, which resumes there`,
     )
   if (phase !== 'finalized') {
     const nothing = `Nothing was committed; only sequences and indexes that cannot be in the stream's way were looked at.`

@@ -93,7 +93,7 @@ export const spec = defineAction({
   outputs: {
     gate: 'With `require`: the `gate` of this run.',
     legs: 'With `require`: JSON array with a name for each leg of the follower; the last one is `leg-last`.',
-    needed: 'With `needed`: `true` when somebody must stream.',
+    needed: 'With `needed`: `true` when a job must stream.',
     'approved-by': 'With `approve`: who did; empty when nobody was asked.',
   },
 })

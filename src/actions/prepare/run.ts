@@ -37,7 +37,7 @@ import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
 import { tryDefinitions } from '../../source/server.ts'
 import { readSchema } from '../../sql/schema.ts'
-import { filesProblem, PUBLICATION } from '../../tools/molt-fetch.ts'
+import { filesProblem, implicitAccess, PUBLICATION } from '../../tools/molt-fetch.ts'
 import { spec as fetch } from '../fetch/spec.ts'
 import { withBoth } from '../shared.ts'
 import { specs } from '../specs.ts'
@@ -59,6 +59,17 @@ export const action: Action<typeof spec> = {
 function requireLoadSettings(): void {
   const problem = filesProblem(loadInputs(fetch, specs))
   if (problem) throw new InputError('input.conflict', problem)
+}
+
+/** What the checks ask of the load. Settings that `fetch` would refuse tell nothing, unless they are to be checked. */
+function loadSettings(strict: boolean): Pick<Facts['settings'], 'mode' | 'implicitAccess'> {
+  try {
+    const inputs = loadInputs(fetch, specs)
+    return { mode: inputs.mode, implicitAccess: implicitAccess(inputs, process.env) }
+  } catch (error) {
+    if (strict || !(error instanceof InputError)) throw error
+    return { mode: undefined, implicitAccess: undefined }
+  }
 }
 
 /** How long a transaction may be open before it is worth a warning. */
@@ -122,6 +133,7 @@ function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Fa
       trial: inputs.trial,
       tableHandling: inputs.tableHandling,
       bucketPath: inputs.bucketPath,
+      ...loadSettings(inputs.checkLoad),
       tableConcurrency: inputs.tableConcurrency,
       exportConcurrency: inputs.exportConcurrency,
       rowBatchSize: inputs.rowBatchSize,

@@ -1,8 +1,10 @@
 import { info, warning } from '@actions/core'
+import { jobText } from '../../destination/jobs.ts'
 import { holdTexts } from '../../ledger/hold.ts'
 import { type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
 import { readProof } from '../../ledger/proof.ts'
 import { lookAtFence } from '../../phases/cutover/held-fence.ts'
+import { importsInto } from '../../phases/load/resume.ts'
 import { readRollback } from '../../phases/observe/way-back.ts'
 import { proofText } from '../../phases/rolling/text.ts'
 import type { Action, Context } from '../../runtime/action.ts'
@@ -28,7 +30,13 @@ export const action: Action<typeof spec> = {
           withDatabase(target, 'target', async (db) => {
             const entry = await readEntryIfAny(db, migration)
             const rollback = entry && (await readRollback(db, entry, context.inputs.rollbackWindow))
-            return { entry, holds: await holdTexts(db, migration), rollback, proof: await readProof(db, migration) }
+            return {
+              entry,
+              holds: await holdTexts(db, migration),
+              rollback,
+              imports: entry ? await importTexts(db, entry) : [],
+              proof: await readProof(db, migration),
+            }
           }),
         )
       : undefined
@@ -42,6 +50,7 @@ export const action: Action<typeof spec> = {
       ...ledgerLines(context, entry),
       ...(rollback?.lines ?? []),
       ...(ledger?.holds ?? []),
+      ...(ledger?.imports ?? []),
       ...(ledger?.proof ? [proofText(ledger.proof)] : []),
       ...sourceLines(context, facts),
     ]
@@ -73,6 +82,18 @@ async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
     warning(messageOf(error))
     return undefined
   }
+}
+
+/** Imports that hold expected tables offline. */
+async function importTexts(db: Database, entry: Entry): Promise<string[]> {
+  const jobs = await importsInto(db, entry).catch((error) => {
+    warning(`import jobs cannot be read: ${messageOf(error)}`)
+    return []
+  })
+  return jobs.map(
+    (job) =>
+      `offline: importing ${Math.floor(job.fraction * 100)}%, ${job.ours ? 'a load of this migration' : 'not ours'}: ${jobText(job)}`,
+  )
 }
 
 function slotName(entry: Entry | undefined): string {

@@ -1,5 +1,6 @@
 import type { Deferral } from '../../destination/deferral.ts'
 import type { Phase } from '../../ledger/ledger.ts'
+import type { FetchMode } from '../../tools/molt-fetch.ts'
 import type { SourceFacts } from './source.ts'
 import type { TargetFacts } from './target.ts'
 
@@ -33,6 +34,10 @@ export interface Settings {
   /** `none` means that the load refuses rows that are there already. */
   tableHandling: string
   bucketPath: string | undefined
+  /** How the load moves rows; undefined where `prepare` is not told. */
+  mode: FetchMode | undefined
+  /** What of the load's files makes IMPORT INTO ask for EXTERNALIOIMPLICITACCESS; undefined when nothing does. */
+  implicitAccess: string | undefined
   tableConcurrency: number
   exportConcurrency: number
   rowBatchSize: number

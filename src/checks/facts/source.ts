@@ -48,8 +48,8 @@ interface SourceServer extends ServerFacts {
   /** max_slot_wal_keep_size in MiB; -1 without limit, null before PostgreSQL 13. */
   slotKeepMiB: number | null
   senderTimeoutMs: number
-  /** How many more connections this role can open. */
-  connectionsFree: number
+  /** How many more connections this role can open, by each limit that holds for it. */
+  connectionsFree: Record<'server' | 'role' | 'database', number>
   /** Measured over a moment. */
   walBytesPerSecond: number
   slot: { plugin: string; database: string; active: boolean; active_pid: number | null } | null
@@ -246,12 +246,12 @@ const SERVER = `
          (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()) AS timeline,
          (SELECT setting::int FROM setting WHERE name = 'max_slot_wal_keep_size') AS "slotKeepMiB",
          (SELECT setting::int FROM setting WHERE name = 'wal_sender_timeout') AS "senderTimeoutMs",
-         least(
+         jsonb_build_object('server',
            current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
              - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')::int,
-           (SELECT CASE WHEN rolconnlimit < 0 OR rolsuper THEN 100000 ELSE rolconnlimit - (SELECT count(*) FROM
+           'role', (SELECT CASE WHEN rolconnlimit < 0 OR rolsuper THEN 100000 ELSE rolconnlimit - (SELECT count(*) FROM
              pg_catalog.pg_stat_activity WHERE usename = rolname AND backend_type = 'client backend')::int END FROM role),
-           (SELECT CASE WHEN datconnlimit < 0 THEN 100000 ELSE datconnlimit - (SELECT count(*) FROM
+           'database', (SELECT CASE WHEN datconnlimit < 0 THEN 100000 ELSE datconnlimit - (SELECT count(*) FROM
              pg_catalog.pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend')::int END
              FROM pg_catalog.pg_database WHERE datname = current_database())) AS "connectionsFree",
          CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()

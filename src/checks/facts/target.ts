@@ -1,4 +1,5 @@
-import { readSight, type Sight } from '../../destination/activity.ts'
+import { readSight, readSystemPrivileges, type Sight } from '../../destination/activity.ts'
+import { type OfflineTable, readOffline } from '../../destination/jobs.ts'
 import { readRetention } from '../../destination/retention.ts'
 import { readTarget, type TargetFacts as TargetServer } from '../../destination/server.ts'
 import { isStreamLogin, LOGIN_RIGHTS, mayCreateLogins } from '../../destination/stream-login.ts'
@@ -16,6 +17,8 @@ export interface TargetFacts {
   server: TargetServer & { major: number; minor: number }
   schema: Schema
   relations: TargetRelation[]
+  /** Expected tables that the catalogs hide since an import holds them. */
+  offline: OfflineTable[]
   role: TargetRole
   /** Expected tables that hold at least one row. */
   filled: string[]
@@ -81,6 +84,8 @@ interface TargetRole {
   onForeignKeys: TableRights[]
   /** Expected tables on which it lacks DROP, which IMPORT INTO asks for; empty on PostgreSQL. */
   withoutDrop: string[]
+  /** CockroachDB: privileges of the whole cluster, such as CONTROLJOB; `ALL` stands for every one. */
+  system: string[]
 }
 
 /** What this role may do with the definition of a table. */
@@ -116,7 +121,9 @@ export async function readTargetFacts(
     `SELECT nspname AS name FROM pg_catalog.pg_namespace WHERE nspname LIKE 'molt\\_staging\\_%' OR nspname = '_replicator' ORDER BY 1`,
   )
   const there = new Set(schema.tables.map((table) => table.name))
-  const expected = (await question.tables).filter((name) => there.has(name))
+  const asked = await question.tables
+  const expected = asked.filter((name) => there.has(name))
+  const hidden = cockroach ? asked.filter((name) => !there.has(name)) : []
   const isExpected = new Set(expected)
   const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
   const access = await readAccess(db, question.schema, expected)
@@ -125,6 +132,7 @@ export async function readTargetFacts(
     server: { ...server, major: Number(major ?? 0), minor: Number(minor ?? 0) },
     schema,
     relations: relations.rows,
+    offline: await readOffline(db, question.schema, hidden),
     role: {
       ...role,
       admin,
@@ -133,6 +141,7 @@ export async function readTargetFacts(
       createRole: await mayCreateLogins(db),
       ungivenToLogins: admin ? [] : ungivenToLogins(grants.rows, expected.filter(isForeign)),
       withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [],
+      system: cockroach ? await readSystemPrivileges(db) : [],
       withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
     },
     filled: await filledTables(db, question.schema, expected),

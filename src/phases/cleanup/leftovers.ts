@@ -16,6 +16,8 @@ import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 /** One thing of ours: what it is called, and how it goes. */
 export interface Leftover {
   name: string
+  /** Goes when nothing else is left: what a next run must know stands in it. */
+  last?: true
   drop(): Promise<unknown>
 }
 
@@ -56,7 +58,8 @@ export async function leftoversOnSource(
 }
 
 /** What somebody else has built on ours, or put beside it, is not dropped along; the error names it. */
-function orTold({ name, drop }: Leftover): Leftover {
+function orTold({ drop, ...leftover }: Leftover): Leftover {
+  const { name } = leftover
   const told = (error: unknown) => {
     if (sqlState(error) !== '2BP01') throw error
     const { detail = '' } = error as { detail?: string }
@@ -65,7 +68,7 @@ function orTold({ name, drop }: Leftover): Leftover {
       `${name} cannot be dropped, since things that are not ours are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move these away or drop them, and run this again: what comes after it is dropped then`,
     )
   }
-  return { name, drop: () => drop().catch(told) }
+  return { ...leftover, drop: () => drop().catch(told) }
 }
 
 async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
@@ -131,7 +134,7 @@ export async function leftoversOnTarget(
       name: `the ledger's note of ${back.length} indexes and constraints that are back`,
       drop: () => forgetDeferred(target, migration, back),
     })
-  if (known) found.push({ name: `ledger entry ${migration}`, drop: () => dropEntry(target, migration) })
+  if (known) found.push({ name: `ledger entry ${migration}`, last: true, drop: () => dropEntry(target, migration) })
   return found.map(orTold)
 }
 
@@ -177,6 +180,16 @@ async function fetchTables(target: Database, migration: string): Promise<{ schem
 async function schemaExists(db: Database, name: string): Promise<boolean> {
   const { rowCount } = await db.query('SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1', [name])
   return rowCount === 1
+}
+
+/** Tells where files with rows are left: the keys of the bucket are not here, and the folder may be on another machine. */
+export function tellFiles(entry: Entry | undefined): string[] {
+  const { filesLeft = [] } = entry?.facts ?? {}
+  if (filesLeft.length)
+    warning(
+      `Files of the load hold rows and are not deleted here. Delete these folders below the bucket path or local path of \`fetch\`: ${filesLeft.join(', ')}`,
+    )
+  return filesLeft
 }
 
 /** @throws UserError when what is on the source is another migration's */

@@ -1,22 +1,36 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { info } from '@actions/core'
-import { cancelImports } from '../../destination/jobs.ts'
+import { cancelImports, type ImportJob, jobText, readImportJobs } from '../../destination/jobs.ts'
 import { readTarget } from '../../destination/server.ts'
 import type { Entry, Exported } from '../../ledger/ledger.ts'
 import type { Plan } from '../../model/plan.ts'
-import { type Database, ident } from '../../runtime/database.ts'
-import { UserError } from '../../runtime/errors.ts'
+import { type Database, ident, isMissingTable, qualified, sqlState } from '../../runtime/database.ts'
+import { messageOf, throwIfCancelled, UserError } from '../../runtime/errors.ts'
+import { plural, someOf } from '../../runtime/progress.ts'
+import { TIMING } from '../../runtime/timing.ts'
 import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import type { FetchMode } from '../../tools/molt-fetch.ts'
+import { type Arrived, arrivedProblems, countArrived, partTables } from './arrived.ts'
 
 /**
- * A load to go on with: MOLT's id of it, the LSN at which its slot begins, and the rows that it had read. MOLT passes
- * over every table of which it has noted no failure, loaded or not, so these rows are the only proof of the whole.
+ * A load to go on with: the LSN at which its slot begins, and the rows that it had read. MOLT passes over every table of
+ * which it has noted no failure, loaded or not, so these rows are the only proof of the whole.
  */
 export interface Resumed {
-  fetchId: string
+  /** MOLT's id of it; undefined when every table was imported to its end, and MOLT has nothing left to do. */
+  fetchId: string | undefined
+  folder: string | undefined
   cursor: string
   exported: Exported
+}
+
+interface Request {
+  policy: 'fail' | 'resume' | 'restart'
+  mode: FetchMode
+  fetchId?: string
+  continuationToken?: string
+  signal: AbortSignal
 }
 
 /**
@@ -29,18 +43,19 @@ export async function settleInterrupted(
   source: Database,
   target: Database,
   entry: Entry,
-  request: { policy: 'fail' | 'resume' | 'restart'; mode: FetchMode; fetchId?: string },
+  request: Request,
 ): Promise<Resumed | undefined> {
   const { plan } = entry
+  await requireNoForeignImports(target, entry)
   const slot = await readSlot(source, plan.slot)
   const begun = entry.facts.load ?? undefined
   if (!slot) {
-    if (begun && request.policy === 'resume')
+    if (begun?.cursor && request.policy === 'resume')
       throw new UserError(
         'slot.missing',
         `the slot ${plan.slot} of the load that was begun is gone, and with it the changes since; say \`on-interrupted: restart\``,
       )
-    await endImports(target, plan)
+    await endImports(target, entry)
     return undefined
   }
   if (slot.active)
@@ -50,40 +65,137 @@ export async function settleInterrupted(
     )
   const canGoOn = request.mode !== 'direct-copy' && begun?.exported !== undefined
   if (request.policy === 'fail')
-    throw new UserError('load.interrupted', leftBehind(plan, slot.walBytes, canGoOn ? begun?.fetchId : undefined))
-  await endImports(target, plan)
-  if (request.policy === 'resume') return resumed(entry, slot.confirmedFlushLsn, request)
+    throw new UserError('load.interrupted', leftBehind(plan, slot.walBytes, canGoOn, begun?.fetchId))
+  if (request.policy === 'resume') return resumed(target, entry, slot.confirmedFlushLsn, request)
+  await endImports(target, entry)
   await dropLoad(source, plan)
   info(`a load was begun before and did not end; its slot ${plan.slot} is dropped, and everything is loaded again`)
   return undefined
 }
 
-function leftBehind(plan: Plan, walBytes: number, fetchId: string | undefined): string {
-  const resume = fetchId
-    ? `Say \`on-interrupted: resume\` to go on with it (fetch id ${fetchId}), or`
-    : 'It cannot be gone on with; say'
+function leftBehind(plan: Plan, walBytes: number, canGoOn: boolean, fetchId: string | undefined): string {
+  const resume = canGoOn
+    ? `Set \`on-interrupted: resume\` to continue it${fetchId ? ` (fetch id ${fetchId})` : ''}, or`
+    : 'It cannot be resumed. Set'
   return `the slot ${plan.slot} exists already and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: a load was begun before and did not end. ${resume} \`on-interrupted: restart\` to drop the slot and load everything again`
 }
 
-function resumed(entry: Entry, slotAt: string | null, request: { mode: FetchMode; fetchId?: string }): Resumed {
-  const begun = entry.facts.load
+async function resumed(target: Database, entry: Entry, slotAt: string | null, request: Request): Promise<Resumed> {
+  const { plan, facts } = entry
+  const begun = facts.load
   if (request.mode === 'direct-copy')
     throw new UserError(
       'load.cannot-resume',
-      'a direct copy cannot be continued: nothing of it is kept between source and target; say `on-interrupted: restart`',
+      'A direct copy cannot be resumed: nothing of it is kept between source and target. Set `on-interrupted: restart`.',
     )
-  const fetchId = request.fetchId ?? begun?.fetchId
-  if (!begun?.exported || !fetchId)
+  if (!begun?.exported || !begun.cursor)
     throw new UserError(
       'load.cannot-resume',
-      'the load that was begun cannot be gone on with: it died before every table was read to its end, and MOLT would pass over the others without a word; say `on-interrupted: restart`',
+      'The interrupted load cannot be resumed: it ended before every table was read, and MOLT would silently skip the others. Set `on-interrupted: restart`.',
     )
   if (slotAt !== begun.cursor)
     throw new UserError(
       'slot.moved',
-      `the slot ${entry.plan.slot} stands at ${slotAt}, but the load was begun at ${begun.cursor}: it is another one, or has been read; say \`on-interrupted: restart\``,
+      `the slot ${plan.slot} stands at ${slotAt}, but the load was begun at ${begun.cursor}: it is another one, or has been read; say \`on-interrupted: restart\``,
     )
-  return { fetchId, cursor: begun.cursor, exported: begun.exported }
+  await awaitImports(target, entry, request.signal)
+  const arrived = await countArrived(target, plan)
+  const { cursor, exported, folder } = begun
+  if (!arrivedProblems(plan, exported, arrived).length) return { fetchId: undefined, folder, cursor, exported }
+  const fetchId = request.fetchId ?? begun.fetchId
+  if (!fetchId) throw cannotResume(partTables(plan, exported, arrived))
+  const failed = await failedTables(target, plan, fetchId)
+  const lost = request.continuationToken
+    ? []
+    : partTables(plan, exported, arrived).filter((table) => !failed.includes(table))
+  if (lost.length) throw cannotResume(lost)
+  await emptyTables(target, entry, failed, arrived)
+  return { fetchId, folder, cursor, exported }
+}
+
+function cannotResume(tables: readonly string[]): UserError {
+  return new UserError(
+    'load.cannot-resume',
+    `The interrupted load cannot be resumed: MOLT has noted no failure for ${someOf(tables, 5) || 'any table'}, and would skip what is missing there. Set \`on-interrupted: restart\`.`,
+  )
+}
+
+/** Tables of which MOLT has noted a failed import: it loads all of their files again. */
+async function failedTables(target: Database, plan: Plan, fetchId: string): Promise<string[]> {
+  const { rows } = await target
+    .query('SELECT DISTINCT table_name AS name FROM _molt_fetch_exceptions WHERE fetch_id = $1 AND schema_name = $2', [
+      fetchId,
+      plan.targetSchema,
+    ])
+    .catch((error) => {
+      if (isMissingTable(error)) return { rows: [] }
+      throw error
+    })
+  return rows.map(({ name }) => name)
+}
+
+/**
+ * Empties the tables that MOLT loads again. It halves a batch of files that fails, so the good half is imported, and its
+ * rows would collide. No row but the load's is in them: they were empty before, and write access is closed.
+ */
+async function emptyTables(target: Database, entry: Entry, tables: readonly string[], arrived: Arrived): Promise<void> {
+  const { targetSchema } = entry.plan
+  const partly = tables.filter((table) => (arrived[table] ?? 0) > 0)
+  if (!partly.length) return
+  const names = partly.map((table) => qualified(targetSchema, table)).join(', ')
+  const refusal = (why: string) =>
+    new UserError(
+      'load.partly-imported',
+      `${plural(partly.length, 'table holds', 'tables hold')} a part of the rows that MOLT imports again: ${someOf(partly, 5)}. ${why} Empty them (TRUNCATE TABLE ${names}), then run this again`,
+    )
+  if (entry.facts.writeAccessWaived)
+    throw refusal('Write access to the target was waived, so that they may hold rows of others.')
+  await target.query(`TRUNCATE TABLE ${names}`).catch((error) => {
+    throw sqlState(error) ? refusal(`They could not be emptied: ${messageOf(error)}.`) : error
+  })
+  info(`emptied, since MOLT imports all of their rows again: ${partly.join(', ')}`)
+}
+
+const SAY_EVERY = 30_000
+
+/** A load whose runner was killed leaves its imports running: they are waited for, unless one is paused. */
+async function awaitImports(target: Database, entry: Entry, signal: AbortSignal): Promise<void> {
+  for (let waited = 0; ; waited += TIMING.importLook) {
+    throwIfCancelled(signal)
+    const jobs = await ourImports(target, entry)
+    if (!jobs.length) return
+    if (jobs.every(({ status }) => /^paus/.test(status))) return endImports(target, entry)
+    if (waited % SAY_EVERY === 0)
+      info(
+        `waiting for ${plural(jobs.length, 'import')} of the interrupted load: ${jobs.map(({ id, table, fraction }) => `${table} ${Math.floor(fraction * 100)}% (job ${id})`).join(', ')}`,
+      )
+    await sleep(TIMING.importLook, undefined, { signal }).catch(() => {})
+  }
+}
+
+/** Imports into the expected tables that have not ended; none on PostgreSQL. */
+export async function importsInto(target: Database, { plan, facts }: Entry): Promise<ImportJob[]> {
+  if (!(await readTarget(target)).isCockroach) return []
+  return readImportJobs(target, plan.targetSchema, plan.tables, facts.loadFolders)
+}
+
+async function ourImports(target: Database, entry: Entry): Promise<ImportJob[]> {
+  return (await importsInto(target, entry)).filter(({ ours }) => ours)
+}
+
+/** Imports into the expected tables that no load of this migration has started. */
+export async function foreignImports(target: Database, entry: Entry): Promise<ImportJob[]> {
+  return (await importsInto(target, entry)).filter(({ ours }) => !ours)
+}
+
+/** @throws UserError that names each foreign import and its owner: only the owner may cancel it */
+export async function requireNoForeignImports(target: Database, entry: Entry): Promise<void> {
+  const foreign = await foreignImports(target, entry)
+  if (foreign.length)
+    throw new UserError(
+      'load.foreign-import',
+      `An import that no load of this migration has started holds ${plural(foreign.length, 'table')} offline: ${foreign.map(jobText).join('; ')}. Ask its owner, or wait until it has ended.`,
+    )
 }
 
 /** Takes away slot and publication of a load that is not gone on with; the publication only when it is this plan's. */
@@ -100,9 +212,23 @@ export async function foreignTables(source: Database, plan: Plan): Promise<strin
   return publication?.tables.filter((table) => !ours.has(table) && !table.startsWith('molt_actions.')) ?? []
 }
 
-/** Import jobs of a load that has ended hold their tables offline on CockroachDB. */
-export async function endImports(target: Database, plan: Plan): Promise<void> {
+/**
+ * Cancels what our loads have left importing, and waits until their tables are online.
+ * @throws UserError when a job does not end, or may not be cancelled
+ */
+export async function endImports(target: Database, { plan, facts }: Entry): Promise<void> {
+  const { targetSchema, tables } = plan
   if (!(await readTarget(target)).isCockroach) return
-  for (const { id, table } of await cancelImports(target, plan.targetSchema, plan.tables))
-    info(`import job ${id} of an earlier load into ${table} is cancelled`)
+  const { ended, left, refused } = await cancelImports(target, targetSchema, tables, facts.loadFolders ?? [])
+  for (const { id, table } of ended) info(`cancelled import job ${id} of an earlier load into ${table}`)
+  if (refused.length)
+    throw new UserError(
+      'load.cancel-refused',
+      `This role may not cancel imports of the load: ${refused.map(jobText).join('; ')}. Cancel them as an administrator, and grant CONTROLJOB to this role.`,
+    )
+  if (left.length)
+    throw new UserError(
+      'load.jobs-running',
+      `Cancelled imports of the load do not end, and hold their tables offline: ${left.map(jobText).join('; ')}. Look at them with SHOW JOBS.`,
+    )
 }

@@ -9,7 +9,9 @@ import { StallWatch } from '../stream/stall.ts'
 
 /** How far a load has come; `rows` counts what was read from the source. */
 export interface LoadProgress {
-  tablesDone: number
+  tablesRead: number
+  /** Undefined where the tool does not tell: early builds say nothing of a direct copy. */
+  tablesImported: number | undefined
   rows: number
 }
 
@@ -25,6 +27,8 @@ export interface LoadOptions {
   onProgress(progress: LoadProgress): void
   /** The slot is made and the snapshot is taken; no row has been moved. */
   onStarted?(cursor: string): void
+  /** Every table is read to its end; rows may still be on their way into the target. */
+  onRead?(account: FetchAccount): void
   /** Which columns the tool's last words are about, in a sentence. */
   explain?(said: string): Promise<string | undefined>
 }
@@ -45,7 +49,9 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   let measured: { exported: number; imported: number } | undefined
   const tell = () =>
     options.onProgress({
-      tablesDone: account.exportsFinished,
+      tablesRead: account.exportsFinished,
+      tablesImported:
+        account.importsFinished || !options.args.includes('--direct-copy') ? account.importsFinished : undefined,
       rows: Math.max(account.exportedRows, measured?.exported ?? 0),
     })
   const child = new Child({
@@ -58,9 +64,10 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
       silence.heard()
       const event = parseEvent(line)
       if (!event) return countChatter(account.unknown, line)
-      const started = account.startCursor
+      const [started, read] = [account.startCursor, account.exportsFinished]
       accountFor(account, event)
       if (!started && account.startCursor) options.onStarted?.(account.startCursor)
+      if (read < options.tables.length && account.exportsFinished >= options.tables.length) options.onRead?.(account)
       if (strayTables(account, options.tables).length) void child.stop(0)
       tell()
     },
@@ -158,6 +165,16 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
     /insecure connection|allow-tls-mode-disable/i,
     'input.insecure-url',
     'Write sslmode=verify-full, or say `allow-insecure: true`.',
+  ],
+  [
+    /failed to get s3 object|too many retries; giving up|error response from server|file doesn't exist/,
+    'load.files-unreadable',
+    'The target must reach the files under the URL that MOLT gives it: check its way to the bucket, or `local-path-crdb-access-addr`.',
+  ],
+  [
+    /NoCredentialProviders|SignatureDoesNotMatch|InvalidAccessKeyId|InvalidToken|ExpiredToken|NoSuchBucket|AccessDenied/,
+    'load.bucket-refused',
+    "Set keys, region and endpoint of the bucket in the step's environment (AWS_…), and let them read, write and list it.",
   ],
   [/no exception logs/i, 'load.cannot-resume', 'There is nothing to continue; say `on-interrupted: restart`.'],
 ]

@@ -108,7 +108,7 @@ export interface PassOptions extends Endpoints {
   yield(): Promise<void>
   /** The source's position now. */
   position(): Promise<Lsn>
-  /** Called for a table whose rows cannot be told equal or different. */
+  /** Called for a table with rows that nothing proves equal or different. */
   onUnknown(table: ProvableTable, reason: string): void
   /** Whether what is found in this pass still counts. */
   isCurrent(pass: TablePass): boolean

@@ -1,3 +1,4 @@
+import { type OfflineTable, offlineText, readOffline } from '../../destination/jobs.ts'
 import { newTables } from '../../ledger/schema-changes.ts'
 import type { Plan } from '../../model/plan.ts'
 import { compareTables, type Table } from '../../model/tables.ts'
@@ -209,11 +210,32 @@ export class Watch {
   async lookAtTarget(db: Database, isCockroach: boolean): Promise<Observation[]> {
     if (this.#looks++ % 5) return this.#news(await this.#writers(db, isCockroach))
     const tables = await this.#planned(db, this.#plan.targetSchema)
+    const offline = isCockroach ? await this.#offline(db, tables) : []
     const before = this.#target
-    this.#target = tables
-    this.differences = compareTables(this.#sourceTables, tables).map(({ what }) => what)
-    if (!before) return []
-    return this.#news(tableChanges(before, tables, 'target'))
+    // An offline table keeps its definition until it is back.
+    const hidden = new Set(offline.map(({ table }) => table))
+    this.#target = [...tables, ...(before ?? []).filter(({ schema, name }) => hidden.has(`${schema}.${name}`))]
+    this.differences = [
+      ...offline.map(offlineText),
+      ...compareTables(this.#sourceTables, tables)
+        .filter(({ kind, table }) => kind !== 'missing-on-target' || !hidden.has(this.#onTarget(table)))
+        .map(({ what }) => what),
+    ]
+    return this.#news([
+      ...offline.map((each): Observation => ({ kind: 'table-offline', severity: 'ddl', what: offlineText(each) })),
+      ...(before ? tableChanges(before, this.#target, 'target') : []),
+    ])
+  }
+
+  async #offline(db: Database, tables: readonly Table[]): Promise<OfflineTable[]> {
+    const there = new Set(tables.map(({ name }) => name))
+    const hidden = this.#plan.tables.filter((name) => !there.has(name))
+    return hidden.length ? readOffline(db, this.#plan.targetSchema, hidden) : []
+  }
+
+  /** A table of the source, by its name on the target. */
+  #onTarget(table: string): string {
+    return `${this.#plan.targetSchema}.${table.slice(this.#plan.sourceSchema.length + 1)}`
   }
 
   /** Of the schema's tables only those of the plan: the heartbeat stands among them on the target. */

@@ -1,7 +1,8 @@
 import { createWriteStream } from 'node:fs'
+import { offlineText, readOffline } from '../../destination/jobs.ts'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
 import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../../model/structure.ts'
-import { compareTables, type Difference, type Table } from '../../model/tables.ts'
+import { compareTables, type Difference, type DifferenceKind, type Table } from '../../model/tables.ts'
 import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { type Database, ident, qualified, unhurried } from '../../runtime/database.ts'
@@ -81,7 +82,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const { plan, level } = options
   const found: Findings = { problems: [], unsettled: [], notes: [], tables: [], counted: 'no' }
   const [here, there] = await tablesOfBoth(source, target, plan)
-  const definitions = compareDefinitions(here, there, plan)
+  const definitions = await tellOffline(target, plan, compareDefinitions(here, there, plan))
   const bare = (table: string) => table.slice(plan.sourceSchema.length + 1)
   found.problems.push(...definitions.map(({ table, what, fix }) => ({ table: bare(table), what: `${what}; ${fix}` })))
   // The source's were looked at before. Here they would be missed by molt, by the hashes and by every count alike.
@@ -90,11 +91,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
       table: name,
       what: `${name}: row-level security on the target hides rows of it from this role, so what is read there proves nothing; give the role BYPASSRLS on the target (ALTER ROLE … BYPASSRLS)`,
     })
-  const gone = new Set(
-    definitions
-      .filter(({ kind }) => kind === 'missing-on-source' || kind === 'missing-on-target')
-      .map(({ table }) => table),
-  )
+  const gone = new Set(definitions.filter(({ kind }) => ABSENT.includes(kind)).map(({ table }) => table))
   const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
   if (level === 'counts') await compareCounts(source, target, comparable, options, found)
   if (level === 'full' || level === 'molt')
@@ -227,7 +224,23 @@ function countedRows(name: string, rows: number, there: number): TableVerdict {
 
 /** Definitions that differ between the expected tables of both sides now. */
 export async function definitionProblems(source: Database, target: Database, plan: Plan) {
-  return compareDefinitions(...(await tablesOfBoth(source, target, plan)), plan)
+  return tellOffline(target, plan, compareDefinitions(...(await tablesOfBoth(source, target, plan)), plan))
+}
+
+/** Of one side nothing can be read there. */
+const ABSENT: readonly DifferenceKind[] = ['missing-on-source', 'missing-on-target', 'offline-on-target']
+
+/** Tells tables that an import holds offline from tables that are missing: the catalogs hide both. */
+async function tellOffline(target: Database, plan: Plan, found: readonly Difference[]): Promise<Difference[]> {
+  const bare = (table: string) => table.slice(plan.sourceSchema.length + 1)
+  const hidden = found.flatMap(({ kind, table }) => (kind === 'missing-on-target' ? [bare(table)] : []))
+  const offline = new Map((await readOffline(target, plan.targetSchema, hidden)).map((each) => [each.table, each]))
+  return found.map((difference) => {
+    const importing =
+      difference.kind === 'missing-on-target' && offline.get(`${plan.targetSchema}.${bare(difference.table)}`)
+    if (!importing) return difference
+    return { ...difference, kind: 'offline-on-target', what: offlineText(importing), fix: 'or wait until it has ended' }
+  })
 }
 
 function tablesOfBoth(source: Database, target: Database, plan: Plan): Promise<[Table[], Table[]]> {

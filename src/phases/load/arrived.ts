@@ -1,0 +1,67 @@
+import type { Exported } from '../../ledger/ledger.ts'
+import type { Plan } from '../../model/plan.ts'
+import { type Database, unhurried } from '../../runtime/database.ts'
+import { number } from '../../runtime/progress.ts'
+import { holdsStandingRow } from '../../source/standing.ts'
+import { readTableNames } from '../../sql/names.ts'
+import { countRows } from '../../sql/tables.ts'
+import type { FetchAccount } from '../../tools/molt-fetch.ts'
+
+/** Table → rows that the target holds. */
+export type Arrived = Record<string, number>
+
+/** The rows that the tool says it has read so far. */
+export function readSoFar(account: FetchAccount): Exported {
+  const named = Object.entries(account.tables).filter(([, { exported }]) => exported !== undefined)
+  return {
+    tables: Object.fromEntries(named.map(([table, { exported }]) => [table, exported as number])),
+    total: account.exportedRows,
+  }
+}
+
+/** The rows that were read, when every table was read to its end; else nobody can tell what is still to come. */
+export function everythingRead(account: FetchAccount, plan: Plan): Exported | undefined {
+  return account.exportsFinished < plan.tables.length ? undefined : readSoFar(account)
+}
+
+/** Counts the rows where they must have arrived: the tool's own numbers are its opinion. */
+export async function countArrived(target: Database, plan: Plan): Promise<Arrived> {
+  const arrived: Arrived = {}
+  const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
+  await unhurried(target, async () => {
+    for (const table of plan.tables)
+      if (there.has(`${plan.targetSchema}.${table}`)) arrived[table] = await countRows(target, plan.targetSchema, table)
+  })
+  return arrived
+}
+
+/** A tool that reads nothing and says so is in agreement with the empty target, and not with the source. */
+export async function unreadProblems(source: Database, plan: Plan, arrived: Arrived, since: string): Promise<string[]> {
+  const problems: string[] = []
+  for (const table of plan.tables)
+    if (arrived[table] === 0 && (await holdsStandingRow(source, plan.sourceSchema, table, since)))
+      problems.push(`${table}: not one row was moved, and the source has rows that were there before the load began`)
+  return problems
+}
+
+/** Tables that do not hold what was read of them, where the tool has told them apart. */
+export function partTables(plan: Plan, read: Exported, arrived: Arrived): string[] {
+  return plan.tables.filter((table) => read.tables[table] !== undefined && read.tables[table] !== arrived[table])
+}
+
+/** Held against what was read from the source: table by table where the tool names them, else in all. */
+export function arrivedProblems(plan: Plan, read: Exported, arrived: Arrived): string[] {
+  const problems = partTables(plan, read, arrived).map(
+    (table) =>
+      `${table}: exported ${number(read.tables[table] ?? 0)}, but the target holds ${number(arrived[table] ?? 0)} rows`,
+  )
+  const sum = (of: Record<string, number>, tables: readonly string[]) =>
+    tables.reduce((total, table) => total + (of[table] ?? 0), 0)
+  const rest = read.total - sum(read.tables, plan.tables)
+  const unnamed = sum(
+    arrived,
+    plan.tables.filter((table) => read.tables[table] === undefined),
+  )
+  if (unnamed !== rest) problems.push(`exported ${number(rest)}, but the target's tables hold ${number(unnamed)} rows`)
+  return problems
+}

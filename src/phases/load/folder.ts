@@ -1,0 +1,69 @@
+import { randomBytes } from 'node:crypto'
+import { mkdir, symlink } from 'node:fs/promises'
+import { networkInterfaces } from 'node:os'
+import { join } from 'node:path'
+import { UserError } from '../../runtime/errors.ts'
+import type { FetchMode } from '../../tools/molt-fetch.ts'
+
+/** Where a load keeps its files, in the words of the inputs of `fetch`. */
+export interface LoadFiles {
+  mode: FetchMode
+  bucketPath?: string
+  localPath?: string
+  localPathListenAddr?: string
+  localPathCrdbAccessAddr?: string
+}
+
+/** A name that no other load has. It stands in the URL of every file, and so in the description of every import. */
+export function newFolder(migration: string): string {
+  return `load-${migration}-${randomBytes(8).toString('hex')}`
+}
+
+/**
+ * The inputs with the load's folder below the bucket path or the local path.
+ * @param folder undefined for a load from before there were folders
+ */
+export function withFolder<T extends LoadFiles>(files: T, folder: string | undefined): T {
+  const { bucketPath, localPath, localPathListenAddr: listen, mode } = files
+  if (!folder || mode === 'direct-copy') return files
+  if (bucketPath) {
+    const [path = '', ...query] = bucketPath.split('?')
+    return { ...files, bucketPath: [`${path.replace(/\/+$/, '')}/${folder}`, ...query].join('?') }
+  }
+  if (!localPath) return files
+  const served = listen && mode === 'import'
+  return {
+    ...files,
+    localPath: join(localPath, folder),
+    ...(served && { localPathCrdbAccessAddr: `${files.localPathCrdbAccessAddr ?? ownAddress(listen)}/${folder}` }),
+  }
+}
+
+/**
+ * Makes the folder of a load through local files. MOLT serves it as the root of its file server and puts the access
+ * address before a file's path as it is (`fetch/datablobstorage/local.go`), so the folder's name is put there, and a link
+ * of that name leads back to the root.
+ */
+export async function makeFolder(
+  { bucketPath, localPath, localPathListenAddr, mode }: LoadFiles,
+  folder: string | undefined,
+): Promise<void> {
+  if (!folder || bucketPath || !localPath || !localPathListenAddr || mode !== 'import') return
+  await mkdir(localPath, { recursive: true })
+  await symlink('.', join(localPath, folder)).catch((error) => {
+    if (error.code !== 'EEXIST') throw error
+  })
+}
+
+/** What MOLT takes without an access address: this machine's first address other than its loopback, and the port. */
+function ownAddress(listen: string): string {
+  const outside = Object.values(networkInterfaces())
+    .flat()
+    .find((each) => each && !each.internal && each.family === 'IPv4')
+  if (!outside)
+    throw new UserError(
+      'load.no-address',
+      'This machine has no network address of its own for the file server. Set `local-path-crdb-access-addr`.',
+    )
+  return `${outside.address}:${listen.split(':').at(-1)}`
+}

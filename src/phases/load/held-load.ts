@@ -1,0 +1,116 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { info } from '@actions/core'
+import { getExecOutput } from '@actions/exec'
+import { keepingHold, liveHolder, obtainSlot, runText, thisRun } from '../../ledger/hold.ts'
+import { readEntryIfAny } from '../../ledger/ledger.ts'
+import { type Database, isConnectionLost, Link } from '../../runtime/database.ts'
+import { UserError } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
+
+/** Milliseconds that a run has beyond its hold to end its load, or to take over a hold that lapses. */
+const HOLD_GRACE = 5_000
+
+/**
+ * Holds the migration while it is loaded, so that no second load runs beside this one and `abort` knows when it has
+ * ended. A load that was killed is waited for until its hold lapses.
+ * @param work gets a signal that also aborts when `abort` has ended the migration, or another run has taken the hold
+ * @throws VerdictError while another run loads
+ */
+export async function holdingLoad<T>(
+  target: Database,
+  { url, migration, signal }: { url: string; migration: string; signal: AbortSignal },
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const holder = thisRun('fetch')
+  await obtainSlot(target, migration, holder, TIMING.loadHold + HOLD_GRACE, TIMING.loadHold, signal)
+  const stopped = new AbortController()
+  const over = new AbortController()
+  const lost = (error: unknown) => stopped.abort(error)
+  return keepingHold(new Link(url, 'target'), migration, holder, TIMING.loadHold, lost, async () => {
+    const watch = watchForAbort(new Link(url, 'target'), migration, over.signal, lost)
+    try {
+      return await work(AbortSignal.any([signal, stopped.signal]))
+    } finally {
+      over.abort()
+      await watch
+    }
+  })
+}
+
+async function watchForAbort(link: Link, migration: string, over: AbortSignal, aborted: (error: UserError) => void) {
+  while (!over.aborted) {
+    await sleep(TIMING.abortLook, undefined, { signal: over }).catch(() => {})
+    if (over.aborted) break
+    const looked = link.use((db) => readEntryIfAny(db, migration))
+    const entry = await looked.then(
+      (found) => ({ phase: found?.phase }),
+      (error) => {
+        if (isConnectionLost(error)) return undefined
+        throw error
+      },
+    )
+    if (!entry || (entry.phase && entry.phase !== 'aborted')) continue
+    aborted(
+      new UserError(
+        'load.aborted',
+        `The load was ended: migration \`${migration}\` is ${entry.phase ?? 'no longer in the ledger'}, since \`abort\` was run meanwhile.`,
+      ),
+    )
+    break
+  }
+  await link.close()
+}
+
+/**
+ * Ends the load of a migration that was marked as aborted: its `molt fetch` when that runs on this machine, else by
+ * waiting until the run that holds it has ended it, or has not renewed its hold in time.
+ * @throws UserError when that run goes on
+ */
+export async function stopLoad(target: Database, migration: string, folders: readonly string[]): Promise<void> {
+  const ended = await endMolt(folders)
+  if (ended.length) info(`ended \`molt fetch\` of this migration on this machine (PID ${ended.join(', ')})`)
+  const deadline = performance.now() + TIMING.loadHold + HOLD_GRACE
+  for (let told = false; ; told = true) {
+    const holder = await liveHolder(target, migration)
+    if (holder?.action !== 'fetch') return
+    if (!told) info(`waiting for ${runText(holder)} to end its load`)
+    if (performance.now() > deadline)
+      throw new UserError(
+        'load.still-running',
+        `${runText(holder)} goes on loading although the migration is aborted. Cancel that run, then run \`abort\` again.`,
+      )
+    await sleep(TIMING.loadEndLook)
+  }
+}
+
+/** Ends every `molt fetch` whose command line names a folder of these loads. @returns their process groups */
+async function endMolt(folders: readonly string[]): Promise<number[]> {
+  const groups = await moltGroups(folders)
+  for (const group of groups) signalGroup(group, 'SIGTERM')
+  const deadline = performance.now() + TIMING.toolGrace
+  while (groups.some((group) => signalGroup(group, 0)) && performance.now() < deadline) await sleep(TIMING.toolLook)
+  for (const group of groups) signalGroup(group, 'SIGKILL')
+  return groups
+}
+
+async function moltGroups(folders: readonly string[]): Promise<number[]> {
+  if (!folders.length) return []
+  const options = { silent: true, ignoreReturnCode: true }
+  // A machine without `ps` has only the hold to tell that the load has ended.
+  const { stdout } = await getExecOutput('ps', ['-axww', '-o', 'pgid=,args='], options).catch(() => ({ stdout: '' }))
+  const found = stdout.split('\n').flatMap((line) => {
+    const [, group, command = ''] = /^\s*(\d+)\s+(.*)$/.exec(line) ?? []
+    const ours = / fetch /.test(command) && folders.some((folder) => command.includes(`/${folder}`))
+    return group && ours ? [Number(group)] : []
+  })
+  return [...new Set(found)]
+}
+
+/** @returns whether anybody is left in the group */
+function signalGroup(group: number, signal: NodeJS.Signals | 0): boolean {
+  try {
+    return process.kill(-group, signal)
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,81 @@
+// The load by IMPORT INTO on a CockroachDB-like target: what is left of it, and what of it is ours.
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { foreignImport, LoadBench, until } from '../support/load-bench.ts'
+import { requireSuccess, words } from '../support/migration.ts'
+
+let bench: LoadBench
+beforeAll(async () => {
+  bench = await LoadBench.start()
+})
+afterAll(() => bench?.stop())
+
+test('each load has a folder of its own, known to the ledger before an import names it', async () => {
+  const migration = await bench.prepared()
+  requireSuccess('fetch', await migration.fetch())
+  const facts = await migration.facts()
+  const [folder = ''] = (facts?.loadFolders ?? []) as string[]
+  expect(folder).toMatch(/^load-main-[0-9a-f]{16}$/)
+  expect(facts).toMatchObject({ load: null, filesLeft: [folder] })
+  const imports = bench.imports()
+  expect(imports.length).toBe(2)
+  for (const { description, status } of imports) {
+    expect(status).toBe('succeeded')
+    expect(description).toContain(`s3://loads/some/${folder}/public.`)
+  }
+  // IMPORT INTO holds no row to a foreign key or check; `finalize` validates them.
+  const left = await migration.onTarget(
+    "SELECT conname FROM pg_constraint WHERE NOT convalidated AND contype IN ('c', 'f') ORDER BY 1",
+  )
+  expect(left.map(({ conname }) => conname)).toEqual(['orders_customer_fkey', 'orders_qty_check'])
+  const cleaned = await migration.run('cleanup')
+  requireSuccess('cleanup', cleaned)
+  expect(cleaned.outputs['files-left']).toBe(JSON.stringify([folder]))
+})
+
+test('`abort` ends molt before it cancels its imports, and leaves nothing', async () => {
+  const migration = await bench.prepared()
+  const before = bench.imports().length
+  bench.holdImports()
+  const loading = migration.fetch()
+  await until(() => bench.imports().length === before + 2, loading)
+  const aborted = await migration.run('abort')
+  requireSuccess('abort', aborted)
+  expect((await loading).outputs['error-code']).toMatch(/^(load\.aborted|hold\.lost|tool\.killed)$/)
+  // A molt that still ran would have begun smaller ones.
+  expect(
+    bench
+      .imports()
+      .slice(before)
+      .map(({ status }) => status),
+  ).toEqual(['canceled', 'canceled'])
+  expect(await migration.onTarget('SELECT id FROM orders')).toEqual([])
+  expect(await migration.slots()).toBe(0)
+  expect(aborted.outputs.undone).toBe('[]')
+  expect(words(await loading)).not.toContain('pg_drop_replication_slot')
+})
+
+test('names the owner of a foreign import, and does not cancel it', async () => {
+  const migration = await bench.prepared()
+  const { open } = bench.holdImports()
+  const before = bench.imports().length
+  await bench.s3.bucket.put('theirs.csv', Buffer.from('900,1,theirs,1\n'))
+  const theirs = await foreignImport(migration.target, bench.s3.importUrl('theirs.csv'))
+  try {
+    await until(() => bench.imports().length > before)
+    const job = bench.imports()[before]
+    const fetched = await migration.fetch()
+    expect(fetched.outputs['error-code']).toBe('load.foreign-import')
+    expect(words(fetched)).toContain(`import job ${job?.id} of the role postgres into public.orders is running`)
+    const aborted = await migration.run('abort')
+    expect(aborted.outputs).toMatchObject({ 'error-code': 'abort.incomplete', undone: '["load.foreign-import"]' })
+    expect(job?.status).toBe('running')
+    // What does not depend on that import is done.
+    expect(await migration.source("SELECT 1 FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
+    open()
+    await until(() => job?.status === 'succeeded')
+    requireSuccess('abort', await migration.run('abort'))
+  } finally {
+    open()
+    await theirs.end()
+  }
+})

@@ -1,0 +1,166 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { type CockroachOptions, type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
+import type { Job } from '../../rehearsal/cockroach/types.ts'
+import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
+import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
+import { type S3Server, startS3 } from '../../rehearsal/s3.ts'
+import { query, REPO, requireSuccess } from './migration.ts'
+import { children } from './stopped.ts'
+
+const ROWS = 40
+const TABLES = `
+  CREATE TABLE customers (id int8 PRIMARY KEY, name text NOT NULL);
+  CREATE TABLE orders (id int8 PRIMARY KEY, customer int8 NOT NULL REFERENCES customers, note text NOT NULL,
+    qty int4 NOT NULL CHECK (qty > 0));`
+const SEED = `
+  INSERT INTO customers SELECT i, 'name ' || i FROM generate_series(1, ${ROWS}) i;
+  INSERT INTO orders SELECT i, i, 'note ' || i, i FROM generate_series(1, ${ROWS}) i;
+  ANALYZE;`
+
+/** A migration that is prepared: its own databases, and what a test does with it. */
+export interface Prepared {
+  readonly target: string
+  run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
+  /** `fetch` through the bucket, ten rows a file. */
+  fetch(inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
+  source(sql: string): Promise<Record<string, unknown>[]>
+  /** Through the CockroachDB-like server. */
+  onTarget(sql: string): Promise<Record<string, unknown>[]>
+  /** The ledger's facts. */
+  facts(): Promise<Record<string, unknown> | undefined>
+  slots(): Promise<number>
+}
+
+/** A source, a CockroachDB-like target and a bucket, for tests of the load. */
+export class LoadBench {
+  readonly pair: EmbeddedPair
+  readonly cluster: CockroachServer
+  readonly s3: S3Server
+  /** Called before an import reads a file; tests make it wait or fail. */
+  beforeFile: NonNullable<CockroachOptions['beforeFile']> = async () => {}
+  /** Goes at the end, with all that tests put there. */
+  readonly folder = mkdtempSync(join(tmpdir(), 'molt-actions-load-'))
+  #count = 0
+
+  private constructor(pair: EmbeddedPair, cluster: CockroachServer, s3: S3Server) {
+    this.pair = pair
+    this.cluster = cluster
+    this.s3 = s3
+  }
+
+  static async start(options: CockroachOptions = {}): Promise<LoadBench> {
+    const pair = await startPair()
+    const hook: { bench?: LoadBench } = {}
+    const beforeFile: CockroachOptions['beforeFile'] = async (...given) => hook.bench?.beforeFile(...given)
+    const cluster = await startCockroach(pair.target, { ...options, beforeFile })
+    hook.bench = new LoadBench(pair, cluster, await startS3())
+    requireSuccess('setup', await hook.bench.#run('setup', { embedded: 'true' }))
+    return hook.bench
+  }
+
+  async stop(): Promise<void> {
+    await this.s3.stop()
+    await this.cluster.stop()
+    await this.pair.stop()
+    rmSync(this.folder, { recursive: true, force: true })
+  }
+
+  /** New databases with rows on the source, after `prepare`. */
+  async prepared(inputs: Record<string, string> = {}): Promise<Prepared> {
+    this.beforeFile = async () => {}
+    const name = `load${++this.#count}`
+    for (const side of ['source', 'target'] as const) {
+      await query(this.pair[side].urlOf('postgres'), `CREATE DATABASE ${name}`)
+      await query(this.pair[side].urlOf(name), side === 'source' ? TABLES + SEED : TABLES)
+    }
+    const [source, target] = [this.pair.source.urlOf(name), this.cluster.urlOf(name)]
+    const run: Prepared['run'] = (action, more = {}, options = {}) =>
+      this.#run(action, { source, target, 'allow-insecure': 'true', ...more }, options)
+    const fetch: Prepared['fetch'] = (more = {}, options = {}) =>
+      run(
+        'fetch',
+        { mode: 'import', 'bucket-path': 's3://loads/some', 'extra-args': '["--flush-rows", "10"]', ...more },
+        options,
+      )
+    // The foreign key stays on the target, to see that an import leaves it unvalidated.
+    const own = { slot: name, 'rehearsal-target': 'true', waive: 'tgt.foreign-key=*' }
+    requireSuccess('prepare', await run('prepare', { ...own, ...inputs }))
+    return {
+      target,
+      run,
+      fetch,
+      source: (sql) => query(source, sql),
+      onTarget: (sql) => query(target, sql),
+      facts: async () => {
+        const [entry] = await query(target, 'SELECT facts FROM molt_actions.migrations')
+        return entry?.facts as Record<string, unknown> | undefined
+      },
+      slots: async () => {
+        const sql = 'SELECT count(*)::int AS n FROM pg_replication_slots WHERE database = current_database()'
+        return (await query(source, sql))[0]?.n as number
+      },
+    }
+  }
+
+  #run(action: string, inputs: Record<string, string>, options: Partial<RunOptions> = {}): Promise<JobResult> {
+    const tools = join(this.folder, 'setup/_temp/molt-actions/stand-in')
+    return runAction({
+      dir: join(REPO, 'actions', action),
+      repo: REPO,
+      inputs,
+      workDir: join(this.folder, action),
+      ...options,
+      env: { ...this.s3.env, PATH: `${tools}:${process.env.PATH}`, ...options.env },
+    })
+  }
+
+  /** Import jobs in the order in which they began. */
+  imports(): Job[] {
+    return this.cluster.jobs.list().filter(({ type }) => type === 'IMPORT')
+  }
+
+  /** Makes every import wait until it is cancelled or `open` is called. */
+  holdImports(): { open(): void } {
+    let open = () => {}
+    const opened = new Promise<void>((done) => {
+      open = done
+    })
+    this.beforeFile = (_job, _index, signal) =>
+      Promise.race([opened, new Promise<void>((done) => signal.addEventListener('abort', () => done()))])
+    return { open: () => open() }
+  }
+}
+
+/** Waits until something is so, and fails with the log of what ended before. */
+export async function until(so: () => unknown, running?: Promise<JobResult>): Promise<void> {
+  let ended: JobResult | undefined
+  void running?.then((result) => {
+    ended = result
+  })
+  while (!(await so())) {
+    if (ended) throw new Error(`it ended before:\n${ended.steps.map(({ log }) => log).join('\n')}`)
+    await sleep(20)
+  }
+}
+
+/** The running action of this process, by its bundle. */
+export function actionProcess(name: string): number {
+  const found = children(process.pid).find((pid) =>
+    new RegExp(`dist/.*${name}`).test(readFileSync(`/proc/${pid}/cmdline`, 'utf8')),
+  )
+  if (!found) throw new Error(`${name} is not running`)
+  return found
+}
+
+/** Starts a foreign import into `orders`, which runs until it is cancelled. */
+export async function foreignImport(target: string, url: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: target })
+  client.on('error', () => {})
+  await client.connect()
+  client.query(`IMPORT INTO orders (id, customer, note, qty) CSV DATA ('${url}')`).catch(() => {})
+  return client
+}
