@@ -93,7 +93,7 @@ export class Bench {
     await this.db.end().catch(() => {})
     const db = await connect(this.target, 'target')
     try {
-      await step('import jobs', () => cancelImports(db, this.name, [IMPORTED]))
+      await step('import jobs', () => cancelImports(db, this.name, [IMPORTED], [this.name]))
       await step(`schema ${this.name}`, () => db.query(`DROP SCHEMA IF EXISTS ${ident(this.name)} CASCADE`))
       for (const role of this.#roles) await step(`role ${role}`, () => db.query(`DROP ROLE IF EXISTS ${ident(role)}`))
       await step('ledger', () => this.#forget(db))

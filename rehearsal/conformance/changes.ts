@@ -249,7 +249,7 @@ async function lookAtImport(bench: Bench): Promise<Seen[]> {
   try {
     const importing = await bench.connect()
     const ended = codeOf(
-      importing.query(`IMPORT INTO ${bench.at(IMPORTED)} (id) CSV DATA ('http://127.0.0.1:${port}/rows.csv')`),
+      importing.query(`IMPORT INTO ${bench.at(IMPORTED)} (id) CSV DATA ('http://127.0.0.1:${port}/${name}/rows.csv')`),
     )
     const first = await Promise.race([asked.then(() => 'asked'), ended, sleep(REACH, 'no request', { ref: false })])
     if (first !== 'asked')
@@ -260,12 +260,12 @@ async function lookAtImport(bench: Bench): Promise<Seen[]> {
       name,
       IMPORTED,
     ])
-    const cancelled = await cancelImports(db, name, [IMPORTED])
+    const cancelled = await cancelImports(db, name, [IMPORTED], [name])
     return [
       { what: 'import jobs into the table', expected: [`${name}.${IMPORTED}`], seen: jobs.map(({ table }) => table) },
       { what: 'SELECT while it runs', expected: '55000', seen: whileOffline },
       { what: 'the catalog lists the table', expected: false, seen: hidden.rowCount !== 0 },
-      { what: 'cancelled', expected: jobs.map(({ id }) => id), seen: cancelled.map(({ id }) => id) },
+      { what: 'cancelled', expected: jobs.map(({ id }) => id), seen: cancelled.ended.map(({ id }) => id) },
       { what: 'jobs that are left', expected: [], seen: await readImportJobs(db, name, [IMPORTED]) },
       {
         what: 'SELECT afterwards',
