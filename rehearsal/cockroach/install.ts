@@ -55,6 +55,7 @@ export function installSql(version: Version, name: string): string {
     CREATE TABLE IF NOT EXISTS _crdb.table_grants (relid oid, grantee text, privilege text, grantable bool NOT NULL,
       PRIMARY KEY (relid, grantee, privilege));
     CREATE TABLE IF NOT EXISTS _crdb.system_grants (grantee text, privilege text, PRIMARY KEY (grantee, privilege));
+    CREATE TABLE IF NOT EXISTS _crdb.role_options (role text, option text, PRIMARY KEY (role, option));
     CREATE TABLE IF NOT EXISTS _crdb.cluster_settings (variable text PRIMARY KEY, value text NOT NULL);
     CREATE TABLE IF NOT EXISTS _crdb.zones (target text PRIMARY KEY, gc_seconds int8 NOT NULL);
     CREATE TABLE IF NOT EXISTS _crdb.statement_stats (aggregated_ts timestamptz NOT NULL, app_name text NOT NULL,
@@ -118,7 +119,7 @@ export function installSql(version: Version, name: string): string {
     ${view('pg_class', 'pg_catalog.pg_class', { relispartition: 'NULL::bool', relacl: 'NULL::aclitem[]', reltuples: 'NULL::float4' })}
       WHERE relnamespace IN (SELECT oid FROM _crdb.pg_namespace) AND oid NOT IN (SELECT relid FROM _crdb.offline)
         AND relkind <> 't';
-    ${view('pg_constraint', 'pg_catalog.pg_constraint', { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' })}
+    ${view('pg_constraint', 'pg_catalog.pg_constraint', since(version, [26, 3]) ? {} : { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' })}
       WHERE connamespace IN (SELECT oid FROM _crdb.pg_namespace) AND conrelid NOT IN (SELECT relid FROM _crdb.offline);
     ${view('pg_index', 'pg_catalog.pg_index', {})}
       WHERE indrelid NOT IN (SELECT relid FROM _crdb.offline);
@@ -143,7 +144,7 @@ export function installSql(version: Version, name: string): string {
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = table_schema AND c.relname = table_name);`,
       )
       .join('\n    ')}
-    ${view('check_constraints', 'information_schema.check_constraints', { check_clause: `regexp_replace(check_clause, ' NOT VALID$', '')` })};
+    ${view('check_constraints', 'information_schema.check_constraints', { check_clause: `_crdb.typed(regexp_replace(check_clause, ' NOT VALID$', ''))` })};
     ${view('schemata', 'information_schema.schemata', {})} WHERE schema_name <> '_crdb';
     CREATE OR REPLACE VIEW _crdb.table_privileges AS
       WITH held AS (

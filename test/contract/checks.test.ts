@@ -372,12 +372,20 @@ it('rights that the migration user lacks on both sides', async () => {
   expectFires(facts, 'right.owner', ['public.orders'])
   expectFires(facts, 'right.statistics', ['weak'])
   const blind = changed(asCockroach(facts), (copy) => {
-    copy.target.sight = { activity: false, jobs: true }
+    copy.target.sight = { activity: false, jobs: true, settings: true }
   })
   expectFires(blind, 'right.target-activity', ['weak'])
+  const closed = changed(asCockroach(clean), (copy) => {
+    copy.target.sight = { activity: true, jobs: true, settings: false }
+    copy.target.role.lockedSequences = ['numbers']
+    copy.target.role.usageGrantable = false
+  })
+  expectFires(closed, 'right.target-settings', [closed.target.role.name], asCockroach(clean))
+  expectFires(closed, 'right.target-sequences', ['public.numbers'])
+  expectFires(closed, 'right.target-logins', ['public'])
   expectFires(facts, 'right.target-tables', ['public.orders'])
   expectFires(facts, 'right.target-create', ['weak', 'weak'])
-  expectFires(facts, 'right.target-logins', ['weak'])
+  expectFires(facts, 'right.target-logins', ['weak', 'public.orders'])
   expectFires(await factsOf(urls), 'tgt.writer', ['app', 'weak'])
   await query(urls.source, 'GRANT SELECT ON orders TO weak')
   expectFires(await factsOf({ ...urls, source: weak(urls.source) }), 'right.row-security', ['public.orders'])
@@ -743,7 +751,12 @@ it('what only CockroachDB says of itself', () => {
     'ALTER RANGE default CONFIGURE ZONE USING\n\trange_min_bytes = 134217728,\n\tgc.ttlseconds = 4500,\n\tnum_replicas = 3'
   expect([retentionOf(zone), retentionOf('')]).toEqual([4_500, null])
   expectFires(target({ jobs: null }), 'tgt.jobs-unseen', ['target'], cockroach)
-  expectFires(target({ sight: { activity: true, jobs: false } }), 'tgt.jobs-unseen', ['target'], cockroach)
+  expectFires(
+    target({ sight: { activity: true, jobs: false, settings: true } }),
+    'tgt.jobs-unseen',
+    ['target'],
+    cockroach,
+  )
   const role = (change: Partial<Facts['target']['role']>) =>
     ({ admin: false, system: [], ...change }) as Partial<Facts['target']['role']>
   const on = (minor: number, change: Partial<Facts['target']['role']>, settings: Partial<Settings> = {}) =>

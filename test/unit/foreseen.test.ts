@@ -51,6 +51,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'connect.no-database': 'tried by prepare',
   'connect.no-free-slot': ['src.connections'],
   'connect.no-tls': 'tried by prepare',
+  'connect.not-allowed': 'tried by prepare',
   'connect.option-refused': 'tried by prepare',
   'connect.pooler': 'tried by prepare',
   'connect.url-unusable': 'tried by prepare',

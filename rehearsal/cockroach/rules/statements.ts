@@ -16,6 +16,7 @@ import { DDL_RULES } from './ddl.ts'
 import { GRANT_RULES, resolveTable } from './grants.ts'
 import { PAST_RULES } from './past.ts'
 import { REFUSAL_RULES } from './refusals.ts'
+import { ROLE_RULES } from './roles.ts'
 import { SETTING_RULES } from './settings.ts'
 import { SHOW_RULES } from './show.ts'
 
@@ -222,6 +223,7 @@ export const RULES: readonly StatementRule[] = [
   ...SETTING_RULES,
   ...SHOW_RULES,
   ...GRANT_RULES,
+  ...ROLE_RULES,
   ...DDL_RULES,
   ...STATEMENT_RULES,
 ]
