@@ -53,7 +53,7 @@ export interface CockroachServer {
 }
 
 /** What every `version()` of this server has, and no cluster's. */
-export const LIKE_SERVER = 'molt-actions like-server'
+const LIKE_SERVER = 'molt-actions like-server'
 
 interface Shared {
   behind: EmbeddedServer

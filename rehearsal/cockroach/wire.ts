@@ -16,7 +16,7 @@ export interface Frame {
 export const CANCEL_REQUEST = 80_877_102
 export const SSL_REQUEST = 80_877_103
 export const GSS_REQUEST = 80_877_104
-export const PROTOCOL_3 = 196_608
+const PROTOCOL_3 = 196_608
 
 /** Cuts a stream of bytes into messages that have a type. */
 export class Framer {
@@ -49,7 +49,7 @@ export function message(type: string, ...parts: (Buffer | string)[]): Buffer {
 }
 
 /** A text with the zero byte that ends it. */
-export function text(value: string): Buffer {
+function text(value: string): Buffer {
   return Buffer.from(`${value}\0`)
 }
 

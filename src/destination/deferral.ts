@@ -80,8 +80,14 @@ export async function listDeferred(db: Database, migration: string): Promise<Def
       throw error
     })
   return rows.map((row) => ({
-    ...{ kind: row.kind, schema: row.schema_name, table: row.table_name, name: row.name },
-    ...{ create: row.create_ddl, drop: row.drop_ddl, dropped: row.dropped, rebuilt: row.rebuilt },
+    kind: row.kind,
+    schema: row.schema_name,
+    table: row.table_name,
+    name: row.name,
+    create: row.create_ddl,
+    drop: row.drop_ddl,
+    dropped: row.dropped,
+    rebuilt: row.rebuilt,
     valid: row.was_valid ?? true,
     comments: JSON.parse(row.comments ?? '[]'),
   }))

@@ -531,7 +531,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
     expect(told.outputs['error-kind']).toBe('verdict')
     expect(words(told)).toContain('writes have passed it since the commit: somebody has lifted it meanwhile')
   }
-  const gone = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'observe', 'dry-run': 'true' })
+  const gone = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'observe, compare', 'dry-run': 'true' })
   requireSuccess('cleanup', gone)
   expect(words(gone)).toMatch(/the source has not stood still since the commit.*writes have passed it since the commit/)
   const accept = /carried over, `(SELECT setval\(.*?\))` on the source says so/.exec(words(gone))?.[1] as string

@@ -79,7 +79,7 @@ interface TargetRole {
 }
 
 /** What this role may do with the definition of a table. */
-export interface TableRights {
+interface TableRights {
   schema: string
   table: string
   /** By itself, or as a member of the owner. */

@@ -20,7 +20,7 @@ export interface Operation {
   estimatedAs?: string
 }
 
-export const OPERATIONS: readonly Operation[] = [
+const OPERATIONS: readonly Operation[] = [
   {
     name: 'fence',
     inputs: ['lease', 'holders-timeout'],
