@@ -34,7 +34,7 @@ export function split(sql: string): Statement[] {
  * The tokens of a text in order.
  * @throws SyntaxError for a literal, quoted name or comment that does not end
  */
-function* tokenize(sql: string): Generator<Token> {
+export function* tokenize(sql: string): Generator<Token> {
   let at = 0
   while (at < sql.length) {
     const blank = match(SPACE, sql, at)?.length ?? commentLength(sql, at)

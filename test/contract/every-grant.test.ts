@@ -1,4 +1,4 @@
-// Every single grant that is printed, taken away: `prepare` is red, and names what is missing.
+// Every single grant that is printed, revoked: `prepare` is red, and names what is missing.
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { blockers, type GrantBench, removals, startGrantBench, takeEach } from '../support/printed-grants.ts'
 
