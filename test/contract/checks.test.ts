@@ -899,7 +899,7 @@ it('tells approvers the verdict first, then what blocks, what was waived, and th
   expect(at.every((each) => each >= 0)).toBe(true)
   expect([...at].sort((a, b) => a - b)).toEqual(at)
   expect(text).toContain(
-    '| public.p\\|1&lt;b> has no primary key | ``ALTER TABLE "public"."p\\|1<b>" ADD PRIMARY KEY (…); -- or leave it out: `exclude-tables` `` |',
+    '| public.p\\|1&lt;b> has no primary key | `` ALTER TABLE "public"."p\\|1<b>" ADD PRIMARY KEY (…); -- or leave it out: `exclude-tables` `` |',
   )
   expect(text).toContain('| and 1 more | All are in preflight.json. |')
   expect(text).toContain('| public.p\\|0&lt;b> has no primary key | `tbl.no-key=p\\|0<b>` |')
@@ -946,7 +946,15 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   const functions = new Set([...target.matchAll(/\b([a-z_]{2,})\(/g)].map(([, name]) => name))
   expect([...functions].sort()).toEqual([
     ...['bool_or', 'coalesce', 'current_database', 'format_type', 'has_database_privilege', 'has_schema_privilege'],
-    ...['has_table_privilege', 'json_agg', 'lower', 'pg_get_constraintdef', 'pg_has_role', 'version'],
+    ...[
+      'has_sequence_privilege',
+      'has_table_privilege',
+      'json_agg',
+      'lower',
+      'pg_get_constraintdef',
+      'pg_has_role',
+      'version',
+    ],
   ])
   const catalogs = new Set([...target.matchAll(/\b(?:pg_catalog|information_schema)\.(\w+)/g)].map(([, name]) => name))
   expect([...catalogs].sort()).toEqual([
