@@ -27,8 +27,12 @@ async function pauseOf(rehearsal: Rehearsal, how: 'full' | 'changed'): Promise<P
   const pauses: Pause[] = []
   for (let round = 0; round < ROUNDS; round++) {
     const result = await rehearsal.run('cutover', {
-      ...{ 'final-verify': how, 'first-verify': 'none', 'quiet-period': '500ms', 'max-pause': '10m' },
-      ...{ lease: '5m', 'drain-timeout': '2m' },
+      'final-verify': how,
+      'first-verify': 'none',
+      'quiet-period': '500ms',
+      'max-pause': '10m',
+      lease: '5m',
+      'drain-timeout': '2m',
     })
     requireSuccess('cutover', result)
     const { verify } = JSON.parse(result.outputs['pause-parts'] as string)

@@ -14,6 +14,7 @@ import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
 import { troubleshootingDocs } from './codes-docs.ts'
+import { withConformance } from './conformance-docs.ts'
 import { exampleComposite, exampleJobs, exampleRehearsal } from './example-jobs.ts'
 import { likeServerDocs } from './like-server-docs.ts'
 import { actionYaml, configSchema, readme } from './metadata.ts'
@@ -36,6 +37,7 @@ async function generate(): Promise<Map<string, string>> {
   files.set('docs/verify.schema.json', verifySchema())
   files.set('docs/checks.md', checksDocs())
   files.set('docs/like-server.md', likeServerDocs())
+  files.set('docs/not-exercised.md', withConformance(readFileSync('docs/not-exercised.md', 'utf8')))
   files.set('docs/troubleshooting.md', troubleshootingDocs())
   files.set('docs/preflight.schema.json', preflightSchema())
   files.set('docs/mask.schema.json', rulesJsonSchema())

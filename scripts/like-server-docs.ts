@@ -1,10 +1,15 @@
 import type { Fact } from '../rehearsal/cockroach/rule.ts'
 import { CATALOG_FACTS, RULES } from '../rehearsal/cockroach/rules/statements.ts'
 
+export function likeServerCounts(): { rules: number; seen: number } {
+  const facts: readonly Fact[] = [...CATALOG_FACTS, ...RULES]
+  return { rules: facts.length, seen: facts.filter((fact) => fact.seen).length }
+}
+
 /** `docs/like-server.md`: every rule of the CockroachDB-like server, with the source of its fact. */
 export function likeServerDocs(): string {
   const facts = [...CATALOG_FACTS, ...RULES].sort((a, b) => (a.id < b.id ? -1 : 1))
-  const seen = facts.filter((fact) => fact.seen).length
+  const { seen } = likeServerCounts()
   return `<!-- Generated from rehearsal/cockroach by \`npm run build\`; edit that. -->
 
 # The CockroachDB-like server

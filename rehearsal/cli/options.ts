@@ -41,6 +41,8 @@ Options
   --latency 20ms       makes each statement on it take longer
   --ddl 300ms          makes each schema change and grant on it take longer
   --retry-rate 0.02    makes this share of the statements on it fail with 40001
+  --printed-grants     runs the chain as roles that have exactly what \`grants: print\` writes, on a target with roles that
+                       may write, unique indexes, checks and foreign keys
   --json               the last line of standard output is one JSON object
   --help               this text
 
@@ -58,6 +60,8 @@ export interface Options {
   binDir?: string
   mask: boolean
   mode: FetchMode
+  /** The chain runs as roles with exactly the printed grants. */
+  printedGrants: boolean
   /** Where the load's files are kept; undefined for a direct copy. */
   files: Files | undefined
   /** The CockroachDB-like target; undefined for plain PostgreSQL. */
@@ -102,6 +106,7 @@ function soundOptions(argv: string[]): Options | undefined {
       mode: { type: 'string' },
       files: { type: 'string' },
       'bucket-path': { type: 'string' },
+      'printed-grants': { type: 'boolean', default: false },
       mask: { type: 'boolean', default: false },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
@@ -125,7 +130,9 @@ function soundOptions(argv: string[]): Options | undefined {
     )
   if (source && values.mask)
     throw new InputError('rehearse.invalid-option', '--mask is for the sample shop; mask your own by the action `mask`')
-  const { mask } = values
+  const { mask, 'printed-grants': printedGrants } = values
+  if (printedGrants && (source || mask))
+    throw new InputError('rehearse.invalid-option', '--printed-grants is for the sample shop without --mask')
   return {
     rows: wholeNumber('rows', values.rows, mask ? 3000 : 1000) ?? (mask ? GROWN_ROWS : DEFAULT_ROWS),
     mask,
@@ -135,6 +142,7 @@ function soundOptions(argv: string[]): Options | undefined {
     source,
     target,
     binDir: binDirOf(values['bin-dir']),
+    printedGrants,
     ...loadOf(values),
     cluster: clusterOf(values),
   }

@@ -30,6 +30,7 @@ import {
 import { createShop } from '../shop/shop.ts'
 import { type Account, accountOf, accountText, errorsOf, type Masking } from './account.ts'
 import { HELP, type Options, readOptions } from './options.ts'
+import { grantAsPrinted, type Mover } from './printed-grants.ts'
 import { reportPage, Timeline } from './report.ts'
 import { Screen } from './screen.ts'
 
@@ -98,9 +99,13 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
       createShop(target.url, { schemaOnly: true }),
     ])
     signal.throwIfAborted()
-    const account = await likeCockroach(options, target, screen, (seen) =>
-      underLoad({ ...options, plain }, { source, target: seen }, folder, screen, signal),
-    )
+    const account = await likeCockroach(options, target, screen, async (seen) => {
+      const mover = options.printedGrants
+        ? await grantAsPrinted({ source: source.url, target: seen.url }, folder, signal)
+        : undefined
+      if (mover) screen.say('the migration roles have exactly the printed grants')
+      return underLoad({ ...options, plain, mover }, { source, target: seen }, folder, screen, signal)
+    })
     if (options.keep) await keepServers([source, target], folder, screen)
     return account
   } finally {
@@ -140,7 +145,7 @@ async function keepServers(servers: EmbeddedServer[], folder: string, screen: Sc
 
 /** The whole chain while the application writes; it ends committed, with the application in the target. */
 async function underLoad(
-  options: Rehearsal & { plain?: boolean },
+  options: Rehearsal & { plain?: boolean; mover?: Mover },
   { source, target }: { source: EmbeddedServer; target: EmbeddedServer },
   folder: string,
   screen: Screen,
@@ -154,7 +159,9 @@ async function underLoad(
     // The real tools commit nothing on a target that only answers like CockroachDB.
     const decision = options.binDir ? 'rehearse' : 'commit'
     const inputs = { decision, 'switch-command': door.command }
-    const result = await runChain(options, { source: source.url, target: target.url, inputs }, folder, screen, signal)
+    const mover = options.mover ?? { source: source.url, target: target.url, inputs: {} }
+    const job = { ...mover, inputs: { ...inputs, ...mover.inputs } }
+    const result = await runChain(options, job, folder, screen, signal)
     const account = accountOf(result, keepSummary(options, folder, result.summary))
     account.applicationPauseMs = applicationPause(load)
     return account

@@ -45,8 +45,9 @@ export const FUNCTIONS = [
 const since = (version: Version, [major, minor]: Version) =>
   version[0] > major || (version[0] === major && version[1] >= minor)
 
+const INDEX_KEY = '(i.indkey::int2[])[0:i.indnkeyatts - 1]'
 /** A unique index as the constraint that CockroachDB sees in it. */
-const UNIQUE_INDEX: Record<string, string> = {
+const UNIQUE_INDEX = {
   oid: 'i.indexrelid',
   conname: 'c.relname',
   connamespace: 'c.relnamespace',
@@ -65,7 +66,7 @@ const UNIQUE_INDEX: Record<string, string> = {
   conislocal: 'true',
   coninhcount: '0::int2',
   connoinherit: 'true',
-  conkey: '_crdb.column_ids(i.indrelid, (i.indkey::int2[])[0:i.indnkeyatts - 1])',
+  conkey: INDEX_KEY,
   confkey: 'NULL::int2[]',
   conpfeqop: 'NULL::oid[]',
   conppeqop: 'NULL::oid[]',
@@ -93,9 +94,11 @@ const REFERRED = Object.fromEntries(
 export function installSql(version: Version, name: string): string {
   const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
   const bypassShown = since(version, [25, 3])
-  const ids: Record<string, string> = since(version, [26, 3])
+  const numbered = since(version, [26, 3])
+  const ids: Record<string, string> = numbered
     ? {}
     : { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' }
+  const unique = numbered ? UNIQUE_INDEX : { ...UNIQUE_INDEX, conkey: `_crdb.column_ids(i.indrelid, ${INDEX_KEY})` }
   return `
     CREATE SCHEMA IF NOT EXISTS _crdb;
     GRANT USAGE ON SCHEMA _crdb TO PUBLIC;
@@ -110,6 +113,7 @@ export function installSql(version: Version, name: string): string {
     CREATE TABLE IF NOT EXISTS _crdb.table_grants (relid oid, grantee text, privilege text, grantable bool NOT NULL,
       PRIMARY KEY (relid, grantee, privilege));
     CREATE TABLE IF NOT EXISTS _crdb.system_grants (grantee text, privilege text, PRIMARY KEY (grantee, privilege));
+    CREATE TABLE IF NOT EXISTS _crdb.role_options (role text, option text, PRIMARY KEY (role, option));
     CREATE TABLE IF NOT EXISTS _crdb.cluster_settings (variable text PRIMARY KEY, value text NOT NULL);
     CREATE TABLE IF NOT EXISTS _crdb.zones (target text PRIMARY KEY, gc_seconds int8 NOT NULL);
     CREATE TABLE IF NOT EXISTS _crdb.statement_stats (aggregated_ts timestamptz NOT NULL, app_name text NOT NULL,
@@ -184,7 +188,7 @@ export function installSql(version: Version, name: string): string {
         AND relkind <> 't';
     ${view('pg_constraint', 'pg_catalog.pg_constraint', ids)}
       WHERE connamespace IN (SELECT oid FROM _crdb.pg_namespace) AND conrelid NOT IN (SELECT relid FROM _crdb.offline)
-    UNION ALL SELECT {{columns pg_catalog.pg_constraint ${JSON.stringify(UNIQUE_INDEX)}}}
+    UNION ALL SELECT {{columns pg_catalog.pg_constraint ${JSON.stringify(unique)}}}
        FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
       WHERE i.indisunique AND c.relnamespace IN (SELECT oid FROM _crdb.pg_namespace)
         AND i.indrelid NOT IN (SELECT relid FROM _crdb.offline)
@@ -214,7 +218,7 @@ export function installSql(version: Version, name: string): string {
       .join('\n    ')}
     -- A foreign key rests on a unique constraint, which each unique index is.
     ${view('referential_constraints', 'information_schema.referential_constraints', REFERRED)};
-    ${view('check_constraints', 'information_schema.check_constraints', { check_clause: `regexp_replace(check_clause, ' NOT VALID$', '')` })};
+    ${view('check_constraints', 'information_schema.check_constraints', { check_clause: `_crdb.typed(regexp_replace(check_clause, ' NOT VALID$', ''))` })};
     ${view('schemata', 'information_schema.schemata', {})} WHERE schema_name <> '_crdb';
     CREATE OR REPLACE VIEW _crdb.table_privileges AS
       WITH held AS (

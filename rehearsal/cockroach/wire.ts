@@ -49,7 +49,7 @@ export function message(type: string, ...parts: (Buffer | string)[]): Buffer {
 }
 
 /** A text with the zero byte that ends it. */
-export function text(value: string): Buffer {
+function text(value: string): Buffer {
   return Buffer.from(`${value}\0`)
 }
 

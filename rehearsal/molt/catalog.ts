@@ -6,7 +6,7 @@ export interface TableName {
   table: string
 }
 
-export interface Column {
+interface Column {
   name: string
   type: string
   notNull: boolean
@@ -187,7 +187,7 @@ interface Definition {
 }
 
 /** What differs between two definitions of a table, in the words of the real tool. */
-export function compareTable(name: TableName, source: Definition, target: Definition): CommonTable {
+function compareTable(name: TableName, source: Definition, target: Definition): CommonTable {
   const mismatches: CommonTable['mismatches'] = []
   const report: Report = (info, tag, failable) => mismatches.push({ info, tag, failable })
   const sourceColumns = new Map(source.columns.map((c) => [c.name, c]))

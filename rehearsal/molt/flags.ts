@@ -1,5 +1,5 @@
 /** What kind of value a flag takes; durations are Go's (`200ms`, `1m30s`) and are read as milliseconds. */
-export type FlagKind = 'string' | 'int' | 'bool' | 'duration' | 'count'
+type FlagKind = 'string' | 'int' | 'bool' | 'duration' | 'count'
 
 /** One line of a flag table: name, kind, default as the help shows it, and help text. */
 export type FlagSpec = readonly [name: string, kind: FlagKind, def: string, usage: string]

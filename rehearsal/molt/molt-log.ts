@@ -18,7 +18,7 @@ export function form(): 'run' | 'doc' | 'both' {
 
 const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'panic']
 
-export type Fields = Record<string, unknown>
+type Fields = Record<string, unknown>
 
 /** Writes JSON lines: level, fields, time, message, in that order. */
 export interface MoltLog {

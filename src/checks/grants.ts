@@ -1,3 +1,4 @@
+import { LOGIN_RIGHTS } from '../destination/stream-login.ts'
 import { grantOptionStatements } from '../destination/write-access.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
 import { cockroachSince } from './check.ts'
@@ -28,11 +29,11 @@ export function sourceGrants(facts: Facts, user: string): string {
     `GRANT pg_read_all_stats TO ${name};`,
     '-- For the publication, the heartbeat and the fence.',
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
-    `GRANT USAGE ON SCHEMA ${schema} TO ${name};`,
-    ...tables.map((each) => `GRANT SELECT ON TABLE ${qualified(each.schema, each.name)} TO ${name};`),
+    // The owner of tables that belong to a superuser is given it below, and with it its member.
+    ...(tables.some((each) => each.ownerIsSuperuser) ? [] : [`GRANT USAGE ON SCHEMA ${schema} TO ${name};`]),
     ...sequences.map((each) => `GRANT SELECT ON SEQUENCE ${qualified(each.schema, each.name)} TO ${name};`),
     ...ownership(facts, user),
-    ...(tables.some((each) => each.rowsHidden) ? [`ALTER ROLE ${name} BYPASSRLS;`] : []),
+    ...(tables.some((each) => each.rowsHiddenFromOwner) ? [`ALTER ROLE ${name} BYPASSRLS;`] : []),
   ])
 }
 
@@ -69,9 +70,8 @@ export function targetGrants(facts: Facts, user: string): string {
     .filter((each) => expected.has(each.name))
     .map((each) => qualified(schema.name, each.name))
   const sequences = schema.sequences.map((each) => qualified(schema.name, each.name))
-  const rights = server.isCockroach
-    ? 'SELECT, INSERT, UPDATE, DELETE, DROP, CREATE'
-    : 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE'
+  const defers = facts.settings.defer.indexes || facts.settings.defer.constraints
+  const more = server.isCockroach ? ['DROP', ...(defers ? ['CREATE'] : [])] : ['TRUNCATE']
   return lines([
     `-- For the target, in the database ${server.database}: the migration user ${user}.`,
     ...(server.isCockroach
@@ -82,15 +82,25 @@ export function targetGrants(facts: Facts, user: string): string {
         ]),
     '-- For a login of its own for each leg of the stream.',
     `ALTER ROLE ${name} CREATEROLE;`,
+    ...(server.isCockroach ? [`ALTER ROLE ${name} CREATELOGIN;`] : []),
     '-- For the ledger, the staging schema, the heartbeat, and tables of molt itself in public.',
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
-    `GRANT USAGE, CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,
+    `GRANT CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,
+    `GRANT USAGE ON SCHEMA ${ident(schema.name)} TO ${name} WITH GRANT OPTION;`,
     ...(schema.name === 'public' ? [] : [`GRANT USAGE, CREATE ON SCHEMA public TO ${name};`]),
-    server.isCockroach ? '-- DROP is for IMPORT INTO, which takes a table offline; CREATE for deferred indexes.' : '',
-    ...(tables.length ? [`GRANT ${rights} ON TABLE ${tables.join(', ')} TO ${name};`] : []),
+    ...(tables.length
+      ? [
+          '-- To load and stream; with the grant option, since the logins of the stream are given the same.',
+          `GRANT ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables.join(', ')} TO ${name} WITH GRANT OPTION;`,
+          server.isCockroach
+            ? '-- DROP is for IMPORT INTO and TRUNCATE; CREATE for deferred indexes and constraints.'
+            : '',
+          `GRANT ${more.join(', ')} ON TABLE ${tables.join(', ')} TO ${name};`,
+        ]
+      : []),
     ...onForeignKeys(facts, user),
     ...writeAccess(facts, user),
-    ...sequences.map((sequence) => `GRANT USAGE, SELECT, UPDATE ON SEQUENCE ${sequence} TO ${name};`),
+    ...sequences.map((sequence) => `GRANT SELECT, UPDATE ON SEQUENCE ${sequence} TO ${name};`),
     ...(server.isCockroach
       ? [
           '-- To see imports and changefeeds of others.',

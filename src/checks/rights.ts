@@ -153,7 +153,7 @@ export const rightChecks: readonly Check[] = [
   },
   {
     id: 'right.statistics',
-    severity: 'warn',
+    severity: 'block',
     title: 'The migration user may see the statements and sessions of others',
     protects: 'Without it `observe` has no baseline, and does not see who still uses the source after the commit.',
     fix: 'GRANT pg_read_all_stats TO {role};',
@@ -190,33 +190,84 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The migration user may create on the target',
-    protects: 'The ledger and the staging schema are made in the database, the heartbeat in the schema.',
-    fix: 'GRANT CREATE ON {where} TO {role};',
+    protects:
+      'The ledger and the staging schema are created in the database, the heartbeat in the schema, and tables of molt itself in public.',
+    fix: 'GRANT {right} TO {role};',
     *find({ target: { role, server }, settings }) {
+      const schema = ident(settings.targetSchema)
       const lacks = [
-        !role.createOnDatabase && `DATABASE ${ident(server.database)}`,
-        !role.createOnSchema && `SCHEMA ${ident(settings.targetSchema)}`,
+        !role.createOnDatabase && `CREATE ON DATABASE ${ident(server.database)}`,
+        !role.createOnSchema && `CREATE ON SCHEMA ${schema}`,
+        !role.usageOnSchema && `USAGE ON SCHEMA ${schema}`,
+        !role.createOnPublic && settings.targetSchema !== 'public' && 'CREATE ON SCHEMA public',
+        !role.usageOnPublic && settings.targetSchema !== 'public' && 'USAGE ON SCHEMA public',
       ].filter((each) => each !== false)
-      for (const where of lacks)
+      for (const right of lacks)
         yield {
           object: role.name,
-          what: `${role.name} has no CREATE on ${where} of the target`,
-          names: { where, role: ident(role.name) },
+          what: `${role.name} has no ${right} of the target`,
+          names: { right, role: ident(role.name) },
         }
     },
   },
   {
     id: 'right.target-logins',
-    severity: 'warn',
-    title: 'The migration user may create logins on the target',
+    severity: 'block',
+    title: 'The migration user may create logins on the target, and give them rights on the tables',
     protects:
       'Each leg of the stream writes under a login of its own, which is retired when the leg ends: a replicator on a machine that was paused can then not apply old changes over new ones. Without it the migration user gives up its own rights to write just before the commit, which CockroachDB refuses to owners and administrators.',
-    fix: 'ALTER ROLE {role} CREATEROLE;',
-    *find({ target: { role } }) {
+    fix: '{sql}',
+    *find({ target: { role, server }, settings }) {
+      const user = ident(role.name)
       if (!role.createRole)
         yield {
           object: role.name,
-          what: `${role.name} may not create roles on the target`,
+          what: `${role.name} may not create logins on the target`,
+          names: { sql: `ALTER ROLE ${user} CREATEROLE${server.isCockroach ? ' CREATELOGIN' : ''};` },
+        }
+      if (!role.usageGrantable)
+        yield {
+          object: settings.targetSchema,
+          what: `${role.name} could not give USAGE on the schema ${settings.targetSchema} of the target to a login of the stream`,
+          names: { sql: `GRANT USAGE ON SCHEMA ${ident(settings.targetSchema)} TO ${user} WITH GRANT OPTION;` },
+        }
+      for (const { table, rights } of role.ungivenToLogins)
+        yield {
+          object: `${settings.targetSchema}.${table}`,
+          what: `${role.name} could not give ${rights.join(', ')} on ${settings.targetSchema}.${table} of the target to a login of the stream`,
+          names: {
+            sql: `GRANT ${rights.join(', ')} ON TABLE ${qualified(settings.targetSchema, table)} TO ${user} WITH GRANT OPTION;`,
+          },
+        }
+    },
+  },
+  {
+    id: 'right.target-sequences',
+    severity: 'block',
+    waivable: false,
+    title: 'The migration user may read and set the sequences on the target',
+    protects: 'They are set in the cutover: one that is not hands out numbers that rows have already.',
+    fix: 'GRANT SELECT, UPDATE ON SEQUENCE {sequence} TO {role};',
+    *find({ target: { role }, settings: { targetSchema } }) {
+      for (const sequence of role.lockedSequences)
+        yield {
+          object: `${targetSchema}.${sequence}`,
+          what: `${role.name} may not read and set the sequence ${targetSchema}.${sequence} on the target`,
+          names: { sequence: qualified(targetSchema, sequence), role: ident(role.name) },
+        }
+    },
+  },
+  {
+    id: 'right.target-settings',
+    severity: 'block',
+    title: 'The migration user may see cluster settings on the target',
+    protects: 'Without it `observe` cannot tell how near the connections are to their limit.',
+    fix: 'GRANT SYSTEM VIEWCLUSTERSETTING TO {role};',
+    *find({ target: { role, sight } }) {
+      if (sight && !sight.settings)
+        yield {
+          object: role.name,
+          what: `${role.name} has neither VIEWCLUSTERSETTING nor MODIFYCLUSTERSETTING on the target`,
           names: { role: ident(role.name) },
         }
     },
@@ -244,7 +295,7 @@ export const rightChecks: readonly Check[] = [
   },
   {
     id: 'right.target-activity',
-    severity: 'warn',
+    severity: 'block',
     title: 'The migration user may see statements and sessions on the target',
     protects:
       'Without it SHOW CLUSTER SESSIONS shows only its own sessions, so other writers are missed, and `observe` is inconclusive.',
@@ -348,7 +399,7 @@ export const rightChecks: readonly Check[] = [
   },
   {
     id: 'right.target-import',
-    severity: 'warn',
+    severity: 'block',
     title: 'The migration user may run IMPORT INTO',
     protects:
       'IMPORT INTO takes a table offline and asks for DROP on it; COPY (`mode: use-copy`, `direct-copy`) does not.',

@@ -376,7 +376,7 @@ export const targetChecks: readonly Check[] = [
   },
   {
     id: 'tgt.jobs-unseen',
-    severity: 'info',
+    severity: 'block',
     title: 'Jobs of the target can be seen',
     protects:
       'SHOW JOBS shows only your own jobs without VIEWJOB: a running import or changefeed is missed, and `observe` is inconclusive.',

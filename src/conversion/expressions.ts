@@ -6,7 +6,7 @@ import { ident } from '../runtime/database.ts'
  */
 
 /** `division`: that of integers keeps its fraction on CockroachDB. */
-export type Change = 'division' | 'function' | 'operator' | 'type'
+type Change = 'division' | 'function' | 'operator' | 'type'
 
 export interface Translation {
   sql: string

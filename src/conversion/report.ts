@@ -90,7 +90,7 @@ const TITLES: Record<Outcome, string> = {
 /** Objects named of one rule; report.json has all. */
 const SHOWN = 20
 
-export function markdown(found: Report): string {
+function markdown(found: Report): string {
   const { counts } = found
   const groups = groupsOf(found.findings)
   const decide = groups.filter(

@@ -30,7 +30,7 @@ export function convertTables(work: Work): void {
 }
 
 /** Partitions become rows of their table, and foreign tables stay behind. */
-export function isCreated(work: Work, table: Table): boolean {
+function isCreated(work: Work, table: Table): boolean {
   if (table.kind === 'foreign')
     work.leave(
       'table.foreign',

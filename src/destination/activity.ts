@@ -54,13 +54,26 @@ export interface Sight {
   activity: boolean
   /** Jobs: VIEWJOB or CONTROLJOB. */
   jobs: boolean
+  /** Cluster settings: VIEWCLUSTERSETTING or MODIFYCLUSTERSETTING. */
+  settings: boolean
 }
 
 const STATEMENTS = 2000
+const CONNECTION_LIMIT = 'SHOW CLUSTER SETTING server.max_connections_per_gateway'
 
 /** Reads what this role may see. */
 export async function readSight(db: Database): Promise<Sight> {
-  return { activity: await seesActivity(db), jobs: await seesJobs(db) }
+  return { activity: await seesActivity(db), jobs: await seesJobs(db), settings: await seesSettings(db) }
+}
+
+async function seesSettings(db: Database): Promise<boolean> {
+  try {
+    await db.query(CONNECTION_LIMIT)
+    return true
+  } catch (error) {
+    if (sqlState(error) === '42501') return false
+    throw error
+  }
 }
 
 /** CockroachDB refuses to show statistics with 42501; role options count as well as system privileges. */
@@ -175,7 +188,7 @@ export async function readTargetSessions(db: Database, own: readonly string[]): 
  */
 export async function readConnectionLimit(db: Database): Promise<number | undefined> {
   try {
-    const { rows } = await db.query('SHOW CLUSTER SETTING server.max_connections_per_gateway')
+    const { rows } = await db.query(CONNECTION_LIMIT)
     const perNode = Number(Object.values(rows[0] ?? {})[0])
     if (!(perNode > 0)) return undefined
     const nodes = await db.query('SELECT count(DISTINCT node_id)::FLOAT8 AS nodes FROM [SHOW CLUSTER SESSIONS]')

@@ -80,8 +80,14 @@ export async function listDeferred(db: Database, migration: string): Promise<Def
       throw error
     })
   return rows.map((row) => ({
-    ...{ kind: row.kind, schema: row.schema_name, table: row.table_name, name: row.name },
-    ...{ create: row.create_ddl, drop: row.drop_ddl, dropped: row.dropped, rebuilt: row.rebuilt },
+    kind: row.kind,
+    schema: row.schema_name,
+    table: row.table_name,
+    name: row.name,
+    create: row.create_ddl,
+    drop: row.drop_ddl,
+    dropped: row.dropped,
+    rebuilt: row.rebuilt,
     valid: row.was_valid ?? true,
     comments: JSON.parse(row.comments ?? '[]'),
   }))
@@ -285,11 +291,18 @@ async function mark(
   )
 }
 
+/** Options of {@link rebuildDeferred}. */
+export interface Rebuild {
+  /** Receives each name once the object exists. */
+  onBuilt?: (name: string) => void
+  /** Further connections to the target: a schema change takes as long as its job, so that objects are built side by side. */
+  lanes?: readonly Database[]
+}
+
 /**
  * Builds these kinds again, whatever of them is not there; can be repeated. Foreign keys and checks come back NOT VALID:
  * validate them with {@link validateDeferred}. On CockroachDB each statement returns when its schema change is done, so
  * constraints of one table share a statement.
- * @param onBuilt receives each name once the object exists
  * @returns the names that were built now
  * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
  */
@@ -297,7 +310,7 @@ export async function rebuildDeferred(
   db: Database,
   migration: string,
   kinds: readonly DeferredKind[],
-  onBuilt: (name: string) => void = () => {},
+  { onBuilt = () => {}, lanes = [] }: Rebuild = {},
 ): Promise<string[]> {
   const objects = (await listDeferred(db, migration)).filter(({ kind }) => kinds.includes(kind))
   const stateOf = await readStates(db, objects)
@@ -305,10 +318,11 @@ export async function rebuildDeferred(
   const built: Deferred[] = []
   const build = async () => {
     // Foreign keys rest on unique indexes.
-    for (const unit of [...missing.filter(isIndex).map((each) => [each]), ...byTable(missing.filter(isConstraint))]) {
-      await buildUnit(db, unit, (each) => stateOf(each) === 'absent')
-      built.push(...unit)
-    }
+    for (const units of [missing.filter(isIndex).map((each) => [each]), byTable(missing.filter(isConstraint))])
+      await sideBySide([db, ...lanes], units, async (lane, unit) => {
+        await buildUnit(lane, unit, (each) => stateOf(each) === 'absent')
+        built.push(...unit)
+      })
   }
   try {
     if (missing.length) await unhurried(db, build)
@@ -318,6 +332,26 @@ export async function rebuildDeferred(
   const names = built.map(({ schema, table, name }) => `${schema}.${table}.${name}`)
   names.forEach(onBuilt)
   return names
+}
+
+/** One after the other on each lane. After a failure no lane begins another one, and all have ended when it is thrown. */
+async function sideBySide<T>(
+  lanes: readonly Database[],
+  units: readonly T[],
+  work: (lane: Database, unit: T) => Promise<void>,
+): Promise<void> {
+  const waiting = [...units]
+  const ended = await Promise.allSettled(
+    lanes.map(async (lane) => {
+      for (let unit = waiting.shift(); unit !== undefined; unit = waiting.shift())
+        await work(lane, unit).catch((error) => {
+          waiting.length = 0
+          throw error
+        })
+    }),
+  )
+  const failed = ended.find(({ status }) => status === 'rejected')
+  if (failed) throw (failed as PromiseRejectedResult).reason
 }
 
 function byTable(objects: readonly Deferred[]): Deferred[][] {

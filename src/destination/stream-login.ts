@@ -29,14 +29,31 @@ export function isStreamLogin(role: string): boolean {
   return role.startsWith(PREFIX)
 }
 
+/** What a leg's login is given on each table. */
+export const LOGIN_RIGHTS = ['SELECT', 'INSERT', 'UPDATE', 'DELETE']
+
 /** Whether the migration role may create logins on the target. */
 export async function mayCreateLogins(db: Database): Promise<boolean> {
   const { isCockroach } = await readTarget(db)
-  const admin = isCockroach ? " OR pg_has_role('admin', 'MEMBER')" : ''
+  if (isCockroach) return mayOnCockroach(db)
   const { rows } = await db.query(
-    `SELECT coalesce(bool_or(rolcreaterole OR rolsuper), false)${admin} AS may FROM pg_catalog.pg_roles WHERE rolname = current_user`,
+    'SELECT coalesce(bool_or(rolcreaterole OR rolsuper), false) AS may FROM pg_catalog.pg_roles WHERE rolname = current_user',
   )
   return rows[0].may
+}
+
+/**
+ * No catalog tells of CREATELOGIN, which a password and LOGIN ask for beside CREATEROLE. Both are asked for before the role
+ * is looked up, so that altering one that does not exist tells without changing anything (pkg/sql/alter_role.go).
+ */
+async function mayOnCockroach(db: Database): Promise<boolean> {
+  try {
+    await db.query(`ALTER ROLE IF EXISTS ${ident(newLoginName())} WITH LOGIN`)
+    return true
+  } catch (error) {
+    if (sqlState(error) === '42501') return false
+    throw error
+  }
 }
 
 /**
@@ -58,7 +75,7 @@ export async function createStreamLogin(
   const { rows } = await db.query('SELECT has_schema_privilege($1, $2, $3) AS used', [role, schema, 'USAGE'])
   if (!rows[0].used) await db.query(`GRANT USAGE ON SCHEMA ${ident(schema)} TO ${ident(role)}`)
   const names = tables.map((table) => qualified(schema, table)).join(', ')
-  await db.query(`GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE ${names} TO ${ident(role)}`)
+  await db.query(`GRANT ${LOGIN_RIGHTS.join(', ')} ON TABLE ${names} TO ${ident(role)}`)
   await (await connect(url, 'target')).end()
   return { role, url }
 }
@@ -67,9 +84,11 @@ export async function createStreamLogin(
  * Takes a login away and ends its sessions, so that nothing of that leg can write any more. Repeatable, also for a role
  * that does not exist. A new password lets this run log in as the role: ending other roles' sessions needs rights that
  * a migration role rarely has.
+ * @param leg a session of the role that was opened before, so that none has to be opened now
  * @throws VerdictError `stream.login-alive` when it still may log in, or a session of it does not end
  */
-export async function retireStreamLogin(db: Database, targetUrl: string, role: string): Promise<void> {
+export async function retireStreamLogin(db: Database, targetUrl: string, role: string, leg?: Leg): Promise<void> {
+  if (leg) return retireBy(db, role, leg)
   if ((await canLogIn(db, role)) === undefined) return
   const password = randomBytes(24).toString('hex')
   const url = withLogin(targetUrl, role, password)
@@ -77,12 +96,34 @@ export async function retireStreamLogin(db: Database, targetUrl: string, role: s
   await db.query(`ALTER ROLE ${ident(role)} LOGIN PASSWORD ${literal(password)}`)
   const own = await connect(url, 'target')
   try {
-    await db.query(`ALTER ROLE ${ident(role)} NOLOGIN`)
-    await endOtherSessions(own, role)
+    await retireBy(db, role, await legOf(own))
   } finally {
     await own.end().catch(() => {})
   }
+}
+
+async function retireBy(db: Database, role: string, leg: Leg): Promise<void> {
+  await db.query(`ALTER ROLE ${ident(role)} NOLOGIN`)
+  await endOtherSessions(leg, role)
   if (await canLogIn(db, role)) throw alive(role, 'it may still log in')
+}
+
+/** A session of a leg's role, which may end the others of that role. */
+export interface Leg {
+  db: Database
+  isCockroach: boolean
+  /** Its number on CockroachDB. */
+  session: string
+}
+
+/** Opens another session of a leg's login. The caller ends it. */
+export async function openLeg({ url }: StreamLogin): Promise<Leg> {
+  return legOf(await connect(url, 'target'))
+}
+
+async function legOf(db: Database): Promise<Leg> {
+  const { isCockroach } = await readTarget(db)
+  return { db, isCockroach, session: isCockroach ? (await db.query('SHOW session_id')).rows[0].session_id : '' }
 }
 
 /** Drops a login that was retired. */
@@ -93,9 +134,13 @@ export async function dropStreamLogin(db: Database, role: string): Promise<void>
     [role],
   )
   const tables = rows.map(({ schema, name }) => qualified(schema, name)).join(', ')
-  if (tables) await db.query(`REVOKE ALL ON TABLE ${tables} FROM ${ident(role)}`)
+  // Not ALL, for which CockroachDB asks for ALL WITH GRANT OPTION.
+  if (tables) await db.query(`REVOKE ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables} FROM ${ident(role)}`)
   for (const schema of new Set<string>(rows.map((row) => row.schema)))
-    await db.query(`REVOKE ALL ON SCHEMA ${ident(schema)} FROM ${ident(role)}`)
+    await db.query(`REVOKE USAGE ON SCHEMA ${ident(schema)} FROM ${ident(role)}`).catch((error) => {
+      // Where everybody may use the schema, nothing was given, and this role may have nothing to take.
+      if (!isNotGrantable(error)) throw error
+    })
   await db.query(`DROP ROLE IF EXISTS ${ident(role)}`)
 }
 
@@ -112,24 +157,27 @@ async function canLogIn(db: Database, role: string): Promise<boolean | undefined
 /** Ends the sessions of this one's role that go by one of these application names. */
 export async function endOwnSessions(own: Database, applications: readonly string[]): Promise<void> {
   const { rows } = await own.query('SELECT current_user AS me')
-  await endOtherSessions(own, rows[0].me, `AND application_name IN (${applications.map(literal).join(', ')})`)
+  await endOtherSessions(
+    await legOf(own),
+    rows[0].me,
+    `AND application_name IN (${applications.map(literal).join(', ')})`,
+  )
 }
 
 /** Ends every session of this one's role but itself: a role may always end its own. */
-async function endOtherSessions(own: Database, role: string, which = ''): Promise<void> {
-  const { isCockroach } = await readTarget(own)
-  const end = isCockroach ? endOnCockroach : endOnPostgres
+async function endOtherSessions(leg: Leg, role: string, which = ''): Promise<void> {
+  const end = leg.isCockroach ? endOnCockroach : endOnPostgres
   const deadline = performance.now() + TIMING.sessionsEnd
   // Twice none: a session that was logging in when its login was taken away shows up late.
   for (let none = 0; none < 2; ) {
-    none = (await end(own, which)) ? 0 : none + 1
+    none = (await end(leg, which)) ? 0 : none + 1
     if (performance.now() > deadline) throw alive(role, 'its sessions do not end')
     if (!none) await sleep(TIMING.sessionsLook)
   }
 }
 
-async function endOnPostgres(own: Database, which: string): Promise<number> {
-  const { rowCount } = await own.query(
+async function endOnPostgres({ db }: Leg, which: string): Promise<number> {
+  const { rowCount } = await db.query(
     `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
       WHERE usename = current_user AND pid <> pg_catalog.pg_backend_pid() ${which}`,
   )
@@ -137,11 +185,10 @@ async function endOnPostgres(own: Database, which: string): Promise<number> {
 }
 
 /** By its documented statements; not exercised on a cluster. */
-async function endOnCockroach(own: Database, which: string): Promise<number> {
-  const { session_id: self } = (await own.query('SHOW session_id')).rows[0]
-  const others = `SELECT session_id FROM [SHOW CLUSTER SESSIONS] WHERE user_name = current_user() AND session_id <> ${literal(self)} ${which}`
-  const { rowCount } = await own.query(others)
-  if (rowCount) await own.query(`CANCEL SESSIONS IF EXISTS (${others})`)
+async function endOnCockroach({ db, session }: Leg, which: string): Promise<number> {
+  const others = `SELECT session_id FROM [SHOW CLUSTER SESSIONS] WHERE user_name = current_user() AND session_id <> ${literal(session)} ${which}`
+  const { rowCount } = await db.query(others)
+  if (rowCount) await db.query(`CANCEL SESSIONS IF EXISTS (${others})`)
   return rowCount ?? 0
 }
 
@@ -204,8 +251,13 @@ async function changeOwnWrites(
     .query(`${verb} ${WRITES} ON TABLE ${names} ${preposition} ${ident(rows[0].me)}`)
     // Without the right to change rights nothing changes, and the caller reads back what is so.
     .catch((error) => {
-      if (!/^(42501|01006|01007)$/.test(sqlState(error) ?? '')) throw error
+      if (!isNotGrantable(error)) throw error
     })
+}
+
+/** The server lets this role give or take no such right. */
+function isNotGrantable(error: unknown): boolean {
+  return /^(42501|01006|01007)$/.test(sqlState(error) ?? '')
 }
 
 /** Tables to which this role may write in any way, or with ` AND ` in every way. */

@@ -41,7 +41,7 @@ export interface MaskColumn {
   labels?: boolean
 }
 
-export interface ForeignKey {
+interface ForeignKey {
   name: string
   columns: string[]
   toTable: string
@@ -50,7 +50,7 @@ export interface ForeignKey {
 }
 
 /** A CHECK constraint that all rows meet. */
-export interface RowCheck {
+interface RowCheck {
   name: string
   columns: string[]
   /** Over the names of the columns. */

@@ -1,156 +1,26 @@
 import { literal } from '../runtime/database.ts'
 import { UserError } from '../runtime/errors.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
+import type { Hashes } from './hashes.ts'
+import { type JsonNode, jsonTree } from './json-paths.ts'
 import { jitterMs, type LeafRule, type UseRule } from './rules.ts'
-
-/**
- * The keys that one masked SELECT needs, by domain, and the expressions that it computes once a row.
- *
- * Two hashes serve: where a masked value is made *from* the hash (e-mail, name, uuid …), it is
- * sha256(domain key ‖ value), of which at most 128 bits ever show. The domain key is HMAC-SHA256(key, domain), made once
- * by the runner; a keyed prefix with a truncated digest is as good a keyed function as HMAC is (there is no length to
- * extend), at half its price. Where the hash only says by how much a value moves or where filler text begins, it is
- * `hashtextextended` with a secret seed: it gives nothing away that the moved value does not, at a tenth of the price.
- */
-export class Hashes {
-  /** Domain → position; the session parameters are `molt_actions.k<position>` and `molt_actions.s<position>`. */
-  readonly domains: Map<string, number>
-  /** Values that are taken out of documents before anything is computed of them; later levels are made of earlier ones. */
-  readonly values: Map<string, string>[] = []
-  /** Expression → its name in the inner SELECT. */
-  readonly computed = new Map<string, string>()
-  /** Query → its name in the WITH list, for what is computed once a table. */
-  readonly tables = new Map<string, string>()
-  readonly #prefix: string
-
-  constructor(domains: Map<string, number> = new Map(), prefix = 'h') {
-    this.domains = domains
-    this.#prefix = prefix
-  }
-
-  /** 32 bytes that nobody without the key can tell from the value. */
-  strong(domain: string, value: string): string {
-    // textsend: the bytes in the session's encoding, which is UTF-8; convert_to looks its name up for every value.
-    return this.strongBytes(domain, `textsend(${value})`)
-  }
-
-  strongBytes(domain: string, bytes: string): string {
-    const key = `(SELECT decode(current_setting('molt_actions.k${this.#position(domain)}'), 'hex'))`
-    return this.#once(`sha256(${key} || ${bytes})`)
-  }
-
-  /** A bigint of either sign. So cheap that to make it twice costs less than another level of rows. */
-  light(domain: string, value: string): string {
-    return `hashtextextended(${value}, ${this.#seed(domain)})`
-  }
-
-  /** The same for a column, without the way through text where its type has a hash of its own. */
-  lightColumn(domain: string, column: HashedColumn): string {
-    return hashedWith(column, this.#seed(domain))
-  }
-
-  lightNumber(domain: string, value: string): string {
-    return `hash_numeric_extended(${value}, ${this.#seed(domain)})`
-  }
-
-  /** The same for a row, by its key: each column's hash is the seed of the next one's. */
-  lightRow(domain: string, { key, columns }: MaskTable): string {
-    return key.reduce(
-      (seed, name) => hashedWith(columns.find((each) => each.name === name) ?? { name, type: '' }, seed),
-      this.#seed(domain),
-    )
-  }
-
-  #seed(domain: string): string {
-    return `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
-  }
-
-  /** A value that costs something to get at, taken once a row; it may be made of other such values. */
-  value(expression: string): string {
-    const level =
-      1 + this.values.findLastIndex((each) => [...each.values()].some((name) => expression.includes(`t."${name}"`)))
-    const values = this.values[level] ?? new Map<string, string>()
-    this.values[level] = values
-    const name = values.get(expression) ?? `molt ${this.#prefix}v${level} ${values.size}`
-    values.set(expression, name)
-    return `t."${name}"`
-  }
-
-  /**
-   * `SELECT list FROM from AS t`, with what the list asks for more than once computed once; OFFSET 0 keeps it so. What
-   * it asks for once stands in the list itself: another level of rows costs more than most hashes.
-   */
-  select(list: string, from: string): string {
-    const levels = [...this.values, this.computed].map((level) =>
-      [...level].map(([expression, name]) => ({ expression, name })),
-    )
-    const all = levels.flat().reverse()
-    let asked = list
-    for (const each of all) {
-      const column = `t."${each.name}"`
-      const users = [asked, ...all.filter((user) => user !== each).map(({ expression }) => expression)]
-      if (users.reduce((sum, user) => sum + user.split(column).length - 1, 0) !== 1) continue
-      asked = asked.replace(column, () => each.expression)
-      for (const user of all) user.expression = user.expression.replace(column, () => each.expression)
-      each.name = ''
-    }
-    let rows = from
-    for (const level of levels) {
-      const columns = level.filter(({ name }) => name).map(({ expression, name }) => `${expression} AS "${name}"`)
-      if (columns.length) rows = `(SELECT t.*, ${columns.join(', ')} FROM ${rows} OFFSET 0) AS t`
-    }
-    return `SELECT ${asked} FROM ${rows}`
-  }
-
-  /** A query that is run once, whoever asks. */
-  once(query: string): string {
-    const name = this.tables.get(query) ?? `molt ${this.#prefix}t${this.tables.size}`
-    this.tables.set(query, name)
-    return `"${name}"`
-  }
-
-  /** For the elements of a list, with names of their own. */
-  inner(): Hashes {
-    return new Hashes(this.domains, `${this.#prefix}e`)
-  }
-
-  #position(domain: string): number {
-    const position = this.domains.get(domain) ?? this.domains.size
-    this.domains.set(domain, position)
-    return position
-  }
-
-  #once(expression: string): string {
-    const name = this.computed.get(expression) ?? `molt ${this.#prefix}${this.computed.size}`
-    this.computed.set(expression, name)
-    return `t."${name}"`
-  }
-}
-
-function hashedWith({ name, type, ignoresCase }: HashedColumn, seed: string): string {
-  const own = KEY_HASHES.get(type.replace(/\(.*\)$/, ''))
-  if (own) return `${own}(${columnOf(name)}, ${seed})`
-  const text = `${columnOf(name)}${type === 'text' ? '' : '::text'}`
-  return `hashtextextended(${ignoresCase ? `lower(${text})` : text}, ${seed})`
-}
-
-type HashedColumn = Pick<MaskColumn, 'name' | 'type' | 'ignoresCase'>
-
-/** Equal integers, and equal floats, hash alike whatever their width: a bigint meets the integer that it refers to. */
-const KEY_HASHES = new Map(
-  Object.entries({
-    smallint: 'hashint2extended',
-    integer: 'hashint4extended',
-    bigint: 'hashint8extended',
-    numeric: 'hash_numeric_extended',
-    real: 'hashfloat4extended',
-    'double precision': 'hashfloat8extended',
-    uuid: 'uuid_hash_extended',
-  }),
-)
+import {
+  big,
+  card,
+  EMAIL_LENGTH,
+  email,
+  filler,
+  hex,
+  locality,
+  personName,
+  phone,
+  ROOM,
+  streetLine,
+  uuidDigits,
+} from './words.ts'
 
 /** Whether different originals stay different under a rule; by the birthday bound, for 10⁹ rows at 64 bits. */
-export function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
+function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
   if (column.array) return false
   const room = column.maxLength ?? Number.POSITIVE_INFINITY
   switch (rule.use) {
@@ -182,9 +52,6 @@ function needs(rule: UseRule | LeafRule): number {
   if (rule.use === 'name' || rule.use === 'address') return 'part' in rule && rule.part === 'postcode' ? 3 : ROOM
   return rule.use === 'phone' ? 8 : 0
 }
-
-const EMAIL_HOST = '@example.com'
-const EMAIL_LENGTH = 29
 
 /** Ways to a setting, also by names that are not written out and by queries that are given as text. */
 const SETTINGS = /current_setting|pg_(show_all_)?settings|molt_actions|_to_xml|\bts_(stat|rewrite)\b|\bu&\s*['"]/i
@@ -336,116 +203,6 @@ function maskText(
   }
 }
 
-/** A bigint of 63 bits, of a hash that is one-way already. */
-function big(hash: string): string {
-  return `(hashtextextended(encode(substring(${hash} FROM 1 FOR 8), 'hex'), 0) & 9223372036854775807)`
-}
-
-/** Up to 15 decimal digits that a hash gives; the first is not 0. */
-function digits(hash: string, length: string): string {
-  return `left((100000000000000 + ${big(hash)} % 900000000000000)::text, ${length})`
-}
-
-/** The first hex digits of a hash. */
-function hex(hash: string, length: number): string {
-  const whole = `encode(substring(${hash} FROM 1 FOR ${Math.ceil(length / 2)}), 'hex')`
-  return length % 2 ? `left(${whole}, ${length})` : whole
-}
-
-/** One of some words, by a whole number from 0 on. */
-function pick(index: string, words: readonly string[]): string {
-  // As an array of `name`: its elements are of one size, so that none has to be looked for from the first one on.
-  const list = literal(`[0:${words.length - 1}]={${words.map((word) => `"${word}"`).join(',')}}`)
-  return `(${list}::name[])[${index}]::text`
-}
-
-/** 64 bits in the local part, at a host that RFC 2606 reserves: nothing sent there arrives. */
-function email(hash: string, limit: number | null): string {
-  const length = limit === null ? 16 : Math.max(1, Math.min(16, limit - EMAIL_LENGTH + 16))
-  const text = `'u' || ${hex(hash, length)} || '${EMAIL_HOST}'`
-  return limit === null || limit >= EMAIL_LENGTH ? text : `left(${text}, ${limit})`
-}
-
-const syllables = (...lists: string[]) =>
-  lists.map((list) => list.split(' ')).reduce((words, ends) => words.flatMap((word) => ends.map((end) => word + end)))
-
-/** Words of syllables, so that none of them is taken from anybody. Long lists: a second look-up costs more than a hash. */
-const FIRST = syllables(
-  'Alvu Beru Kadu Deno Elpu Faru Gitu Hanu Ilmo Jare Lutu Mabi Nolu Opra Peri Ravu',
-  'nak vo nape rak lim solu mip tuk den ris bal ga tof ner mu sil',
-)
-const LAST = syllables('Bar Cor Dal Ever Fal Gran Hol Ister', 'a e i o ade ena ila oma', 'be da fe ga', 'ck hl lm rt')
-
-/** No name, street or place of these words is longer. */
-const ROOM = 24
-
-/** 262,144 full names. */
-function personName(hash: string, part: 'full' | 'first' | 'last'): string {
-  const first = (after: string) =>
-    pick(
-      `get_byte(${hash}, 0)`,
-      FIRST.map((name) => name + after),
-    )
-  return part === 'first' ? first('') : `${part === 'full' ? `${first(' ')} || ` : ''}${lastName(hash, '')}`
-}
-
-function lastName(hash: string, after: string): string {
-  return pick(
-    `get_byte(${hash}, 1) * 4 + get_byte(${hash}, 2) % 4`,
-    LAST.map((name) => name + after),
-  )
-}
-
-function streetLine(hash: string): string {
-  const numbers = Array.from({ length: 256 }, (_, at) => `${at + 1} `)
-  return `${pick(`get_byte(${hash}, 5)`, numbers)} || ${lastName(hash, ' Street')}`
-}
-
-/** From the cheap hash: how often a place occurs tells more of it than the name it is given. */
-function locality(hash: string, part: 'city' | 'postcode', value: string): string {
-  if (part === 'city') return pick(`(${hash} & ${LAST.length - 1})::int`, LAST)
-  return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
-}
-
-/** As long as the original; +999 is a country code that is not given out. */
-function phone(hash: string, value: string): string {
-  return `CASE WHEN ${value} LIKE '+%' THEN '+999' ELSE '0999' END || ${digits(hash, `greatest(4, length(${value}) - 4)`)}`
-}
-
-/** As many digits as the original, a valid check digit, and an issuer (90…) that no card network has. */
-function card(hash: string, value: string, limit: number | null): string {
-  const count = `least(greatest(length(translate(${value}, ' -', '')), 13), ${Math.min(19, limit ?? 19)})`
-  const powers = `(ARRAY[${Array.from({ length: 7 }, (_, at) => 10n ** BigInt(10 + at)).join(', ')}])`
-  const body = `SELECT 90 * p + ${big(hash)} % p AS b FROM (SELECT ${powers}[${count} - 12] AS p OFFSET 0) y OFFSET 0`
-  const doubled = (digit: number) => 2 * digit - (digit > 4 ? 9 : 0)
-  // What four digits add to the sum, the last one doubled: one look-up for all four.
-  const table = Array.from({ length: 10_000 }, (_, four) =>
-    [...`${four}`.padStart(4, '0')].reduce((sum, digit, at) => sum + (at % 2 ? doubled(+digit) : +digit), 0),
-  )
-  const bytes = `'\\x${Buffer.from(table).toString('hex')}'::bytea`
-  const sum = Array.from({ length: 5 }, (_, at) => `get_byte(${bytes}, (b / ${10n ** BigInt(4 * at)} % 10000)::int)`)
-  return `(SELECT b::text || ((10 - (${sum.join(' + ')}) % 10) % 10)::text FROM (${body}) x)`
-}
-
-/** 112 bits, with what marks a random (version 4) uuid: two whole bytes, since a hash that is asked for once is cheaper. */
-function uuidDigits(hash: string): string {
-  return `encode(set_byte(set_byte(substring(${hash} FROM 1 FOR 16), 6, ${0x4a}), 8, ${0x8a}), 'hex')`
-}
-
-const LOREM =
-  'lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore magna aliqua ut enim ad minim veniam quis nostrud exercitation ullamco laboris nisi ut aliquip ex ea commodo consequat duis aute irure dolor in reprehenderit in voluptate velit esse cillum dolore eu fugiat nulla pariatur excepteur sint occaecat cupidatat non proident sunt in culpa qui officia deserunt mollit anim id est laborum '
-
-/** Longer texts are put together from copies of the filler; shorter ones are cut from its bytes, which is faster. */
-const SHORT = 512
-const FILLER = `'\\x${Buffer.from(LOREM.repeat(3).slice(0, 2 * SHORT)).toString('hex')}'::bytea`
-
-function filler(hash: string, value: string): string {
-  const [offset, length] = [`1 + (${hash} & ${SHORT - 1})::int`, `length(${value})`]
-  const long = `substr(repeat(${literal(LOREM)}, 3 + ${length} / ${LOREM.length}), ${offset}, ${length})`
-  // By octets, which need no counting: a text of so many has no more characters.
-  return `CASE WHEN octet_length(${value}) <= ${SHORT} THEN encode(substring(${FILLER}, ${offset}, ${length}), 'escape') ELSE ${long} END`
-}
-
 type NumberRule = Extract<UseRule, { use: 'number' }>
 
 /** The value moved by a share of itself, or by an amount; the same value always by the same. */
@@ -528,45 +285,6 @@ function choose(minCount: number, { table, column, domain, hashes }: Place): str
   return `CASE WHEN ${value} IS NOT NULL THEN (SELECT v FROM ${weighed})[1 + width_bucket(${unit}, (SELECT s FROM ${weighed}))] END`
 }
 
-/** A JSON rule's paths as a tree: a node has a rule, or members by name, or one node for each element of an array. */
-export interface JsonNode {
-  rule?: LeafRule
-  members?: Map<string, JsonNode>
-  each?: JsonNode
-}
-
-/** @throws UserError when one path runs through another */
-export function jsonTree(paths: Record<string, LeafRule>): JsonNode {
-  const root: JsonNode = {}
-  for (const [path, rule] of Object.entries(paths)) {
-    let node = root
-    for (const step of path.match(/\[\]|[^.[\]]+/g) ?? []) {
-      if (step === '[]') {
-        node.each ??= {}
-        node = node.each
-      } else {
-        node.members ??= new Map()
-        if (!node.members.has(step)) node.members.set(step, {})
-        node = node.members.get(step) as JsonNode
-      }
-    }
-    if (node.rule) throw new UserError('mask.rules-misfit', `the JSON path ${path} is listed twice`)
-    node.rule = rule
-  }
-  requireClear(root, '')
-  return root
-}
-
-function requireClear(node: JsonNode, path: string): void {
-  if ([node.rule, node.members, node.each].filter(Boolean).length > 1)
-    throw new UserError(
-      'mask.rules-misfit',
-      `the JSON path ${path || '[]'} has a rule of its own and others below it, or lists both members and elements; keep one of the two`,
-    )
-  for (const [name, child] of node.members ?? []) requireClear(child, path ? `${path}.${name}` : name)
-  if (node.each) requireClear(node.each, `${path}[]`)
-}
-
 /**
  * The document as text, put together from its listed members: what is not listed cannot get in. As text it goes into
  * the COPY; to build a jsonb first would take several times as long.
@@ -631,65 +349,9 @@ function maskLeaf(rule: LeafRule, value: string, place: Place, label = ''): stri
   return `coalesce(${quoted}, ${ifThere(value, label)})`
 }
 
-/** True for a document in which something stands that no path lists. */
-export function jsonUnlisted(value: string, node: JsonNode): string {
-  if (node.rule) return 'false'
-  if (node.each) {
-    const inner = jsonUnlisted('x.e', node.each)
-    return `CASE jsonb_typeof(${value}) WHEN 'array' THEN EXISTS (SELECT FROM jsonb_array_elements(${value}) x(e) WHERE ${inner}) WHEN 'null' THEN false ELSE ${value} IS NOT NULL END`
-  }
-  const members = [...(node.members as Map<string, JsonNode>)]
-  const below = members
-    .filter(([, child]) => !child.rule)
-    .map(([name, child]) => ` OR ${jsonUnlisted(`(${value} -> ${literal(name)})`, child)}`)
-  const rest = `${value} - ${textArray(members.map(([name]) => name))} <> '{}'`
-  return `CASE jsonb_typeof(${value}) WHEN 'object' THEN ${rest}${below.join('')} WHEN 'null' THEN false ELSE ${value} IS NOT NULL END`
-}
-
-/**
- * The texts at those paths of a JSON rule that are wanted, as `SELECT`s of one column: what is looked for, or looked at.
- * @param lists the arrays on the way there, each an item of the FROM clause
- */
-export function jsonTexts(
-  value: string,
-  node: JsonNode,
-  wanted: (rule: LeafRule) => boolean,
-  lists: readonly string[] = [],
-): string[] {
-  if (node.rule)
-    return wanted(node.rule) ? [`SELECT ${value} #>> '{}'${lists.length ? ` FROM ${lists.join(', ')}` : ''}`] : []
-  if (node.each) {
-    const name = `x${lists.length}`
-    const list = `jsonb_array_elements(CASE jsonb_typeof(${value}) WHEN 'array' THEN ${value} END) ${name}(e)`
-    return jsonTexts(`${name}.e`, node.each, wanted, [...lists, list])
-  }
-  return [...(node.members as Map<string, JsonNode>)].flatMap(([name, child]) =>
-    jsonTexts(`(${value} -> ${literal(name)})`, child, wanted, lists),
-  )
-}
-
-/**
- * Every text and number of a document; a `json` that has no equal in jsonb is a text as a whole.
- * @param from the level at which it begins: 1 leaves the document itself out
- */
-export function jsonLeaves(value: string, type: string, from = 0): string[] {
-  const document = type === 'jsonb' ? value : readable(value)
-  const leaves = `SELECT e #>> '{}' FROM jsonb_path_query(${document}, 'strict $.**{${from} to last} ? (@.type() == "string" || @.type() == "number")') e`
-  return type === 'jsonb' ? [leaves] : [leaves, `SELECT ${value}::text WHERE ${document} IS NULL`]
-}
-
-/** A `json` as jsonb, but for escapes that jsonb may not have: the character 0, and halves of others. */
-export function readable(value: string): string {
-  return `CASE WHEN ${value}::text !~* '\\\\u(0000|d[89a-f])' THEN ${value}::jsonb END`
-}
-
 const REUSES = new Set<UseRule['use']>(['null', 'constant', 'number', 'date', 'choice'])
 
 /** Rules whose results may well be somebody else's original: chosen from them, moved among them, set, or as few as postal codes. */
 export function bringsBack(rule: Exclude<LeafRule, { keep: true }> | UseRule): boolean {
   return REUSES.has(rule.use) || ('part' in rule && rule.part === 'postcode')
-}
-
-export function textArray(items: readonly string[]): string {
-  return `ARRAY[${items.map(literal).join(', ')}]::text[]`
 }

@@ -4,9 +4,9 @@ import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import type { Database } from '../runtime/database.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
 import { type CopyEnds, hangUp, openPair } from './copy.ts'
+import { bare, type Decision, own, type Plan, type PlannedTable, TEXTS, textsOf } from './decisions.ts'
 import { literalsOf, partsOf } from './literals.ts'
 import { looksPersonal } from './names.ts'
-import { bare, type Decision, own, type Plan, type PlannedTable, TEXTS, textsOf } from './plan.ts'
 import type { Rules } from './rules.ts'
 import { setParameters } from './session.ts'
 import { dangling } from './subset.ts'
@@ -23,7 +23,7 @@ export interface Sides {
 }
 
 /** One column before and after; numbers only. Undefined where it was not measured. */
-export interface ColumnShape {
+interface ColumnShape {
   nullShare: number
   averageLength?: number
   distinct?: number
@@ -43,7 +43,7 @@ export interface ColumnProof {
   survivors?: number
 }
 
-export interface TableProof {
+interface TableProof {
   table: string
   rowsBefore: number
   rowsAfter: number

@@ -1,9 +1,11 @@
 import { parse } from 'yaml'
 import { type Database, ident, literal, qualified } from '../runtime/database.ts'
 import { columnOf, fromItem, type MaskColumn, type MaskTable, readMaskTables } from './catalog.ts'
-import { misfit, readable } from './expressions.ts'
+import { compared, meets } from './decisions.ts'
+import { misfit } from './expressions.ts'
+import { readable } from './json-paths.ts'
 import { emailRule, type Suggestion, suggest } from './names.ts'
-import { compared, key, meets, oneLine } from './plan.ts'
+import { key, oneLine } from './plan.ts'
 import { PATTERNS } from './proof.ts'
 import type { Rule } from './rules.ts'
 

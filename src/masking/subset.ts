@@ -1,8 +1,8 @@
 import { type Database, ident, literal, qualified } from '../runtime/database.ts'
 import { number } from '../runtime/progress.ts'
 import { columnOf, fromItem, type MaskTable } from './catalog.ts'
-import { Hashes } from './expressions.ts'
-import { compared, type Edge, own, type Plan } from './plan.ts'
+import { compared, type Edge, own, type Plan } from './decisions.ts'
+import { Hashes } from './hashes.ts'
 import type { Rules } from './rules.ts'
 
 type Subset = NonNullable<Rules['subset']>

@@ -3,8 +3,8 @@ import { type Database, ident, literal, qualified, relationExists, sqlState } fr
 import { UserError, VerdictError } from '../runtime/errors.ts'
 import { someOf } from '../runtime/progress.ts'
 import { TIMING } from '../runtime/timing.ts'
-import { MEETS_CHECKS } from './plan.ts'
 import { openSession } from './session.ts'
+import { MEETS_CHECKS } from './source-checks.ts'
 
 /** Remembers on the rehearsal source what is ours there, so that a second run may replace it and nothing else. */
 export const OURS = 'molt_actions_mask'

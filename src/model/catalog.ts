@@ -110,7 +110,7 @@ export interface Constraint {
   definition: string
 }
 
-export interface Reference {
+interface Reference {
   schema: string
   table: string
   columns: string[]

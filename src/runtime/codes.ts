@@ -296,6 +296,11 @@ export const CODES = {
     cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
     fix: 'Turn TLS on at the server.',
   },
+  'connect.not-allowed': {
+    meaning: 'A database does not let this user in.',
+    cause: 'The user may log in to the server, and has no CONNECT on this database.',
+    fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
+  },
   'connect.option-refused': {
     meaning: 'A database refused a start-up parameter.',
     cause: '`options` in the URL sets a parameter that this server does not have, or gives it a value that it refuses.',

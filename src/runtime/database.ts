@@ -226,6 +226,7 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
   const state = sqlState(error)
   if (state === '28P01' || state === '28000')
     return { code: 'connect.login-refused', advice: 'Check the user, the password and pg_hba.conf.' }
+  if (state === '42501') return { code: 'connect.not-allowed', advice: 'Grant the user CONNECT on the database.' }
   if (state === '42704' || state === '22023')
     return { code: 'connect.option-refused', advice: 'Remove that parameter from `options` in the URL.' }
   if (state === '3D000') return { code: 'connect.no-database', advice: 'Check the database name in the URL.' }

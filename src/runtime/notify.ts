@@ -18,7 +18,7 @@ const EVENTS = {
 export type NotifyEvent = keyof typeof EVENTS
 
 /** A message: flat, every value a text, so that chat programs can take its fields as variables. */
-export interface Message extends Record<string, string> {
+interface Message extends Record<string, string> {
   version: '1'
   event: NotifyEvent
   migration: string

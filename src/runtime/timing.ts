@@ -10,6 +10,8 @@ const DEFAULTS = {
   statementGrace: 1_000,
   /** A statement on the fence: one that takes longer has met a broken connection. */
   fenceTimeout: 3_000,
+  /** How long a failed cutover waits for what is done beside its verify. */
+  besideEnds: 30_000,
   /** A table's lock for the fence's trigger, which is asked for again when it is not had. */
   fenceLock: 1_000,
   /** Before a statement is repeated on the target, at first and at most; doubled each time. */

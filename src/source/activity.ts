@@ -71,7 +71,7 @@ export async function readStatements(db: Database): Promise<StatementRow[] | NoS
 }
 
 /** Whether texts and states of other users' sessions are shown to this one. */
-export async function seesOthers(db: Database): Promise<boolean> {
+async function seesOthers(db: Database): Promise<boolean> {
   const { rows } = await db.query(
     `SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') OR rolsuper AS sees
        FROM pg_catalog.pg_roles WHERE rolname = current_user`,

@@ -12,7 +12,7 @@ export function parseLsn(text: string): Lsn {
   return match ? (BigInt(`0x${match[1]}`) << 32n) | BigInt(`0x${match[2]}`) : 0n
 }
 
-export interface RelationColumn {
+interface RelationColumn {
   name: string
   /** Part of the replica identity: with FULL, every column. */
   key: boolean

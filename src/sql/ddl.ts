@@ -22,7 +22,7 @@ export interface HashSharding {
   buckets: number | null
 }
 
-export interface KeyDefinition {
+interface KeyDefinition {
   name: string
   columns: string[]
   hash: HashSharding | null

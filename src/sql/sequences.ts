@@ -153,7 +153,10 @@ async function setAll(
     }
     const steps = margin > sequence.cache ? margin : sequence.cache
     const value = used === null ? null : standing(sequence, other, used, steps)
-    const unfit = unfitSequence(sequence, other, target.schema, used, value)
+    // A target that ends before the source does must hold the whole margin.
+    const shorter = used !== null && numbersLeft(other, used) < numbersLeft(sequence, used)
+    const wanted = shorter && !sequence.cycle ? used + steps * sequence.increment : value
+    const unfit = unfitSequence(sequence, other, target.schema, used, wanted)
     if (unfit) problems.push(unfitText(unfit))
     else if (value !== null) waiting.push({ sequence, value })
   }
@@ -228,13 +231,13 @@ export function unfitSequence(
   if (numbersLeft(other, furthest(sequence, value, sequence.cycle ? null : other.lastValue)) > 0n) return undefined
   if (sequence.cycle && other.cycle && used >= other.min && used <= other.max) return undefined
   const up = increment > 0n
-  if (numbersLeft({ ...other, holds: null }, used) > 0n)
+  if (numbersLeft({ ...other, holds: null }, value) > 0n)
     return {
-      what: `the column ${other.table}.${other.column} cannot hold a number beyond ${used}, which is used up already`,
+      what: `the column ${other.table}.${other.column} cannot hold ${value + other.increment}, and ${used} is used up already`,
       fix: `Before the load, run \`ALTER TABLE ${qualified(schema, other.table ?? '')} ALTER COLUMN ${ident(other.column ?? '')} TYPE bigint\` on both sides.`,
     }
   const [end, bound, word] = up ? [other.max, max, 'MAXVALUE'] : [other.min, min, 'MINVALUE']
-  const next = used + other.increment
+  const next = value + other.increment
   const roomy = up ? next <= bound : next >= bound
   return {
     what: `the sequence ${name} ends at ${end} on the target, but ${used} is used up already and ${next} would be its next value`,

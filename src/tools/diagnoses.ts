@@ -1,5 +1,5 @@
 /** What kind of thing keeps a stream from moving. */
-export type DiagnosisKind =
+type DiagnosisKind =
   | 'truncate'
   | 'toast'
   | 'identity'

@@ -207,7 +207,7 @@ interface TableAccount {
   imported?: number
 }
 
-export type SkippedKind =
+type SkippedKind =
   | 'unmigratable'
   | 'missing-on-target'
   | 'missing-on-source'

@@ -321,7 +321,7 @@ const CLASSES: Partial<Record<ValueClass, string>> = {
 }
 
 /** Why an account is no positive proof. */
-export type VerifyProblemKind =
+type VerifyProblemKind =
   | 'unverifiable'
   | 'incomplete'
   | 'nothing-compared'

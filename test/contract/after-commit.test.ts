@@ -1,8 +1,6 @@
 /** The comparison after the commit by itself: the target as of a time, and clocks that differ. */
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { retentionNeeded } from '../../src/actions/cutover/retention.ts'
 import { readRetention, readShortestRetention } from '../../src/destination/retention.ts'
 import { plusMaxOffset, readCommitTime } from '../../src/phases/after-commit/commit-time.ts'
@@ -10,19 +8,17 @@ import { inBoth } from '../../src/phases/after-commit/compare.ts'
 import { digestTables, type TableDigest } from '../../src/phases/verify/row-digests.ts'
 import { createTargetHeartbeat, HEARTBEAT } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
+import { type Servers, startServers } from '../support/servers.ts'
 
-let pair: EmbeddedPair
-let cluster: CockroachServer
+let servers: Servers
 let source: pg.Client
 let target: pg.Client
 /** Past all rules of the server. */
 let behind: pg.Client
 
 beforeAll(async () => {
-  pair = await startPair()
-  cluster = await startCockroach(pair.target)
-  const urls = [pair.source.url, cluster.urlOf('shop'), pair.target.url]
-  const clients = urls.map((connectionString) => new pg.Client({ connectionString }))
+  servers = await startServers()
+  const clients = [servers.source, servers.target, servers.behind].map(({ url }) => new pg.Client(url))
   ;[source, target, behind] = clients as [pg.Client, pg.Client, pg.Client]
   for (const each of clients) await each.connect()
   for (const each of [source, target]) await each.query('CREATE TABLE orders (id INT8 PRIMARY KEY, total NUMERIC)')
@@ -31,15 +27,14 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   for (const each of [source, target, behind]) await each?.end()
-  await cluster?.stop()
-  await pair?.stop()
+  await servers?.stop()
 })
 
 async function digestAsOf(asOf: string): Promise<TableDigest> {
   const pairs = (await readTables(source, 'public')).map((table) => [table, table] as const)
   const [digest] = await digestTables(pairs, {
-    sourceUrl: pair.source.url,
-    targetUrl: cluster.urlOf('shop'),
+    sourceUrl: servers.source.url,
+    targetUrl: servers.target.url,
     sourceSchema: 'public',
     targetSchema: 'public',
     asOf,

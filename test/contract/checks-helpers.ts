@@ -102,7 +102,7 @@ export function asCockroach(facts: Facts, major = 25, minor = 2): Facts {
       intSize: '4',
       serial: 'sql_sequence',
       jobs: [],
-      sight: { activity: true, jobs: true },
+      sight: { activity: true, jobs: true, settings: true },
     },
   }
 }

@@ -372,12 +372,20 @@ it('rights that the migration user lacks on both sides', async () => {
   expectFires(facts, 'right.owner', ['public.orders'])
   expectFires(facts, 'right.statistics', ['weak'])
   const blind = changed(asCockroach(facts), (copy) => {
-    copy.target.sight = { activity: false, jobs: true }
+    copy.target.sight = { activity: false, jobs: true, settings: true }
   })
   expectFires(blind, 'right.target-activity', ['weak'])
+  const closed = changed(asCockroach(clean), (copy) => {
+    copy.target.sight = { activity: true, jobs: true, settings: false }
+    copy.target.role.lockedSequences = ['numbers']
+    copy.target.role.usageGrantable = false
+  })
+  expectFires(closed, 'right.target-settings', [closed.target.role.name], asCockroach(clean))
+  expectFires(closed, 'right.target-sequences', ['public.numbers'])
+  expectFires(closed, 'right.target-logins', ['public'])
   expectFires(facts, 'right.target-tables', ['public.orders'])
   expectFires(facts, 'right.target-create', ['weak', 'weak'])
-  expectFires(facts, 'right.target-logins', ['weak'])
+  expectFires(facts, 'right.target-logins', ['weak', 'public.orders'])
   expectFires(await factsOf(urls), 'tgt.writer', ['app', 'weak'])
   await query(urls.source, 'GRANT SELECT ON orders TO weak')
   expectFires(await factsOf({ ...urls, source: weak(urls.source) }), 'right.row-security', ['public.orders'])
@@ -751,7 +759,12 @@ it('what only CockroachDB says of itself', () => {
     'ALTER RANGE default CONFIGURE ZONE USING\n\trange_min_bytes = 134217728,\n\tgc.ttlseconds = 4500,\n\tnum_replicas = 3'
   expect([retentionOf(zone), retentionOf('')]).toEqual([4_500, null])
   expectFires(target({ jobs: null }), 'tgt.jobs-unseen', ['target'], cockroach)
-  expectFires(target({ sight: { activity: true, jobs: false } }), 'tgt.jobs-unseen', ['target'], cockroach)
+  expectFires(
+    target({ sight: { activity: true, jobs: false, settings: true } }),
+    'tgt.jobs-unseen',
+    ['target'],
+    cockroach,
+  )
   const role = (change: Partial<Facts['target']['role']>) =>
     ({ admin: false, system: [], ...change }) as Partial<Facts['target']['role']>
   const on = (minor: number, change: Partial<Facts['target']['role']>, settings: Partial<Settings> = {}) =>
@@ -894,7 +907,7 @@ it('tells approvers the verdict first, then what blocks, what was waived, and th
   expect(at.every((each) => each >= 0)).toBe(true)
   expect([...at].sort((a, b) => a - b)).toEqual(at)
   expect(text).toContain(
-    '| public.p\\|1&lt;b> has no primary key | ``ALTER TABLE "public"."p\\|1<b>" ADD PRIMARY KEY (…); -- or leave it out: `exclude-tables` `` |',
+    '| public.p\\|1&lt;b> has no primary key | `` ALTER TABLE "public"."p\\|1<b>" ADD PRIMARY KEY (…); -- or leave it out: `exclude-tables` `` |',
   )
   expect(text).toContain('| and 1 more | All are in preflight.json. |')
   expect(text).toContain('| public.p\\|0&lt;b> has no primary key | `tbl.no-key=p\\|0<b>` |')
@@ -941,7 +954,15 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   const functions = new Set([...target.matchAll(/\b([a-z_]{2,})\(/g)].map(([, name]) => name))
   expect([...functions].sort()).toEqual([
     ...['bool_or', 'coalesce', 'current_database', 'format_type', 'has_database_privilege', 'has_schema_privilege'],
-    ...['has_table_privilege', 'json_agg', 'lower', 'pg_get_constraintdef', 'pg_has_role', 'version'],
+    ...[
+      'has_sequence_privilege',
+      'has_table_privilege',
+      'json_agg',
+      'lower',
+      'pg_get_constraintdef',
+      'pg_has_role',
+      'version',
+    ],
   ])
   const catalogs = new Set([...target.matchAll(/\b(?:pg_catalog|information_schema)\.(\w+)/g)].map(([, name]) => name))
   expect([...catalogs].sort()).toEqual([

@@ -137,7 +137,7 @@ it('keeps waivers in the plan, and both schemas, which tell every change by its 
   expect(result.conclusion, result.log).toBe('success')
   expect(result.outputs).toMatchObject({ phase: 'prepared', 'table-count': '3' })
   expect(result.summary).toMatch(
-    /Waived \(1\)[\s\S]*\| public\.audit\\_log has no primary key \| `tbl\.no-key=audit_log` \|/,
+    /Waived \(1\)[\s\S]*\| public\.audit_log has no primary key \| `tbl\.no-key=audit_log` \|/,
   )
   expect(codeOf(await run('rollback', urls))).toBe('ledger.wrong-phase')
   const entry = await entryOf(urls)
@@ -580,16 +580,16 @@ it('says which sequence of the target cannot go on, and sets it not', async () =
       ['d_id_seq', '210'],
     ])
     expect(problems).toEqual([
-      'the sequence public.a_id_seq ends at 100 on the target, but 200 is used up already and 211 would be its next value; run `ALTER SEQUENCE "public"."a_id_seq" MAXVALUE 9223372036854775807` on the target',
+      'the sequence public.a_id_seq ends at 100 on the target, but 200 is used up already and 211 would be its next value. Run `ALTER SEQUENCE "public"."a_id_seq" MAXVALUE 9223372036854775807` on the target.',
       expect.stringMatching(
-        /^the sequence public.b_id_seq counts by -1 on the target and by 1 on the source; run `ALTER/,
+        /^the sequence public.b_id_seq counts by -1 on the target and by 1 on the source\. Run `ALTER/,
       ),
       expect.stringMatching(
         /^the sequence public.c_id_seq ends at 205 on the target, but 200 is used up already and 211/,
       ),
     ])
     // While changes are streamed the same is seen, as far as no margin is needed.
-    const streaming = sequenceProblems(await readSequenceStates(...sides, names)).filter((each) => /run `/.test(each))
+    const streaming = sequenceProblems(await readSequenceStates(...sides, names)).filter((each) => /Run `/.test(each))
     expect(streaming.map((each) => each.split(' ')[2])).toEqual(['public.a_id_seq', 'public.b_id_seq'])
     for (const problem of problems) await there.query(/`(.*)`/.exec(problem)?.[1] as string)
     expect(await setSequences(...sides, names, 10n)).toMatchObject({ problems: [] })

@@ -1,15 +1,14 @@
 /**
- * A migration that was committed, observed by the committed bundles through a proxy that keeps statement statistics as
- * CockroachDB does: calm, with a client that was forgotten on the source, with a query that lost its index, and with a
- * storm of retries.
+ * A migration to the like-server that was committed, observed by the committed bundles: calm, with a client that was
+ * forgotten on the source, with a query that lost its index, and with a storm of retries.
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { CockroachServer } from '../../rehearsal/cockroach/server.ts'
 import type { JobResult } from '../../rehearsal/runner/runner.ts'
-import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
-import { type StatisticsProxy, startStatisticsProxy } from '../support/statistics-proxy.ts'
+import { query, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 
 const CUTOVER = { decision: 'commit', 'quiet-period': '300ms', 'final-verify': 'counts', 'switch-command': '["true"]' }
 /** Looks 250 times for the items of a product: by an index in a millisecond or two, without one in a tenth of a second. */
@@ -22,7 +21,11 @@ const LIMITS = { 'latency-floor': '60ms', 'latency-ratio': '8', 'min-calls': '5'
 
 let rehearsal: Rehearsal
 let app: pg.Client
-let proxy: StatisticsProxy
+let cluster: CockroachServer
+
+const run = (name: string, inputs: Record<string, string> = {}): Promise<JobResult> =>
+  rehearsal.run(name, name === 'setup' ? inputs : { target: cluster.urlOf('shop'), ...inputs })
+const onTarget = (sql: string) => query(cluster.urlOf('shop'), sql)
 
 beforeAll(async () => {
   rehearsal = await startRehearsal({
@@ -32,33 +35,37 @@ beforeAll(async () => {
   })
   await rehearsal.query('source', 'CREATE SCHEMA monitoring')
   await rehearsal.query('source', 'CREATE EXTENSION pg_stat_statements SCHEMA monitoring')
-  await rehearsal.bringToCaughtUp()
+  cluster = rehearsal.pair.cluster
+  requireSuccess('setup', await run('setup', { embedded: 'true' }))
+  requireSuccess('prepare', await run('prepare'))
+  requireSuccess('fetch', await run('fetch', { mode: 'direct-copy' }))
+  requireSuccess('replicate', await run('replicate', { until: 'caught-up', 'quiet-period': '500ms' }))
   app = await client('source')
-  const first = await rehearsal.run('observe', { mode: 'baseline' })
+  const first = await run('observe', { mode: 'baseline' })
   requireSuccess('baseline', first)
   expect(first.outputs.snapshots).toBe('1')
   await work()
-  const second = await rehearsal.run('observe', { mode: 'baseline' })
+  const second = await run('observe', { mode: 'baseline' })
   requireSuccess('baseline', second)
   expect(second.outputs.snapshots).toBe('2')
   await app.end()
-  requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
-  requireSuccess('finalize', await rehearsal.run('finalize'))
-  proxy = await startStatisticsProxy(rehearsal.pair.target.url)
-  await rehearsal.load.switchTo(proxy.url)
-  await rehearsal.query('target', 'CREATE INDEX by_product ON order_items (product_id)')
+  requireSuccess('cutover', await run('cutover', CUTOVER))
+  await rehearsal.load.switchTo(cluster.urlOf('shop'))
+  const finalized = await run('finalize')
+  requireSuccess('finalize', finalized)
+  expect(finalized.outputs).toMatchObject({ compared: 'equal', differences: '[]' })
+  await onTarget('CREATE INDEX by_product ON order_items (product_id)')
   await rehearsal.query('target', 'ANALYZE order_items')
   app = await client('target')
-}, 240_000)
+}, 400_000)
 
 afterAll(async () => {
   await app?.end()
-  await proxy?.stop()
   await rehearsal?.stop()
 })
 
 async function client(side: 'source' | 'target', application = 'reports'): Promise<pg.Client> {
-  const connectionString = side === 'target' ? proxy.url : rehearsal.pair.source.url
+  const connectionString = side === 'target' ? cluster.urlOf('shop') : rehearsal.pair.source.url
   const db = new pg.Client({ connectionString, application_name: application })
   await db.connect()
   return db
@@ -73,7 +80,7 @@ async function observed(
   inputs: Record<string, string> = {},
   meanwhile: () => Promise<void> = work,
 ): Promise<JobResult> {
-  const watching = rehearsal.run('observe', { target: proxy.url, duration: '8s', every: '2s', ...LIMITS, ...inputs })
+  const watching = run('observe', { duration: '8s', every: '2s', ...LIMITS, ...inputs })
   await new Promise((go) => setTimeout(go, 3_000))
   await meanwhile()
   return watching
@@ -91,8 +98,8 @@ test('a calm night is healthy, and the way back may close', { timeout: 60_000 },
   expect(report.worst.length).toBeGreaterThan(3)
   expect(report.coverage).toBeGreaterThan(50)
   expect(readFileSync(metrics, 'utf8')).toContain('verdict="healthy"} 1\n')
-  expect((await rehearsal.run('status')).outputs).toMatchObject({ observed: 'healthy' })
-  requireSuccess('cleanup', await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' }))
+  expect((await run('status')).outputs).toMatchObject({ observed: 'healthy' })
+  requireSuccess('cleanup', await run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' }))
 })
 
 test('a client that still writes to the source makes it degraded, and is named', { timeout: 60_000 }, async () => {
@@ -111,12 +118,9 @@ test('a client that still writes to the source makes it degraded, and is named',
       { code: 'observe.stragglers', subject: 'molt-actions rehearsal load (user postgres, 127.0.0.1)', measured: 1 },
       { code: 'observe.refused-writes', measured: 7 },
     ])
-    const open = await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' })
+    const open = await run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' })
     expect(open.outputs['error-code']).toBe('cleanup.degraded')
-    requireSuccess(
-      'cleanup',
-      await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true', waive: 'observe' }),
-    )
+    requireSuccess('cleanup', await run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true', waive: 'observe' }))
   } finally {
     await forgotten.end()
   }
@@ -127,15 +131,17 @@ test('what the source refused before the last watch does not count again', { tim
 })
 
 test('a query that lost its index makes it degraded, and is named first', { timeout: 60_000 }, async () => {
-  await rehearsal.query('target', 'DROP INDEX by_product')
+  await onTarget('DROP INDEX order_items@by_product')
   const red = await observed()
   expect(red.outputs.verdict).toBe('degraded')
-  expect(JSON.parse(red.outputs.reasons as string)).toMatchObject([{ code: 'observe.slow', subject: FINGERPRINT }])
+  expect(JSON.parse(red.outputs.reasons as string)).toMatchObject([
+    { code: 'observe.slow', subject: FINGERPRINT, hint: 'full-scan' },
+  ])
   expect(JSON.parse(readFileSync(red.outputs.report as string, 'utf8')).worst[0].statement).toBe(FINGERPRINT)
 })
 
 test('a storm of retries makes it degraded, and names the statement', { timeout: 60_000 }, async () => {
-  await rehearsal.query('target', 'CREATE INDEX by_product ON order_items (product_id)')
+  await onTarget('CREATE INDEX by_product ON order_items (product_id)')
   const rivals = [await client('target'), await client('target')]
   const HOT = 'UPDATE categories SET name = name WHERE id = $1'
   /** As a client does that retries at once: two transactions read the same row, and the second to write gives way. */
@@ -172,7 +178,7 @@ test('an application that is not on the target is never green', { timeout: 60_00
   const none = await observed({ duration: '2s' }, async () => {})
   expect(none.conclusion).toBe('failure')
   expect(none.outputs.verdict).toBe('inconclusive')
-  const warned = await rehearsal.run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' })
+  const warned = await run('cleanup', { 'rollback-window': '0s', 'dry-run': 'true' })
   requireSuccess('cleanup', warned)
   expect(words(warned)).toContain('inconclusive')
 })

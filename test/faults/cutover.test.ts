@@ -228,7 +228,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
   await refused(
     'target',
     `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "tables"}'`,
-    `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "full"}'`,
+    `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "auto"}'`,
     /the plan of migration `main` in the ledger is not the one of its hash/,
   )
   await refused(
@@ -533,7 +533,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
     expect(told.outputs['error-kind']).toBe('verdict')
     expect(words(told)).toContain('writes have passed it since the commit: somebody has lifted it meanwhile')
   }
-  const gone = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'observe', 'dry-run': 'true' })
+  const gone = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'observe, compare', 'dry-run': 'true' })
   requireSuccess('cleanup', gone)
   expect(words(gone)).toMatch(/the source has not stood still since the commit.*writes have passed it since the commit/)
   const accept = /carried over, `(SELECT setval\(.*?\))` on the source says so/.exec(words(gone))?.[1] as string

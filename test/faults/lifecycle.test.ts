@@ -131,9 +131,11 @@ test('cleanup after the rollback window leaves nothing of ours on either side', 
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   requireSuccess('cutover', await rehearsal.run('cutover', CUTOVER))
-  const unobserved = await rehearsal.run('cleanup', { 'rollback-window': '0s' })
+  const uncompared = await rehearsal.run('cleanup', { 'rollback-window': '0s' })
+  expect(uncompared.outputs['error-code']).toBe('cleanup.not-compared')
+  const unobserved = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'compare' })
   expect(unobserved.outputs['error-code']).toBe('cleanup.not-observed')
-  const over = { 'rollback-window': '0s', waive: 'observe' }
+  const over = { 'rollback-window': '0s', waive: 'observe, compare' }
   const listed = await rehearsal.run('cleanup', { ...over, 'dry-run': 'true' })
   requireSuccess('cleanup', listed)
   expect(words(listed)).toContain('would drop slot molt_slot')

@@ -3,12 +3,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { type CockroachOptions, type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
+import type { CockroachOptions, CockroachServer } from '../../rehearsal/cockroach/server.ts'
 import type { Job } from '../../rehearsal/cockroach/types.ts'
-import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type S3Server, startS3 } from '../../rehearsal/s3.ts'
 import { query, REPO, requireSuccess } from './migration.ts'
+import { type Servers, startServers } from './servers.ts'
 import { children } from './stopped.ts'
 
 const ROWS = 40
@@ -37,7 +37,7 @@ export interface Prepared {
 
 /** A source, a CockroachDB-like target and a bucket, for tests of the load. */
 export class LoadBench {
-  readonly pair: EmbeddedPair
+  readonly pair: Servers
   readonly cluster: CockroachServer
   readonly s3: S3Server
   /** Called before an import reads a file; tests make it wait or fail. */
@@ -46,25 +46,23 @@ export class LoadBench {
   readonly folder = mkdtempSync(join(tmpdir(), 'molt-actions-load-'))
   #count = 0
 
-  private constructor(pair: EmbeddedPair, cluster: CockroachServer, s3: S3Server) {
+  private constructor(pair: Servers, s3: S3Server) {
     this.pair = pair
-    this.cluster = cluster
+    this.cluster = pair.cluster
     this.s3 = s3
   }
 
   static async start(options: CockroachOptions = {}): Promise<LoadBench> {
-    const pair = await startPair()
     const hook: { bench?: LoadBench } = {}
     const beforeFile: CockroachOptions['beforeFile'] = async (...given) => hook.bench?.beforeFile(...given)
-    const cluster = await startCockroach(pair.target, { ...options, beforeFile })
-    hook.bench = new LoadBench(pair, cluster, await startS3())
+    const pair = await startServers({ cluster: { ...options, beforeFile } })
+    hook.bench = new LoadBench(pair, await startS3())
     requireSuccess('setup', await hook.bench.#run('setup', { embedded: 'true' }))
     return hook.bench
   }
 
   async stop(): Promise<void> {
     await this.s3.stop()
-    await this.cluster.stop()
     await this.pair.stop()
     rmSync(this.folder, { recursive: true, force: true })
   }
@@ -73,7 +71,7 @@ export class LoadBench {
   async prepared(inputs: Record<string, string> = {}): Promise<Prepared> {
     this.beforeFile = async () => {}
     const name = `load${++this.#count}`
-    for (const side of ['source', 'target'] as const) {
+    for (const side of ['source', 'behind'] as const) {
       await query(this.pair[side].urlOf('postgres'), `CREATE DATABASE ${name}`)
       await query(this.pair[side].urlOf(name), side === 'source' ? TABLES + SEED : TABLES)
     }
@@ -87,7 +85,7 @@ export class LoadBench {
         options,
       )
     // The foreign key stays on the target, to see that an import leaves it unvalidated.
-    const own = { slot: name, 'rehearsal-target': 'true', waive: 'tgt.foreign-key=*' }
+    const own = { slot: name, waive: 'tgt.foreign-key=*' }
     requireSuccess('prepare', await run('prepare', { ...own, ...inputs }))
     return {
       target,

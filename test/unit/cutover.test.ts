@@ -24,7 +24,9 @@ describe('the estimate of the pause', () => {
     const { parts, total, unknown } = estimatePause(now)
     expect(parts).toMatchObject({ drain: 520, verify: 4_000, 'unique indexes': 0 })
     expect(parts).not.toHaveProperty('smoke test')
-    expect(total).toBe(Object.values(parts).reduce((a, b) => a + b))
+    // Sequences and unique indexes are done beside the verify, which takes longer here.
+    const { sequences = 0, 'unique indexes': unique = 0 } = parts
+    expect(total).toBe(Object.values(parts).reduce((a, b) => a + b) - sequences - unique)
     expect(unknown).toEqual([])
   })
 

@@ -99,11 +99,20 @@ describe('judge', () => {
   })
 
   it('says nothing about a statement with fewer calls than it needs', () => {
-    const few = (calls: number) => calm({ [ORDERS]: { ...countersOf(calls, calls, 500, 2), failures: calls } })
-    expect(codes(few(49))).toEqual([])
+    const few = (calls: number, ms = 31) => calm({ [ORDERS]: { ...countersOf(calls, calls, ms, 2), failures: calls } })
+    expect(codes(few(48))).toEqual([])
     expect(codes(few(50))).toEqual(['observe.failures', 'observe.slow'])
     const rare = { ...BASELINE, [ORDERS]: countersOf(49, 49, 10, 2) }
     expect(codes(calm({ [ORDERS]: countersOf(900, 900, 500, 2) }), LIMITS, rare)).toEqual([])
+  })
+
+  it('judges a statement that is too slow for enough calls', () => {
+    const few = (calls: number, ms: number) => calm({ [ORDERS]: countersOf(calls, calls, ms, 2) })
+    expect(judge(BASELINE, few(2, 3_000), LIMITS).reasons).toMatchObject([
+      { code: 'observe.slow', subject: ORDERS, measured: 300, limit: 3 },
+    ])
+    expect(codes(few(2, 700))).toEqual([])
+    expect(codes(few(1, 1_501))).toEqual(['observe.slow'])
   })
 
   it('takes failures with 40001 for retries of the client', () => {

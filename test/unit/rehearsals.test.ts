@@ -137,7 +137,7 @@ test.each<[string, FakeRehearsal, RegExp]>([
     attested({ subject: { name: 'other.zip', digest: { sha256: 'b'.repeat(64) } } }),
     /about something else/,
   ],
-  ['of which gh says what nobody can read', { ...rehearsal(), verified: '[{}]' }, /cannot be read/],
+  ['that gh describes in an unknown form', { ...rehearsal(), verified: '[{}]' }, /cannot be read/],
 ])('one %s does not count', async (_, other, why) => {
   const { green, rejected } = await find([rehearsal(), other])
   expect(green).toHaveLength(1)

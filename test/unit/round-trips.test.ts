@@ -48,6 +48,34 @@ it('rebuilds 8 objects with a statement for each unique index and each table wit
   expect(asked.length - changes.length).toBe(REBUILD_TRIPS)
 })
 
+it('builds unique indexes side by side, and constraints after all of them', async () => {
+  const objects = [
+    deferred('unique', 'customers', 'u1', 'CREATE UNIQUE INDEX u1 ON customers (email)'),
+    deferred('unique', 'orders', 'u2', 'CREATE UNIQUE INDEX u2 ON orders (code)'),
+    constraint('foreign-key', 'items', 'f1'),
+  ]
+  const begun: string[] = []
+  let both = () => {}
+  const meeting = new Promise<void>((done) => {
+    both = done
+  })
+  const lane = () => {
+    const { db } = counting({ 'AS rebuilt': objects })
+    const query = async (sql: string) => {
+      if (!/^(CREATE|ALTER)/.test(sql)) return db.query(sql)
+      begun.push(sql.slice(0, 6))
+      if (begun.length === 2) both()
+      // Neither index is done before the other one was begun.
+      if (sql.startsWith('CREATE')) await meeting
+      return db.query(sql)
+    }
+    return { ...db, query } as unknown as Database
+  }
+  const built = await rebuildDeferred(lane(), 'main', ['unique', 'foreign-key'], { lanes: [lane()] })
+  expect(built.sort()).toEqual(['public.customers.u1', 'public.items.f1', 'public.orders.u2'])
+  expect(begun).toEqual(['CREATE', 'CREATE', 'ALTER '])
+})
+
 it('rebuilds a constraint alone whose statement with others was refused, so that its error names it', async () => {
   const { asked, db } = counting({ 'AS rebuilt': ['c1', 'c2'].map((name) => constraint('check', 'orders', name)) })
   const refusing = {

@@ -224,7 +224,7 @@ async function change(grant: TableGrant, table: FoundTable, role: string, contex
   if (own) await run(`REVOKE ${option ? 'GRANT OPTION FOR ' : ''}${own} ON ${place} FROM ${who} CASCADE`)
   const expanded = await run(
     `DELETE FROM _crdb.table_grants WHERE relid = $1 AND grantee = $2 AND privilege = 'ALL' AND NOT $3 RETURNING grantable`,
-    [table.oid, role, option],
+    [table.oid, role, option && all],
   )
   if (expanded.length && !all)
     await run(`INSERT INTO _crdb.table_grants SELECT $1, $2, unnest($3::text[]), $4 ON CONFLICT DO NOTHING`, [
@@ -237,6 +237,6 @@ async function change(grant: TableGrant, table: FoundTable, role: string, contex
     option
       ? `UPDATE _crdb.table_grants SET grantable = false WHERE relid = $1 AND grantee = $2 AND privilege = ANY($3)`
       : `DELETE FROM _crdb.table_grants WHERE relid = $1 AND grantee = $2 AND privilege = ANY($3)`,
-    [table.oid, role, named],
+    [table.oid, role, all ? [...named, 'ALL'] : named],
   )
 }

@@ -76,7 +76,7 @@ const unknown = (name: string) => new SqlError('42704', `unrecognized configurat
 export const SETTING_RULES: StatementRule[] = [
   {
     id: 'settings.cluster',
-    says: 'SET CLUSTER SETTING needs the admin role or MODIFYCLUSTERSETTING; SHOW CLUSTER SETTING tells one.',
+    says: 'SET CLUSTER SETTING needs the admin role or MODIFYCLUSTERSETTING; SHOW CLUSTER SETTING needs that or VIEWCLUSTERSETTING.',
     source: SOURCE,
     plan: clusterSetting,
   },
@@ -101,6 +101,15 @@ async function clusterSetting(statement: Statement, context: RuleContext): Promi
   const names = tokens.slice(3)
   const end = names.findIndex(({ value }) => value === '=' || value === 'to')
   const name = (end < 0 ? names : names.slice(0, end)).map(({ value }) => value).join('')
+  if (!writes && !(await seesSettings(context)))
+    return {
+      sql: raising(
+        new SqlError(
+          '42501',
+          `only users with MODIFYCLUSTERSETTING, VIEWCLUSTERSETTING or MODIFYSQLCLUSTERSETTING privileges are allowed to show cluster setting '${name}'`,
+        ),
+      ),
+    }
   if (!writes)
     return {
       sql: `SELECT coalesce((SELECT value FROM _crdb.cluster_settings WHERE variable = ${quoteText(name)}), ${quoteText(CLUSTER_SETTINGS[name] ?? '')}) AS ${quoteName(name)}`,
@@ -122,6 +131,10 @@ async function clusterSetting(statement: Statement, context: RuleContext): Promi
     },
     tag: 'SET CLUSTER SETTING',
   }
+}
+
+async function seesSettings({ hasSystemPrivilege }: RuleContext): Promise<boolean> {
+  return (await hasSystemPrivilege('VIEWCLUSTERSETTING')) || (await hasSystemPrivilege('MODIFYCLUSTERSETTING'))
 }
 
 function set({ tokens, sql }: Statement, context: RuleContext): Plan | undefined {

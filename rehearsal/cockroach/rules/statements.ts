@@ -17,6 +17,7 @@ import { DDL_RULES } from './ddl.ts'
 import { GRANT_RULES, resolveTable } from './grants.ts'
 import { PAST_RULES } from './past.ts'
 import { REFUSAL_RULES } from './refusals.ts'
+import { ROLE_RULES } from './roles.ts'
 import { isOn, SETTING_RULES } from './settings.ts'
 import { SHOW_RULES } from './show.ts'
 
@@ -109,17 +110,6 @@ const STATEMENT_RULES: StatementRule[] = [
     says: 'CANCEL JOB needs admin or CONTROLJOB up to 24.3; from 25.1 owners control their own jobs.',
     source: 'docs: cancel-job.md, v25.1 release notes',
     plan: cancelJob,
-  },
-  {
-    id: 'roles.if-not-exists',
-    says: 'CREATE ROLE and CREATE USER take IF NOT EXISTS.',
-    source: 'docs: create-role.md',
-    plan: async ({ tokens, sql }, context) => {
-      if (!/^create (role|user) if not exists$/.test(opening({ tokens, sql }, 5))) return undefined
-      const [there] = await context.admin('SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1', [tokens[5]?.value])
-      if (there) return { sql: 'SET _crdb.done = 1', tag: 'CREATE ROLE' }
-      return { sql: `CREATE ROLE ${sql.slice(tokens[5]?.start)}${tokens[1]?.value === 'user' ? ' LOGIN' : ''}` }
-    },
   },
   {
     id: 'sessions.cancel',
@@ -243,6 +233,7 @@ export const RULES: readonly StatementRule[] = [
   ...SETTING_RULES,
   ...SHOW_RULES,
   ...GRANT_RULES,
+  ...ROLE_RULES,
   ...DDL_RULES,
   ...STATEMENT_RULES,
 ]

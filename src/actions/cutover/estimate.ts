@@ -3,6 +3,7 @@ import { type Deferred, listDeferred } from '../../destination/deferral.ts'
 import { readTarget } from '../../destination/server.ts'
 import { grantStatements } from '../../destination/write-access.ts'
 import { type Entry, readEvidence } from '../../ledger/ledger.ts'
+import { lanesFor } from '../../phases/cutover/lanes.ts'
 import { type Parts, partsText } from '../../phases/cutover/pause.ts'
 import type { StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { VerifyReport } from '../../report/verify-report.ts'
@@ -106,7 +107,8 @@ function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefin
   const constrained = new Set(
     wanted.filter(({ kind }) => kind !== 'unique').map((each) => `${each.schema}.${each.table}`),
   )
-  const statements = uniques.length + constrained.size
+  const lanes = lanesFor(wanted)
+  const statements = Math.ceil(uniques.length / lanes) + Math.ceil(constrained.size / lanes)
   const scans = uniques.reduce((sum, { table }) => sum + (rows.get(table) ?? 0) / INDEXED_ROWS_A_MS, 0)
   if (!wanted.length) return 0
   return (
@@ -145,11 +147,13 @@ interface Estimate {
 const FENCE = 200
 const ACKNOWLEDGE = 500
 const SEQUENCES = 200
+const STREAM_OFF = 100
 const DECISION = 300
 /** Statements on the target that wait for one another; a test counts them. */
 export const SEQUENCE_TRIPS = 8
 export const REBUILD_TRIPS = 5
 const DECISION_TRIPS = 12
+const STREAM_OFF_TRIPS = 6
 const ACCESS_TRIPS = 1
 
 /**
@@ -164,6 +168,7 @@ export function estimatePause(now: Measured): Estimate {
   const parts: Parts = {
     fence: longest('fence', FENCE),
     drain: longest('drain', now.lagMs + ACKNOWLEDGE),
+    'stream off': longest('stream off', STREAM_OFF + STREAM_OFF_TRIPS * now.latencyMs),
     ...(now.smokeMs !== undefined && { 'smoke test': longest('smoke test', now.smokeMs) }),
     ...(verify !== undefined && { verify: longest('verify', verify) }),
     sequences: longest('sequences', SEQUENCES + SEQUENCE_TRIPS * now.latencyMs),
@@ -172,6 +177,8 @@ export function estimatePause(now: Measured): Estimate {
     decision: DECISION + DECISION_TRIPS * now.latencyMs,
     ...(now.accessMs && { 'write access': longest('write access', now.accessMs + ACCESS_TRIPS * now.latencyMs) }),
   }
-  const total = Object.values(parts).reduce((sum, ms) => sum + ms, 0)
+  const sum = Object.values(parts).reduce((all, ms) => all + ms, 0)
+  // Sequences and unique indexes are done beside the verify.
+  const total = sum - Math.min(parts.verify ?? 0, (parts.sequences ?? 0) + (parts['unique indexes'] ?? 0))
   return { parts, total, unknown: verify === undefined ? ['verify'] : [] }
 }

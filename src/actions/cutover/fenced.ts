@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { info, warning } from '@actions/core'
 import { deferAgain, rebuildDeferred } from '../../destination/deferral.ts'
 import { endOwnSessions, grantOwnWrites, retireStreamLogin, revokeOwnWrites } from '../../destination/stream-login.ts'
@@ -45,6 +46,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
   const { stream, held, target, before, estimate } = section
   const clock = new PauseClock()
   let verify: VerifyReport | undefined
+  let beside: Promise<void> | undefined
   const limit = deadlineSignal(section.signal, inputs.maxPause, clock)
   const renewal = renewing(held, inputs.lease, inputs.holdersTimeout, limit)
   try {
@@ -63,13 +65,14 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     // Before the verify, which would find what it has written after all.
     if (inputs.smokeTest)
       await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
-    verify = await clock.part('verify', () => limit.race(finalVerify(context, section, drain, limit.signal)))
-    requireClean(verify, true)
+    const verifying = clock.part('verify', async () => {
+      verify = await limit.race(finalVerify(context, section, drain, limit.signal))
+      requireClean(verify, true)
+      return verify
+    })
+    beside = besideVerify(context, section, clock)
+    const [clean] = await Promise.all([verifying, limit.race(beside)])
     checkpoint('verified')
-    await clock.part('sequences', () => limit.race(moveSequences(context, section)))
-    checkpoint('sequences set')
-    await clock.part('unique indexes', () => limit.race(rebuildUnique(section)))
-    checkpoint('unique indexes built')
     await renewal.stop()
     limit.signal.throwIfAborted()
     const entry =
@@ -77,13 +80,15 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
         ? await clock.part('commit', () => decide(context, section, limit, drain.beat))
         : await limit.race(takeBack(section, clock))
     if (entry.phase === 'committed') await clock.part('write access', () => openTarget(target, entry))
-    return { entry, before, after: stream.status, drain, verify, clock, estimate }
+    return { entry, before, after: stream.status, drain, verify: clean, clock, estimate }
   } catch (error) {
     const fence = await clock.part('lift', () => liftAfter(context, section, renewal.stop()))
     info(`writes were paused for ${seconds(clock.total)}: ${clock.text}`)
     context.output('pause-ms', clock.total)
     context.summary(`### ❌ Cutover failed: ${fence}\n\n${pauseText(clock)}`)
     if (verify) context.summary(verifyTable(verify))
+    // What is being built there can be taken off again once it is there. Writes are possible meanwhile.
+    await Promise.race([beside?.catch(() => {}), sleep(TIMING.besideEnds, undefined, { ref: false })])
     await leaveStreamable(context, section)
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
   } finally {
@@ -95,13 +100,14 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
  * Nothing of the stream may write to the target from here on, its own replicator and frozen ones of earlier legs alike:
  * what is compared next is what the application gets.
  */
-async function stopWriting({ inputs }: Cutover, { stream, target, entry }: Section): Promise<void> {
+async function stopWriting({ inputs }: Cutover, { stream, target, entry, lanes }: Section): Promise<void> {
   const { login } = stream.options
   const finished = stream.finish()
   if (login) {
     // Its replicator cannot write any more, however long it takes to end.
     finished.catch(() => {})
-    return retireStreamLogin(target, inputs.target, login.role)
+    await retireStreamLogin(target, inputs.target, login.role, lanes.leg)
+    return lanes.leg?.db.end()
   }
   await finished
   const writable = await revokeOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
@@ -169,10 +175,21 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
   return committed
 }
 
-async function moveSequences(context: Cutover, { entry, source, target }: Section): Promise<void> {
+/**
+ * Sequences, then unique indexes: neither changes a row that the verify reads, so that the pause is as long as the longer of
+ * the two. Nothing is committed before both are done.
+ */
+async function besideVerify(context: Cutover, section: Section, clock: PauseClock): Promise<void> {
+  await clock.part('sequences', () => moveSequences(context, section))
+  checkpoint('sequences set')
+  await clock.part('unique indexes', () => rebuildUnique(section))
+  checkpoint('unique indexes built')
+}
+
+async function moveSequences(context: Cutover, { entry, lanes }: Section): Promise<void> {
   const { set, problems } = await setSequences(
-    { db: source, schema: entry.plan.sourceSchema },
-    { db: target, schema: entry.plan.targetSchema },
+    { db: lanes.source, schema: entry.plan.sourceSchema },
+    { db: lanes.target[0], schema: entry.plan.targetSchema },
     entry.plan.tables,
     BigInt(context.inputs.sequenceMargin),
   )
@@ -190,8 +207,9 @@ async function moveSequences(context: Cutover, { entry, source, target }: Sectio
  * What was taken off the target for the load, and would have been in the stream's way: unique indexes before anyone
  * writes there, checks and foreign keys without looking at the rows. A rehearsal does it too, to know how long it takes.
  */
-async function rebuildUnique({ entry, target }: Section): Promise<void> {
-  const built = await rebuildDeferred(target, entry.id, ['unique', 'check', 'foreign-key'])
+async function rebuildUnique({ entry, lanes }: Section): Promise<void> {
+  const [first, ...others] = lanes.target
+  const built = await rebuildDeferred(first, entry.id, ['unique', 'check', 'foreign-key'], { lanes: others })
   if (built.length) info(`${built.length} unique indexes, checks and foreign keys are back on the target`)
 }
 

@@ -2,6 +2,7 @@ import { info, warning } from '@actions/core'
 import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { awaitOldWriters, HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
+import { withLanes } from '../../phases/cutover/lanes.ts'
 import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
 import type { RollingProof } from '../../phases/rolling/proof.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
@@ -131,7 +132,9 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
 
 /** Milliseconds from the end of the final verification to the commit. */
 function unwatchedMs(parts: Parts): number {
-  return ['sequences', 'unique indexes', 'commit'].reduce((sum, part) => sum + (parts[part] ?? 0), 0)
+  const of = (part: string) => parts[part] ?? 0
+  // The first two are done beside the verify, and may take longer.
+  return Math.max(0, of('sequences') + of('unique indexes') - of('verify')) + of('commit')
 }
 
 /** Asks whoever streams now for the slot, and keeps others off until `work` is done. */
@@ -215,7 +218,9 @@ async function pauseWrites(
   try {
     const held = new HeldFence(renewer, fence, inputs.lease)
     const section = { entry, signal, help, stream, source, target, before, held, estimate, level: choice.level }
-    return await fenced(context, { ...section, proof: rolling ? session : undefined })
+    return await withLanes(inputs, { target, migration: entry.id, login: stream.options.login, signal }, (lanes) =>
+      fenced(context, { ...section, lanes, proof: rolling ? session : undefined }),
+    )
   } finally {
     await renewer.end().catch(() => {})
   }

@@ -127,9 +127,8 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
   if (entry.phase !== 'switched') return buildIndexes(source, target, entry)
   const kinds: readonly DeferredKind[] = ['index', 'unique', 'check', 'foreign-key']
   for (const kind of kinds) {
-    const built = await rebuildDeferred(target, entry.id, [kind], (name) =>
-      info(`${kind} ${name} is back on the target`),
-    )
+    const onBuilt = (name: string) => info(`${kind} ${name} is back on the target`)
+    const built = await rebuildDeferred(target, entry.id, [kind], { onBuilt })
     done[kind === 'index' || kind === 'unique' ? 'indexes' : 'constraints'] += built.length
   }
   const valid = await validateDeferred(target, entry.id)

@@ -8,7 +8,7 @@ export interface ToolSession {
   schema: string | null
 }
 
-export interface ToolSetting {
+interface ToolSetting {
   value: string
   /** `options` in the URL set it, which a setting of the role does not override. */
   byUrl: boolean

@@ -92,6 +92,8 @@ export interface Relation {
   readable: boolean
   /** Row-level security hides rows from this role. */
   rowsHidden: boolean
+  /** It hides rows from the owner, too, unless the role has BYPASSRLS. */
+  rowsHiddenFromOwner: boolean
   /** Estimates of the planner, -1 when it has none. */
   rows: number
   bytes: number
@@ -290,6 +292,7 @@ const RELATIONS = `
          pg_catalog.pg_get_userbyid(c.relowner) AS owner, coalesce(w.rolsuper, false) AS "ownerIsSuperuser",
          pg_has_role(c.relowner, 'USAGE') AS owned,
          has_table_privilege(c.oid, 'SELECT') AS readable, row_security_active(c.oid) AS "rowsHidden",
+         c.relrowsecurity AND c.relforcerowsecurity AS "rowsHiddenFromOwner",
          c.reltuples::float8 AS rows, (size.main + size.toast)::float8 AS bytes, size.toast::float8 AS "toastBytes",
          coalesce(pg_catalog.pg_stat_get_tuples_updated(c.oid), 0)::float8 AS updates,
          EXISTS (SELECT FROM pg_catalog.pg_subscription_rel s WHERE s.srrelid = c.oid) AS subscribed,

@@ -2,7 +2,7 @@ import { readSight, readSystemPrivileges, type Sight } from '../../destination/a
 import { type OfflineTable, readOffline } from '../../destination/jobs.ts'
 import { readRetention } from '../../destination/retention.ts'
 import { readTarget, type TargetFacts as TargetServer } from '../../destination/server.ts'
-import { isStreamLogin, mayCreateLogins } from '../../destination/stream-login.ts'
+import { isStreamLogin, LOGIN_RIGHTS, mayCreateLogins } from '../../destination/stream-login.ts'
 import { readAccess, type WriteGrant } from '../../destination/write-access.ts'
 import type { Schema } from '../../model/schema.ts'
 import { type Database, literal, qualified } from '../../runtime/database.ts'
@@ -62,8 +62,18 @@ interface TargetRole {
   name: string
   createOnDatabase: boolean
   createOnSchema: boolean
+  usageOnSchema: boolean
+  /** May give USAGE on the schema to a login; everybody has it on `public`. */
+  usageGrantable: boolean
+  /** In `public`, where molt keeps tables of its own. */
+  createOnPublic: boolean
+  usageOnPublic: boolean
   /** May create logins. */
   createRole: boolean
+  /** Expected tables, with the rights that a stream's login needs and this role could not give it. */
+  ungivenToLogins: { table: string; rights: string[] }[]
+  /** Sequences of the schema that it may not read or set. */
+  lockedSequences: string[]
   /** CockroachDB: member of admin, or with DROP on every expected table, as IMPORT INTO asks. */
   admin: boolean
   /** Expected tables whose indexes and constraints it may not drop and build: neither owner nor, on CockroachDB, CREATE. */
@@ -79,7 +89,7 @@ interface TargetRole {
 }
 
 /** What this role may do with the definition of a table. */
-export interface TableRights {
+interface TableRights {
   schema: string
   table: string
   /** By itself, or as a member of the owner. */
@@ -114,7 +124,8 @@ export async function readTargetFacts(
   const asked = await question.tables
   const expected = asked.filter((name) => there.has(name))
   const hidden = cockroach ? asked.filter((name) => !there.has(name)) : []
-  const schema = await withTriggers(db, read, expected)
+  // SHOW TRIGGERS is refused without USAGE on the schema, which is a finding of its own.
+  const schema = role.usageOnSchema ? await withTriggers(db, read, expected) : read
   const isExpected = new Set(expected)
   const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
   const access = await readAccess(db, question.schema, expected)
@@ -130,6 +141,7 @@ export async function readTargetFacts(
       ungrantable: access.ungrantable,
       onForeignKeys: await readTableRights(db, tablesOnForeignKeys(schema, isExpected)),
       createRole: await mayCreateLogins(db),
+      ungivenToLogins: admin ? [] : ungivenToLogins(grants.rows, expected.filter(isForeign)),
       withoutDrop: cockroach && !admin ? lacking(grants.rows, 'DROP', expected) : [],
       system: cockroach ? await readSystemPrivileges(db) : [],
       withoutCreate: admin ? [] : lacking(cockroach ? grants.rows : [], 'CREATE', expected).filter(isForeign),
@@ -149,10 +161,17 @@ export async function readTargetFacts(
   }
 }
 
+const onSchema = (name: string, right: string) =>
+  `coalesce((SELECT has_schema_privilege(n.oid, '${right}') FROM pg_catalog.pg_namespace n WHERE n.nspname = ${name}), false)`
+
 const ROLE = `
   SELECT current_user AS name, has_database_privilege(current_database(), 'CREATE') AS "createOnDatabase",
-         coalesce((SELECT has_schema_privilege(n.oid, 'CREATE') FROM pg_catalog.pg_namespace n WHERE n.nspname = $1),
-           false) AS "createOnSchema"`
+         ${onSchema('$1', 'CREATE')} AS "createOnSchema", ${onSchema('$1', 'USAGE')} AS "usageOnSchema",
+         $1 = 'public' OR ${onSchema('$1', 'USAGE WITH GRANT OPTION')} AS "usageGrantable",
+         ${onSchema("'public'", 'CREATE')} AS "createOnPublic", ${onSchema("'public'", 'USAGE')} AS "usageOnPublic",
+         ARRAY(SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname = $1 AND c.relkind = 'S' AND NOT (has_sequence_privilege(c.oid, 'SELECT')
+                  AND has_sequence_privilege(c.oid, 'UPDATE')) ORDER BY 1) AS "lockedSequences"`
 
 /** Both ends of every foreign key that has an expected table at one of them. */
 function tablesOnForeignKeys(
@@ -205,13 +224,13 @@ const RELATIONS = `
 
 /** `mine`: what this role has by itself, or by a role it is a member of. The tables are a JSON array. */
 const GRANTS = `
-  SELECT g.grantee, g.privilege, g.tables, g.grantee = current_user OR lower(g.grantee) = 'public'
+  SELECT g.grantee, g.privilege, g.grantable, g.tables, g.grantee = current_user OR lower(g.grantee) = 'public'
            OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles) AS mine
     FROM (SELECT p.grantee::text AS grantee, p.privilege_type::text AS privilege,
-                 json_agg(p.table_name::text)::text AS tables
+                 p.is_grantable = 'YES' AS grantable, json_agg(p.table_name::text)::text AS tables
             FROM information_schema.table_privileges p
-           WHERE p.table_schema = $1 AND p.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
-           GROUP BY p.grantee, p.privilege_type) g ORDER BY 1, 2`
+           WHERE p.table_schema = $1 AND p.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
+           GROUP BY p.grantee, p.privilege_type, p.is_grantable) g ORDER BY 1, 2`
 
 /** The first hundred: more would not be read. */
 const JOBS = `
@@ -249,7 +268,7 @@ async function filledTables(db: Database, schema: string, tables: readonly strin
   return found
 }
 
-type Grant = { grantee: string; privilege: string; tables: string; mine: boolean }
+type Grant = { grantee: string; privilege: string; grantable: boolean; tables: string; mine: boolean }
 const tablesOf = (grant: Grant): string[] => JSON.parse(grant.tables)
 
 function lacking(grants: Grant[], privilege: string, tables: readonly string[]): string[] {
@@ -259,10 +278,22 @@ function lacking(grants: Grant[], privilege: string, tables: readonly string[]):
   return tables.filter((table) => !has.has(table))
 }
 
+function ungivenToLogins(grants: Grant[], tables: readonly string[]): TargetRole['ungivenToLogins'] {
+  const givable = grants.filter(({ grantable }) => grantable)
+  const without = new Map(LOGIN_RIGHTS.map((right) => [right, new Set(lacking(givable, right, tables))]))
+  return tables
+    .map((table) => ({ table, rights: LOGIN_RIGHTS.filter((right) => without.get(right)?.has(table)) }))
+    .filter(({ rights }) => rights.length)
+}
+
 function writers(grants: Grant[], expected: Set<string>): TargetFacts['writers'] {
   const found = new Map<string, Set<string>>()
   for (const grant of grants) {
-    if (grant.mine || ['DROP', 'CREATE'].includes(grant.privilege) || /^(admin|root|postgres)$/.test(grant.grantee))
+    if (
+      grant.mine ||
+      ['SELECT', 'DROP', 'CREATE'].includes(grant.privilege) ||
+      /^(admin|root|postgres)$/.test(grant.grantee)
+    )
       continue
     if (isStreamLogin(grant.grantee)) continue
     const tables = tablesOf(grant).filter((table) => expected.has(table))

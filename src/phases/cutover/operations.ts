@@ -20,7 +20,7 @@ export interface Operation {
   estimatedAs?: string
 }
 
-export const OPERATIONS: readonly Operation[] = [
+const OPERATIONS: readonly Operation[] = [
   {
     name: 'fence',
     inputs: ['lease', 'holders-timeout'],
@@ -56,13 +56,13 @@ export const OPERATIONS: readonly Operation[] = [
   {
     name: 'sequences',
     inputs: ['sequence-margin'],
-    does: 'Sets the sequences of the target beyond the last value used, and reads them back.',
+    does: 'Sets the sequences of the target beyond the last value used, and reads them back; beside the verify.',
     proves: 'The next value of each sequence is free on the target.',
   },
   {
     name: 'unique indexes',
     inputs: [],
-    does: 'Rebuilds the unique indexes, checks and foreign keys that were taken off for the load.',
+    does: 'Rebuilds the unique indexes, checks and foreign keys that were taken off for the load; beside the verify.',
     proves: 'Each unique index is built and valid.',
   },
   {

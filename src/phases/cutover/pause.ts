@@ -5,25 +5,34 @@ import type { HeldFence } from './held-fence.ts'
 /** Milliseconds by part of the write pause. */
 export type Parts = Record<string, number>
 
-/** The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. */
+/**
+ * The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. Parts
+ * can overlap, so that the pause can be shorter than their sum.
+ */
 export class PauseClock {
   readonly parts: Parts = {}
-  /** The part that is going on. */
-  current: string | undefined
+  readonly #running = new Set<string>()
   #began: number | undefined
   #ended = 0
 
   async part<T>(name: string, work: () => Promise<T>): Promise<T> {
     const began = performance.now()
     this.#began ??= began
-    this.current = name
+    this.#running.add(name)
+    // In the order in which they begin.
+    this.parts[name] = 0
     try {
       return await work()
     } finally {
       this.#ended = performance.now()
       this.parts[name] = Math.round(this.#ended - began)
-      this.current = undefined
+      this.#running.delete(name)
     }
+  }
+
+  /** The parts that are going on; undefined between two. */
+  get current(): string | undefined {
+    return [...this.#running].join(', ') || undefined
   }
 
   get total(): number {

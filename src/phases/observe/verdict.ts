@@ -1,7 +1,7 @@
 import { type Counters, deviationMs, meanMs, type Statements } from './counters.ts'
 
 /** `inconclusive`: too little is known to tell whether the application is well. Never green. */
-export const VERDICTS = ['healthy', 'degraded', 'inconclusive'] as const
+const VERDICTS = ['healthy', 'degraded', 'inconclusive'] as const
 export type Verdict = (typeof VERDICTS)[number]
 
 export interface Limits {
@@ -45,7 +45,7 @@ export interface SessionCount {
   sessions: number
 }
 
-export interface FailedJob {
+interface FailedJob {
   id: string
   type: string
   status: string
@@ -172,7 +172,8 @@ export function isMissing(statements: Statements | { missing: Missing }): statem
 }
 
 function statementReasons(subject: string, before: Counters | undefined, now: Counters, limits: Limits): Reason[] {
-  if (now.calls < limits.minCalls) return []
+  const slow = slowReason(subject, before, now, limits)
+  if (now.calls < limits.minCalls) return slow
   const found: Reason[] = []
   const add = (code: ReasonCode, measured: number, limit: number, hint: HintCode) => {
     if (measured > limit) found.push({ code, subject, measured, limit, hint })
@@ -182,9 +183,23 @@ function statementReasons(subject: string, before: Counters | undefined, now: Co
   const failed = share(now.failures, now.calls)
   add('observe.retries', share(now.retries, now.calls) + (repeats ? failed : 0), limits.maxRetries, 'retry')
   if (!repeats) add('observe.failures', failed, limits.maxFailures, 'failure')
-  if (before && before.calls >= limits.minCalls && meanMs(now) >= limits.latencyFloorMs)
-    add('observe.slow', ratioOf(before, now), limits.latencyRatio, slowHint(now))
-  return found
+  return [...found, ...slow]
+}
+
+/** A statement too slow for enough calls counts as well: the mean of `minCalls` is this at least, however fast the rest. */
+function slowReason(subject: string, before: Counters | undefined, now: Counters, limits: Limits): Reason[] {
+  if (!before || before.calls < limits.minCalls) return []
+  const least = now.totalMs / Math.max(now.calls, limits.minCalls)
+  if (least < limits.latencyFloorMs || least / Math.max(meanMs(before), 0.001) <= limits.latencyRatio) return []
+  return [
+    {
+      code: 'observe.slow',
+      subject,
+      measured: ratioOf(before, now),
+      limit: limits.latencyRatio,
+      hint: slowHint(now),
+    },
+  ]
 }
 
 const share = (some: number | undefined, all: number) => (100 * (some ?? 0)) / all
@@ -211,11 +226,7 @@ function connectionReasons({ sessions = [], connectionLimit }: Seen, { maxConnec
 }
 
 /** `billing (user app, 10.0.0.7)` */
-export function clientName({
-  application,
-  role,
-  address,
-}: Pick<Straggler, 'application' | 'role' | 'address'>): string {
+function clientName({ application, role, address }: Pick<Straggler, 'application' | 'role' | 'address'>): string {
   return `${application || 'unnamed'} (user ${role}${address ? `, ${address}` : ''})`
 }
 

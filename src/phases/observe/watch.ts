@@ -108,7 +108,7 @@ interface FirstLook {
 
 async function beginTarget(db: Database): Promise<Omit<FirstLook, 'refusedFirst'>> {
   const { isCockroach } = await readTarget(db)
-  const sight = isCockroach ? await readSight(db) : { activity: true, jobs: true }
+  const sight = isCockroach ? await readSight(db) : { activity: true, jobs: true, settings: true }
   const since = await readClock(db)
   const begun = performance.now()
   return { begun, isCockroach, sight, since, statements: await countedOnTarget(db, { isCockroach, sight, since }) }

@@ -32,8 +32,7 @@ export async function reportCoverage(
     ? await runVerify(source, target, { ...options, level: 'full', tables: rest, structure: undefined })
     : undefined
   const findings = [...definitions.findings, ...(full?.findings ?? [])]
-  const unsettled = definitions.verdict === 'unsettled' || full?.verdict === 'unsettled'
-  const different = definitions.verdict === 'different' || full?.verdict === 'different'
+  const verdicts = [definitions.verdict, full?.verdict ?? 'clean']
   return {
     ...definitions,
     level: 'changed',
@@ -48,7 +47,7 @@ export async function reportCoverage(
       ),
       `${compared} rows that changed last were compared again; changes made on the target alone since their comparison are not seen`,
     ],
-    verdict: different ? 'different' : unsettled ? 'unsettled' : 'clean',
+    verdict: (['different', 'unsettled'] as const).find((each) => verdicts.includes(each)) ?? 'clean',
     ...(full?.unknown && { unknown: full.unknown }),
     durationMs: Math.round(performance.now() - began),
   }

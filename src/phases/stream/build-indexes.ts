@@ -22,6 +22,8 @@ export async function buildIndexes(source: Database, target: Database, entry: En
       changes,
       'Take it back, or prepare and load again.',
     )
-  const built = await rebuildDeferred(target, entry.id, ['index'], (name) => info(`index ${name} is back`))
+  const built = await rebuildDeferred(target, entry.id, ['index'], {
+    onBuilt: (name) => info(`index ${name} is back`),
+  })
   return built.length ? acceptTargetSchema(target, entry) : entry
 }

@@ -230,14 +230,12 @@ export class Stream {
    * @param retriesBefore retries when the oldest heartbeat was written that has not arrived
    */
   #isBehind(retriesBefore: number): boolean {
-    const { stuckAfter } = this.options
     const { circlingMs, retries, movedAt } = this.#replicator
     const circling = circlingMs !== undefined
     if (circling && retries - retriesBefore >= CIRCLING) return false
-    const now = performance.now()
-    if (now - movedAt < stuckAfter) return true
     // One large transaction moves no counter until its end.
-    return !circling && now - this.#busyAt < stuckAfter
+    const lastMove = circling ? movedAt : Math.max(movedAt, this.#busyAt)
+    return performance.now() - lastMove < this.options.stuckAfter
   }
 
   /** The error for a stream that does not move: what was seen, why it is so, and what it last said. */

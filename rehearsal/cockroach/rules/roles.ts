@@ -1,0 +1,80 @@
+// Roles and their options. CockroachDB has one that PostgreSQL lacks, CREATELOGIN, kept in _crdb.role_options.
+import { type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
+import { SqlError, type Statement, type Token } from '../types.ts'
+import { OWN_VARIABLES } from './settings.ts'
+
+export const ROLE_RULES: StatementRule[] = [
+  {
+    id: 'roles.login',
+    says: 'Passwords and LOGIN of roles ask for CREATELOGIN beside CREATEROLE, before the role is looked up; IF EXISTS then takes a role that is not there.',
+    source: 'docs: create-role.md, alter-role.md; pkg/sql/alter_role.go',
+    plan: changeRole,
+  },
+]
+
+/** Options that ask for CREATELOGIN; a new role may be NOLOGIN without it. */
+const OF_LOGIN = new Set(['login', 'nologin', 'password', 'valid', 'createlogin', 'nocreatelogin'])
+
+async function changeRole({ tokens, sql }: Statement, context: RuleContext): Promise<Plan | undefined> {
+  const [verb, kind] = tokens.map(({ value, kind: of }) => (of === 'word' ? value : ''))
+  if (!/^(create|alter)$/.test(verb ?? '') || !/^(role|user)$/.test(kind ?? '')) return undefined
+  const creates = verb === 'create'
+  const lenient = isWord(tokens[2], 'if')
+  const at = lenient ? (creates ? 5 : 4) : 2
+  const role = tokens[at]
+  if (!role) return undefined
+  const options = tokens.slice(at + 1)
+  if (isWord(options[0], 'set') || isWord(options[0], 'reset')) return variable(sql, options)
+  const refused = await refusal(creates, kind === 'user', options, context)
+  if (refused) return { sql: raising(refused) }
+  const tag = `${verb} role`.toUpperCase()
+  const [there] = await context.admin('SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1', [role.value])
+  if (lenient && Boolean(there) === creates) return { sql: 'SET _crdb.done = 1', tag }
+  const login = options.find((token) => isWord(token, 'createlogin') || isWord(token, 'nocreatelogin'))
+  const kept = options.filter((token) => token !== login)
+  const rest = kept.map(({ text }) => text).join(' ')
+  return {
+    sql: rest || creates ? `${verb} ${kind} ${quoteName(role.value)} ${rest}` : 'SET _crdb.done = 1',
+    before: async () => {
+      if (login)
+        await context.admin(
+          isWord(login, 'createlogin')
+            ? `INSERT INTO _crdb.role_options VALUES ($1, 'CREATELOGIN') ON CONFLICT DO NOTHING`
+            : `DELETE FROM _crdb.role_options WHERE role = $1`,
+          [role.value],
+        )
+    },
+    tag,
+  }
+}
+
+async function refusal(
+  creates: boolean,
+  logsIn: boolean,
+  options: readonly Token[],
+  { session, admin, isAdmin }: RuleContext,
+): Promise<SqlError | undefined> {
+  if (await isAdmin()) return undefined
+  const [held] = await admin(
+    `SELECT rolcreaterole AS roles, EXISTS (SELECT 1 FROM _crdb.role_options o WHERE o.role = rolname) AS logins
+       FROM pg_catalog.pg_roles WHERE rolname = $1`,
+    [session.user],
+  )
+  const lacks = (option: string) => new SqlError('42501', `user ${session.user} does not have ${option} privilege`)
+  if (!held?.roles) return lacks('CREATEROLE')
+  const named = new Set(options.filter(({ kind }) => kind === 'word').map(({ value }) => value))
+  const touches = [...named].some((name) => OF_LOGIN.has(name) && !(creates && name === 'nologin'))
+  return (touches || (creates && logsIn && !named.has('nologin'))) && !held.logins ? lacks('CREATELOGIN') : undefined
+}
+
+/** PostgreSQL knows CockroachDB's variables as `crdb.name`. */
+function variable(sql: string, options: readonly Token[]): Plan {
+  const name = options[1]
+  return {
+    sql: name && OWN_VARIABLES.has(name.value) ? `${sql.slice(0, name.start)}crdb.${sql.slice(name.start)}` : sql,
+  }
+}
+
+function isWord(token: Token | undefined, word: string): boolean {
+  return token?.kind === 'word' && token.value === word
+}

@@ -1,0 +1,111 @@
+// Looks at every item in turn. What an item cannot show, and what there is no time for, is named; nothing is passed over.
+import { messageOf } from '../../src/runtime/errors.ts'
+import { redact } from '../../src/runtime/secrets.ts'
+import { Bench } from './bench.ts'
+import { CATALOG_ITEMS, createTables, REFUSALS } from './catalogs.ts'
+import { CHANGE_ITEMS } from './changes.ts'
+import { CannotRun, type Item, matches, type Seen, shown } from './item.ts'
+import { PROOF_ITEMS } from './proofs.ts'
+
+/** In this order: those at the end change what those before them have read. */
+export const ITEMS: readonly Item[] = [...CATALOG_ITEMS, REFUSALS, ...CHANGE_ITEMS, ...PROOF_ITEMS]
+
+export interface ItemResult {
+  id: string
+  says: string
+  source: string
+  result: 'as-documented' | 'different' | 'skipped' | 'not-run'
+  /** Why it was skipped or not run. */
+  reason?: string
+  looks: { what: string; expected: string; seen: string; same: boolean }[]
+}
+
+export interface Conformance {
+  version: string
+  items: ItemResult[]
+  /** What could not be removed, in words. */
+  left: string[]
+}
+
+/** Milliseconds for all items together. */
+const TIME = 170_000
+
+/** @param signal ends the run at the next item; what it has made is removed */
+export async function runConformance(
+  given: { target: string; source?: string },
+  signal: AbortSignal,
+  onItem: (item: ItemResult) => void = () => {},
+): Promise<Conformance> {
+  const bench = await Bench.open(given)
+  const over = AbortSignal.any([signal, AbortSignal.timeout(TIME)])
+  const results: ItemResult[] = []
+  let left: string[] = []
+  try {
+    await createTables(bench)
+    for (const item of ITEMS) {
+      const result = await lookAt(item, bench, over)
+      results.push(result)
+      onItem(result)
+    }
+  } finally {
+    left = await bench.close()
+  }
+  return { version: bench.version.join('.'), items: results, left }
+}
+
+async function lookAt(item: Item, bench: Bench, signal: AbortSignal): Promise<ItemResult> {
+  const { id, says, source } = item
+  const without = (result: 'skipped' | 'not-run', reason: string): ItemResult => ({
+    id,
+    says,
+    source,
+    result,
+    reason,
+    looks: [],
+  })
+  if (signal.aborted) return without('not-run', signal.reason?.name === 'TimeoutError' ? 'out of time' : 'interrupted')
+  if (item.needsSource && !bench.source) return without('skipped', 'it needs a PostgreSQL source: give --source')
+  try {
+    const looks = await beforeEnd(item.look(bench), signal)
+    const told = looks.map((look) => ({
+      what: look.what,
+      expected: shown(look.expected),
+      seen: redact(shown(look.seen)),
+      same: matches(look),
+    }))
+    return { id, says, source, result: told.every(({ same }) => same) ? 'as-documented' : 'different', looks: told }
+  } catch (error) {
+    // A look may have ended within a transaction.
+    await bench.db.query('ROLLBACK').catch(() => {})
+    if (error instanceof CannotRun || signal.aborted) return without('not-run', messageOf(error))
+    return { id, says, source, result: 'different', looks: [failed(error)] }
+  }
+}
+
+/** What fails where nothing should is a difference, with the server's own words. */
+function failed(error: unknown): ItemResult['looks'][number] {
+  const { code = '' } = error as { code?: string }
+  return {
+    what: 'the look itself',
+    expected: 'no error',
+    seen: redact(`${code} ${messageOf(error)}`.trim()),
+    same: false,
+  }
+}
+
+function beforeEnd(work: Promise<Seen[]>, signal: AbortSignal): Promise<Seen[]> {
+  // What loses the race fails later, when its connection is closed.
+  work.catch(() => {})
+  return Promise.race([
+    work,
+    new Promise<never>((_, reject) =>
+      signal.addEventListener('abort', () => reject(new CannotRun('it was ended')), { once: true }),
+    ),
+  ])
+}
+
+/** 1 for a difference or for something left behind, 2 where an item could not run, 0 otherwise. */
+export function exitCodeOf({ items, left }: Conformance): 0 | 1 | 2 {
+  if (left.length || items.some(({ result }) => result === 'different')) return 1
+  return items.some(({ result }) => result === 'not-run') ? 2 : 0
+}

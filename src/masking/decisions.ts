@@ -1,0 +1,122 @@
+import { literal } from '../runtime/database.ts'
+import { columnOf, type Family, fromItem, type MaskColumn, type MaskTable } from './catalog.ts'
+import type { Hashes } from './hashes.ts'
+import { jsonLeaves } from './json-paths.ts'
+import type { UseRule } from './rules.ts'
+
+/** What becomes of one column, and by whose word. */
+export interface Decision {
+  column: MaskColumn
+  what: 'kept' | 'masked' | 'moved' | 'generated'
+  /** The rule's name; empty for kept and generated columns. */
+  use: UseRule['use'] | 'jitter' | ''
+  /** The reason given, the safe class, or the reference that is followed. */
+  why: string
+  domain: string
+  /** What stands in the SELECT. */
+  expression: string
+  /** One-column SELECTs over a row `t` that yield its values as text, for the proof. */
+  values: string[]
+  /** No original may be found among the masked values. */
+  strict: boolean
+  /** Handed out by the database, or a reference by such a type: it numbers a row, whatever its name speaks of. */
+  numbersRow?: boolean
+}
+
+/** A reference between tables, from a foreign key or from the rules file. */
+export interface Edge {
+  from: string
+  columns: string[]
+  to: string
+  toColumns: string[]
+  /** Of a polymorphic reference. */
+  when?: { column: string; is: string }
+  /** The two columns are of different types, and meet as text. */
+  asText: boolean
+  /** To one of the columns two spellings that differ in case are one value. */
+  ignoresCase: boolean
+  /** Name of the constraint; empty for a reference that none declares. */
+  constraint: string
+}
+
+export interface PlannedTable {
+  table: MaskTable
+  decisions: Decision[]
+  /** Names of the columns that are copied, in the order of `select`. */
+  columns: string[]
+  hashes: Hashes
+}
+
+/** A count that must be zero on the source. */
+export interface Check {
+  /** `table.column` whose rule it is about. */
+  column: string
+  /** Yields one row with `count`. */
+  sql: string
+  problem: (count: number) => string
+}
+
+export interface Plan {
+  schema: string
+  tables: PlannedTable[]
+  edges: Edge[]
+  /** Every domain that needs a key, with the number of its session parameters. */
+  domains: Map<string, number>
+  problems: string[]
+  /** Columns that nothing covers. */
+  unlisted: { table: string; column: MaskColumn }[]
+  checks: Check[]
+}
+
+export type Resolved = { column: MaskColumn; table: MaskTable } & (
+  | { keep: true; why: string }
+  | { rule: UseRule; why: string; domain: string }
+  | { jitter: string; why: string }
+)
+
+/** A column's value as it is compared with the one at the other end. */
+export function compared({ asText, ignoresCase }: Pick<Edge, 'asText' | 'ignoresCase'>, value: string): string {
+  // Not by citext's own operator: that is in a schema which no search path names.
+  if (ignoresCase) return `lower(${value}::text)`
+  return asText ? `${value}::text` : value
+}
+
+/** Whether a parent's masked values can stand in a column that refers to it. */
+export function meets(column: MaskColumn, parent: MaskColumn): boolean {
+  const room = column.maxLength === null || (parent.maxLength !== null && parent.maxLength <= column.maxLength)
+  return column.type === parent.type || (column.family === 'text' && parent.family === 'text' && room)
+}
+
+/** What a record of the rules file says under a name; a table may well be called `constructor`. */
+export function own<T>(record: Record<string, T> | undefined, name: string): T | undefined {
+  return record && Object.hasOwn(record, name) ? record[name] : undefined
+}
+
+export const NUMBERS = new Set<Family>(['integer', 'numeric', 'float'])
+
+/** Types in which a name can stand: `other` are composite types, ranges, tsvector, inet … */
+export const TEXTS = new Set<Family>(['text', 'json', 'other'])
+
+/** SELECTs of every text in a value: itself, the elements of an array, what stands in a document, the fields of a row. */
+export function textsOf(value: string, { array, family, type }: MaskColumn): string[] {
+  if (family === 'json' && !array) return jsonLeaves(value, type)
+  const whole = array ? `SELECT e::text FROM unnest(${value}) e` : `SELECT ${value}::text`
+  return family === 'other' ? [whole, ...jsonLeaves(`to_jsonb(${value})`, 'jsonb', array ? 2 : 1)] : [whole]
+}
+
+/** Letters and digits alone, so that a telephone number is known without its blanks. By code: "C" knows ASCII letters only. */
+export function bare(text: string): string {
+  const others = String.raw`[\x01-\x2f\x3a-\x40\x5b-\x60\x7b-\xbf\u2000-\u206f\u3000]`
+  return `regexp_replace(lower(${text} COLLATE "C"), ${literal(others)}, '', 'g')`
+}
+
+/** The SELECT that yields the masked rows; `where` restricts them by the original ones. */
+export function maskedSelect(planned: PlannedTable, where?: string): string {
+  const { table, decisions, hashes } = planned
+  const columns = decisions.filter(({ what }) => what !== 'generated')
+  const list = columns.map(({ column, expression }) => `${expression} AS ${columnOf(column.name).slice(2)}`).join(', ')
+  const rows = where ? `(SELECT * FROM ${fromItem(table)} AS t WHERE ${where}) AS t` : `${fromItem(table)} AS t`
+  const once = [...hashes.tables].map(([query, name]) => `"${name}" AS MATERIALIZED (${query})`)
+  const head = once.length ? `WITH ${once.join(', ')} ` : ''
+  return head + hashes.select(list, rows)
+}

@@ -1,0 +1,147 @@
+import { columnOf, type MaskColumn, type MaskTable } from './catalog.ts'
+
+/**
+ * The keys that one masked SELECT needs, by domain, and the expressions that it computes once a row.
+ *
+ * Two hashes serve: where a masked value is made *from* the hash (e-mail, name, uuid …), it is
+ * sha256(domain key ‖ value), and at most 128 bits of it ever show. The domain key is HMAC-SHA256(key, domain), made once
+ * by the runner; a keyed prefix with a truncated digest is as good a keyed function as HMAC is (there is no length to
+ * extend), at half its price. Where the hash only says by how much a value moves or where filler text begins, it is
+ * `hashtextextended` with a secret seed: it gives nothing away that the moved value does not, at a tenth of the price.
+ */
+export class Hashes {
+  /** Domain → position; the session parameters are `molt_actions.k<position>` and `molt_actions.s<position>`. */
+  readonly domains: Map<string, number>
+  /** Values that are taken out of documents before anything is computed of them; later levels are made of earlier ones. */
+  readonly values: Map<string, string>[] = []
+  /** Expression → its name in the inner SELECT. */
+  readonly computed = new Map<string, string>()
+  /** Query → its name in the WITH list, for what is computed once a table. */
+  readonly tables = new Map<string, string>()
+  readonly #prefix: string
+
+  constructor(domains: Map<string, number> = new Map(), prefix = 'h') {
+    this.domains = domains
+    this.#prefix = prefix
+  }
+
+  /** 32 bytes that nobody without the key can tell from the value. */
+  strong(domain: string, value: string): string {
+    // textsend: the bytes in the session's encoding, which is UTF-8; convert_to looks its name up for every value.
+    return this.strongBytes(domain, `textsend(${value})`)
+  }
+
+  strongBytes(domain: string, bytes: string): string {
+    const key = `(SELECT decode(current_setting('molt_actions.k${this.#position(domain)}'), 'hex'))`
+    return this.#once(`sha256(${key} || ${bytes})`)
+  }
+
+  /** A bigint of either sign. So cheap that to make it twice costs less than another level of rows. */
+  light(domain: string, value: string): string {
+    return `hashtextextended(${value}, ${this.#seed(domain)})`
+  }
+
+  /** The same for a column, without the way through text where its type has a hash of its own. */
+  lightColumn(domain: string, column: HashedColumn): string {
+    return hashedWith(column, this.#seed(domain))
+  }
+
+  lightNumber(domain: string, value: string): string {
+    return `hash_numeric_extended(${value}, ${this.#seed(domain)})`
+  }
+
+  /** The same for a row, by its key: each column's hash is the seed of the next one's. */
+  lightRow(domain: string, { key, columns }: MaskTable): string {
+    return key.reduce(
+      (seed, name) => hashedWith(columns.find((each) => each.name === name) ?? { name, type: '' }, seed),
+      this.#seed(domain),
+    )
+  }
+
+  #seed(domain: string): string {
+    return `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
+  }
+
+  /** A value that costs something to get at, taken once a row; it may be made of other such values. */
+  value(expression: string): string {
+    const level =
+      1 + this.values.findLastIndex((each) => [...each.values()].some((name) => expression.includes(`t."${name}"`)))
+    const values = this.values[level] ?? new Map<string, string>()
+    this.values[level] = values
+    const name = values.get(expression) ?? `molt ${this.#prefix}v${level} ${values.size}`
+    values.set(expression, name)
+    return `t."${name}"`
+  }
+
+  /**
+   * `SELECT list FROM from AS t`, with what the list asks for more than once computed once; OFFSET 0 keeps it so. What
+   * it asks for once stands in the list itself: another level of rows costs more than most hashes.
+   */
+  select(list: string, from: string): string {
+    const levels = [...this.values, this.computed].map((level) =>
+      [...level].map(([expression, name]) => ({ expression, name })),
+    )
+    const all = levels.flat().reverse()
+    let asked = list
+    for (const each of all) {
+      const column = `t."${each.name}"`
+      const users = [asked, ...all.filter((user) => user !== each).map(({ expression }) => expression)]
+      if (users.reduce((sum, user) => sum + user.split(column).length - 1, 0) !== 1) continue
+      asked = asked.replace(column, () => each.expression)
+      for (const user of all) user.expression = user.expression.replace(column, () => each.expression)
+      each.name = ''
+    }
+    let rows = from
+    for (const level of levels) {
+      const columns = level.filter(({ name }) => name).map(({ expression, name }) => `${expression} AS "${name}"`)
+      if (columns.length) rows = `(SELECT t.*, ${columns.join(', ')} FROM ${rows} OFFSET 0) AS t`
+    }
+    return `SELECT ${asked} FROM ${rows}`
+  }
+
+  /** A query that is run once, whoever asks. */
+  once(query: string): string {
+    const name = this.tables.get(query) ?? `molt ${this.#prefix}t${this.tables.size}`
+    this.tables.set(query, name)
+    return `"${name}"`
+  }
+
+  /** For the elements of a list, with names of their own. */
+  inner(): Hashes {
+    return new Hashes(this.domains, `${this.#prefix}e`)
+  }
+
+  #position(domain: string): number {
+    const position = this.domains.get(domain) ?? this.domains.size
+    this.domains.set(domain, position)
+    return position
+  }
+
+  #once(expression: string): string {
+    const name = this.computed.get(expression) ?? `molt ${this.#prefix}${this.computed.size}`
+    this.computed.set(expression, name)
+    return `t."${name}"`
+  }
+}
+
+function hashedWith({ name, type, ignoresCase }: HashedColumn, seed: string): string {
+  const own = KEY_HASHES.get(type.replace(/\(.*\)$/, ''))
+  if (own) return `${own}(${columnOf(name)}, ${seed})`
+  const text = `${columnOf(name)}${type === 'text' ? '' : '::text'}`
+  return `hashtextextended(${ignoresCase ? `lower(${text})` : text}, ${seed})`
+}
+
+type HashedColumn = Pick<MaskColumn, 'name' | 'type' | 'ignoresCase'>
+
+/** Equal integers, and equal floats, hash alike whatever their width: a bigint meets the integer that it refers to. */
+const KEY_HASHES = new Map(
+  Object.entries({
+    smallint: 'hashint2extended',
+    integer: 'hashint4extended',
+    bigint: 'hashint8extended',
+    numeric: 'hash_numeric_extended',
+    real: 'hashfloat4extended',
+    'double precision': 'hashfloat8extended',
+    uuid: 'uuid_hash_extended',
+  }),
+)

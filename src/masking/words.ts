@@ -1,0 +1,116 @@
+import { literal } from '../runtime/database.ts'
+
+/* SQL expressions that make a text out of a hash: names, addresses, numbers and filler that belong to nobody. */
+
+const EMAIL_HOST = '@example.com'
+export const EMAIL_LENGTH = 29
+
+/** A bigint of 63 bits, of a hash that is one-way already. */
+export function big(hash: string): string {
+  return `(hashtextextended(encode(substring(${hash} FROM 1 FOR 8), 'hex'), 0) & 9223372036854775807)`
+}
+
+/** Up to 15 decimal digits that a hash gives; the first is not 0. */
+function digits(hash: string, length: string): string {
+  return `left((100000000000000 + ${big(hash)} % 900000000000000)::text, ${length})`
+}
+
+/** The first hex digits of a hash. */
+export function hex(hash: string, length: number): string {
+  const whole = `encode(substring(${hash} FROM 1 FOR ${Math.ceil(length / 2)}), 'hex')`
+  return length % 2 ? `left(${whole}, ${length})` : whole
+}
+
+/** One of some words, by a whole number from 0 on. */
+function pick(index: string, words: readonly string[]): string {
+  // As an array of `name`: its elements are of one size, so that none has to be looked for from the first one on.
+  const list = literal(`[0:${words.length - 1}]={${words.map((word) => `"${word}"`).join(',')}}`)
+  return `(${list}::name[])[${index}]::text`
+}
+
+/** 64 bits in the local part, at a host that RFC 2606 reserves: nothing sent there arrives. */
+export function email(hash: string, limit: number | null): string {
+  const length = limit === null ? 16 : Math.max(1, Math.min(16, limit - EMAIL_LENGTH + 16))
+  const text = `'u' || ${hex(hash, length)} || '${EMAIL_HOST}'`
+  return limit === null || limit >= EMAIL_LENGTH ? text : `left(${text}, ${limit})`
+}
+
+const syllables = (...lists: string[]) =>
+  lists.map((list) => list.split(' ')).reduce((words, ends) => words.flatMap((word) => ends.map((end) => word + end)))
+
+/** Words of syllables, so that none of them is taken from anybody. Long lists: a second look-up costs more than a hash. */
+const FIRST = syllables(
+  'Alvu Beru Kadu Deno Elpu Faru Gitu Hanu Ilmo Jare Lutu Mabi Nolu Opra Peri Ravu',
+  'nak vo nape rak lim solu mip tuk den ris bal ga tof ner mu sil',
+)
+const LAST = syllables('Bar Cor Dal Ever Fal Gran Hol Ister', 'a e i o ade ena ila oma', 'be da fe ga', 'ck hl lm rt')
+
+/** No name, street or place of these words is longer. */
+export const ROOM = 24
+
+/** 262,144 full names. */
+export function personName(hash: string, part: 'full' | 'first' | 'last'): string {
+  const first = (after: string) =>
+    pick(
+      `get_byte(${hash}, 0)`,
+      FIRST.map((name) => name + after),
+    )
+  return part === 'first' ? first('') : `${part === 'full' ? `${first(' ')} || ` : ''}${lastName(hash, '')}`
+}
+
+function lastName(hash: string, after: string): string {
+  return pick(
+    `get_byte(${hash}, 1) * 4 + get_byte(${hash}, 2) % 4`,
+    LAST.map((name) => name + after),
+  )
+}
+
+export function streetLine(hash: string): string {
+  const numbers = Array.from({ length: 256 }, (_, at) => `${at + 1} `)
+  return `${pick(`get_byte(${hash}, 5)`, numbers)} || ${lastName(hash, ' Street')}`
+}
+
+/** From the cheap hash: how often a place occurs tells more of it than the name it is given. */
+export function locality(hash: string, part: 'city' | 'postcode', value: string): string {
+  if (part === 'city') return pick(`(${hash} & ${LAST.length - 1})::int`, LAST)
+  return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
+}
+
+/** As long as the original; +999 is a country code that is not given out. */
+export function phone(hash: string, value: string): string {
+  return `CASE WHEN ${value} LIKE '+%' THEN '+999' ELSE '0999' END || ${digits(hash, `greatest(4, length(${value}) - 4)`)}`
+}
+
+/** As many digits as the original, a valid check digit, and an issuer (90…) that no card network has. */
+export function card(hash: string, value: string, limit: number | null): string {
+  const count = `least(greatest(length(translate(${value}, ' -', '')), 13), ${Math.min(19, limit ?? 19)})`
+  const powers = `(ARRAY[${Array.from({ length: 7 }, (_, at) => 10n ** BigInt(10 + at)).join(', ')}])`
+  const body = `SELECT 90 * p + ${big(hash)} % p AS b FROM (SELECT ${powers}[${count} - 12] AS p OFFSET 0) y OFFSET 0`
+  const doubled = (digit: number) => 2 * digit - (digit > 4 ? 9 : 0)
+  // What four digits add to the sum, the last one doubled: one look-up for all four.
+  const table = Array.from({ length: 10_000 }, (_, four) =>
+    [...`${four}`.padStart(4, '0')].reduce((sum, digit, at) => sum + (at % 2 ? doubled(+digit) : +digit), 0),
+  )
+  const bytes = `'\\x${Buffer.from(table).toString('hex')}'::bytea`
+  const sum = Array.from({ length: 5 }, (_, at) => `get_byte(${bytes}, (b / ${10n ** BigInt(4 * at)} % 10000)::int)`)
+  return `(SELECT b::text || ((10 - (${sum.join(' + ')}) % 10) % 10)::text FROM (${body}) x)`
+}
+
+/** 112 bits, with what marks a random (version 4) uuid: two whole bytes, since a hash that is asked for once is cheaper. */
+export function uuidDigits(hash: string): string {
+  return `encode(set_byte(set_byte(substring(${hash} FROM 1 FOR 16), 6, ${0x4a}), 8, ${0x8a}), 'hex')`
+}
+
+const LOREM =
+  'lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore magna aliqua ut enim ad minim veniam quis nostrud exercitation ullamco laboris nisi ut aliquip ex ea commodo consequat duis aute irure dolor in reprehenderit in voluptate velit esse cillum dolore eu fugiat nulla pariatur excepteur sint occaecat cupidatat non proident sunt in culpa qui officia deserunt mollit anim id est laborum '
+
+/** Longer texts are put together from copies of the filler; shorter ones are cut from its bytes, which is faster. */
+const SHORT = 512
+const FILLER = `'\\x${Buffer.from(LOREM.repeat(3).slice(0, 2 * SHORT)).toString('hex')}'::bytea`
+
+export function filler(hash: string, value: string): string {
+  const [offset, length] = [`1 + (${hash} & ${SHORT - 1})::int`, `length(${value})`]
+  const long = `substr(repeat(${literal(LOREM)}, 3 + ${length} / ${LOREM.length}), ${offset}, ${length})`
+  // By octets, which need no counting: a text of so many has no more characters.
+  return `CASE WHEN octet_length(${value}) <= ${SHORT} THEN encode(substring(${FILLER}, ${offset}, ${length}), 'escape') ELSE ${long} END`
+}

@@ -1,0 +1,47 @@
+import { type Deferred, listDeferred } from '../../destination/deferral.ts'
+import { type Leg, openLeg, type StreamLogin } from '../../destination/stream-login.ts'
+import { connect, type Database } from '../../runtime/database.ts'
+
+/** Connections for what is done beside the final verify. They are opened before the write pause. */
+export interface Lanes {
+  source: Database
+  /** At least one; more where schema changes can go side by side. */
+  target: readonly [Database, ...Database[]]
+  /** A session of the stream's login, where it has one. */
+  leg?: Leg
+}
+
+const MOST = 4
+
+/** As many as there are unique indexes, or tables with constraints, to build. */
+export function lanesFor(deferred: readonly Pick<Deferred, 'kind' | 'schema' | 'table'>[]): number {
+  const uniques = deferred.filter(({ kind }) => kind === 'unique').length
+  const constrained = deferred.filter(({ kind }) => kind === 'check' || kind === 'foreign-key')
+  const tables = new Set(constrained.map(({ schema, table }) => `${schema}.${table}`)).size
+  return Math.min(MOST, Math.max(1, uniques, tables))
+}
+
+/** Opens them for `work`, and closes them whatever comes of it. Their statements may take as long as they need. */
+export async function withLanes<T>(
+  urls: { source: string; target: string },
+  given: { target: Database; migration: string; login?: StreamLogin; signal: AbortSignal },
+  work: (lanes: Lanes) => Promise<T>,
+): Promise<T> {
+  const count = lanesFor(await listDeferred(given.target, given.migration))
+  const open: Database[] = []
+  const one = async (side: 'source' | 'target') => {
+    const db = await connect(urls[side], side, 0, given.signal)
+    open.push(db)
+    return db
+  }
+  try {
+    const source = await one('source')
+    const first = await one('target')
+    const more = await Promise.all(Array.from({ length: count - 1 }, () => one('target')))
+    const leg = given.login && (await openLeg(given.login))
+    if (leg) open.push(leg.db)
+    return await work({ source, target: [first, ...more], ...(leg && { leg }) })
+  } finally {
+    await Promise.all(open.map((db) => db.end().catch(() => {})))
+  }
+}

@@ -1,0 +1,37 @@
+// The printed grants are exactly what is needed: with them nothing blocks, and without any one of them `prepare` is red.
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { blockers, type GrantBench, removals, startGrantBench, takeEach } from '../support/printed-grants.ts'
+
+/** One of each kind; `every-grant.test.ts` has all of them. */
+const SHORT = [
+  'source REPLICATION',
+  'source MEMBER OF "shop_owner"',
+  'target CREATELOGIN',
+  'target USAGE ON SCHEMA "shop"',
+  'target GRANT OPTION FOR INSERT ON TABLE "shop"."orders"',
+  'target DROP ON TABLE "shop"."customers"',
+  'target CREATE ON TABLE "far"."regions"',
+  'target UPDATE ON SEQUENCE "shop"."invoices"',
+  'target SYSTEM VIEWJOB',
+]
+
+let bench: GrantBench
+
+beforeAll(async () => {
+  bench = await startGrantBench()
+})
+
+afterAll(async () => {
+  await bench?.stop()
+})
+
+it('blocks nothing with exactly the printed grants', async () => {
+  expect(await blockers(bench.granted)).toEqual([])
+})
+
+it('is red without one of each kind, and names what is missing', async () => {
+  const asked = removals(bench.granted).filter(({ side, right }) => SHORT.includes(`${side} ${right}`))
+  expect(asked).toHaveLength(SHORT.length)
+  const { expected, found } = await takeEach(bench.granted, asked)
+  expect(found).toEqual(expected)
+})
