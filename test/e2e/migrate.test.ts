@@ -23,7 +23,7 @@ test('one person starts it, another one approves, and the target takes over', as
     expect(brief.summary).toContain(each)
   // What is decided comes first; `max-pause` is the one that the config file has for the cutover.
   expect(brief.summary).toMatch(
-    /\| --- \| --- \|\n\| Decision \| \*\*commit\*\*: .*\|\n\| From, to \| PostgreSQL 16 `shop\.public` → PostgreSQL 16\.\d+ `shop\.public` \|\n\| Preflight \| \d+ warnings?, 0 waived, \d+ s ago \|\n\| Verify \| 0 problems in 11 of 11 tables, [\d,]+ rows; every row, by molt and by both databases \(\d+ s ago\) \|\n\| Lag \| [\d.]+ s \(measured \d+ s ago\) \|/,
+    /\| --- \| --- \|\n\| Decision \| \*\*commit\*\*: .*\|\n\| From, to \| PostgreSQL 16 `shop\.public` → PostgreSQL 16\.\d+ `shop\.public` \|\n\| Preflight \| \d+ warnings?, 0 waived, \d+ s ago \|\n\| Verify \| 0 problems in 11 of 11 tables, [\d,]+ rows; every row, by both databases, and again when it changed \(\d+ s ago\) \|\n\| Rolling proof \| every row of 11 tables proved as of [^|]* UTC, \d+ keys? open, 0 lost;[^|]* \|\n\| In the write pause \|[^|]*\|\n\| Lag \| [\d.]+ s \(measured \d+ s ago\) \|/,
   )
   expect(brief.summary).toMatch(/\| Longest write pause \| 90 s \(`max-pause`\)/)
   expect(brief.summary).toMatch(/<details><summary>The plan[\s\S]*- molt: sha256 `[0-9a-f]{64}`/)
