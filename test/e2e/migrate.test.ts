@@ -45,7 +45,8 @@ test('one person starts it, another one approves, and the target takes over', as
   // Each leg that comes later ends at once, without a stream.
   const second = requireGreen('follow', await run.job('follow', { leg: 1 }))
   expect(second.steps.filter((step) => step.depth === 1 && step.outcome === 'skipped')).toHaveLength(2)
-  await expect(night.rehearsal.query('source', 'UPDATE customers SET full_name = full_name')).rejects.toThrow(
-    /writes are paused/,
-  )
+  await expect(night.rehearsal.query('source', 'UPDATE customers SET full_name = full_name')).rejects.toMatchObject({
+    code: '25006',
+    hint: 'Connect to the new database.',
+  })
 }, 300_000)
