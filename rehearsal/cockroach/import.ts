@@ -160,6 +160,7 @@ async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; byte
   const { job, context, files, table } = run
   let [rows, bytes] = [0, 0]
   // A job that waits for its first file holds no lock behind: catalogs of an offline table can still be read.
+  run.signal.throwIfAborted()
   await run.options.beforeFile?.(job, 0, run.signal)
   await client.query('BEGIN')
   try {

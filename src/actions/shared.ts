@@ -1,7 +1,7 @@
 import { warning } from '@actions/core'
 import { type Entry, type Phase, requireEntry } from '../ledger/ledger.ts'
 import { type Database, withDatabase } from '../runtime/database.ts'
-import { InputError, VerdictError } from '../runtime/errors.ts'
+import { InputError, refuse, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
 import { boolean, connectionUrl, duration, pattern, text, webhookUrl } from '../runtime/types.ts'
 import { tlsProblem } from '../runtime/url.ts'
@@ -156,5 +156,16 @@ async function requireAllRows(source: Database, { plan }: Entry): Promise<void> 
     throw new VerdictError(
       'source.row-level-security',
       `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would neither be moved nor missed. Give it BYPASSRLS (ALTER ROLE … BYPASSRLS), and load again if it had not got it when the load ran`,
+    )
+}
+
+/** @throws VerdictError when a sequence of the target is not past every value in use */
+export function requireSequencesSet(problems: readonly string[]): void {
+  if (problems.length)
+    refuse(
+      'sequences.not-set',
+      'sequences could not be set',
+      problems,
+      'The next insert on the target could collide with a row that is there.',
     )
 }

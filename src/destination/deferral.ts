@@ -173,7 +173,7 @@ export function plannedDeferral(
         unwritable.push(
           `the catalog does not name every column of the foreign key ${each.name} of ${each.schema}.${each.table}`,
         )
-      objects.push(deferredConstraint(each, notValid(each.definition || foreignKey(each))))
+      objects.push(deferredConstraint(each, notValid(withSchema(each) || foreignKey(each))))
     }
     if (each.kind !== 'c' || !deferral.constraints || !isOurs(each) || isShardCheck(each)) continue
     const definition = each.definition || (each.condition === null ? '' : `CHECK (${each.condition})`)
@@ -224,6 +224,15 @@ const NEW = { dropped: false, rebuilt: false, valid: true, comments: [] }
 /** Nothing then waits for a scan; the server says it last. */
 function notValid(definition: string): string {
   return /\bNOT VALID$/.test(definition) ? definition : `${definition} NOT VALID`
+}
+
+const REFERRED = /(\) REFERENCES )(?:(?:"(?:[^"]|"")*"|[^\s".(]+)\.?)+/
+
+/** Names the schema, which the server leaves out where the search path finds the table: another session may find another one. */
+function withSchema({ definition, references: to }: Constraint): string {
+  return to
+    ? definition.replace(REFERRED, (_, before: string) => `${before}${qualified(to.schema, to.table)}`)
+    : definition
 }
 
 const ACTIONS: Record<string, string> = { r: 'RESTRICT', c: 'CASCADE', n: 'SET NULL', d: 'SET DEFAULT' }

@@ -353,7 +353,7 @@ export const CODES = {
   },
   'database.dependent-objects': {
     meaning: 'A database object cannot be dropped because others depend on it.',
-    cause: 'Somebody built a view, a key or code on an object of this suite or of the deferral.',
+    cause: 'A view, a key or code was built on an object of this suite or of the deferral.',
     fix: 'Move or drop what the message names, and run the step again.',
   },
   'database.lock-timeout': {
@@ -1345,7 +1345,7 @@ export const CODES = {
   'verify.after-commit': {
     meaning: 'Rows differ between the source and the target as of the commit.',
     cause:
-      'Somebody changed the target between the final verification and the commit, which needs the rights of an administrator, or the final verification was weaker than `full`.',
+      'An administrator changed the target between the final verification and the commit, or the final verification was weaker than `full`.',
     fix: 'Stop the application and run `rollback`, or restore the rows by hand: [after the commit](how-it-works.md#after-the-commit).',
   },
   'verify.after-commit-inconclusive': {

@@ -33,9 +33,12 @@ const DEFAULTS = {
   loadSample: 1_000,
   /** The hold of a load lapses unless it is renewed; between two looks at whether the migration was aborted meanwhile. */
   loadHold: 20_000,
+  /** What a run has beyond its hold to end its load, or to take over a hold that lapses. */
+  holdGrace: 5_000,
   abortLook: 2_000,
-  /** Between two looks at imports of a load whose runner was killed, and at a load that `abort` waits for. */
+  /** Between two looks at imports of a load whose runner was killed, two notices of it, and two looks at a load that `abort` waits for. */
   importLook: 1_000,
+  importNotice: 30_000,
   loadEndLook: 500,
   /** From SIGTERM to SIGKILL for a tool, and for one that is stopped because the run ends; how often to look. */
   toolGrace: 5_000,

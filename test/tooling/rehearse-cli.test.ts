@@ -234,7 +234,7 @@ describe('databases of one’s own', () => {
     })
     await removed
     expect(run.code).toBe(1)
-    expect(run.json()).toMatchObject({ verdict: 'no-go', code: 'verify.rows-lost' })
+    expect(run.json()).toMatchObject({ verdict: 'no-go', code: 'verify.differences' })
     await expectAsBefore()
     await expectNothingLeft()
   })

@@ -1,3 +1,4 @@
+import { once } from 'node:events'
 import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -142,7 +143,7 @@ describe('a load through files that fails', () => {
     target = await startImportGateway(bench.servers.target, db.name, {
       beforeFile: (job, _index, signal) =>
         job === target.jobs[0]
-          ? Promise.race([slow, new Promise<void>((_, reject) => signal.addEventListener('abort', reject))])
+          ? Promise.race([slow, once(signal, 'abort').then(() => signal.throwIfAborted())])
           : Promise.resolve(),
     })
     const running = fetch([...BUCKET, '--flush-rows', '20'])

@@ -94,7 +94,7 @@ it('takes nothing off the target that it could not build again', async () => {
   const hidden = await planned(cluster({ 'information_schema.key_column_usage': [] }))
   expect(hidden.unwritable.some((each) => each.includes('to_customer'))).toBe(true)
   expect(building.objects.find(({ name }) => name === 'to_customer')?.create).toBe(
-    'ALTER TABLE "public"."orders" ADD CONSTRAINT "to_customer" FOREIGN KEY ("customer") REFERENCES "public"."customers" ("id") ON DELETE CASCADE NOT VALID',
+    'ALTER TABLE "public"."orders" ADD CONSTRAINT "to_customer" FOREIGN KEY (customer) REFERENCES "public"."customers"(id) ON DELETE CASCADE NOT VALID',
   )
 })
 

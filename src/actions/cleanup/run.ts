@@ -77,7 +77,7 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
     )
 }
 
-/** Without the fence nothing can be compared with the state of the commit any more, and nobody can go back. */
+/** Without the fence, no comparison with the state of the commit and no rollback is possible. */
 async function requireCompared({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const last = await lastAfterCommit(target, entry)

@@ -12,7 +12,7 @@ import type { Cutover } from './spec.ts'
 
 /**
  * Prints what a cutover would do while writes are paused, and how long each part is expected to take. Changes nothing,
- * asks nobody for the slot and runs no command of yours. A lag of `max-lag` is assumed: a cutover waits until it is less.
+ * does not ask for the slot and runs no command of yours. A lag of `max-lag` is assumed: a cutover waits until it is less.
  */
 export async function dryRun(context: Cutover, entry: Entry, target: Database): Promise<void> {
   const { inputs } = context

@@ -99,7 +99,7 @@ async function readPace(target: Database): Promise<Pace> {
   return { latencyMs: Math.round(Math.min(...took)), changeMs: isCockroach ? CHANGE_ON_COCKROACH : 0 }
 }
 
-/** By the rows of each table, when nobody has measured it; milliseconds. Constraints of one table are one statement. */
+/** By the rows of each table, for a part without a measurement; milliseconds. Constraints of one table are one statement. */
 function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefined, pace: Pace): number {
   const rows = new Map(verified?.tables.map((table) => [table.name, table.rows]))
   const wanted = deferred.filter(({ kind }) => kind !== 'index')
@@ -119,7 +119,7 @@ function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefin
   )
 }
 
-/** What this run and its rehearsals have measured. Milliseconds; undefined is what nobody has measured. */
+/** What this run and its rehearsals have measured. Milliseconds; undefined is a part without a measurement. */
 export interface Measured {
   /** The end-to-end lag of this moment. */
   lagMs: number
@@ -136,7 +136,7 @@ export interface Measured {
   rehearsals: readonly Parts[]
 }
 
-/** Milliseconds; `unknown` names the parts that nobody has measured. */
+/** Milliseconds; `unknown` names the parts without a measurement. */
 interface Estimate {
   parts: Parts
   total: number
@@ -159,7 +159,7 @@ const ACCESS_TRIPS = 1
 /**
  * What each part of the pause will take: the longest that a rehearsal of this plan has seen, and no less than what this
  * run has measured itself.
- * @returns `unknown` names the parts that nobody has measured
+ * @returns `unknown` names the parts without a measurement
  */
 export function estimatePause(now: Measured): Estimate {
   const seen = (part: string) => now.rehearsals.flatMap((parts) => parts[part] ?? [])

@@ -21,6 +21,7 @@ import { TIMING } from '../../runtime/timing.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
+import { requireSequencesSet } from '../shared.ts'
 import { requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
@@ -193,13 +194,7 @@ async function moveSequences(context: Cutover, { entry, lanes }: Section): Promi
     entry.plan.tables,
     BigInt(context.inputs.sequenceMargin),
   )
-  if (problems.length)
-    refuse(
-      'sequences.not-set',
-      'sequences could not be set',
-      problems,
-      'The next insert on the target could collide with a row that is there.',
-    )
+  requireSequencesSet(problems)
   info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
 }
 

@@ -69,7 +69,7 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
   })
 }
 
-/** Nothing is proved while streaming any more, and nobody reads the log. */
+/** Drops the log of the rolling proof, which nothing reads after the cutover. */
 async function dropLog({ inputs }: Cutover, { plan }: Entry): Promise<void> {
   const slot = logSlotOf(plan.slot)
   await withDatabase(inputs.source, 'source', (source) => seizeAndDrop(source, slot)).catch((error) =>

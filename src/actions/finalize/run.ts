@@ -20,7 +20,7 @@ import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readStructure } from '../../sql/structure.ts'
-import { requireMigration, withBoth } from '../shared.ts'
+import { requireMigration, requireSequencesSet, withBoth } from '../shared.ts'
 import { compareOnce, requireCompared } from './after-commit.ts'
 import { type Finalize, spec } from './spec.ts'
 
@@ -74,13 +74,7 @@ async function moveSequences(context: Finalize, source: Database, target: Databa
   await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
   context.output('sequences', JSON.stringify(set))
   for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
-  if (problems.length)
-    refuse(
-      'sequences.not-set',
-      'sequences could not be set',
-      problems,
-      'The next insert on the target could collide with a row that is there.',
-    )
+  requireSequencesSet(problems)
   return set.length
 }
 

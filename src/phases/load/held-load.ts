@@ -7,9 +7,6 @@ import { type Database, isConnectionLost, Link } from '../../runtime/database.ts
 import { UserError } from '../../runtime/errors.ts'
 import { TIMING } from '../../runtime/timing.ts'
 
-/** Milliseconds that a run has beyond its hold to end its load, or to take over a hold that lapses. */
-const HOLD_GRACE = 5_000
-
 /**
  * Holds the migration while it is loaded, so that no second load runs beside this one and `abort` knows when it has
  * ended. A load that was killed is waited for until its hold lapses.
@@ -22,7 +19,7 @@ export async function holdingLoad<T>(
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const holder = thisRun('fetch')
-  await obtainSlot(target, migration, holder, TIMING.loadHold + HOLD_GRACE, TIMING.loadHold, signal)
+  await obtainSlot(target, migration, holder, TIMING.loadHold + TIMING.holdGrace, TIMING.loadHold, signal)
   const stopped = new AbortController()
   const over = new AbortController()
   const lost = (error: unknown) => stopped.abort(error)
@@ -69,7 +66,7 @@ async function watchForAbort(link: Link, migration: string, over: AbortSignal, a
 export async function stopLoad(target: Database, migration: string, folders: readonly string[]): Promise<void> {
   const ended = await endMolt(folders)
   if (ended.length) info(`ended \`molt fetch\` of this migration on this machine (PID ${ended.join(', ')})`)
-  const deadline = performance.now() + TIMING.loadHold + HOLD_GRACE
+  const deadline = performance.now() + TIMING.loadHold + TIMING.holdGrace
   for (let told = false; ; told = true) {
     const holder = await liveHolder(target, migration)
     if (holder?.action !== 'fetch') return

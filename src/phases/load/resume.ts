@@ -156,8 +156,6 @@ async function emptyTables(target: Database, entry: Entry, tables: readonly stri
   info(`emptied, since MOLT imports all of their rows again: ${partly.join(', ')}`)
 }
 
-const SAY_EVERY = 30_000
-
 /** A load whose runner was killed leaves its imports running: they are waited for, unless one is paused. */
 async function awaitImports(target: Database, entry: Entry, signal: AbortSignal): Promise<void> {
   for (let waited = 0; ; waited += TIMING.importLook) {
@@ -165,7 +163,7 @@ async function awaitImports(target: Database, entry: Entry, signal: AbortSignal)
     const jobs = await ourImports(target, entry)
     if (!jobs.length) return
     if (jobs.every(({ status }) => /^paus/.test(status))) return endImports(target, entry)
-    if (waited % SAY_EVERY === 0)
+    if (waited % TIMING.importNotice === 0)
       info(
         `waiting for ${plural(jobs.length, 'import')} of the interrupted load: ${jobs.map(({ id, table, fraction }) => `${table} ${Math.floor(fraction * 100)}% (job ${id})`).join(', ')}`,
       )
