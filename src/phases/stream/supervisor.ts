@@ -71,6 +71,8 @@ const MAX_VAIN_LIVES = 5
  */
 export class Stream {
   readonly options: StreamOptions
+  /** Changed rows that the rolling proof beside this stream still has to compare; undefined while nothing is proved. */
+  keysOpen: () => number | undefined = () => undefined
   readonly source: Link
   readonly target: Link
   /** A link carries one call at a time, so each loop has its own. */
