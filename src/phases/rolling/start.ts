@@ -37,6 +37,6 @@ export function startProof(
     // An earlier replicator that is only frozen could write old values over proved ones.
     stream.options.login ? undefined : 'the stream has no login of its own on the target',
   )
-  stream.keysOpen = () => (proof.reason === undefined ? proof.open : undefined)
+  stream.options.keysOpen = () => (proof.reason === undefined ? proof.open : undefined)
   return proof
 }

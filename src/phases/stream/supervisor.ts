@@ -39,6 +39,8 @@ export interface StreamOptions {
   publication?: PublicationMark
   /** The files of the source's tables before it begins. */
   files?: TableFiles
+  /** Set by the rolling proof beside the stream: changed rows that it still has to compare; undefined when it proves nothing. */
+  keysOpen?: () => number | undefined
   signal: AbortSignal
 }
 
@@ -71,8 +73,6 @@ const MAX_VAIN_LIVES = 5
  */
 export class Stream {
   readonly options: StreamOptions
-  /** Changed rows that the rolling proof beside this stream still has to compare; undefined while nothing is proved. */
-  keysOpen: () => number | undefined = () => undefined
   readonly source: Link
   readonly target: Link
   /** A link carries one call at a time, so each loop has its own. */
