@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isVisible, parseSnapshot, type Snapshot } from '../../model/snapshot.ts'
 import type { Table } from '../../model/tables.ts'
 import { plainForm } from '../../model/values.ts'
 import { type Database, ident, qualified } from '../../runtime/database.ts'
@@ -8,7 +9,6 @@ import { TIMING } from '../../runtime/timing.ts'
 import { readMarker, writeMarker } from '../../source/heartbeat.ts'
 import type { Recheck, RowDifference } from '../../tools/molt-verify.ts'
 import { scrubText } from '../../tools/scrub.ts'
-import { isVisible, parseSnapshot, type Snapshot } from '../rolling/snapshot.ts'
 
 /** The differing rows of one table; `definition` is the source's. */
 export interface Suspects {
