@@ -164,8 +164,7 @@ async function compareRows(
     const verdict = kind === 'difference' ? found.tables.find(({ name }) => name === table) : undefined
     const outcome = verdict ? outcomeOf(verdict) : 'loss'
     if (outcome === 'lag') found.notes.push(`${what}: lag, nothing is lost`)
-    else if (outcome === 'unlike') found.unsettled.push({ table, what: `${what}; ${UNLIKE}` })
-    else if (outcome === 'unsettled') found.unsettled.push({ table, what: `${what}; verify again, or after the drain` })
+    else if (outcome !== 'loss') found.unsettled.push({ table, what: `${what}; ${INCONCLUSIVE[outcome]}` })
     else found.problems.push({ table, what })
   }
   if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
@@ -460,8 +459,11 @@ async function settle(
   return problem ? [{ what: problem }] : []
 }
 
-const UNLIKE =
-  'their values are equal and nobody has changed them, so molt compares these types by other rules than PostgreSQL: give the columns the same types on both sides'
+const INCONCLUSIVE = {
+  unlike:
+    'the values are equal and were not changed meanwhile, so molt compares these types by other rules. Give the columns the same type on both sides',
+  moving: 'verify again, or after the drain',
+}
 
 /** A stream that is behind must not hold up the verify for long. */
 function arrivalLimits({ plan, signal, recheck }: VerifyOptions) {
@@ -470,13 +472,13 @@ function arrivalLimits({ plan, signal, recheck }: VerifyOptions) {
 }
 
 /** What the rows that differed turned out to be; without another look every difference counts as loss. */
-function outcomeOf({ recheck, columnMismatch, unlike }: TableVerdict): 'lag' | 'loss' | 'unlike' | 'unsettled' {
+function outcomeOf({ recheck, columnMismatch, unlike }: TableVerdict): 'lag' | 'loss' | keyof typeof INCONCLUSIVE {
   if (columnMismatch) return 'loss'
   // While rows move, equal hashes can be of another moment than what molt saw.
   if (!recheck) return unlike ? 'unlike' : 'loss'
   if (recheck.loss) return 'loss'
   if (recheck.unlike) return 'unlike'
-  return recheck.changing || recheck.untold ? 'unsettled' : 'lag'
+  return recheck.changing || recheck.untold ? 'moving' : 'lag'
 }
 
 /** When every missing row that was told belongs to one of several partitions, that is where to look. */
