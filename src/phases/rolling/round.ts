@@ -83,6 +83,8 @@ export interface Surroundings {
   passMarker(): Promise<void>
   /** Waits until the log is read up to the source's position now. */
   readLog(): Promise<void>
+  /** Told how many keys were compared, and in how many milliseconds. */
+  onCompared(keys: number, ms: number): void
   /** Told a table that cannot be proved after all. */
   exclude(table: string, verdict: 'unreadable' | 'unknown'): void
   signal: AbortSignal
@@ -99,7 +101,9 @@ export async function recheck(
   const { dirty } = around
   const before = await around.reader()
   await around.passMarker()
+  const began = performance.now()
   const judged = await compareKeys(around.sessions, around.tables, keys, around.signal)
+  around.onCompared(judged.length, performance.now() - began)
   const spoilt = before === '' || (await around.reader()) !== before
   if (spoilt) return { lost: [], spoilt }
   for (const { key, verdict } of judged) if (verdict === 'equal') dirty.equal(key)
