@@ -25,6 +25,7 @@ import { requireSequencesSet } from '../shared.ts'
 import { requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
+import type { Estimate } from './estimate.ts'
 import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 import { openTarget } from './switch.ts'
@@ -37,8 +38,8 @@ export interface Outcome {
   drain: DrainEvidence
   verify: VerifyReport
   clock: PauseClock
-  /** What the pause was expected to be, in milliseconds. */
-  estimate: number
+  /** What the pause was expected to be. */
+  estimate: Estimate
 }
 
 /** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */

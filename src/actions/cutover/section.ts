@@ -5,6 +5,7 @@ import type { Lanes } from '../../phases/cutover/lanes.ts'
 import type { ProofSession } from '../../phases/rolling/session.ts'
 import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { Database } from '../../runtime/database.ts'
+import type { Estimate } from './estimate.ts'
 
 /** What the parts of the write pause work with. */
 export interface Section {
@@ -24,5 +25,5 @@ export interface Section {
   held: HeldFence
   /** For what is done beside the final verify. */
   lanes: Lanes
-  estimate: number
+  estimate: Estimate
 }
