@@ -21,6 +21,7 @@ export const NIGHTLY = [
 export const LONGER_AT_NIGHT = [
   'test/e2e/chain.test.ts',
   'test/faults/cutover.test.ts',
+  'test/faults/rolling.test.ts',
   'test/faults/proof.test.ts',
   'test/faults/proof-model.test.ts',
   'test/faults/stream-heals.test.ts',

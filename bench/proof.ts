@@ -63,7 +63,11 @@ async function passOver(pair: Servers, tables: readonly ProvableTable[], plan: P
   const dirty = new DirtyKeys(BUDGET, () => {})
   let rows = 0
   await comparePieces({
-    ...{ sourceUrl: pair.source.url, targetUrl: pair.target.url, plan, dirty, concurrency: CONCURRENCY },
+    sourceUrl: pair.source.url,
+    targetUrl: pair.target.url,
+    plan,
+    dirty,
+    concurrency: CONCURRENCY,
     signal: new AbortController().signal,
     next: () => waiting.find((pass) => !pass.exhausted),
     yield: async () => {},
@@ -98,8 +102,13 @@ function memoryOfKeys(): number {
   const dirty = new DirtyKeys(BUDGET, () => {})
   for (let key = 0; key < BUDGET; key++)
     dirty.mark({
-      ...{ schema: 'public', table: 'orders', columns: ['id'], key: [String(10_000_000 + key)], present: true },
-      ...{ xid: key, at: BigInt(key) + 2n ** 33n },
+      schema: 'public',
+      table: 'orders',
+      columns: ['id'],
+      key: [String(10_000_000 + key)],
+      present: true,
+      xid: key,
+      at: BigInt(key) + 2n ** 33n,
     })
   collect()
   const used = process.memoryUsage().heapUsed - before
@@ -117,7 +126,11 @@ try {
   await createShop(pair.behind.url, { schemaOnly: true })
   await copyShop(pair)
   const plan = {
-    ...{ sourceSchema: 'public', targetSchema: 'public', tables: [...SHOP_TABLES], slot: 'none', publication: 'none' },
+    sourceSchema: 'public',
+    targetSchema: 'public',
+    tables: [...SHOP_TABLES],
+    slot: 'none',
+    publication: 'none',
   }
   const ends = { sourceUrl: pair.source.url, targetUrl: pair.target.url, plan }
   const sessions = await openSessions({ ...ends, signal: new AbortController().signal })

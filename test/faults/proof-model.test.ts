@@ -1,6 +1,6 @@
 /**
  * A random workload, a replicator that errs at random, and kills at random: what the proof says must be what is so. A seed
- * that fails is printed; `MOLT_ACTIONS_SEED=<seed>` runs it alone, `MOLT_ACTIONS_SEEDS=<n>` runs n of them.
+ * that fails is printed; `MOLT_ACTIONS_SEED=<seed>` runs it alone, `MOLT_ACTIONS_SEEDS=<first>-<last>` a range.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
@@ -11,7 +11,8 @@ import { withTables } from '../support/faulty-replicator.ts'
 import { type Proof, ProvingGround } from '../support/proving-ground.ts'
 
 const { MOLT_ACTIONS_SEED: one, MOLT_ACTIONS_SEEDS: many, MOLT_ACTIONS_NIGHTLY: night } = process.env
-const SEEDS = one ? [Number(one)] : Array.from({ length: Number(many ?? (night ? 500 : 4)) }, (_, i) => i + 1)
+const [first = 1, last = 1] = (many ?? (night ? '1-500' : '1-4')).split('-').map(Number)
+const SEEDS = one ? [Number(one)] : Array.from({ length: last - first + 1 }, (_, i) => first + i)
 
 const KEYS = 60
 const DDL = `
@@ -280,6 +281,9 @@ async function differing(): Promise<string[]> {
   return found
 }
 
+/** How many runs ended how. */
+const came: Record<string, number> = {}
+
 async function judge({ steps, corruptions, ...options }: Run): Promise<void> {
   const world = new World(options)
   await world.begin()
@@ -291,6 +295,8 @@ async function judge({ steps, corruptions, ...options }: Run): Promise<void> {
   const verdict = await world.decide()
   const rows = await differing()
   const seen = rows.filter((row) => !world.unseen.has(row))
+  const ended = verdict.red ?? (rows.length ? 'after the commit' : 'equal')
+  came[ended] = (came[ended] ?? 0) + 1
   const what = JSON.stringify({ verdict, rows, unseen: [...world.unseen], corrupted: world.corrupted })
   expect(verdict.late.length > 0, `after the commit: ${what}`).toBe(rows.length > 0)
   if (seen.length) expect(verdict.red, `before it: ${what}`).toMatch(/^verify\./)
@@ -300,8 +306,10 @@ async function judge({ steps, corruptions, ...options }: Run): Promise<void> {
 test(`the verdict is the truth in ${SEEDS.length} seeds`, { timeout: 60_000 * SEEDS.length }, async () => {
   const failed: string[] = []
   for (const seed of SEEDS)
-    await fc
-      .assert(fc.asyncProperty(run, judge), { seed, numRuns: 1, endOnFailure: true })
-      .catch((error) => failed.push(`MOLT_ACTIONS_SEED=${seed}: ${String(error.cause ?? error)}\n${error.message}`))
+    await fc.assert(fc.asyncProperty(run, judge), { seed, numRuns: 1, endOnFailure: true }).catch((error) => {
+      failed.push(`MOLT_ACTIONS_SEED=${seed}: ${String(error.cause ?? error)}\n${error.message}`)
+      console.error(failed.at(-1))
+    })
+  console.log(`${SEEDS.length} seeds: ${JSON.stringify(came)}`)
   expect(failed).toEqual([])
 })

@@ -4,7 +4,7 @@ import { readTarget } from '../../destination/server.ts'
 import { grantStatements } from '../../destination/write-access.ts'
 import { type Entry, readEvidence } from '../../ledger/ledger.ts'
 import { lanesFor } from '../../phases/cutover/lanes.ts'
-import { type Parts, partsText } from '../../phases/cutover/pause.ts'
+import { type Estimate, type Parts, partsText } from '../../phases/cutover/pause.ts'
 import type { StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { VerifyReport } from '../../report/verify-report.ts'
 import type { Database } from '../../runtime/database.ts'
@@ -58,7 +58,9 @@ export async function expectPause({ inputs }: Cutover, looked: Looked): Promise<
     smokeMs,
     rebuildMs: rebuildTime(deferred, verified, pace),
     takeOffMs: takeOffTime(deferred, pace),
-    ...{ latencyMs: pace.latencyMs, sourceMs: pace.sourceMs, accessMs: grants * pace.changeMs },
+    latencyMs: pace.latencyMs,
+    sourceMs: pace.sourceMs,
+    accessMs: grants * pace.changeMs,
     rehearsals,
   })
   const of = `${partsText(estimate.parts)}${rehearsals.length ? `; with the figures of ${plural(rehearsals.length, 'earlier cutover')}` : ''}`
@@ -160,13 +162,6 @@ export interface Measured {
   accessMs: number
   /** Of earlier cutovers of this very plan. */
   rehearsals: readonly Parts[]
-}
-
-/** Milliseconds by part, under the names of `pause-parts`; `unknown` names the parts without a measurement. */
-export interface Estimate {
-  parts: Parts
-  total: number
-  unknown: string[]
 }
 
 /** What each part takes on two servers that answer at once. */

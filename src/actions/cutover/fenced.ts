@@ -6,7 +6,14 @@ import { requireClosed } from '../../destination/write-access.ts'
 import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
 import { advanceToCommitted } from '../../phases/after-commit/commit-time.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
-import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from '../../phases/cutover/pause.ts'
+import {
+  deadlineSignal,
+  type Estimate,
+  type Limit,
+  PauseClock,
+  pauseText,
+  renewing,
+} from '../../phases/cutover/pause.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
 import type { StreamStatus } from '../../phases/stream/supervisor.ts'
 import { requireClean } from '../../phases/verify/verdict.ts'
@@ -25,7 +32,6 @@ import { requireSequencesSet } from '../shared.ts'
 import { requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
-import type { Estimate } from './estimate.ts'
 import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 import { openTarget } from './switch.ts'

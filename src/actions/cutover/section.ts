@@ -2,10 +2,10 @@ import type { Entry } from '../../ledger/ledger.ts'
 import type { ReportLevel as Level } from '../../model/plan.ts'
 import type { HeldFence } from '../../phases/cutover/held-fence.ts'
 import type { Lanes } from '../../phases/cutover/lanes.ts'
+import type { Estimate } from '../../phases/cutover/pause.ts'
 import type { ProofSession } from '../../phases/rolling/session.ts'
 import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { Database } from '../../runtime/database.ts'
-import type { Estimate } from './estimate.ts'
 
 /** What the parts of the write pause work with. */
 export interface Section {
