@@ -19,6 +19,8 @@ export interface Account {
   applicationPauseMs: number | null
   tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
   engine: string
+  /** Verdict of \`observe\` after the commit; null where nothing was watched. */
+  observed: string | null
   /** What the target says it is. */
   target: string
   summary: string
@@ -59,6 +61,7 @@ export function accountOf(result: JobResult, summary: string): Account {
     estimatedParts: JSON.parse(outputs['estimated-parts'] || '{}'),
     applicationPauseMs: null,
     tables: JSON.parse(outputs.tables || '[]'),
+    observed: outputs.observed || null,
     engine: engineOf(outputs),
     target: outputs['target-version'] || 'unknown',
     summary,
@@ -105,6 +108,7 @@ export function accountText(account: Account): string {
     ...(account.applicationPauseMs === null
       ? []
       : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),
+    ...(account.observed ? [`  application after  ${account.observed}`] : []),
     ...tableLines(account),
     ...maskingLines(account),
     '',
