@@ -328,6 +328,11 @@ export const CODES = {
     cause: 'The source has changed since an earlier `apply`, or another user created the object.',
     fix: 'Change the object by hand, or drop it and run `convert` again. `convert` drops nothing.',
   },
+  'convert.schema-missing': {
+    meaning: 'The source has no schema of this name.',
+    cause: 'The input `schema` is misspelled, or the URL names another database.',
+    fix: 'Correct `schema`, or the database in the URL.',
+  },
   'convert.target-not-empty': {
     meaning: 'The schema on the target holds tables that `convert` did not create. Nothing was created.',
     cause: '`target` names a database that is in use, or the tables were created by hand.',
@@ -337,11 +342,6 @@ export const CODES = {
     meaning: 'The migration is past `prepare`, so no table is created.',
     cause: '`convert` ran with `apply` after the load had begun.',
     fix: 'Run `convert` without `apply`. To start again, run `abort` and `cleanup` first.',
-  },
-  'convert.schema-missing': {
-    meaning: 'The source has no schema of this name.',
-    cause: 'The input `schema` is misspelled, or the URL names another database.',
-    fix: 'Correct `schema`, or the database in the URL.',
   },
 
   'cutover.end-sessions': {
