@@ -296,6 +296,11 @@ export const CODES = {
     cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
     fix: 'Turn TLS on at the server.',
   },
+  'connect.not-ready': {
+    meaning: 'The server takes no connections now.',
+    cause: 'It is starting, shutting down, or recovering (57P03).',
+    fix: 'Wait until it has started, then run the step again.',
+  },
   'connect.not-allowed': {
     meaning: 'A database does not let this user in.',
     cause: 'The user may log in to the server, and has no CONNECT on this database.',
