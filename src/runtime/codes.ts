@@ -296,15 +296,15 @@ export const CODES = {
     cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
     fix: 'Turn TLS on at the server.',
   },
-  'connect.not-ready': {
-    meaning: 'The server takes no connections now.',
-    cause: 'It is starting, shutting down, or recovering (57P03).',
-    fix: 'Wait until it has started, then run the step again.',
-  },
   'connect.not-allowed': {
     meaning: 'A database does not let this user in.',
     cause: 'The user may log in to the server, and has no CONNECT on this database.',
     fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
+  },
+  'connect.not-ready': {
+    meaning: 'The server takes no connections now.',
+    cause: 'It is starting, shutting down, or recovering (57P03).',
+    fix: 'Wait until it has started, then run the step again.',
   },
   'connect.option-refused': {
     meaning: 'A database refused a start-up parameter.',
