@@ -174,7 +174,7 @@ test('a table in a foreign import is offline, and neither missing nor gone', { t
     expect(verified.conclusion).toBe('failure')
     expect(words(verified)).toMatch(offline)
     expect(words(verified)).not.toContain('orders is missing')
-    expect(words(await migration.run('prepare', { 'rehearsal-target': 'true', slot: 'unused' }))).toMatch(offline)
+    expect(words(await migration.run('prepare', { slot: 'unused' }))).toMatch(offline)
     expect(words(await migration.run('status'))).toContain(
       `import job ${job?.id} of the role postgres into public.orders`,
     )
