@@ -36,7 +36,7 @@ export const SHOW_RULES: StatementRule[] = [
 
 function whole(statement: Statement, version: Version) {
   const sql = statement.tokens[0]?.value === 'show' ? showSql(statement.tokens, statement.sql, version) : undefined
-  return sql ? { sql } : undefined
+  return sql ? { sql, retryable: true } : undefined
 }
 
 /** The SELECT that answers `SHOW …`; undefined for one that is not known. */
