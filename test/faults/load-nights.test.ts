@@ -1,4 +1,4 @@
-// Loads that fail, die or are in somebody's way, on a CockroachDB-like target.
+// Loads that fail, die or meet an import of another role, on a CockroachDB-like target.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { SqlError } from '../../rehearsal/cockroach/types.ts'
