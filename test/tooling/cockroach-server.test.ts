@@ -309,7 +309,10 @@ describe('indexes', () => {
     expect((await rows(shown)).map(({ table }) => table)).toEqual(['one_side', 'other_side'])
     await db.query(`INSERT INTO other_side VALUES (1, 'a')`)
     expect((await refused(`INSERT INTO other_side VALUES (2, 'a')`)).message).toContain('constraint "same"')
-    expect(await refused('DROP INDEX same')).toMatchObject({ code: '42P08' })
+    expect(await refused('DROP INDEX same')).toEqual({
+      code: '42P08',
+      message: 'index name "same" is ambiguous (found in one_side and other_side)',
+    })
     await db.query(`COMMENT ON INDEX other_side@same IS 'the other'`)
     await db.query('DROP INDEX one_side@same CASCADE')
     expect((await rows(shown)).map(({ table }) => table)).toEqual(['other_side'])
@@ -337,8 +340,8 @@ describe('indexes', () => {
 
   // pkg/sql/pg_catalog.go
   test.each([
-    ['25.2', []],
-    ['26.1', [{ indisvalid: false }]],
+    ['25.2', ['[]']],
+    ['26.1', ['[]', '[{"indisvalid":false}]']],
   ] as const)('are listed in %s while they are built', async (version, expected) => {
     const other = await startCockroach(behind, { version, ddlTime: 500 })
     const [building, looking] = [await open(undefined, other.urlOf('shop')), await open(undefined, other.urlOf('shop'))]
@@ -349,11 +352,12 @@ describe('indexes', () => {
       const done = building.query(`CREATE INDEX ${name} ON children (email)`).then(() => {
         built = true
       })
-      const seen: unknown[] = []
-      while (!built) seen.push(await rows(look, [], looking))
+      const seen: string[] = []
+      while (!built) seen.push(JSON.stringify(await rows(look, [], looking)))
       await done
-      expect(seen).toContainEqual(expected)
-      expect(seen.slice(0, -1)).not.toContainEqual([{ indisvalid: true }])
+      // The last look may come just before the answer.
+      const states = seen.filter((state, at) => state !== seen[at - 1] && state !== '[{"indisvalid":true}]')
+      expect(states).toEqual(expected)
       expect(await names('children', looking)).toContainEqual([name, '(email)'])
       expect(await rows(look, [], looking)).toEqual([{ indisvalid: true }])
     } finally {
@@ -557,7 +561,7 @@ describe('what PostgreSQL does otherwise', () => {
       await rows(
         `SELECT contype, conkey, pg_get_constraintdef(oid) AS def FROM pg_constraint WHERE conname = 'by_code'`,
       ),
-    ).toEqual([{ contype: 'u', conkey: [2], def: 'UNIQUE (code)' }])
+    ).toEqual([{ contype: 'u', conkey: [2], def: 'UNIQUE (code ASC)' }])
     expect((await refused('ALTER TABLE unique_one DROP CONSTRAINT by_code')).code).toBe('0A000')
     await db.query('DROP INDEX unique_one@by_code CASCADE')
   })

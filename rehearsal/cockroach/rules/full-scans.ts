@@ -54,6 +54,12 @@ async function scansTable(sql: string, context: RuleContext): Promise<boolean> {
 const OF_SERVER = /^(pg_catalog|information_schema|_crdb|crdb_internal)$/
 
 function readsAll({ 'Node Type': node, 'Index Cond': condition, Schema, Plans = [] }: PlanNode): boolean {
-  const whole = node === 'Seq Scan' || (/^(Index Scan|Index Only Scan)$/.test(node) && !condition)
+  const unbounded = node === 'Bitmap Heap Scan' ? !Plans.some(isBounded) : !condition
+  const whole = node === 'Seq Scan' || (/^(Index Scan|Index Only Scan|Bitmap Heap Scan)$/.test(node) && unbounded)
   return (whole && Schema !== undefined && !OF_SERVER.test(Schema)) || Plans.some(readsAll)
+}
+
+/** Of a bitmap: whether an index bounds it. */
+function isBounded({ 'Index Cond': condition, Plans = [] }: PlanNode): boolean {
+  return condition !== undefined || Plans.some(isBounded)
 }

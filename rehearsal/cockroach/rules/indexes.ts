@@ -111,10 +111,10 @@ function translateAll(sql: string, { version }: RuleContext): string {
 async function nameBehind(name: string, table: FoundTable, context: RuleContext): Promise<string> {
   const own = `${name}${OF_TABLE}${table.oid}`
   const found = await context.admin<{ own: boolean; other: boolean }>(
-    `SELECT c.relname = $2 AS own, c.relname = $1 AND i.indrelid IS DISTINCT FROM $4::oid AS other
+    `SELECT c.relname = $2::text AS own, c.relname = $1::text AND i.indrelid IS DISTINCT FROM $4::oid AS other
        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
        LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
-      WHERE n.nspname = $3 AND c.relname IN ($1, $2)`,
+      WHERE n.nspname = $3 AND c.relname IN ($1::text, $2::text)`,
     [name, own, table.schema, table.oid],
   )
   return found.some((each) => each.own || each.other) ? own : name
@@ -145,8 +145,8 @@ async function findIndex(
        JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
        LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = t.oid AND k.contype IN ('u', 'p', 'x')
-      WHERE c.relname IN ($1, $1 || '${OF_TABLE}' || t.oid) AND ($2::oid IS NULL OR t.oid = $2)
-        AND ($2 IS NOT NULL OR n.nspname = $3) ORDER BY 2`,
+      WHERE c.relname::text IN ($1::text, $1::text || '${OF_TABLE}' || t.oid) AND ($2::oid IS NULL OR t.oid = $2::oid)
+        AND ($2::oid IS NOT NULL OR n.nspname = $3) ORDER BY 2`,
     [name, table?.oid ?? null, firstSchema(context)],
   )
   if (found.length > 1)
