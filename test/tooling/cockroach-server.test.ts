@@ -474,6 +474,29 @@ describe('statements of MOLT', () => {
     ])
   })
 
+  // cockroachdb/replicator: internal/target/schemawatch.
+  test('replicator orders tables by their foreign keys', async () => {
+    await db.query(`CREATE SCHEMA ordered; CREATE TABLE ordered.a (id INT PRIMARY KEY);
+      CREATE TABLE ordered.b (id INT PRIMARY KEY, a INT REFERENCES ordered.a);
+      CREATE TABLE ordered.c (id INT PRIMARY KEY, b INT REFERENCES ordered.b, a INT REFERENCES ordered.a)`)
+    const shown = await rows('SELECT schema_name, table_name, type FROM [SHOW TABLES FROM "shop"."ordered"]')
+    expect(shown).toEqual(['a', 'b', 'c'].map((name) => ({ schema_name: 'ordered', table_name: name, type: 'table' })))
+    const found = await rows(`WITH RECURSIVE
+      tables AS (SELECT schema_name AS sch, table_name AS tbl FROM [SHOW TABLES FROM "shop"."ordered"] WHERE type='table'),
+      refs AS (SELECT constraint_schema AS child_sch, table_name AS child_tbl, referenced_table_name AS parent_tbl
+        FROM "shop".information_schema.referential_constraints WHERE table_name != referenced_table_name),
+      roots AS (SELECT tables.sch, tables.tbl, 0 AS depth FROM tables
+        WHERE (tables.sch, tables.tbl) NOT IN (SELECT (child_sch, child_tbl) FROM refs)),
+      depths AS (SELECT * FROM roots UNION ALL SELECT refs.child_sch, refs.child_tbl, max(depths.depth) + 1
+        FROM depths, refs WHERE refs.parent_tbl = depths.tbl GROUP BY 1, 2)
+      SELECT tbl, max(depth) FROM (SELECT *, -1 AS depth FROM tables UNION ALL SELECT * FROM depths) GROUP BY 1 ORDER BY 2, 1`)
+    expect(found).toEqual([
+      { tbl: 'a', max: '0' },
+      { tbl: 'b', max: '1' },
+      { tbl: 'c', max: '2' },
+    ])
+  })
+
   // cockroachdb/replicator: internal/staging/leases, internal/staging/checkpoint.
   test('replicator takes a lease by an UPSERT within WITH, and stores virtual columns', async () => {
     await db.query('CREATE TABLE leases (name STRING PRIMARY KEY, expires TIMESTAMP NOT NULL, nonce UUID NOT NULL)')

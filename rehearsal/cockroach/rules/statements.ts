@@ -10,6 +10,7 @@ import {
   opensWith,
   type Plan,
   quoteName,
+  quoteText,
   type RuleContext,
   raising,
   type StatementRule,
@@ -72,6 +73,12 @@ const STATEMENT_RULES: StatementRule[] = [
       if (!asked || !/^(select|with)$/.test(tokens[0]?.value ?? '')) return undefined
       return { sql: translate(statement, context.version), before: context.publishStatistics, retryable: true }
     },
+  },
+  {
+    id: 'rows.recursive',
+    says: 'The recursive part of WITH RECURSIVE may aggregate, as where the replicator orders tables by their foreign keys. This server answers that statement alone.',
+    source: 'cockroachdb/replicator: internal/target/schemawatch; docs: common-table-expressions.md',
+    plan: tableOrder,
   },
   {
     id: 'rows.upsert',
@@ -145,6 +152,31 @@ const STATEMENT_RULES: StatementRule[] = [
 
 const OPEN_INTERNALS =
   /^(statement_statistics|transaction_statistics|cluster_sessions|cluster_queries|cluster_transactions|cluster_locks|cluster_contention_events|cluster_contended_tables|cluster_contended_indexes|cluster_contended_keys|index_usage_statistics)$/
+
+/** How many foreign keys lead from each table of a schema to one without any; -1 where they go round in circles. */
+function tableOrder(statement: Statement): Plan | undefined {
+  const { tokens } = statement
+  const shown = tokens.findIndex(
+    (token, at) => token.text === '[' && isWord(tokens[at + 1], 'show') && isWord(tokens[at + 2], 'tables'),
+  )
+  const aggregates = tokens.some((token, at) => isWord(token, 'max') && tokens[at + 2]?.value === 'depths')
+  if (!opensWith(statement, 'with recursive') || shown < 0 || !aggregates) return undefined
+  const end = tokens.findIndex(({ text }, at) => at > shown && text === ']')
+  const schema = quoteText(tokens[end - 1]?.value ?? '')
+  return {
+    sql: `WITH RECURSIVE
+      tables AS (SELECT c.oid, c.relname AS tbl FROM _crdb.pg_class c JOIN _crdb.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = ${schema} AND c.relkind IN ('r', 'p')),
+      refs AS (SELECT DISTINCT conrelid AS child, confrelid AS parent FROM _crdb.pg_constraint
+        WHERE contype = 'f' AND conrelid <> confrelid),
+      depths AS (SELECT oid, tbl, 0 AS depth FROM tables WHERE oid NOT IN (SELECT child FROM refs)
+        UNION SELECT t.oid, t.tbl, d.depth + 1 FROM depths d JOIN refs r ON r.parent = d.oid JOIN tables t ON t.oid = r.child
+         WHERE d.depth < (SELECT count(*) FROM tables))
+      SELECT tbl::text AS tbl, max(depth)::int8 AS max FROM (
+        SELECT tbl, -1 AS depth FROM tables UNION ALL SELECT tbl, depth FROM depths) all_of GROUP BY 1 ORDER BY 2, 1`,
+    retryable: true,
+  }
+}
 
 async function setCached(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
   const { tokens, sql } = statement
