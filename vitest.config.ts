@@ -5,6 +5,7 @@ export const NIGHTLY = [
   'test/e2e/mask.test.ts',
   'test/grammar/convert.test.ts',
   'test/contract/every-grant.test.ts',
+  'test/e2e/corpus.test.ts',
   'test/e2e/follow-cutover.test.ts',
   'test/e2e/rehearse-workflow.test.ts',
   'test/e2e/source-versions.test.ts',
@@ -14,6 +15,7 @@ export const NIGHTLY = [
   'test/faults/lifecycle.test.ts',
   'test/faults/load-nights.test.ts',
   'test/faults/cutover-kill.test.ts',
+  'test/faults/estimate.test.ts',
   'test/faults/cutover-nights.test.ts',
 ]
 
@@ -21,6 +23,9 @@ export const NIGHTLY = [
 export const LONGER_AT_NIGHT = [
   'test/e2e/chain.test.ts',
   'test/faults/cutover.test.ts',
+  'test/faults/rolling.test.ts',
+  'test/faults/proof.test.ts',
+  'test/faults/proof-model.test.ts',
   'test/faults/stream-heals.test.ts',
   'test/tooling/rehearse-cli.test.ts',
 ]

@@ -6,7 +6,14 @@ import { requireClosed } from '../../destination/write-access.ts'
 import { advance, type Entry, readEntry } from '../../ledger/ledger.ts'
 import { advanceToCommitted } from '../../phases/after-commit/commit-time.ts'
 import { type HeldFence, planFence } from '../../phases/cutover/held-fence.ts'
-import { deadlineSignal, type Limit, PauseClock, pauseText, renewing } from '../../phases/cutover/pause.ts'
+import {
+  deadlineSignal,
+  type Estimate,
+  type Limit,
+  PauseClock,
+  pauseText,
+  renewing,
+} from '../../phases/cutover/pause.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
 import type { StreamStatus } from '../../phases/stream/supervisor.ts'
 import { requireClean } from '../../phases/verify/verdict.ts'
@@ -36,8 +43,8 @@ export interface Outcome {
   drain: DrainEvidence
   verify: VerifyReport
   clock: PauseClock
-  /** What the pause was expected to be, in milliseconds. */
-  estimate: number
+  /** What the pause was expected to be. */
+  estimate: Estimate
 }
 
 /** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */
