@@ -624,13 +624,14 @@ it('drops the foreign keys that rest on a unique index with it, and leaves the o
 
 it('takes nothing off while an index is being built, and waits for one before it builds it again (26.1)', async () => {
   const { target } = await world(pair, 'SELECT 1', SHOP)
-  const slow = await startCockroach(pair.behind, { version: '26.1', ddlTime: 1_500 })
-  const url = slow.urlOf(new URL(target).pathname.slice(1))
+  const fast = await startCockroach(pair.behind, { version: '26.1' })
+  const slow = await startCockroach(pair.behind, { version: '26.1', ddlTime: 3_000 })
+  const name = new URL(target).pathname.slice(1)
   const indexes = { indexes: true, constraints: false }
   const plan = { targetSchema: 'public', tables: ['customers', 'orders'] }
   try {
-    await withTarget(url, (db) =>
-      withTarget(url, async (building) => {
+    await withTarget(fast.urlOf(name), (db) =>
+      withTarget(slow.urlOf(name), async (building) => {
         await createLedger(db)
         const valid = async () =>
           (await readSchema(db, 'target', 'public')).indexes.find(({ name }) => name === 'one_email')?.valid
@@ -656,5 +657,6 @@ it('takes nothing off while an index is being built, and waits for one before it
     )
   } finally {
     await slow.stop()
+    await fast.stop()
   }
 })
