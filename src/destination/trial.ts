@@ -52,7 +52,7 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
     warning(`${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried within 60 s`)
 }
 
-/** Where nobody knows whether it was done (40003), it is tried again, and may then be there. */
+/** Repeats a statement whose result is unknown (40003); what it makes may then be there. */
 async function build(target: Database, statement: string): Promise<void> {
   try {
     await target.query(statement)
