@@ -119,6 +119,11 @@ export class ProofSession {
     this.#position = parseLsn(log.state?.position ?? '')
     this.#confirmed = parseLsn(log.state?.confirmed ?? '')
     this.proofs = new TableProofs(provable, log.state, options.budget)
+    // A server that shuts down waits for whoever reads its log.
+    source.once('end', () => {
+      this.#logEnd ??= new Error('the source has ended the session of the proof')
+      void this.#log?.close()
+    })
   }
 
   async #attach(slot: string): Promise<void> {
