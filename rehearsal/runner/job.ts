@@ -82,7 +82,7 @@ export interface RunOptions {
   path?: string[]
   /** Masked from the first line on, as the secrets of a workflow are. */
   secrets?: string[]
-  /** The node that runs JavaScript actions, whatever `using` says; by default the one that runs this. */
+  /** The node that runs JavaScript actions, whatever `using` says; by default MOLT_ACTIONS_NODE, or the one that runs this. */
   node?: string
   /** GITHUB_WORKSPACE; by default an empty folder in `workDir`. */
   workspace?: string

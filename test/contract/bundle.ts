@@ -39,12 +39,13 @@ export async function runBundle(name: string, options: BundleOptions = {}): Prom
   }
   const given = Object.entries(options.inputs ?? {}).map(([input, value]) => [`INPUT_${input.toUpperCase()}`, value])
   try {
-    const child = spawn(options.node ?? process.execPath, [join(REPO, 'dist', `${name}.cjs`)], {
+    const child = spawn(options.node ?? process.env.MOLT_ACTIONS_NODE ?? process.execPath, [join(REPO, 'dist', `${name}.cjs`)], {
       cwd: folder,
       env: {
         PATH: process.env.PATH,
         HOME: process.env.HOME,
         GITHUB_ACTIONS: 'true',
+        NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,
         MOLT_ACTIONS_TEST_TIMING: process.env.MOLT_ACTIONS_TEST_TIMING,
         RUNNER_TEMP: temp,
         ...files,
