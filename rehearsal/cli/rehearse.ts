@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { stringify } from 'yaml'
 import { listDeferred } from '../../src/destination/deferral.ts'
 import { ConnectError, connect, type Database, withDatabase } from '../../src/runtime/database.ts'
 import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
@@ -43,10 +44,13 @@ const PLACES: Record<string, number> = {
   'catch-up': 4,
   cutover: 5,
   finalize: 6,
-  cleanup: 6,
+  observe: 7,
+  cleanup: 7,
 }
 /** With `--mask`: production and mask come before these, the search after. */
-const STEPS = 6 + 3
+const STEPS = 7 + 3
+/** Settings of `observe` for the sample shop on one machine: short, and no judge of the machine's speed. */
+const OBSERVE = { duration: '6s', every: '2s', 'min-calls': 5, 'min-coverage': 20, 'latency-floor': '500ms' }
 
 /** What one is asked for, and what looks at it. */
 interface Rehearsal extends Options {
@@ -84,12 +88,15 @@ async function main(): Promise<number> {
   }
 }
 
+/** In a schema of its own, because the migration moves `public`. */
+const STATISTICS = 'CREATE SCHEMA monitoring; CREATE EXTENSION pg_stat_statements SCHEMA monitoring'
+
 async function rehearse(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
   if (options.source && options.target)
     return onOwnDatabases(options, options.source, options.target, folder, screen, signal)
   if (options.mask) return onMaskedShop(options, folder, screen, signal)
   screen.say('starting PostgreSQL 16 and a CockroachDB-like server')
-  const pair = await startPair({ signal })
+  const pair = await startPair({ signal, settings: { shared_preload_libraries: 'pg_stat_statements' } })
   try {
     const { source, target } = pair
     screen.say(`loading the sample shop: ${number(options.rows)} rows`)
@@ -98,6 +105,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
       createShop(source.url, { rows: options.rows, plain }),
       createShop(target.url, { schemaOnly: true }),
     ])
+    await withDatabase(source.url, 'source', (db) => db.query(STATISTICS))
     signal.throwIfAborted()
     const account = await likeCockroach(options, target, screen, async (seen) => {
       const mover = options.printedGrants
@@ -158,7 +166,8 @@ async function underLoad(
   try {
     // The real tools commit nothing on a target that only answers like CockroachDB.
     const decision = options.binDir ? 'rehearse' : 'commit'
-    const inputs = { decision, 'switch-command': door.command }
+    const observe = String(Boolean(load) && decision === 'commit' && !options.mask)
+    const inputs = { decision, observe, 'switch-command': door.command }
     const mover = options.mover ?? { source: source.url, target: target.url, inputs: {} }
     const job = { ...mover, inputs: { ...inputs, ...mover.inputs } }
     const result = await runChain(options, job, folder, screen, signal)
@@ -444,8 +453,7 @@ async function runChain(
 ): Promise<JobResult> {
   const files = await openFiles(options, folder)
   const config = join(folder, 'rehearsal.yml')
-  const fetch = Object.entries(files.settings).map(([name, value]) => `  ${name}: ${JSON.stringify(value)}\n`)
-  writeFileSync(config, `common:\n  progress-every: 2s\n${fetch.length ? `fetch:\n${fetch.join('')}` : ''}`)
+  writeFileSync(config, stringify({ common: { 'progress-every': '2s' }, fetch: files.settings, observe: OBSERVE }))
   return runAction({
     dir: REPO,
     repo: REPO,
@@ -467,7 +475,7 @@ async function runChain(
       if (!place || step.phase !== 'main') return
       options.timeline.step(step.name)
       if (options.mask) screen.step(place + 2, STEPS, step.name)
-      else screen.step(place, 6, step.name)
+      else screen.step(place, 7, step.name)
     },
     onLine: (line) => {
       options.onLine?.(line.text)

@@ -41,6 +41,7 @@ export function reportPage(account: Account, timeline: Timeline, summary: string
       ? []
       : [['the application could not write for', `${number(account.applicationPauseMs)} ms`]]),
     ['moved by', account.engine],
+    ['application after the commit', account.observed ?? 'not watched'],
     ['moved to', account.target],
   ]
   const markdown = new Marked(markedAlert(), { gfm: true, async: false })
