@@ -2,7 +2,7 @@
  * Everything that can be wrong between two databases, done to a small shop that was loaded and is equal, and undone
  * again: no test needs another one. Each must be red with the right words, and what is undone must be green again.
  */
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -11,6 +11,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
 import { type Servers, startServers } from '../support/servers.ts'
+import { NODE, STAND_IN_MOLT, standInFolder } from '../support/stand-in.ts'
 
 const REPO = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 
@@ -39,37 +40,38 @@ interface Trick {
 }
 
 /** A folder with a `molt` that plays a trick. */
-function bin(name: string, trick: Trick = {}): string {
-  const folder = join(dir, name)
+function tricked(trick: Trick): string {
+  const folder = join(dir, 'tricked')
   mkdirSync(folder, { recursive: true })
-  const program = `#!${process.execPath}
-const { spawn } = require('node:child_process')
-const { createInterface } = require('node:readline')
+  const program = `#!${NODE}
 const trick = ${JSON.stringify(trick)}
+const bundle = ${JSON.stringify(STAND_IN_MOLT)}
 const args = process.argv.slice(2)
-const help = args.at(-1) === '--help'
-if (!help) for (const [flag, value] of Object.entries(trick.flags ?? {})) args[args.indexOf(flag) + 1] = value
-if (!help) args.push(...(trick.add ?? []))
-const molt = spawn(process.execPath, [${JSON.stringify(join(REPO, 'dist/stand-in-molt.cjs'))}, ...args], {
-  stdio: ['inherit', 'pipe', 'inherit'],
-})
-createInterface({ input: molt.stdout }).on('line', (line) => {
-  if (trick.killAt && new RegExp(trick.killAt).test(line)) {
-    molt.kill('SIGKILL')
-    process.kill(process.pid, 'SIGKILL')
-  }
-  if (trick.freezeAt && new RegExp(trick.freezeAt).test(line)) molt.kill('SIGSTOP')
-  if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
-  if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
-  if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
-  if (trick.zero && line.includes(trick.zero)) line = line.replace(/"num_rows":\\d+/, '"num_rows":0')
-  if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
-})
-process.on('SIGTERM', () => molt.kill('SIGTERM'))
-molt.on('close', (code) => process.exit(code ?? 1))
+if (/^--(help|version)$/.test(args.at(-1))) require(bundle)
+else play()
+function play() {
+  const { spawn } = require('node:child_process')
+  const { createInterface } = require('node:readline')
+  for (const [flag, value] of Object.entries(trick.flags ?? {})) args[args.indexOf(flag) + 1] = value
+  args.push(...(trick.add ?? []))
+  const molt = spawn(process.execPath, [bundle, ...args], { stdio: ['inherit', 'pipe', 'inherit'] })
+  createInterface({ input: molt.stdout }).on('line', (line) => {
+    if (trick.killAt && new RegExp(trick.killAt).test(line)) {
+      molt.kill('SIGKILL')
+      process.kill(process.pid, 'SIGKILL')
+    }
+    if (trick.freezeAt && new RegExp(trick.freezeAt).test(line)) molt.kill('SIGSTOP')
+    if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
+    if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
+    if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
+    if (trick.zero && line.includes(trick.zero)) line = line.replace(/"num_rows":\\d+/, '"num_rows":0')
+    if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
+  })
+  process.on('SIGTERM', () => molt.kill('SIGTERM'))
+  molt.on('close', (code) => process.exit(code ?? 1))
+}
 `
-  writeFileSync(join(folder, 'molt'), program)
-  chmodSync(join(folder, 'molt'), 0o755)
+  writeFileSync(join(folder, 'molt'), program, { mode: 0o755 })
   return folder
 }
 
@@ -78,7 +80,7 @@ async function run(action: string, inputs: Record<string, string> = {}, trick?: 
     dir: join(REPO, 'actions', action),
     repo: REPO,
     inputs: { source: pair.source.url, target: pair.target.url, 'allow-insecure': 'true', ...inputs },
-    env: { PATH: `${bin(trick ? 'tricked' : 'plain', trick)}:${process.env.PATH}` },
+    env: { PATH: `${trick ? tricked(trick) : standInFolder()}:${process.env.PATH}` },
   })
   const errors = result.annotations.filter(({ level }) => level === 'error').map(({ message }) => message)
   const warned = result.annotations.filter(({ level }) => level === 'warning').map(({ message }) => message)

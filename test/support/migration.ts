@@ -7,6 +7,7 @@ import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runn
 import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
 import { createShop } from '../../rehearsal/shop/shop.ts'
 import { type Servers, startServers } from './servers.ts'
+import { standInFolder } from './stand-in.ts'
 
 export const REPO = resolve(import.meta.dirname, '../..')
 
@@ -16,7 +17,7 @@ export interface Rehearsal {
   load: LoadHandle
   /** Runs one action of the suite; RUNNER_TEMP is kept between them, as in one job. */
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
-  /** Setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
+  /** Prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
   bringToCaughtUp(prepare?: Record<string, string>): Promise<void>
   /** The same without the last of these: nothing has been streamed yet. */
   bringToLoaded(): Promise<void>
@@ -53,7 +54,7 @@ export async function startRehearsal(
         inputs: name === 'setup' ? inputs : { source, target, 'allow-insecure': 'true', ...inputs },
         workDir: join(folder, name),
         ...more,
-        env: { PATH: `${join(folder, 'setup/_temp/molt-actions/stand-in')}:${process.env.PATH}`, ...more.env },
+        env: { PATH: `${standInFolder()}:${process.env.PATH}`, ...more.env },
       })
     return {
       pair,
@@ -80,7 +81,6 @@ export async function startRehearsal(
 }
 
 const CHAIN: [string, Record<string, string>][] = [
-  ['setup', { embedded: 'true' }],
   ['prepare', {}],
   ['fetch', { mode: 'direct-copy' }],
   ['replicate', { until: 'caught-up', 'quiet-period': '500ms' }],
