@@ -45,7 +45,7 @@ export async function runChild(
   // Cancelled while a hook was awaited: there is nothing to interrupt.
   if (run.cancel.signal.aborted || job.dead.signal.aborted) return 130
   const isCommand = commandReader(targetOf(run))
-  const code = await runProcess({
+  const code = await (job.options.start ?? runProcess)({
     file,
     args,
     cwd: resolve(String(job.github.workspace), folder),

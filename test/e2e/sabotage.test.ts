@@ -10,6 +10,7 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
+import { inProcess } from '../support/in-process.ts'
 import { type Servers, startServers } from '../support/servers.ts'
 import { NODE, STAND_IN_MOLT, standInFolder } from '../support/stand-in.ts'
 
@@ -80,6 +81,7 @@ async function run(action: string, inputs: Record<string, string> = {}, trick?: 
     dir: join(REPO, 'actions', action),
     repo: REPO,
     inputs: { source: pair.source.url, target: pair.target.url, 'allow-insecure': 'true', ...inputs },
+    start: inProcess,
     env: { PATH: `${trick ? tricked(trick) : standInFolder()}:${process.env.PATH}` },
   })
   const errors = result.annotations.filter(({ level }) => level === 'error').map(({ message }) => message)

@@ -7,6 +7,7 @@ import type { CockroachOptions, CockroachServer } from '../../rehearsal/cockroac
 import type { Job } from '../../rehearsal/cockroach/types.ts'
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type S3Server, startS3 } from '../../rehearsal/s3.ts'
+import { inProcess } from './in-process.ts'
 import { query, REPO, requireSuccess } from './migration.ts'
 import { type Servers, startServers } from './servers.ts'
 import { standInFolder } from './stand-in.ts'
@@ -86,7 +87,7 @@ export class LoadBench {
       )
     // The foreign key stays on the target, to see that an import leaves it unvalidated.
     const own = { slot: name, waive: 'tgt.foreign-key=*' }
-    requireSuccess('prepare', await run('prepare', { ...own, ...inputs }))
+    requireSuccess('prepare', await run('prepare', { ...own, ...inputs }, { start: inProcess }))
     return {
       target,
       run,

@@ -6,6 +6,7 @@ import type { CockroachOptions } from '../../rehearsal/cockroach/server.ts'
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
 import { createShop } from '../../rehearsal/shop/shop.ts'
+import { inProcess } from './in-process.ts'
 import { type Servers, startServers } from './servers.ts'
 import { standInFolder } from './stand-in.ts'
 
@@ -62,10 +63,14 @@ export async function startRehearsal(
       run,
       async bringToCaughtUp(prepare = {}) {
         for (const [name, inputs] of CHAIN)
-          requireSuccess(name, await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs))
+          requireSuccess(
+            name,
+            await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs, { start: inProcess }),
+          )
       },
       async bringToLoaded() {
-        for (const [name, inputs] of CHAIN.slice(0, -1)) requireSuccess(name, await run(name, inputs))
+        for (const [name, inputs] of CHAIN.slice(0, -1))
+          requireSuccess(name, await run(name, inputs, { start: inProcess }))
       },
       query: (side, sql, values) => query((side === 'source' ? pair.source : pair.behind).url, sql, values),
       async stop() {
