@@ -240,16 +240,16 @@ it('types that are rounded, or compared as different values', async () => {
   const facts = await factsOf(
     await world(
       pair,
-      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(6), b real, c char(5), d time, e timestamptz, f float8, g text)',
-      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(0), b float8, c text, d time(3), e timestamptz(6), f real, g char(9))',
+      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(6), b real, c char(5), d time, e timestamptz, f float8, g text, h char(5), i bit(3), j bit(3), k bit varying(9), l real[])',
+      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(0), b float8, c text, d time(3), e timestamptz(6), f real, g char(9), h char(9), i bit(5), j bit varying(5), k bit(9), l float8[])',
     ),
   )
   expectFires(
     facts,
     'tgt.same-text',
-    ['b', 'c', 'f', 'g'].map((name) => `public.shaped.${name}`),
+    ['b', 'c', 'f', 'g', 'h', 'l'].map((name) => `public.shaped.${name}`),
   )
-  expect(objectsOf(facts, 'tgt.length')).toEqual(['public.shaped.a', 'public.shaped.d', 'public.shaped.g'])
+  expect(objectsOf(facts, 'tgt.length')).toEqual(['a', 'd', 'g', 'i', 'k'].map((name) => `public.shaped.${name}`))
 })
 
 it.each([
