@@ -54,6 +54,7 @@ export async function startRehearsal(
         repo: REPO,
         inputs: name === 'setup' ? inputs : { source, target, 'allow-insecure': 'true', ...inputs },
         workDir: join(folder, name),
+        ...(BRIEF.has(name) && !more.env && !more.signal ? { start: inProcess } : {}),
         ...more,
         env: { PATH: `${standInFolder()}:${process.env.PATH}`, ...more.env },
       })
@@ -84,6 +85,9 @@ export async function startRehearsal(
     throw error
   }
 }
+
+/** Actions of which no test watches the process. */
+const BRIEF = new Set(['prepare', 'brief', 'status', 'finalize', 'fence', 'abort', 'rollback', 'cleanup'])
 
 const CHAIN: [string, Record<string, string>][] = [
   ['prepare', {}],
