@@ -38,7 +38,7 @@ export const spec = defineAction({
     structure: defaulted(
       choice('auto', 'require', 'report'),
       'auto',
-      'Indexes, constraints and sequences, which are finished after the load: `require` makes what is missing a problem, `report` only tells it. `auto` requires them once the migration is finalized, and reports them before.',
+      'Indexes, constraints, defaults and sequences: all that a definition says. `require` fails on what is missing or different on the target, `report` only lists it. `auto` requires them once the migration is finalized.',
     ),
     'stall-after': optional(
       duration,

@@ -1,7 +1,7 @@
 import { createWriteStream } from 'node:fs'
 import { offlineText, readOffline } from '../../destination/jobs.ts'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
-import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../../model/structure.ts'
+import { narrowColumns, sequenceProblems, structureProblems } from '../../model/structure.ts'
 import { compareTables, type Difference, type DifferenceKind, type Table } from '../../model/tables.ts'
 import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
@@ -297,10 +297,7 @@ async function compareStructure(source: Database, target: Database, options: Ver
     readStructure(source, 'source', sourceSchema),
     readStructure(target, 'target', targetSchema),
   ])
-  const structure = [
-    ...indexProblems(here.indexes, there.indexes, tables),
-    ...constraintProblems(here.constraints, there.constraints, tables),
-  ].map(({ what }) => what)
+  const structure = structureProblems(here, there, tables).map(({ what }) => what)
   const behind = [...sequenceProblems(sequences.filter(({ unfit }) => !unfit)), ...structure]
   if (options.structure === 'require') found.problems.push(...behind.map((what) => ({ what })))
   else found.notes.push(...behind)
