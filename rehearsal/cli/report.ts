@@ -37,6 +37,7 @@ export function reportPage(account: Account, timeline: Timeline, summary: string
     ['changes streamed', number(account.changesStreamed)],
     ['lag before the pause', account.lagMs === null ? 'not measured' : `${number(account.lagMs)} ms`],
     ['write pause', account.pauseMs === null ? 'none' : `${number(account.pauseMs)} ms`],
+    ['was expected', account.estimatedPauseMs === null ? 'not estimated' : `${number(account.estimatedPauseMs)} ms`],
     ...(account.applicationPauseMs === null
       ? []
       : [['the application could not write for', `${number(account.applicationPauseMs)} ms`]]),
@@ -82,8 +83,8 @@ function writesChart({ samples, steps }: Timeline): string {
 <svg viewBox="0 0 ${WIDTH + 120} ${HEIGHT + 52}" role="img"><path class="area" d="M${x(first.at)},${HEIGHT} L${line.join(' ')} L${x(last.at)},${HEIGHT}Z"/>${marks.join('')}</svg></figure>`
 }
 
-/** The parts of the pause, one after the other, each as long as it took. */
-function pauseChart({ pauseMs, pauseParts }: Account): string {
+/** The parts of the pause, one after the other, each as long as it took, with what was expected of it. */
+function pauseChart({ pauseMs, pauseParts, estimatedParts }: Account): string {
   if (!pauseMs) return ''
   let from = 0
   const bars = Object.entries(pauseParts).map(([part, ms], index) => {
@@ -92,7 +93,8 @@ function pauseChart({ pauseMs, pauseParts }: Account): string {
     const top = index * 20
     const label = left > WIDTH / 2 ? `x="${left - 6}" text-anchor="end"` : `x="${left + width + 6}"`
     const inside = width > WIDTH / 2 ? `x="${left + 8}" class="inside"` : label
-    return `<rect class="bar" x="${left}" y="${top}" width="${width}" height="16"/><text ${inside} y="${top + 12}">${html(part)} ${number(ms)} ms</text>`
+    const expected = estimatedParts[part] === undefined ? '' : ` (expected ${number(estimatedParts[part])})`
+    return `<rect class="bar" x="${left}" y="${top}" width="${width}" height="16"/><text ${inside} y="${top + 12}">${html(part)} ${number(ms)} ms${expected}</text>`
   })
   return `<figure><figcaption>The write pause of ${number(pauseMs)} ms, part by part</figcaption>
 <svg viewBox="0 0 ${WIDTH + 120} ${bars.length * 20}" role="img">${bars.join('')}</svg></figure>`

@@ -13,6 +13,8 @@ const account: Account = {
   lagMs: 49,
   pauseMs: 1000,
   pauseParts: { drain: 250, verify: 750 },
+  estimatedPauseMs: 1_100,
+  estimatedParts: { drain: 200, verify: 900 },
   applicationPauseMs: 1200,
   tables: [],
   engine: 'molt 1.4.1',
@@ -48,6 +50,7 @@ describe('the page of a rehearsal', () => {
       [0, 240],
       [240, 720],
     ])
+    expect(page).toContain('drain 250 ms (expected 200)')
   })
 
   test('shows where texts of production were looked for', () => {

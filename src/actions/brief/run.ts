@@ -12,7 +12,7 @@ import {
   STREAMING,
 } from '../../ledger/ledger.ts'
 import { type ProofState, readProof } from '../../ledger/proof.ts'
-import type { FinalVerify, ReportLevel } from '../../model/plan.ts'
+import type { FinalVerify, Plan, ReportLevel } from '../../model/plan.ts'
 import { proofText } from '../../phases/rolling/text.ts'
 import { markdownCode, markdownText } from '../../report/markdown.ts'
 import { folded } from '../../report/summary.ts'
@@ -155,7 +155,7 @@ function page(context: Brief, entry: Entry, facts: Facts, problems: readonly str
     `| Preflight | ${preflightText(facts)} |`,
     `| Verify | ${verifyText(entry, facts)} |`,
     ...(facts.proof ? [`| Rolling proof | ${markdownText(proofText(facts.proof))} |`] : []),
-    `| In the write pause | ${FINAL[plan.finalVerify ?? 'auto']} |`,
+    `| In the write pause | ${finalText(plan)} |`,
     `| Lag | ${lagMs === undefined ? 'never measured' : `${seconds(lagMs)} (measured ${ago(replicate)})`} |`,
     `| Estimated write pause | ${pause} |`,
     `| Longest write pause | ${seconds(maxPause())} (\`max-pause\`): then the fence is lifted, and nothing is decided |`,
@@ -204,6 +204,16 @@ const FINAL: Record<FinalVerify, string> = {
   counts: 'only numbers of rows are compared',
   tables: 'only definitions are compared',
 }
+
+/** Without a login of its own no leg of the stream can be shut out, so `auto` compares every row in the pause. */
+function finalText({ finalVerify = 'auto', waivers = [] }: Plan): string {
+  const withoutLogin = waivers.some((each) => each.startsWith(`${LOGIN_CHECK}=`))
+  return withoutLogin && finalVerify === 'auto'
+    ? `${FINAL.full}, however long that takes: \`${LOGIN_CHECK}\` was waived, so no row is proved before`
+    : FINAL[finalVerify]
+}
+
+const LOGIN_CHECK = 'right.target-logins'
 
 const LEVELS: Record<ReportLevel, string> = {
   full: 'every row, by molt and by both databases',
