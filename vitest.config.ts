@@ -13,6 +13,7 @@ export const NIGHTLY = [
   'test/e2e/rolling.test.ts',
   'test/faults/after-commit.test.ts',
   'test/faults/lifecycle.test.ts',
+  'test/faults/load-nights.test.ts',
   'test/faults/cutover-kill.test.ts',
   'test/faults/estimate.test.ts',
   'test/faults/cutover-nights.test.ts',

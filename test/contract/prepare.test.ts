@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { startCockroach } from '../../rehearsal/cockroach/server.ts'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { Preflight } from '../../src/checks/preflight.ts'
 import {
@@ -621,4 +622,43 @@ it('drops the foreign keys that rest on a unique index with it, and leaves the o
       .map((each) => each.name)
     expect(kinds).toEqual(['mail_email_fkey'])
   })
+})
+
+it('takes nothing off while an index is being built, and waits for one before it builds it again (26.1)', async () => {
+  const { target } = await world(pair, 'SELECT 1', SHOP)
+  const fast = await startCockroach(pair.behind, { version: '26.1' })
+  const slow = await startCockroach(pair.behind, { version: '26.1', ddlTime: 3_000 })
+  const name = new URL(target).pathname.slice(1)
+  const indexes = { indexes: true, constraints: false }
+  const plan = { targetSchema: 'public', tables: ['customers', 'orders'] }
+  try {
+    await withTarget(fast.urlOf(name), (db) =>
+      withTarget(slow.urlOf(name), async (building) => {
+        await createLedger(db)
+        const valid = async () =>
+          (await readSchema(db, 'target', 'public')).indexes.find(({ name }) => name === 'one_email')?.valid
+        const create = 'CREATE UNIQUE INDEX one_email ON public.customers (email)'
+        const built = building.query(create)
+        await expect.poll(valid, { interval: 20 }).toBe(false)
+        await expect(deferObjects(db, 'main', plan, indexes, true)).rejects.toMatchObject({
+          code: 'deferral.not-captured',
+        })
+        await built
+        expect(await valid()).toBe(true)
+        await deferObjects(db, 'main', plan, indexes, true)
+        expect(await valid()).toBeUndefined()
+        // As after a run that was killed: its job goes on.
+        const again = building.query(create)
+        await expect.poll(valid, { interval: 20 }).toBe(false)
+        expect(await deferralProblems(db, 'main')).toEqual([expect.stringContaining('not valid')])
+        await rebuildDeferred(db, 'main', ['unique'])
+        expect(await valid()).toBe(true)
+        expect(await deferralProblems(db, 'main')).toEqual([])
+        await again
+      }),
+    )
+  } finally {
+    await slow.stop()
+    await fast.stop()
+  }
 })

@@ -177,6 +177,37 @@ test('moves the shop under load, and a second run of what is done refuses', { ti
   expectRedAt(again, 'prepare', /switched|committed|permanent/)
 })
 
+/** Of both: a table, an index, a right, a sequence, the ledger and the logins of the stream. */
+const CHANGES = [
+  /CREATE TABLE IF NOT EXISTS molt_actions/,
+  /CREATE (UNIQUE )?INDEX/,
+  /REVOKE .* FROM "app"/,
+  /GRANT .* TO "app"/,
+  /UPDATE molt_actions . migrations/,
+  /ALTER ROLE|CREATE ROLE|CREATE USER/,
+]
+
+describe.each([
+  ['40001', [...CHANGES, /setval/, /SHOW JOBS|crdb_internal/]],
+  ['40003', CHANGES],
+] as const)('%s', (code, expected) => {
+  nightly('of each distinct statement on the target does no harm', { timeout: TIMEOUT * 2 }, async () => {
+    await sql('target', 'CREATE ROLE app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app')
+    pair.cluster.options.failEach = { code, application: 'molt-actions' }
+    const result = await runChain({ decision: 'commit', 'switch-command': '["true"]' })
+    expect(result.conclusion, words(result)).toBe('success')
+    const failed = [...pair.cluster.failed]
+    for (const each of expected)
+      expect(
+        failed.some((text) => each.test(text)),
+        String(each),
+      ).toBe(true)
+    expect(failed.length).toBeGreaterThan(code === '40001' ? 80 : 15)
+    await load.stop()
+    await tablesEqual()
+  })
+})
+
 test('rehearses, lifts the fence, and cleans up, by TLS alone', { timeout: TIMEOUT }, async () => {
   // The programs in MOLT_BIN_DIR may stand behind a tunnel of their own.
   if (!BIN) {
