@@ -301,6 +301,11 @@ export const CODES = {
     cause: 'The user may log in to the server, and has no CONNECT on this database.',
     fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
   },
+  'connect.not-ready': {
+    meaning: 'The server takes no connections now.',
+    cause: 'It is starting, shutting down, or recovering (57P03).',
+    fix: 'Wait until it has started, then run the step again.',
+  },
   'connect.option-refused': {
     meaning: 'A database refused a start-up parameter.',
     cause: '`options` in the URL sets a parameter that this server does not have, or gives it a value that it refuses.',
@@ -323,10 +328,25 @@ export const CODES = {
     cause: 'It does not exist, is not valid YAML, or has a key, table, column, index or constraint that is not known.',
     fix: 'Correct each line that the message lists. Point your editor to `docs/convert.schema.json`.',
   },
+  'convert.object-exists': {
+    meaning: 'A statement of `1-tables.sql` met an object of the same name on the target.',
+    cause: 'The source has changed since an earlier `apply`, or another user created the object.',
+    fix: 'Change the object by hand, or drop it and run `convert` again. `convert` drops nothing.',
+  },
   'convert.schema-missing': {
     meaning: 'The source has no schema of this name.',
     cause: 'The input `schema` is misspelled, or the URL names another database.',
     fix: 'Correct `schema`, or the database in the URL.',
+  },
+  'convert.target-not-empty': {
+    meaning: 'The schema on the target holds tables that `convert` did not create. Nothing was created.',
+    cause: '`target` names a database that is in use, or the tables were created by hand.',
+    fix: 'Point `target` at an empty database, or create what is missing from `1-tables.sql` by hand.',
+  },
+  'convert.too-late': {
+    meaning: 'The migration is past `prepare`, so no table is created.',
+    cause: '`convert` ran with `apply` after the load had begun.',
+    fix: 'Run `convert` without `apply`. To start again, run `abort` and `cleanup` first.',
   },
 
   'cutover.end-sessions': {

@@ -5,6 +5,7 @@ import { createLedger, type Entry } from '../../src/ledger/ledger.ts'
 import { readProof } from '../../src/ledger/proof.ts'
 import { ProofSession } from '../../src/phases/rolling/session.ts'
 import type { Stream } from '../../src/phases/stream/supervisor.ts'
+import { isConnectionLost } from '../../src/runtime/database.ts'
 import { parseLsn } from '../../src/source/pgoutput.ts'
 import { Bench } from '../contract/standin-helpers.ts'
 import { query, Scene } from './stream-helpers.ts'
@@ -230,6 +231,22 @@ rare('a replicator that is killed is no reason to believe less, or more', async 
   await load.stop()
   await quiet(proof)
   expect(await scene.different()).toEqual([])
+})
+
+test('a planned restart of the source does not wait for the reader of the change log', async () => {
+  await begin()
+  const proof = await prove()
+  await complete(proof)
+  const began = performance.now()
+  await bench.servers.source.shutdown('fast')
+  expect(performance.now() - began).toBeLessThan(9_000)
+  expect(isConnectionLost(await proof.ended)).toBe(true)
+  await bench.servers.source.start()
+  scene.db.s = await bench.client(scene.db.source)
+  await proof.session.close()
+  const again = await prove()
+  await scene.db.s.query("UPDATE items SET label = 'after' WHERE id = 3")
+  await complete(again)
 })
 
 test('keys of many types are found again whatever is set on the role', async () => {

@@ -26,9 +26,8 @@ import { notify } from '../../runtime/notify.ts'
 import { plural, seconds, someOf } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
-import { setSequences } from '../../sql/sequences.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
-import { requireSequencesSet } from '../shared.ts'
+import { moveSequences } from '../shared.ts'
 import { requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
@@ -74,9 +73,15 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     if (inputs.smokeTest)
       await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
     const verifying = clock.part('verify', async () => {
-      verify = await limit.race(finalVerify(context, section, drain, limit.signal))
-      requireClean(verify, true)
-      return verify
+      try {
+        verify = await limit.race(finalVerify(context, section, drain, limit.signal))
+        requireClean(verify, true)
+        return verify
+      } catch (error) {
+        // Rows that differ because a write went past a damaged fence are no loss of the stream's.
+        if (error instanceof VerdictError) await limit.race(requireHeld(section))
+        throw error
+      }
     })
     beside = besideVerify(context, section, clock)
     const [clean] = await Promise.all([verifying, limit.race(beside)])
@@ -188,21 +193,15 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
  * the two. Nothing is committed before both are done.
  */
 async function besideVerify(context: Cutover, section: Section, clock: PauseClock): Promise<void> {
-  await clock.part('sequences', () => moveSequences(context, section))
+  const { entry, lanes } = section
+  const sides = { source: lanes.source, target: lanes.target[0] }
+  const set = await clock.part('sequences', () =>
+    moveSequences(sides, entry.plan, { margin: context.inputs.sequenceMargin }),
+  )
+  info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
   checkpoint('sequences set')
   await clock.part('unique indexes', () => rebuildUnique(section))
   checkpoint('unique indexes built')
-}
-
-async function moveSequences(context: Cutover, { entry, lanes }: Section): Promise<void> {
-  const { set, problems } = await setSequences(
-    { db: lanes.source, schema: entry.plan.sourceSchema },
-    { db: lanes.target[0], schema: entry.plan.targetSchema },
-    entry.plan.tables,
-    BigInt(context.inputs.sequenceMargin),
-  )
-  requireSequencesSet(problems)
-  info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
 }
 
 /**

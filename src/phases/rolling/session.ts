@@ -119,6 +119,11 @@ export class ProofSession {
     this.#position = parseLsn(log.state?.position ?? '')
     this.#confirmed = parseLsn(log.state?.confirmed ?? '')
     this.proofs = new TableProofs(provable, log.state, options.budget)
+    // A server that shuts down waits for whoever reads its log.
+    source.once('end', () => {
+      this.#logEnd ??= new Error('the source has ended the session of the proof')
+      void this.#log?.close()
+    })
   }
 
   async #attach(slot: string): Promise<void> {
@@ -126,7 +131,9 @@ export class ProofSession {
     for (let attempt = 0; ; attempt++)
       try {
         this.#log = await ChangeLog.attach({
-          ...{ sourceUrl, slot, publication: plan.publication },
+          sourceUrl,
+          slot,
+          publication: plan.publication,
           onChange: (change) => this.#change(change),
           onEnd: (error) => {
             this.#logEnd = error
@@ -229,7 +236,10 @@ export class ProofSession {
     if (!keys.length || this.#over) return
     const { lost, spoilt } = await recheck(
       {
-        ...{ sessions: this.#sessions, tables: proofs.tables, dirty, signal: this.#options.signal },
+        sessions: this.#sessions,
+        tables: proofs.tables,
+        dirty,
+        signal: this.#options.signal,
         reader: async () => (await this.#lookAtSource()).reader,
         passMarker: () => this.#passMarker(),
         readLog: () => this.#readLog(true),

@@ -100,7 +100,10 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const { problems, unsettled, notes, ...more } = found
   const findings = [...problems, ...unsettled]
   return {
-    ...{ level, while: options.while ?? 'drained', insecure: insecureSides(options), ...more },
+    level,
+    while: options.while ?? 'drained',
+    insecure: insecureSides(options),
+    ...more,
     problems: [...new Set(findings.map(({ what }) => what))],
     findings,
     notes: [...new Set(notes)],
@@ -162,7 +165,7 @@ async function compareRows(
   if (streaming) found.unsettled.push(...(await settle(source, target, account, here, { ...options, arrived })))
   for (const { kind, table, what } of verifyProblems(account, plan.tables)) {
     const verdict = kind === 'difference' ? found.tables.find(({ name }) => name === table) : undefined
-    const outcome = verdict ? outcomeOf(verdict) : 'loss'
+    const outcome = verdict ? outcomeOf(verdict) : kind === 'incomplete' || kind === 'unfinished' ? 'cut' : 'loss'
     if (outcome === 'lag') found.notes.push(`${what}: lag, nothing is lost`)
     else if (outcome !== 'loss') found.unsettled.push({ table, what: `${what}; ${INCONCLUSIVE[outcome]}` })
     else found.problems.push({ table, what })
@@ -185,7 +188,11 @@ async function rowDigests(
   const limits = { targetSchema, signal, markerTimeout: options.recheck?.markerTimeout ?? RECHECK.markerTimeout }
   try {
     return await digestTables(pairs, {
-      ...{ sourceUrl, targetUrl, signal, sourceSchema: plan.sourceSchema, targetSchema },
+      sourceUrl,
+      targetUrl,
+      signal,
+      sourceSchema: plan.sourceSchema,
+      targetSchema,
       ...(options.while === 'streaming' && { catchUp: () => passMarker(source, target, limits) }),
       concurrency: DIGEST_CONNECTIONS[options.while ?? 'drained'],
     })
@@ -362,8 +369,11 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   const account = emptyVerifyAccount(plan.sourceSchema)
   const hash = keyHash((await readHeartbeatOwner(source))?.sourceId)
   const request = {
-    ...{ source: options.sourceUrl, target: options.targetUrl },
-    ...{ schema: plan.sourceSchema, tables: plan.tables, concurrency: options.concurrency },
+    source: options.sourceUrl,
+    target: options.targetUrl,
+    schema: plan.sourceSchema,
+    tables: plan.tables,
+    concurrency: options.concurrency,
     metricsAddr: await freeAddress(),
   }
   const shown = options.show && rowFile(options.show)
@@ -458,8 +468,9 @@ async function settle(
 
 const INCONCLUSIVE = {
   unlike:
-    'the values are equal and were not changed meanwhile, so molt compares these types by other rules. Give the columns the same type on both sides',
+    'the values are equal by the hashes of both databases, so the rows changed meanwhile, or molt compares these types by other rules. Give the columns the same type on both sides',
   moving: 'verify again, or after the drain',
+  cut: 'molt did not finish, and nothing is known to differ there',
 }
 
 /** A stream that is behind must not hold up the verify for long. */
