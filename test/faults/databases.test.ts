@@ -446,6 +446,18 @@ describe('a server that refuses', () => {
     return { code: result.outputs['error-code'], made: made.length, log }
   }
 
+  it('a trigger that removes the heartbeat at once has its code', async () => {
+    const urls = await migration()
+    await query(
+      urls.source,
+      'CREATE SCHEMA molt_actions',
+      'CREATE TABLE molt_actions.molt_actions_heartbeat (id int PRIMARY KEY, migration text, source_id text, beat bigint, marker text)',
+      `CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$`,
+      'CREATE TRIGGER swallow BEFORE INSERT ON molt_actions.molt_actions_heartbeat FOR EACH ROW EXECUTE FUNCTION swallow()',
+    )
+    expect(await outcome(urls)).toMatchObject({ code: 'heartbeat.missing' })
+  })
+
   it.each(['CREATE FUNCTION', 'CREATE PUBLICATION'])(
     'an event trigger that forbids %s leaves nothing behind',
     async (tag) => {
