@@ -53,11 +53,12 @@ export async function runAction<S extends ActionSpec>(
     controller.abort(
       new CancelledError('cancelled.runner-gone', 'nobody reads the output any more: the runner is gone'),
     )
+  const summary = summaryOf()
   process.stdout.on('error', abandoned)
   process.on('SIGINT', cancel)
   process.on('SIGTERM', cancel)
   try {
-    const context = contextOf<S>(loadInputs(action.spec, all), controller.signal)
+    const context = contextOf<S>(loadInputs(action.spec, all), controller.signal, summary)
     const { notifyUrl, migration } = context.inputs as { notifyUrl?: string; migration?: string }
     notifyTo(notifyUrl, migration ?? '')
     if (phase === 'run') await action.run(context)
@@ -65,15 +66,20 @@ export async function runAction<S extends ActionSpec>(
     controller.signal.throwIfAborted()
   } catch (error) {
     const known = error instanceof UserError || error instanceof CancelledError
-    fail(controller.signal.aborted && !known ? controller.signal.reason : error, phase)
+    fail(controller.signal.aborted && !known ? controller.signal.reason : error, phase, summary)
   } finally {
     await notified()
+    process.stdout.off('error', abandoned)
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)
   }
 }
 
-function contextOf<S extends ActionSpec>(inputs: InputsOf<S>, signal: AbortSignal): Context<S> {
+function contextOf<S extends ActionSpec>(
+  inputs: InputsOf<S>,
+  signal: AbortSignal,
+  summary: Context<S>['summary'],
+): Context<S> {
   return {
     inputs,
     signal,
@@ -86,19 +92,22 @@ function contextOf<S extends ActionSpec>(inputs: InputsOf<S>, signal: AbortSigna
         )
       core.setOutput(name, text)
     },
-    summary: writeSummary,
+    summary,
     save: core.saveState,
   }
 }
 
-let summarised = 0
-function writeSummary(markdown: string): void {
-  const path = process.env.GITHUB_STEP_SUMMARY
-  // A blank line after each part: without it the next one belongs to the HTML block that a `</details>` ends, as text.
-  const text = `${redact(markdown)}\n\n`
-  summarised += Buffer.byteLength(text)
-  if (path && summarised <= SUMMARY_LIMIT) appendFileSync(path, text)
-  else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
+/** Writes to the job's summary until it is full. */
+function summaryOf(): (markdown: string) => void {
+  let written = 0
+  return (markdown) => {
+    const path = process.env.GITHUB_STEP_SUMMARY
+    // A blank line after each part: without it the next one belongs to the HTML block that a `</details>` ends, as text.
+    const text = `${redact(markdown)}\n\n`
+    written += Buffer.byteLength(text)
+    if (path && written <= SUMMARY_LIMIT) appendFileSync(path, text)
+    else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
+  }
 }
 
 /** Where it was thrown. A stack begins with the message, which of a database's error may quote a row. */
@@ -107,7 +116,7 @@ function traceOf(error: Error): string {
   return [messageOf(error), ...frames].join('\n')
 }
 
-function fail(thrown: unknown, phase: Phase): void {
+function fail(thrown: unknown, phase: Phase, summary: (markdown: string) => void): void {
   const error = explain(thrown)
   const kind = errorKind(error)
   const text = redact(kind === 'bug' && error instanceof Error ? traceOf(error) : messageOf(error))
@@ -117,7 +126,7 @@ function fail(thrown: unknown, phase: Phase): void {
     core.setOutput('error-kind', kind)
     core.setOutput('error-code', errorCode(error))
     // Each line is a paragraph or a list's item of its own: what follows a list would be read as part of its last item.
-    writeSummary(`> [!CAUTION]\n> ${told.replaceAll('\n', '\n>\n> ')}`)
+    summary(`> [!CAUTION]\n> ${told.replaceAll('\n', '\n>\n> ')}`)
   }
   process.exitCode = 1
 }
