@@ -112,7 +112,6 @@ export async function withBoth<T>(
 
 /**
  * The ledger's entry of a migration, which stands in one of `phases`.
- * @param early what to do instead, said when the migration has not come as far as `phases`
  * @throws UserError when there is no such entry, or it stands elsewhere; VerdictError when its plan was changed, or when
  * the source is not the one that `prepare` saw
  */
@@ -121,9 +120,8 @@ export async function requireMigration(
   target: Database,
   id: string,
   phases: readonly Phase[],
-  early?: string,
 ): Promise<Entry> {
-  const entry = await requireEntry(target, id, phases, early)
+  const entry = await requireEntry(target, id, phases)
   await requireSameSource(source, entry)
   return entry
 }

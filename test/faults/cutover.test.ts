@@ -346,7 +346,7 @@ test('a fence that is raised is not called so while a trigger is off; its post s
   await lease('1')
   const lifted = await run('status')
   requireSuccess('status', lifted)
-  expect(words(lifted)).toContain('the fence is not as it must be: the fence trigger of public.reviews is not')
+  expect(words(lifted)).toContain('fence problem: the fence trigger of public.reviews is not')
   await query('source', 'ALTER TABLE reviews ENABLE ALWAYS TRIGGER molt_actions_fence')
 })
 

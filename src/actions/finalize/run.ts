@@ -7,7 +7,7 @@ import {
   validateConstraint,
   validateDeferred,
 } from '../../destination/deferral.ts'
-import { addEvidence, advance, COMMITTED, DECIDED, type Entry, STREAMING } from '../../ledger/ledger.ts'
+import { addEvidence, advance, COMMITTED, DECIDED, type Entry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
 import { constraintProblems, indexProblems } from '../../model/structure.ts'
 import { type AfterCommit, afterCommitText } from '../../phases/after-commit/result.ts'
 import { requireStillFenced } from '../../phases/cutover/held-fence.ts'
@@ -15,7 +15,7 @@ import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import type { Action } from '../../runtime/action.ts'
 import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
-import { plural } from '../../runtime/progress.ts'
+import { minutes, plural } from '../../runtime/progress.ts'
 import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
@@ -26,6 +26,8 @@ import { type Finalize, spec } from './spec.ts'
 
 /** What this run has done, for its summary. */
 interface Done {
+  /** Where the application was switched by hand. */
+  applicationPauseMs?: number
   sequences: number
   indexes: number
   constraints: number
@@ -52,7 +54,10 @@ async function finalize(
   if (COMMITTED.includes(entry.phase)) await requireStillFenced(source, entry)
   const sequences = await moveSequences(context, source, target, entry)
   const done: Done = { sequences, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
-  if (entry.phase === 'committed' && context.inputs.switchedByHand) entry = await advance(target, entry, 'switched')
+  if (entry.phase === 'committed' && context.inputs.switchedByHand) {
+    done.applicationPauseMs = await pauseByHand(target, entry)
+    entry = await advance(target, entry, 'switched')
+  }
   if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry, done)
   if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry, done)
   if (entry.phase === 'switched') done.dropped = await endReplication(source, entry)
@@ -60,6 +65,14 @@ async function finalize(
   if (entry.phase === 'switched') entry = await advance(target, entry, 'finalized')
   context.output('phase', entry.phase)
   tell(context, entry, done, compared)
+}
+
+/** Milliseconds from the fence until a person said that the application uses the target, by the target's clock. */
+async function pauseByHand(target: Database, { id, ageMs }: Entry): Promise<number> {
+  const [cutover] = await readEvidence<{ pauseMs: number }>(target, id, 'cutover', 1)
+  const applicationPauseMs = Math.round((cutover?.body.pauseMs ?? 0) + ageMs)
+  await addEvidence(target, id, 'switched-by-hand', { applicationPauseMs })
+  return applicationPauseMs
 }
 
 /** @returns how many sequences are past every value in use */
@@ -100,7 +113,13 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
     context.summary(`### ⚠️ Not finalized: migration \`${id}\` is ${phase}\n\n${nothing}\n\n- ${sequences}`)
     return
   }
+  const { applicationPauseMs } = done
   const lines = [
+    ...(applicationPauseMs === undefined
+      ? []
+      : [
+          `the application could not write for at most ${minutes(applicationPauseMs)}: from the fence until \`switched-by-hand\` was set`,
+        ]),
     afterCommitText(compared),
     sequences,
     `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} that were off for the load are built again`,

@@ -23,7 +23,16 @@ import {
   readAccess,
   readWriteGrants,
 } from '../../destination/write-access.ts'
-import { addEvidence, advance, createEntry, createLedger, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
+import {
+  addEvidence,
+  advance,
+  createEntry,
+  createLedger,
+  type Entry,
+  type Phase,
+  readEntryIfAny,
+  standingText,
+} from '../../ledger/ledger.ts'
 import { fingerprint, packFingerprint } from '../../model/fingerprint.ts'
 import { type Plan, planHash } from '../../model/plan.ts'
 import type { Schema } from '../../model/schema.ts'
@@ -79,6 +88,7 @@ const LONG_TRANSACTION_MS = 5 * 60_000
 async function prepare(context: Prepare, source: Database, target: Database): Promise<void> {
   const { inputs } = context
   const before = await readEntryIfAny(target, inputs.migration)
+  if (before && OVER.includes(before.phase)) throw new UserError('ledger.wrong-phase', standingText(before))
   const waivers = inputs.waive ?? []
   let facts = await gather(inputs, before)
   if (inputs.grants === 'print') return printGrants(context, facts)
@@ -111,6 +121,9 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   context.output('phase', entry.phase)
   context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
 }
+
+/** What is left of such a migration stands in the way of the load. */
+const OVER: readonly Phase[] = ['aborted', 'rolled-back', 'cleaned']
 
 function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Facts> {
   return assess({
