@@ -111,8 +111,10 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
   expect(Math.min(...pauses), JSON.stringify(pauses)).toBeLessThan(busyFactor() * 1_000)
   expect(await phase()).toBe('caught-up')
   const brief = await rehearsal.run('brief', { decision: 'rehearse' })
-  expect(brief.summary).toContain('| Decision | **rehearse**: everything but the decision; the fence is lifted again |')
-  expect(brief.summary).toMatch(/\| Estimated write pause \| [\d.]+ s, as measured \d+ s ago \(rehearse\) \|/)
+  expect(brief.summary).toContain(
+    '- **Decision:** **rehearse**: everything but the decision; the fence is lifted again',
+  )
+  expect(brief.summary).toMatch(/\*\*Estimate:\*\* [\d.]+ s, measured [\d-]+ [\d:]+ UTC \(rehearse\)/)
 })
 
 test('a dry run lists the parts with what each is expected to take, and changes nothing', TIMEOUT, async () => {

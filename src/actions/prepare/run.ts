@@ -113,7 +113,8 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
         ? 'What was safe to apply was applied; nothing was installed. Put these right, or waive them by name, and run `prepare` again.'
         : 'Nothing was changed on either side. Put these right, or waive them by name, and run `prepare` again.',
     )
-  const entry = await install(source, target, facts, plan, counts)
+  const warnings = findings.filter(isOpenWarning).map(({ check, object }) => `${check} (${object})`)
+  const entry = await install(source, target, facts, plan, { findings: counts, warnings })
   const count = plural(plan.tables.length, 'expected table is', 'expected tables are')
   info(`${count} ${entry.phase}; plan ${entry.plan.hash}`)
   // After the load the plan is the ledger's, whatever was asked for now.
@@ -124,6 +125,10 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
 
 /** What is left of such a migration stands in the way of the load. */
 const OVER: readonly Phase[] = ['aborted', 'rolled-back', 'cleaned']
+
+function isOpenWarning({ severity, waivedBy }: Finding): boolean {
+  return severity === 'warn' && waivedBy === undefined
+}
 
 function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Facts> {
   return assess({
@@ -222,7 +227,13 @@ function publish(context: Prepare, facts: Facts, findings: readonly Finding[], p
 }
 
 /** Puts ledger, heartbeat and fence in place; the entry then holds the plan and both schemas' fingerprints. */
-async function install(source: Database, target: Database, facts: Facts, plan: Plan, findings: Counts): Promise<Entry> {
+async function install(
+  source: Database,
+  target: Database,
+  facts: Facts,
+  plan: Plan,
+  found: { findings: Counts; warnings: string[] },
+): Promise<Entry> {
   const { migration, tables } = facts.settings
   const { systemIdentifier, databaseOid } = facts.source.server
   // Before anything is made: what it takes is refused today, not partway.
@@ -260,7 +271,7 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
   entry = await takeWriteAccess(target, entry, facts.settings.writeAccess)
   const { server, connection } = facts.source
   const { tools } = facts.machine
-  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools, findings })
+  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools, ...found })
   return entry
 }
 
