@@ -81,7 +81,7 @@ export function nextOf(phase: Phase, facts: { load?: Load }): NextStep | undefin
   }
 }
 
-/** A load that was begun and not ended, as far as it decides how to go on. */
+/** What of an interrupted load decides how it is resumed. */
 type Load = { mode: string; cursor?: string } | null
 
 /** A direct copy, and a load that has no slot yet, cannot be resumed. */

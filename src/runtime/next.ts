@@ -37,7 +37,7 @@ const FORMS: Readonly<Record<string, Form>> = {
 let standing: NextStep | undefined
 let told = false
 
-/** Notes what comes next by the ledger, for the end of whatever is told. */
+/** Notes what comes next by the ledger, for the end of the log and the summary. */
 export function noteNext(step: NextStep | undefined): void {
   standing = step
 }
@@ -89,7 +89,7 @@ export function nextCommand(step: NextStep): string {
   return onGithub() ? workflowCommand(complete) : localCommand(complete)
 }
 
-/** As this run was told; a commit is never proposed to someone who has not asked for one. */
+/** As this run has it; a commit is never proposed to someone who has not asked for one. */
 function decision(): string {
   return getInput('decision') || 'rehearse'
 }
@@ -115,7 +115,7 @@ function ownWorkflow(): string {
   return basename(GITHUB_WORKFLOW_REF.split('@')[0] as string) || GITHUB_WORKFLOW
 }
 
-/** The form as it was filled in for this run. */
+/** The form's values in this run. */
 function dispatched(): Record<string, string> {
   try {
     const event = JSON.parse(readFileSync(process.env.GITHUB_EVENT_PATH as string, 'utf8'))

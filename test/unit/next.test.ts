@@ -26,7 +26,7 @@ test.each([
   ['cleaned', undefined],
   ['aborted', 'abort'],
   ['rolled-back', 'cleanup'],
-] as const)('a migration that is %s goes on with %s', (phase, action) => {
+] as const)('proposes for a migration that is %s: %s', (phase, action) => {
   expect(nextOf(phase, {})?.action).toBe(action)
 })
 
@@ -42,7 +42,7 @@ test.each([
   expect(nextOf('prepared', { load })).toEqual({ action: 'fetch', inputs: { 'on-interrupted': policy } })
 })
 
-test('commits only where this run was told to', () => {
+test('proposes a commit only to a run with that decision', () => {
   expect(nextCommand({ action: 'cutover' })).toBe(
     'npm run action -- cutover --source "$MOLT_SOURCE" --target "$MOLT_TARGET" --decision rehearse',
   )
