@@ -19,6 +19,7 @@ const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   rollback: () => import('./actions/rollback/run.ts'),
   status: () => import('./actions/status/run.ts'),
   cleanup: () => import('./actions/cleanup/run.ts'),
+  report: () => import('./actions/report/run.ts'),
 }
 
 /** Runs one phase of one action; the entry points in `dist` call nothing else. */

@@ -83,7 +83,7 @@ export function requireTls(inputs: Partial<Connections>): string[] {
   if (!inputs.allowInsecure && weak[0])
     throw new InputError(
       'input.insecure-url',
-      `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or say \`allow-insecure: true\``,
+      `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or set \`allow-insecure: true\``,
     )
   return weak.map(({ side, problem }) => `the ${side} is not reached by TLS for certain: ${problem}`)
 }

@@ -266,3 +266,20 @@ export async function readEvidence<T>(db: Database, id: string, action: string, 
   )
   return rows
 }
+
+/** One thing that a step left, for the dossier. */
+export interface Step {
+  action: string
+  at: Date
+  body: Record<string, unknown> & { origin?: Origin }
+}
+
+/** Everything that was left for a migration, the oldest first; also after `cleanup`, which forgets the migration alone. */
+export async function readSteps(db: Database, id: string): Promise<Step[]> {
+  const sql = `SELECT action, at, body FROM ${EVIDENCE} WHERE migration = $1 ORDER BY at`
+  const { rows } = await db.query<Step>(sql, [id]).catch((error) => {
+    if (isMissingTable(error)) return { rows: [] }
+    throw error
+  })
+  return rows
+}

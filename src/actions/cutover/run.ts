@@ -113,7 +113,7 @@ function isOver(context: Cutover, { id, phase, updatedAt }: Entry): boolean {
   return true
 }
 
-function evidence(context: Cutover, { before, after, drain, verify, clock, entry, estimate }: Outcome) {
+function evidence(context: Cutover, { before, after, drain, verify, clock, entry, estimate, samples }: Outcome) {
   const { decision } = context.inputs
   const { phase, plan } = entry
   return {
@@ -128,6 +128,7 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
     parts: clock.parts,
     unwatchedMs: unwatchedMs(clock.parts),
     estimate,
+    samples,
     phase,
   }
 }

@@ -12,6 +12,7 @@ import { constraintProblems, indexProblems } from '../../model/structure.ts'
 import { type AfterCommit, afterCommitText } from '../../phases/after-commit/result.ts'
 import { requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
+import { markdownText } from '../../report/markdown.ts'
 import type { Action } from '../../runtime/action.ts'
 import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
@@ -20,6 +21,7 @@ import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { setSequences } from '../../sql/sequences.ts'
 import { readStructure } from '../../sql/structure.ts'
+import { missingTriggers } from '../../sql/triggers.ts'
 import { requireMigration, requireSequencesSet, withBoth } from '../shared.ts'
 import { compareOnce, requireCompared } from './after-commit.ts'
 import { type Finalize, spec } from './spec.ts'
@@ -34,6 +36,8 @@ interface Done {
   /** By name: a foreign key that was built again may be validated twice. */
   validated: Set<string>
   dropped: string[]
+  /** What the source has and the target lacks, and nobody has to build. */
+  left?: string[]
 }
 
 export const action: Action<typeof spec> = {
@@ -128,6 +132,7 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
       ? `dropped on the source: ${done.dropped.join(', ')}`
       : 'nothing was left to drop on the source',
     'the source stays fenced until `cleanup`',
+    ...(done.left ?? []).map(markdownText),
   ]
   context.summary(`### ✅ Finalized: migration \`${id}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
 }
@@ -203,7 +208,12 @@ async function requireWhole(
       problems,
       'Put these right and run `finalize` again.',
     )
-  for (const { what } of never.slice(0, 20)) warning(what)
+  const sides = [
+    { db: source, schema: sourceSchema },
+    { db: target, schema: targetSchema },
+  ] as const
+  done.left = [...never.map(({ what }) => what), ...(await missingTriggers(...sides, tables))]
+  for (const what of done.left.slice(0, 20)) warning(what)
 }
 
 /** What rows break, by the server's message: it names the constraint and no value, while its detail would. */

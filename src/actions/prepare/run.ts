@@ -4,7 +4,7 @@ import { info, warning } from '@actions/core'
 import { type Finding, requireWaiversMatch, runChecks, type Waiver, waiverText } from '../../checks/check.ts'
 import type { Facts } from '../../checks/facts/facts.ts'
 import { assess } from '../../checks/facts/gather.ts'
-import { sourceGrants, targetGrants } from '../../checks/grants.ts'
+import { missingTables, sourceGrants, targetGrants } from '../../checks/grants.ts'
 import { CHECKS } from '../../checks/index.ts'
 import { annotate, blocking, preflightOf, summaryOf } from '../../checks/report.ts'
 import {
@@ -41,7 +41,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { loadInputs } from '../../runtime/inputs.ts'
-import { number, plural, workFolder } from '../../runtime/progress.ts'
+import { number, plural, someOf, workFolder } from '../../runtime/progress.ts'
 import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
 import { tryDefinitions } from '../../source/server.ts'
@@ -303,7 +303,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
       'write-access.not-revoked',
       'write access on the target could not be revoked',
       [grantsText(left, 'still has')],
-      'Somebody else granted these; revoke them, or say `write-access: waive`.',
+      'Somebody else granted these; revoke them, or set `write-access: waive`.',
     )
   if (kept.length) info(`${kept.length} rights to write to the target are taken away until the commit`)
   return recorded
@@ -368,6 +368,11 @@ function printGrants(context: Prepare, facts: Facts): void {
     )
   }
   info('nothing was checked or installed: `grants: print` ends here')
+  const missing = missingTables(facts)
+  if (missing.length)
+    warning(
+      `The grants on the target are incomplete: ${plural(missing.length, 'expected table is', 'expected tables are')} missing there. Create ${someOf(missing, 5)}, then print the grants again.`,
+    )
 }
 
 function requireSamePlan(entry: Entry, plan: Plan): void {

@@ -14,6 +14,7 @@ import { Heartbeats } from './lag.ts'
 import { Loops } from './loops.ts'
 import { Observations } from './observations.ts'
 import { ReplicatorRuns } from './replicator-runs.ts'
+import { type Sample, Samples } from './samples.ts'
 import { SlotGuard } from './slot-guard.ts'
 import { deathError, lastError, type StuckFacts, stuckError } from './stuck.ts'
 import { applying, Watch, type WatchLimits, walObservations } from './watch.ts'
@@ -60,6 +61,9 @@ export interface StreamStatus {
   interruptions: number
 }
 
+/** Milliseconds. */
+const SAMPLE_EVERY = 500
+
 /** Retries since a heartbeat was written from which a stream that still retries goes round in circles. */
 const CIRCLING = 3
 /** How often in a row a replicator may die without having brought anything over. */
@@ -80,6 +84,7 @@ export class Stream {
   readonly #guard: SlotGuard
   readonly #watch: Watch
   readonly #observations = new Observations()
+  readonly #samples = new Samples()
   readonly #loops = new Loops((error) => this.#noteLost(error))
   #over = false
   /** When a session last worked on a transaction, which moves no counter before its end. */
@@ -109,6 +114,10 @@ export class Stream {
     loops.run(() => this.#keepAlive())
     loops.every(TIMING.heartbeat, () => heartbeats.write(replicator.retries))
     loops.every(TIMING.lagLook, () => this.#look())
+    loops.every(SAMPLE_EVERY, async () => {
+      const { lagMs, walBytes, changes } = this.status
+      this.#samples.add({ at: Date.now(), lagMs, walBytes, changes })
+    })
     loops.every(
       TIMING.slotLook,
       () => replicator.measure(),
@@ -161,6 +170,11 @@ export class Stream {
       restarts: this.#replicator.restarts,
       interruptions: this.#links.reduce((sum, link) => sum + link.losses, 0),
     }
+  }
+
+  /** Lag and WAL over time, for the dossier. */
+  get samples(): readonly Sample[] {
+    return this.#samples.list
   }
 
   /** The slot as it was last seen, half a second ago at most while the source answers. */
