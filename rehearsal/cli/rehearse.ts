@@ -107,7 +107,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
     const plain = await carriesPlainValuesOnly(options, screen)
     await Promise.all([
       createShop(source.url, { rows: options.rows, plain }),
-      createShop(target.url, { schemaOnly: true }),
+      createShop(target.url, { schemaOnly: true, whole: true }),
     ])
     signal.throwIfAborted()
     const account = await likeCockroach(options, target, screen, async (seen) => {
@@ -169,7 +169,8 @@ async function underLoad(
   try {
     // The real tools commit nothing on a target that only answers like CockroachDB.
     const decision = options.binDir ? 'rehearse' : 'commit'
-    const inputs = { decision, 'switch-command': door.command }
+    // The target is whole, as `convert` writes it: what must not be there during the load is taken off.
+    const inputs = { decision, 'switch-command': door.command, defer: options.chain.defer ?? 'indexes,constraints' }
     const mover = options.mover ?? { source: source.url, target: target.url, inputs: {} }
     const job = { ...mover, inputs: { ...inputs, ...mover.inputs } }
     const result = await runChain(options, job, folder, screen, signal)
@@ -208,7 +209,7 @@ async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, 
       `Production: a shop of ${number(options.rows)} rows, with ${CANARIES.length} canaries planted`,
     )
     await endingWith(signal, stop, () => grow(production.url, options.rows, screen))
-    await createGrownTarget(target.url)
+    await createGrownTarget(target.url, true)
     signal.throwIfAborted()
     screen.step(2, STEPS, 'Mask')
     const began = performance.now()

@@ -2,7 +2,15 @@ import { isShardCheck } from '../model/schema.ts'
 import type { Constraint, Index, SequenceState } from '../model/structure.ts'
 import type { Database, Side as DatabaseSide } from '../runtime/database.ts'
 import { readSchema } from './schema.ts'
-import { lastUsed, type Sequence, type Side, unfitSequence, unfitText, wantedSequences } from './sequences.ts'
+import {
+  lastUsed,
+  readSequences,
+  type Sequence,
+  type Side,
+  unfitSequence,
+  unfitText,
+  wantedSequences,
+} from './sequences.ts'
 
 /** Indexes beside the primary key, checks and foreign keys of a schema's tables, in what both servers tell of them. */
 export async function readStructure(
@@ -47,6 +55,8 @@ export async function readSequenceStates(
     wanted.map(({ sequence }) => sequence),
     ...[source, target],
   )
+  // After the numbers in use: an application that writes to the target draws from its sequences all the time.
+  const now = new Map((await readSequences(target.db, target.schema)).map((each) => [each.name, each]))
   for (const { sequence, there: other } of wanted) {
     const { name, increment, table } = sequence
     const used = usedOf.get(name) ?? null
@@ -57,7 +67,7 @@ export async function readSequenceStates(
       increment,
       // One that cycles goes back at its end: nothing is behind.
       used: sequence.cycle ? undefined : (used ?? undefined),
-      next: other && (await nextValue(target.db, target.schema, other)),
+      next: other && (await nextValue(target.db, target.schema, now.get(other.name) ?? other)),
       unfit: unfit && unfitText(unfit),
     })
   }
