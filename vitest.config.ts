@@ -5,6 +5,7 @@ export const NIGHTLY = [
   'test/e2e/mask.test.ts',
   'test/grammar/convert.test.ts',
   'test/contract/every-grant.test.ts',
+  'test/e2e/corpus.test.ts',
   'test/e2e/follow-cutover.test.ts',
   'test/e2e/rehearse-workflow.test.ts',
   'test/e2e/source-versions.test.ts',

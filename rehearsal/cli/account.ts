@@ -16,6 +16,8 @@ export interface Account {
   applicationPauseMs: number | null
   tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
   engine: string
+  /** Verdict of \`observe\` after the commit; null where nothing was watched. */
+  observed: string | null
   /** What the target says it is. */
   target: string
   summary: string
@@ -58,6 +60,7 @@ export function accountOf(result: JobResult, summary: string): Account {
     pauseParts: JSON.parse(outputs['pause-parts'] || '{}'),
     applicationPauseMs: null,
     tables: JSON.parse(outputs.tables || '[]'),
+    observed: outputs.observed || null,
     engine: engineOf(outputs),
     target: outputs['target-version'] || 'unknown',
     summary,
@@ -102,6 +105,7 @@ export function accountText(account: Account): string {
     ...(account.applicationPauseMs === null
       ? []
       : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),
+    ...(account.observed ? [`  application after  ${account.observed}`] : []),
     ...tableLines(account),
     ...maskingLines(account),
     ...remainingLines(account),

@@ -46,10 +46,14 @@ const PLACES: Record<string, number> = {
   'catch-up': 4,
   cutover: 5,
   finalize: 6,
-  cleanup: 6,
+  definitions: 6,
+  observe: 7,
+  cleanup: 7,
 }
 /** With `--mask`: production and mask come before these, the search after. */
-const STEPS = 6 + 3
+const STEPS = 7 + 3
+/** Settings of `observe` for the sample shop on one machine: short, and no judge of the machine's speed. */
+const OBSERVE = { duration: '6s', every: '2s', 'min-calls': 5, 'min-coverage': 20, 'latency-floor': '500ms' }
 
 /** What one is asked for, and what looks at it. */
 interface Rehearsal extends Options {
@@ -95,12 +99,15 @@ async function main(): Promise<number> {
   }
 }
 
+/** In a schema of its own, because the migration moves `public`. */
+const STATISTICS = 'CREATE SCHEMA monitoring; CREATE EXTENSION pg_stat_statements SCHEMA monitoring'
+
 async function rehearse(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
   if (options.source && options.target)
     return onOwnDatabases(options, options.source, options.target, folder, screen, signal)
   if (options.mask) return onMaskedShop(options, folder, screen, signal)
   screen.say('starting PostgreSQL 16 and a CockroachDB-like server')
-  const pair = await startPair({ signal })
+  const pair = await startPair({ signal, settings: { shared_preload_libraries: 'pg_stat_statements' } })
   try {
     const { source, target } = pair
     screen.say(`loading the sample shop: ${number(options.rows)} rows`)
@@ -109,6 +116,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
       createShop(source.url, { rows: options.rows, plain }),
       createShop(target.url, { schemaOnly: true, whole: true }),
     ])
+    await withDatabase(source.url, 'source', (db) => db.query(STATISTICS))
     signal.throwIfAborted()
     const account = await likeCockroach(options, target, screen, async (seen) => {
       const mover = options.printedGrants
@@ -169,8 +177,10 @@ async function underLoad(
   try {
     // The real tools commit nothing on a target that only answers like CockroachDB.
     const decision = options.binDir ? 'rehearse' : 'commit'
+    const observe = String(Boolean(load) && decision === 'commit' && !options.mask)
     // The target is whole, as `convert` writes it: what must not be there during the load is taken off.
-    const inputs = { decision, 'switch-command': door.command, defer: options.chain.defer ?? 'indexes,constraints' }
+    const defer = options.chain.defer ?? 'indexes,constraints'
+    const inputs = { decision, observe, defer, 'switch-command': door.command }
     const mover = options.mover ?? { source: source.url, target: target.url, inputs: {} }
     const job = { ...mover, inputs: { ...inputs, ...mover.inputs } }
     const result = await runChain(options, job, folder, screen, signal)
@@ -482,8 +492,12 @@ async function runChain(
   const files = await openFiles(options, folder)
   const own = ownConfig(options.chain.config)
   const config = join(folder, 'rehearsal.yml')
-  const { common, fetch } = own.settings
-  const settings = { common: { 'progress-every': '2s', ...common }, fetch: { ...fetch, ...files.settings } }
+  const { common, fetch, observe } = own.settings
+  const settings = {
+    common: { 'progress-every': '2s', ...common },
+    fetch: { ...fetch, ...files.settings },
+    observe: options.source ? observe : { ...OBSERVE, ...observe },
+  }
   writeFileSync(config, stringify({ ...own.settings, ...settings }))
   return runAction({
     dir: REPO,
@@ -509,7 +523,7 @@ async function runChain(
       if (!place || step.phase !== 'main') return
       options.timeline.step(step.name)
       if (options.mask) screen.step(place + 2, STEPS, step.name)
-      else screen.step(place, 6, step.name)
+      else screen.step(place, 7, step.name)
     },
     onLine: (line) => {
       options.onLine?.(line.text)

@@ -173,8 +173,10 @@ export function installSql(version: Version, name: string): string {
       SELECT CASE contype WHEN 'c' THEN _crdb.typed(pg_catalog.pg_get_constraintdef(oid))
         WHEN 'u' THEN regexp_replace(pg_catalog.pg_get_constraintdef(oid), '([a-z0-9_"]+)(?=[,)])', '\\1 ASC', 'g')
         ELSE pg_catalog.pg_get_constraintdef(oid) END FROM pg_catalog.pg_constraint WHERE oid = con
-      UNION ALL SELECT regexp_replace(pg_catalog.pg_get_indexdef(indexrelid), '^.*? USING \\w+ ', 'UNIQUE ')
-        FROM pg_catalog.pg_index WHERE indexrelid = con $$;
+      UNION ALL SELECT CASE WHEN def ~ '^UNIQUE \\([^()]*\\)$' THEN regexp_replace(def, '([a-z0-9_"]+)(?=[,)])', '\\1 ASC', 'g')
+          ELSE def END
+        FROM pg_catalog.pg_index, regexp_replace(pg_catalog.pg_get_indexdef(indexrelid), '^.*? USING \\w+ ', 'UNIQUE ') def
+        WHERE indexrelid = con $$;
     CREATE OR REPLACE FUNCTION _crdb.pg_get_constraintdef(con oid, pretty bool) RETURNS text LANGUAGE sql STABLE AS $$
       SELECT _crdb.pg_get_constraintdef(con) $$;
     CREATE OR REPLACE FUNCTION _crdb.column_ids(rel oid, keys int2[]) RETURNS int2[] LANGUAGE sql STABLE AS $$

@@ -348,11 +348,11 @@ function lacksType(facts: Facts, detail: ColumnDetail | undefined): boolean {
   )
 }
 
-/** MOLT reads both in their own binary form: 0.1 as a real is another number as a double, and `char(5)` keeps its blanks. */
+/** MOLT reads both in their own binary form: 0.1 as a real is another number as a double, and `char(5)` keeps its 5 characters. */
 function comparedOtherwise(source: string, target: string): boolean {
   const isReal = (type: string) => /^real/.test(type)
-  const isPadded = (type: string) => /^character\(/.test(type)
-  return isReal(source) !== isReal(target) || isPadded(source) !== isPadded(target)
+  const padding = (type: string) => /^character(\(\d+\))/.exec(type)?.[1]
+  return isReal(source) !== isReal(target) || padding(source) !== padding(target)
 }
 
 /** Whether a length or precision of the target is below the source's: `varchar(40)`, `numeric(12,2)`. */
@@ -361,6 +361,8 @@ function tooShort(source: string, target: string): boolean {
   const [here, there] = [sizes(source), sizes(target)]
   if (/^time/.test(target)) return isNarrower(source, target)
   if (target.startsWith('interval') || there[0] === undefined) return false
+  // A bit string of another length is refused, the shorter one too.
+  if (/^bit\(/.test(target)) return source.replace('[]', '') !== target.replace('[]', '')
   if (here[0] === undefined) return true
   if (there.length < 2) return there[0] < here[0]
   const [scaleHere, scaleThere] = [here[1] ?? 0, there[1] ?? 0]

@@ -69,6 +69,13 @@ const FUNCTIONS = new Set(
   st_point st_setsrid st_srid st_transform st_within st_x st_y`.split(/\s+/),
 )
 
+/** Text search configurations that CockroachDB has (docs, full-text-search); it names them by plain strings. */
+const CONFIGURATIONS = new Set(
+  'simple danish dutch english finnish french german hungarian italian norwegian portuguese russian spanish swedish turkish'.split(
+    ' ',
+  ),
+)
+
 /** Types of several words, longest first. */
 const LONG_TYPES = [
   'timestamp without time zone',
@@ -159,10 +166,21 @@ class Translator {
   #cast(): void {
     const name = this.#typeName()
     const element = name.replace(/(\[\])+$/, '')
+    if (element === 'regconfig') {
+      this.#configuration()
+      return
+    }
     const to = this.#castType(element)
     if (to === undefined) this.unsupported.add(`the type ${element}`)
     else if (to !== element) this.changes.add('type')
     this.#out += `::${to ?? element}${name.endsWith('[]') ? '[]' : ''}`
+  }
+
+  /** `'english'::regconfig`, which only a constant can be. */
+  #configuration(): void {
+    const name = /'(?:pg_catalog\.)?(\w+)'$/.exec(this.#out)?.[1] ?? ''
+    if (CONFIGURATIONS.has(name)) this.changes.add('type')
+    else this.unsupported.add(`the text search configuration ${name || 'of a column'}`)
   }
 
   #typeName(): string {

@@ -1,23 +1,33 @@
 import type { Difference, Table } from './tables.ts'
 
+/** What a definition says, in a form that is the same on both servers, and as its server writes it. */
+interface Definition {
+  form: string
+  text: string
+}
+
 /** `columns` in key order, `(expression)` for one that is computed. */
-export interface Index {
+export interface Index extends Definition {
   table: string
   name: string
   unique: boolean
   valid: boolean
-  partial: boolean
   columns: string[]
 }
 
 /** `columns` in alphabetical order; `references` is the other table of a foreign key. */
-export interface Constraint {
+export interface Constraint extends Definition {
   table: string
   name: string
   kind: 'check' | 'foreign key'
   validated: boolean
   columns: string[]
   references: string | null
+}
+
+export interface Default extends Definition {
+  table: string
+  column: string
 }
 
 export interface SequenceState {
@@ -33,68 +43,106 @@ export interface SequenceState {
   unfit?: string
 }
 
-/** An index or a constraint that the target lacks (`missing`), or has and does not enforce (`invalid`). */
+/** What the target lacks (`missing`), has and does not enforce (`invalid`), or has otherwise (`different`). */
 export interface StructureProblem {
-  kind: 'missing' | 'invalid'
+  kind: 'missing' | 'invalid' | 'different'
   what: string
 }
 
-/** What of the source's indexes the target lacks. Names may differ; what is more on the target does no harm. */
-export function indexProblems(
+/** Definitions beside the primary keys. */
+export interface Structure {
+  indexes: Index[]
+  constraints: Constraint[]
+  defaults: Default[]
+}
+
+/** What of the source's definitions the target lacks or has otherwise. Names may differ; what is more on the target does no harm. */
+export function structureProblems(source: Structure, target: Structure, tables: readonly string[]): StructureProblem[] {
+  return [
+    ...indexProblems(source.indexes, target.indexes, tables),
+    ...constraintProblems(source.constraints, target.constraints, tables),
+    ...defaultProblems(source.defaults, target.defaults, tables),
+  ]
+}
+
+function indexProblems(
   source: readonly Index[],
   target: readonly Index[],
   tables: readonly string[],
 ): StructureProblem[] {
-  const signature = ({ table, unique, partial, columns }: Index) => JSON.stringify([table, unique, partial, columns])
-  const left = [...target]
-  return source
-    .filter(({ table }) => tables.includes(table))
-    .flatMap((index): StructureProblem[] => {
-      const at = left.findIndex((other) => signature(other) === signature(index))
-      const found = left[at]
-      if (!found) {
-        const what = `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')}) is missing on the target`
-        return [{ kind: 'missing', what }]
-      }
-      left.splice(at, 1)
-      if (found.valid) return []
-      return [
-        { kind: 'invalid', what: `${index.table}: the index ${found.name} is not valid on the target; build it again` },
-      ]
+  const signature = ({ table, unique, columns }: Index) => JSON.stringify([table, unique, columns])
+  return paired(source, target, tables, signature)
+    .map(([index, found]): StructureProblem | undefined => {
+      const what = `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')})`
+      if (!found) return { kind: 'missing', what: `${what} is missing on the target` }
+      if (!found.valid)
+        return {
+          kind: 'invalid',
+          what: `${index.table}: the index ${found.name} is not valid on the target; build it again`,
+        }
+      return otherForm(what, index, found)
     })
+    .filter(isProblem)
 }
 
-/** What of the source's constraints the target lacks, or has not validated. */
-export function constraintProblems(
+function constraintProblems(
   source: readonly Constraint[],
   target: readonly Constraint[],
   tables: readonly string[],
 ): StructureProblem[] {
   const signature = ({ table, kind, columns, references }: Constraint) =>
     JSON.stringify([table, kind, columns, references])
-  const left = [...target]
-  return source
-    .filter(({ table }) => tables.includes(table))
-    .flatMap((constraint): StructureProblem[] => {
-      const at = left.findIndex((other) => signature(other) === signature(constraint))
-      const found = left[at]
+  return paired(source, target, tables, signature)
+    .map(([constraint, found]): StructureProblem | undefined => {
       const what = `${constraint.table}: the ${constraint.kind} constraint`
-      if (!found)
-        return [
-          {
-            kind: 'missing',
-            what: `${what} ${constraint.name} (${constraint.columns.join(', ')}) is missing on the target`,
-          },
-        ]
-      left.splice(at, 1)
-      if (found.validated || !constraint.validated) return []
-      return [
-        {
+      const named = `${what} ${constraint.name} (${constraint.columns.join(', ')})`
+      if (!found) return { kind: 'missing', what: `${named} is missing on the target` }
+      if (constraint.validated && !found.validated)
+        return {
           kind: 'invalid',
           what: `${what} ${found.name} is not validated on the target; ALTER TABLE … VALIDATE CONSTRAINT ${found.name}`,
-        },
-      ]
+        }
+      return otherForm(named, constraint, found)
     })
+    .filter(isProblem)
+}
+
+function defaultProblems(source: readonly Default[], target: readonly Default[], tables: readonly string[]) {
+  const signature = ({ table, column }: Default) => JSON.stringify([table, column])
+  return paired(source, target, tables, signature)
+    .map(([wanted, found]): StructureProblem | undefined => {
+      const what = `${wanted.table}: the default of ${wanted.column}`
+      return found ? otherForm(what, wanted, found) : { kind: 'missing', what: `${what} is missing on the target` }
+    })
+    .filter(isProblem)
+}
+
+function isProblem(problem: StructureProblem | undefined): problem is StructureProblem {
+  return problem !== undefined
+}
+
+function otherForm(what: string, wanted: Definition, found: Definition): StructureProblem | undefined {
+  if (wanted.form === found.form) return undefined
+  return { kind: 'different', what: `${what} differs: ${wanted.text} on the source, ${found.text} on the target` }
+}
+
+/** Each of the source's with one of the target's that has its signature: one of the same form where there is one. */
+function paired<T extends { table: string; form: string }>(
+  source: readonly T[],
+  target: readonly T[],
+  tables: readonly string[],
+  signatureOf: (each: T) => string,
+): [T, T | undefined][] {
+  const left = new Map<string, T[]>()
+  for (const each of target) left.set(signatureOf(each), [...(left.get(signatureOf(each)) ?? []), each])
+  const wanted = source.filter(({ table }) => tables.includes(table))
+  const take = (each: T, sameForm: boolean) => {
+    const candidates = left.get(signatureOf(each)) ?? []
+    const at = candidates.findIndex(({ form }) => !sameForm || form === each.form)
+    return at < 0 ? undefined : candidates.splice(at, 1)[0]
+  }
+  const alike = new Map(wanted.map((each) => [each, take(each, true)]))
+  return wanted.map((each) => [each, alike.get(each) ?? take(each, false)])
 }
 
 /** Is the next value safe? A sequence that stands behind hands out numbers that rows have already. */

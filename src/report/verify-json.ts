@@ -30,9 +30,13 @@ const table = z.strictObject({
     .optional()
     .describe('The first rows that differ. No key and no value.'),
   recheck: z
-    .strictObject({ lag: count, loss: count, changing: count, untold: count })
+    .strictObject({ lag: count, loss: count, changing: count, unlike: count, untold: count })
     .optional()
     .describe('While streaming: what became of the rows that differed.'),
+  unlike: z
+    .boolean()
+    .optional()
+    .describe('molt calls rows different whose hashes, computed by both databases, are equal.'),
 })
 
 /** What `verify` writes of itself; the published schema is made from this. */

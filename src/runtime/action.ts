@@ -150,5 +150,5 @@ function fail(name: string, thrown: unknown, phase: Phase): Failure {
     if (next) writeSummary(nextMarkdown(next))
   }
   process.exitCode = 1
-  return { action: name, code, message: text.split('\n')[0] as string }
+  return { action: name, code, message: (text.split('\n')[0] as string).replace(/:$/, '') }
 }

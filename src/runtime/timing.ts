@@ -78,6 +78,8 @@ const DEFAULTS = {
   movingFor: 100,
   markerGrace: 2_000,
   markerLook: 20,
+  /** Before a verify beside the stream: until what is on the source has reached the target. */
+  arrival: 5_000,
   /** Between two rounds of comparing rows again. */
   recheckPause: 500,
   /** Between two looks at who still writes under the fence. */

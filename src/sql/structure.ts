@@ -1,5 +1,6 @@
-import { isShardCheck } from '../model/schema.ts'
-import type { Constraint, Index, SequenceState } from '../model/structure.ts'
+import { expressionForm, indexForm } from '../model/expression.ts'
+import { isShardCheck, type Constraint as SchemaConstraint } from '../model/schema.ts'
+import type { SequenceState, Structure } from '../model/structure.ts'
 import type { Database, Side as DatabaseSide } from '../runtime/database.ts'
 import { readSchema } from './schema.ts'
 import {
@@ -12,35 +13,62 @@ import {
   wantedSequences,
 } from './sequences.ts'
 
-/** Indexes beside the primary key, checks and foreign keys of a schema's tables, in what both servers tell of them. */
-export async function readStructure(
-  db: Database,
-  side: DatabaseSide,
-  name: string,
-): Promise<{ indexes: Index[]; constraints: Constraint[] }> {
+/** Indexes beside the primary key, checks, foreign keys and defaults of a schema's tables. */
+export async function readStructure(db: Database, side: DatabaseSide, name: string): Promise<Structure> {
   const schema = await readSchema(db, side, name)
   return {
     indexes: schema.indexes
       .filter(({ primary }) => !primary)
-      .map(({ columns, table, name, unique, valid, partial }) => ({
+      .map(({ columns, table, name, unique, valid, definition }) => ({
         table,
         name,
         unique,
         valid,
-        partial,
         columns: columns.map((column) => column || '(expression)'),
+        form: indexForm(definition) ?? squeezed(definition),
+        text: definition,
       })),
     constraints: schema.constraints
       .filter((each) => each.schema === name && /[cf]/.test(each.kind) && !isShardCheck(each))
-      .map(({ table, name, kind, validated, columns, references }) => ({
-        table,
-        name,
-        kind: kind === 'f' ? 'foreign key' : 'check',
-        validated,
-        columns: columns.toSorted(),
-        references: references?.table ?? null,
+      .map((each) => ({
+        table: each.table,
+        name: each.name,
+        kind: each.kind === 'f' ? 'foreign key' : 'check',
+        validated: each.validated,
+        columns: each.columns.toSorted(),
+        references: each.references?.table ?? null,
+        form: constraintForm(each),
+        text: each.definition,
       })),
+    defaults: schema.tables.flatMap(({ name: table, columns }) =>
+      columns.flatMap(({ name: column, default: text, generated }) =>
+        text === null || generated ? [] : [{ table, column, form: defaultForm(text), text }],
+      ),
+    ),
   }
+}
+
+/** CockroachDB has no deferrable keys, and its RESTRICT is NO ACTION: neither counts. */
+function constraintForm({ kind, condition, references }: SchemaConstraint): string {
+  if (kind !== 'f' || !references) return formOf(condition ?? '')
+  const action = (letter: string) => ({ c: 'cascade', n: 'set null', d: 'set default' })[letter] ?? 'no action'
+  const full = references.match === 'f' ? ' match full' : ''
+  return `on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`
+}
+
+/** Which sequence numbers a column is compared with the sequences. */
+function defaultForm(text: string): string {
+  const form = formOf(text)
+  return /^\((nextval|unique_rowid)\b/.test(form) ? '(numbered)' : form
+}
+
+function formOf(expression: string): string {
+  return expressionForm(expression) ?? squeezed(expression)
+}
+
+/** For what is not understood: without white space, parentheses and letter case, and else as it stands. */
+function squeezed(text: string): string {
+  return text.toLowerCase().replace(/[\s()]+/g, '')
 }
 
 /** What the next number of every sequence of the source would be on the target, and what is used up already. */

@@ -42,6 +42,8 @@ export interface Recheck {
   loss: number
   /** Changed on the source each time it was looked at. */
   changing: number
+  /** Equal by value, and not changed since before molt looked: molt compares these types by other rules. */
+  unlike: number
   /** Not looked at, because there were too many or the row could not be read. */
   untold: number
 }
@@ -68,6 +70,8 @@ export interface TableVerdict {
   samples?: { kind: RowKind; columns: string[]; keyHash: string }[]
   /** Only with `while: streaming`. */
   recheck?: Recheck
+  /** The hashes that both databases computed are equal: molt compares these types by other rules. */
+  unlike?: boolean
 }
 
 /** What kind of difference two values are, told while they are at hand. */
@@ -407,8 +411,9 @@ function differenceText(verdict: TableVerdict): string {
   return `${verdict.name}: ${counts.join(', ')}${unseen}${verdict.diagnosis ? `; ${verdict.diagnosis}` : ''}${again}`
 }
 
-function recheckText({ lag, loss, changing, untold }: Recheck): string {
+function recheckText({ lag, loss, changing, unlike, untold }: Recheck): string {
   const parts = [loss && `${loss} lost`, changing && `${changing} still changing`, lag && `${lag} arrived late`]
+  if (unlike) parts.push(`${unlike} equal by value and never late`)
   if (untold) parts.push(`${untold} not told`)
   return parts.filter(Boolean).join(', ')
 }

@@ -240,16 +240,16 @@ it('types that are rounded, or compared as different values', async () => {
   const facts = await factsOf(
     await world(
       pair,
-      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(6), b real, c char(5), d time, e timestamptz, f float8, g text)',
-      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(0), b float8, c text, d time(3), e timestamptz(6), f real, g char(9))',
+      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(6), b real, c char(5), d time, e timestamptz, f float8, g text, h char(5), i bit(3), j bit(3), k bit varying(9), l real[])',
+      'CREATE TABLE shaped (id int PRIMARY KEY, a timestamp(0), b float8, c text, d time(3), e timestamptz(6), f real, g char(9), h char(9), i bit(5), j bit varying(5), k bit(9), l float8[])',
     ),
   )
   expectFires(
     facts,
     'tgt.same-text',
-    ['b', 'c', 'f', 'g'].map((name) => `public.shaped.${name}`),
+    ['b', 'c', 'f', 'g', 'h', 'l'].map((name) => `public.shaped.${name}`),
   )
-  expect(objectsOf(facts, 'tgt.length')).toEqual(['public.shaped.a', 'public.shaped.d', 'public.shaped.g'])
+  expect(objectsOf(facts, 'tgt.length')).toEqual(['a', 'd', 'g', 'i', 'k'].map((name) => `public.shaped.${name}`))
 })
 
 it.each([
@@ -897,9 +897,9 @@ it('tells approvers the verdict first, then what blocks, what was waived, and th
   ])
   const text = summaryOf(facts, findings, 'f'.repeat(64))
   const order = [
-    '### ⛔ Preflight: 23 findings block',
+    '### ⛔ Preflight: 24 findings block',
     '1 waived',
-    '#### ⛔ Blocked (23)',
+    '#### ⛔ Blocked (24)',
     '#### 🖊 Waived (1)',
     '#### ⚠️ Warnings',
   ]
@@ -947,7 +947,7 @@ it('asks at most 20 catalog queries a side, however much there is, changes nothi
   const catalog = (side: keyof typeof asked) => asked[side].filter((text) => !other.test(text))
   expect(catalog('source')).toHaveLength(18)
   // CockroachDB is asked for more: admin rights, jobs, settings and the zone.
-  expect(catalog('target')).toHaveLength(13)
+  expect(catalog('target')).toHaveLength(14)
   // What CockroachDB's documentation lists: pg_get_expr and its like are in the server, and not in there.
   const target = catalog('target').join(' ')
   // Our keywords are in capitals; one letter names the columns of a list of values.

@@ -43,7 +43,7 @@ describe.each(documents)('%s', (path) => {
 
   test('names npm scripts and actions that are there', () => {
     const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> }
-    for (const [, script = ''] of text.matchAll(/npm run (?:--silent )?([\w:]+)/g))
+    for (const [, script = ''] of text.matchAll(/npm run (?:--silent )?([\w:-]+)/g))
       expect(scripts).toHaveProperty(script)
     const names = specs.map(({ name }) => name)
     for (const [, name = ''] of text.matchAll(/(?:OWNER\/REPO|\$)\/actions\/([a-z-]+)/g)) expect(names).toContain(name)

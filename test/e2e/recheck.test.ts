@@ -1,11 +1,18 @@
-/** Rows that differ while changes are streamed: lag, loss and rows that are still changing must be told apart. */
+/** Rows that differ while changes are streamed: lag, loss, or still changing. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import type { Plan } from '../../src/model/plan.ts'
+import { parseSnapshot } from '../../src/model/snapshot.ts'
 import { recheckRows } from '../../src/phases/verify/recheck.ts'
+import { runVerify } from '../../src/phases/verify/verify.ts'
 import { createHeartbeat, createTargetHeartbeat } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import type { RowDifference } from '../../src/tools/molt-verify.ts'
+import { REPO } from '../support/migration.ts'
 import { type Servers, startServers } from '../support/servers.ts'
 
 let pair: Servers
@@ -99,7 +106,7 @@ const missing = (a: number): RowDifference => ({ kind: 'missing', key: key(a), c
 test('a row that arrives before the marker was late, one that does not is lost', async () => {
   for (const a of [1, 2]) await source.query(COPY, row(a))
   const end = stream(() => target.query(COPY, row(1)))
-  expect(await recheck([missing(1), missing(2)])).toEqual({ lag: 1, loss: 1, changing: 0, untold: 0 })
+  expect(await recheck([missing(1), missing(2)])).toEqual({ lag: 1, loss: 1, changing: 0, unlike: 0, untold: 0 })
   await end()
 })
 
@@ -111,7 +118,7 @@ test('a changed value that was never carried is lost, and so is a row that only 
     { kind: 'mismatch', key: key(1), columns: ['n'] },
     { kind: 'extraneous', key: key(5), columns: [] },
   ]
-  expect(await recheck(rows)).toEqual({ lag: 0, loss: 2, changing: 0, untold: 0 })
+  expect(await recheck(rows)).toEqual({ lag: 0, loss: 2, changing: 0, unlike: 0, untold: 0 })
   await end()
 })
 
@@ -122,7 +129,7 @@ test('a column that each side computes by itself, and otherwise, is no lag', asy
       INSERT INTO computed (a) VALUES (1)`)
   const end = stream()
   const found = await recheck([{ kind: 'mismatch', key: ['1'], columns: ['b'] }], { table: 'computed' })
-  expect(found).toEqual({ lag: 0, loss: 1, changing: 0, untold: 0 })
+  expect(found).toEqual({ lag: 0, loss: 1, changing: 0, unlike: 0, untold: 0 })
   await end()
 })
 
@@ -130,7 +137,7 @@ test('a row that was deleted on both sides meanwhile was late', async () => {
   await target.query(COPY, row(5))
   const end = stream(() => target.query('DELETE FROM items'))
   const found = await recheck([{ kind: 'extraneous', key: key(5), columns: [] }])
-  expect(found).toEqual({ lag: 1, loss: 0, changing: 0, untold: 0 })
+  expect(found).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 0, untold: 0 })
   await end()
 })
 
@@ -144,16 +151,16 @@ test('a row that changes all the time is neither', async () => {
     }
   })()
   const end = stream()
-  expect(await recheck([missing(1)])).toEqual({ lag: 0, loss: 0, changing: 1, untold: 0 })
+  expect(await recheck([missing(1)])).toEqual({ lag: 0, loss: 0, changing: 1, unlike: 0, untold: 0 })
   writing = false
   await writes
   await end()
 })
 
-test('rows that were not told one by one stay untold', async () => {
+test('rows that molt did not list one by one stay unchecked', async () => {
   for (const db of [source, target]) await db.query(COPY, row(1))
   const end = stream()
-  expect(await recheck([missing(1)], { total: 7 })).toEqual({ lag: 1, loss: 0, changing: 0, untold: 6 })
+  expect(await recheck([missing(1)], { total: 7 })).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 0, untold: 6 })
   await end()
 })
 
@@ -161,15 +168,91 @@ test('a key that the database writes otherwise than molt is not taken for a row 
   await source.query("INSERT INTO odd VALUES ('\\x0a', 'x')")
   const end = stream()
   const found = await recheck([{ kind: 'missing', key: ['\\x0A'], columns: [] }], { table: 'odd' })
-  expect(found).toEqual({ lag: 0, loss: 0, changing: 0, untold: 1 })
+  expect(found).toEqual({ lag: 0, loss: 0, changing: 0, unlike: 0, untold: 1 })
   const plain = await recheck([{ kind: 'missing', key: ['\\x0a'], columns: [] }], { table: 'odd' })
-  expect(plain).toEqual({ lag: 0, loss: 1, changing: 0, untold: 0 })
+  expect(plain).toEqual({ lag: 0, loss: 1, changing: 0, unlike: 0, untold: 0 })
   await end()
 })
 
-test('without a stream nothing is told', async () => {
+test('without a stream nothing is proved', async () => {
   await source.query(COPY, row(1))
   const found = await recheck([missing(1)], { markerTimeout: 100 })
   expect(found).toMatchObject({ lag: 0, loss: 0, changing: 0, untold: 1 })
   expect(found.problem).toContain('is the stream running?')
+})
+
+/** Types of a column on either side, its text on the source, and whether molt calls the values different. */
+const PAIRS: [here: string, there: string, value: string, apart: boolean][] = [
+  ['real', 'float8', '0.1', true],
+  ['char(5)', 'text', 'ab', true],
+  ['char(5)', 'char(9)', 'ab', true],
+  ['real[]', 'float8[]', '{0.1}', true],
+  ['numeric(10,2)', 'numeric(14,4)', '1.50', false],
+  ['numeric(10,2)', 'numeric', '1.50', false],
+  ['timestamp(0)', 'timestamp(6)', '2026-01-01 00:00:00', false],
+  ['timestamptz(3)', 'timestamptz', '2026-01-01 00:00:00.5+02', false],
+  ['varchar(5)', 'text', 'ab', false],
+  ['int', 'bigint', '7', false],
+  ['json', 'jsonb', '{"b": 1.0,"a":[null]}', false],
+  ['interval', 'interval', '1 day 2 hours', false],
+  ['bytea', 'bytea', '\\x00ff', false],
+  ['varchar(9)[]', 'text[]', '{a,NULL,""}', false],
+]
+
+test('pairs of types are judged alike by the first and the final verify', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'molt-'))
+  const program = join(folder, 'molt')
+  writeFileSync(program, `#!/bin/sh\nexec '${process.execPath}' '${REPO}/dist/stand-in-molt.cjs' "$@"\n`, {
+    mode: 0o755,
+  })
+  const names = PAIRS.map((_, at) => `pair_${at}`)
+  for (const [at, [here, there, value]] of PAIRS.entries())
+    for (const [type, db] of [
+      [here, source],
+      [there, target],
+    ] as const) {
+      await db.query(`CREATE TABLE ${names[at]} (id int PRIMARY KEY, v ${type})`)
+      await db.query(`INSERT INTO ${names[at]} SELECT n, $1::text::${type} FROM generate_series(1, 3) n`, [value])
+    }
+  const plan = { sourceSchema: 'public', targetSchema: 'public', tables: names } as Plan
+  const verify = (how: 'streaming' | 'drained') =>
+    runVerify(source, target, {
+      ...{ program, sourceUrl: pair.source.url, targetUrl: pair.target.url, plan, level: 'full', while: how },
+      ...{ logFile: join(folder, 'log'), signal: new AbortController().signal },
+    })
+  const end = stream()
+  try {
+    for (const how of ['streaming', 'drained'] as const) {
+      const { verdict, findings, tables } = await verify(how)
+      const apart = PAIRS.flatMap(([, , , differs], at) => (differs ? names[at] : []))
+      expect(['clean', 'different']).not.toContain(verdict)
+      expect(findings.map(({ table }) => table)).toEqual(apart)
+      expect(tables.flatMap(({ name, recheck, unlike }) => ((recheck ? recheck.unlike : unlike) ? name : []))).toEqual(
+        apart,
+      )
+    }
+  } finally {
+    await end()
+    rmSync(folder, { recursive: true, force: true })
+  }
+})
+
+test('a row that was written while molt looked is late, not of another type', async () => {
+  await source.query(COPY, row(1))
+  const end = stream()
+  const { rows } = await source.query('SELECT txid_current_snapshot()::text AS snapshot')
+  await source.query(COPY, row(2))
+  for (const each of [1, 2]) await target.query(COPY, row(each))
+  const definition = (await readTables(source, 'public')).find(({ name }) => name === 'items')
+  const { tables } = await recheckRows(
+    source,
+    target,
+    [{ definition: definition as never, rows: [missing(1), missing(2)], total: 2 }],
+    {
+      ...{ sourceSchema: 'public', targetSchema: 'public', limit: 9, rounds: 4, markerTimeout: 5_000 },
+      ...{ arrived: parseSnapshot(rows[0].snapshot), signal: new AbortController().signal },
+    },
+  )
+  expect(tables.get('items')).toEqual({ lag: 1, loss: 0, changing: 0, unlike: 1, untold: 0 })
+  await end()
 })

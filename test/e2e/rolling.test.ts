@@ -1,5 +1,5 @@
 /** A migration whose write pause compares what changed last, and rests on the rolling proof for all else. */
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -46,8 +46,16 @@ function inThePause(side: 'source' | 'target', sql: string): string {
 }
 
 test('every row is proved while it is streamed, table by table', TIMEOUT, async () => {
-  const result = await rehearsal.run('replicate', { until: 'caught-up', verify: 'rolling', 'quiet-period': '300ms' })
+  const metrics = join(folder, 'stream.prom')
+  const result = await rehearsal.run('replicate', {
+    until: 'caught-up',
+    verify: 'rolling',
+    'quiet-period': '300ms',
+    'metrics-file': metrics,
+    'progress-every': '100ms',
+  })
   requireSuccess('replicate', result)
+  expect(readFileSync(metrics, 'utf8')).toMatch(/^molt_actions_keys_open\{migration="main"\} \d+$/m)
   expect(words(result)).toMatch(/every row proved, \d+ keys? open/)
   expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
   const brief = await rehearsal.run('brief', { decision: 'rehearse' })

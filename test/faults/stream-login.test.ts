@@ -23,7 +23,7 @@ beforeAll(async () => {
   admin = await client(pair.target.url)
   clients.length = 0
   await admin.query(`
-    CREATE ROLE mover LOGIN PASSWORD 'postgres' CREATEROLE;
+    CREATE ROLE mover LOGIN PASSWORD 'postgres' CREATEROLE CREATELOGIN;
     CREATE ROLE plain LOGIN PASSWORD 'postgres';
     CREATE TABLE items (id int PRIMARY KEY, v text); INSERT INTO items VALUES (1, 'old');
     CREATE TABLE molt_actions_heartbeat (id int PRIMARY KEY); CREATE TABLE other (id int);

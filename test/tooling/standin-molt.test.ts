@@ -480,7 +480,7 @@ describe('molt verify', () => {
       `CREATE TABLE t (id int4 PRIMARY KEY, at timestamptz, u varchar, b int2, j json, c char(5)); INSERT INTO t VALUES (1, '2024-01-01 00:00:00.5+00', 'a0c3ee84-b856-4b39-afb8-04863a86335f', 1, '{"a":1}', 'ab')`,
     )
     await db.t.query(
-      `CREATE TABLE t (id int8 PRIMARY KEY, at timestamp, u uuid, b bool, j jsonb, c text); INSERT INTO t VALUES (1, '2024-01-01 00:00:00.5', 'a0c3ee84-b856-4b39-afb8-04863a86335f', true, '{"a": 1}', 'ab')`,
+      `CREATE TABLE t (id int8 PRIMARY KEY, at timestamp, u uuid, b bool, j jsonb, c text); INSERT INTO t VALUES (1, '2024-01-01 00:00:00.5', 'a0c3ee84-b856-4b39-afb8-04863a86335f', true, '{"a": 1}', 'ab   ')`,
     )
     const run = await bench.verify(db)
     expect(event(run, 'finished row verification on public.t (shard 1/1)')).toMatchObject({
@@ -488,6 +488,22 @@ describe('molt verify', () => {
       num_mismatch: 0,
     })
     expect(run.events.filter((e) => e.level !== 'info')).toEqual([])
+  })
+
+  it('reads numbers by value, a real as the number it is, and char(n) with its blanks', async () => {
+    const db = await bench.databases('SELECT 1')
+    await db.s.query(
+      `CREATE TABLE t (id int PRIMARY KEY, n numeric(9,2), r real, c char(5)); INSERT INTO t VALUES (1, 1.5, 0.5, 'abcde'), (2, 10, 0.1, 'abcde'), (3, 0, 0.5, 'ab')`,
+    )
+    await db.t.query(
+      `CREATE TABLE t (id int PRIMARY KEY, n numeric(9,4), r float8, c text); INSERT INTO t VALUES (1, 1.5, 0.5, 'abcde'), (2, 10, 0.1, 'abcde'), (3, 0, 0.5, 'ab')`,
+    )
+    const run = await bench.verify(db)
+    const apart = run.events.filter((e) => e.message === 'mismatching row value')
+    expect(apart.map((e) => [e.primary_key, Object.keys(e.source_values as object)])).toEqual([
+      [['2'], ['r']],
+      [['3'], ['c']],
+    ])
   })
 
   it('splits a big table into shards that add up, with progress on the way, in bounded time', async () => {

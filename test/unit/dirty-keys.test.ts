@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { isVisible, parseSnapshot } from '../../src/model/snapshot.ts'
 import { DirtyKeys, type OpenKey } from '../../src/phases/rolling/dirty-keys.ts'
-import { isVisible, parseSnapshot } from '../../src/phases/rolling/snapshot.ts'
 import type { ChangedKey } from '../../src/source/change-log.ts'
 
 const change = (key: number, at: number, table = 'items'): ChangedKey => ({

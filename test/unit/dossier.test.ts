@@ -175,6 +175,7 @@ const account: Account = {
   applicationPauseMs: 1200,
   tables: [],
   engine: 'molt 1.4.1',
+  observed: 'healthy',
   target: 'CockroachDB CCL v25.2.0 (molt-actions like-server)',
   summary: '',
   remaining: [],

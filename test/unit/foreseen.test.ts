@@ -57,6 +57,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'connect.pooler': 'tried by prepare',
   'connect.url-unusable': 'tried by prepare',
   'cutover.end-sessions': 'people',
+  'cutover.like-server': ['tgt.cockroach'],
   'database.connection-lost': 'failure',
   'database.contention': 'changed later',
   'database.dependent-objects': 'changed later',

@@ -1,6 +1,6 @@
 import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
-import { indexProblems, isNarrower, sequenceProblems } from '../../src/model/structure.ts'
+import { isNarrower, sequenceProblems } from '../../src/model/structure.ts'
 import { requireClean } from '../../src/phases/verify/verdict.ts'
 import { loadedTable, verifyTable } from '../../src/report/summary.ts'
 import { verifyJson, verifyReport } from '../../src/report/verify-json.ts'
@@ -87,15 +87,6 @@ describe('sequences', () => {
     [{ ...state, increment: -1n, used: -41n, next: -41n }, false],
     [{ ...state, used: 2n ** 62n, next: 2n ** 62n + 1n }, true],
   ])('%#', (each, safe) => expect(sequenceProblems([each]).length === 0).toBe(safe))
-})
-
-test('two equal indexes of the source need two on the target, under whatever names', () => {
-  const index = { table: 't', name: 'a', unique: false, valid: true, partial: false, columns: ['x'] }
-  expect(indexProblems([index, { ...index, name: 'b' }], [{ ...index, name: 'c' }], ['t'])).toMatchObject([
-    { kind: 'missing', what: expect.stringContaining('b (x)') },
-  ])
-  expect(indexProblems([index], [{ ...index, valid: false }], ['t'])).toMatchObject([{ kind: 'invalid' }])
-  expect(indexProblems([index], [], ['other'])).toEqual([])
 })
 
 function reportOf(more: Partial<VerifyReport> = {}): VerifyReport {

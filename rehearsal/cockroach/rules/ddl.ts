@@ -10,7 +10,7 @@ import { isOn } from './settings.ts'
 import { zoneOf } from './show.ts'
 
 const KINDS =
-  /^(table|index|unique|schema|sequence|type|view|constraint|materialized|function|trigger|domain|or|default)$/
+  /^(table|index|inverted|unique|schema|sequence|type|view|constraint|materialized|function|trigger|domain|or|default)$/
 
 export const DDL_RULES: StatementRule[] = [
   {
@@ -239,12 +239,22 @@ async function rewrite(statement: Statement, context: RuleContext): Promise<stri
   const { tokens, sql } = statement
   if (tokens[0]?.value === 'drop' && tokens[1]?.value === 'index') return dropIndex(statement, context)
   if (tokens[0]?.value === 'create' && tokens[1]?.value === 'table') return createTable(statement, context)
+  if (tokens[0]?.value === 'create' && isWord(tokens[1], 'inverted')) return invertedIndex(statement, context)
   const name = tokens[0]?.value === 'alter' ? nameAfter(tokens, sql, 'table') : undefined
   // A name of three parts has the database first.
   const translated = translate(statement, context.version, true)
   return name && (name.match(/\./g)?.length ?? 0) === 2
     ? translated.replace(name, name.slice(name.indexOf('.') + 1))
     : translated
+}
+
+/** `CREATE INVERTED INDEX`, which PostgreSQL calls an index by GIN. */
+function invertedIndex({ tokens, sql, ...more }: Statement, { version }: RuleContext): string {
+  const [word, open] = [tokens[1] as Token, tokens.find(({ text }) => text === '(') as Token]
+  const plain = `${sql.slice(0, word.start)}${sql.slice(word.end, open.start)}USING gin ${sql.slice(open.start)}`
+  return split(plain)
+    .map((each) => translate({ ...more, ...each }, version, true))
+    .join(';\n')
 }
 
 /** Indexes within CREATE TABLE become statements of their own, computed columns PostgreSQL's. */

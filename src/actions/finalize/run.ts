@@ -8,7 +8,7 @@ import {
   validateDeferred,
 } from '../../destination/deferral.ts'
 import { addEvidence, advance, COMMITTED, DECIDED, type Entry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
-import { constraintProblems, indexProblems } from '../../model/structure.ts'
+import { structureProblems } from '../../model/structure.ts'
 import { type AfterCommit, afterCommitText } from '../../phases/after-commit/result.ts'
 import { requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
@@ -194,12 +194,9 @@ async function requireWhole(
     }
   }
   const there = await readStructure(target, 'target', targetSchema)
-  const missing = [
-    ...indexProblems(here.indexes, there.indexes, tables),
-    ...constraintProblems(here.constraints, there.constraints, tables),
-  ]
-  const never = missing.filter(({ kind }) => kind === 'missing')
-  const required = inputs.structure === 'require' ? missing : missing.filter(({ kind }) => kind !== 'missing')
+  const found = structureProblems(here, there, tables)
+  const never = found.filter(({ kind }) => kind !== 'invalid')
+  const required = inputs.structure === 'require' ? found : found.filter(({ kind }) => kind === 'invalid')
   const problems = [...new Set([...invalid, ...required.map(({ what }) => what)])]
   if (problems.length)
     refuse(

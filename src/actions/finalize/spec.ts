@@ -25,7 +25,7 @@ export const spec = defineAction({
     structure: defaulted(
       choice('require', 'report'),
       'report',
-      'What an index or a constraint does that the source has and the target never had: `require` is red, `report` warns. What is there and not valid, or was taken off for the load and is not back, is always red.',
+      'An index, constraint or default that is missing or different on the target: `require` fails, `report` warns. What is not valid, or was taken off for the load and is not back, always fails.',
     ),
   },
   outputs: {

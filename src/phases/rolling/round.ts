@@ -1,7 +1,7 @@
+import { isVisible } from '../../model/snapshot.ts'
 import type { DirtyKeys, OpenKey } from './dirty-keys.ts'
 import { type KeyedRow, readKeys, sameRow } from './rows.ts'
 import type { Sessions } from './sessions.ts'
-import { isVisible } from './snapshot.ts'
 import type { ProvableTable } from './tables.ts'
 
 /** Keys that are read with one statement. */

@@ -1,8 +1,8 @@
+import { parseSnapshot, type Snapshot } from '../../model/snapshot.ts'
 import type { Column } from '../../model/tables.ts'
 import { plainForm } from '../../model/values.ts'
 import { ident, qualified } from '../../runtime/database.ts'
 import { joined, type Part, type RowShape, type Session, sameValue } from '../verify/row-digests.ts'
-import { parseSnapshot, type Snapshot } from './snapshot.ts'
 import { keyCast, type ProvableTable } from './tables.ts'
 
 /** One side of a comparison. */

@@ -26,7 +26,7 @@ export function startProof(
   age?: number,
 ): RollingProof {
   const { source: sourceUrl, target: targetUrl, maxLag, walBudget, verifyRate } = inputs
-  return new RollingProof(
+  const proof = new RollingProof(
     {
       ...{ sourceUrl, targetUrl, plan: entry.plan, signal, entry, stream, maxLag, walBudget },
       concurrency: CONCURRENCY,
@@ -37,4 +37,6 @@ export function startProof(
     // An earlier replicator that is only frozen could write old values over proved ones.
     stream.options.login ? undefined : 'the stream has no login of its own on the target',
   )
+  stream.options.keysOpen = () => (proof.reason === undefined ? proof.open : undefined)
+  return proof
 }

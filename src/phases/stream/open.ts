@@ -92,7 +92,7 @@ export async function withStream<T>(
   const ticker = progress(inputs.progressEvery, () => {
     const now = { at: performance.now(), ...stream.status }
     const line = progressLine(before, now)
-    writeMetrics(inputs.metricsFile, streamFigures(entry, before, now))
+    writeMetrics(inputs.metricsFile, { ...streamFigures(entry, before, now), keysOpen: stream.options.keysOpen?.() })
     before = now
     return line
   })

@@ -40,6 +40,8 @@ export interface StreamOptions {
   publication?: PublicationMark
   /** The files of the source's tables before it begins. */
   files?: TableFiles
+  /** Set by the rolling proof beside the stream: changed rows that it still has to compare; undefined when it proves nothing. */
+  keysOpen?: () => number | undefined
   signal: AbortSignal
 }
 

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { isVisible, parseSnapshot, type Snapshot } from '../../model/snapshot.ts'
 import type { Table } from '../../model/tables.ts'
 import { plainForm } from '../../model/values.ts'
 import { type Database, ident, qualified } from '../../runtime/database.ts'
@@ -25,6 +26,8 @@ export interface RecheckOptions {
   /** Milliseconds that a marker may take to the target. */
   markerTimeout: number
   rounds: number
+  /** What the source showed before molt began, all of it on the target by then; undefined where that is not known. */
+  arrived?: Snapshot
   signal: AbortSignal
 }
 
@@ -66,7 +69,7 @@ export async function recheckRows(
       definition,
       rows.slice(0, options.limit).map(({ key }) => key),
     )
-    tables.set(name, { lag: 0, loss: 0, changing: 0, untold: total - looked.length })
+    tables.set(name, { lag: 0, loss: 0, changing: 0, unlike: 0, untold: total - looked.length })
     pending.set(
       name,
       looked.map((key) => ({ key, stood: 0 })),
@@ -121,7 +124,8 @@ async function look(source: Database, target: Database, state: State, options: R
       name,
       rows.filter((each) => {
         const [was, is, arrived] = [row(before, each.key), row(after, each.key), row(there, each.key)]
-        if (arrived?.text === is?.text || arrived?.text === was?.text) recheck.lag++
+        if (arrived?.text === is?.text || arrived?.text === was?.text)
+          recheck[is && isUnchanged(is, options.arrived) ? 'unlike' : 'lag']++
         else if (was?.version !== is?.version) {
           each.stood = 0
           return true
@@ -130,6 +134,30 @@ async function look(source: Database, target: Database, state: State, options: R
         return false
       }),
     )
+  }
+}
+
+/** Whether a row is the one that both sides had before molt began: equal by its values now, it never was late. */
+function isUnchanged({ version }: Row, arrived: Snapshot | undefined): boolean {
+  return arrived !== undefined && isVisible(arrived, Number(version))
+}
+
+/**
+ * Takes a snapshot of the source, and waits until all that it shows is on the target.
+ * @returns undefined when that takes longer than `markerTimeout`
+ */
+export async function arrivedSnapshot(
+  source: Database,
+  target: Database,
+  options: Pick<RecheckOptions, 'targetSchema' | 'markerTimeout' | 'signal'>,
+): Promise<Snapshot | undefined> {
+  const { rows } = await source.query('SELECT pg_catalog.txid_current_snapshot()::text AS snapshot')
+  try {
+    await passMarker(source, target, options)
+    return parseSnapshot(rows[0].snapshot)
+  } catch {
+    options.signal.throwIfAborted()
+    return undefined
   }
 }
 

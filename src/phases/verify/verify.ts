@@ -1,7 +1,7 @@
 import { createWriteStream } from 'node:fs'
 import { offlineText, readOffline } from '../../destination/jobs.ts'
 import type { Plan, VerifyLevel } from '../../model/plan.ts'
-import { constraintProblems, indexProblems, narrowColumns, sequenceProblems } from '../../model/structure.ts'
+import { narrowColumns, sequenceProblems, structureProblems } from '../../model/structure.ts'
 import { compareTables, type Difference, type DifferenceKind, type Table } from '../../model/tables.ts'
 import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
@@ -33,7 +33,7 @@ import { toolHelp } from '../../tools/versions.ts'
 import { explainColumns } from '../load/diagnose-columns.ts'
 import { NOT_COCKROACH } from '../load/run-fetch.ts'
 import { StallWatch } from '../stream/stall.ts'
-import { passMarker, recheckRows } from './recheck.ts'
+import { arrivedSnapshot, passMarker, type RecheckOptions, recheckRows } from './recheck.ts'
 import { digestTables, type TableDigest } from './row-digests.ts'
 
 export interface VerifyOptions {
@@ -147,6 +147,7 @@ async function compareRows(
   // When molt fails, nothing waits for sums that take as long as the tables are large.
   const failed = new AbortController()
   const signal = AbortSignal.any([options.signal, failed.signal])
+  const arrived = streaming ? await arrivedSnapshot(source, target, arrivalLimits(options)) : undefined
   const [account, digests] = await Promise.all([
     runMoltVerify(source, options).catch((error) => {
       failed.abort(error)
@@ -163,12 +164,12 @@ async function compareRows(
   found.unknown = account.unknown
   found.notes.push(...account.notes.map(({ table, reason }) => `${table}: ${reason}`))
   for (const verdict of found.tables) verdict.diagnosis = partitions.get(verdict.name) ?? verdict.diagnosis
-  if (streaming) found.unsettled.push(...(await settle(source, target, account, here, options)))
+  if (streaming) found.unsettled.push(...(await settle(source, target, account, here, { ...options, arrived })))
   for (const { kind, table, what } of verifyProblems(account, plan.tables)) {
     const verdict = kind === 'difference' ? found.tables.find(({ name }) => name === table) : undefined
     const outcome = verdict ? outcomeOf(verdict) : 'loss'
     if (outcome === 'lag') found.notes.push(`${what}: lag, nothing is lost`)
-    else if (outcome === 'unsettled') found.unsettled.push({ table, what: `${what}; verify again, or after the drain` })
+    else if (outcome !== 'loss') found.unsettled.push({ table, what: `${what}; ${INCONCLUSIVE[outcome]}` })
     else found.problems.push({ table, what })
   }
   if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
@@ -208,6 +209,8 @@ function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings)
   const verdict = account.tables.get(digest.name)
   if (!verdict) return
   const before = differences(verdict)
+  if (before && !digest.unproved.length && !digest.missing && !digest.mismatch && !digest.extraneous)
+    verdict.unlike = true
   for (const kind of ['missing', 'mismatch', 'extraneous'] as const)
     verdict[kind] = Math.max(verdict[kind], digest[kind])
   const unseen = differences(verdict) - before
@@ -295,18 +298,12 @@ async function compareStructure(source: Database, target: Database, options: Ver
   const { deferred = [], uncommitted } = options
   const awaited = ({ table, name }: { table: string; name: string }) =>
     deferred.some((each) => each.table === table && each.name === name)
-  const structure = [
-    ...indexProblems(
-      here.indexes.filter((each) => !awaited(each)),
-      there.indexes,
-      tables,
-    ),
-    ...constraintProblems(
-      here.constraints.filter((each) => !awaited(each)),
-      there.constraints,
-      tables,
-    ),
-  ].map(({ what }) => what)
+  const wanted = {
+    ...here,
+    indexes: here.indexes.filter((each) => !awaited(each)),
+    constraints: here.constraints.filter((each) => !awaited(each)),
+  }
+  const structure = structureProblems(wanted, there, tables).map(({ what }) => what)
   const behind = sequenceProblems(sequences.filter(({ unfit }) => !unfit))
   const awaiting = deferred.map(({ table, name }) => `${table}: ${name} is deferred and not built yet`)
   const [problems, notes] = uncommitted ? [structure, [...behind, ...awaiting]] : [[...behind, ...structure], awaiting]
@@ -454,7 +451,7 @@ async function settle(
   target: Database,
   account: VerifyAccount,
   here: readonly Table[],
-  options: VerifyOptions,
+  options: VerifyOptions & Pick<RecheckOptions, 'arrived'>,
 ): Promise<VerifyFinding[]> {
   const suspects = [...account.tables.values()].flatMap((verdict) => {
     const definition = here.find(({ name }) => name === verdict.name)
@@ -465,7 +462,8 @@ async function settle(
   })
   if (!suspects.length) return []
   const { sourceSchema, targetSchema } = options.plan
-  const limits = { ...RECHECK, ...options.recheck, sourceSchema, targetSchema, signal: options.signal }
+  const { arrived, signal } = options
+  const limits = { ...RECHECK, ...options.recheck, sourceSchema, targetSchema, arrived, signal }
   const { tables, problem } = await recheckRows(source, target, suspects, limits)
   for (const [name, recheck] of tables) {
     const verdict = account.tables.get(name)
@@ -474,10 +472,26 @@ async function settle(
   return problem ? [{ what: problem }] : []
 }
 
+const INCONCLUSIVE = {
+  unlike:
+    'the values are equal and were not changed meanwhile, so molt compares these types by other rules. Give the columns the same type on both sides',
+  moving: 'verify again, or after the drain',
+}
+
+/** A stream that is behind must not hold up the verify for long. */
+function arrivalLimits({ plan, signal, recheck }: VerifyOptions) {
+  const markerTimeout = Math.min(TIMING.arrival, recheck?.markerTimeout ?? RECHECK.markerTimeout)
+  return { targetSchema: plan.targetSchema, signal, markerTimeout }
+}
+
 /** What the rows that differed turned out to be; without another look every difference counts as loss. */
-function outcomeOf({ recheck, columnMismatch }: TableVerdict): 'lag' | 'loss' | 'unsettled' {
-  if (!recheck || recheck.loss || columnMismatch) return 'loss'
-  return recheck.changing || recheck.untold ? 'unsettled' : 'lag'
+function outcomeOf({ recheck, columnMismatch, unlike }: TableVerdict): 'lag' | 'loss' | keyof typeof INCONCLUSIVE {
+  if (columnMismatch) return 'loss'
+  // While rows move, equal hashes can be of another moment than what molt saw.
+  if (!recheck) return unlike ? 'unlike' : 'loss'
+  if (recheck.loss) return 'loss'
+  if (recheck.unlike) return 'unlike'
+  return recheck.changing || recheck.untold ? 'moving' : 'lag'
 }
 
 /** When every missing row that was told belongs to one of several partitions, that is where to look. */

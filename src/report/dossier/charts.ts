@@ -86,6 +86,7 @@ function draw() {
     return new uPlot({
       width: printing ? PRINT_WIDTH : place.clientWidth,
       height: 220,
+      legend: { show: false },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), 'UTC'),
       fmtDate: uPlot.fmtDate,
       scales: { y: { range: (u, min, max) => [0, max > 0 ? max * 1.05 : 1] } },

@@ -16,11 +16,12 @@ export function table(
   head: readonly string[],
   rows: readonly (readonly string[])[],
   numeric: readonly number[] = [],
+  kind = '',
 ): string {
   const cell = (tag: string) => (text: string, index: number) =>
     `<${tag}${numeric.includes(index) ? ' class="n"' : ''}>${text}</${tag}>`
   const body = rows.map((cells) => `<tr>${cells.map(cell('td')).join('')}</tr>`)
-  return `<div class="scroll"><table><thead><tr>${head.map(cell('th')).join('')}</tr></thead><tbody>${body.join('')}</tbody></table></div>`
+  return `<div class="scroll"><table class="${kind}"><thead><tr>${head.map(cell('th')).join('')}</tr></thead><tbody>${body.join('')}</tbody></table></div>`
 }
 
 /** Label, value, and the value as text with its unit. */

@@ -211,7 +211,8 @@ function summary(story: Story): string {
   const [prepare, fetch, cutover] = [story.last('prepare'), story.last('fetch'), story.last('cutover')]
   const rows = Object.values(fetch?.arrived ?? {}).reduce((sum, each) => sum + each, 0)
   const molt = prepare?.tools?.molt?.version
-  const commit = story.facts.steps.findLast(({ body }) => body.origin?.commit)?.body.origin?.commit
+  const commit = story.facts.steps.findLast(({ body }) => /[1-9a-f]/.test(body.origin?.commit ?? ''))?.body.origin
+    ?.commit
   const began = story.facts.steps[0]?.at
   return facts([
     ['Migration', html(migration)],
@@ -253,7 +254,7 @@ function stepsSection(story: Story): string {
         came(action, body),
       ]
     })
-  return table(['when', 'step', 'who', 'what came of it'], rows)
+  return table(['when', 'step', 'who', 'what came of it'], rows, [], 'steps')
 }
 
 /** One line for a step, as HTML. */
@@ -403,9 +404,28 @@ function pauseSection(story: Story): string {
       unwatchedMs === undefined ? undefined : ['From the verify to the commit', `${number(unwatchedMs)} ms`],
     ]),
     '<h3>By part</h3><p>Parts can overlap, so that the pause can be shorter than their sum.</p>',
-    bars(Object.entries(parts).map(([part, ms]): Bar => [part, ms, `${number(ms)} ms`])),
+    bars(inOrder(parts).map(([part, ms]): Bar => [part, ms, `${number(ms)} ms`])),
     application ? applicationView(story, application) : '<p>No application was watched from its own side.</p>',
   ].join('')
+}
+
+/** As they happen; JSON in a database has an order of its own. */
+const PARTS = [
+  'fence',
+  'drain',
+  'stream off',
+  'smoke test',
+  'verify',
+  'sequences',
+  'unique indexes',
+  'commit',
+  'write access',
+  'indexes off again',
+  'lift',
+]
+
+function inOrder(parts: Record<string, number>): [part: string, ms: number][] {
+  return Object.entries(parts).sort(([a], [b]) => PARTS.indexOf(a) - PARTS.indexOf(b))
 }
 
 function applicationView(story: Story, { samples = [], marks }: Partial<Bodies['application']>): string {
