@@ -1,4 +1,4 @@
-import { warning } from '@actions/core'
+import { exportVariable, warning } from '@actions/core'
 import { type Entry, type Phase, requireEntry } from '../ledger/ledger.ts'
 import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, refuse, VerdictError } from '../runtime/errors.ts'
@@ -85,14 +85,16 @@ export function requireTls(inputs: Partial<Connections>): string[] {
       'input.insecure-url',
       `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or set \`allow-insecure: true\``,
     )
-  return weak.map(({ side, problem }) => `the ${side} is not reached by TLS for certain: ${problem}`)
+  return weak.map(({ side, problem }) => `TLS is not enforced on the ${side} connection: ${problem}`)
 }
 
-/** One annotation a process, however many connections it makes. */
-let warned = false
+/** Set for the later steps of a job: one annotation is enough, however many connections they make. */
+const WARNED = 'MOLT_ACTIONS_WARNED_INSECURE'
+
 function warnInsecure(weak: readonly string[]): void {
-  if (!warned && weak.length) warning(`\`allow-insecure\`: ${weak.join('; ')}`)
-  warned = true
+  if (!weak.length || process.env[WARNED]) return
+  warning(`\`allow-insecure\`: ${weak.join('; ')}`)
+  exportVariable(WARNED, 'true')
 }
 
 /** Opens both sides and closes them whatever happens; `signal` ends attempts to connect. */

@@ -117,6 +117,12 @@ export async function readEntry(db: Database, id: string): Promise<Entry | undef
   return entry
 }
 
+/** The digest that was kept of an archive, if any. */
+export async function knownDigest(db: Database, name: string): Promise<string | undefined> {
+  const { rows } = await db.query(`SELECT sha256 FROM ${DIGESTS} WHERE name = $1`, [name])
+  return rows[0]?.sha256
+}
+
 /** Like {@link readEntry}, also where there is no ledger yet. */
 export async function readEntryIfAny(db: Database, id: string): Promise<Entry | undefined> {
   return readEntry(db, id).catch((error) => {

@@ -1,7 +1,7 @@
 import { appendFileSync } from 'node:fs'
 import * as core from '@actions/core'
-import type { ErrorCode } from './codes.ts'
-import { CancelledError, errorCode, errorKind, messageOf, UserError } from './errors.ts'
+import type { ErrorCode, NextStep } from './codes.ts'
+import { CancelledError, errorCode, errorKind, ListedError, messageOf, UserError } from './errors.ts'
 import { loadInputs } from './inputs.ts'
 import { nextAfter, nextByLedger, nextMarkdown, nextText, nextToTell } from './next.ts'
 import { notified, notifyTo } from './notify.ts'
@@ -134,6 +134,16 @@ function tellNext(): void {
   writeSummary(nextMarkdown(next))
 }
 
+/** GitHub cuts an annotation at 4,096 characters; the code and the next command stand at its end. */
+const ANNOTATION = 3000
+
+function annotation(error: unknown, told: string, code: ErrorCode, next: NextStep | undefined): string {
+  const end = next ? `\nNext: ${nextText(next)}` : ''
+  if (told.length <= ANNOTATION || !(error instanceof ListedError)) return `${told}${end}`
+  for (const problem of error.problems) core.info(`  - ${redact(problem)}`)
+  return `${redact(error.short(ANNOTATION))} [${code}]${end}`
+}
+
 function fail(name: string, thrown: unknown, phase: Phase): Failure {
   const error = explain(thrown)
   const kind = errorKind(error)
@@ -141,7 +151,7 @@ function fail(name: string, thrown: unknown, phase: Phase): Failure {
   const text = redact(kind === 'bug' && error instanceof Error ? traceOf(error) : messageOf(error))
   const told = `${kind === 'bug' ? 'This is a bug in molt-actions: ' : ''}${text} [${code}]`
   const next = phase === 'run' && kind !== 'bug' ? nextAfter(code, name) : undefined
-  core.error(next ? `${told}\nNext: ${nextText(next)}` : told)
+  core.error(annotation(error, told, code, next))
   if (phase === 'run') {
     core.setOutput('error-kind', kind)
     core.setOutput('error-code', code)
