@@ -14,6 +14,7 @@ export const NIGHTLY = [
   'test/faults/after-commit.test.ts',
   'test/faults/lifecycle.test.ts',
   'test/faults/cutover-kill.test.ts',
+  'test/faults/estimate.test.ts',
   'test/faults/cutover-nights.test.ts',
 ]
 
@@ -21,6 +22,9 @@ export const NIGHTLY = [
 export const LONGER_AT_NIGHT = [
   'test/e2e/chain.test.ts',
   'test/faults/cutover.test.ts',
+  'test/faults/rolling.test.ts',
+  'test/faults/proof.test.ts',
+  'test/faults/proof-model.test.ts',
   'test/faults/stream-heals.test.ts',
   'test/tooling/rehearse-cli.test.ts',
 ]

@@ -1,77 +1,94 @@
 /**
- * `npx tsx bench/pause.ts [rows …]`: how long writes are paused with every row compared in the pause, and with the rolling
- * proof, by the number of rows. Each size is moved by the committed actions from one embedded server to another
- * under a live load. Writes the table in docs/how-it-works.md.
+ * `npm run bench:pause -- [rows …] [--latency ms] [--rounds n]`: how long writes are paused with every row compared in the
+ * pause, and with the rolling proof, by the number of rows. Each size is moved by the committed actions from PostgreSQL
+ * to the CockroachDB-like server under a live load. Writes the table in docs/how-it-works.md.
  */
-import { readFileSync, writeFileSync } from 'node:fs'
-import { number } from '../src/runtime/progress.ts'
+import { parseArgs } from 'node:util'
+import { number, seconds } from '../src/runtime/progress.ts'
 import { type Rehearsal, requireSuccess, startRehearsal } from '../test/support/migration.ts'
+import { medianOf, spreadOf, writeTable } from './table.ts'
 
-const DOC = 'docs/how-it-works.md'
-const [BEGIN, END] = ['<!-- bench/pause.ts -->', '<!-- end of bench/pause.ts -->']
-const ROUNDS = 3
+/** Milliseconds by part; overlapping parts are not added up in `total`. */
+interface Pause {
+  total: number
+  verify: number
+  /** The same without building unique indexes, which takes as long as their tables are large. */
+  withoutIndexes: number
+}
 
 interface Figures {
   rows: number
   proofMs: number
-  full: Pause
-  changed: Pause
+  full: Pause[]
+  changed: Pause[]
 }
 
-interface Pause {
-  total: number
-  verify: number
-}
+const { values: options, positionals } = parseArgs({
+  options: { latency: { type: 'string', default: '0' }, rounds: { type: 'string', default: '5' } },
+  allowPositionals: true,
+})
+const latency = Number(options.latency)
+const rounds = Number(options.rounds)
+const sizes = positionals.length ? positionals.map(Number) : [10_000, 100_000]
 
 async function pauseOf(rehearsal: Rehearsal, how: 'full' | 'changed'): Promise<Pause> {
-  const pauses: Pause[] = []
-  for (let round = 0; round < ROUNDS; round++) {
-    const result = await rehearsal.run('cutover', {
-      'final-verify': how,
-      'first-verify': 'none',
-      'quiet-period': '500ms',
-      'max-pause': '10m',
-      lease: '5m',
-      'drain-timeout': '2m',
-    })
-    requireSuccess('cutover', result)
-    const { verify } = JSON.parse(result.outputs['pause-parts'] as string)
-    pauses.push({ total: Number(result.outputs['pause-ms']), verify })
-  }
-  return pauses.sort((a, b) => a.total - b.total)[Math.floor(ROUNDS / 2)] as Pause
+  const result = await rehearsal.run('cutover', {
+    'final-verify': how,
+    'first-verify': 'none',
+    'quiet-period': '500ms',
+    'max-pause': '30m',
+    lease: '5m',
+    'drain-timeout': '2m',
+    'catch-up-timeout': '2h',
+  })
+  requireSuccess('cutover', result)
+  const parts: Record<string, number> = JSON.parse(result.outputs['pause-parts'] as string)
+  const total = Number(result.outputs['pause-ms'])
+  const { verify = 0, sequences = 0, 'unique indexes': indexes = 0 } = parts
+  const withoutIndexes = total - Math.max(verify, sequences + indexes) + Math.max(verify, sequences)
+  return { total, verify, withoutIndexes }
 }
 
 async function measure(rows: number): Promise<Figures> {
-  const rehearsal = await startRehearsal({ rows, rate: 40 })
+  const rehearsal = await startRehearsal({ rows, rate: 40, ...(latency && { cluster: { latency } }) })
   try {
     await rehearsal.bringToLoaded()
     const began = performance.now()
     requireSuccess('replicate', await rehearsal.run('replicate', { until: 'caught-up', verify: 'rolling' }))
-    const proofMs = performance.now() - began
-    const changed = await pauseOf(rehearsal, 'changed')
-    return { rows, proofMs, changed, full: await pauseOf(rehearsal, 'full') }
+    const figures: Figures = { rows, proofMs: performance.now() - began, full: [], changed: [] }
+    // They alternate, so that a busy machine slows both alike.
+    for (let round = 0; round < rounds; round++) {
+      figures.changed.push(await pauseOf(rehearsal, 'changed'))
+      figures.full.push(await pauseOf(rehearsal, 'full'))
+    }
+    return figures
   } finally {
     await rehearsal.stop()
   }
 }
 
+function cell(pauses: readonly Pause[], of: keyof Pause): string {
+  const values = pauses.map((each) => each[of])
+  return `${number(medianOf(values))} (${spreadOf(values)})`
+}
+
 function tableOf(figures: readonly Figures[]): string {
   const line = ({ rows, proofMs, full, changed }: Figures) =>
-    `| ${number(rows)} | ${number(full.total)} (${number(full.verify)}) | ${number(changed.total)} (${number(changed.verify)}) | ${number(proofMs / 1000)} |`
+    `| ${number(rows)} | ${cell(full, 'total')} | ${cell(changed, 'total')} | ${cell(changed, 'verify')} | ${cell(changed, 'withoutIndexes')} | ${seconds(proofMs)} |`
+  const flat = figures.map(({ changed }) => medianOf(changed.map((each) => each.withoutIndexes)))
+  const ratio = Math.max(...flat) / Math.min(...flat)
   return [
-    '| rows | pause with `full` (of it verify), ms | pause with `changed` (of it verify), ms | catch up and first pass, s |',
-    '| ---: | ---: | ---: | ---: |',
+    `| rows | pause with \`full\`, ms | pause with \`changed\`, ms | of it verify, ms | without unique indexes, ms | catch up and first pass |`,
+    '| ---: | ---: | ---: | ---: | ---: | ---: |',
     ...figures.map(line),
+    '',
+    `Medians of ${rounds} rehearsed cutovers (lowest to highest) with ${latency} ms of latency a statement; sizes run: ${figures.map(({ rows }) => number(rows)).join(', ')} rows. Longest by shortest pause without unique indexes: ${ratio.toFixed(2)}.`,
   ].join('\n')
 }
 
-const sizes = process.argv.slice(2).map(Number)
 const figures: Figures[] = []
-for (const rows of sizes.length ? sizes : [10_000, 100_000, 1_000_000]) {
+for (const rows of sizes) {
   figures.push(await measure(rows))
   console.log(tableOf(figures))
 }
-const page = readFileSync(DOC, 'utf8')
-const [before, after] = [page.indexOf(BEGIN), page.indexOf(END)]
-if (before < 0 || after < 0) throw new Error(`${DOC} has no place for the table`)
-writeFileSync(DOC, `${page.slice(0, before + BEGIN.length)}\n${tableOf(figures)}\n${page.slice(after)}`)
+writeTable(latency ? 'bench/pause.ts with latency' : 'bench/pause.ts', tableOf(figures))

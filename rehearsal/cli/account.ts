@@ -13,6 +13,9 @@ export interface Account {
   lagMs: number | null
   pauseMs: number | null
   pauseParts: Record<string, number>
+  /** What was expected before the pause began. */
+  estimatedPauseMs: number | null
+  estimatedParts: Record<string, number>
   applicationPauseMs: number | null
   tables: { name: string; rows: number; missing: number; mismatch: number; extraneous: number }[]
   engine: string
@@ -58,6 +61,8 @@ export function accountOf(result: JobResult, summary: string): Account {
     lagMs: outputs['lag-ms'] ? Number(outputs['lag-ms']) : null,
     pauseMs: outputs['pause-ms'] ? Number(outputs['pause-ms']) : null,
     pauseParts: JSON.parse(outputs['pause-parts'] || '{}'),
+    estimatedPauseMs: outputs['estimated-pause-ms'] ? Number(outputs['estimated-pause-ms']) : null,
+    estimatedParts: JSON.parse(outputs['estimated-parts'] || '{}'),
     applicationPauseMs: null,
     tables: JSON.parse(outputs.tables || '[]'),
     observed: outputs.observed || null,
@@ -90,7 +95,10 @@ export function errorsOf(step: StepResult | undefined): string[] {
 
 export function accountText(account: Account): string {
   const ms = (value: number | null) => (value === null ? 'not measured' : `${number(value)} ms`)
-  const parts = Object.entries(account.pauseParts).map(([part, value]) => `${part} ${number(value)}`)
+  const parts = (of: Record<string, number>) => {
+    const all = Object.entries(of).map(([part, value]) => `${part} ${number(value)}`)
+    return all.length ? `  (${all.join(', ')})` : ''
+  }
   const lines = [
     '',
     account.verdict === 'go' ? 'GO' : 'NO-GO',
@@ -101,7 +109,8 @@ export function accountText(account: Account): string {
     `  rows loaded        ${number(account.rowsLoaded)}`,
     `  changes streamed   ${number(account.changesStreamed)}`,
     `  lag before pause   ${ms(account.lagMs)}`,
-    `  write pause        ${ms(account.pauseMs)}${parts.length ? `  (${parts.join(', ')})` : ''}`,
+    `  write pause        ${ms(account.pauseMs)}${parts(account.pauseParts)}`,
+    `  was expected       ${ms(account.estimatedPauseMs)}${parts(account.estimatedParts)}`,
     ...(account.applicationPauseMs === null
       ? []
       : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),

@@ -62,6 +62,8 @@ export interface EmbeddedServer {
   restart(mode?: 'fast' | 'immediate'): Promise<void>
   /** Ends the server and keeps its data. `fast` falls back to `immediate` when a client holds it up for 10 s. */
   shutdown(mode?: 'fast' | 'immediate'): Promise<void>
+  /** `shutdown`, and `start` by a recovery that ends at once: the same data and slots on another timeline, as a promoted standby. */
+  failOver(): Promise<void>
   /** `kill -9` on the postmaster and every backend: the power cut. Data stay for `start`. */
   kill(): Promise<void>
   /** Freezes all its processes: connections stay open and nothing answers. */
@@ -249,6 +251,24 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     await until(() => !alive(), 'it shut down', 30)
   }
 
+  async function failOver() {
+    await shutdown()
+    const settings = join(dataDir, 'postgresql.auto.conf')
+    await writeFile(settings, `${readIfThere(settings)}restore_command = '/bin/false'\n`)
+    await writeFile(join(dataDir, 'recovery.signal'), '')
+    const { uid, gid } = statSync(settings)
+    chownSync(join(dataDir, 'recovery.signal'), uid, gid)
+    await start()
+    const client = new pg.Client(urlOf('postgres'))
+    await client.connect()
+    try {
+      const inRecovery = async () => (await client.query('SELECT pg_is_in_recovery() AS is')).rows[0].is
+      while (await inRecovery()) await sleep(20)
+    } finally {
+      await client.end()
+    }
+  }
+
   async function kill() {
     if (!alive()) return
     for (const each of processTree(pid())) signalIfThere(each, 'SIGKILL')
@@ -310,6 +330,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
       await shutdown(mode)
       await start()
     },
+    failOver,
     kill,
     pause,
     resume,

@@ -215,7 +215,7 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     title: 'The migration user may create logins on the target, and give them rights on the tables',
     protects:
-      'Each leg of the stream writes under a login of its own, which is retired when the leg ends: a replicator on a machine that was paused can then not apply old changes over new ones. Without it the migration user gives up its own rights to write just before the commit, which CockroachDB refuses to owners and administrators.',
+      'Each leg of the stream writes under a login of its own, which is retired when the leg ends: a replicator on a machine that was paused can then not apply old changes over new ones. Without it the migration user gives up its own rights to write just before the commit, which CockroachDB refuses to owners and administrators. No row is proved while it is streamed then: `final-verify: auto` compares every row in the write pause, and `changed` is refused.',
     fix: '{sql}',
     *find({ target: { role, server }, settings }) {
       const user = ident(role.name)

@@ -49,6 +49,9 @@ export interface Deferred {
   comments: string[]
 }
 
+/** An object as it is written into the ledger. */
+export type Captured = Omit<Deferred, 'dropped' | 'rebuilt'>
+
 /** What tells one captured object from all others. */
 export type DeferredName = Pick<Deferred, 'kind' | 'schema' | 'table' | 'name'>
 
@@ -127,6 +130,20 @@ export async function deferObjects(
       dropped++
     }
   return { dropped, kept }
+}
+
+/** Records objects that were never on the target, as if they had been captured and taken off. */
+export async function recordDeferred(db: Database, migration: string, objects: readonly Captured[]): Promise<void> {
+  await createTable(db)
+  for (const object of objects) await capture(db, migration, object)
+  const known = (await listDeferred(db, migration)).filter(({ dropped, rebuilt }) => !dropped && !rebuilt)
+  const ours = new Set(objects.map(keyOf))
+  await mark(
+    db,
+    migration,
+    known.filter((each) => ours.has(keyOf(each))),
+    'dropped_at',
+  )
 }
 
 /**
@@ -274,7 +291,7 @@ const INDEX_COMMENTS = `
    WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.objsubid = 0`
 
 /** The first capture stands: a second run may see an object half gone. */
-async function capture(db: Database, migration: string, object: Deferred): Promise<void> {
+async function capture(db: Database, migration: string, object: Captured): Promise<void> {
   const { kind, schema, table, name, create, drop, valid, comments } = object
   await db.query(
     `INSERT INTO ${DEFERRED} (migration, kind, schema_name, table_name, name, create_ddl, drop_ddl, was_valid, comments)

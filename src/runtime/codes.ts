@@ -320,6 +320,11 @@ export const CODES = {
     cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
     fix: 'Turn TLS on at the server.',
   },
+  'connect.not-ready': {
+    meaning: 'The server takes no connections now.',
+    cause: 'It is starting, shutting down, or recovering (57P03).',
+    fix: 'Wait until it has started, then run the step again.',
+  },
   'connect.not-allowed': {
     meaning: 'A database does not let this user in.',
     cause: 'The user may log in to the server, and has no CONNECT on this database.',
@@ -346,6 +351,21 @@ export const CODES = {
     meaning: 'The file that `decisions` names cannot be used.',
     cause: 'It does not exist, is not valid YAML, or has a key, table, column, index or constraint that is not known.',
     fix: 'Correct each line that the message lists. Point your editor to `docs/convert.schema.json`.',
+  },
+  'convert.object-exists': {
+    meaning: 'A statement of `1-tables.sql` met an object of the same name on the target.',
+    cause: 'The source has changed since an earlier `apply`, or another user created the object.',
+    fix: 'Change the object by hand, or drop it and run `convert` again. `convert` drops nothing.',
+  },
+  'convert.target-not-empty': {
+    meaning: 'The schema on the target holds tables that `convert` did not create. Nothing was created.',
+    cause: '`target` names a database that is in use, or the tables were created by hand.',
+    fix: 'Point `target` at an empty database, or create what is missing from `1-tables.sql` by hand.',
+  },
+  'convert.too-late': {
+    meaning: 'The migration is past `prepare`, so no table is created.',
+    cause: '`convert` ran with `apply` after the load had begun.',
+    fix: 'Run `convert` without `apply`. To start again, run `abort` and `cleanup` first.',
   },
   'convert.schema-missing': {
     meaning: 'The source has no schema of this name.',

@@ -235,6 +235,8 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
       code: 'connect.no-free-slot',
       advice: 'Raise the limit that the server names: of the role, the database, or max_connections.',
     }
+  if (state === '57P03')
+    return { code: 'connect.not-ready', advice: 'Wait until the server has started, then run this again.' }
   const code = (error as { code?: string }).code ?? ''
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
     return {

@@ -9,6 +9,8 @@ export interface ChangedKey {
   table: string
   /** The key's values as text, in the order of the table's columns. */
   key: string[]
+  /** The columns that the log takes for the key: the replica identity of that moment. The same array for one relation. */
+  columns: readonly string[]
   /** Whether a row with this key must be there once the transaction is visible. */
   present: boolean
   /** The transaction's id without its epoch. */
@@ -47,7 +49,7 @@ export class ChangeLog {
   readonly #client: Database
   readonly #connection: ReplicationConnection
   readonly #options: ChangeLogOptions
-  readonly #relations = new Map<number, Relation>()
+  readonly #relations = new Map<number, Relation & { identity: readonly string[] }>()
   #transaction: { xid: number; at: Lsn } | undefined
   #confirmed: Lsn
   #read: Lsn
@@ -134,9 +136,12 @@ export class ChangeLog {
         this.#transaction = undefined
         this.#advance(message.endLsn)
         return
-      case 'relation':
-        this.#relations.set(message.relation.id, message.relation)
+      case 'relation': {
+        const { relation } = message
+        const identity = relation.columns.filter(({ key }) => key).map(({ name }) => name)
+        this.#relations.set(relation.id, { ...relation, identity })
         return
+      }
       case 'truncate':
         throw new VerdictError('change-log.truncate', 'the change log has met a TRUNCATE, which tells no keys')
       case 'insert':
@@ -149,10 +154,17 @@ export class ChangeLog {
   #change(message: { kind: 'insert' | 'update' | 'delete'; relation: number; values: Value[]; old?: Value[] }): void {
     const relation = this.#relations.get(message.relation)
     if (!relation || !this.#transaction) throw new Error('the change log sends a change of no table or transaction')
-    const { schema, name: table } = relation
+    const { schema, name: table, identity: columns } = relation
     const old = message.kind === 'delete' ? message.values : message.old
     const tell = (key: string[], present: boolean) =>
-      this.#options.onChange({ schema, table, key, present, ...(this.#transaction as { xid: number; at: Lsn }) })
+      this.#options.onChange({
+        schema,
+        table,
+        key,
+        columns,
+        present,
+        ...(this.#transaction as { xid: number; at: Lsn }),
+      })
     const gone = old && keyOf(relation, old)
     const key = message.kind === 'delete' ? undefined : keyOf(relation, message.values, old)
     if (gone?.some((value, i) => value !== key?.[i])) tell(gone, false)

@@ -38,8 +38,9 @@ let rehearsal: Rehearsal
 afterEach(() => rehearsal?.stop())
 
 /** Runs the cutover up to `point`, where it stops itself, does `fault` to it, and waits for its end. */
-async function cutoverWith(point: string, fault: (pid: number) => Promise<void>): Promise<string> {
-  const running = rehearsal.run('cutover', CUTOVER, { env: { MOLT_ACTIONS_STOP_AT: point } })
+async function cutoverWith(point: string, fault: (pid: number) => Promise<void>, how = 'counts'): Promise<string> {
+  const inputs = { ...CUTOVER, 'final-verify': how }
+  const running = rehearsal.run('cutover', inputs, { env: { MOLT_ACTIONS_STOP_AT: point } })
   const pid = await stoppedChild(running)
   await fault(pid)
   const result = await running
@@ -77,22 +78,23 @@ async function phase(): Promise<unknown> {
 }
 
 test.each([
-  ['killed', kill],
-  ['the target is cut', cutTarget],
+  ['killed', 'counts', kill],
+  ['killed', 'changed', kill],
+  ['the target is cut', 'counts', cutTarget],
 ] as const)(
-  'before the decision, %s: the application writes again within the lease',
+  'before the decision, %s (%s): the application writes again within the lease',
   { timeout: 900_000 },
-  async (_, fault) => {
+  async (_, how, fault) => {
     rehearsal = await startRehearsal()
     await rehearsal.bringToCaughtUp()
     for (const point of BEFORE) {
-      const log = await cutoverWith(point, fault)
+      const log = await cutoverWith(point, fault, how)
       expect(await writableWithin(LEASE_MS + 1_500), `${point}\n${log}`).toBe(true)
       if (fault === cutTarget) await rehearsal.pair.target.start()
       expect(['caught-up', 'committing'], point).toContain(await phase())
     }
     // And nothing of all that stands in the way of a cutover that is let through.
-    const result = await rehearsal.run('cutover', CUTOVER)
+    const result = await rehearsal.run('cutover', { ...CUTOVER, 'final-verify': how })
     requireSuccess('cutover', result)
     expect(await phase()).toBe('switched')
     expect(await writableWithin(500)).toBe(false)

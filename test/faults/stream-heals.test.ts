@@ -65,6 +65,20 @@ describe('a stream survives what heals', { timeout: 150_000 }, () => {
     await nothingLost(scenery)
   })
 
+  it('a planned restart of the source does not wait for the replicator, which resumes afterwards', async () => {
+    const scenery = await streaming({ stuckAfter: 60_000 })
+    const { stream } = scenery
+    const { pid } = stream
+    const began = performance.now()
+    await bench.servers.source.shutdown('fast')
+    // After 10 s the test server shuts down at once.
+    expect(performance.now() - began).toBeLessThan(9_000)
+    await sleep(500)
+    await bench.servers.source.start()
+    await during(stream, () => stream.status.lagMs < 500 && stream.pid !== pid, 60_000)
+    await nothingLost(scenery)
+  })
+
   it(`the target away for ${AWAY / 1000} s: no lag is claimed meanwhile, and nothing is lost`, async () => {
     const scenery = await streaming({ stuckAfter: 60_000 })
     const { stream } = scenery

@@ -116,6 +116,16 @@ describe('a stream that cannot go on is red and says why', () => {
     expect(narrow.said).not.toMatch(/100000/)
   })
 
+  it('a deferred trigger on the target that rolls back, by its name', async () => {
+    const { stream, source, target } = await streaming()
+    await target.query(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not balanced'; END $$;
+      CREATE CONSTRAINT TRIGGER balance AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()`)
+    await source.query('INSERT INTO notes VALUES (-1, 1)')
+    const { said, code } = await red(stream, SOON)
+    expect(code).toBe('stream.stuck.trigger')
+    expect(said).toContain('notes.balance')
+  })
+
   it('the publication dropped, and created again', async () => {
     const { stream, source } = await streaming()
     const { publication } = scene.plan

@@ -8,6 +8,7 @@ const change = (key: number, at: number, table = 'items'): ChangedKey => ({
   schema: 'public',
   table,
   key: [String(key)],
+  columns: ['id'],
   present: true,
   xid: at,
   at: BigInt(at),

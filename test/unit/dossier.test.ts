@@ -41,7 +41,7 @@ const night: DossierStep[] = [
     decision: 'commit',
     phase: 'committed',
     pauseMs: 1281,
-    estimate: 1500,
+    estimate: { totalMs: 1500, parts: { verify: 900 } },
     unwatchedMs: 12,
     parts: { drain: 281, verify: 1000 },
     before: { lagMs: 60 },
@@ -94,7 +94,7 @@ describe('the dossier', () => {
     ['both durations of the pause', /1,281 ms<\/dd>[\s\S]*<dd>13 min<\/dd>/],
     [
       'the pause by part',
-      /<span>verify<\/span><span class="track"><i style="width:100\.0%"><\/i><\/span><b>1,000 ms<\/b>/,
+      /<span>verify \(expected 900 ms\)<\/span><span class="track"><i style="width:100\.0%"><\/i><\/span><b>1,000 ms<\/b>/,
     ],
     [
       'the load by table',
@@ -176,6 +176,8 @@ const account: Account = {
   tables: [],
   engine: 'molt 1.4.1',
   observed: 'healthy',
+  estimatedPauseMs: 1_100,
+  estimatedParts: { drain: 200, verify: 900 },
   target: 'CockroachDB CCL v25.2.0 (molt-actions like-server)',
   summary: '',
   remaining: [],

@@ -53,6 +53,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'connect.no-free-slot': ['src.connections'],
   'connect.no-tls': 'tried by prepare',
   'connect.not-allowed': 'tried by prepare',
+  'connect.not-ready': 'failure',
   'connect.option-refused': 'tried by prepare',
   'connect.pooler': 'tried by prepare',
   'connect.url-unusable': 'tried by prepare',

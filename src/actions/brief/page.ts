@@ -2,7 +2,7 @@ import type { readTarget } from '../../destination/server.ts'
 import { LIKE_SERVER } from '../../destination/server.ts'
 import { DECIDED, type Entry, type Evidence } from '../../ledger/ledger.ts'
 import type { ProofState } from '../../ledger/proof.ts'
-import type { FinalVerify, ReportLevel } from '../../model/plan.ts'
+import type { FinalVerify, Plan, ReportLevel } from '../../model/plan.ts'
 import { proofText } from '../../phases/rolling/text.ts'
 import { markdownCode, markdownText } from '../../report/markdown.ts'
 import { folded } from '../../report/summary.ts'
@@ -188,7 +188,7 @@ function pauseLines({ plan }: Entry, { rehearsal, verify }: Facts): Line[] {
   return [
     ['Estimate', pause],
     ['Longest', `${seconds(maxPause)} (\`max-pause\`); then the fence is lifted, and nothing is decided`],
-    ['Compared meanwhile', FINAL[plan.finalVerify ?? 'auto']],
+    ['Compared meanwhile', finalText(plan)],
     ['A rollback later would lose', 'every write on the target since the commit: nothing carries them back'],
   ]
 }
@@ -217,6 +217,16 @@ const FINAL: Record<FinalVerify, string> = {
   counts: 'only numbers of rows',
   tables: 'only definitions',
 }
+
+/** Without a login of its own no leg of the stream can be shut out, so `auto` compares every row in the pause. */
+function finalText({ finalVerify = 'auto', waivers = [] }: Plan): string {
+  const withoutLogin = waivers.some((each) => each.startsWith(`${LOGIN_CHECK}=`))
+  return withoutLogin && finalVerify === 'auto'
+    ? `${FINAL.full}, however long that takes: \`${LOGIN_CHECK}\` was waived, so no row is proved before`
+    : FINAL[finalVerify]
+}
+
+const LOGIN_CHECK = 'right.target-logins'
 
 const LEVELS: Record<ReportLevel, string> = {
   full: 'compared twice',

@@ -5,14 +5,16 @@ import { convert } from '../../conversion/convert.ts'
 import { type Decisions, readDecisions, unknownNames } from '../../conversion/decisions.ts'
 import { filesOf, reportOf } from '../../conversion/report.ts'
 import type { Version } from '../../conversion/rules.ts'
+import type { Conversion } from '../../conversion/work.ts'
 import type { Catalog } from '../../model/catalog.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import { withDatabase } from '../../runtime/database.ts'
+import { type Database, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf } from '../../runtime/errors.ts'
 import { didYouMean } from '../../runtime/inputs.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
 import { readCatalog } from '../../sql/catalog.ts'
 import { requireTls } from '../shared.ts'
+import { applyConversion } from './apply.ts'
 import { spec } from './spec.ts'
 
 type Convert = Context<typeof spec>
@@ -22,6 +24,8 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     requireTls(inputs)
+    if (inputs.apply && !inputs.target)
+      throw new InputError('input.conflict', 'input `apply` needs `target`: the CockroachDB to create the tables on')
     const decisions = decisionsOf(inputs.decisions)
     const started = Date.now()
     const catalog = await withDatabase(inputs.source, 'source', (db) => readCatalog(db, inputs.schema), context.signal)
@@ -43,7 +47,19 @@ export const action: Action<typeof spec> = {
     context.output('manual', counts.manual)
     context.output('lossy', counts.lossy)
     context.summary(files.get('report.md') as string)
+    if (inputs.apply && inputs.target) await apply(context, inputs.target, conversion)
   },
+}
+
+async function apply(context: Convert, url: string, conversion: Conversion): Promise<void> {
+  const { migration } = context.inputs
+  const work = (db: Database) => applyConversion(db, migration, conversion)
+  const { ran, before, deferred } = await withDatabase(url, 'target', work, context.signal)
+  const counts = `${plural(ran, 'statement')} ran on the target${before ? `, ${before} had run before` : ''}; ${plural(deferred, 'index or constraint', 'indexes and constraints')} in the ledger`
+  info(counts)
+  context.output('created', ran)
+  context.output('deferred', deferred)
+  context.summary(`Applied to migration \`${migration}\`: ${counts}. Run \`prepare\` next.`)
 }
 
 function versionOf(text: string): Version {

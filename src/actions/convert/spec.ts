@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional, required } from '../../runtime/spec.ts'
 import { boolean, connectionUrl, pattern, text } from '../../runtime/types.ts'
-import { config } from '../shared.ts'
+import { config, migration } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'convert',
@@ -21,15 +21,20 @@ export const spec = defineAction({
       text,
       'YAML file with what you decide otherwise, such as `convert.yml` (docs/convert.schema.json).',
     ),
-    'allow-insecure': defaulted(
+    apply: defaulted(
       boolean,
       'false',
-      'Allows a `source` URL that does not insist on TLS (`sslmode` other than `require`, `verify-ca`, `verify-full`).',
+      'Creates what `1-tables.sql` holds on an empty `target`, and records indexes and constraints in the ledger: `cutover` builds UNIQUE, CHECK and foreign keys, `finalize` the rest.',
     ),
+    target: optional(connectionUrl, 'With `apply`: CockroachDB to create the tables on.'),
+    migration: migration.migration,
+    'allow-insecure': migration['allow-insecure'],
     ...config,
   },
   outputs: {
     out: 'Folder with `1-tables.sql`, `2-indexes.sql`, `3-constraints.sql`, `4-manual.sql`, `report.md` and `report.json`.',
+    created: 'With `apply`: how many statements ran now.',
+    deferred: 'With `apply`: how many indexes and constraints the ledger holds.',
     changed: '`true` when a file differs from what the folder held before.',
     manual: 'How many objects are left for a person.',
     lossy: 'How many objects are converted with a loss.',

@@ -14,17 +14,19 @@ import type { Cutover } from './spec.ts'
  * Prints what a cutover would do while writes are paused, and how long each part is expected to take. Changes nothing,
  * does not ask for the slot and runs no command of yours. A lag of `max-lag` is assumed: a cutover waits until it is less.
  */
-export async function dryRun(context: Cutover, entry: Entry, target: Database): Promise<void> {
+export async function dryRun(context: Cutover, entry: Entry, source: Database, target: Database): Promise<void> {
   const { inputs } = context
   const { decision, maxPause } = inputs
   const [verified] = await readEvidence<VerifyReport>(target, entry.id, 'verify', 1)
-  const { parts, total, unknown } = await expectPause({
+  const { parts, total, unknown } = await expectPause(context, {
     entry,
+    source,
     target,
     before: { lagMs: inputs.maxLag },
     verified: known(verified?.body),
     choice: expectedChoice(context, entry, known(verified?.body)),
     smokeMs: undefined,
+    grantMs: undefined,
   })
   const operations = operationsOf(decision, inputs)
   for (const operation of operations)
@@ -45,8 +47,8 @@ function known({ level, durationMs, tables }: Partial<VerifyReport> = {}): Verif
   return { level, durationMs, tables }
 }
 
-function estimateOf({ name, estimatedAs = name }: Operation, parts: Parts): number | null {
-  return parts[estimatedAs] ?? null
+function estimateOf({ name }: Operation, parts: Parts): number | null {
+  return parts[name] ?? null
 }
 
 function estimateText(operation: Operation, parts: Parts): string {

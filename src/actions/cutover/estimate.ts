@@ -4,7 +4,7 @@ import { readTarget } from '../../destination/server.ts'
 import { grantStatements } from '../../destination/write-access.ts'
 import { type Entry, readEvidence } from '../../ledger/ledger.ts'
 import { lanesFor } from '../../phases/cutover/lanes.ts'
-import { type Parts, partsText } from '../../phases/cutover/pause.ts'
+import { type Estimate, type Parts, partsText } from '../../phases/cutover/pause.ts'
 import type { StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { VerifyReport } from '../../report/verify-report.ts'
 import type { Database } from '../../runtime/database.ts'
@@ -18,16 +18,19 @@ export type Verified = Pick<VerifyReport, 'level' | 'durationMs' | 'tables'>
 
 interface Looked {
   entry: Entry
+  source: Database
   target: Database
   before: Pick<StreamStatus, 'lagMs'>
   verified: Verified | undefined
   choice: Choice
   smokeMs: number | undefined
+  /** What a grant has taken on the target a moment ago; undefined where this run has given none. */
+  grantMs: number | undefined
 }
 
 /** What the pause will take, by what this run and its rehearsals have measured; `of` names the parts. */
-export async function expectPause(looked: Looked): Promise<Estimate & { of: string }> {
-  const { entry, target, before, verified, smokeMs, choice } = looked
+export async function expectPause({ inputs }: Cutover, looked: Looked): Promise<Estimate & { of: string }> {
+  const { entry, source, target, before, verified, smokeMs, choice, grantMs } = looked
   const { level } = choice
   const past = await readEvidence<{ planHash: string; finalVerify: string; parts: Parts }>(
     target,
@@ -42,18 +45,22 @@ export async function expectPause(looked: Looked): Promise<Estimate & { of: stri
       const { verify, ...others } = parts
       return finalVerify === level && verify !== undefined ? { ...others, verify } : others
     })
-  const own = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : 1_000
+  const own = verified?.level === level ? verified.durationMs : /full|molt/.test(level) ? undefined : OTHER_LEVELS
+  const pace = await readPace(source, target, grantMs)
   const verifyMs = choice.verifyMs ?? own
-  const pace = await readPace(target)
-  const rebuildMs = rebuildTime(await listDeferred(target, entry.id), verified, pace)
+  const deferred = await listDeferred(target, entry.id)
   const grants = grantStatements(entry.plan.targetSchema, entry.facts.writeAccess ?? []).length
   const estimate = estimatePause({
+    decision: inputs.decision,
     lagMs: before.lagMs,
-    verifyMs,
+    verifyMs:
+      verifyMs === undefined ? undefined : verifyMs + (level === 'changed' ? CHANGED_TRIPS * pace.latencyMs : 0),
     smokeMs,
-    rebuildMs,
+    rebuildMs: rebuildTime(deferred, verified, pace),
+    takeOffMs: takeOffTime(deferred, pace),
     latencyMs: pace.latencyMs,
-    accessMs: grants * (pace.latencyMs + pace.changeMs),
+    sourceMs: pace.sourceMs,
+    accessMs: grants * pace.changeMs,
     rehearsals,
   })
   const of = `${partsText(estimate.parts)}${rehearsals.length ? `; with the figures of ${plural(rehearsals.length, 'earlier cutover')}` : ''}`
@@ -61,10 +68,12 @@ export async function expectPause(looked: Looked): Promise<Estimate & { of: stri
 }
 
 /** @throws VerdictError when the pause would exceed `max-pause` */
-export async function requireShort(context: Cutover, looked: Looked): Promise<number> {
+export async function requireShort(context: Cutover, looked: Looked): Promise<Estimate> {
   const { inputs } = context
-  const { total, unknown, of } = await expectPause(looked)
+  const { of, ...estimate } = await expectPause(context, looked)
+  const { total, unknown } = estimate
   context.output('estimated-pause-ms', total)
+  context.output('estimated-parts', JSON.stringify(estimate.parts))
   info(`the write pause is expected to take about ${seconds(total)} (${of})`)
   if (unknown.length)
     warning(`nobody has measured the final verify; \`max-pause\` (${seconds(inputs.maxPause)}) ends it if need be`)
@@ -73,44 +82,49 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<nu
       'pause.estimate-too-long',
       `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}); allow more, or compare less in it (\`final-verify: counts\`). Nothing was paused`,
     )
-  return total
+  return estimate
 }
 
-const INDEX_AT_LEAST = 50
+/** What comparing definitions or numbers of rows takes. */
+const OTHER_LEVELS = 300
+/** What building an index takes beside its rows and its statement. */
+const INDEX_AT_LEAST = 10
 const INDEXED_ROWS_A_MS = 100
 
-/** How fast the target answers, in milliseconds: a statement, and what a schema change or grant takes beside it. */
+/** How fast both sides answer, in milliseconds: a statement, and what a schema change or grant on the target takes beside it. */
 interface Pace {
   latencyMs: number
+  sourceMs: number
   changeMs: number
 }
 
-/** A schema change and a grant are jobs on CockroachDB. */
+/** A schema change is a job on CockroachDB; milliseconds, where none was measured. */
 const CHANGE_ON_COCKROACH = 300
 
-async function readPace(target: Database): Promise<Pace> {
-  const took: number[] = []
-  let isCockroach = false
-  for (let look = 0; look < 3; look++) {
-    const began = performance.now()
-    isCockroach = (await readTarget(target)).isCockroach
-    took.push(performance.now() - began)
+async function readPace(source: Database, target: Database, grantMs: number | undefined): Promise<Pace> {
+  const fastest = async (db: Database) => {
+    const took: number[] = []
+    for (let look = 0; look < 3; look++) {
+      const began = performance.now()
+      await db.query('SELECT 1')
+      took.push(performance.now() - began)
+    }
+    return Math.round(Math.min(...took))
   }
-  return { latencyMs: Math.round(Math.min(...took)), changeMs: isCockroach ? CHANGE_ON_COCKROACH : 0 }
+  const [sourceMs, latencyMs] = [await fastest(source), await fastest(target)]
+  const changeMs = grantMs ?? ((await readTarget(target)).isCockroach ? CHANGE_ON_COCKROACH : 0)
+  return { latencyMs, sourceMs, changeMs: Math.max(0, Math.round(changeMs) - latencyMs) }
 }
 
 /** By the rows of each table, for a part without a measurement; milliseconds. Constraints of one table are one statement. */
 function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefined, pace: Pace): number {
   const rows = new Map(verified?.tables.map((table) => [table.name, table.rows]))
   const wanted = deferred.filter(({ kind }) => kind !== 'index')
-  const uniques = wanted.filter(({ kind }) => kind === 'unique')
-  const constrained = new Set(
-    wanted.filter(({ kind }) => kind !== 'unique').map((each) => `${each.schema}.${each.table}`),
-  )
-  const lanes = lanesFor(wanted)
-  const statements = Math.ceil(uniques.length / lanes) + Math.ceil(constrained.size / lanes)
-  const scans = uniques.reduce((sum, { table }) => sum + (rows.get(table) ?? 0) / INDEXED_ROWS_A_MS, 0)
   if (!wanted.length) return 0
+  const uniques = wanted.filter(({ kind }) => kind === 'unique')
+  const lanes = lanesFor(wanted)
+  const statements = Math.ceil(uniques.length / lanes) + Math.ceil(constrainedTables(wanted) / lanes)
+  const scans = uniques.reduce((sum, { table }) => sum + (rows.get(table) ?? 0) / INDEXED_ROWS_A_MS, 0)
   return (
     scans +
     wanted.length * INDEX_AT_LEAST +
@@ -119,42 +133,55 @@ function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefin
   )
 }
 
+/** Of a rehearsal, which takes off again what it has built; one statement after the other. */
+function takeOffTime(deferred: readonly Deferred[], pace: Pace): number {
+  const wanted = deferred.filter(({ kind }) => kind !== 'index')
+  return wanted.length ? wanted.length * (pace.latencyMs + pace.changeMs) + TAKE_OFF_TRIPS * pace.latencyMs : 0
+}
+
+function constrainedTables(wanted: readonly Deferred[]): number {
+  const constrained = wanted.filter(({ kind }) => kind !== 'unique')
+  return new Set(constrained.map(({ schema, table }) => `${schema}.${table}`)).size
+}
+
 /** What this run and its rehearsals have measured. Milliseconds; undefined is a part without a measurement. */
 export interface Measured {
+  decision: 'rehearse' | 'commit'
   /** The end-to-end lag of this moment. */
   lagMs: number
-  /** What the same verify took a moment ago. */
+  /** What the same verify took a moment ago, or takes by the keys that are open. */
   verifyMs: number | undefined
   smokeMs: number | undefined
-  /** What rebuilding takes by the tables' rows; 0 when nothing is to be rebuilt. */
+  /** What rebuilding takes by the tables' rows, and taking off again; 0 when nothing is to be rebuilt. */
   rebuildMs: number
-  /** What one statement on the target takes. */
+  takeOffMs: number
+  /** What one statement takes, on the target and on the source. */
   latencyMs: number
-  /** What giving write access back takes; 0 when nothing was taken. */
+  sourceMs: number
+  /** What giving write access back takes beside its round trips; 0 when nothing was taken. */
   accessMs: number
   /** Of earlier cutovers of this very plan. */
   rehearsals: readonly Parts[]
 }
 
-/** Milliseconds; `unknown` names the parts without a measurement. */
-interface Estimate {
-  parts: Parts
-  total: number
-  unknown: string[]
-}
-
-/** On two embedded servers each of these took less. */
-const FENCE = 200
-const ACKNOWLEDGE = 500
-const SEQUENCES = 200
-const STREAM_OFF = 100
-const DECISION = 300
-/** Statements on the target that wait for one another; a test counts them. */
+/** What each part takes on two servers that answer at once. */
+const FENCE = 30
+/** The replicator acknowledges every 200 ms, and nothing may move for 60 ms then. */
+const DRAIN = 180
+const SEQUENCES = 40
+const STREAM_OFF = 40
+const DECISION = 80
+const ACCESS = 15
+/** Statements on the source and on the target that wait for one another; a test counts some. */
+const FENCE_TRIPS = 8
+const DRAIN_TRIPS = 6
+const CHANGED_TRIPS = 14
 export const SEQUENCE_TRIPS = 8
 export const REBUILD_TRIPS = 5
+const TAKE_OFF_TRIPS = 3
 const DECISION_TRIPS = 12
 const STREAM_OFF_TRIPS = 6
-const ACCESS_TRIPS = 1
+const ACCESS_TRIPS = 4
 
 /**
  * What each part of the pause will take: the longest that a rehearsal of this plan has seen, and no less than what this
@@ -163,22 +190,36 @@ const ACCESS_TRIPS = 1
  */
 export function estimatePause(now: Measured): Estimate {
   const seen = (part: string) => now.rehearsals.flatMap((parts) => parts[part] ?? [])
-  const longest = (part: string, own: number) => Math.round(Math.max(own, ...seen(part)))
+  // What a rehearsal of this plan has measured is better than a figure of other databases.
+  const by = (part: string, guess: number, own = 0) =>
+    Math.round(seen(part).length ? Math.max(own, ...seen(part)) : Math.max(own, guess))
+  const { latencyMs, sourceMs, smokeMs, rebuildMs } = now
   const verify = now.verifyMs ?? (seen('verify').length ? 0 : undefined)
+  const decision = DECISION + DECISION_TRIPS * latencyMs + FENCE_TRIPS * sourceMs
   const parts: Parts = {
-    fence: longest('fence', FENCE),
-    drain: longest('drain', now.lagMs + ACKNOWLEDGE),
-    'stream off': longest('stream off', STREAM_OFF + STREAM_OFF_TRIPS * now.latencyMs),
-    ...(now.smokeMs !== undefined && { 'smoke test': longest('smoke test', now.smokeMs) }),
-    ...(verify !== undefined && { verify: longest('verify', verify) }),
-    sequences: longest('sequences', SEQUENCES + SEQUENCE_TRIPS * now.latencyMs),
-    // A figure from this plan is better than one by the number of rows.
-    'unique indexes': now.rebuildMs && seen('unique indexes').length ? longest('unique indexes', 0) : now.rebuildMs,
-    decision: DECISION + DECISION_TRIPS * now.latencyMs,
-    ...(now.accessMs && { 'write access': longest('write access', now.accessMs + ACCESS_TRIPS * now.latencyMs) }),
+    fence: by('fence', FENCE + FENCE_TRIPS * sourceMs),
+    drain: by('drain', DRAIN + now.lagMs + DRAIN_TRIPS * latencyMs, now.lagMs),
+    'stream off': by('stream off', STREAM_OFF + STREAM_OFF_TRIPS * latencyMs),
+    ...(smokeMs !== undefined && { 'smoke test': by('smoke test', smokeMs, smokeMs) }),
+    ...(verify !== undefined && { verify: by('verify', verify, verify) }),
+    sequences: by('sequences', SEQUENCES + SEQUENCE_TRIPS * latencyMs),
+    'unique indexes': rebuildMs ? by('unique indexes', rebuildMs) : 0,
+    ...(now.decision === 'rehearse' && {
+      'indexes off again': by('indexes off again', now.takeOffMs),
+      lift: by('lift', decision),
+    }),
+    ...(now.decision === 'commit' && {
+      commit: by('commit', decision),
+      'write access': by('write access', now.accessMs + ACCESS + ACCESS_TRIPS * latencyMs),
+    }),
   }
   const sum = Object.values(parts).reduce((all, ms) => all + ms, 0)
   // Sequences and unique indexes are done beside the verify.
   const total = sum - Math.min(parts.verify ?? 0, (parts.sequences ?? 0) + (parts['unique indexes'] ?? 0))
   return { parts, total, unknown: verify === undefined ? ['verify'] : [] }
+}
+
+/** The factor by which an estimate and what was measured differ, at least 1; undefined where nothing was measured. */
+export function offBy(estimate: number, actual: number): number | undefined {
+  return estimate > 0 && actual > 0 ? Math.max(estimate / actual, actual / estimate) : undefined
 }

@@ -18,9 +18,8 @@ const SMALL = 24 << 20
 /** Comparing every row takes this long for the programs, in milliseconds, and then so many rows a millisecond. */
 const FULL_AT_LEAST = 600
 const FULL_ROWS_A_MS = 115
-/** What `changed` takes at least, and keys a millisecond. */
+/** What `changed` takes at least. */
 const CHANGED_AT_LEAST = 300
-const KEYS_A_MS = 20
 
 /** Begins or continues the rolling proof, unless the write pause compares something else anyway. */
 export async function beginProof(
@@ -68,6 +67,14 @@ export function expectedChoice(
     : { level: 'full', verifyMs: verified?.level === 'changed' ? fullMs : undefined }
 }
 
+/** The error for a proof that is none, or too far behind to be brought to its end in a short pause. */
+export function notNear(proof: RollingProof | undefined): VerdictError {
+  return new VerdictError(
+    'verify.not-provable',
+    `\`final-verify: changed\` has no proof to rest on: ${proof?.reason ?? 'the source changes faster than the change log is read'}. Nothing was paused. Set \`final-verify: full\` to compare every row in the write pause instead`,
+  )
+}
+
 /**
  * Decides what the write pause compares, once everything is proved that can be.
  * @throws VerdictError when rows are lost, or when `changed` is asked for and nothing proves the rest
@@ -84,11 +91,7 @@ export async function chooseLevel(
   const full: Choice = { level: wanted === 'auto' || wanted === 'changed' ? 'full' : wanted, verifyMs: undefined }
   if (!proof) return full
   const ready = (await proof.untilProved(signal, () => stream.check())) && (await proof.untilNear(signal))
-  if (!ready && wanted === 'changed')
-    throw new VerdictError(
-      'verify.not-provable',
-      `\`final-verify: changed\` has no proof to rest on: ${proof.reason ?? 'the source changes faster than the change log is read'}. Nothing was paused. Set \`final-verify: auto\` to compare every row in the write pause instead`,
-    )
+  if (!ready && wanted === 'changed') throw notNear(proof)
   if (!ready) {
     info(
       `every row is compared in the write pause: ${proof.reason ?? 'the source changes faster than the change log is read'}`,
@@ -107,5 +110,5 @@ export async function chooseLevel(
   info(`${plural(rows, 'row')} of ${plural(proved.size, 'table')} proved, ${plural(proof.open, 'key')} open, 0 lost`)
   for (const [name, reason] of others) info(`${name} is compared in full: ${reason}`)
   const restMs = rest.length ? FULL_AT_LEAST + restRows / FULL_ROWS_A_MS : 0
-  return { level: 'changed', verifyMs: CHANGED_AT_LEAST + proof.open / KEYS_A_MS + restMs }
+  return { level: 'changed', verifyMs: CHANGED_AT_LEAST + proof.restMs + restMs }
 }

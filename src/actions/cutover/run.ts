@@ -25,10 +25,10 @@ import { DONE, lookFirst, settle } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { firstVerify } from './compare.ts'
 import { dryRun } from './dry-run.ts'
-import { requireShort } from './estimate.ts'
+import { offBy, requireShort } from './estimate.ts'
 import { fenced, type Outcome } from './fenced.ts'
 import { requirePast } from './retention.ts'
-import { beginProof, chooseLevel } from './rolling.ts'
+import { beginProof, chooseLevel, notNear } from './rolling.ts'
 import type { Section } from './section.ts'
 import { type Cutover, spec } from './spec.ts'
 import { BY_HAND, openTarget, switchOver } from './switch.ts'
@@ -40,7 +40,7 @@ export const action: Action<typeof spec> = {
     requireSwitch(inputs)
     const first = await withBoth(context, (source, target) => lookFirst(context, source, target))
     if (isOver(context, first)) return
-    if (inputs.dryRun) return withDatabase(inputs.target, 'target', (target) => dryRun(context, first, target))
+    if (inputs.dryRun) return withBoth(context, (source, target) => dryRun(context, first, source, target))
     await holding(context, first, async (signal) => {
       const entry = await withBoth({ inputs, signal }, (source, target) => settle(context, source, target))
       if (isOver(context, entry)) return
@@ -126,8 +126,9 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
     verify,
     pauseMs: clock.total,
     parts: clock.parts,
+    estimate: { totalMs: estimate.total, parts: estimate.parts },
+    offBy: offBy(estimate.total, clock.total),
     unwatchedMs: unwatchedMs(clock.parts),
-    estimate,
     samples,
     phase,
   }
@@ -211,9 +212,15 @@ async function pauseWrites(
       `the fence refuses writes to ${refused.join(', ')} although it is not armed`,
     )
   await requirePast(context, { entry, target, verified })
-  const estimate = await requireShort(context, { entry, target, before, verified, choice, smokeMs })
-  await requireMoving(context, { stream, source, target, signal })
-  await awaitOldWriters(source, fence, inputs.holdersTimeout, signal)
+  const grantMs = stream.options.login?.grantMs
+  const estimate = await requireShort(context, { entry, source, target, before, verified, choice, smokeMs, grantMs })
+  for (let round = 1; ; round++) {
+    await requireMoving(context, { stream, source, target, signal })
+    if (rolling && !(await proof?.untilNear(signal))) throw notNear(proof)
+    const waitedMs = await awaitOldWriters(source, fence, inputs.holdersTimeout, signal)
+    if (waitedMs < LARGE_AFTER || round >= LARGE_ROUNDS) break
+    info(`a transaction ended after ${seconds(waitedMs)}; waiting until what it wrote is streamed`)
+  }
   // From here on no marker but the drain's own may be written.
   const session = await proof?.halt()
   checkpoint('before arming')
@@ -228,6 +235,11 @@ async function pauseWrites(
     await renewer.end().catch(() => {})
   }
 }
+
+/** A transaction that is open for this long, in milliseconds, may have written much; in the pause it would be waited for. */
+const LARGE_AFTER = 500
+/** Then the stream and the log are looked at again, so many times in all. */
+const LARGE_ROUNDS = 4
 
 /** The verify has taken its time: a stream that has got stuck since must not pause anybody. */
 async function requireMoving(

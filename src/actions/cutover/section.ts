@@ -2,6 +2,7 @@ import type { Entry } from '../../ledger/ledger.ts'
 import type { ReportLevel as Level } from '../../model/plan.ts'
 import type { HeldFence } from '../../phases/cutover/held-fence.ts'
 import type { Lanes } from '../../phases/cutover/lanes.ts'
+import type { Estimate } from '../../phases/cutover/pause.ts'
 import type { ProofSession } from '../../phases/rolling/session.ts'
 import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { Database } from '../../runtime/database.ts'
@@ -24,5 +25,5 @@ export interface Section {
   held: HeldFence
   /** For what is done beside the final verify. */
   lanes: Lanes
-  estimate: number
+  estimate: Estimate
 }

@@ -78,6 +78,7 @@ export const spec = defineAction({
     changes: 'Rows applied to the target by the stream.',
     tables: 'JSON array of the final verify: per table `name`, `rows`, `missing`, `mismatch`, `extraneous`.',
     'estimated-pause-ms': 'What the write pause was expected to be, in milliseconds, before it began.',
+    'estimated-parts': 'JSON: the same by part, under the names of `pause-parts`.',
     operations:
       'With `dry-run`: JSON array of the parts of the pause, in order: `name`, `inputs`, `does`, `proves`, `estimateMs` (null where nothing is known).',
     phase: "The migration's phase afterwards.",

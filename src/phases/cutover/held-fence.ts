@@ -87,6 +87,7 @@ export async function planFence(db: Database, plan: Plan): Promise<Fence> {
  * Waits for transactions that hold a write lock now, before any write is refused: what does not end here would not end
  * in the pause either.
  * @param deadline milliseconds
+ * @returns milliseconds that it took
  * @throws VerdictError `fence.writers-remain`
  */
 export async function awaitOldWriters(
@@ -94,8 +95,10 @@ export async function awaitOldWriters(
   fence: Fence,
   deadline: number,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<number> {
+  const began = performance.now()
   await awaitHolders(db, fence, deadline, signal)
+  return performance.now() - began
 }
 
 /**

@@ -6,7 +6,7 @@
 type Decision = 'rehearse' | 'commit'
 
 export interface Operation {
-  /** Name of the part in `pause-parts`. */
+  /** Name of the part in `pause-parts` and `estimated-parts`. */
   name: string
   /** Does it for this decision only; for both where there is none. */
   decision?: Decision
@@ -16,8 +16,6 @@ export interface Operation {
   inputs: readonly string[]
   does: string
   proves: string
-  /** Part of the estimate that holds it, where that has another name. */
-  estimatedAs?: string
 }
 
 const OPERATIONS: readonly Operation[] = [
@@ -78,7 +76,6 @@ const OPERATIONS: readonly Operation[] = [
     inputs: [],
     does: 'Lifts the fence.',
     proves: 'The fence held until then, and both schemas are unchanged.',
-    estimatedAs: 'decision',
   },
   {
     name: 'commit',
@@ -86,7 +83,6 @@ const OPERATIONS: readonly Operation[] = [
     inputs: ['holders-timeout'],
     does: 'Makes the fence permanent on the source, and notes the commit in the ledger.',
     proves: 'The fence held until then, no write passed it, and both schemas are unchanged.',
-    estimatedAs: 'decision',
   },
   {
     name: 'write access',

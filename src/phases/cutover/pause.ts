@@ -5,6 +5,14 @@ import type { HeldFence } from './held-fence.ts'
 /** Milliseconds by part of the write pause. */
 export type Parts = Record<string, number>
 
+/** What a pause is expected to be, under the same names; `unknown` names the parts without a measurement. */
+export interface Estimate {
+  parts: Parts
+  /** Less than the sum of the parts, where some overlap. */
+  total: number
+  unknown: string[]
+}
+
 /**
  * The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. Parts
  * can overlap, so that the pause can be shorter than their sum.

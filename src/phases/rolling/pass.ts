@@ -7,7 +7,7 @@ import { nextBound, oddOf, type Piece, type Row, readPiece, readSums, type Sums,
 import { type Endpoints, openSessions, type Sessions } from './sessions.ts'
 import type { ProvableTable } from './tables.ts'
 
-/** Rows of one chunk, and how many rows of parts that differ are fetched at a time. */
+/** Rows of one chunk, where no other number is given, and how many rows of parts that differ are fetched at a time. */
 const CHUNK = 10_000
 const FETCHED = 100_000
 /** Of a table whose keys have no common order: hexadecimal digits of the keys' hashes, so that a part has few rows. */
@@ -43,13 +43,13 @@ export class TablePass {
   }
 
   /** The next chunk that nobody has taken. */
-  take(sessions: Sessions): Promise<{ chunk: number; piece: Piece } | undefined> {
-    const taken = this.#bounding.then(() => this.#take(sessions))
+  take(sessions: Sessions, size = CHUNK): Promise<{ chunk: number; piece: Piece } | undefined> {
+    const taken = this.#bounding.then(() => this.#take(sessions, size))
     this.#bounding = taken.catch(() => {})
     return taken
   }
 
-  async #take({ source }: Sessions): Promise<{ chunk: number; piece: Piece } | undefined> {
+  async #take({ source }: Sessions, size: number): Promise<{ chunk: number; piece: Piece } | undefined> {
     if (this.exhausted) return undefined
     const { table } = this
     const chunk = this.#next++
@@ -58,7 +58,7 @@ export class TablePass {
       return { chunk, piece: { digits: 0 } }
     }
     const after = this.#from
-    const upTo = await nextBound(source, table, after, CHUNK)
+    const upTo = await nextBound(source, table, after, size)
     this.#from = upTo
     if (!upTo) this.#last = chunk
     this.#bounds.set(chunk, upTo)
@@ -99,6 +99,8 @@ export class TablePass {
 export interface PassOptions extends Endpoints {
   /** Chunks that are compared at a time. */
   concurrency: number
+  /** Rows of one chunk. Default: 10,000. */
+  chunk?: number
   /** Rows per second; as fast as the databases are when it is not given. */
   rate?: number
   dirty: DirtyKeys
@@ -129,7 +131,7 @@ export async function comparePieces(given: PassOptions): Promise<void> {
         options.signal.throwIfAborted()
         await options.yield()
         sessions ??= await openSessions(options)
-        const taken = await pass.take(sessions)
+        const taken = await pass.take(sessions, options.chunk)
         if (!taken) continue
         const rows = await compareChunk(sessions, pass, taken, options)
         pass.compared(taken.chunk, rows)

@@ -15,6 +15,10 @@ const MOST_VAIN = 30
 /** WAL that the log may have before it when writes are paused, in bytes, and keys that may be open. */
 const NEAR = { bytes: 4 << 20, keys: 20_000 }
 
+/** Keys that are compared in a millisecond where none were, and bytes of WAL that are decoded in one. */
+const KEYS_A_MS = 20
+const DECODED_A_MS = 40_000
+
 /**
  * The proof that source and target are equal, kept while changes are streamed: every row is compared once, and each row
  * that changes is compared again. A proof that cannot be kept costs a longer write pause and nothing else, so what goes
@@ -65,6 +69,16 @@ export class RollingProof {
     if (!compared?.rows || !proofs) return undefined
     const rows = [...proofs.proved.values()].reduce((sum, each) => sum + each.rows, 0)
     return (rows / compared.rows) * compared.ms
+  }
+
+  /**
+   * Milliseconds that the rest takes in the write pause: reading the log to its end, and comparing every key that is open
+   * or may be opened again, at the speed of this stream's own rounds.
+   */
+  get restMs(): number {
+    const { behind = 0, proofs, rechecked } = this.#session ?? {}
+    const keysAMs = rechecked?.ms ? rechecked.keys / rechecked.ms : KEYS_A_MS
+    return behind / DECODED_A_MS + (proofs?.dirty.size ?? 0) / keysAMs
   }
 
   get coverage(): Coverage {

@@ -25,8 +25,8 @@ export interface Judged {
 }
 
 /**
- * Reads keys on both sides, the source first, and says which are equal. A difference alone is no loss: that takes a
- * marker before, the log read past both reads after, and no newer change.
+ * Reads keys on both sides, and says which are equal. A difference alone is no loss: that takes a marker before, the log
+ * read past both reads after, and no newer change.
  * @param keys of these tables alone
  */
 export async function compareKeys(
@@ -35,26 +35,50 @@ export async function compareKeys(
   keys: readonly OpenKey[],
   signal: AbortSignal,
 ): Promise<Judged[]> {
+  const read = ({ table, batch }: Batch) => {
+    const asked = batch.map(({ key }) => key)
+    const both = Promise.all([readKeys(source, table, asked), readKeys(target, table, asked)])
+    // The next batch is read while one is judged; what fails then is met when it is its turn.
+    both.catch(() => {})
+    return both
+  }
+  const batches = batchesOf(tables, keys)
   const judged: Judged[] = []
-  const byTable = new Map<string, OpenKey[]>()
-  for (const key of keys) byTable.set(key.table, [...(byTable.get(key.table) ?? []), key])
-  for (const [name, all] of byTable) {
-    const table = tables.get(name)
-    if (!table) continue
-    for (let at = 0; at < all.length; at += BATCH) {
-      signal.throwIfAborted()
-      const batch = all.slice(at, at + BATCH)
-      const asked = batch.map(({ key }) => key)
-      const here = await readKeys(source, table, asked)
-      const there = await readKeys(target, table, asked)
-      for (const [i, key] of batch.entries()) {
-        const [a, b] = [here.rows[i] as KeyedRow, there.rows[i] as KeyedRow]
-        const kind = !a.row ? 'extraneous' : b.row ? 'mismatch' : 'missing'
-        judged.push({ key, kind, verdict: judge(table, key, a, b, here.snapshot) })
-      }
+  let next = batches[0] && read(batches[0])
+  for (const [at, { table, batch }] of batches.entries()) {
+    signal.throwIfAborted()
+    const [here, there] = (await next) as Awaited<ReturnType<typeof read>>
+    const following = batches[at + 1]
+    next = following && read(following)
+    for (const [i, key] of batch.entries()) {
+      const [a, b] = [here.rows[i] as KeyedRow, there.rows[i] as KeyedRow]
+      const kind = !a.row ? 'extraneous' : b.row ? 'mismatch' : 'missing'
+      judged.push({ key, kind, verdict: judge(table, key, a, b, here.snapshot) })
     }
   }
   return judged
+}
+
+interface Batch {
+  table: ProvableTable
+  batch: OpenKey[]
+}
+
+function batchesOf(tables: ReadonlyMap<string, ProvableTable>, keys: readonly OpenKey[]): Batch[] {
+  const byTable = new Map<string, OpenKey[]>()
+  for (const key of keys) {
+    const known = byTable.get(key.table)
+    if (known) known.push(key)
+    else byTable.set(key.table, [key])
+  }
+  return [...byTable].flatMap(([name, all]) => {
+    const table = tables.get(name)
+    const count = table ? Math.ceil(all.length / BATCH) : 0
+    return Array.from({ length: count }, (_, n) => ({
+      table: table as ProvableTable,
+      batch: all.slice(n * BATCH, (n + 1) * BATCH),
+    }))
+  })
 }
 
 function judge(
@@ -83,6 +107,8 @@ export interface Surroundings {
   passMarker(): Promise<void>
   /** Waits until the log is read up to the source's position now. */
   readLog(): Promise<void>
+  /** Told how many keys were compared, and in how many milliseconds. */
+  onCompared(keys: number, ms: number): void
   /** Told a table that cannot be proved after all. */
   exclude(table: string, verdict: 'unreadable' | 'unknown'): void
   signal: AbortSignal
@@ -99,7 +125,9 @@ export async function recheck(
   const { dirty } = around
   const before = await around.reader()
   await around.passMarker()
+  const began = performance.now()
   const judged = await compareKeys(around.sessions, around.tables, keys, around.signal)
+  around.onCompared(judged.length, performance.now() - began)
   const spoilt = before === '' || (await around.reader()) !== before
   if (spoilt) return { lost: [], spoilt }
   for (const { key, verdict } of judged) if (verdict === 'equal') dirty.equal(key)

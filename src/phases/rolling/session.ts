@@ -15,7 +15,7 @@ import { comparePieces } from './pass.ts'
 import { compareKeys, recheck } from './round.ts'
 import { type Endpoints, openSessions, type Sessions } from './sessions.ts'
 import { BUDGET, TableProofs } from './table-proofs.ts'
-import { type Provable, readProvable } from './tables.ts'
+import { type Provable, type ProvableTable, readProvable } from './tables.ts'
 import { type Baseline, baselineHolds, type Look, lookAtSource, markBaseline, sourceLsn } from './vantage.ts'
 
 export interface ProofOptions extends Endpoints {
@@ -23,6 +23,9 @@ export interface ProofOptions extends Endpoints {
   stream: Pick<Stream, 'status'>
   /** Chunks that are compared at a time. */
   concurrency: number
+  /** Rows of one chunk, and keys that are held in memory. */
+  chunk?: number
+  budget?: number
   /** Rows per second. */
   rate?: number
   /** Milliseconds; a table that was compared longer ago than half of it is compared again. */
@@ -39,8 +42,9 @@ export interface Rest {
   unproved: Map<string, string>
 }
 
-/** Keys of one round. */
+/** Keys of one round, and those from which on its speed says something. */
 const ROUND = 20_000
+const SPEED_BY = 500
 
 /** A round that came to nothing, and is tried again. */
 class Skipped extends Error {}
@@ -54,6 +58,8 @@ export class ProofSession {
   readonly proofs: TableProofs
   /** What the passes of this session have compared, in rows, and how long that took, in milliseconds. */
   readonly compared = { rows: 0, ms: 0 }
+  /** The same of keys that were compared again, in rounds with enough of them to tell a speed. */
+  readonly rechecked = { keys: 0, ms: 0 }
   /** The source's position when every table was first proved. */
   provedAt: Lsn | undefined
   readonly #source: Database
@@ -71,6 +77,8 @@ export class ProofSession {
   #busy: Promise<unknown> = Promise.resolve()
   #fencedAt: Lsn | undefined
   readonly #passed = new Set<string>()
+  /** Whether the columns of a relation are the key of its table. */
+  readonly #identities = new WeakMap<readonly string[], boolean>()
 
   /** @throws the database's error, or UserError where the log cannot be read at all */
   static async open(options: ProofOptions): Promise<ProofSession> {
@@ -110,7 +118,12 @@ export class ProofSession {
     this.#opened = log
     this.#position = parseLsn(log.state?.position ?? '')
     this.#confirmed = parseLsn(log.state?.confirmed ?? '')
-    this.proofs = new TableProofs(provable, log.state)
+    this.proofs = new TableProofs(provable, log.state, options.budget)
+    // A server that shuts down waits for whoever reads its log.
+    source.once('end', () => {
+      this.#logEnd ??= new Error('the source has ended the session of the proof')
+      void this.#log?.close()
+    })
   }
 
   async #attach(slot: string): Promise<void> {
@@ -136,10 +149,22 @@ export class ProofSession {
     const { schema, table, at } = change
     if (schema === OUR_SCHEMA && table === HEARTBEAT) return
     if (this.#fencedAt !== undefined && at >= this.#fencedAt) this.#passed.add(table)
-    const { tables, others, dirty } = this.proofs
-    if (schema === this.#options.plan.sourceSchema && tables.has(table)) dirty.mark(change)
+    const { others } = this.proofs
+    const provable = schema === this.#options.plan.sourceSchema ? this.proofs.tables.get(table) : undefined
+    if (provable) this.#mark(change, provable)
     else if (!others.has(table))
       throw new Error(`the change log sends rows of ${schema}.${table}, which is not expected`)
+  }
+
+  /** Under another replica identity the log may name the wrong row, and leaves out a change of the key. */
+  #mark(change: ChangedKey, table: ProvableTable): void {
+    const { columns } = change
+    if (!this.#identities.has(columns)) {
+      const right = columns.length === table.key.length && table.key.every(({ name }, i) => name === columns[i])
+      this.#identities.set(columns, right)
+    }
+    if (this.#identities.get(columns)) this.proofs.dirty.mark(change)
+    else this.proofs.restart(table.name)
   }
 
   /** Bytes of WAL that the log has not read. */
@@ -213,6 +238,11 @@ export class ProofSession {
         reader: async () => (await this.#lookAtSource()).reader,
         passMarker: () => this.#passMarker(),
         readLog: () => this.#readLog(true),
+        onCompared: (count, ms) => {
+          if (count < SPEED_BY) return
+          this.rechecked.keys += count
+          this.rechecked.ms += ms
+        },
         exclude: (name, verdict) => proofs.cannotTell(name, verdict),
       },
       keys,
@@ -243,7 +273,7 @@ export class ProofSession {
     const { waiting } = this.proofs
     if (!this.#baseline && waiting.size) {
       const names = [...waiting]
-      this.#baseline = await markBaseline(this.#source, names, this.#look.lsn)
+      this.#baseline = await markBaseline(this.#source, names)
       for (const name of names) waiting.delete(name)
     }
     if (!this.#baseline) return

@@ -19,12 +19,16 @@ export class TableProofs {
   readonly passes = new Map<string, TablePass>()
   /** Tables whose first pass waits for a baseline. */
   readonly waiting = new Set<string>()
-  readonly dirty = new DirtyKeys(BUDGET, (table) => this.restart(table))
+  readonly dirty: DirtyKeys
   /** Reasons that no look at a catalog takes back. */
   readonly #sticky = new Map<string, string>()
 
-  /** @param state what an earlier run has left, with every change since in the log */
-  constructor({ tables, others }: Provable, state: ProofState | undefined) {
+  /**
+   * @param state what an earlier run has left, with every change since in the log
+   * @param budget keys that are held in memory
+   */
+  constructor({ tables, others }: Provable, state: ProofState | undefined, budget = BUDGET) {
+    this.dirty = new DirtyKeys(budget, (table) => this.restart(table))
     for (const [name, reason] of Object.entries(others)) this.others.set(name, reason)
     for (const table of tables) this.#begin(table, state?.tables[table.name])
   }

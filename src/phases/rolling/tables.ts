@@ -11,7 +11,10 @@ export interface ProvableTable extends RowShape {
   keyIndex: string[]
   /** Whether both servers sort keys alike, so that a range of keys holds the same rows on both. */
   ordered: boolean
-  /** Files of the table and of everything below it (relfilenode); TRUNCATE, a rewrite, ATTACH and DETACH change them. */
+  /**
+   * Hash of the files of the table and of everything below it (relfilenode), which TRUNCATE, a rewrite, ATTACH and DETACH
+   * change, and of its place in the publication, which any change of that changes.
+   */
   files: string
 }
 
@@ -30,6 +33,8 @@ interface Storage {
   immediate: boolean
   generated: boolean
   inherited: boolean
+  /** A key column's collation finds texts equal that differ in their bytes. */
+  loose: boolean
 }
 
 /**
@@ -85,6 +90,7 @@ function keyProblem(here: Table, there: Table, of: Storage, rooted: boolean): st
   if (!of.identity) return 'its replica identity is not DEFAULT'
   if (!of.immediate) return 'its primary key is deferrable'
   if (of.generated) return 'its primary key is generated'
+  if (of.loose) return "its key's collation is not deterministic"
   if (of.inherited) return 'other tables inherit from it'
   if (of.kind === 'p' && !rooted) return 'PostgreSQL 12 logs the partitions of a table and not the table'
   const odd = here.columns.find(({ name, type, labels }) => here.key.includes(name) && (labels || !READABLE.test(type)))
@@ -100,15 +106,20 @@ async function readStorage(source: Database, plan: Plan): Promise<Map<string, St
         WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND c.relkind IN ('r', 'p')
        UNION SELECT tree.root, i.inhrelid FROM pg_catalog.pg_inherits i JOIN tree ON tree.oid = i.inhparent)
      SELECT r.relname AS name, r.relkind AS kind,
-            md5(string_agg(concat_ws(':', c.oid, c.relfilenode), ' ' ORDER BY c.oid)) AS files,
+            md5(concat_ws(' ', string_agg(concat_ws(':', c.oid, c.relfilenode), ' ' ORDER BY c.oid),
+              (SELECT concat_ws(':', p.oid, p.xmin, m.oid, m.xmin) FROM pg_catalog.pg_publication p
+                 LEFT JOIN pg_catalog.pg_publication_rel m ON m.prpubid = p.oid AND m.prrelid = r.oid
+                WHERE p.pubname = $3))) AS files,
+            bool_or(EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
+                             WHERE a.attrelid = c.oid AND a.attnum = ANY (x.indkey) AND NOT l.collisdeterministic)) AS loose,
             bool_and(c.relreplident = 'd') AS identity, bool_and(coalesce(x.indimmediate, false)) AS immediate,
             bool_or(EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> ''
                              AND a.attnum = ANY (x.indkey))) AS generated,
             r.relkind = 'r' AND count(*) > 1 AS inherited
        FROM tree JOIN pg_catalog.pg_class r ON r.oid = tree.root JOIN pg_catalog.pg_class c ON c.oid = tree.oid
        LEFT JOIN pg_catalog.pg_index x ON x.indrelid = c.oid AND x.indisprimary
-      GROUP BY r.relname, r.relkind`,
-    [plan.sourceSchema, plan.tables],
+      GROUP BY r.oid, r.relname, r.relkind`,
+    [plan.sourceSchema, plan.tables, plan.publication],
   )
   return new Map(rows.map((row) => [row.name, row]))
 }

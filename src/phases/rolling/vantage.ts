@@ -53,14 +53,15 @@ export interface Baseline {
   beat: number
 }
 
-/** Writes a heartbeat whose transaction is known. @param lsn a position from before it */
-export async function markBaseline(source: Database, tables: Iterable<string>, lsn: Lsn): Promise<Baseline> {
+/** Writes a heartbeat whose transaction is known. Its position is behind every change that was read and forgotten before. */
+export async function markBaseline(source: Database, tables: Iterable<string>): Promise<Baseline> {
   const { rows } = await source.query(
     `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = '' WHERE id = 1
-     RETURNING beat, pg_catalog.txid_current()::text AS xid`,
+     RETURNING beat, pg_catalog.txid_current()::text AS xid, pg_catalog.pg_current_wal_insert_lsn()::text AS lsn`,
   )
-  if (!rows[0]) throw new VerdictError('heartbeat.missing', 'the heartbeat on the source is gone')
-  return { tables: [...tables], lsn, xid: BigInt(rows[0].xid), beat: Number(rows[0].beat) }
+  const [row] = rows
+  if (!row) throw new VerdictError('heartbeat.missing', 'the heartbeat on the source is gone')
+  return { tables: [...tables], lsn: parseLsn(row.lsn), xid: BigInt(row.xid), beat: Number(row.beat) }
 }
 
 /**

@@ -88,7 +88,7 @@ function stepsOf(stream: Stream, began: number, deadline: number): Until {
       stream.check()
       const { status } = stream
       const unproved = (why: string) =>
-        `the drain is not proved: ${stream.stuck(`the replicator ${why} before ${step}`).message}`
+        `the drain is not proved: the replicator ${why} while this waited for ${step}. Nothing was decided. Run \`cutover\` again.${lastError(stream)}`
       // Nothing that comes after could prove this drain any more, and writes are paused meanwhile.
       if (status.restarts > restarts) throw new VerdictError('drain.not-proved', unproved('was restarted'))
       if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
@@ -157,6 +157,12 @@ async function prove(
   }
   if (evidence.changesAfter === null) warning(MUTE)
   return evidence
+}
+
+/** What the replicator said with its last error. */
+function lastError({ diagnoses }: Stream): string {
+  const said = [...diagnoses.keys()].at(-1)
+  return said ? ` The replicator's last error: ${said.slice(0, 400)}` : ''
 }
 
 const MUTE =

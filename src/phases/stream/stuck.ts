@@ -1,7 +1,7 @@
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { type ToolError, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
-import { plural } from '../../runtime/progress.ts'
+import { plural, someOf } from '../../runtime/progress.ts'
 import { readerText, type SlotFacts } from '../../source/slot.ts'
 import { type Diagnosis, translate } from '../../tools/diagnoses.ts'
 import type { Replicator } from '../../tools/replicator.ts'
@@ -19,6 +19,8 @@ export interface StuckFacts {
   /** Who holds the lock on the target for which the stream waits. */
   blocked: string | null
   slot: SlotFacts | undefined
+  /** Triggers of the planned tables on the target, as `table.trigger`. */
+  triggers: readonly string[]
   /** What was changed in tables, or how the two sides' tables differ. */
   schemaChanges: readonly string[]
 }
@@ -69,8 +71,9 @@ export function lastError({ lastDiagnosis, child }: Replicator): string {
 
 /** What the databases know about it that the replicator does not say; completes the diagnosis. */
 function diagnosisDetail({ kind }: Diagnosis, facts: StuckFacts): string {
-  const { said, slot, schemaChanges } = facts
+  const { said, slot, schemaChanges, triggers } = facts
   if (kind === 'connection') return sideText(said, facts)
+  if (kind === 'trigger') return triggers.length ? ` (triggers there: ${someOf(triggers, 5)})` : ''
   if (kind === 'slot-busy') return slot?.reader ? `: ${readerText(slot.reader)}` : ''
   if (kind !== 'column' && kind !== 'identity' && kind !== 'missing-table') return ''
   return schemaChanges.length ? ` (${schemaChanges.slice(0, 3).join('; ')})` : ''

@@ -16,6 +16,7 @@ import { Observations } from './observations.ts'
 import { ReplicatorRuns } from './replicator-runs.ts'
 import { type Sample, Samples } from './samples.ts'
 import { SlotGuard } from './slot-guard.ts'
+import { SourceAway } from './source-away.ts'
 import { deathError, lastError, type StuckFacts, stuckError } from './stuck.ts'
 import { applying, Watch, type WatchLimits, walObservations } from './watch.ts'
 
@@ -88,6 +89,7 @@ export class Stream {
   readonly #observations = new Observations()
   readonly #samples = new Samples()
   readonly #loops = new Loops((error) => this.#noteLost(error))
+  readonly #away = new SourceAway(() => this.#replicator.stop())
   #over = false
   /** When a session last worked on a transaction, which moves no counter before its end. */
   #busyAt = Number.NEGATIVE_INFINITY
@@ -114,7 +116,7 @@ export class Stream {
     await this.#replicator.launch()
     const [replicator, heartbeats, loops] = [this.#replicator, this.#heartbeats, this.#loops]
     loops.run(() => this.#keepAlive())
-    loops.every(TIMING.heartbeat, () => heartbeats.write(replicator.retries))
+    loops.every(TIMING.heartbeat, () => this.#away.seenBy(() => heartbeats.write(replicator.retries)))
     loops.every(TIMING.lagLook, () => this.#look())
     loops.every(SAMPLE_EVERY, async () => {
       const { lagMs, walBytes, changes } = this.status
@@ -123,11 +125,11 @@ export class Stream {
     loops.every(
       TIMING.slotLook,
       () => replicator.measure(),
-      () => this.#readSlot(),
+      () => this.#away.seenBy(() => this.#readSlot()),
     )
     loops.every(
       TIMING.watchLook,
-      () => this.#watchSource(),
+      () => this.#away.seenBy(() => this.#watchSource()),
       () => this.#watchTarget(),
     )
   }
@@ -237,21 +239,8 @@ export class Stream {
       throw this.stuck(`no heartbeat could be written to the source for ${seconds(unwrittenMs)}`)
     if (!oldest) return
     const age = performance.now() - oldest.at
-    if (age >= stuckAfter && !this.#isBehind(oldest.retries))
+    if (age >= stuckAfter && !isBehind(this.#replicator, { ...oldest, busyAt: this.#busyAt, stuckAfter }))
       throw this.stuck(`no heartbeat has reached the target for ${seconds(age)}`)
-  }
-
-  /**
-   * A stream that still applies changes is behind, not stuck; one that retries may apply the same ones for ever.
-   * @param retriesBefore retries when the oldest heartbeat was written that has not arrived
-   */
-  #isBehind(retriesBefore: number): boolean {
-    const { circlingMs, retries, movedAt } = this.#replicator
-    const circling = circlingMs !== undefined
-    if (circling && retries - retriesBefore >= CIRCLING) return false
-    // One large transaction moves no counter until its end.
-    const lastMove = circling ? movedAt : Math.max(movedAt, this.#busyAt)
-    return performance.now() - lastMove < this.options.stuckAfter
   }
 
   /** The error for a stream that does not move: what was seen, why it is so, and what it last said. */
@@ -272,6 +261,7 @@ export class Stream {
       diagnosis,
       retries,
       blocked: this.#blocked,
+      triggers: this.#watch.triggers,
       slot: this.slot,
       schemaChanges: schemaChanges.length ? schemaChanges : this.#watch.differences,
     }
@@ -284,13 +274,14 @@ export class Stream {
       const replicator = this.#replicator.current as Replicator
       const [seen, position] = [this.#heartbeats.seen, this.slot?.confirmedFlushLsn]
       await replicator.child.exited
+      const away = await this.#away.untilBack(this.#loops)
       if (this.#loops.stopped) return
       // Not its counters: the last transaction is applied again by each new one.
       const useful = this.#heartbeats.seen > seen || this.slot?.confirmedFlushLsn !== position
-      vain = useful ? 0 : vain + 1
+      vain = useful || away ? 0 : vain + 1
       // A database that is away for now is waited for, as long as the source's heartbeat allows.
-      const away = lostConnection(replicator) && this.#heartbeats.sinceWrittenMs < this.options.stuckAfter
-      if (notStarted(replicator) || (vain >= MAX_VAIN_LIVES && !away)) throw deathError(replicator, this.#facts())
+      const mayReturn = lostConnection(replicator) && this.#heartbeats.sinceWrittenMs < this.options.stuckAfter
+      if (notStarted(replicator) || (vain >= MAX_VAIN_LIVES && !mayReturn)) throw deathError(replicator, this.#facts())
       this.#replicator.bury()
       await this.#loops.pause(Math.min(TIMING.restartMost, TIMING.restart * vain))
       if (!this.#loops.stopped) await this.#replicator.launch()
@@ -323,7 +314,8 @@ export class Stream {
 
   async #watchTarget(): Promise<void> {
     const { isCockroach = false } = this.options
-    this.#observations.tell(await this.#side.target.use((db) => this.#watch.lookAtTarget(db, isCockroach)))
+    const triggers = this.#replicator.diagnosis?.kind === 'trigger'
+    this.#observations.tell(await this.#side.target.use((db) => this.#watch.lookAtTarget(db, isCockroach, triggers)))
     const { oldest } = this.#heartbeats
     if (isCockroach || !oldest || performance.now() - oldest.at < TIMING.watchLook) return
     const { busy, blocked } = await this.#side.target.use(applying)
@@ -350,6 +342,22 @@ function replicatorRequest(options: StreamOptions): Omit<ReplicatorRequest, 'met
     logFile: options.logFile,
     extraArgs: options.extraArgs,
   }
+}
+
+/**
+ * Whether a stream still applies changes, and so is behind and not stuck; one that retries may apply the same ones for
+ * ever.
+ * @param oldest the oldest heartbeat that has not arrived, with the replicator's retries when it was written
+ */
+function isBehind(
+  { circlingMs, retries, movedAt }: ReplicatorRuns,
+  oldest: { retries: number; busyAt: number; stuckAfter: number },
+): boolean {
+  const circling = circlingMs !== undefined
+  if (circling && retries - oldest.retries >= CIRCLING) return false
+  // One large transaction moves no counter until its end.
+  const lastMove = circling ? movedAt : Math.max(movedAt, oldest.busyAt)
+  return performance.now() - lastMove < oldest.stuckAfter
 }
 
 function lostConnection(replicator: Replicator): boolean {

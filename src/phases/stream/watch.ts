@@ -19,7 +19,9 @@ import {
 import { HEARTBEAT, OUR_SCHEMA } from '../../source/heartbeat.ts'
 import type { PublicationMark } from '../../source/publication.ts'
 import type { SlotFacts } from '../../source/slot.ts'
+import { readSchema } from '../../sql/schema.ts'
 import { readTables } from '../../sql/tables.ts'
+import { withTriggers } from '../../sql/triggers.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 
 /** What was changed in tables of one side between two looks, column by column. */
@@ -59,12 +61,23 @@ export function tableChanges(before: readonly Table[], after: readonly Table[], 
   })
 }
 
+/** Triggers of these tables on the target, as `table.trigger`. */
+async function triggersOf(db: Database, { targetSchema, tables }: Plan): Promise<string[]> {
+  const { actions = [] } = await withTriggers(db, await readSchema(db, 'target', targetSchema), tables)
+  return actions.flatMap(({ kind, table, name }) =>
+    kind === 'trigger' && tables.includes(table) ? `${table}.${name}` : [],
+  )
+}
+
 /** Sessions that write to the target and are not the stream's, on PostgreSQL; each as text for a person. */
 async function writersOnPostgres(db: Database): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT pid, application_name AS application, usename AS user FROM pg_catalog.pg_stat_activity
-      WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()
-        AND application_name NOT IN ('molt-actions', $1, 'replicator')`,
+      WHERE datname = current_database() AND pid <> pg_catalog.pg_backend_pid()
+        AND application_name NOT IN ('molt-actions', $1, 'replicator')
+        -- A lock on rows alone takes RowShareLock, and a transaction id as a write does.
+        AND EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid = pg_stat_activity.pid AND l.granted
+                       AND l.locktype = 'relation' AND l.mode = 'RowExclusiveLock')`,
     [STREAM_APPLICATION],
   )
   return rows.map(({ application, user }) => `${application || 'an application without a name'} (user ${user})`)
@@ -157,6 +170,8 @@ export class Watch {
   #told = new Set<string>()
   #looks = 0
   #writersKnown = true
+  /** Triggers of the planned tables on the target, as `table.trigger`; once they were asked for. */
+  triggers: readonly string[] = []
   /** How the two sides' tables differ now, for the error of a stream that is stuck. */
   differences: string[] = []
 
@@ -207,7 +222,9 @@ export class Watch {
     return this.#news(found)
   }
 
-  async lookAtTarget(db: Database, isCockroach: boolean): Promise<Observation[]> {
+  /** @param named whether the names of triggers are asked for */
+  async lookAtTarget(db: Database, isCockroach: boolean, named = false): Promise<Observation[]> {
+    if (named) this.triggers = await triggersOf(db, this.#plan)
     if (this.#looks++ % 5) return this.#news(await this.#writers(db, isCockroach))
     const tables = await this.#planned(db, this.#plan.targetSchema)
     const offline = isCockroach ? await this.#offline(db, tables) : []

@@ -167,7 +167,7 @@ async function compareRows(
   if (streaming) found.unsettled.push(...(await settle(source, target, account, here, { ...options, arrived })))
   for (const { kind, table, what } of verifyProblems(account, plan.tables)) {
     const verdict = kind === 'difference' ? found.tables.find(({ name }) => name === table) : undefined
-    const outcome = verdict ? outcomeOf(verdict) : 'loss'
+    const outcome = verdict ? outcomeOf(verdict) : kind === 'incomplete' || kind === 'unfinished' ? 'cut' : 'loss'
     if (outcome === 'lag') found.notes.push(`${what}: lag, nothing is lost`)
     else if (outcome !== 'loss') found.unsettled.push({ table, what: `${what}; ${INCONCLUSIVE[outcome]}` })
     else found.problems.push({ table, what })
@@ -474,8 +474,9 @@ async function settle(
 
 const INCONCLUSIVE = {
   unlike:
-    'the values are equal and were not changed meanwhile, so molt compares these types by other rules. Give the columns the same type on both sides',
+    'the values are equal by the hashes of both databases, so the rows changed meanwhile, or molt compares these types by other rules. Give the columns the same type on both sides',
   moving: 'verify again, or after the drain',
+  cut: 'molt did not finish, and nothing is known to differ there',
 }
 
 /** A stream that is behind must not hold up the verify for long. */

@@ -60,7 +60,7 @@ interface Bodies {
     decision: string
     phase: string
     pauseMs: number
-    estimate: number
+    estimate: { totalMs: number; parts: Record<string, number> }
     unwatchedMs: number
     parts: Record<string, number>
     samples: Sample[]
@@ -396,7 +396,7 @@ function pauseSection(story: Story): string {
   return [
     facts([
       ['Databases refused writes for', `${number(pauseMs)} ms`],
-      estimate === undefined ? undefined : ['Estimate', `${number(estimate)} ms`],
+      estimate === undefined ? undefined : ['Estimate', `${number(estimate.totalMs)} ms`],
       byHand === undefined ? undefined : ['Application without writes for at most', minutes(byHand)],
       typeof application?.pauseMs === 'number'
         ? ['Application saw', `${number(application.pauseMs)} ms without writes`]
@@ -404,7 +404,7 @@ function pauseSection(story: Story): string {
       unwatchedMs === undefined ? undefined : ['From the verify to the commit', `${number(unwatchedMs)} ms`],
     ]),
     '<h3>By part</h3><p>Parts can overlap, so that the pause can be shorter than their sum.</p>',
-    bars(inOrder(parts).map(([part, ms]): Bar => [part, ms, `${number(ms)} ms`])),
+    bars(inOrder(parts).map(([part, ms]): Bar => [partLabel(part, estimate?.parts), ms, `${number(ms)} ms`])),
     application ? applicationView(story, application) : '<p>No application was watched from its own side.</p>',
   ].join('')
 }
@@ -426,6 +426,10 @@ const PARTS = [
 
 function inOrder(parts: Record<string, number>): [part: string, ms: number][] {
   return Object.entries(parts).sort(([a], [b]) => PARTS.indexOf(a) - PARTS.indexOf(b))
+}
+
+function partLabel(part: string, expected: Record<string, number> | undefined): string {
+  return expected?.[part] === undefined ? part : `${part} (expected ${number(expected[part])} ms)`
 }
 
 function applicationView(story: Story, { samples = [], marks }: Partial<Bodies['application']>): string {

@@ -1,0 +1,176 @@
+/**
+ * `npm run bench:proof -- [rows] [rounds]`: how fast the rolling proof compares, beside each database's own hash scan of all rows,
+ * and how much memory a million changed keys take. Both servers, and the CockroachDB-like server, run on this machine.
+ * Writes the table in docs/how-it-works.md.
+ */
+import { pipeline } from 'node:stream/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import pg from 'pg'
+import { from, to } from 'pg-copy-streams'
+import { createShop, SHOP_TABLES } from '../rehearsal/shop/shop.ts'
+import { DirtyKeys, type OpenKey } from '../src/phases/rolling/dirty-keys.ts'
+import { comparePieces, TablePass } from '../src/phases/rolling/pass.ts'
+import { compareKeys } from '../src/phases/rolling/round.ts'
+import { readSums } from '../src/phases/rolling/rows.ts'
+import { openSessions, type Sessions } from '../src/phases/rolling/sessions.ts'
+import { BUDGET } from '../src/phases/rolling/table-proofs.ts'
+import { type ProvableTable, readProvable } from '../src/phases/rolling/tables.ts'
+import { ident } from '../src/runtime/database.ts'
+import { number } from '../src/runtime/progress.ts'
+import { type Servers, startServers } from '../test/support/servers.ts'
+import { medianOf, spreadOf, writeTable } from './table.ts'
+
+/** As in a leg of the stream. */
+const CONCURRENCY = 2
+const KEYS = 100_000
+
+async function copyShop({ source, behind }: Servers): Promise<void> {
+  const [here, there] = await Promise.all([source.url, behind.url].map(opened))
+  for (const table of SHOP_TABLES)
+    await pipeline(
+      (here as pg.Client).query(to(`COPY ${ident(table)} TO STDOUT`)),
+      (there as pg.Client).query(from(`COPY ${ident(table)} FROM STDIN`)),
+    )
+  for (const db of [here, there]) {
+    await db?.query('ANALYZE')
+    await db?.end()
+  }
+}
+
+async function opened(url: string): Promise<pg.Client> {
+  const client = new pg.Client(url)
+  await client.connect()
+  return client
+}
+
+const seconds = async (work: () => Promise<unknown>) => {
+  const began = performance.now()
+  await work()
+  return (performance.now() - began) / 1000
+}
+
+/** Each side adds up the hashes of all its rows by itself; the slower side counts. */
+async function scanAll(sessions: Sessions, tables: readonly ProvableTable[]): Promise<void> {
+  const scan = async (side: Sessions['source']) => {
+    for (const table of tables) await readSums(side, table, { digits: 0 })
+  }
+  await Promise.all([scan(sessions.source), scan(sessions.target)])
+}
+
+async function passOver(pair: Servers, tables: readonly ProvableTable[], plan: Parameters<typeof readProvable>[2]) {
+  const waiting = tables.map((table) => new TablePass(table))
+  const dirty = new DirtyKeys(BUDGET, () => {})
+  let rows = 0
+  await comparePieces({
+    sourceUrl: pair.source.url,
+    targetUrl: pair.target.url,
+    plan,
+    dirty,
+    concurrency: CONCURRENCY,
+    signal: new AbortController().signal,
+    next: () => waiting.find((pass) => !pass.exhausted),
+    yield: async () => {},
+    position: async () => 1n,
+    onUnknown: ({ name }, reason) => {
+      throw new Error(`${name}: ${reason}`)
+    },
+    isCurrent: () => true,
+    onCompared: (more) => {
+      rows += more
+    },
+  })
+  if (dirty.size) throw new Error(`${dirty.size} rows differ`)
+  return rows
+}
+
+async function changedKeys(sessions: Sessions, table: ProvableTable): Promise<OpenKey[]> {
+  const names = table.key.map(({ name }) => `${ident(name)}::text`).join(', ')
+  const { rows } = await sessions.source.db.query({
+    text: `SELECT ${names} FROM ${ident(table.name)} ORDER BY random() LIMIT ${KEYS}`,
+    rowMode: 'array',
+  })
+  return rows.map((key: string[]) => ({ table: table.name, key, at: 1n, xid: undefined, present: undefined }))
+}
+
+/** MiB of heap that a million marks of keys as long as a bigint take. */
+function memoryOfKeys(): number {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  collect()
+  const before = process.memoryUsage().heapUsed
+  const dirty = new DirtyKeys(BUDGET, () => {})
+  for (let key = 0; key < BUDGET; key++)
+    dirty.mark({
+      schema: 'public',
+      table: 'orders',
+      columns: ['id'],
+      key: [String(10_000_000 + key)],
+      present: true,
+      xid: key,
+      at: BigInt(key) + 2n ** 33n,
+    })
+  collect()
+  const used = process.memoryUsage().heapUsed - before
+  if (dirty.size !== BUDGET) throw new Error('keys are missing')
+  return used / 2 ** 20
+}
+
+const rows = Number(process.argv[2] ?? 300_000)
+const rounds = Number(process.argv[3] ?? 5)
+const memory = memoryOfKeys()
+console.log(`${number(BUDGET)} changed keys: ${memory.toFixed(0)} MiB`)
+const pair = await startServers()
+try {
+  await createShop(pair.source.url, { rows })
+  await createShop(pair.behind.url, { schemaOnly: true })
+  await copyShop(pair)
+  const plan = {
+    sourceSchema: 'public',
+    targetSchema: 'public',
+    tables: [...SHOP_TABLES],
+    slot: 'none',
+    publication: 'none',
+  }
+  const ends = { sourceUrl: pair.source.url, targetUrl: pair.target.url, plan }
+  const sessions = await openSessions({ ...ends, signal: new AbortController().signal })
+  const { tables } = await readProvable(sessions.source.db, sessions.target.db, plan)
+  const orders = tables.find(({ name }) => name === 'orders') as ProvableTable
+  const keys = await changedKeys(sessions, orders)
+  const [scans, passes, checks]: [number[], number[], number[]] = [[], [], []]
+  let compared = 0
+  for (let round = 0; round < rounds; round++) {
+    scans.push(await seconds(() => scanAll(sessions, tables)))
+    passes.push(
+      await seconds(async () => {
+        compared = await passOver(pair, tables, plan)
+      }),
+    )
+    checks.push(
+      await seconds(async () => {
+        const judged = await compareKeys(sessions, new Map([['orders', orders]]), keys, new AbortController().signal)
+        if (judged.some(({ verdict }) => verdict !== 'equal')) throw new Error('rows differ')
+      }),
+    )
+    console.log(
+      `round ${round + 1}: scan ${scans.at(-1)?.toFixed(2)} s, first pass ${passes.at(-1)?.toFixed(2)} s, re-check ${checks.at(-1)?.toFixed(2)} s`,
+    )
+  }
+  const rates = (all: number[], count: number) => all.map((each) => count / each)
+  const share = scans.map((scan, i) => (100 * scan) / (passes[i] as number))
+  const cell = (values: number[]) => `${number(medianOf(values))} (${spreadOf(values)})`
+  const table = [
+    `| figure, ${number(compared)} rows in ${tables.length} tables | median of ${rounds} (lowest to highest) | goal |`,
+    '| --- | ---: | ---: |',
+    `| both databases' own hash scan, rows/s | ${cell(rates(scans, compared))} | |`,
+    `| first pass, rows/s | ${cell(rates(passes, compared))} | |`,
+    `| first pass, % of the scan's speed | ${cell(share)} | 50 |`,
+    `| re-check, keys/s | ${cell(rates(checks, keys.length))} | 20,000 |`,
+    `| memory of ${number(BUDGET)} changed keys, MiB | ${number(memory)} | 256 |`,
+  ].join('\n')
+  console.log(table)
+  writeTable('bench/proof.ts', table)
+  await sessions.close()
+} finally {
+  await pair.stop()
+}

@@ -1,0 +1,126 @@
+import { createHash } from 'node:crypto'
+import { info } from '@actions/core'
+import type { Conversion, Statement } from '../../conversion/work.ts'
+import { type Captured, recordDeferred } from '../../destination/deferral.ts'
+import { createLedger, readEntryIfAny } from '../../ledger/ledger.ts'
+import { type Database, ident, qualified, sqlState, unhurried } from '../../runtime/database.ts'
+import { refuse, VerdictError } from '../../runtime/errors.ts'
+
+const APPLIED = 'molt_actions.applied'
+
+/** What {@link applyConversion} did. */
+export interface Applied {
+  /** Statements that ran now, and those of an earlier run. */
+  ran: number
+  before: number
+  /** Indexes and constraints that the ledger holds for the cutover and for `finalize`. */
+  deferred: number
+}
+
+/**
+ * Creates types, sequences and tables on an empty target, and leaves indexes and constraints in the ledger, as if
+ * `prepare` had taken them off. Each statement is recorded before it runs and after, so that a run which was killed is
+ * continued. Nothing is ever dropped.
+ * @throws VerdictError when the schema holds other tables, or tables of an earlier run with another definition
+ */
+export async function applyConversion(db: Database, migration: string, conversion: Conversion): Promise<Applied> {
+  await createLedger(db)
+  await requireEarly(db, migration)
+  await db.query(`CREATE TABLE IF NOT EXISTS ${APPLIED} (
+    migration TEXT NOT NULL, sha256 TEXT NOT NULL, began_at TIMESTAMPTZ NOT NULL DEFAULT now(), done_at TIMESTAMPTZ,
+    PRIMARY KEY (migration, sha256))`)
+  const { rows } = await db.query(`SELECT sha256, done_at IS NOT NULL AS done FROM ${APPLIED} WHERE migration = $1`, [
+    migration,
+  ])
+  const known = new Map(rows.map(({ sha256, done }) => [sha256 as string, done as boolean]))
+  if (!known.size) await requireEmpty(db, conversion.schema)
+  let ran = 0
+  for (const { sql } of conversion.tables) {
+    const sha256 = createHash('sha256').update(sql).digest('hex')
+    if (known.get(sha256)) continue
+    await runOnce(db, migration, { sql, sha256, began: known.has(sha256) })
+    ran++
+  }
+  const objects = deferredOf(conversion)
+  await recordDeferred(db, migration, objects)
+  return { ran, before: conversion.tables.length - ran, deferred: objects.length }
+}
+
+/** After the load a table that is new would be part of no plan. */
+async function requireEarly(db: Database, migration: string): Promise<void> {
+  const entry = await readEntryIfAny(db, migration)
+  if (!entry || entry.phase === 'planned' || entry.phase === 'prepared') return
+  throw new VerdictError(
+    'convert.too-late',
+    `migration \`${migration}\` is ${entry.phase}, and tables are created before the load. Run \`convert\` without \`apply\` to see what has changed`,
+  )
+}
+
+async function requireEmpty(db: Database, schema: string): Promise<void> {
+  const { rows } = await db.query<{ name: string }>(
+    `SELECT table_name AS name FROM information_schema.tables
+      WHERE table_schema = $1 AND table_type = 'BASE TABLE' ORDER BY table_name`,
+    [schema],
+  )
+  if (rows.length)
+    refuse(
+      'convert.target-not-empty',
+      `the schema ${schema} of the target has tables already`,
+      rows.map(({ name }) => `${schema}.${name}`),
+      'Nothing was created. Point `target` at an empty database, or create what is missing from `1-tables.sql`.',
+    )
+}
+
+/** "It exists already", of a table, a type or a schema, or of another object. */
+const EXISTS = new Set(['42P07', '42710', '42P06'])
+
+async function runOnce(
+  db: Database,
+  migration: string,
+  { sql, sha256, began }: { sql: string; sha256: string; began: boolean },
+): Promise<void> {
+  info(sql)
+  if (!began) await db.query(`INSERT INTO ${APPLIED} (migration, sha256) VALUES ($1, $2)`, [migration, sha256])
+  try {
+    await unhurried(db, () => db.query(sql))
+  } catch (error) {
+    const exists = EXISTS.has(sqlState(error) ?? '')
+    if (!exists && !began)
+      await db.query(`DELETE FROM ${APPLIED} WHERE migration = $1 AND sha256 = $2`, [migration, sha256])
+    if (!exists) throw error
+    if (!began) await refuseOther(db, migration, sha256, sql)
+  }
+  await db.query(`UPDATE ${APPLIED} SET done_at = now() WHERE migration = $1 AND sha256 = $2`, [migration, sha256])
+}
+
+async function refuseOther(db: Database, migration: string, sha256: string, sql: string): Promise<never> {
+  await db.query(`DELETE FROM ${APPLIED} WHERE migration = $1 AND sha256 = $2`, [migration, sha256])
+  throw new VerdictError(
+    'convert.object-exists',
+    `the target has another object of this name: ${sql.split('\n')[0]}\nThe source has changed since an earlier \`apply\`, or another user created it. Nothing is dropped: change it by hand, or drop it and run this again`,
+  )
+}
+
+/** The statements of 2-indexes.sql and 3-constraints.sql, each with its comments. */
+function deferredOf({ schema, indexes, constraints }: Conversion): Captured[] {
+  const found: Captured[] = []
+  for (const { sql, deferred } of [...indexes, ...constraints]) {
+    const last = found.at(-1)
+    if (deferred) found.push(capturedOf(schema, sql, deferred))
+    else if (last && /^COMMENT ON /.test(sql)) last.comments.push(sql)
+  }
+  return found
+}
+
+function capturedOf(schema: string, create: string, deferred: NonNullable<Statement['deferred']>): Captured {
+  const { kind, table, name, validate } = deferred
+  const at = qualified(schema, table)
+  const drop = {
+    index: `DROP INDEX IF EXISTS ${at}@${ident(name)}`,
+    unique: `DROP INDEX IF EXISTS ${at}@${ident(name)} CASCADE`,
+    check: `ALTER TABLE ${at} DROP CONSTRAINT IF EXISTS ${ident(name)}`,
+    'foreign-key': `ALTER TABLE ${at} DROP CONSTRAINT IF EXISTS ${ident(name)}`,
+  }[kind]
+  const valid = validate || kind === 'index' || kind === 'unique'
+  return { kind, schema, table, name, create, drop, valid, comments: [] }
+}

@@ -1,0 +1,39 @@
+import { info } from '@actions/core'
+import { errorCode } from '../../runtime/errors.ts'
+import { TIMING } from '../../runtime/timing.ts'
+import type { Loops } from './loops.ts'
+
+/**
+ * Ends the replicator while the source takes no connections: a server that shuts down waits for whoever reads its log,
+ * and the replicator does not notice.
+ */
+export class SourceAway {
+  readonly #stop: () => Promise<unknown>
+  #away = false
+
+  constructor(stop: () => Promise<unknown>) {
+    this.#stop = stop
+  }
+
+  /** Does `work` on the source, and sees from it whether the source is there. */
+  async seenBy(work: () => Promise<void>): Promise<void> {
+    try {
+      await work()
+      this.#away = false
+    } catch (error) {
+      if (errorCode(error) === 'connect.not-ready' && !this.#away) {
+        this.#away = true
+        info('the source is shutting down or starting: the replicator is ended, and started again when it is back')
+        void this.#stop()
+      }
+      throw error
+    }
+  }
+
+  /** Waits until the source is back. @returns whether it was away */
+  async untilBack(loops: Loops): Promise<boolean> {
+    const was = this.#away
+    while (this.#away && !loops.stopped) await loops.pause(TIMING.restart)
+    return was
+  }
+}

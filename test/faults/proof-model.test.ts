@@ -1,0 +1,315 @@
+/**
+ * A random workload, a replicator that errs at random, and kills at random: what the proof says must be what is so. A seed
+ * that fails is printed; `MOLT_ACTIONS_SEED=<seed>` runs it alone, `MOLT_ACTIONS_SEEDS=<first>-<last>` a range.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import fc from 'fast-check'
+import type pg from 'pg'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import type { Mutation, Transaction } from '../../rehearsal/molt/apply.ts'
+import { withTables } from '../support/faulty-replicator.ts'
+import { type Proof, ProvingGround } from '../support/proving-ground.ts'
+
+const { MOLT_ACTIONS_SEED: one, MOLT_ACTIONS_SEEDS: many, MOLT_ACTIONS_NIGHTLY: night } = process.env
+const [first = 1, last = 1] = (many ?? (night ? '1-500' : '1-4')).split('-').map(Number)
+const SEEDS = one ? [Number(one)] : Array.from({ length: last - first + 1 }, (_, i) => first + i)
+
+const KEYS = 60
+const DDL = `
+  CREATE TABLE items (id int PRIMARY KEY, v text, n numeric(12,2), j jsonb);
+  CREATE TABLE texts (a text PRIMARY KEY, v text);
+  CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+  CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (30); CREATE TABLE parts_2 PARTITION OF parts DEFAULT;`
+const TABLES = ['items', 'texts', 'parts'] as const
+type Table = (typeof TABLES)[number]
+const ROWS = `
+  INSERT INTO items SELECT g, 'i' || g, g / 3.0, jsonb_build_object('bb', g, 'a', 1) FROM generate_series(1, ${KEYS}, 2) g;
+  INSERT INTO texts SELECT 'k' || g, 't' || g FROM generate_series(1, ${KEYS}, 2) g;
+  INSERT INTO parts SELECT g, 'p' || g FROM generate_series(1, ${KEYS}, 2) g;`
+
+const keyName = (table: Table) => (table === 'texts' ? 'a' : 'id')
+const keyOf = (table: Table, n: number) => (table === 'texts' ? `'k${n}'` : String(n))
+
+/** One statement on a row. */
+interface Write {
+  table: Table
+  how: 'put' | 'delete' | 'move' | 'again'
+  key: number
+  other: number
+  value: number
+}
+
+type Fault = 'drop' | 'wrong' | 'delete' | 'stale' | 'other key' | 'twice'
+
+type Step =
+  | { do: 'commit' | 'roll back' | 'subtransaction' | 'prepare'; writes: Write[] }
+  | { do: 'begin' | 'end'; writes: Write[] }
+  /** What the replicator does to a coming change. */
+  | { do: 'err'; fault: Fault; skip: number }
+  /** By an administrator, on the target. */
+  | { do: 'tamper'; write: Write }
+  | { do: 'hold back' | 'restart' | 'hand over' | 'kill' | 'kill while saving' | 'rewrite' | 'crash of the log' }
+  | { do: 'wait'; ms: number }
+
+const write: fc.Arbitrary<Write> = fc.record({
+  table: fc.constantFrom(...TABLES),
+  how: fc.constantFrom('put', 'put', 'put', 'delete', 'move', 'again'),
+  key: fc.integer({ min: 1, max: KEYS }),
+  other: fc.integer({ min: 1, max: KEYS }),
+  value: fc.nat(999),
+})
+const writes = fc.array(write, { minLength: 1, maxLength: 6 })
+const step: fc.Arbitrary<Step> = fc.oneof(
+  { weight: 10, arbitrary: fc.record({ do: fc.constant('commit' as const), writes }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      do: fc.constantFrom(
+        'roll back' as const,
+        'subtransaction' as const,
+        'prepare' as const,
+        'begin' as const,
+        'end' as const,
+      ),
+      writes,
+    }),
+  },
+  {
+    weight: 5,
+    arbitrary: fc.record({
+      do: fc.constantFrom(
+        'hold back' as const,
+        'restart' as const,
+        'hand over' as const,
+        'kill' as const,
+        'kill while saving' as const,
+        'rewrite' as const,
+        'crash of the log' as const,
+      ),
+    }),
+  },
+  { weight: 4, arbitrary: fc.record({ do: fc.constant('wait' as const), ms: fc.nat(150) }) },
+)
+const FAULTS: Fault[] = ['drop', 'wrong', 'delete', 'stale', 'other key', 'twice']
+const corruption: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.record({ do: fc.constant('err' as const), fault: fc.constantFrom(...FAULTS), skip: fc.nat(6) }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('tamper' as const), write }) },
+)
+/** Half of the runs are without any corruption: these must be green. */
+const run = fc.record({
+  steps: fc.array(step, { minLength: 12, maxLength: 30 }),
+  corruptions: fc.oneof(
+    fc.constant([]),
+    fc.array(fc.record({ at: fc.nat(29), step: corruption }), { minLength: 1, maxLength: 3 }),
+  ),
+  budget: fc.constantFrom(8, 40, 1_000_000),
+  chunk: fc.constantFrom(5, 11, 10_000),
+})
+type Run = typeof run extends fc.Arbitrary<infer T> ? T : never
+
+let ground: ProvingGround
+beforeAll(async () => {
+  ground = await ProvingGround.start(DDL, TABLES)
+}, 60_000)
+afterAll(() => ground?.stop())
+
+function statement({ table, how, key, other, value }: Write): string {
+  const [name, k] = [keyName(table), keyOf(table, key)]
+  const put = `INSERT INTO ${table} (${name}, v) VALUES (${k}, 'v${value}') ON CONFLICT (${name}) DO UPDATE SET v = excluded.v`
+  if (how === 'put') return put
+  const gone = `DELETE FROM ${table} WHERE ${name} = ${k}`
+  if (how === 'delete') return gone
+  if (how === 'again') return `${gone}; ${put}`
+  const to = keyOf(table, other)
+  return `UPDATE ${table} SET ${name} = ${to} WHERE ${name} = ${k} AND NOT EXISTS (SELECT FROM ${table} WHERE ${name} = ${to})`
+}
+
+/** One run of a model: the state of what may be seen only after the commit is kept beside. */
+class World {
+  readonly #options: { budget: number; chunk: number }
+  /** Rows that were written on the target without a change of the source, and not changed on the source since. */
+  readonly unseen = new Set<string>()
+  corrupted = 0
+  #proof!: Proof
+  #open: pg.Client | undefined
+  readonly #applied: Transaction[] = []
+  #fault: { fault: Fault; skip: number } | undefined
+
+  constructor(options: { budget: number; chunk: number }) {
+    this.#options = options
+  }
+
+  async begin(): Promise<void> {
+    await ground.begin(ROWS)
+    ground.replicator.alter = (tx) => this.#apply(tx)
+    this.#proof = await ground.prove(this.#options)
+  }
+
+  get failure(): Error | undefined {
+    return this.#proof.failure()
+  }
+
+  /** Each change of the source is news to the log; what an earlier fault has left there counts as seen. */
+  #apply(tx: Transaction): Transaction[] {
+    if (![...tx.tables.keys()].some((name) => TABLES.includes(name as Table))) return [tx]
+    for (const [table, mutations] of tx.tables)
+      for (const { key } of mutations) this.unseen.delete(`${table} ${key.join()}`)
+    const fault = this.#fault
+    if (!fault || fault.skip-- > 0) {
+      this.#applied.push(tx)
+      return [tx]
+    }
+    this.#fault = undefined
+    if (fault.fault === 'twice') return [tx, tx]
+    this.corrupted++
+    const before = this.#applied[Math.max(0, this.#applied.length - 3)]
+    if (fault.fault === 'stale' && before) {
+      for (const [table, mutations] of before.tables)
+        for (const { key } of mutations)
+          if (!tx.tables.get(table)?.some((each) => each.key.join() === key.join()))
+            this.unseen.add(`${table} ${key.join()}`)
+      return [tx, before]
+    }
+    let done = false
+    return [
+      withTables(tx, (each, table) => {
+        if (done || !TABLES.includes(table as Table)) return [each]
+        done = true
+        return this.#err(fault.fault, each, table)
+      }),
+    ]
+  }
+
+  #err(fault: Fault, each: Mutation, table: string): Mutation[] {
+    if (fault === 'drop') return []
+    if (fault === 'delete') return [{ ...each, delete: !each.delete, values: each.delete ? wrong(each) : each.values }]
+    if (fault === 'other key' && !each.delete) {
+      const key = table === 'texts' ? 'k7' : '7'
+      this.unseen.add(`${table} ${key}`)
+      return [each, { ...each, key: [key], values: each.values.map((value, i) => (i ? value : key)) }]
+    }
+    return [{ ...each, values: wrong(each) }]
+  }
+
+  async take(step: Step): Promise<void> {
+    if ('writes' in step) await this.#write(step.do, step.writes.map(statement))
+    else if (step.do === 'err') this.#fault = { fault: step.fault, skip: step.skip }
+    else if (step.do === 'tamper') {
+      this.corrupted++
+      const { table, key } = step.write
+      this.unseen.add(`${table} ${table === 'texts' ? `k${key}` : key}`)
+      await ground.t.query(statement({ ...step.write, how: step.write.how === 'delete' ? 'delete' : 'put' }))
+    } else if (step.do === 'wait') await sleep(step.ms)
+    else if (step.do === 'hold back') ground.replicator.holdsBack = !ground.replicator.holdsBack
+    else if (step.do === 'restart') await ground.replicator.restart()
+    else if (step.do === 'rewrite') {
+      await this.#endOpen()
+      await ground.s.query('VACUUM FULL items')
+    } else await this.#endProof(step.do)
+  }
+
+  async #write(how: string, statements: string[]): Promise<void> {
+    const sql = statements.join('; ')
+    if (how === 'commit') await ground.s.query(`BEGIN; ${sql}; COMMIT`)
+    else if (how === 'roll back') await ground.s.query(`BEGIN; ${sql}; ROLLBACK`)
+    else if (how === 'subtransaction')
+      await ground.s.query(`BEGIN; ${statements[0]}; SAVEPOINT a; ${sql}; ROLLBACK TO a; COMMIT`)
+    else if (how === 'prepare') {
+      await ground.s.query(`BEGIN; ${sql}; PREPARE TRANSACTION 'p'`)
+      await sleep(60)
+      await ground.s.query("COMMIT PREPARED 'p'")
+    } else if (how === 'begin' && !this.#open) {
+      this.#open = await ground.client(ground.servers.source.url)
+      // Of keys that nobody else writes, or the two would wait for each other.
+      await this.#open.query(
+        `BEGIN; INSERT INTO items VALUES (${1_000 + statements.length}, 'o') ON CONFLICT (id) DO UPDATE SET v = items.v || 'o'`,
+      )
+    } else if (how === 'end') await this.#endOpen()
+  }
+
+  async #endOpen(): Promise<void> {
+    await this.#open?.query('COMMIT')
+    await this.#open?.end()
+    this.#open = undefined
+  }
+
+  async #endProof(how: string): Promise<void> {
+    if (this.failure) return
+    if (how === 'hand over') await ground.handOver(this.#proof)
+    else if (how !== 'kill') {
+      await ground.s.query(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'",
+      )
+      if (how === 'kill while saving') await this.#proof.session.save().catch(() => {})
+    }
+    await ground.kill(this.#proof)
+    // A slot is created only when no transaction from before it is open.
+    await this.#endOpen()
+    if (!isLoss(this.failure)) this.#proof = await ground.prove(this.#options)
+  }
+
+  async decide() {
+    await this.#endOpen()
+    ground.replicator.holdsBack = false
+    if (this.failure && !isLoss(this.failure)) {
+      await ground.kill(this.#proof)
+      this.#proof = await ground.prove(this.#options)
+    }
+    return ground.decide(this.#proof)
+  }
+}
+
+const isLoss = (error: unknown) => (error as { code?: string } | undefined)?.code === 'verify.differences'
+
+function wrong({ values }: Mutation): Mutation['values'] {
+  return values.map((value, i) => (i === 1 ? `${String(value)}?` : value))
+}
+
+/** Rows that differ, as `<table> <key>`. */
+async function differing(): Promise<string[]> {
+  const found: string[] = []
+  for (const table of TABLES) {
+    const sql = `SELECT ${keyName(table)}::text AS key, to_jsonb(t)::text AS row FROM ${table} t`
+    const [left, right] = await Promise.all([ground.s.query(sql), ground.t.query(sql)])
+    const rows = (all: { key: string; row: string }[]) => new Map(all.map(({ key, row }) => [key, row]))
+    const [a, b] = [rows(left.rows), rows(right.rows)]
+    for (const key of new Set([...a.keys(), ...b.keys()])) if (a.get(key) !== b.get(key)) found.push(`${table} ${key}`)
+  }
+  return found
+}
+
+/** How many runs ended how. */
+const came: Record<string, number> = {}
+
+async function judge({ steps, corruptions, ...options }: Run): Promise<void> {
+  const world = new World(options)
+  await world.begin()
+  for (const [i, each] of steps.entries()) {
+    for (const { at, step: corrupt } of corruptions) if (at === i) await world.take(corrupt)
+    if (isLoss(world.failure)) break
+    await world.take(each)
+  }
+  const verdict = await world.decide()
+  const rows = await differing()
+  const seen = rows.filter((row) => !world.unseen.has(row))
+  const ended = verdict.red ?? (rows.length ? 'after the commit' : 'equal')
+  came[ended] = (came[ended] ?? 0) + 1
+  const what = JSON.stringify({ verdict, rows, unseen: [...world.unseen], corrupted: world.corrupted })
+  expect(verdict.late.length > 0, `after the commit: ${what}`).toBe(rows.length > 0)
+  if (seen.length) expect(verdict.red, `before it: ${what}`).toMatch(/^verify\./)
+  if (!world.corrupted) expect(verdict.red, `without corruption: ${what}`).toBeUndefined()
+}
+
+test(`the verdict is the truth in ${SEEDS.length} seeds`, { timeout: 60_000 * SEEDS.length }, async () => {
+  const failed: string[] = []
+  for (const seed of SEEDS)
+    await fc.assert(fc.asyncProperty(run, judge), { seed, numRuns: 1, endOnFailure: true }).catch((error) => {
+      failed.push(`MOLT_ACTIONS_SEED=${seed}: ${String(error.cause ?? error)}\n${error.message}`)
+      console.error(failed.at(-1))
+    })
+  console.log(`${SEEDS.length} seeds: ${JSON.stringify(came)}`)
+  expect(failed).toEqual([])
+})

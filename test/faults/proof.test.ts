@@ -1,0 +1,425 @@
+/**
+ * What the rolling proof must not be fooled by: one prepared pair, a replicator that errs on demand, and a verdict for
+ * each case. The others are in rolling.test.ts, change-log.test.ts, stream-login.test.ts and proof-model.test.ts.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import type { Mutation, Transaction } from '../../rehearsal/molt/apply.ts'
+import { createStreamLogin, newLoginName, retireStreamLogin } from '../../src/destination/stream-login.ts'
+import { connectForReplication } from '../../src/runtime/database.ts'
+import { HEARTBEAT } from '../../src/source/heartbeat.ts'
+import { withTables } from '../support/faulty-replicator.ts'
+import { type Proof, ProvingGround, type Verdict } from '../support/proving-ground.ts'
+
+const NIGHT = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
+const rare = test.runIf(NIGHT)
+const TABLES = ['items', 'texts']
+const DDL = `
+  CREATE TABLE items (id int PRIMARY KEY, v text, n numeric(12,2), j jsonb, at timestamptz);
+  CREATE TABLE texts (a text, b int, v text, PRIMARY KEY (b, a));`
+
+/** All at night, the first two else. */
+const often = <T>(cases: T[]) => (NIGHT ? cases : cases.slice(0, 2))
+
+let ground: ProvingGround
+beforeAll(async () => {
+  ground = await ProvingGround.start(DDL, TABLES)
+}, 60_000)
+afterAll(() => ground?.stop())
+
+const ROWS = `
+  INSERT INTO items SELECT g, 'item ' || g, g / 7.0, jsonb_build_object('n', g), '2026-01-01' FROM generate_series(1, 300) g;
+  INSERT INTO texts SELECT 'a' || g, g % 7, NULL FROM generate_series(1, 100) g;`
+beforeEach(() => ground.begin(ROWS), 60_000)
+
+const CLEAN: Verdict = { red: undefined, full: {}, late: [], truth: [] }
+const LOST = { red: expect.stringMatching(/^verify\.(differences|rows-lost)$/), full: {} }
+/** Small chunks, so that a table has several. */
+const chunks = { chunk: 40 }
+const s = (sql: string) => ground.s.query(sql)
+const t = (sql: string) => ground.t.query(sql)
+
+async function proved(options: Parameters<ProvingGround['prove']>[0] = chunks): Promise<Proof> {
+  const proof = await ground.prove(options)
+  await ground.complete(proof)
+  return proof
+}
+
+/** Changes what the replicator does to one table from now on. */
+function err(fault: (mutation: Mutation, tx: Transaction) => Mutation[], table = 'items'): void {
+  ground.replicator.alter = (tx) => [withTables(tx, (each, name) => (name === table ? fault(each, tx) : [each]))]
+}
+const values = ({ values: all }: Mutation, at: number, value: string) => all.map((each, i) => (i === at ? value : each))
+const of = (key: string, fault: (mutation: Mutation) => Mutation[]) => (each: Mutation) =>
+  each.key[0] === key ? fault(each) : [each]
+
+describe('a replicator that errs on a row that changed is red', () => {
+  const FAULTS: [string, (mutation: Mutation) => Mutation[]][] = [
+    ['drops a change', of('10', () => [])],
+    ['writes one column wrong', of('10', (each) => [{ ...each, values: values(each, 1, 'wrong') }])],
+    ['keeps one old column', of('10', (each) => [{ ...each, values: values(each, 3, '{"n": 10}') }])],
+    ['deletes instead', of('10', (each) => [{ ...each, delete: true }])],
+    [
+      'swaps the values of two rows',
+      (each) => {
+        const key = each.key[0] === '10' ? '20' : '10'
+        return [{ ...each, key: [key], values: values(each, 0, key) }]
+      },
+    ],
+  ]
+  const UPDATE = `UPDATE items SET v = v || '!', j = '{"n": 0}', n = n + id WHERE id IN (10, 20)`
+
+  test.each(often(FAULTS))('%s', async (_, fault) => {
+    const proof = await proved()
+    err(fault)
+    await s(UPDATE)
+    expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
+  })
+
+  test('swaps two transactions', async () => {
+    const proof = await proved()
+    let held: Transaction | undefined
+    ground.replicator.alter = (tx) => {
+      if (!tx.tables.has('items')) return [tx]
+      if (!held) {
+        held = tx
+        return []
+      }
+      return [tx, held]
+    }
+    await s("UPDATE items SET v = 'first' WHERE id = 10")
+    await s("UPDATE items SET v = 'second' WHERE id = 10")
+    expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
+  })
+
+  test('leaves the old row at an update of a key', async () => {
+    const proof = await proved()
+    err((each) => (each.delete ? [] : [each]))
+    await s('UPDATE items SET id = 1000 WHERE id = 10')
+    expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
+  })
+
+  rare('applies a change twice: green', async () => {
+    const proof = await proved()
+    ground.replicator.alter = (tx) => [tx, tx]
+    await s(UPDATE)
+    await s('DELETE FROM items WHERE id = 30')
+    expect(await ground.decide(proof)).toEqual(CLEAN)
+  })
+
+  test(`drops one change in ${NIGHT ? '100,000' : '4,000'}`, { timeout: 600_000 }, async () => {
+    const count = NIGHT ? 100_000 : 4_000
+    await ground.begin(`${ROWS} INSERT INTO items SELECT g, 'more' FROM generate_series(1000, ${999 + count}) g`)
+    const proof = await proved({})
+    err((each) => (each.key[0] === '2345' ? [] : [each]))
+    await s("UPDATE items SET v = v || '!' WHERE id >= 1000")
+    expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
+  })
+})
+
+describe('what no log tells is found after the commit', () => {
+  test.each(
+    often([
+      ['changed', "UPDATE items SET v = 'other' WHERE id = 7"],
+      ['deleted', 'DELETE FROM items WHERE id = 7'],
+      ['added', "INSERT INTO items VALUES (100000, 'x')"],
+    ]),
+  )('a row %s on the target after its comparison, by hand', async (_, sql) => {
+    const proof = await proved()
+    expect(await ground.decide(proof, async () => void (await t(sql)))).toEqual({
+      ...CLEAN,
+      late: ['items'],
+      truth: ['items'],
+    })
+  })
+
+  test('a key that did not change, written by the replicator', async () => {
+    const proof = await proved()
+    err(of('10', (each) => [each, { ...each, key: ['11'], values: values(each, 0, '11') }]))
+    await s("UPDATE items SET v = 'x' WHERE id = 10")
+    expect(await ground.decide(proof)).toEqual({ ...CLEAN, late: ['items'], truth: ['items'] })
+  })
+
+  rare('and before it by another pass, when `verify-age` asks for one', async () => {
+    const proof = await proved({ ...chunks, age: 1_000 })
+    await t("UPDATE items SET v = 'other' WHERE id = 7")
+    expect(await proof.ended).toMatchObject({ code: 'verify.differences' })
+  })
+})
+
+describe('a replicator that starts again', () => {
+  /** Two changes of a row that are applied and not acknowledged, and proved. */
+  async function behind(): Promise<Proof> {
+    const proof = await proved()
+    ground.replicator.holdsBack = true
+    await s("UPDATE items SET v = 'one' WHERE id = 10")
+    await s("UPDATE items SET v = 'two' WHERE id = 10")
+    await ground.arrived()
+    await ground.until(proof, () => proof.session.proofs.dirty.open === 0, 'proved again')
+    expect(proof.session.proofs.dirty.size).toBeGreaterThan(0)
+    return proof
+  }
+  /** The newer of the two is lost when they are applied again. */
+  const losesTheNewer = () => err(of('10', (each) => (each.values[1] === 'two' ? [] : [each])))
+
+  rare('with its memo behind, and applies old values over proved ones: green once it has caught up', async () => {
+    const proof = await behind()
+    ground.replicator.holdsBack = false
+    await ground.replicator.restart()
+    expect(await ground.decide(proof)).toEqual(CLEAN)
+  })
+
+  test('and loses a change that was proved before: red', async () => {
+    const proof = await behind()
+    ground.replicator.holdsBack = false
+    losesTheNewer()
+    await ground.replicator.restart()
+    expect(await ground.decide(proof)).toMatchObject({ ...LOST, truth: ['items'] })
+  })
+
+  rare('while nobody keeps the proof, and loses one: red', async () => {
+    const first = await behind()
+    await ground.handOver(first)
+    ground.replicator.holdsBack = false
+    losesTheNewer()
+    await ground.replicator.restart()
+    expect(await ground.decide(await ground.prove(chunks))).toMatchObject({ ...LOST, truth: ['items'] })
+  })
+
+  test.each(['after the takeover', 'after the commit'])('a frozen one that thaws %s cannot write', async (when) => {
+    const { target } = ground.servers
+    const tables = [...TABLES, HEARTBEAT]
+    const leg = () => createStreamLogin(ground.t, target.url, newLoginName(), 'public', tables)
+    await ground.replicator.stop()
+    const old = await leg()
+    const frozen = await ground.replicate(old.url)
+    ground.replicator = frozen
+    const first = await proved()
+    frozen.freeze()
+    await s("UPDATE items SET v = 'stale' WHERE id = 10")
+    // It has received the change, and holds it.
+    await sleep(300)
+    await frozen.cutOff(ground.s)
+    await ground.kill(first)
+    await retireStreamLogin(ground.t, target.url, old.role)
+    const next = await leg()
+    ground.replicator = await ground.replicate(next.url)
+    await s("UPDATE items SET v = 'new' WHERE id = 10")
+    await ground.arrived()
+    const thaw = async () => {
+      frozen.thaw()
+      await vi.waitFor(() => expect(frozen.errors.length).toBeGreaterThan(0), 10_000)
+    }
+    if (when === 'after the takeover') await thaw()
+    const second = await proved()
+    expect(await ground.decide(second)).toEqual(CLEAN)
+    await retireStreamLogin(ground.t, target.url, next.role)
+    if (when === 'after the commit') await thaw()
+    await t("UPDATE items SET v = 'the application' WHERE id = 10")
+    await sleep(200)
+    expect((await t('SELECT v FROM items WHERE id = 10')).rows).toEqual([{ v: 'the application' }])
+    await frozen.stop()
+  })
+})
+
+describe('transactions of the source', () => {
+  /** What each leaves must be equal, and red when the replicator drops it. */
+  const CHANGES: [string, string[]][] = [
+    [
+      'key changes in a chain',
+      [
+        'BEGIN; UPDATE items SET id = 1000 WHERE id = 10; UPDATE items SET id = 10 WHERE id = 11; UPDATE items SET id = 11 WHERE id = 1000; COMMIT',
+      ],
+    ],
+    [
+      'a delete and an insert of the same key',
+      ["BEGIN; DELETE FROM items WHERE id = 10; INSERT INTO items VALUES (10, 'again'); COMMIT"],
+    ],
+    [
+      'a rolled-back subtransaction',
+      [
+        "BEGIN; UPDATE items SET v = 'in' WHERE id = 10; SAVEPOINT a; UPDATE items SET v = 'out'; DELETE FROM texts; ROLLBACK TO a; COMMIT",
+      ],
+    ],
+    [
+      'a prepared transaction',
+      ["BEGIN; UPDATE items SET v = 'prepared' WHERE id = 10; PREPARE TRANSACTION 'two'", "COMMIT PREPARED 'two'"],
+    ],
+  ]
+  test.each(often(CHANGES))('%s', async (_, statements) => {
+    for (const drops of [false, true]) {
+      if (drops) await ground.begin(ROWS)
+      const proof = await proved()
+      if (drops) err((each) => (['10', '11'].includes(each.key[0] as string) ? [] : [each]))
+      for (const sql of statements) {
+        await s(sql)
+        await sleep(100)
+        if (!drops) expect(proof.failure()).toBeUndefined()
+      }
+      expect(await ground.decide(proof)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
+    }
+  })
+
+  rare.each(['open', 'prepared'])('one that is %s since before the log: the log waits for it', async (how) => {
+    const other = await ground.client(ground.servers.source.url)
+    await other.query("BEGIN; UPDATE items SET v = 'old' WHERE id = 10")
+    if (how === 'prepared') await other.query("PREPARE TRANSACTION 'before'")
+    const opening = ground.prove(chunks)
+    expect(await Promise.race([opening, sleep(800)])).toBeUndefined()
+    await other.query(how === 'prepared' ? "COMMIT PREPARED 'before'" : 'COMMIT')
+    const proof = await opening
+    await ground.complete(proof)
+    expect(await ground.decide(proof)).toEqual(CLEAN)
+    await other.end()
+  })
+
+  rare.each([false, true])('one that began before the log and writes after it (dropped: %s)', async (drops) => {
+    const other = await ground.client(ground.servers.source.url)
+    await other.query('BEGIN; SELECT count(*) FROM items')
+    const proof = await ground.prove(chunks)
+    if (drops) err(of('10', () => []))
+    await other.query("UPDATE items SET v = 'late' WHERE id = 10")
+    await sleep(300)
+    await other.query('COMMIT')
+    await other.end()
+    await ground.complete(proof).catch(() => {})
+    expect(await ground.decide(proof)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
+  })
+
+  test(`a transaction of ${NIGHT ? '500,000' : '5,000'} rows just before the fence`, { timeout: 600_000 }, async () => {
+    const count = NIGHT ? 500_000 : 5_000
+    await ground.begin(`${ROWS} INSERT INTO items SELECT g, 'more' FROM generate_series(1000, ${999 + count}) g`)
+    const proof = await proved({})
+    await s("UPDATE items SET v = v || '!' WHERE id >= 1000")
+    expect(await ground.decide(proof)).toEqual(CLEAN)
+  })
+})
+
+describe('the log', () => {
+  test('that is read by another proves nothing', async () => {
+    const first = await proved()
+    await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
+    expect(await first.ended).toBeInstanceOf(Error)
+    await s("UPDATE items SET v = 'missed' WHERE id = 10")
+    await s(
+      `SELECT count(*) FROM pg_logical_slot_get_binary_changes('ground_verify', NULL, NULL, 'proto_version', '1', 'publication_names', 'ground')`,
+    )
+    const second = await ground.prove(chunks)
+    expect(second.session.proofs.proved.size).toBe(0)
+    await ground.complete(second)
+    expect(await ground.decide(second)).toEqual(CLEAN)
+  })
+
+  rare('that another session reads is refused', async () => {
+    await ground.handOver(await proved())
+    const reader = await connectForReplication(ground.servers.source.url, 'another')
+    const reading = reader.query(
+      `START_REPLICATION SLOT ground_verify LOGICAL 0/0 (proto_version '1', publication_names 'ground')`,
+    )
+    reading.catch(() => {})
+    await vi.waitFor(async () =>
+      expect((await s(`SELECT active FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)).rows).toEqual([
+        { active: true },
+      ]),
+    )
+    await expect(ground.prove(chunks)).rejects.toMatchObject({ code: '55006' })
+    ;(reader as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy()
+    await reader.end().catch(() => {})
+  })
+
+  test('whose publication left a table out for a while proves nothing of it', async () => {
+    const proof = await proved()
+    await s(
+      "ALTER PUBLICATION ground DROP TABLE items; UPDATE items SET v = 'missed' WHERE id = 10; ALTER PUBLICATION ground ADD TABLE items",
+    )
+    const verdict = await ground.decide(proof)
+    expect(verdict).toMatchObject({ red: expect.stringMatching(/^verify\./), truth: ['items'] })
+  })
+
+  test('that went by another identity for a while proves nothing of that table', async () => {
+    const proof = await proved()
+    const identity = (how: string) => s(`ALTER TABLE items REPLICA IDENTITY ${how}`)
+    await s('ALTER TABLE items ALTER n SET NOT NULL; CREATE UNIQUE INDEX items_n ON items (n)')
+    await identity('USING INDEX items_n')
+    // The old key is not sent: a replicator can only leave its row.
+    await s('UPDATE items SET id = 1000 WHERE id = 10')
+    await identity('DEFAULT')
+    expect(await ground.decide(proof)).toMatchObject({ red: expect.stringMatching(/^verify\./), truth: ['items'] })
+    await s('DROP INDEX items_n; ALTER TABLE items ALTER n DROP NOT NULL')
+  })
+})
+
+describe('a run that ends', () => {
+  const pass = ({ session }: Proof) => session.proofs.passes.get('items')
+  const midway = async (): Promise<Proof> => {
+    const proof = await ground.prove({ chunk: 20, rate: 200, concurrency: 1 })
+    await ground.until(proof, () => (pass(proof)?.progress.rows ?? 0) >= 60, 'under way')
+    return proof
+  }
+
+  test.each([false, true])(
+    'in the middle of the first pass: the next continues it (a change lost: %s)',
+    async (drops) => {
+      const first = await midway()
+      await ground.handOver(first)
+      if (drops) err(of('10', () => []))
+      await s("UPDATE items SET v = 'between' WHERE id IN (10, 250)")
+      const second = await ground.prove(chunks)
+      expect(pass(second)?.progress.rows).toBeGreaterThanOrEqual(60)
+      await ground.complete(second).catch(() => {})
+      expect(second.session.compared.rows).toBeLessThan(400 - 60)
+      expect(await ground.decide(second)).toMatchObject(drops ? { ...LOST, truth: ['items'] } : CLEAN)
+    },
+  )
+
+  rare.each(['before it is saved', 'between the ledger and the log'])(
+    'killed %s: nothing is forgotten',
+    async (when) => {
+      const first = await proved()
+      await first.session.save()
+      err(of('10', () => []))
+      await s("UPDATE items SET v = 'lost' WHERE id = 10")
+      await ground.arrived()
+      if (when !== 'before it is saved') {
+        await s(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = 'ground_verify'`)
+        await first.session.save().catch(() => {})
+      }
+      await ground.kill(first)
+      expect(await ground.decide(await ground.prove(chunks))).toMatchObject({ ...LOST, truth: ['items'] })
+    },
+  )
+})
+
+describe('the source', () => {
+  const again = async () => {
+    ground.s = await ground.client(ground.servers.source.url)
+    await ground.replicator.restart()
+  }
+
+  rare.each([false, true])('crashes: what is not on disk is read again (a change lost: %s)', async (drops) => {
+    const first = await proved()
+    if (drops) err(of('10', () => []))
+    await s("UPDATE items SET v = 'before' WHERE id = 10")
+    await ground.servers.source.kill()
+    expect(await first.ended).toBeInstanceOf(Error)
+    await first.session.close()
+    await ground.servers.source.start()
+    await again()
+    const second = await ground.prove(chunks)
+    const verdict = await ground.decide(second)
+    // Where the stream's slot has gone back behind the proof, nothing is proved, and every row is compared in full.
+    expect(verdict).toMatchObject({ late: drops ? ['items'] : [], truth: drops ? ['items'] : [] })
+    if (drops) expect(verdict.red).toMatch(/^verify\./)
+    else expect(verdict.red).toBeUndefined()
+  })
+
+  rare('fails over: another timeline proves nothing', async () => {
+    await ground.handOver(await proved())
+    await ground.servers.source.failOver()
+    await again()
+    const second = await ground.prove(chunks)
+    expect(second.session.proofs.proved.size).toBe(0)
+    await ground.complete(second)
+    expect(await ground.decide(second)).toEqual(CLEAN)
+  })
+})
