@@ -27,7 +27,11 @@ export const action: Action<typeof spec> = {
     const report = await withBoth(context, async (source, target) => {
       const entry = await requireMigration(source, target, inputs.migration, [...STREAMING, ...COMMITTED])
       await requirePlannedTools(entry.plan, 'molt')
-      const found = await runVerify(source, target, options(context, entry, await builtLater(target, entry)))
+      const found = await runVerify(
+        source,
+        target,
+        options(context, entry, inputs.structure === 'auto' ? await builtLater(target, entry) : {}),
+      )
       await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
       return found
     })
