@@ -58,7 +58,7 @@ const OBSERVE = { duration: '6s', every: '2s', 'min-calls': 5, 'min-coverage': 2
 /** What one is asked for, and what looks at it. */
 interface Rehearsal extends Options {
   timeline: Timeline
-  /** What the ledger had at the end of the chain, before it was taken away. */
+  /** What the ledger had at the end of the chain, before it was removed. */
   dossier?: DossierFacts
   onLine?: (text: string) => void
 }

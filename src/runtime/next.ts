@@ -47,9 +47,9 @@ export function nextTold(): void {
   told = true
 }
 
-/** What comes next by the ledger and has not been told. */
+/** What comes next by the ledger, where nobody has shown it yet and no command runs the whole chain. */
 export function nextToTell(): NextStep | undefined {
-  return told ? undefined : standing
+  return told || process.env.MOLT_ACTIONS_AGAIN ? undefined : standing
 }
 
 /** What comes next by the ledger, as far as this process has seen. */

@@ -18,9 +18,9 @@ export class Samples {
   #every = 1
   #seen = 0
 
-  add(sample: Sample): void {
+  add({ lagMs, walBytes, changes }: Omit<Sample, 'at'>): void {
     if (this.#seen++ % this.#every) return
-    this.#kept.push(sample)
+    this.#kept.push({ at: Date.now(), lagMs, walBytes, changes })
     if (this.#kept.length < MOST) return
     this.#kept = this.#kept.filter((_, index) => index % 2 === 0)
     this.#every *= 2

@@ -118,10 +118,7 @@ export class Stream {
     loops.run(() => this.#keepAlive())
     loops.every(TIMING.heartbeat, () => this.#away.seenBy(() => heartbeats.write(replicator.retries)))
     loops.every(TIMING.lagLook, () => this.#look())
-    loops.every(SAMPLE_EVERY, async () => {
-      const { lagMs, walBytes, changes } = this.status
-      this.#samples.add({ at: Date.now(), lagMs, walBytes, changes })
-    })
+    loops.every(SAMPLE_EVERY, async () => this.#samples.add(this.status))
     loops.every(
       TIMING.slotLook,
       () => replicator.measure(),

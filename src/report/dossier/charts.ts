@@ -44,8 +44,8 @@ export function chartData(charts: readonly Chart[]): string {
 }
 
 /**
- * Draws the charts in the page, and again when its width, its colours or the medium change. Canvases have no colours of
- * the page, so they are told.
+ * Draws the charts in the page, and again when its width, its colours or the medium change. A canvas does not
+ * follow the colours of the page.
  */
 export const CLIENT = `
 const charts = JSON.parse(document.getElementById('charts').textContent)
