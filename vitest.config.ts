@@ -13,6 +13,7 @@ export const NIGHTLY = [
   'test/e2e/rolling.test.ts',
   'test/faults/after-commit.test.ts',
   'test/faults/lifecycle.test.ts',
+  'test/faults/load-nights.test.ts',
   'test/faults/cutover-kill.test.ts',
   'test/faults/estimate.test.ts',
   'test/faults/cutover-nights.test.ts',
@@ -27,6 +28,7 @@ export const LONGER_AT_NIGHT = [
   'test/faults/proof-model.test.ts',
   'test/faults/stream-heals.test.ts',
   'test/tooling/rehearse-cli.test.ts',
+  'test/unit/dirty-keys.test.ts',
 ]
 
 const night = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)

@@ -209,6 +209,7 @@ export class Connection {
     const fault = this.#host.fault(plan, this.inTransaction)
     try {
       if (statement) this.#host.requireOnline(statement)
+      if (fault === '40001') throw new SqlError('40001', RETRY)
       await plan.before?.()
       if (plan.past && !this.#looksBack && !this.inTransaction)
         throw new SqlError('0A000', 'this server reads the past in statements that are prepared and executed at once')
@@ -217,7 +218,6 @@ export class Connection {
     }
     const running = statement ? [{ ...this.#begin(statement), began }] : []
     this.#bound = { plan, ambiguous: fault === '40003', running }
-    if (!error && fault === '40001') error = new SqlError('40001', RETRY)
     if (!error) return this.#send(frame.raw, { type: 'B', running })
     const raise = `_crdb_raise_${this.#raised++}`
     this.#pending.push({ type: 'P', silent: true })
@@ -251,8 +251,8 @@ export class Connection {
     let sql = await this.#sqlOf(plan)
     try {
       this.#host.requireOnline(statement)
-      await plan.before?.()
       if (fault === '40001') throw new SqlError('40001', RETRY)
+      await plan.before?.()
     } catch (thrown) {
       // A COMMIT that fails ends the transaction, too.
       if (plan.commits) await this.#silently('ROLLBACK')

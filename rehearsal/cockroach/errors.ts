@@ -1,5 +1,7 @@
 // PostgreSQL's errors in CockroachDB's words.
 
+import { OF_TABLE } from './rules/names.ts'
+
 interface Wording {
   code: string
   matches: RegExp
@@ -37,6 +39,9 @@ const WORDINGS: Wording[] = [
 
 /** @param fields of an ErrorResponse, by their letters */
 export function wording(fields: Map<string, string>, user: string): Map<string, string> {
+  for (const letter of ['M', 'n'])
+    if (fields.get(letter)?.includes(OF_TABLE))
+      fields.set(letter, fields.get(letter)?.replace(new RegExp(`${OF_TABLE}[0-9]+`, 'g'), '') as string)
   const message = fields.get('M') ?? ''
   for (const { code, matches, says } of WORDINGS) {
     const groups = fields.get('C') === code ? matches.exec(message) : null

@@ -133,7 +133,7 @@ function quote(text: string): string {
   return `'${text.replaceAll("'", "''")}'`
 }
 
-/** Loads all files in one transaction: a job that fails or is cancelled leaves the table unchanged. */
+/** Loads all files in one transaction: a job that fails or is cancelled leaves the table's rows unchanged. */
 async function runJob(run: Run): Promise<ImportResult> {
   const { job, context, table } = run
   await context.takeOffline(table.schema, table.name, job)
@@ -157,59 +157,87 @@ async function runJob(run: Run): Promise<ImportResult> {
 }
 
 async function ingest(run: Run, client: pg.Client): Promise<{ rows: number; bytes: number; indexes: number }> {
-  const { job, context, files, table } = run
-  let [rows, bytes] = [0, 0]
+  const { job, table, options, signal } = run
   // A job that waits for its first file holds no lock behind: catalogs of an offline table can still be read.
-  run.signal.throwIfAborted()
-  await run.options.beforeFile?.(job, 0, run.signal)
-  await client.query('BEGIN')
-  try {
-    // Neither triggers nor foreign keys act on imported rows.
-    await client.query('SET LOCAL session_replication_role = replica')
-    const restore = await suspendChecks(client, table)
-    for (const [index, file] of files.entries()) {
-      run.signal.throwIfAborted()
-      if (index) await run.options.beforeFile?.(job, index, run.signal)
-      run.signal.throwIfAborted()
-      const read = await ingestFile(run, client, file, index)
-      rows += read.rows
-      bytes += read.bytes
-      // 1 only when the table is online again.
-      await context.jobs.update(job, { fractionCompleted: Math.min(0.99, (index + 1) / files.length) })
-    }
-    run.signal.throwIfAborted()
-    await restore()
-    const { rows: counted } = await client.query('SELECT count(*)::int AS n FROM pg_index WHERE indrelid = $1', [
-      table.oid,
-    ])
-    await client.query('COMMIT')
-    return { rows, bytes, indexes: Math.max(0, counted[0].n - 1) }
-  } catch (error) {
+  signal.throwIfAborted()
+  await options.beforeFile?.(job, 0, signal)
+  const checks = await suspendChecks(client, table)
+  const read = await copyFiles(run, client).catch(async (error) => {
     await client.query('ROLLBACK').catch(() => {})
+    await restoreChecks(client, table, checks, true)
     throw error
-  }
+  })
+  await restoreChecks(client, table, checks, false)
+  const { rows: counted } = await client.query('SELECT count(*)::int AS n FROM pg_index WHERE indrelid = $1', [
+    table.oid,
+  ])
+  return { ...read, indexes: Math.max(0, counted[0].n - 1) }
 }
 
-/** Drops the table's checks, which imported rows are not held to. The result puts them back, and leaves all unvalidated. */
-async function suspendChecks(client: pg.Client, table: ImportTable): Promise<() => Promise<void>> {
+/** In one transaction, under a lock that no reader of catalogs waits for. */
+async function copyFiles(run: Run, client: pg.Client): Promise<{ rows: number; bytes: number }> {
+  const { job, context, files, signal } = run
+  let [rows, bytes] = [0, 0]
+  await client.query('BEGIN')
+  // Neither triggers nor foreign keys act on imported rows.
+  await client.query('SET LOCAL session_replication_role = replica')
+  for (const [index, file] of files.entries()) {
+    signal.throwIfAborted()
+    if (index) await run.options.beforeFile?.(job, index, signal)
+    signal.throwIfAborted()
+    const read = await ingestFile(run, client, file, index)
+    rows += read.rows
+    bytes += read.bytes
+    // 1 only when the table is online again.
+    await context.jobs.update(job, { fractionCompleted: Math.min(0.99, (index + 1) / files.length) })
+  }
+  signal.throwIfAborted()
+  await client.query('COMMIT')
+  return { rows, bytes }
+}
+
+interface Check {
+  name: string
+  definition: string
+  validated: boolean
+}
+
+/** Drops the table's checks, which imported rows are not held to; the table is offline, so nobody misses them. */
+async function suspendChecks(client: pg.Client, table: ImportTable): Promise<Check[]> {
   const name = await currentName(client, table)
-  const checks = await client.query<{ name: string; definition: string }>(
-    `SELECT conname AS name, pg_get_constraintdef(oid) AS definition FROM pg_constraint
+  const { rows: checks } = await client.query<Check>(
+    `SELECT conname AS name, pg_get_constraintdef(oid) AS definition, convalidated AS validated FROM pg_constraint
       WHERE conrelid = $1 AND contype = 'c'`,
     [table.oid],
   )
-  for (const check of checks.rows)
-    await client.query(`ALTER TABLE ${name} DROP CONSTRAINT ${pg.escapeIdentifier(check.name)}`)
-  return async () => {
-    for (const check of checks.rows)
-      await client.query(
-        `ALTER TABLE ${name} ADD CONSTRAINT ${pg.escapeIdentifier(check.name)} ${check.definition.replace(/ NOT VALID$/, '')} NOT VALID`,
-      )
-    await client.query('SET LOCAL allow_system_table_mods = on')
-    await client.query("UPDATE pg_constraint SET convalidated = false WHERE conrelid = $1 AND contype = 'f'", [
-      table.oid,
-    ])
-  }
+  const drops = checks.map((check) => `DROP CONSTRAINT ${pg.escapeIdentifier(check.name)}`)
+  if (drops.length) await client.query(`ALTER TABLE ${name} ${drops.join(', ')}`)
+  return checks
+}
+
+/** Puts them back: as they were where nothing was imported, else not validated, and so the foreign keys. */
+async function restoreChecks(
+  client: pg.Client,
+  table: ImportTable,
+  checks: readonly Check[],
+  unchanged: boolean,
+): Promise<void> {
+  const name = await currentName(client, table)
+  const adds = checks.map(
+    (check) =>
+      `ADD CONSTRAINT ${pg.escapeIdentifier(check.name)} ${check.definition.replace(/ NOT VALID$/, '')} NOT VALID`,
+  )
+  await client.query('BEGIN')
+  if (adds.length) await client.query(`ALTER TABLE ${name} ${adds.join(', ')}`)
+  await client.query('SET LOCAL allow_system_table_mods = on')
+  const valid = unchanged ? checks.filter(({ validated }) => validated).map((check) => check.name) : []
+  await client.query(
+    unchanged
+      ? `UPDATE pg_constraint SET convalidated = true WHERE conrelid = $1 AND contype = 'c' AND conname = ANY($2)`
+      : `UPDATE pg_constraint SET convalidated = false WHERE conrelid = $1 AND contype = 'f' AND $2::text[] IS NOT NULL`,
+    [table.oid, valid],
+  )
+  await client.query('COMMIT')
 }
 
 /** By its oid: a server may hide an offline table under another name. */

@@ -1,5 +1,7 @@
 // What the server adds to each database of the PostgreSQL behind it: the schema `_crdb`, which clients do not see, with
 // the catalogs as CockroachDB shows them, and the functions of CockroachDB that are used here.
+import { OF_TABLE, shownName } from './rules/names.ts'
+import { ownVariables } from './rules/settings.ts'
 import type { Version } from './types.ts'
 
 /** Catalogs that are read from `_crdb` instead of `pg_catalog`. */
@@ -10,6 +12,7 @@ export const PG_CATALOGS = [
   'pg_indexes',
   'pg_namespace',
   'pg_roles',
+  'pg_settings',
   'pg_stat_activity',
   'pg_tables',
   'pg_trigger',
@@ -39,6 +42,7 @@ export const FUNCTIONS = [
   'pg_try_advisory_xact_lock',
   'pg_get_constraintdef',
   'pg_has_role',
+  'set_config',
   'unique_rowid',
 ] as const
 
@@ -49,7 +53,7 @@ const INDEX_KEY = '(i.indkey::int2[])[0:i.indnkeyatts - 1]'
 /** A unique index as the constraint that CockroachDB sees in it. */
 const UNIQUE_INDEX = {
   oid: 'i.indexrelid',
-  conname: 'c.relname',
+  conname: shownName('c.relname'),
   connamespace: 'c.relnamespace',
   contype: `'u'::"char"`,
   condeferrable: 'false',
@@ -76,11 +80,32 @@ const UNIQUE_INDEX = {
   conbin: 'NULL::pg_node_tree',
 }
 
+/** A variable of CockroachDB's own as a row of pg_settings. */
+const OWN_SETTING = {
+  name: 'v.own',
+  setting: "coalesce(nullif(current_setting('crdb.' || v.own, true), ''), v.fallback)",
+  unit: 'NULL::text',
+  category: 'NULL::text',
+  short_desc: 'NULL::text',
+  extra_desc: 'NULL::text',
+  context: "'user'",
+  vartype: "'string'",
+  source: "'default'",
+  min_val: 'NULL::text',
+  max_val: 'NULL::text',
+  enumvals: 'NULL::text[]',
+  boot_val: 'v.fallback',
+  reset_val: 'v.fallback',
+  sourcefile: 'NULL::text',
+  sourceline: 'NULL::int4',
+  pending_restart: 'false',
+}
+
 /** The unique index that a foreign key rests on, where PostgreSQL names constraints alone. */
 const REFERRED = Object.fromEntries(
   [
     ['unique_constraint_schema', 'n.nspname'],
-    ['unique_constraint_name', 'i.relname'],
+    ['unique_constraint_name', shownName('i.relname')],
   ].map(([column, name]) => [
     column,
     `coalesce(${column}::text, (SELECT ${name}::text FROM pg_catalog.pg_constraint k
@@ -95,6 +120,8 @@ export function installSql(version: Version, name: string): string {
   const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
   const bypassShown = since(version, [25, 3])
   const numbered = since(version, [26, 3])
+  // Indexes that are being built.
+  const listed = since(version, [26, 1])
   const ids: Record<string, string> = numbered
     ? {}
     : { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' }
@@ -109,6 +136,7 @@ export function installSql(version: Version, name: string): string {
       user_name text NOT NULL, status text NOT NULL, created timestamptz NOT NULL, finished timestamptz,
       fraction_completed float4 NOT NULL, error text);
     CREATE TABLE IF NOT EXISTS _crdb.offline (relid oid PRIMARY KEY);
+    CREATE TABLE IF NOT EXISTS _crdb.building (indexrelid oid PRIMARY KEY);
     CREATE TABLE IF NOT EXISTS _crdb.column_ids (relid oid, attnum int2, id int2 NOT NULL, PRIMARY KEY (relid, attnum));
     CREATE TABLE IF NOT EXISTS _crdb.table_grants (relid oid, grantee text, privilege text, grantable bool NOT NULL,
       PRIMARY KEY (relid, grantee, privilege));
@@ -164,6 +192,13 @@ export function installSql(version: Version, name: string): string {
           ON g.rolname = s.grantee JOIN pg_catalog.pg_roles w ON w.rolname = who
         WHERE s.privilege IN (wanted, 'ALL') AND pg_catalog.pg_has_role(w.oid, g.oid, 'MEMBER')) $$;
 
+    CREATE OR REPLACE FUNCTION _crdb.shard(shards int4, VARIADIC keys text[]) RETURNS int4 LANGUAGE sql IMMUTABLE AS $$
+      SELECT ((hashtextextended(keys::text, 0) % shards + shards) % shards)::int4 $$;
+    -- An index's definition without the table in its name, and a hash-sharded one without its hidden column.
+    CREATE OR REPLACE FUNCTION _crdb.sharded(definition text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+      SELECT regexp_replace(regexp_replace(definition, '"?([^" ]*)${OF_TABLE}[0-9]+"?', '"\\1"'),
+        '\\((crdb_internal_[^,]*_shard_([0-9]+)), (.*?)\\)', '(\\3) USING HASH WITH (bucket_count=\\2)') $$;
+    CREATE OR REPLACE FUNCTION _crdb.hashed(key anyelement) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT key::text $$;
     -- A check's stored text has typed literals: total >= 0:::DECIMAL.
     CREATE OR REPLACE FUNCTION _crdb.typed(expression text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
       SELECT regexp_replace(regexp_replace(regexp_replace(regexp_replace(expression,
@@ -185,32 +220,44 @@ export function installSql(version: Version, name: string): string {
 
     CREATE OR REPLACE VIEW _crdb.pg_namespace AS SELECT * FROM pg_catalog.pg_namespace
       WHERE nspname <> '_crdb' AND nspname NOT LIKE 'pg_toast%' AND nspname NOT LIKE 'pg_temp%';
-    ${view('pg_class', 'pg_catalog.pg_class', { relispartition: 'NULL::bool', relacl: 'NULL::aclitem[]', reltuples: 'NULL::float4' })}
+    ${view('pg_class', 'pg_catalog.pg_class', { relispartition: 'NULL::bool', relacl: 'NULL::aclitem[]', reltuples: 'NULL::float4', relname: `CASE WHEN relkind = 'i' THEN ${shownName('relname')} ELSE relname END` })}
       WHERE relnamespace IN (SELECT oid FROM _crdb.pg_namespace) AND oid NOT IN (SELECT relid FROM _crdb.offline)
-        AND relkind <> 't';
+        AND relkind <> 't'${listed ? '' : ' AND oid NOT IN (SELECT indexrelid FROM _crdb.building)'};
     ${view('pg_constraint', 'pg_catalog.pg_constraint', ids)}
       WHERE connamespace IN (SELECT oid FROM _crdb.pg_namespace) AND conrelid NOT IN (SELECT relid FROM _crdb.offline)
     UNION ALL SELECT {{columns pg_catalog.pg_constraint ${JSON.stringify(unique)}}}
        FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
       WHERE i.indisunique AND c.relnamespace IN (SELECT oid FROM _crdb.pg_namespace)
         AND i.indrelid NOT IN (SELECT relid FROM _crdb.offline)
+        AND i.indexrelid NOT IN (SELECT indexrelid FROM _crdb.building)
         AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid);
-    ${view('pg_index', 'pg_catalog.pg_index', {})}
-      WHERE indrelid NOT IN (SELECT relid FROM _crdb.offline);
+    ${view('pg_index', 'pg_catalog.pg_index', listed ? { indisvalid: 'indisvalid AND indexrelid NOT IN (SELECT indexrelid FROM _crdb.building)' } : {})}
+      WHERE indrelid NOT IN (SELECT relid FROM _crdb.offline)${listed ? '' : ' AND indexrelid NOT IN (SELECT indexrelid FROM _crdb.building)'};
     ${view('pg_trigger', 'pg_catalog.pg_trigger', {})} WHERE ${triggersShown ? 'NOT tgisinternal' : 'false'};
     ${view('pg_roles', 'pg_catalog.pg_roles', bypassShown ? {} : { rolbypassrls: 'false' })}
       WHERE rolname NOT LIKE 'pg\\_%';
+    -- CockroachDB's own variables, which PostgreSQL keeps as crdb.name.
+    CREATE OR REPLACE VIEW _crdb.pg_settings AS SELECT * FROM pg_catalog.pg_settings WHERE name NOT LIKE 'crdb.%'
+    UNION ALL SELECT {{columns pg_catalog.pg_settings ${JSON.stringify(OWN_SETTING)}}} FROM (VALUES ${ownVariables(
+      version,
+    )
+      .map(({ name, value }) => `('${name}', '${value}')`)
+      .join(', ')}) v(own, fallback);
+    CREATE OR REPLACE FUNCTION _crdb.set_config(variable text, value text, local bool) RETURNS text LANGUAGE sql AS $$
+      SELECT pg_catalog.set_config(CASE WHEN variable IN (${ownVariables(version)
+        .map(({ name }) => `'${name}'`)
+        .join(', ')}) THEN 'crdb.' || variable ELSE variable END, value, local) $$;
     ${view('pg_stat_activity', 'pg_catalog.pg_stat_activity', {})} WHERE false;
     ${view('pg_tables', 'pg_catalog.pg_tables', {})}
       WHERE schemaname <> '_crdb' AND NOT EXISTS (SELECT 1 FROM _crdb.offline o JOIN pg_catalog.pg_class c ON c.oid = o.relid
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = schemaname AND c.relname = tablename);
     CREATE OR REPLACE VIEW _crdb.pg_indexes AS
-      SELECT c.oid AS crdb_oid, i.schemaname, i.tablename, i.indexname, i.tablespace,
-             replace(regexp_replace(regexp_replace(i.indexdef, ' ON (ONLY )?', ' ON ' || ${since(version, [26, 3]) ? "''" : "quote_ident(current_database()) || '.'"}),
-               ' INCLUDE ', ' STORING '), '::text', '') AS indexdef
+      SELECT c.oid AS crdb_oid, i.schemaname, i.tablename, ${shownName('i.indexname')} AS indexname, i.tablespace,
+             _crdb.sharded(replace(regexp_replace(regexp_replace(i.indexdef, ' ON (ONLY )?', ' ON ' || ${since(version, [26, 3]) ? "''" : "quote_ident(current_database()) || '.'"}),
+               ' INCLUDE ', ' STORING '), '::text', '')) AS indexdef
         FROM pg_catalog.pg_indexes i JOIN pg_catalog.pg_namespace n ON n.nspname = i.schemaname
         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = i.indexname
-       WHERE n.nspname <> '_crdb';
+       WHERE n.nspname <> '_crdb' AND c.oid NOT IN (SELECT indexrelid FROM _crdb.building);
     ${['columns', 'tables']
       .map(
         (name) => `${view(name, `information_schema.${name}`, {})} WHERE table_schema <> '_crdb'

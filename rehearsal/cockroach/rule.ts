@@ -16,11 +16,16 @@ export interface Plan {
   past?: (inTransaction: boolean) => Promise<{ sql: string; snapshot: string }>
   /** The command tag that the client gets, where PostgreSQL's is another one. */
   tag?: string
-  /** Whether the server may lose it to another transaction, by {@link ServerOptions.retryRate}. */
+  /** Whether the server may lose it to another transaction (40001). */
   retryable?: boolean
+  /** Changes something and commits it by itself, so that its result can be unknown (40003). */
+  writes?: boolean
   /** A COMMIT of a transaction. */
   commits?: boolean
 }
+
+/** Of a {@link Plan} for a schema change, a grant or the like. */
+export const CHANGE = { retryable: true, writes: true } as const
 
 /** What a rule may ask. */
 export interface RuleContext {
@@ -71,7 +76,7 @@ export interface StatementRule extends Fact {
   plan(statement: Statement, context: RuleContext): Promise<Plan | undefined> | Plan | undefined
 }
 
-export function applies({ since, until }: Fact, version: Version): boolean {
+export function applies({ since, until }: Pick<Fact, 'since' | 'until'>, version: Version): boolean {
   return (!since || compare(version, since) >= 0) && (!until || compare(version, until) < 0)
 }
 

@@ -27,7 +27,12 @@ export interface CockroachOptions {
   latency?: number
   /** Share of statements that fail with 40001, 0 to 1. Default 0. */
   retryRate?: number
-  /** Share of writes and commits that are done, and answered with 40003. Default 0. */
+  /**
+   * Each distinct statement of this application fails once, when it is sent first: with 40001, or done and answered with
+   * 40003 where it writes.
+   */
+  failEach?: { code: '40001' | '40003'; application: string } | undefined
+  /** Share of writes, schema changes and commits that are done, and answered with 40003. Default 0. */
   ambiguousRate?: number
   /** Of the faults: the same seed gives the same faults for the same statements. */
   seed?: number
@@ -46,8 +51,11 @@ export interface CockroachServer {
   readonly unknown: string[]
   /** Statements that were sent, by the application name of who sent them; one of those that differ in literals alone. */
   readonly sent: ReadonlyMap<string, ReadonlySet<string>>
+  /** What `failEach` has let fail: the application's name and the statement, with `?` for each literal. */
+  readonly failed: ReadonlySet<string>
   /** Faults and times from now on. */
-  readonly options: Required<Omit<CockroachOptions, 'version' | 'tls' | 'seed' | 'beforeFile'>>
+  readonly options: Required<Omit<CockroachOptions, 'version' | 'tls' | 'seed' | 'beforeFile' | 'failEach'>> &
+    Pick<CockroachOptions, 'failEach'>
   readonly jobs: Jobs
   /** Ends all connections; the PostgreSQL behind stays. */
   stop(): Promise<void>
@@ -70,22 +78,31 @@ interface Shared {
   sent: Map<string, Set<string>>
   /** Of `sent`: each with its literals left out, after the application. */
   shapes: Set<string>
+  /** Those of `shapes` that have failed once, by `failEach`. */
+  failed: Set<string>
   tls: CockroachOptions['tls']
 }
 
 /** The PostgreSQL that does the work, on this machine; its URLs are a superuser's. */
 export type Behind = Pick<EmbeddedServer, 'port' | 'urlOf'>
 
+const DEFAULT_VERSION = '25.2'
+
+function versionOf(text: string): Version {
+  const [major = 0, minor = 0] = text.split('.').map(Number)
+  return [major, minor]
+}
+
 export async function startCockroach(behind: Behind, options: CockroachOptions = {}): Promise<CockroachServer> {
-  const [major = 25, minor = 2] = (options.version ?? '25.2').split('.').map(Number)
   const installed: Shared['installed'] = new Map()
   const shared: Shared = {
     behind,
-    version: [major, minor],
+    version: versionOf(options.version ?? DEFAULT_VERSION),
     options: {
       ddlTime: options.ddlTime ?? 0,
       latency: options.latency ?? 0,
       retryRate: options.retryRate ?? 0,
+      failEach: options.failEach,
       ambiguousRate: options.ambiguousRate ?? 0,
     },
     random: seeded(options.seed ?? 1),
@@ -98,6 +115,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
     unknown: [],
     sent: new Map(),
     shapes: new Set(),
+    failed: new Set(),
     tls: options.tls,
   }
   const open = new Set<Socket>()
@@ -115,6 +133,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
     urlOf: (database) => withPort(behind.urlOf(database), port),
     unknown: shared.unknown,
     sent: shared.sent,
+    failed: shared.failed,
     options: shared.options,
     jobs: shared.jobs,
     async stop() {
@@ -195,9 +214,9 @@ function admin(shared: Shared, database: string): Promise<pg.Client> {
   return client
 }
 
-async function connectAdmin(shared: Shared, database: string): Promise<pg.Client> {
+async function connectAdmin({ behind }: Pick<Shared, 'behind'>, database: string): Promise<pg.Client> {
   const client = new pg.Client({
-    connectionString: shared.behind.urlOf(database),
+    connectionString: behind.urlOf(database),
     application_name: '_crdb',
     // A role's or database's own settings are for its clients.
     options: '-c default_transaction_read_only=off',
@@ -234,17 +253,37 @@ function pastOf(shared: Shared, database: string): Past {
 async function install(shared: Shared, database: string): Promise<pg.Client> {
   const client = await connectAdmin(shared, database)
   client.on('error', () => shared.installed.delete(database))
-  const [major, minor] = shared.version
-  const { rows } = await client.query("SELECT current_setting('server_version') AS behind")
+  await installIn(client, shared.version)
+  return client
+}
+
+/**
+ * Installs what the server adds to a database in the template of new ones, which spares each of them that work. For
+ * servers that hold nothing else.
+ */
+export async function installInTemplate(behind: Behind, version = DEFAULT_VERSION): Promise<void> {
+  const client = await connectAdmin({ behind }, 'template1')
+  try {
+    await installIn(client, versionOf(version))
+  } finally {
+    await client.end()
+  }
+}
+
+async function installIn(client: pg.Client, version: Version): Promise<void> {
+  const [major, minor] = version
+  const { rows } = await client.query(
+    "SELECT current_setting('server_version') AS behind, to_regproc('_crdb.version') IS NOT NULL AS there",
+  )
   const name = `CockroachDB CCL v${major}.${minor}.0 (${LIKE_SERVER} on PostgreSQL ${rows[0].behind})`
+  if (rows[0].there && (await client.query('SELECT _crdb.version() AS name')).rows[0].name === name) return
   const columnsOf = async (catalog: string) =>
     (await client.query(`SELECT * FROM ${catalog} LIMIT 0`)).fields.map((field) => field.name)
   // Two databases of one server, or two connections, may be prepared at the same time.
   await client.query('SELECT pg_advisory_lock(4711)')
   await client.query(ROLES_SQL)
-  await client.query(await fillColumns(installSql(shared.version, name), columnsOf))
+  await client.query(await fillColumns(installSql(version, name), columnsOf))
   await client.query('SELECT pg_advisory_unlock(4711)')
-  return client
 }
 
 /** Reads the client's first messages, connects to PostgreSQL, and hands both over. */
@@ -347,6 +386,8 @@ class Client implements ConnectionHost {
   readonly #left = new AbortController()
   #searchPath: string
   readonly #variables = new Map<string, string>()
+  readonly #shapes = new WeakMap<Plan, string>()
+  #defaultsRead = false
   connection!: Connection
 
   constructor(shared: Shared, parameters: ReadonlyMap<string, string>) {
@@ -371,31 +412,56 @@ class Client implements ConnectionHost {
   fault(plan: Plan, inTransaction: boolean): '40001' | '40003' | undefined {
     const { options, random } = this.#shared
     if (!plan.retryable) return undefined
+    const writes = plan.commits || plan.writes || (!inTransaction && /^\s*(insert|update|delete|with)/i.test(plan.sql))
+    const each = options.failEach
+    if (each?.application === this.#application && (each.code === '40001' || writes) && this.#failsNow(plan))
+      return each.code
     if (options.retryRate && random() < options.retryRate) return '40001'
-    const writes = plan.commits || (!inTransaction && /^\s*(insert|update|delete|with)/i.test(plan.sql))
     return writes && options.ambiguousRate && random() < options.ambiguousRate ? '40003' : undefined
   }
 
   async plan(statement: Statement): Promise<Plan> {
     const { unknown } = this.#shared
-    this.#record(statement)
-    await admin(this.#shared, this.#database)
+    const shape = this.#record(statement)
+    await this.#readDefaults()
     this.#notePath(statement)
     this.#noteVariable(statement)
+    this.#noteConfig(statement)
     const plan = await planFor(statement, this.#context())
+    if (plan) this.#shapes.set(plan, shape)
     if (plan) return plan
     unknown.push(statement.sql)
     throw new SqlError('0A000', `${LIKE_SERVER}: no rule knows this statement: ${statement.sql.slice(0, 200)}`)
   }
 
-  #record({ tokens, sql }: Statement): void {
+  /** CockroachDB's own variables as the role has them by default; what the client sets wins. */
+  async #readDefaults(): Promise<void> {
+    const db = await admin(this.#shared, this.#database)
+    if (this.#defaultsRead) return
+    this.#defaultsRead = true
+    const { rows } = await db.query(ROLE_DEFAULTS, [this.#user])
+    for (const { name, value } of rows) if (!this.#variables.has(name)) this.#variables.set(name, value)
+  }
+
+  /** True for the first statement of its shape. */
+  #failsNow(plan: Plan): boolean {
+    const { failed } = this.#shared
+    const shape = this.#shapes.get(plan) ?? ''
+    if (failed.has(shape)) return false
+    failed.add(shape)
+    return true
+  }
+
+  /** @returns the statement without its literals, after the application's name */
+  #record({ tokens, sql }: Statement): string {
     const { sent, shapes } = this.#shared
     const texts = tokens.map(({ kind, text }) => (kind === 'string' || kind === 'number' ? '?' : text))
     const shape = [this.#application, ...texts].join(' ')
-    if (shapes.has(shape)) return
+    if (shapes.has(shape)) return shape
     shapes.add(shape)
     const seen = sent.get(this.#application) ?? new Set()
     sent.set(this.#application, seen.add(sql))
+    return shape
   }
 
   /** Schema changes run on another connection, where names must mean the same. */
@@ -411,6 +477,15 @@ class Client implements ConnectionHost {
     if (!OWN_VARIABLES.has(name)) return
     if (tokens[0]?.value === 'set') this.#variables.set(name, tokens[at + 2]?.value ?? '')
     if (tokens[0]?.value === 'reset') this.#variables.delete(name)
+  }
+
+  /** `set_config('name', 'value', …)` anywhere in a statement. */
+  #noteConfig({ tokens }: Statement): void {
+    for (const [at, { kind, value }] of tokens.entries()) {
+      const [name, setting] = [tokens[at + 2], tokens[at + 4]]
+      if (kind !== 'word' || value !== 'set_config' || name?.kind !== 'string' || setting?.kind !== 'string') continue
+      if (OWN_VARIABLES.has(name.value)) this.#variables.set(name.value, setting.value)
+    }
   }
 
   requireOnline({ tokens }: Statement): void {
@@ -505,6 +580,12 @@ class Client implements ConnectionHost {
     })
   }
 }
+
+const ROLE_DEFAULTS = `
+  SELECT split_part(c.text, '=', 1) AS name, substr(c.text, strpos(c.text, '=') + 1) AS value
+    FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+   CROSS JOIN LATERAL (SELECT substr(each, 6) AS text FROM unnest(s.setconfig) each WHERE each LIKE 'crdb.%') c
+   WHERE r.rolname = $1 AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))`
 
 const HAS_PRIVILEGE = `
   SELECT _crdb.is_admin($4) OR EXISTS (SELECT 1 FROM _crdb.table_privileges p

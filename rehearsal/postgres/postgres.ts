@@ -35,6 +35,8 @@ export interface PostgresOptions {
   settings?: Record<string, string | number>
   /** Created in the new server, and named by `url`. Default `shop`. */
   database?: string
+  /** Called on the new server before `database` is created. */
+  beforeDatabase?: (server: Pick<EmbeddedServer, 'name' | 'port' | 'urlOf'>) => Promise<void>
   /** Folder with `postgres` and `initdb` of another version. Default: the embedded PostgreSQL 16. */
   binDir?: string
   /** Abandons the start: the promise rejects with the signal's reason once nothing is left behind. */
@@ -305,6 +307,7 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     await rename(join(folder, 'template'), template).catch(() => {})
     await writeSettings(join(dataDir, 'postgresql.auto.conf'), { ...DEFAULT_SETTINGS, ...options.settings })
     await firstStart()
+    await options.beforeDatabase?.({ name, port, urlOf })
     await createDatabase(urlOf('postgres'), database)
     signal?.throwIfAborted()
   } catch (error) {

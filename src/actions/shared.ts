@@ -1,5 +1,6 @@
 import { exportVariable, warning } from '@actions/core'
 import { type Entry, type Phase, requireEntry } from '../ledger/ledger.ts'
+import type { Plan } from '../model/plan.ts'
 import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, refuse, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
@@ -7,6 +8,7 @@ import { boolean, connectionUrl, duration, pattern, text, webhookUrl } from '../
 import { tlsProblem } from '../runtime/url.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readServer } from '../source/server.ts'
+import { type SequenceSet, setSequences } from '../sql/sequences.ts'
 
 export const config = {
   config: optional(
@@ -91,10 +93,15 @@ export function requireTls(inputs: Partial<Connections>): string[] {
 /** Set for the later steps of a job: one annotation is enough, however many connections they make. */
 const WARNED = 'MOLT_ACTIONS_WARNED_INSECURE'
 
+let warned = false
+
 function warnInsecure(weak: readonly string[]): void {
-  if (!weak.length || process.env[WARNED]) return
+  if (!weak.length || warned || process.env[WARNED]) return
   warning(`\`allow-insecure\`: ${weak.join('; ')}`)
+  warned = true
   exportVariable(WARNED, 'true')
+  // For later steps alone.
+  delete process.env[WARNED]
 }
 
 /** Opens both sides and closes them whatever happens; `signal` ends attempts to connect. */
@@ -159,8 +166,23 @@ async function requireAllRows(source: Database, { plan }: Entry): Promise<void> 
     )
 }
 
-/** @throws VerdictError when a sequence of the target is not past every value in use */
-export function requireSequencesSet(problems: readonly string[]): void {
+/**
+ * Sets the target's sequences beyond every value in use, as {@link setSequences} does.
+ * @param note receives what was set, and what could not be, before that is an error
+ * @throws VerdictError when a sequence of the target is not past every value in use
+ */
+export async function moveSequences(
+  { source, target }: { source: Database; target: Database },
+  plan: Plan,
+  { margin, live = false }: { margin: number; live?: boolean },
+  note: (set: readonly SequenceSet[], problems: readonly string[]) => Promise<void> = async () => {},
+): Promise<SequenceSet[]> {
+  const sides = [
+    { db: source, schema: plan.sourceSchema },
+    { db: target, schema: plan.targetSchema },
+  ] as const
+  const { set, problems } = await setSequences(...sides, plan.tables, BigInt(margin), live)
+  await note(set, problems)
   if (problems.length)
     refuse(
       'sequences.not-set',
@@ -168,4 +190,5 @@ export function requireSequencesSet(problems: readonly string[]): void {
       problems,
       'The next insert on the target could collide with a row that is there.',
     )
+  return set
 }

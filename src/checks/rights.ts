@@ -398,6 +398,24 @@ export const rightChecks: readonly Check[] = [
     },
   },
   {
+    id: 'right.target-copy',
+    severity: 'block',
+    title: 'The migration user may load by COPY',
+    protects:
+      '`mode: use-copy` and `direct-copy` load by COPY FROM, which requires the role admin. Without it the load fails at its first row.',
+    fix: 'GRANT admin TO {role}; -- or load by IMPORT INTO: `mode: import`',
+    *find(facts) {
+      const { role, server } = facts.target
+      const { mode } = facts.settings
+      if (server.isCockroach && !role.admin && loads(facts) && (mode === 'use-copy' || mode === 'direct-copy'))
+        yield {
+          object: role.name,
+          what: `${role.name} does not have the role admin on the target, and \`mode: ${mode}\` loads by COPY FROM`,
+          names: { role: ident(role.name) },
+        }
+    },
+  },
+  {
     id: 'right.target-import',
     severity: 'block',
     title: 'The migration user may run IMPORT INTO',

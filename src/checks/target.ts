@@ -330,11 +330,10 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The migration user may read whole tables on the target',
-    protects:
-      'Counts, row hashes and the final verify read every row; with `disallow_full_table_scans` they are refused.',
+    protects: 'MOLT reads every row, in sessions of its own; with `disallow_full_table_scans` it is refused.',
     fix: 'ALTER ROLE {role} SET disallow_full_table_scans = off;',
-    *find({ target: { disallowFullScans, role } }) {
-      if (disallowFullScans === 'on')
+    *find({ target: { tools, role } }) {
+      if (tools.settings.disallow_full_table_scans?.value === 'on')
         yield {
           object: role.name,
           what: `disallow_full_table_scans is on for ${role.name} on the target`,

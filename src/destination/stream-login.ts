@@ -73,7 +73,7 @@ export async function createStreamLogin(
   const password = randomBytes(24).toString('hex')
   const url = withLogin(targetUrl, role, password)
   addSecretUrl(url)
-  await db.query(`CREATE ROLE ${ident(role)} LOGIN PASSWORD ${literal(password)}`)
+  await db.query(`CREATE ROLE IF NOT EXISTS ${ident(role)} LOGIN PASSWORD ${literal(password)}`)
   const { rows } = await db.query('SELECT has_schema_privilege($1, $2, $3) AS used', [role, schema, 'USAGE'])
   if (!rows[0].used) await db.query(`GRANT USAGE ON SCHEMA ${ident(schema)} TO ${ident(role)}`)
   const names = tables.map((table) => qualified(schema, table)).join(', ')

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { warning } from '@actions/core'
-import { type Database, ident, qualified } from '../runtime/database.ts'
+import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { messageOf, refuse } from '../runtime/errors.ts'
 import { number } from '../runtime/progress.ts'
 import type { Deferred } from './deferral.ts'
@@ -28,7 +28,7 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
   const end = performance.now() + TRIAL_LIMIT
   let tried = 0
   try {
-    await target.query(`CREATE SCHEMA ${ident(schema)}`)
+    await build(target, `CREATE SCHEMA ${ident(schema)}`)
     for (const [at, object] of forms.entries()) {
       if (performance.now() > end) break
       await tryOne(target, { schema, at }, object).catch((error) =>
@@ -52,6 +52,21 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
     warning(`${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried within 60 s`)
 }
 
+/** Repeats a statement whose result is unknown (40003); what it makes may then be there. */
+async function build(target: Database, statement: string): Promise<void> {
+  try {
+    await target.query(statement)
+  } catch (error) {
+    if (sqlState(error) !== '40003') throw error
+    await target.query(statement).catch((again) => {
+      if (!IS_THERE.test(sqlState(again) ?? '')) throw again
+    })
+  }
+}
+
+/** A schema, a relation or another object of that name exists. */
+const IS_THERE = /^(42P06|42P07|42710)$/
+
 /** Repeatable; also for what an earlier run has left. */
 export async function dropTrial(target: Database, schema: string | null | undefined): Promise<void> {
   if (schema) await target.query(`DROP SCHEMA IF EXISTS ${ident(schema)} CASCADE`)
@@ -74,13 +89,12 @@ interface Place {
 async function tryOne(target: Database, place: Place, object: Deferred): Promise<void> {
   const own = await copyOf(target, place, 't', qualified(object.schema, object.table))
   const [, before, referred, columns] = FOREIGN_KEY.exec(object.create) ?? []
-  if (before === undefined || referred === undefined)
-    return void (await target.query(renamed(object, own, object.create)))
+  if (before === undefined || referred === undefined) return build(target, renamed(object, own, object.create))
   const itself = parts(referred).at(-1) === object.table
   const other = itself ? own : await copyOf(target, place, 'r', referred)
-  await target.query(`CREATE UNIQUE INDEX ${ident(`u${place.at}`)} ON ${other} (${columns})`)
+  await build(target, `CREATE UNIQUE INDEX ${ident(`u${place.at}`)} ON ${other} (${columns})`)
   const create = object.create.replace(`${before}${referred}`, () => `${before}${other}`)
-  await target.query(renamed(object, own, create))
+  await build(target, renamed(object, own, create))
 }
 
 const NAME = String.raw`(?:"(?:[^"]|"")*"|[^\s".(]+)`
@@ -93,7 +107,7 @@ const parts = (name: string) =>
 /** Columns alone: what else there is on the table is tried by itself. */
 async function copyOf(target: Database, { schema, at }: Place, letter: string, table: string): Promise<string> {
   const copy = qualified(schema, `${letter}${at}`)
-  await target.query(`CREATE TABLE ${copy} (LIKE ${table})`)
+  await build(target, `CREATE TABLE ${copy} (LIKE ${table})`)
   return copy
 }
 

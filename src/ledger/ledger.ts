@@ -45,7 +45,6 @@ export interface Facts {
   publication?: PublicationMark
   /** The files of the source's tables as they were before the load. */
   files?: TableFiles
-  fenceId?: string
   /** A rollback that was begun: the tables whose writes on the target are given up. */
   goingBack?: string[]
   /** Rights to write that were taken from roles on the target until the commit. */

@@ -1,5 +1,5 @@
 import { pipeline } from 'node:stream/promises'
-import type pg from 'pg'
+import type { DatabaseError } from 'pg'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError } from '../runtime/errors.ts'
@@ -121,7 +121,7 @@ async function copyOne(source: Database, target: Database, job: CopyJob, signal:
 export function discreet(error: unknown): string {
   const state = sqlState(error)
   if (!state) return error instanceof Error ? error.message : String(error)
-  const { constraint, column, dataType, position, message } = error as Partial<pg.DatabaseError>
+  const { constraint, column, dataType, position, message } = error as Partial<DatabaseError>
   // The position is that in our statement: within a function, whose text may be made of values, there is another.
   if (state.startsWith('42') && position) return `SQLSTATE ${state}: ${message}`
   const where = [constraint && `constraint ${constraint}`, column && `column ${column}`, dataType && `type ${dataType}`]

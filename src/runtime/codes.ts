@@ -320,15 +320,15 @@ export const CODES = {
     cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
     fix: 'Turn TLS on at the server.',
   },
-  'connect.not-ready': {
-    meaning: 'The server takes no connections now.',
-    cause: 'It is starting, shutting down, or recovering (57P03).',
-    fix: 'Wait until it has started, then run the step again.',
-  },
   'connect.not-allowed': {
     meaning: 'A database does not let this user in.',
     cause: 'The user may log in to the server, and has no CONNECT on this database.',
     fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
+  },
+  'connect.not-ready': {
+    meaning: 'The server takes no connections now.',
+    cause: 'It is starting, shutting down, or recovering (57P03).',
+    fix: 'Wait until it has started, then run the step again.',
   },
   'connect.option-refused': {
     meaning: 'A database refused a start-up parameter.',
@@ -357,6 +357,11 @@ export const CODES = {
     cause: 'The source has changed since an earlier `apply`, or another user created the object.',
     fix: 'Change the object by hand, or drop it and run `convert` again. `convert` drops nothing.',
   },
+  'convert.schema-missing': {
+    meaning: 'The source has no schema of this name.',
+    cause: 'The input `schema` is misspelled, or the URL names another database.',
+    fix: 'Correct `schema`, or the database in the URL.',
+  },
   'convert.target-not-empty': {
     meaning: 'The schema on the target holds tables that `convert` did not create. Nothing was created.',
     cause: '`target` names a database that is in use, or the tables were created by hand.',
@@ -366,11 +371,6 @@ export const CODES = {
     meaning: 'The migration is past `prepare`, so no table is created.',
     cause: '`convert` ran with `apply` after the load had begun.',
     fix: 'Run `convert` without `apply`. To start again, run `abort` and `cleanup` first.',
-  },
-  'convert.schema-missing': {
-    meaning: 'The source has no schema of this name.',
-    cause: 'The input `schema` is misspelled, or the URL names another database.',
-    fix: 'Correct `schema`, or the database in the URL.',
   },
 
   'cutover.end-sessions': {

@@ -42,6 +42,12 @@ export function noteNext(step: NextStep | undefined): void {
   standing = step
 }
 
+/** Forgets what an earlier action of this process noted. */
+export function resetNext(): void {
+  standing = undefined
+  told = false
+}
+
 /** For an action that has told what comes next in its own place. */
 export function nextTold(): void {
   told = true

@@ -56,9 +56,12 @@ export function sessionSettings(
   return { options: [own, ...options].filter(Boolean).join(' '), token }
 }
 
+/** Of CockroachDB alone; a role may have it on, and every comparison reads whole tables. */
+const FULL_SCANS = 'disallow_full_table_scans'
+
 /**
- * Proves that the start-up parameters reached the session, then lifts the timeouts that could not be among them. Both in
- * one statement, which changes nothing in a session that is not ours.
+ * Proves that the start-up parameters reached the session, then lifts the limits that could not be among them, since one
+ * of the servers does not know them. Both in one statement, which changes nothing in a session that is not ours.
  * @throws UserError `connect.pooler` when they did not
  */
 export async function requireOwnSession(client: pg.Client, side: string, { token }: SessionSettings): Promise<void> {
@@ -66,8 +69,9 @@ export async function requireOwnSession(client: pg.Client, side: string, { token
   const { rows } = await client.query(
     `SELECT name, setting, CASE WHEN name IN (${timeouts})
               AND (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'lock_timeout') = '${token}'
-            THEN set_config(name, '0', false) END AS lifted
-       FROM pg_catalog.pg_settings WHERE name IN ('lock_timeout', ${timeouts})`,
+            THEN set_config(name, '0', false)
+            WHEN name = '${FULL_SCANS}' THEN set_config('${FULL_SCANS}', 'off', false) END AS lifted
+       FROM pg_catalog.pg_settings WHERE name IN ('lock_timeout', '${FULL_SCANS}', ${timeouts})`,
   )
   if (rows.find(({ name }) => name === 'lock_timeout')?.setting !== token) throw poolerError(side, 'drops')
 }

@@ -51,7 +51,9 @@ const REPEATABLE = [
   /^\s*CREATE\s+(UNIQUE\s+)?\w+\s+IF NOT EXISTS\b/i,
   /^\s*(DROP\s+\w+|ALTER\s+TABLE\s[\s\S]*\sDROP\s+CONSTRAINT)\s+IF EXISTS\b/i,
   /^\s*ALTER\s+TABLE\s[\s\S]*\sVALIDATE\s+CONSTRAINT\b/i,
-  /^\s*ALTER\s+SEQUENCE\b/i,
+  /^\s*ALTER\s+(SEQUENCE|ROLE|USER)\b/i,
+  /^\s*ALTER\s+TABLE\s[\s\S]*\sADD\s+COLUMN\s+IF NOT EXISTS\b/i,
+  /^\s*COMMENT\s+ON\b/i,
 ]
 
 /** Whether a statement may be run once more when nobody knows whether it was done. */

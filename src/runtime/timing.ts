@@ -59,6 +59,8 @@ const DEFAULTS = {
   watchLook: 1_000,
   /** Between two acknowledgements of the replicator, whose own 5 s would be the larger part of a write pause. */
   standby: 200,
+  /** How long the replicator gathers changes before it writes them, at most. */
+  flush: 100,
   /** After a lost connection of the stream's own, and after a replicator that ended: times its ends without progress, at most. */
   reconnect: 250,
   restart: 200,

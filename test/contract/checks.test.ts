@@ -752,7 +752,10 @@ it('what only CockroachDB says of itself', () => {
   expectFires({ ...plain, settings: cockroach.settings }, 'tgt.cockroach', ['target'], cockroach)
   expectFires(asCockroach(clean, 22, 2), 'tgt.version', ['target'])
   expectFires(target({ intSize: '8' }), 'tgt.int-size', ['target'], cockroach)
-  expectFires(target({ disallowFullScans: 'on' }), 'tgt.full-scans', [cockroach.target.role.name], cockroach)
+  const full = changed(cockroach, (copy) => {
+    copy.target.tools.settings.disallow_full_table_scans = { value: 'on', byUrl: false }
+  })
+  expectFires(full, 'tgt.full-scans', [cockroach.target.role.name], cockroach)
   expectFires(target({ gcTtlSeconds: 4_500 }), 'tgt.gc-ttl', [cockroach.target.server.database], cockroach)
   expect(objectsOf(target({ gcTtlSeconds: 14_400 }), 'tgt.gc-ttl')).toEqual([])
   const zone =
@@ -780,6 +783,9 @@ it('what only CockroachDB says of itself', () => {
   const granted = on(1, { system: ['EXTERNALIOIMPLICITACCESS'] }, http)
   expectFires(on(1, {}, http), 'right.target-implicit-access', [name], granted)
   expect(objectsOf(on(1, {}), 'right.target-implicit-access')).toEqual([])
+  for (const mode of ['use-copy', 'direct-copy'] as const)
+    expectFires(on(1, {}, { mode }), 'right.target-copy', [name], on(1, { admin: true }, { mode }))
+  expect(objectsOf(on(1, {}, { mode: 'import' }), 'right.target-copy')).toEqual([])
   expect(targetGrants(on(3, {}), 'mig')).toContain('GRANT SYSTEM CONTROLJOB TO "mig";')
   expect(targetGrants(on(1, {}), 'mig')).not.toContain('CONTROLJOB')
   const job = { id: '77', type: 'CHANGEFEED', status: 'running', description: 'CREATE CHANGEFEED' }

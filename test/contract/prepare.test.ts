@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { startCockroach } from '../../rehearsal/cockroach/server.ts'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { Preflight } from '../../src/checks/preflight.ts'
 import {
@@ -23,6 +24,7 @@ import { connect, type Database, unhurried } from '../../src/runtime/database.ts
 import { readSchema } from '../../src/sql/schema.ts'
 import { setSequences } from '../../src/sql/sequences.ts'
 import { readSequenceStates } from '../../src/sql/structure.ts'
+import { inProcess } from '../support/in-process.ts'
 import { type Servers, startServers } from '../support/servers.ts'
 import { runBundle } from './bundle.ts'
 import { query, type World, world } from './checks-helpers.ts'
@@ -52,6 +54,7 @@ async function run(name: string, urls: World, inputs: Record<string, string> = {
     dir: `${repo}/actions/${name}`,
     repo,
     workDir: folder,
+    start: inProcess,
     inputs: { ...urls, 'allow-insecure': 'true', ...inputs },
   })
   const log = result.steps.map((step) => step.log).join('\n')
@@ -619,4 +622,43 @@ it('drops the foreign keys that rest on a unique index with it, and leaves the o
       .map((each) => each.name)
     expect(kinds).toEqual(['mail_email_fkey'])
   })
+})
+
+it('takes nothing off while an index is being built, and waits for one before it builds it again (26.1)', async () => {
+  const { target } = await world(pair, 'SELECT 1', SHOP)
+  const fast = await startCockroach(pair.behind, { version: '26.1' })
+  const slow = await startCockroach(pair.behind, { version: '26.1', ddlTime: 3_000 })
+  const name = new URL(target).pathname.slice(1)
+  const indexes = { indexes: true, constraints: false }
+  const plan = { targetSchema: 'public', tables: ['customers', 'orders'] }
+  try {
+    await withTarget(fast.urlOf(name), (db) =>
+      withTarget(slow.urlOf(name), async (building) => {
+        await createLedger(db)
+        const valid = async () =>
+          (await readSchema(db, 'target', 'public')).indexes.find(({ name }) => name === 'one_email')?.valid
+        const create = 'CREATE UNIQUE INDEX one_email ON public.customers (email)'
+        const built = building.query(create)
+        await expect.poll(valid, { interval: 20 }).toBe(false)
+        await expect(deferObjects(db, 'main', plan, indexes, true)).rejects.toMatchObject({
+          code: 'deferral.not-captured',
+        })
+        await built
+        expect(await valid()).toBe(true)
+        await deferObjects(db, 'main', plan, indexes, true)
+        expect(await valid()).toBeUndefined()
+        // As after a run that was killed: its job goes on.
+        const again = building.query(create)
+        await expect.poll(valid, { interval: 20 }).toBe(false)
+        expect(await deferralProblems(db, 'main')).toEqual([expect.stringContaining('not valid')])
+        await rebuildDeferred(db, 'main', ['unique'])
+        expect(await valid()).toBe(true)
+        expect(await deferralProblems(db, 'main')).toEqual([])
+        await again
+      }),
+    )
+  } finally {
+    await slow.stop()
+    await fast.stop()
+  }
 })

@@ -16,6 +16,7 @@ export const SETTINGS = {
   targetSchema: 'shop',
   tables: ['customers', 'orders'],
   defer: { indexes: true, constraints: true },
+  implicitAccess: 'molt serves the files over HTTP (`local-path`)',
 }
 
 const SOURCE = [
@@ -44,8 +45,9 @@ export interface GrantBench {
   stop(): Promise<void>
 }
 
-export async function startGrantBench(): Promise<GrantBench> {
-  const servers = await startServers()
+/** @param version of the CockroachDB that the target answers like */
+export async function startGrantBench(version?: string): Promise<GrantBench> {
+  const servers = await startServers({ cluster: version ? { version } : {} })
   const admin = await world(servers, SOURCE, TARGET)
   const database = new URL(admin.source).pathname.slice(1)
   const behind = servers.behind.urlOf(database)
@@ -86,7 +88,10 @@ const NAMED: [right: RegExp, code: string][] = [
   [/^SYSTEM VIEWJOB$/, 'tgt.jobs-unseen'],
   [/^SYSTEM VIEWACTIVITYREDACTED$/, 'right.target-activity'],
   [/^SYSTEM VIEWCLUSTERSETTING$/, 'right.target-settings'],
+  [/^SYSTEM CONTROLJOB$/, 'right.target-control-job'],
+  [/^SYSTEM EXTERNALIOIMPLICITACCESS$/, 'right.target-implicit-access'],
 ]
+
 /** Of each removal what has to be named, and what is: equal where each is a clear red. Everything is given back. */
 export async function takeEach(
   granted: Granted,

@@ -195,11 +195,19 @@ describe('IMPORT INTO', () => {
     running.catch(() => {})
     await reached.promise
     expect(jobs[0]?.fractionCompleted).toBe(0.5)
+    // Whoever reads catalogs meanwhile waits for nothing.
+    await db.query("SET lock_timeout = '1s'")
+    await db.query(`SELECT column_default FROM information_schema.columns WHERE table_name = 'orders'`)
+    await db.query(
+      "SELECT pg_get_constraintdef(oid), pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conrelid = 'orders'::regclass",
+    )
     await context.jobs.cancel(jobs[0]?.id as string)
     await expect(running).rejects.toMatchObject({ message: 'job canceled by user' })
     await status(jobs[0], 'canceled')
     expect(offline.size).toBe(0)
     expect(await orders()).toEqual([])
+    const checks = `SELECT convalidated FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype IN ('c', 'f')`
+    expect((await db.query(checks)).rows).toEqual([{ convalidated: true }, { convalidated: true }])
   })
 })
 

@@ -244,6 +244,174 @@ describe('faults', () => {
   })
 })
 
+describe('faults of schema changes', () => {
+  test('each statement fails once with 40001, and nothing of it is done', async () => {
+    const other = await startCockroach(behind, { failEach: { code: '40001', application: 'ours' } })
+    const client = await open(undefined, `${other.urlOf('shop')}&application_name=ours`)
+    try {
+      const create = 'CREATE TABLE once (id INT PRIMARY KEY)'
+      const grant = 'GRANT INSERT ON TABLE once TO faulty'
+      const all = [
+        'CREATE ROLE faulty',
+        create,
+        grant,
+        'REVOKE INSERT ON TABLE once FROM faulty',
+        'SELECT count(*) FROM once',
+      ]
+      for (const sql of all) {
+        expect((await refused(sql, client)).code, sql).toBe('40001')
+        await client.query(sql)
+      }
+      await client.query('SELECT count(*) FROM once')
+      // Of the same statement with other literals, too.
+      await refused('INSERT INTO once VALUES (1)', client)
+      await client.query('INSERT INTO once VALUES (2)')
+      expect(await rows('SELECT id FROM once', [], db)).toEqual([{ id: '2' }])
+    } finally {
+      await client.end()
+      await other.stop()
+    }
+  })
+
+  test('a schema change with 40003 is done', async () => {
+    const other = await startCockroach(behind, { ambiguousRate: 1 })
+    const client = await open(undefined, other.urlOf('shop'))
+    try {
+      expect((await refused('CREATE TABLE maybe (id INT PRIMARY KEY)', client)).code).toBe('40003')
+      expect(await rows('SELECT id FROM maybe')).toEqual([])
+    } finally {
+      await client.end()
+      await other.stop()
+    }
+  })
+})
+
+describe('indexes', () => {
+  const names = async (table: string, client = db) =>
+    (await rows(`SELECT indexname, indexdef FROM pg_indexes WHERE tablename = '${table}' ORDER BY 1`, [], client)).map(
+      ({ indexname, indexdef }) => [indexname, String(indexdef).replace(/^.* USING btree /, '')],
+    )
+
+  // docs: drop-index.md
+  test('have a name for their table alone', async () => {
+    for (const table of ['one_side', 'other_side']) {
+      await db.query(`CREATE TABLE ${table} (id INT PRIMARY KEY, code STRING)`)
+      await db.query(`CREATE UNIQUE INDEX same ON ${table} (code)`)
+    }
+    expect((await refused('CREATE INDEX same ON other_side (id)')).code).toBe('42P07')
+    await db.query('CREATE INDEX IF NOT EXISTS same ON other_side (id)')
+    expect(await names('other_side')).toEqual([
+      ['other_side_pkey', '(id)'],
+      ['same', '(code)'],
+    ])
+    const shown = `SELECT r.relname AS table, c.relname AS name FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
+      JOIN pg_class r ON r.oid = i.indrelid WHERE c.relname = 'same' ORDER BY 1`
+    expect((await rows(shown)).map(({ table }) => table)).toEqual(['one_side', 'other_side'])
+    await db.query(`INSERT INTO other_side VALUES (1, 'a')`)
+    expect((await refused(`INSERT INTO other_side VALUES (2, 'a')`)).message).toContain('constraint "same"')
+    expect(await refused('DROP INDEX same')).toEqual({
+      code: '42P08',
+      message: 'index name "same" is ambiguous (found in one_side and other_side)',
+    })
+    await db.query(`COMMENT ON INDEX other_side@same IS 'the other'`)
+    await db.query('DROP INDEX one_side@same CASCADE')
+    expect((await rows(shown)).map(({ table }) => table)).toEqual(['other_side'])
+    await db.query('DROP INDEX other_side@same CASCADE')
+  })
+
+  // docs: hash-sharded-indexes.md; cockroachdb/cockroach#126397
+  test('that are hash-sharded begin with a hidden column, which their definition does not have', async () => {
+    await db.query('CREATE TABLE events (id INT PRIMARY KEY, at TIMESTAMPTZ)')
+    await db.query('CREATE INDEX by_time ON events (at) USING HASH WITH (bucket_count = 4)')
+    expect(await names('events')).toEqual([
+      ['by_time', '(at) USING HASH WITH (bucket_count=4)'],
+      ['events_pkey', '(id)'],
+    ])
+    const columns = `SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
+      WHERE i.indrelid = 'events'::regclass AND NOT i.indisprimary ORDER BY 1`
+    expect(await rows(columns)).toEqual([{ attname: 'at' }, { attname: 'crdb_internal_at_shard_4' }])
+    await db.query(`INSERT INTO events (id, at) SELECT i, now() FROM generate_series(1, 20) i`)
+    await db.query('DROP INDEX events@by_time')
+    expect(
+      await rows(`SELECT 1 FROM pg_attribute WHERE attname = 'crdb_internal_at_shard_4' AND attisdropped IS NOT TRUE`),
+    ).toEqual([])
+    expect(await rows(`SELECT 1 FROM pg_constraint WHERE conname = 'check_crdb_internal_at_shard_4'`)).toEqual([])
+  })
+
+  // pkg/sql/pg_catalog.go
+  test.each([
+    ['25.2', ['[]']],
+    ['26.1', ['[]', '[{"indisvalid":false}]']],
+  ] as const)('are listed in %s while they are built', async (version, expected) => {
+    const other = await startCockroach(behind, { version, ddlTime: 500 })
+    const [building, looking] = [await open(undefined, other.urlOf('shop')), await open(undefined, other.urlOf('shop'))]
+    const name = `slow_${version.replace('.', '_')}`
+    try {
+      const look = `SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relname = '${name}'`
+      let built = false
+      const done = building.query(`CREATE INDEX ${name} ON children (email)`).then(() => {
+        built = true
+      })
+      const seen: string[] = []
+      while (!built) seen.push(JSON.stringify(await rows(look, [], looking)))
+      await done
+      // The last look may come just before the answer.
+      const states = seen.filter((state, at) => state !== seen[at - 1] && state !== '[{"indisvalid":true}]')
+      expect(states).toEqual(expected)
+      expect(await names('children', looking)).toContainEqual([name, '(email)'])
+      expect(await rows(look, [], looking)).toEqual([{ indisvalid: true }])
+    } finally {
+      await building.end()
+      await looking.end()
+      await other.stop()
+    }
+  })
+})
+
+// pkg/sql/sequence.go
+test('setval of a sequence with CACHE is a schema change', async () => {
+  const other = await startCockroach(behind, { ddlTime: 300 })
+  const client = await open(undefined, other.urlOf('shop'))
+  try {
+    await db.query('CREATE SEQUENCE plain_numbers; CREATE SEQUENCE cached_numbers CACHE 10')
+    const changes = () => other.jobs.list().filter(({ description }) => description.includes('setval')).length
+    await client.query(`SELECT setval('plain_numbers', 5)`)
+    expect(changes()).toBe(0)
+    const began = performance.now()
+    expect(await rows(`SELECT setval('"public"."cached_numbers"'::regclass, 50, true) AS value`, [], client)).toEqual([
+      { value: '50' },
+    ])
+    expect(performance.now() - began).toBeGreaterThan(290)
+    expect(changes()).toBe(1)
+  } finally {
+    await client.end()
+    await other.stop()
+  }
+})
+
+describe('full table scans', () => {
+  // docs: session-variables.md
+  test('are refused where the role or the session says so', async () => {
+    await db.query(`CREATE ROLE scanner LOGIN PASSWORD 'scanner'`)
+    await db.query('GRANT SELECT, UPDATE ON TABLE children TO scanner')
+    await db.query('ALTER ROLE scanner SET disallow_full_table_scans = on')
+    const client = await open('scanner')
+    try {
+      expect(await rows('SHOW disallow_full_table_scans', [], client)).toEqual([{ disallow_full_table_scans: 'on' }])
+      expect(await refused('SELECT count(*) FROM children', client)).toMatchObject({ code: 'P0003' })
+      expect(await refused('UPDATE children SET total = 6', client)).toMatchObject({ code: 'P0003' })
+      expect(await rows('SELECT id FROM children WHERE id = 1', [], client)).toEqual([{ id: '1' }])
+      expect(await rows(`SELECT relname FROM pg_class WHERE relname = 'children'`, [], client)).toHaveLength(1)
+      await client.query(`SELECT set_config('disallow_full_table_scans', 'off', false)`)
+      expect(await rows('SELECT count(*) AS n FROM children', [], client)).toEqual([{ n: '1' }])
+      const setting = `SELECT setting FROM pg_settings WHERE name = 'disallow_full_table_scans'`
+      expect(await rows(setting, [], client)).toEqual([{ setting: 'off' }])
+    } finally {
+      await client.end()
+    }
+  })
+})
+
 describe('the past', () => {
   const NOW = 'SELECT cluster_logical_timestamp()::STRING AS time'
   const names = async (time: unknown) =>
@@ -303,6 +471,29 @@ describe('statements of MOLT', () => {
     expect(await rows(`SELECT indexname FROM pg_indexes WHERE tablename = 'exceptions' ORDER BY 1`)).toEqual([
       { indexname: 'exceptions_pkey' },
       { indexname: 'exceptions_table_name_stage_idx' },
+    ])
+  })
+
+  // cockroachdb/replicator: internal/target/schemawatch.
+  test('replicator orders tables by their foreign keys', async () => {
+    await db.query(`CREATE SCHEMA ordered; CREATE TABLE ordered.a (id INT PRIMARY KEY);
+      CREATE TABLE ordered.b (id INT PRIMARY KEY, a INT REFERENCES ordered.a);
+      CREATE TABLE ordered.c (id INT PRIMARY KEY, b INT REFERENCES ordered.b, a INT REFERENCES ordered.a)`)
+    const shown = await rows('SELECT schema_name, table_name, type FROM [SHOW TABLES FROM "shop"."ordered"]')
+    expect(shown).toEqual(['a', 'b', 'c'].map((name) => ({ schema_name: 'ordered', table_name: name, type: 'table' })))
+    const found = await rows(`WITH RECURSIVE
+      tables AS (SELECT schema_name AS sch, table_name AS tbl FROM [SHOW TABLES FROM "shop"."ordered"] WHERE type='table'),
+      refs AS (SELECT constraint_schema AS child_sch, table_name AS child_tbl, referenced_table_name AS parent_tbl
+        FROM "shop".information_schema.referential_constraints WHERE table_name != referenced_table_name),
+      roots AS (SELECT tables.sch, tables.tbl, 0 AS depth FROM tables
+        WHERE (tables.sch, tables.tbl) NOT IN (SELECT (child_sch, child_tbl) FROM refs)),
+      depths AS (SELECT * FROM roots UNION ALL SELECT refs.child_sch, refs.child_tbl, max(depths.depth) + 1
+        FROM depths, refs WHERE refs.parent_tbl = depths.tbl GROUP BY 1, 2)
+      SELECT tbl, max(depth) FROM (SELECT *, -1 AS depth FROM tables UNION ALL SELECT * FROM depths) GROUP BY 1 ORDER BY 2, 1`)
+    expect(found).toEqual([
+      { tbl: 'a', max: '0' },
+      { tbl: 'b', max: '1' },
+      { tbl: 'c', max: '2' },
     ])
   })
 
@@ -393,7 +584,7 @@ describe('what PostgreSQL does otherwise', () => {
       await rows(
         `SELECT contype, conkey, pg_get_constraintdef(oid) AS def FROM pg_constraint WHERE conname = 'by_code'`,
       ),
-    ).toEqual([{ contype: 'u', conkey: [2], def: 'UNIQUE (code)' }])
+    ).toEqual([{ contype: 'u', conkey: [2], def: 'UNIQUE (code ASC)' }])
     expect((await refused('ALTER TABLE unique_one DROP CONSTRAINT by_code')).code).toBe('0A000')
     await db.query('DROP INDEX unique_one@by_code CASCADE')
   })

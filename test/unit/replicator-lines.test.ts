@@ -1,7 +1,13 @@
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, it } from 'vitest'
-import { continuityProblems, diagnosesText, progressLine, refusedArgument } from '../../src/phases/stream/open.ts'
+import {
+  continuityProblems,
+  diagnosesText,
+  flushArguments,
+  progressLine,
+  refusedArgument,
+} from '../../src/phases/stream/open.ts'
 import { sideText } from '../../src/phases/stream/stuck.ts'
 import { tableChanges, walObservations } from '../../src/phases/stream/watch.ts'
 import { compareFiles, compareSourceStates, filesAfter, type SourceState } from '../../src/source/changes.ts'
@@ -309,6 +315,14 @@ it('flags that would break the proof are refused', () => {
   for (const flag of ['--userscript', '--userscript=x', '--enableParallelApplies', '--stagingConn', '-v', '-vv'])
     expect(refusedArgument(['--flushSize', '9', flag])).toBe(flag.split('=')[0])
   expect(refusedArgument(['--flushSize', '9', '--dlqTableName', 'x'])).toBeUndefined()
+})
+
+it('asks a replicator that has the flag to write what it has after 100 ms', () => {
+  const help = '      --flushPeriod duration   flush queued mutations after this duration (default 1s)'
+  expect(flushArguments(help, [])).toEqual(['--flushPeriod', '100ms'])
+  expect(flushArguments('      --flushSize int', [])).toEqual([])
+  expect(flushArguments(help, ['--flushPeriod=2s'])).toEqual([])
+  expect(flushArguments(help, ['--flushPeriod', '2s'])).toEqual([])
 })
 
 describe('an answer about metrics', () => {

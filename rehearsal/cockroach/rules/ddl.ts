@@ -1,11 +1,12 @@
 // Schema changes: each commits by itself, is a job, and takes time. They run on a connection of the server's own.
-import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
 import { split } from '../lexer.ts'
-import { type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
+import { CHANGE, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
-import { type FoundTable, firstSchema, resolveTable } from './grants.ts'
+import { type FoundTable, resolveTable } from './grants.ts'
+import { buildSlowly, commentOnIndex, createIndex, dropIndex } from './indexes.ts'
+import { nameAt, nameBeforeAt, skipWords } from './names.ts'
 import { isOn } from './settings.ts'
 import { zoneOf } from './show.ts'
 
@@ -54,6 +55,7 @@ function configureZone({ tokens }: Statement, context: RuleContext): Plan | unde
       )
     },
     tag: 'CONFIGURE ZONE 1',
+    ...CHANGE,
   }
 }
 
@@ -74,6 +76,7 @@ async function createDatabase(statement: Statement, context: RuleContext): Promi
       if (!there) await context.admin(`CREATE DATABASE ${quoteName(name)} OWNER ${quoteName(context.session.user)}`)
     },
     tag: 'CREATE DATABASE',
+    ...CHANGE,
   }
 }
 
@@ -111,11 +114,12 @@ async function schemaChange(statement: Statement, context: RuleContext): Promise
   )
     return undefined
   if (!isOn('autocommit_before_ddl', context) && (await context.inTransaction()))
-    return { sql: await rewrite(statement, context), tag: tagOf(statement) }
+    return { sql: await rewrite(statement, context), tag: tagOf(statement), retryable: true }
   return {
     sql: 'SET _crdb.done = 1',
     before: () => runSchemaChange(statement, context),
     tag: tagOf(statement),
+    ...CHANGE,
   }
 }
 
@@ -139,10 +143,10 @@ async function runSchemaChange(statement: Statement, context: RuleContext): Prom
     if (!elevated) await client.query(`SET SESSION AUTHORIZATION ${quoteName(context.session.user)}`)
     await client.query(`SET search_path = ${context.session.searchPath || "''"}`)
     const sql = await rewrite(statement, context)
-    await client.query(sql).catch(async (error) => {
+    await buildSlowly(client, statement, sql, context).catch(async (error) => {
       throw await wording(error, statement, context)
     })
-    await Promise.all([noteColumnIds(statement, context), sleep(context.ddlTime)])
+    await noteColumnIds(statement, context)
     await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
   } catch (error) {
     await context.jobs.update(job, { status: 'failed', error: (error as Error).message })
@@ -187,21 +191,6 @@ async function requireReferences(parent: FoundTable, context: RuleContext): Prom
   await requirePrivilege(parent, major > 26 || (major === 26 && minor >= 3) ? 'REFERENCES' : 'CREATE', context)
 }
 
-/** The name that starts at a token, as written: dots, and nothing behind it. */
-function nameAt(tokens: readonly Token[], sql: string, at: number): string | undefined {
-  const first = tokens[at]
-  if (!first || first.kind === 'symbol') return undefined
-  let last = at
-  while (tokens[last + 1]?.text === '.') last += 2
-  return sql.slice(first.start, tokens[last]?.end)
-}
-
-function skipWords(tokens: readonly Token[], at: number): number {
-  let here = at
-  while (/^(if|not|exists|only|concurrently)$/.test(tokens[here]?.value ?? '') && tokens[here]?.kind === 'word') here++
-  return here
-}
-
 function nameAfter(tokens: readonly Token[], sql: string, word: string): string | undefined {
   const at = tokens.findIndex(({ kind, value }) => kind === 'word' && value === word)
   return at < 0 ? undefined : nameAt(tokens, sql, skipWords(tokens, at + 1))
@@ -220,15 +209,6 @@ function namesAfter(tokens: readonly Token[], sql: string, from: number): string
   return names
 }
 
-/** The table in `DROP INDEX table@index`. */
-function nameBeforeAt(tokens: readonly Token[], sql: string): string | undefined {
-  const at = tokens.findIndex(({ text }) => text === '@')
-  if (at < 1) return undefined
-  let first = at - 1
-  while (tokens[first - 1]?.text === '.') first -= 2
-  return sql.slice(tokens[first]?.start, tokens[at - 1]?.end)
-}
-
 function referenced(tokens: readonly Token[], sql: string): string[] {
   return tokens.flatMap(({ kind, value }, at) =>
     kind === 'word' && value === 'references' ? (nameAt(tokens, sql, at + 1) ?? []) : [],
@@ -239,6 +219,9 @@ async function rewrite(statement: Statement, context: RuleContext): Promise<stri
   const { tokens, sql } = statement
   if (tokens[0]?.value === 'drop' && tokens[1]?.value === 'index') return dropIndex(statement, context)
   if (tokens[0]?.value === 'create' && tokens[1]?.value === 'table') return createTable(statement, context)
+  if (tokens[0]?.value === 'comment' && tokens[2]?.value === 'index') return commentOnIndex(statement, context)
+  const index = await createIndex(statement, context)
+  if (index) return index
   if (tokens[0]?.value === 'create' && isWord(tokens[1], 'inverted')) return invertedIndex(statement, context)
   const name = tokens[0]?.value === 'alter' ? nameAfter(tokens, sql, 'table') : undefined
   // A name of three parts has the database first.
@@ -316,32 +299,6 @@ function computed(part: readonly Token[], sql: string): string {
     / virtual$/i,
     ' STORED',
   )
-}
-
-async function dropIndex({ tokens, sql }: Statement, context: RuleContext): Promise<string> {
-  const at = tokens.findIndex(({ text }) => text === '@')
-  const ifExists = tokens.some(({ value }, index) => value === 'if' && tokens[index + 1]?.value === 'exists')
-  const cascade = tokens.at(-1)?.value === 'cascade'
-  const index = tokens[at < 0 ? skipWords(tokens, 2) : at + 1]?.value ?? ''
-  const table = at < 0 ? undefined : await resolveTable(nameBeforeAt(tokens, sql) ?? '', context)
-  const [found] = await context.admin<{ schema: string; table: string; constraint: string | null }>(
-    `SELECT n.nspname AS schema, t.relname AS table, k.conname AS constraint FROM pg_catalog.pg_index i
-       JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
-       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-       LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = i.indexrelid AND k.contype IN ('u', 'p', 'x')
-      WHERE c.relname = $1 AND ($2::oid IS NULL OR t.oid = $2) AND ($2 IS NOT NULL OR n.nspname = $3)`,
-    [index, table?.oid ?? null, firstSchema(context)],
-  )
-  if (!found && ifExists) return 'SELECT 1'
-  if (!found) throw new SqlError('42704', `index "${index}" does not exist`)
-  const { schema, constraint } = found
-  if (constraint && !cascade)
-    throw new SqlError('2BP01', `index "${index}" is in use as unique constraint`, {
-      hint: 'use CASCADE if you really want to drop it.',
-    })
-  return constraint
-    ? `ALTER TABLE ${quoteName(schema)}.${quoteName(found.table)} DROP CONSTRAINT ${quoteName(constraint)} CASCADE`
-    : `DROP INDEX ${quoteName(schema)}.${quoteName(index)} CASCADE`
 }
 
 /** A rewriting ALTER COLUMN TYPE gives the column a new id, by which constraints know it from then on (#174715). */

@@ -1,6 +1,6 @@
 // GRANT and REVOKE on tables and of the whole system. CockroachDB has privileges that PostgreSQL has not (DROP, CREATE,
 // ALL as one of its own), so both servers' are kept: PostgreSQL's own in its catalogs, the others in _crdb.table_grants.
-import { opensWith, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
+import { CHANGE, opensWith, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 
 /** Table privileges in the order in which ALL expands. */
@@ -87,6 +87,7 @@ async function systemGrant(statement: Statement, context: RuleContext): Promise<
         )
     },
     tag: gives ? 'GRANT' : 'REVOKE',
+    ...CHANGE,
   }
 }
 
@@ -120,6 +121,7 @@ async function tableGrant(statement: Statement, context: RuleContext): Promise<P
       await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
     },
     tag: grant.verb,
+    ...CHANGE,
   }
 }
 

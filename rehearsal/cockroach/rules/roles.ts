@@ -1,5 +1,5 @@
 // Roles and their options. CockroachDB has one that PostgreSQL lacks, CREATELOGIN, kept in _crdb.role_options.
-import { type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
+import { CHANGE, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { OWN_VARIABLES } from './settings.ts'
 
@@ -29,7 +29,7 @@ async function changeRole({ tokens, sql }: Statement, context: RuleContext): Pro
   if (refused) return { sql: raising(refused) }
   const tag = `${verb} role`.toUpperCase()
   const [there] = await context.admin('SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1', [role.value])
-  if (lenient && Boolean(there) === creates) return { sql: 'SET _crdb.done = 1', tag }
+  if (lenient && Boolean(there) === creates) return { sql: 'SET _crdb.done = 1', tag, ...CHANGE }
   const login = options.find((token) => isWord(token, 'createlogin') || isWord(token, 'nocreatelogin'))
   const kept = options.filter((token) => token !== login)
   const rest = kept.map(({ text }) => text).join(' ')
@@ -45,6 +45,7 @@ async function changeRole({ tokens, sql }: Statement, context: RuleContext): Pro
         )
     },
     tag,
+    ...CHANGE,
   }
 }
 
@@ -72,6 +73,7 @@ function variable(sql: string, options: readonly Token[]): Plan {
   const name = options[1]
   return {
     sql: name && OWN_VARIABLES.has(name.value) ? `${sql.slice(0, name.start)}crdb.${sql.slice(name.start)}` : sql,
+    ...CHANGE,
   }
 }
 

@@ -1,5 +1,14 @@
 // SET, SHOW and RESET of session variables and cluster settings.
-import { opensWith, type Plan, quoteName, quoteText, type RuleContext, raising, type StatementRule } from '../rule.ts'
+import {
+  applies,
+  opensWith,
+  type Plan,
+  quoteName,
+  quoteText,
+  type RuleContext,
+  raising,
+  type StatementRule,
+} from '../rule.ts'
 import { SqlError, type Statement, type Token, type Version } from '../types.ts'
 
 const SOURCE = 'docs: session-variables.md, cluster-settings.md; pkg/sql/vars.go'
@@ -61,14 +70,24 @@ const CLUSTER_SETTINGS: Record<string, string> = {
 }
 
 function defaultOf(name: string, version: Version): string | undefined {
-  if (name === 'allow_unsafe_internals') return version[0] >= 26 ? 'off' : 'on'
+  if (name === 'allow_unsafe_internals' && version[0] >= 26) return 'off'
   if (name === 'autocommit_before_ddl') return version[0] >= 25 ? 'on' : 'off'
-  return OWN.find((each) => each.name === name)?.fallback ?? (NOT_IN_POSTGRES.has(name) ? '0' : undefined)
+  const own = OWN.find((each) => each.name === name)
+  if (own && !applies(own, version)) return undefined
+  return own?.fallback ?? (NOT_IN_POSTGRES.has(name) ? '0' : undefined)
 }
 
-/** Whether a switch of the session is on, by what the client has set, or else by the version's default. */
+/** Whether a switch of the session is on, by what the client or its role has set, or else by the version's default. */
 export function isOn(name: string, { session, version }: RuleContext): boolean {
   return /^(on|true|1|yes)$/i.test(session.variables.get(name) ?? defaultOf(name, version) ?? '')
+}
+
+/** The session variables of a version that PostgreSQL does not have, with their defaults. */
+export function ownVariables(version: Version): { name: string; value: string }[] {
+  return [...OWN_VARIABLES].flatMap((name) => {
+    const value = defaultOf(name, version)
+    return value === undefined ? [] : [{ name, value }]
+  })
 }
 
 const unknown = (name: string) => new SqlError('42704', `unrecognized configuration parameter "${name}"`)

@@ -26,6 +26,12 @@ export const SHOW_RULES: StatementRule[] = [
     plan: () => undefined,
   },
   {
+    id: 'show.tables',
+    says: 'SHOW TABLES lists tables, views and sequences of a schema with their types and owners.',
+    source: 'docs: show-tables.md',
+    plan: () => undefined,
+  },
+  {
     id: 'show.triggers',
     says: 'SHOW TRIGGERS FROM t lists triggers where pg_trigger is empty.',
     source: 'cockroachdb/cockroach#147248',
@@ -36,7 +42,7 @@ export const SHOW_RULES: StatementRule[] = [
 
 function whole(statement: Statement, version: Version) {
   const sql = statement.tokens[0]?.value === 'show' ? showSql(statement.tokens, statement.sql, version) : undefined
-  return sql ? { sql } : undefined
+  return sql ? { sql, retryable: true } : undefined
 }
 
 /** The SELECT that answers `SHOW …`; undefined for one that is not known. */
@@ -53,6 +59,7 @@ export function showSql(tokens: readonly Token[], sql: string, version: Version)
   if (opens('show', 'triggers', 'from'))
     return `SELECT tgname AS trigger_name, tgenabled <> 'D' AS enabled FROM pg_catalog.pg_trigger
       WHERE tgrelid = ${quoteText(rest(3))}::pg_catalog.regclass AND NOT tgisinternal ORDER BY 1`
+  if (opens('show', 'tables')) return tablesSql(tokens.slice(3))
   if (opens('show', 'statistics')) return statisticsSql(tokens, rest, version)
   if (opens('show', 'grants')) return grantsSql(tokens)
   if (opens('show', 'system', 'grants'))
@@ -64,6 +71,17 @@ export function showSql(tokens: readonly Token[], sql: string, version: Version)
       FROM pg_catalog.pg_roles WHERE rolname NOT LIKE 'pg\\_%' ORDER BY 1`
   if (opens('show', 'zone', 'configuration', 'from')) return zoneSql(tokens.slice(4), rest(4))
   return undefined
+}
+
+/** `FROM database.schema`, `FROM schema`, or nothing for all schemas. */
+function tablesSql(names: readonly Token[]): string {
+  const schema = names.filter(({ text }) => text !== '.').at(-1)?.value
+  return `SELECT n.nspname AS schema_name, c.relname AS table_name,
+      CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence' ELSE 'table' END AS type,
+      o.rolname AS owner, 0::int8 AS estimated_row_count, NULL::text AS locality
+    FROM _crdb.pg_class c JOIN _crdb.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
+   WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'crdb_internal')
+     AND ${schema === undefined ? 'true' : `n.nspname = ${quoteText(schema)}`} ORDER BY 1, 2`
 }
 
 /** `table schema.name` or `database name`, by which the server keeps a zone's settings. */

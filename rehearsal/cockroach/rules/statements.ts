@@ -1,20 +1,25 @@
 // The rest: transactions, rows, COPY, jobs and imports; and at the end, every statement that no rule knows.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { isWord, translate } from '../dialect.ts'
 import { split } from '../lexer.ts'
 import {
   applies,
+  CHANGE,
   type Fact,
   opening,
   opensWith,
   type Plan,
   quoteName,
+  quoteText,
   type RuleContext,
   raising,
   type StatementRule,
 } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { DDL_RULES } from './ddl.ts'
-import { GRANT_RULES, resolveTable } from './grants.ts'
+import { FULL_SCAN_RULES } from './full-scans.ts'
+import { firstSchema, GRANT_RULES, resolveTable } from './grants.ts'
+import { INDEX_FACTS } from './indexes.ts'
 import { PAST_RULES } from './past.ts'
 import { REFUSAL_RULES } from './refusals.ts'
 import { ROLE_RULES } from './roles.ts'
@@ -23,7 +28,7 @@ import { SHOW_RULES } from './show.ts'
 
 const TRANSACTIONS = /^(begin|start|commit|end|rollback|abort|savepoint|release)$/
 const ROWS = /^(select|insert|update|delete|values|table|explain|declare|fetch|move|close)$/
-const PASSED = /^(prepare|execute|deallocate|discard|analyze|grant|revoke|reassign|call|do)$/
+const PASSED = /^(prepare|execute|deallocate|discard|analyze|call|do)$/
 
 const STATEMENT_RULES: StatementRule[] = [
   {
@@ -68,6 +73,12 @@ const STATEMENT_RULES: StatementRule[] = [
       if (!asked || !/^(select|with)$/.test(tokens[0]?.value ?? '')) return undefined
       return { sql: translate(statement, context.version), before: context.publishStatistics, retryable: true }
     },
+  },
+  {
+    id: 'rows.recursive',
+    says: 'The recursive part of WITH RECURSIVE may aggregate, as where the replicator orders tables by their foreign keys. This server answers that statement alone.',
+    source: 'cockroachdb/replicator: internal/target/schemawatch; docs: common-table-expressions.md',
+    plan: tableOrder,
   },
   {
     id: 'rows.upsert',
@@ -118,6 +129,12 @@ const STATEMENT_RULES: StatementRule[] = [
     plan: cancelSessions,
   },
   {
+    id: 'sequences.cache',
+    says: 'setval of a sequence with CACHE is a schema change: a job, which takes its time.',
+    source: 'pkg/sql/sequence.go',
+    plan: setCached,
+  },
+  {
     id: 'rows',
     says: 'SELECT, INSERT, UPDATE, DELETE, VALUES and cursors are PostgreSQL’s, with CockroachDB’s types, catalogs and index hints.',
     source: 'docs: sql-statements.md',
@@ -125,15 +142,62 @@ const STATEMENT_RULES: StatementRule[] = [
       const first = statement.tokens[0]
       const opens = first?.kind === 'word' ? first.value : first?.text === '(' ? 'select' : ''
       if (ROWS.test(opens) || opens === 'with') return { sql: translate(statement, context.version), retryable: true }
-      return PASSED.test(opens) || /^(create|alter|drop) (role|user)$/.test(opening(statement, 2))
-        ? { sql: statement.sql }
-        : undefined
+      const changes =
+        /^(grant|revoke|reassign)$/.test(opens) || /^(create|alter|drop) (role|user)$/.test(opening(statement, 2))
+      if (changes) return { sql: statement.sql, ...CHANGE }
+      return PASSED.test(opens) ? { sql: statement.sql } : undefined
     },
   },
 ]
 
 const OPEN_INTERNALS =
   /^(statement_statistics|transaction_statistics|cluster_sessions|cluster_queries|cluster_transactions|cluster_locks|cluster_contention_events|cluster_contended_tables|cluster_contended_indexes|cluster_contended_keys|index_usage_statistics)$/
+
+/** How many foreign keys lead from each table of a schema to one without any; -1 where they go round in circles. */
+function tableOrder(statement: Statement): Plan | undefined {
+  const { tokens } = statement
+  const shown = tokens.findIndex(
+    (token, at) => token.text === '[' && isWord(tokens[at + 1], 'show') && isWord(tokens[at + 2], 'tables'),
+  )
+  const aggregates = tokens.some((token, at) => isWord(token, 'max') && tokens[at + 2]?.value === 'depths')
+  if (!opensWith(statement, 'with recursive') || shown < 0 || !aggregates) return undefined
+  const end = tokens.findIndex(({ text }, at) => at > shown && text === ']')
+  const schema = quoteText(tokens[end - 1]?.value ?? '')
+  return {
+    sql: `WITH RECURSIVE
+      tables AS (SELECT c.oid, c.relname AS tbl FROM _crdb.pg_class c JOIN _crdb.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = ${schema} AND c.relkind IN ('r', 'p')),
+      refs AS (SELECT DISTINCT conrelid AS child, confrelid AS parent FROM _crdb.pg_constraint
+        WHERE contype = 'f' AND conrelid <> confrelid),
+      depths AS (SELECT oid, tbl, 0 AS depth FROM tables WHERE oid NOT IN (SELECT child FROM refs)
+        UNION SELECT t.oid, t.tbl, d.depth + 1 FROM depths d JOIN refs r ON r.parent = d.oid JOIN tables t ON t.oid = r.child
+         WHERE d.depth < (SELECT count(*) FROM tables))
+      SELECT tbl::text AS tbl, max(depth)::int8 AS max FROM (
+        SELECT tbl, -1 AS depth FROM tables UNION ALL SELECT tbl, depth FROM depths) all_of GROUP BY 1 ORDER BY 2, 1`,
+    retryable: true,
+  }
+}
+
+async function setCached(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
+  const { tokens, sql } = statement
+  const at = tokens.findIndex((token, index) => isWord(token, 'setval') && tokens[index + 2]?.kind === 'string')
+  if (at < 0) return undefined
+  const name = tokens[at + 2]?.value ?? ''
+  const [sequence] = await context.admin<{ cache: string }>(
+    'SELECT seqcache AS cache FROM pg_catalog.pg_sequence WHERE seqrelid = to_regclass($1)',
+    [name.includes('.') ? name : `${quoteName(firstSchema(context))}.${name}`],
+  )
+  if (!sequence || Number(sequence.cache) <= 1) return undefined
+  return {
+    sql: translate(statement, context.version),
+    before: async () => {
+      const job = context.jobs.create({ type: 'NEW SCHEMA CHANGE', description: sql, user: context.session.user })
+      await sleep(context.ddlTime)
+      await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+    },
+    ...CHANGE,
+  }
+}
 
 async function upsert(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
   const { tokens } = statement
@@ -187,6 +251,7 @@ function cancelSessions(statement: Statement, { version }: RuleContext): Plan | 
   return {
     sql: `SELECT pg_catalog.pg_terminate_backend(('x' || right(s.id::text, 8))::bit(32)::int4) FROM ${source} s(id)`,
     tag: 'CANCEL SESSIONS 1',
+    retryable: true,
   }
 }
 
@@ -214,6 +279,7 @@ async function cancelJob(statement: Statement, context: RuleContext): Promise<Pl
       for (const { id } of rows) await cancelOne(String(id), context)
     },
     tag: `CANCEL JOBS 1`,
+    retryable: true,
   }
 }
 
@@ -235,11 +301,13 @@ export const RULES: readonly StatementRule[] = [
   ...GRANT_RULES,
   ...ROLE_RULES,
   ...DDL_RULES,
+  ...FULL_SCAN_RULES,
   ...STATEMENT_RULES,
 ]
 
 /** What the catalogs show, as facts for the documentation; `install.ts` does it. */
 export const CATALOG_FACTS: readonly Fact[] = [
+  ...INDEX_FACTS,
   {
     id: 'catalogs.relispartition',
     says: 'pg_class.relispartition is NULL for every table and index.',

@@ -27,9 +27,8 @@ import { notify } from '../../runtime/notify.ts'
 import { plural, seconds, someOf } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
-import { setSequences } from '../../sql/sequences.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
-import { requireSequencesSet } from '../shared.ts'
+import { moveSequences } from '../shared.ts'
 import { requireUnchanged } from './admission.ts'
 import { smokeTest } from './commands.ts'
 import { finalVerify } from './compare.ts'
@@ -196,21 +195,15 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
  * the two. Nothing is committed before both are done.
  */
 async function besideVerify(context: Cutover, section: Section, clock: PauseClock): Promise<void> {
-  await clock.part('sequences', () => moveSequences(context, section))
+  const { entry, lanes } = section
+  const sides = { source: lanes.source, target: lanes.target[0] }
+  const set = await clock.part('sequences', () =>
+    moveSequences(sides, entry.plan, { margin: context.inputs.sequenceMargin }),
+  )
+  info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
   checkpoint('sequences set')
   await clock.part('unique indexes', () => rebuildUnique(section))
   checkpoint('unique indexes built')
-}
-
-async function moveSequences(context: Cutover, { entry, lanes }: Section): Promise<void> {
-  const { set, problems } = await setSequences(
-    { db: lanes.source, schema: entry.plan.sourceSchema },
-    { db: lanes.target[0], schema: entry.plan.targetSchema },
-    entry.plan.tables,
-    BigInt(context.inputs.sequenceMargin),
-  )
-  requireSequencesSet(problems)
-  info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
 }
 
 /**

@@ -19,10 +19,9 @@ import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors
 import { minutes, plural } from '../../runtime/progress.ts'
 import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
-import { setSequences } from '../../sql/sequences.ts'
 import { readStructure } from '../../sql/structure.ts'
 import { missingTriggers } from '../../sql/triggers.ts'
-import { requireMigration, requireSequencesSet, withBoth } from '../shared.ts'
+import { moveSequences, requireMigration, withBoth } from '../shared.ts'
 import { compareOnce, requireCompared } from './after-commit.ts'
 import { type Finalize, spec } from './spec.ts'
 
@@ -56,8 +55,14 @@ async function finalize(
 ): Promise<void> {
   let entry = await requireMigration(source, target, context.inputs.migration, [...STREAMING, ...DECIDED])
   if (COMMITTED.includes(entry.phase)) await requireStillFenced(source, entry)
-  const sequences = await moveSequences(context, source, target, entry)
-  const done: Done = { sequences, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
+  const { id, plan } = entry
+  const moving = { margin: context.inputs.sequenceMargin, live: COMMITTED.includes(entry.phase) }
+  const set = await moveSequences({ source, target }, plan, moving, async (sequences, problems) => {
+    await addEvidence(target, id, 'finalize', { sequences, problems })
+    context.output('sequences', JSON.stringify(sequences))
+    for (const { name, value } of sequences) info(`sequence ${name} is past ${value} on the target`)
+  })
+  const done: Done = { sequences: set.length, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
   if (entry.phase === 'committed' && context.inputs.switchedByHand) {
     done.applicationPauseMs = await pauseByHand(target, entry)
     entry = await advance(target, entry, 'switched')
@@ -77,22 +82,6 @@ async function pauseByHand(target: Database, { id, ageMs }: Entry): Promise<numb
   const applicationPauseMs = Math.round((cutover?.body.pauseMs ?? 0) + ageMs)
   await addEvidence(target, id, 'switched-by-hand', { applicationPauseMs })
   return applicationPauseMs
-}
-
-/** @returns how many sequences are past every value in use */
-async function moveSequences(context: Finalize, source: Database, target: Database, entry: Entry): Promise<number> {
-  const { set, problems } = await setSequences(
-    { db: source, schema: entry.plan.sourceSchema },
-    { db: target, schema: entry.plan.targetSchema },
-    entry.plan.tables,
-    BigInt(context.inputs.sequenceMargin),
-    COMMITTED.includes(entry.phase),
-  )
-  await addEvidence(target, entry.id, 'finalize', { sequences: set, problems })
-  context.output('sequences', JSON.stringify(set))
-  for (const { name, value } of set) info(`sequence ${name} is past ${value} on the target`)
-  requireSequencesSet(problems)
-  return set.length
 }
 
 /**

@@ -265,7 +265,7 @@ async function install(
       target: packFingerprint(fingerprint(there, tables)),
     }
     const deferred = await deferredNames(target, migration, entry.facts.deferred)
-    const more = { fenceId: fence.id, source: identity, fingerprints, deferred }
+    const more = { source: identity, fingerprints, deferred }
     entry = await advance(target, entry, 'prepared', { facts: more, plan })
   } else requireSettled(entry, plan)
   entry = await takeWriteAccess(target, entry, facts.settings.writeAccess)

@@ -46,14 +46,16 @@ function requireProgram(path: string): void {
   }
 }
 
-/** Two scripts that run the stand-in from our own bundle with this very Node. */
+/** Two scripts that run the stand-in from our own bundle with this very Node, and its compile cache if it has one. */
 function installStandIn(): string {
   const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', 'stand-in')
   mkdirSync(folder, { recursive: true })
+  const cache = process.env.NODE_COMPILE_CACHE
+  const environment = cache ? `NODE_COMPILE_CACHE='${cache}' ` : ''
   for (const tool of ['molt', 'replicator']) {
     const bundle = join(__dirname, `stand-in-${tool}.cjs`)
     if (!existsSync(bundle)) throw new Error(`${bundle} is missing from dist`)
-    writeFileSync(join(folder, tool), `#!/bin/sh\nexec '${process.execPath}' '${bundle}' "$@"\n`)
+    writeFileSync(join(folder, tool), `#!/bin/sh\n${environment}exec '${process.execPath}' '${bundle}' "$@"\n`)
     chmodSync(join(folder, tool), 0o755)
   }
   return folder

@@ -44,4 +44,5 @@ const TOOL_SETTINGS = [
   'idle_in_transaction_session_timeout',
   'idle_session_timeout',
   'transaction_timeout',
+  'disallow_full_table_scans',
 ]

@@ -36,8 +36,6 @@ export interface TargetFacts {
   /** CockroachDB's session settings, by which INT and SERIAL get their meaning. */
   intSize: string | null
   serial: string | null
-  /** CockroachDB only: `on` refuses statements that read a whole table. */
-  disallowFullScans: string | null
   /** CockroachDB only: how long the past of the database can be read, in seconds; null where it cannot be seen. */
   gcTtlSeconds: number | null
   certificateUntil: Date | null
@@ -157,7 +155,6 @@ export async function readTargetFacts(
     jobs: cockroach ? await readJobs(db) : null,
     intSize: cockroach ? await readSetting(db, 'default_int_size') : null,
     serial: cockroach ? await readSetting(db, 'serial_normalization') : null,
-    disallowFullScans: cockroach ? await readSetting(db, 'disallow_full_table_scans') : null,
     gcTtlSeconds: cockroach ? await readRetention(db, server.database) : null,
     certificateUntil: certificateEnd(db),
     sight: cockroach ? await readSight(db) : null,

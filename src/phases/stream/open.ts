@@ -32,6 +32,7 @@ import { lsnNumber, readerText, readSlotFacts, type SlotFacts } from '../../sour
 import { readSecuredTables } from '../../sql/tables.ts'
 import { explainDiagnosis } from '../../tools/diagnoses.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
+import { toolHelp } from '../../tools/versions.ts'
 import { Stream, type StreamStatus } from './supervisor.ts'
 import type { WatchLimits } from './watch.ts'
 
@@ -54,6 +55,16 @@ export function refusedArgument(args: readonly string[]): string | undefined {
   return args.find((argument) => OWNED.test(argument))?.split('=')[0]
 }
 
+/**
+ * Makes the replicator write what it has after a moment. From 1.3.2 on it waits for `--flushPeriod`, 1 s by default [doc],
+ * and the drain's marker would wait as long in the write pause.
+ * @param help what `replicator pglogical --help` says
+ */
+export function flushArguments(help: string, args: readonly string[]): string[] {
+  const given = args.some((argument) => /^--flushPeriod(=|$)/.test(argument))
+  return given || !help.includes('--flushPeriod') ? [] : ['--flushPeriod', `${TIMING.flush}ms`]
+}
+
 /** Starts the stream of a migration, runs `work` with it, and ends it whatever happens. The slot stays. */
 export async function withStream<T>(
   inputs: StreamInputs,
@@ -70,6 +81,7 @@ export async function withStream<T>(
   const { stagingSchema } = entry.facts
   if (!stagingSchema) throw new Error(`the ledger has no staging schema for migration ${entry.id}`)
   const { database, isCockroach, publication, files, login } = await begin(inputs, entry, stagingSchema)
+  const ownArgs = inputs.replicatorArgs ?? []
   const stream = new Stream({
     sourceUrl: inputs.source,
     targetUrl: inputs.target,
@@ -80,7 +92,7 @@ export async function withStream<T>(
     stagingSchema,
     program: 'replicator',
     logFile: join(workFolder(inputs.migration), 'replicator.log'),
-    extraArgs: inputs.replicatorArgs ?? [],
+    extraArgs: [...flushArguments(await toolHelp('replicator', 'pglogical'), ownArgs), ...ownArgs],
     stuckAfter: inputs.stuckAfter,
     watch: inputs,
     publication,

@@ -105,7 +105,10 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const { problems, unsettled, notes, ...more } = found
   const findings = [...problems, ...unsettled]
   return {
-    ...{ level, while: options.while ?? 'drained', insecure: insecureSides(options), ...more },
+    level,
+    while: options.while ?? 'drained',
+    insecure: insecureSides(options),
+    ...more,
     problems: [...new Set(findings.map(({ what }) => what))],
     findings,
     notes: [...new Set(notes)],
@@ -190,7 +193,11 @@ async function rowDigests(
   const limits = { targetSchema, signal, markerTimeout: options.recheck?.markerTimeout ?? RECHECK.markerTimeout }
   try {
     return await digestTables(pairs, {
-      ...{ sourceUrl, targetUrl, signal, sourceSchema: plan.sourceSchema, targetSchema },
+      sourceUrl,
+      targetUrl,
+      signal,
+      sourceSchema: plan.sourceSchema,
+      targetSchema,
       ...(options.while === 'streaming' && { catchUp: () => passMarker(source, target, limits) }),
       concurrency: DIGEST_CONNECTIONS[options.while ?? 'drained'],
     })
@@ -378,8 +385,11 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   const account = emptyVerifyAccount(plan.sourceSchema)
   const hash = keyHash((await readHeartbeatOwner(source))?.sourceId)
   const request = {
-    ...{ source: options.sourceUrl, target: options.targetUrl },
-    ...{ schema: plan.sourceSchema, tables: plan.tables, concurrency: options.concurrency },
+    source: options.sourceUrl,
+    target: options.targetUrl,
+    schema: plan.sourceSchema,
+    tables: plan.tables,
+    concurrency: options.concurrency,
     metricsAddr: await freeAddress(),
   }
   const shown = options.show && rowFile(options.show)
