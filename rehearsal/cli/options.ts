@@ -35,8 +35,7 @@ Options
   --files WHERE        where import and use-copy keep their files: bucket (default), an S3-compatible server that is
                        started along, or folder, which molt serves itself (default with --bin-dir)
   --bucket-path URL    your own bucket, with your own databases; keys come from AWS_* variables
-  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; the real molt takes nothing
-                       but CockroachDB as the target, so give --source and --target, too
+  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; such a run never commits
   --target-version V   the CockroachDB that the target answers like: 24.3, 25.2, 26.1, … (default 25.2)
   --latency 20ms       makes each statement on it take longer
   --ddl 300ms          makes each schema change and grant on it take longer

@@ -10,7 +10,7 @@ const PASSWORD = 'WRITE A PASSWORD HERE'
 
 /** What the migration user needs on the source, and no more; to be run by an administrator, again at will. */
 export function sourceGrants(facts: Facts, user: string): string {
-  const { server, role, relations } = facts.source
+  const { server, role, relations, statementsSchema } = facts.source
   const schema = ident(facts.settings.schema)
   const name = ident(user)
   const tables = expectedRelations(facts)
@@ -27,6 +27,10 @@ export function sourceGrants(facts: Facts, user: string): string {
     `ALTER ROLE ${name} SET idle_in_transaction_session_timeout = 0;`,
     '-- Without it the transactions of others cannot be seen.',
     `GRANT pg_read_all_stats TO ${name};`,
+    // Everybody may use `public`.
+    ...(statementsSchema && statementsSchema.name !== 'public'
+      ? [`GRANT USAGE ON SCHEMA ${ident(statementsSchema.name)} TO ${name};`]
+      : []),
     '-- For the publication, the heartbeat and the fence.',
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
     // The owner of tables that belong to a superuser is given it below, and with it its member.

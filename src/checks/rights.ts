@@ -156,13 +156,20 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     title: 'The migration user may see the statements and sessions of others',
     protects: 'Without it `observe` has no baseline, and does not see who still uses the source after the commit.',
-    fix: 'GRANT pg_read_all_stats TO {role};',
-    *find({ source: { role } }) {
+    fix: 'GRANT {right} TO {role};',
+    *find({ source: { role, statementsSchema } }) {
+      const names = { role: ident(role.name) }
       if (!role.seesOthers)
         yield {
           object: role.name,
           what: `${role.name} is no member of pg_read_all_stats`,
-          names: { role: ident(role.name) },
+          names: { ...names, right: 'pg_read_all_stats' },
+        }
+      if (statementsSchema && !statementsSchema.usable)
+        yield {
+          object: statementsSchema.name,
+          what: `${role.name} has no USAGE on the schema ${statementsSchema.name}, which holds pg_stat_statements`,
+          names: { ...names, right: `USAGE ON SCHEMA ${ident(statementsSchema.name)}` },
         }
     },
   },

@@ -255,7 +255,11 @@ function withSchema({ definition, references: to }: Constraint): string {
 const ACTIONS: Record<string, string> = { r: 'RESTRICT', c: 'CASCADE', n: 'SET NULL', d: 'SET DEFAULT' }
 
 function foreignKey({ columns, references: to }: Constraint): string {
-  if (!to) throw new Error('a foreign key refers to nothing')
+  if (!to)
+    throw new VerdictError(
+      'deferral.not-captured',
+      'the catalog of the target does not show what a foreign key refers to',
+    )
   const list = (names: readonly string[]) => names.map(ident).join(', ')
   const action = (on: string, letter: string) => (ACTIONS[letter] ? ` ON ${on} ${ACTIONS[letter]}` : '')
   return `FOREIGN KEY (${list(columns)}) REFERENCES ${qualified(to.schema, to.table)} (${list(to.columns)})${

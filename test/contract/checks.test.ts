@@ -5,7 +5,7 @@ import { runChecks } from '../../src/checks/check.ts'
 import type { Facts, Settings } from '../../src/checks/facts/facts.ts'
 import { urlFacts } from '../../src/checks/facts/gather.ts'
 import { readConnection } from '../../src/checks/facts/source.ts'
-import { targetGrants } from '../../src/checks/grants.ts'
+import { sourceGrants, targetGrants } from '../../src/checks/grants.ts'
 import { CHECKS } from '../../src/checks/index.ts'
 import { summaryOf } from '../../src/checks/report.ts'
 import { retentionOf } from '../../src/destination/retention.ts'
@@ -371,6 +371,14 @@ it('rights that the migration user lacks on both sides', async () => {
   expectFires(facts, 'right.create', ['weak'])
   expectFires(facts, 'right.owner', ['public.orders'])
   expectFires(facts, 'right.statistics', ['weak'])
+  const elsewhere = (usable: boolean) =>
+    changed(facts, (copy) => {
+      copy.source.role.seesOthers = true
+      copy.source.statementsSchema = { name: 'monitoring', usable }
+    })
+  expect(objectsOf(elsewhere(false), 'right.statistics')).toEqual(['monitoring'])
+  expect(objectsOf(elsewhere(true), 'right.statistics')).toEqual([])
+  expect(sourceGrants(elsewhere(true), 'mig')).toContain('GRANT USAGE ON SCHEMA "monitoring" TO "mig";')
   const blind = changed(asCockroach(facts), (copy) => {
     copy.target.sight = { activity: false, jobs: true, settings: true }
   })
