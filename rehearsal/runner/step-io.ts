@@ -73,6 +73,8 @@ function environmentOf(run: Run, variables: Record<string, string>): Record<stri
     if (GITHUB_VARIABLES.has(key)) env[`GITHUB_${key.toUpperCase()}`] = String(value)
   for (const [key, value] of Object.entries(job.runner)) env[`RUNNER_${key.toUpperCase()}`] = value
   env.GITHUB_ACTIONS = 'true'
+  // Unless a test says where it runs: there is no page of it on GitHub, and no workflow to start.
+  if (!job.options.github) env.MOLT_ACTIONS_RUNNER = 'local'
   env.CI ??= 'true'
   env.RUNNER_TRACKING_ID = job.trackingId
   return env

@@ -92,6 +92,7 @@ export function targetGrants(facts: Facts, user: string): string {
     `GRANT CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,
     `GRANT USAGE ON SCHEMA ${ident(schema.name)} TO ${name} WITH GRANT OPTION;`,
     ...(schema.name === 'public' ? [] : [`GRANT USAGE, CREATE ON SCHEMA public TO ${name};`]),
+    ...incomplete(facts),
     ...(tables.length
       ? [
           '-- To load and stream; with the grant option, since the logins of the stream are given the same.',
@@ -124,6 +125,19 @@ export function targetGrants(facts: Facts, user: string): string {
         ]
       : []),
   ])
+}
+
+function incomplete(facts: Facts): string[] {
+  const missing = missingTables(facts).map(ident)
+  return missing.length
+    ? [`-- INCOMPLETE: create these tables on the target, then print the grants again: ${missing.join(', ')}.`]
+    : []
+}
+
+/** Expected tables that are not on the target yet: nothing can be granted on them. */
+export function missingTables({ settings, target }: Facts): string[] {
+  const there = new Set(target.schema.tables.map(({ name }) => name))
+  return settings.tables.filter((name) => !there.has(name))
 }
 
 /** Both ends of a foreign key are asked for rights when it is dropped and added again, also outside of the move. */

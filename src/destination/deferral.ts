@@ -522,6 +522,11 @@ export async function validateConstraint(
   await unhurried(db, () => db.query(statement))
 }
 
+/** What of a migration is off the target, and is built later. */
+export async function listAwaited(db: Database, migration: string): Promise<Pick<Deferred, 'table' | 'name'>[]> {
+  return (await listDeferred(db, migration)).filter(({ rebuilt }) => !rebuilt)
+}
+
 /** What is captured now, added to what was known to be captured before. */
 export async function deferredNames(
   db: Database,

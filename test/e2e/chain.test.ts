@@ -76,7 +76,10 @@ async function mover(): Promise<string> {
 
 async function runChain(inputs: Record<string, string> = {}, options: Partial<RunOptions> = {}): Promise<JobResult> {
   const config = join(folder, 'config.yml')
-  writeFileSync(config, 'common:\n  quiet-period: 1s\n  stuck-after: 5s\n  progress-every: 1s\n')
+  writeFileSync(
+    config,
+    'common:\n  quiet-period: 1s\n  stuck-after: 5s\n  progress-every: 1s\nverify:\n  structure: report\n',
+  )
   const result = await runAction({
     dir: REPO,
     repo: REPO,

@@ -2,7 +2,7 @@ import { accessSync, chmodSync, constants, existsSync, mkdirSync, writeFileSync 
 import { arch, platform } from 'node:os'
 import { join, resolve } from 'node:path'
 import { addPath, info, warning } from '@actions/core'
-import { createLedger, rememberDigest } from '../../ledger/ledger.ts'
+import { createLedger, knownDigest, rememberDigest } from '../../ledger/ledger.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, UserError } from '../../runtime/errors.ts'
@@ -73,6 +73,15 @@ async function download(context: Setup): Promise<string> {
   if (!os || !cpu) throw new UserError('setup.platform', `MOLT is not built for ${platform()} on ${arch()}`)
   const name = `molt-${version}.${os}-${cpu}.tgz`
   const { cacheDir, downloadTool, extractTar, find } = await import('@actions/tool-cache')
+  // The digest is part of the key: a cache that was filled from another archive is not taken for this one.
+  const keyOf = (digest: string) => `${version}-${digest.slice(0, 12)}`
+  const pinned = checksum === 'trust-on-first-use' ? await firstDigest(context, name) : checksum
+  const kept = pinned && find('molt', keyOf(pinned), cpu)
+  if (kept) {
+    context.output('archive-sha256', pinned)
+    info(`molt ${version} is in the tool cache; nothing is downloaded`)
+    return kept
+  }
   const archive = await downloadTool(`${downloadUrl}/${name}`).catch((error) => {
     throw new UserError(
       'setup.download-failed',
@@ -82,9 +91,7 @@ async function download(context: Setup): Promise<string> {
   const digest = await sha256(archive)
   context.output('archive-sha256', digest)
   await requireDigest(context, name, digest, checksum)
-  // The digest is part of the key: a cache that was filled from another archive is not taken for this one.
-  const key = `${version}-${digest.slice(0, 12)}`
-  const cached = find('molt', key, cpu)
+  const cached = find('molt', keyOf(digest), cpu)
   if (cached) return cached
   const extracted = await extractTar(archive).catch((error) => {
     throw new UserError(
@@ -92,7 +99,7 @@ async function download(context: Setup): Promise<string> {
       `${name} is not a sound archive (${messageOf(error)}); it may have been cut short on its way`,
     )
   })
-  return cacheDir(extracted, 'molt', key, cpu)
+  return cacheDir(extracted, 'molt', keyOf(digest), cpu)
 }
 
 async function requireDigest(context: Setup, name: string, digest: string, wanted: string | undefined): Promise<void> {
@@ -118,6 +125,14 @@ function requireLedger({ inputs }: Setup): string {
     )
   requireTls(inputs)
   return inputs.target
+}
+
+/** The digest of the first use; undefined before it. */
+async function firstDigest(context: Setup, name: string): Promise<string | undefined> {
+  return withDatabase(requireLedger(context), 'target', async (db) => {
+    await createLedger(db)
+    return knownDigest(db, name)
+  })
 }
 
 async function trustOnFirstUse(context: Setup, name: string, digest: string): Promise<void> {
