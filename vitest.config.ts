@@ -28,6 +28,7 @@ export const LONGER_AT_NIGHT = [
   'test/faults/proof-model.test.ts',
   'test/faults/stream-heals.test.ts',
   'test/tooling/rehearse-cli.test.ts',
+  'test/unit/dirty-keys.test.ts',
 ]
 
 const night = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)

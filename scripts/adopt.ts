@@ -67,8 +67,10 @@ function fill(text: string, adoption: Adoption): string {
     : labelled
 }
 
-function main() {
+/** @throws Error for arguments that are faulty, and for a file that exists already */
+export function adopt(args: string[]): void {
   const { values, positionals } = parseArgs({
+    args,
     allowPositionals: true,
     options: {
       out: { type: 'string' },
@@ -116,7 +118,7 @@ function next(text: string): string {
 
 if (process.argv[1] === import.meta.filename) {
   try {
-    main()
+    adopt(process.argv.slice(2))
   } catch (error) {
     console.error((error as Error).message)
     process.exitCode = 1

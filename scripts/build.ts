@@ -4,6 +4,7 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { build, type Plugin, transform } from 'esbuild'
 import packageJson from '../package.json' with { type: 'json' }
 import { specs } from '../src/actions/specs.ts'
@@ -68,6 +69,21 @@ const shortenDependencies: Plugin = {
   },
 }
 
+/** uPlot is inlined in pages as text, and read from its package only where there is one. */
+const inlineChartLibrary: Plugin = {
+  name: 'inline-chart-library',
+  setup(build) {
+    build.onLoad({ filter: /src\/report\/dossier\/uplot\.ts$/ }, async () => {
+      const { script, style } = await import('../src/report/dossier/uplot.ts')
+      const packed = Object.entries({ script, style }).map(([name, text]) => {
+        const base64 = gzipSync(text, { level: 9 }).toString('base64')
+        return `export const ${name} = gunzipSync(Buffer.from('${base64}', 'base64')).toString()`
+      })
+      return { contents: ["import { gunzipSync } from 'node:zlib'", ...packed].join('\n'), loader: 'js' }
+    })
+  },
+}
+
 async function bundle(): Promise<string> {
   const result = await build({
     entryPoints: ['src/main.ts'],
@@ -80,7 +96,7 @@ async function bundle(): Promise<string> {
     minify: true,
     // Functions and classes keep their names, so that a stack trace in a user's log can be read.
     keepNames: true,
-    plugins: [shortenDependencies],
+    plugins: [shortenDependencies, inlineChartLibrary],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
     alias: { undici: './scripts/no-undici.ts' },

@@ -19,18 +19,20 @@ const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   rollback: () => import('./actions/rollback/run.ts'),
   status: () => import('./actions/status/run.ts'),
   cleanup: () => import('./actions/cleanup/run.ts'),
+  report: () => import('./actions/report/run.ts'),
 }
 
 /** Runs one phase of one action; the entry points in `dist` call nothing else. */
 export async function main(name: string, phase: Phase): Promise<void> {
   const load = ACTIONS[name]
   if (!load) throw new Error(`there is no action ${name}`)
-  const [{ action }, { runAction }, { specs }] = await Promise.all([
+  const [{ action }, { runAction }, { specs }, { keepFailure }] = await Promise.all([
     load(),
     import('./runtime/action.ts'),
     import('./actions/specs.ts'),
+    import('./actions/failures.ts'),
   ])
-  await runAction(action, phase, specs)
+  await runAction(action, phase, specs, keepFailure)
 }
 
 /** Runs the embedded stand-in for one of MOLT's programs and sets the exit code. */

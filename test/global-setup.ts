@@ -1,4 +1,5 @@
-import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { execa } from 'execa'
 import type { TestProject } from 'vitest/node'
@@ -57,9 +58,37 @@ export default async function setup(project: TestProject): Promise<() => void> {
   // Workers inherit what follows. Waits keep their length on a runner with a name.
   delete process.env.RUNNER_NAME
   process.env.MOLT_ACTIONS_TEST_TIMING = JSON.stringify(TIMING)
-  // The servers' account may be another user, so the folder is open like /tmp itself.
-  const cache = mkdtempSync('/tmp/molt-actions-initdb-')
-  chmodSync(cache, 0o1777)
-  process.env.MOLT_ACTIONS_INITDB_CACHE = cache
-  return () => rmSync(cache, { recursive: true, force: true })
+  const folder = workFolder()
+  process.env.TMPDIR = folder
+  process.env.MOLT_ACTIONS_INITDB_CACHE = join(folder, 'initdb')
+  mkdirSync(process.env.MOLT_ACTIONS_INITDB_CACHE)
+  chmodSync(process.env.MOLT_ACTIONS_INITDB_CACHE, 0o1777)
+  // Actions run on GitHub's Node, which keeps what it has compiled; hundreds of processes read the same bundle.
+  if ('path' in found) process.env.MOLT_ACTIONS_NODE = found.path
+  process.env.NODE_COMPILE_CACHE = join(folder, 'compiled')
+  return () => rmSync(folder, { recursive: true, force: true })
+}
+
+const MEMORY = '/dev/shm'
+const ROOM = 4 * 2 ** 30
+
+/**
+ * Makes the folder of everything temporary, databases too: in memory where there is room, since a new database is
+ * hundreds of files. Removes those of runs that were killed. The servers' account may be another user, so it is open like
+ * /tmp itself.
+ */
+function workFolder(): string {
+  const parent = existsSync(MEMORY) && roomIn(MEMORY) > ROOM ? MEMORY : tmpdir()
+  for (const name of readdirSync(parent)) {
+    const pid = /^molt-actions-tests-(\d+)-/.exec(name)?.[1]
+    if (pid && !existsSync(`/proc/${pid}`)) rmSync(join(parent, name), { recursive: true, force: true })
+  }
+  const folder = mkdtempSync(join(parent, `molt-actions-tests-${process.pid}-`))
+  chmodSync(folder, 0o1777)
+  return folder
+}
+
+function roomIn(folder: string): number {
+  const { bavail, bsize } = statfsSync(folder)
+  return bavail * bsize
 }

@@ -24,8 +24,12 @@ export interface Account {
   /** What the target says it is. */
   target: string
   summary: string
-  /** Path of a page that stands alone: the summary, with pictures. */
-  report?: string
+  /** What still differs between the two sides' definitions; null where they were not compared. */
+  remaining: readonly string[] | null
+  /** The command that comes next. */
+  next: string
+  /** Path of the dossier, a page that stands alone. */
+  dossier?: string
   masking?: Masking
 }
 
@@ -65,6 +69,8 @@ export function accountOf(result: JobResult, summary: string): Account {
     engine: engineOf(outputs),
     target: outputs['target-version'] || 'unknown',
     summary,
+    remaining: null,
+    next: '',
   }
 }
 
@@ -79,8 +85,8 @@ function reasonOf({ conclusion }: JobResult, failed: StepResult | undefined): st
   // The last one is the action's own verdict; those before it are what it rests on.
   const message = errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`
   // What it lists was shown while it ran, and the summary has it with the fixes.
-  const [head = '', ...list] = message.split('\n')
-  return `${failed.name}: ${head}${list.length ? ' (listed above and in the summary)' : ''}`
+  const [head = ''] = message.split('\n')
+  return `${failed.name}: ${head}`
 }
 
 export function errorsOf(step: StepResult | undefined): string[] {
@@ -111,9 +117,11 @@ export function accountText(account: Account): string {
     ...(account.observed ? [`  application after  ${account.observed}`] : []),
     ...tableLines(account),
     ...maskingLines(account),
+    ...remainingLines(account),
     '',
     `  summary            ${account.summary}`,
-    ...(account.report ? [`  report             ${account.report}`] : []),
+    ...(account.dossier ? [`  dossier            ${account.dossier}`] : []),
+    `  next               ${account.next}`,
   ]
   return lines.join('\n')
 }
@@ -129,6 +137,16 @@ function maskingLines({ masking }: Account): string[] {
       ({ place, looked, found }) => `  ${place.padEnd(width)}  ${String(found.length).padStart(2)} found  (${looked})`,
     ),
     `  evidence           ${masking.evidence}`,
+  ]
+}
+
+/** All of them: what is left out here would be found on the night. */
+function remainingLines({ remaining }: Account): string[] {
+  if (!remaining?.length) return []
+  return [
+    '',
+    `  remaining          ${remaining.length} definitions differ`,
+    ...remaining.map((each) => `    - ${each}`),
   ]
 }
 

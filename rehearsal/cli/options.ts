@@ -7,15 +7,19 @@ import { duration } from '../../src/runtime/types.ts'
 import { urlProblem } from '../../src/runtime/url.ts'
 import { type FetchMode, MODES } from '../../src/tools/molt-fetch.ts'
 import type { CockroachOptions } from '../cockroach/server.ts'
+import { loadManifest } from '../runner/manifest.ts'
 import { DEFAULT_RATE } from '../shop/load.ts'
 import { GROWN_ROWS } from '../shop/masked-shop.ts'
 import { DEFAULT_ROWS } from '../shop/shop.ts'
+
+const REPO = resolve(import.meta.dirname, '../..')
 
 export const HELP = `Rehearses a migration with the committed actions, under live writes.
 
   npm run rehearse                       an embedded PostgreSQL, a CockroachDB-like server, and a sample shop
   npm run rehearse -- --source URL --target URL --allow-source DBNAME
-                                         your own databases. Such a run never commits. It removes slot,
+                                         your own databases. Near its end writes on the source are refused for some
+                                         seconds (--max-pause). Such a run never commits. It removes slot,
                                          publication, fence, ledger and heartbeat; the loaded rows stay on the
                                          target, so empty its tables before the next one.
   npm run rehearse -- --mask             a third server plays production: a shop of 20 tables with people and planted
@@ -35,18 +39,19 @@ Options
   --files WHERE        where import and use-copy keep their files: bucket (default), an S3-compatible server that is
                        started along, or folder, which molt serves itself (default with --bin-dir)
   --bucket-path URL    your own bucket, with your own databases; keys come from AWS_* variables
-  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; the real molt takes nothing
-                       but CockroachDB as the target, so give --source and --target, too
+  --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; such a run never commits
   --target-version V   the CockroachDB that the target answers like: 24.3, 25.2, 26.1, … (default 25.2)
   --latency 20ms       makes each statement on it take longer
   --ddl 300ms          makes each schema change and grant on it take longer
   --retry-rate 0.02    makes this share of the statements on it fail with 40001
   --printed-grants     runs the chain as roles that have exactly what \`grants: print\` writes, on a target with roles that
                        may write, unique indexes, checks and foreign keys
+  --NAME VALUE         any other input of the chain, such as config, schema, tables, defer, waive, table-handling,
+                       allow-truncate, final-verify or max-pause; action.yml lists them
   --json               the last line of standard output is one JSON object
   --help               this text
 
-It leaves .rehearsal/report.html: when the application could write, what the pause was made of, and the job's summary.
+It leaves .rehearsal/dossier.html: what was proved, what the pause was made of, and every difference that remains.
 
 Exit status: 0 for "go", 1 for "no-go", 2 for wrong usage, 130 when interrupted.`
 
@@ -59,7 +64,12 @@ export interface Options {
   target?: string
   binDir?: string
   mask: boolean
-  mode: FetchMode
+  /** Undefined where the config file decides. */
+  mode: FetchMode | undefined
+  /** Inputs of the chain, as they were given. */
+  chain: Record<string, string>
+  /** The command that does this again; URLs stand in it by the names of variables. */
+  again: string
   /** The chain runs as roles with exactly the printed grants. */
   printedGrants: boolean
   /** Where the load's files are kept; undefined for a direct copy. */
@@ -89,9 +99,11 @@ export function readOptions(argv: string[]): Options | undefined {
 }
 
 function soundOptions(argv: string[]): Options | undefined {
+  const names = chainInputs()
   const { values } = parseArgs({
     args: argv,
     options: {
+      ...Object.fromEntries(names.map((name) => [name, { type: 'string' as const }])),
       rows: { type: 'string' },
       rate: { type: 'string' },
       keep: { type: 'boolean', default: false },
@@ -143,16 +155,45 @@ function soundOptions(argv: string[]): Options | undefined {
     target,
     binDir: binDirOf(values['bin-dir']),
     printedGrants,
+    chain: chainOf(values, names),
+    again: againOf(argv),
     ...loadOf(values),
     cluster: clusterOf(values),
   }
 }
 
+/** What this command decides itself. */
+const OWN_INPUTS = new Set(['source', 'target', 'migration', 'decision', 'cleanup', 'embedded', 'allow-insecure'])
+
+/** Inputs of the chain that can be given. */
+function chainInputs(): string[] {
+  const ids = loadManifest(REPO, REPO).inputs.map(({ id }) => id)
+  return ids.filter((id) => !OWN_INPUTS.has(id))
+}
+
+/** `mode`, `bucket-path` and `bin-dir` are looked at before they are handed on. */
+function chainOf(values: Record<string, unknown>, names: readonly string[]): Record<string, string> {
+  const given = names.filter((name) => !['mode', 'bucket-path', 'bin-dir'].includes(name) && values[name] !== undefined)
+  return Object.fromEntries(given.map((name) => [name, String(values[name])]))
+}
+
+function againOf(argv: readonly string[]): string {
+  const shown = argv.map((word, index) => {
+    const side = /^--(source|target)(=)?/.exec(word)
+    if (side?.[2]) return `--${side[1]}="$MOLT_${side[1]?.toUpperCase()}"`
+    const before = /^--(source|target)$/.exec(argv[index - 1] ?? '')
+    if (before) return `"$MOLT_${before[1]?.toUpperCase()}"`
+    return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
+  })
+  return ['npm run rehearse', ...(shown.length ? ['--', ...shown] : [])].join(' ')
+}
+
 /** How rows travel, and by which files. */
 function loadOf(
-  values: Partial<Record<'mode' | 'files' | 'bucket-path' | 'source' | 'bin-dir', string>>,
+  values: Partial<Record<'mode' | 'files' | 'bucket-path' | 'source' | 'bin-dir' | 'config', string>>,
 ): Pick<Options, 'mode' | 'files'> {
-  const { source, files, 'bucket-path': bucketPath, 'bin-dir': binDir } = values
+  const { source, files, 'bucket-path': bucketPath, 'bin-dir': binDir, config } = values
+  if (source && config && !values.mode && !bucketPath && !files) return { mode: undefined, files: undefined }
   const mode = values.mode ?? (source && !bucketPath ? 'direct-copy' : 'import')
   if (!isMode(mode)) throw new InputError('rehearse.invalid-option', `--mode must be ${Object.keys(MODES).join(', ')}`)
   if (files !== undefined && files !== 'bucket' && files !== 'folder')

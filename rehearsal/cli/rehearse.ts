@@ -4,8 +4,10 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import { stringify } from 'yaml'
+import { parse, stringify } from 'yaml'
 import { listDeferred } from '../../src/destination/deferral.ts'
+import { gatherDossier } from '../../src/phases/dossier/gather.ts'
+import type { DossierFacts } from '../../src/report/dossier/page.ts'
 import { ConnectError, connect, type Database, withDatabase } from '../../src/runtime/database.ts'
 import { InputError, messageOf, UserError } from '../../src/runtime/errors.ts'
 import { number, seconds } from '../../src/runtime/progress.ts'
@@ -31,8 +33,8 @@ import {
 import { createShop } from '../shop/shop.ts'
 import { type Account, accountOf, accountText, errorsOf, type Masking } from './account.ts'
 import { HELP, type Options, readOptions } from './options.ts'
+import { rehearsalPage, Timeline } from './page.ts'
 import { grantAsPrinted, type Mover } from './printed-grants.ts'
-import { reportPage, Timeline } from './report.ts'
 import { Screen } from './screen.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
@@ -44,6 +46,7 @@ const PLACES: Record<string, number> = {
   'catch-up': 4,
   cutover: 5,
   finalize: 6,
+  definitions: 6,
   observe: 7,
   cleanup: 7,
 }
@@ -55,8 +58,13 @@ const OBSERVE = { duration: '6s', every: '2s', 'min-calls': 5, 'min-coverage': 2
 /** What one is asked for, and what looks at it. */
 interface Rehearsal extends Options {
   timeline: Timeline
+  /** What the ledger had at the end of the chain, before it was removed. */
+  dossier?: DossierFacts
   onLine?: (text: string) => void
 }
+
+/** After a rehearsal that went well, the workflows are set up. */
+const ADOPT = 'npm run adopt -- OWNER/REPO@COMMIT --out DIR'
 
 async function main(): Promise<number> {
   const options = readOptions(process.argv.slice(2))
@@ -71,9 +79,12 @@ async function main(): Promise<number> {
   const screen = new Screen(options.json)
   try {
     const timeline = new Timeline()
-    const account = await rehearse({ ...options, timeline }, folder, screen, cancel.signal)
-    const page = reportPage(account, timeline, readFileSync(account.summary, 'utf8'))
-    account.report = keepFile(options, folder, 'report.html', page)
+    const rehearsal: Rehearsal = { ...options, timeline }
+    const account = await rehearse(rehearsal, folder, screen, cancel.signal)
+    account.next = account.verdict === 'go' ? ADOPT : options.again
+    account.remaining = rehearsal.dossier?.remaining ?? null
+    const page = rehearsalPage(account, timeline, rehearsal.dossier, readFileSync(account.summary, 'utf8'))
+    account.dossier = keepFile(options, folder, 'dossier.html', page)
     screen.end()
     console.log(options.json ? JSON.stringify(account) : accountText(account))
     if (cancel.signal.aborted) return 130
@@ -103,7 +114,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
     const plain = await carriesPlainValuesOnly(options, screen)
     await Promise.all([
       createShop(source.url, { rows: options.rows, plain }),
-      createShop(target.url, { schemaOnly: true }),
+      createShop(target.url, { schemaOnly: true, whole: true }),
     ])
     await withDatabase(source.url, 'source', (db) => db.query(STATISTICS))
     signal.throwIfAborted()
@@ -112,7 +123,7 @@ async function rehearse(options: Rehearsal, folder: string, screen: Screen, sign
         ? await grantAsPrinted({ source: source.url, target: seen.url }, folder, signal)
         : undefined
       if (mover) screen.say('the migration roles have exactly the printed grants')
-      return underLoad({ ...options, plain, mover }, { source, target: seen }, folder, screen, signal)
+      return underLoad(Object.assign(options, { plain, mover }), { source, target: seen }, folder, screen, signal)
     })
     if (options.keep) await keepServers([source, target], folder, screen)
     return account
@@ -167,10 +178,13 @@ async function underLoad(
     // The real tools commit nothing on a target that only answers like CockroachDB.
     const decision = options.binDir ? 'rehearse' : 'commit'
     const observe = String(Boolean(load) && decision === 'commit' && !options.mask)
-    const inputs = { decision, observe, 'switch-command': door.command }
+    // The target is whole, as `convert` writes it: what must not be there during the load is taken off.
+    const defer = options.chain.defer ?? 'indexes,constraints'
+    const inputs = { decision, observe, defer, 'switch-command': door.command }
     const mover = options.mover ?? { source: source.url, target: target.url, inputs: {} }
     const job = { ...mover, inputs: { ...inputs, ...mover.inputs } }
     const result = await runChain(options, job, folder, screen, signal)
+    options.dossier = await readDossier({ source: source.url, target: target.url, migration: MIGRATION }, signal)
     const account = accountOf(result, keepSummary(options, folder, result.summary))
     account.applicationPauseMs = applicationPause(load)
     return account
@@ -205,7 +219,7 @@ async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, 
       `Production: a shop of ${number(options.rows)} rows, with ${CANARIES.length} canaries planted`,
     )
     await endingWith(signal, stop, () => grow(production.url, options.rows, screen))
-    await createGrownTarget(target.url)
+    await createGrownTarget(target.url, true)
     signal.throwIfAborted()
     screen.step(2, STEPS, 'Mask')
     const began = performance.now()
@@ -217,7 +231,7 @@ async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, 
     signal.throwIfAborted()
     if (job.conclusion !== 'success') return notMasked(options, folder, job)
     const account = await likeCockroach(options, target, screen, (seen) =>
-      underLoad({ ...options, onLine }, { source, target: seen }, folder, screen, signal),
+      underLoad(Object.assign(options, { onLine }), { source, target: seen }, folder, screen, signal),
     )
     signal.throwIfAborted()
     screen.step(STEPS, STEPS, 'Search for canaries')
@@ -353,13 +367,25 @@ async function onOwnDatabases(
   screen: Screen,
   signal: AbortSignal,
 ): Promise<Account> {
-  const inputs = { decision: 'rehearse', migration: 'rehearsal', slot: 'molt_rehearsal', cleanup: 'true' }
+  const inputs = {
+    decision: 'rehearse',
+    migration: REHEARSAL,
+    slot: 'molt_rehearsal',
+    cleanup: 'true',
+    ...options.chain,
+  }
+  screen.say(
+    `near the end writes on the source are refused for some seconds, ${options.chain['max-pause'] ?? '60s'} at most; nothing is decided`,
+  )
   const there = await ifReachable(() => withDatabase(target, 'target', traces))
-  const load = options.rate ? await ifReachable(() => writeHarmlessly(source, Number(options.rate))) : undefined
+  const load = options.rate
+    ? await ifReachable(() => writeHarmlessly(source, options.chain.schema ?? 'public', Number(options.rate)))
+    : undefined
   const watched = watchWrites(options, load)
   let result: JobResult | undefined
   try {
     result = await runChain(options, { source, target, inputs }, folder, screen, signal)
+    if (!neverConnected(result)) options.dossier = await readDossier({ source, target, migration: REHEARSAL }, signal)
     return accountOf(result, keepSummary(options, folder, result.summary))
   } finally {
     watched.abort()
@@ -372,6 +398,18 @@ async function onOwnDatabases(
         screen.say('the loaded rows stay on the target: empty its tables before the next run')
     }
   }
+}
+
+/** Names in the ledger: of the sample shop, and of a rehearsal on databases that others use. */
+const MIGRATION = 'main'
+const REHEARSAL = 'rehearsal'
+
+/** A target that went away has nothing to tell; the rehearsal's own verdict stands. */
+async function readDossier(
+  where: { source: string; target: string; migration: string },
+  signal: AbortSignal,
+): Promise<DossierFacts | undefined> {
+  return gatherDossier({ ...where, signal }).catch(() => undefined)
 }
 
 /** A side that cannot be reached is for `prepare` to tell, as every other finding. */
@@ -413,11 +451,11 @@ async function removeTraces(db: Database, there: readonly string[]): Promise<voi
   }
 }
 
-async function writeHarmlessly(source: string, rate: number): Promise<LoadHandle> {
+async function writeHarmlessly(source: string, schema: string, rate: number): Promise<LoadHandle> {
   const db = await connect(source, 'source')
   try {
-    const tables = (await readTables(db, 'public')).map((table) => table.name)
-    return await startGenericLoad({ url: source, schema: 'public', tables, rate })
+    const tables = (await readTables(db, schema)).map((table) => table.name)
+    return await startGenericLoad({ url: source, schema, tables, rate })
   } finally {
     await db.end()
   }
@@ -452,23 +490,33 @@ async function runChain(
   signal: AbortSignal,
 ): Promise<JobResult> {
   const files = await openFiles(options, folder)
+  const own = ownConfig(options.chain.config)
   const config = join(folder, 'rehearsal.yml')
-  writeFileSync(config, stringify({ common: { 'progress-every': '2s' }, fetch: files.settings, observe: OBSERVE }))
+  const { common, fetch, observe } = own.settings
+  const settings = {
+    common: { 'progress-every': '2s', ...common },
+    fetch: { ...fetch, ...files.settings },
+    observe: options.source ? observe : { ...OBSERVE, ...observe },
+  }
+  writeFileSync(config, stringify({ ...own.settings, ...settings }))
   return runAction({
     dir: REPO,
     repo: REPO,
     inputs: {
       source: job.source,
       target: job.target,
-      config,
       'allow-insecure': 'true',
-      mode: options.mode,
+      ...(options.mode && { mode: options.mode }),
       ...(options.binDir ? { 'bin-dir': options.binDir } : { embedded: 'true' }),
+      ...options.chain,
       ...job.inputs,
+      config,
     },
     workDir: join(folder, 'work'),
-    secrets: [job.source, job.target, ...files.secrets],
-    env: files.env,
+    // Paths in the config file are those of this folder.
+    ...(options.chain.config && { workspace: process.cwd() }),
+    secrets: [job.source, job.target, ...files.secrets, ...Object.values(own.env)],
+    env: { ...files.env, ...own.env, MOLT_ACTIONS_AGAIN: options.again },
     signal,
     beforeStep: (step) => {
       const place = PLACES[step.id ?? '']
@@ -482,6 +530,17 @@ async function runChain(
       show(screen, line)
     },
   }).finally(files.close)
+}
+
+type Sections = Record<string, Record<string, unknown> | undefined>
+
+/** The config file that was given, and the variables that it names as `env:NAME`. */
+function ownConfig(path: string | undefined): { settings: Sections; env: Record<string, string> } {
+  if (!path) return { settings: {}, env: {} }
+  const text = readFileSync(path, 'utf8')
+  const names = [...text.matchAll(/\benv:([A-Za-z_]\w*)/g)].map(([, name]) => name as string)
+  const env = names.map((name) => [name, process.env[name] ?? ''])
+  return { settings: parse(text) ?? {}, env: Object.fromEntries(env) }
 }
 
 /** Where the load's files go, as settings of `fetch`, and what reaches them. */

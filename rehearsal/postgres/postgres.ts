@@ -19,7 +19,7 @@ import {
   statSync,
   symlinkSync,
 } from 'node:fs'
-import { rename, rm, writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -35,6 +35,8 @@ export interface PostgresOptions {
   settings?: Record<string, string | number>
   /** Created in the new server, and named by `url`. Default `shop`. */
   database?: string
+  /** Called on the new server before `database` is created. */
+  beforeDatabase?: (server: Pick<EmbeddedServer, 'name' | 'port' | 'urlOf'>) => Promise<void>
   /** Folder with `postgres` and `initdb` of another version. Default: the embedded PostgreSQL 16. */
   binDir?: string
   /** Abandons the start: the promise rejects with the signal's reason once nothing is left behind. */
@@ -110,8 +112,10 @@ const SUPERVISOR = `
 umask 022
 dir=$1 bin=$2
 mkdir "$dir" || exit 1
+making=
 trap finish EXIT
 finish() {
+  [ -z "$making" ] || rmdir "$making"
   if [ -s "$dir/server.pid" ]; then
     pid=$(cat "$dir/server.pid")
     kill -CONT "$pid" && kill -QUIT "$pid"
@@ -120,7 +124,12 @@ finish() {
   rm -rf "$dir"
 }
 init() {
-  bin=\${1:-$bin} template=$2
+  bin=\${1:-$bin} template=$2 waited=0
+  # One process makes the template, and the others wait for it.
+  while [ -n "$template" ] && [ ! -d "$template" ] && [ $waited -lt 300 ]; do
+    mkdir "$template.making" 2>/dev/null && making=$template.making && break
+    sleep 0.1; waited=$((waited + 1))
+  done
   if [ -d "$template" ]; then
     cp -R "$template" "$dir/data" || exit 1
     : >"$dir/initialised"
@@ -130,7 +139,11 @@ init() {
   "$bin/initdb" -D "$dir/data" --username=postgres --pwfile="$dir/password" --auth=scram-sha-256 \\
     --encoding=UTF8 --no-locale --no-sync >"$dir/initdb.log" 2>&1 </dev/null ||
     { cat "$dir/initdb.log" >&2; exit 1; }
-  [ -z "$template" ] || cp -R "$dir/data" "$dir/template" || exit 1
+  if [ -n "$making" ]; then
+    cp -R "$dir/data" "$dir/template" && mv "$dir/template" "$template" || exit 1
+    rmdir "$making"
+    making=
+  fi
   : >"$dir/initialised"
 }
 serve() {
@@ -301,10 +314,9 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     const template = templateOf(name, binDir)
     command(`init '${reachableBinDir}' '${template}'`)
     await until(() => existsSync(join(folder, 'initialised')), 'its data folder was initialised', 60, signal)
-    // Another process may have made the same template meanwhile; its copy is as good.
-    await rename(join(folder, 'template'), template).catch(() => {})
     await writeSettings(join(dataDir, 'postgresql.auto.conf'), { ...DEFAULT_SETTINGS, ...options.settings })
     await firstStart()
+    await options.beforeDatabase?.({ name, port, urlOf })
     await createDatabase(urlOf('postgres'), database)
     signal?.throwIfAborted()
   } catch (error) {
@@ -424,11 +436,12 @@ function copyBinaries(binDir: string, to: string, account: Account) {
 
 /**
  * Where a data folder fresh from initdb is kept for the next server; empty for no keeping. Tests set the folder.
- * One a name, since a copy has the system identifier of its template, and the two sides must differ.
+ * A copy has the system identifier of its template, and the two sides must differ.
  */
 function templateOf(name: string, binDir: string): string {
   const folder = process.env.MOLT_ACTIONS_INITDB_CACHE
-  return folder ? join(folder, `${name}-${createHash('sha256').update(binDir).digest('hex').slice(0, 12)}`) : ''
+  const identity = name === 'source' || name === 'target' ? name : 'other'
+  return folder ? join(folder, `${identity}-${createHash('sha256').update(binDir).digest('hex').slice(0, 12)}`) : ''
 }
 
 async function writeSettings(file: string, settings: Record<string, string | number>) {

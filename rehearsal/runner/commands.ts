@@ -1,6 +1,6 @@
 import { isAbsolute, relative } from 'node:path'
 
-/** A workflow command as it was found in a line, `::name key=value,key=value::data` or the older `##[name key=value;]data`. */
+/** A workflow command as it was found in a line, `::name key=value,key=value::data`. */
 interface Command {
   name: string
   properties: Record<string, string>
@@ -42,7 +42,6 @@ export interface CommandTarget {
 
 const DATA_ESCAPES = ['\r', '%0D', '\n', '%0A', '%', '%25']
 const PROPERTY_ESCAPES = ['\r', '%0D', '\n', '%0A', ':', '%3A', ',', '%2C', '%', '%25']
-const OLD_ESCAPES = [';', '%3B', '\r', '%0D', '\n', '%0A', ']', '%5D', '%', '%25']
 
 const DEPRECATED =
   'is deprecated and will be disabled soon; write to the file that $GITHUB_OUTPUT or $GITHUB_STATE names'
@@ -144,47 +143,20 @@ function handle(target: CommandTarget, command: Command, line: string): void {
   }
 }
 
-/** Finds a command whose name (in lower case) is in `known`. The newer form must begin the line; the older may stand in it. */
-function parseCommand(line: string, known: ReadonlySet<string>): Command | undefined {
-  return parseNew(line.trimStart(), known) ?? parseOld(line, known)
-}
-
-function parseNew(line: string, known: ReadonlySet<string>): Command | undefined {
+/** Finds the command that begins the line, if its name (in lower case) is in `known`. */
+function parseCommand(text: string, known: ReadonlySet<string>): Command | undefined {
+  const line = text.trimStart()
   const end = line.startsWith('::') ? line.indexOf('::', 2) : -1
   if (end < 0) return undefined
-  return command(line.slice(2, end), line.slice(end + 2), known, ',', PROPERTY_ESCAPES, DATA_ESCAPES)
-}
-
-function parseOld(line: string, known: ReadonlySet<string>): Command | undefined {
-  const start = line.indexOf('##[')
-  const end = start < 0 ? -1 : line.indexOf(']', start)
-  if (end < 0) return undefined
-  return command(line.slice(start + 3, end), line.slice(end + 1), known, ';', OLD_ESCAPES, OLD_ESCAPES)
-}
-
-function command(
-  head: string,
-  data: string,
-  known: ReadonlySet<string>,
-  separator: string,
-  propertyEscapes: string[],
-  dataEscapes: string[],
-): Command | undefined {
-  const space = head.indexOf(' ')
-  const name = space < 0 ? head : head.slice(0, space)
+  const [name = '', ...rest] = line.slice(2, end).split(' ')
   if (!known.has(name.toLowerCase())) return undefined
   const properties: Record<string, string> = {}
-  for (const pair of space > 0
-    ? head
-        .slice(space + 1)
-        .trim()
-        .split(separator)
-    : []) {
+  for (const pair of rest.join(' ').trim().split(',')) {
     const equals = pair.indexOf('=')
     if (equals <= 0 || equals === pair.length - 1) continue
-    properties[pair.slice(0, equals).toLowerCase()] = unescaped(pair.slice(equals + 1), propertyEscapes)
+    properties[pair.slice(0, equals).toLowerCase()] = unescaped(pair.slice(equals + 1), PROPERTY_ESCAPES)
   }
-  return { name, properties, data: unescaped(data, dataEscapes) }
+  return { name, properties, data: unescaped(line.slice(end + 2), DATA_ESCAPES) }
 }
 
 /** `%` comes last in every list, so that an escaped percent sign does not start another escape. */

@@ -4,7 +4,7 @@ import { arch, platform } from 'node:os'
 import { basename, join, resolve } from 'node:path'
 import { type Annotation, Masker } from './commands.ts'
 import type { Status, Step } from './manifest.ts'
-import type { Orphan } from './process.ts'
+import type { Orphan, ProcessOptions } from './process.ts'
 
 export type Phase = 'pre' | 'main' | 'post'
 export type Outcome = Status | 'skipped'
@@ -82,8 +82,10 @@ export interface RunOptions {
   path?: string[]
   /** Masked from the first line on, as the secrets of a workflow are. */
   secrets?: string[]
-  /** The node that runs JavaScript actions, whatever `using` says; by default the one that runs this. */
+  /** The node that runs JavaScript actions, whatever `using` says; by default MOLT_ACTIONS_NODE, or the one that runs this. */
   node?: string
+  /** Starts a step's process in place of the runner, which spawns it. */
+  start?: (options: ProcessOptions) => Promise<number>
   /** GITHUB_WORKSPACE; by default an empty folder in `workDir`. */
   workspace?: string
   /** Holds RUNNER_TEMP (emptied first, unless `previous` is given) and the like, and is kept; by default a temporary folder that is removed. */

@@ -15,7 +15,7 @@ import { runProcess } from './process.ts'
 const PASS_THROUGH = words(`
   PATH HOME USER LOGNAME SHELL LANG LC_ALL LC_CTYPE TZ TMPDIR NODE_EXTRA_CA_CERTS SSL_CERT_FILE SSL_CERT_DIR
   HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY http_proxy https_proxy no_proxy all_proxy
-  MOLT_ACTIONS_TEST_TIMING`)
+  NODE_COMPILE_CACHE MOLT_ACTIONS_TEST_TIMING`)
 
 const SUMMARY_LIMIT = 1024 * 1024
 const MESSAGE_LIMIT = 4096
@@ -45,7 +45,7 @@ export async function runChild(
   // Cancelled while a hook was awaited: there is nothing to interrupt.
   if (run.cancel.signal.aborted || job.dead.signal.aborted) return 130
   const isCommand = commandReader(targetOf(run))
-  const code = await runProcess({
+  const code = await (job.options.start ?? runProcess)({
     file,
     args,
     cwd: resolve(String(job.github.workspace), folder),
@@ -73,6 +73,8 @@ function environmentOf(run: Run, variables: Record<string, string>): Record<stri
     if (GITHUB_VARIABLES.has(key)) env[`GITHUB_${key.toUpperCase()}`] = String(value)
   for (const [key, value] of Object.entries(job.runner)) env[`RUNNER_${key.toUpperCase()}`] = value
   env.GITHUB_ACTIONS = 'true'
+  // Unless a test says where it runs: there is no page of it on GitHub, and no workflow to start.
+  if (!job.options.github) env.MOLT_ACTIONS_RUNNER = 'local'
   env.CI ??= 'true'
   env.RUNNER_TRACKING_ID = job.trackingId
   return env

@@ -273,7 +273,12 @@ async function runNode(run: Run, action: Manifest): Promise<void> {
   const variables: Record<string, string> = {}
   for (const [name, value] of Object.entries(inputs))
     variables[`INPUT_${name.replaceAll(' ', '_').toUpperCase()}`] = value
-  const code = await runChild(run, job.options.node ?? process.execPath, [file], variables)
+  const code = await runChild(
+    run,
+    job.options.node ?? process.env.MOLT_ACTIONS_NODE ?? process.execPath,
+    [file],
+    variables,
+  )
   debug(run, `Node Action run completed with exit code ${code}`)
   if (code !== 0) run.failed = true
 }

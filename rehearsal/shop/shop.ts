@@ -335,6 +335,8 @@ export interface ShopOptions {
   rows?: number
   /** Makes the target's side instead: `targetDdl`, no rows. */
   schemaOnly?: boolean
+  /** With `schemaOnly`: with the indexes and constraints of the source, which are to be deferred for the load. */
+  whole?: boolean
   /** Without the values that molt before 1.0 cannot load: empty strings, numbers below zero or of 19 digits, long floats, CRLF. */
   plain?: boolean
 }
@@ -368,7 +370,7 @@ const MAKE_PLAIN = `
 /** Makes the shop in an empty database: with rows and all constraints, or as the empty target of a load. */
 export async function createShop(
   url: string,
-  { rows, schemaOnly = false, plain = false }: ShopOptions = {},
+  { rows, schemaOnly = false, whole = false, plain = false }: ShopOptions = {},
 ): Promise<void> {
   const client = new pg.Client({ connectionString: url })
   // A server that is stopped meanwhile fails the query; without a listener it would end the process as well.
@@ -376,6 +378,7 @@ export async function createShop(
   await client.connect()
   try {
     await client.query(schemaOnly ? targetDdl() : sourceTables())
+    if (schemaOnly && whole) await client.query(SOURCE_CONSTRAINTS)
     if (schemaOnly) return
     await seed(client, rows)
     if (plain) await client.query(MAKE_PLAIN)

@@ -1,4 +1,4 @@
-import { warning } from '@actions/core'
+import { exportVariable, warning } from '@actions/core'
 import { type Entry, type Phase, requireEntry } from '../ledger/ledger.ts'
 import type { Plan } from '../model/plan.ts'
 import { type Database, withDatabase } from '../runtime/database.ts'
@@ -85,16 +85,23 @@ export function requireTls(inputs: Partial<Connections>): string[] {
   if (!inputs.allowInsecure && weak[0])
     throw new InputError(
       'input.insecure-url',
-      `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or say \`allow-insecure: true\``,
+      `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or set \`allow-insecure: true\``,
     )
-  return weak.map(({ side, problem }) => `the ${side} is not reached by TLS for certain: ${problem}`)
+  return weak.map(({ side, problem }) => `TLS is not enforced on the ${side} connection: ${problem}`)
 }
 
-/** One annotation a process, however many connections it makes. */
+/** Set for the later steps of a job: one annotation is enough, however many connections they make. */
+const WARNED = 'MOLT_ACTIONS_WARNED_INSECURE'
+
 let warned = false
+
 function warnInsecure(weak: readonly string[]): void {
-  if (!warned && weak.length) warning(`\`allow-insecure\`: ${weak.join('; ')}`)
+  if (!weak.length || warned || process.env[WARNED]) return
+  warning(`\`allow-insecure\`: ${weak.join('; ')}`)
   warned = true
+  exportVariable(WARNED, 'true')
+  // For later steps alone.
+  delete process.env[WARNED]
 }
 
 /** Opens both sides and closes them whatever happens; `signal` ends attempts to connect. */
@@ -114,7 +121,6 @@ export async function withBoth<T>(
 
 /**
  * The ledger's entry of a migration, which stands in one of `phases`.
- * @param early what to do instead, said when the migration has not come as far as `phases`
  * @throws UserError when there is no such entry, or it stands elsewhere; VerdictError when its plan was changed, or when
  * the source is not the one that `prepare` saw
  */
@@ -123,9 +129,8 @@ export async function requireMigration(
   target: Database,
   id: string,
   phases: readonly Phase[],
-  early?: string,
 ): Promise<Entry> {
-  const entry = await requireEntry(target, id, phases, early)
+  const entry = await requireEntry(target, id, phases)
   await requireSameSource(source, entry)
   return entry
 }

@@ -12,6 +12,7 @@ import { spec as mask } from './mask/spec.ts'
 import { spec as observe } from './observe/spec.ts'
 import { spec as prepare } from './prepare/spec.ts'
 import { spec as replicate } from './replicate/spec.ts'
+import { spec as report } from './report/spec.ts'
 import { spec as rollback } from './rollback/spec.ts'
 import { spec as setup } from './setup/spec.ts'
 import { spec as status } from './status/spec.ts'
@@ -36,4 +37,5 @@ export const specs: readonly ActionSpec[] = [
   abort,
   rollback,
   status,
+  report,
 ]

@@ -10,7 +10,7 @@ const PASSWORD = 'WRITE A PASSWORD HERE'
 
 /** What the migration user needs on the source, and no more; to be run by an administrator, again at will. */
 export function sourceGrants(facts: Facts, user: string): string {
-  const { server, role, relations } = facts.source
+  const { server, role, relations, statementsSchema } = facts.source
   const schema = ident(facts.settings.schema)
   const name = ident(user)
   const tables = expectedRelations(facts)
@@ -27,6 +27,10 @@ export function sourceGrants(facts: Facts, user: string): string {
     `ALTER ROLE ${name} SET idle_in_transaction_session_timeout = 0;`,
     '-- Without it the transactions of others cannot be seen.',
     `GRANT pg_read_all_stats TO ${name};`,
+    // Everybody may use `public`.
+    ...(statementsSchema && statementsSchema.name !== 'public'
+      ? [`GRANT USAGE ON SCHEMA ${ident(statementsSchema.name)} TO ${name};`]
+      : []),
     '-- For the publication, the heartbeat and the fence.',
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
     // The owner of tables that belong to a superuser is given it below, and with it its member.
@@ -88,6 +92,7 @@ export function targetGrants(facts: Facts, user: string): string {
     `GRANT CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,
     `GRANT USAGE ON SCHEMA ${ident(schema.name)} TO ${name} WITH GRANT OPTION;`,
     ...(schema.name === 'public' ? [] : [`GRANT USAGE, CREATE ON SCHEMA public TO ${name};`]),
+    ...incomplete(facts),
     ...(tables.length
       ? [
           '-- To load and stream; with the grant option, since the logins of the stream are given the same.',
@@ -120,6 +125,19 @@ export function targetGrants(facts: Facts, user: string): string {
         ]
       : []),
   ])
+}
+
+function incomplete(facts: Facts): string[] {
+  const missing = missingTables(facts).map(ident)
+  return missing.length
+    ? [`-- INCOMPLETE: create these tables on the target, then print the grants again: ${missing.join(', ')}.`]
+    : []
+}
+
+/** Expected tables that are not on the target yet: nothing can be granted on them. */
+export function missingTables({ settings, target }: Facts): string[] {
+  const there = new Set(target.schema.tables.map(({ name }) => name))
+  return settings.tables.filter((name) => !there.has(name))
 }
 
 /** Both ends of a foreign key are asked for rights when it is dropped and added again, also outside of the move. */

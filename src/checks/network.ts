@@ -16,7 +16,7 @@ export const networkChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Both connections check whom they talk to',
     protects: 'Below verify-full anybody on the way can read the data, or answer in place of the server.',
-    fix: 'Add `sslmode=verify-full&sslrootcert=…` to `{side}`.',
+    fix: 'Add `sslmode=verify-full` and `sslrootcert`, the file of the CA, to `{side}`.',
     *find(facts) {
       for (const side of SIDES) {
         const { sslmode, local } = facts.machine.urls[side]

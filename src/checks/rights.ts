@@ -124,14 +124,14 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: 'The migration user owns the tables, by itself or as a member of their owner',
     protects: 'Only an owner may put a table into a publication, and install the fence on it.',
-    fix: 'GRANT {owner} TO {role};',
+    fix: '{sql}',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (!each.owned)
           yield {
             object: nameOf(each),
             what: `${nameOf(each)} belongs to ${each.owner}, and ${facts.source.role.name} is no member of it`,
-            names: { owner: ident(each.owner), role: ident(facts.source.role.name) },
+            names: { sql: ownerStatements(each, facts.source.role.name).join(' ') },
           }
     },
   },
@@ -156,13 +156,20 @@ export const rightChecks: readonly Check[] = [
     severity: 'block',
     title: 'The migration user may see the statements and sessions of others',
     protects: 'Without it `observe` has no baseline, and does not see who still uses the source after the commit.',
-    fix: 'GRANT pg_read_all_stats TO {role};',
-    *find({ source: { role } }) {
+    fix: 'GRANT {right} TO {role};',
+    *find({ source: { role, statementsSchema } }) {
+      const names = { role: ident(role.name) }
       if (!role.seesOthers)
         yield {
           object: role.name,
           what: `${role.name} is no member of pg_read_all_stats`,
-          names: { role: ident(role.name) },
+          names: { ...names, right: 'pg_read_all_stats' },
+        }
+      if (statementsSchema && !statementsSchema.usable)
+        yield {
+          object: statementsSchema.name,
+          what: `${role.name} has no USAGE on the schema ${statementsSchema.name}, which holds pg_stat_statements`,
+          names: { ...names, right: `USAGE ON SCHEMA ${ident(statementsSchema.name)}` },
         }
     },
   },
@@ -278,7 +285,7 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: 'The migration user may take indexes and constraints off the target',
     protects: 'Deferral drops them and builds them again: for that CockroachDB asks for CREATE on the table.',
-    fix: '{sql} -- or say `defer: none`',
+    fix: '{sql} -- or set `defer: none`',
     *find({ target: { relations, role, server }, settings }) {
       if (!settings.defer.indexes && !settings.defer.constraints) return
       const owners = new Map(relations.map((each) => [each.name, each.owner]))
@@ -432,3 +439,21 @@ export const rightChecks: readonly Check[] = [
     },
   },
 ]
+
+/**
+ * Makes a role a member of a table's owner. Membership of a superuser would make the role one, so such a table gets an
+ * owner of its own.
+ */
+function ownerStatements(
+  { schema, name, owner, ownerIsSuperuser }: { schema: string; name: string; owner: string; ownerIsSuperuser: boolean },
+  role: string,
+): string[] {
+  if (!ownerIsSuperuser) return [`GRANT ${ident(owner)} TO ${ident(role)};`]
+  const own = ident(`${role}_owner`)
+  return [
+    `CREATE ROLE ${own} NOLOGIN;`,
+    `GRANT ${own} TO ${ident(role)};`,
+    `GRANT USAGE, CREATE ON SCHEMA ${ident(schema)} TO ${own};`,
+    `ALTER TABLE ${qualified(schema, name)} OWNER TO ${own};`,
+  ]
+}

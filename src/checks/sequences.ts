@@ -47,7 +47,7 @@ export const sequenceChecks: readonly Check[] = [
     title: 'Every sequence has many numbers left',
     protects:
       'The cutover leaves `sequence-margin` numbers out for inserts that are under way; near its end a sequence has fewer.',
-    fix: 'ALTER TABLE {table} ALTER COLUMN … TYPE bigint; -- before the load, on both sides, with the bounds of the sequence',
+    fix: 'Widen the column of {table} that it feeds to bigint, with the bounds of the sequence, on both sides and before the load.',
     *find(facts) {
       for (const { sequence, there, used } of pairs(facts)) {
         const left = used === null || sequence.cycle ? FEW : numbersLeft(there, used)
@@ -55,7 +55,7 @@ export const sequenceChecks: readonly Check[] = [
           yield {
             object: `${facts.settings.targetSchema}.${sequence.name}`,
             what: `the sequence ${facts.settings.targetSchema}.${sequence.name} has ${number(Number(left))} numbers left on the target`,
-            names: { table: qualified(facts.settings.targetSchema, there.table ?? '…') },
+            names: { table: qualified(facts.settings.targetSchema, there.table ?? there.name) },
           }
       }
     },

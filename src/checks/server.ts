@@ -237,7 +237,7 @@ export const serverChecks: readonly Check[] = [
     waivable: false,
     title: 'The database is encoded in UTF8',
     protects: 'CockroachDB holds UTF-8 only; text in another encoding arrives broken or not at all.',
-    fix: "Dump and restore into a database made with: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0;",
+    fix: "Dump and restore into a database with ENCODING 'UTF8' and TEMPLATE template0.",
     find: (facts) =>
       source(
         facts.source.server.encoding !== 'UTF8',

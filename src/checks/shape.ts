@@ -277,7 +277,7 @@ export const shapeChecks: readonly Check[] = [
     title: 'Generated columns are generated on both sides',
     protects:
       'The tools carry no generated column: a plain one on the target stays empty, a generated one refuses values.',
-    fix: 'Make {column} of {table} the same on both sides: GENERATED ALWAYS AS (…) STORED, or plain.',
+    fix: 'Make {column} of {table} the same on both sides: generated and stored, or plain.',
     *find(facts) {
       for (const each of columnPairs(facts))
         if (each.source.generated !== each.target.generated)
@@ -319,12 +319,14 @@ export const shapeChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Defaults of the source are there on the target',
     protects: 'After the switch an INSERT that leaves the column out writes NULL, or fails.',
-    fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT …; -- {default} on the source',
+    fix: 'Set the default of {column} of {table} on the target; it is {default} on the source.',
     *find(facts) {
       const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
       const there = new Set(facts.target.schema.sequences.map((each) => `${each.table}.${each.column}`))
+      // The catalog shows a default to whoever has a right on the table; a right that is missing is a finding of its own.
+      const hidden = new Set(facts.target.relations.filter(isHidden).map(({ name }) => name))
       for (const each of columnPairs(facts)) {
-        if (each.source.generated || each.target.default !== null) continue
+        if (each.source.generated || each.target.default !== null || hidden.has(each.table.name)) continue
         if (each.source.default === null && !fed.size) continue
         const key = `${each.table.name}.${each.source.name}`
         const wanted = each.source.default ?? (fed.has(key) ? 'a sequence' : null)
@@ -334,6 +336,10 @@ export const shapeChecks: readonly Check[] = [
     },
   },
 ]
+
+function isHidden({ owned, select, insert, update, delete: remove }: Facts['target']['relations'][number]): boolean {
+  return !(owned || select || insert || update || remove)
+}
 
 function lacksType(facts: Facts, detail: ColumnDetail | undefined): boolean {
   const support = detail && TYPE_SUPPORT.find((each) => isOf(each, detail))

@@ -24,7 +24,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'Every table has a primary key',
     protects: 'Without a key neither load nor stream can tell rows apart: the tools leave the table out, or stop.',
-    fix: 'ALTER TABLE {table} ADD PRIMARY KEY (…); -- or leave it out: `exclude-tables`',
+    fix: 'Add a primary key to {table} on both sides, or leave it out: `exclude-tables`.',
     *find(facts) {
       for (const each of expectedTables(facts))
         if (!each.key.length)
@@ -73,7 +73,7 @@ export const tableChecks: readonly Check[] = [
     title: 'Foreign tables stay behind',
     protects:
       'A foreign table shows data of another server; it is not moved, and CockroachDB has no foreign data wrappers.',
-    fix: 'Move its data from the server that holds it, or make it a table: CREATE TABLE … AS SELECT * FROM {table};',
+    fix: 'Move its data from the server that holds it, or copy it into a table by CREATE TABLE AS SELECT * FROM {table}.',
     *find(facts) {
       for (const each of ofSchema(facts))
         if (each.kind === 'f')
@@ -85,14 +85,18 @@ export const tableChecks: readonly Check[] = [
     severity: 'info',
     title: 'Views are not moved',
     protects: 'Views and materialised views are no data: create them on the target from the converted schema.',
-    fix: 'Create {table} on the target before the switch.',
+    fix: '{fix}',
     *find(facts) {
       for (const each of ofSchema(facts))
         if ('vm'.includes(each.kind) && !each.extension)
           yield {
             object: nameOf(each),
             what: `${nameOf(each)} is a ${each.kind === 'm' ? 'materialised view' : 'view'}`,
-            names: table(each),
+            names: {
+              fix: facts.target.views.includes(each.name)
+                ? `Compare its definition on the target: it is there already.`
+                : `Create ${qualified(facts.settings.targetSchema, each.name)} on the target before the switch.`,
+            },
           }
     },
   },
@@ -101,7 +105,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'No table inherits from another',
     protects: 'Reading the parent reads the children too: their rows arrive twice.',
-    fix: 'ALTER TABLE {table} NO INHERIT …; -- or make it a partition; or leave it out: `exclude-tables`',
+    fix: 'End the inheritance of {table} by ALTER TABLE with NO INHERIT, make it a partition, or leave it out: `exclude-tables`.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.inherits)
@@ -135,7 +139,7 @@ export const tableChecks: readonly Check[] = [
     title: 'No table is partitioned',
     protects:
       'molt fetch looks for ordinary tables: it finds the partitions, not the table, moves nothing, and says that it is complete. Newer ones are documented to verify such tables (1.4.0), not to load them.',
-    fix: 'Leave {table} out: `exclude-tables`; or make it one table: CREATE TABLE … (LIKE {table} INCLUDING ALL); and copy the rows. Waive it only where a rehearsal with the same molt has carried it.',
+    fix: 'Leave {table} out: `exclude-tables`; or make it one table by CREATE TABLE with LIKE {table} INCLUDING ALL, and copy the rows. Waive it only where a rehearsal with the same molt has carried it.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.kind === 'p' && !each.partition)
@@ -185,7 +189,7 @@ export const tableChecks: readonly Check[] = [
     title: "No table's name holds quotes or braces",
     protects:
       'The tools write names with quotes, in braces, or plainly: what they say of such a table cannot be told, so that its load is refused in the end.',
-    fix: 'ALTER TABLE {table} RENAME TO …; -- or leave it out: `exclude-tables`',
+    fix: 'Rename {table}, or leave it out: `exclude-tables`.',
     *find(facts) {
       for (const each of expectedTables(facts))
         if (/["{}]/.test(each.name))
@@ -338,7 +342,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'warn',
     title: 'No large objects',
     protects: 'Large objects live outside the tables: the tools move the number that names one, and not its bytes.',
-    fix: 'Move the bytes into a bytea column first: UPDATE {table} SET … = lo_get(…);',
+    fix: 'Move the bytes of {table} into a bytea column first, by lo_get.',
     *find(facts) {
       if (!facts.source.features.largeObjects) return
       const count = facts.source.features.largeObjects
@@ -406,7 +410,7 @@ export const tableChecks: readonly Check[] = [
     title: 'No logical subscription feeds a table',
     protects:
       'What a subscription applies does not fire the fence: its writes go on through the cutover, and are lost.',
-    fix: 'ALTER SUBSCRIPTION … DISABLE; -- and stop what feeds {table} before the cutover; or leave it out: `exclude-tables`',
+    fix: 'Disable the subscription that feeds {table} before the cutover, or leave it out: `exclude-tables`.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.subscribed)

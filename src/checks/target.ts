@@ -67,7 +67,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'The expected tables are empty on the target',
     protects: 'Rows that are there already collide with those that are loaded, or are taken for them.',
-    fix: 'TRUNCATE TABLE {table}; -- or say `table-handling: truncate-if-exists` for the load',
+    fix: 'TRUNCATE TABLE {table}; -- or set `table-handling: truncate-if-exists` for the load',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.tableHandling !== 'none') return
       const { targetSchema } = facts.settings
@@ -99,7 +99,7 @@ export const targetChecks: readonly Check[] = [
     title: 'No unique index beside the primary key during the stream',
     protects:
       'One transaction that swaps a unique value between two rows is valid on the source and fails on the target in between (23505), over and over: the stream is stuck for good.',
-    fix: '{drop} -- or say `defer: indexes`: they are captured, dropped, and built again after the drain',
+    fix: '{drop} -- or set `defer: indexes`: they are captured, dropped, and built again after the drain',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.indexes) return
       for (const index of targetIndexes(facts)) {
@@ -136,7 +136,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'No foreign keys during load and stream',
     protects: 'Tables are loaded side by side: a child row that comes before its parent fails, and the load with it.',
-    fix: 'ALTER TABLE {table} DROP CONSTRAINT {name}; -- or say `defer: constraints`: they are captured, dropped, and added again',
+    fix: 'ALTER TABLE {table} DROP CONSTRAINT {name}; -- or set `defer: constraints`: they are captured, dropped, and added again',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.constraints) return
       const expected = new Set(facts.settings.tables)
@@ -158,7 +158,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'info',
     title: 'CHECK constraints on the target',
     protects: 'One that is stricter than on the source stops the load or the stream at the first row that breaks it.',
-    fix: 'Compare it with the source, or say `defer: constraints`; it is {name} of {table}',
+    fix: 'Compare it with the source, or set `defer: constraints`; it is {name} of {table}',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.constraints) return
       const expected = new Set(facts.settings.tables)
@@ -178,7 +178,7 @@ export const targetChecks: readonly Check[] = [
     title: 'No triggers on the target during load and stream',
     protects:
       'What a trigger writes on the source arrives by the stream; on the target it would be written a second time.',
-    fix: 'DROP TRIGGER {name} ON {table}; -- and create it again after the switch',
+    fix: 'DROP TRIGGER {name} ON {table}; -- `finalize` lists it until it is created again',
     *find(facts) {
       if (!beforeLoad(facts)) return
       const { targetSchema } = facts.settings

@@ -232,7 +232,7 @@ export const typeChecks: readonly Check[] = [
     severity: 'block',
     title: 'Arrays of one dimension',
     protects: 'CockroachDB has arrays of one dimension only: {{1,2},{3,4}} arrives as {1,2,3,4}, without a word.',
-    fix: 'Store {column} as jsonb: to_jsonb(…)',
+    fix: 'Store {column} as jsonb, by to_jsonb.',
     find: (facts) => sampled(facts, 'multi-dimensional', 'arrays of several dimensions'),
   },
   {
@@ -241,7 +241,7 @@ export const typeChecks: readonly Check[] = [
     title: 'No infinity in dates',
     protects:
       "CockroachDB turns infinity in a timestamp into its largest value, and molt before 1.1.3 ends on it: queries for 'infinity' find nothing afterwards.",
-    fix: 'UPDATE … SET … = NULL or a far date WHERE NOT isfinite(…); -- for {column}',
+    fix: 'Set {column} to NULL or to a far date where it is not finite.',
     find: (facts) => sampled(facts, 'infinity', 'infinity'),
   },
   {
@@ -257,7 +257,7 @@ export const typeChecks: readonly Check[] = [
     severity: 'block',
     title: 'No NUL in json',
     protects: 'json keeps \\u0000, jsonb refuses it: the row cannot be loaded.',
-    fix: "UPDATE … SET … = replace(…::text, '\\u0000', '')::json; -- for {column}",
+    fix: "Replace '\\u0000' in {column} by nothing.",
     find: (facts) => (facts.target.server.isCockroach ? sampled(facts, 'nul', '\\u0000') : []),
   },
   {
@@ -323,7 +323,7 @@ export const typeChecks: readonly Check[] = [
     title: 'Advisory locks',
     protects:
       'In CockroachDB they do nothing: what they keep apart on the source runs at the same time after the switch.',
-    fix: 'Replace {what} by SELECT … FOR UPDATE on a row that stands for the lock.',
+    fix: 'Replace {what} by SELECT with FOR UPDATE on a row that stands for the lock.',
     find: (facts) =>
       uses(
         facts,

@@ -255,7 +255,11 @@ function withSchema({ definition, references: to }: Constraint): string {
 const ACTIONS: Record<string, string> = { r: 'RESTRICT', c: 'CASCADE', n: 'SET NULL', d: 'SET DEFAULT' }
 
 function foreignKey({ columns, references: to }: Constraint): string {
-  if (!to) throw new Error('a foreign key refers to nothing')
+  if (!to)
+    throw new VerdictError(
+      'deferral.not-captured',
+      'the catalog of the target does not show what a foreign key refers to',
+    )
   const list = (names: readonly string[]) => names.map(ident).join(', ')
   const action = (on: string, letter: string) => (ACTIONS[letter] ? ` ON ${on} ${ACTIONS[letter]}` : '')
   return `FOREIGN KEY (${list(columns)}) REFERENCES ${qualified(to.schema, to.table)} (${list(to.columns)})${
@@ -516,6 +520,11 @@ export async function validateConstraint(
 ): Promise<void> {
   const statement = `ALTER TABLE ${qualified(schema, table)} VALIDATE CONSTRAINT ${ident(name)}`
   await unhurried(db, () => db.query(statement))
+}
+
+/** What of a migration is off the target, and is built later. */
+export async function listAwaited(db: Database, migration: string): Promise<Pick<Deferred, 'table' | 'name'>[]> {
+  return (await listDeferred(db, migration)).filter(({ rebuilt }) => !rebuilt)
 }
 
 /** What is captured now, added to what was known to be captured before. */

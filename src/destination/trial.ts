@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { warning } from '@actions/core'
+import { checkpoint } from '../runtime/checkpoint.ts'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { messageOf, refuse } from '../runtime/errors.ts'
 import { number } from '../runtime/progress.ts'
@@ -29,6 +30,7 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
   let tried = 0
   try {
     await build(target, `CREATE SCHEMA ${ident(schema)}`)
+    checkpoint('trial schema made')
     for (const [at, object] of forms.entries()) {
       if (performance.now() > end) break
       await tryOne(target, { schema, at }, object).catch((error) =>

@@ -3,38 +3,18 @@ import type { DeferredName } from '../destination/deferral.ts'
 import type { WriteGrant } from '../destination/write-access.ts'
 import type { PackedFingerprint } from '../model/fingerprint.ts'
 import { type Plan, planHash } from '../model/plan.ts'
+import type { Failure } from '../runtime/action.ts'
 import { type Database, isMissingTable, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
+import { runUrl } from '../runtime/github.ts'
+import { noteNext } from '../runtime/next.ts'
 import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 import { createHolds, dropHold } from './hold.ts'
+import { nextOf, type Phase, STANDS } from './phases.ts'
 import { createProofs, dropProof } from './proof.ts'
 
-/** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
-export const PHASES = [
-  'planned',
-  'prepared',
-  'loaded',
-  'caught-up',
-  'approved',
-  'committing',
-  'committed',
-  'switched',
-  'finalized',
-  'cleaned',
-  'aborted',
-  'rolled-back',
-] as const
-export type Phase = (typeof PHASES)[number]
-
-/** The load is complete, and no cutover has set about its commit: a replicator may read the slot. */
-export const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
-/** Of {@link STREAMING} those from which a cutover begins. */
-export const CAUGHT_UP: readonly Phase[] = ['caught-up', 'approved']
-/** The target has taken over, and the source must stand still. */
-export const COMMITTED: readonly Phase[] = ['committed', 'switched', 'finalized']
-/** As {@link COMMITTED}, or on the way: a cutover has set about the commit, and only the source tells what came of it. */
-export const DECIDED: readonly Phase[] = ['committing', ...COMMITTED]
+export * from './phases.ts'
 
 /** Rows that a load has read to their end: of each table where the tool tells them apart, and of all. */
 export interface Exported {
@@ -65,7 +45,6 @@ export interface Facts {
   publication?: PublicationMark
   /** The files of the source's tables as they were before the load. */
   files?: TableFiles
-  fenceId?: string
   /** A rollback that was begun: the tables whose writes on the target are given up. */
   goingBack?: string[]
   /** Rights to write that were taken from roles on the target until the commit. */
@@ -125,35 +104,41 @@ export async function rememberDigest(db: Database, name: string, sha256: string)
   return rows[0].sha256
 }
 
+/** Reads an entry, and notes the command that comes next by it. */
 export async function readEntry(db: Database, id: string): Promise<Entry | undefined> {
-  const { rows } = await db.query(
+  const { rows } = await db.query<Entry>(
     `SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt",
               (extract(epoch FROM now() - updated_at) * 1000)::float8 AS "ageMs" FROM ${MIGRATIONS} WHERE id = $1`,
     [id],
   )
-  return rows[0]
+  const [entry] = rows
+  noteNext(entry ? nextOf(entry.phase, entry.facts) : { action: 'prepare' })
+  return entry
+}
+
+/** The digest that was kept of an archive, if any. */
+export async function knownDigest(db: Database, name: string): Promise<string | undefined> {
+  const { rows } = await db.query(`SELECT sha256 FROM ${DIGESTS} WHERE name = $1`, [name])
+  return rows[0]?.sha256
 }
 
 /** Like {@link readEntry}, also where there is no ledger yet. */
 export async function readEntryIfAny(db: Database, id: string): Promise<Entry | undefined> {
   return readEntry(db, id).catch((error) => {
-    if (isMissingTable(error)) return undefined
-    throw error
+    if (!isMissingTable(error)) throw error
+    noteNext({ action: 'prepare' })
+    return undefined
   })
 }
 
 /**
  * The entry that a phase after `prepare` works from.
- * @param early what to do instead, said when the migration has not come as far as `phases`
  * @throws UserError when there is none, or when it stands in none of `phases`; VerdictError when its plan was changed
  */
-export async function requireEntry(db: Database, id: string, phases: readonly Phase[], early?: string): Promise<Entry> {
+export async function requireEntry(db: Database, id: string, phases: readonly Phase[]): Promise<Entry> {
   const entry = await readEntryIfAny(db, id)
   if (!entry)
-    throw new UserError(
-      'ledger.no-migration',
-      `the target's ledger has no migration \`${id}\`; run \`prepare\` for it first`,
-    )
+    throw new UserError('ledger.no-migration', `the target's ledger has no migration \`${id}\`. Run \`prepare\` first`)
   // The hash is what was shown, rehearsed and approved; what is done must be that.
   if (planHash(entry.plan) !== entry.plan.hash)
     throw new VerdictError(
@@ -161,22 +146,16 @@ export async function requireEntry(db: Database, id: string, phases: readonly Ph
       `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash ?? '(there is none)'}: someone has changed it. Prepare a new migration`,
     )
   if (phases.includes(entry.phase)) return entry
-  if (early && isBehind(entry.phase, phases))
-    throw new UserError('ledger.wrong-phase', `migration \`${id}\` is ${entry.phase}: ${early}`)
-  throw new UserError(
-    'ledger.wrong-phase',
-    `migration \`${id}\` is ${entry.phase}; this step needs it to be ${phases.join(' or ')}. ${hint(entry.phase, phases)}`,
-  )
+  throw new UserError('ledger.wrong-phase', standingText(entry))
 }
 
-function isBehind(phase: Phase, phases: readonly Phase[]): boolean {
-  return PHASES.indexOf(phase) < PHASES.indexOf(phases[0] as Phase)
-}
-
-function hint(phase: Phase, phases: readonly Phase[]): string {
-  return isBehind(phase, phases)
-    ? 'Run the steps before this one.'
-    : 'It is past this step already: go on with the next one, or `abort` the migration before its commit and begin anew with `prepare`.'
+/** Where a migration stands, and what to run for it. */
+export function standingText({ id, phase, facts }: Entry): string {
+  const next = nextOf(phase, facts)
+  const step = next
+    ? `${next.before ? `${next.before} Then run` : 'Run'} \`${next.action}\` next`
+    : 'Nothing is left to do'
+  return `\`${id}\` is ${STANDS[phase]}. ${step}`
 }
 
 /** Writes the first entry; an entry that is there already keeps its phase and is returned as it is. */
@@ -219,19 +198,66 @@ export async function dropEntry(db: Database, id: string): Promise<void> {
   await db.query(`DELETE FROM ${MIGRATIONS} WHERE id = $1`, [id])
   await dropHold(db, id)
   await dropProof(db, id)
+  noteNext(undefined)
 }
 
-/** Appends what a phase checked and saw. Never edited afterwards. */
+/** Who left something, and where a person can see the run. */
+export interface Origin {
+  /** Empty outside of GitHub. */
+  run: string
+  actor: string
+  /** Of the repository that ran it. */
+  commit: string
+  runner: string
+}
+
+function origin(): Origin {
+  const { GITHUB_TRIGGERING_ACTOR, GITHUB_ACTOR, GITHUB_SHA = '', RUNNER_NAME = '' } = process.env
+  return {
+    run: runUrl(),
+    actor: GITHUB_TRIGGERING_ACTOR || GITHUB_ACTOR || '',
+    commit: GITHUB_SHA,
+    runner: RUNNER_NAME,
+  }
+}
+
+/** Appends what a phase checked and saw, with its {@link Origin}. Never edited afterwards. */
 export async function addEvidence(db: Database, id: string, action: string, body: object): Promise<void> {
   await db.query(
     `INSERT INTO ${EVIDENCE} (id, migration, action, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
-    [randomUUID(), id, action, JSON.stringify(body)],
+    [randomUUID(), id, action, JSON.stringify({ ...body, origin: origin() })],
   )
+}
+
+/** One thing that was left, without what it says. */
+export interface Trace {
+  action: string
+  at: Date
+  origin: Origin | null
+}
+
+/** The last step that left evidence, and the last failure since the migration began; whatever stands in `failed`. */
+export async function readLastSteps(
+  db: Database,
+  id: string,
+): Promise<{ last: Trace | undefined; failed: (Trace & Failure) | undefined }> {
+  const { rows } = await db.query<Trace>(
+    `SELECT action, at, body -> 'origin' AS origin FROM ${EVIDENCE}
+      WHERE migration = $1 AND action <> 'error' ORDER BY at DESC LIMIT 1`,
+    [id],
+  )
+  const { rows: errors } = await db.query(
+    `SELECT at, body FROM ${EVIDENCE} WHERE migration = $1 AND action = 'error' ORDER BY at DESC LIMIT 1`,
+    [id],
+  )
+  const [error] = errors
+  return { last: rows[0], failed: error && { ...error.body, at: error.at } }
 }
 
 /** What a phase has left. */
 export interface Evidence<T> {
-  body: Partial<T>
+  body: Partial<T> & { origin?: Origin }
+  at: Date
   /** By the database's clock. */
   ageMs: number
 }
@@ -239,9 +265,26 @@ export interface Evidence<T> {
 /** The last `limit` of an action, the newest first. */
 export async function readEvidence<T>(db: Database, id: string, action: string, limit: number): Promise<Evidence<T>[]> {
   const { rows } = await db.query(
-    `SELECT body, (extract(epoch FROM now() - at) * 1000)::float8 AS "ageMs" FROM ${EVIDENCE}
+    `SELECT body, at, (extract(epoch FROM now() - at) * 1000)::float8 AS "ageMs" FROM ${EVIDENCE}
         WHERE migration = $1 AND action = $2 ORDER BY at DESC LIMIT $3::int8`,
     [id, action, limit],
   )
+  return rows
+}
+
+/** One thing that a step left, for the dossier. */
+export interface Step {
+  action: string
+  at: Date
+  body: Record<string, unknown> & { origin?: Origin }
+}
+
+/** Everything that was left for a migration, the oldest first; also after `cleanup`, which forgets the migration alone. */
+export async function readSteps(db: Database, id: string): Promise<Step[]> {
+  const sql = `SELECT action, at, body FROM ${EVIDENCE} WHERE migration = $1 ORDER BY at`
+  const { rows } = await db.query<Step>(sql, [id]).catch((error) => {
+    if (isMissingTable(error)) return { rows: [] }
+    throw error
+  })
   return rows
 }

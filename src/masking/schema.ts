@@ -62,7 +62,7 @@ async function readParts(db: Database, source: SchemaSource, needed: Needed): Pr
   if (dump < major) {
     const advice = `pg_dump ${dump} cannot read PostgreSQL ${major}; it needs ${major} or newer`
     if (source.pgDump !== 'auto')
-      throw new UserError('mask.pg-dump-needed', `${advice}. Install it, or say \`pg-dump: none\``)
+      throw new UserError('mask.pg-dump-needed', `${advice}. Install it, or set \`pg-dump: none\``)
     return { ...(await fromCatalog(db, source, needed)), madeBy: `catalog (${advice})` }
   }
   return { ...(await fromPgDump(db, source, needed)), madeBy: `pg_dump ${dump}` }

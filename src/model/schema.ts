@@ -66,7 +66,7 @@ export interface Index {
   definition: string
 }
 
-export interface SchemaSequence {
+interface SchemaSequence {
   name: string
   increment: string
   min: string

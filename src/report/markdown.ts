@@ -2,8 +2,15 @@
  * Names and texts from a database must not become Markdown or HTML, and must fit into the cell of a table.
  */
 
-/** A text as itself. */
+/** A text as itself; what stands between two backticks stays code, in which nothing else is read. */
 export function markdownText(text: string): string {
+  return text
+    .split(/`([^`]+)`/)
+    .map((part, index) => (index % 2 ? markdownCode(part) : plainText(part)))
+    .join('')
+}
+
+function plainText(text: string): string {
   return text
     .replace(/\s+/g, ' ')
     .replaceAll('&', '&amp;')

@@ -47,8 +47,11 @@ function headline(report: VerifyReport, clean: number, rows: number): string {
   return `### ❌ Verify: ${report.problems.length} ${report.problems.length === 1 ? 'problem' : 'problems'}${how}`
 }
 
+/** Far below what a summary may hold. */
+const LISTED = 500
+
 function list(items: readonly string[]): string {
-  const shown = items.slice(0, 30).map((item) => `- ${markdownText(item)}`)
+  const shown = items.slice(0, LISTED).map((item) => `- ${markdownText(item)}`)
   if (items.length > shown.length) shown.push(`- and ${items.length - shown.length} more`)
   return shown.join('\n')
 }

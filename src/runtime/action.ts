@@ -1,7 +1,9 @@
 import { appendFileSync } from 'node:fs'
 import * as core from '@actions/core'
-import { CancelledError, errorCode, errorKind, messageOf, UserError } from './errors.ts'
+import type { ErrorCode, NextStep } from './codes.ts'
+import { CancelledError, errorCode, errorKind, ListedError, messageOf, UserError } from './errors.ts'
 import { loadInputs } from './inputs.ts'
+import { nextAfter, nextByLedger, nextMarkdown, nextText, nextToTell, resetNext } from './next.ts'
 import { notified, notifyTo } from './notify.ts'
 import { explain } from './refusals.ts'
 import { holdsSecret, redact } from './secrets.ts'
@@ -38,11 +40,23 @@ export const COMMON_OUTPUTS = {
 /** A step summary over 1 MiB is dropped whole by GitHub; ours stops well before, several steps share a page. */
 const SUMMARY_LIMIT = 256 * 1024
 
-/** Runs one phase of an action as GitHub's runner expects it. Never throws; the exit code tells the outcome. */
+/** A failure of an action that has read the ledger, for the ledger to keep. */
+export interface Failure {
+  action: string
+  code: ErrorCode
+  /** Its first line, as the log has it. */
+  message: string
+}
+
+/**
+ * Runs one phase of an action as GitHub's runner expects it. Never throws; the exit code tells the outcome.
+ * @param keep writes a failure into the ledger of `target`; never throws
+ */
 export async function runAction<S extends ActionSpec>(
   action: Action<S>,
   phase: Phase,
   all: readonly ActionSpec[],
+  keep?: (target: string, migration: string, failure: Failure) => Promise<void>,
 ): Promise<void> {
   const controller = new AbortController()
   const cancel = (signal: NodeJS.Signals) => {
@@ -53,27 +67,40 @@ export async function runAction<S extends ActionSpec>(
     controller.abort(
       new CancelledError('cancelled.runner-gone', 'nobody reads the output any more: the runner is gone'),
     )
+  const summary = summaryOf()
   process.stdout.on('error', abandoned)
   process.on('SIGINT', cancel)
   process.on('SIGTERM', cancel)
+  let known: { notifyUrl?: string; migration?: string; target?: string } = {}
   try {
-    const context = contextOf<S>(loadInputs(action.spec, all), controller.signal)
-    const { notifyUrl, migration } = context.inputs as { notifyUrl?: string; migration?: string }
-    notifyTo(notifyUrl, migration ?? '')
+    resetNext()
+    const context = contextOf<S>(loadInputs(action.spec, all), controller.signal, summary)
+    known = context.inputs
+    notifyTo(known.notifyUrl, known.migration ?? '')
     if (phase === 'run') await action.run(context)
     else await action.post?.({ ...context, saved: core.getState })
     controller.signal.throwIfAborted()
+    if (phase === 'run') tellNext(summary)
   } catch (error) {
-    const known = error instanceof UserError || error instanceof CancelledError
-    fail(controller.signal.aborted && !known ? controller.signal.reason : error, phase)
+    const ours = error instanceof UserError || error instanceof CancelledError
+    const cause = controller.signal.aborted && !ours ? controller.signal.reason : error
+    const failure = fail(action.spec.name, cause, phase, summary)
+    const { target, migration } = known
+    // A job that is cancelled has no time for it.
+    if (target && migration && nextByLedger() && !controller.signal.aborted) await keep?.(target, migration, failure)
   } finally {
     await notified()
+    process.stdout.off('error', abandoned)
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)
   }
 }
 
-function contextOf<S extends ActionSpec>(inputs: InputsOf<S>, signal: AbortSignal): Context<S> {
+function contextOf<S extends ActionSpec>(
+  inputs: InputsOf<S>,
+  signal: AbortSignal,
+  summary: Context<S>['summary'],
+): Context<S> {
   return {
     inputs,
     signal,
@@ -86,19 +113,22 @@ function contextOf<S extends ActionSpec>(inputs: InputsOf<S>, signal: AbortSigna
         )
       core.setOutput(name, text)
     },
-    summary: writeSummary,
+    summary,
     save: core.saveState,
   }
 }
 
-let summarised = 0
-function writeSummary(markdown: string): void {
-  const path = process.env.GITHUB_STEP_SUMMARY
-  // A blank line after each part: without it the next one belongs to the HTML block that a `</details>` ends, as text.
-  const text = `${redact(markdown)}\n\n`
-  summarised += Buffer.byteLength(text)
-  if (path && summarised <= SUMMARY_LIMIT) appendFileSync(path, text)
-  else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
+/** Writes to the job's summary until it is full. */
+function summaryOf(): (markdown: string) => void {
+  let written = 0
+  return (markdown) => {
+    const path = process.env.GITHUB_STEP_SUMMARY
+    // A blank line after each part: without it the next one belongs to the HTML block that a `</details>` ends, as text.
+    const text = `${redact(markdown)}\n\n`
+    written += Buffer.byteLength(text)
+    if (path && written <= SUMMARY_LIMIT) appendFileSync(path, text)
+    else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
+  }
 }
 
 /** Where it was thrown. A stack begins with the message, which of a database's error may quote a row. */
@@ -107,17 +137,39 @@ function traceOf(error: Error): string {
   return [messageOf(error), ...frames].join('\n')
 }
 
-function fail(thrown: unknown, phase: Phase): void {
+/** Of a migration that was looked at. */
+function tellNext(summary: (markdown: string) => void): void {
+  const next = nextToTell()
+  if (!next) return
+  core.info(`next: ${nextText(next)}`)
+  summary(nextMarkdown(next))
+}
+
+/** GitHub cuts an annotation at 4,096 characters; the code and the next command stand at its end. */
+const ANNOTATION = 3000
+
+function annotation(error: unknown, told: string, code: ErrorCode, next: NextStep | undefined): string {
+  const end = next ? `\nNext: ${nextText(next)}` : ''
+  if (told.length <= ANNOTATION || !(error instanceof ListedError)) return `${told}${end}`
+  for (const problem of error.problems) core.info(`  - ${redact(problem)}`)
+  return `${redact(error.short(ANNOTATION))} [${code}]${end}`
+}
+
+function fail(name: string, thrown: unknown, phase: Phase, summary: (markdown: string) => void): Failure {
   const error = explain(thrown)
   const kind = errorKind(error)
+  const code = errorCode(error)
   const text = redact(kind === 'bug' && error instanceof Error ? traceOf(error) : messageOf(error))
-  const told = `${kind === 'bug' ? 'This is a bug in molt-actions: ' : ''}${text} [${errorCode(error)}]`
-  core.error(told)
+  const told = `${kind === 'bug' ? 'This is a bug in molt-actions: ' : ''}${text} [${code}]`
+  const next = phase === 'run' && kind !== 'bug' ? nextAfter(code, name) : undefined
+  core.error(annotation(error, told, code, next))
   if (phase === 'run') {
     core.setOutput('error-kind', kind)
-    core.setOutput('error-code', errorCode(error))
+    core.setOutput('error-code', code)
     // Each line is a paragraph or a list's item of its own: what follows a list would be read as part of its last item.
-    writeSummary(`> [!CAUTION]\n> ${told.replaceAll('\n', '\n>\n> ')}`)
+    summary(`> [!CAUTION]\n> ${told.replaceAll('\n', '\n>\n> ')}`)
+    if (next) summary(nextMarkdown(next))
   }
   process.exitCode = 1
+  return { action: name, code, message: (text.split('\n')[0] as string).replace(/:$/, '') }
 }

@@ -1,11 +1,23 @@
+/** What a person runs next. */
+export interface NextStep {
+  /** Folder in `actions/`. */
+  action: string
+  /** Inputs beside the connections and the migration's name. */
+  inputs?: Readonly<Record<string, string>>
+  /** What has to be done before, as an imperative with its full stop. */
+  before?: string
+}
+
 /** What the documentation says about one code. */
-interface Explanation {
+export interface Explanation {
   /** What happened, in one sentence. */
   meaning: string
   /** Why it happens. */
   cause: string
   /** What to do, as an imperative. */
   fix: string
+  /** Where that is another action than the one that failed. */
+  next?: NextStep
 }
 
 /**
@@ -17,6 +29,7 @@ export const CODES = {
     meaning: 'The migration is committed and cannot be aborted.',
     cause: 'The cutover has decided for the target. Application data may already be written there.',
     fix: 'Run `rollback` to return to the source, or `cutover` again to finish the switch.',
+    next: { action: 'rollback' },
   },
   'abort.incomplete': {
     meaning: 'The migration is aborted, but parts of it are left.',
@@ -39,6 +52,7 @@ export const CODES = {
     meaning: 'The cutover was declined, or nobody approved it in time.',
     cause: 'A reviewer rejected the deployment, or `max-approval-wait` passed.',
     fix: "Start Migrate with `phase: cutover`. If the slot was dropped (`on-declined: drop-slot`), run Abort, then start with `phase: prepare`: [start over](runbook.md#abort-before-the-commit). A slot that is kept fills the source's disk until a stream reads it.",
+    next: { action: 'cutover' },
   },
   'approval.environment-missing': {
     meaning: 'The environment named by `environment` does not exist.',
@@ -49,6 +63,7 @@ export const CODES = {
     meaning: 'The `follow` job of this run failed, so its stream cannot be trusted.',
     cause: 'The job that streams while the cutover waits for approval ended red.',
     fix: 'Read the log of that job, correct the cause, and start a new run with `phase: cutover`.',
+    next: { action: 'cutover' },
   },
   'approval.gh-missing': {
     meaning: 'The program `gh` cannot be run.',
@@ -60,6 +75,7 @@ export const CODES = {
     cause:
       'An administrator bypassed the rule, the rule was removed, or "Re-run" was used: an approval counts for one attempt.',
     fix: 'Start a new run with `phase: cutover` and have it approved, or set `bypass: warn`.',
+    next: { action: 'cutover' },
   },
   'approval.no-reviewers': {
     meaning: 'The environment has no required reviewers.',
@@ -75,11 +91,13 @@ export const CODES = {
     meaning: 'This approval was already declined or has expired.',
     cause: 'The follower saw the end of the approval and stopped streaming.',
     fix: 'Start a new run with `phase: cutover`.',
+    next: { action: 'cutover' },
   },
   'approval.plan-changed': {
     meaning: 'The plan in the ledger is not the one that was approved.',
     cause: '`prepare` ran after the plan was shown to the reviewers.',
     fix: 'Start a new run with `phase: cutover` and approve the plan that it shows.',
+    next: { action: 'cutover' },
   },
   'approval.plan-not-shown': {
     meaning: 'No earlier run has shown this plan, or the one that did is older than `max-approval-wait`.',
@@ -111,12 +129,14 @@ export const CODES = {
     meaning: 'The migration is not ready for its cutover.',
     cause: 'The stream has not caught up, a check failed, or the slot is lost. The message lists each problem.',
     fix: 'Start Migrate with `phase: stream`. If the slot is lost, run Abort, then start with `phase: prepare`.',
+    next: { action: 'replicate' },
   },
 
   'cancelled.after-commit': {
     meaning: 'The run ended after the decision for the target.',
     cause: 'The job was cancelled, or the run lost its hold, between the commit and the end of the switch.',
     fix: 'Run `cutover` again. It continues with the switch; nothing is undone.',
+    next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
   'cancelled.run': {
     meaning: 'The run was cancelled.',
@@ -144,6 +164,7 @@ export const CODES = {
     meaning: 'The last observation after the commit is degraded.',
     cause: 'A threshold of `observe` was passed, so a rollback may still be needed. The message lists each.',
     fix: 'Run `observe` until it is healthy, roll back, or set `waive: observe`: [observe](observe.md).',
+    next: { action: 'observe' },
   },
   'cleanup.fence-armed': {
     meaning: 'The fence is armed, so nothing is cleaned up.',
@@ -164,16 +185,19 @@ export const CODES = {
     meaning: 'Rows were not compared since the commit.',
     cause: '`finalize` has not run, or did not come as far. Once the fence is gone, nothing can be compared any more.',
     fix: 'Run `finalize`, or set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
+    next: { action: 'finalize' },
   },
   'cleanup.not-observed': {
     meaning: 'The application was not observed after the commit.',
     cause: 'Without an observation it is not known whether a rollback is still needed.',
     fix: 'Run `observe`, or set `waive: observe`: [observe](observe.md).',
+    next: { action: 'observe' },
   },
   'cleanup.not-over': {
     meaning: 'The migration is in the middle of its cutover.',
     cause: 'The commit or the switch is not finished.',
     fix: 'Run `cutover` again to finish it, or `rollback` to return to the source.',
+    next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
   'cleanup.other-migration': {
     meaning: 'The objects on the source belong to another migration.',
@@ -449,6 +473,7 @@ export const CODES = {
     meaning: 'Indexes or constraints on the target cannot be captured, so none was dropped.',
     cause: 'A schema change is in progress on the target, or the catalog does not show a definition.',
     fix: 'Wait until the schema changes have ended (`SHOW JOBS`), and run `prepare` again.',
+    next: { action: 'prepare' },
   },
   'deferral.not-restored': {
     meaning: 'Deferred unique indexes or constraints could not be built on the target.',
@@ -493,6 +518,7 @@ export const CODES = {
     cause:
       'A trigger, its function or a sequence is missing or was changed, or a new table or partition has no trigger.',
     fix: 'Run `prepare` again.',
+    next: { action: 'prepare' },
   },
   'fence.damaged-after-commit': {
     meaning: 'The source is no longer fenced as it was at the commit.',
@@ -508,31 +534,37 @@ export const CODES = {
     meaning: 'The fence does not hold. Writes may have passed.',
     cause: 'Triggers are missing or disabled, or the fence was changed while it was armed.',
     fix: 'Run `prepare` again, and verify everything that was compared behind this fence.',
+    next: { action: 'prepare' },
   },
   'fence.not-installed': {
     meaning: 'No fence is installed on the source.',
     cause: '`prepare` has not run, or `cleanup` removed the fence.',
     fix: 'Run `prepare` first.',
+    next: { action: 'prepare' },
   },
   'fence.permanent': {
     meaning: 'The fence is permanent: the cutover is committed.',
     cause: 'The target has taken over.',
     fix: 'Run `rollback` to return to the source.',
+    next: { action: 'rollback' },
   },
   'fence.permanent-without-commit': {
     meaning: 'The source is fenced permanently, but the ledger has no commit of this migration.',
     cause: 'The ledger was restored from an old state, or somebody fenced the source by hand.',
     fix: 'Find out which database the application uses. `rollback` makes the source writable again.',
+    next: { action: 'rollback' },
   },
   'fence.probe-passed': {
     meaning: 'The fence let a test write through.',
     cause: 'Its trigger is missing or disabled on a table.',
     fix: 'Run `prepare` again, then the cutover.',
+    next: { action: 'prepare' },
   },
   'fence.refuses-unarmed': {
     meaning: 'The fence refuses writes although it is not armed.',
     cause: 'Its function or sequence was changed, or the clock of the source jumped.',
     fix: 'Run `prepare` again.',
+    next: { action: 'prepare' },
   },
   'fence.removed-after-commit': {
     meaning: 'The ledger says committed, but the source is not fenced.',
@@ -543,6 +575,7 @@ export const CODES = {
     meaning: 'A fenced table was dropped on the source.',
     cause: 'DDL ran after `prepare`.',
     fix: 'Restore the table, or abort and prepare again.',
+    next: { action: 'abort' },
   },
   'fence.table-rewritten': {
     meaning: 'A table was rewritten, renamed or dropped on the source while the fence was armed.',
@@ -564,6 +597,7 @@ export const CODES = {
     meaning: 'The cutover has not ended, so nothing is finalized.',
     cause: 'Its run was interrupted.',
     fix: 'Run `cutover` again. It continues from where it stopped.',
+    next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
   'finalize.definitions-differ': {
     meaning: "The target's definitions differ from the source's.",
@@ -627,6 +661,7 @@ export const CODES = {
     meaning: 'The slot was not handed over in time.',
     cause: 'The run that streams hangs.',
     fix: 'Cancel that run, and start a new one with `phase: cutover`.',
+    next: { action: 'cutover' },
   },
   'hold.lost': {
     meaning: 'This run lost its hold on the migration and stopped.',
@@ -690,6 +725,7 @@ export const CODES = {
     meaning: 'Another run moved this migration meanwhile, so this run stopped.',
     cause: 'Two runs acted at the same time.',
     fix: 'Look at `status`, and run the next step.',
+    next: { action: 'status' },
   },
   'ledger.no-migration': {
     meaning: "The target's ledger does not have this migration.",
@@ -706,6 +742,7 @@ export const CODES = {
     meaning: 'The load ended because the migration was aborted meanwhile.',
     cause: 'Someone ran `abort` while `fetch` was loading.',
     fix: 'Run `prepare` and `fetch` again to continue the migration.',
+    next: { action: 'prepare' },
   },
   'load.bucket-refused': {
     meaning: 'The bucket refuses the keys that MOLT uses, or does not exist.',
@@ -721,6 +758,7 @@ export const CODES = {
     meaning: 'The interrupted load cannot be resumed.',
     cause: 'A direct copy keeps nothing to resume from, or the load ended before every table was exported.',
     fix: 'Set `on-interrupted: restart`.',
+    next: { action: 'fetch', inputs: { 'on-interrupted': 'restart' } },
   },
   'load.cannot-stream': {
     meaning: 'Every row was loaded, but no stream can continue from this load.',
@@ -976,11 +1014,13 @@ export const CODES = {
     meaning: 'This migration was prepared with another plan.',
     cause: 'Tables, schemas or the slot differ from the first time.',
     fix: 'Run `abort` first to start over, or set another `migration` for another source.',
+    next: { action: 'abort' },
   },
   'prepare.plan-fixed': {
     meaning: 'The plan can no longer change.',
     cause: 'Rows are already loaded under it.',
     fix: 'Restore the settings that the message lists, or abort and prepare again.',
+    next: { action: 'abort' },
   },
 
   'publication.changed': {
@@ -992,6 +1032,7 @@ export const CODES = {
     meaning: 'The publication was dropped.',
     cause: 'Somebody dropped it. A new one of the same name does not heal a stream on a live slot.',
     fix: 'Abort, then prepare and load again.',
+    next: { action: 'abort' },
   },
   'publication.foreign': {
     meaning: "A publication with MOLT's fixed name exists already.",
@@ -1056,6 +1097,7 @@ export const CODES = {
     meaning: 'The schema has changed since `prepare`.',
     cause: 'DDL ran on the source or on the target. DDL is frozen from the load to the cutover.',
     fix: 'Undo the change, or abort, and prepare and load again.',
+    next: { action: 'abort' },
   },
 
   'sequences.not-set': {
@@ -1119,11 +1161,13 @@ export const CODES = {
     meaning: 'The slot does not exist.',
     cause: 'Somebody dropped it, or the source failed over. Changes since then are lost.',
     fix: 'Abort, then prepare and load again. After an interrupted load, set `on-interrupted: restart`.',
+    next: { action: 'abort' },
   },
   'slot.moved': {
     meaning: "The slot's position is not where this migration left it.",
     cause: 'Somebody recreated, advanced or read it. Changes are lost.',
     fix: 'Load again. After an interrupted load, set `on-interrupted: restart`.',
+    next: { action: 'fetch', inputs: { 'on-interrupted': 'restart' } },
   },
   'slot.none-free': {
     meaning: 'The source has no free replication slot.',
@@ -1134,16 +1178,19 @@ export const CODES = {
     meaning: 'The slot was recreated while the stream ran.',
     cause: 'Somebody dropped and created it. Changes in between are lost.',
     fix: 'Abort, then prepare and load again.',
+    next: { action: 'abort' },
   },
   'slot.wal-budget': {
     meaning: 'The slot keeps more WAL on the source than `wal-budget`.',
     cause: 'Nothing reads the slot, or the stream is slower than the writes.',
     fix: 'Start `phase: cutover` or run `replicate`, raise the budget, or abort before the disk is full.',
+    next: { action: 'replicate' },
   },
   'slot.wal-lost': {
     meaning: 'The slot has lost WAL that the stream needs.',
     cause: 'The source removed it: `max_slot_wal_keep_size` is too small.',
     fix: 'Raise `max_slot_wal_keep_size`, abort, and prepare and load again.',
+    next: { action: 'abort' },
   },
 
   'source.other-database': {
@@ -1173,9 +1220,9 @@ export const CODES = {
   },
 
   'status.unreadable': {
-    meaning: 'Neither side could be read.',
-    cause: 'Both URLs fail.',
-    fix: 'Correct the URLs. The log shows the error of each.',
+    meaning: 'A side that was given could not be read.',
+    cause: 'The message names each side with the code and text of its own error.',
+    fix: 'Correct what these errors say, then run `status` again.',
   },
 
   'stream.login-alive': {
@@ -1367,6 +1414,7 @@ export const CODES = {
     cause:
       'An administrator changed the target between the final verification and the commit, or the final verification was weaker than `full`.',
     fix: 'Stop the application and run `rollback`, or restore the rows by hand: [after the commit](how-it-works.md#after-the-commit).',
+    next: { action: 'rollback' },
   },
   'verify.after-commit-inconclusive': {
     meaning: 'Not every row was compared as of the commit.',
@@ -1395,6 +1443,7 @@ export const CODES = {
     meaning: 'Rows differ after the drain. Nothing was decided.',
     cause: 'Nothing is on its way any more, so this is loss.',
     fix: 'Do not cut over. Find the cause, abort, and prepare and load again. If only the hashes differ, MOLT misreads values: use a newer MOLT.',
+    next: { action: 'abort' },
   },
 
   'waiver.not-allowed': {
@@ -1422,11 +1471,13 @@ export const CODES = {
     meaning: 'The migration is committed, and write access to the target could not be given back.',
     cause: 'The migration user lost the right to grant since the last look before the commit, or a role was dropped.',
     fix: 'Run the statements of the message on the target as an administrator, then run `cutover` again. To return to the source, run `rollback`.',
+    next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
   'write-access.not-closed': {
     meaning: 'Write access to the target was never closed.',
     cause: '`prepare` was interrupted before its end.',
     fix: 'Run `prepare` again.',
+    next: { action: 'prepare' },
   },
   'write-access.not-grantable': {
     meaning: 'Write access to the target could not be given back after the commit.',

@@ -116,9 +116,35 @@ function violationText(error: unknown): string | undefined {
   return `${what} ${[constraint && `the constraint ${constraint}`, at].filter(Boolean).join(' of ') || 'the database'} (SQLSTATE ${code})`
 }
 
+/** A verdict with its reasons, one a line. GitHub cuts an annotation at 4,096 characters, so it shows some of them. */
+export class ListedError extends VerdictError {
+  readonly what: string
+  readonly problems: readonly string[]
+  readonly next: string
+
+  constructor(code: ErrorCode, what: string, problems: readonly string[], next: string) {
+    super(code, `${what}:\n${problems.map((problem) => `  - ${problem}`).join('\n')}\n${next}`)
+    this.what = what
+    this.problems = problems
+    this.next = next
+  }
+
+  /** As many problems as fit into `limit` characters, and the advice in any case. */
+  short(limit: number): string {
+    const shown: string[] = []
+    let length = this.what.length + this.next.length
+    for (const problem of this.problems) {
+      length += problem.length + 5
+      if (length > limit) break
+      shown.push(`  - ${problem}`)
+    }
+    const left = this.problems.length - shown.length
+    if (left) shown.push(`  - and ${left} more, in the log and the summary`)
+    return `${this.what}:\n${shown.join('\n')}\n${this.next}`
+  }
+}
+
 /** The list of what went wrong, as one error with a line each. */
 export function refuse(code: ErrorCode, what: string, problems: readonly string[], next: string): never {
-  const shown = problems.slice(0, 20).map((problem) => `  - ${problem}`)
-  if (problems.length > shown.length) shown.push(`  - and ${problems.length - shown.length} more`)
-  throw new VerdictError(code, `${what}:\n${shown.join('\n')}\n${next}`)
+  throw new ListedError(code, what, problems, next)
 }

@@ -5,6 +5,7 @@ import { throttling } from '@octokit/plugin-throttling'
 import { RequestError } from '@octokit/request-error'
 import * as z from 'zod'
 import { messageOf, UserError } from './errors.ts'
+import { onGithub } from './next.ts'
 import { seconds } from './progress.ts'
 import { TIMING } from './timing.ts'
 
@@ -18,7 +19,7 @@ const MINUTE = 60_000
 /** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
 export function runUrl(): string {
   const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
-  if (!GITHUB_RUN_ID) return ''
+  if (!onGithub()) return ''
   const attempt = GITHUB_RUN_ATTEMPT && GITHUB_RUN_ATTEMPT !== '1' ? `/attempts/${GITHUB_RUN_ATTEMPT}` : ''
   return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
 }

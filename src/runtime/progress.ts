@@ -47,3 +47,8 @@ export function minutes(ms: number): string {
 export function seconds(ms: number): string {
   return Number.isFinite(ms) ? `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s` : 'unknown'
 }
+
+/** `2026-11-30 10:51 UTC` */
+export function clock(at: Date): string {
+  return `${at.toISOString().slice(0, 16).replace('T', ' ')} UTC`
+}

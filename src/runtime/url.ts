@@ -107,6 +107,12 @@ export function withLogin(url: string, user: string, password: string): string {
   return `${base.replace(/^([a-z]+:\/\/)(?:[^@/]*@)?/, `$1${login}@`)}${kept.length ? `?${kept.join('&')}` : ''}`
 }
 
+/** Host and port, for a person to tell servers apart; no login. */
+export function hostOf(url: string): string {
+  const { host, searchParams } = new URL(url)
+  return searchParams.get('host') ?? host
+}
+
 /** Why a connection by this URL may go over the network in clear; undefined when it cannot, or uses no network. */
 export function tlsProblem(url: string): string | undefined {
   const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]

@@ -1,4 +1,4 @@
-import { type Database, ident } from '../runtime/database.ts'
+import { type Database, ident, sqlState } from '../runtime/database.ts'
 
 /*
  * What PostgreSQL counts of an application: pg_stat_statements where it is installed, pg_stat_database and
@@ -65,7 +65,8 @@ export async function readStatements(db: Database): Promise<StatementRow[] | NoS
     return others.length ? others : found.rows
   } catch (error) {
     // Created, but not in shared_preload_libraries.
-    if ((error as { code?: string }).code === '55000') return { missing: 'not-installed' }
+    if (sqlState(error) === '55000') return { missing: 'not-installed' }
+    if (sqlState(error) === '42501') return { missing: 'right' }
     throw error
   }
 }

@@ -26,7 +26,11 @@ export async function createHeartbeat(
     randomUUID(),
   ])
   const owner = await readHeartbeatOwner(db)
-  if (!owner) throw new Error('the heartbeat row that was just written is not there')
+  if (!owner)
+    throw new VerdictError(
+      'heartbeat.missing',
+      `the row of ${OUR_SCHEMA}.${HEARTBEAT} on the source is gone right after it was written. Drop the trigger, rule or policy that removes it`,
+    )
   return owner
 }
 

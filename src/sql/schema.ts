@@ -10,6 +10,7 @@ import {
   SHARD_COLUMN,
 } from '../model/schema.ts'
 import { type Database, literal, queryAll, type Side } from '../runtime/database.ts'
+import { UserError } from '../runtime/errors.ts'
 import { SEQUENCES_OF_SCHEMA } from './sequences.ts'
 import { ENUMS, type EnumRow, enumLabels } from './tables.ts'
 
@@ -269,7 +270,11 @@ function columnMaker(types: Map<string, ReadType>): (text: string, default_: str
     if (seen) return seen
     const [, type = '', notNull, generated, identity, name = ''] = COLUMN.exec(text) ?? []
     const found = types.get(type)
-    if (!found) throw new Error(`the catalog names a type of the column ${name} that it does not know`)
+    if (!found)
+      throw new UserError(
+        'database.contention',
+        `the type of the column ${name} was changed while the catalog was read. Run this again`,
+      )
     const column = {
       name,
       notNull: notNull === 'true',

@@ -19,7 +19,7 @@ export interface Sequence {
 const WHOLE: Record<string, bigint> = { smallint: 2n ** 15n, integer: 2n ** 31n, bigint: 2n ** 63n }
 
 /** What a column of this type can hold; null for one that is no whole number. */
-export function rangeOf(type: string): { min: bigint; max: bigint } | null {
+function rangeOf(type: string): { min: bigint; max: bigint } | null {
   const end = WHOLE[type]
   return end === undefined ? null : { min: -end, max: end - 1n }
 }

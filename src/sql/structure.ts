@@ -3,7 +3,15 @@ import { isShardCheck, type Constraint as SchemaConstraint } from '../model/sche
 import type { SequenceState, Structure } from '../model/structure.ts'
 import type { Database, Side as DatabaseSide } from '../runtime/database.ts'
 import { readSchema } from './schema.ts'
-import { lastUsed, type Sequence, type Side, unfitSequence, unfitText, wantedSequences } from './sequences.ts'
+import {
+  lastUsed,
+  readSequences,
+  type Sequence,
+  type Side,
+  unfitSequence,
+  unfitText,
+  wantedSequences,
+} from './sequences.ts'
 
 /** Indexes beside the primary key, checks, foreign keys and defaults of a schema's tables. */
 export async function readStructure(db: Database, side: DatabaseSide, name: string): Promise<Structure> {
@@ -75,6 +83,8 @@ export async function readSequenceStates(
     wanted.map(({ sequence }) => sequence),
     ...[source, target],
   )
+  // After the numbers in use: an application that writes to the target draws from its sequences all the time.
+  const now = new Map((await readSequences(target.db, target.schema)).map((each) => [each.name, each]))
   for (const { sequence, there: other } of wanted) {
     const { name, increment, table } = sequence
     const used = usedOf.get(name) ?? null
@@ -85,7 +95,7 @@ export async function readSequenceStates(
       increment,
       // One that cycles goes back at its end: nothing is behind.
       used: sequence.cycle ? undefined : (used ?? undefined),
-      next: other && (await nextValue(target.db, target.schema, other)),
+      next: other && (await nextValue(target.db, target.schema, now.get(other.name) ?? other)),
       unfit: unfit && unfitText(unfit),
     })
   }

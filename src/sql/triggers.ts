@@ -26,6 +26,51 @@ export async function withTriggers(db: Database, schema: Schema, tables: readonl
   return { ...schema, actions: [...(schema.actions ?? []).filter(({ kind }) => kind !== 'trigger'), ...triggers] }
 }
 
+/** The fence's own, on each table of the source. */
+const OURS = 'molt_actions_fence'
+
+/** Triggers of these tables, without our own, in the order of table and name. */
+export async function readTriggers(
+  db: Database,
+  schema: string,
+  tables: readonly string[],
+): Promise<{ table: string; name: string }[]> {
+  const { rows } = await db.query('SELECT version() AS version')
+  if (hidesTriggers(rows[0].version)) {
+    const shown = await queryAll(
+      db,
+      tables.map((table) => `SHOW TRIGGERS FROM ${qualified(schema, table)}`),
+    )
+    return shown.flatMap((found, at) => found.map(({ trigger_name: name }) => ({ table: tables[at] as string, name })))
+  }
+  const { rows: found } = await db.query(
+    `SELECT c.relname AS table, t.tgname AS name FROM pg_catalog.pg_trigger t
+       JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND NOT t.tgisinternal AND t.tgname <> $2 ORDER BY 1, 2`,
+    [schema, OURS],
+  )
+  return found.filter(({ table }) => tables.includes(table))
+}
+
+/** Triggers of the source that the target lacks: `prepare` asks for them to be dropped, and the load must not meet them. */
+export async function missingTriggers(
+  source: { db: Database; schema: string },
+  target: { db: Database; schema: string },
+  tables: readonly string[],
+): Promise<string[]> {
+  const [here, there] = await Promise.all([
+    readTriggers(source.db, source.schema, tables),
+    readTriggers(target.db, target.schema, tables),
+  ])
+  const known = new Set(there.map(({ table, name }) => `${table}.${name}`))
+  return here
+    .filter(({ table, name }) => !known.has(`${table}.${name}`))
+    .map(
+      ({ table, name }) =>
+        `${table}: the trigger ${name} is missing on the target. Create it, or move its work into the application`,
+    )
+}
+
 /** Whether a server of this `version()` has triggers and does not list them in `pg_trigger`. */
 export function hidesTriggers(version: string): boolean {
   const [, major = 0, minor = 0] = (/^CockroachDB\b.*? v(\d+)\.(\d+)/.exec(version) ?? []).map(Number)

@@ -8,6 +8,7 @@ import { type JobResult, runAction } from '../../rehearsal/runner/runner.ts'
 import { exampleComposite } from '../../scripts/example-jobs.ts'
 import { specs } from '../../src/actions/specs.ts'
 import { type FakeGithub, limited, REPOSITORY, reviewed, startGithub, TOKEN } from '../support/github.ts'
+import { inProcess } from '../support/in-process.ts'
 import { REPO, words } from '../support/migration.ts'
 import { evaluate, holds, type Job, readWorkflow, type Workflow } from '../support/workflow.ts'
 
@@ -39,6 +40,7 @@ function gate(inputs: Record<string, string>): Promise<JobResult> {
     repo: REPO,
     inputs: { ...asked, ...inputs },
     workDir: folder,
+    start: inProcess,
     github: { api_url: github.url, repository: REPOSITORY },
   })
 }

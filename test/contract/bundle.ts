@@ -39,20 +39,25 @@ export async function runBundle(name: string, options: BundleOptions = {}): Prom
   }
   const given = Object.entries(options.inputs ?? {}).map(([input, value]) => [`INPUT_${input.toUpperCase()}`, value])
   try {
-    const child = spawn(options.node ?? process.execPath, [join(REPO, 'dist', `${name}.cjs`)], {
-      cwd: folder,
-      env: {
-        PATH: process.env.PATH,
-        HOME: process.env.HOME,
-        GITHUB_ACTIONS: 'true',
-        MOLT_ACTIONS_TEST_TIMING: process.env.MOLT_ACTIONS_TEST_TIMING,
-        RUNNER_TEMP: temp,
-        ...files,
-        ...Object.fromEntries(given),
-        ...options.env,
+    const child = spawn(
+      options.node ?? process.env.MOLT_ACTIONS_NODE ?? process.execPath,
+      [join(REPO, 'dist', `${name}.cjs`)],
+      {
+        cwd: folder,
+        env: {
+          PATH: process.env.PATH,
+          HOME: process.env.HOME,
+          GITHUB_ACTIONS: 'true',
+          NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,
+          MOLT_ACTIONS_TEST_TIMING: process.env.MOLT_ACTIONS_TEST_TIMING,
+          RUNNER_TEMP: temp,
+          ...files,
+          ...Object.fromEntries(given),
+          ...options.env,
+        },
+        stdio: ['ignore', 'pipe', 'pipe'],
       },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
+    )
     let log = ''
     for (const stream of [child.stdout, child.stderr])
       stream.setEncoding('utf8').on('data', (text: string) => {

@@ -5,7 +5,7 @@ import { runChecks } from '../../src/checks/check.ts'
 import type { Facts, Settings } from '../../src/checks/facts/facts.ts'
 import { urlFacts } from '../../src/checks/facts/gather.ts'
 import { readConnection } from '../../src/checks/facts/source.ts'
-import { targetGrants } from '../../src/checks/grants.ts'
+import { sourceGrants, targetGrants } from '../../src/checks/grants.ts'
 import { CHECKS } from '../../src/checks/index.ts'
 import { summaryOf } from '../../src/checks/report.ts'
 import { retentionOf } from '../../src/destination/retention.ts'
@@ -371,6 +371,14 @@ it('rights that the migration user lacks on both sides', async () => {
   expectFires(facts, 'right.create', ['weak'])
   expectFires(facts, 'right.owner', ['public.orders'])
   expectFires(facts, 'right.statistics', ['weak'])
+  const elsewhere = (usable: boolean) =>
+    changed(facts, (copy) => {
+      copy.source.role.seesOthers = true
+      copy.source.statementsSchema = { name: 'monitoring', usable }
+    })
+  expect(objectsOf(elsewhere(false), 'right.statistics')).toEqual(['monitoring'])
+  expect(objectsOf(elsewhere(true), 'right.statistics')).toEqual([])
+  expect(sourceGrants(elsewhere(true), 'mig')).toContain('GRANT USAGE ON SCHEMA "monitoring" TO "mig";')
   const blind = changed(asCockroach(facts), (copy) => {
     copy.target.sight = { activity: false, jobs: true, settings: true }
   })
@@ -910,10 +918,10 @@ it('tells approvers the verdict first, then what blocks, what was waived, and th
     '#### ⚠️ Warnings',
   ]
   const at = order.map((each) => text.indexOf(each))
-  expect(at.every((each) => each >= 0)).toBe(true)
+  expect(order.filter((_, index) => (at[index] as number) < 0)).toEqual([])
   expect([...at].sort((a, b) => a - b)).toEqual(at)
   expect(text).toContain(
-    '| public.p\\|1&lt;b> has no primary key | `` ALTER TABLE "public"."p\\|1<b>" ADD PRIMARY KEY (…); -- or leave it out: `exclude-tables` `` |',
+    '| public.p\\|1&lt;b> has no primary key | `` Add a primary key to "public"."p\\|1<b>" on both sides, or leave it out: `exclude-tables`. `` |',
   )
   expect(text).toContain('| and 1 more | All are in preflight.json. |')
   expect(text).toContain('| public.p\\|0&lt;b> has no primary key | `tbl.no-key=p\\|0<b>` |')

@@ -1,7 +1,6 @@
 // What is generated, the composite action, and the examples that people copy: all of it must fit the specs.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { execa } from 'execa'
 import { describe, expect, test } from 'vitest'
 import { parse } from 'yaml'
 import { actionYaml, configSchema, readme } from '../../scripts/metadata.ts'
@@ -77,16 +76,6 @@ test('every folder in actions/ has a spec', () => {
 test('the schema of the config file is what the specs give', () => {
   expect(read('docs/config.schema.json')).toBe(configSchema(specs))
 })
-
-test('everything that is generated, dist/ too, is up to date byte for byte', async () => {
-  const { exitCode, all } = await execa('npm', ['run', '--silent', 'check:dist'], {
-    cwd: REPO,
-    all: true,
-    reject: false,
-  })
-  expect(all).toContain('up to date')
-  expect(exitCode).toBe(0)
-}, 60_000)
 
 describe('the composite action in the root', () => {
   describe.each(steps.map((step) => [step.id as string, step] as const))('step %s', (_, step) => {

@@ -24,6 +24,7 @@ import { connect, type Database, unhurried } from '../../src/runtime/database.ts
 import { readSchema } from '../../src/sql/schema.ts'
 import { setSequences } from '../../src/sql/sequences.ts'
 import { readSequenceStates } from '../../src/sql/structure.ts'
+import { inProcess } from '../support/in-process.ts'
 import { type Servers, startServers } from '../support/servers.ts'
 import { runBundle } from './bundle.ts'
 import { query, type World, world } from './checks-helpers.ts'
@@ -53,6 +54,7 @@ async function run(name: string, urls: World, inputs: Record<string, string> = {
     dir: `${repo}/actions/${name}`,
     repo,
     workDir: folder,
+    start: inProcess,
     inputs: { ...urls, 'allow-insecure': 'true', ...inputs },
   })
   const log = result.steps.map((step) => step.log).join('\n')

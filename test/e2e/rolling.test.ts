@@ -61,7 +61,7 @@ test('every row is proved while it is streamed, table by table', TIMEOUT, async 
   const brief = await rehearsal.run('brief', { decision: 'rehearse' })
   requireSuccess('brief', brief)
   expect(brief.summary).toMatch(
-    /\| Rolling proof \| every row of \d+ tables proved as of [\d: -]+ UTC, \d+ keys? open, 0 lost/,
+    /\*\*Rolling proof:\*\* every row of \d+ tables proved as of [\d: -]+ UTC, \d+ keys? open, 0 lost/,
   )
   expect((await rehearsal.run('status', {})).summary).toContain('`molt_slot_verify`')
 })

@@ -30,6 +30,7 @@ import { readSequenceStates } from '../../src/sql/structure.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { factsOf, objectsOf, query, type World, world } from '../contract/checks-helpers.ts'
 import { REPO, words } from '../support/migration.ts'
+import { stoppedChild } from '../support/stopped.ts'
 
 const TABLE = 'CREATE TABLE orders (id bigint PRIMARY KEY, at timestamptz, note text)'
 
@@ -387,6 +388,48 @@ it('a transaction that holds a write lock is found before any write is refused',
   }
 })
 
+describe('the schema of the trial', () => {
+  const TRIALS = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'molt_actions_trial%'"
+  const run = (name: string, { source, target }: World, inputs = {}, env = {}) =>
+    runAction({
+      dir: join(REPO, 'actions', name),
+      repo: REPO,
+      workDir: mkdtempSync(join(folder, `${name}-`)),
+      inputs: { source, target, 'allow-insecure': 'true', ...inputs },
+      env,
+    })
+  const PREPARE = { decision: 'rehearse', defer: 'indexes' }
+
+  /** A run of `prepare` that is killed in the middle of its trial. */
+  async function killed(): Promise<World> {
+    const urls = await migration(TABLE, [TABLE, 'CREATE INDEX orders_note ON orders (note)'])
+    const running = run('prepare', urls, PREPARE, { MOLT_ACTIONS_STOP_AT: 'trial schema made' })
+    process.kill(await stoppedChild(running), 'SIGKILL')
+    await running
+    const [left, ...others] = await query(urls.target, TRIALS)
+    expect(others).toEqual([])
+    const [entry] = await query(urls.target, "SELECT facts->>'trialSchema' AS trial FROM molt_actions.migrations")
+    expect(entry).toEqual({ trial: left?.nspname })
+    return urls
+  }
+
+  it('is removed by the next `prepare`, which tries again and takes the index off', async () => {
+    const urls = await killed()
+    const again = await run('prepare', urls, PREPARE)
+    expect(again.outputs, words(again)).toMatchObject({ phase: 'prepared', deferred: '1' })
+    expect(await query(urls.target, TRIALS)).toEqual([])
+  })
+
+  it.each(['abort', 'cleanup'])('is removed by `%s`', async (name) => {
+    const urls = await killed()
+    // As an `abort` leaves it that was killed, too.
+    if (name === 'cleanup') await query(urls.target, "UPDATE molt_actions.migrations SET phase = 'aborted'")
+    const result = await run(name, urls)
+    expect(result.conclusion, words(result)).toBe('success')
+    expect(await query(urls.target, TRIALS)).toEqual([])
+  })
+})
+
 describe('a server that refuses', () => {
   const prepare = ({ source, target }: World, inputs: Record<string, string> = {}) =>
     runAction({
@@ -402,6 +445,18 @@ describe('a server that refuses', () => {
     const made = await query(urls.target, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")
     return { code: result.outputs['error-code'], made: made.length, log }
   }
+
+  it('a trigger that removes the heartbeat at once has its code', async () => {
+    const urls = await migration()
+    await query(
+      urls.source,
+      'CREATE SCHEMA molt_actions',
+      'CREATE TABLE molt_actions.molt_actions_heartbeat (id int PRIMARY KEY, migration text, source_id text, beat bigint, marker text)',
+      `CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$`,
+      'CREATE TRIGGER swallow BEFORE INSERT ON molt_actions.molt_actions_heartbeat FOR EACH ROW EXECUTE FUNCTION swallow()',
+    )
+    expect(await outcome(urls)).toMatchObject({ code: 'heartbeat.missing' })
+  })
 
   it.each(['CREATE FUNCTION', 'CREATE PUBLICATION'])(
     'an event trigger that forbids %s leaves nothing behind',

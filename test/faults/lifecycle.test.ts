@@ -206,8 +206,13 @@ test('status reads one side alone, and is red when the slot keeps too much WAL',
   expect(words(red)).toContain('nobody reads it')
   await rehearsal.pair.target.kill()
   const half = await rehearsal.run('status')
-  requireSuccess('status', half)
-  expect(half.outputs.fence).toBe('lifted')
+  expect(half.outputs).toMatchObject({ fence: 'lifted', 'error-code': 'status.unreadable' })
+  await rehearsal.pair.target.start()
+  const refused = await rehearsal.run('observe')
+  expect(refused.outputs['error-code']).toBe('ledger.wrong-phase')
+  const whole = await rehearsal.run('status')
+  requireSuccess('status', whole)
+  expect(whole.outputs).toMatchObject({ phase: 'caught-up', next: 'cutover', 'last-error': 'ledger.wrong-phase' })
 })
 
 test('write access: roles lose their rights to write until the commit, and get exactly these back', {

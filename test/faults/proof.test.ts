@@ -18,8 +18,8 @@ const DDL = `
   CREATE TABLE items (id int PRIMARY KEY, v text, n numeric(12,2), j jsonb, at timestamptz);
   CREATE TABLE texts (a text, b int, v text, PRIMARY KEY (b, a));`
 
-/** All at night, the first two else. */
-const often = <T>(cases: T[]) => (NIGHT ? cases : cases.slice(0, 2))
+/** All at night, the first one else. */
+const often = <T>(cases: T[]) => (NIGHT ? cases : cases.slice(0, 1))
 
 let ground: ProvingGround
 beforeAll(async () => {
@@ -186,40 +186,43 @@ describe('a replicator that starts again', () => {
     expect(await ground.decide(await ground.prove(chunks))).toMatchObject({ ...LOST, truth: ['items'] })
   })
 
-  test.each(['after the takeover', 'after the commit'])('a frozen one that thaws %s cannot write', async (when) => {
-    const { target } = ground.servers
-    const tables = [...TABLES, HEARTBEAT]
-    const leg = () => createStreamLogin(ground.t, target.url, newLoginName(), 'public', tables)
-    await ground.replicator.stop()
-    const old = await leg()
-    const frozen = await ground.replicate(old.url)
-    ground.replicator = frozen
-    const first = await proved()
-    frozen.freeze()
-    await s("UPDATE items SET v = 'stale' WHERE id = 10")
-    // It has received the change, and holds it.
-    await sleep(300)
-    await frozen.cutOff(ground.s)
-    await ground.kill(first)
-    await retireStreamLogin(ground.t, target.url, old.role)
-    const next = await leg()
-    ground.replicator = await ground.replicate(next.url)
-    await s("UPDATE items SET v = 'new' WHERE id = 10")
-    await ground.arrived()
-    const thaw = async () => {
-      frozen.thaw()
-      await vi.waitFor(() => expect(frozen.errors.length).toBeGreaterThan(0), 10_000)
-    }
-    if (when === 'after the takeover') await thaw()
-    const second = await proved()
-    expect(await ground.decide(second)).toEqual(CLEAN)
-    await retireStreamLogin(ground.t, target.url, next.role)
-    if (when === 'after the commit') await thaw()
-    await t("UPDATE items SET v = 'the application' WHERE id = 10")
-    await sleep(200)
-    expect((await t('SELECT v FROM items WHERE id = 10')).rows).toEqual([{ v: 'the application' }])
-    await frozen.stop()
-  })
+  test.each(often(['after the commit', 'after the takeover']))(
+    'a frozen one that thaws %s cannot write',
+    async (when) => {
+      const { target } = ground.servers
+      const tables = [...TABLES, HEARTBEAT]
+      const leg = () => createStreamLogin(ground.t, target.url, newLoginName(), 'public', tables)
+      await ground.replicator.stop()
+      const old = await leg()
+      const frozen = await ground.replicate(old.url)
+      ground.replicator = frozen
+      const first = await proved()
+      frozen.freeze()
+      await s("UPDATE items SET v = 'stale' WHERE id = 10")
+      // It has received the change, and holds it.
+      await sleep(300)
+      await frozen.cutOff(ground.s)
+      await ground.kill(first)
+      await retireStreamLogin(ground.t, target.url, old.role)
+      const next = await leg()
+      ground.replicator = await ground.replicate(next.url)
+      await s("UPDATE items SET v = 'new' WHERE id = 10")
+      await ground.arrived()
+      const thaw = async () => {
+        frozen.thaw()
+        await vi.waitFor(() => expect(frozen.errors.length).toBeGreaterThan(0), 10_000)
+      }
+      if (when === 'after the takeover') await thaw()
+      const second = await proved()
+      expect(await ground.decide(second)).toEqual(CLEAN)
+      await retireStreamLogin(ground.t, target.url, next.role)
+      if (when === 'after the commit') await thaw()
+      await t("UPDATE items SET v = 'the application' WHERE id = 10")
+      await sleep(200)
+      expect((await t('SELECT v FROM items WHERE id = 10')).rows).toEqual([{ v: 'the application' }])
+      await frozen.stop()
+    },
+  )
 })
 
 describe('transactions of the source', () => {
@@ -357,7 +360,7 @@ describe('a run that ends', () => {
     return proof
   }
 
-  test.each([false, true])(
+  test.each(often([true, false]))(
     'in the middle of the first pass: the next continues it (a change lost: %s)',
     async (drops) => {
       const first = await midway()

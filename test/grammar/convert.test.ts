@@ -1,15 +1,17 @@
-// CockroachDB's own grammar reads every statement of the conversion's goldens.
+// CockroachDB's own grammar reads every statement of the conversion's goldens and of the corpus.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { parseAll } from './grammar.ts'
 
-const FOLDER = join(import.meta.dirname, '../golden/convert')
+const FOLDERS = ['golden/convert', 'corpus'].map((name) => join(import.meta.dirname, '..', name))
 
-const files = readdirSync(FOLDER).filter((name) => name.endsWith('.txt'))
+const files = FOLDERS.flatMap((folder) =>
+  readdirSync(folder).flatMap((name) => (name.endsWith('.txt') ? join(folder, name) : [])),
+)
 
 function scriptOf(file: string): string {
-  const parts = readFileSync(join(FOLDER, file), 'utf8').split(/^-- ([\w.-]+) --\n/m)
+  const parts = readFileSync(file, 'utf8').split(/^-- ([\w.-]+) --\n/m)
   return parts.flatMap((name, at) => (/^[123]-/.test(name) ? [parts[at + 1]] : [])).join('\n')
 }
 

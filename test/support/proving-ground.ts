@@ -147,13 +147,13 @@ export class ProvingGround {
   }
 
   /** Every row is compared once, and what changed before that again. */
-  complete(proof: Proof): Promise<void> {
+  complete(proof: Proof, ms?: number): Promise<void> {
     const { session } = proof
     const proved = () => {
       const oldest = session.proofs.dirty.oldestOpen
       return session.provedAt !== undefined && (oldest === undefined || oldest > session.provedAt)
     }
-    return this.until(proof, proved, 'proved')
+    return this.until(proof, proved, 'proved', ms)
   }
 
   quiet(proof: Proof): Promise<void> {

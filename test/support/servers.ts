@@ -1,6 +1,7 @@
 import {
   type CockroachOptions,
   type CockroachServer,
+  installInTemplate,
   seenThrough,
   startCockroach,
 } from '../../rehearsal/cockroach/server.ts'
@@ -24,7 +25,12 @@ export async function startServers(
   options: Omit<PostgresOptions, 'name'> & { cluster?: CockroachOptions } = {},
 ): Promise<Servers> {
   const { cluster: like, ...both } = options
-  const pair = await startPair(both)
+  const pair = await startPair({
+    ...both,
+    beforeDatabase: async (server) => {
+      if (server.name === 'target') await installInTemplate(server, like?.version)
+    },
+  })
   const cluster = await startCockroach(pair.target, like).catch(async (error) => {
     await pair.stop()
     throw error

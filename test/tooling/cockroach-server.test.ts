@@ -392,18 +392,20 @@ test('setval of a sequence with CACHE is a schema change', async () => {
 describe('full table scans', () => {
   // docs: session-variables.md
   test('are refused where the role or the session says so', async () => {
+    await db.query('CREATE TABLE scanned (id INT PRIMARY KEY, total INT)')
+    await db.query('INSERT INTO scanned VALUES (1, 5)')
     await db.query(`CREATE ROLE scanner LOGIN PASSWORD 'scanner'`)
-    await db.query('GRANT SELECT, UPDATE ON TABLE children TO scanner')
+    await db.query('GRANT SELECT, UPDATE ON TABLE scanned TO scanner')
     await db.query('ALTER ROLE scanner SET disallow_full_table_scans = on')
     const client = await open('scanner')
     try {
       expect(await rows('SHOW disallow_full_table_scans', [], client)).toEqual([{ disallow_full_table_scans: 'on' }])
-      expect(await refused('SELECT count(*) FROM children', client)).toMatchObject({ code: 'P0003' })
-      expect(await refused('UPDATE children SET total = 6', client)).toMatchObject({ code: 'P0003' })
-      expect(await rows('SELECT id FROM children WHERE id = 1', [], client)).toEqual([{ id: '1' }])
-      expect(await rows(`SELECT relname FROM pg_class WHERE relname = 'children'`, [], client)).toHaveLength(1)
+      expect(await refused('SELECT count(*) FROM scanned', client)).toMatchObject({ code: 'P0003' })
+      expect(await refused('UPDATE scanned SET total = 6', client)).toMatchObject({ code: 'P0003' })
+      expect(await rows('SELECT id FROM scanned WHERE id = 1', [], client)).toEqual([{ id: '1' }])
+      expect(await rows(`SELECT relname FROM pg_class WHERE relname = 'scanned'`, [], client)).toHaveLength(1)
       await client.query(`SELECT set_config('disallow_full_table_scans', 'off', false)`)
-      expect(await rows('SELECT count(*) AS n FROM children', [], client)).toEqual([{ n: '1' }])
+      expect(await rows('SELECT count(*) AS n FROM scanned', [], client)).toEqual([{ n: '1' }])
       const setting = `SELECT setting FROM pg_settings WHERE name = 'disallow_full_table_scans'`
       expect(await rows(setting, [], client)).toEqual([{ setting: 'off' }])
     } finally {

@@ -86,9 +86,10 @@ describe('two embedded servers and the shop', () => {
     for (const table of tables)
       expect(table).toEqual({ name: table.name, rows: expect.any(Number), missing: 0, mismatch: 0, extraneous: 0 })
     expect(existsSync(account.summary as string)).toBe(true)
-    const page = readFileSync(account.report as string, 'utf8')
+    expect(account.remaining).toEqual([])
+    const page = readFileSync(account.dossier as string, 'utf8')
     expect(page).toMatch(
-      />Go<[\s\S]*class="area"[\s\S]*Finalize · [\s\S]*class="bar"[\s\S]*Cutover committed and switched/,
+      /<h1 class="good">Committed and finalized<[\s\S]*None: the definitions[\s\S]*class="bar"[\s\S]*Cutover committed and switched/,
     )
     expect(run.stderr).toContain('IMPORT INTO through files')
     // Somebody who waits sees that something is going on.

@@ -67,14 +67,8 @@ describe('workflow commands', () => {
   })
 
   test('what is not at the start of the line, unknown or unfinished is output', () => {
-    const lines = ['x ::error::no', '::nonsense::x', '::error no end', 'http://[::1]::x', '']
+    const lines = ['x ::error::no', '##[error]old', '::nonsense::x', '::error no end', 'http://[::1]::x', '']
     expect(feed(lines)).toMatchObject({ lines, annotations: [], failed: false })
-  })
-
-  test('the older form works anywhere in the line', () => {
-    expect(feed(['now ##[warning title=a%5Db;]care%3B']).annotations).toEqual([
-      { level: 'warning', message: 'care;', title: 'a]b' },
-    ])
   })
 
   test('groups, masks and debug', () => {

@@ -45,12 +45,15 @@ test('what follows a folded part in the summary is a block of its own', async ()
   expect(summary).toContain('</details>\n\n### Two\n')
 })
 
+/** The command below the alert. */
+const NEXT = '**Next:** \n\n```sh\nnpm run action -- tell --source "$MOLT_SOURCE" --target "$MOLT_TARGET"\n```\n\n'
+
 test('a program that cannot connect is told as the program, not as a connection of ours', async () => {
   const said = 'connect ECONNREFUSED 127.0.0.1:26257'
   const summary = await summaryOf(async () => {
     throw new ToolError({ code: 'tool.failed', program: 'molt', args: [], ending: 'ended with exit code 1', said })
   })
-  expect(summary).toBe(`> [!CAUTION]\n> molt ended with exit code 1; it last said: ${said} [tool.failed]\n\n`)
+  expect(summary).toBe(`> [!CAUTION]\n> molt ended with exit code 1; it last said: ${said} [tool.failed]\n\n${NEXT}`)
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-code[\s\S]*tool\.failed/)
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-kind[\s\S]*tool/)
 })
@@ -60,6 +63,6 @@ test('an error of several lines is one alert, and no line of it runs into anothe
     refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Put these right.'),
   )
   expect(summary).toBe(
-    '> [!CAUTION]\n> 2 findings block:\n>\n>   - a; b\n>\n>   - c\n>\n> Put these right. [preflight.blocked]\n\n',
+    `> [!CAUTION]\n> 2 findings block:\n>\n>   - a; b\n>\n>   - c\n>\n> Put these right. [preflight.blocked]\n\n${NEXT}`,
   )
 })

@@ -4,6 +4,9 @@ import { isVisible, parseSnapshot } from '../../src/model/snapshot.ts'
 import { DirtyKeys, type OpenKey } from '../../src/phases/rolling/dirty-keys.ts'
 import type { ChangedKey } from '../../src/source/change-log.ts'
 
+/** Histories that are tried of each property. */
+const RUNS = process.env.MOLT_ACTIONS_NIGHTLY ? 5_000 : 500
+
 const change = (key: number, at: number, table = 'items'): ChangedKey => ({
   schema: 'public',
   table,
@@ -273,7 +276,7 @@ describe('a random stream', () => {
         }
         expect(world.drain()).toBe(world.equal)
       }),
-      { numRuns: 1500 },
+      { numRuns: RUNS },
     )
   })
 
@@ -285,7 +288,7 @@ describe('a random stream', () => {
         const proved = world.drain() && world.passFrom === undefined
         if (proved) expect(world.equal).toBe(true)
       }),
-      { numRuns: 1500 },
+      { numRuns: RUNS },
     )
   })
 
@@ -308,7 +311,7 @@ describe('a random stream', () => {
           expect(again.drain()).toBe(again.equal)
         },
       ),
-      { numRuns: 1500 },
+      { numRuns: RUNS },
     )
   })
 })

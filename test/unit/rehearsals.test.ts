@@ -8,6 +8,7 @@ import { runAction } from '../../rehearsal/runner/runner.ts'
 import { findRehearsals } from '../../src/phases/approval/rehearsals.ts'
 import { connectGithub } from '../../src/runtime/github.ts'
 import { type FakeGithub, type FakeRehearsal, REPOSITORY, startGithub, TOKEN } from '../support/github.ts'
+import { inProcess } from '../support/in-process.ts'
 import { REPO, words } from '../support/migration.ts'
 
 const HASH = 'a'.repeat(64)
@@ -89,6 +90,7 @@ const gate = (
     inputs: { do: 'rehearsed', token: TOKEN, 'plan-hash': HASH, rehearsals: '2', ...inputs },
     github: { api_url: github.url, repository: REPOSITORY },
     env: { PATH: path },
+    start: inProcess,
   })
 }
 

@@ -1,12 +1,12 @@
 import { defineAction, optional } from '../../runtime/spec.ts'
-import { choice } from '../../runtime/types.ts'
+import { choice, duration } from '../../runtime/types.ts'
 import { migration, notifying } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'brief',
   title: 'Brief',
   description:
-    'What an approver reads before the cutover, from the ledger: what is decided, verdict, preflight, lag, rows, differences, waivers, risks, the plan and its hash. Red when it is not ready.',
+    'What an approver reads before the cutover, from the ledger: what is decided, on which hosts, by when and by whom; verdict, preflight, lag, rows, differences, waivers, risks, the plan and its hash. Red when it is not ready.',
   icon: 'file-text',
   inputs: {
     ...migration,
@@ -14,6 +14,10 @@ export const spec = defineAction({
     decision: optional(
       choice('commit', 'rehearse'),
       '`decision` of the cutover that is to be approved, for the page to show.',
+    ),
+    'max-approval-wait': optional(
+      duration,
+      'How long the target is kept up to date while nobody approves, for the page to show.',
     ),
   },
   outputs: {

@@ -140,6 +140,6 @@ function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
   const over = new Date(entry.updatedAt.getTime() + windowMs)
   throw new VerdictError(
     'cleanup.rollback-window',
-    `migration \`${entry.id}\` was ${entry.phase} on ${entry.updatedAt.toISOString()}, and its rollback window ends on ${over.toISOString()}: until then the fenced source is the way back. Wait, or say another \`rollback-window\``,
+    `migration \`${entry.id}\` was ${entry.phase} on ${entry.updatedAt.toISOString()}, and its rollback window ends on ${over.toISOString()}: until then the fenced source is the way back. Wait, or set another \`rollback-window\``,
   )
 }

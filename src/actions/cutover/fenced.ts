@@ -15,6 +15,7 @@ import {
   renewing,
 } from '../../phases/cutover/pause.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
+import type { Sample } from '../../phases/stream/samples.ts'
 import type { StreamStatus } from '../../phases/stream/supervisor.ts'
 import { requireClean } from '../../phases/verify/verdict.ts'
 import { verifyTable } from '../../report/summary.ts'
@@ -45,6 +46,7 @@ export interface Outcome {
   clock: PauseClock
   /** What the pause was expected to be. */
   estimate: Estimate
+  samples: readonly Sample[]
 }
 
 /** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */
@@ -93,7 +95,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
         ? await clock.part('commit', () => decide(context, section, limit, drain.beat))
         : await limit.race(takeBack(section, clock))
     if (entry.phase === 'committed') await clock.part('write access', () => openTarget(target, entry))
-    return { entry, before, after: stream.status, drain, verify: clean, clock, estimate }
+    return { entry, before, after: stream.status, drain, verify: clean, clock, estimate, samples: stream.samples }
   } catch (error) {
     const fence = await clock.part('lift', () => liftAfter(context, section, renewal.stop()))
     info(`writes were paused for ${seconds(clock.total)}: ${clock.text}`)

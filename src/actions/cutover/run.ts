@@ -3,7 +3,7 @@ import { keepingHold, obtainSlot, thisRun } from '../../ledger/hold.ts'
 import { addEvidence, COMMITTED, type Entry, type Phase } from '../../ledger/ledger.ts'
 import { awaitOldWriters, HeldFence, planFence, requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { withLanes } from '../../phases/cutover/lanes.ts'
-import { type Parts, pauseText } from '../../phases/cutover/pause.ts'
+import { type Parts, pauseByHandText, pauseText } from '../../phases/cutover/pause.ts'
 import type { RollingProof } from '../../phases/rolling/proof.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { withStream } from '../../phases/stream/open.ts'
@@ -14,6 +14,7 @@ import type { Action } from '../../runtime/action.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, Link, withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, UserError, VerdictError } from '../../runtime/errors.ts'
+import { noteNext } from '../../runtime/next.ts'
 import { number, seconds } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { probeFence } from '../../source/fence.ts'
@@ -61,6 +62,7 @@ async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Pro
         outcome.entry = await switchOver(context, target, outcome.entry, signal)
         await dropLog(context, entry)
       }
+      if (inputs.decision === 'rehearse') noteNext({ action: 'cutover', inputs: { decision: 'commit' } })
       switched = true
     } finally {
       report(context, outcome, switched)
@@ -111,7 +113,7 @@ function isOver(context: Cutover, { id, phase, updatedAt }: Entry): boolean {
   return true
 }
 
-function evidence(context: Cutover, { before, after, drain, verify, clock, entry, estimate }: Outcome) {
+function evidence(context: Cutover, { before, after, drain, verify, clock, entry, estimate, samples }: Outcome) {
   const { decision } = context.inputs
   const { phase, plan } = entry
   return {
@@ -127,6 +129,7 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
     estimate: { totalMs: estimate.total, parts: estimate.parts },
     offBy: offBy(estimate.total, clock.total),
     unwatchedMs: unwatchedMs(clock.parts),
+    samples,
     phase,
   }
 }
@@ -284,10 +287,11 @@ function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   context.output('changes', after.changes)
   context.output('phase', entry.phase)
   const decided = DECIDED[entry.phase] ?? 'rehearsed: the fence is lifted'
+  const byHand = entry.phase === 'committed' && !context.inputs.switchCommand?.length
   const head = switched ? `### ✅ Cutover ${decided}` : `### ❌ Cutover ${decided}, and the application is not switched`
   context.summary(
-    `${head}\n\n${pauseText(clock)} Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
+    `${head}\n\n${byHand ? pauseByHandText(clock) : pauseText(clock)} Lag before: ${seconds(before.lagMs)}; ${number(after.changes)} changes streamed.`,
   )
-  if (entry.phase === 'committed' && !context.inputs.switchCommand?.length) context.summary(BY_HAND)
+  if (byHand) context.summary(BY_HAND)
   context.summary(verifyTable(outcome.verify))
 }

@@ -244,7 +244,7 @@ async function requireDisposable(target: Database, plan: Plan, inputs: Fetch['in
   if (!full.length) return
   const next =
     inputs.tableHandling === 'none'
-      ? 'Empty these tables, or say `table-handling: truncate-if-exists` and name them in `allow-truncate`.'
+      ? 'Empty these tables, or set `table-handling: truncate-if-exists` and name them in `allow-truncate`.'
       : `\`table-handling: ${inputs.tableHandling}\` would throw these rows away; name the tables in \`allow-truncate\` if that is meant.`
   refuse(
     'load.target-not-empty',

@@ -7,30 +7,36 @@ import {
   validateConstraint,
   validateDeferred,
 } from '../../destination/deferral.ts'
-import { addEvidence, advance, COMMITTED, DECIDED, type Entry, STREAMING } from '../../ledger/ledger.ts'
+import { addEvidence, advance, COMMITTED, DECIDED, type Entry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
 import { structureProblems } from '../../model/structure.ts'
 import { type AfterCommit, afterCommitText } from '../../phases/after-commit/result.ts'
 import { requireStillFenced } from '../../phases/cutover/held-fence.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
+import { markdownText } from '../../report/markdown.ts'
 import type { Action } from '../../runtime/action.ts'
 import { type Database, ident, sqlState } from '../../runtime/database.ts'
 import { messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
-import { plural } from '../../runtime/progress.ts'
+import { minutes, plural } from '../../runtime/progress.ts'
 import { readPublication } from '../../source/publication.ts'
 import { dropSlot, readSlot } from '../../source/slot.ts'
 import { readStructure } from '../../sql/structure.ts'
+import { missingTriggers } from '../../sql/triggers.ts'
 import { moveSequences, requireMigration, withBoth } from '../shared.ts'
 import { compareOnce, requireCompared } from './after-commit.ts'
 import { type Finalize, spec } from './spec.ts'
 
 /** What this run has done, for its summary. */
 interface Done {
+  /** Where the application was switched by hand. */
+  applicationPauseMs?: number
   sequences: number
   indexes: number
   constraints: number
   /** By name: a foreign key that was built again may be validated twice. */
   validated: Set<string>
   dropped: string[]
+  /** What the source has and the target lacks, and nobody has to build. */
+  left?: string[]
 }
 
 export const action: Action<typeof spec> = {
@@ -57,7 +63,10 @@ async function finalize(
     for (const { name, value } of sequences) info(`sequence ${name} is past ${value} on the target`)
   })
   const done: Done = { sequences: set.length, indexes: 0, constraints: 0, validated: new Set(), dropped: [] }
-  if (entry.phase === 'committed' && context.inputs.switchedByHand) entry = await advance(target, entry, 'switched')
+  if (entry.phase === 'committed' && context.inputs.switchedByHand) {
+    done.applicationPauseMs = await pauseByHand(target, entry)
+    entry = await advance(target, entry, 'switched')
+  }
   if (entry.phase !== 'finalized') entry = await rebuild(source, target, entry, done)
   if (['switched', 'finalized'].includes(entry.phase)) await requireWhole(context, source, target, entry, done)
   if (entry.phase === 'switched') done.dropped = await endReplication(source, entry)
@@ -65,6 +74,14 @@ async function finalize(
   if (entry.phase === 'switched') entry = await advance(target, entry, 'finalized')
   context.output('phase', entry.phase)
   tell(context, entry, done, compared)
+}
+
+/** Milliseconds from the fence until a person said that the application uses the target, by the target's clock. */
+async function pauseByHand(target: Database, { id, ageMs }: Entry): Promise<number> {
+  const [cutover] = await readEvidence<{ pauseMs: number }>(target, id, 'cutover', 1)
+  const applicationPauseMs = Math.round((cutover?.body.pauseMs ?? 0) + ageMs)
+  await addEvidence(target, id, 'switched-by-hand', { applicationPauseMs })
+  return applicationPauseMs
 }
 
 /**
@@ -89,7 +106,13 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
     context.summary(`### ⚠️ Not finalized: migration \`${id}\` is ${phase}\n\n${nothing}\n\n- ${sequences}`)
     return
   }
+  const { applicationPauseMs } = done
   const lines = [
+    ...(applicationPauseMs === undefined
+      ? []
+      : [
+          `the application could not write for at most ${minutes(applicationPauseMs)}: from the fence until \`switched-by-hand\` was set`,
+        ]),
     afterCommitText(compared),
     sequences,
     `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} that were off for the load are built again`,
@@ -98,6 +121,7 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
       ? `dropped on the source: ${done.dropped.join(', ')}`
       : 'nothing was left to drop on the source',
     'the source stays fenced until `cleanup`',
+    ...(done.left ?? []).map(markdownText),
   ]
   context.summary(`### ✅ Finalized: migration \`${id}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
 }
@@ -170,7 +194,12 @@ async function requireWhole(
       problems,
       'Put these right and run `finalize` again.',
     )
-  for (const { what } of never.slice(0, 20)) warning(what)
+  const sides = [
+    { db: source, schema: sourceSchema },
+    { db: target, schema: targetSchema },
+  ] as const
+  done.left = [...never.map(({ what }) => what), ...(await missingTriggers(...sides, tables))]
+  for (const what of done.left.slice(0, 20)) warning(what)
 }
 
 /** What rows break, by the server's message: it names the constraint and no value, while its detail would. */

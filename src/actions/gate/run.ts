@@ -307,7 +307,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
     if (inputs.bypass === 'refuse')
       throw new VerdictError(
         'approval.missing',
-        `${text}. Start a new run with \`phase: cutover\`, or say \`bypass: warn\``,
+        `${text}. Start a new run with \`phase: cutover\`, or set \`bypass: warn\``,
       )
     warning(text)
     return { by: '', count }
@@ -317,7 +317,7 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
     if (inputs.selfApproval === 'refuse')
       throw new VerdictError(
         'approval.same-person',
-        `${text}; another person must do one of the two, or say \`self-approval: warn\``,
+        `${text}; another person must do one of the two, or set \`self-approval: warn\``,
       )
     warning(text)
   }

@@ -56,7 +56,7 @@ function requireTls(inputs: Mask['inputs']): void {
     if (!inputs.allowInsecure)
       throw new InputError(
         'input.insecure-url',
-        `input \`${name}\`: ${problem}, and the masking key would travel in clear; write sslmode=verify-full, or say \`allow-insecure: true\``,
+        `input \`${name}\`: ${problem}, and the masking key would travel in clear; write sslmode=verify-full, or set \`allow-insecure: true\``,
       )
     warning(`\`allow-insecure\`: \`${name}\` is not reached by TLS for certain: ${problem}`)
   }

@@ -47,7 +47,7 @@ async function baseline(context: Observe): Promise<void> {
 async function observe(context: Observe): Promise<void> {
   const { migration } = context.inputs
   const { entry, known, previous } = await withBoth(context, async (source, target) => {
-    const found = await requireMigration(source, target, migration, COMMITTED, EARLY)
+    const found = await requireMigration(source, target, migration, COMMITTED)
     return {
       entry: found,
       known: await readBaseline(target, migration),
@@ -69,9 +69,6 @@ async function observe(context: Observe): Promise<void> {
     await Promise.all([links.source.close(), links.target.close()])
   }
 }
-
-const EARLY =
-  'nothing was committed, so there is nothing to watch. Run `cutover` with `decision: commit`, or set `mode: baseline`'
 
 function look(
   context: Observe,

@@ -4,7 +4,7 @@ import { info, warning } from '@actions/core'
 import { type Finding, requireWaiversMatch, runChecks, type Waiver, waiverText } from '../../checks/check.ts'
 import type { Facts } from '../../checks/facts/facts.ts'
 import { assess } from '../../checks/facts/gather.ts'
-import { sourceGrants, targetGrants } from '../../checks/grants.ts'
+import { missingTables, sourceGrants, targetGrants } from '../../checks/grants.ts'
 import { CHECKS } from '../../checks/index.ts'
 import { annotate, blocking, preflightOf, summaryOf } from '../../checks/report.ts'
 import {
@@ -23,7 +23,16 @@ import {
   readAccess,
   readWriteGrants,
 } from '../../destination/write-access.ts'
-import { addEvidence, advance, createEntry, createLedger, type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
+import {
+  addEvidence,
+  advance,
+  createEntry,
+  createLedger,
+  type Entry,
+  type Phase,
+  readEntryIfAny,
+  standingText,
+} from '../../ledger/ledger.ts'
 import { fingerprint, packFingerprint } from '../../model/fingerprint.ts'
 import { type Plan, planHash } from '../../model/plan.ts'
 import type { Schema } from '../../model/schema.ts'
@@ -32,7 +41,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { loadInputs } from '../../runtime/inputs.ts'
-import { number, plural, workFolder } from '../../runtime/progress.ts'
+import { number, plural, someOf, workFolder } from '../../runtime/progress.ts'
 import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
 import { tryDefinitions } from '../../source/server.ts'
@@ -79,6 +88,7 @@ const LONG_TRANSACTION_MS = 5 * 60_000
 async function prepare(context: Prepare, source: Database, target: Database): Promise<void> {
   const { inputs } = context
   const before = await readEntryIfAny(target, inputs.migration)
+  if (before && OVER.includes(before.phase)) throw new UserError('ledger.wrong-phase', standingText(before))
   const waivers = inputs.waive ?? []
   let facts = await gather(inputs, before)
   if (inputs.grants === 'print') return printGrants(context, facts)
@@ -103,13 +113,21 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
         ? 'What was safe to apply was applied; nothing was installed. Put these right, or waive them by name, and run `prepare` again.'
         : 'Nothing was changed on either side. Put these right, or waive them by name, and run `prepare` again.',
     )
-  const entry = await install(source, target, facts, plan, counts)
+  const warnings = findings.filter(isOpenWarning).map(({ check, object }) => `${check} (${object})`)
+  const entry = await install(source, target, facts, plan, { findings: counts, warnings })
   const count = plural(plan.tables.length, 'expected table is', 'expected tables are')
   info(`${count} ${entry.phase}; plan ${entry.plan.hash}`)
   // After the load the plan is the ledger's, whatever was asked for now.
   context.output('plan-hash', entry.plan.hash as string)
   context.output('phase', entry.phase)
   context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
+}
+
+/** What is left of such a migration stands in the way of the load. */
+const OVER: readonly Phase[] = ['aborted', 'rolled-back', 'cleaned']
+
+function isOpenWarning({ severity, waivedBy }: Finding): boolean {
+  return severity === 'warn' && waivedBy === undefined
 }
 
 function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Facts> {
@@ -209,7 +227,13 @@ function publish(context: Prepare, facts: Facts, findings: readonly Finding[], p
 }
 
 /** Puts ledger, heartbeat and fence in place; the entry then holds the plan and both schemas' fingerprints. */
-async function install(source: Database, target: Database, facts: Facts, plan: Plan, findings: Counts): Promise<Entry> {
+async function install(
+  source: Database,
+  target: Database,
+  facts: Facts,
+  plan: Plan,
+  found: { findings: Counts; warnings: string[] },
+): Promise<Entry> {
   const { migration, tables } = facts.settings
   const { systemIdentifier, databaseOid } = facts.source.server
   // Before anything is made: what it takes is refused today, not partway.
@@ -241,13 +265,13 @@ async function install(source: Database, target: Database, facts: Facts, plan: P
       target: packFingerprint(fingerprint(there, tables)),
     }
     const deferred = await deferredNames(target, migration, entry.facts.deferred)
-    const more = { fenceId: fence.id, source: identity, fingerprints, deferred }
+    const more = { source: identity, fingerprints, deferred }
     entry = await advance(target, entry, 'prepared', { facts: more, plan })
   } else requireSettled(entry, plan)
   entry = await takeWriteAccess(target, entry, facts.settings.writeAccess)
   const { server, connection } = facts.source
   const { tools } = facts.machine
-  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools, findings })
+  await addEvidence(target, migration, 'prepare', { server, connection, plan, fenceId: fence.id, tools, ...found })
   return entry
 }
 
@@ -279,7 +303,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
       'write-access.not-revoked',
       'write access on the target could not be revoked',
       [grantsText(left, 'still has')],
-      'Somebody else granted these; revoke them, or say `write-access: waive`.',
+      'Somebody else granted these; revoke them, or set `write-access: waive`.',
     )
   if (kept.length) info(`${kept.length} rights to write to the target are taken away until the commit`)
   return recorded
@@ -344,6 +368,11 @@ function printGrants(context: Prepare, facts: Facts): void {
     )
   }
   info('nothing was checked or installed: `grants: print` ends here')
+  const missing = missingTables(facts)
+  if (missing.length)
+    warning(
+      `The grants on the target are incomplete: ${plural(missing.length, 'expected table is', 'expected tables are')} missing there. Create ${someOf(missing, 5)}, then print the grants again.`,
+    )
 }
 
 function requireSamePlan(entry: Entry, plan: Plan): void {

@@ -75,7 +75,7 @@ export const spec = defineAction({
     grants: defaulted(
       choice('none', 'print'),
       'none',
-      '`print` writes the least-privilege SQL for `migration-user` on both sides, and ends there: nothing is installed.',
+      "`print` writes the least-privilege SQL for `migration-user` on both sides, and ends there: nothing is installed. Give it an administrator's URLs, and create the target's tables first.",
     ),
     'migration-user': defaulted(text, 'molt_migration', 'The user that `grants` is written for.'),
     'table-handling': defaulted(

@@ -13,6 +13,7 @@ import { startProof } from '../../phases/rolling/start.ts'
 import { buildIndexes } from '../../phases/stream/build-indexes.ts'
 import { type DrainEvidence, proveDrain } from '../../phases/stream/drain.ts'
 import { withStream } from '../../phases/stream/open.ts'
+import type { Sample } from '../../phases/stream/samples.ts'
 import { type Stream, type StreamStatus, untilCaughtUp } from '../../phases/stream/supervisor.ts'
 import { requireClean } from '../../phases/verify/verdict.ts'
 import { runVerify } from '../../phases/verify/verify.ts'
@@ -46,6 +47,7 @@ interface Account {
   drain?: DrainEvidence
   diagnoses: Record<string, number>
   observations: readonly string[]
+  samples: readonly Sample[]
   failure?: string
 }
 
@@ -125,6 +127,7 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     endLsn: null,
     diagnoses: {},
     observations: [],
+    samples: [],
   }
   try {
     await follow(context, entry, stream, account, signal)
@@ -139,6 +142,7 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     account.endLsn = stream.slot?.confirmedFlushLsn ?? null
     account.diagnoses = Object.fromEntries(stream.diagnoses)
     account.observations = stream.observations.map(({ what }) => what)
+    account.samples = stream.samples
     report(context, entry, account)
   }
   await withDatabase(context.inputs.target, 'target', async (target) => {

@@ -2,12 +2,14 @@ import { join } from 'node:path'
 import { info, warning } from '@actions/core'
 import { closeWriteAccess, openWriteAccess, readWriteGrants } from '../../destination/write-access.ts'
 import { keepingHold, takeHold, thisRun } from '../../ledger/hold.ts'
-import { addEvidence, advance, DECIDED, type Entry } from '../../ledger/ledger.ts'
+import { addEvidence, advance, DECIDED, type Entry, PHASES } from '../../ledger/ledger.ts'
+import { STANDS } from '../../ledger/phases.ts'
 import { lastAfterCommit } from '../../phases/after-commit/result.ts'
 import { runVerify } from '../../phases/verify/verify.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, Link } from '../../runtime/database.ts'
-import { refuse, throwIfCancelled, VerdictError } from '../../runtime/errors.ts'
+import { refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
+import { noteNext } from '../../runtime/next.ts'
 import { notify } from '../../runtime/notify.ts'
 import { workFolder } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
@@ -24,14 +26,8 @@ export const action: Action<typeof spec> = {
   run: (context) =>
     withBoth(context, async (source, target) => {
       const { inputs } = context
-      const phases = [...DECIDED, 'rolled-back'] as const
-      const entry = await requireMigration(
-        source,
-        target,
-        inputs.migration,
-        phases,
-        'nothing was committed; use `abort`',
-      )
+      const entry = await requireMigration(source, target, inputs.migration, PHASES)
+      requireDecided(entry)
       if (entry.phase === 'rolled-back')
         return info(`nothing to do: migration ${entry.id} is rolled back since ${entry.updatedAt.toISOString()}`)
       // A cutover that is switching the application at this moment would send it to the target all the same.
@@ -40,6 +36,15 @@ export const action: Action<typeof spec> = {
       const link = new Link(inputs.target, 'target', context.signal)
       await keepingHold(link, entry.id, holder, TIMING.hold, ignore, () => goBack(context, source, target, entry))
     }),
+}
+
+function requireDecided({ id, phase }: Entry): void {
+  if (phase === 'rolled-back' || DECIDED.includes(phase)) return
+  noteNext({ action: 'abort' })
+  throw new UserError(
+    'ledger.wrong-phase',
+    `\`${id}\` is ${STANDS[phase]}, and nothing was committed. Run \`abort\` next`,
+  )
 }
 
 /** Nobody takes a hold that is renewed; a target that is away stops the work by itself. */

@@ -2,7 +2,7 @@ import { accessSync, chmodSync, constants, existsSync, mkdirSync, writeFileSync 
 import { arch, platform } from 'node:os'
 import { join, resolve } from 'node:path'
 import { addPath, info, warning } from '@actions/core'
-import { createLedger, rememberDigest } from '../../ledger/ledger.ts'
+import { createLedger, knownDigest, rememberDigest } from '../../ledger/ledger.ts'
 import type { Action, Context } from '../../runtime/action.ts'
 import { withDatabase } from '../../runtime/database.ts'
 import { InputError, messageOf, UserError } from '../../runtime/errors.ts'
@@ -46,14 +46,16 @@ function requireProgram(path: string): void {
   }
 }
 
-/** Two scripts that run the stand-in from our own bundle with this very Node. */
+/** Two scripts that run the stand-in from our own bundle with this very Node, and its compile cache if it has one. */
 function installStandIn(): string {
   const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', 'stand-in')
   mkdirSync(folder, { recursive: true })
+  const cache = process.env.NODE_COMPILE_CACHE
+  const environment = cache ? `NODE_COMPILE_CACHE='${cache}' ` : ''
   for (const tool of ['molt', 'replicator']) {
     const bundle = join(__dirname, `stand-in-${tool}.cjs`)
     if (!existsSync(bundle)) throw new Error(`${bundle} is missing from dist`)
-    writeFileSync(join(folder, tool), `#!/bin/sh\nexec '${process.execPath}' '${bundle}' "$@"\n`)
+    writeFileSync(join(folder, tool), `#!/bin/sh\n${environment}exec '${process.execPath}' '${bundle}' "$@"\n`)
     chmodSync(join(folder, tool), 0o755)
   }
   return folder
@@ -71,6 +73,15 @@ async function download(context: Setup): Promise<string> {
   if (!os || !cpu) throw new UserError('setup.platform', `MOLT is not built for ${platform()} on ${arch()}`)
   const name = `molt-${version}.${os}-${cpu}.tgz`
   const { cacheDir, downloadTool, extractTar, find } = await import('@actions/tool-cache')
+  // The digest is part of the key: a cache that was filled from another archive is not taken for this one.
+  const keyOf = (digest: string) => `${version}-${digest.slice(0, 12)}`
+  const pinned = checksum === 'trust-on-first-use' ? await firstDigest(context, name) : checksum
+  const kept = pinned && find('molt', keyOf(pinned), cpu)
+  if (kept) {
+    context.output('archive-sha256', pinned)
+    info(`molt ${version} is in the tool cache; nothing is downloaded`)
+    return kept
+  }
   const archive = await downloadTool(`${downloadUrl}/${name}`).catch((error) => {
     throw new UserError(
       'setup.download-failed',
@@ -80,9 +91,7 @@ async function download(context: Setup): Promise<string> {
   const digest = await sha256(archive)
   context.output('archive-sha256', digest)
   await requireDigest(context, name, digest, checksum)
-  // The digest is part of the key: a cache that was filled from another archive is not taken for this one.
-  const key = `${version}-${digest.slice(0, 12)}`
-  const cached = find('molt', key, cpu)
+  const cached = find('molt', keyOf(digest), cpu)
   if (cached) return cached
   const extracted = await extractTar(archive).catch((error) => {
     throw new UserError(
@@ -90,7 +99,7 @@ async function download(context: Setup): Promise<string> {
       `${name} is not a sound archive (${messageOf(error)}); it may have been cut short on its way`,
     )
   })
-  return cacheDir(extracted, 'molt', key, cpu)
+  return cacheDir(extracted, 'molt', keyOf(digest), cpu)
 }
 
 async function requireDigest(context: Setup, name: string, digest: string, wanted: string | undefined): Promise<void> {
@@ -116,6 +125,14 @@ function requireLedger({ inputs }: Setup): string {
     )
   requireTls(inputs)
   return inputs.target
+}
+
+/** The digest of the first use; undefined before it. */
+async function firstDigest(context: Setup, name: string): Promise<string | undefined> {
+  return withDatabase(requireLedger(context), 'target', async (db) => {
+    await createLedger(db)
+    return knownDigest(db, name)
+  })
 }
 
 async function trustOnFirstUse(context: Setup, name: string, digest: string): Promise<void> {

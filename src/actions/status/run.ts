@@ -1,22 +1,29 @@
 import { info, warning } from '@actions/core'
 import { jobText } from '../../destination/jobs.ts'
 import { holdTexts } from '../../ledger/hold.ts'
-import { type Entry, readEntryIfAny } from '../../ledger/ledger.ts'
+import { type Entry, readEntryIfAny, readEvidence, readLastSteps, type Trace } from '../../ledger/ledger.ts'
+import { nextOf } from '../../ledger/phases.ts'
 import { readProof } from '../../ledger/proof.ts'
 import { lookAtFence } from '../../phases/cutover/held-fence.ts'
 import { importsInto } from '../../phases/load/resume.ts'
 import { readRollback } from '../../phases/observe/way-back.ts'
 import { proofText } from '../../phases/rolling/text.ts'
+import { markdownText } from '../../report/markdown.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import { type Database, withDatabase } from '../../runtime/database.ts'
-import { InputError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
-import { number, plural } from '../../runtime/progress.ts'
+import { type Database, type Side, withDatabase } from '../../runtime/database.ts'
+import { errorCode, InputError, messageOf, refuse, UserError, VerdictError } from '../../runtime/errors.ts'
+import { nextByLedger, nextMarkdown, nextText, nextTold, noteNext } from '../../runtime/next.ts'
+import { clock, number, plural } from '../../runtime/progress.ts'
+import { redact } from '../../runtime/secrets.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { logSlotOf, readSlot } from '../../source/slot.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
 type Status = Context<typeof spec>
+
+/** What one side has told, or why it could not. */
+type Look<T> = { seen: T } | { failed: unknown } | undefined
 
 export const action: Action<typeof spec> = {
   spec,
@@ -25,63 +32,104 @@ export const action: Action<typeof spec> = {
     if (!source && !target)
       throw new InputError('input.missing', 'inputs `source` and `target` are both missing; write at least one')
     requireTls(context.inputs)
-    const ledger = target
-      ? await attempt(() =>
-          withDatabase(target, 'target', async (db) => {
-            const entry = await readEntryIfAny(db, migration)
-            const rollback = entry && (await readRollback(db, entry, context.inputs.rollbackWindow))
-            return {
-              entry,
-              holds: await holdTexts(db, migration),
-              rollback,
-              imports: entry ? await importTexts(db, entry) : [],
-              proof: await readProof(db, migration),
-            }
-          }),
-        )
-      : undefined
-    const entry = ledger?.entry
-    const facts = source ? await attempt(() => lookAtSource(source, entry)) : undefined
-    const rollback = ledger?.rollback
-    context.output('rollback-until', rollback?.until.toISOString() ?? '')
-    context.output('observed', rollback?.observed ?? '')
-    context.output('compared', rollback?.compared ?? '')
-    const lines = [
-      ...ledgerLines(context, entry),
-      ...(rollback?.lines ?? []),
-      ...(ledger?.holds ?? []),
-      ...(ledger?.imports ?? []),
-      ...(ledger?.proof ? [proofText(ledger.proof)] : []),
-      ...sourceLines(context, facts),
-    ]
-    for (const line of lines) info(line)
-    context.summary(`### Migration \`${migration}\`\n\n${lines.map((line) => `- ${line}`).join('\n')}`)
-    if (!entry && !facts) throw new VerdictError('status.unreadable', 'neither side could be read')
-    if (facts?.fence.raised && facts.fence.problems.length)
-      refuse(
-        'fence.not-holding',
-        `the fence is ${facts.fence.state}, and not as it must be`,
-        facts.fence.problems,
-        'Writes may go past it now, or have done so: nothing that was compared behind it can be relied on.',
+    const ledger = await look(target, 'target', (db) => lookAtLedger(db, context.inputs))
+    const known = seenBy(ledger)
+    const facts = await look(source, 'source', (db) => lookAtSource(db, known?.entry))
+    output(context, known, seenBy(facts))
+    tell(
+      context,
+      [...standingLines(migration, ledger), ...slotLines(facts)],
+      [...sourceLines(facts), ...(known?.more ?? [])],
+    )
+    requireReached({ source: facts, target: ledger })
+    if (!source && !known?.entry)
+      throw new UserError(
+        'ledger.no-migration',
+        `the target's ledger has no migration \`${migration}\`. Run \`prepare\` first`,
       )
-    const { walBudget } = context.inputs
-    for (const slot of [facts?.slot, facts?.log])
-      if (slot && slot.walBytes > walBudget)
-        throw new VerdictError(
-          'slot.wal-budget',
-          `the slot \`${slot.name}\` keeps ${number(slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${slot.active ? 'although it is read' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
-        )
+    requireSound(context, seenBy(facts))
   },
 }
 
+/** What a person looks for first, the next command, then the rest. */
+function tell({ inputs, summary }: Status, first: readonly string[], more: readonly string[]): void {
+  const next = nextByLedger()
+  const list = (lines: readonly string[]) => lines.map((line) => `- ${line}`).join('\n')
+  for (const line of first) info(line.replaceAll('**', ''))
+  info(next ? `next: ${nextText(next)}` : 'next: nothing')
+  for (const line of more) info(line.replaceAll('**', ''))
+  summary(`### Migration \`${inputs.migration}\`\n\n${list(first)}`)
+  if (next) summary(nextMarkdown(next))
+  summary(list(more))
+  nextTold()
+}
+
 /** One side may be away; the other still has something to tell. */
-async function attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
+async function look<T>(url: string | undefined, side: Side, work: (db: Database) => Promise<T>): Promise<Look<T>> {
+  if (!url) return undefined
   try {
-    return await work()
-  } catch (error) {
-    warning(messageOf(error))
-    return undefined
+    return { seen: await withDatabase(url, side, work) }
+  } catch (failed) {
+    return { failed }
   }
+}
+
+function seenBy<T>(look: Look<T>): T | undefined {
+  return look && 'seen' in look ? look.seen : undefined
+}
+
+/** @throws UserError that names each side that could not be read, and why */
+function requireReached(sides: Record<Side, Look<unknown>>): void {
+  const away = Object.entries(sides).flatMap(([side, found]) =>
+    found && 'failed' in found ? [`the ${side}: ${redact(messageOf(found.failed))} [${errorCode(found.failed)}]`] : [],
+  )
+  if (away.length) refuse('status.unreadable', 'not every side could be read', away, 'Correct this, then look again.')
+}
+
+function requireSound({ inputs }: Status, facts: SourceFacts | undefined): void {
+  if (facts?.fence.raised && facts.fence.problems.length)
+    refuse(
+      'fence.not-holding',
+      `the fence is ${facts.fence.state}, and not as it must be`,
+      facts.fence.problems,
+      'Writes may go past it now, or have done so: nothing that was compared behind it can be relied on.',
+    )
+  for (const slot of [facts?.slot, facts?.log])
+    if (slot && slot.walBytes > inputs.walBudget)
+      throw new VerdictError(
+        'slot.wal-budget',
+        `the slot \`${slot.name}\` keeps ${number(slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${slot.active ? 'although it is read' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
+      )
+}
+
+type LedgerFacts = Awaited<ReturnType<typeof lookAtLedger>>
+
+async function lookAtLedger(db: Database, { migration, rollbackWindow }: Status['inputs']) {
+  const entry = await readEntryIfAny(db, migration)
+  if (!entry) return { entry, holds: [], steps: undefined, rollback: undefined, more: [] }
+  await noteDecision(db, entry)
+  const rollback = await readRollback(db, entry, rollbackWindow)
+  const proof = await readProof(db, migration)
+  return {
+    entry,
+    holds: await holdTexts(db, migration),
+    steps: await readLastSteps(db, migration),
+    rollback,
+    more: [
+      ...(rollback?.lines ?? []),
+      ...(await importTexts(db, entry)),
+      ...(proof ? [proofText(proof)] : []),
+      `${plural(entry.plan.tables.length, 'expected table')} of \`${entry.plan.sourceSchema}\``,
+    ],
+  }
+}
+
+/** After a rehearsal the commit comes next. */
+async function noteDecision(db: Database, { id, phase, facts }: Entry): Promise<void> {
+  const next = nextOf(phase, facts)
+  if (next?.action !== 'cutover' || next.inputs) return
+  const [last] = await readEvidence<{ planHash: string }>(db, id, 'cutover', 1)
+  if (last) noteNext({ ...next, inputs: { decision: 'commit' } })
 }
 
 /** Imports that hold expected tables offline. */
@@ -107,41 +155,72 @@ async function ownSlot(db: Database, entry: Entry | undefined, name: string) {
   return slot && (entry || slot.database === rows[0].here) ? { ...slot, name } : undefined
 }
 
-async function lookAtSource(url: string, entry: Entry | undefined) {
-  return withDatabase(url, 'source', async (db) => ({
+type SourceFacts = Awaited<ReturnType<typeof lookAtSource>>
+
+async function lookAtSource(db: Database, entry: Entry | undefined) {
+  return {
     owner: await readHeartbeatOwner(db),
     fence: await lookAtFence(db, entry),
+    name: slotName(entry),
     slot: await ownSlot(db, entry, slotName(entry)),
     log: await ownSlot(db, entry, logSlotOf(slotName(entry))),
-  }))
+  }
 }
 
-function ledgerLines(context: Status, entry: Entry | undefined): string[] {
-  context.output('phase', entry?.phase ?? '')
-  if (!entry) return ['the ledger has no such migration, or could not be read']
+function output(context: Status, ledger: LedgerFacts | undefined, facts: SourceFacts | undefined): void {
+  context.output('phase', ledger?.entry?.phase ?? '')
+  context.output('rollback-until', ledger?.rollback?.until.toISOString() ?? '')
+  context.output('observed', ledger?.rollback?.observed ?? '')
+  context.output('compared', ledger?.rollback?.compared ?? '')
+  const next = ledger && nextByLedger()
+  context.output('next', next?.action ?? '')
+  context.output('last-error', ledger?.steps?.failed?.code ?? '')
+  if (!facts) return
+  context.output('fence', facts.fence.state)
+  context.output('slot-active', facts.slot?.active ?? false)
+  context.output('wal-bytes', Math.round(facts.slot?.walBytes ?? 0))
+}
+
+/** Phase, what happened last, the last error, and who acts. */
+function standingLines(migration: string, ledger: Look<LedgerFacts>): string[] {
+  if (!ledger) return ['phase: unknown, no `target` was given']
+  if ('failed' in ledger) return ['phase: **unknown**, the target cannot be read']
+  const { entry, steps, holds } = ledger.seen
+  if (!entry) return [`phase: none, the ledger has no migration \`${migration}\``]
   return [
-    `it is **${entry.phase}** since ${entry.updatedAt.toISOString()}`,
-    `${plural(entry.plan.tables.length, 'expected table')} of \`${entry.plan.sourceSchema}\`, slot \`${entry.plan.slot}\``,
+    `phase: **${entry.phase}** since ${clock(entry.updatedAt)}`,
+    ...(steps?.last ? [`last step: ${traceText(steps.last)}`] : []),
+    steps?.failed
+      ? `last error: ${traceText(steps.failed)}: ${markdownText(steps.failed.message)} [${steps.failed.code}]`
+      : 'last error: none',
+    holds.length ? `held by: ${holds.join('; ')}` : 'held by: nobody',
   ]
 }
 
-function sourceLines(context: Status, facts: Awaited<ReturnType<typeof lookAtSource>> | undefined): string[] {
-  if (!facts) return []
-  const { owner, fence, slot, log } = facts
-  context.output('fence', fence.state)
-  context.output('slot-active', slot?.active ?? false)
-  context.output('wal-bytes', Math.round(slot?.walBytes ?? 0))
+function traceText({ action, at, origin }: Trace): string {
+  return `\`${action}\` at ${clock(at)}${origin?.run ? `, ${origin.run}` : ''}`
+}
+
+/** Both slots: the stream's, and the one that tells what changes while it is verified. */
+function slotLines(facts: Look<SourceFacts>): string[] {
+  if (!facts) return ['slots: unknown, no `source` was given']
+  if ('failed' in facts) return ['slots: **unknown**, the source cannot be read']
+  const { name, slot, log } = facts.seen
+  return [slot ? slotText(slot) : `slot \`${name}\`: none`, log ? slotText(log) : `slot \`${logSlotOf(name)}\`: none`]
+}
+
+function sourceLines(facts: Look<SourceFacts>): string[] {
+  if (!facts || 'failed' in facts) return []
+  const { owner, fence } = facts.seen
   const remaining = fence.state === 'armed' ? `, and falls by itself in ${Math.round(fence.remainingMs / 1000)} s` : ''
   return [
+    `fence: ${fence.state}${remaining}`,
+    ...fence.problems.map((problem) => `fence problem: ${problem}`),
     owner ? `the source belongs to migration \`${owner.migration}\`` : 'nothing of ours is on the source',
-    `the fence is ${fence.state}${remaining}`,
-    ...fence.problems.map((problem) => `the fence is not as it must be: ${problem}`),
-    slot ? slotText(slot) : 'there is no slot',
-    ...(log ? [slotText(log)] : []),
   ]
 }
 
-function slotText({ name, database, walBytes, activePid }: NonNullable<Awaited<ReturnType<typeof ownSlot>>>): string {
+function slotText({ name, database, walBytes, activePid }: NonNullable<SourceFacts['slot']>): string {
   const reader = activePid ? `read by PID ${activePid}` : 'read by nobody'
-  return `the slot \`${name}\` of the database \`${database}\` keeps ${number(walBytes / 2 ** 20)} MiB of WAL and is ${reader}`
+  return `slot \`${name}\` of the database \`${database}\`: keeps ${number(walBytes / 2 ** 20)} MiB of WAL, ${reader}`
 }

@@ -6,7 +6,7 @@ export const spec = defineAction({
   name: 'status',
   title: 'Status',
   description:
-    'Tells where a migration stands, from either database, also while another job works on it. Changes nothing.',
+    'Tells where a migration stands, what happened last, who holds it and what to run next, from either database, also while another job works on it. Changes nothing; red when a side that was given cannot be read.',
   icon: 'activity',
   inputs: {
     ...migration,
@@ -21,6 +21,8 @@ export const spec = defineAction({
   },
   outputs: {
     phase: "The migration's phase by the ledger; empty when that cannot be read.",
+    next: 'Action to run next by the ledger, such as `replicate`; empty when nothing is left to do.',
+    'last-error': 'Code of the last step that failed; empty without one.',
     'rollback-until': 'When the rollback window ends, ISO 8601; empty before a commit.',
     observed: 'Verdict of the last observation after the commit; empty without one.',
     compared: 'What `finalize` found when it compared all rows as of the commit; empty before that.',

@@ -1,8 +1,9 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { info } from '@actions/core'
-import { addEvidence, COMMITTED, type Entry, STREAMING } from '../../ledger/ledger.ts'
+import { addEvidence, COMMITTED, type Entry, type Phase, STREAMING } from '../../ledger/ledger.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
+import { builtLater } from '../../phases/verify/built-later.ts'
 import { requireClean } from '../../phases/verify/verdict.ts'
 import { runVerify, type VerifyOptions } from '../../phases/verify/verify.ts'
 import { verifyTable } from '../../report/summary.ts'
@@ -26,7 +27,11 @@ export const action: Action<typeof spec> = {
     const report = await withBoth(context, async (source, target) => {
       const entry = await requireMigration(source, target, inputs.migration, [...STREAMING, ...COMMITTED])
       await requirePlannedTools(entry.plan, 'molt')
-      const found = await runVerify(source, target, options(context, entry))
+      const found = await runVerify(
+        source,
+        target,
+        options(context, entry, inputs.structure === 'auto' ? await builtLater(target, entry) : {}),
+      )
       await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
       return found
     })
@@ -41,7 +46,11 @@ export const action: Action<typeof spec> = {
   },
 }
 
-function options(context: Verify, { plan, phase }: Entry): VerifyOptions {
+function options(
+  context: Verify,
+  { plan, phase }: Entry,
+  later: Pick<VerifyOptions, 'deferred' | 'uncommitted'>,
+): VerifyOptions {
   const { inputs } = context
   for (const name of inputs.tables ?? [])
     if (!plan.tables.includes(name))
@@ -65,10 +74,16 @@ function options(context: Verify, { plan, phase }: Entry): VerifyOptions {
     show,
     stallAfter: inputs.stallAfter,
     level: inputs.dry ? 'tables' : inputs.level,
-    structure: inputs.structure === 'auto' ? (phase === 'finalized' ? 'require' : 'report') : inputs.structure,
+    structure: structureOf(inputs, phase),
+    ...later,
     recheck: { limit: inputs.recheckLimit, markerTimeout: inputs.recheckTimeout, rounds: 5 },
     logFile: join(folder, 'molt-verify.log'),
   }
+}
+
+function structureOf({ structure, level, dry }: Verify['inputs'], phase: Phase): 'require' | 'report' {
+  if (structure !== 'auto') return structure
+  return phase === 'finalized' || level === 'tables' || dry ? 'require' : 'report'
 }
 
 function tell(context: Verify, report: VerifyReport): void {

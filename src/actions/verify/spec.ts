@@ -38,7 +38,7 @@ export const spec = defineAction({
     structure: defaulted(
       choice('auto', 'require', 'report'),
       'auto',
-      'Indexes, constraints, defaults and sequences: all that a definition says. `require` fails on what is missing or different on the target, `report` only lists it. `auto` requires them once the migration is finalized.',
+      'Indexes, constraints, defaults and sequences: all that a definition says. `require` fails on what is missing or different on the target, `report` only lists it. `auto` requires them at the level `tables` and once the migration is finalized. With `auto`, what is deferred is no problem before it is built, nor is a sequence before the commit.',
     ),
     'stall-after': optional(
       duration,

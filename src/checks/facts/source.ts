@@ -25,6 +25,8 @@ export interface SourceFacts {
   features: { extensions: { name: string; version: string }[]; largeObjects: number; advisoryLocks: number }
   /** null where pg_stat_statements is not there. */
   statements: { listens: boolean; advisoryLocks: boolean; largestRows: number } | null
+  /** Where pg_stat_statements is, and whether this role may use that schema; null where it is nowhere. */
+  statementsSchema: { name: string; usable: boolean } | null
   /** Columns in whose ANALYZE statistics infinity or a BC date was seen, as `table.column`. */
   oddDates: { column: string; infinity: boolean; bc: boolean }[]
   /** The migration that owns the heartbeat, if any. */
@@ -176,7 +178,7 @@ export async function readSourceCatalog(
   const publication = await db.query(PUBLICATION, [question.publication])
   const programs = await db.query(PROGRAMS, [question.schema])
   const features = (await db.query(FEATURES)).rows[0]
-  const statements = features.statements ? await readStatements(db, features.statements) : null
+  const statements = features.statements ? await readStatements(db, features.statements.name) : null
   const odd = await db.query(ODD_DATES, [question.schema])
   const owner = (await readHeartbeatOwner(db, features.heartbeat))?.migration
   const fence = (await readFence(db, features.lease)).state
@@ -193,6 +195,7 @@ export async function readSourceCatalog(
     programs: programs.rows,
     features,
     statements,
+    statementsSchema: features.statements,
     oddDates: odd.rows,
     owner,
     fence,
@@ -362,8 +365,9 @@ const FEATURES = `
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            WHERE n.nspname = '${MASK}' AND c.relname = 'run') AS masked,
          to_regclass('${OUR_SCHEMA}.${HEARTBEAT}') IS NOT NULL AS heartbeat, to_regclass('${LEASE}') IS NOT NULL AS lease,
-         (SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-           WHERE c.relname = 'pg_stat_statements' AND c.relkind = 'v') AS statements`
+         (SELECT jsonb_build_object('name', n.nspname, 'usable', has_schema_privilege(n.oid, 'USAGE'))
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE c.relname = 'pg_stat_statements' AND c.relkind = 'v' LIMIT 1) AS statements`
 
 /** The view is there without the library being loaded, or without the right to read it: then nothing is known. */
 async function readStatements(db: Database, schema: string): Promise<SourceFacts['statements']> {

@@ -17,6 +17,8 @@ export interface TargetFacts {
   server: TargetServer & { major: number; minor: number }
   schema: Schema
   relations: TargetRelation[]
+  /** Views of the schema, materialised ones too. */
+  views: string[]
   /** Expected tables that the catalogs hide since an import holds them. */
   offline: OfflineTable[]
   role: TargetRole
@@ -131,7 +133,8 @@ export async function readTargetFacts(
   return {
     server: { ...server, major: Number(major ?? 0), minor: Number(minor ?? 0) },
     schema,
-    relations: relations.rows,
+    relations: relations.rows.filter(({ view }) => !view),
+    views: relations.rows.flatMap((each) => (each.view ? [each.name] : [])),
     offline: await readOffline(db, question.schema, hidden),
     role: {
       ...role,
@@ -211,13 +214,13 @@ async function readTableRights(
 const ADMIN = `SELECT pg_has_role('admin', 'MEMBER') AS admin`
 
 const RELATIONS = `
-  SELECT c.relname AS name, coalesce(c.reloptions, ARRAY[]::text[]) AS options,
+  SELECT c.relname AS name, c.relkind IN ('v', 'm') AS view, coalesce(c.reloptions, ARRAY[]::text[]) AS options,
          o.rolname AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
          has_table_privilege(c.oid, 'SELECT') AS select, has_table_privilege(c.oid, 'INSERT') AS insert,
          has_table_privilege(c.oid, 'UPDATE') AS update, has_table_privilege(c.oid, 'DELETE') AS delete
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
-   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1`
+   WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm') ORDER BY 1`
 
 /** `mine`: what this role has by itself, or by a role it is a member of. The tables are a JSON array. */
 const GRANTS = `

@@ -62,6 +62,11 @@ export function pauseText(clock: PauseClock): string {
   return `Writes were paused for **${number(clock.total)} ms** (${clock.text}).`
 }
 
+/** Where nothing has pointed the application at the target: the databases are ready, and it still cannot write. */
+export function pauseByHandText(clock: PauseClock): string {
+  return `The target took writes **${number(clock.total)} ms** after the first refused one (${clock.text}). **The application still cannot write** until someone points it at the target; \`finalize\` reports how long that took.`
+}
+
 export interface Limit {
   signal: AbortSignal
   fail(error: Error): void

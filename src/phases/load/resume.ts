@@ -182,7 +182,7 @@ async function ourImports(target: Database, entry: Entry): Promise<ImportJob[]> 
 }
 
 /** Imports into the expected tables that no load of this migration has started. */
-export async function foreignImports(target: Database, entry: Entry): Promise<ImportJob[]> {
+async function foreignImports(target: Database, entry: Entry): Promise<ImportJob[]> {
   return (await importsInto(target, entry)).filter(({ ours }) => !ours)
 }
 

@@ -164,7 +164,7 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /insecure connection|allow-tls-mode-disable/i,
     'input.insecure-url',
-    'Write sslmode=verify-full, or say `allow-insecure: true`.',
+    'Write sslmode=verify-full, or set `allow-insecure: true`.',
   ],
   [
     /failed to get s3 object|too many retries; giving up|error response from server|file doesn't exist/,

@@ -7,7 +7,7 @@ import type { ProvableTable } from './tables.ts'
 /** Keys that are read with one statement. */
 const BATCH = 2_000
 
-export type Verdict =
+type Verdict =
   | 'equal'
   | 'differs'
   /** The source does not show the change yet. */

@@ -131,7 +131,9 @@ export class ProofSession {
     for (let attempt = 0; ; attempt++)
       try {
         this.#log = await ChangeLog.attach({
-          ...{ sourceUrl, slot, publication: plan.publication },
+          sourceUrl,
+          slot,
+          publication: plan.publication,
           onChange: (change) => this.#change(change),
           onEnd: (error) => {
             this.#logEnd = error
@@ -234,7 +236,10 @@ export class ProofSession {
     if (!keys.length || this.#over) return
     const { lost, spoilt } = await recheck(
       {
-        ...{ sessions: this.#sessions, tables: proofs.tables, dirty, signal: this.#options.signal },
+        sessions: this.#sessions,
+        tables: proofs.tables,
+        dirty,
+        signal: this.#options.signal,
         reader: async () => (await this.#lookAtSource()).reader,
         passMarker: () => this.#passMarker(),
         readLog: () => this.#readLog(true),

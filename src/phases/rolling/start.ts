@@ -28,7 +28,14 @@ export function startProof(
   const { source: sourceUrl, target: targetUrl, maxLag, walBudget, verifyRate } = inputs
   const proof = new RollingProof(
     {
-      ...{ sourceUrl, targetUrl, plan: entry.plan, signal, entry, stream, maxLag, walBudget },
+      sourceUrl,
+      targetUrl,
+      plan: entry.plan,
+      signal,
+      entry,
+      stream,
+      maxLag,
+      walBudget,
       concurrency: CONCURRENCY,
       ...(verifyRate && { rate: verifyRate }),
       ...(age && { age }),

@@ -42,11 +42,9 @@ interface Storage {
  * Read before the first pass, while the proof goes on, and in the write pause: what has changed since voids the proof.
  */
 export async function readProvable(source: Database, target: Database, plan: Plan): Promise<Provable> {
-  const [here, there, storage, hazards] = await Promise.all([
-    readTables(source, plan.sourceSchema),
-    readTables(target, plan.targetSchema),
-    readStorage(source, plan),
-    readHazards(target, plan),
+  const [[here, storage], [there, hazards]] = await Promise.all([
+    (async () => [await readTables(source, plan.sourceSchema), await readStorage(source, plan)] as const)(),
+    (async () => [await readTables(target, plan.targetSchema), await readHazards(target, plan)] as const)(),
   ])
   const { rows } = await source.query("SELECT current_setting('server_version_num')::int >= 130000 AS rooted")
   const found: Provable = { tables: [], others: {} }

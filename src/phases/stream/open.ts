@@ -16,7 +16,7 @@ import { noteStream, readStreamNote, type StreamNote } from '../../ledger/hold.t
 import type { Entry } from '../../ledger/ledger.ts'
 import { writeMetrics } from '../../report/metrics.ts'
 import { type Database, ident, withDatabase } from '../../runtime/database.ts'
-import { InputError, messageOf, refuse } from '../../runtime/errors.ts'
+import { InputError, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { number, plural, progress, seconds, workFolder } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { alteredPublication, type TableFiles } from '../../source/changes.ts'
@@ -79,7 +79,11 @@ export async function withStream<T>(
       `input \`replicator-args\`: ${refused} is set by this action itself, or would break the proof of the drain`,
     )
   const { stagingSchema } = entry.facts
-  if (!stagingSchema) throw new Error(`the ledger has no staging schema for migration ${entry.id}`)
+  if (!stagingSchema)
+    throw new VerdictError(
+      'ledger.changed-by-hand',
+      `the ledger has no staging schema for migration ${entry.id}, although it is loaded. Abort it, then prepare and load again`,
+    )
   const { database, isCockroach, publication, files, login } = await begin(inputs, entry, stagingSchema)
   const ownArgs = inputs.replicatorArgs ?? []
   const stream = new Stream({

@@ -14,6 +14,7 @@ import { Heartbeats } from './lag.ts'
 import { Loops } from './loops.ts'
 import { Observations } from './observations.ts'
 import { ReplicatorRuns } from './replicator-runs.ts'
+import { type Sample, Samples } from './samples.ts'
 import { SlotGuard } from './slot-guard.ts'
 import { SourceAway } from './source-away.ts'
 import { deathError, lastError, type StuckFacts, stuckError } from './stuck.ts'
@@ -63,6 +64,9 @@ export interface StreamStatus {
   interruptions: number
 }
 
+/** Milliseconds. */
+const SAMPLE_EVERY = 500
+
 /** Retries since a heartbeat was written from which a stream that still retries goes round in circles. */
 const CIRCLING = 3
 /** How often in a row a replicator may die without having brought anything over. */
@@ -83,6 +87,7 @@ export class Stream {
   readonly #guard: SlotGuard
   readonly #watch: Watch
   readonly #observations = new Observations()
+  readonly #samples = new Samples()
   readonly #loops = new Loops((error) => this.#noteLost(error))
   readonly #away = new SourceAway(() => this.#replicator.stop())
   #over = false
@@ -113,6 +118,7 @@ export class Stream {
     loops.run(() => this.#keepAlive())
     loops.every(TIMING.heartbeat, () => this.#away.seenBy(() => heartbeats.write(replicator.retries)))
     loops.every(TIMING.lagLook, () => this.#look())
+    loops.every(SAMPLE_EVERY, async () => this.#samples.add(this.status))
     loops.every(
       TIMING.slotLook,
       () => replicator.measure(),
@@ -165,6 +171,11 @@ export class Stream {
       restarts: this.#replicator.restarts,
       interruptions: this.#links.reduce((sum, link) => sum + link.losses, 0),
     }
+  }
+
+  /** Lag and WAL over time, for the dossier. */
+  get samples(): readonly Sample[] {
+    return this.#samples.list
   }
 
   /** The slot as it was last seen, half a second ago at most while the source answers. */

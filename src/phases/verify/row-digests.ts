@@ -207,8 +207,16 @@ function textOf({ name, type }: Column): string {
 
 async function digestTable(table: Comparison, options: DigestOptions): Promise<TableDigest> {
   const found: TableDigest = {
-    ...{ name: table.name, sourceRows: 0, targetRows: 0, missing: 0, mismatch: 0, extraneous: 0 },
-    ...{ columns: {}, classes: {}, rows: [], unproved: [] },
+    name: table.name,
+    sourceRows: 0,
+    targetRows: 0,
+    missing: 0,
+    mismatch: 0,
+    extraneous: 0,
+    columns: {},
+    classes: {},
+    rows: [],
+    unproved: [],
   }
   const byKey = table.key.every((column) => known(column)) && table.key.length > 0
   if (options.catchUp) {
@@ -294,7 +302,9 @@ async function readSums(
     rowMode: 'array',
   })
   return rows.map(([name, count, size, ...sums]: (string | null)[]) => ({
-    ...{ bucket: name as string, rows: Number(count), size: Number(size) },
+    bucket: name as string,
+    rows: Number(count),
+    size: Number(size),
     sums: sums.map((sum) => (sum === null ? undefined : plainForm('numeric', sum))),
   }))
 }

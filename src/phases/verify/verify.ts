@@ -12,6 +12,7 @@ import { tlsProblem } from '../../runtime/url.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
 import { readSequenceStates, readStructure } from '../../sql/structure.ts'
 import { countRows, readFilteredTables, readTables } from '../../sql/tables.ts'
+import { missingTriggers } from '../../sql/triggers.ts'
 import { countChatter, type MoltEvent, parseEvent, type Unknowns } from '../../tools/events.ts'
 import {
   accountForVerify,
@@ -55,6 +56,10 @@ export interface VerifyOptions {
   count?: 'exact' | 'estimated'
   /** Whether indexes, constraints and sequences are compared, and what follows. Default: they are not. */
   structure?: 'require' | 'report'
+  /** What is off the target until the cutover or `finalize` builds it: no problem while it is missing. */
+  deferred?: readonly { table: string; name: string }[]
+  /** Nothing is committed: sequences are set by the cutover, and the source's move on. */
+  uncommitted?: boolean
   /** Writes each differing row's key, or values too, to a file of mode 600. */
   show?: { what: 'keys' | 'values'; file: string }
   /** Milliseconds without a word of molt's after which it is ended; never, when not given. */
@@ -100,7 +105,10 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const { problems, unsettled, notes, ...more } = found
   const findings = [...problems, ...unsettled]
   return {
-    ...{ level, while: options.while ?? 'drained', insecure: insecureSides(options), ...more },
+    level,
+    while: options.while ?? 'drained',
+    insecure: insecureSides(options),
+    ...more,
     problems: [...new Set(findings.map(({ what }) => what))],
     findings,
     notes: [...new Set(notes)],
@@ -185,7 +193,11 @@ async function rowDigests(
   const limits = { targetSchema, signal, markerTimeout: options.recheck?.markerTimeout ?? RECHECK.markerTimeout }
   try {
     return await digestTables(pairs, {
-      ...{ sourceUrl, targetUrl, signal, sourceSchema: plan.sourceSchema, targetSchema },
+      sourceUrl,
+      targetUrl,
+      signal,
+      sourceSchema: plan.sourceSchema,
+      targetSchema,
       ...(options.while === 'streaming' && { catchUp: () => passMarker(source, target, limits) }),
       concurrency: DIGEST_CONNECTIONS[options.while ?? 'drained'],
     })
@@ -290,10 +302,21 @@ async function compareStructure(source: Database, target: Database, options: Ver
     readStructure(source, 'source', sourceSchema),
     readStructure(target, 'target', targetSchema),
   ])
-  const structure = structureProblems(here, there, tables).map(({ what }) => what)
-  const behind = [...sequenceProblems(sequences.filter(({ unfit }) => !unfit)), ...structure]
-  if (options.structure === 'require') found.problems.push(...behind.map((what) => ({ what })))
-  else found.notes.push(...behind)
+  const { deferred = [], uncommitted } = options
+  const awaited = ({ table, name }: { table: string; name: string }) =>
+    deferred.some((each) => each.table === table && each.name === name)
+  const wanted = {
+    ...here,
+    indexes: here.indexes.filter((each) => !awaited(each)),
+    constraints: here.constraints.filter((each) => !awaited(each)),
+  }
+  const structure = structureProblems(wanted, there, tables).map(({ what }) => what)
+  const behind = sequenceProblems(sequences.filter(({ unfit }) => !unfit))
+  const awaiting = deferred.map(({ table, name }) => `${table}: ${name} is deferred and not built yet`)
+  const [problems, notes] = uncommitted ? [structure, [...behind, ...awaiting]] : [[...behind, ...structure], awaiting]
+  if (options.structure === 'require') found.problems.push(...problems.map((what) => ({ what })))
+  else found.notes.push(...problems)
+  found.notes.push(...notes, ...(await missingTriggers(...sides, tables)))
 }
 
 async function countTables(
@@ -362,8 +385,11 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   const account = emptyVerifyAccount(plan.sourceSchema)
   const hash = keyHash((await readHeartbeatOwner(source))?.sourceId)
   const request = {
-    ...{ source: options.sourceUrl, target: options.targetUrl },
-    ...{ schema: plan.sourceSchema, tables: plan.tables, concurrency: options.concurrency },
+    source: options.sourceUrl,
+    target: options.targetUrl,
+    schema: plan.sourceSchema,
+    tables: plan.tables,
+    concurrency: options.concurrency,
     metricsAddr: await freeAddress(),
   }
   const shown = options.show && rowFile(options.show)

@@ -1,0 +1,23 @@
+import { defineAction, optional } from '../../runtime/spec.ts'
+import { connectionUrl, text } from '../../runtime/types.ts'
+import { migration } from '../shared.ts'
+
+export const spec = defineAction({
+  name: 'report',
+  title: 'Report',
+  description:
+    'Writes the dossier of a migration from the ledger, at any time: one HTML file with decisions, people, proofs, charts and what remains to be done. Changes nothing.',
+  icon: 'book-open',
+  inputs: {
+    ...migration,
+    source: optional(
+      connectionUrl,
+      'PostgreSQL that is moved. Without it the dossier lacks the differences that remain.',
+    ),
+    path: optional(text, 'File to write. Default: `dossier.html` in the work folder of the job.'),
+  },
+  outputs: {
+    dossier: 'Path of the file, to be uploaded as an artifact.',
+    remaining: 'How many definitions differ between the two sides now; empty when they could not be compared.',
+  },
+})

@@ -1,0 +1,92 @@
+import type { NextStep } from '../runtime/codes.ts'
+
+/** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
+export const PHASES = [
+  'planned',
+  'prepared',
+  'loaded',
+  'caught-up',
+  'approved',
+  'committing',
+  'committed',
+  'switched',
+  'finalized',
+  'cleaned',
+  'aborted',
+  'rolled-back',
+] as const
+export type Phase = (typeof PHASES)[number]
+
+/** The load is complete, and no cutover has set about its commit: a replicator may read the slot. */
+export const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
+/** Of {@link STREAMING} those from which a cutover begins. */
+export const CAUGHT_UP: readonly Phase[] = ['caught-up', 'approved']
+/** The target has taken over, and the source must stand still. */
+export const COMMITTED: readonly Phase[] = ['committed', 'switched', 'finalized']
+/** As {@link COMMITTED}, or on the way: a cutover has set about the commit, and only the source tells what came of it. */
+export const DECIDED: readonly Phase[] = ['committing', ...COMMITTED]
+
+/** Where a migration stands, as an adjective that follows "is". */
+export const STANDS: Readonly<Record<Phase, string>> = {
+  planned: 'only planned',
+  prepared: 'only prepared',
+  loaded: 'only loaded',
+  'caught-up': 'caught up',
+  approved: 'approved',
+  committing: 'in the middle of its commit',
+  committed: 'committed, and not switched',
+  switched: 'switched',
+  finalized: 'finalized',
+  cleaned: 'cleaned up',
+  aborted: 'aborted',
+  'rolled-back': 'rolled back',
+}
+
+/**
+ * What a person runs next for a migration that stands at `phase`.
+ * @returns undefined when nothing is left to do
+ */
+export function nextOf(phase: Phase, facts: { load?: Load }): NextStep | undefined {
+  switch (phase) {
+    case 'planned':
+      return { action: 'prepare' }
+    case 'prepared':
+      return { action: 'fetch', inputs: interrupted(facts.load) }
+    case 'loaded':
+      return { action: 'replicate' }
+    case 'caught-up':
+    case 'approved':
+      return { action: 'cutover' }
+    case 'committing':
+      return { action: 'cutover', inputs: { decision: 'commit' } }
+    case 'committed':
+      return {
+        action: 'finalize',
+        inputs: { 'switched-by-hand': 'true' },
+        before: 'Point the application at the target, and see it write there.',
+      }
+    case 'switched':
+      return { action: 'finalize' }
+    case 'finalized':
+      return {
+        action: 'cleanup',
+        before: 'Run `observe` until the application is healthy and `rollback-window` is over.',
+      }
+    case 'aborted':
+      return { action: 'abort' }
+    case 'rolled-back':
+      return { action: 'cleanup' }
+    case 'cleaned':
+      return undefined
+  }
+}
+
+/** What of an interrupted load decides how it is resumed. */
+type Load = { mode: string; cursor?: string } | null
+
+/** A direct copy, and a load that has no slot yet, cannot be resumed. */
+function interrupted(load: Load | undefined): Record<string, string> | undefined {
+  if (!load) return undefined
+  const resumable = load.cursor && load.mode !== 'direct-copy'
+  return { 'on-interrupted': resumable ? 'resume' : 'restart' }
+}

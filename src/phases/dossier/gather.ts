@@ -1,0 +1,116 @@
+import { join } from 'node:path'
+import { warning } from '@actions/core'
+import { readTarget } from '../../destination/server.ts'
+import { COMMITTED, type Entry, readEntryIfAny, readSteps, STREAMING } from '../../ledger/ledger.ts'
+import type { Plan } from '../../model/plan.ts'
+import type { DossierFacts, DossierSide, DossierStep } from '../../report/dossier/page.ts'
+import { type Database, withDatabase } from '../../runtime/database.ts'
+import { messageOf } from '../../runtime/errors.ts'
+import { workFolder } from '../../runtime/progress.ts'
+import { hostOf } from '../../runtime/url.ts'
+import { readServer } from '../../source/server.ts'
+import { builtLater } from '../verify/built-later.ts'
+import { runVerify } from '../verify/verify.ts'
+
+interface Where {
+  source?: string
+  target: string
+  migration: string
+  signal: AbortSignal
+}
+
+/**
+ * What the ledger has of a migration, also of one that was cleaned up, and how the two sides differ now.
+ * @returns no steps where there is no ledger yet
+ */
+export async function gatherDossier(where: Where): Promise<DossierFacts> {
+  const { target: targetUrl, source: sourceUrl, migration, signal } = where
+  return withDatabase(
+    targetUrl,
+    'target',
+    async (target) => {
+      const entry = await readEntryIfAny(target, migration)
+      const steps: DossierStep[] = await readSteps(target, migration)
+      const server = await readTarget(target)
+      const from = sourceUrl ? await lookAtSource(sourceUrl, target, entry, where) : undefined
+      return {
+        migration,
+        phase: entry?.phase,
+        since: entry?.updatedAt,
+        plan: entry?.plan ?? plannedIn(steps),
+        source: from?.side,
+        target: {
+          host: hostOf(targetUrl),
+          database: server.database,
+          version: server.version.split(' (')[0] as string,
+        },
+        likeServer: server.isLikeServer,
+        steps,
+        remaining: from?.remaining ?? comparedIn(steps),
+        next: undefined,
+        written: new Date(),
+      }
+    },
+    signal,
+  )
+}
+
+/** The ledger has much to tell without the source. */
+async function lookAtSource(
+  url: string,
+  target: Database,
+  entry: Entry | undefined,
+  where: Where,
+): Promise<{ side: DossierSide; remaining: string[] | undefined } | undefined> {
+  try {
+    return await withDatabase(
+      url,
+      'source',
+      async (source) => {
+        const { version, database } = await readServer(source)
+        const side = { host: hostOf(url), database, version: `PostgreSQL ${Math.floor(version / 10_000)}` }
+        const comparable = entry && [...STREAMING, ...COMMITTED].includes(entry.phase)
+        return { side, remaining: comparable ? await compareNow(source, target, entry, where) : undefined }
+      },
+      where.signal,
+    )
+  } catch (error) {
+    warning(`The dossier lacks what the source could tell: ${messageOf(error)}`)
+    return undefined
+  }
+}
+
+async function compareNow(
+  source: Database,
+  target: Database,
+  entry: Entry,
+  where: Where,
+): Promise<string[] | undefined> {
+  const report = await runVerify(source, target, {
+    sourceUrl: where.source as string,
+    targetUrl: where.target,
+    plan: entry.plan,
+    level: 'tables',
+    ...(await builtLater(target, entry)),
+    structure: 'require',
+    logFile: join(workFolder(where.migration), 'report-verify.log'),
+    signal: where.signal,
+  })
+  return report.problems
+}
+
+/** Of a migration that is cleaned up. */
+function plannedIn(steps: readonly DossierStep[]): Plan | undefined {
+  return (steps.findLast(({ action }) => action === 'prepare')?.body as { plan?: Plan } | undefined)?.plan
+}
+
+/** The last comparison of definitions that a step made. */
+function comparedIn(steps: readonly DossierStep[]): string[] | undefined {
+  const bodies = steps.filter(({ action }) => action === 'verify').map(({ body }) => body as Partial<Compared>)
+  return bodies.findLast(({ level }) => level === 'tables')?.problems
+}
+
+interface Compared {
+  level: string
+  problems: string[]
+}

@@ -1,0 +1,33 @@
+/** What a stream looked like at one moment, by the runner's clock. */
+export interface Sample {
+  /** Milliseconds since 1970. */
+  at: number
+  lagMs: number
+  /** WAL that the slot keeps on the source. */
+  walBytes: number
+  /** Rows applied since the stream began. */
+  changes: number
+}
+
+/** Enough for a chart, little enough for the ledger. */
+const MOST = 240
+
+/** Samples at even distances however long a stream takes: when there are too many, every other one is forgotten. */
+export class Samples {
+  #kept: Sample[] = []
+  #every = 1
+  #seen = 0
+
+  add({ lagMs, walBytes, changes }: Omit<Sample, 'at'>): void {
+    if (this.#seen++ % this.#every) return
+    this.#kept.push({ at: Date.now(), lagMs, walBytes, changes })
+    if (this.#kept.length < MOST) return
+    this.#kept = this.#kept.filter((_, index) => index % 2 === 0)
+    this.#every *= 2
+  }
+
+  /** Without those before the first heartbeat arrived, when the lag is unknown. */
+  get list(): Sample[] {
+    return this.#kept.filter(({ lagMs }) => Number.isFinite(lagMs))
+  }
+}

@@ -1,0 +1,12 @@
+import { listAwaited } from '../../destination/deferral.ts'
+import { COMMITTED, type Entry } from '../../ledger/ledger.ts'
+import type { Database } from '../../runtime/database.ts'
+import type { VerifyOptions } from './verify.ts'
+
+/** What the target may still lack at this phase, because a later step builds it. */
+export async function builtLater(
+  target: Database,
+  { id, phase }: Entry,
+): Promise<Pick<VerifyOptions, 'deferred' | 'uncommitted'>> {
+  return { deferred: await listAwaited(target, id), uncommitted: !COMMITTED.includes(phase) }
+}

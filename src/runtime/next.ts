@@ -1,0 +1,155 @@
+import { readFileSync } from 'node:fs'
+import { basename } from 'node:path'
+import { getInput } from '@actions/core'
+import { CODES, type ErrorCode, type Explanation, type NextStep } from './codes.ts'
+
+/*
+ * The next command, ready to paste: on GitHub the workflow to start, elsewhere the action to run. The ledger says which
+ * step comes next; this says how a person runs it.
+ */
+
+/** A workflow as `npm run adopt` writes it, and the fields of its form. */
+interface Form {
+  file: string
+  fields: Record<string, string>
+}
+
+const migrate = (phase: string): Form => ({ file: 'migrate.yml', fields: { phase } })
+const operation = (name: string): Form => ({ file: 'molt-operations.yml', fields: { operation: name } })
+
+/** Action → the form that runs it. Those that are missing belong to the workflow that they stand in. */
+const FORMS: Readonly<Record<string, Form>> = {
+  prepare: migrate('prepare'),
+  fetch: migrate('load'),
+  replicate: migrate('stream'),
+  verify: migrate('stream'),
+  gate: migrate('cutover'),
+  brief: migrate('cutover'),
+  cutover: migrate('cutover'),
+  finalize: migrate('finalize'),
+  observe: operation('observe'),
+  status: operation('status'),
+  abort: operation('abort'),
+  rollback: operation('rollback'),
+  cleanup: operation('cleanup'),
+}
+
+let standing: NextStep | undefined
+let told = false
+
+/** Notes what comes next by the ledger, for the end of the log and the summary. */
+export function noteNext(step: NextStep | undefined): void {
+  standing = step
+}
+
+/** Forgets what an earlier action of this process noted. */
+export function resetNext(): void {
+  standing = undefined
+  told = false
+}
+
+/** For an action that has told what comes next in its own place. */
+export function nextTold(): void {
+  told = true
+}
+
+/** What comes next by the ledger, where nobody has shown it yet and no command runs the whole chain. */
+export function nextToTell(): NextStep | undefined {
+  return told || process.env.MOLT_ACTIONS_AGAIN ? undefined : standing
+}
+
+/** What comes next by the ledger, as far as this process has seen. */
+export function nextByLedger(): NextStep | undefined {
+  return standing
+}
+
+/**
+ * What to run after an error of `action`: what its code asks for, what the ledger says where the step was the wrong one,
+ * else the same action again.
+ */
+export function nextAfter(code: ErrorCode, action: string): NextStep | undefined {
+  const explained = (CODES[code] as Explanation).next
+  const next = explained ?? (WRONG_STEP.has(code) ? standing : { action })
+  // With the inputs that the ledger asks for.
+  return next && next.action === standing?.action ? { ...standing, ...next } : next
+}
+
+/** Only the ledger can tell what comes next. */
+const WRONG_STEP: ReadonlySet<ErrorCode> = new Set(['ledger.wrong-phase', 'ledger.no-migration'])
+
+/** What to do first, if anything, and the command; as plain text. */
+export function nextText(step: NextStep): string {
+  return [step.before, nextCommand(step)].filter(Boolean).join(' ')
+}
+
+/** As Markdown, the command in a block of its own that GitHub offers to copy. */
+export function nextMarkdown(step: NextStep): string {
+  return `**Next:** ${step.before ?? ''}\n\n\`\`\`sh\n${nextCommand(step)}\n\`\`\``
+}
+
+/** Runs `step`. Connections stand in it by the names of variables, so that no URL is in it. */
+export function nextCommand(step: NextStep): string {
+  const { MOLT_ACTIONS_AGAIN: command } = process.env
+  if (command) return command
+  const complete = step.action === 'cutover' ? { ...step, inputs: { decision: decision(), ...step.inputs } } : step
+  return onGithub() ? workflowCommand(complete) : localCommand(complete)
+}
+
+/** As this run has it; a commit is never proposed to someone who has not asked for one. */
+function decision(): string {
+  return getInput('decision') || 'rehearse'
+}
+
+/** False for the local runner too, which sets GitHub's variables. */
+export function onGithub(): boolean {
+  return Boolean(process.env.GITHUB_RUN_ID) && process.env.MOLT_ACTIONS_RUNNER !== 'local'
+}
+
+function workflowCommand({ action, inputs = {} }: NextStep): string {
+  const { GITHUB_REPOSITORY } = process.env
+  const form = FORMS[action]
+  const migration = getInput('migration') || 'main'
+  const fields = form ? { migration, ...form.fields, ...inputs } : dispatched()
+  const file = form?.file ?? ownWorkflow()
+  const given = Object.entries(fields).map(([name, value]) => `-f ${quoted(`${name}=${value}`)}`)
+  return [`gh workflow run ${file} --repo ${GITHUB_REPOSITORY}`, ...given].join(' ')
+}
+
+/** This run's own workflow file. */
+function ownWorkflow(): string {
+  const { GITHUB_WORKFLOW_REF = '', GITHUB_WORKFLOW = '' } = process.env
+  return basename(GITHUB_WORKFLOW_REF.split('@')[0] as string) || GITHUB_WORKFLOW
+}
+
+/** The form's values in this run. */
+function dispatched(): Record<string, string> {
+  try {
+    const event = JSON.parse(readFileSync(process.env.GITHUB_EVENT_PATH as string, 'utf8'))
+    const given = Object.entries<unknown>(event.inputs ?? {}).filter(([, value]) => value !== '' && value !== null)
+    return Object.fromEntries(given.map(([name, value]) => [name, String(value)]))
+  } catch {
+    return {}
+  }
+}
+
+/** By the local runner. What this run was given beside the connections is given again. */
+function localCommand({ action, inputs = {} }: NextStep): string {
+  const same = ['migration', 'config', 'allow-insecure'].map((name): [string, string] => [name, getInput(name)])
+  const given = Object.fromEntries(same.filter(([, value]) => value))
+  const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${quoted(value)}`)
+  const connections = CONNECTIONS[action] ?? '--source "$MOLT_SOURCE" --target "$MOLT_TARGET"'
+  return [`npm run action -- ${action}`, connections, ...options].join(' ')
+}
+
+/** Of the actions that do not connect to both sides. */
+const CONNECTIONS: Readonly<Record<string, string>> = {
+  setup: '--target "$MOLT_TARGET"',
+  gate: '--target "$MOLT_TARGET"',
+  convert: '--source "$MOLT_SOURCE"',
+  mask: '--from "$MOLT_CLONE" --to "$MOLT_SOURCE"',
+}
+
+/** As one word of a shell. */
+function quoted(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
+}

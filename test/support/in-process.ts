@@ -1,0 +1,38 @@
+import { type ProcessOptions, runProcess } from '../../rehearsal/runner/process.ts'
+import { main } from '../../src/main.ts'
+
+let running = false
+
+/**
+ * Runs an action in this process, from the sources, for tests of what it does to databases: a Node of its own takes longer
+ * than most of that. Not for one that is to be cancelled. Whatever else is to run at the same time gets its own process.
+ */
+export async function inProcess(options: ProcessOptions): Promise<number> {
+  const [, name, post] = /\/dist\/([a-z]+)(-post)?\.cjs$/.exec(options.args[0] ?? '') ?? []
+  if (!name || running) return runProcess(options)
+  running = true
+  const { env } = process
+  const folder = process.cwd()
+  const { write } = process.stdout
+  let rest = ''
+  process.env = { ...options.env }
+  process.chdir(options.cwd)
+  process.stdout.write = ((text: string | Uint8Array) => {
+    const lines = (rest + String(text)).split('\n')
+    rest = lines.pop() as string
+    for (const line of lines) options.onLine(line)
+    return true
+  }) as typeof write
+  try {
+    await main(name, post ? 'post' : 'run')
+  } finally {
+    process.stdout.write = write
+    process.chdir(folder)
+    process.env = env
+    running = false
+  }
+  if (rest) options.onLine(rest)
+  const code = Number(process.exitCode ?? 0)
+  process.exitCode = undefined
+  return code
+}

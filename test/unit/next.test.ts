@@ -1,0 +1,80 @@
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { PHASES } from '../../src/ledger/ledger.ts'
+import { nextOf } from '../../src/ledger/phases.ts'
+import { nextAfter, nextCommand, nextToTell, noteNext } from '../../src/runtime/next.ts'
+
+beforeEach(() => {
+  for (const name of ['GITHUB_RUN_ID', 'GITHUB_REPOSITORY', 'MOLT_ACTIONS_RUNNER', 'MOLT_ACTIONS_AGAIN'])
+    vi.stubEnv(name, undefined)
+})
+
+afterEach(() => {
+  noteNext(undefined)
+  vi.unstubAllEnvs()
+})
+
+test.each([
+  ['planned', 'prepare'],
+  ['prepared', 'fetch'],
+  ['loaded', 'replicate'],
+  ['caught-up', 'cutover'],
+  ['approved', 'cutover'],
+  ['committing', 'cutover'],
+  ['committed', 'finalize'],
+  ['switched', 'finalize'],
+  ['finalized', 'cleanup'],
+  ['cleaned', undefined],
+  ['aborted', 'abort'],
+  ['rolled-back', 'cleanup'],
+] as const)('proposes for a migration that is %s: %s', (phase, action) => {
+  expect(nextOf(phase, {})?.action).toBe(action)
+})
+
+test('names every phase', () => {
+  expect(PHASES.filter((phase) => phase !== 'cleaned' && !nextOf(phase, {}))).toEqual([])
+})
+
+test.each([
+  [{ mode: 'import', cursor: '0/1' }, 'resume'],
+  [{ mode: 'import' }, 'restart'],
+  [{ mode: 'direct-copy', cursor: '0/1' }, 'restart'],
+])('an interrupted load %j is to %s', (load, policy) => {
+  expect(nextOf('prepared', { load })).toEqual({ action: 'fetch', inputs: { 'on-interrupted': policy } })
+})
+
+test('proposes a commit only to a run with that decision', () => {
+  expect(nextCommand({ action: 'cutover' })).toBe(
+    'npm run action -- cutover --source "$MOLT_SOURCE" --target "$MOLT_TARGET" --decision rehearse',
+  )
+  vi.stubEnv('INPUT_DECISION', 'commit')
+  expect(nextCommand({ action: 'cutover' })).toContain('--decision commit')
+})
+
+test('repeats what the run was given, without a URL', () => {
+  vi.stubEnv('INPUT_SOURCE', 'postgresql://mover:secret@db/shop')
+  vi.stubEnv('INPUT_MIGRATION', 'shop')
+  vi.stubEnv('INPUT_CONFIG', 'my config.yml')
+  vi.stubEnv('INPUT_ALLOW-INSECURE', 'true')
+  expect(nextCommand({ action: 'replicate' })).toBe(
+    `npm run action -- replicate --source "$MOLT_SOURCE" --target "$MOLT_TARGET" --migration shop --config 'my config.yml' --allow-insecure true`,
+  )
+})
+
+test('starts the workflow on GitHub', () => {
+  vi.stubEnv('GITHUB_RUN_ID', '7')
+  vi.stubEnv('GITHUB_REPOSITORY', 'acme/shop')
+  expect(nextCommand({ action: 'fetch', inputs: { 'on-interrupted': 'resume' } })).toBe(
+    'gh workflow run migrate.yml --repo acme/shop -f migration=main -f phase=load -f on-interrupted=resume',
+  )
+  expect(nextCommand({ action: 'abort' })).toBe(
+    'gh workflow run molt-operations.yml --repo acme/shop -f migration=main -f operation=abort',
+  )
+})
+
+test('an error asks for the same action again, unless its code or the ledger knows better', () => {
+  noteNext({ action: 'fetch', inputs: { 'on-interrupted': 'resume' } })
+  expect(nextAfter('preflight.blocked', 'prepare')).toEqual({ action: 'prepare' })
+  expect(nextAfter('slot.recreated', 'replicate')).toEqual({ action: 'abort' })
+  expect(nextAfter('ledger.wrong-phase', 'replicate')).toEqual(nextToTell())
+  expect(nextAfter('database.connection-lost', 'fetch')).toEqual(nextToTell())
+})
