@@ -201,8 +201,8 @@ export function installSql(version: Version, name: string): string {
     CREATE OR REPLACE FUNCTION _crdb.hashed(key anyelement) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT key::text $$;
     -- A check's stored text has typed literals: total >= 0:::DECIMAL.
     CREATE OR REPLACE FUNCTION _crdb.typed(expression text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-      SELECT regexp_replace(regexp_replace(regexp_replace(regexp_replace(expression,
-        '\\((-?[0-9.]+)\\)::numeric', '\\1:::DECIMAL', 'g'), '(''(?:[^'']|'''')*'')::text', '\\1:::STRING', 'g'),
+      SELECT regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(expression,
+        '\\((-?[0-9]+)\\)::bigint', '\\1:::INT8', 'g'), '\\((-?[0-9.]+)\\)::numeric', '\\1:::DECIMAL', 'g'), '(''(?:[^'']|'''')*'')::text', '\\1:::STRING', 'g'),
         '(''(?:[^'']|'''')*'')::character varying', '\\1:::STRING', 'g'), '([<>=]) ([0-9]+)(?![0-9.:])', '\\1 \\2:::INT8', 'g') $$;
     CREATE OR REPLACE FUNCTION _crdb.pg_get_constraintdef(con oid) RETURNS text LANGUAGE sql STABLE AS $$
       SELECT CASE contype WHEN 'c' THEN _crdb.typed(pg_catalog.pg_get_constraintdef(oid))

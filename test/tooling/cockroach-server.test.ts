@@ -104,6 +104,18 @@ describe('catalogs', () => {
     )
     expect(found?.def).toMatch(/total >= 0:::DECIMAL/)
   })
+
+  test('a check reads the same after it was built again from its definition', async () => {
+    await db.query(
+      'CREATE TABLE rated (id INT PRIMARY KEY, stars INT4, CONSTRAINT in_range CHECK (stars >= 1 AND stars <= 5))',
+    )
+    const definition = async () =>
+      (await rows(`SELECT pg_get_constraintdef(oid) AS def FROM pg_constraint WHERE conname = 'in_range'`))[0]?.def
+    const before = await definition()
+    await db.query('ALTER TABLE rated DROP CONSTRAINT in_range')
+    await db.query(`ALTER TABLE rated ADD CONSTRAINT in_range ${before}`)
+    expect(await definition()).toBe(before)
+  })
 })
 
 describe('refusals', () => {
