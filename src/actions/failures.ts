@@ -1,15 +1,13 @@
 import { addEvidence } from '../ledger/ledger.ts'
 import type { Failure } from '../runtime/action.ts'
 import { withDatabase } from '../runtime/database.ts'
-
-/** Long enough for a target that is there, short enough for a job that ends. */
-const PATIENCE_MS = 5_000
+import { TIMING } from '../runtime/timing.ts'
 
 /**
  * Keeps the failure of a step in the ledger, for `status` and the dossier. Only of a step that has read the ledger, so
  * that a target out of reach is not waited for twice. A failure to do so hides nothing: the step is red as it is.
  */
 export async function keepFailure(target: string, migration: string, failure: Failure): Promise<void> {
-  const signal = AbortSignal.timeout(PATIENCE_MS)
+  const signal = AbortSignal.timeout(TIMING.failureKept)
   await withDatabase(target, 'target', (db) => addEvidence(db, migration, 'error', failure), signal).catch(() => {})
 }

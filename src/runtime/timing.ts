@@ -116,6 +116,10 @@ const DEFAULTS = {
   observeSample: 5_000,
   /** Longer than the clocks of two nodes differ: nothing can be read as of a time to come. */
   clockOffset: 600,
+  /** Between two samples of lag and WAL for the dossier. */
+  streamSample: 500,
+  /** Until a failure is in the ledger: enough for a target that answers, and short for a job that ends. */
+  failureKept: 5_000,
   /** `pg_dump` of one schema, and a connection that may hang in a COPY. */
   dumpTimeout: 300_000,
   hangUp: 500,

@@ -81,7 +81,7 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
   beforeEach(({ skip }) => skip(missing !== undefined, missing?.missing))
 
   test.each(specs)(
-    '$name says who it is in its first line; an input that is missing is one line, and nothing is touched',
+    '$name says who it is in its first line; an input that is missing is one error, and nothing is touched',
     async ({ name, inputs }) => {
       const before = server.connections()
       const required = Object.keys(inputs).find((input) => inputs[input]?.required)
@@ -92,7 +92,9 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
       expect(run.errors).toHaveLength(1)
       expect(run.errors[0]).toContain(required ? `input \`${required}\` is missing; write ` : `input \`${strict}\`: `)
       expect(run.outputs).toEqual({ 'error-kind': 'input', 'error-code': required ? 'input.missing' : 'input.invalid' })
-      expect(run.summary).toContain(run.errors[0])
+      const [message, next] = (run.errors[0] as string).split('\nNext: ')
+      expect(run.summary).toContain(message)
+      expect(run.summary).toContain(next)
       expect(run.left).toEqual([])
       expect(server.connections()).toBe(before)
     },

@@ -64,9 +64,6 @@ export interface StreamStatus {
   interruptions: number
 }
 
-/** Milliseconds. */
-const SAMPLE_EVERY = 500
-
 /** Retries since a heartbeat was written from which a stream that still retries goes round in circles. */
 const CIRCLING = 3
 /** How often in a row a replicator may die without having brought anything over. */
@@ -118,7 +115,7 @@ export class Stream {
     loops.run(() => this.#keepAlive())
     loops.every(TIMING.heartbeat, () => this.#away.seenBy(() => heartbeats.write(replicator.retries)))
     loops.every(TIMING.lagLook, () => this.#look())
-    loops.every(SAMPLE_EVERY, async () => this.#samples.add(this.status))
+    loops.every(TIMING.streamSample, async () => this.#samples.add(this.status))
     loops.every(
       TIMING.slotLook,
       () => replicator.measure(),
