@@ -85,8 +85,8 @@ function reasonOf({ conclusion }: JobResult, failed: StepResult | undefined): st
   // The last one is the action's own verdict; those before it are what it rests on.
   const message = errorsOf(failed).at(-1) ?? `exit status ${failed.exitCode}`
   // What it lists was shown while it ran, and the summary has it with the fixes.
-  const [head = ''] = message.split('\n')
-  return `${failed.name}: ${head}`
+  const [head = '', ...list] = message.split('\n').filter((line) => !line.startsWith('Next: '))
+  return `${failed.name}: ${head}${list.length ? ' (listed above and in the summary)' : ''}`
 }
 
 export function errorsOf(step: StepResult | undefined): string[] {

@@ -160,7 +160,10 @@ describe('embedded servers', () => {
       const { startPostgres } = await import('./rehearsal/postgres/postgres.ts')
       const server = await startPostgres({ name: '${name}' })
       process.stdout.write('up ' + server.pid)`
+    // Without a kept template every server runs initdb.
+    const { MOLT_ACTIONS_INITDB_CACHE: _, ...env } = process.env
     return spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code], {
+      env,
       stdio: ['ignore', 'pipe', 'inherit'],
     })
   }

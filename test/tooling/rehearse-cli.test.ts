@@ -172,10 +172,23 @@ describe('two embedded servers and the shop', () => {
 
 describe('databases of one’s own', () => {
   let pair: Servers
-  const own = () => ['--source', pair.source.url, '--target', pair.target.url, '--allow-source', 'shop', '--json']
+  const own = () => [
+    '--source',
+    pair.source.url,
+    '--target',
+    pair.target.url,
+    '--allow-source',
+    'shop',
+    '--defer',
+    'indexes,constraints',
+    '--json',
+  ]
   beforeEach(async () => {
     pair = await startServers()
-    await Promise.all([createShop(pair.source.url, { rows: 1500 }), createShop(pair.behind.url, { schemaOnly: true })])
+    await Promise.all([
+      createShop(pair.source.url, { rows: 1500 }),
+      createShop(pair.behind.url, { schemaOnly: true, whole: true }),
+    ])
   }, 60_000)
   afterEach(() => pair?.stop())
 
