@@ -8,7 +8,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type FakeGithub, limited, REPOSITORY, startGithub, TOKEN } from '../support/github.ts'
 import { query, REPO, words } from '../support/migration.ts'
 import { type Servers, startServers } from '../support/servers.ts'
-import { readWorkflow, runJob, type Step, temporaryFolder } from '../support/workflow.ts'
+import { readWorkflow, runJob, temporaryFolder, upload } from '../support/workflow.ts'
 
 const REHEARSE = readWorkflow(join(REPO, '.github/workflows/rehearse.yml'))
 const SETTINGS = readFileSync(join(REPO, 'examples/molt-actions.yml'), 'utf8')
@@ -30,12 +30,6 @@ function withDatabase(url: string, name: string): string {
   other.pathname = `/${name}`
   return other.href
 }
-
-/** As upload-artifact: no file is an error, and the digest is an output. */
-const upload = ({ with: given = {} }: Step) => ({
-  env: { NAME: String(given.name), FILES: String(given.path) },
-  run: 'ls $FILES && echo "$NAME" > "$RUNNER_TEMP/artifact" && echo "artifact-digest=$(cat $FILES | sha256sum | cut -c1-64)" >> "$GITHUB_OUTPUT"',
-})
 
 test('real: servers by docker, masked rows, live writes, the whole chain, evidence under the name of the plan', async () => {
   const bin = join(folder, 'bin')

@@ -25,14 +25,13 @@ test('streams until it is asked for the slot, declined, or its leg is over; two 
   await rehearsal.bringToCaughtUp()
   const target = await connect(rehearsal.pair.target.url, 'target')
   try {
-    const env = { GITHUB_RUN_ID: '4711' }
-    const following = rehearsal.run('replicate', HANDOVER, { env })
+    const following = rehearsal.run('replicate', HANDOVER, { github: { run_id: '4711' } })
     await until(active, 20_000)
     const elsewhere = mkdtempSync(join(tmpdir(), 'molt-actions-second-'))
     const second = await rehearsal.run('replicate', { until: 'caught-up' }, { workDir: elsewhere })
     rmSync(elsewhere, { recursive: true })
     expect(second.conclusion).toBe('failure')
-    expect(words(second)).toMatch(/migration `main` is held by `replicate, until handover` \(.*\/actions\/runs\/\d+/)
+    expect(words(second)).toMatch(/migration `main` is held by `replicate, until handover` \(.*\/actions\/runs\/4711\)/)
 
     const cutover = thisRun('cutover')
     await obtainSlot(target, 'main', cutover, 20_000, 60_000)

@@ -6,7 +6,7 @@ import type { JobResult } from '../../rehearsal/runner/runner.ts'
 import { SOURCE_CONSTRAINTS } from '../../rehearsal/shop/shop.ts'
 import { type FakeGithub, type FakeRun, jobOf, REPOSITORY, startGithub, TOKEN, waitingRun } from './github.ts'
 import { REPO, type Rehearsal, startRehearsal } from './migration.ts'
-import { holds, needsOf, readWorkflow, runJob, temporaryFolder } from './workflow.ts'
+import { holds, needsOf, readWorkflow, runJob, temporaryFolder, upload } from './workflow.ts'
 
 const MIGRATE = readWorkflow(join(REPO, '.github/workflows/migrate.yml'))
 
@@ -162,7 +162,7 @@ function startRun(
         needs: outputs,
         matrix: { leg },
         strategy: { 'job-total': String(legs.length) },
-        replace: { 'actions/checkout': undefined },
+        replace: { 'actions/checkout': undefined, 'actions/upload-artifact': upload },
         workDir: join(place.folder, `${name}-${leg}`),
         run: {
           workspace: place.workspace,

@@ -74,6 +74,12 @@ function toData(value: unknown): data.ExpressionData {
 /** What stands for the steps that use actions of other repositories, by repository; undefined: left out. */
 export type Replacements = Record<string, ((step: Step) => Pick<Step, 'run' | 'env'>) | undefined>
 
+/** Stands for actions/upload-artifact: a missing file is an error, and the digest is an output. */
+export const upload = ({ with: given = {} }: Step): Pick<Step, 'run' | 'env'> => ({
+  env: { NAME: String(given.name), FILES: String(given.path) },
+  run: 'ls $FILES && echo "$NAME" > "$RUNNER_TEMP/artifact" && echo "artifact-digest=$(cat $FILES | sha256sum | cut -c1-64)" >> "$GITHUB_OUTPUT"',
+})
+
 export interface JobOptions {
   inputs?: Record<string, string>
   secrets?: Record<string, string>
