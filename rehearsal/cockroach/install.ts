@@ -253,8 +253,9 @@ export function installSql(version: Version, name: string): string {
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = schemaname AND c.relname = tablename);
     CREATE OR REPLACE VIEW _crdb.pg_indexes AS
       SELECT c.oid AS crdb_oid, i.schemaname, i.tablename, ${shownName('i.indexname')} AS indexname, i.tablespace,
+             -- The database's name would bring the collation "C", and a view keeps its columns' collations.
              _crdb.sharded(replace(regexp_replace(regexp_replace(i.indexdef, ' ON (ONLY )?', ' ON ' || ${since(version, [26, 3]) ? "''" : "quote_ident(current_database()) || '.'"}),
-               ' INCLUDE ', ' STORING '), '::text', '')) AS indexdef
+               ' INCLUDE ', ' STORING '), '::text', '')) COLLATE "default" AS indexdef
         FROM pg_catalog.pg_indexes i JOIN pg_catalog.pg_namespace n ON n.nspname = i.schemaname
         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = i.indexname
        WHERE n.nspname <> '_crdb' AND c.oid NOT IN (SELECT indexrelid FROM _crdb.building);
