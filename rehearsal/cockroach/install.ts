@@ -10,6 +10,7 @@ export const PG_CATALOGS = [
   'pg_constraint',
   'pg_index',
   'pg_indexes',
+  'pg_locks',
   'pg_namespace',
   'pg_roles',
   'pg_settings',
@@ -248,13 +249,15 @@ export function installSql(version: Version, name: string): string {
         .map(({ name }) => `'${name}'`)
         .join(', ')}) THEN 'crdb.' || variable ELSE variable END, value, local) $$;
     ${view('pg_stat_activity', 'pg_catalog.pg_stat_activity', {})} WHERE false;
+    ${view('pg_locks', 'pg_catalog.pg_locks', {})} WHERE false;
     ${view('pg_tables', 'pg_catalog.pg_tables', {})}
       WHERE schemaname <> '_crdb' AND NOT EXISTS (SELECT 1 FROM _crdb.offline o JOIN pg_catalog.pg_class c ON c.oid = o.relid
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = schemaname AND c.relname = tablename);
     CREATE OR REPLACE VIEW _crdb.pg_indexes AS
       SELECT c.oid AS crdb_oid, i.schemaname, i.tablename, ${shownName('i.indexname')} AS indexname, i.tablespace,
+             -- The database's name would bring the collation "C", and a view keeps its columns' collations.
              _crdb.sharded(replace(regexp_replace(regexp_replace(i.indexdef, ' ON (ONLY )?', ' ON ' || ${since(version, [26, 3]) ? "''" : "quote_ident(current_database()) || '.'"}),
-               ' INCLUDE ', ' STORING '), '::text', '')) AS indexdef
+               ' INCLUDE ', ' STORING '), '::text', '')) COLLATE "default" AS indexdef
         FROM pg_catalog.pg_indexes i JOIN pg_catalog.pg_namespace n ON n.nspname = i.schemaname
         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = i.indexname
        WHERE n.nspname <> '_crdb' AND c.oid NOT IN (SELECT indexrelid FROM _crdb.building);
@@ -295,12 +298,15 @@ export function installSql(version: Version, name: string): string {
                WHERE a.relid = h.relid AND a.grantee = h.grantee AND a.privilege = 'ALL'));
     CREATE OR REPLACE VIEW _crdb.role_table_grants AS SELECT * FROM _crdb.table_privileges;
 
+    CREATE OR REPLACE FUNCTION _crdb.transaction_id(pid int4) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+      SELECT lpad(to_hex(pid), 32, '0')::uuid $$;
     CREATE OR REPLACE VIEW _crdb.sessions AS
       SELECT 1 AS node_id, lpad(to_hex(pid), 32, '0') AS session_id,
              CASE WHEN state = 'idle' THEN 'IDLE' ELSE 'ACTIVE' END AS status, usename::text AS user_name,
              coalesce(client_addr::text || ':' || client_port, '') AS client_address, application_name,
              CASE WHEN state = 'active' THEN query ELSE '' END AS active_queries,
-             query AS last_active_query, backend_start AS session_start, xact_start AS active_query_start
+             query AS last_active_query, backend_start AS session_start, xact_start AS active_query_start,
+             CASE WHEN xact_start IS NOT NULL THEN _crdb.transaction_id(pid)::text END AS kv_txn
         FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> '_crdb';
     CREATE OR REPLACE FUNCTION _crdb.visible_sessions() RETURNS SETOF _crdb.sessions LANGUAGE sql STABLE SECURITY DEFINER
       AS $$ SELECT * FROM _crdb.sessions WHERE user_name = session_user
@@ -320,6 +326,27 @@ export function installSql(version: Version, name: string): string {
       THEN RETURN true; END IF;
       RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format(
         'user %s does not have VIEWACTIVITY or VIEWACTIVITYREDACTED privilege', session_user); END $$;
+    -- Contended locks alone: one row for each transaction that waits, and one for each that it waits for. A range is a table.
+    CREATE OR REPLACE FUNCTION _crdb.contended_locks() RETURNS TABLE (range_id int8, table_id int8, database_name text,
+        table_name text, lock_key bytea, txn_id uuid, granted bool, contended bool) LANGUAGE plpgsql SECURITY DEFINER AS $$
+      DECLARE hidden bool := NOT _crdb.is_admin(session_user)
+        AND _crdb.has_system_privilege(session_user, 'VIEWACTIVITYREDACTED');
+      BEGIN
+      PERFORM _crdb.require_activity();
+      RETURN QUERY
+        WITH waits AS (
+          SELECT l.pid, coalesce(l.relation, (SELECT t.relation FROM pg_catalog.pg_locks t
+                   WHERE t.pid = l.pid AND t.locktype = 'tuple' AND t.granted LIMIT 1)) AS relation,
+                 concat_ws('/', l.locktype, l.relation, l.page, l.tuple, l.transactionid, l.virtualxid) AS key
+            FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+           WHERE NOT l.granted AND a.datname = current_database()),
+        seen AS (
+          SELECT relation, key, pid, false AS held FROM waits
+          UNION SELECT relation, key, unnest(pg_catalog.pg_blocking_pids(pid)), true FROM waits)
+        SELECT coalesce(seen.relation, 0)::int8, seen.relation::int8, current_database()::text, c.relname::text,
+               convert_to(CASE WHEN hidden THEN '' ELSE seen.key END, 'UTF8'), _crdb.transaction_id(seen.pid), seen.held, true
+          FROM seen LEFT JOIN pg_catalog.pg_class c ON c.oid = seen.relation; END $$;
+    CREATE OR REPLACE VIEW crdb_internal.cluster_locks AS SELECT * FROM _crdb.contended_locks();
     ${statisticsView('statement_statistics', 'statement_stats')}
     ${statisticsView('transaction_statistics', 'transaction_stats')}
     GRANT SELECT ON ALL TABLES IN SCHEMA _crdb, crdb_internal TO PUBLIC;`

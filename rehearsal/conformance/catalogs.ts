@@ -4,6 +4,7 @@ import {
   readClock,
   readConnectionLimit,
   readFailedJobs,
+  readLockHolders,
   readSight,
   readTargetSessions,
   readTargetStatements,
@@ -250,6 +251,7 @@ export const CATALOG_ITEMS: Item[] = [
         ['transactions', readTargetTransactions(db, since, [])],
         ['sessions', readTargetSessions(db, [])],
         ['connection limit', readConnectionLimit(db)],
+        ['locks', readLockHolders(db, [])],
         ['failed jobs', readFailedJobs(db, since)],
       ]
       const seen: Seen[] = []

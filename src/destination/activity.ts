@@ -183,6 +183,27 @@ export async function readTargetSessions(db: Database, own: readonly string[]): 
 }
 
 /**
+ * Sessions that hold a lock for which a session of the applications `waiting` waits, as text for a person. Reading it
+ * asks every node. VIEWACTIVITYREDACTED hides the keys; then holders of contended locks in the same range are named.
+ */
+export async function readLockHolders(db: Database, waiting: readonly string[]): Promise<string[]> {
+  const { rows } = await db.query(
+    `SELECT DISTINCT h.session_id AS session, h.application_name AS application, h.user_name AS role
+       FROM crdb_internal.cluster_locks wanted JOIN crdb_internal.cluster_locks held
+         ON held.range_id = wanted.range_id AND held.lock_key IS NOT DISTINCT FROM wanted.lock_key
+       JOIN crdb_internal.cluster_sessions w ON w.kv_txn = wanted.txn_id::STRING
+       JOIN crdb_internal.cluster_sessions h ON h.kv_txn = held.txn_id::STRING
+      WHERE wanted.contended AND NOT wanted.granted AND wanted.database_name = current_database()
+        AND held.contended AND held.granted AND held.txn_id <> wanted.txn_id
+        AND w.application_name = ANY($1) AND h.application_name <> ALL($1) ORDER BY 1`,
+    [waiting],
+  )
+  return rows.map(
+    ({ session, application, role }) => `the session ${session} (${application || 'unnamed'}, user ${role})`,
+  )
+}
+
+/**
  * Connections that every node together allows; undefined when there is no limit, or this role may not read it
  * (VIEWCLUSTERSETTING).
  */

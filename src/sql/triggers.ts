@@ -37,11 +37,18 @@ export async function readTriggers(
 ): Promise<{ table: string; name: string }[]> {
   const { rows } = await db.query('SELECT version() AS version')
   if (hidesTriggers(rows[0].version)) {
+    // A table that is missing is reported by its definition; SHOW would end with 42P01.
+    const present = await db.query(
+      `SELECT c.relname AS table FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relname = ANY($2) AND c.relkind IN ('r', 'p')`,
+      [schema, tables],
+    )
+    const asked = present.rows.map(({ table }) => table as string)
     const shown = await queryAll(
       db,
-      tables.map((table) => `SHOW TRIGGERS FROM ${qualified(schema, table)}`),
+      asked.map((table) => `SHOW TRIGGERS FROM ${qualified(schema, table)}`),
     )
-    return shown.flatMap((found, at) => found.map(({ trigger_name: name }) => ({ table: tables[at] as string, name })))
+    return shown.flatMap((found, at) => found.map(({ trigger_name: name }) => ({ table: asked[at] as string, name })))
   }
   const { rows: found } = await db.query(
     `SELECT c.relname AS table, t.tgname AS name FROM pg_catalog.pg_trigger t

@@ -191,7 +191,9 @@ describe('a replicator that starts again', () => {
     async (when) => {
       const { target } = ground.servers
       const tables = [...TABLES, HEARTBEAT]
-      const leg = () => createStreamLogin(ground.t, target.url, newLoginName(), 'public', tables)
+      // Logins are made by CockroachDB's statements, which the PostgreSQL behind it does not know.
+      const admin = await ground.client(target.url)
+      const leg = () => createStreamLogin(admin, target.url, newLoginName(), 'public', tables)
       await ground.replicator.stop()
       const old = await leg()
       const frozen = await ground.replicate(old.url)
@@ -203,7 +205,7 @@ describe('a replicator that starts again', () => {
       await sleep(300)
       await frozen.cutOff(ground.s)
       await ground.kill(first)
-      await retireStreamLogin(ground.t, target.url, old.role)
+      await retireStreamLogin(admin, target.url, old.role)
       const next = await leg()
       ground.replicator = await ground.replicate(next.url)
       await s("UPDATE items SET v = 'new' WHERE id = 10")
@@ -215,7 +217,7 @@ describe('a replicator that starts again', () => {
       if (when === 'after the takeover') await thaw()
       const second = await proved()
       expect(await ground.decide(second)).toEqual(CLEAN)
-      await retireStreamLogin(ground.t, target.url, next.role)
+      await retireStreamLogin(admin, target.url, next.role)
       if (when === 'after the commit') await thaw()
       await t("UPDATE items SET v = 'the application' WHERE id = 10")
       await sleep(200)

@@ -238,9 +238,10 @@ describe('a stream that cannot go on is red and says why', () => {
   })
 
   it('a lock on the target, with who holds it', async () => {
-    const { stream } = await streaming()
-    const blocker = await bench.client(`${scene.db.behind}&application_name=nightly-report`)
-    await blocker.query('BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE')
+    const { stream } = await streaming({}, { isCockroach: true })
+    const blocker = await bench.client(`${scene.db.target}&application_name=nightly-report`)
+    await blocker.query('BEGIN')
+    await blocker.query('SELECT id FROM items FOR UPDATE')
     const { said, code } = await red(stream, SOON)
     expect(code).toBe('stream.stuck.lock')
     expect(said).toContain('nightly-report')

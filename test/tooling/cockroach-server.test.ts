@@ -3,6 +3,7 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
+import { readLockHolders } from '../../src/destination/activity.ts'
 import { certificateFor } from '../support/tls.ts'
 
 let behind: EmbeddedServer
@@ -78,6 +79,27 @@ describe('the protocol', () => {
 })
 
 describe('catalogs', () => {
+  test.each(['VIEWACTIVITY', 'VIEWACTIVITYREDACTED'])('shows who holds a lock with %s alone', async (privilege) => {
+    const role = privilege.toLowerCase()
+    await db.query(`CREATE ROLE ${role} LOGIN PASSWORD '${role}'`)
+    const looking = await open(role)
+    const url = (name: string) => `${server.urlOf('shop')}&application_name=${name}`
+    const [holding, waiting] = [await open(undefined, url('nightly')), await open(undefined, url('stream'))]
+    await holding.query('BEGIN')
+    await holding.query('SELECT id FROM parents FOR UPDATE')
+    const update = waiting.query('UPDATE parents SET name = name')
+    await expect.poll(() => readLockHolders(db, ['stream'])).toEqual([expect.stringContaining('nightly')])
+    expect((await refused('SELECT 1 FROM crdb_internal.cluster_locks', looking)).code).toBe('42501')
+    await db.query(`GRANT SYSTEM ${privilege} TO ${role}`)
+    expect(await readLockHolders(looking, ['stream'])).toEqual([expect.stringContaining('nightly')])
+    expect(await readLockHolders(looking, ['nightly'])).toEqual([])
+    expect(await rows('SELECT * FROM pg_locks')).toEqual([])
+    await holding.query('ROLLBACK')
+    await update
+    expect(await readLockHolders(looking, ['stream'])).toEqual([])
+    await Promise.all([holding, waiting, looking].map((client) => client.end()))
+  })
+
   test('relispartition is NULL, so that NOT of it drops every row', async () => {
     const sql = (condition: string) =>
       `SELECT relname FROM pg_class WHERE relkind = 'r' AND ${condition} AND relname = 'parents'`

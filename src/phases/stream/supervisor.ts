@@ -18,7 +18,7 @@ import { type Sample, Samples } from './samples.ts'
 import { SlotGuard } from './slot-guard.ts'
 import { SourceAway } from './source-away.ts'
 import { deathError, lastError, type StuckFacts, stuckError } from './stuck.ts'
-import { applying, Watch, type WatchLimits, walObservations } from './watch.ts'
+import { applying, blockedOnCockroach, Watch, type WatchLimits, walObservations } from './watch.ts'
 
 export interface StreamOptions {
   sourceUrl: string
@@ -311,7 +311,11 @@ export class Stream {
     const triggers = this.#replicator.diagnosis?.kind === 'trigger'
     this.#observations.tell(await this.#side.target.use((db) => this.#watch.lookAtTarget(db, isCockroach, triggers)))
     const { oldest } = this.#heartbeats
-    if (isCockroach || !oldest || performance.now() - oldest.at < TIMING.watchLook) return
+    if (!oldest || performance.now() - oldest.at < TIMING.watchLook) return
+    if (isCockroach) {
+      this.#blocked = await this.#side.target.use(blockedOnCockroach)
+      return
+    }
     const { busy, blocked } = await this.#side.target.use(applying)
     if (busy) this.#busyAt = performance.now()
     this.#blocked = blocked

@@ -1,3 +1,4 @@
+import { readLockHolders } from '../../destination/activity.ts'
 import { type OfflineTable, offlineText, readOffline } from '../../destination/jobs.ts'
 import { newTables } from '../../ledger/schema-changes.ts'
 import type { Plan } from '../../model/plan.ts'
@@ -91,6 +92,16 @@ async function writersOnCockroach(db: Database): Promise<string[]> {
     .filter(({ application_name }) => !['molt-actions', STREAM_APPLICATION, 'replicator'].includes(application_name))
     .filter(({ application_name }) => !/^\$ internal/.test(application_name))
     .map(({ application_name, user_name }) => `${application_name || 'an application'} (user ${user_name})`)
+}
+
+/** On CockroachDB: who blocks the stream's own sessions; null also where this role may not see locks. */
+export async function blockedOnCockroach(db: Database): Promise<string | null> {
+  try {
+    return (await readLockHolders(db, [STREAM_APPLICATION, 'replicator'])).join(', ') || null
+  } catch (error) {
+    if (!/^(42501|42P01)$/.test(sqlState(error) ?? '')) throw error
+    return null
+  }
 }
 
 /** On PostgreSQL: whether the stream's own session is writing right now, and who blocks it if somebody does. */
