@@ -140,7 +140,7 @@ describe('a load through files that fails', () => {
   it('starts smaller imports when its job is cancelled', async () => {
     await target.stop()
     const slow = new Promise<void>(() => {})
-    target = await startImportGateway(bench.servers.target, db.name, {
+    target = await startImportGateway(bench.servers.behind, db.name, {
       beforeFile: (job, _index, signal) =>
         job === target.jobs[0]
           ? Promise.race([slow, once(signal, 'abort').then(() => signal.throwIfAborted())])
