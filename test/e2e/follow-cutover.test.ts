@@ -93,7 +93,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     Object.assign(jobOf(run.github, 'cutover'), { status: 'completed', conclusion: 'failure' })
     run.github.approvals = [review('bea', 'rejected')]
     await refused(following, /the cutover was declined; the slot molt_slot is kept/)
-    expect(await slots()).toEqual(['molt_slot'])
+    expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
     run.github.approvals.push(review('bea'))
     await refused(run.job('cutover'), /declined already/)
     expect(await run.job('finalize')).toBeUndefined()
@@ -241,7 +241,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     requireGreen('abort', await night.operate('abort'))
     const again = night.start({ config: 'again.yml' })
     await again.jobs('prepare', 'load', 'brief')
-    expect(await slots()).toEqual(['molt_slot'])
+    expect(await slots()).toEqual(['molt_slot', 'molt_slot_verify'])
   })
 
   test('a switch that fails is red, and the next run repeats only the switch', async () => {

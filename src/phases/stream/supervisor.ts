@@ -18,7 +18,7 @@ import { type Sample, Samples } from './samples.ts'
 import { SlotGuard } from './slot-guard.ts'
 import { SourceAway } from './source-away.ts'
 import { deathError, lastError, type StuckFacts, stuckError } from './stuck.ts'
-import { applying, blockedOnCockroach, Watch, type WatchLimits, walObservations } from './watch.ts'
+import { applying, applyingOnCockroach, Watch, type WatchLimits, walObservations } from './watch.ts'
 
 export interface StreamOptions {
   sourceUrl: string
@@ -312,11 +312,7 @@ export class Stream {
     this.#observations.tell(await this.#side.target.use((db) => this.#watch.lookAtTarget(db, isCockroach, triggers)))
     const { oldest } = this.#heartbeats
     if (!oldest || performance.now() - oldest.at < TIMING.watchLook) return
-    if (isCockroach) {
-      this.#blocked = await this.#side.target.use(blockedOnCockroach)
-      return
-    }
-    const { busy, blocked } = await this.#side.target.use(applying)
+    const { busy, blocked } = await this.#side.target.use(isCockroach ? applyingOnCockroach : applying)
     if (busy) this.#busyAt = performance.now()
     this.#blocked = blocked
   }

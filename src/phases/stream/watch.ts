@@ -94,13 +94,13 @@ async function writersOnCockroach(db: Database): Promise<string[]> {
     .map(({ application_name, user_name }) => `${application_name || 'an application'} (user ${user_name})`)
 }
 
-/** On CockroachDB: who blocks the stream's own sessions; null also where this role may not see locks. */
-export async function blockedOnCockroach(db: Database): Promise<string | null> {
+/** The same on CockroachDB, where only blockers are known; none also where this role may not see locks. */
+export async function applyingOnCockroach(db: Database): Promise<{ busy: boolean; blocked: string | null }> {
   try {
-    return (await readLockHolders(db, [STREAM_APPLICATION, 'replicator'])).join(', ') || null
+    return { busy: false, blocked: (await readLockHolders(db, [STREAM_APPLICATION, 'replicator'])).join(', ') || null }
   } catch (error) {
     if (!/^(42501|42P01)$/.test(sqlState(error) ?? '')) throw error
-    return null
+    return { busy: false, blocked: null }
   }
 }
 
