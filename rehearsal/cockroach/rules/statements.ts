@@ -340,7 +340,7 @@ export const CATALOG_FACTS: readonly Fact[] = [
   {
     id: 'catalogs.cluster-locks',
     says: 'pg_locks is empty. crdb_internal.cluster_locks shows the transactions that hold a contended lock and wait for it, and cluster_sessions.kv_txn names their sessions. It needs VIEWACTIVITY or VIEWACTIVITYREDACTED, which hides the keys.',
-    source: 'docs: crdb-internal.md; pkg/sql/crdb_internal.go; pkg/sql/pg_catalog.go',
+    source: 'docs: crdb-internal.md; pkg/sql/logictest/testdata/logic_test/cluster_locks; pkg/sql/pg_catalog.go',
   },
   { id: 'catalogs.pg_stat_activity', says: 'pg_stat_activity is empty.', source: 'pkg/sql/pg_catalog.go' },
   {
