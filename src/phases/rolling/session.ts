@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Entry } from '../../ledger/ledger.ts'
 import { type ProofState, writeProof } from '../../ledger/proof.ts'
-import { connect, type Database, sqlState } from '../../runtime/database.ts'
+import { ConnectError, connect, type Database, sqlState } from '../../runtime/database.ts'
 import { UserError, VerdictError } from '../../runtime/errors.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { type ChangedKey, ChangeLog } from '../../source/change-log.ts'
@@ -121,7 +121,7 @@ export class ProofSession {
     this.proofs = new TableProofs(provable, log.state, options.budget)
     // A server that shuts down waits for whoever reads its log.
     source.once('end', () => {
-      this.#logEnd ??= new Error('the source has ended the session of the proof')
+      this.#logEnd ??= new ConnectError('database.connection-lost', 'the source has ended the session of the proof')
       void this.#log?.close()
     })
   }
