@@ -187,7 +187,7 @@ async function bundle(folder: string): Promise<void> {
 }
 
 /** Waits until `probe` gives something truthy. Throws after `ms` with what it gave last. */
-export async function until<T>(probe: () => Promise<T> | T, ms = 8000): Promise<T> {
+export async function until<T>(probe: () => Promise<T> | T, ms = 30_000): Promise<T> {
   const deadline = Date.now() + ms
   for (;;) {
     const found = await probe()
