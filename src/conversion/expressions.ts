@@ -1,3 +1,4 @@
+import { type Token, tokens } from '../model/tokens.ts'
 import { ident } from '../runtime/database.ts'
 
 /*
@@ -18,21 +19,6 @@ export interface Translation {
 
 /** What an expression's casts become: the target's name of a type, or undefined where it has none. */
 export type CastType = (name: string) => string | undefined
-
-const TOKEN =
-  /(?<space>\s+)|(?<string>[eEbBxX]?'(?:[^']|'')*')|(?<quoted>"(?:[^"]|"")*")|(?<number>\d+(?:\.\d*)?(?:e[+-]?\d+)?)|(?<word>[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*)|(?<cast>::)|(?<operator>[-+*/<>=~!@#%^&|`?]+)|(?<other>[\s\S])/gi
-
-interface Token {
-  kind: string
-  text: string
-}
-
-function tokens(sql: string): Token[] {
-  return [...sql.matchAll(TOKEN)].map(({ groups = {} }) => {
-    const [kind, text] = Object.entries(groups).find(([, value]) => value !== undefined) as [string, string]
-    return { kind, text }
-  })
-}
 
 /** PostgreSQL prints LIKE as its operator, which CockroachDB reads as two regular-expression signs: another meaning. */
 const LIKE: Record<string, string> = { '~~': 'LIKE', '!~~': 'NOT LIKE', '~~*': 'ILIKE', '!~~*': 'NOT ILIKE' }

@@ -209,17 +209,27 @@ function deferredIndex(index: Index, constraint: Constraint | undefined, cockroa
       ...same,
       kind,
       create: `ALTER TABLE ${table} ADD CONSTRAINT ${ident(constraint.name)} ${constraint.definition}`,
-      drop: `ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(constraint.name)}`,
+      drop: dropConstraint({ ...same, name: constraint.name }),
     }
   return {
     ...same,
     kind,
     create: index.definition,
-    // CockroachDB names an index by its table, and wants CASCADE for one that carries a UNIQUE constraint.
     drop: cockroach
-      ? `DROP INDEX IF EXISTS ${table}@${ident(index.name)}${index.unique ? ' CASCADE' : ''}`
+      ? dropOnCockroach({ ...same, kind })
       : `DROP INDEX IF EXISTS ${qualified(index.schema, index.name)}`,
   }
+}
+
+/** CockroachDB names an index by its table, and wants CASCADE for one that carries a UNIQUE constraint. */
+export function dropOnCockroach(object: DeferredName): string {
+  if (isConstraint(object)) return dropConstraint(object)
+  const { kind, schema, table, name } = object
+  return `DROP INDEX IF EXISTS ${qualified(schema, table)}@${ident(name)}${kind === 'unique' ? ' CASCADE' : ''}`
+}
+
+function dropConstraint({ schema, table, name }: Omit<DeferredName, 'kind'>): string {
+  return `ALTER TABLE ${qualified(schema, table)} DROP CONSTRAINT IF EXISTS ${ident(name)}`
 }
 
 function deferredConstraint(each: Constraint, definition: string): Deferred {
@@ -230,7 +240,7 @@ function deferredConstraint(each: Constraint, definition: string): Deferred {
     table: each.table,
     name: each.name,
     create: `ALTER TABLE ${table} ADD CONSTRAINT ${ident(each.name)} ${definition}`,
-    drop: `ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${ident(each.name)}`,
+    drop: dropConstraint(each),
     ...NEW,
     valid: each.validated,
   }

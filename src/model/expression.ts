@@ -1,3 +1,5 @@
+import { tokens } from './tokens.ts'
+
 /**
  * SQL expressions as the catalogs of both servers print them, in one form that can be compared. PostgreSQL parenthesises
  * all and adds casts (`(lower((email)::text) = ANY (ARRAY['a'::text]))`); CockroachDB annotates literals
@@ -5,10 +7,7 @@
  * only widens, no qualifier of a function and no letter case outside of quotes.
  */
 
-const TOKEN =
-  /(?<space>\s+)|(?<string>[eEbBxX]?'(?:[^'\\]|''|\\[\s\S])*')|(?<name>"(?:[^"]|"")*"|[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*)|(?<number>\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)|(?<cast>:::?)|(?<operator>[-+*/<>=~!@#%^&|`?]+)|(?<mark>[\s\S])/gi
-
-interface Token {
+interface Piece {
   kind: 'string' | 'name' | 'number' | 'cast' | 'operator' | 'mark' | 'end'
   text: string
 }
@@ -106,17 +105,18 @@ class NoExpression extends Error {}
 
 /** Tokens without white space, and a place among them. */
 class Tokens {
-  protected readonly tokens: Token[]
+  protected readonly tokens: Piece[]
   protected at = 0
 
   constructor(sql: string) {
-    this.tokens = [...sql.matchAll(TOKEN)].flatMap(({ groups = {} }) => {
-      const [kind, text] = Object.entries(groups).find(([, value]) => value !== undefined) as [Token['kind'], string]
-      return (kind as string) === 'space' ? [] : [{ kind, text }]
+    this.tokens = tokens(sql).flatMap(({ kind, text }) => {
+      if (kind === 'space') return []
+      if (kind === 'word' || kind === 'quoted') return { kind: 'name', text }
+      return { kind: kind === 'other' ? 'mark' : kind, text }
     })
   }
 
-  protected peek(ahead = 0): Token {
+  protected peek(ahead = 0): Piece {
     return this.tokens[this.at + ahead] ?? { kind: 'end', text: '' }
   }
 
@@ -134,7 +134,7 @@ class Tokens {
     return true
   }
 
-  expect(kind: Token['kind'], text: string): void {
+  expect(kind: Piece['kind'], text: string): void {
     const token = this.peek()
     if (token.kind !== kind || token.text.toLowerCase() !== text) throw new NoExpression()
     this.at++

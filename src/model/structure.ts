@@ -71,18 +71,13 @@ function indexProblems(
   tables: readonly string[],
 ): StructureProblem[] {
   const signature = ({ table, unique, columns }: Index) => JSON.stringify([table, unique, columns])
-  return paired(source, target, tables, signature)
-    .map(([index, found]): StructureProblem | undefined => {
-      const what = `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')})`
-      if (!found) return { kind: 'missing', what: `${what} is missing on the target` }
-      if (!found.valid)
-        return {
-          kind: 'invalid',
-          what: `${index.table}: the index ${found.name} is not valid on the target; build it again`,
-        }
-      return otherForm(what, index, found)
-    })
-    .filter(isProblem)
+  return paired(source, target, tables, signature).flatMap(([index, found]): StructureProblem[] => {
+    const what = `${index.table}: the ${index.unique ? 'unique ' : ''}index ${index.name} (${index.columns.join(', ')})`
+    if (!found) return [{ kind: 'missing', what: `${what} is missing on the target` }]
+    if (found.valid) return otherForm(what, index, found)
+    const invalid = `${index.table}: the index ${found.name} is not valid on the target; build it again`
+    return [{ kind: 'invalid', what: invalid }]
+  })
 }
 
 function constraintProblems(
@@ -92,38 +87,27 @@ function constraintProblems(
 ): StructureProblem[] {
   const signature = ({ table, kind, columns, references }: Constraint) =>
     JSON.stringify([table, kind, columns, references])
-  return paired(source, target, tables, signature)
-    .map(([constraint, found]): StructureProblem | undefined => {
-      const what = `${constraint.table}: the ${constraint.kind} constraint`
-      const named = `${what} ${constraint.name} (${constraint.columns.join(', ')})`
-      if (!found) return { kind: 'missing', what: `${named} is missing on the target` }
-      if (constraint.validated && !found.validated)
-        return {
-          kind: 'invalid',
-          what: `${what} ${found.name} is not validated on the target; ALTER TABLE … VALIDATE CONSTRAINT ${found.name}`,
-        }
-      return otherForm(named, constraint, found)
-    })
-    .filter(isProblem)
+  return paired(source, target, tables, signature).flatMap(([constraint, found]): StructureProblem[] => {
+    const what = `${constraint.table}: the ${constraint.kind} constraint`
+    const named = `${what} ${constraint.name} (${constraint.columns.join(', ')})`
+    if (!found) return [{ kind: 'missing', what: `${named} is missing on the target` }]
+    if (found.validated || !constraint.validated) return otherForm(named, constraint, found)
+    const invalid = `${what} ${found.name} is not validated on the target; ALTER TABLE … VALIDATE CONSTRAINT ${found.name}`
+    return [{ kind: 'invalid', what: invalid }]
+  })
 }
 
 function defaultProblems(source: readonly Default[], target: readonly Default[], tables: readonly string[]) {
   const signature = ({ table, column }: Default) => JSON.stringify([table, column])
-  return paired(source, target, tables, signature)
-    .map(([wanted, found]): StructureProblem | undefined => {
-      const what = `${wanted.table}: the default of ${wanted.column}`
-      return found ? otherForm(what, wanted, found) : { kind: 'missing', what: `${what} is missing on the target` }
-    })
-    .filter(isProblem)
+  return paired(source, target, tables, signature).flatMap(([wanted, found]): StructureProblem[] => {
+    const what = `${wanted.table}: the default of ${wanted.column}`
+    return found ? otherForm(what, wanted, found) : [{ kind: 'missing', what: `${what} is missing on the target` }]
+  })
 }
 
-function isProblem(problem: StructureProblem | undefined): problem is StructureProblem {
-  return problem !== undefined
-}
-
-function otherForm(what: string, wanted: Definition, found: Definition): StructureProblem | undefined {
-  if (wanted.form === found.form) return undefined
-  return { kind: 'different', what: `${what} differs: ${wanted.text} on the source, ${found.text} on the target` }
+function otherForm(what: string, wanted: Definition, found: Definition): StructureProblem[] {
+  if (wanted.form === found.form) return []
+  return [{ kind: 'different', what: `${what} differs: ${wanted.text} on the source, ${found.text} on the target` }]
 }
 
 /** Each of the source's with one of the target's that has its signature: one of the same form where there is one. */

@@ -20,6 +20,7 @@ describe('an expression', () => {
     ["CASE WHEN (a > 1) THEN 'x'::text ELSE NULL::text END", "CASE WHEN a > 1:::INT8 THEN 'x':::STRING ELSE NULL END"],
     ["'open'::order_status", "'open':::public.order_status"],
     ["'it''s'::text", "e'it\\'s':::STRING"],
+    ["(path <> '\\'::text)", "path != e'\\\\':::STRING"],
     ["'{}'::text[]", 'ARRAY[]:::STRING[]'],
     ["ARRAY['a'::text]", "ARRAY['a':::STRING]"],
     ["((data ->> 'kind'::text) IS NOT NULL)", "(data->>'kind':::STRING) IS NOT NULL"],

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto'
 import { info } from '@actions/core'
 import type { Conversion, Statement } from '../../conversion/work.ts'
-import { type Captured, recordDeferred } from '../../destination/deferral.ts'
+import { type Captured, dropOnCockroach, recordDeferred } from '../../destination/deferral.ts'
 import { createLedger, readEntryIfAny } from '../../ledger/ledger.ts'
-import { type Database, ident, qualified, sqlState, unhurried } from '../../runtime/database.ts'
+import { type Database, sqlState, unhurried } from '../../runtime/database.ts'
 import { refuse, VerdictError } from '../../runtime/errors.ts'
 
 const APPLIED = 'molt_actions.applied'
@@ -114,13 +114,7 @@ function deferredOf({ schema, indexes, constraints }: Conversion): Captured[] {
 
 function capturedOf(schema: string, create: string, deferred: NonNullable<Statement['deferred']>): Captured {
   const { kind, table, name, validate } = deferred
-  const at = qualified(schema, table)
-  const drop = {
-    index: `DROP INDEX IF EXISTS ${at}@${ident(name)}`,
-    unique: `DROP INDEX IF EXISTS ${at}@${ident(name)} CASCADE`,
-    check: `ALTER TABLE ${at} DROP CONSTRAINT IF EXISTS ${ident(name)}`,
-    'foreign-key': `ALTER TABLE ${at} DROP CONSTRAINT IF EXISTS ${ident(name)}`,
-  }[kind]
+  const drop = dropOnCockroach({ kind, schema, table, name })
   const valid = validate || kind === 'index' || kind === 'unique'
   return { kind, schema, table, name, create, drop, valid, comments: [] }
 }
