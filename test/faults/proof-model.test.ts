@@ -8,7 +8,8 @@ import type pg from 'pg'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Mutation, Transaction } from '../../rehearsal/molt/apply.ts'
 import { withTables } from '../support/faulty-replicator.ts'
-import { type Proof, ProvingGround } from '../support/proving-ground.ts'
+import type { Proof } from '../support/proofs.ts'
+import { ProvingGround } from '../support/proving-ground.ts'
 
 const { MOLT_ACTIONS_SEED: one, MOLT_ACTIONS_SEEDS: many, MOLT_ACTIONS_NIGHTLY: night } = process.env
 const [first = 1, last = 1] = (many ?? (night ? '1-500' : '1-4')).split('-').map(Number)

@@ -9,7 +9,8 @@ import { createStreamLogin, newLoginName, retireStreamLogin } from '../../src/de
 import { connectForReplication } from '../../src/runtime/database.ts'
 import { HEARTBEAT } from '../../src/source/heartbeat.ts'
 import { withTables } from '../support/faulty-replicator.ts'
-import { type Proof, ProvingGround, type Verdict } from '../support/proving-ground.ts'
+import type { Proof } from '../support/proofs.ts'
+import { ProvingGround, type Verdict } from '../support/proving-ground.ts'
 
 const NIGHT = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
 const rare = test.runIf(NIGHT)

@@ -1,13 +1,13 @@
 /** The rolling proof beside a real stream: what it proves, what it finds, and what it does not believe. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
-import { createLedger, type Entry } from '../../src/ledger/ledger.ts'
+import { createLedger } from '../../src/ledger/ledger.ts'
 import { readProof } from '../../src/ledger/proof.ts'
-import { ProofSession } from '../../src/phases/rolling/session.ts'
 import type { Stream } from '../../src/phases/stream/supervisor.ts'
 import { isConnectionLost } from '../../src/runtime/database.ts'
 import { parseLsn } from '../../src/source/pgoutput.ts'
 import { Bench } from '../contract/standin-helpers.ts'
+import { beginProof, endProof, isComplete, isQuiet, type Proof, untilProof } from '../support/proofs.ts'
 import { query, Scene } from './stream-helpers.ts'
 
 /** At night; proof.test.ts and proof-model.test.ts have most of it without a process for each stream. */
@@ -16,14 +16,14 @@ const rare = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 let bench: Bench
 let scene: Scene
 let stream: Stream
-let sessions: ProofSession[] = []
+let proofs: Proof[] = []
 beforeAll(async () => {
   bench = await Bench.start()
 }, 60_000)
 afterAll(() => bench?.stop())
 afterEach(async () => {
-  await Promise.all(sessions.map((session) => session.close()))
-  sessions = []
+  await Promise.all(proofs.map(({ session }) => session.close()))
+  proofs = []
   await scene?.end()
   const drop = `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '${scene?.plan.slot}_verify'`
   if (scene) await vi.waitFor(() => query(scene.db.source, drop), 10_000)
@@ -35,56 +35,16 @@ async function begin(options: Parameters<typeof Scene.create>[1] = {}): Promise<
   stream = await scene.stream()
 }
 
-interface Proof {
-  session: ProofSession
-  failure(): Error | undefined
-  ended: Promise<Error | undefined>
-}
-
 async function prove(): Promise<Proof> {
-  const session = await ProofSession.open({
-    ...{ sourceUrl: scene.db.source, targetUrl: scene.db.target, plan: scene.plan, stream },
-    signal: new AbortController().signal,
-    entry: { id: 'test', plan: scene.plan, facts: { stagingSchema: '_replicator' } } as unknown as Entry,
-    ...{ concurrency: 2, maxLag: 2_000, walBudget: 2 ** 40 },
-  })
-  sessions.push(session)
-  let failure: Error | undefined
-  const ended = session.run().then(
-    () => undefined,
-    (error) => {
-      failure = error
-      return error
-    },
-  )
-  return { session, ended, failure: () => failure }
+  const { plan, db } = scene
+  const proof = await beginProof({ sourceUrl: db.source, targetUrl: db.target, plan, stream })
+  proofs.push(proof)
+  return proof
 }
 
-/** Waits for something while the proof has not failed. */
-async function until(proof: Proof, probe: () => unknown, what: string): Promise<void> {
-  for (const end = performance.now() + 40_000; !probe(); await sleep(20)) {
-    const failure = proof.failure()
-    if (failure) throw failure
-    if (performance.now() > end) throw new Error(`not ${what}: ${JSON.stringify(proof.session.state)}`)
-  }
-}
-function complete(proof: Proof): Promise<void> {
-  const { session } = proof
-  return until(
-    proof,
-    () => {
-      const oldest = session.proofs.dirty.oldestOpen
-      return session.provedAt !== undefined && (oldest === undefined || oldest > session.provedAt)
-    },
-    'proved',
-  )
-}
-const quiet = (proof: Proof) => until(proof, () => proof.session.proofs.dirty.size === 0, 'quiet')
-const restart = async ({ session }: Proof) => {
-  await session.halt()
-  await session.save()
-  await session.close()
-}
+const until = (proof: Proof, probe: () => unknown, what: string) => untilProof(proof, probe, what, 40_000)
+const complete = (proof: Proof) => until(proof, () => isComplete(proof), 'proved')
+const quiet = (proof: Proof) => until(proof, () => isQuiet(proof), 'quiet')
 const lsn = async () => parseLsn((await scene.db.s.query('SELECT pg_current_wal_insert_lsn()::text AS l')).rows[0].l)
 const noSignal = new AbortController().signal
 
@@ -184,14 +144,14 @@ rare('another run continues from the ledger, and reads what changed meanwhile', 
   await begin()
   const first = await prove()
   await complete(first)
-  await restart(first)
+  await endProof(first)
   await scene.db.s.query("UPDATE items SET label = 'between' WHERE id = 11")
   await scene.db.s.query("INSERT INTO items VALUES (5000, 50000, 'between')")
   const second = await prove()
   expect([...second.session.proofs.proved.keys()].sort()).toEqual(['items', 'notes'])
   expect(second.session.proofs.passes.size).toBe(0)
   await quiet(second)
-  await restart(second)
+  await endProof(second)
   await scene.db.s.query("UPDATE items SET label = 'again' WHERE id = 11")
   await vi.waitFor(async () =>
     expect((await scene.db.t.query("SELECT 1 FROM items WHERE label = 'again'")).rowCount).toBe(1),
@@ -209,13 +169,13 @@ rare('a slot that was moved or created again while nobody read it proves nothing
   ]) {
     const first = await prove()
     await complete(first)
-    await restart(first)
+    await endProof(first)
     await scene.db.s.query("UPDATE items SET label = label || 'x' WHERE id = 12")
     await vi.waitFor(() => scene.db.s.query(sql), 10_000)
     const second = await prove()
     expect(second.session.proofs.proved.size).toBe(0)
     await complete(second)
-    await restart(second)
+    await endProof(second)
   }
 })
 

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { createLedger, type Entry } from '../../src/ledger/ledger.ts'
+import { createLedger } from '../../src/ledger/ledger.ts'
 import type { Plan } from '../../src/model/plan.ts'
-import { type ProofOptions, ProofSession } from '../../src/phases/rolling/session.ts'
+import type { ProofOptions } from '../../src/phases/rolling/session.ts'
 import { digestTables } from '../../src/phases/verify/row-digests.ts'
 import { errorCode } from '../../src/runtime/errors.ts'
 import {
@@ -18,16 +18,10 @@ import { createPublication } from '../../src/source/publication.ts'
 import { logSlotOf, seizeAndDrop } from '../../src/source/slot.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { FaultyReplicator } from './faulty-replicator.ts'
+import { beginProof, endProof, isComplete, isQuiet, type Proof, untilProof } from './proofs.ts'
 import { type Servers, startServers } from './servers.ts'
 
 const SLOT = 'ground'
-
-/** A proof that is under way, and how it ended. */
-export interface Proof {
-  session: ProofSession
-  failure(): Error | undefined
-  ended: Promise<Error | undefined>
-}
 
 /** What a migration would come to. */
 export interface Verdict {
@@ -53,7 +47,7 @@ export class ProvingGround {
   t!: pg.Client
   replicator!: FaultyReplicator
   readonly #clients: pg.Client[] = []
-  readonly #proofs: ProofSession[] = []
+  readonly #proofs: Proof[] = []
   #beat: Promise<void> = Promise.resolve()
   #beating = false
 
@@ -113,58 +107,32 @@ export class ProvingGround {
 
   async prove(options: Partial<ProofOptions> = {}): Promise<Proof> {
     const { replicator } = this
-    const session = await ProofSession.open({
+    const proof = await beginProof({
       sourceUrl: this.servers.source.url,
       targetUrl: this.servers.target.url,
       plan: this.plan,
       stream: replicator as unknown as ProofOptions['stream'],
-      signal: new AbortController().signal,
-      entry: { id: 'test', plan: this.plan, facts: { stagingSchema: '_replicator' } } as unknown as Entry,
-      concurrency: 2,
-      maxLag: 2_000,
-      walBudget: 2 ** 40,
       ...options,
     })
-    this.#proofs.push(session)
-    let failure: Error | undefined
-    const ended = session.run().then(
-      () => undefined,
-      (error) => {
-        failure = error
-        return error
-      },
-    )
-    return { session, ended, failure: () => failure }
+    this.#proofs.push(proof)
+    return proof
   }
 
-  /** Waits for something while the proof has not failed. */
-  async until({ session, failure }: Proof, probe: () => unknown, what: string, ms = 300_000): Promise<void> {
-    for (const end = performance.now() + ms; !(await probe()); await sleep(10)) {
-      const error = failure()
-      if (error) throw error
-      if (performance.now() > end) throw new Error(`not ${what}: ${JSON.stringify(session.state)}`)
-    }
+  until(proof: Proof, probe: () => unknown, what: string, ms = 300_000): Promise<void> {
+    return untilProof(proof, probe, what, ms)
   }
 
-  /** Every row is compared once, and what changed before that again. */
   complete(proof: Proof, ms?: number): Promise<void> {
-    const { session } = proof
-    const proved = () => {
-      const oldest = session.proofs.dirty.oldestOpen
-      return session.provedAt !== undefined && (oldest === undefined || oldest > session.provedAt)
-    }
-    return this.until(proof, proved, 'proved', ms)
+    return this.until(proof, () => isComplete(proof), 'proved', ms)
   }
 
   quiet(proof: Proof): Promise<void> {
-    return this.until(proof, () => proof.session.proofs.dirty.size === 0, 'quiet')
+    return this.until(proof, () => isQuiet(proof), 'quiet')
   }
 
   /** As a leg ends: what is proved is written down. */
-  async handOver({ session }: Proof): Promise<void> {
-    await session.halt()
-    await session.save()
-    await session.close()
+  handOver(proof: Proof): Promise<void> {
+    return endProof(proof)
   }
 
   /** As a runner that is killed: nothing is written down. */
@@ -243,7 +211,7 @@ export class ProvingGround {
 
   /** Ends streams and proofs; the servers stay. */
   async end(): Promise<void> {
-    await Promise.all(this.#proofs.splice(0).map((session) => session.close()))
+    await Promise.all(this.#proofs.splice(0).map(({ session }) => session.close()))
     await this.#stopBeating()
     await this.replicator?.stop()
     for (const slot of [SLOT, logSlotOf(SLOT)]) await seizeAndDrop(this.s, slot)
