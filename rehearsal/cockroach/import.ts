@@ -202,7 +202,7 @@ interface Check {
   validated: boolean
 }
 
-/** Drops the table's checks, which imported rows are not held to; the table is offline, so nobody misses them. */
+/** Drops the table's checks: imported rows need not satisfy them, and the table is offline meanwhile. */
 async function suspendChecks(client: pg.Client, table: ImportTable): Promise<Check[]> {
   const name = await currentName(client, table)
   const { rows: checks } = await client.query<Check>(

@@ -25,7 +25,7 @@ export class Hashes {
     this.#prefix = prefix
   }
 
-  /** 32 bytes that nobody without the key can tell from the value. */
+  /** 32 bytes that cannot be computed from the value without the key. */
   strong(domain: string, value: string): string {
     // textsend: the bytes in the session's encoding, which is UTF-8; convert_to looks its name up for every value.
     return this.strongBytes(domain, `textsend(${value})`)

@@ -17,7 +17,7 @@ export const spec = defineAction({
     ),
     'max-approval-wait': optional(
       duration,
-      'How long the target is kept up to date while nobody approves, for the page to show.',
+      'How long the target is kept up to date while the approval is pending. Shown on the page.',
     ),
   },
   outputs: {

@@ -35,7 +35,7 @@ interface Done {
   /** By name: a foreign key that was built again may be validated twice. */
   validated: Set<string>
   dropped: string[]
-  /** What the source has and the target lacks, and nobody has to build. */
+  /** What the source has and the target lacks, and no later step builds. */
   left?: string[]
 }
 

@@ -303,7 +303,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
       'write-access.not-revoked',
       'write access on the target could not be revoked',
       [grantsText(left, 'still has')],
-      'Somebody else granted these; revoke them, or set `write-access: waive`.',
+      'Another user granted these. Revoke them, or set `write-access: waive`.',
     )
   if (kept.length) info(`${kept.length} rights to write to the target are taken away until the commit`)
   return recorded

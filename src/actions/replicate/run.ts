@@ -97,7 +97,7 @@ async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'decli
     'approval.declined',
     dropped
       ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says. For another try take away what is left with \`abort\`, and start again with \`phase: prepare\``
-      : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept with that of the change log, and nobody reads them now: their WAL piles up on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
+      : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept with that of the change log. Neither is read now, so WAL accumulates on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
   )
 }
 

@@ -98,7 +98,7 @@ function requireSound({ inputs }: Status, facts: SourceFacts | undefined): void 
     if (slot && slot.walBytes > inputs.walBudget)
       throw new VerdictError(
         'slot.wal-budget',
-        `the slot \`${slot.name}\` keeps ${number(slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${slot.active ? 'although it is read' : 'and nobody reads it'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
+        `the slot \`${slot.name}\` keeps ${number(slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${slot.active ? 'although a reader is connected' : 'and has no reader'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
       )
 }
 
@@ -193,7 +193,7 @@ function standingLines(migration: string, ledger: Look<LedgerFacts>): string[] {
     steps?.failed
       ? `last error: ${traceText(steps.failed)}: ${markdownText(steps.failed.message)} [${steps.failed.code}]`
       : 'last error: none',
-    holds.length ? `held by: ${holds.join('; ')}` : 'held by: nobody',
+    holds.length ? `held by: ${holds.join('; ')}` : 'not held',
   ]
 }
 
