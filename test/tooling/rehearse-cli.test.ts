@@ -297,7 +297,7 @@ describe('a source of one’s own, without a target', () => {
     await query(source.url, 'UPDATE customers SET email = email')
   }
 
-  nightly('is converted, moved under its own writes and left as it was', { timeout: TIMEOUT }, async () => {
+  nightly('is converted and moved under its own writes, and stays unchanged', { timeout: TIMEOUT }, async () => {
     const run = await rehearse([...own(), '--rate', '20'])
     expect(run.code, run.stderr).toBe(0)
     const account = run.json()
