@@ -170,7 +170,7 @@ const TYPE_RULES = [
     'char(n)',
     'lossy',
     'string',
-    'CHAR(n).',
+    'CHAR(n); STRING for bpchar without a length.',
     'PostgreSQL ignores trailing blanks when it compares char(n); CockroachDB’s treatment of them differs.',
     'Prefer varchar or text where trailing blanks may matter.',
   ),

@@ -106,6 +106,9 @@ function scalar(work: Work, type: TypeName): TypeChoice {
     return { type: qualified(work.schema, own.name), rule: 'type.enum' }
   }
   if (type.kind === 'd' && own?.base) return { type: chooseType(work, own.base).type, rule: 'type.domain' }
+  // CHAR without a length holds one character, and `bpchar` without one any number.
+  if (type.name === 'bpchar' && type.schema === 'pg_catalog' && type.modifier === null)
+    return { type: 'STRING', rule: 'type.char' }
   if (type.name === 'numeric' && type.schema === 'pg_catalog') return numeric(type)
   if (type.name === 'interval' && type.schema === 'pg_catalog')
     return { type: type.text.replace(/\[\]$/, '').toUpperCase(), rule: 'type.interval' }

@@ -3,6 +3,7 @@ import type { DatabaseError } from 'pg'
 import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError } from '../runtime/errors.ts'
+import { codeOf, refusal } from '../runtime/refusals.ts'
 import { TIMING } from '../runtime/timing.ts'
 import { openSession, setParameters, silence } from './session.ts'
 
@@ -110,8 +111,16 @@ async function copyOne(source: Database, target: Database, job: CopyJob, signal:
     await pipeline(reader, writer, { signal })
     return writer.rowCount
   } catch (error) {
-    throw new UserError('mask.copy-failed', `copying ${job.table} failed: ${discreet(error)}`)
+    throw refused(error, 'mask.copy-failed', `copying ${job.table}`)
   }
+}
+
+/** With cause and fix by the SQLSTATE, and without the database's words; `code` where it is about rows or the rules' SQL. */
+export function refused(error: unknown, code: 'mask.failed' | 'mask.copy-failed', what: string): UserError {
+  const state = sqlState(error)
+  const known = state && codeOf(state)
+  const words = `${what} failed: ${discreet(error)}`
+  return known && known !== 'database.row-refused' ? refusal(known, state, error, words) : new UserError(code, words)
 }
 
 /**

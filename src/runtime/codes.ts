@@ -459,8 +459,9 @@ export const CODES = {
   },
   'database.statement-ended': {
     meaning: 'A database ended a statement.',
-    cause: 'An operator cancelled it, a timeout passed, or the server is shutting down.',
-    fix: 'Run the step again.',
+    cause:
+      'A statement_timeout is set for the role, the database or the server, an operator cancelled it, or the server is shutting down.',
+    fix: 'Run `ALTER ROLE … SET statement_timeout = 0` for the migration user where one is set, and run the step again.',
   },
 
   'database.unsupported': {
@@ -494,8 +495,14 @@ export const CODES = {
 
   'drain.not-proved': {
     meaning: 'It is not proved that the target has everything that was committed on the source.',
-    cause: 'The replicator restarted, retried or was still applying changes, or changes lie in the dead-letter table.',
+    cause: 'The replicator retried or was still applying changes, or changes lie in the dead-letter table.',
     fix: 'Correct what the message names, wait until the stream is calm, and run the step again.',
+  },
+  'drain.replicator-ended': {
+    meaning: 'The replicator ended while the drain was being proved, and was started again. Nothing is lost.',
+    cause:
+      'After SIGKILL the machine ran out of memory or someone ended the process; after an exit code the message has its last error.',
+    fix: "Look into the machine's kernel log for the out-of-memory killer, and run the step again.",
   },
 
   'fence.armed-by-other': {
@@ -1249,6 +1256,12 @@ export const CODES = {
     meaning: 'The stream is stuck: the replicator cannot reach a database.',
     cause: 'The network, the login or the server fails.',
     fix: 'Restore the connection that the message names.',
+  },
+  'stream.stuck.connection-limit': {
+    meaning: 'The stream is stuck: a server has no free connection for the replicator.',
+    cause:
+      'The connection limit of the role or the database, or `max_connections` is reached, perhaps since `prepare`.',
+    fix: 'Close idle connections, or raise that limit: `ALTER ROLE … CONNECTION LIMIT`, `ALTER DATABASE … CONNECTION LIMIT`, or `max_connections`. The stream continues by itself.',
   },
   'stream.stuck.contention': {
     meaning: 'The stream is stuck: the target keeps retrying a transaction.',

@@ -17,6 +17,7 @@ const REFUSALS: readonly (readonly [RegExp, ErrorCode])[] = [
   [/^55P03$/, 'database.lock-timeout'],
   [/^55/, 'database.object-busy'],
   [/^28/, 'connect.login-refused'],
+  [/^53300$/, 'connect.no-free-slot'],
   [/^53|^54/, 'database.out-of-resources'],
   [/^57/, 'database.statement-ended'],
   [/^(58|XX|F0)/, 'database.server-fault'],
@@ -46,6 +47,16 @@ export function explain(error: unknown): unknown {
 export function refusal(code: ErrorCode, state: string, error: unknown, words?: string): UserError {
   const { meaning, cause, fix } = CODES[code]
   return new UserError(code, `${meaning} ${words ?? `SQLSTATE ${state}: ${messageOf(error)}`}. ${cause} ${fix}`)
+}
+
+/**
+ * What a program of MOLT has ended with, by the SQLSTATE in its words, which pgx writes as `(SQLSTATE 57014)`. Its sessions
+ * run under what the role sets, ours do not.
+ */
+export function explainWords(said: string): { code: ErrorCode; advice: string } | undefined {
+  const state = /\bSQLSTATE ([0-9A-Z]{5})\b/.exec(said)?.[1]
+  const code = state && codeOf(state)
+  return code ? { code, advice: `${CODES[code].cause} ${CODES[code].fix}` } : undefined
 }
 
 /** The code for a SQLSTATE; undefined where it tells of a mistake of ours. */

@@ -19,6 +19,7 @@ type DiagnosisKind =
   | 'type'
   | 'trigger'
   | 'timeout'
+  | 'connection-limit'
   | 'permission'
   | 'read-only'
   | 'schema-name'
@@ -190,6 +191,12 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     'timeout',
     () =>
       "a timeout of a server ends the replicator's sessions; set statement_timeout, idle_session_timeout, idle_in_transaction_session_timeout and transaction_timeout of its role to 0",
+  ],
+  [
+    /SQLSTATE 53300/i,
+    'connection-limit',
+    () =>
+      'a server has no free connection for the replicator; raise the connection limit of its role or database, or max_connections',
   ],
   [/SQLSTATE 25006|read-only transaction/i, 'read-only', () => 'the target is read-only now'],
   [

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { deadLetterName, proveDrain } from '../../src/phases/stream/drain.ts'
 import { untilCaughtUp } from '../../src/phases/stream/supervisor.ts'
+import { errorCode } from '../../src/runtime/errors.ts'
 import { Bench, until } from '../contract/standin-helpers.ts'
 import { startProxy } from '../support/proxy.ts'
 import { during, red, Scene } from './stream-helpers.ts'
@@ -215,6 +216,22 @@ describe('the proof of a drain', { timeout: 60_000 }, () => {
     said.mockRestore()
     expect(proof.changesAfter).toBeNull()
     expect(warned).toMatch(/::warning::the replicator's metrics count no change, although the marker has arrived/)
+  })
+
+  it('names a kill of the replicator, and is had by the next one', async () => {
+    const { stream, load } = await streaming({ stuckAfter: 60_000 })
+    await load.stop()
+    const blocker = await bench.client(scene.db.behind)
+    await blocker.query('BEGIN; LOCK TABLE molt_actions_heartbeat IN SHARE MODE')
+    const proof = proveDrain(stream, 30_000).catch((error: Error) => error)
+    await sleep(300)
+    process.kill(stream.pid as number, 'SIGKILL')
+    const error = (await proof) as Error
+    expect(errorCode(error)).toBe('drain.replicator-ended')
+    expect(error.message).toContain('SIGKILL')
+    await blocker.query('ROLLBACK')
+    await during(stream, () => stream.status.lagMs < 500, 60_000)
+    await proveDrain(stream, 30_000)
   })
 
   it('restarts with a new marker when the replicator connects again', async () => {

@@ -18,6 +18,7 @@ it.each([
   ['55006', 'database.object-busy'],
   ['55000', 'database.object-busy'],
   ['28000', 'connect.login-refused'],
+  ['53300', 'connect.no-free-slot'],
   ['53100', 'database.out-of-resources'],
   ['53400', 'database.out-of-resources'],
   ['54000', 'database.out-of-resources'],

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { info, warning } from '@actions/core'
 import { readMaskTables } from '../../masking/catalog.ts'
-import { type CopyEnds, copyTables, discreet, exportSnapshot } from '../../masking/copy.ts'
+import { type CopyEnds, copyTables, discreet, exportSnapshot, refused } from '../../masking/copy.ts'
 import { maskedSelect, type Plan } from '../../masking/decisions.ts'
 import { makePlan, pasteRules } from '../../masking/plan.ts'
 import { type Proof, prove } from '../../masking/proof.ts'
@@ -19,7 +19,6 @@ import type { Action, Context } from '../../runtime/action.ts'
 import { type Database, sqlState } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, throwIfCancelled, UserError, VerdictError } from '../../runtime/errors.ts'
 import { number, plural, seconds, someOf } from '../../runtime/progress.ts'
-import { codeOf, refusal } from '../../runtime/refusals.ts'
 import { addSecret } from '../../runtime/secrets.ts'
 import { tlsProblem } from '../../runtime/url.ts'
 import { readSequences } from '../../sql/sequences.ts'
@@ -35,17 +34,9 @@ export const action: Action<typeof spec> = {
       await (context.inputs.propose ? propose(context) : mask(context))
     } catch (error) {
       // A database's own words can quote a value.
-      throw sqlState(error) ? refused(error) : error
+      throw sqlState(error) ? refused(error, 'mask.failed', 'masking') : error
     }
   },
-}
-
-/** With cause and fix, and without the database's words, unless it is about rows or SQL of the rules. */
-function refused(error: unknown): UserError {
-  const state = sqlState(error) as string
-  const code = codeOf(state)
-  if (code && code !== 'database.row-refused') return refusal(code, state, error, discreet(error))
-  return new UserError('mask.failed', `masking failed: ${discreet(error)}`)
 }
 
 /** The key travels to `from` on such a connection, and to `to` what may not be masked as well as was thought. */
@@ -184,7 +175,7 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
     info(`proved in ${seconds(Date.now() - provedFrom)}`)
     await conclude(context, job, { plan, sql, proof, durationMs })
   } catch (error) {
-    const said = sqlState(error) ? refused(error) : (error as Error)
+    const said = sqlState(error) ? refused(error, 'mask.failed', 'masking') : (error as Error)
     said.message += `\n${await discard(inputs.to as string, inputs.schema, names)}`
     throw said
   }

@@ -1,5 +1,6 @@
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { number } from '../../runtime/progress.ts'
+import { explainWords } from '../../runtime/refusals.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { countChatter, parseEvent } from '../../tools/events.ts'
 import { accountFor, emptyAccount, type FetchAccount, fetchedRows, strayTables } from '../../tools/molt-fetch.ts'
@@ -182,5 +183,5 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
 /** What to do about the tool's last words; undefined when nothing better is known than to read them. */
 function explainFetch(said: string): { code: ErrorCode; advice: string } | undefined {
   const found = ADVICE.find(([regex]) => regex.test(said))
-  return found && { code: found[1], advice: found[2] }
+  return found ? { code: found[1], advice: found[2] } : explainWords(said)
 }

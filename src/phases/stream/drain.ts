@@ -90,7 +90,8 @@ function stepsOf(stream: Stream, began: number, deadline: number): Until {
       const unproved = (why: string) =>
         `the drain is not proved: the replicator ${why} while this waited for ${step}. Nothing was decided. Run \`cutover\` again.${lastError(stream)}`
       // Nothing that comes after could prove this drain any more, and writes are paused meanwhile.
-      if (status.restarts > restarts) throw new VerdictError('drain.not-proved', unproved('was restarted'))
+      if (status.restarts > restarts)
+        throw new VerdictError('drain.replicator-ended', unproved(`${stream.lastEnd}, and was started again,`))
       if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
       if (performance.now() - began > deadline) throw stream.stuck(`${step} did not happen within ${seconds(deadline)}`)
       await sleep(TIMING.drainLook)
@@ -149,11 +150,12 @@ async function prove(
     deadLetters: await countDeadLetters(target, plan.targetSchema, deadLetterTable),
     deadLetterTable,
   }
-  const problems = drainProblems(evidence, slot?.activePid)
+  const problems = drainProblems(evidence, slot?.activePid, stream.lastEnd)
   if (problems.length) {
     const { retriesDuring, restartsDuring, deadLetters } = evidence
     const spoilt = retriesDuring > 0 && !restartsDuring && !deadLetters
-    throw new (spoilt ? Retried : VerdictError)('drain.not-proved', `the drain is not proved: ${problems.join('; ')}`)
+    const code = restartsDuring ? 'drain.replicator-ended' : 'drain.not-proved'
+    throw new (spoilt ? Retried : VerdictError)(code, `the drain is not proved: ${problems.join('; ')}`)
   }
   if (evidence.changesAfter === null) warning(MUTE)
   return evidence
@@ -174,11 +176,11 @@ function counting({ upserts }: StreamMetrics): boolean {
 }
 
 /** What speaks against a drain of which the marker has arrived. */
-function drainProblems(evidence: DrainEvidence, reader: number | null | undefined): string[] {
+function drainProblems(evidence: DrainEvidence, reader: number | null | undefined, end: string): string[] {
   const { walsender, restartsDuring, retriesDuring, dialsDuring, changesAfter, deadLetters, deadLetterTable } = evidence
   return [
     reader !== walsender && `the slot's reader changed from PID ${walsender} to ${reader ?? 'none'} meanwhile`,
-    restartsDuring && 'the replicator was restarted meanwhile',
+    restartsDuring && `the replicator ${end}, and was started again`,
     retriesDuring && `the replicator retried ${plural(retriesDuring, 'time')} meanwhile`,
     !restartsDuring && dialsDuring && 'the replicator connected to the source again meanwhile',
     changesAfter && 'changes were still being applied after the marker',

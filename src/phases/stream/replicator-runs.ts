@@ -1,6 +1,7 @@
 import { TIMING } from '../../runtime/timing.ts'
 import { type Diagnosis, translate } from '../../tools/diagnoses.ts'
 import { freeAddress } from '../../tools/ports.ts'
+import { describeExit, type Exit } from '../../tools/process.ts'
 import { noMetrics, Replicator, type ReplicatorRequest, type StreamMetrics } from '../../tools/replicator.ts'
 
 const MOST_DIAGNOSES = 50
@@ -14,6 +15,7 @@ export class ReplicatorRuns {
   #metrics: StreamMetrics = noMetrics()
   #movedAt = performance.now()
   #restarts = 0
+  #lastEnd = 'is still running'
   /** Retries of the processes that have ended, and dials at the last look at this one's. */
   #retriesBefore = 0
   #dialsBefore = 0
@@ -40,6 +42,11 @@ export class ReplicatorRuns {
 
   get restarts(): number {
     return this.#restarts
+  }
+
+  /** How the last one that ended did so: `was ended by SIGKILL`. */
+  get lastEnd(): string {
+    return this.#lastEnd
   }
 
   /** Rows upserted and deleted since the first one began. */
@@ -98,8 +105,9 @@ export class ReplicatorRuns {
   }
 
   /** Accounts for one that has ended, before another is launched. */
-  bury(): void {
+  bury(exit: Exit): void {
     this.#restarts++
+    this.#lastEnd = describeExit(exit)
     this.#retriesBefore = this.retries
     for (const key of Object.keys(this.#past) as (keyof StreamMetrics)[]) this.#past[key] += this.#metrics[key]
     this.#metrics = noMetrics()

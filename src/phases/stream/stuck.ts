@@ -72,7 +72,7 @@ export function lastError({ lastDiagnosis, child }: Replicator): string {
 /** What the databases know about it that the replicator does not say; completes the diagnosis. */
 function diagnosisDetail({ kind }: Diagnosis, facts: StuckFacts): string {
   const { said, slot, schemaChanges, triggers } = facts
-  if (kind === 'connection') return sideText(said, facts)
+  if (kind === 'connection' || kind === 'connection-limit') return sideText(said, facts)
   if (kind === 'trigger') return triggers.length ? ` (triggers there: ${someOf(triggers, 5)})` : ''
   if (kind === 'slot-busy') return slot?.reader ? `: ${readerText(slot.reader)}` : ''
   if (kind !== 'column' && kind !== 'identity' && kind !== 'missing-table') return ''

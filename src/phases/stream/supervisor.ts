@@ -170,6 +170,11 @@ export class Stream {
     }
   }
 
+  /** How the last replicator that ended unasked did so: `was ended by SIGKILL`. */
+  get lastEnd(): string {
+    return this.#replicator.lastEnd
+  }
+
   /** Lag and WAL over time, for the dossier. */
   get samples(): readonly Sample[] {
     return this.#samples.list
@@ -267,7 +272,7 @@ export class Stream {
     while (!this.#loops.stopped) {
       const replicator = this.#replicator.current as Replicator
       const [seen, position] = [this.#heartbeats.seen, this.slot?.confirmedFlushLsn]
-      await replicator.child.exited
+      const exit = await replicator.child.exited
       const away = await this.#away.untilBack(this.#loops)
       if (this.#loops.stopped) return
       // Not its counters: the last transaction is applied again by each new one.
@@ -276,7 +281,7 @@ export class Stream {
       // A database that is away for now is waited for, as long as the source's heartbeat allows.
       const mayReturn = lostConnection(replicator) && this.#heartbeats.sinceWrittenMs < this.options.stuckAfter
       if (notStarted(replicator) || (vain >= MAX_VAIN_LIVES && !mayReturn)) throw deathError(replicator, this.#facts())
-      this.#replicator.bury()
+      this.#replicator.bury(exit)
       await this.#loops.pause(Math.min(TIMING.restartMost, TIMING.restart * vain))
       if (!this.#loops.stopped) await this.#replicator.launch()
     }
@@ -355,7 +360,7 @@ function isBehind(
 }
 
 function lostConnection(replicator: Replicator): boolean {
-  return translate(lastError(replicator))?.kind === 'connection'
+  return /^connection(-limit)?$/.test(translate(lastError(replicator))?.kind ?? '')
 }
 
 function notStarted({ child }: Replicator): boolean {

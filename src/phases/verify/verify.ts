@@ -7,6 +7,7 @@ import type { VerifyFinding, VerifyReport } from '../../report/verify-report.ts'
 import type { ErrorCode } from '../../runtime/codes.ts'
 import { type Database, ident, qualified, unhurried } from '../../runtime/database.ts'
 import { messageOf } from '../../runtime/errors.ts'
+import { explainWords } from '../../runtime/refusals.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { tlsProblem } from '../../runtime/url.ts'
 import { readHeartbeatOwner } from '../../source/heartbeat.ts'
@@ -438,7 +439,7 @@ function explainVerify(said: string): { code: ErrorCode; advice: string } | unde
       advice:
         'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.',
     }
-  return undefined
+  return explainWords(said)
 }
 
 /** The rows that differ, for a person's eyes: never in a log, and readable by this user alone. */
