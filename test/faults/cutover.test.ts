@@ -421,6 +421,25 @@ test.each(CANCELLED)('cancelled at "%s": the application writes again at once', 
   expect(await rebuilt()).toEqual([])
 })
 
+nightly.each(['source', 'behind'] as const)(
+  'the %s is shut down on purpose in the pause: red with a code, and writable again',
+  TIMEOUT,
+  async (side) => {
+    const running = cutover({ 'final-verify': 'full' }, { env: { MOLT_ACTIONS_STOP_AT: 'armed' } })
+    const pid = await stoppedChild(running)
+    await rehearsal.pair[side].shutdown('fast')
+    process.kill(pid, 'SIGCONT')
+    await sleep(2_000)
+    await rehearsal.pair[side].start()
+    const result = await running
+    expect(result.conclusion, words(result)).toBe('failure')
+    expect(result.outputs['error-code']).toMatch(/^(connect|database|drain|fence|stream)\./)
+    expect(words(result)).not.toContain('This is a bug')
+    expect(await writableWithin(10_000)).toBe(true)
+    requireSuccess('cutover', await cutover())
+  },
+)
+
 nightly('killed, it takes its replicator along; the next run waits for the hold and goes on', TIMEOUT, async () => {
   const running = cutover({}, { env: { MOLT_ACTIONS_STOP_AT: 'unique indexes built' } })
   const pid = await stoppedChild(running)

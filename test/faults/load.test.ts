@@ -79,3 +79,13 @@ test('names the owner of a foreign import, and does not cancel it', async () => 
     await theirs.end()
   }
 })
+
+test('names a statement timeout that the source got after `prepare`', async () => {
+  const migration = await bench.prepared()
+  const [{ name } = {}] = await migration.source('SELECT current_database() AS name')
+  await migration.source(`ALTER DATABASE ${name} SET statement_timeout = 1`)
+  const result = await migration.fetch({ mode: 'direct-copy' })
+  expect(result.outputs['error-code']).toBe('database.statement-ended')
+  expect(words(result)).toContain('statement_timeout = 0')
+  expect(words(result)).not.toContain('This is a bug')
+})

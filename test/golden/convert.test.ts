@@ -10,10 +10,12 @@ import { type Decisions, decisions } from '../../src/conversion/decisions.ts'
 import { filesOf, reportOf } from '../../src/conversion/report.ts'
 import { RULES } from '../../src/conversion/rules.ts'
 import type { Catalog } from '../../src/model/catalog.ts'
+import type { Database } from '../../src/runtime/database.ts'
 import { readCatalog } from '../../src/sql/catalog.ts'
 
 const FOLDER = join(import.meta.dirname, 'convert')
 const UPDATE = process.env.UPDATE_GOLDEN === '1'
+const nightly = test.runIf(process.env.MOLT_ACTIONS_NIGHTLY)
 
 let server: EmbeddedServer
 let db: pg.Client
@@ -74,6 +76,30 @@ async function resultOf(options: Options, sql: string): Promise<Map<string, stri
   return results.set('findings', `${findings.join('\n')}\n`)
 }
 
+/** A database with this many tables, each with what most have; how it is converted, in how many queries and milliseconds. */
+async function convertMany(count: number) {
+  await db.query(`CREATE DATABASE many_${count}`)
+  const many = new pg.Client(server.urlOf(`many_${count}`))
+  await many.connect()
+  try {
+    // One transaction could not lock all of them.
+    await many.query(`DO $$ BEGIN FOR n IN 1..${count} LOOP
+      EXECUTE format('CREATE TABLE t%1$s (id bigserial PRIMARY KEY, code text NOT NULL UNIQUE, parent bigint REFERENCES t%1$s,
+        total numeric(10,2) CHECK (total >= 0), at timestamptz DEFAULT now())', n);
+      EXECUTE format('CREATE INDEX ON t%s (at) WHERE total > 0', n);
+      COMMIT; END LOOP; END $$`)
+    let queries = 0
+    const counting = { query: (...given: Parameters<pg.Client['query']>) => (queries++, many.query(...given)) }
+    const began = performance.now()
+    const catalog = (await readCatalog(counting as unknown as Database, 'public')) as Catalog
+    const conversion = convert(catalog, [25, 2])
+    const files = filesOf(conversion)
+    return { conversion, files, queries, ms: performance.now() - began }
+  } finally {
+    await many.end()
+  }
+}
+
 function sections(text: string): Map<string, string> {
   const parts = text.split(/^-- ([\w.-]+) --\n/m).slice(1)
   return new Map(parts.flatMap((name, at) => (at % 2 ? [] : [[name, parts[at + 1] as string] as [string, string]])))
@@ -92,6 +118,21 @@ describe('conversion', () => {
     const text = [...given, ...result].map(([name, body]) => `-- ${name} --\n${body}`).join('')
     if (UPDATE) writeFileSync(path, text)
     else expect(text).toBe(readFileSync(path, 'utf8'))
+  })
+
+  test('reads any number of tables in the same number of queries', async () => {
+    const [few, more] = [await convertMany(1), await convertMany(40)]
+    expect(more.queries).toBe(few.queries)
+    expect(more.queries).toBeLessThan(30)
+    expect(more.conversion.indexes.length).toBe(40 * few.conversion.indexes.length)
+  })
+
+  nightly('converts 2,000 tables in under 10 s', { timeout: 600_000 }, async () => {
+    const { conversion, files, ms } = await convertMany(2_000)
+    const created = conversion.tables.filter(({ sql }) => sql.startsWith('CREATE TABLE'))
+    expect([created.length, conversion.indexes.length, conversion.constraints.length]).toEqual([2_000, 4_000, 8_000])
+    expect(files.get('1-tables.sql')?.match(/^CREATE TABLE/gm)).toHaveLength(2_000)
+    expect(ms).toBeLessThan(10_000)
   })
 
   test('covers every rule', () => {

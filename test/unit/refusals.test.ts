@@ -1,7 +1,8 @@
 import pg from 'pg'
 import { expect, it } from 'vitest'
+import { refused } from '../../src/masking/copy.ts'
 import { errorCode, errorKind } from '../../src/runtime/errors.ts'
-import { codeOf, explain } from '../../src/runtime/refusals.ts'
+import { codeOf, explain, explainWords } from '../../src/runtime/refusals.ts'
 
 /** Every class of PostgreSQL's table of error codes, by what CockroachDB and owners' code add to it. */
 it.each([
@@ -48,4 +49,36 @@ it.each([
   const explained = explain(error)
   expect(errorKind(explained)).toBe(code ? 'user' : 'bug')
   expect(errorCode(explained)).toBe(code ?? 'internal.bug')
+})
+
+it.each([
+  ['ERROR: canceling statement due to statement timeout (SQLSTATE 57014)', 'database.statement-ended'],
+  ['FATAL: terminating connection due to idle-in-transaction timeout (SQLSTATE 25P03)', 'database.session-timeout'],
+  ['FATAL: too many connections for role "mover" (SQLSTATE 53300)', 'connect.no-free-slot'],
+  ['ERROR: could not write block 7: No space left on device (SQLSTATE 53100)', 'database.out-of-resources'],
+  ['ERROR: cannot execute INSERT in a read-only transaction (SQLSTATE 25006)', 'database.read-only'],
+])('a tool that ends with %j has a code, a cause and a fix', (said, code) => {
+  expect(explainWords(said)).toEqual({
+    code,
+    advice: expect.stringMatching(/^[A-Z].*\. (Run|Raise|Close|Free|Let|Set)/),
+  })
+})
+
+it.each(['exit status 1', 'ERROR: syntax error at or near "SELCT" (SQLSTATE 42601)'])('knows nothing of %j', (said) => {
+  expect(explainWords(said)).toBeUndefined()
+})
+
+it.each([
+  ['53100', 'database.out-of-resources'],
+  ['57014', 'database.statement-ended'],
+  ['25P03', 'database.session-timeout'],
+  ['53300', 'connect.no-free-slot'],
+  ['23505', 'mask.copy-failed'],
+  ['42601', 'mask.copy-failed'],
+])('masking names cause and fix of SQLSTATE %s, and no value', (state, code) => {
+  const error = Object.assign(new pg.DatabaseError('for email=ann@example.org', 0, 'error'), { code: state })
+  const found = refused(error, 'mask.copy-failed', 'copying t')
+  expect(errorCode(found)).toBe(code)
+  expect(found.message).toContain(`copying t failed: SQLSTATE ${state}`)
+  expect(found.message).not.toContain('ann@')
 })

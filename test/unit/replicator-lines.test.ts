@@ -132,6 +132,14 @@ describe('what a retry means', () => {
       'identity-always',
       /column id of public\.g is GENERATED ALWAYS/,
     ],
+    ['FATAL: terminating connection due to idle-session timeout (SQLSTATE 57P05)', 'timeout', /idle_session_timeout/],
+    [
+      'FATAL: terminating connection due to idle-in-transaction timeout (SQLSTATE 25P03)',
+      'timeout',
+      /of its role to 0/,
+    ],
+    ['ERROR: canceling statement due to statement timeout (SQLSTATE 57014)', 'timeout', /set statement_timeout/],
+    ['FATAL: too many connections for role "mover" (SQLSTATE 53300)', 'connection-limit', /limit of its role/],
     ['unknown schema: "nodb"."public"', 'schema-name', /database or schema does not exist/],
     [
       'failed to connect to `user=postgres database=shop`: 127.0.0.1:55432 (127.0.0.1): dial error: dial tcp 127.0.0.1:55432: connect: connection refused',
