@@ -18,15 +18,23 @@ export const SSL_REQUEST = 80_877_103
 export const GSS_REQUEST = 80_877_104
 export const PROTOCOL_3 = 196_608
 
-/** Cuts a stream of bytes into messages that have a type. */
+/** Cuts a stream of bytes into messages that have a type. Chunks are joined once a message is whole: rows can be large. */
 export class Framer {
-  #rest: Buffer = Buffer.alloc(0)
+  #chunks: Buffer[] = []
+  #size = 0
+  /** Bytes that are needed before the next look. */
+  #needed = 5
 
   push(chunk: Buffer): Frame[] {
-    let data = this.#rest.length ? Buffer.concat([this.#rest, chunk]) : chunk
+    this.#chunks.push(chunk)
+    this.#size += chunk.length
+    if (this.#size < this.#needed) return []
+    let data = this.#chunks.length > 1 ? Buffer.concat(this.#chunks) : chunk
     const frames: Frame[] = []
+    this.#needed = 5
     while (data.length >= 5) {
       const end = 1 + data.readInt32BE(1)
+      this.#needed = end
       if (data.length < end) break
       frames.push({
         type: String.fromCharCode(data[0] as number),
@@ -34,8 +42,10 @@ export class Framer {
         raw: data.subarray(0, end),
       })
       data = data.subarray(end)
+      this.#needed = 5
     }
-    this.#rest = data
+    this.#chunks = data.length ? [data] : []
+    this.#size = data.length
     return frames
   }
 }

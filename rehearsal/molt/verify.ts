@@ -218,7 +218,7 @@ function sameField(type: string | undefined, a: string | null | undefined, b: st
 }
 
 /** Lines of a COPY stream, one at a time and with bounded memory: the stream is paused while nobody reads. */
-class LineReader {
+export class LineReader {
   private readonly chunks: AsyncIterator<Buffer>
   private buffer: Buffer = Buffer.alloc(0)
   private at = 0
@@ -240,14 +240,18 @@ class LineReader {
     return line
   }
 
-  /** Reads more; false at the end of the stream. */
+  /** Reads until there is another line; false at the end of the stream. A line of 80 MiB is joined once, not by each chunk. */
   async more(): Promise<boolean> {
-    const { done, value } = await this.chunks.next()
-    if (done) return false
-    const rest = this.buffer.subarray(this.at)
-    this.buffer = rest.length ? Buffer.concat([rest, value]) : value
-    this.at = 0
-    return true
+    const parts = this.at < this.buffer.length ? [this.buffer.subarray(this.at)] : []
+    for (;;) {
+      const { done, value } = await this.chunks.next()
+      if (!done) parts.push(value)
+      if (!done && value.indexOf(10) < 0) continue
+      if (done && !parts.length) return false
+      this.buffer = parts.length > 1 ? Buffer.concat(parts) : (parts[0] as Buffer)
+      this.at = 0
+      return !done
+    }
   }
 
   /** The next line, or undefined at the end. */

@@ -56,7 +56,9 @@ export function refusal(code: ErrorCode, state: string, error: unknown, words?: 
 export function explainWords(said: string): { code: ErrorCode; advice: string } | undefined {
   const state = /\bSQLSTATE ([0-9A-Z]{5})\b/.exec(said)?.[1]
   const code = state && codeOf(state)
-  return code ? { code, advice: `${CODES[code].cause} ${CODES[code].fix}` } : undefined
+  // Which row it was is told by those who know the program's tables.
+  if (!code || code === 'database.row-refused') return undefined
+  return { code, advice: `${CODES[code].cause} ${CODES[code].fix}` }
 }
 
 /** The code for a SQLSTATE; undefined where it tells of a mistake of ours. */

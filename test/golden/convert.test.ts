@@ -89,9 +89,12 @@ async function convertMany(count: number) {
       EXECUTE format('CREATE INDEX ON t%s (at) WHERE total > 0', n);
       COMMIT; END LOOP; END $$`)
     let queries = 0
-    const counting = { query: (...given: Parameters<pg.Client['query']>) => (queries++, many.query(...given)) }
+    const query = (...given: Parameters<pg.Client['query']>) => {
+      queries++
+      return many.query(...given)
+    }
     const began = performance.now()
-    const catalog = (await readCatalog(counting as unknown as Database, 'public')) as Catalog
+    const catalog = (await readCatalog({ query } as unknown as Database, 'public')) as Catalog
     const conversion = convert(catalog, [25, 2])
     const files = filesOf(conversion)
     return { conversion, files, queries, ms: performance.now() - began }

@@ -73,6 +73,8 @@ test.each(corpus.map((each) => [each.name, each] as const))('%s', async (_, each
   for (const { sql } of [...conversion.tables, ...conversion.indexes, ...conversion.constraints])
     await target.query(sql).catch((error) => expect.fail(`${error.message}\n${sql}`))
   const results = new Map([...goldens(conversion), ['prepare', await findings(each, catalog)] as const])
+  // Tables of this name would be findings of the next one.
+  await source.query(`DROP SCHEMA ${each.schema} CASCADE`)
   if (UPDATE) writeFileSync(each.path, each.head + [...results].map(([key, text]) => `-- ${key} --\n${text}`).join(''))
   else expect(Object.fromEntries(results)).toEqual(Object.fromEntries(each.goldens))
 })

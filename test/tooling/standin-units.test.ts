@@ -1,10 +1,13 @@
-import { describe, expect, it } from 'vitest'
+import { Readable } from 'node:stream'
+import { afterEach, describe, expect, it, vi } from 'vitest'
+import { Framer } from '../../rehearsal/cockroach/wire.ts'
 import { parseSchemaName, statementsFor, type TargetSchema, type Transaction } from '../../rehearsal/molt/apply.ts'
 import { tableFilter } from '../../rehearsal/molt/catalog.ts'
 import { type FlagSpec, parseDuration, parseFlags } from '../../rehearsal/molt/flags.ts'
 import { clockText, rfc3339 } from '../../rehearsal/molt/molt-log.ts'
 import { literal, parseEndpoint } from '../../rehearsal/molt/pg.ts'
 import { goDuration } from '../../rehearsal/molt/replicator-log.ts'
+import { LineReader } from '../../rehearsal/molt/verify.ts'
 import { decodeMessage, formatLsn, parseLsn, UNCHANGED } from '../../src/source/pgoutput.ts'
 
 const SPECS: FlagSpec[] = [
@@ -254,5 +257,45 @@ describe('small texts', () => {
       '500µs',
     ])
     expect(rfc3339(new Date('2026-01-02T03:04:05.678Z'))).toMatch(/^2026-01-0\dT\d\d:\d\d:05(Z|[+-]\d\d:\d\d)$/)
+  })
+})
+
+describe('large rows', () => {
+  const CHUNKS = 64
+  afterEach(() => vi.restoreAllMocks())
+
+  it('a message of the wire protocol is joined once, however many chunks it comes in', () => {
+    const size = CHUNKS * 1024
+    const whole = Buffer.concat([Buffer.from('Z\0\0\0\x05I', 'latin1'), Buffer.alloc(size + 5, 'x')])
+    whole.write('D', 6, 'latin1')
+    whole.writeInt32BE(size + 4, 7)
+    const joined = vi.spyOn(Buffer, 'concat')
+    const framer = new Framer()
+    const frames = []
+    for (let at = 0; at < whole.length; at += 1000) frames.push(...framer.push(whole.subarray(at, at + 1000)))
+    expect(frames.map(({ type, body }) => [type, body.length])).toEqual([
+      ['Z', 1],
+      ['D', size],
+    ])
+    expect(joined).toHaveBeenCalledTimes(1)
+  })
+
+  it('a message whose length comes in two chunks is whole', () => {
+    const framer = new Framer()
+    const bytes = [...Buffer.from('Q\0\0\0\x06ab', 'latin1')]
+    const frames = bytes.flatMap((byte) => framer.push(Buffer.from([byte])))
+    expect(frames.map(({ type, body }) => [type, String(body)])).toEqual([['Q', 'ab']])
+  })
+
+  it('a line of a COPY is joined once, too, and short lines come one by one', async () => {
+    const long = 'y'.repeat(CHUNKS * 1000)
+    const text = `a\nb\n${long}\nc\n`
+    const chunks = Array.from({ length: CHUNKS + 1 }, (_, n) => Buffer.from(text.slice(n * 1000, (n + 1) * 1000)))
+    const reader = new LineReader(Readable.from(chunks))
+    const joined = vi.spyOn(Buffer, 'concat')
+    const lines = []
+    for (let line = await reader.next(); line; line = await reader.next()) lines.push(String(line))
+    expect(lines).toEqual(['a', 'b', long, 'c'])
+    expect(joined.mock.calls.length).toBeLessThan(4)
   })
 })
