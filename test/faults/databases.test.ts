@@ -22,7 +22,9 @@ import { trialSchema, tryDefinitions } from '../../src/destination/trial.ts'
 import { createLedger } from '../../src/ledger/ledger.ts'
 import { sequenceProblems } from '../../src/model/structure.ts'
 import { awaitOldWriters } from '../../src/phases/cutover/held-fence.ts'
+import { writersOnPostgres } from '../../src/phases/stream/watch.ts'
 import { connect, connectForReplication, READ_ONLY } from '../../src/runtime/database.ts'
+import { errorCode } from '../../src/runtime/errors.ts'
 import { installFence } from '../../src/source/fence.ts'
 import { readSchema } from '../../src/sql/schema.ts'
 import { setSequences } from '../../src/sql/sequences.ts'
@@ -388,6 +390,42 @@ it('a transaction that holds a write lock is found before any write is refused',
   }
 })
 
+it('a session that holds only a row lock does not count as a writer to the target', async () => {
+  const { target } = await migration([TABLE, "INSERT INTO orders VALUES (1, now(), 'a')"])
+  const behind = pair.target.urlOf(nameOf(target))
+  const begin = async (application: string, sql: string) => {
+    const client = new pg.Client({ connectionString: behind, application_name: application })
+    await client.connect()
+    await client.query(`BEGIN; ${sql}`)
+    return client
+  }
+  const clients = [
+    await begin('locker', 'SELECT id FROM orders FOR UPDATE'),
+    await begin('writer', 'UPDATE orders SET note = note WHERE id = -1'),
+  ]
+  const db = await connect(behind, 'target')
+  try {
+    expect(await writersOnPostgres(db)).toEqual(['writer (user postgres)'])
+  } finally {
+    await Promise.all([...clients, db].map((each) => each.end()))
+  }
+})
+
+it('a connection limit of the role has its code, and the server names the role', async () => {
+  const { source } = await migration()
+  await query(source, "CREATE ROLE limited LOGIN PASSWORD 'limited' CONNECTION LIMIT 1")
+  const url = source.replace('postgres:postgres@', 'limited:limited@')
+  const first = await connect(url, 'source')
+  try {
+    const error = await connect(url, 'source').catch((refused) => refused)
+    expect(errorCode(error)).toBe('connect.no-free-slot')
+    expect(error.message).toMatch(/role "limited"/)
+  } finally {
+    await first.end()
+    await query(source, 'DROP ROLE limited')
+  }
+})
+
 describe('the schema of the trial', () => {
   const TRIALS = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'molt_actions_trial%'"
   const run = (name: string, { source, target }: World, inputs = {}, env = {}) =>
@@ -517,3 +555,26 @@ function hasBouncer(): boolean {
     return false
   }
 }
+
+describe('unusual shapes', () => {
+  it('a table with 1,600 columns, 200 schemas and names of 63 bytes are read and prepared', {
+    timeout: 300_000,
+  }, async () => {
+    const columns = Array.from({ length: 1_599 }, (_, n) => `c${n} int`).join(', ')
+    const long = 'ü'.repeat(31)
+    const tables = [
+      `CREATE TABLE wide (id bigint PRIMARY KEY, ${columns})`,
+      `CREATE TABLE "${long}" (id bigint PRIMARY KEY, "${long}" text)`,
+    ]
+    const elsewhere = `DO $$ BEGIN FOR n IN 1..200 LOOP EXECUTE format('CREATE SCHEMA s%1$s; CREATE TABLE s%1$s.wide (id int PRIMARY KEY)', n); END LOOP; END $$`
+    const urls = await migration([...tables, elsewhere], tables)
+    const facts = await factsOf(urls)
+    expect(facts.source.schema.tables.map(({ name, columns: found }) => [name, found.length])).toEqual([
+      ['wide', 1_600],
+      [long, 2],
+    ])
+    expect(objectsOf(facts, 'tbl.namesake')).toEqual(['public.wide'])
+    expect(objectsOf(facts, 'tgt.column-missing')).toEqual([])
+    expect(objectsOf(facts, 'tgt.table')).toEqual([])
+  })
+})

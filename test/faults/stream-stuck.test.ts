@@ -248,19 +248,6 @@ describe('a stream that cannot go on is red and says why', () => {
     await blocker.query('ROLLBACK')
   })
 
-  it('a lock on rows alone is not called a write to the target, and a write is', async () => {
-    const { stream } = await streaming()
-    const writers = () => stream.observations.filter(({ kind }) => kind === 'foreign-writer').map(({ what }) => what)
-    const locker = await bench.client(`${scene.db.behind}&application_name=locker`)
-    await locker.query('BEGIN; SELECT id FROM notes FOR UPDATE')
-    const writer = await bench.client(`${scene.db.behind}&application_name=writer`)
-    await writer.query('BEGIN; UPDATE notes SET item = item WHERE id = -1')
-    await until(() => writers().length, 60_000)
-    expect(writers().join()).toContain('writer')
-    expect(writers().join()).not.toContain('locker')
-    await Promise.all([locker.query('ROLLBACK'), writer.query('ROLLBACK')])
-  })
-
   it('too much WAL: warned at half, then red; and dropped where that was chosen', async () => {
     const watch = { onDdl: 'warn', walBudget: 96 * 2 ** 20, onWalBudget: 'drop-slot' } as const
     const { stream, source } = await streaming({}, { watch })

@@ -71,7 +71,7 @@ async function triggersOf(db: Database, { targetSchema, tables }: Plan): Promise
 }
 
 /** Sessions that write to the target and are not the stream's, on PostgreSQL; each as text for a person. */
-async function writersOnPostgres(db: Database): Promise<string[]> {
+export async function writersOnPostgres(db: Database): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT pid, application_name AS application, usename AS user FROM pg_catalog.pg_stat_activity
       WHERE datname = current_database() AND pid <> pg_catalog.pg_backend_pid()
