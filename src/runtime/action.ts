@@ -155,6 +155,11 @@ function annotation(error: unknown, told: string, code: ErrorCode, next: NextSte
   return `${redact(error.short(ANNOTATION))} [${code}]${end}`
 }
 
+/** A list that the summary has already is not repeated there. */
+function inSummary(error: unknown, told: string, code: ErrorCode): string {
+  return error instanceof ListedError && error.summarized ? redact(`${error.what}. ${error.next} [${code}]`) : told
+}
+
 function fail(name: string, thrown: unknown, phase: Phase, summary: (markdown: string) => void): Failure {
   const error = explain(thrown)
   const kind = errorKind(error)
@@ -167,7 +172,7 @@ function fail(name: string, thrown: unknown, phase: Phase, summary: (markdown: s
     core.setOutput('error-kind', kind)
     core.setOutput('error-code', code)
     // Each line is a paragraph or a list's item of its own: what follows a list would be read as part of its last item.
-    summary(`> [!CAUTION]\n> ${told.replaceAll('\n', '\n>\n> ')}`)
+    summary(`> [!CAUTION]\n> ${inSummary(error, told, code).replaceAll('\n', '\n>\n> ')}`)
     if (next) summary(nextMarkdown(next))
   }
   process.exitCode = 1

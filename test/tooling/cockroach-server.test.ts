@@ -50,6 +50,12 @@ async function refused(sql: string, client = db): Promise<{ code: string; messag
   throw new Error(`not refused: ${sql}`)
 }
 
+test('creates a view over a join', async () => {
+  await db.query('CREATE VIEW totals AS SELECT c.id, p.name FROM children c JOIN parents p ON p.id = c.parent_id')
+  expect(await rows('SELECT * FROM totals')).toEqual([{ id: '1', name: 'one' }])
+  await db.query('DROP VIEW totals')
+})
+
 describe('the protocol', () => {
   test('names itself', async () => {
     expect((await rows('SELECT version()'))[0]?.version).toMatch(

@@ -151,7 +151,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     // molt takes its snapshot by itself and keeps it to itself.
     countInSnapshot: 'not possible; what was exported is held against what arrived, and verify compares every row',
   })
-  report(context, { plan, account, arrived, cursor, durationMs, insecure })
+  report(context, { plan, account, arrived, cursor, durationMs })
 }
 
 /** MOLT deletes the files of the tables that it has imported in this run. */
@@ -494,7 +494,6 @@ interface Loaded {
   arrived: Arrived
   cursor: string
   durationMs: number
-  insecure: string[]
 }
 
 function report(context: Fetch, loaded: Loaded): void {
