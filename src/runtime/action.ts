@@ -5,9 +5,10 @@ import { CancelledError, errorCode, errorKind, ListedError, messageOf, UserError
 import { loadInputs } from './inputs.ts'
 import { nextAfter, nextByLedger, nextMarkdown, nextText, nextToTell, resetNext } from './next.ts'
 import { notified, notifyTo } from './notify.ts'
+import { type PasswordLasts, setPasswordCommand, withJobPassword } from './password-command.ts'
 import { explain } from './refusals.ts'
 import { holdsSecret, redact } from './secrets.ts'
-import type { ActionSpec, InputsOf, OutputsOf } from './spec.ts'
+import { type ActionSpec, camel, type InputsOf, type OutputsOf } from './spec.ts'
 
 /** What an action's code is handed; everything it tells the world goes through here. */
 export interface Context<S extends ActionSpec> {
@@ -74,7 +75,8 @@ export async function runAction<S extends ActionSpec>(
   let known: { notifyUrl?: string; migration?: string; target?: string } = {}
   try {
     resetNext()
-    const context = contextOf<S>(loadInputs(action.spec, all), controller.signal, summary)
+    const inputs = await withPasswords(action.spec, loadInputs(action.spec, all), controller.signal)
+    const context = contextOf<S>(inputs, controller.signal, summary)
     known = context.inputs
     notifyTo(known.notifyUrl, known.migration ?? '')
     if (phase === 'run') await action.run(context)
@@ -94,6 +96,21 @@ export async function runAction<S extends ActionSpec>(
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)
   }
+}
+
+/** With the password of `password-command` in URLs without one, where it lasts for the job. */
+async function withPasswords<S extends ActionSpec>(
+  { inputs: known }: S,
+  given: InputsOf<S>,
+  signal: AbortSignal,
+): Promise<InputsOf<S>> {
+  const inputs: Record<string, unknown> = { ...given }
+  setPasswordCommand(inputs.passwordCommand as string[] | undefined, inputs.passwordLasts as PasswordLasts | undefined)
+  for (const [name, { type }] of Object.entries(known)) {
+    const url = inputs[camel(name)]
+    if (type.secret === 'url' && typeof url === 'string') inputs[camel(name)] = await withJobPassword(url, signal)
+  }
+  return inputs as InputsOf<S>
 }
 
 function contextOf<S extends ActionSpec>(

@@ -81,7 +81,7 @@ function checkInputs(inputs: Fetch['inputs']): void {
 async function fetchTables(context: Fetch, source: Database, target: Database): Promise<void> {
   const { inputs } = context
   const entry = await requireMigration(source, target, inputs.migration, ['prepared'])
-  await requirePlannedTools(entry.plan, 'molt')
+  await requirePlannedTools(entry.plan, inputs, 'molt')
   await requireClosed(target, entry.plan, entry.facts)
   await requireAlone(source, entry.plan, inputs.migration)
   await holdingLoad(

@@ -26,7 +26,7 @@ export const action: Action<typeof spec> = {
     const { inputs } = context
     const report = await withBoth(context, async (source, target) => {
       const entry = await requireMigration(source, target, inputs.migration, [...STREAMING, ...COMMITTED])
-      await requirePlannedTools(entry.plan, 'molt')
+      await requirePlannedTools(entry.plan, inputs, 'molt')
       const found = await runVerify(
         source,
         target,
