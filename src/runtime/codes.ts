@@ -995,7 +995,7 @@ export const CODES = {
   },
   'password.not-for-tools': {
     meaning: '`password-command` prints a password for one connection, and this step starts MOLT.',
-    cause: 'molt and the replicator connect again until they end. By then a short-lived password has expired.',
+    cause: 'The programs molt and replicator connect again until they end. By then a short-lived password has expired.',
     fix: 'Use a login with a password in the URL for this step, or set `password-lasts: job` where the password outlives the job: [managed PostgreSQL](managed-postgresql.md#passwords-from-iam).',
   },
 

@@ -35,7 +35,7 @@ afterAll(async () => {
 
 const runs = () => readFileSync(join(folder, 'runs'), 'utf8').trim().split('\n')
 
-/** A program that notes what it was asked for. */
+/** A program that records the login it gets. */
 function program(body = `echo '${TOKEN}'`): string[] {
   const path = join(folder, 'password.sh')
   writeFileSync(join(folder, 'runs'), '')
