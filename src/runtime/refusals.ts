@@ -8,11 +8,11 @@ import { messageOf, UserError } from './errors.ts'
  */
 
 /** Codes whose explanation is part of the error. */
-export type RefusalCode = Extract<ErrorCode, `database.${string}` | 'connect.login-refused'>
+export type RefusalCode = Extract<ErrorCode, `database.${string}` | 'connect.login-refused' | 'connect.no-free-slot'>
 
 /** True for a code whose explanation {@link refusal} prints. */
 export function isRefusal(code: string): code is RefusalCode {
-  return code.startsWith('database.') || code === 'connect.login-refused'
+  return code.startsWith('database.') || code === 'connect.login-refused' || code === 'connect.no-free-slot'
 }
 
 /** By SQLSTATE, the first that matches. Source: PostgreSQL's table of error codes; CockroachDB uses the same. */
