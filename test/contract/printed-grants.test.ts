@@ -6,6 +6,7 @@ import { blockers, type GrantBench, removals, startGrantBench, takeEach } from '
 const SHORT = [
   'source REPLICATION',
   'source MEMBER OF "shop_owner"',
+  'source USAGE ON SCHEMA "monitoring"',
   'target CREATELOGIN',
   'target USAGE ON SCHEMA "shop"',
   'target GRANT OPTION FOR INSERT ON TABLE "shop"."orders"',
