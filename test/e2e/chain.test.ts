@@ -194,7 +194,7 @@ describe.each([
   ['40001', [...CHANGES, /setval/, /SHOW JOBS|crdb_internal/]],
   ['40003', CHANGES],
 ] as const)('%s', (code, expected) => {
-  nightly('of each distinct statement on the target does no harm', { timeout: TIMEOUT * 2 }, async () => {
+  nightly('of each distinct statement on the target does no harm', { timeout: TIMEOUT * 5 }, async () => {
     // As an application leaves its target: with indexes and constraints to take off, and a role that may write.
     await sql('target', SOURCE_CONSTRAINTS)
     await sql('target', 'CREATE ROLE app; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app')
