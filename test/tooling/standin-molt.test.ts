@@ -157,7 +157,7 @@ describe('molt fetch', () => {
     const waits = (event: string) => async () =>
       (await db.s.query('SELECT 1 FROM pg_stat_activity WHERE wait_event = $1', [event])).rowCount === 1
     try {
-      // The slot is made in two steps, each of which waits for a transaction.
+      // The slot is made in two steps; each waits for a transaction.
       await first?.query(`${begin} (1)`)
       const loading = bench.fetch(db, '--schema-filter', 'public', '--pglogical-replication-slot-name', `s_${db.name}`)
       await until(waits('transactionid'))
