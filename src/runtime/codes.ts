@@ -1449,8 +1449,8 @@ export const CODES = {
   'verify.differences': {
     meaning: 'Source and target differ.',
     cause:
-      'While changes are streamed a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss.',
-    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ.',
+      'While changes are streamed a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss. One known cause: molt makes its slot first and its snapshot after it. A transaction whose commit waits for a synchronous standby in between is in neither.',
+    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ. Load again when rows are lost.',
   },
   'verify.inconclusive': {
     meaning: 'Source and target are not proved to be equal, and nothing is known to be lost.',
