@@ -297,6 +297,7 @@ it('a progress line says whether it gets better', () => {
     behindBytes: 8 << 20,
     retries: 0,
     restarts: 0,
+    lastEnd: 'is still running',
     interruptions: 0,
   }
   const line = (change: object) => progressLine({ at: 0, ...status }, { at: 2_000, ...status, ...change })

@@ -91,7 +91,7 @@ function stepsOf(stream: Stream, began: number, deadline: number): Until {
         `the drain is not proved: the replicator ${why} while this waited for ${step}. Nothing was decided. Run \`cutover\` again.${lastError(stream)}`
       // Nothing that comes after could prove this drain any more, and writes are paused meanwhile.
       if (status.restarts > restarts)
-        throw new VerdictError('drain.replicator-ended', unproved(`${stream.lastEnd}, and was started again,`))
+        throw new VerdictError('drain.replicator-ended', unproved(`${stream.status.lastEnd}, and was started again,`))
       if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
       if (performance.now() - began > deadline) throw stream.stuck(`${step} did not happen within ${seconds(deadline)}`)
       await sleep(TIMING.drainLook)
@@ -150,7 +150,7 @@ async function prove(
     deadLetters: await countDeadLetters(target, plan.targetSchema, deadLetterTable),
     deadLetterTable,
   }
-  const problems = drainProblems(evidence, slot?.activePid, stream.lastEnd)
+  const problems = drainProblems(evidence, slot?.activePid, stream.status.lastEnd)
   if (problems.length) {
     const { retriesDuring, restartsDuring, deadLetters } = evidence
     const spoilt = retriesDuring > 0 && !restartsDuring && !deadLetters

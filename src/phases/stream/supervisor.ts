@@ -60,6 +60,8 @@ export interface StreamStatus {
   behindBytes: number
   retries: number
   restarts: number
+  /** How the last replicator that ended unasked did so: `was ended by SIGKILL`. */
+  lastEnd: string
   /** Times that one of our own connections was lost and made again. */
   interruptions: number
 }
@@ -166,13 +168,9 @@ export class Stream {
       behindBytes: this.slot?.behindBytes ?? 0,
       retries: this.#replicator.retries,
       restarts: this.#replicator.restarts,
+      lastEnd: this.#replicator.lastEnd,
       interruptions: this.#links.reduce((sum, link) => sum + link.losses, 0),
     }
-  }
-
-  /** How the last replicator that ended unasked did so: `was ended by SIGKILL`. */
-  get lastEnd(): string {
-    return this.#replicator.lastEnd
   }
 
   /** Lag and WAL over time, for the dossier. */
