@@ -921,7 +921,7 @@ it('tells approvers the verdict first, then what blocks, what was waived, and th
   expect(order.filter((_, index) => (at[index] as number) < 0)).toEqual([])
   expect([...at].sort((a, b) => a - b)).toEqual(at)
   expect(text).toContain(
-    '| public.p\\|1&lt;b> has no primary key | `` Add a primary key to "public"."p\\|1<b>" on both sides, or leave it out: `exclude-tables`. `` |',
+    '| public.p\\|1&lt;b> has no primary key | `` Add a primary key to "public"."p\\|1<b>" on both sides, or leave it out with `exclude-tables`. `` |',
   )
   expect(text).toContain('| and 1 more | All are in preflight.json. |')
   expect(text).toContain('| public.p\\|0&lt;b> has no primary key | `tbl.no-key=p\\|0<b>` |')

@@ -93,7 +93,7 @@ it('says what blocks, before anything is changed, and how to put it right', asyn
     severity: 'block',
     object: 'public.a"b; drop table x',
     what: 'public.a"b; drop table x has no primary key',
-    fix: 'Add a primary key to "public"."a""b; drop table x" on both sides, or leave it out: `exclude-tables`.',
+    fix: 'Add a primary key to "public"."a""b; drop table x" on both sides, or leave it out with `exclude-tables`.',
   })
   expect(result.annotations.filter((each) => each.level === 'error').map((each) => each.title)).toContain('tbl.no-key')
   expect(result.summary.indexOf('Blocked')).toBeLessThan(result.summary.indexOf('Warnings'))
