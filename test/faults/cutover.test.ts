@@ -112,7 +112,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
   expect(await phase()).toBe('caught-up')
   const brief = await rehearsal.run('brief', { decision: 'rehearse' })
   expect(brief.summary).toContain(
-    '- **Decision:** **rehearse**: everything but the decision; the fence is lifted again',
+    '- **Decision:** **rehearse**: everything except the commit; then the fence is lifted',
   )
   expect(brief.summary).toMatch(/\*\*Estimate:\*\* [\d.]+ s, measured [\d-]+ [\d:]+ UTC \(rehearse\)/)
 })
@@ -178,7 +178,7 @@ nightly('a smoke test that fails, before the pause or in it, lifts the fence; it
   const script = (body: string) => JSON.stringify([process.execPath, '-e', body])
   const before = rehearsal.load.counters.refused
   const first = await cutover({ 'smoke-test': script('process.exit(3)') })
-  expect(words(first)).toMatch(/node ended with exit code 3.*The target was not taken over/s)
+  expect(words(first)).toMatch(/node ended with exit code 3.*Nothing was committed/s)
   expect(first.outputs['pause-ms']).toBeUndefined()
   expect(rehearsal.load.counters.refused).toBe(before)
   const marker = `${process.env.TMPDIR ?? '/tmp'}/molt-actions-smoke-${process.pid}`
@@ -255,14 +255,14 @@ test('what was changed since, or is changed behind the verify, is seen before th
     'source',
     `SELECT setval('molt_actions.fence_lease', 9223372036854775807)`,
     `SELECT setval('molt_actions.fence_lease', 1)`,
-    /fenced for good, and the ledger says that migration `main` is caught-up/,
+    /permanently fenced, but migration `main` is caught-up in the ledger/,
   )
   await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 9223372036854775807)`)
   const cleanup = await rehearsal.run('cleanup')
   const state = await rehearsal.run('status')
   await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 1)`)
   expect(words(cleanup)).toMatch(/is caught-up: no cutover of it has decided that, or the ledger is an old one/)
-  expect(words(state)).toMatch(/permanent, and not as it must be:.*is caught-up: no cutover of it has decided that/s)
+  expect(words(state)).toMatch(/permanent, but damaged:.*is caught-up: no cutover of it has decided that/s)
   const running = cutover({ decision: 'commit' }, { env: { MOLT_ACTIONS_STOP_AT: 'sequences set' } })
   const pid = await stoppedChild(running)
   await query('source', 'ALTER TABLE products ALTER price TYPE numeric(13,2)')
@@ -350,7 +350,7 @@ test('a fence that is raised is not called so while a trigger is off; its post s
     const told = await run(action)
     expect(told.outputs['error-kind'], action).toBe('verdict')
     expect(words(told)).toMatch(
-      /the fence is armed, (and not as it must be|but it does not hold):.*trigger of public\.reviews is not ENABLE ALWAYS/s,
+      /the fence is armed, but (damaged|it does not hold):.*trigger of public\.reviews is not ENABLE ALWAYS/s,
     )
   }
   await lease('1')
@@ -433,7 +433,7 @@ nightly('killed, it takes its replicator along; the next run waits for the hold 
   expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
   const next = await cutover()
   requireSuccess('cutover', next)
-  expect(words(next)).toContain('rebuilt by a cutover that came to no decision, are off again')
+  expect(words(next)).toContain('rebuilt by a cutover that did not commit, are dropped again')
 })
 
 nightly('a reader of the slot that is ours is cut off; another one is named', TIMEOUT, async () => {
@@ -475,13 +475,13 @@ nightly('what was approved is one plan: another one, or a weaker verify, is refu
       `UPDATE molt_actions.migrations SET phase = 'approved', facts = facts || jsonb_build_object('approval', jsonb_build_object('by', 'bea', 'planHash', ${hash}))`,
     )
   await approve("'of another plan'")
-  expect(words(await cutover())).toMatch(/the approval of migration `main` is of the plan of another plan/)
+  expect(words(await cutover())).toMatch(/migration `main` was approved with the plan of another plan/)
   await approve("plan->>'hash'")
   expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(
-    /compares less than the plan that was approved says \(`full`\)/,
+    /compares less than the approved plan \(`full`\)/,
   )
   const brief = await rehearsal.run('brief')
-  expect(words(brief)).toContain('an earlier approval, which no cutover has used, is forgotten')
+  expect(words(brief)).toContain('discarded an earlier approval that no cutover has used')
   expect(await phase()).toBe('caught-up')
   await approve("plan->>'hash'")
 })
@@ -496,7 +496,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   process.kill(pid, 'SIGCONT')
   const cancelled = await running
   expect(cancelled.conclusion).toBe('cancelled')
-  expect(words(cancelled)).toMatch(/cancelled, or has lost its hold, after the decision.*run `cutover` again/)
+  expect(words(cancelled)).toMatch(/cancelled, or lost its hold, after the commit.*run `cutover` again/)
   expect(await write()).toBe(false)
   expect(await phase()).toBe('committed')
   expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
@@ -504,7 +504,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   if (NIGHTLY) {
     const failed = await cutover({ decision: 'commit', 'switch-command': '["false"]' })
     expect(failed.conclusion).toBe('failure')
-    expect(words(failed)).toContain('The migration is committed and stays so')
+    expect(words(failed)).toContain('The migration stays committed')
     expect(await write()).toBe(false)
   }
 
@@ -545,7 +545,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   }
   const gone = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'observe, compare', 'dry-run': 'true' })
   requireSuccess('cleanup', gone)
-  expect(words(gone)).toMatch(/the source has not stood still since the commit.*writes have passed it since the commit/)
+  expect(words(gone)).toMatch(/the source may have changed since the commit.*writes have passed it since the commit/)
   const accept = /carried over, `(SELECT setval\(.*?\))` on the source says so/.exec(words(gone))?.[1] as string
   await rehearsal.query('source', accept)
 

@@ -181,7 +181,7 @@ test('abort cuts a living replicator off, keeps what is not ours, and builds aga
   }
   const kept = await rehearsal.run('abort', {}, { workDir: undefined })
   requireSuccess('abort', kept)
-  expect(words(kept)).toMatch(/the replicator that read the slot was cut off/)
+  expect(words(kept)).toMatch(/disconnected the replicator that read the slot/)
   expect(words(kept)).toMatch(/\d+ indexes and constraints that were taken off for the load are still off/)
   expect(await ours()).toEqual(NOTHING)
   const ended = await following

@@ -113,7 +113,7 @@ describe('a runner that is killed', () => {
     setTimeout(open, 4_000)
     const resumed = await resuming
     requireSuccess('fetch', resumed)
-    expect(words(resumed)).toContain('every table was read and imported to its end')
+    expect(words(resumed)).toContain('every table was read and imported completely')
     expect(
       bench
         .imports()
