@@ -322,7 +322,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'The replicator handles long values that an UPDATE leaves unchanged',
     protects:
-      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops permanently on the first such UPDATE (seen with 1.0.4). It is recognised by its version, or by its flag `--enableToastedColumns` in a build without one.',
+      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops permanently on the first such UPDATE (seen with 1.0.4). It is recognized by its version, or by its flag `--enableToastedColumns` in a build without one.',
     fix: 'Use a newer replicator, or leave {table} out with `exclude-tables`',
     *find(facts) {
       if (facts.machine.tools.replicator?.stopsOnToast) yield* toasted(facts)

@@ -249,7 +249,7 @@ export const CODES = {
     fix: "Run `ALTER ROLE … SET default_transaction_isolation = 'serializable'` on the target for the migration role.",
   },
   'commit.retention-short': {
-    meaning: 'The target would forget the state of the commit before it can be compared. Nothing was decided.',
+    meaning: 'The target would forget the state of the commit before it can be compared. Nothing was committed.',
     cause: '`gc.ttlseconds` is short for the time that a comparison of all rows takes.',
     fix: 'Run the `CONFIGURE ZONE` statement that the message shows, until the migration is finalized.',
   },
@@ -526,7 +526,7 @@ export const CODES = {
     fix: 'Look for rows written on the source since then. The message names the tables and the next step.',
   },
   'fence.lapsed': {
-    meaning: 'The fence lapsed or was changed just before the commit. Nothing was decided.',
+    meaning: 'The fence lapsed or was changed just before the commit. Nothing was committed.',
     cause: 'The lease was not renewed in time, or another session changed it.',
     fix: 'Run the cutover again, with a longer `lease` if the machine is slow.',
   },
@@ -1440,7 +1440,7 @@ export const CODES = {
     fix: 'Set `final-verify: auto`, which compares every row in the write pause where nothing else proves it.',
   },
   'verify.rows-lost': {
-    meaning: 'Rows differ after the drain. Nothing was decided.',
+    meaning: 'Rows differ after the drain. Nothing was committed.',
     cause: 'Nothing is on its way any more, so this is loss.',
     fix: 'Do not cut over. Find the cause, abort, and prepare and load again. If only the hashes differ, MOLT misreads values: use a newer MOLT.',
     next: { action: 'abort' },

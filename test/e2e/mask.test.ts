@@ -233,7 +233,11 @@ describe('refusals', () => {
       ],
       ['no key', /masking key in MOLT_MASK_KEY is empty or not set/, { env: { MOLT_MASK_KEY: '' } }],
       ['a weak key', /MOLT_MASK_KEY has 9 characters/, { env: { MOLT_MASK_KEY: 'rehearsal' } }],
-      ['no TLS', /input `from`: .* the masking key would travel unencrypted/, { inputs: { 'allow-insecure': 'false' } }],
+      [
+        'no TLS',
+        /input `from`: .* the masking key would travel unencrypted/,
+        { inputs: { 'allow-insecure': 'false' } },
+      ],
       ['no target', /input `to` is missing/, { inputs: { to: '' } }],
       ['a pg_dump that is not there', /pg_dump-of-nobody/, { inputs: { 'pg-dump': '/nowhere/pg_dump-of-nobody' } }],
     ]

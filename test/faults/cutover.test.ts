@@ -231,13 +231,13 @@ test('what was changed since, or is changed behind the verify, is seen before th
     'target',
     `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "tables"}'`,
     `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "auto"}'`,
-    /the plan of migration `main` in the ledger is not the one of its hash/,
+    /the plan of migration `main` in the ledger does not match its hash/,
   )
   await refused(
     'target',
     `ALTER TABLE molt_actions.migrations ADD kept jsonb; UPDATE molt_actions.migrations SET kept = plan, plan = (plan - 'hash') || '{"tables": ["orders"]}'`,
     'UPDATE molt_actions.migrations SET plan = kept; ALTER TABLE molt_actions.migrations DROP kept',
-    /the plan of migration `main` in the ledger is not the one of its hash \(there is none\)/,
+    /the plan of migration `main` in the ledger does not match its hash \(none\)/,
   )
   await refused(
     'source',
@@ -262,7 +262,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
   const state = await rehearsal.run('status')
   await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 1)`)
   expect(words(cleanup)).toMatch(/is caught-up: no cutover of it has decided that, or the ledger is an old one/)
-  expect(words(state)).toMatch(/permanent, but damaged:.*is caught-up: no cutover of it has decided that/s)
+  expect(words(state)).toMatch(/permanent, but damaged:.*is caught-up in the ledger: its cutover did not commit/s)
   const running = cutover({ decision: 'commit' }, { env: { MOLT_ACTIONS_STOP_AT: 'sequences set' } })
   const pid = await stoppedChild(running)
   await query('source', 'ALTER TABLE products ALTER price TYPE numeric(13,2)')
@@ -383,7 +383,7 @@ test('a second cutover is refused at once, and is told of the first and where it
   const second = await cutover({}, { github: { repository: 'acme/shop', run_id: '4712' }, workDir: undefined })
   expect(second.conclusion).toBe('failure')
   expect(words(second)).toMatch(
-    /migration `main` is held by `cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\); only one run may act/,
+    /migration `main` is held by `cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\). Only one run can act/,
   )
   const status = await rehearsal.run('status')
   expect(words(status)).toMatch(/`cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\) acts on it/)
@@ -477,9 +477,7 @@ nightly('what was approved is one plan: another one, or a weaker verify, is refu
   await approve("'of another plan'")
   expect(words(await cutover())).toMatch(/migration `main` was approved with the plan of another plan/)
   await approve("plan->>'hash'")
-  expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(
-    /compares less than the approved plan \(`full`\)/,
-  )
+  expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(/compares less than the approved plan \(`full`\)/)
   const brief = await rehearsal.run('brief')
   expect(words(brief)).toContain('discarded an earlier approval that no cutover has used')
   expect(await phase()).toBe('caught-up')
@@ -541,12 +539,14 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   for (const action of ['status', 'finalize']) {
     const told = await rehearsal.run(action)
     expect(told.outputs['error-kind']).toBe('verdict')
-    expect(words(told)).toContain('writes have passed it since the commit: somebody has lifted it meanwhile')
+    expect(words(told)).toContain('writes have passed it since the commit, because it was lifted in between')
   }
   const gone = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'observe, compare', 'dry-run': 'true' })
   requireSuccess('cleanup', gone)
   expect(words(gone)).toMatch(/the source may have changed since the commit.*writes have passed it since the commit/)
-  const accept = /carried over, `(SELECT setval\(.*?\))` on the source says so/.exec(words(gone))?.[1] as string
+  const accept = /copy them over, then run `(SELECT setval\(.*?\))` on the source to confirm/.exec(
+    words(gone),
+  )?.[1] as string
   await rehearsal.query('source', accept)
 
   await rehearsal.query('target', forget('of_customer'))

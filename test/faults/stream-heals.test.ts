@@ -139,7 +139,7 @@ describe('a stream survives what heals', { timeout: 150_000 }, () => {
     const pid = stream.pid as number
     process.kill(pid, 'SIGSTOP')
     try {
-      expect((await red(stream, 15_000)).said).toMatch(/no heartbeat has reached the target .*said nothing about it/)
+      expect((await red(stream, 15_000)).said).toMatch(/no heartbeat has reached the target .*printed nothing about it/)
     } finally {
       process.kill(pid, 'SIGCONT')
     }

@@ -60,9 +60,9 @@ test('a program that cannot connect is told as the program, not as a connection 
 
 test('an error of several lines is one alert, and no line of it runs into another', async () => {
   const summary = await summaryOf(async () =>
-    refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Put these right.'),
+    refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Fix these.'),
   )
   expect(summary).toBe(
-    `> [!CAUTION]\n> 2 findings block:\n>\n>   - a; b\n>\n>   - c\n>\n> Put these right. [preflight.blocked]\n\n${NEXT}`,
+    `> [!CAUTION]\n> 2 findings block:\n>\n>   - a; b\n>\n>   - c\n>\n> Fix these. [preflight.blocked]\n\n${NEXT}`,
   )
 })

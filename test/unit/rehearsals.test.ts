@@ -133,7 +133,7 @@ test.each<[string, FakeRehearsal, RegExp]>([
   ['whose artifact has expired', rehearsal({}, { expired: true }), /has expired/],
   ['whose artifact has no digest', rehearsal({}, { digest: null }), /no digest/],
   ['that gh refuses', { ...rehearsal(), verified: undefined }, /gh attestation verify refuses it: Error: no att/],
-  ['attested by another run', elsewhere(), /is of the run .*runs\/7/],
+  ['attested by another run', elsewhere(), /is for the run .*runs\/7/],
   [
     'with an attestation of another artifact',
     attested({ subject: { name: 'other.zip', digest: { sha256: 'b'.repeat(64) } } }),
@@ -154,7 +154,7 @@ test('too few are red, and each that does not count is named', async () => {
 
 test('one whose bytes are not those of its digest does not count', async () => {
   const { rejected } = await find([rehearsal(), { ...rehearsal(), zip: Buffer.from('other') }])
-  expect(rejected).toEqual([expect.stringMatching(/not what GitHub says that it is/)])
+  expect(rejected).toEqual([expect.stringMatching(/does not match the digest that GitHub reports/)])
 })
 
 test('without gh it fails by name', async () => {

@@ -197,13 +197,13 @@ describe('going on from the slot', () => {
 
   it.each([
     ['another source', slot, '1/0', note, /another source/],
-    ['a stale note', slot, '0/800', undefined, /would win over the slot/],
+    ['a stale note', slot, '0/800', undefined, /would take precedence over the slot/],
     ['a slot that went back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /another slot/],
     ['a slot that moved by itself', { ...slot, confirmedFlushLsn: '0/600' }, '0/500', note, /recreated, advanced/],
-    ['a slot made anew', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
-    ['one made anew before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
+    ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
+    ['one recreated before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
     [
-      'one made anew after the first stream was killed',
+      'one recreated after the first stream was killed',
       { ...slot, confirmedFlushLsn: '0/600', decoded: 0 },
       '0/500',
       { ...note, ended: false, decoded: 0 },

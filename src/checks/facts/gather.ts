@@ -134,7 +134,7 @@ async function readTool(tool: ToolName): Promise<Tool | null> {
 }
 
 /**
- * A build from source has no version, and is recognised by a flag: 1.0 lists it [seen], and it is hidden as deprecated since
+ * A build from source has no version, and is recognized by a flag: 1.0 lists it [seen], and it is hidden as deprecated since
  * unchanged values are read from the target (commit 0ab0b9a3 of July 2024, in none of the tags 1.0.0 to 1.0.4).
  */
 export async function stopsOnToast(program: string, version: string): Promise<boolean> {

@@ -3,7 +3,7 @@ import { refuse } from '../../runtime/errors.ts'
 import { differences } from '../../tools/molt-verify.ts'
 
 /**
- * @param drained whether the drain was proved just before, so that nothing is on its way any more
+ * @param drained whether the drain was just proved, so that nothing is in flight
  * @throws VerdictError with every problem
  */
 export function requireClean(report: VerifyReport, drained = false): void {
@@ -15,29 +15,29 @@ export function requireClean(report: VerifyReport, drained = false): void {
       different ? 'source and target differ' : 'source and target are not proved to be equal',
       report.problems,
       different
-        ? 'The drain was proved, so nothing is on its way any more: this is loss, and waiting mends nothing. Nothing was decided. Find the cause, then abort, and prepare and load again.'
-        : 'Nothing was decided. Put these right, and run `cutover` again.',
+        ? 'The drain was proved, so nothing is in flight: this is loss, and waiting does not help. Nothing was committed. Find the cause, then abort, and prepare and load again.'
+        : 'Nothing was committed. Fix these, then run `cutover` again.',
     )
   if (report.verdict === 'unsettled')
     refuse(
       'verify.inconclusive',
       'source and target are not proved to be equal',
       report.problems,
-      'Nothing is known to be lost. Verify again with less going on, or after the drain.',
+      'There is no known loss. Verify again with less load, or after the drain.',
     )
   if (!different)
     refuse(
       'verify.inconclusive',
       'source and target are not proved to be equal',
       report.problems,
-      'Put these right, and verify again.',
+      'Fix these, then verify again.',
     )
   refuse(
     'verify.differences',
     'source and target differ',
     report.problems,
     report.while === 'streaming'
-      ? 'This is no lag: do not cut over.'
-      : 'While changes are streamed a difference can be lag: say `while: streaming`, or verify after the drain. After the drain it is loss: do not cut over.',
+      ? 'This is not lag. Do not cut over.'
+      : 'While changes stream, a difference can be lag. Set `while: streaming`, or verify after the drain. After the drain it is loss: do not cut over.',
   )
 }
