@@ -9,9 +9,9 @@ import { type ActionSpec, camel, type InputSpec, type InputsOf } from './spec.ts
 type Section = Record<string, unknown>
 
 /**
- * Reads and checks every input of an action: the step's `with`, else the config file, else the default.
- * @param all every action's spec: a config file serves them all, and a misspelt section or key is an error
- * @throws InputError for the first input that is missing or does not fit; nothing else has happened by then
+ * Reads and checks every input of an action: the step's `with`, otherwise the config file, otherwise the default.
+ * @param all every action's spec, because one config file serves them all, and a misspelled section or key is an error
+ * @throws InputError for the first input that is missing or does not fit, before anything else has happened
  */
 export function loadInputs<S extends ActionSpec>(spec: S, all: readonly ActionSpec[]): InputsOf<S> {
   for (const [name, input] of Object.entries(spec.inputs)) mask(input, getInput(name))
@@ -34,7 +34,8 @@ function mask(input: InputSpec<unknown>, value: string): void {
 }
 
 function missing(name: string, input: InputSpec<unknown>): undefined {
-  if (input.required) throw new InputError('input.missing', `input \`${name}\` is missing; write ${input.type.hint}`)
+  if (input.required)
+    throw new InputError('input.missing', `input \`${name}\` is missing. Set it to ${input.type.hint}`)
   return undefined
 }
 
@@ -43,10 +44,10 @@ function check(where: string, input: InputSpec<unknown>, given: string): unknown
   if (result.success) return result.data
   const own = result.error.issues.find((issue) => issue.code === 'custom')?.message
   const shown = input.type.secret ? (own ?? 'it is not valid') : `${JSON.stringify(given)} is not valid`
-  throw new InputError('input.invalid', `${where}: ${shown}; write ${input.type.hint}`)
+  throw new InputError('input.invalid', `${where}: ${shown}. Set it to ${input.type.hint}`)
 }
 
-/** A secret never stands in a file: the file names the environment variable that holds it, as `env:NAME`. */
+/** A file never contains a secret: it names the environment variable that does, as `env:NAME`. */
 function fromFile(value: unknown, name: string, input: InputSpec<unknown>): string | undefined {
   if (value === undefined || value === null) return undefined
   if (!input.type.secret) return typeof value === 'string' ? value : JSON.stringify(value)
@@ -54,7 +55,7 @@ function fromFile(value: unknown, name: string, input: InputSpec<unknown>): stri
   if (!variable)
     throw new InputError(
       'config.secret-in-file',
-      `\`${name}\` in the config file is a secret; write env:NAME, the environment variable that holds it`,
+      `\`${name}\` in the config file is a secret. Write env:NAME, with the environment variable that holds it`,
     )
   const secret = process.env[variable]
   if (!secret)
@@ -66,7 +67,7 @@ function fromFile(value: unknown, name: string, input: InputSpec<unknown>): stri
   return secret
 }
 
-/** What the config file says for `spec`: its section `common`, and over that the section named after the action. */
+/** The config file's values for `spec`: its section `common`, overridden by the section named after the action. */
 function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]): Section {
   if (!path) return {}
   const allowed = new Map(all.map((each) => [each.name, Object.keys(each.inputs)]))
@@ -91,7 +92,7 @@ function readYaml(path: string): Section {
   } catch (error) {
     const absent = (error as NodeJS.ErrnoException).code === 'ENOENT'
     const why = absent
-      ? 'it is not there; check out the repository before this step, or correct the path'
+      ? 'it does not exist. Check out the repository before this step, or correct the path'
       : messageOf(error).split('\n')[0]?.replace(/:$/, '')
     throw new InputError('config.unreadable', `input \`config\`: ${path} cannot be read: ${why}`)
   }
@@ -100,7 +101,7 @@ function readYaml(path: string): Section {
 function requireKnown(name: string, allowed: readonly string[], where: string): void {
   if (allowed.includes(name)) return
   const near = closest(name, [...allowed])
-  // A third of the letters may be wrong; what is further away is another word, and leads astray.
+  // At most a third of the letters may be wrong. Anything further away is another word, and misleading.
   const meant = distance(name, near) <= Math.max(1, name.length / 3)
   throw new InputError(
     'config.unknown-name',
@@ -108,7 +109,7 @@ function requireKnown(name: string, allowed: readonly string[], where: string): 
   )
 }
 
-/** A word to go with a name that is not known. */
+/** A suggestion to append to an unknown name. */
 export function didYouMean(name: string, known: readonly string[]): string {
   return known.length ? `; did you mean \`${closest(name, [...known])}\`?` : ''
 }

@@ -132,7 +132,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const run = await waiting()
     await refused(run.job('cutover'), /passed without an approval/)
     run.github.approvals = [review('Anna')]
-    await refused(run.job('cutover'), /Anna has started this run and approved it/)
+    await refused(run.job('cutover'), /Anna both started and approved this run/)
   })
 
   test('where a policy says so, it is only shown', async () => {
@@ -140,7 +140,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const own = await waiting(lenient)
     own.github.approvals = [review('anna')]
     const cutover = requireGreen('cutover', await own.job('cutover'))
-    expect(words(cutover)).toMatch(/##\[warning\]anna has started this run and approved it/)
+    expect(words(cutover)).toMatch(/##\[warning\]anna both started and approved this run/)
     const bypassed = await waiting(lenient)
     const passed = await bypassed.job('cutover')
     expect(words(requireGreen('cutover', passed))).toMatch(

@@ -103,7 +103,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
     expect(Object.keys(parts)).toEqual(operationsOf('rehearse', {}).map(({ name }) => name))
     pauses.push(Number(result.outputs['pause-ms']) - parts.verify)
     expect(Number(result.outputs['estimated-pause-ms'])).toBeGreaterThan(parts.drain)
-    if (run) expect(words(result)).toContain('with the figures of 1 earlier cutover')
+    if (run) expect(words(result)).toContain('including 1 earlier cutover')
     expect(result.summary).toMatch(/^### ✅ Cutover rehearsed: .*\n\nWrites were paused for .*\n\n### ✅ Verify/)
     expect(await rebuilt()).toEqual([])
     expect(await writableWithin(1_000)).toBe(true)
@@ -243,13 +243,13 @@ test('what was changed since, or is changed behind the verify, is seen before th
     'source',
     'CREATE TABLE loyalty (id int PRIMARY KEY)',
     'DROP TABLE loyalty',
-    /table loyalty is new on the source: it is not part of this migration, and would stay behind/,
+    /table loyalty is new on the source: it is not part of this migration and would not be moved/,
   )
   await refused(
     'target',
     forget('customers_email_key'),
     REMEMBER,
-    /unique customers_email_key of public\.customers was taken off for the load, and its definition was deleted/,
+    /unique customers_email_key of public\.customers was dropped for the load, and its definition was deleted/,
   )
   await refused(
     'source',
@@ -261,7 +261,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
   const cleanup = await rehearsal.run('cleanup')
   const state = await rehearsal.run('status')
   await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 1)`)
-  expect(words(cleanup)).toMatch(/is caught-up: no cutover of it has decided that, or the ledger is an old one/)
+  expect(words(cleanup)).toMatch(/is caught-up in the ledger: either its cutover never committed, or the ledger is outdated/)
   expect(words(state)).toMatch(/permanent, but damaged:.*is caught-up in the ledger: its cutover did not commit/s)
   const running = cutover({ decision: 'commit' }, { env: { MOLT_ACTIONS_STOP_AT: 'sequences set' } })
   const pid = await stoppedChild(running)
@@ -342,7 +342,7 @@ test('a fence that is raised is not called so while a trigger is off; its post s
   const other = { beforeStep: async (step: { phase: string }) => void (step.phase === 'post' && (await lease(later))) }
   const left = await run('fence', { do: 'raise', lease: '60s' }, other)
   requireSuccess('fence', left)
-  expect(words(left)).toContain('the fence is armed, and not by this step any more: it is left as it is')
+  expect(words(left)).toContain('the fence is armed, but no longer by this step, so it stays')
   expect(await write()).toBe(false)
 
   await query('source', 'ALTER TABLE reviews DISABLE TRIGGER molt_actions_fence')
@@ -457,7 +457,7 @@ nightly('a reader of the slot that is ours is cut off; another one is named', TI
   await read('molt-actions replicator')
   const result = await cutover()
   requireSuccess('cutover', result)
-  expect(words(result)).toMatch(/the replicator of an earlier run, which nobody watches any more, was cut off: PID \d+/)
+  expect(words(result)).toMatch(/disconnected the abandoned replicator of an earlier run: PID \d+/)
 })
 
 nightly('inputs that contradict each other are refused before anything is touched', TIMEOUT, async () => {
@@ -509,7 +509,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   const byHand = await cutover({ decision: 'commit', switch: 'manual' })
   requireSuccess('cutover', byHand)
   expect(byHand.outputs.phase).toBe('committed')
-  expect(byHand.summary).toMatch(/^### ✅ Cutover committed: the source is fenced for good/)
+  expect(byHand.summary).toMatch(/^### ✅ Cutover committed: the source is permanently fenced/)
   expect(byHand.summary).toMatch(/Point the application's connection string at the target.*switched-by-hand: true/s)
 
   const early = await rehearsal.run('finalize')
@@ -533,7 +533,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   const leased = (value: string) => rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
   await leased('1')
   for (const action of ['status', 'finalize'])
-    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, and not permanent as the commit has left it/)
+    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, not permanent as after the commit/)
   expect(await write()).toBe(true)
   await leased('9223372036854775807')
   for (const action of ['status', 'finalize']) {
@@ -551,7 +551,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
 
   await rehearsal.query('target', forget('of_customer'))
   const forgotten = await rehearsal.run('finalize')
-  expect(words(forgotten)).toMatch(/foreign-key of_customer of public\.orders was taken off.*definition was deleted/)
+  expect(words(forgotten)).toMatch(/foreign-key of_customer of public\.orders was dropped.*definition was deleted/)
   expect(await phase()).toBe('switched')
   await rehearsal.query('target', REMEMBER)
 

@@ -88,7 +88,7 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
 
   const abort = await rehearsal.run('abort')
   expect(abort.conclusion).toBe('failure')
-  expect(words(abort)).toContain('use `rollback`')
+  expect(words(abort)).toContain('Run `rollback`')
   const early = await rehearsal.run('cleanup')
   expect(words(early)).toContain('its rollback window ends on')
 
@@ -119,7 +119,7 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
   expect(await writable()).toBe(true)
   const again = await rehearsal.run('rollback')
   requireSuccess('rollback', again)
-  expect(words(again)).toContain('nothing to do: migration main is rolled back since')
+  expect(words(again)).toContain('nothing to do: migration main was rolled back on')
   // As a rollback leaves it that died between its two steps.
   await rehearsal.query('target', "UPDATE molt_actions.migrations SET phase = 'switched'")
   const carriedOn = await rehearsal.run('rollback')
@@ -205,7 +205,7 @@ test('status reads one side alone, and is red when the slot keeps too much WAL',
   await rehearsal.bringToCaughtUp()
   const red = await rehearsal.run('status', { 'wal-budget': '1B' })
   expect(red.conclusion).toBe('failure')
-  expect(words(red)).toContain('nobody reads it')
+  expect(words(red)).toContain('no reader')
   await rehearsal.pair.target.kill()
   const half = await rehearsal.run('status')
   expect(half.outputs).toMatchObject({ fence: 'lifted', 'error-code': 'status.unreadable' })

@@ -39,7 +39,7 @@ test('streams until it is asked for the slot, declined, or its leg is over; two 
     const followed = await following
     requireSuccess('replicate', followed)
     expect(followed.outputs).toMatchObject({ 'ended-by': 'request', restarts: '0' })
-    expect(words(followed)).toMatch(/`cutover` of a run outside GitHub asks for the slot; it is handed over/)
+    expect(words(followed)).toMatch(/handed the slot over to `cutover` of a run outside GitHub/)
     const evidence = JSON.parse(readFileSync(followed.outputs.evidence as string, 'utf8'))
     expect(evidence).toMatchObject({ migration: 'main', slot: 'molt_slot', endedBy: 'request' })
     expect(evidence.endLsn).toBe(followed.outputs['end-lsn'])

@@ -190,7 +190,7 @@ describe('the proof of a drain', { timeout: 60_000 }, () => {
     const { stream, load } = await streaming({ extraArgs: ['--dlqTableName', 'left_over'] })
     await load.stop()
     await scene.db.t.query('CREATE TABLE left_over (event text); INSERT INTO left_over VALUES (1)')
-    await expect(proveDrain(stream, 30_000)).rejects.toThrow(/1 changes lie in the dead-letter table left_over/)
+    await expect(proveDrain(stream, 30_000)).rejects.toThrow(/1 changes are in the dead-letter table left_over/)
     await scene.db.t.query('TRUNCATE left_over')
     await proveDrain(stream, 30_000)
     expect(deadLetterName(['--dlqTableName=shop."Odd"'])).toBe('Odd')

@@ -76,7 +76,7 @@ test.each([
   ['postgres://u@h/d?sslmode=allow', 'its sslmode is allow'],
   ['postgres://u@h/d?sslmode=disable', 'its sslmode is disable'],
   ['postgres://u@h/d?sslmode=verify-full&sslmode=disable', 'its sslmode is disable'],
-  ['postgres://u@h/d', 'it has no sslmode, so TLS is given up when the server does not offer it'],
+  ['postgres://u@h/d', 'it has no sslmode, so TLS is skipped when the server does not offer it'],
   ['postgres://u@/d?host=/run/postgresql', undefined],
   ['postgres://u@%2Frun%2Fpostgresql/d', undefined],
 ])('TLS: %s', (url, problem) => expect(tlsProblem(url)).toBe(problem))

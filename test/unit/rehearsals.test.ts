@@ -96,7 +96,7 @@ const gate = (
 
 test('two attested runs on the default branch are enough, and gh has checked both', async () => {
   const passed = await gate([rehearsal(), rehearsal({ event: 'workflow_dispatch' })])
-  expect(words(passed)).toMatch(/rehearsed green 2 times/)
+  expect(words(passed)).toMatch(/had 2 green rehearsals/)
   expect(passed.conclusion).toBe('success')
   const calls = readFileSync(join(folder, 'gh.txt'), 'utf8').trim().split('\n')
   expect(calls).toHaveLength(2)
@@ -148,7 +148,7 @@ test.each<[string, FakeRehearsal, RegExp]>([
 
 test('too few are red, and each that does not count is named', async () => {
   const ended = await gate([rehearsal(), elsewhere()])
-  expect(words(ended)).toMatch(/rehearsed green 1 times .* and 2 are required.* Not counted: .*runs\/7/)
+  expect(words(ended)).toMatch(/had 1 green rehearsals .* but 2 are required.* Not counted: .*runs\/7/)
   expect(ended.conclusion).toBe('failure')
 })
 
@@ -167,7 +167,7 @@ test('without gh it fails by name', async () => {
 test('the approver reads how often it was rehearsed, also where no rehearsal is required', async () => {
   const passed = await gate([rehearsal(), rehearsal(), elsewhere()], { rehearsals: '0' })
   expect(passed.conclusion).toBe('success')
-  expect(passed.summary).toMatch(/rehearsed green 2 times/)
+  expect(passed.summary).toMatch(/had 2 green rehearsals/)
   expect(passed.summary).toMatch(/not counted: .*runs\/7/)
 })
 

@@ -300,7 +300,7 @@ it('a progress line says whether it gets better', () => {
   expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
   // Of a drain that is stuck the last figure would read as calm.
   expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
-    /^streaming: lag not known until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
+    /^streaming: lag unknown until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
   )
 })
 
@@ -367,9 +367,9 @@ it.each([
   [{ retries: 1, restarts: 0, interruptions: 0 }, 'the replicator retried once'],
   [
     { retries: 0, restarts: 2, interruptions: 1 },
-    'the replicator was started again 2 times; our own connections were lost once',
+    'the replicator was restarted 2 times; our own connections were lost once',
   ],
-  [{ retries: 3, restarts: 1, interruptions: 0 }, 'the replicator retried 3 times and was started again once'],
+  [{ retries: 3, restarts: 1, interruptions: 0 }, 'the replicator retried 3 times and was restarted once'],
 ])('%j: %s', (status, words) => expect(diagnosesText(status)).toBe(words))
 
 it('a table that was emptied stays emptied for every later stream; DDL that a stream has seen does not count', () => {
