@@ -261,7 +261,9 @@ test('what was changed since, or is changed behind the verify, is seen before th
   const cleanup = await rehearsal.run('cleanup')
   const state = await rehearsal.run('status')
   await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 1)`)
-  expect(words(cleanup)).toMatch(/is caught-up in the ledger: either its cutover never committed, or the ledger is outdated/)
+  expect(words(cleanup)).toMatch(
+    /is caught-up in the ledger: either its cutover never committed, or the ledger is outdated/,
+  )
   expect(words(state)).toMatch(/permanent, but damaged:.*is caught-up in the ledger: its cutover did not commit/s)
   const running = cutover({ decision: 'commit' }, { env: { MOLT_ACTIONS_STOP_AT: 'sequences set' } })
   const pid = await stoppedChild(running)

@@ -53,7 +53,7 @@ test('a program that cannot connect is told as the program, not as a connection 
   const summary = await summaryOf(async () => {
     throw new ToolError({ code: 'tool.failed', program: 'molt', args: [], ending: 'ended with exit code 1', said })
   })
-  expect(summary).toBe(`> [!CAUTION]\n> molt ended with exit code 1; it last said: ${said} [tool.failed]\n\n${NEXT}`)
+  expect(summary).toBe(`> [!CAUTION]\n> molt ended with exit code 1. Last line: ${said} [tool.failed]\n\n${NEXT}`)
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-code[\s\S]*tool\.failed/)
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-kind[\s\S]*tool/)
 })

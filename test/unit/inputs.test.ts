@@ -88,7 +88,7 @@ describe('loadInputs', () => {
 
   test('a value that does not fit is told with the file that has it', () => {
     expect(() => load({ wall: WALL }, 'paint:\n  coats: 99\n')).toThrow(
-      /^`coats` in .*config\.yml: "99" is not valid; write a whole/,
+      /^`coats` in .*config\.yml: "99" is not valid\. Set it to a whole/,
     )
     expect(() => load({ wall: WALL, coats: '99' }, '')).toThrow(/^input `coats`: "99"/)
   })

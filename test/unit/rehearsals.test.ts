@@ -127,9 +127,13 @@ test.each<[string, FakeRehearsal, RegExp]>([
   ['of a branch', rehearsal({ head_branch: 'feature' }), /ran on the branch feature/],
   ['of a fork', rehearsal({ head_repository: { full_name: 'mallory/shop' } }), /ran for a fork/],
   ['of a pull request', rehearsal({ event: 'pull_request' }), /started by pull_request/],
-  ['of another workflow', rehearsal({ path: '.github/workflows/ci.yml' }), /of the workflow \.github\/workflows\/ci/],
+  [
+    'of another workflow',
+    rehearsal({ path: '.github/workflows/ci.yml' }),
+    /belongs to the workflow \.github\/workflows\/ci/,
+  ],
   ['that failed', rehearsal({ conclusion: 'failure' }), /ended with failure/],
-  ['that is too old', rehearsal({ created_at: '2020-01-01T00:00:00Z' }), /is of 2020/],
+  ['that is too old', rehearsal({ created_at: '2020-01-01T00:00:00Z' }), /ran on 2020/],
   ['whose artifact has expired', rehearsal({}, { expired: true }), /has expired/],
   ['whose artifact has no digest', rehearsal({}, { digest: null }), /no digest/],
   ['that gh refuses', { ...rehearsal(), verified: undefined }, /gh attestation verify refuses it: Error: no att/],
@@ -137,7 +141,7 @@ test.each<[string, FakeRehearsal, RegExp]>([
   [
     'with an attestation of another artifact',
     attested({ subject: { name: 'other.zip', digest: { sha256: 'b'.repeat(64) } } }),
-    /about something else/,
+    /for something else/,
   ],
   ['that gh describes in an unknown form', { ...rehearsal(), verified: '[{}]' }, /cannot be read/],
 ])('one %s does not count', async (_, other, why) => {

@@ -11,7 +11,7 @@ import { proposeRules } from '../../masking/propose.ts'
 import { maskSummary } from '../../masking/report.ts'
 import { fromEnv, KEEPS, keyProblem, type Rules, readRules } from '../../masking/rules.ts'
 import { readSchema, type SchemaSql } from '../../masking/schema.ts'
-import { domainKeys, openSession, setParameters, silence } from '../../masking/session.ts'
+import { domainKeys, openSession, setParameters, suppressLogging } from '../../masking/session.ts'
 import { MEETS_CHECKS } from '../../masking/source-checks.ts'
 import { close, lostMost, subsetPredicates } from '../../masking/subset.ts'
 import { discardTables, requireRehearsal, runAll, setState, takeOver } from '../../masking/target.ts'
@@ -103,8 +103,8 @@ async function mask(context: Mask): Promise<void> {
     const target = await openSession(inputs.to, 'target')
     try {
       await requireRehearsal(source, target, inputs.allowTarget)
-      await silence(source, 'source')
-      await silence(target, 'target')
+      await suppressLogging(source, 'source')
+      await suppressLogging(target, 'target')
       await maskAll(context, { source, target, rules, key, canaries })
     } finally {
       await target.end().catch(() => {})
