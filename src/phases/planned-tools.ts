@@ -1,6 +1,7 @@
 import { warning } from '@actions/core'
 import type { Plan } from '../model/plan.ts'
 import { VerdictError } from '../runtime/errors.ts'
+import { requireToolPasswords } from '../runtime/password-command.ts'
 import { findTool, sha256, type ToolName } from '../tools/versions.ts'
 
 /** The check of `prepare` whose waiver lets a plan accept any build of a program. */
@@ -9,9 +10,14 @@ const WAIVED_BY = 'tool.version'
 /**
  * What was rehearsed and approved is a plan with its programs; others can move data differently. A program missing from the
  * PATH is reported by the step that starts it, and nothing is known of one that `prepare` has not seen.
- * @throws VerdictError for the first program that differs from the one `prepare` saw
+ * @throws VerdictError for the first program that differs from the one `prepare` saw; UserError without a lasting password
  */
-export async function requirePlannedTools(plan: Plan, ...tools: ToolName[]): Promise<void> {
+export async function requirePlannedTools(
+  plan: Plan,
+  urls: { source: string; target: string },
+  ...tools: ToolName[]
+): Promise<void> {
+  requireToolPasswords([urls.source, urls.target])
   for (const tool of tools) {
     const program = plan.tools?.[tool] && findTool(tool)
     if (program) requirePlannedTool(plan, tool, await sha256(program))

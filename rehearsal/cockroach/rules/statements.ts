@@ -13,6 +13,7 @@ import {
   quoteText,
   type RuleContext,
   raising,
+  raisingForCopy,
   type StatementRule,
 } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
@@ -95,7 +96,7 @@ const STATEMENT_RULES: StatementRule[] = [
       // `COPY (SELECT … FROM …) TO` reads nothing in.
       const reads = statement.tokens[1]?.text !== '(' && statement.tokens.some((token) => isWord(token, 'from'))
       if (reads && !(await context.isAdmin()))
-        return { sql: raising(new SqlError('42501', 'only users with the admin role are allowed to COPY FROM')) }
+        return { sql: raisingForCopy(new SqlError('42501', 'only users with the admin role are allowed to COPY FROM')) }
       return { sql: translate(statement, context.version) }
     },
   },

@@ -58,7 +58,7 @@ function requireTls(inputs: Mask['inputs']): void {
         'input.insecure-url',
         `input \`${name}\`: ${problem}, so the masking key would travel unencrypted. Use sslmode=verify-full, or set \`allow-insecure: true\``,
       )
-    warning(`\`allow-insecure\`: TLS is not enforced on \`${name}\`: ${problem}`)
+    warning(`\`allow-insecure\`: TLS is not enforced on the connection \`${name}\`: ${problem}`)
   }
 }
 

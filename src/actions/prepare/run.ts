@@ -108,10 +108,12 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     refuse(
       'preflight.blocked',
       plural(blocked.length, 'finding blocks', 'findings block'),
-      blocked.map((each) => `${each.check}: ${each.what}; ${each.fix}`),
+      // Each was annotated with its fix.
+      [...new Set(blocked.map(({ check }) => check))],
       inputs.apply
-        ? 'The safe fixes were applied; nothing was installed. Fix these, or waive them by name, and run `prepare` again.'
-        : 'Nothing was changed on either side. Fix these, or waive them by name, and run `prepare` again.',
+        ? 'The safe fixes were applied; nothing was installed. Fix them as shown above, or waive them by name, and run `prepare` again.'
+        : 'Nothing was changed on either side. Fix them as shown above, or waive them by name, and run `prepare` again.',
+      { summarized: true },
     )
   const warnings = findings.filter(isOpenWarning).map(({ check, object }) => `${check} (${object})`)
   const entry = await install(source, target, facts, plan, { findings: counts, warnings })

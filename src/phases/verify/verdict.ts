@@ -2,6 +2,9 @@ import type { VerifyReport } from '../../report/verify-report.ts'
 import { refuse } from '../../runtime/errors.ts'
 import { differences } from '../../tools/molt-verify.ts'
 
+/** The caller writes the report to the summary. */
+const SUMMARIZED = { summarized: true }
+
 /**
  * @param drained whether the drain was just proved, so that nothing is in flight
  * @throws VerdictError with every problem
@@ -17,6 +20,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
       different
         ? 'The drain was proved, so nothing is in flight: this is loss, and waiting does not help. Nothing was committed. Find the cause, then abort, and prepare and load again.'
         : 'Nothing was committed. Fix these, then run `cutover` again.',
+      SUMMARIZED,
     )
   if (report.verdict === 'unsettled')
     refuse(
@@ -24,6 +28,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
       'source and target are not proved to be equal',
       report.problems,
       'There is no known loss. Verify again with less load, or after the drain.',
+      SUMMARIZED,
     )
   if (!different)
     refuse(
@@ -31,6 +36,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
       'source and target are not proved to be equal',
       report.problems,
       'Fix these, then verify again.',
+      SUMMARIZED,
     )
   refuse(
     'verify.differences',
@@ -39,5 +45,6 @@ export function requireClean(report: VerifyReport, drained = false): void {
     report.while === 'streaming'
       ? 'This is not lag. Do not cut over.'
       : 'While changes stream, a difference can be lag. Set `while: streaming`, or verify after the drain. After the drain it is loss: do not cut over.',
+    SUMMARIZED,
   )
 }
