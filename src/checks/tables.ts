@@ -187,14 +187,18 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.odd-name',
     severity: 'block',
     waivable: false,
-    title: "No table's name contains quotes or braces",
+    title: "No table's name contains quotes, braces, control characters or a runner command",
     protects:
-      'The tools print names in quotes, in braces, or bare, so their messages about such a table are ambiguous, and its load is refused in the end.',
+      'The tools print names in quotes, in braces, or bare, so their messages about such a table are ambiguous, and its load is refused in the end. In a GitHub log, `::name::` is a command.',
     fix: 'Rename {table}, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedTables(facts))
-        if (/["{}]/.test(each.name))
-          yield { object: nameOf(each), what: `the name ${nameOf(each)} contains quotes or braces`, names: table(each) }
+        if (/["{}\p{Cc}\p{Cf}]|^\s*::|##\[/u.test(each.name))
+          yield {
+            object: nameOf(each),
+            what: `the name ${nameOf(each)} contains quotes, braces or control characters, or begins with ::`,
+            names: table(each),
+          }
     },
   },
   {

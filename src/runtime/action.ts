@@ -5,6 +5,7 @@ import { CancelledError, errorCode, errorKind, ListedError, messageOf, UserError
 import { loadInputs } from './inputs.ts'
 import { nextAfter, nextByLedger, nextMarkdown, nextText, nextToTell, resetNext } from './next.ts'
 import { notified, notifyTo } from './notify.ts'
+import { guardOutput, shown } from './output.ts'
 import { type PasswordLasts, setPasswordCommand, withJobPassword } from './password-command.ts'
 import { explain } from './refusals.ts'
 import { holdsSecret, redact } from './secrets.ts'
@@ -67,6 +68,7 @@ export async function runAction<S extends ActionSpec>(
   const abandoned = () =>
     controller.abort(new CancelledError('cancelled.runner-gone', 'the runner is gone, and nothing reads the output'))
   const summary = summaryOf()
+  const unguard = guardOutput()
   process.stdout.on('error', abandoned)
   process.on('SIGINT', cancel)
   process.on('SIGTERM', cancel)
@@ -90,6 +92,7 @@ export async function runAction<S extends ActionSpec>(
     if (target && migration && nextByLedger() && !controller.signal.aborted) await keep?.(target, migration, failure)
   } finally {
     await notified()
+    unguard()
     process.stdout.off('error', abandoned)
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)
@@ -139,7 +142,7 @@ function summaryOf(): (markdown: string) => void {
   return (markdown) => {
     const path = process.env.GITHUB_STEP_SUMMARY
     // A blank line after each part. Without it, the next part belongs to the HTML block that ends with `</details>`, as text.
-    const text = `${redact(markdown)}\n\n`
+    const text = `${shown(redact(markdown))}\n\n`
     written += Buffer.byteLength(text)
     if (path && written <= SUMMARY_LIMIT) appendFileSync(path, text)
     else if (path) core.warning('the job summary is full. The rest is in the evidence file')

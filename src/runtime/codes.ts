@@ -1438,8 +1438,8 @@ export const CODES = {
   'verify.differences': {
     meaning: 'Source and target differ.',
     cause:
-      'While changes stream, a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss.',
-    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ.',
+      'While changes stream, a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss. One known cause: molt creates its slot before its snapshot. A transaction whose commit waits for a synchronous standby in between is in neither.',
+    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ. Load again when rows are lost.',
   },
   'verify.inconclusive': {
     meaning: 'Source and target are not proved to be equal, but there is no known loss.',
