@@ -54,7 +54,10 @@ function countsOf(findings: readonly Finding[]): Record<Outcome, number> {
 export function filesOf(conversion: Conversion): Map<string, string> {
   const found = reportOf(conversion)
   return new Map([
-    ['1-tables.sql', sqlFile(`Types, sequences and tables of ${conversion.schema}`, conversion.tables)],
+    [
+      '1-tables.sql',
+      sqlFile(`Types, sequences and tables of ${conversion.schema}`, [...unlocked(conversion), ...conversion.tables]),
+    ],
     ['2-indexes.sql', sqlFile(`Indexes of ${conversion.schema}, after the load`, conversion.indexes)],
     [
       '3-constraints.sql',
@@ -66,7 +69,12 @@ export function filesOf(conversion: Conversion): Map<string, string> {
   ])
 }
 
-function sqlFile(title: string, statements: readonly Statement[]): string {
+/** A table that is created locked, as from 26.1 on, refuses the constraints of 3-constraints.sql. Source: cockroachdb/docs, v26.2 `alter-table.md`. */
+function unlocked({ target, tables }: Conversion): Pick<Statement, 'sql'>[] {
+  return tables.length && target[0] >= 26 ? [{ sql: 'SET create_table_with_schema_locked = off' }] : []
+}
+
+function sqlFile(title: string, statements: readonly Pick<Statement, 'sql'>[]): string {
   const all = statements.map(({ sql }) => `${sql};\n`).join('\n')
   return `-- ${title}. Written by molt-actions convert: change convert.yml, not this file.\n\n${all || '-- Nothing.\n'}`
 }

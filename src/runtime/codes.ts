@@ -1366,6 +1366,12 @@ export const CODES = {
     fix: 'Drop that index on the target until after the drain.',
   },
 
+  'target.schema-locked': {
+    meaning: 'A table of the target is locked against schema changes.',
+    cause:
+      'CockroachDB creates tables with `schema_locked = true` from 26.1 on. `prepare` unlocks those whose indexes and constraints it defers; another user locked this one later, or it is not part of the migration.',
+    fix: 'Run `ALTER TABLE name SET (schema_locked = false)` for the table in the message, then run the step again.',
+  },
   'target.table-offline': {
     meaning: 'An expected table of the target is offline.',
     cause: 'An import holds it. The catalogs hide such a table, and every statement on it fails.',

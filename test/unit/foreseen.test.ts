@@ -195,6 +195,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'stream.stuck.truncate': 'people',
   'stream.stuck.type': ['tgt.type'],
   'stream.stuck.unique': ['tgt.unique'],
+  'target.schema-locked': 'changed later',
   'target.table-offline': ['tgt.job'],
   'tool.failed': 'failure',
   'tool.killed': 'failure',

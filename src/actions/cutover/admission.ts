@@ -1,5 +1,6 @@
 import { info } from '@actions/core'
 import { deferAgain, lostDefinitions } from '../../destination/deferral.ts'
+import { keepUnlocked } from '../../destination/schema-lock.ts'
 import { requireClosed } from '../../destination/write-access.ts'
 import { readStreamNote } from '../../ledger/hold.ts'
 import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.ts'
@@ -127,6 +128,7 @@ export async function settle(context: Cutover, source: Database, target: Databas
       'fence.armed-by-other',
       `the fence is armed, by a run that does not hold this migration or by hand; it falls by itself in ${seconds(remainingMs)}, or lift it with \`fence\``,
     )
+  await keepUnlocked(target, entry.id)
   const again = await deferAgain(target, entry.id)
   if (again.length)
     info(`${again.length} unique indexes and constraints, rebuilt by a cutover that came to no decision, are off again`)
