@@ -446,6 +446,12 @@ export const CODES = {
     cause: 'A constraint, a domain or the type of a column does not allow it. Values are left out of the message.',
     fix: 'Correct the row or the definition that the message names. The log of the server shows the row.',
   },
+  'database.schema-locked': {
+    meaning: 'A table of the target is locked against schema changes.',
+    cause:
+      'CockroachDB creates tables with `schema_locked = true` from 26.1 on. `prepare` unlocks those whose indexes and constraints it defers; another user locked this one later, or it is not part of the migration.',
+    fix: 'Run `ALTER TABLE name SET (schema_locked = false)` for the table in the message, then run the step again.',
+  },
   'database.server-fault': {
     meaning: 'A database server reported a fault of its own.',
     cause: 'Its disk fails, a file is damaged, or the server has a bug.',
@@ -1377,12 +1383,6 @@ export const CODES = {
     fix: 'Drop that index on the target until after the drain.',
   },
 
-  'target.schema-locked': {
-    meaning: 'A table of the target is locked against schema changes.',
-    cause:
-      'CockroachDB creates tables with `schema_locked = true` from 26.1 on. `prepare` unlocks those whose indexes and constraints it defers; another user locked this one later, or it is not part of the migration.',
-    fix: 'Run `ALTER TABLE name SET (schema_locked = false)` for the table in the message, then run the step again.',
-  },
   'target.table-offline': {
     meaning: 'An expected table of the target is offline.',
     cause: 'An import holds it. The catalogs hide such a table, and every statement on it fails.',
