@@ -43,6 +43,10 @@ describe('extra-args', () => {
     [['--source', 'x'], '--source is set by this action itself: use the input `source`'],
     [['--source=x'], '--source is set by this action itself: use the input `source`'],
     [['--direct-copy=false'], '--direct-copy is set by this action itself: use the input `mode`'],
+    [
+      ['--filter-path', '/f.json'],
+      '--filter-path is set by this action itself: rows that it leaves out would count as missing in `verify` and in the row hashes',
+    ],
     [['--flush-rows', '--target'], '--target is set by this action itself: use the input `target`'],
     [['-source', 'x'], '-source is no flag of molt fetch: flags have two hyphens'],
     [['-h'], '-h is no flag of molt fetch: flags have two hyphens'],
