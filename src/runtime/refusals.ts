@@ -66,7 +66,7 @@ export function refusal(code: RefusalCode, state: string, error: unknown, words?
 export function explainWords(said: string): { code: ErrorCode; advice: string } | undefined {
   const state = /\bSQLSTATE ([0-9A-Z]{5})\b/.exec(said)?.[1]
   const code = state && codeOf(state)
-  // Which row it was is told by those who know the program's tables.
+  // The callers know the tables and name the row.
   if (!code || code === 'database.row-refused') return undefined
   return { code, advice: `${CODES[code].cause} ${CODES[code].fix}` }
 }
