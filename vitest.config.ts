@@ -17,6 +17,8 @@ export const NIGHTLY = [
   'test/faults/cutover-kill.test.ts',
   'test/faults/estimate.test.ts',
   'test/faults/cutover-nights.test.ts',
+  'test/security/hostile-tools.test.ts',
+  'test/security/canaries.test.ts',
 ]
 
 /** Have a longer form at night, and a short one in the other runs. */
@@ -35,6 +37,8 @@ export const GROUPS: Readonly<Record<string, readonly string[]>> = {
   faults: ['test/faults/table.test.ts', 'test/faults/proof-model.test.ts'],
   security: [
     'test/security/fuzz.test.ts',
+    'test/security/hostile-tools.test.ts',
+    'test/security/canaries.test.ts',
     'test/contract/attacks.test.ts',
     'test/contract/every-grant.test.ts',
     'test/contract/printed-grants.test.ts',
