@@ -1,6 +1,6 @@
 /**
  * Secrets that break every quoting, and people whose rows provoke errors: after each action both are looked for in
- * everything that somebody could read.
+ * everything that is kept or shown.
  */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
