@@ -19,7 +19,7 @@ import {
   statSync,
   symlinkSync,
 } from 'node:fs'
-import { rename, rm, writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -112,8 +112,10 @@ const SUPERVISOR = `
 umask 022
 dir=$1 bin=$2
 mkdir "$dir" || exit 1
+making=
 trap finish EXIT
 finish() {
+  [ -z "$making" ] || rmdir "$making"
   if [ -s "$dir/server.pid" ]; then
     pid=$(cat "$dir/server.pid")
     kill -CONT "$pid" && kill -QUIT "$pid"
@@ -122,7 +124,12 @@ finish() {
   rm -rf "$dir"
 }
 init() {
-  bin=\${1:-$bin} template=$2
+  bin=\${1:-$bin} template=$2 waited=0
+  # One process makes the template, and the others wait for it.
+  while [ -n "$template" ] && [ ! -d "$template" ] && [ $waited -lt 300 ]; do
+    mkdir "$template.making" 2>/dev/null && making=$template.making && break
+    sleep 0.1; waited=$((waited + 1))
+  done
   if [ -d "$template" ]; then
     cp -R "$template" "$dir/data" || exit 1
     : >"$dir/initialised"
@@ -132,7 +139,11 @@ init() {
   "$bin/initdb" -D "$dir/data" --username=postgres --pwfile="$dir/password" --auth=scram-sha-256 \\
     --encoding=UTF8 --no-locale --no-sync >"$dir/initdb.log" 2>&1 </dev/null ||
     { cat "$dir/initdb.log" >&2; exit 1; }
-  [ -z "$template" ] || cp -R "$dir/data" "$dir/template" || exit 1
+  if [ -n "$making" ]; then
+    cp -R "$dir/data" "$dir/template" && mv "$dir/template" "$template" || exit 1
+    rmdir "$making"
+    making=
+  fi
   : >"$dir/initialised"
 }
 serve() {
@@ -303,8 +314,6 @@ export async function startPostgres(options: PostgresOptions): Promise<EmbeddedS
     const template = templateOf(name, binDir)
     command(`init '${reachableBinDir}' '${template}'`)
     await until(() => existsSync(join(folder, 'initialised')), 'its data folder was initialised', 60, signal)
-    // Another process may have made the same template meanwhile; its copy is as good.
-    await rename(join(folder, 'template'), template).catch(() => {})
     await writeSettings(join(dataDir, 'postgresql.auto.conf'), { ...DEFAULT_SETTINGS, ...options.settings })
     await firstStart()
     await options.beforeDatabase?.({ name, port, urlOf })
@@ -427,11 +436,12 @@ function copyBinaries(binDir: string, to: string, account: Account) {
 
 /**
  * Where a data folder fresh from initdb is kept for the next server; empty for no keeping. Tests set the folder.
- * One a name, since a copy has the system identifier of its template, and the two sides must differ.
+ * A copy has the system identifier of its template, and the two sides must differ.
  */
 function templateOf(name: string, binDir: string): string {
   const folder = process.env.MOLT_ACTIONS_INITDB_CACHE
-  return folder ? join(folder, `${name}-${createHash('sha256').update(binDir).digest('hex').slice(0, 12)}`) : ''
+  const identity = name === 'source' || name === 'target' ? name : 'other'
+  return folder ? join(folder, `${identity}-${createHash('sha256').update(binDir).digest('hex').slice(0, 12)}`) : ''
 }
 
 async function writeSettings(file: string, settings: Record<string, string | number>) {

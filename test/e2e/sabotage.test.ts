@@ -1,8 +1,8 @@
 /**
  * Everything that can be wrong between two databases, done to a small shop that was loaded and is equal, and undone
- * again: no test needs another one. Each must be red with the right words, and what is undone must be green again.
+ * again: no test needs another one. Each must be red with its code and numbers, and what is undone must be green again.
  */
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -10,7 +10,9 @@ import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
+import { inProcess } from '../support/in-process.ts'
 import { type Servers, startServers } from '../support/servers.ts'
+import { NODE, STAND_IN_MOLT, standInFolder } from '../support/stand-in.ts'
 
 const REPO = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 
@@ -39,37 +41,38 @@ interface Trick {
 }
 
 /** A folder with a `molt` that plays a trick. */
-function bin(name: string, trick: Trick = {}): string {
-  const folder = join(dir, name)
+function tricked(trick: Trick): string {
+  const folder = join(dir, 'tricked')
   mkdirSync(folder, { recursive: true })
-  const program = `#!${process.execPath}
-const { spawn } = require('node:child_process')
-const { createInterface } = require('node:readline')
+  const program = `#!${NODE}
 const trick = ${JSON.stringify(trick)}
+const bundle = ${JSON.stringify(STAND_IN_MOLT)}
 const args = process.argv.slice(2)
-const help = args.at(-1) === '--help'
-if (!help) for (const [flag, value] of Object.entries(trick.flags ?? {})) args[args.indexOf(flag) + 1] = value
-if (!help) args.push(...(trick.add ?? []))
-const molt = spawn(process.execPath, [${JSON.stringify(join(REPO, 'dist/stand-in-molt.cjs'))}, ...args], {
-  stdio: ['inherit', 'pipe', 'inherit'],
-})
-createInterface({ input: molt.stdout }).on('line', (line) => {
-  if (trick.killAt && new RegExp(trick.killAt).test(line)) {
-    molt.kill('SIGKILL')
-    process.kill(process.pid, 'SIGKILL')
-  }
-  if (trick.freezeAt && new RegExp(trick.freezeAt).test(line)) molt.kill('SIGSTOP')
-  if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
-  if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
-  if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
-  if (trick.zero && line.includes(trick.zero)) line = line.replace(/"num_rows":\\d+/, '"num_rows":0')
-  if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
-})
-process.on('SIGTERM', () => molt.kill('SIGTERM'))
-molt.on('close', (code) => process.exit(code ?? 1))
+if (/^--(help|version)$/.test(args.at(-1))) require(bundle)
+else play()
+function play() {
+  const { spawn } = require('node:child_process')
+  const { createInterface } = require('node:readline')
+  for (const [flag, value] of Object.entries(trick.flags ?? {})) args[args.indexOf(flag) + 1] = value
+  args.push(...(trick.add ?? []))
+  const molt = spawn(process.execPath, [bundle, ...args], { stdio: ['inherit', 'pipe', 'inherit'] })
+  createInterface({ input: molt.stdout }).on('line', (line) => {
+    if (trick.killAt && new RegExp(trick.killAt).test(line)) {
+      molt.kill('SIGKILL')
+      process.kill(process.pid, 'SIGKILL')
+    }
+    if (trick.freezeAt && new RegExp(trick.freezeAt).test(line)) molt.kill('SIGSTOP')
+    if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
+    if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
+    if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
+    if (trick.zero && line.includes(trick.zero)) line = line.replace(/"num_rows":\\d+/, '"num_rows":0')
+    if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
+  })
+  process.on('SIGTERM', () => molt.kill('SIGTERM'))
+  molt.on('close', (code) => process.exit(code ?? 1))
+}
 `
-  writeFileSync(join(folder, 'molt'), program)
-  chmodSync(join(folder, 'molt'), 0o755)
+  writeFileSync(join(folder, 'molt'), program, { mode: 0o755 })
   return folder
 }
 
@@ -78,7 +81,8 @@ async function run(action: string, inputs: Record<string, string> = {}, trick?: 
     dir: join(REPO, 'actions', action),
     repo: REPO,
     inputs: { source: pair.source.url, target: pair.target.url, 'allow-insecure': 'true', ...inputs },
-    env: { PATH: `${bin(trick ? 'tricked' : 'plain', trick)}:${process.env.PATH}` },
+    start: inProcess,
+    env: { PATH: `${trick ? tricked(trick) : standInFolder()}:${process.env.PATH}` },
   })
   const errors = result.annotations.filter(({ level }) => level === 'error').map(({ message }) => message)
   const warned = result.annotations.filter(({ level }) => level === 'warning').map(({ message }) => message)
@@ -86,11 +90,15 @@ async function run(action: string, inputs: Record<string, string> = {}, trick?: 
   return { conclusion, outputs, orphans, summary, said: errors.join('\n'), warned: warned.join('\n') }
 }
 
-/** Red, by a verdict or an error of the tool, never by a bug of ours, and with these words. */
-function expectRed(result: Awaited<ReturnType<typeof run>>, words: RegExp): void {
-  expect(result.said).toMatch(words)
-  expect(result).toMatchObject({ conclusion: 'failure', orphans: [] })
-  expect(['verdict', 'tool', 'user']).toContain(result.outputs['error-kind'])
+/** Red with this code, of no bug of ours; the message names what is concerned. */
+function expectRed(result: Awaited<ReturnType<typeof run>>, code: string, ...names: string[]): void {
+  expect(result, result.said).toMatchObject({ conclusion: 'failure', orphans: [], outputs: { 'error-code': code } })
+  for (const name of names) expect(result.said).toContain(name)
+}
+
+/** What `verify` counted in a table. */
+function tableOf({ outputs }: Awaited<ReturnType<typeof run>>, name: string) {
+  return (JSON.parse(outputs.tables ?? '[]') as { name: string }[]).find((table) => table.name === name)
 }
 
 async function expectGreen(action: string, inputs: Record<string, string> = {}) {
@@ -124,37 +132,32 @@ afterAll(async () => {
   rmSync(dir, { recursive: true, force: true })
 })
 
-/** What is done, what it is called, how it is undone on the target, and the words that must be said. */
-const DEFINITIONS: [what: string, done: string, undone: string, words: RegExp][] = [
-  [
-    'a missing table',
-    'ALTER TABLE reviews RENAME TO away',
-    'ALTER TABLE away RENAME TO reviews',
-    /public\.reviews is missing on the target; create it/,
-  ],
+/** What is done, what it is called, how it is undone on the target, and what the message must name. */
+const DEFINITIONS: [what: string, done: string, undone: string, names: string[]][] = [
+  ['a missing table', 'ALTER TABLE reviews RENAME TO away', 'ALTER TABLE away RENAME TO reviews', ['public.reviews']],
   [
     'a key mismatch',
     'ALTER TABLE cart_items DROP CONSTRAINT cart_items_pkey, ADD PRIMARY KEY (product_id, session)',
     'ALTER TABLE cart_items DROP CONSTRAINT cart_items_pkey, ADD PRIMARY KEY (session, product_id)',
-    /cart_items has the primary key \(session, product_id\) on the source and \(product_id, session\) on the target/,
+    ['cart_items', '(session, product_id)', '(product_id, session)'],
   ],
   [
     'a missing column',
     'ALTER TABLE reviews RENAME COLUMN title TO headline',
     'ALTER TABLE reviews RENAME COLUMN headline TO title',
-    /reviews has the column title on the source only; add title text/,
+    ['reviews', 'title'],
   ],
   [
     'a changed type',
     'ALTER TABLE products ALTER weight_kg TYPE text',
     'ALTER TABLE products ALTER weight_kg TYPE numeric(10,3) USING weight_kg::numeric',
-    /weight_kg as numeric\(10,3\) on the source and text on the target/,
+    ['weight_kg', 'numeric(10,3)', 'text'],
   ],
   [
     'a type that holds less',
     'ALTER TABLE products ALTER price TYPE numeric(8,2)',
     'ALTER TABLE products ALTER price TYPE numeric(12,2)',
-    /price as numeric\(12,2\) on the source and numeric\(8,2\) on the target, which cannot hold every value/,
+    ['price', 'numeric(12,2)', 'numeric(8,2)'],
   ],
   [
     'a reordered enum',
@@ -163,7 +166,7 @@ const DEFINITIONS: [what: string, done: string, undone: string, words: RegExp][]
      ALTER TABLE orders ALTER status DROP DEFAULT, ALTER status TYPE order_status USING status::text::order_status`,
     `ALTER TABLE orders ALTER status TYPE was USING status::text::was, ALTER status SET DEFAULT 'pending';
      DROP TYPE order_status; ALTER TYPE was RENAME TO order_status`,
-    /enum status with the labels pending, paid.* and paid, pending/,
+    ['status', 'pending, paid', 'paid, pending'],
   ],
 ]
 
@@ -192,10 +195,10 @@ const restored = (table: string) =>
 describe('before the load', () => {
   test.each(DEFINITIONS)(
     '%s: nothing is moved',
-    async (_, done, undone, words) => {
+    async (_, done, undone, names) => {
       const result = await changed(done, undone, () => run('fetch', { mode: 'direct-copy' }))
-      expectRed(result, words)
-      expect(result.said).toContain('No row was moved')
+      expectRed(result, 'schema.changed', ...names)
+      expect(result.outputs.rows).toBeUndefined()
       expect(await slots()).toEqual([])
     },
     60_000,
@@ -206,14 +209,14 @@ describe('before the load', () => {
     const result = await run('fetch', { mode: 'direct-copy' }, { drop: 'nothing' }).finally(() =>
       expectGreen('prepare', { ...PREPARE, waive: 'tool.version=molt' }),
     )
-    expectRed(result, /^molt on this runner is not the program of the plan: its sha256 is/)
+    expectRed(result, 'tools.not-planned', 'molt')
     expect(await slots()).toEqual([])
   }, 60_000)
 
   test('a table that the regular expression swallowed', async () => {
     const result = await run('fetch', { mode: 'direct-copy' }, { flags: { '--table-filter': 'orders' } })
-    expect(result.warned).toMatch(/molt on this runner is not.*the plan accepts that \(`waive: tool.version=molt`\)/)
-    expectRed(result, /orders_archive: loaded, although it is not an expected table/)
+    expect(result.warned).toContain('waive: tool.version=molt')
+    expectRed(result, 'load.incomplete', 'orders_archive')
     expect(await slots()).toEqual([])
     expect((await target.query('SELECT * FROM orders_archive')).rows).toEqual([])
     await target.query('TRUNCATE orders')
@@ -225,60 +228,55 @@ describe('before the load', () => {
     const result = await changed(lost, 'DROP FUNCTION nowhere CASCADE', () =>
       run('fetch', { mode: 'direct-copy' }, { zero: 'reviews' }),
     )
-    expectRed(result, /reviews: not one row was moved, and the source has rows that were there before the load began/)
+    expectRed(result, 'load.incomplete', 'reviews')
     expect(await slots()).toEqual([])
     await target.query(`TRUNCATE ${SHOP_TABLES.map((table) => `"${table}"`).join(', ')}`)
   }, 60_000)
 
   test('the tool killed half-way', async () => {
     const result = await run('fetch', { mode: 'direct-copy' }, { killAt: 'data extraction from source complete' })
-    expectRed(result, /molt was ended by SIGKILL/)
+    expectRed(result, 'tool.killed', 'molt')
     expect(await slots()).toEqual([])
     // Tables that had arrived by then are not loaded a second time.
-    expectRed(await run('fetch', { mode: 'direct-copy' }), /the target is not empty[\s\S]*allow-truncate/)
+    expectRed(await run('fetch', { mode: 'direct-copy' }), 'load.target-not-empty', 'allow-truncate')
   }, 60_000)
 
   test('the tool frozen half-way', async () => {
     const empty = { 'table-handling': 'truncate-if-exists', 'allow-truncate': SHOP_TABLES.join(',') }
     const inputs = { mode: 'direct-copy', 'stall-after': '5s', ...empty }
     const result = await run('fetch', inputs, { freezeAt: 'starting fetch' })
-    expectRed(result, /It was ended because nothing was heard of it for \d\.\d s .* and they do not answer any more/)
+    expectRed(result, 'tool.stalled', 'stall-after')
     expect(await slots()).toEqual([])
   }, 60_000)
 })
 
 /** Rows on the target are put back from a copy. */
-const ROWS: [what: string, table: string, done: string, words: RegExp][] = [
-  ['a deleted row', 'reviews', 'DELETE FROM reviews WHERE id = 7', /reviews: 1 row missing/],
-  [
-    'a changed row',
-    'reviews',
-    "UPDATE reviews SET rating = 6 - rating, title = 'x' WHERE id = 8",
-    /reviews: 1 row different/,
-  ],
+const ROWS: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
+  ['a deleted row', 'reviews', 'DELETE FROM reviews WHERE id = 7', { missing: 1 }],
+  ['a changed row', 'reviews', "UPDATE reviews SET rating = 6 - rating, title = 'x' WHERE id = 8", { mismatch: 1 }],
   [
     'an added row',
     'reviews',
     "INSERT INTO reviews (id, product_id, customer_id, rating, body) VALUES (999999, 1, 1, 1, 'x')",
-    /reviews: 1 row extraneous; only rows that the source has no more: primary keys were probably updated/,
+    { extraneous: 1, diagnosis: expect.any(String) },
   ],
   [
     'only the microseconds of a timestamp',
     'reviews',
     "UPDATE reviews SET created_at = date_trunc('milliseconds', created_at) WHERE id < 9",
-    /reviews: \d rows different in created_at; only fractions of a second differ/,
+    { columns: ['created_at'], diagnosis: expect.any(String) },
   ],
   [
     'an empty string that became NULL',
     'orders',
     "UPDATE orders SET coupon = NULL WHERE coupon = ''",
-    /orders: \d+ rows? different in coupon; empty strings on one side are NULL on the other/,
+    { columns: ['coupon'], diagnosis: expect.any(String) },
   ],
   [
     'a table that was emptied on the source by TRUNCATE',
     'cart_items',
     'INSERT INTO cart_items SELECT gen_random_uuid(), 1 FROM generate_series(1, 100)',
-    /cart_items: 100 rows extraneous; .* emptied by TRUNCATE/,
+    { extraneous: 100, diagnosis: expect.any(String) },
   ],
 ]
 
@@ -292,9 +290,10 @@ describe('after the load', () => {
 
   test.each(ROWS)(
     '%s',
-    async (_, table, done, words) => {
+    async (_, table, done, found) => {
       const result = await changed(done, restored(table), () => run('verify'))
-      expectRed(result, words)
+      expectRed(result, 'verify.differences', table)
+      expect(tableOf(result, table)).toMatchObject({ equal: false, ...found })
       expect(result.outputs.verdict).toBe('different')
     },
     60_000,
@@ -302,49 +301,45 @@ describe('after the load', () => {
 
   test.each(DEFINITIONS)(
     '%s',
-    async (_, done, undone, words) => {
+    async (_, done, undone, names) => {
       const [dry, full] = await changed(
         done,
         undone,
         async () => [await run('verify', { dry: 'true' }), await run('verify')] as const,
       )
-      expectRed(dry, words)
-      expectRed(full, words)
+      expectRed(dry, 'verify.inconclusive', ...names)
+      expectRed(full, 'verify.inconclusive', ...names)
     },
     60_000,
   )
 
-  const UNSEEN: [what: string, table: string, done: string, words: RegExp][] = [
+  const UNSEEN: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
     [
       'a number that was cut',
       'payments',
       'UPDATE payments SET fee = round(fee, 10) WHERE scale(fee) > 10',
-      /payments: \d+ rows? different in fee; molt verify did not see \d+ of them, .*; only the last digits of numbers/,
+      { columns: ['fee'], unseen: expect.any(Number), diagnosis: expect.any(String) },
     ],
     [
       'a number inside JSON',
       'customers',
       'UPDATE customers SET settings = settings || \'{"ratio": 1.2}\' WHERE id = 3',
-      /customers: 1 row different in settings; molt verify did not see 1/,
+      { mismatch: 1, columns: ['settings'], unseen: 1 },
     ],
-    [
-      'a row that is not there',
-      'reviews',
-      'DELETE FROM reviews WHERE id = 7',
-      /reviews: 1 row missing; molt verify did/,
-    ],
+    ['a row that is not there', 'reviews', 'DELETE FROM reviews WHERE id = 7', { missing: 1, unseen: 1 }],
     [
       'one row in place of another',
       'reviews',
       'UPDATE reviews SET id = 888888 WHERE id = 9',
-      /reviews: 1 row missing, 1 extraneous; molt verify did not see 2/,
+      { missing: 1, extraneous: 1, unseen: 2 },
     ],
   ]
   test.each(UNSEEN)(
     '%s, which molt verify does not see',
-    async (_, table, done, words) => {
+    async (_, table, done, found) => {
       const result = await changed(done, restored(table), () => run('verify', {}, { blind: true }))
-      expectRed(result, words)
+      expectRed(result, 'verify.differences', table)
+      expect(tableOf(result, table)).toMatchObject({ equal: false, ...found })
       expect(result.outputs.verdict).toBe('different')
     },
     60_000,
@@ -357,32 +352,32 @@ describe('after the load', () => {
     const result = await run('verify', { source: reader }).finally(() =>
       source.query('DROP POLICY half ON reviews; ALTER TABLE reviews DISABLE ROW LEVEL SECURITY'),
     )
-    expectRed(result, /row-level security hides rows of reviews from this role/)
+    expectRed(result, 'verify.inconclusive', 'reviews')
   }, 60_000)
 
   test('a shard that never finished', async () => {
     const trick = { add: ['--table-splits', '3'], drop: 'finished .* public.customers \\(shard 2/3\\)' }
-    expectRed(await run('verify', {}, trick), /customers: only 2 of 3 shards finished/)
+    expectRed(await run('verify', {}, trick), 'verify.inconclusive', 'customers', '2 of 3')
   }, 60_000)
 
   test('a verify that matched nothing', async () => {
     const result = await run('verify', {}, { flags: { '--table-filter': '^nothing$' } })
-    expectRed(result, /molt verify compared no table at all: its filter matched nothing/)
+    expectRed(result, 'verify.inconclusive')
   }, 60_000)
 
   test('a table that the regular expression swallowed', async () => {
     const result = await run('verify', { tables: 'orders' }, { flags: { '--table-filter': 'orders' } })
-    expectRed(result, /orders_archive: compared, although it is not an expected table/)
+    expectRed(result, 'verify.inconclusive', 'orders_archive')
   }, 60_000)
 
   test('the tool killed half-way', async () => {
     const result = await run('verify', {}, { killAt: 'finished row verification' })
-    expectRed(result, /molt was ended by SIGKILL/)
+    expectRed(result, 'tool.killed', 'molt')
   }, 60_000)
 
   test('the tool frozen half-way', async () => {
     const result = await run('verify', { 'stall-after': '2s' }, { freezeAt: 'starting verify' })
-    expectRed(result, /nothing was heard of it for \d\.\d s \(`stall-after`\): its last words were: starting verify/)
+    expectRed(result, 'tool.stalled', 'stall-after', 'starting verify')
   }, 60_000)
 
   test('all of it undone is green again', async () => {
@@ -406,8 +401,8 @@ describe('what is finished after the load', () => {
     )
     for (const { sql } of [...constraints, ...indexes]) await target.query(sql)
     const { summary, warned } = await expectGreen('finalize')
-    expect(summary).toMatch(/Not finalized: migration `main` is loaded\n\nNothing was committed; only sequences/)
-    expect(warned).toMatch(/migration `main` is loaded. Nothing was committed/)
+    expect(summary).toContain('Not finalized')
+    expect(warned).toContain('loaded')
   }, 60_000)
 
   test('complete', async () => {
@@ -419,44 +414,44 @@ describe('what is finished after the load', () => {
       'a sequence behind',
       "SELECT setval('customers_id_seq', 2)",
       "SELECT setval('customers_id_seq', 100000)",
-      /the sequence customers_id_seq is behind: its next value on the target is 3, but \d+ is used up/,
+      ['customers_id_seq'],
     ],
     [
       'a sequence that stands alone behind',
       "SELECT setval('invoice_numbers', 100001)",
       "SELECT setval('invoice_numbers', 900000)",
-      /the sequence invoice_numbers is behind/,
+      ['invoice_numbers'],
     ],
     [
       'an index missing',
       'DROP INDEX orders_customer_id_idx',
       'CREATE INDEX orders_customer_id_idx ON orders (customer_id, placed_at DESC)',
-      /orders: the index orders_customer_id_idx \(customer_id, placed_at\) is missing on the target/,
+      ['orders', 'orders_customer_id_idx'],
     ],
     [
       'a unique index that is none',
       'ALTER TABLE products DROP CONSTRAINT products_sku_key; CREATE INDEX sku ON products (sku)',
       'DROP INDEX sku; ALTER TABLE products ADD CONSTRAINT products_sku_key UNIQUE (sku)',
-      /products: the unique index products_sku_key \(sku\) is missing on the target/,
+      ['products', 'products_sku_key'],
     ],
     [
       'a foreign key that is not validated',
       `ALTER TABLE reviews DROP CONSTRAINT reviews_product_id_fkey,
          ADD CONSTRAINT reviews_product_id_fkey FOREIGN KEY (product_id) REFERENCES products NOT VALID`,
       'ALTER TABLE reviews VALIDATE CONSTRAINT reviews_product_id_fkey',
-      /reviews: the foreign key constraint reviews_product_id_fkey is not validated on the target/,
+      ['reviews', 'reviews_product_id_fkey'],
     ],
     [
       'a check constraint missing',
       'ALTER TABLE reviews DROP CONSTRAINT reviews_rating_check',
       'ALTER TABLE reviews ADD CONSTRAINT reviews_rating_check CHECK (rating BETWEEN 1 AND 5)',
-      /reviews: the check constraint reviews_rating_check \(rating\) is missing on the target/,
+      ['reviews', 'reviews_rating_check'],
     ],
   ])(
     '%s',
-    async (_, done, undone, words) => {
+    async (_, done, undone, names) => {
       const result = await changed(done, undone, () => run('verify', strict))
-      expectRed(result, words)
+      expectRed(result, 'verify.inconclusive', ...names)
     },
     60_000,
   )
@@ -467,10 +462,7 @@ describe('what is finished after the load', () => {
       'ALTER SEQUENCE orders_id_seq INCREMENT BY 1 MINVALUE 1',
       () => run('verify', { structure: 'report', dry: 'true' }),
     )
-    expectRed(
-      result,
-      /the sequence public.orders_id_seq counts by -1 on the target and by 1 on the source\. Run `ALTER/,
-    )
+    expectRed(result, 'verify.inconclusive', 'public.orders_id_seq', '-1')
   }, 60_000)
 
   test('all of it undone is green again', async () => {
