@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { operationsOf } from '../../src/phases/cutover/operations.ts'
+import { inProcess } from '../support/in-process.ts'
 import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { children, stateOf, stoppedChild } from '../support/stopped.ts'
 
@@ -122,7 +123,7 @@ test('a dry run lists the parts with what each is expected to take, and changes 
     (SELECT count(*) AS evidence FROM molt_actions.evidence) e, (SELECT string_agg(rolname, ',' ORDER BY 1) AS roles FROM pg_roles) r`
   const before = await rehearsal.query('target', state)
   const refused = rehearsal.load.counters.refused
-  const result = await cutover({ 'dry-run': 'true', decision: 'commit' })
+  const result = await cutover({ 'dry-run': 'true', decision: 'commit' }, { start: inProcess })
   requireSuccess('cutover', result)
   const operations = JSON.parse(result.outputs.operations as string)
   expect(operations.map(({ name }: { name: string }) => name)).toEqual(
@@ -140,7 +141,7 @@ test('a dry run lists the parts with what each is expected to take, and changes 
 
 test('a verify that fails behind the fence is shown, under what became of the fence', TIMEOUT, async () => {
   await rehearsal.query('target', "INSERT INTO categories (id, name) VALUES (4711, 'only here')")
-  const result = await cutover({ 'first-verify': 'none', 'final-verify': 'counts' })
+  const result = await cutover({ 'first-verify': 'none', 'final-verify': 'counts' }, { start: inProcess })
   await rehearsal.query('target', 'DELETE FROM categories WHERE id = 4711')
   expect(result.conclusion).toBe('failure')
   expect(result.summary).toMatch(
@@ -207,7 +208,7 @@ test('what was changed since, or is changed behind the verify, is seen before th
   const { query } = rehearsal
   const refused = async (side: 'source' | 'target', done: string, undone: string, said: RegExp, inputs = {}) => {
     await query(side, done)
-    const result = await cutover({ decision: 'commit', ...inputs })
+    const result = await cutover({ decision: 'commit', ...inputs }, { start: inProcess })
     await query(side, undone)
     expect(result.conclusion, done).toBe('failure')
     expect(result.outputs['error-kind'], words(result)).toBe('verdict')

@@ -6,6 +6,7 @@ import { afterEach, expect, test } from 'vitest'
 import { obtainSlot, releaseHold, setApproval, takeHold, thisRun } from '../../src/ledger/hold.ts'
 import { connect } from '../../src/runtime/database.ts'
 import { until } from '../contract/standin-helpers.ts'
+import { inProcess } from '../support/in-process.ts'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 
 /* The `replicate` action as it is committed, between two runs that share a migration through the ledger. */
@@ -70,7 +71,7 @@ test('before the first stream a publication that sends less is refused, one that
   await rehearsal.bringToLoaded()
   const refused = async (sql: string, said: RegExp) => {
     await rehearsal.query('source', sql)
-    const result = await rehearsal.run('replicate', { until: 'caught-up' })
+    const result = await rehearsal.run('replicate', { until: 'caught-up' }, { start: inProcess })
     expect(result.conclusion).toBe('failure')
     expect(words(result)).toMatch(said)
   }
@@ -101,7 +102,11 @@ test('between two streams: a new table, a TRUNCATE, a slot that was read, and a 
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   const again = async (name = 'replicate') =>
-    words(await rehearsal.run(name, name === 'replicate' ? { until: 'caught-up', 'quiet-period': '1200ms' } : {}))
+    words(
+      await rehearsal.run(name, name === 'replicate' ? { until: 'caught-up', 'quiet-period': '1200ms' } : {}, {
+        start: inProcess,
+      }),
+    )
   await rehearsal.query('source', 'CREATE TABLE newcomer (id int PRIMARY KEY)')
   expect(await again()).toMatch(/##\[error\]the table public\.newcomer was created on the source/)
   expect(await again('cutover')).toMatch(/table newcomer is new on the source: it is not part of this migration/)
@@ -116,7 +121,7 @@ test('between two streams: a new table, a TRUNCATE, a slot that was read, and a 
   await until(async () => !(await active()))
   await sleep(500)
   await rehearsal.query('source', `SELECT pg_replication_slot_advance('molt_slot', pg_current_wal_lsn())`)
-  const refused = await rehearsal.run('replicate', { until: 'caught-up' })
+  const refused = await rehearsal.run('replicate', { until: 'caught-up' }, { start: inProcess })
   expect(refused.conclusion).toBe('failure')
   expect(words(refused)).toMatch(/since the last stream ended: it was recreated, advanced or read by somebody else/)
   const [staging] = await rehearsal.query(
@@ -124,7 +129,7 @@ test('between two streams: a new table, a TRUNCATE, a slot that was read, and a 
     `SELECT facts->>'stagingSchema' AS name FROM molt_actions.migrations WHERE id = 'main'`,
   )
   await rehearsal.query('target', `UPDATE "${staging?.name}".memo SET value = '7F/0' WHERE key LIKE 'pglogical%'`)
-  expect(words(await rehearsal.run('replicate', { until: 'caught-up' }))).toMatch(
+  expect(words(await rehearsal.run('replicate', { until: 'caught-up' }, { start: inProcess }))).toMatch(
     /of another source, or the source was/,
   )
 })

@@ -6,7 +6,9 @@ import type { CockroachOptions } from '../../rehearsal/cockroach/server.ts'
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
 import { createShop } from '../../rehearsal/shop/shop.ts'
+import { inProcess } from './in-process.ts'
 import { type Servers, startServers } from './servers.ts'
+import { standInFolder } from './stand-in.ts'
 
 export const REPO = resolve(import.meta.dirname, '../..')
 
@@ -16,7 +18,7 @@ export interface Rehearsal {
   load: LoadHandle
   /** Runs one action of the suite; RUNNER_TEMP is kept between them, as in one job. */
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
-  /** Setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
+  /** Prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
   bringToCaughtUp(prepare?: Record<string, string>): Promise<void>
   /** The same without the last of these: nothing has been streamed yet. */
   bringToLoaded(): Promise<void>
@@ -52,8 +54,9 @@ export async function startRehearsal(
         repo: REPO,
         inputs: name === 'setup' ? inputs : { source, target, 'allow-insecure': 'true', ...inputs },
         workDir: join(folder, name),
+        ...(BRIEF.has(name) && !more.env && !more.signal ? { start: inProcess } : {}),
         ...more,
-        env: { PATH: `${join(folder, 'setup/_temp/molt-actions/stand-in')}:${process.env.PATH}`, ...more.env },
+        env: { PATH: `${standInFolder()}:${process.env.PATH}`, ...more.env },
       })
     return {
       pair,
@@ -61,10 +64,14 @@ export async function startRehearsal(
       run,
       async bringToCaughtUp(prepare = {}) {
         for (const [name, inputs] of CHAIN)
-          requireSuccess(name, await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs))
+          requireSuccess(
+            name,
+            await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs, { start: inProcess }),
+          )
       },
       async bringToLoaded() {
-        for (const [name, inputs] of CHAIN.slice(0, -1)) requireSuccess(name, await run(name, inputs))
+        for (const [name, inputs] of CHAIN.slice(0, -1))
+          requireSuccess(name, await run(name, inputs, { start: inProcess }))
       },
       query: (side, sql, values) => query((side === 'source' ? pair.source : pair.behind).url, sql, values),
       async stop() {
@@ -79,8 +86,10 @@ export async function startRehearsal(
   }
 }
 
+/** Actions of which no test watches the process. */
+const BRIEF = new Set(['prepare', 'brief', 'status', 'finalize', 'fence', 'abort', 'rollback', 'cleanup'])
+
 const CHAIN: [string, Record<string, string>][] = [
-  ['setup', { embedded: 'true' }],
   ['prepare', {}],
   ['fetch', { mode: 'direct-copy' }],
   ['replicate', { until: 'caught-up', 'quiet-period': '500ms' }],
