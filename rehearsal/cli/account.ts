@@ -31,6 +31,15 @@ export interface Account {
   /** Path of the dossier, a page that stands alone. */
   dossier?: string
   masking?: Masking
+  converted?: Converted
+}
+
+/** What `convert` made of the source's schema; counts are findings. */
+export interface Converted {
+  /** Path of report.md; the SQL files are beside it. */
+  report: string
+  manual: number
+  lossy: number
 }
 
 /** What `--mask` adds. */
@@ -115,6 +124,7 @@ export function accountText(account: Account): string {
       ? []
       : [`  application saw    ${ms(account.applicationPauseMs)} without writes`]),
     ...(account.observed ? [`  application after  ${account.observed}`] : []),
+    ...convertedLines(account),
     ...tableLines(account),
     ...maskingLines(account),
     ...remainingLines(account),
@@ -124,6 +134,12 @@ export function accountText(account: Account): string {
     `  next               ${account.next}`,
   ]
   return lines.join('\n')
+}
+
+function convertedLines({ converted }: Account): string[] {
+  if (!converted) return []
+  const { report, manual, lossy } = converted
+  return [`  schema             ${manual} left for you, ${lossy} converted with a loss: ${report}`]
 }
 
 function maskingLines({ masking }: Account): string[] {

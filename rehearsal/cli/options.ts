@@ -17,6 +17,10 @@ const REPO = resolve(import.meta.dirname, '../..')
 export const HELP = `Rehearses a migration with the committed actions, under live writes.
 
   npm run rehearse                       an embedded PostgreSQL, a CockroachDB-like server, and a sample shop
+  npm run rehearse -- --source URL --allow-source DBNAME
+                                         your own PostgreSQL into a CockroachDB-like server: its schema is converted
+                                         first (.rehearsal/schema/report.md says what changes), then all of it moves.
+                                         The target is thrown away, unless you say --keep.
   npm run rehearse -- --source URL --target URL --allow-source DBNAME
                                          your own databases. Near its end writes on the source are refused for some
                                          seconds (--max-pause). Such a run never commits. It removes slot,
@@ -33,14 +37,16 @@ Options
   --keep               leaves the embedded servers, logs and evidence for you to look at, and says how to stop them
   --source URL         PostgreSQL to rehearse on
   --target URL         database to load into; its tables must exist and be empty
+  --decisions FILE     without --target: convert.yml, what you decide otherwise about the converted schema
   --allow-source NAME  the source's database name, as a promise that you mean it
-  --mode MODE          how rows travel: import (default), use-copy or direct-copy, as the input of \`fetch\`; on your
-                       own databases direct-copy, unless --bucket-path is given
+  --mode MODE          how rows travel: import (default), use-copy or direct-copy, as the input of \`fetch\`; with
+                       --target direct-copy, unless --bucket-path is given
   --files WHERE        where import and use-copy keep their files: bucket (default), an S3-compatible server that is
                        started along, or folder, which molt serves itself (default with --bin-dir)
-  --bucket-path URL    your own bucket, with your own databases; keys come from AWS_* variables
+  --bucket-path URL    your own bucket, with --target; keys come from AWS_* variables
   --bin-dir DIR        folder with molt and replicator, instead of the embedded stand-in; such a run never commits
-  --target-version V   the CockroachDB that the target answers like: 24.3, 25.2, 26.1, … (default 25.2)
+  --target-version V   the CockroachDB that the target answers like, and that the schema is converted for: 24.3, 25.2,
+                       26.1, … (default 25.2)
   --latency 20ms       makes each statement on it take longer
   --ddl 300ms          makes each schema change and grant on it take longer
   --retry-rate 0.02    makes this share of the statements on it fail with 40001
@@ -61,7 +67,10 @@ export interface Options {
   keep: boolean
   json: boolean
   source?: string
+  /** Without it, a source of the user's moves to a target of the rehearsal's own, which `convert` fills with tables. */
   target?: string
+  /** Path of convert.yml. */
+  decisions?: string
   binDir?: string
   mask: boolean
   /** Undefined where the config file decides. */
@@ -109,6 +118,7 @@ function soundOptions(argv: string[]): Options | undefined {
       keep: { type: 'boolean', default: false },
       source: { type: 'string' },
       target: { type: 'string' },
+      decisions: { type: 'string' },
       'allow-source': { type: 'string' },
       'bin-dir': { type: 'string' },
       'target-version': { type: 'string' },
@@ -125,16 +135,8 @@ function soundOptions(argv: string[]): Options | undefined {
     },
   })
   if (values.help) return undefined
-  const { source, target } = values
-  if ((source === undefined) !== (target === undefined))
-    throw new InputError('rehearse.invalid-option', '--source and --target go together')
-  for (const [name, url] of Object.entries({ source, target })) {
-    const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
-    if (problem) throw new InputError('rehearse.invalid-option', `--${name}: ${problem}`)
-  }
-  if (source) requireAllowed(source, values['allow-source'])
-  else if (values['allow-source'] !== undefined)
-    throw new InputError('rehearse.invalid-option', '--allow-source is for --source and --target')
+  const { source, target, decisions } = values
+  requireSides(values)
   if (source && values.rows !== undefined)
     throw new InputError(
       'rehearse.invalid-option',
@@ -153,6 +155,7 @@ function soundOptions(argv: string[]): Options | undefined {
     json: values.json,
     source,
     target,
+    decisions: decisions && resolve(decisions),
     binDir: binDirOf(values['bin-dir']),
     printedGrants,
     chain: chainOf(values, names),
@@ -160,6 +163,22 @@ function soundOptions(argv: string[]): Options | undefined {
     ...loadOf(values),
     cluster: clusterOf(values),
   }
+}
+
+/** @throws InputError where the two sides do not fit each other, or one of them cannot be meant */
+function requireSides(values: Partial<Record<'source' | 'target' | 'decisions' | 'allow-source', string>>): void {
+  const { source, target, decisions } = values
+  if (target !== undefined && source === undefined)
+    throw new InputError('rehearse.invalid-option', '--target needs --source')
+  if (decisions !== undefined && (!source || target))
+    throw new InputError('rehearse.invalid-option', '--decisions is for --source without --target')
+  for (const [name, url] of Object.entries({ source, target })) {
+    const problem = url !== undefined && (urlProblem(url) ?? unreadable(url))
+    if (problem) throw new InputError('rehearse.invalid-option', `--${name}: ${problem}`)
+  }
+  if (source) requireAllowed(source, values['allow-source'])
+  else if (values['allow-source'] !== undefined)
+    throw new InputError('rehearse.invalid-option', '--allow-source is for --source')
 }
 
 /** What this command decides itself. */
@@ -190,23 +209,23 @@ function againOf(argv: readonly string[]): string {
 
 /** How rows travel, and by which files. */
 function loadOf(
-  values: Partial<Record<'mode' | 'files' | 'bucket-path' | 'source' | 'bin-dir' | 'config', string>>,
+  values: Partial<Record<'mode' | 'files' | 'bucket-path' | 'target' | 'bin-dir' | 'config', string>>,
 ): Pick<Options, 'mode' | 'files'> {
-  const { source, files, 'bucket-path': bucketPath, 'bin-dir': binDir, config } = values
-  if (source && config && !values.mode && !bucketPath && !files) return { mode: undefined, files: undefined }
-  const mode = values.mode ?? (source && !bucketPath ? 'direct-copy' : 'import')
+  const { target, files, 'bucket-path': bucketPath, 'bin-dir': binDir, config } = values
+  if (target && config && !values.mode && !bucketPath && !files) return { mode: undefined, files: undefined }
+  const mode = values.mode ?? (target && !bucketPath ? 'direct-copy' : 'import')
   if (!isMode(mode)) throw new InputError('rehearse.invalid-option', `--mode must be ${Object.keys(MODES).join(', ')}`)
   if (files !== undefined && files !== 'bucket' && files !== 'folder')
     throw new InputError('rehearse.invalid-option', '--files must be bucket or folder')
   if (mode === 'direct-copy' && (files || bucketPath))
     throw new InputError('rehearse.invalid-option', '--mode direct-copy has no files')
   if (mode === 'direct-copy') return { mode, files: undefined }
-  if (!source && bucketPath)
+  if (!target && bucketPath)
     throw new InputError('rehearse.invalid-option', '--bucket-path is for --source and --target')
-  if (source && files)
-    throw new InputError('rehearse.invalid-option', '--files is for the sample shop; set --bucket-path')
-  if (source && !bucketPath)
-    throw new InputError('rehearse.invalid-option', `--mode ${mode} on your own databases needs --bucket-path`)
+  if (target && files)
+    throw new InputError('rehearse.invalid-option', '--files is not for a target of yours; set --bucket-path')
+  if (target && !bucketPath)
+    throw new InputError('rehearse.invalid-option', `--mode ${mode} with --target needs --bucket-path`)
   if (bucketPath) return { mode, files: { bucketPath } }
   return { mode, files: files ?? (binDir ? 'folder' : 'bucket') }
 }

@@ -31,7 +31,7 @@ import {
   WITNESSES,
 } from '../shop/masked-shop.ts'
 import { createShop } from '../shop/shop.ts'
-import { type Account, accountOf, accountText, errorsOf, type Masking } from './account.ts'
+import { type Account, accountOf, accountText, type Converted, errorsOf, type Masking } from './account.ts'
 import { HELP, type Options, readOptions } from './options.ts'
 import { rehearsalPage, Timeline } from './page.ts'
 import { grantAsPrinted, type Mover } from './printed-grants.ts'
@@ -105,6 +105,7 @@ const STATISTICS = 'CREATE SCHEMA monitoring; CREATE EXTENSION pg_stat_statement
 async function rehearse(options: Rehearsal, folder: string, screen: Screen, signal: AbortSignal): Promise<Account> {
   if (options.source && options.target)
     return onOwnDatabases(options, options.source, options.target, folder, screen, signal)
+  if (options.source) return onOwnSource(options, options.source, folder, screen, signal)
   if (options.mask) return onMaskedShop(options, folder, screen, signal)
   screen.say('starting PostgreSQL 16 and a CockroachDB-like server')
   const pair = await startPair({ signal, settings: { shared_preload_libraries: 'pg_stat_statements' } })
@@ -229,7 +230,7 @@ async function onMaskedShop(options: Rehearsal, folder: string, screen: Screen, 
     })
     const tookMs = Math.round(performance.now() - began)
     signal.throwIfAborted()
-    if (job.conclusion !== 'success') return notMasked(options, folder, job)
+    if (job.conclusion !== 'success') return stoppedAt('Mask', options, folder, job)
     const account = await likeCockroach(options, target, screen, (seen) =>
       underLoad(Object.assign(options, { onLine }), { source, target: seen }, folder, screen, signal),
     )
@@ -290,10 +291,17 @@ async function grow(url: string, rows: number, screen: Screen): Promise<void> {
   }
 }
 
-function notMasked(options: Options, folder: string, job: JobResult): Account {
+/** Nothing moved, because a step before the chain failed. */
+function stoppedAt(step: 'Convert' | 'Mask', options: Options, folder: string, job: JobResult): Account {
   const account = accountOf(job, keepSummary(options, folder, job.summary))
   const said = job.steps.flatMap(errorsOf)
-  return { ...account, verdict: 'no-go', reason: `Mask: ${said.join('; ') || `the run was ${job.conclusion}`}` }
+  const code = job.outputs['error-code'] ?? null
+  return {
+    ...account,
+    verdict: 'no-go',
+    code,
+    reason: `${step}: ${said.join('; ') || `the run was ${job.conclusion}`}`,
+  }
 }
 
 async function searchAll(
@@ -359,6 +367,66 @@ async function carriesPlainValuesOnly(options: Options, screen: Screen): Promise
   return true
 }
 
+/** The user's database moves into a target of our own, whose tables `convert` makes. */
+async function onOwnSource(
+  options: Rehearsal,
+  source: string,
+  folder: string,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<Account> {
+  screen.say('starting a CockroachDB-like server')
+  const server = await startPostgres({ name: 'target', signal })
+  try {
+    const account = await likeCockroach(options, server, screen, async ({ url: target }) => {
+      const { job, converted } = await convertSource(options, { source, target }, folder, screen, signal)
+      signal.throwIfAborted()
+      if (job.conclusion !== 'success') return stoppedAt('Convert', options, folder, job)
+      const account = await onOwnDatabases(options, source, target, folder, screen, signal)
+      return { ...account, converted }
+    })
+    if (options.keep) await keepServers([server], folder, screen)
+    return account
+  } finally {
+    await server.stop()
+  }
+}
+
+async function convertSource(
+  options: Rehearsal,
+  { source, target }: { source: string; target: string },
+  folder: string,
+  screen: Screen,
+  signal: AbortSignal,
+): Promise<{ job: JobResult; converted: Converted }> {
+  screen.say("converting the source's schema")
+  options.timeline.step('Convert')
+  const { cluster, chain, decisions } = options
+  const out = join(options.keep ? folder : join(REPO, '.rehearsal'), 'schema')
+  const job = await runAction({
+    dir: join(REPO, 'actions/convert'),
+    repo: REPO,
+    inputs: {
+      source,
+      target,
+      out,
+      apply: 'true',
+      migration: REHEARSAL,
+      'allow-insecure': 'true',
+      ...(chain.schema && { schema: chain.schema }),
+      ...(cluster.version && { 'target-version': cluster.version }),
+      ...(decisions && { decisions }),
+    },
+    workDir: join(folder, 'convert'),
+    secrets: [source, target],
+    env: { MOLT_ACTIONS_AGAIN: options.again },
+    signal,
+    onLine: (line) => show(screen, line),
+  })
+  const { manual, lossy } = job.outputs
+  return { job, converted: { report: join(out, 'report.md'), manual: Number(manual), lossy: Number(lossy) } }
+}
+
 async function onOwnDatabases(
   options: Rehearsal,
   source: string,
@@ -394,7 +462,7 @@ async function onOwnDatabases(
     else {
       await leaveNothing(source, target, folder, screen)
       if (there) await withDatabase(target, 'target', (db) => removeTraces(db, there))
-      if (result?.steps.some(({ id, outcome }) => id === 'fetch' && outcome !== 'skipped'))
+      if (options.target && result?.steps.some(({ id, outcome }) => id === 'fetch' && outcome !== 'skipped'))
         screen.say('the loaded rows stay on the target: empty its tables before the next run')
     }
   }

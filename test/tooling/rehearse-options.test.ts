@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { readOptions } from '../../rehearsal/cli/options.ts'
 import { InputError } from '../../src/runtime/errors.ts'
@@ -11,6 +12,7 @@ function refusal(args: string[]): Error {
   throw new Error('nothing was refused')
 }
 
+const SOURCE = ['--source', 'postgresql://h/d', '--allow-source', 'd']
 const OWN = ['--source', 'postgresql://h/d', '--target', 'postgresql://h/e', '--allow-source', 'd']
 
 describe('the options of the rehearsal', () => {
@@ -20,7 +22,12 @@ describe('the options of the rehearsal', () => {
     [['--rate', '-1'], /--rate/],
     [['--fast'], /--fast/],
     [['surprise'], /surprise/],
-    [['--source', 'postgresql://h/d'], /--source and --target go together/],
+    [['--target', 'postgresql://h/d'], /--target needs --source/],
+    [['--source', 'postgresql://h/d'], /--allow-source must name the source's database/],
+    [[...SOURCE, '--rows', '1000'], /--rows is for the sample shop/],
+    [[...SOURCE, '--bucket-path', 's3://b'], /--bucket-path is for --source and --target/],
+    [['--decisions', 'convert.yml'], /--decisions is for --source without --target/],
+    [[...OWN, '--decisions', 'convert.yml'], /--decisions is for --source without --target/],
     [
       ['--source', 'postgresql://h/d', '--target', 'postgresql://h/e'],
       /--allow-source must name the source's database/,
@@ -35,8 +42,8 @@ describe('the options of the rehearsal', () => {
     [['--mode', 'direct-copy', '--files', 'bucket'], /--mode direct-copy has no files/],
     [['--files', 'tape'], /--files must be bucket or folder/],
     [['--bucket-path', 's3://b'], /--bucket-path is for --source and --target/],
-    [[...OWN, '--mode', 'import'], /--mode import on your own databases needs --bucket-path/],
-    [[...OWN, '--bucket-path', 's3://b', '--files', 'bucket'], /--files is for the sample shop/],
+    [[...OWN, '--mode', 'import'], /--mode import with --target needs --bucket-path/],
+    [[...OWN, '--bucket-path', 's3://b', '--files', 'bucket'], /--files is not for a target of yours/],
     [['--bin-dir', '/not/there'], /\/not\/there/],
     [['--mask', '--rows', '2000'], /--rows must be a whole number from 3000/],
     [
@@ -58,6 +65,21 @@ describe('the options of the rehearsal', () => {
     expect(readOptions(['--rows', '1000'])).toMatchObject({ rows: 1000, rate: expect.any(Number) })
     expect(readOptions(OWN)).toMatchObject({ source: 'postgresql://h/d', rate: undefined })
     expect(readOptions(['--help'])).toBeUndefined()
+  })
+
+  test('a source without a target is enough, and names the source alone in the command that repeats it', () => {
+    const options = readOptions([...SOURCE, '--decisions', 'convert.yml', '--target-version', '26.1'])
+    expect(options).toMatchObject({
+      source: 'postgresql://h/d',
+      target: undefined,
+      rate: undefined,
+      mode: 'import',
+      files: 'bucket',
+      decisions: resolve('convert.yml'),
+      cluster: { version: '26.1' },
+    })
+    expect(options?.again).toContain('--source "$MOLT_SOURCE"')
+    expect(options?.again).not.toContain('$MOLT_TARGET')
   })
 
   test('rows are imported through a bucket unless told otherwise', () => {

@@ -1,9 +1,10 @@
 import { info } from '@actions/core'
-import type { Entry } from '../../ledger/ledger.ts'
+import { type Entry, readEvidence } from '../../ledger/ledger.ts'
 import type { ReportLevel } from '../../model/plan.ts'
 import type { RollingProof } from '../../phases/rolling/proof.ts'
 import { startProof } from '../../phases/rolling/start.ts'
 import type { Stream } from '../../phases/stream/supervisor.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
 import type { Database } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { plural, seconds } from '../../runtime/progress.ts'
@@ -13,7 +14,7 @@ import type { Cutover } from './spec.ts'
 
 /** With `auto`: comparing every row in the write pause may take this long; milliseconds. */
 const SHORT = 2_000
-/** Tables of this size in all, in bytes, are compared in less; a proof would take longer than that to begin. */
+/** Tables of this size in all, in bytes, are compared in less, unless an earlier verify took longer than that. */
 const SMALL = 24 << 20
 /** Comparing every row takes this long for the programs, in milliseconds, and then so many rows a millisecond. */
 const FULL_AT_LEAST = 600
@@ -25,7 +26,7 @@ const CHANGED_AT_LEAST = 300
 export async function beginProof(
   context: Cutover,
   entry: Entry,
-  source: Database,
+  { source, target }: { source: Database; target: Database },
   stream: Stream,
   signal: AbortSignal,
 ): Promise<RollingProof | undefined> {
@@ -41,8 +42,14 @@ export async function beginProof(
   if (open) info('every row is compared in the write pause, because write access on the target was waived')
   if (open) return undefined
   const { bytes } = await estimateSize(source, plan.sourceSchema, plan.tables)
-  if (wanted === 'auto' && bytes <= SMALL) return undefined
+  if (wanted === 'auto' && bytes <= SMALL && (await measuredFull(target, entry)) <= SHORT) return undefined
   return startProof(context.inputs, entry, stream, signal)
+}
+
+/** What comparing every row took last, in milliseconds; 0 where nothing was measured. Slow links count, unlike in a guess by rows. */
+async function measuredFull(target: Database, { id }: Entry): Promise<number> {
+  const verifies = await readEvidence<VerifyReport & { partial?: boolean }>(target, id, 'verify', 20)
+  return verifies.find(({ body }) => body.level === 'full' && !body.partial)?.body.durationMs ?? 0
 }
 
 /** What the write pause compares, and how long that is expected to take; undefined where nothing was measured. */
@@ -82,7 +89,7 @@ export function notNear(proof: RollingProof | undefined): VerdictError {
 export async function chooseLevel(
   context: Cutover,
   entry: Entry,
-  source: Database,
+  { source, target }: { source: Database; target: Database },
   stream: Stream,
   proof: RollingProof | undefined,
   signal: AbortSignal,
@@ -102,7 +109,8 @@ export async function chooseLevel(
   const rows = [...proved.values()].reduce((sum, each) => sum + each.rows, 0)
   const rest = [...others.keys()]
   const { rows: restRows } = await estimateSize(source, entry.plan.sourceSchema, rest)
-  const fullMs = FULL_AT_LEAST + Math.max((rows + restRows) / FULL_ROWS_A_MS, proof.fullMs ?? 0)
+  const guessMs = FULL_AT_LEAST + Math.max((rows + restRows) / FULL_ROWS_A_MS, proof.fullMs ?? 0)
+  const fullMs = Math.max(guessMs, await measuredFull(target, entry))
   if (wanted === 'auto' && (fullMs <= SHORT || !proved.size)) {
     info(`every row is compared in the write pause: that takes about ${seconds(fullMs)}`)
     return { level: 'full', verifyMs: fullMs }

@@ -175,7 +175,7 @@ async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, s
   info(`caught up: lag ${seconds(before.lagMs)}`)
   checkpoint('caught up')
   return withBoth({ inputs, signal }, async (source, target) => {
-    const proof = await beginProof(context, entry, source, stream, signal)
+    const proof = await beginProof(context, entry, { source, target }, stream, signal)
     try {
       return await pauseWrites(context, { entry, stream, signal, source, target, before }, proof)
     } finally {
@@ -199,7 +199,7 @@ async function pauseWrites(
 ): Promise<Outcome> {
   const { inputs } = context
   const help = await toolHelp('molt', 'verify')
-  const choice = await chooseLevel(context, entry, source, stream, proof, signal)
+  const choice = await chooseLevel(context, entry, { source, target }, stream, proof, signal)
   const rolling = choice.level === 'changed'
   // The proof has found what the first verify would find.
   const verified = rolling ? undefined : await firstVerify(context, { entry, source, target, signal, help })
