@@ -31,21 +31,42 @@ export const LONGER_AT_NIGHT = [
   'test/unit/dirty-keys.test.ts',
 ]
 
-const night = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
+/**
+ * Start no server and leave nothing behind in their process, so a worker loads the sources once for all of them. The
+ * three replace modules or clocks.
+ */
+const LIGHT = [
+  'test/unit/!(stall|target-client|timing).test.ts',
+  'test/contract/{adopt,attacks,docs,language-service,metadata,workflows}.test.ts',
+]
+
+const TOOLING = 'test/tooling/**/*.test.ts'
+
+const shared = {
+  // Deadlines are for tests that hang, not for machines that are busy.
+  testTimeout: 120_000,
+  hookTimeout: 120_000,
+  // They import JSON without import attributes, which plain Node refuses; Vite does not.
+  server: { deps: { inline: [/@actions\/(expressions|workflow-parser|languageservice)/] } },
+}
+
+const BY_DAY = [
+  { test: { ...shared, name: 'light', include: LIGHT, isolate: false } },
+  {
+    test: { ...shared, name: 'servers', include: ['test/**/*.test.ts'], exclude: [...NIGHTLY, ...LIGHT, TOOLING] },
+  },
+  { test: { ...shared, name: 'tooling', include: [TOOLING] } },
+]
+
+const BY_NIGHT = [{ test: { ...shared, name: 'night', include: [...NIGHTLY, ...LONGER_AT_NIGHT] } }]
 
 export default defineConfig({
   // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
   logLevel: 'error',
   test: {
-    include: night ? [...NIGHTLY, ...LONGER_AT_NIGHT] : ['test/**/*.test.ts'],
-    exclude: night ? [] : NIGHTLY,
     globalSetup: 'test/global-setup.ts',
-    // Deadlines are for tests that hang, not for machines that are busy.
     // Tests wait for child processes and servers half of their time; with more workers they miss each other's deadlines.
     maxWorkers: 3,
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
-    // They import JSON without import attributes, which plain Node refuses; Vite does not.
-    server: { deps: { inline: [/@actions\/(expressions|workflow-parser|languageservice)/] } },
+    projects: process.env.MOLT_ACTIONS_NIGHTLY ? BY_NIGHT : BY_DAY,
   },
 })
