@@ -202,7 +202,7 @@ export async function dropEntry(db: Database, id: string): Promise<void> {
 }
 
 /** Who left something, and where a person can see the run. */
-export interface Origin {
+interface Origin {
   /** Empty outside of GitHub. */
   run: string
   actor: string
