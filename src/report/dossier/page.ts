@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { partIndex } from '../../model/operations.ts'
 import type { Plan } from '../../model/plan.ts'
 import { clock, minutes, number, plural, seconds } from '../../runtime/progress.ts'
 import { type Chart, CLIENT, chartData, chartFigure, type Mark } from './charts.ts'
@@ -410,22 +411,8 @@ function pauseSection(story: Story): string {
 }
 
 /** As they happen; JSON in a database has an order of its own. */
-const PARTS = [
-  'fence',
-  'drain',
-  'stream off',
-  'smoke test',
-  'verify',
-  'sequences',
-  'unique indexes',
-  'commit',
-  'write access',
-  'indexes off again',
-  'lift',
-]
-
 function inOrder(parts: Record<string, number>): [part: string, ms: number][] {
-  return Object.entries(parts).sort(([a], [b]) => PARTS.indexOf(a) - PARTS.indexOf(b))
+  return Object.entries(parts).sort(([a], [b]) => partIndex(a) - partIndex(b))
 }
 
 function partLabel(part: string, expected: Record<string, number> | undefined): string {
