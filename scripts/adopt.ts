@@ -110,6 +110,7 @@ function next(text: string): string {
   const left = [
     text.includes('s3://BUCKET') && '- molt-actions.yml: the bucket (`--bucket`), or `mode: direct-copy`',
     text.includes(ZEROS) && '- rehearse.yml: the digests of the images (`--postgres-image`, `--cockroach-image`)',
+    '- molt-actions.yml: npm run check-config -- FILE lists every mistake',
     '- rehearsal/: schema, rows and masking rules of your own',
     '- environments, reviewers and secrets: docs/environments.md',
   ]

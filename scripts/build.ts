@@ -13,6 +13,8 @@ import { reportSchema, rulesDocs } from '../src/conversion/report.ts'
 import { rulesJsonSchema } from '../src/masking/rules.ts'
 import { verifySchema } from '../src/report/verify-json.ts'
 import type { Phase } from '../src/runtime/action.ts'
+import { CODES, type Explanation } from '../src/runtime/codes.ts'
+import { isRefusal } from '../src/runtime/refusals.ts'
 import { checksDocs, preflightSchema } from './checks-docs.ts'
 import { troubleshootingDocs } from './codes-docs.ts'
 import { withConformance } from './conformance-docs.ts'
@@ -69,6 +71,22 @@ const shortenDependencies: Plugin = {
   },
 }
 
+/** Of what is said about codes, an action prints the next step, and refusals of servers in full. The rest is documentation. */
+const printedExplanations: Plugin = {
+  name: 'printed-explanations',
+  setup(build) {
+    build.onLoad({ filter: /src\/runtime\/codes\.ts$/ }, () => {
+      const printed: Record<string, Partial<Explanation>> = {}
+      for (const [code, explanation] of Object.entries<Explanation>(CODES)) {
+        const { next } = explanation
+        if (isRefusal(code)) printed[code] = explanation
+        else if (next) printed[code] = { next }
+      }
+      return { contents: `export const CODES = ${JSON.stringify(printed)}`, loader: 'js' }
+    })
+  },
+}
+
 /** uPlot is inlined in pages as text, and read from its package only where there is one. */
 const inlineChartLibrary: Plugin = {
   name: 'inline-chart-library',
@@ -96,7 +114,7 @@ async function bundle(): Promise<string> {
     minify: true,
     // Functions and classes keep their names, so that a stack trace in a user's log can be read.
     keepNames: true,
-    plugins: [shortenDependencies, inlineChartLibrary],
+    plugins: [shortenDependencies, printedExplanations, inlineChartLibrary],
     logLevel: 'error',
     // pg offers its native driver and Cloudflare's sockets, which are never taken here.
     alias: { undici: './scripts/no-undici.ts' },

@@ -5,6 +5,7 @@ import { closest } from 'fastest-levenshtein'
 import { specs } from '../../src/actions/specs.ts'
 import { messageOf, UserError } from '../../src/runtime/errors.ts'
 import { didYouMean } from '../../src/runtime/inputs.ts'
+import { plural } from '../../src/runtime/progress.ts'
 import { type Input, loadManifest, type Manifest, type Status } from '../runner/manifest.ts'
 import { type JobResult, type LogLine, type RunOptions, runAction } from '../runner/runner.ts'
 
@@ -240,12 +241,20 @@ function report(options: Options, result: JobResult, summaryPath: string): numbe
     console.log(`${title}:${Object.keys(values).length === 0 ? ' none' : ''}`)
     for (const [name, value] of Object.entries(values)) console.log(`  ${name}: ${value.replaceAll('\n', '\n    ')}`)
   }
-  console.log(`annotations:${annotations.length === 0 ? ' none' : ''}`)
-  for (const { level, title, message } of annotations) console.log(`  ${level}: ${title ? `${title}: ` : ''}${message}`)
+  console.log(`annotations: ${countOf(annotations) || 'none'}`)
   for (const { pid, cmd } of orphans) console.log(`left behind and killed: ${pid} ${cmd}`)
   console.log(`summary: ${summaryPath || 'none'}`)
   console.log(`${conclusion}, exit status ${exitCode}`)
   return exitCode
+}
+
+/** The log has their texts. */
+function countOf(annotations: JobResult['annotations']): string {
+  return ['error', 'warning', 'notice']
+    .map((name) => ({ name, count: annotations.filter(({ level }) => level === name).length }))
+    .filter(({ count }) => count)
+    .map(({ name, count }) => plural(count, name))
+    .join(', ')
 }
 
 function masked({ mask }: JobResult, values: Record<string, string>): Record<string, string> {

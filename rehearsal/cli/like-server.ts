@@ -1,25 +1,30 @@
 // `npm run like-server -- --behind URL`: lets a PostgreSQL answer like CockroachDB, until Ctrl-C.
 import { once } from 'node:events'
 import { parseArgs } from 'node:util'
-import { InputError } from '../../src/runtime/errors.ts'
+import pg from 'pg'
+import { InputError, messageOf } from '../../src/runtime/errors.ts'
 import { startCockroach } from '../cockroach/server.ts'
+
+/** Rewritten statements leave out aliases, which older ones demand. */
+const OLDEST = 16
 
 const HELP = `npm run like-server -- --behind URL [--target-version 25.2]
 
-  --behind URL         a superuser of a PostgreSQL on this machine; the server adds the schema _crdb to its databases
+  --behind URL         a superuser of a PostgreSQL 16 or newer on this machine; the server adds the schema _crdb to its databases
   --target-version V   the CockroachDB that it answers like (default 25.2)`
 
-const { values } = parseArgs({
-  options: {
-    behind: { type: 'string' },
-    'target-version': { type: 'string' },
-    help: { type: 'boolean', default: false },
-  },
-})
-if (values.help) console.log(HELP)
-else {
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      behind: { type: 'string' },
+      'target-version': { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  if (values.help) return console.log(HELP)
   if (!values.behind) throw new InputError('rehearse.invalid-option', 'Set --behind to the URL of a PostgreSQL')
   const behind = new URL(values.behind)
+  await requireVersion(values.behind)
   const server = await startCockroach(
     {
       port: Number(behind.port || 5432),
@@ -31,4 +36,24 @@ else {
   await Promise.race(['SIGINT', 'SIGTERM'].map((signal) => once(process, signal)))
   for (const sql of server.unknown) console.error(`no rule knows: ${sql}`)
   await server.stop()
+}
+
+/** @throws InputError for a PostgreSQL that is too old */
+async function requireVersion(url: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  const { rows } = await client.query("SELECT current_setting('server_version_num')::int / 10000 AS version")
+  await client.end()
+  if (rows[0].version < OLDEST)
+    throw new InputError(
+      'rehearse.invalid-option',
+      `--behind is PostgreSQL ${rows[0].version}. Name a PostgreSQL ${OLDEST} or newer`,
+    )
+}
+
+try {
+  await main()
+} catch (error) {
+  console.error(messageOf(error))
+  process.exitCode = 2
 }

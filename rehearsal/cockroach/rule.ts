@@ -109,5 +109,14 @@ export function quoteText(value: string): string {
 
 /** A statement that gives the client this error when it is executed. */
 export function raising(error: SqlError): string {
-  return `SELECT _crdb.raise(${[error.code, error.message, error.detail ?? '', error.hint ?? ''].map(quoteText).join(', ')})`
+  return `SELECT ${raiseCall(error)}`
+}
+
+/** {@link raising} without a row description, which a client of COPY does not expect. */
+export function raisingForCopy(error: SqlError): string {
+  return `DO ${quoteText(`BEGIN PERFORM ${raiseCall(error)}; END`)}`
+}
+
+function raiseCall({ code, message, detail = '', hint = '' }: SqlError): string {
+  return `_crdb.raise(${[code, message, detail, hint].map(quoteText).join(', ')})`
 }

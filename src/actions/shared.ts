@@ -4,7 +4,7 @@ import type { Plan } from '../model/plan.ts'
 import { type Database, withDatabase } from '../runtime/database.ts'
 import { InputError, refuse, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
-import { boolean, connectionUrl, duration, pattern, text, webhookUrl } from '../runtime/types.ts'
+import { argumentList, boolean, choice, connectionUrl, duration, pattern, text, webhookUrl } from '../runtime/types.ts'
 import { tlsProblem } from '../runtime/url.ts'
 import { readHeartbeatOwner } from '../source/heartbeat.ts'
 import { readServer } from '../source/server.ts'
@@ -25,8 +25,21 @@ function allowInsecure(sides: string) {
   )
 }
 
+/** For URLs without a password. */
+export const passwords = {
+  'password-command': optional(
+    argumentList,
+    "Program and arguments that print the password for a URL that has none, such as a token of a cloud's IAM. Run without a shell and with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE`, again for connections after a minute. See docs/managed-postgresql.md.",
+  ),
+  'password-lasts': defaulted(
+    choice('connection', 'job'),
+    'connection',
+    'How long that password is accepted. `connection`: it may expire within minutes, so steps that start molt or the replicator refuse it. `job`: it outlives the job, is read once and is given to them too.',
+  ),
+}
+
 /** For actions that know the target alone. */
-export const insecureTarget = { 'allow-insecure': allowInsecure('`target`') }
+export const insecureTarget = { 'allow-insecure': allowInsecure('`target`'), ...passwords }
 
 /** Inputs of every action that works on a migration. */
 export const migration = {
@@ -41,6 +54,7 @@ export const migration = {
     'Name of this migration in the ledger.',
   ),
   'allow-insecure': allowInsecure('`source` or `target`'),
+  ...passwords,
   ...config,
 }
 

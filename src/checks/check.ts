@@ -97,8 +97,7 @@ export function requireWaiversMatch(
   for (const waiver of waivers) {
     const check = checks.find((each) => each.id === waiver.check)
     const text = `input \`waive\`: \`${waiverText(waiver)}\``
-    if (!check)
-      throw new InputError('waiver.unknown-check', `${text} names a check that there is not; ${DOCS} lists them all`)
+    if (!check) throw new InputError('waiver.unknown-check', `${text} is not a known check; ${DOCS} lists them all`)
     if (check.waivable === false)
       throw new InputError(
         'waiver.not-allowed',

@@ -1,5 +1,6 @@
 import { error, info, notice, warning } from '@actions/core'
 import { markdownCode, markdownText } from '../report/markdown.ts'
+import { onGithub } from '../runtime/next.ts'
 import { number, plural, someOf } from '../runtime/progress.ts'
 import { anchorOf, DOCS, type Finding, SEVERITIES, type Severity } from './check.ts'
 import type { Facts } from './facts/facts.ts'
@@ -40,7 +41,7 @@ export function annotate(findings: readonly Finding[]): void {
     for (const [check, some] of byCheck(open(findings, severity))) {
       const [first] = some as [Finding]
       const more = some.length > 1 ? ` (and ${some.length - 1} more)` : ''
-      say[severity](`${first.what}${more}; ${first.fix}`, { title: check })
+      say[severity](`${first.what}${more}; ${first.fix} [${check}]`, { title: check })
     }
   for (const each of findings) if (each.waivedBy) info(`waived by ${each.waivedBy}: ${each.what}`)
 }
@@ -91,7 +92,7 @@ function checkTable([id, findings]: [string, Finding[]]): string {
     .map((each) => `| ${markdownText(clip(each.what))} | ${fixCell(each.fix)} |`)
   const left = findings.length - OBJECTS_SHOWN
   if (left > 0) rows.push(`| and ${number(left)} more | All are in preflight.json. |`)
-  return `[\`${id}\`](${docsUrl(id)}) ${markdownText(check?.protects ?? '')}\n\n| Found | Fix |\n| --- | --- |\n${rows.join('\n')}`
+  return `${checkName(id)} ${markdownText(check?.protects ?? '')}\n\n| Found | Fix |\n| --- | --- |\n${rows.join('\n')}`
 }
 
 function waivedSection(findings: readonly Finding[]): string {
@@ -102,7 +103,7 @@ function waivedSection(findings: readonly Finding[]): string {
       .slice(0, OBJECTS_SHOWN)
       .map((each) => `| ${markdownText(clip(each.what))} | ${markdownCode(each.waivedBy as string)} |`)
     if (some.length > OBJECTS_SHOWN) rows.push(`| and ${number(some.length - OBJECTS_SHOWN)} more | |`)
-    return `[\`${id}\`](${docsUrl(id)}) would ${VERBS[some[0]?.severity as Severity]}: ${markdownText(check?.protects ?? '')}\n\n| Accepted | By |\n| --- | --- |\n${rows.join('\n')}`
+    return `${checkName(id)} would ${VERBS[some[0]?.severity as Severity]}: ${markdownText(check?.protects ?? '')}\n\n| Accepted | By |\n| --- | --- |\n${rows.join('\n')}`
   })
   return `#### 🖊 Waived (${number(findings.length)})\n\n${groups.join('\n\n')}`
 }
@@ -164,10 +165,11 @@ export function preflightOf(
   }
 }
 
-function docsUrl(id: string): string {
+/** With a link on GitHub alone: the local runner's repository is nowhere to be read. */
+function checkName(id: string): string {
   const { GITHUB_SERVER_URL: server, GITHUB_ACTION_REPOSITORY: repository, GITHUB_ACTION_REF: ref } = process.env
-  const base = server && repository ? `${server}/${repository}/blob/${ref || 'main'}/` : ''
-  return `${base}${DOCS}#${anchorOf(id)}`
+  if (!onGithub() || !repository) return `\`${id}\``
+  return `[\`${id}\`](${server}/${repository}/blob/${ref || 'main'}/${DOCS}#${anchorOf(id)})`
 }
 
 /** A fix is there to be copied: in code, on one line. */

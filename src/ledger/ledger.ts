@@ -221,6 +221,9 @@ function origin(): Origin {
   }
 }
 
+/** Evidence of a comparison of definitions without rows. */
+export const DEFINITIONS = 'definitions'
+
 /** Appends what a phase checked and saw, with its {@link Origin}. Never edited afterwards. */
 export async function addEvidence(db: Database, id: string, action: string, body: object): Promise<void> {
   await db.query(

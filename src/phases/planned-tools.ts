@@ -1,6 +1,7 @@
 import { warning } from '@actions/core'
 import type { Plan } from '../model/plan.ts'
 import { VerdictError } from '../runtime/errors.ts'
+import { requireToolPasswords } from '../runtime/password-command.ts'
 import { findTool, sha256, type ToolName } from '../tools/versions.ts'
 
 /** The check of `prepare` by whose name, and a program's, a plan takes whatever program later jobs bring. */
@@ -9,9 +10,14 @@ const WAIVED_BY = 'tool.version'
 /**
  * What was rehearsed and approved is a plan with its programs; others may move the data otherwise. One that is not on
  * the PATH is told by whoever starts it, and of one that `prepare` has not seen nothing is known.
- * @throws VerdictError for the first that is another one than `prepare` has seen
+ * @throws VerdictError for the first that is another one than `prepare` has seen; UserError when they have no lasting password
  */
-export async function requirePlannedTools(plan: Plan, ...tools: ToolName[]): Promise<void> {
+export async function requirePlannedTools(
+  plan: Plan,
+  urls: { source: string; target: string },
+  ...tools: ToolName[]
+): Promise<void> {
+  requireToolPasswords([urls.source, urls.target])
   for (const tool of tools) {
     const program = plan.tools?.[tool] && findTool(tool)
     if (program) requirePlannedTool(plan, tool, await sha256(program))

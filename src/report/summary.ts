@@ -11,7 +11,6 @@ export function verifyTable(report: VerifyReport): string {
   const unseen = same.filter((table) => !wasCompared(report, table))
   const rows = report.tables.reduce((sum, table) => sum + table.rows, 0)
   const parts = [headline(report, clean.length, rows)]
-  parts.push(...insecureNote(report.insecure))
   if (report.problems.length) parts.push(list(report.problems))
   if (bad.length) parts.push(tableOf(bad))
   if (report.notes.length) parts.push(folded(`${report.notes.length} notes`, list(report.notes)))
@@ -24,10 +23,6 @@ export function verifyTable(report: VerifyReport): string {
 /** Below the comparison of rows there is nothing that a table could have been left out of. */
 export function wasCompared({ level }: VerifyReport, table: TableVerdict): boolean {
   return level === 'counts' || level === 'tables' || isFinished(table)
-}
-
-function insecureNote(insecure: readonly string[]): string[] {
-  return insecure.length ? [`> [!WARNING]\n> \`allow-insecure\`: ${markdownText(insecure.join('; '))}`] : []
 }
 
 function headline(report: VerifyReport, clean: number, rows: number): string {
@@ -80,14 +75,12 @@ export function loadedTable(loaded: {
   rows: number
   cursor: string
   durationMs: number
-  insecure: readonly string[]
   mode: string
 }): string {
   const tables = Object.entries(loaded.arrived)
   const lines = tables.map(([table, count]) => `| ${markdownText(table)} | ${count.toLocaleString('en-US')} |`)
   return [
     `### ✅ Loaded: ${number(tables.length)} of ${plural(tables.length, 'expected table')}, ${plural(loaded.rows, 'row')}`,
-    ...insecureNote(loaded.insecure),
     `In ${(loaded.durationMs / 1000).toFixed(1)} s, by ${loaded.mode}. The stream begins at \`${loaded.cursor}\`.`,
     folded('Rows by table', `| table | rows |\n| --- | ---: |\n${lines.join('\n')}`),
   ].join('\n\n')

@@ -5,9 +5,10 @@ import { CancelledError, errorCode, errorKind, ListedError, messageOf, UserError
 import { loadInputs } from './inputs.ts'
 import { nextAfter, nextByLedger, nextMarkdown, nextText, nextToTell, resetNext } from './next.ts'
 import { notified, notifyTo } from './notify.ts'
+import { type PasswordLasts, setPasswordCommand, withJobPassword } from './password-command.ts'
 import { explain } from './refusals.ts'
 import { holdsSecret, redact } from './secrets.ts'
-import type { ActionSpec, InputsOf, OutputsOf } from './spec.ts'
+import { type ActionSpec, camel, type InputsOf, type OutputsOf } from './spec.ts'
 
 /** What an action's code is handed; everything it tells the world goes through here. */
 export interface Context<S extends ActionSpec> {
@@ -74,7 +75,8 @@ export async function runAction<S extends ActionSpec>(
   let known: { notifyUrl?: string; migration?: string; target?: string } = {}
   try {
     resetNext()
-    const context = contextOf<S>(loadInputs(action.spec, all), controller.signal, summary)
+    const inputs = await withPasswords(action.spec, loadInputs(action.spec, all), controller.signal)
+    const context = contextOf<S>(inputs, controller.signal, summary)
     known = context.inputs
     notifyTo(known.notifyUrl, known.migration ?? '')
     if (phase === 'run') await action.run(context)
@@ -94,6 +96,21 @@ export async function runAction<S extends ActionSpec>(
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)
   }
+}
+
+/** With the password of `password-command` in URLs without one, where it lasts for the job. */
+async function withPasswords<S extends ActionSpec>(
+  { inputs: known }: S,
+  given: InputsOf<S>,
+  signal: AbortSignal,
+): Promise<InputsOf<S>> {
+  const inputs: Record<string, unknown> = { ...given }
+  setPasswordCommand(inputs.passwordCommand as string[] | undefined, inputs.passwordLasts as PasswordLasts | undefined)
+  for (const [name, { type }] of Object.entries(known)) {
+    const url = inputs[camel(name)]
+    if (type.secret === 'url' && typeof url === 'string') inputs[camel(name)] = await withJobPassword(url, signal)
+  }
+  return inputs as InputsOf<S>
 }
 
 function contextOf<S extends ActionSpec>(
@@ -155,6 +172,11 @@ function annotation(error: unknown, told: string, code: ErrorCode, next: NextSte
   return `${redact(error.short(ANNOTATION))} [${code}]${end}`
 }
 
+/** A list that the summary has already is not repeated there. */
+function inSummary(error: unknown, told: string, code: ErrorCode): string {
+  return error instanceof ListedError && error.summarized ? redact(`${error.what}. ${error.next} [${code}]`) : told
+}
+
 function fail(name: string, thrown: unknown, phase: Phase, summary: (markdown: string) => void): Failure {
   const error = explain(thrown)
   const kind = errorKind(error)
@@ -167,7 +189,7 @@ function fail(name: string, thrown: unknown, phase: Phase, summary: (markdown: s
     core.setOutput('error-kind', kind)
     core.setOutput('error-code', code)
     // Each line is a paragraph or a list's item of its own: what follows a list would be read as part of its last item.
-    summary(`> [!CAUTION]\n> ${told.replaceAll('\n', '\n>\n> ')}`)
+    summary(`> [!CAUTION]\n> ${inSummary(error, told, code).replaceAll('\n', '\n>\n> ')}`)
     if (next) summary(nextMarkdown(next))
   }
   process.exitCode = 1

@@ -988,6 +988,17 @@ export const CODES = {
     fix: 'Rename the object, or change the secret.',
   },
 
+  'password.command-failed': {
+    meaning: '`password-command` printed no password.',
+    cause: 'The program is missing, failed, took longer than 30 s, or printed nothing or several lines.',
+    fix: 'Run the program on the runner with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE` set, as the job has them. It must print one line.',
+  },
+  'password.not-for-tools': {
+    meaning: '`password-command` prints a password for one connection, and this step starts MOLT.',
+    cause: 'The programs molt and replicator connect again until they end. By then a short-lived password has expired.',
+    fix: 'Use a login with a password in the URL for this step, or set `password-lasts: job` where the password outlives the job: [managed PostgreSQL](managed-postgresql.md#passwords-from-iam).',
+  },
+
   'pause.estimate-too-long': {
     meaning: 'The write pause would take longer than `max-pause`. Nothing was paused.',
     cause: 'The parts that were measured add up to more.',
@@ -1425,8 +1436,8 @@ export const CODES = {
   'verify.differences': {
     meaning: 'Source and target differ.',
     cause:
-      'While changes are streamed a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss.',
-    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ.',
+      'While changes are streamed a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss. One known cause: molt makes its slot first and its snapshot after it. A transaction whose commit waits for a synchronous standby in between is in neither.',
+    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ. Load again when rows are lost.',
   },
   'verify.inconclusive': {
     meaning: 'Source and target are not proved to be equal, and nothing is known to be lost.',

@@ -3,6 +3,7 @@ import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
 import type { ErrorCode } from './codes.ts'
 import { messageOf, ToolError, UserError } from './errors.ts'
+import { type Login, passwordFor } from './password-command.ts'
 import { redact } from './secrets.ts'
 import { poolerError, requireOwnSession, type SessionSettings, sessionSettings } from './session.ts'
 import { TargetClient } from './target-client.ts'
@@ -71,6 +72,7 @@ export async function connect(
 ): Promise<Database> {
   signal?.throwIfAborted()
   const given = configOf(url, side)
+  const password = given.password ? undefined : await passwordFor(loginOf(given), signal)
   const timeout = { statement_timeout: String(statementTimeout) }
   const session = asTools ? undefined : sessionSettings(side, { ...timeout, ...settings }, given.options)
   // Our own socket: nothing of the driver's ends an attempt that hangs.
@@ -80,6 +82,7 @@ export async function connect(
   const client = new (side === 'target' ? TargetClient : pg.Client)({
     stream: () => socket,
     ...given,
+    ...(password !== undefined && { password }),
     application_name: 'molt-actions',
     connectionTimeoutMillis: Math.min(TIMING.connectTimeout, statementTimeout || TIMING.connectTimeout),
     // The server's own limit does not help when the network swallows its answer.
@@ -101,6 +104,10 @@ export async function connect(
   } finally {
     signal?.removeEventListener('abort', cancel)
   }
+}
+
+function loginOf({ host = '', port = 5432, user = '', database = '' }: pg.ClientConfig): Login {
+  return { host, port: String(port), user, database }
 }
 
 /** SQLSTATEs of poolers and gateways that take no `options`, before they have asked a server. */

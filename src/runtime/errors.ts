@@ -121,12 +121,15 @@ export class ListedError extends VerdictError {
   readonly what: string
   readonly problems: readonly string[]
   readonly next: string
+  /** The step has written the problems to its summary, so the error leaves them out there. */
+  readonly summarized: boolean
 
-  constructor(code: ErrorCode, what: string, problems: readonly string[], next: string) {
+  constructor(code: ErrorCode, what: string, problems: readonly string[], next: string, summarized = false) {
     super(code, `${what}:\n${problems.map((problem) => `  - ${problem}`).join('\n')}\n${next}`)
     this.what = what
     this.problems = problems
     this.next = next
+    this.summarized = summarized
   }
 
   /** As many problems as fit into `limit` characters, and the advice in any case. */
@@ -145,6 +148,12 @@ export class ListedError extends VerdictError {
 }
 
 /** The list of what went wrong, as one error with a line each. */
-export function refuse(code: ErrorCode, what: string, problems: readonly string[], next: string): never {
-  throw new ListedError(code, what, problems, next)
+export function refuse(
+  code: ErrorCode,
+  what: string,
+  problems: readonly string[],
+  next: string,
+  { summarized = false } = {},
+): never {
+  throw new ListedError(code, what, problems, next, summarized)
 }

@@ -1,12 +1,10 @@
 import { readFileSync } from 'node:fs'
 import { getInput } from '@actions/core'
-import { closest, distance } from 'fastest-levenshtein'
-import { parseDocument } from 'yaml'
+import { closest } from 'fastest-levenshtein'
+import { COMMON, type ConfigProblem, parseConfig, textOf, variableOf } from './config.ts'
 import { InputError, messageOf } from './errors.ts'
 import { addSecret, addSecretUrl } from './secrets.ts'
 import { type ActionSpec, camel, type InputSpec, type InputsOf } from './spec.ts'
-
-type Section = Record<string, unknown>
 
 /**
  * Reads and checks every input of an action: the step's `with`, else the config file, else the default.
@@ -49,13 +47,8 @@ function check(where: string, input: InputSpec<unknown>, given: string): unknown
 /** A secret never stands in a file: the file names the environment variable that holds it, as `env:NAME`. */
 function fromFile(value: unknown, name: string, input: InputSpec<unknown>): string | undefined {
   if (value === undefined || value === null) return undefined
-  if (!input.type.secret) return typeof value === 'string' ? value : JSON.stringify(value)
-  const variable = /^env:([A-Za-z_]\w*)$/.exec(String(value))?.[1]
-  if (!variable)
-    throw new InputError(
-      'config.secret-in-file',
-      `\`${name}\` in the config file is a secret; write env:NAME, the environment variable that holds it`,
-    )
+  if (!input.type.secret) return textOf(value)
+  const variable = variableOf(value) as string
   const secret = process.env[variable]
   if (!secret)
     throw new InputError(
@@ -66,46 +59,33 @@ function fromFile(value: unknown, name: string, input: InputSpec<unknown>): stri
   return secret
 }
 
-/** What the config file says for `spec`: its section `common`, and over that the section named after the action. */
-function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]): Section {
+/**
+ * What the config file says for `spec`: its section `common`, and over that the section named after the action.
+ * @throws InputError that lists everything wrong in the file, in sections of other actions too
+ */
+function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]): Record<string, unknown> {
   if (!path) return {}
-  const allowed = new Map(all.map((each) => [each.name, Object.keys(each.inputs)]))
-  allowed.set('common', [...new Set([...allowed.values()].flat())])
-  const sections = readYaml(path)
-  for (const [name, section] of Object.entries(sections)) {
-    requireKnown(name, [...allowed.keys()], `section \`${name}\` in ${path}`)
-    if (section === null || typeof section !== 'object' || Array.isArray(section))
-      throw new InputError('config.invalid', `section \`${name}\` in ${path} is not a map of input names to values`)
-    for (const key of Object.keys(section)) requireKnown(key, allowed.get(name) ?? [], `\`${name}.${key}\` in ${path}`)
-  }
-  return { ...(sections.common as Section), ...(sections[spec.name] as Section) }
+  const { sections, problems } = parseConfig(readText(path), all)
+  const [first] = problems
+  if (first) throw new InputError(first.code, problems.map((each) => problemText(path, each)).join('\n'))
+  return { ...sections[COMMON], ...sections[spec.name] }
 }
 
-function readYaml(path: string): Section {
+/** `molt-actions.yml:3:5: what is wrong`, as compilers write it and editors read it. */
+export function problemText(path: string, { line, column, what }: ConfigProblem): string {
+  return `${path}:${line}:${column}: ${what}`
+}
+
+function readText(path: string): string {
   try {
-    const document = parseDocument(readFileSync(path, 'utf8'))
-    if (document.errors[0]) throw document.errors[0]
-    const sections = document.toJS() ?? {}
-    if (typeof sections !== 'object' || Array.isArray(sections)) throw new Error('it is not a map of sections')
-    return sections as Section
+    return readFileSync(path, 'utf8')
   } catch (error) {
     const absent = (error as NodeJS.ErrnoException).code === 'ENOENT'
     const why = absent
       ? 'it is not there; check out the repository before this step, or correct the path'
-      : messageOf(error).split('\n')[0]?.replace(/:$/, '')
+      : messageOf(error)
     throw new InputError('config.unreadable', `input \`config\`: ${path} cannot be read: ${why}`)
   }
-}
-
-function requireKnown(name: string, allowed: readonly string[], where: string): void {
-  if (allowed.includes(name)) return
-  const near = closest(name, [...allowed])
-  // A third of the letters may be wrong; what is further away is another word, and leads astray.
-  const meant = distance(name, near) <= Math.max(1, name.length / 3)
-  throw new InputError(
-    'config.unknown-name',
-    `${where} is not known; ${meant ? `did you mean \`${near}\`?` : 'docs/config.schema.json has all sections and their inputs'}`,
-  )
 }
 
 /** A word to go with a name that is not known. */

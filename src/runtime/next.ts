@@ -68,11 +68,14 @@ export function nextByLedger(): NextStep | undefined {
  * else the same action again.
  */
 export function nextAfter(code: ErrorCode, action: string): NextStep | undefined {
-  const explained = (CODES[code] as Explanation).next
+  const explained = EXPLAINED[code]?.next
   const next = explained ?? (WRONG_STEP.has(code) ? standing : { action })
   // With the inputs that the ledger asks for.
   return next && next.action === standing?.action ? { ...standing, ...next } : next
 }
+
+/** The bundle has only the codes with something to print. */
+const EXPLAINED: Partial<Record<ErrorCode, Explanation>> = CODES
 
 /** Only the ledger can tell what comes next. */
 const WRONG_STEP: ReadonlySet<ErrorCode> = new Set(['ledger.wrong-phase', 'ledger.no-migration'])

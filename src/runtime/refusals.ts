@@ -1,4 +1,4 @@
-import { CODES, type ErrorCode } from './codes.ts'
+import { CODES, type ErrorCode, type Explanation } from './codes.ts'
 import { isConnectionLost, sqlState } from './database.ts'
 import { messageOf, UserError } from './errors.ts'
 
@@ -7,8 +7,16 @@ import { messageOf, UserError } from './errors.ts'
  * another's hands, or runs code of its owner. Only what shows a mistake in our SQL is a bug.
  */
 
+/** Codes whose explanation is part of the error. */
+export type RefusalCode = Extract<ErrorCode, `database.${string}` | 'connect.login-refused'>
+
+/** True for a code whose explanation {@link refusal} prints. */
+export function isRefusal(code: string): code is RefusalCode {
+  return code.startsWith('database.') || code === 'connect.login-refused'
+}
+
 /** By SQLSTATE, the first that matches. Source: PostgreSQL's table of error codes; CockroachDB uses the same. */
-const REFUSALS: readonly (readonly [RegExp, ErrorCode])[] = [
+const REFUSALS: readonly (readonly [RegExp, RefusalCode])[] = [
   [/^25006$/, 'database.read-only'],
   [/^(25P03|25P04|57P05)$/, 'database.session-timeout'],
   // CockroachDB lacks WITH GRANT OPTION by 01006 and 01007.
@@ -43,13 +51,13 @@ export function explain(error: unknown): unknown {
 }
 
 /** @param words what the server said; by default SQLSTATE and message, which quotes no row */
-export function refusal(code: ErrorCode, state: string, error: unknown, words?: string): UserError {
-  const { meaning, cause, fix } = CODES[code]
+export function refusal(code: RefusalCode, state: string, error: unknown, words?: string): UserError {
+  const { meaning, cause, fix }: Explanation = CODES[code]
   return new UserError(code, `${meaning} ${words ?? `SQLSTATE ${state}: ${messageOf(error)}`}. ${cause} ${fix}`)
 }
 
 /** The code for a SQLSTATE; undefined where it tells of a mistake of ours. */
-export function codeOf(state: string): ErrorCode | undefined {
+export function codeOf(state: string): RefusalCode | undefined {
   const found = REFUSALS.find(([states]) => states.test(state))?.[1]
   return found ?? (MISTAKES.test(state) ? undefined : 'database.refused-by-code')
 }

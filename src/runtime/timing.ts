@@ -4,6 +4,9 @@ import * as z from 'zod'
 const DEFAULTS = {
   /** Attempts to connect to a database. */
   connectTimeout: 15_000,
+  /** One run of `password-command`, and how long its password is used for further connections. */
+  passwordCommand: 30_000,
+  passwordKept: 60_000,
   /** A catalog statement, by the server's limit. */
   statementTimeout: 60_000,
   /** After the server's limit, until this side gives up by itself. */

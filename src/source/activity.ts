@@ -20,8 +20,8 @@ export interface StatementRow {
 export type NoStatements = { missing: 'not-installed' | 'right' }
 
 export interface DatabaseCounters {
+  /** Those of this suite count too. Rollbacks are left out: decoding a slot counts one for each transaction it reads. */
   commits: number
-  rollbacks: number
   deadlocks: number
 }
 
@@ -42,7 +42,7 @@ export interface SourceSession {
 const STATEMENTS = 500
 
 /**
- * Statements of this database, without catalog queries and those of our schema. Those of the migration user count only
+ * Statements of this database, without catalog queries, those of our schema and those that make or read a slot. Those of the migration user count only
  * where nobody else has any: the application then uses the same role.
  */
 export async function readStatements(db: Database): Promise<StatementRow[] | NoStatements> {
@@ -58,7 +58,7 @@ export async function readStatements(db: Database): Promise<StatementRow[] | NoS
       `SELECT query, userid = current_user::regrole AS own, calls::float8 AS calls, rows::float8 AS rows, mean${exec}::float8 AS "meanMs", stddev${exec}::float8 AS "deviationMs"
          FROM ${ident(installed.schema)}.pg_stat_statements
         WHERE dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-          AND query !~* '(molt_actions|pg_catalog|pg_stat_)' ORDER BY calls * mean${exec} DESC LIMIT ${STATEMENTS}`,
+          AND query !~* '(molt_actions|pg_catalog|pg_stat_|pg_publication|pg_replication|pg_logical_|pg_create_|pg_drop_)' ORDER BY calls * mean${exec} DESC LIMIT ${STATEMENTS}`,
     )
     if (!(await seesOthers(db))) return { missing: 'right' }
     const others = found.rows.filter(({ own }) => !own)
@@ -82,7 +82,7 @@ async function seesOthers(db: Database): Promise<boolean> {
 
 export async function readDatabaseCounters(db: Database): Promise<DatabaseCounters> {
   const { rows } = await db.query(
-    `SELECT xact_commit::float8 AS commits, xact_rollback::float8 AS rollbacks, deadlocks::float8 AS deadlocks
+    `SELECT xact_commit::float8 AS commits, deadlocks::float8 AS deadlocks
        FROM pg_catalog.pg_stat_database WHERE datname = current_database()`,
   )
   return rows[0]

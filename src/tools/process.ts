@@ -4,6 +4,7 @@ import { get } from 'node:http'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ErrorCode } from '../runtime/codes.ts'
+import { childEnvironment } from '../runtime/environment.ts'
 import { ToolError } from '../runtime/errors.ts'
 import { redact } from '../runtime/secrets.ts'
 import { TIMING } from '../runtime/timing.ts'
@@ -35,27 +36,6 @@ export interface Launch {
 
 const REMEMBERED = 2_000
 const LOG_LIMIT = 64 * 1024 * 1024
-
-/** Everything of our environment that a tool may see. RUNNER_TRACKING_ID lets the runner find orphans. */
-const INHERITED = [
-  'PATH',
-  'HOME',
-  'TMPDIR',
-  'TZ',
-  'LANG',
-  'SSL_CERT_FILE',
-  'SSL_CERT_DIR',
-  'RUNNER_TRACKING_ID',
-] as const
-const CLOUD = /^(AWS_|GOOGLE_|AZURE_|CLOUDSDK_)/
-
-/** The environment of a child: what it needs to run and to reach a bucket, and none of our inputs or tokens. */
-export function childEnvironment(extra: Record<string, string> = {}): NodeJS.ProcessEnv {
-  const env: NodeJS.ProcessEnv = {}
-  for (const [name, value] of Object.entries(process.env))
-    if ((INHERITED as readonly string[]).includes(name) || CLOUD.test(name)) env[name] = value
-  return { ...env, ...extra }
-}
 
 /**
  * Ends a tool and its descendants when its parent is gone: killed, it can end nobody itself, and a replicator that lives

@@ -3,8 +3,9 @@ import { accessSync, constants, createReadStream } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { getExecOutput } from '@actions/exec'
+import { childEnvironment } from '../runtime/environment.ts'
 import { ToolError, UserError } from '../runtime/errors.ts'
-import { childEnvironment, describeExit, isTool, notOnPath } from './process.ts'
+import { describeExit, isTool, notOnPath } from './process.ts'
 
 /** Versions of molt that must not move anybody's data, each with the reason. */
 export const DENIED_VERSIONS: Record<string, string> = Object.fromEntries(

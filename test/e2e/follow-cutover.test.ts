@@ -272,7 +272,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await run.jobs('finalize')
     const late = night.start({ phase: 'load' })
     await late.jobs('prepare')
-    await refused(late.job('load'), /is finalized; .* past this step already/)
+    await refused(late.job('load'), /\[ledger\.wrong-phase\]/)
   })
 
   test('status tells where it stands; abort and cleanup refuse what they must', async () => {

@@ -1,5 +1,7 @@
 // The CockroachDB-like server by itself. What is expected comes from the source that each rule names.
+import { finished } from 'node:stream/promises'
 import pg from 'pg'
+import { from } from 'pg-copy-streams'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
@@ -49,6 +51,20 @@ async function refused(sql: string, client = db): Promise<{ code: string; messag
   }
   throw new Error(`not refused: ${sql}`)
 }
+
+test('creates a view over a join', async () => {
+  await db.query('CREATE VIEW totals AS SELECT c.id, p.name FROM children c JOIN parents p ON p.id = c.parent_id')
+  expect(await rows('SELECT * FROM totals')).toEqual([{ id: '1', name: 'one' }])
+  await db.query('DROP VIEW totals')
+})
+
+test('refuses COPY FROM of a role without admin as an error that its client takes', async () => {
+  await db.query("CREATE USER copier WITH PASSWORD 'copier'; GRANT INSERT ON TABLE parents TO copier")
+  const copier = await open('copier')
+  const copied = finished(copier.query(from('COPY parents FROM STDIN')))
+  await expect(copied).rejects.toMatchObject({ code: '42501' })
+  await copier.end()
+})
 
 describe('the protocol', () => {
   test('names itself', async () => {

@@ -297,6 +297,31 @@ describe('replicator pglogical', () => {
     await endsCalmly(current.r)
   }, 60_000)
 
+  it('loses nothing where every fifth commit on the target is refused with 40001, nor to kill -9 there', async () => {
+    const db = await stream('CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE u (id int PRIMARY KEY, t int)')
+    const { options } = bench.servers.cluster
+    options.retryRate = 0.2
+    try {
+      const write = async (from: number, to: number) => {
+        for (let i = from; i < to; i++)
+          await db.s.query(
+            `BEGIN; INSERT INTO t VALUES (${i}, 0); UPDATE t SET n = ${i} WHERE id % 20 = ${i % 20}; COMMIT;
+             BEGIN; INSERT INTO u VALUES (${i}, ${i}); COMMIT; BEGIN; DELETE FROM u WHERE id = ${i - 7}; COMMIT`,
+          )
+      }
+      await write(0, 300)
+      await db.r.stop('SIGKILL')
+      const again = await attach(db)
+      await write(300, 600)
+      await same(db, 't', 'u')
+      await until(() => retries(again.r).length > 2)
+      expect(lastError(again.r)).toContain('SQLSTATE 40001')
+      await endsCalmly(again.r)
+    } finally {
+      options.retryRate = 0
+    }
+  }, 60_000)
+
   it('keeps up with thousands of changes a second, and a big transaction is one', async () => {
     const db = await stream('CREATE TABLE t (id int PRIMARY KEY, v text, n numeric(12,2), at timestamptz)')
     const from = performance.now()

@@ -58,6 +58,13 @@ test('a program that cannot connect is told as the program, not as a connection 
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-kind[\s\S]*tool/)
 })
 
+test('an error leaves out a list that the summary has already', async () => {
+  const summary = await summaryOf(async () =>
+    refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Put these right.', { summarized: true }),
+  )
+  expect(summary).toBe(`> [!CAUTION]\n> 2 findings block. Put these right. [preflight.blocked]\n\n${NEXT}`)
+})
+
 test('an error of several lines is one alert, and no line of it runs into another', async () => {
   const summary = await summaryOf(async () =>
     refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Put these right.'),

@@ -83,19 +83,19 @@ describe('loadInputs', () => {
 
   test('a section of another action does not concern this one, but its keys are checked', () => {
     expect(load({ wall: WALL }, 'sand:\n  grit: 80\n')).toMatchObject({ coats: 2 })
-    expect(() => load({ wall: WALL }, 'sand:\n  grid: 80\n')).toThrow(/`sand.grid` .* did you mean `grit`\?/)
+    expect(() => load({ wall: WALL }, 'sand:\n  grid: 80\n')).toThrow(/:2:3: `sand.grid` .* Did you mean `grit`\?/)
   })
 
   test('a value that does not fit is told with the file that has it', () => {
     expect(() => load({ wall: WALL }, 'paint:\n  coats: 99\n')).toThrow(
-      /^`coats` in .*config\.yml: "99" is not valid; write a whole/,
+      /config\.yml:2:10: `paint.coats`: "99" is not valid. Write a whole/,
     )
     expect(() => load({ wall: WALL, coats: '99' }, '')).toThrow(/^input `coats`: "99"/)
   })
 
   test('a name that is like none is not told to be another', () => {
     expect(() => load({ wall: WALL }, 'paint:\n  bucket: 1\n')).toThrow(
-      /`paint.bucket` in .* is not known; docs\/config.schema.json/,
+      /`paint.bucket` is not known. docs\/config.schema.json/,
     )
   })
 
@@ -103,7 +103,7 @@ describe('loadInputs', () => {
     expect(() => load({ wall: WALL, config: join(folder, 'nope.yml') })).toThrow(
       /nope.yml cannot be read: it is not there; check out the repository before this step/,
     )
-    expect(() => load({ wall: WALL }, 'paint: [5m\n')).toThrow(/cannot be read: .*column \d+$/)
+    expect(() => load({ wall: WALL }, 'paint: [5m\n')).toThrow(/config\.yml:2:1: This is not YAML/)
   })
 
   test('an empty file is no setting at all', () => {

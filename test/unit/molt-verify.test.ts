@@ -2,7 +2,7 @@ import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
 import { isNarrower, sequenceProblems } from '../../src/model/structure.ts'
 import { requireClean } from '../../src/phases/verify/verdict.ts'
-import { loadedTable, verifyTable } from '../../src/report/summary.ts'
+import { verifyTable } from '../../src/report/summary.ts'
 import { verifyJson, verifyReport } from '../../src/report/verify-json.ts'
 import type { VerifyReport } from '../../src/report/verify-report.ts'
 import { countChatter, type MoltEvent, noUnknowns, parseEvent } from '../../src/tools/events.ts'
@@ -122,15 +122,12 @@ describe('the report', () => {
     expect(text).not.toContain('canary')
   })
 
-  test('what is estimated, insecure or unsettled is said at the top', () => {
+  test('what is estimated or unsettled is said at the top', () => {
     expect(verifyTable(reportOf({ counted: 'estimated' })).split('\n')[0]).toContain(
       'row counts beside molt are estimates',
     )
-    expect(verifyTable(reportOf({ insecure: ['the target is weak'] })).split('\n')[2]).toContain('WARNING')
     expect(verifyTable(reportOf({ verdict: 'unsettled' })).split('\n')[0]).toContain('not proved equal')
     expect(verifyTable(reportOf({ level: 'tables', tables: [] })).split('\n')[0]).toContain('no row was compared')
-    const loaded = { arrived: { a: 1 }, rows: 1, cursor: '0/1', durationMs: 1, insecure: ['x is weak'], mode: 'COPY' }
-    expect(loadedTable(loaded)).toContain('`allow-insecure`: x is weak')
   })
 
   test('a schema of ten thousand tables does not fill the page', () => {

@@ -166,13 +166,20 @@ async function authorize({ tokens, sql }: Statement, context: RuleContext): Prom
   const wanted = first === 'truncate' || (first === 'drop' && tokens[1]?.value === 'table') ? 'DROP' : 'CREATE'
   const names = [
     ...(first === 'truncate' ? namesAfter(tokens, sql, tokens[1]?.value === 'table' ? 2 : 1) : []),
-    nameAfter(tokens, sql, tokens[1]?.value === 'table' ? 'table' : 'on'),
+    tokens[1]?.value === 'table' ? nameAfter(tokens, sql, 'table') : undefined,
+    // Elsewhere `ON` may belong to a join.
+    isOnTable(tokens) ? nameAfter(tokens, sql, 'on') : undefined,
     first === 'drop' && tokens[1]?.value === 'index' ? nameBeforeAt(tokens, sql) : undefined,
   ].filter((name) => name !== undefined)
   if (!names.length || (first === 'create' && tokens[1]?.value === 'table')) return false
   for (const name of names) await requirePrivilege(await resolveTable(name, context), wanted, context)
   for (const parent of referenced(tokens, sql)) await requireReferences(await resolveTable(parent, context), context)
   return true
+}
+
+/** `CREATE UNIQUE INDEX … ON t`, `CREATE OR REPLACE TRIGGER … ON t`, `DROP TRIGGER … ON t`. */
+function isOnTable(tokens: readonly Token[]): boolean {
+  return tokens.slice(1, 4).some(({ value }) => value === 'index' || value === 'trigger')
 }
 
 async function requirePrivilege(table: FoundTable, privilege: string, context: RuleContext): Promise<void> {

@@ -13,6 +13,7 @@ import {
   quoteText,
   type RuleContext,
   raising,
+  raisingForCopy,
   type StatementRule,
 } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
@@ -95,7 +96,7 @@ const STATEMENT_RULES: StatementRule[] = [
       // `COPY (SELECT … FROM …) TO` reads nothing in.
       const reads = statement.tokens[1]?.text !== '(' && statement.tokens.some((token) => isWord(token, 'from'))
       if (reads && !(await context.isAdmin()))
-        return { sql: raising(new SqlError('42501', 'only users with the admin role are allowed to COPY FROM')) }
+        return { sql: raisingForCopy(new SqlError('42501', 'only users with the admin role are allowed to COPY FROM')) }
       return { sql: translate(statement, context.version) }
     },
   },
@@ -358,6 +359,11 @@ export const CATALOG_FACTS: readonly Fact[] = [
     id: 'catalogs.unique-index',
     says: 'A unique index is a constraint in pg_constraint, however it was made.',
     source: 'pkg/sql/pg_catalog.go; docs: unique.md',
+  },
+  {
+    id: 'retries.single',
+    says: 'The server repeats a statement that is alone in its transaction by itself, unless it has sent a part of its results (more than sql.defaults.results_buffer.size). So the retry rate of this server spares such statements of MOLT’s tools, whose results are small. The suite meets it at every statement: its results may be larger.',
+    source: 'docs: transaction-retry-error-reference.md; pkg/sql: sql.defaults.results_buffer.size',
   },
   {
     id: 'functions.advisory-locks',

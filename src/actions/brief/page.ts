@@ -34,7 +34,9 @@ export interface Facts {
     findings?: { warn: number; waived: number }
     warnings?: string[]
   }>
+  /** Of rows. */
   verify?: Evidence<Verified>
+  definitions?: Evidence<Verified>
   fetch?: Evidence<{ insecure?: string[]; mode?: string }>
   replicate?: Evidence<{ status?: { lagMs?: number } }>
   rehearsal?: Evidence<{ pauseMs?: number; decision?: string }>

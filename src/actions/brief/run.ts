@@ -1,7 +1,16 @@
 import { info } from '@actions/core'
 import { readTarget } from '../../destination/server.ts'
 import { setApproval } from '../../ledger/hold.ts'
-import { addEvidence, advance, CAUGHT_UP, DECIDED, type Entry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
+import {
+  addEvidence,
+  advance,
+  CAUGHT_UP,
+  DECIDED,
+  DEFINITIONS,
+  type Entry,
+  readEvidence,
+  STREAMING,
+} from '../../ledger/ledger.ts'
 import { readProof } from '../../ledger/proof.ts'
 import type { Action } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
@@ -51,6 +60,7 @@ export const action: Action<typeof spec> = {
           !facts.slot || facts.slot.walStatus === 'lost'
             ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
             : 'Start again with `phase: stream`.',
+          { summarized: true },
         )
     }),
 }
@@ -60,6 +70,7 @@ async function gather(source: Database, target: Database, entry: Entry): Promise
   return {
     prepare: await last('prepare'),
     verify: await last<Verified>('verify'),
+    definitions: await last<Verified>(DEFINITIONS),
     fetch: await last('fetch'),
     replicate: await last('replicate'),
     rehearsal: await last('cutover'),
@@ -70,7 +81,7 @@ async function gather(source: Database, target: Database, entry: Entry): Promise
   }
 }
 
-function problemsOf(entry: Entry, { verify, slot }: Facts): string[] {
+function problemsOf(entry: Entry, { verify, definitions, slot }: Facts): string[] {
   const problems: string[] = []
   if (entry.phase === 'loaded') problems.push('the target has not caught up yet')
   if (!slot) problems.push(`the slot ${entry.plan.slot} is gone from the source; the load must be repeated`)
@@ -78,5 +89,8 @@ function problemsOf(entry: Entry, { verify, slot }: Facts): string[] {
   if (!verify) problems.push('nothing was verified yet')
   else if (verify.body.partial) problems.push('the last verify looked at some tables only')
   else for (const each of verify.body.problems ?? []) problems.push(`verify: ${each}`)
+  // A verify compares definitions too, so only a later look counts.
+  if (definitions && (!verify || definitions.at > verify.at))
+    for (const each of definitions.body.problems ?? []) problems.push(`definitions: ${each}`)
   return problems
 }

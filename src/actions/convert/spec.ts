@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional, required } from '../../runtime/spec.ts'
 import { boolean, connectionUrl, pattern, text } from '../../runtime/types.ts'
-import { config, migration } from '../shared.ts'
+import { config, migration, passwords } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'convert',
@@ -29,6 +29,7 @@ export const spec = defineAction({
     target: optional(connectionUrl, 'With `apply`: CockroachDB to create the tables on.'),
     migration: migration.migration,
     'allow-insecure': migration['allow-insecure'],
+    ...passwords,
     ...config,
   },
   outputs: {

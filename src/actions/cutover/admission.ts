@@ -30,7 +30,7 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   const { state } = await readFence(source)
   if (DONE.includes(entry.phase) || state === 'permanent') return entry
   requireApproved(context, entry)
-  await requirePlannedTools(entry.plan, 'molt', 'replicator')
+  await requirePlannedTools(entry.plan, context.inputs, 'molt', 'replicator')
   await requireCluster(context, entry)
   await requireEndable(source, context.inputs.endSessions)
   await requireUnchanged(source, target, entry)

@@ -216,7 +216,8 @@ export function estimatePause(now: Measured): Estimate {
   }
   const sum = Object.values(parts).reduce((all, ms) => all + ms, 0)
   // Sequences and unique indexes are done beside the verify.
-  const total = sum - Math.min(parts.verify ?? 0, (parts.sequences ?? 0) + (parts['unique indexes'] ?? 0))
+  const beside = [parts.verify ?? 0, parts.sequences ?? 0, parts['unique indexes'] ?? 0]
+  const total = sum - beside.reduce((all, ms) => all + ms, 0) + Math.max(...beside)
   return { parts, total, unknown: verify === undefined ? ['verify'] : [] }
 }
 

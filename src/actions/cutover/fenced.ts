@@ -191,19 +191,25 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
 }
 
 /**
- * Sequences, then unique indexes: neither changes a row that the verify reads, so that the pause is as long as the longer of
- * the two. Nothing is committed before both are done.
+ * Sequences and unique indexes: neither changes a row that the verify reads, so that the pause is as long as the longest of
+ * the three. Nothing is committed before all are done; after a failure nothing of it goes on.
  */
 async function besideVerify(context: Cutover, section: Section, clock: PauseClock): Promise<void> {
   const { entry, lanes } = section
-  const sides = { source: lanes.source, target: lanes.target[0] }
-  const set = await clock.part('sequences', () =>
-    moveSequences(sides, entry.plan, { margin: context.inputs.sequenceMargin }),
-  )
-  info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
-  checkpoint('sequences set')
-  await clock.part('unique indexes', () => rebuildUnique(section))
-  checkpoint('unique indexes built')
+  const sides = { source: lanes.source, target: lanes.sequences }
+  const sequences = async () => {
+    const margin = context.inputs.sequenceMargin
+    const set = await clock.part('sequences', () => moveSequences(sides, entry.plan, { margin }))
+    info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
+    checkpoint('sequences set')
+  }
+  const indexes = async () => {
+    await clock.part('unique indexes', () => rebuildUnique(section))
+    checkpoint('unique indexes built')
+  }
+  const ended = await Promise.allSettled([sequences(), indexes()])
+  const failed = ended.find(({ status }) => status === 'rejected')
+  if (failed) throw (failed as PromiseRejectedResult).reason
 }
 
 /**

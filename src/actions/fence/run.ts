@@ -6,6 +6,7 @@ import { type Database, withDatabase } from '../../runtime/database.ts'
 import { refuse, VerdictError } from '../../runtime/errors.ts'
 import { plural } from '../../runtime/progress.ts'
 import { expectedFence, fenceProblems, liftFence, readFence } from '../../source/fence.ts'
+import { splitPassword } from '../../tools/passwords.ts'
 import { requireTls } from '../shared.ts'
 import { spec } from './spec.ts'
 
@@ -85,6 +86,10 @@ async function lift(source: Database): Promise<void> {
 }
 
 /** The post step gets no secret from state; by this it knows that its URL is the same. */
+/** A password may be another one in the post step. */
 function digest(url: string): string {
-  return createHash('sha256').update(url).digest('hex').slice(0, 16)
+  return createHash('sha256')
+    .update(splitPassword(url)?.url ?? url)
+    .digest('hex')
+    .slice(0, 16)
 }

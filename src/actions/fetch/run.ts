@@ -81,7 +81,7 @@ function checkInputs(inputs: Fetch['inputs']): void {
 async function fetchTables(context: Fetch, source: Database, target: Database): Promise<void> {
   const { inputs } = context
   const entry = await requireMigration(source, target, inputs.migration, ['prepared'])
-  await requirePlannedTools(entry.plan, 'molt')
+  await requirePlannedTools(entry.plan, inputs, 'molt')
   await requireClosed(target, entry.plan, entry.facts)
   await requireAlone(source, entry.plan, inputs.migration)
   await holdingLoad(
@@ -151,7 +151,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     // molt takes its snapshot by itself and keeps it to itself.
     countInSnapshot: 'not possible; what was exported is held against what arrived, and verify compares every row',
   })
-  report(context, { plan, account, arrived, cursor, durationMs, insecure })
+  report(context, { plan, account, arrived, cursor, durationMs })
 }
 
 /** MOLT deletes the files of the tables that it has imported in this run. */
@@ -494,7 +494,6 @@ interface Loaded {
   arrived: Arrived
   cursor: string
   durationMs: number
-  insecure: string[]
 }
 
 function report(context: Fetch, loaded: Loaded): void {

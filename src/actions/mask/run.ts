@@ -58,7 +58,7 @@ function requireTls(inputs: Mask['inputs']): void {
         'input.insecure-url',
         `input \`${name}\`: ${problem}, and the masking key would travel in clear; write sslmode=verify-full, or set \`allow-insecure: true\``,
       )
-    warning(`\`allow-insecure\`: \`${name}\` is not reached by TLS for certain: ${problem}`)
+    warning(`\`allow-insecure\`: TLS is not enforced on the connection \`${name}\`: ${problem}`)
   }
 }
 

@@ -1,6 +1,6 @@
 import { defaulted, defineAction, optional, required } from '../../runtime/spec.ts'
 import { boolean, connectionUrl, integer, text } from '../../runtime/types.ts'
-import { config } from '../shared.ts'
+import { config, passwords } from '../shared.ts'
 
 export const spec = defineAction({
   name: 'mask',
@@ -34,6 +34,7 @@ export const spec = defineAction({
       'Allows a `from` or `to` URL that does not insist on TLS (`sslmode` other than `require`, `verify-ca`, `verify-full`).',
     ),
     evidence: defaulted(text, 'mask.json', 'File for the evidence: numbers and names, no values.'),
+    ...passwords,
     ...config,
   },
   outputs: {

@@ -108,10 +108,12 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
     refuse(
       'preflight.blocked',
       plural(blocked.length, 'finding blocks', 'findings block'),
-      blocked.map((each) => `${each.check}: ${each.what}; ${each.fix}`),
+      // Each was annotated with its fix.
+      [...new Set(blocked.map(({ check }) => check))],
       inputs.apply
-        ? 'What was safe to apply was applied; nothing was installed. Put these right, or waive them by name, and run `prepare` again.'
-        : 'Nothing was changed on either side. Put these right, or waive them by name, and run `prepare` again.',
+        ? 'What was safe to apply was applied; nothing was installed. Correct them as told above, or waive them by name, and run `prepare` again.'
+        : 'Nothing was changed on either side. Correct them as told above, or waive them by name, and run `prepare` again.',
+      { summarized: true },
     )
   const warnings = findings.filter(isOpenWarning).map(({ check, object }) => `${check} (${object})`)
   const entry = await install(source, target, facts, plan, { findings: counts, warnings })

@@ -58,7 +58,12 @@ export const action: Action<typeof spec> = {
     const holder = thisRun(`replicate, until ${inputs.until}`)
     const entry = await withBoth(context, async (source, target) => {
       const entry = await requireMigration(source, target, inputs.migration, STREAMING)
-      await requirePlannedTools(entry.plan, 'replicator', ...(inputs.verify === 'none' ? [] : ['molt' as const]))
+      await requirePlannedTools(
+        entry.plan,
+        inputs,
+        'replicator',
+        ...(inputs.verify === 'none' ? [] : ['molt' as const]),
+      )
       const problems = await slotProblems(source, { ...entry.plan, schema: entry.plan.sourceSchema })
       if (problems.length)
         refuse('publication.unfit', 'the stream cannot begin', problems, 'The load may have to be repeated.')

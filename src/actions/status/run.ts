@@ -40,6 +40,7 @@ export const action: Action<typeof spec> = {
       context,
       [...standingLines(migration, ledger), ...slotLines(facts)],
       [...sourceLines(facts), ...(known?.more ?? [])],
+      known ? 'nothing' : 'unknown, only the ledger on the target has it',
     )
     requireReached({ source: facts, target: ledger })
     if (!source && !known?.entry)
@@ -51,12 +52,15 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** What a person looks for first, the next command, then the rest. */
-function tell({ inputs, summary }: Status, first: readonly string[], more: readonly string[]): void {
+/**
+ * What a person looks for first, the next command, then the rest.
+ * @param nothing in place of the command
+ */
+function tell({ inputs, summary }: Status, first: readonly string[], more: readonly string[], nothing: string): void {
   const next = nextByLedger()
   const list = (lines: readonly string[]) => lines.map((line) => `- ${line}`).join('\n')
   for (const line of first) info(line.replaceAll('**', ''))
-  info(next ? `next: ${nextText(next)}` : 'next: nothing')
+  info(`next: ${next ? nextText(next) : nothing}`)
   for (const line of more) info(line.replaceAll('**', ''))
   summary(`### Migration \`${inputs.migration}\`\n\n${list(first)}`)
   if (next) summary(nextMarkdown(next))

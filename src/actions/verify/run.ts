@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { info } from '@actions/core'
-import { addEvidence, COMMITTED, type Entry, type Phase, STREAMING } from '../../ledger/ledger.ts'
+import { addEvidence, COMMITTED, DEFINITIONS, type Entry, type Phase, STREAMING } from '../../ledger/ledger.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
 import { builtLater } from '../../phases/verify/built-later.ts'
 import { requireClean } from '../../phases/verify/verdict.ts'
@@ -26,13 +26,15 @@ export const action: Action<typeof spec> = {
     const { inputs } = context
     const report = await withBoth(context, async (source, target) => {
       const entry = await requireMigration(source, target, inputs.migration, [...STREAMING, ...COMMITTED])
-      await requirePlannedTools(entry.plan, 'molt')
+      await requirePlannedTools(entry.plan, inputs, 'molt')
       const found = await runVerify(
         source,
         target,
         options(context, entry, inputs.structure === 'auto' ? await builtLater(target, entry) : {}),
       )
-      await addEvidence(target, entry.id, 'verify', { ...found, partial: inputs.tables !== undefined })
+      // A comparison of definitions must not stand in for the last one of rows.
+      const kind = found.level === 'tables' ? DEFINITIONS : 'verify'
+      await addEvidence(target, entry.id, kind, { ...found, partial: inputs.tables !== undefined })
       return found
     })
     tell(context, report)

@@ -5,13 +5,16 @@ import { connect, type Database } from '../../runtime/database.ts'
 /** Connections for what is done beside the final verify. They are opened before the write pause. */
 export interface Lanes {
   source: Database
+  /** Another one to the target, for sequences. */
+  sequences: Database
   /** At least one; more where schema changes can go side by side. */
   target: readonly [Database, ...Database[]]
   /** A session of the stream's login, where it has one. */
   leg?: Leg
 }
 
-const MOST = 4
+/** Each schema change is a job, which waits for the nodes of a cluster and not for its processors. */
+const MOST = 10
 
 /** As many as there are unique indexes, or tables with constraints, to build. */
 export function lanesFor(deferred: readonly Pick<Deferred, 'kind' | 'schema' | 'table'>[]): number {
@@ -36,11 +39,11 @@ export async function withLanes<T>(
   }
   try {
     const source = await one('source')
-    const first = await one('target')
+    const [sequences, first] = [await one('target'), await one('target')]
     const more = await Promise.all(Array.from({ length: count - 1 }, () => one('target')))
     const leg = given.login && (await openLeg(given.login))
     if (leg) open.push(leg.db)
-    return await work({ source, target: [first, ...more], ...(leg && { leg }) })
+    return await work({ source, sequences, target: [first, ...more], ...(leg && { leg }) })
   } finally {
     await Promise.all(open.map((db) => db.end().catch(() => {})))
   }

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { warning } from '@actions/core'
 import { readTarget } from '../../destination/server.ts'
-import { COMMITTED, type Entry, readEntryIfAny, readSteps, STREAMING } from '../../ledger/ledger.ts'
+import { COMMITTED, DEFINITIONS, type Entry, readEntryIfAny, readSteps, STREAMING } from '../../ledger/ledger.ts'
 import type { Plan } from '../../model/plan.ts'
 import type { DossierFacts, DossierSide, DossierStep } from '../../report/dossier/page.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
@@ -106,11 +106,9 @@ function plannedIn(steps: readonly DossierStep[]): Plan | undefined {
 
 /** The last comparison of definitions that a step made. */
 function comparedIn(steps: readonly DossierStep[]): string[] | undefined {
-  const bodies = steps.filter(({ action }) => action === 'verify').map(({ body }) => body as Partial<Compared>)
-  return bodies.findLast(({ level }) => level === 'tables')?.problems
+  return (steps.findLast(({ action }) => action === DEFINITIONS)?.body as Compared | undefined)?.problems
 }
 
 interface Compared {
-  level: string
   problems: string[]
 }

@@ -89,7 +89,6 @@ function between(first: Half, last: Half): Pick<Baseline, 'statements' | 'databa
     statements: statementsBetween(first.statements, last.statements),
     database: {
       commits: last.database.commits - first.database.commits,
-      rollbacks: last.database.rollbacks - first.database.rollbacks,
       deadlocks: last.database.deadlocks - first.database.deadlocks,
     },
   }

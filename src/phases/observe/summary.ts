@@ -88,8 +88,7 @@ export function judgementText(judged: Judgement, baseline: Baseline): string {
 /** What the ledger knows of the application on the source. */
 export function baselineText({ snapshots, spanMs, database, clients }: Baseline): string {
   if (!database) return `The baseline has ${plural(snapshots, 'snapshot')}.`
-  const all = database.commits + database.rollbacks
-  return `The baseline spans ${number(spanMs / 60_000)} min on the source: ${plural(all, 'transaction')}, ${percent(all ? (100 * database.rollbacks) / all : 0)} rolled back, ${plural(database.deadlocks, 'deadlock')}, ${plural(clients.length, 'client')}.`
+  return `The baseline spans ${number(spanMs / 60_000)} min on the source: ${plural(database.commits, 'commit')} of all clients, ${plural(database.deadlocks, 'deadlock')}, ${plural(clients.length, 'client')}.`
 }
 
 const text = markdownText

@@ -14,6 +14,7 @@ export class SlotGuard {
   readonly #plan: Plan
   readonly #limits: WatchLimits
   #slot: SlotFacts | undefined
+  #confirmedAt = Number.NEGATIVE_INFINITY
   /** The publication's oid. */
   #publication: number | null | undefined
   #startLsn: string | null | undefined
@@ -35,6 +36,11 @@ export class SlotGuard {
     return this.#startLsn ?? null
   }
 
+  /** When the stream was last seen to confirm more, by this process's clock. */
+  get confirmedAt(): number {
+    return this.#confirmedAt
+  }
+
   get publicationGone(): boolean {
     return this.#publication === null
   }
@@ -53,6 +59,7 @@ export class SlotGuard {
       )
     const before = this.#slot
     this.#startLsn ??= slot.confirmedFlushLsn
+    if (before && before.confirmedFlushLsn !== slot.confirmedFlushLsn) this.#confirmedAt = performance.now()
     this.#slot = slot
     if (before && wasRecreated(before, slot))
       throw new VerdictError(

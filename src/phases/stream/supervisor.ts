@@ -233,7 +233,8 @@ export class Stream {
       throw this.stuck(`no heartbeat could be written to the source for ${seconds(unwrittenMs)}`)
     if (!oldest) return
     const age = performance.now() - oldest.at
-    if (age >= stuckAfter && !isBehind(this.#replicator, { ...oldest, busyAt: this.#busyAt, stuckAfter }))
+    const known = { ...oldest, busyAt: this.#busyAt, confirmedAt: this.#guard.confirmedAt, stuckAfter }
+    if (age >= stuckAfter && !isBehind(this.#replicator, known))
       throw this.stuck(`no heartbeat has reached the target for ${seconds(age)}`)
   }
 
@@ -339,19 +340,21 @@ function replicatorRequest(options: StreamOptions): Omit<ReplicatorRequest, 'met
 }
 
 /**
- * Whether a stream still applies changes, and so is behind and not stuck; one that retries may apply the same ones for
- * ever.
- * @param oldest the oldest heartbeat that has not arrived, with the replicator's retries when it was written
+ * Whether a stream still applies changes, and so is behind and not stuck. One that retries may apply the same ones for
+ * ever, but confirms none of them.
+ * @param known the replicator's retries when the oldest heartbeat that has not arrived was written; when its session on
+ * the target was last busy, and when the slot's confirmed position last moved
  */
-function isBehind(
-  { circlingMs, retries, movedAt }: ReplicatorRuns,
-  oldest: { retries: number; busyAt: number; stuckAfter: number },
+export function isBehind(
+  { circlingMs, retries, movedAt }: Pick<ReplicatorRuns, 'circlingMs' | 'retries' | 'movedAt'>,
+  known: { retries: number; busyAt: number; confirmedAt: number; stuckAfter: number },
 ): boolean {
+  const within = (at: number) => performance.now() - at < known.stuckAfter
+  if (within(known.confirmedAt)) return true
   const circling = circlingMs !== undefined
-  if (circling && retries - oldest.retries >= CIRCLING) return false
+  if (circling && retries - known.retries >= CIRCLING) return false
   // One large transaction moves no counter until its end.
-  const lastMove = circling ? movedAt : Math.max(movedAt, oldest.busyAt)
-  return performance.now() - lastMove < oldest.stuckAfter
+  return within(circling ? movedAt : Math.max(movedAt, known.busyAt))
 }
 
 function lostConnection(replicator: Replicator): boolean {

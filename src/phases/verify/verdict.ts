@@ -2,6 +2,9 @@ import type { VerifyReport } from '../../report/verify-report.ts'
 import { refuse } from '../../runtime/errors.ts'
 import { differences } from '../../tools/molt-verify.ts'
 
+/** The caller writes the report to the summary. */
+const SUMMARIZED = { summarized: true }
+
 /**
  * @param drained whether the drain was proved just before, so that nothing is on its way any more
  * @throws VerdictError with every problem
@@ -17,6 +20,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
       different
         ? 'The drain was proved, so nothing is on its way any more: this is loss, and waiting mends nothing. Nothing was decided. Find the cause, then abort, and prepare and load again.'
         : 'Nothing was decided. Put these right, and run `cutover` again.',
+      SUMMARIZED,
     )
   if (report.verdict === 'unsettled')
     refuse(
@@ -24,6 +28,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
       'source and target are not proved to be equal',
       report.problems,
       'Nothing is known to be lost. Verify again with less going on, or after the drain.',
+      SUMMARIZED,
     )
   if (!different)
     refuse(
@@ -31,6 +36,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
       'source and target are not proved to be equal',
       report.problems,
       'Put these right, and verify again.',
+      SUMMARIZED,
     )
   refuse(
     'verify.differences',
@@ -39,5 +45,6 @@ export function requireClean(report: VerifyReport, drained = false): void {
     report.while === 'streaming'
       ? 'This is no lag: do not cut over.'
       : 'While changes are streamed a difference can be lag: say `while: streaming`, or verify after the drain. After the drain it is loss: do not cut over.',
+    SUMMARIZED,
   )
 }

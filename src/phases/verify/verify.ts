@@ -538,7 +538,7 @@ async function partitionsOfMissing(
 function insecureSides(options: VerifyOptions): string[] {
   return Object.entries({ source: options.sourceUrl, target: options.targetUrl }).flatMap(([side, url]) => {
     const problem = tlsProblem(url)
-    return problem ? [`the ${side} is not reached by TLS for certain: ${problem}`] : []
+    return problem ? [`TLS is not enforced on the ${side} connection: ${problem}`] : []
   })
 }
 

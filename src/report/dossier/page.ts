@@ -55,6 +55,7 @@ interface Bodies {
   fetch: { arrived: Record<string, number>; durationMs: number; mode: string; cursor: string; problems: string[] }
   replicate: { samples: Sample[]; status: { lagMs: number; changes: number; retries: number }; endedBy: string }
   verify: Verify
+  definitions: Pick<Verify, 'problems'>
   brief: { problems: string[]; planHash: string; actor: string }
   gate: { by: string; gate: string; planHash: string; startedBy: string }
   cutover: {
@@ -272,6 +273,10 @@ function came(action: string, body: object): string {
       problems?.length
         ? `<span class="bad">${plural(problems.length, 'problem')}</span>`
         : html(`${verdict ?? ''}: ${plural(tables?.length ?? 0, 'table')}`),
+    definitions: ({ problems }) =>
+      problems?.length
+        ? `<span class="bad">${plural(problems.length, 'difference')}</span>`
+        : 'the definitions match; no row was compared',
     brief: ({ problems }) =>
       problems?.length
         ? `<span class="bad">not ready: ${plural(problems.length, 'problem')}</span>`
@@ -307,7 +312,7 @@ function planSection({ facts: { plan } }: Story): string {
     facts([
       ['Schema', html(`${plan.sourceSchema} → ${plan.targetSchema}`)],
       ['Slot', html(plan.slot)],
-      ['Deferred', html(plan.defer ?? 'none')],
+      ['Deferred', html((plan.defer ?? 'none').replaceAll(',', ', '))],
       ['Compared in the pause', html(plan.finalVerify ?? 'auto')],
     ]),
     plan.waivers?.length

@@ -1,0 +1,120 @@
+import { execFile } from 'node:child_process'
+import { childEnvironment } from './environment.ts'
+import { UserError } from './errors.ts'
+import { addSecret, redact } from './secrets.ts'
+import { TIMING } from './timing.ts'
+
+/*
+ * Passwords that a program prints, such as the tokens of a cloud's IAM, for URLs that have none.
+ */
+
+/** How long a password is accepted: for new connections within minutes, or until the job ends. */
+export type PasswordLasts = 'connection' | 'job'
+
+/** What a password is for. */
+export interface Login {
+  host: string
+  port: string
+  user: string
+  database: string
+}
+
+interface Kept {
+  password: Promise<string>
+  until: number
+}
+
+let command: readonly string[] | undefined
+let lasts: PasswordLasts = 'connection'
+let kept = new Map<string, Kept>()
+
+/** Sets the program for this action; undefined for none. */
+export function setPasswordCommand(words: readonly string[] | undefined, how: PasswordLasts = 'connection'): void {
+  command = words?.length ? words : undefined
+  lasts = how
+  kept = new Map()
+}
+
+/**
+ * The URL with the password that the program prints, where it has none and the password lasts for the job; else as it is.
+ * @throws UserError when the program fails
+ */
+export async function withJobPassword(url: string, signal: AbortSignal): Promise<string> {
+  if (!command || lasts !== 'job' || hasPassword(url)) return url
+  const password = await passwordFor(loginOf(url), signal)
+  return url.replace(
+    /^([a-z]+:\/\/[^:@/]*):?@/,
+    (_, before: string) => `${before}:${encodeURIComponent(password as string)}@`,
+  )
+}
+
+/**
+ * Requires that molt and the replicator can connect again at any time until they end.
+ * @throws UserError when a URL's password is one for a single connection
+ */
+export function requireToolPasswords(urls: readonly string[]): void {
+  if (!command || lasts === 'job' || urls.every(hasPassword)) return
+  throw new UserError(
+    'password.not-for-tools',
+    'molt and the replicator open connections until they end, and the password of `password-command` may have expired by then. Use a login with a password of its own in the URL, or set `password-lasts: job` where the password outlives the job',
+  )
+}
+
+/**
+ * The password that the program prints; undefined without a program. It is run again after a minute.
+ * @throws UserError when the program fails
+ */
+export function passwordFor(login: Login, signal?: AbortSignal): Promise<string> | undefined {
+  if (!command) return undefined
+  const key = JSON.stringify(login)
+  const known = kept.get(key)
+  if (known && known.until > performance.now()) return known.password
+  const password = run(command, login, signal)
+  kept.set(key, { password, until: performance.now() + TIMING.passwordKept })
+  password.catch(() => kept.delete(key))
+  return password
+}
+
+function run([program, ...args]: readonly string[], login: Login, signal?: AbortSignal): Promise<string> {
+  const { host, port, user, database } = login
+  const env = childEnvironment({ PGHOST: host, PGPORT: port, PGUSER: user, PGDATABASE: database })
+  const options = { env, signal, timeout: TIMING.passwordCommand, maxBuffer: 64 * 1024, encoding: 'utf8' as const }
+  return new Promise((resolve, reject) => {
+    execFile(program as string, args, options, (error, output, said) => {
+      const password = output.replace(/\r?\n$/, '')
+      // Also of a program that failed: what it printed may be a password.
+      addSecret(password)
+      addSecret(encodeURIComponent(password))
+      if (signal?.aborted) reject(signal.reason)
+      else if (error) reject(failed(ending(error), said))
+      else if (!password || /[\r\n]/.test(password))
+        reject(failed(password ? 'printed several lines' : 'printed nothing', said))
+      else resolve(password)
+    })
+  })
+}
+
+function ending(error: Error & { code?: unknown; killed?: boolean }): string {
+  if (error.killed) return `did not end within ${TIMING.passwordCommand / 1000} s`
+  return typeof error.code === 'number' ? `ended with exit code ${error.code}` : `cannot be run: ${String(error.code)}`
+}
+
+/** @param said on standard error; the last line tells a cloud's reason */
+function failed(how: string, said: string): UserError {
+  const last = said.trim().split('\n').at(-1)?.slice(0, 300)
+  return new UserError('password.command-failed', `\`password-command\` ${how}${last ? `: ${redact(last)}` : ''}`)
+}
+
+function hasPassword(url: string): boolean {
+  return Boolean(new URL(url).password) || /[?&](password|passfile|service|sslcert)=./.test(url)
+}
+
+function loginOf(url: string): Login {
+  const { hostname, port, username, pathname } = new URL(url)
+  return {
+    host: hostname,
+    port: port || '5432',
+    user: decodeURIComponent(username),
+    database: decodeURIComponent(pathname.slice(1)),
+  }
+}
