@@ -25,11 +25,25 @@ export const LONGER_AT_NIGHT = [
   'test/faults/cutover.test.ts',
   'test/faults/rolling.test.ts',
   'test/faults/proof.test.ts',
-  'test/faults/proof-model.test.ts',
   'test/faults/stream-heals.test.ts',
   'test/tooling/rehearse-cli.test.ts',
   'test/unit/dirty-keys.test.ts',
 ]
+
+/** Commands of their own, in their long form; `npm test` has a short one of each. */
+export const GROUPS: Readonly<Record<string, readonly string[]>> = {
+  faults: ['test/faults/table.test.ts', 'test/faults/proof-model.test.ts'],
+  security: [
+    'test/security/fuzz.test.ts',
+    'test/contract/attacks.test.ts',
+    'test/contract/every-grant.test.ts',
+    'test/contract/printed-grants.test.ts',
+    'test/unit/dossier.test.ts',
+    'test/unit/passwords.test.ts',
+    'test/unit/row-values.test.ts',
+    'test/unit/scrub.test.ts',
+  ],
+}
 
 /**
  * Start no server and leave nothing behind in their process, so a worker loads the sources once for all of them. The
@@ -52,13 +66,14 @@ const shared = {
 
 const BY_DAY = [
   { test: { ...shared, name: 'light', include: LIGHT, isolate: false } },
-  {
-    test: { ...shared, name: 'servers', include: ['test/**/*.test.ts'], exclude: [...NIGHTLY, ...LIGHT, TOOLING] },
-  },
+  { test: { ...shared, name: 'servers', include: ['test/**/*.test.ts'], exclude: [...NIGHTLY, ...LIGHT, TOOLING] } },
   { test: { ...shared, name: 'tooling', include: [TOOLING] } },
 ]
 
-const BY_NIGHT = [{ test: { ...shared, name: 'night', include: [...NIGHTLY, ...LONGER_AT_NIGHT] } }]
+const { MOLT_ACTIONS_NIGHTLY: night, MOLT_ACTIONS_GROUP: name = '' } = process.env
+const grouped = Object.values(GROUPS).flat()
+const ofNight = [...NIGHTLY, ...LONGER_AT_NIGHT].filter((each) => !grouped.includes(each))
+const long = GROUPS[name] ?? (night ? ofNight : undefined)
 
 export default defineConfig({
   // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
@@ -67,6 +82,6 @@ export default defineConfig({
     globalSetup: 'test/global-setup.ts',
     // Tests wait for child processes and servers half of their time; with more workers they miss each other's deadlines.
     maxWorkers: 3,
-    projects: process.env.MOLT_ACTIONS_NIGHTLY ? BY_NIGHT : BY_DAY,
+    projects: long ? [{ test: { ...shared, name: 'long', include: [...long] } }] : BY_DAY,
   },
 })

@@ -186,14 +186,18 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.odd-name',
     severity: 'block',
     waivable: false,
-    title: "No table's name holds quotes or braces",
+    title: "No table's name holds quotes, braces, control characters or a command to the runner",
     protects:
-      'The tools write names with quotes, in braces, or plainly: what they say of such a table cannot be told, so that its load is refused in the end.',
+      'The tools write names with quotes, in braces, or plainly: what they say of such a table cannot be told, so that its load is refused in the end. In a log of GitHub `::name::` is a command.',
     fix: 'Rename {table}, or leave it out: `exclude-tables`.',
     *find(facts) {
       for (const each of expectedTables(facts))
-        if (/["{}]/.test(each.name))
-          yield { object: nameOf(each), what: `the name ${nameOf(each)} holds quotes or braces`, names: table(each) }
+        if (/["{}\p{Cc}\p{Cf}]|^\s*::|##\[/u.test(each.name))
+          yield {
+            object: nameOf(each),
+            what: `the name ${nameOf(each)} holds quotes, braces, control characters, or begins with ::`,
+            names: table(each),
+          }
     },
   },
   {

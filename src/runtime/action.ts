@@ -5,6 +5,7 @@ import { CancelledError, errorCode, errorKind, ListedError, messageOf, UserError
 import { loadInputs } from './inputs.ts'
 import { nextAfter, nextByLedger, nextMarkdown, nextText, nextToTell, resetNext } from './next.ts'
 import { notified, notifyTo } from './notify.ts'
+import { guardOutput, shown } from './output.ts'
 import { type PasswordLasts, setPasswordCommand, withJobPassword } from './password-command.ts'
 import { explain } from './refusals.ts'
 import { holdsSecret, redact } from './secrets.ts'
@@ -69,6 +70,7 @@ export async function runAction<S extends ActionSpec>(
       new CancelledError('cancelled.runner-gone', 'nobody reads the output any more: the runner is gone'),
     )
   const summary = summaryOf()
+  const unguard = guardOutput()
   process.stdout.on('error', abandoned)
   process.on('SIGINT', cancel)
   process.on('SIGTERM', cancel)
@@ -92,6 +94,7 @@ export async function runAction<S extends ActionSpec>(
     if (target && migration && nextByLedger() && !controller.signal.aborted) await keep?.(target, migration, failure)
   } finally {
     await notified()
+    unguard()
     process.stdout.off('error', abandoned)
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)
@@ -141,7 +144,7 @@ function summaryOf(): (markdown: string) => void {
   return (markdown) => {
     const path = process.env.GITHUB_STEP_SUMMARY
     // A blank line after each part: without it the next one belongs to the HTML block that a `</details>` ends, as text.
-    const text = `${redact(markdown)}\n\n`
+    const text = `${shown(redact(markdown))}\n\n`
     written += Buffer.byteLength(text)
     if (path && written <= SUMMARY_LIMIT) appendFileSync(path, text)
     else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')

@@ -28,7 +28,11 @@ function addPassword(raw: string): void {
   addSecret(raw)
   const plain = decode(raw)
   addSecret(plain)
-  addSecret(encodeURIComponent(plain))
+  addSecret(JSON.stringify(plain).slice(1, -1))
+  const encoded = encodeURIComponent(plain)
+  const strict = encoded.replace(/[!'()*]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`)
+  // Go leaves some of RFC 3986's delimiters in a password as they are.
+  for (const form of [encoded, strict, strict.replace(/%(24|26|2B|2C|3B|3D)/g, decodeURIComponent)]) addSecret(form)
 }
 
 /** The same text with every registered secret, and the password in any URL, replaced by `***`. */
@@ -36,6 +40,11 @@ export function redact(text: string): string {
   let out = text.replace(/(:\/\/[^\s:@/]*):[^\s@/]+@/g, '$1:***@')
   for (const secret of [...secrets].sort((a, b) => b.length - a.length)) out = out.replaceAll(secret, '***')
   return out
+}
+
+/** Whether exactly this is hidden. */
+export function isSecret(text: string): boolean {
+  return secrets.has(text)
 }
 
 export function holdsSecret(text: string): boolean {
