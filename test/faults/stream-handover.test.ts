@@ -6,7 +6,6 @@ import { afterEach, expect, test } from 'vitest'
 import { obtainSlot, releaseHold, setApproval, takeHold, thisRun } from '../../src/ledger/hold.ts'
 import { connect } from '../../src/runtime/database.ts'
 import { until } from '../contract/standin-helpers.ts'
-import { inProcess } from '../support/in-process.ts'
 import { type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 
 /* The `replicate` action as it is committed, between two runs that share a migration through the ledger. */
@@ -40,7 +39,7 @@ test('streams until it is asked for the slot, declined, or its leg is over; two 
     const followed = await following
     requireSuccess('replicate', followed)
     expect(followed.outputs).toMatchObject({ 'ended-by': 'request', restarts: '0' })
-    expect(words(followed)).toMatch(/`cutover` of a run outside GitHub asks for the slot; it is handed over/)
+    expect(words(followed)).toMatch(/handed the slot over to `cutover` of a run outside GitHub/)
     const evidence = JSON.parse(readFileSync(followed.outputs.evidence as string, 'utf8'))
     expect(evidence).toMatchObject({ migration: 'main', slot: 'molt_slot', endedBy: 'request' })
     expect(evidence.endLsn).toBe(followed.outputs['end-lsn'])
@@ -71,7 +70,7 @@ test('before the first stream a publication that sends less is refused, one that
   await rehearsal.bringToLoaded()
   const refused = async (sql: string, said: RegExp) => {
     await rehearsal.query('source', sql)
-    const result = await rehearsal.run('replicate', { until: 'caught-up' }, { start: inProcess })
+    const result = await rehearsal.run('replicate', { until: 'caught-up' })
     expect(result.conclusion).toBe('failure')
     expect(words(result)).toMatch(said)
   }
@@ -102,11 +101,7 @@ test('between two streams: a new table, a TRUNCATE, a slot that was read, and a 
   rehearsal = await startRehearsal()
   await rehearsal.bringToCaughtUp()
   const again = async (name = 'replicate') =>
-    words(
-      await rehearsal.run(name, name === 'replicate' ? { until: 'caught-up', 'quiet-period': '1200ms' } : {}, {
-        start: inProcess,
-      }),
-    )
+    words(await rehearsal.run(name, name === 'replicate' ? { until: 'caught-up', 'quiet-period': '1200ms' } : {}))
   await rehearsal.query('source', 'CREATE TABLE newcomer (id int PRIMARY KEY)')
   expect(await again()).toMatch(/##\[error\]the table public\.newcomer was created on the source/)
   expect(await again('cutover')).toMatch(/table newcomer is new on the source: it is not part of this migration/)
@@ -121,15 +116,15 @@ test('between two streams: a new table, a TRUNCATE, a slot that was read, and a 
   await until(async () => !(await active()))
   await sleep(500)
   await rehearsal.query('source', `SELECT pg_replication_slot_advance('molt_slot', pg_current_wal_lsn())`)
-  const refused = await rehearsal.run('replicate', { until: 'caught-up' }, { start: inProcess })
+  const refused = await rehearsal.run('replicate', { until: 'caught-up' })
   expect(refused.conclusion).toBe('failure')
-  expect(words(refused)).toMatch(/since the last stream ended: it was recreated, advanced or read by somebody else/)
+  expect(words(refused)).toMatch(/since the last stream ended: it was recreated, advanced or read by another client/)
   const [staging] = await rehearsal.query(
     'target',
     `SELECT facts->>'stagingSchema' AS name FROM molt_actions.migrations WHERE id = 'main'`,
   )
   await rehearsal.query('target', `UPDATE "${staging?.name}".memo SET value = '7F/0' WHERE key LIKE 'pglogical%'`)
-  expect(words(await rehearsal.run('replicate', { until: 'caught-up' }, { start: inProcess }))).toMatch(
-    /of another source, or the source was/,
+  expect(words(await rehearsal.run('replicate', { until: 'caught-up' }))).toMatch(
+    /belongs to another source, or the source was/,
   )
 })

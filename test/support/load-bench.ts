@@ -7,10 +7,8 @@ import type { CockroachOptions, CockroachServer } from '../../rehearsal/cockroac
 import type { Job } from '../../rehearsal/cockroach/types.ts'
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type S3Server, startS3 } from '../../rehearsal/s3.ts'
-import { inProcess } from './in-process.ts'
 import { query, REPO, requireSuccess } from './migration.ts'
 import { type Servers, startServers } from './servers.ts'
-import { standInFolder } from './stand-in.ts'
 import { children } from './stopped.ts'
 
 const ROWS = 40
@@ -59,6 +57,7 @@ export class LoadBench {
     const beforeFile: CockroachOptions['beforeFile'] = async (...given) => hook.bench?.beforeFile(...given)
     const pair = await startServers({ cluster: { ...options, beforeFile } })
     hook.bench = new LoadBench(pair, await startS3())
+    requireSuccess('setup', await hook.bench.#run('setup', { embedded: 'true' }))
     return hook.bench
   }
 
@@ -87,7 +86,7 @@ export class LoadBench {
       )
     // The foreign key stays on the target, to see that an import leaves it unvalidated.
     const own = { slot: name, waive: 'tgt.foreign-key=*' }
-    requireSuccess('prepare', await run('prepare', { ...own, ...inputs }, { start: inProcess }))
+    requireSuccess('prepare', await run('prepare', { ...own, ...inputs }))
     return {
       target,
       run,
@@ -106,13 +105,14 @@ export class LoadBench {
   }
 
   #run(action: string, inputs: Record<string, string>, options: Partial<RunOptions> = {}): Promise<JobResult> {
+    const tools = join(this.folder, 'setup/_temp/molt-actions/stand-in')
     return runAction({
       dir: join(REPO, 'actions', action),
       repo: REPO,
       inputs,
       workDir: join(this.folder, action),
       ...options,
-      env: { ...this.s3.env, PATH: `${standInFolder()}:${process.env.PATH}`, ...options.env },
+      env: { ...this.s3.env, PATH: `${tools}:${process.env.PATH}`, ...options.env },
     })
   }
 
