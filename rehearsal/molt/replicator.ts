@@ -370,7 +370,8 @@ class Replicator {
     try {
       await this.applyTogether(round)
     } catch (error) {
-      if (this.stopping) return
+      // Never the next one after one that was broken off: its position would pass over it.
+      if (this.stopping) throw error
       if (round.length === 1 || (error instanceof ApplyError && sqlState(error.cause) === '40001')) {
         if (error instanceof ApplyError) this.metrics.add('apply_errors_total', 1, this.labels(error.table))
         throw error

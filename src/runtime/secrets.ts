@@ -1,6 +1,6 @@
 import { setSecret } from '@actions/core'
 
-/** Passwords that rehearsals use and documentation prints; masking them would star out ordinary words in a log. */
+/** Passwords used in rehearsals and printed in the documentation; hiding them would star out ordinary words in a log. */
 const KNOWN_DEFAULTS = new Set(['postgres', 'password', 'root', 'admin', 'cockroach', 'test'])
 const MIN_LENGTH = 4
 
@@ -23,7 +23,7 @@ export function addSecretUrl(url: string): void {
   if (raw) addPassword(raw)
 }
 
-/** As it is written in the URL, and in every form in which a program may repeat it. */
+/** As written in the URL, and in every form in which a program may repeat it. */
 function addPassword(raw: string): void {
   addSecret(raw)
   const plain = decode(raw)

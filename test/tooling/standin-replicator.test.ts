@@ -322,6 +322,28 @@ describe('replicator pglogical', () => {
     }
   }, 60_000)
 
+  it('passes over nothing when it is ended while it applies one transaction after the other', async () => {
+    const db = await stream(`${T}; CREATE TABLE late (id int PRIMARY KEY)`)
+    await db.r.stop()
+    await db.t.query('DROP TABLE late')
+    for (let i = 0; i < 20; i++) await db.s.query('INSERT INTO t VALUES ($1)', [i])
+    // Of what waits the last one cannot be applied, so each is tried alone.
+    await db.s.query('INSERT INTO late VALUES (1)')
+    const { options } = bench.servers.cluster
+    options.latency = 150
+    try {
+      const slow = await attach(db)
+      await until(async () => (await all(db.t, 't')).length > 1)
+      await endsCalmly(slow.r)
+      expect((await all(db.t, 't')).length).toBeLessThan(20)
+    } finally {
+      options.latency = 0
+    }
+    await db.t.query('CREATE TABLE late (id int PRIMARY KEY)')
+    await attach(db)
+    await same(db, 't', 'late')
+  })
+
   it('keeps up with thousands of changes a second, and a big transaction is one', async () => {
     const db = await stream('CREATE TABLE t (id int PRIMARY KEY, v text, n numeric(12,2), at timestamptz)')
     const from = performance.now()

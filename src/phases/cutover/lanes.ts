@@ -2,14 +2,14 @@ import { type Deferred, listDeferred } from '../../destination/deferral.ts'
 import { type Leg, openLeg, type StreamLogin } from '../../destination/stream-login.ts'
 import { connect, type Database } from '../../runtime/database.ts'
 
-/** Connections for what is done beside the final verify. They are opened before the write pause. */
+/** Connections for work beside the final verify, opened before the write pause. */
 export interface Lanes {
   source: Database
-  /** Another one to the target, for sequences. */
+  /** A further connection to the target, for sequences. */
   sequences: Database
-  /** At least one; more where schema changes can go side by side. */
+  /** At least one; more where schema changes can run in parallel. */
   target: readonly [Database, ...Database[]]
-  /** A session of the stream's login, where it has one. */
+  /** A session of the stream's login, if it has one. */
   leg?: Leg
 }
 
@@ -24,7 +24,7 @@ export function lanesFor(deferred: readonly Pick<Deferred, 'kind' | 'schema' | '
   return Math.min(MOST, Math.max(1, uniques, tables))
 }
 
-/** Opens them for `work`, and closes them whatever comes of it. Their statements may take as long as they need. */
+/** Opens them for `work`, and always closes them. Their statements have no time limit. */
 export async function withLanes<T>(
   urls: { source: string; target: string },
   given: { target: Database; migration: string; login?: StreamLogin; signal: AbortSignal },
