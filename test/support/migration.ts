@@ -6,9 +6,7 @@ import type { CockroachOptions } from '../../rehearsal/cockroach/server.ts'
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
 import { createShop } from '../../rehearsal/shop/shop.ts'
-import { inProcess } from './in-process.ts'
 import { type Servers, startServers } from './servers.ts'
-import { standInFolder } from './stand-in.ts'
 
 export const REPO = resolve(import.meta.dirname, '../..')
 
@@ -18,7 +16,7 @@ export interface Rehearsal {
   load: LoadHandle
   /** Runs one action of the suite; RUNNER_TEMP is kept between them, as in one job. */
   run(name: string, inputs?: Record<string, string>, options?: Partial<RunOptions>): Promise<JobResult>
-  /** Prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
+  /** Setup, prepare, fetch and replicate until caught up. Throws with the log of the step that failed. */
   bringToCaughtUp(prepare?: Record<string, string>): Promise<void>
   /** The same without the last of these: nothing has been streamed yet. */
   bringToLoaded(): Promise<void>
@@ -54,9 +52,8 @@ export async function startRehearsal(
         repo: REPO,
         inputs: name === 'setup' ? inputs : { source, target, 'allow-insecure': 'true', ...inputs },
         workDir: join(folder, name),
-        ...(BRIEF.has(name) && !more.env && !more.signal ? { start: inProcess } : {}),
         ...more,
-        env: { PATH: `${standInFolder()}:${process.env.PATH}`, ...more.env },
+        env: { PATH: `${join(folder, 'setup/_temp/molt-actions/stand-in')}:${process.env.PATH}`, ...more.env },
       })
     return {
       pair,
@@ -64,14 +61,10 @@ export async function startRehearsal(
       run,
       async bringToCaughtUp(prepare = {}) {
         for (const [name, inputs] of CHAIN)
-          requireSuccess(
-            name,
-            await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs, { start: inProcess }),
-          )
+          requireSuccess(name, await run(name, name === 'prepare' ? { ...inputs, ...prepare } : inputs))
       },
       async bringToLoaded() {
-        for (const [name, inputs] of CHAIN.slice(0, -1))
-          requireSuccess(name, await run(name, inputs, { start: inProcess }))
+        for (const [name, inputs] of CHAIN.slice(0, -1)) requireSuccess(name, await run(name, inputs))
       },
       query: (side, sql, values) => query((side === 'source' ? pair.source : pair.behind).url, sql, values),
       async stop() {
@@ -86,10 +79,8 @@ export async function startRehearsal(
   }
 }
 
-/** Actions of which no test watches the process. */
-const BRIEF = new Set(['prepare', 'brief', 'status', 'finalize', 'fence', 'abort', 'rollback', 'cleanup'])
-
 const CHAIN: [string, Record<string, string>][] = [
+  ['setup', { embedded: 'true' }],
   ['prepare', {}],
   ['fetch', { mode: 'direct-copy' }],
   ['replicate', { until: 'caught-up', 'quiet-period': '500ms' }],
