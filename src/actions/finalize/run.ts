@@ -115,7 +115,9 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
         ]),
     afterCommitText(compared),
     sequences,
-    `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} that were off for the load are built again`,
+    done.indexes || done.constraints
+      ? `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} that were off for the load are built again`
+      : 'no index and no constraint was left to build again',
     `${plural(done.validated.size, 'constraint was', 'constraints were')} validated`,
     done.dropped.length
       ? `dropped on the source: ${done.dropped.join(', ')}`
