@@ -70,7 +70,8 @@ interface Shared {
   runImport: ReturnType<typeof importEngine>
   /** Offline tables by database, as `schema.name`. */
   offline: Map<string, Set<string>>
-  installed: Map<string, Promise<pg.Client>>
+  /** By database; one connection each, whose statements wait for each other. */
+  installed: Map<string, Promise<pg.Pool>>
   statistics: Statistics
   /** By database. */
   pasts: Map<string, Past>
@@ -140,7 +141,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       for (const socket of open) socket.destroy()
       await new Promise((done) => server.close(done))
       await Promise.all([...shared.pasts.values()].map((past) => past.close()))
-      await Promise.all([...installed.values()].map((client) => client.then((db) => db.end()).catch(() => {})))
+      await Promise.all([...installed.values()].map((pool) => pool.then((db) => db.end()).catch(() => {})))
     },
   }
 }
@@ -185,8 +186,8 @@ function seeded(seed: number): () => number {
 }
 
 async function saveJob(job: Job, installed: Shared['installed']): Promise<void> {
-  for (const client of installed.values())
-    await (await client).query(
+  for (const pool of installed.values())
+    await (await pool).query(
       `INSERT INTO _crdb.jobs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE
          SET status = $5, finished = $7, fraction_completed = $8, error = $9`,
       [
@@ -204,23 +205,27 @@ async function saveJob(job: Job, installed: Shared['installed']): Promise<void> 
 }
 
 /** A superuser's connection to a database, once what the server adds to it is there. */
-function admin(shared: Shared, database: string): Promise<pg.Client> {
-  let client = shared.installed.get(database)
-  if (!client) {
-    client = install(shared, database)
-    shared.installed.set(database, client)
-    client.catch(() => shared.installed.delete(database))
+function admin(shared: Shared, database: string): Promise<pg.Pool> {
+  let pool = shared.installed.get(database)
+  if (!pool) {
+    pool = install(shared, database)
+    shared.installed.set(database, pool)
+    pool.catch(() => shared.installed.delete(database))
   }
-  return client
+  return pool
 }
 
-async function connectAdmin({ behind }: Pick<Shared, 'behind'>, database: string): Promise<pg.Client> {
-  const client = new pg.Client({
+function adminConfig({ behind }: Pick<Shared, 'behind'>, database: string): pg.ClientConfig {
+  return {
     connectionString: behind.urlOf(database),
     application_name: '_crdb',
     // A role's or database's own settings are for its clients.
     options: '-c default_transaction_read_only=off',
-  })
+  }
+}
+
+async function connectAdmin(shared: Pick<Shared, 'behind'>, database: string): Promise<pg.Client> {
+  const client = new pg.Client(adminConfig(shared, database))
   client.on('error', () => {})
   await client.connect()
   return client
@@ -250,11 +255,16 @@ function pastOf(shared: Shared, database: string): Past {
   return past
 }
 
-async function install(shared: Shared, database: string): Promise<pg.Client> {
+async function install(shared: Shared, database: string): Promise<pg.Pool> {
   const client = await connectAdmin(shared, database)
-  client.on('error', () => shared.installed.delete(database))
-  await installIn(client, shared.version)
-  return client
+  try {
+    await installIn(client, shared.version)
+  } finally {
+    await client.end()
+  }
+  const pool = new pg.Pool({ ...adminConfig(shared, database), max: 1, idleTimeoutMillis: 0 })
+  pool.on('error', () => shared.installed.delete(database))
+  return pool
 }
 
 /**
@@ -522,7 +532,7 @@ class Client implements ConnectionHost {
   #context(): RuleContext {
     const { version, jobs, options } = this.#shared
     const one = <Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]> =>
-      admin(this.#shared, this.#database).then(async (client) => (await client.query<Row>(sql, values)).rows)
+      admin(this.#shared, this.#database).then(async (pool) => (await pool.query<Row>(sql, values)).rows)
     const session = {
       user: this.#user,
       database: this.#database,

@@ -128,13 +128,13 @@ export class Statistics {
    * Writes what was counted to where `crdb_internal` of this database reads it.
    * @param explain the plan of a statement as JSON; undefined where there is none
    */
-  publish(admin: pg.Client, database: string, explain: (sql: string) => Promise<PlanNode | undefined>): Promise<void> {
+  publish(admin: pg.Pool, database: string, explain: (sql: string) => Promise<PlanNode | undefined>): Promise<void> {
     const next = this.#publishing.then(() => this.#publish(admin, database, explain))
     this.#publishing = next.catch(() => {})
     return next
   }
 
-  async #publish(admin: pg.Client, database: string, explain: (sql: string) => Promise<PlanNode | undefined>) {
+  async #publish(admin: pg.Pool, database: string, explain: (sql: string) => Promise<PlanNode | undefined>) {
     for (const each of this.#statements.values()) {
       if (!each.changed || each.database !== database) continue
       each.changed = false
