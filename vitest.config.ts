@@ -25,20 +25,40 @@ export const LONGER_AT_NIGHT = [
   'test/faults/cutover.test.ts',
   'test/faults/rolling.test.ts',
   'test/faults/proof.test.ts',
-  'test/faults/proof-model.test.ts',
   'test/faults/stream-heals.test.ts',
   'test/tooling/rehearse-cli.test.ts',
   'test/unit/dirty-keys.test.ts',
 ]
 
+/** Commands of their own, in their long form; `npm test` has a short one of each. */
+export const GROUPS: Readonly<Record<string, readonly string[]>> = {
+  faults: ['test/faults/table.test.ts', 'test/faults/proof-model.test.ts'],
+  security: [
+    'test/security/fuzz.test.ts',
+    'test/contract/attacks.test.ts',
+    'test/contract/every-grant.test.ts',
+    'test/contract/printed-grants.test.ts',
+    'test/unit/dossier.test.ts',
+    'test/unit/passwords.test.ts',
+    'test/unit/row-values.test.ts',
+    'test/unit/scrub.test.ts',
+  ],
+}
+
 const night = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
+const grouped = Object.values(GROUPS).flat()
+const group = GROUPS[process.env.MOLT_ACTIONS_GROUP ?? '']
 
 export default defineConfig({
   // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
   logLevel: 'error',
   test: {
-    include: night ? [...NIGHTLY, ...LONGER_AT_NIGHT] : ['test/**/*.test.ts'],
-    exclude: night ? [] : NIGHTLY,
+    include: group
+      ? [...group]
+      : night
+        ? [...NIGHTLY, ...LONGER_AT_NIGHT].filter((each) => !grouped.includes(each))
+        : ['test/**/*.test.ts'],
+    exclude: night || group ? [] : NIGHTLY,
     globalSetup: 'test/global-setup.ts',
     // Deadlines are for tests that hang, not for machines that are busy.
     // Tests wait for child processes and servers half of their time; with more workers they miss each other's deadlines.

@@ -18,6 +18,7 @@ import { readRules } from '../src/masking/rules.ts'
 import { readSchema } from '../src/masking/schema.ts'
 import { domainKeys, openSession } from '../src/masking/session.ts'
 import { takeOver } from '../src/masking/target.ts'
+import { collect } from './figures.ts'
 
 const rows = Number(process.argv[2] ?? 1_000_000)
 const rounds = Number(process.argv[3] ?? 5)
@@ -80,11 +81,14 @@ try {
   const cpu = { ...best }
   let copied = 0
   const shares: number[] = []
+  const rates: Record<'plain' | 'masked', number[]> = { plain: [], masked: [] }
   for (let round = 1; round <= rounds; round++) {
     const plain = await measure(false)
     const masked = await measure(true)
     copied = masked.rows
     shares.push(plain.seconds / masked.seconds)
+    rates.plain.push(plain.rows / plain.seconds)
+    rates.masked.push(masked.rows / masked.seconds)
     best.plain = Math.min(best.plain, plain.seconds)
     best.masked = Math.min(best.masked, masked.seconds)
     console.log(
@@ -103,6 +107,8 @@ try {
     `CPU: plain ${cpu.plain.toFixed(1)} s, masked ${cpu.masked.toFixed(1)} s, ${((100 * cpu.plain) / cpu.masked).toFixed(0)}%`,
   )
   process.exitCode = share >= 0.7 ? 0 : 1
+  const bare = { name: 'the same copy without masking', values: rates.plain }
+  collect({ name: 'masked copy', unit: 'rows/s', values: rates.masked, reference: bare, goal: { least: 0.85 } })
   await target.end()
   await source.end()
 

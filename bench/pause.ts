@@ -6,6 +6,7 @@
 import { parseArgs } from 'node:util'
 import { number, seconds } from '../src/runtime/progress.ts'
 import { type Rehearsal, requireSuccess, startRehearsal } from '../test/support/migration.ts'
+import { collect } from './figures.ts'
 import { medianOf, spreadOf, writeTable } from './table.ts'
 
 /** Milliseconds by part; overlapping parts are not added up in `total`. */
@@ -14,6 +15,7 @@ interface Pause {
   verify: number
   /** The same without building unique indexes, which takes as long as their tables are large. */
   withoutIndexes: number
+  estimated: number
 }
 
 interface Figures {
@@ -46,7 +48,7 @@ async function pauseOf(rehearsal: Rehearsal, how: 'full' | 'changed'): Promise<P
   const total = Number(result.outputs['pause-ms'])
   const { verify = 0, sequences = 0, 'unique indexes': indexes = 0 } = parts
   const withoutIndexes = total - Math.max(verify, sequences + indexes) + Math.max(verify, sequences)
-  return { total, verify, withoutIndexes }
+  return { total, verify, withoutIndexes, estimated: Number(result.outputs['estimated-pause-ms']) }
 }
 
 async function measure(rows: number): Promise<Figures> {
@@ -86,9 +88,41 @@ function tableOf(figures: readonly Figures[]): string {
   ].join('\n')
 }
 
+/** The pause of the rolling proof beside that of comparing every row, and what each was expected to be. */
+function collectPauses({ rows, full, changed }: Figures): void {
+  const of = (pauses: readonly Pause[], field: keyof Pause) => pauses.map((each) => each[field])
+  const work = { of: 'rows', amount: rows }
+  const at = latency ? ` at ${latency} ms a statement` : ''
+  collect(
+    {
+      name: `write pause${at}`,
+      unit: 'ms',
+      values: of(changed, 'total'),
+      reference: { name: 'every row compared in the pause', values: of(full, 'total') },
+      work,
+    },
+    {
+      name: `write pause without unique indexes${at}`,
+      unit: 'ms',
+      values: of(changed, 'withoutIndexes'),
+      goal: { most: 1_000 },
+      work,
+    },
+    {
+      name: `estimate of the pause${at}`,
+      unit: 'ms',
+      values: of(changed, 'estimated'),
+      reference: { name: 'the pause', values: of(changed, 'total') },
+      goal: { most: 1.5 },
+      work,
+    },
+  )
+}
+
 const figures: Figures[] = []
 for (const rows of sizes) {
   figures.push(await measure(rows))
+  collectPauses(figures.at(-1) as Figures)
   console.log(tableOf(figures))
 }
 writeTable(latency ? 'bench/pause.ts with latency' : 'bench/pause.ts', tableOf(figures))

@@ -15,6 +15,7 @@ import { assess } from '../src/checks/facts/gather.ts'
 import { CHECKS } from '../src/checks/index.ts'
 import { fingerprint, packFingerprint } from '../src/model/fingerprint.ts'
 import { exactFilter } from '../src/model/tables.ts'
+import { collect } from './figures.ts'
 
 const TABLES_AT_ONCE = 250
 
@@ -100,6 +101,13 @@ async function measure(source: string, target: string): Promise<void> {
     )} for ${CHECKS.length} checks (${findings.length} findings), ${Math.round(process.resourceUsage().maxRSS / 1024)} MB at most, ${seconds(process.cpuUsage().user / 1000)} of this process's own time, fingerprint ${Math.round(kept.objects.length / 1024)} KiB`,
   )
   console.log(slowest())
+  collect({
+    name: 'preflight',
+    unit: 's',
+    values: [(checked - began) / 1000],
+    goal: { most: 10 },
+    work: { of: 'tables', amount: facts.settings.tables.length },
+  })
 }
 
 const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`

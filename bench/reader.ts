@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Child } from '../src/tools/process.ts'
 import { boundedScrubber } from '../src/tools/replicator.ts'
+import { collect } from './figures.ts'
 
 const seconds = Number(process.argv[2] ?? 20)
 /** 10,000 lines of a replicator at `-v`, one of them a retry, written as fast as they are taken. */
@@ -43,5 +44,10 @@ clearInterval(sampler)
 const kept = readdirSync(folder).map((name) => `${name} ${Math.round(statSync(join(folder, name)).size / 2 ** 20)} MiB`)
 console.log(
   `${Math.round(bytes / 2 ** 20)} MiB read, peak rss ${Math.round(peak / 2 ** 20)} MiB; kept: ${kept.join(', ')}`,
+)
+const rate = bytes / 2 ** 20 / ((performance.now() - began) / 1000)
+collect(
+  { name: "reader of the replicator's log", unit: 'MiB/s', values: [rate] },
+  { name: 'memory of that reader', unit: 'MiB', values: [peak / 2 ** 20], goal: { most: 120 } },
 )
 rmSync(folder, { recursive: true })

@@ -5,7 +5,9 @@
 import { spawn } from 'node:child_process'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { parseArgs } from 'node:util'
 import { specs } from '../src/actions/specs.ts'
+import { collect } from './figures.ts'
 
 const REPO = resolve(import.meta.dirname, '..')
 export const LIMIT = 2
@@ -52,7 +54,16 @@ export async function measureStartup(
 
 async function main(): Promise<void> {
   const names = specs.map((spec) => spec.name)
-  const { empty, first } = await measureStartup(11, names)
+  const { values } = parseArgs({ options: { rounds: { type: 'string', default: '11' } } })
+  const { empty, first } = await measureStartup(Number(values.rounds), names)
+  const slowest = Object.entries(first).reduce((a, b) => (b[1] > a[1] ? b : a))
+  collect({
+    name: `start of an action (the slowest: ${slowest[0]})`,
+    unit: 'ms',
+    values: [slowest[1]],
+    reference: { name: '`node -e 0`', values: [empty] },
+    goal: { most: 1 },
+  })
   console.log(`node -e 0: ${empty.toFixed(0)} ms (median)`)
   for (const [name, ms] of Object.entries(first)) {
     const factor = ms / empty

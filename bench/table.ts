@@ -1,5 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { number } from '../src/runtime/progress.ts'
+import { isCollected } from './figures.ts'
 
 const DOC = 'docs/how-it-works.md'
 
@@ -16,8 +17,9 @@ export function spreadOf(values: readonly number[]): string {
   return `${number(Math.min(...values))} to ${number(Math.max(...values))}`
 }
 
-/** Puts a bench's table in its place in docs/how-it-works.md, between two comments that name the bench. */
+/** Puts a bench's table in its place in docs/how-it-works.md, between two comments that name the bench, unless `npm run bench` runs it. */
 export function writeTable(bench: string, table: string): void {
+  if (isCollected) return
   const [begin, end] = [`<!-- ${bench} -->`, `<!-- end of ${bench} -->`]
   const page = readFileSync(DOC, 'utf8')
   const [before, after] = [page.indexOf(begin), page.indexOf(end)]

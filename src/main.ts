@@ -1,6 +1,6 @@
 import type { Action, Phase } from './runtime/action.ts'
 
-// Each is loaded only when it runs: an action must not wait for the code of the others.
+// Each is loaded only when it runs, so that an action does not wait for the code of the others.
 const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   setup: () => import('./actions/setup/run.ts'),
   convert: () => import('./actions/convert/run.ts'),
@@ -22,7 +22,7 @@ const ACTIONS: Record<string, () => Promise<{ action: Action }>> = {
   report: () => import('./actions/report/run.ts'),
 }
 
-/** Runs one phase of one action; the entry points in `dist` call nothing else. */
+/** Runs one phase of an action. The entry points in `dist` call nothing else. */
 export async function main(name: string, phase: Phase): Promise<void> {
   const load = ACTIONS[name]
   if (!load) throw new Error(`there is no action ${name}`)

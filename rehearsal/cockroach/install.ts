@@ -50,6 +50,8 @@ export const FUNCTIONS = [
 const since = (version: Version, [major, minor]: Version) =>
   version[0] > major || (version[0] === major && version[1] >= minor)
 
+const SEEN_TABLE = `(pg_catalog.pg_has_role(c.relowner, 'USAGE') OR has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE'))`
+
 const INDEX_KEY = '(i.indkey::int2[])[0:i.indnkeyatts - 1]'
 /** A unique index as the constraint that CockroachDB sees in it. */
 const UNIQUE_INDEX = {
@@ -270,7 +272,20 @@ export function installSql(version: Version, name: string): string {
       .join('\n    ')}
     -- A foreign key rests on a unique constraint, which each unique index is.
     ${view('referential_constraints', 'information_schema.referential_constraints', REFERRED)};
-    ${view('check_constraints', 'information_schema.check_constraints', { check_clause: `_crdb.typed(regexp_replace(check_clause, ' NOT VALID$', ''))` })};
+    -- PostgreSQL shows a check to the owner of its table alone, CockroachDB to whoever has a right on it.
+    CREATE OR REPLACE VIEW _crdb.check_constraints AS
+      SELECT current_database()::text AS constraint_catalog, n.nspname::text AS constraint_schema,
+             k.conname::text AS constraint_name,
+             _crdb.typed(regexp_replace(substring(pg_catalog.pg_get_constraintdef(k.oid) FROM 7), ' NOT VALID$', '')) AS check_clause
+        FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
+       WHERE k.contype = 'c' AND n.nspname <> '_crdb' AND ${SEEN_TABLE}
+      UNION ALL
+      SELECT current_database(), n.nspname, concat(n.oid, '_', c.oid, '_', a.attnum, '_not_null'), a.attname || ' IS NOT NULL'
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND c.relkind IN ('r', 'p') AND n.nspname <> '_crdb'
+         AND ${SEEN_TABLE};
     ${view('schemata', 'information_schema.schemata', {})} WHERE schema_name <> '_crdb';
     CREATE OR REPLACE VIEW _crdb.table_privileges AS
       WITH held AS (

@@ -70,7 +70,7 @@ interface Shared {
   runImport: ReturnType<typeof importEngine>
   /** Offline tables by database, as `schema.name`. */
   offline: Map<string, Set<string>>
-  /** By database; one connection each, whose statements wait for each other. */
+  /** By database; one connection each, on which statements wait for each other. */
   installed: Map<string, Promise<pg.Pool>>
   statistics: Statistics
   /** By database. */
@@ -256,14 +256,21 @@ function pastOf(shared: Shared, database: string): Past {
 }
 
 async function install(shared: Shared, database: string): Promise<pg.Pool> {
-  const client = await connectAdmin(shared, database)
+  const pool = new pg.Pool({ ...adminConfig(shared, database), max: 1, idleTimeoutMillis: 0 })
+  pool.on('error', () => {
+    // The database may be dropped, and made again.
+    shared.installed.delete(database)
+    void pool.end()
+  })
+  const client = await pool.connect()
   try {
     await installIn(client, shared.version)
-  } finally {
-    await client.end()
+  } catch (error) {
+    client.release(true)
+    await pool.end()
+    throw error
   }
-  const pool = new pg.Pool({ ...adminConfig(shared, database), max: 1, idleTimeoutMillis: 0 })
-  pool.on('error', () => shared.installed.delete(database))
+  client.release()
   return pool
 }
 
@@ -280,7 +287,7 @@ export async function installInTemplate(behind: Behind, version = DEFAULT_VERSIO
   }
 }
 
-async function installIn(client: pg.Client, version: Version): Promise<void> {
+async function installIn(client: pg.ClientBase, version: Version): Promise<void> {
   const [major, minor] = version
   const { rows } = await client.query(
     "SELECT current_setting('server_version') AS behind, to_regproc('_crdb.version') IS NOT NULL AS there",
@@ -532,7 +539,7 @@ class Client implements ConnectionHost {
   #context(): RuleContext {
     const { version, jobs, options } = this.#shared
     const one = <Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]> =>
-      admin(this.#shared, this.#database).then(async (pool) => (await pool.query<Row>(sql, values)).rows)
+      admin(this.#shared, this.#database).then(async (db) => (await db.query<Row>(sql, values)).rows)
     const session = {
       user: this.#user,
       database: this.#database,

@@ -158,6 +158,31 @@ export function statementsFor(tx: Transaction, schema: TargetSchema, target: Sch
   return statements
 }
 
+/** Several source transactions as one; what it leaves is the same. */
+export function merged(round: readonly Transaction[]): Transaction {
+  const [first, ...others] = round as [Transaction, ...Transaction[]]
+  if (!others.length) return first
+  const tables = new Map<string, Mutation[]>()
+  for (const tx of round)
+    for (const [id, mutations] of tx.tables) {
+      const before = tables.get(id)
+      if (before) before.push(...mutations)
+      else tables.set(id, [...mutations])
+    }
+  return { ...(others.at(-1) as Transaction), tables }
+}
+
+/** What one source transaction proposes, as counted where it is applied together with others. */
+export function proposals(tx: Transaction, schema: TargetSchema): Applied[] {
+  return [...tx.tables].flatMap(([id, mutations]) => {
+    const last = lastByKey(mutations)
+    const deletes = last.filter((m) => m.delete).length
+    const table = schema.tables.get(id)?.name ?? id
+    const of = (kind: Applied['kind'], rows: number) => ({ table, kind, proposed: rows, affected: rows })
+    return [of('deleted', deletes), of('upserted', last.length - deletes)].filter(({ proposed }) => proposed)
+  })
+}
+
 function lastByKey(mutations: Mutation[]): Mutation[] {
   if (mutations.length === 1) return mutations
   const last = new Map<string, Mutation>()

@@ -4,7 +4,9 @@ import pg from 'pg'
 import { formatLsn, type Lsn } from '../../src/source/pgoutput.ts'
 import {
   ApplyError,
+  merged,
   parseSchemaName,
+  proposals,
   quotedTable,
   readTargetSchema,
   type SchemaName,
@@ -16,7 +18,7 @@ import {
 import { type FlagSpec, type Flags, flagUsages, parseFlags } from './flags.ts'
 import { Memo } from './memo.ts'
 import { listenError, Metrics, REPLICATOR_VERSION, serveMetrics } from './molt-log.ts'
-import { type Endpoint, errorText, ident, open, parseEndpoint, rows } from './pg.ts'
+import { type Endpoint, errorText, ident, open, parseEndpoint, rows, sqlState } from './pg.ts'
 import { goDuration, type LogFields, ReplicatorLog } from './replicator-log.ts'
 import { Decoder, SourceStream } from './stream.ts'
 
@@ -360,13 +362,17 @@ class Replicator {
     }
   }
 
-  /** All in one target transaction; if that fails one after the other, so that those before the bad one are applied. */
+  /**
+   * All in one target transaction; if that fails one after the other, so that those before the bad one are applied. One
+   * that lost to another transaction has no bad one: all of it is sent again with a new stream, as the real tool does.
+   */
   private async applyRound(round: Transaction[]): Promise<void> {
     try {
       await this.applyTogether(round)
     } catch (error) {
-      if (this.stopping) return
-      if (round.length === 1) {
+      // Never the next one after one that was broken off: its position would pass over it.
+      if (this.stopping) throw error
+      if (round.length === 1 || (error instanceof ApplyError && sqlState(error.cause) === '40001')) {
         if (error instanceof ApplyError) this.metrics.add('apply_errors_total', 1, this.labels(error.table))
         throw error
       }
@@ -378,11 +384,12 @@ class Replicator {
     const fresh = round.filter((tx) => tx.commitLsn > this.offset)
     if (fresh.some((tx) => tx.tables.size)) this.checkTargetSchema()
     for (const tx of fresh) this.announceTables(tx)
-    const statements = fresh.flatMap((tx) => statementsFor(tx, this.schema, this.targetSchema))
+    const statements = fresh.length ? statementsFor(merged(fresh), this.schema, this.targetSchema) : []
     const started = performance.now()
     const applied = statements.length ? await this.writer.write(statements) : []
     const duration = goDuration(performance.now() - started)
-    for (const done of applied) this.count(done, duration)
+    const counted = fresh.length > 1 ? fresh.flatMap((tx) => proposals(tx, this.schema)) : applied
+    for (const done of counted) this.count(done, duration)
     const last = fresh.at(-1)
     if (!last) return
     this.offset = last.commitLsn

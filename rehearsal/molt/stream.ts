@@ -16,7 +16,7 @@ import type { ReplicatorLog } from './replicator-log.ts'
 
 /** What one round trip to the target may hold: many small transactions while catching up, one when in step. */
 const ROUND_CHANGES = 2000
-const ROUND_TRANSACTIONS = 100
+const ROUND_TRANSACTIONS = 500
 /** Changes waiting for the target beyond which the source is not read. */
 const QUEUE_CHANGES = 20_000
 

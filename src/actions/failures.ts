@@ -4,8 +4,8 @@ import { withDatabase } from '../runtime/database.ts'
 import { TIMING } from '../runtime/timing.ts'
 
 /**
- * Keeps the failure of a step in the ledger, for `status` and the dossier. Only of a step that has read the ledger, so
- * that a target out of reach is not waited for twice. A failure to do so hides nothing: the step is red as it is.
+ * Keeps the failure of a step in the ledger, for `status` and the dossier. Only for a step that has read the ledger, so
+ * that an unreachable target does not cost two waits. If this fails too, the step still reports its own failure.
  */
 export async function keepFailure(target: string, migration: string, failure: Failure): Promise<void> {
   const signal = AbortSignal.timeout(TIMING.failureKept)

@@ -21,7 +21,7 @@ function allowInsecure(sides: string) {
   return defaulted(
     boolean,
     'false',
-    `Allows a ${sides} URL that does not insist on TLS (\`sslmode\` other than \`require\`, \`verify-ca\`, \`verify-full\`). Shown to the approver.`,
+    `Allows a ${sides} URL that does not enforce TLS (\`sslmode\` other than \`require\`, \`verify-ca\`, \`verify-full\`). Shown to the approver.`,
   )
 }
 
@@ -29,16 +29,16 @@ function allowInsecure(sides: string) {
 export const passwords = {
   'password-command': optional(
     argumentList,
-    "Program and arguments that print the password for a URL that has none, such as a token of a cloud's IAM. Run without a shell and with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE`, again for connections after a minute. See docs/managed-postgresql.md.",
+    'Program and arguments that print the password for a URL without one, such as a cloud IAM token. Run without a shell, with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE`, and again for connections after a minute. See docs/managed-postgresql.md.',
   ),
   'password-lasts': defaulted(
     choice('connection', 'job'),
     'connection',
-    'How long that password is accepted. `connection`: it may expire within minutes, so steps that start molt or the replicator refuse it. `job`: it outlives the job, is read once and is given to them too.',
+    'How long that password is accepted. `connection`: it can expire within minutes, so steps that start molt or the replicator refuse it. `job`: it outlives the job, is read once, and is passed to them too.',
   ),
 }
 
-/** For actions that know the target alone. */
+/** For actions that know only the target. */
 export const insecureTarget = { 'allow-insecure': allowInsecure('`target`'), ...passwords }
 
 /** Inputs of every action that works on a migration. */
@@ -58,14 +58,14 @@ export const migration = {
   ...config,
 }
 
-/** For actions that have something to tell people at once. */
+/** For actions that notify people at once. */
 export const notifying = {
   'notify-url': optional(
     webhookUrl,
-    'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and at commit, rollback, rows that differ after the commit and a degraded application. A failure to notify fails no step. See docs/observe.md.',
+    'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and on commit, on rollback, when rows differ after the commit, and when the application is degraded. A failure to notify fails no step. See docs/observe.md.',
   ),
 }
-
+/** For actions that know the way back. */
 /** For actions that know the way back. */
 export const wayBack = {
   'rollback-window': defaulted(duration, '7d', 'How long after a cutover the fenced source is kept as the way back.'),
@@ -75,7 +75,7 @@ export const wayBack = {
 export const metrics = {
   'metrics-file': optional(
     text,
-    'File that gets figures as OpenMetrics text while the step runs: lag, rows per second, WAL kept, phase, verdict. Its folder must exist; end its name in `.prom` for a node exporter. See docs/observe.md.',
+    'File for metrics as OpenMetrics text while the step runs: lag, rows per second, WAL kept, phase, verdict. Its folder must exist; end its name in `.prom` for a node exporter. See docs/observe.md.',
   ),
 }
 
@@ -87,8 +87,8 @@ interface Connections {
 
 /**
  * Customers' rows and passwords travel on these connections.
- * @returns in words, which side may be reached in clear; empty when neither
- * @throws InputError when a side does not insist on TLS and nobody has allowed it by name
+ * @returns which side may be unencrypted, in words; empty when neither
+ * @throws InputError when a side does not enforce TLS and no input allows that by name
  */
 export function requireTls(inputs: Partial<Connections>): string[] {
   const weak = (['source', 'target'] as const).flatMap((side) => {
@@ -99,12 +99,12 @@ export function requireTls(inputs: Partial<Connections>): string[] {
   if (!inputs.allowInsecure && weak[0])
     throw new InputError(
       'input.insecure-url',
-      `input \`${weak[0].side}\`: ${weak[0].problem}, and rows and passwords would travel in clear; write sslmode=verify-full, or set \`allow-insecure: true\``,
+      `input \`${weak[0].side}\`: ${weak[0].problem}, so rows and passwords would travel unencrypted. Use sslmode=verify-full, or set \`allow-insecure: true\``,
     )
   return weak.map(({ side, problem }) => `TLS is not enforced on the ${side} connection: ${problem}`)
 }
 
-/** Set for the later steps of a job: one annotation is enough, however many connections they make. */
+/** Set for the later steps of a job: one annotation is enough, however many connections they open. */
 const WARNED = 'MOLT_ACTIONS_WARNED_INSECURE'
 
 let warned = false
@@ -114,7 +114,7 @@ function warnInsecure(weak: readonly string[]): void {
   warning(`\`allow-insecure\`: ${weak.join('; ')}`)
   warned = true
   exportVariable(WARNED, 'true')
-  // For later steps alone.
+  // Only for later steps.
   delete process.env[WARNED]
 }
 
@@ -134,8 +134,8 @@ export async function withBoth<T>(
 }
 
 /**
- * The ledger's entry of a migration, which stands in one of `phases`.
- * @throws UserError when there is no such entry, or it stands elsewhere; VerdictError when its plan was changed, or when
+ * The ledger's entry of a migration in one of `phases`.
+ * @throws UserError when there is no such entry, or it is in another phase; VerdictError when its plan was changed, or when
  * the source is not the one that `prepare` saw
  */
 export async function requireMigration(
@@ -150,8 +150,8 @@ export async function requireMigration(
 }
 
 /**
- * @throws VerdictError unless this is the very database that `prepare` saw, not a clone, a replica or another one, and
- * shows all of its rows: a policy made since then would hide the same rows from the load, the stream's comparison and molt
+ * @throws VerdictError unless this is the database that `prepare` saw, not a clone, a replica or another one, and shows all
+ * of its rows: a policy created since then would hide the same rows from the load, the stream's comparison and molt
  */
 async function requireSameSource(source: Database, entry: Entry): Promise<void> {
   const planned = entry.facts.source
@@ -163,7 +163,7 @@ async function requireSameSource(source: Database, entry: Entry): Promise<void> 
   if (same && !server.inRecovery) return requireAllRows(source, entry)
   throw new VerdictError(
     'source.other-database',
-    `the source is not the database that \`prepare\` saw for migration \`${entry.id}\`${server.inRecovery ? ' (it is a replica now)' : ''}; check the URL, or prepare a new migration`,
+    `the source is not the database that \`prepare\` saw for migration \`${entry.id}\`${server.inRecovery ? ' (it is a replica now)' : ''}. Check the URL, or prepare a new migration`,
   )
 }
 
@@ -176,13 +176,13 @@ async function requireAllRows(source: Database, { plan }: Entry): Promise<void> 
   if (rows.length)
     throw new VerdictError(
       'source.row-level-security',
-      `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would neither be moved nor missed. Give it BYPASSRLS (ALTER ROLE … BYPASSRLS), and load again if it had not got it when the load ran`,
+      `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would be neither moved nor compared. Give it BYPASSRLS (ALTER ROLE … BYPASSRLS). If it lacked BYPASSRLS during the load, load again`,
     )
 }
 
 /**
- * Sets the target's sequences beyond every value in use, as {@link setSequences} does.
- * @param note receives what was set, and what could not be, before that is an error
+ * Sets the target's sequences past every value in use, as {@link setSequences} does.
+ * @param note receives what was set, and what could not be, before that becomes an error
  * @throws VerdictError when a sequence of the target is not past every value in use
  */
 export async function moveSequences(
@@ -202,7 +202,7 @@ export async function moveSequences(
       'sequences.not-set',
       'sequences could not be set',
       problems,
-      'The next insert on the target could collide with a row that is there.',
+      'The next insert on the target could collide with an existing row.',
     )
   return set
 }

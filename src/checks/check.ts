@@ -6,29 +6,29 @@ import type { Facts } from './facts/facts.ts'
 export const SEVERITIES = ['block', 'warn', 'info'] as const
 export type Severity = (typeof SEVERITIES)[number]
 
-/** One thing that can go wrong, and what to do about it. Pure: `find` looks at facts and nothing else. */
+/** One thing that can go wrong, and how to fix it. Pure: `find` reads the facts and nothing else. */
 export interface Check {
   /** Stable: waivers, annotations and links name it. */
   id: string
   severity: Severity
   title: string
-  /** What happens when nobody looks. */
+  /** What happens if the finding is ignored. */
   protects: string
-  /** SQL or setting, with `{names}` that each hit fills in. */
+  /** SQL or a setting, with `{names}` that each hit fills in. */
   fix: string
-  /** False where a later step would refuse or fail all the same, so that a waiver would only put it off. */
+  /** False where a later step would fail anyway, so a waiver would only postpone the failure. */
   waivable?: false
   find(facts: Facts): Iterable<Hit>
 }
 
-/** A check's find: one object, and why it is one. */
+/** One finding: the object and what is wrong with it. */
 export interface Hit {
   /** What a waiver names: `schema.table`, `schema.table.column`, a role, `source`, `target` … */
   object: string
   what: string
   /** Fills the `{names}` of the check's fix. */
   names?: Record<string, string | number>
-  /** What `apply: true` may run: takes nothing away, restarts nothing, makes nobody a superuser. */
+  /** What `apply: true` can run: it drops nothing, restarts nothing, and makes no role a superuser. */
   apply?: { side: Side; sql: string }
 }
 
@@ -38,7 +38,7 @@ export interface Finding {
   object: string
   what: string
   fix: string
-  /** The waiver's text, when one matches. */
+  /** The waiver that matched, if any. */
   waivedBy?: string
   apply?: { side: Side; sql: string }
 }
@@ -56,7 +56,7 @@ export function anchorOf(id: string): string {
   return id.replaceAll('.', '')
 }
 
-/** Runs every check; waived findings are kept and marked. */
+/** Runs every check. Waived findings are kept and marked. */
 export function runChecks(checks: readonly Check[], facts: Facts, waivers: readonly Waiver[] = []): Finding[] {
   return checks.flatMap((check) =>
     [...check.find(facts)].map(({ object, what, names, apply }) => {
@@ -86,7 +86,7 @@ export function waiverText(waiver: Waiver): string {
 }
 
 /**
- * Holds waivers against what there is: one that matches nothing is more often a mistake than a precaution.
+ * Compares waivers with the findings. A waiver that matches nothing is more often a mistake than a precaution.
  * @throws InputError for an unknown check, one that cannot be waived, or a waiver that matches nothing
  */
 export function requireWaiversMatch(
@@ -97,16 +97,16 @@ export function requireWaiversMatch(
   for (const waiver of waivers) {
     const check = checks.find((each) => each.id === waiver.check)
     const text = `input \`waive\`: \`${waiverText(waiver)}\``
-    if (!check) throw new InputError('waiver.unknown-check', `${text} is not a known check; ${DOCS} lists them all`)
+    if (!check) throw new InputError('waiver.unknown-check', `${text} is not a known check. ${DOCS} lists all checks`)
     if (check.waivable === false)
       throw new InputError(
         'waiver.not-allowed',
-        `${text}: ${check.id} cannot be waived, since a later step would fail on it all the same`,
+        `${text}: ${check.id} cannot be waived, because a later step would fail on it anyway`,
       )
     if (findings.some((found) => covers(waiver, found.check, found.object))) continue
     const objects = findings.filter((found) => found.check === waiver.check).map((found) => found.object)
     const there = objects.length ? `${check.id} found ${someOf(objects, 5)}` : `${check.id} found nothing`
-    throw new InputError('waiver.unused', `${text} matches nothing: ${there}; take it out, or correct the name`)
+    throw new InputError('waiver.unused', `${text} matches nothing: ${there}. Remove it, or correct the name`)
   }
 }
 
@@ -118,7 +118,7 @@ function fill(template: string, names: Record<string, string | number>): string 
   })
 }
 
-/** Computes what several checks ask for only once for the same facts. */
+/** Caches what several checks compute from the same facts. */
 export function once<T>(compute: (facts: Facts) => T): (facts: Facts) => T {
   const known = new WeakMap<Facts, T>()
   return (facts) => {

@@ -5,10 +5,10 @@ import { cockroachSince } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { expectedRelations, foreignKeyRights } from './rights.ts'
 
-/** Stands where the password goes; the only thing to edit. */
+/** Placeholder for the password; the only thing to edit. */
 const PASSWORD = 'WRITE A PASSWORD HERE'
 
-/** What the migration user needs on the source, and no more; to be run by an administrator, again at will. */
+/** What the migration user needs on the source, and no more. An administrator runs it, as often as needed. */
 export function sourceGrants(facts: Facts, user: string): string {
   const { server, role, relations, statementsSchema } = facts.source
   const schema = ident(facts.settings.schema)
@@ -25,15 +25,15 @@ export function sourceGrants(facts: Facts, user: string): string {
     replication,
     `ALTER ROLE ${name} SET statement_timeout = 0;`,
     `ALTER ROLE ${name} SET idle_in_transaction_session_timeout = 0;`,
-    '-- Without it the transactions of others cannot be seen.',
+    '-- To see the transactions of other users.',
     `GRANT pg_read_all_stats TO ${name};`,
-    // Everybody may use `public`.
+    // Every role can use `public`.
     ...(statementsSchema && statementsSchema.name !== 'public'
       ? [`GRANT USAGE ON SCHEMA ${ident(statementsSchema.name)} TO ${name};`]
       : []),
     '-- For the publication, the heartbeat and the fence.',
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
-    // The owner of tables that belong to a superuser is given it below, and with it its member.
+    // The owner of tables that belong to a superuser gets it below, and the user through it.
     ...(tables.some((each) => each.ownerIsSuperuser) ? [] : [`GRANT USAGE ON SCHEMA ${schema} TO ${name};`]),
     ...sequences.map((each) => `GRANT SELECT ON SEQUENCE ${qualified(each.schema, each.name)} TO ${name};`),
     ...ownership(facts, user),
@@ -42,8 +42,8 @@ export function sourceGrants(facts: Facts, user: string): string {
 }
 
 /**
- * Only an owner may put a table into a publication and a fence on it, so the user becomes a member of the owner. Where
- * that is a superuser, membership would make the user one: those tables get an owner of their own.
+ * Only an owner can add a table to a publication and install a fence on it, so the user becomes a member of the owner. If
+ * the owner is a superuser, membership would make the user one, so those tables get an owner of their own.
  */
 function ownership(facts: Facts, user: string): string[] {
   const tables = expectedRelations(facts)
@@ -55,14 +55,14 @@ function ownership(facts: Facts, user: string): string[] {
   if (orphans.length) {
     const owner = `${user}_owner`
     grants.push(
-      '-- These tables belong to a superuser; membership of it would make the migration user one, too.',
+      '-- These tables belong to a superuser. Membership would make the migration user a superuser too.',
       `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ${literal(owner)}) THEN CREATE ROLE ${ident(owner)} NOLOGIN; END IF; END $$;`,
       `GRANT ${ident(owner)} TO ${ident(user)};`,
       `GRANT USAGE, CREATE ON SCHEMA ${ident(facts.settings.schema)} TO ${ident(owner)};`,
       ...orphans.map((each) => `ALTER TABLE ${qualified(each.schema, each.name)} OWNER TO ${ident(owner)};`),
     )
   }
-  return ['-- Only an owner may publish a table, and install the fence on it.', ...grants]
+  return ['-- Only an owner can publish a table and install the fence on it.', ...grants]
 }
 
 /** The same for the target: CockroachDB, or PostgreSQL in a rehearsal. */
@@ -84,10 +84,10 @@ export function targetGrants(facts: Facts, user: string): string {
           `DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ${literal(user)}) THEN CREATE ROLE ${name}; END IF; END $$;`,
           `ALTER ROLE ${name} LOGIN PASSWORD '${PASSWORD}';`,
         ]),
-    '-- For a login of its own for each leg of the stream.',
+    '-- To create one login for each leg of the stream.',
     `ALTER ROLE ${name} CREATEROLE;`,
     ...(server.isCockroach ? [`ALTER ROLE ${name} CREATELOGIN;`] : []),
-    '-- For the ledger, the staging schema, the heartbeat, and tables of molt itself in public.',
+    "-- For the ledger, the staging schema, the heartbeat, and molt's own tables in public.",
     `GRANT CONNECT, CREATE ON DATABASE ${ident(server.database)} TO ${name};`,
     `GRANT CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,
     `GRANT USAGE ON SCHEMA ${ident(schema.name)} TO ${name} WITH GRANT OPTION;`,
@@ -95,10 +95,10 @@ export function targetGrants(facts: Facts, user: string): string {
     ...incomplete(facts),
     ...(tables.length
       ? [
-          '-- To load and stream; with the grant option, since the logins of the stream are given the same.',
+          "-- To load and stream. With the grant option, because the stream's logins get the same rights.",
           `GRANT ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables.join(', ')} TO ${name} WITH GRANT OPTION;`,
           server.isCockroach
-            ? '-- DROP is for IMPORT INTO and TRUNCATE; CREATE for deferred indexes and constraints.'
+            ? '-- DROP is for IMPORT INTO and TRUNCATE, CREATE for deferred indexes and constraints.'
             : '',
           `GRANT ${more.join(', ')} ON TABLE ${tables.join(', ')} TO ${name};`,
         ]
@@ -108,7 +108,7 @@ export function targetGrants(facts: Facts, user: string): string {
     ...sequences.map((sequence) => `GRANT SELECT, UPDATE ON SEQUENCE ${sequence} TO ${name};`),
     ...(server.isCockroach
       ? [
-          '-- To see imports and changefeeds of others.',
+          '-- To see the imports and changefeeds of other users.',
           `GRANT SYSTEM VIEWJOB TO ${name};`,
           '-- For `observe` and the search for other writers: statements without values, sessions, the connection limit.',
           `GRANT SYSTEM VIEWACTIVITYREDACTED TO ${name};`,
@@ -121,7 +121,7 @@ export function targetGrants(facts: Facts, user: string): string {
               ]),
           '-- For IMPORT INTO over HTTP (`local-path`), and from buckets with implicit credentials or a custom endpoint.',
           `GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO ${name};`,
-          "-- For `mode: use-copy` and `direct-copy` MOLT's documentation asks for the role admin. Not granted here.",
+          '-- `mode: use-copy` and `direct-copy` require the role admin. Not granted here.',
         ]
       : []),
   ])
@@ -134,13 +134,13 @@ function incomplete(facts: Facts): string[] {
     : []
 }
 
-/** Expected tables that are not on the target yet: nothing can be granted on them. */
+/** Expected tables that do not exist on the target yet, so nothing can be granted on them. */
 export function missingTables({ settings, target }: Facts): string[] {
   const there = new Set(target.schema.tables.map(({ name }) => name))
   return settings.tables.filter((name) => !there.has(name))
 }
 
-/** Both ends of a foreign key are asked for rights when it is dropped and added again, also outside of the move. */
+/** Dropping and adding a foreign key requires rights at both ends, even outside the migration. */
 function onForeignKeys(facts: Facts, user: string): string[] {
   const asUser = {
     ...facts,
@@ -155,10 +155,10 @@ function onForeignKeys(facts: Facts, user: string): string[] {
   const grants = missing
     .filter(({ right }) => server.isCockroach || right === 'REFERENCES')
     .map(({ schema, table, right }) => `GRANT ${right} ON TABLE ${qualified(schema, table)} TO ${ident(user)};`)
-  return grants.length ? ['-- For foreign keys that are taken off for the load.', ...grants] : []
+  return grants.length ? ['-- To drop foreign keys for the load and add them again.', ...grants] : []
 }
 
-/** What other roles have and lose until the commit; without the grant option nobody could give it back. */
+/** What other roles have now and lose until the commit. Only the grant option lets anyone give it back. */
 function writeAccess({ target, settings }: Facts, user: string): string[] {
   if (settings.writeAccess === 'waive') return []
   const grants = target.writeGrants.filter(({ role }) => role !== user)

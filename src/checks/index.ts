@@ -7,7 +7,7 @@ import { tableChecks } from './tables.ts'
 import { targetChecks } from './target.ts'
 import { typeChecks } from './types.ts'
 
-/** The checks by group, in the order in which they are told. */
+/** The checks by group, in the order of the report. */
 export const GROUPS: readonly { prefixes: readonly string[]; title: string; checks: readonly Check[] }[] = [
   { prefixes: ['src'], title: 'Source server', checks: serverChecks },
   { prefixes: ['right'], title: 'Rights', checks: rightChecks },

@@ -7,8 +7,8 @@ import { loadBytes, loadSeconds } from './server.ts'
 const MIB = 2 ** 20
 
 /**
- * What `fetch` holds in memory at once: a batch of the largest average rows, for every reader of every table that is
- * read side by side. A row takes about twice its size on disk once it is decoded.
+ * What `fetch` holds in memory at once: a batch of the largest average rows, for every reader of every table read in
+ * parallel. A decoded row takes about twice its size on disk.
  */
 export function fetchMemory(facts: Facts): { bytes: number; largest: string } {
   const { tableConcurrency, exportConcurrency, rowBatchSize } = facts.settings
@@ -21,15 +21,15 @@ export function fetchMemory(facts: Facts): { bytes: number; largest: string } {
   return { bytes, largest: tables[0]?.name ?? '' }
 }
 
-/** Whether the load fits: into memory, into time, and one transaction into the stream. Estimates, and said to be. */
+/** Whether the load fits into memory and time, and each transaction into the stream. All estimates, and labelled so. */
 export const loadChecks: readonly Check[] = [
   {
     id: 'load.memory',
     severity: 'block',
     title: 'The load fits into the memory of this machine',
     protects:
-      'molt fetch holds row batches of several tables at once; without memory the system ends it, without a word.',
-    fix: 'Set `row-batch-size` of the load to {batch} or less, or take a larger runner.',
+      'molt fetch holds row batches of several tables at once. When memory runs out, the system kills it without a message.',
+    fix: 'Set `row-batch-size` of the load to {batch} or less, or use a larger runner.',
     *find(facts) {
       const { bytes, largest } = fetchMemory(facts)
       if (bytes > facts.machine.memoryBytes)
@@ -44,7 +44,7 @@ export const loadChecks: readonly Check[] = [
     id: 'load.memory-tight',
     severity: 'warn',
     title: 'The load leaves memory to spare',
-    protects: 'Rows vary in size: an estimate of more than half of the memory is a risk.',
+    protects: 'Rows vary in size, so an estimate above half of the memory is a risk.',
     fix: 'Set `row-batch-size` of the load to {batch} or less.',
     *find(facts) {
       const { bytes, largest } = fetchMemory(facts)
@@ -57,8 +57,8 @@ export const loadChecks: readonly Check[] = [
     id: 'load.time',
     severity: 'warn',
     title: "The load fits into the job's time",
-    protects: 'GitHub ends a job at its limit (6 h on its own runners): the load is lost, and the slot stays.',
-    fix: 'Take a runner of your own with `timeout-minutes: {minutes}` or more, or move the largest tables apart.',
+    protects: 'GitHub ends a job at its limit (6 h on hosted runners). The load is lost, and the slot stays.',
+    fix: 'Use a self-hosted runner with `timeout-minutes: {minutes}` or more, or move the largest tables in a migration of their own.',
     *find(facts) {
       const seconds = loadSeconds(facts)
       if (seconds * 1000 > facts.settings.jobLimit)
@@ -73,15 +73,15 @@ export const loadChecks: readonly Check[] = [
     id: 'load.session',
     severity: 'warn',
     title: "The load fits into the cloud session's time",
-    protects: 'Credentials from OIDC end, by default after an hour: uploads to the bucket fail from then on.',
-    fix: 'Ask for a longer session (`role-duration-seconds: {seconds}`), or let the runner’s own identity reach the bucket.',
+    protects: 'OIDC credentials expire, by default after one hour. Uploads to the bucket fail from then on.',
+    fix: 'Request a longer session (`role-duration-seconds: {seconds}`), or give the runner’s own identity access to the bucket.',
     *find(facts) {
       const seconds = loadSeconds(facts)
       const { sessionLimit } = facts.settings
       if (sessionLimit !== undefined && seconds * 1000 > sessionLimit)
         yield {
           object: 'source',
-          what: `the load takes about ${number(seconds / 60)} min; the session has ${number(sessionLimit / 60_000)} min`,
+          what: `the load takes about ${number(seconds / 60)} min; the session lasts ${number(sessionLimit / 60_000)} min`,
           names: { seconds: Math.ceil(seconds * 1.5) },
         }
     },
@@ -91,12 +91,12 @@ export const loadChecks: readonly Check[] = [
     severity: 'warn',
     title: 'No transaction is larger than the stream can hold',
     protects: 'The replicator holds one whole transaction in memory before it applies it.',
-    fix: 'Split it: no more than {rows} rows a transaction until the cutover.',
+    fix: 'Split it: at most {rows} rows per transaction until the cutover.',
     *find({ source: { statements } }) {
       if (statements && statements.largestRows > 100_000)
         yield {
           object: 'source',
-          what: `a statement writes ${number(statements.largestRows)} rows at a time (pg_stat_statements, average a call)`,
+          what: `a statement writes ${number(statements.largestRows)} rows at a time (pg_stat_statements, average per call)`,
           names: { rows: '100,000' },
         }
     },
@@ -106,18 +106,21 @@ export const loadChecks: readonly Check[] = [
     severity: 'info',
     title: 'The size of transactions is not known',
     protects:
-      'The replicator holds one whole transaction in memory; a nightly batch can be too large for it. And `observe` has no baseline.',
+      'The replicator holds one whole transaction in memory; a nightly batch can be too large for it. Without statistics, `observe` has no baseline either.',
     fix: 'CREATE EXTENSION pg_stat_statements; -- or ask who writes in batches',
     *find({ source: { statements } }) {
       if (!statements)
-        yield { object: 'source', what: 'pg_stat_statements is not there or not readable: large batches are not seen' }
+        yield {
+          object: 'source',
+          what: 'pg_stat_statements is not installed or not readable, so large batches go unnoticed',
+        }
     },
   },
 ]
 
 function memoryWords(facts: Facts, bytes: number): string {
   const { tableConcurrency, exportConcurrency, rowBatchSize } = facts.settings
-  return `${number(rowBatchSize)} rows a batch × ${exportConcurrency} readers × ${tableConcurrency} tables take about ${size(bytes)}; this machine has ${size(facts.machine.memoryBytes)}`
+  return `${number(rowBatchSize)} rows per batch × ${exportConcurrency} readers × ${tableConcurrency} tables take about ${size(bytes)}; this machine has ${size(facts.machine.memoryBytes)}`
 }
 
 function smallerBatch(facts: Facts, bytes: number): number {

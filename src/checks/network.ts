@@ -9,14 +9,14 @@ const DAY = 86_400_000
 const certificate = (facts: Facts, side: Side) =>
   side === 'source' ? facts.source.connection.certificateUntil : facts.target.certificateUntil
 
-/** The way to both databases, and the programs that will go it. */
+/** The way to both databases, and the programs that use it. */
 export const networkChecks: readonly Check[] = [
   {
     id: 'net.tls',
     severity: 'warn',
-    title: 'Both connections check whom they talk to',
-    protects: 'Below verify-full anybody on the way can read the data, or answer in place of the server.',
-    fix: 'Add `sslmode=verify-full` and `sslrootcert`, the file of the CA, to `{side}`.',
+    title: 'Both connections verify the server',
+    protects: 'Below verify-full, anyone on the network path can read the data or impersonate the server.',
+    fix: 'Add `sslmode=verify-full` and `sslrootcert`, the CA file, to `{side}`.',
     *find(facts) {
       for (const side of SIDES) {
         const { sslmode, local } = facts.machine.urls[side]
@@ -33,7 +33,7 @@ export const networkChecks: readonly Check[] = [
     id: 'net.certificate',
     severity: 'warn',
     title: "The servers' certificates outlast the migration",
-    protects: 'A certificate that ends while the stream runs stops it, and the cutover with it.',
+    protects: 'A certificate that expires while the stream runs stops the stream and the cutover.',
     fix: 'Renew the certificate of the {side} first.',
     *find(facts) {
       for (const side of SIDES) {
@@ -41,7 +41,7 @@ export const networkChecks: readonly Check[] = [
         if (until && until.getTime() - facts.machine.now.getTime() < 14 * DAY)
           yield {
             object: side,
-            what: `the certificate of the ${side} ends on ${until.toISOString().slice(0, 10)}`,
+            what: `the certificate of the ${side} expires on ${until.toISOString().slice(0, 10)}`,
             names: { side },
           }
       }
@@ -52,7 +52,7 @@ export const networkChecks: readonly Check[] = [
     severity: 'block',
     title: 'The passwords mean the same to every program',
     protects:
-      'A password with characters that are not encoded is cut or changed by one of the programs: it connects here, and fails there.',
+      'A password with characters that are not encoded is cut or changed by some programs: one connects and another fails.',
     fix: 'Percent-encode the password in `{side}`: node -p "encodeURIComponent(process.env.PASSWORD)"',
     *find(facts) {
       for (const side of SIDES)
@@ -63,14 +63,14 @@ export const networkChecks: readonly Check[] = [
   {
     id: 'net.bucket',
     severity: 'info',
-    title: 'Whether the target reaches the bucket is not checked',
+    title: 'Whether the target can reach the bucket is not checked',
     protects: 'IMPORT INTO reads the files from the cluster: its nodes, not this runner, must reach the bucket.',
     fix: "On the target: CHECK EXTERNAL CONNECTION '{bucket}?AUTH=implicit'; -- as the migration user",
     *find({ settings }) {
       if (settings.bucketPath)
         yield {
           object: 'target',
-          what: 'that the target can reach the bucket cannot be checked from here',
+          what: 'a runner cannot check whether the target reaches the bucket',
           names: { bucket: settings.bucketPath.replace(/\?.*/s, '') },
         }
     },
@@ -78,9 +78,9 @@ export const networkChecks: readonly Check[] = [
   {
     id: 'tool.missing',
     severity: 'warn',
-    title: 'molt and replicator are there',
-    protects: 'Without the tools their versions, and what those can and cannot do, are not known here.',
-    fix: 'Run `setup` before `prepare` in the same job; {tool} is missing.',
+    title: 'molt and replicator are installed',
+    protects: 'Without the tools, `prepare` cannot check their versions and capabilities.',
+    fix: 'Run `setup` before `prepare` in the same job. {tool} is missing.',
     *find({ machine: { tools } }) {
       for (const tool of ['molt', 'replicator'] as const)
         if (!tools[tool]) yield { object: tool, what: `${tool} is not on the PATH`, names: { tool } }
@@ -89,7 +89,7 @@ export const networkChecks: readonly Check[] = [
   {
     id: 'tool.denied',
     severity: 'block',
-    title: 'The version of molt is not known to lose data',
+    title: 'This version of molt has no known data loss',
     protects: 'molt 1.3.3 to 1.3.6 lose rows when an export query is retried.',
     fix: 'Install another version with `setup`.',
     *find({ machine: { tools } }) {
@@ -102,8 +102,8 @@ export const networkChecks: readonly Check[] = [
     id: 'tool.version',
     severity: 'info',
     title: 'Versions and digests of the tools',
-    protects: 'They are part of the plan: other programs may move the data otherwise.',
-    fix: 'Nothing to do: later steps refuse other programs. Waived for `molt` or `replicator`, they take whatever a job brings.',
+    protects: 'They are part of the plan, because other builds can move data differently.',
+    fix: 'Nothing to do: later steps refuse other builds. With a waiver for `molt` or `replicator`, they accept any build.',
     *find({ machine: { tools } }) {
       for (const tool of ['molt', 'replicator'] as const) {
         const found = tools[tool]

@@ -2,24 +2,24 @@ import * as z from 'zod'
 import { SEVERITIES } from './check.ts'
 
 const Finding = z.object({
-  check: z.string().describe('Stable id of the check, such as `tbl.no-key`; docs/checks.md tells what it means.'),
+  check: z.string().describe('Stable id of the check, such as `tbl.no-key`; docs/checks.md explains it.'),
   severity: z.enum(SEVERITIES),
-  object: z.string().describe('What it is about, as a waiver names it.'),
+  object: z.string().describe('The object, as a waiver names it.'),
   what: z.string(),
   fix: z.string(),
   waivedBy: z.string().optional().describe('The waiver that accepts it.'),
 })
 
-/** What `prepare` writes to preflight.json; docs/preflight.schema.json is made from this. */
+/** What `prepare` writes to preflight.json; docs/preflight.schema.json is generated from it. */
 export const Preflight = z
   .object({
     version: z.literal(1),
-    at: z.string().describe("Time of this machine's clock, ISO 8601."),
+    at: z.string().describe("Time by the runner's clock, ISO 8601."),
     migration: z.string(),
     verdict: z.enum(['pass', 'blocked']),
     counts: z.object({
-      checks: z.int().describe('Checks that were run.'),
-      block: z.int().describe('Findings that block, without those that are waived.'),
+      checks: z.int().describe('Number of checks run.'),
+      block: z.int().describe('Blocking findings that are not waived.'),
       warn: z.int(),
       info: z.int(),
       waived: z.int(),
@@ -29,14 +29,14 @@ export const Preflight = z
     tables: z.array(
       z.object({
         name: z.string(),
-        rows: z.number().describe("The planner's estimate; -1 when it has none."),
+        rows: z.number().describe('Planner estimate; -1 when there is none.'),
         bytes: z.number(),
       }),
     ),
     samples: z.object({
-      rowsPerTable: z.int().describe('At most that many rows of a table were looked at.'),
+      rowsPerTable: z.int().describe('Upper limit of sampled rows per table.'),
       tables: z.int(),
-      skipped: z.int().describe('Tables left out for want of time.'),
+      skipped: z.int().describe('Tables skipped for lack of time.'),
     }),
     estimate: z.object({ loadBytes: z.number(), loadSeconds: z.number(), memoryBytes: z.number() }),
     plan: z.object({ hash: z.string(), defer: z.string(), slot: z.string(), publication: z.string() }),

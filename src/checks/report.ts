@@ -18,7 +18,7 @@ const VERBS: Record<Severity, string> = { block: 'block', warn: 'warn', info: 'i
 const open = (findings: readonly Finding[], severity: Severity) =>
   findings.filter((each) => each.severity === severity && !each.waivedBy)
 
-/** Findings that block and that nobody has waived. */
+/** Blocking findings without a waiver. */
 export function blocking(findings: readonly Finding[]): Finding[] {
   return open(findings, 'block')
 }
@@ -34,7 +34,7 @@ function byCheck(findings: readonly Finding[]): [string, Finding[]][] {
   return [...groups]
 }
 
-/** One annotation a check: GitHub shows ten of a kind and drops the rest. */
+/** One annotation per check: GitHub shows ten of a kind and drops the rest. */
 export function annotate(findings: readonly Finding[]): void {
   const say = { block: error, warn: warning, info: notice }
   for (const severity of SEVERITIES)
@@ -46,14 +46,14 @@ export function annotate(findings: readonly Finding[]): void {
   for (const each of findings) if (each.waivedBy) info(`waived by ${each.waivedBy}: ${each.what}`)
 }
 
-/** The job summary: the verdict, what blocks, what was waived, and then the rest; the fix beside each. */
+/** The job summary: verdict, blocking findings, waived ones, then the rest, each with its fix. */
 export function summaryOf(facts: Facts, findings: readonly Finding[], hash: string): string {
   const of = (severity: Severity) => open(findings, severity)
   const waived = findings.filter((each) => each.waivedBy)
   const blocked = of('block').length
   const head = [
     `### ${blocked ? '⛔' : '✅'} Preflight: ${blocked ? `${plural(blocked, 'finding')} ${blocked === 1 ? 'blocks' : 'block'}` : 'nothing blocks'}`,
-    `${plural(of('warn').length, 'warning')}, ${number(of('info').length)} for information, ${number(waived.length)} waived, by ${number(CHECKS.length)} checks. Plan \`${hash.slice(0, 12)}\`.`,
+    `${plural(of('warn').length, 'warning')}, ${number(of('info').length)} informational, ${number(waived.length)} waived, from ${number(CHECKS.length)} checks. Plan \`${hash.slice(0, 12)}\`.`,
     moved(facts),
   ]
   const parts = [
@@ -66,7 +66,7 @@ export function summaryOf(facts: Facts, findings: readonly Finding[], hash: stri
   return [...head, ...parts, sampleNote(facts), tableList(tables.map(({ name }) => name))].filter(Boolean).join('\n\n')
 }
 
-/** What would be moved, from where to where, and about how long it takes. */
+/** What would be moved, from where to where, and how long it takes. */
 function moved(facts: Facts): string {
   const { source, target, settings } = facts
   const minutes = Math.max(1, Math.ceil(loadSeconds(facts) / 60))
@@ -110,8 +110,8 @@ function waivedSection(findings: readonly Finding[]): string {
 
 function sampleNote({ source: { samples } }: Facts): string {
   if (!samples.tables && !samples.skipped) return ''
-  const left = samples.skipped ? `; ${number(samples.skipped)} tables were left out for want of time` : ''
-  return `Data were sampled: the first ${number(samples.rowsPerTable)} rows at most of ${number(samples.tables)} tables${left}. What was not seen may still be there.`
+  const left = samples.skipped ? `; ${number(samples.skipped)} tables were skipped for lack of time` : ''
+  return `Rows were sampled: up to the first ${number(samples.rowsPerTable)} of each of ${number(samples.tables)} tables${left}. Other rows can still hold such values.`
 }
 
 function tableList(names: readonly string[]): string {
@@ -172,9 +172,9 @@ function checkName(id: string): string {
   return `[\`${id}\`](${server}/${repository}/blob/${ref || 'main'}/${DOCS}#${anchorOf(id)})`
 }
 
-/** A fix is there to be copied: in code, on one line. */
+/** A fix is meant to be copied: as code, on one line. */
 function fixCell(fix: string): string {
-  return fix.length > LONGEST ? 'It is too long for here: see preflight.json.' : markdownCode(fix)
+  return fix.length > LONGEST ? 'Too long for this table: see preflight.json.' : markdownCode(fix)
 }
 
 const LONGEST = 1000

@@ -13,7 +13,7 @@ export const expectedRelations = once(({ source: { relations }, settings }: Fact
 
 export const nameOf = (relation: { schema: string; name: string }) => `${relation.schema}.${relation.name}`
 
-/** What this user lacks to drop and add again each foreign key that deferral takes off. */
+/** What this user lacks to drop and recreate each deferred foreign key. */
 export function foreignKeyRights(facts: Facts): { schema: string; table: string; right: 'CREATE' | 'REFERENCES' }[] {
   const { target, settings } = facts
   const { role, schema, server } = target
@@ -39,7 +39,7 @@ export function foreignKeyRights(facts: Facts): { schema: string; table: string;
   return [...lacking.values()]
 }
 
-/** Whether the load is still to come. */
+/** Whether the load has yet to start. */
 function loads({ settings }: Facts): boolean {
   return ['undefined', 'planned', 'prepared'].includes(String(settings.phase))
 }
@@ -48,14 +48,14 @@ function has(system: readonly string[], privilege: string): boolean {
   return system.includes(privilege) || system.includes('ALL')
 }
 
-/** What the migration user must be allowed to do, on both sides. */
+/** What the migration user must be allowed to do on both sides. */
 export const rightChecks: readonly Check[] = [
   {
     id: 'right.schema',
     severity: 'block',
     waivable: false,
-    title: 'The migration user may use the schema',
-    protects: 'Without USAGE every table of it is out of reach.',
+    title: 'The migration user can use the schema',
+    protects: 'Without USAGE, none of its tables can be read.',
     fix: 'GRANT USAGE ON SCHEMA {schema} TO {role};',
     *find({ source: { role }, settings }) {
       if (!role.schemaUsage)
@@ -69,8 +69,8 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.read',
     severity: 'block',
-    title: 'The migration user may read every table and sequence',
-    protects: 'The load fails at the first table that it may not read; sequences cannot be carried over.',
+    title: 'The migration user can read every table and sequence',
+    protects: 'The load fails at the first table that it cannot read, and sequences cannot be set on the target.',
     fix: 'GRANT SELECT ON {object} TO {role};',
     *find(facts) {
       const { role, relations } = facts.source
@@ -79,7 +79,7 @@ export const rightChecks: readonly Check[] = [
         if (!each.readable)
           yield {
             object: nameOf(each),
-            what: `${role.name} may not read ${nameOf(each)}`,
+            what: `${role.name} cannot read ${nameOf(each)}`,
             names: { object: qualified(each.schema, each.name), role: ident(role.name) },
           }
     },
@@ -88,8 +88,8 @@ export const rightChecks: readonly Check[] = [
     id: 'right.replication',
     severity: 'block',
     waivable: false,
-    title: 'The migration user may replicate',
-    protects: 'Neither the slot nor the stream is allowed without it.',
+    title: 'The migration user can replicate',
+    protects: 'Both the slot and the stream require it.',
     fix: '{sql}',
     *find({ source: { role } }) {
       if (role.superuser || role.replication || role.providerGranted.length) return
@@ -97,7 +97,7 @@ export const rightChecks: readonly Check[] = [
       const name = ident(role.name)
       yield {
         object: role.name,
-        what: `${role.name} has neither REPLICATION nor a role that stands for it`,
+        what: `${role.name} has neither REPLICATION nor a provider role that grants it`,
         names: { sql: provider ? `GRANT ${ident(provider)} TO ${name};` : `ALTER ROLE ${name} REPLICATION;` },
       }
     },
@@ -106,7 +106,7 @@ export const rightChecks: readonly Check[] = [
     id: 'right.create',
     severity: 'block',
     waivable: false,
-    title: 'The migration user may create in the source database',
+    title: 'The migration user can create schemas in the source database',
     protects: 'The publication, the heartbeat and the fence are created there.',
     fix: 'GRANT CREATE ON DATABASE {database} TO {role};',
     *find({ source: { role, server } }) {
@@ -122,15 +122,15 @@ export const rightChecks: readonly Check[] = [
     id: 'right.owner',
     severity: 'block',
     waivable: false,
-    title: 'The migration user owns the tables, by itself or as a member of their owner',
-    protects: 'Only an owner may put a table into a publication, and install the fence on it.',
+    title: 'The migration user owns the tables, directly or as a member of their owner',
+    protects: 'Only an owner can add a table to a publication and install the fence on it.',
     fix: '{sql}',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (!each.owned)
           yield {
             object: nameOf(each),
-            what: `${nameOf(each)} belongs to ${each.owner}, and ${facts.source.role.name} is no member of it`,
+            what: `${nameOf(each)} belongs to ${each.owner}, and ${facts.source.role.name} is not a member of that role`,
             names: { sql: ownerStatements(each, facts.source.role.name).join(' ') },
           }
     },
@@ -139,7 +139,7 @@ export const rightChecks: readonly Check[] = [
     id: 'right.row-security',
     severity: 'block',
     title: 'Row-level security hides no rows from the migration user',
-    protects: 'Rows that a policy hides are not loaded and not missed: both sides look equal to this user.',
+    protects: 'Rows that a policy hides are neither loaded nor compared, so both sides look equal to this user.',
     fix: 'ALTER ROLE {role} BYPASSRLS; -- or: ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;',
     *find(facts) {
       for (const each of expectedRelations(facts))
@@ -154,15 +154,15 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.statistics',
     severity: 'block',
-    title: 'The migration user may see the statements and sessions of others',
-    protects: 'Without it `observe` has no baseline, and does not see who still uses the source after the commit.',
+    title: 'The migration user can see the statements and sessions of other users',
+    protects: 'Without it, `observe` has no baseline and cannot see who still uses the source after the commit.',
     fix: 'GRANT {right} TO {role};',
     *find({ source: { role, statementsSchema } }) {
       const names = { role: ident(role.name) }
       if (!role.seesOthers)
         yield {
           object: role.name,
-          what: `${role.name} is no member of pg_read_all_stats`,
+          what: `${role.name} is not a member of pg_read_all_stats`,
           names: { ...names, right: 'pg_read_all_stats' },
         }
       if (statementsSchema && !statementsSchema.usable)
@@ -176,8 +176,8 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.target-tables',
     severity: 'block',
-    title: 'The migration user may write the tables on the target',
-    protects: 'The load or the stream fails at the first table where it may not.',
+    title: 'The migration user can write to the tables on the target',
+    protects: 'The load or the stream fails at the first table where it cannot.',
     fix: 'GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {table} TO {role};',
     *find({ target: { relations, role }, settings }) {
       const expected = new Set(settings.tables)
@@ -196,9 +196,9 @@ export const rightChecks: readonly Check[] = [
     id: 'right.target-create',
     severity: 'block',
     waivable: false,
-    title: 'The migration user may create on the target',
+    title: 'The migration user can create objects on the target',
     protects:
-      'The ledger and the staging schema are created in the database, the heartbeat in the schema, and tables of molt itself in public.',
+      "The ledger and the staging schema are created in the database, the heartbeat in the schema, and molt's own tables in public.",
     fix: 'GRANT {right} TO {role};',
     *find({ target: { role, server }, settings }) {
       const schema = ident(settings.targetSchema)
@@ -220,28 +220,28 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.target-logins',
     severity: 'block',
-    title: 'The migration user may create logins on the target, and give them rights on the tables',
+    title: 'The migration user can create logins on the target and grant them rights on the tables',
     protects:
-      'Each leg of the stream writes under a login of its own, which is retired when the leg ends: a replicator on a machine that was paused can then not apply old changes over new ones. Without it the migration user gives up its own rights to write just before the commit, which CockroachDB refuses to owners and administrators. No row is proved while it is streamed then: `final-verify: auto` compares every row in the write pause, and `changed` is refused.',
+      'Each leg of the stream writes under its own login, which is revoked when the leg ends, so a replicator on a machine that was paused cannot apply old changes over new ones. Without such logins, the migration user gives up its own write rights just before the commit, which CockroachDB refuses for owners and administrators. Rows then cannot be proved while they stream: `final-verify: auto` compares every row in the write pause, and `changed` is refused.',
     fix: '{sql}',
     *find({ target: { role, server }, settings }) {
       const user = ident(role.name)
       if (!role.createRole)
         yield {
           object: role.name,
-          what: `${role.name} may not create logins on the target`,
+          what: `${role.name} cannot create logins on the target`,
           names: { sql: `ALTER ROLE ${user} CREATEROLE${server.isCockroach ? ' CREATELOGIN' : ''};` },
         }
       if (!role.usageGrantable)
         yield {
           object: settings.targetSchema,
-          what: `${role.name} could not give USAGE on the schema ${settings.targetSchema} of the target to a login of the stream`,
+          what: `${role.name} cannot grant USAGE on the schema ${settings.targetSchema} of the target to a stream login`,
           names: { sql: `GRANT USAGE ON SCHEMA ${ident(settings.targetSchema)} TO ${user} WITH GRANT OPTION;` },
         }
       for (const { table, rights } of role.ungivenToLogins)
         yield {
           object: `${settings.targetSchema}.${table}`,
-          what: `${role.name} could not give ${rights.join(', ')} on ${settings.targetSchema}.${table} of the target to a login of the stream`,
+          what: `${role.name} cannot grant ${rights.join(', ')} on ${settings.targetSchema}.${table} of the target to a stream login`,
           names: {
             sql: `GRANT ${rights.join(', ')} ON TABLE ${qualified(settings.targetSchema, table)} TO ${user} WITH GRANT OPTION;`,
           },
@@ -252,14 +252,14 @@ export const rightChecks: readonly Check[] = [
     id: 'right.target-sequences',
     severity: 'block',
     waivable: false,
-    title: 'The migration user may read and set the sequences on the target',
-    protects: 'They are set in the cutover: one that is not hands out numbers that rows have already.',
+    title: 'The migration user can read and set the sequences on the target',
+    protects: 'The cutover sets them. A sequence that is not set hands out numbers that rows already have.',
     fix: 'GRANT SELECT, UPDATE ON SEQUENCE {sequence} TO {role};',
     *find({ target: { role }, settings: { targetSchema } }) {
       for (const sequence of role.lockedSequences)
         yield {
           object: `${targetSchema}.${sequence}`,
-          what: `${role.name} may not read and set the sequence ${targetSchema}.${sequence} on the target`,
+          what: `${role.name} cannot read and set the sequence ${targetSchema}.${sequence} on the target`,
           names: { sequence: qualified(targetSchema, sequence), role: ident(role.name) },
         }
     },
@@ -267,8 +267,8 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.target-settings',
     severity: 'block',
-    title: 'The migration user may see cluster settings on the target',
-    protects: 'Without it `observe` cannot tell how near the connections are to their limit.',
+    title: 'The migration user can see cluster settings on the target',
+    protects: 'Without it, `observe` cannot compare the number of connections with their limit.',
     fix: 'GRANT SYSTEM VIEWCLUSTERSETTING TO {role};',
     *find({ target: { role, sight } }) {
       if (sight && !sight.settings)
@@ -283,8 +283,8 @@ export const rightChecks: readonly Check[] = [
     id: 'right.target-defer',
     severity: 'block',
     waivable: false,
-    title: 'The migration user may take indexes and constraints off the target',
-    protects: 'Deferral drops them and builds them again: for that CockroachDB asks for CREATE on the table.',
+    title: 'The migration user can drop indexes and constraints on the target',
+    protects: 'Deferral drops and rebuilds them, for which CockroachDB requires CREATE on the table.',
     fix: '{sql} -- or set `defer: none`',
     *find({ target: { relations, role, server }, settings }) {
       if (!settings.defer.indexes && !settings.defer.constraints) return
@@ -294,7 +294,7 @@ export const rightChecks: readonly Check[] = [
         const right = server.isCockroach ? `CREATE ON TABLE ${name}` : ident(owners.get(table) ?? '')
         yield {
           object: `${settings.targetSchema}.${table}`,
-          what: `${role.name} may not alter ${settings.targetSchema}.${table} on the target`,
+          what: `${role.name} cannot alter ${settings.targetSchema}.${table} on the target`,
           names: { sql: `GRANT ${right} TO ${ident(role.name)};` },
         }
       }
@@ -303,9 +303,9 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.target-activity',
     severity: 'block',
-    title: 'The migration user may see statements and sessions on the target',
+    title: 'The migration user can see statements and sessions on the target',
     protects:
-      'Without it SHOW CLUSTER SESSIONS shows only its own sessions, so other writers are missed, and `observe` is inconclusive.',
+      'Without it, SHOW CLUSTER SESSIONS shows only its own sessions: other writers are missed, and `observe` is inconclusive.',
     fix: 'GRANT SYSTEM VIEWACTIVITYREDACTED TO {role};',
     *find({ target: { role, sight } }) {
       if (sight && !sight.activity)
@@ -320,9 +320,9 @@ export const rightChecks: readonly Check[] = [
     id: 'right.target-foreign-key',
     severity: 'block',
     waivable: false,
-    title: 'The migration user may take foreign keys off and add them again',
+    title: 'The migration user can drop foreign keys and add them again',
     protects:
-      'A foreign key that was dropped for the load could not be added again: that asks for CREATE on its own table, and for CREATE (REFERENCES from CockroachDB 26.3 on) on the one it refers to, also outside of the move.',
+      'A foreign key that was dropped for the load could not be added again. That requires CREATE on its own table, and CREATE (REFERENCES from CockroachDB 26.3 on) on the referenced table, even outside the migration.',
     fix: '{sql} -- or set `defer: none`',
     *find(facts) {
       for (const { schema, table, right } of foreignKeyRights(facts)) {
@@ -331,7 +331,7 @@ export const rightChecks: readonly Check[] = [
         const name = qualified(schema, table)
         yield {
           object: `${schema}.${table}`,
-          what: `${role.name} has no ${right} on ${schema}.${table} of the target, and a foreign key of it is taken off for the load`,
+          what: `${role.name} has no ${right} on ${schema}.${table} of the target, which has a deferred foreign key`,
           names: {
             sql:
               server.isCockroach || right === 'REFERENCES'
@@ -348,7 +348,7 @@ export const rightChecks: readonly Check[] = [
     waivable: false,
     title: 'The migration user can give write access back after the commit',
     protects:
-      'Write access to the target is taken away until the commit. Where it could not be given back, the application would be locked out of both sides.',
+      'Write access to the target is revoked until the commit. If it could not be given back, the application would be locked out of both sides.',
     fix: '{sql} -- or set `write-access: waive`',
     *find({ target: { role, server, relations }, settings }) {
       if (settings.writeAccess === 'waive' || !['undefined', 'planned', 'prepared'].includes(String(settings.phase)))
@@ -359,7 +359,7 @@ export const rightChecks: readonly Check[] = [
         const option = grantOptionStatements(settings.targetSchema, lost, role.name)
         yield {
           object: `${settings.targetSchema}.${table}`,
-          what: `${role.name} could not give back what is taken on the target: ${grantsText(lost)}`,
+          what: `${role.name} could not give back these rights on the target: ${grantsText(lost)}`,
           names: {
             sql: server.isCockroach ? `${option.join('; ')};` : `GRANT ${ident(owner)} TO ${ident(role.name)};`,
           },
@@ -370,7 +370,7 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.target-control-job',
     severity: 'block',
-    title: 'The migration user may cancel its own imports',
+    title: 'The migration user can cancel its own imports',
     protects:
       'Up to v24.3, CANCEL JOB requires admin or CONTROLJOB. A load that fails or is aborted would leave its tables offline.',
     fix: 'GRANT SYSTEM CONTROLJOB TO {role};',
@@ -389,9 +389,9 @@ export const rightChecks: readonly Check[] = [
     id: 'right.target-implicit-access',
     severity: 'block',
     waivable: false,
-    title: "The migration user may import from the load's files",
+    title: "The migration user can import from the load's files",
     protects:
-      'IMPORT INTO over HTTP, from an endpoint of your own or with implicit credentials requires EXTERNALIOIMPLICITACCESS. Without it the load fails after every row was exported.',
+      'IMPORT INTO over HTTP, from a custom endpoint or with implicit credentials requires EXTERNALIOIMPLICITACCESS. Without it the load fails after every row was exported.',
     fix: 'GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO {role};',
     *find(facts) {
       const { role, server } = facts.target
@@ -407,7 +407,7 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.target-copy',
     severity: 'block',
-    title: 'The migration user may load by COPY',
+    title: 'The migration user can load by COPY',
     protects:
       '`mode: use-copy` and `direct-copy` load by COPY FROM, which requires the role admin. Without it the load fails at its first row.',
     fix: 'GRANT admin TO {role}; -- or load by IMPORT INTO: `mode: import`',
@@ -425,9 +425,9 @@ export const rightChecks: readonly Check[] = [
   {
     id: 'right.target-import',
     severity: 'block',
-    title: 'The migration user may run IMPORT INTO',
+    title: 'The migration user can run IMPORT INTO',
     protects:
-      'IMPORT INTO takes a table offline and asks for DROP on it; COPY (`mode: use-copy`, `direct-copy`) does not.',
+      'IMPORT INTO takes a table offline and requires DROP on it. COPY (`mode: use-copy`, `direct-copy`) does not.',
     fix: 'GRANT DROP ON TABLE {table} TO {role};',
     *find({ target: { role }, settings }) {
       for (const table of role.withoutDrop)
@@ -441,8 +441,8 @@ export const rightChecks: readonly Check[] = [
 ]
 
 /**
- * Makes a role a member of a table's owner. Membership of a superuser would make the role one, so such a table gets an
- * owner of its own.
+ * Makes a role a member of a table's owner. Membership of a superuser would make the role a superuser, so such a table gets
+ * an owner of its own.
  */
 function ownerStatements(
   { schema, name, owner, ownerIsSuperuser }: { schema: string; name: string; owner: string; ownerIsSuperuser: boolean },

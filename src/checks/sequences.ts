@@ -4,17 +4,17 @@ import { numbersLeft, type Sequence, unfitSequence } from '../sql/sequences.ts'
 import type { Check, Hit } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 
-/** Fewer numbers than this are a matter of days for a busy table. */
+/** A busy table uses fewer numbers than this within days. */
 const FEW = 10_000n
 
-/** Computed from the definitions of both sides: `setval` on the target would survive a rollback. */
+/** Computed from both sides' definitions: a trial `setval` on the target would survive a rollback. */
 export const sequenceChecks: readonly Check[] = [
   {
     id: 'tgt.sequence-definition',
     severity: 'block',
-    title: 'A sequence counts alike on both sides',
+    title: 'A sequence counts the same way on both sides',
     protects:
-      'Frameworks that reserve numbers in blocks, such as Hibernate, take the increment for granted: with another one, inserts collide. A sequence that cycles on one side only repeats numbers, or ends.',
+      'Frameworks that reserve numbers in blocks, such as Hibernate, rely on the increment: with a different one, inserts collide. A sequence that cycles on one side only repeats numbers, or runs out.',
     fix: '{fix}',
     *find(facts) {
       for (const { sequence, there } of pairs(facts)) {
@@ -28,14 +28,13 @@ export const sequenceChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Every sequence has numbers left on the target',
-    protects:
-      'The cutover cannot set the sequence beyond the numbers that are used, or every insert on the target fails.',
+    protects: 'The cutover cannot set the sequence beyond the used numbers, or every insert on the target fails.',
     fix: '{fix}',
     *find(facts) {
       const { targetSchema } = facts.settings
       for (const { sequence, there, used } of pairs(facts)) {
         const unfit = unfitSequence(sequence, there, targetSchema, used)
-        // Another direction is the definition's.
+        // A different direction is a matter of the definition.
         if (unfit && sequence.increment > 0n === there.increment > 0n)
           yield { object: `${targetSchema}.${sequence.name}`, what: unfit.what, names: { fix: unfit.fix } }
       }
@@ -45,9 +44,8 @@ export const sequenceChecks: readonly Check[] = [
     id: 'tgt.sequence-margin',
     severity: 'warn',
     title: 'Every sequence has many numbers left',
-    protects:
-      'The cutover leaves `sequence-margin` numbers out for inserts that are under way; near its end a sequence has fewer.',
-    fix: 'Widen the column of {table} that it feeds to bigint, with the bounds of the sequence, on both sides and before the load.',
+    protects: 'The cutover skips `sequence-margin` numbers for inserts in flight; near its end, a sequence has fewer.',
+    fix: "Widen the column of {table} that it feeds, and the sequence's bounds, to bigint on both sides before the load.",
     *find(facts) {
       for (const { sequence, there, used } of pairs(facts)) {
         const left = used === null || sequence.cycle ? FEW : numbersLeft(there, used)
@@ -62,7 +60,7 @@ export const sequenceChecks: readonly Check[] = [
   },
 ]
 
-/** Each moved sequence, and the target's of that name. */
+/** Each moved sequence with the target's sequence of that name. */
 function* pairs({ source, target }: Facts): Iterable<{ sequence: Sequence; there: Sequence; used: bigint | null }> {
   const byName = new Map(target.sequences.map((each) => [each.name, each]))
   for (const { sequence, used } of source.sequences) {
@@ -71,12 +69,12 @@ function* pairs({ source, target }: Facts): Iterable<{ sequence: Sequence; there
   }
 }
 
-/** The clauses of ALTER SEQUENCE by which the target's would count like the source's. */
+/** The ALTER SEQUENCE clauses that make the target's sequence count like the source's. */
 function differences(here: Sequence, there: Sequence): string[] {
   const bounds = here.min !== there.min || here.max !== there.max
   return [
     here.increment !== there.increment && `INCREMENT BY ${here.increment}`,
-    // Bounds decide where a sequence that cycles starts over; otherwise a wider one does no harm.
+    // Bounds decide where a cycling sequence starts over; otherwise a wider one does no harm.
     ((here.cycle && bounds) || here.increment > 0n !== there.increment > 0n) &&
       `MINVALUE ${here.min} MAXVALUE ${here.max}`,
     here.cycle !== there.cycle && (here.cycle ? 'CYCLE' : 'NO CYCLE'),
@@ -90,9 +88,9 @@ function definitionHit({ settings, target }: Facts, here: Sequence, wanted: stri
   if (target.server.isCockroach && wanted.includes('CYCLE'))
     return {
       object: name,
-      what: `${what}, and sequences of CockroachDB do not cycle`,
+      what: `${what}, and CockroachDB's sequences do not cycle`,
       names: {
-        fix: 'Draw the numbers another way on both sides. Waive this only while the sequence is far from its end.',
+        fix: 'Generate the numbers another way on both sides. Waive this only while the sequence is far from its end.',
       },
     }
   const sql = `ALTER SEQUENCE ${qualified(settings.targetSchema, here.name)} ${wanted.join(' ')}`

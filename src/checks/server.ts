@@ -18,7 +18,7 @@ const role = (facts: Facts) => ident(facts.source.role.name)
 
 type Limit = keyof Facts['source']['server']['connectionsFree']
 
-/** Raises the limit that holds the role back; `more` connections are missing. */
+/** Raises the limit that applies to the role; `more` connections are missing. */
 const RAISE: Record<Limit, (facts: Facts, more: number) => string> = {
   server: (_, more) => `ALTER SYSTEM SET max_connections = …; -- ${more} more at least, then restart`,
   role: (facts, more) => `ALTER ROLE ${role(facts)} CONNECTION LIMIT -1; -- or ${more} more`,
@@ -26,7 +26,7 @@ const RAISE: Record<Limit, (facts: Facts, more: number) => string> = {
     `ALTER DATABASE ${ident(server.database)} CONNECTION LIMIT -1; -- or ${more} more`,
 }
 
-/** The source server: what the load and the stream need of it, and what would break them off. */
+/** The source server: what the load and the stream need, and what would interrupt them. */
 export const serverChecks: readonly Check[] = [
   {
     id: 'src.version',
@@ -34,8 +34,8 @@ export const serverChecks: readonly Check[] = [
     waivable: false,
     title: 'The source is a PostgreSQL that the tools support',
     protects:
-      'MOLT loads from PostgreSQL 11 to 16 and verifies 12 to 16; others fail in the middle or in ways unknown.',
-    fix: 'Upgrade the source to PostgreSQL 12 to 16, or move a logical replica of it.',
+      'MOLT loads from PostgreSQL 11 to 16 and verifies 12 to 16; other versions fail partway or unpredictably.',
+    fix: 'Upgrade the source to PostgreSQL 12 to 16, or migrate from a logical replica.',
     *find(facts) {
       const version = major(facts)
       if (version < 11 || version > 16) yield* source(true, `the source is PostgreSQL ${version}`)
@@ -47,8 +47,9 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The source is the primary',
-    protects: 'A replica takes no slot for MOLT, no publication, and no fence: writes go on elsewhere.',
-    fix: 'Write the primary into `source`; `SELECT pg_is_in_recovery()` must say false there.',
+    protects:
+      "MOLT's slot, the publication and the fence cannot be created on a replica, and writes continue on the primary.",
+    fix: 'Set `source` to the primary, where `SELECT pg_is_in_recovery()` returns false.',
     find: (facts) => source(facts.source.server.inRecovery, 'the source is in recovery: it is a replica'),
   },
   {
@@ -56,7 +57,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'wal_level is logical',
-    protects: 'Without it no logical slot can be made, and the load ends before it begins.',
+    protects: 'Without it, no logical slot can be created, and the load fails at once.',
     fix: "ALTER SYSTEM SET wal_level = 'logical'; -- then restart the server (providers: parameter `rds.logical_replication` or `cloudsql.logical_decoding`)",
     find: (facts) => source(facts.source.server.walLevel !== 'logical', `wal_level is ${facts.source.server.walLevel}`),
   },
@@ -65,7 +66,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'A replication slot is free',
-    protects: 'The load creates a slot first; with none free it fails.',
+    protects: 'The load creates a slot first; with none free, it fails.',
     fix: 'ALTER SYSTEM SET max_replication_slots = {wanted}; -- then restart; or drop slots nobody reads: SELECT slot_name FROM pg_replication_slots WHERE NOT active',
     find: ({ source: { server } }) =>
       source(!server.slot && server.slotsFree < 1, `all ${server.slotsMax} replication slots are taken`, {
@@ -77,7 +78,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'A slot and a WAL sender are free for the change log',
     protects:
-      'The rolling proof reads through a slot of its own which rows change. Without it every row is compared in the write pause, which grows with the data.',
+      'The rolling proof reads the changed rows through its own slot. Without it, every row is compared in the write pause, which grows with the data.',
     fix: 'ALTER SYSTEM SET max_replication_slots = {slots}; ALTER SYSTEM SET max_wal_senders = {senders}; -- then restart',
     find: ({ source: { server } }) => {
       const [own, reader] = [server.slot ? 0 : 1, server.slot?.active ? 0 : 1]
@@ -91,7 +92,7 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.slots-reserve',
     severity: 'warn',
-    title: 'There are replication slots to spare',
+    title: 'Replication slots remain for others',
     protects: 'A standby or backup that needs a slot during the migration finds none.',
     fix: 'ALTER SYSTEM SET max_replication_slots = {wanted}; -- then restart',
     find: ({ source: { server } }) =>
@@ -106,7 +107,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'A WAL sender is free',
-    protects: 'The stream reads through a WAL sender; with none free it never begins.',
+    protects: 'The stream reads through a WAL sender; with none free, it never starts.',
     fix: 'ALTER SYSTEM SET max_wal_senders = {wanted}; -- then restart',
     find: ({ source: { server } }) =>
       source(server.sendersFree < 1 && !server.slot?.active, `all ${server.sendersMax} WAL senders are taken`, {
@@ -116,8 +117,9 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.senders-reserve',
     severity: 'warn',
-    title: 'There are WAL senders to spare',
-    protects: 'After a broken connection the old sender lingers until its timeout, and the new one needs another.',
+    title: 'WAL senders remain for others',
+    protects:
+      'After a broken connection the old sender lingers until its timeout, and the new connection needs another one.',
     fix: 'ALTER SYSTEM SET max_wal_senders = {wanted}; -- then restart',
     find: ({ source: { server } }) =>
       source(
@@ -131,7 +133,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'A slot that nobody reads cannot fill the disk',
     protects:
-      'With max_slot_wal_keep_size at -1 the source keeps all WAL since the slot was last read: a stream that stops on Friday is a full disk on Sunday.',
+      'With max_slot_wal_keep_size at -1 the source keeps all WAL since the slot was last read. A stream that stops on Friday fills the disk by Sunday.',
     fix: "ALTER SYSTEM SET max_slot_wal_keep_size = '{keep}'; SELECT pg_reload_conf(); -- or watch the disk: {days} GiB a day at the rate measured now",
     find: ({ source: { server } }) =>
       source(
@@ -148,7 +150,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'The slot survives the load',
     protects:
-      'When more WAL is written during the load than max_slot_wal_keep_size holds, the slot is lost, and with it the load.',
+      'If the source writes more WAL during the load than max_slot_wal_keep_size holds, the slot and the load are lost.',
     fix: "ALTER SYSTEM SET max_slot_wal_keep_size = '{keep}'; SELECT pg_reload_conf();",
     *find(facts) {
       const { server } = facts.source
@@ -157,7 +159,7 @@ export const serverChecks: readonly Check[] = [
       if (limit >= 0 && needed > limit)
         yield* source(
           true,
-          `max_slot_wal_keep_size is ${number(limit / MIB)} MiB; at the ${rate(server.walBytesPerSecond)} measured now twice the load's estimated time writes ${number(needed / MIB)} MiB`,
+          `max_slot_wal_keep_size is ${number(limit / MIB)} MiB; at the ${rate(server.walBytesPerSecond)} measured now, twice the load's estimated time writes ${number(needed / MIB)} MiB`,
           { keep: `${Math.ceil((needed * 2) / GIB)}GB` },
         )
     },
@@ -167,7 +169,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'warn',
     title: 'wal_sender_timeout leaves time for a large transaction',
     protects:
-      'While it applies a large transaction the replicator does not answer; the server cuts it off, and it begins again.',
+      'The replicator does not answer while it applies a large transaction, so the server ends its connection, and it starts over.',
     fix: "ALTER ROLE {role} SET wal_sender_timeout = '60s';",
     find: (facts) => {
       const { senderTimeoutMs } = facts.source.server
@@ -181,15 +183,14 @@ export const serverChecks: readonly Check[] = [
     id: 'src.long-transaction',
     severity: 'warn',
     title: 'No transaction is open for long',
-    protects:
-      'The slot is not made before every transaction from before has ended; the fence waits for those that write.',
+    protects: 'The slot is created only after every older transaction has ended; the fence waits for those that write.',
     fix: 'End it, or: SELECT pg_terminate_backend({pid});',
     *find({ source: { transactions }, settings }) {
       for (const each of transactions)
         if (each.kind === 'transaction' && each.ageMs > settings.longTransaction)
           yield {
             object: each.who.split(' (')[0] as string,
-            what: `${each.who} has a transaction open since ${number(each.ageMs / 1000)} s`,
+            what: `${each.who} has had a transaction open for ${number(each.ageMs / 1000)} s`,
             names: { pid: each.who.split(' ')[1] as string },
           }
     },
@@ -198,7 +199,7 @@ export const serverChecks: readonly Check[] = [
     id: 'src.prepared-transaction',
     severity: 'block',
     title: 'No prepared transaction is left over',
-    protects: 'It has no session that could end; the slot and the fence would wait for it without end.',
+    protects: 'It has no session that could end, so the slot and the fence would wait for it indefinitely.',
     fix: 'ROLLBACK PREPARED {gid}; -- or COMMIT PREPARED, as its owner decides',
     *find({ source: { transactions } }) {
       for (const each of transactions)
@@ -206,7 +207,7 @@ export const serverChecks: readonly Check[] = [
           const gid = each.who.slice(0, each.who.lastIndexOf(' ('))
           yield {
             object: gid,
-            what: `the transaction ${each.who} is prepared since ${number(each.ageMs / 1000)} s`,
+            what: `the transaction ${each.who} has been prepared for ${number(each.ageMs / 1000)} s`,
             names: { gid: literal(gid) },
           }
         }
@@ -215,8 +216,8 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.connections',
     severity: 'block',
-    title: 'There are connections enough for the load',
-    protects: 'The load opens tables × readers at once; the application is the one that is then refused.',
+    title: 'There are enough connections for the load',
+    protects: 'The load opens tables × readers at once; the application would then be refused.',
     fix: 'Lower `table-concurrency` or `export-concurrency`, or: {raise}',
     *find(facts) {
       const { tableConcurrency, exportConcurrency } = facts.settings
@@ -226,7 +227,7 @@ export const serverChecks: readonly Check[] = [
       if (free >= needed) return
       yield* source(
         true,
-        `${Math.max(0, free)} connections are free for this role by the limit of the ${limit}; ${tableConcurrency} tables × ${exportConcurrency} readers and 6 more need ${needed}`,
+        `the limit of the ${limit} leaves this role ${Math.max(0, free)} free connections; ${tableConcurrency} tables × ${exportConcurrency} readers and 6 more need ${needed}`,
         { raise: RAISE[limit](facts, needed - free) },
       )
     },
@@ -249,8 +250,8 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     title: 'The connection goes to one server process',
     protects:
-      'Through a transaction pooler or a balancer a snapshot of one connection is not there on the next: the load fails or, worse, reads two states.',
-    fix: "Write the primary's own host and port (5432, not 6432 or the pooler's endpoint) into `source`.",
+      'Behind a transaction pooler or a balancer, the snapshot of one connection may not exist on the next: the load fails or, worse, reads two states.',
+    fix: "Set `source` to the primary's own host and port (5432, not 6432 or the pooler's endpoint).",
     *find({ source: { connection } }) {
       for (const doubt of connection.doubts) yield { object: 'source', what: doubt }
     },
@@ -259,16 +260,16 @@ export const serverChecks: readonly Check[] = [
     id: 'src.slot-exists',
     severity: 'block',
     waivable: false,
-    title: 'No slot of that name is there',
-    protects: "The load fails on it; and it may be another system's, which would lose its place in the stream.",
+    title: 'No slot of that name exists',
+    protects: 'The load fails on it. It can also belong to another system, which would lose its place in the stream.',
     fix: "SELECT pg_drop_replication_slot('{slot}'); -- if nobody needs it; else name another one in `slot`",
     *find(facts) {
       const { slot } = facts.source.server
       if (!slot || begun(facts)) return
-      const reader = slot.active ? `and PID ${slot.active_pid} reads it now` : 'and nobody reads it now'
+      const reader = slot.active ? `and PID ${slot.active_pid} reads it now` : 'and no client reads it now'
       yield {
         object: facts.settings.slot,
-        what: `the slot ${facts.settings.slot} exists already (${slot.plugin}, database ${slot.database}), ${reader}`,
+        what: `the slot ${facts.settings.slot} already exists (${slot.plugin}, database ${slot.database}), ${reader}`,
         names: { slot: facts.settings.slot },
       }
     },
@@ -276,15 +277,15 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.publication-exists',
     severity: 'block',
-    title: "The publication is not somebody else's",
-    protects: 'MOLT drops and creates the publication under a fixed name: whoever streams from it loses their stream.',
+    title: 'The publication belongs to this migration',
+    protects: 'MOLT drops and creates the publication under a fixed name, which breaks any other stream that reads it.',
     fix: 'DROP PUBLICATION {publication}; -- if nobody needs it; else move that stream to a publication of another name first',
     *find(facts) {
       const { publication } = facts.source
       if (!publication || facts.settings.phase !== undefined) return
       yield {
         object: facts.settings.publication,
-        what: `the publication ${facts.settings.publication} exists already; it belongs to ${publication.owner} and sends ${publication.allTables ? 'all tables' : plural(publication.tables.length, 'table')}`,
+        what: `the publication ${facts.settings.publication} already exists; it belongs to ${publication.owner} and sends ${publication.allTables ? 'all tables' : plural(publication.tables.length, 'table')}`,
         names: { publication: ident(facts.settings.publication) },
       }
     },
@@ -294,7 +295,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     title: 'The publication sends expected tables only',
     protects:
-      'The stream ignores schemas: a change of another schema’s table is written into the table of that name on the target.',
+      "The stream ignores schemas: a change in another schema’s table is written to the target's table of that name.",
     fix: 'DROP PUBLICATION {publication};',
     *find({ source: { publication }, settings }) {
       if (publication?.allTables)
@@ -309,7 +310,7 @@ export const serverChecks: readonly Check[] = [
     id: 'src.publication-partial',
     severity: 'block',
     title: 'The publication sends whole tables',
-    protects: 'A row filter or column list leaves out rows or columns, without a word.',
+    protects: 'A row filter or column list silently leaves out rows or columns.',
     fix: 'ALTER PUBLICATION {publication} DROP TABLE {table}; ALTER PUBLICATION {publication} ADD TABLE {table};',
     *find({ source: { publication }, settings }) {
       for (const each of publication?.tables ?? [])
@@ -328,7 +329,7 @@ export const serverChecks: readonly Check[] = [
     id: 'src.publication-truncate',
     severity: 'warn',
     title: 'The publication does not send TRUNCATE',
-    protects: 'One TRUNCATE on the source stops the stream for good.',
+    protects: 'One TRUNCATE on the source stops the stream permanently.',
     fix: "ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete');",
     *find({ source: { publication }, settings }) {
       if (!publication?.truncate) return
@@ -346,7 +347,7 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The source belongs to no other migration',
-    protects: "MOLT's publication has a fixed name: a second migration would drop the first one's.",
+    protects: "MOLT's publication has a fixed name, so a second migration would drop the publication of the first.",
     fix: 'Run `cleanup` with `migration: {migration}` first.',
     *find({ source: { owner }, settings }) {
       if (owner !== undefined && owner !== settings.migration)
@@ -356,24 +357,24 @@ export const serverChecks: readonly Check[] = [
   {
     id: 'src.masked',
     severity: 'block',
-    title: 'What `mask` has begun here is proved',
+    title: 'The masked copy in the source is proved',
     protects:
-      'Rows that `mask` wrote and did not prove may hold people: whoever may not see production would, on the target and in logs.',
-    fix: 'Run `mask` again, until it is proved.',
+      'Rows that `mask` wrote but did not prove can hold personal data, and would expose it on the target and in logs.',
+    fix: 'Run `mask` again until its proof succeeds.',
     find: ({ source: { masked } }) =>
       source(
         masked !== null && masked !== 'proved',
         masked === 'unknown'
-          ? 'the source was made by `mask`, and this role may not read in molt_actions_mask.run whether it was proved'
-          : `the source was made by \`mask\`, and is not proved (${masked})`,
+          ? '`mask` made the source, and this role cannot read molt_actions_mask.run, which says whether it was proved'
+          : `\`mask\` made the source and has not proved it (${masked})`,
       ),
   },
   {
     id: 'src.fence',
     severity: 'block',
     waivable: false,
-    title: 'Nobody holds the fence',
-    protects: 'Writes are paused by another run, whose work would be mixed with this one.',
+    title: 'The fence is not armed',
+    protects: 'Another run has paused writes, and the two would interfere.',
     fix: 'Wait for that run, or lift it with the action `fence` and `do: lift`.',
     find: ({ source: { fence } }) => source(fence === 'armed', 'the fence on the source is armed'),
   },
@@ -382,13 +383,13 @@ export const serverChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The source was not cut over',
-    protects: 'The source refuses writes for good since a cutover that was committed: the target has taken over.',
-    fix: 'This source was cut over: there is nothing left to prepare. To come back use `rollback`; when the way back is not needed any more, `cleanup`.',
+    protects: 'A cutover was committed: the source refuses writes permanently, and the target has taken over.',
+    fix: 'This source was cut over, so there is nothing to prepare. To go back, run `rollback`. When you no longer need the way back, run `cleanup`.',
     find: ({ source: { fence } }) => source(fence === 'permanent', 'the fence on the source is permanent'),
   },
 ]
 
-/** Seconds that the load is taken to last, by size and the rate that was told. */
+/** Estimated seconds of the load, by size and the given rate. */
 export function loadSeconds(facts: Facts): number {
   return loadBytes(facts) / facts.settings.loadRate
 }

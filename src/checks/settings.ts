@@ -3,7 +3,7 @@ import { number } from '../runtime/progress.ts'
 import type { Check, Hit } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 
-/** One setting that the tools inherit, and the value under which they work. */
+/** One setting that the tools inherit, and the value they need. */
 interface Rule {
   name: string
   wanted: string
@@ -13,7 +13,7 @@ interface Rule {
 const exactly = (name: string, wanted: string): Rule => ({ name, wanted, right: (value) => value === wanted })
 const unlimited = (name: string): Rule => ({ name, wanted: '0', right: (value) => !(Number(value) > 0) })
 
-/** By these, values are written and read. */
+/** Settings that decide how values are written and read. */
 const TEXT_FORMS: readonly Rule[] = [
   { name: 'datestyle', wanted: 'ISO, MDY', right: (value) => value.startsWith('ISO') },
   exactly('intervalstyle', 'postgres'),
@@ -30,7 +30,7 @@ const WAITS = ['lock_timeout', 'idle_session_timeout', 'transaction_timeout'].ma
 
 const FIX = '{fix}'
 
-/** What molt and the replicator inherit from the role, the database, the server and the URL; our own sessions do not. */
+/** What molt and the replicator inherit from the role, the database, the server and the URL. Our own sessions do not. */
 function settingChecks(side: Side): Check[] {
   const prefix = side === 'source' ? 'src' : 'tgt'
   const find =
@@ -42,9 +42,9 @@ function settingChecks(side: Side): Check[] {
       id: `${prefix}.session-settings`,
       severity: 'block',
       waivable: false,
-      title: `The tools write values on the ${side} as they read them`,
+      title: `The tools write values on the ${side} in the form they read`,
       protects:
-        'Dates, intervals, bytes and numbers in another form are refused on the other side, or read as other values.',
+        'Dates, intervals, bytes and numbers in another form are refused by the other side, or read as different values.',
       fix: FIX,
       find: find(...TEXT_FORMS),
     },
@@ -52,7 +52,7 @@ function settingChecks(side: Side): Check[] {
       id: `${prefix}.time-zone`,
       severity: 'warn',
       title: `The tools use UTC on the ${side}`,
-      protects: 'Times before time zones were standardized have offsets with seconds, which not every program reads.',
+      protects: 'Times before time zones were standardized have offsets with seconds, which some programs cannot read.',
       fix: FIX,
       find: find(TIME_ZONE),
     },
@@ -60,11 +60,11 @@ function settingChecks(side: Side): Check[] {
       id: `${prefix}.read-only`,
       severity: 'block',
       waivable: false,
-      title: `The tools may write to the ${side}`,
+      title: `The tools can write to the ${side}`,
       protects:
         side === 'source'
-          ? 'The load creates a publication and a slot, and the heartbeat is written; in a read-only session it fails.'
-          : 'Every row of the load and of the stream is refused in a read-only session.',
+          ? 'The load creates a publication and a slot, and the heartbeat is written. All of this fails in a read-only session.'
+          : 'A read-only session refuses every row of the load and the stream.',
       fix: FIX,
       find: find(READ_WRITE),
     },
@@ -81,7 +81,7 @@ function settingChecks(side: Side): Check[] {
       severity: 'block',
       waivable: false,
       title: `The search path of the tools on the ${side} has a schema`,
-      protects: 'Without one, a name without a schema finds nothing, and nothing can be created by it.',
+      protects: 'Without one, unqualified names find nothing and cannot be created.',
       fix: FIX,
       find: (facts) => searchPath(facts, side),
     },
@@ -95,7 +95,7 @@ export const sourceSettingChecks: readonly Check[] = [
   {
     id: 'src.statement-timeout',
     severity: 'block',
-    title: "The role's statements are not cut off",
+    title: "The role's statements do not time out",
     protects: 'A statement_timeout ends the export of a large table partway, and the load with it.',
     fix: FIX,
     find: (facts) => hitOf(facts, 'source', STATEMENTS),
@@ -103,9 +103,9 @@ export const sourceSettingChecks: readonly Check[] = [
   {
     id: 'src.idle-timeout',
     severity: 'block',
-    title: "The role's open transactions are not cut off",
+    title: "The role's open transactions do not time out",
     protects:
-      'The load holds its snapshot in a transaction that is idle while others read; when it ends, so does the load.',
+      'The load holds its snapshot in a transaction that sits idle while others read. If it ends, so does the load.',
     fix: FIX,
     find: (facts) => hitOf(facts, 'source', IDLE_TRANSACTIONS),
   },
@@ -129,7 +129,7 @@ function searchPath(facts: Facts, side: Side): Hit[] {
   return [hit(facts, side, `no schema of the search_path of the role ${facts[side].role.name} exists`, rule, false)]
 }
 
-/** The setting of a role in a database wins over those of the role, the database and the server. */
+/** The setting of a role in a database overrides those of the role, the database and the server. */
 function hit(facts: Facts, side: Side, what: string, { name, wanted }: Rule, byUrl: boolean): Hit {
   const { role, server } = facts[side]
   const object = role.name

@@ -26,7 +26,7 @@ interface ColumnPair {
   target: SchemaColumn
 }
 
-/** Columns with their counterparts, but for those between which no check could find a difference: most of them. */
+/** Columns with their counterparts, except the many pairs in which no check could find a difference. */
 const columnPairs = once((facts: Facts): ColumnPair[] => {
   const found: ColumnPair[] = []
   const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
@@ -55,7 +55,7 @@ function areAlike(source: SchemaColumn, target: SchemaColumn, isFed: boolean): b
   )
 }
 
-/** Pairs whose types are not written alike. */
+/** Pairs whose types are written differently. */
 const unlike = once((facts: Facts) =>
   columnPairs(facts).filter(
     ({ source, target }) => source.type !== target.type || (source.labels === null) !== (target.labels === null),
@@ -69,15 +69,15 @@ function columnHit({ table, source, target }: ColumnPair, what: string, more: Hi
 
 const WIDTHS: Record<string, number> = { smallint: 2, integer: 4, bigint: 8 }
 
-/** Of the target: whether each expected table waits there with the columns and the key of the source. */
+/** Whether the target has each expected table with the source's columns and key. */
 export const shapeChecks: readonly Check[] = [
   {
     id: 'tgt.table',
     severity: 'block',
     waivable: false,
-    title: 'Every expected table is on the target',
-    protects: 'molt fetch passes over a missing table with a warning, and still says that it is complete.',
-    fix: 'Run `npm run convert -- --source URL --out DIR` (or the action `convert`) and create {table} from its `1-tables.sql`, or leave the table out: `exclude-tables`',
+    title: 'Every expected table exists on the target',
+    protects: 'molt fetch skips a missing table with a warning, and still reports success.',
+    fix: 'Run `npm run convert -- --source URL --out DIR` (or the action `convert`) and create {table} from its `1-tables.sql`, or leave the table out with `exclude-tables`',
     *find(facts) {
       const offline = new Set(facts.target.offline.map(({ table }) => table))
       for (const { source, target } of pairs(facts))
@@ -114,14 +114,14 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Both sides have the same key columns in the same order',
-    protects: 'MOLT moves no row of such a table, names it as loaded all the same, and exits 0.',
+    protects: 'MOLT moves no row of such a table, yet reports it as loaded and exits 0.',
     fix: 'ALTER TABLE {table} ALTER PRIMARY KEY USING COLUMNS ({columns});',
     *find(facts) {
       for (const { source, target } of pairs(facts))
         if (target && source.key.join('\n') !== target.key.join('\n'))
           yield {
             object: nameOf(target),
-            what: `${nameOf(target)} has the primary key (${target.key.join(', ') || 'none'}), and (${source.key.join(', ') || 'none'}) on the source`,
+            what: `${nameOf(target)} has the primary key (${target.key.join(', ') || 'none'}), but (${source.key.join(', ') || 'none'}) on the source`,
             names: { table: qualified(target.schema, target.name), columns: source.key.map(ident).join(', ') || '…' },
           }
     },
@@ -130,8 +130,8 @@ export const shapeChecks: readonly Check[] = [
     id: 'tgt.column-missing',
     severity: 'block',
     waivable: false,
-    title: 'Every column is on the target',
-    protects: 'MOLT leaves the column out and loads the rest; the stream stops at the first change.',
+    title: 'Every column exists on the target',
+    protects: 'MOLT skips the column and loads the rest. The stream stops at the first change.',
     fix: 'ALTER TABLE {table} ADD COLUMN {column} {type};',
     *find(facts) {
       for (const { source, target } of pairs(facts)) {
@@ -155,7 +155,8 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'The target has no column that the source lacks',
-    protects: 'The tools compare such a table as different, or not at all; NOT NULL without a default stops the load.',
+    protects:
+      'The tools report such a table as different, or do not compare it. NOT NULL without a default stops the load.',
     fix: 'ALTER TABLE {table} DROP COLUMN {column}; -- or add it to the source',
     *find(facts) {
       for (const { source, target } of pairs(facts)) {
@@ -164,7 +165,7 @@ export const shapeChecks: readonly Check[] = [
           if (target && !known.has(column.name))
             yield {
               object: `${nameOf(target)}.${column.name}`,
-              what: `${nameOf(target)}.${column.name} is on the target only`,
+              what: `${nameOf(target)}.${column.name} exists only on the target`,
               names: { table: qualified(target.schema, target.name), column: ident(column.name) },
             }
       }
@@ -174,15 +175,15 @@ export const shapeChecks: readonly Check[] = [
     id: 'tgt.type',
     severity: 'block',
     waivable: false,
-    title: 'Columns have types between which values can be moved',
-    protects: 'MOLT leaves such a column out, and the counts stay clean.',
+    title: "Values can be moved between the columns' types",
+    protects: 'MOLT skips such a column, and the row counts still match.',
     fix: '{change}',
     *find(facts) {
       for (const each of unlike(facts))
         if (typeFamily(each.source) !== typeFamily(each.target))
-          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`, {
+          yield columnHit(each, `is ${each.target.type}, but ${each.source.type} on the source`, {
             change: lacksType(facts, each.source.detail)
-              ? 'Change the column on the source first: CockroachDB lacks its type, and another check tells which to take.'
+              ? 'Change the column on the source first. CockroachDB lacks its type; another check names the type to use.'
               : `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.source.name)} TYPE ${each.source.type};`,
           })
     },
@@ -190,28 +191,28 @@ export const shapeChecks: readonly Check[] = [
   {
     id: 'tgt.int-narrow',
     severity: 'block',
-    title: 'Integers are as wide as on the source',
+    title: 'Integers are at least as wide as on the source',
     protects: 'The first value beyond the narrower type stops the load or the stream.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
       for (const each of unlike(facts)) {
         const [here, there] = [WIDTHS[each.source.type], WIDTHS[each.target.type]]
         if (here && there && there < here)
-          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+          yield columnHit(each, `is ${each.target.type}, but ${each.source.type} on the source`)
       }
     },
   },
   {
     id: 'tgt.length',
     severity: 'block',
-    title: 'Text and numbers have room enough',
+    title: 'Text and numbers fit',
     protects:
-      'The first longer value stops the load or the stream ("value too long"), or is rounded, and the final comparison finds it.',
+      'The first longer value stops the load or the stream ("value too long"), or is rounded and fails the final comparison.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
       for (const each of unlike(facts))
         if (typeFamily(each.source) === typeFamily(each.target) && tooShort(each.source.type, each.target.type))
-          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+          yield columnHit(each, `is ${each.target.type}, but ${each.source.type} on the source`)
     },
   },
   {
@@ -219,7 +220,7 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     title: 'MOLT compares the values of both types as equal',
     protects:
-      'Such a pair is moved without an error, and compared by molt verify as different values: the write pause ends red, whatever was clean before.',
+      'Such values move without an error, but molt verify reports them as different: the cutover fails in the write pause, even if earlier verifies were clean.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE {type};',
     *find(facts) {
       for (const each of unlike(facts))
@@ -227,7 +228,7 @@ export const shapeChecks: readonly Check[] = [
           typeFamily(each.source) === typeFamily(each.target) &&
           comparedOtherwise(each.source.type, each.target.type)
         )
-          yield columnHit(each, `is ${each.target.type}, and ${each.source.type} on the source`)
+          yield columnHit(each, `is ${each.target.type}, but ${each.source.type} on the source`)
     },
   },
   {
@@ -235,16 +236,15 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Enums have the same labels in the same order',
-    protects:
-      'A missing label stops the stream; another order sorts and compares otherwise: ORDER BY and ranges change.',
-    fix: 'Create the type of {table}.{column} anew as ENUM ({labels})',
+    protects: 'A missing label stops the stream. A different order changes ORDER BY and range comparisons.',
+    fix: 'Recreate the type of {table}.{column} as ENUM ({labels})',
     *find(facts) {
       for (const each of columnPairs(facts)) {
         const { source, target } = each
         if (source.labels && target.labels && source.labels.join('\n') !== target.labels.join('\n'))
           yield columnHit(
             each,
-            `has the labels ${target.labels.join(', ')}, and ${source.labels.join(', ')} on the source`,
+            `has the labels ${target.labels.join(', ')}, but ${source.labels.join(', ')} on the source`,
             {
               labels: source.labels.map(literal).join(', '),
             },
@@ -257,7 +257,7 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'No GENERATED ALWAYS AS IDENTITY on the target',
-    protects: 'ALWAYS refuses the values that load and stream bring (428C9): the stream stops for ever.',
+    protects: 'ALWAYS refuses the values of the load and the stream (428C9), so the stream stops permanently.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET GENERATED BY DEFAULT;',
     *find(facts) {
       for (const each of columnPairs(facts))
@@ -276,8 +276,8 @@ export const shapeChecks: readonly Check[] = [
     severity: 'block',
     title: 'Generated columns are generated on both sides',
     protects:
-      'The tools carry no generated column: a plain one on the target stays empty, a generated one refuses values.',
-    fix: 'Make {column} of {table} the same on both sides: generated and stored, or plain.',
+      'The tools move no generated column: a plain column on the target stays empty, and a generated one refuses values.',
+    fix: 'Make {table}.{column} the same on both sides: generated and stored, or plain.',
     *find(facts) {
       for (const each of columnPairs(facts))
         if (each.source.generated !== each.target.generated)
@@ -288,13 +288,13 @@ export const shapeChecks: readonly Check[] = [
     id: 'tgt.not-null',
     severity: 'block',
     title: 'No column is NOT NULL on the target only',
-    protects: 'The first NULL of the source stops the load or the stream.',
+    protects: 'The first NULL from the source stops the load or the stream.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL; -- on the target',
     *find(facts) {
       for (const each of columnPairs(facts))
         if (each.target.notNull && !each.source.notNull)
           yield {
-            ...columnHit(each, 'is NOT NULL, and nullable on the source'),
+            ...columnHit(each, 'is NOT NULL, but nullable on the source'),
             apply: {
               side: 'target',
               sql: `ALTER TABLE ${qualified(each.table.schema, each.table.name)} ALTER COLUMN ${ident(each.target.name)} DROP NOT NULL`,
@@ -306,24 +306,24 @@ export const shapeChecks: readonly Check[] = [
     id: 'tgt.nullable',
     severity: 'warn',
     title: 'NOT NULL of the source is kept',
-    protects: 'After the switch the target takes NULL where the application relies on a value.',
+    protects: 'After the switch, the target accepts NULL where the application relies on a value.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL; -- on the target',
     *find(facts) {
       for (const each of columnPairs(facts))
         if (each.source.notNull && !each.target.notNull)
-          yield columnHit(each, 'is nullable, and NOT NULL on the source')
+          yield columnHit(each, 'is nullable, but NOT NULL on the source')
     },
   },
   {
     id: 'tgt.default',
     severity: 'warn',
-    title: 'Defaults of the source are there on the target',
-    protects: 'After the switch an INSERT that leaves the column out writes NULL, or fails.',
-    fix: 'Set the default of {column} of {table} on the target; it is {default} on the source.',
+    title: "The source's defaults exist on the target",
+    protects: 'After the switch, an INSERT without the column writes NULL or fails.',
+    fix: 'Set the default of {table}.{column} on the target. On the source it is {default}.',
     *find(facts) {
       const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
       const there = new Set(facts.target.schema.sequences.map((each) => `${each.table}.${each.column}`))
-      // The catalog shows a default to whoever has a right on the table; a right that is missing is a finding of its own.
+      // The catalog shows a default to every role with a right on the table; a missing right has a finding of its own.
       const hidden = new Set(facts.target.relations.filter(isHidden).map(({ name }) => name))
       for (const each of columnPairs(facts)) {
         if (each.source.generated || each.target.default !== null || hidden.has(each.table.name)) continue
@@ -331,7 +331,7 @@ export const shapeChecks: readonly Check[] = [
         const key = `${each.table.name}.${each.source.name}`
         const wanted = each.source.default ?? (fed.has(key) ? 'a sequence' : null)
         if (wanted !== null && !there.has(key))
-          yield columnHit(each, `has no default, and ${wanted} on the source`, { default: wanted })
+          yield columnHit(each, `has no default, but ${wanted} on the source`, { default: wanted })
       }
     },
   },
@@ -348,7 +348,7 @@ function lacksType(facts: Facts, detail: ColumnDetail | undefined): boolean {
   )
 }
 
-/** MOLT reads both in their own binary form: 0.1 as a real is another number as a double, and `char(5)` keeps its 5 characters. */
+/** MOLT reads both in their binary form: 0.1 differs between real and double precision, and `char(5)` keeps its 5 characters. */
 function comparedOtherwise(source: string, target: string): boolean {
   const isReal = (type: string) => /^real/.test(type)
   const padding = (type: string) => /^character(\(\d+\))/.exec(type)?.[1]
@@ -361,7 +361,7 @@ function tooShort(source: string, target: string): boolean {
   const [here, there] = [sizes(source), sizes(target)]
   if (/^time/.test(target)) return isNarrower(source, target)
   if (target.startsWith('interval') || there[0] === undefined) return false
-  // A bit string of another length is refused, the shorter one too.
+  // A bit string of any other length is refused, even a shorter one.
   if (/^bit\(/.test(target)) return source.replace('[]', '') !== target.replace('[]', '')
   if (here[0] === undefined) return true
   if (there.length < 2) return there[0] < here[0]

@@ -1,9 +1,9 @@
 import type { ColumnDetail } from '../model/schema.ts'
 
 /*
- * What CockroachDB makes of PostgreSQL's types and features, by its documentation. The only place that knows versions:
- * `since` is the first CockroachDB that has it (major, minor), null where none has it. An entry is a check of its own,
- * `typ.<name>` or `use.<name>`, that speaks when the target is CockroachDB and older than `since`.
+ * What CockroachDB's documentation says about PostgreSQL's types and features. The only place that knows versions:
+ * `since` is the first CockroachDB version that has it (major, minor), null where none has it. Each entry is a check,
+ * `typ.<name>` or `use.<name>`, that reports a hit when the target is CockroachDB older than `since`.
  */
 
 export type Since = readonly [major: number, minor: number] | null
@@ -15,14 +15,14 @@ export interface TypeSupport {
   types?: RegExp
   kinds?: string
   since: Since
-  /** Set when CockroachDB has the type, but MOLT's documentation says that it does not move it. */
+  /** Set when CockroachDB has the type, but MOLT's documentation says that MOLT does not move it. */
   unmoved?: true
   consequence: string
-  /** The type to take on the target, and how to get there. */
+  /** The type to use on the target, and how to get there. */
   instead: string
 }
 
-/** Whether an entry speaks of this type. */
+/** Whether an entry covers this type. */
 export function isOf({ types, kinds }: TypeSupport, { typeName, kind }: ColumnDetail): boolean {
   return (types?.test(typeName) || kinds?.includes(kind)) ?? false
 }
@@ -51,7 +51,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     kinds: 'm',
     since: null,
     consequence: 'CockroachDB has no multirange types; the column cannot be created.',
-    instead: 'Move {column} of {table} into a table of its own, one row a range.',
+    instead: 'Move {column} of {table} into a table of its own, one row per range.',
   },
   {
     name: 'composite',
@@ -60,8 +60,8 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     since: [23, 1],
     unmoved: true,
     consequence:
-      'CockroachDB has composite types since 23.1; MOLT does not translate their values and fails on the table.',
-    instead: 'Split {column} of {table} into a column a field, or take jsonb: to_jsonb({column})',
+      'CockroachDB has had composite types since 23.1; MOLT does not translate their values and fails on the table.',
+    instead: 'Split {column} of {table} into one column per field, or use jsonb: to_jsonb({column})',
   },
   {
     name: 'xml',
@@ -84,7 +84,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: 'Geometric types (point, line, box, circle …)',
     types: /^(point|line|lseg|box|path|polygon|circle)$/,
     since: null,
-    consequence: "CockroachDB has spatial types (GEOMETRY), and none of PostgreSQL's geometric ones.",
+    consequence: "CockroachDB has spatial types (GEOMETRY), but none of PostgreSQL's geometric types.",
     instead: 'Split {column} of {table} into numbers, such as point into x and y double precision.',
   },
   {
@@ -92,7 +92,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: 'Network types other than inet (cidr, macaddr)',
     types: /^(cidr|macaddr|macaddr8)$/,
     since: null,
-    consequence: 'Of the network types CockroachDB has inet only.',
+    consequence: 'Of the network types, CockroachDB has only inet.',
     instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text; -- cidr also fits inet',
   },
   {
@@ -110,14 +110,14 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     since: [20, 2],
     unmoved: true,
     consequence: "CockroachDB has both types; MOLT's load and stream do not support them.",
-    instead: 'Move {table} by other means, or carry {column} as text (ST_AsEWKT) and build it on the target.',
+    instead: 'Move {table} by other means, or move {column} as text (ST_AsEWKT) and rebuild it on the target.',
   },
   {
     name: 'postgis-other',
     title: 'PostGIS types that CockroachDB lacks (box3d, raster …)',
     types: /^(box3d|raster|topogeometry|geometry_dump|rastbandarg)$/,
     since: null,
-    consequence: 'CockroachDB has GEOMETRY, GEOGRAPHY and BOX2D only.',
+    consequence: 'CockroachDB has only GEOMETRY, GEOGRAPHY and BOX2D.',
     instead: 'Convert {column} of {table} to geometry, or leave it out.',
   },
   {
@@ -125,15 +125,15 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: 'citext',
     types: /^citext$/,
     since: [25, 3],
-    consequence: 'CockroachDB has citext since 25.3; before that, comparisons would become case-sensitive.',
-    instead: 'Upgrade the target to 25.3, or take text for {column} of {table} with a unique index on lower({column}).',
+    consequence: 'CockroachDB has had citext since 25.3; before that, comparisons would become case-sensitive.',
+    instead: 'Upgrade the target to 25.3, or use text for {column} of {table} with a unique index on lower({column}).',
   },
   {
     name: 'ltree',
     title: 'ltree',
     types: /^l(tree|query|txtquery)$/,
     since: [25, 4],
-    consequence: 'CockroachDB has ltree since 25.4.',
+    consequence: 'CockroachDB has had ltree since 25.4.',
     instead:
       'Upgrade the target to 25.4, or: ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text;',
   },
@@ -142,7 +142,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: 'vector (pgvector)',
     types: /^vector$/,
     since: [24, 2],
-    consequence: 'CockroachDB has vector since 24.2.',
+    consequence: 'CockroachDB has had vector since 24.2.',
     instead: 'Upgrade the target to 24.2 or newer for {column} of {table}.',
   },
   {
@@ -150,15 +150,15 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: 'tsvector and tsquery',
     types: /^ts(vector|query)$/,
     since: [23, 1],
-    consequence: 'CockroachDB has full-text search since 23.1.',
-    instead: 'Make {column} of {table} a column that the target computes: GENERATED ALWAYS AS (to_tsvector(…)) STORED',
+    consequence: 'CockroachDB has had full-text search since 23.1.',
+    instead: 'Let the target compute {column} of {table}: GENERATED ALWAYS AS (to_tsvector(…)) STORED',
   },
   {
     name: 'jsonpath',
     title: 'jsonpath',
     types: /^jsonpath$/,
     since: [25, 2],
-    consequence: 'CockroachDB has jsonpath since 25.2.',
+    consequence: 'CockroachDB has had jsonpath since 25.2.',
     instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text;',
   },
   {
@@ -166,7 +166,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     title: "PostgreSQL's internal types (pg_lsn, xid, tid, txid_snapshot …)",
     types: /^(xid|xid8|cid|tid|txid_snapshot|pg_snapshot|aclitem|pg_ndistinct|refcursor|pg_lsn)$/,
     since: null,
-    consequence: 'They mean something inside one PostgreSQL server only.',
+    consequence: 'They have a meaning only inside one PostgreSQL server.',
     instead: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text USING {column}::text;',
   },
   {
@@ -179,24 +179,24 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
   },
 ]
 
-/** Extensions whose use CockroachDB covers by itself, and since when; any other one is not there. */
+/** Extensions that CockroachDB covers itself, and since when. It has no others. */
 export const EXTENSION_SUPPORT: Record<string, { since: Since; note: string }> = {
   'uuid-ossp': { since: [20, 1], note: 'its functions are built in' },
   pgcrypto: { since: [20, 1], note: 'gen_random_uuid, digest and others are built in; check each function you call' },
-  fuzzystrmatch: { since: [21, 1], note: 'its functions are built in in part' },
+  fuzzystrmatch: { since: [21, 1], note: 'some of its functions are built in' },
   pg_trgm: { since: [22, 2], note: 'trigram indexes are built in' },
   postgis: { since: [20, 2], note: 'spatial types are built in; MOLT does not move them' },
-  citext: { since: [25, 3], note: 'the type is built in since 25.3' },
-  ltree: { since: [25, 4], note: 'the type is built in since 25.4' },
-  vector: { since: [24, 2], note: 'the type is built in since 24.2' },
+  citext: { since: [25, 3], note: 'the type has been built in since 25.3' },
+  ltree: { since: [25, 4], note: 'the type has been built in since 25.4' },
+  vector: { since: [24, 2], note: 'the type has been built in since 24.2' },
   pg_stat_statements: { since: [20, 1], note: 'statement statistics are built in' },
 }
 
-/** Index methods that the target can keep under another name or not at all. */
+/** Index methods that the target has only under another name, or not at all. */
 export const INDEX_METHODS: Record<string, string> = {
-  gist: 'CockroachDB has GiST for spatial and trigram indexes only',
+  gist: 'CockroachDB has GiST only for spatial and trigram indexes',
   spgist: 'CockroachDB has no SP-GiST',
-  brin: 'CockroachDB has no BRIN; ranges are read in order of the primary key',
+  brin: 'CockroachDB has no BRIN; it reads ranges in primary key order',
   hash: 'CockroachDB has no hash index; a B-tree takes its place',
 }
 

@@ -5,7 +5,7 @@ import type { Facts } from './facts/facts.ts'
 import { ARGUMENT_LIMIT } from './facts/source.ts'
 import { expectedRelations, nameOf } from './rights.ts'
 
-/** Tables of the schema on the source that are expected, with columns and key. */
+/** Expected tables on the source, with columns and key. */
 export const expectedTables = once(({ source, settings }: Facts) => {
   const expected = new Set(settings.tables)
   return source.schema.tables.filter((table) => expected.has(table.name))
@@ -17,14 +17,14 @@ const ofSchema = ({ source: { relations }, settings }: Facts) =>
 
 const IDENTITIES: Record<string, string> = { n: 'NOTHING', f: 'FULL', i: 'USING INDEX' }
 
-/** Each table of the source: whether load and stream can carry it, whole and only it. */
+/** Whether load and stream can carry each source table, completely and without anything else. */
 export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.no-key',
     severity: 'block',
     title: 'Every table has a primary key',
-    protects: 'Without a key neither load nor stream can tell rows apart: the tools leave the table out, or stop.',
-    fix: 'Add a primary key to {table} on both sides, or leave it out: `exclude-tables`.',
+    protects: 'Without a key, neither load nor stream can identify rows: the tools skip the table, or stop.',
+    fix: 'Add a primary key to {table} on both sides, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedTables(facts))
         if (!each.key.length)
@@ -36,7 +36,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'Replica identity is the primary key',
     protects:
-      'The stream knows rows by the key that the source sends. FULL stops replicator 1.0 at the first DELETE, for ever (seen with 1.0.4); the public sources of October 2024 carry such a DELETE (seen), but no documentation promises that of a release. Another index sends other columns than the target has as its key; NOTHING refuses the DELETE on the source.',
+      "The stream identifies rows by the key that the source sends. FULL stops replicator 1.0 permanently at the first DELETE (seen with 1.0.4). The public sources of October 2024 apply such a DELETE (seen), but no documentation promises that for a release. Another index sends columns that are not the target's key. With NOTHING, the source refuses the DELETE.",
     fix: 'ALTER TABLE {table} REPLICA IDENTITY DEFAULT;',
     *find(facts) {
       for (const each of expectedRelations(facts)) {
@@ -59,7 +59,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     waivable: false,
     title: 'Tables are logged',
-    protects: 'An unlogged table writes no WAL: the stream never sees its changes, and no publication takes it.',
+    protects: 'An unlogged table writes no WAL, so the stream never sees its changes, and no publication accepts it.',
     fix: 'ALTER TABLE {table} SET LOGGED; -- rewrites the table; or leave it out: `exclude-tables`',
     *find(facts) {
       for (const each of expectedRelations(facts))
@@ -70,9 +70,9 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.foreign',
     severity: 'warn',
-    title: 'Foreign tables stay behind',
+    title: 'Foreign tables are not moved',
     protects:
-      'A foreign table shows data of another server; it is not moved, and CockroachDB has no foreign data wrappers.',
+      "A foreign table shows another server's data. It is not moved, and CockroachDB has no foreign data wrappers.",
     fix: 'Move its data from the server that holds it, or copy it into a table by CREATE TABLE AS SELECT * FROM {table}.',
     *find(facts) {
       for (const each of ofSchema(facts))
@@ -84,17 +84,18 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.view',
     severity: 'info',
     title: 'Views are not moved',
-    protects: 'Views and materialised views are no data: create them on the target from the converted schema.',
+    protects:
+      'Views and materialized views hold no data of their own. Create them on the target from the converted schema.',
     fix: '{fix}',
     *find(facts) {
       for (const each of ofSchema(facts))
         if ('vm'.includes(each.kind) && !each.extension)
           yield {
             object: nameOf(each),
-            what: `${nameOf(each)} is a ${each.kind === 'm' ? 'materialised view' : 'view'}`,
+            what: `${nameOf(each)} is a ${each.kind === 'm' ? 'materialized view' : 'view'}`,
             names: {
               fix: facts.target.views.includes(each.name)
-                ? `Compare its definition on the target: it is there already.`
+                ? `Compare its definition on the target, where it already exists.`
                 : `Create ${qualified(facts.settings.targetSchema, each.name)} on the target before the switch.`,
             },
           }
@@ -104,8 +105,8 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.inherited',
     severity: 'block',
     title: 'No table inherits from another',
-    protects: 'Reading the parent reads the children too: their rows arrive twice.',
-    fix: 'End the inheritance of {table} by ALTER TABLE with NO INHERIT, make it a partition, or leave it out: `exclude-tables`.',
+    protects: 'Reading the parent also reads its children, so their rows arrive twice.',
+    fix: 'End the inheritance of {table} with ALTER TABLE … NO INHERIT, make it a partition, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.inherits)
@@ -115,20 +116,20 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.parent',
     severity: 'block',
-    title: 'No table has children that stay behind',
+    title: 'No table has children that are not moved',
     protects:
-      'Reading a parent reads its children too: rows of tables that are not moved arrive in it, and every comparison differs.',
+      'Reading a parent also reads its children: rows of tables that are not moved arrive in it, and every comparison fails.',
     fix: 'ALTER TABLE {child} NO INHERIT {table};',
     *find(facts) {
       const { schema, tables } = facts.settings
       const expected = new Set(tables.map((name) => `${schema}.${name}`))
-      // `tbl.inherited` finds a child that is moved.
+      // `tbl.inherited` reports a child that is moved.
       for (const each of expectedRelations(facts))
         for (const child of each.children)
           if (!expected.has(child))
             yield {
               object: nameOf(each),
-              what: `${child} inherits from ${nameOf(each)}, and is not moved`,
+              what: `${child} inherits from ${nameOf(each)} and is not moved`,
               names: { ...table(each), child },
             }
     },
@@ -138,8 +139,8 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'No table is partitioned',
     protects:
-      'molt fetch looks for ordinary tables: it finds the partitions, not the table, moves nothing, and says that it is complete. Newer ones are documented to verify such tables (1.4.0), not to load them.',
-    fix: 'Leave {table} out: `exclude-tables`; or make it one table by CREATE TABLE with LIKE {table} INCLUDING ALL, and copy the rows. Waive it only where a rehearsal with the same molt has carried it.',
+      'molt fetch looks for ordinary tables: it finds the partitions but not the table, moves nothing, and reports success. The documentation says that 1.4.0 verifies such tables, not that it loads them.',
+    fix: 'Leave {table} out with `exclude-tables`, or make it one table: CREATE TABLE … (LIKE {table} INCLUDING ALL), then copy the rows. Waive this only after a rehearsal with the same molt has moved the table.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.kind === 'p' && !each.partition)
@@ -151,8 +152,8 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'No column is generated',
     protects:
-      'molt fetch writes every column that both sides have, and the target takes no value for one that it computes (42P10): the load ends there.',
-    fix: 'Leave the table out: `exclude-tables`; or ALTER TABLE {table} ALTER COLUMN {name} DROP EXPRESSION; -- and let the application write it until the switch. Waive it only where a rehearsal has loaded it, with `--transformations-file` in `extra-args` of the load that excludes {column}.',
+      'molt fetch writes every column that both sides have, but the target accepts no value for a generated column (42P10), so the load fails.',
+    fix: "Leave the table out with `exclude-tables`, or: ALTER TABLE {table} ALTER COLUMN {name} DROP EXPRESSION; -- and let the application write the column until the switch. Waive this only after a rehearsal has loaded the table, with a `--transformations-file` in the load's `extra-args` that excludes {column}.",
     *find(facts) {
       for (const each of expectedTables(facts))
         for (const column of each.columns)
@@ -168,10 +169,10 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.reserved',
     severity: 'block',
     waivable: false,
-    title: "No table has a name of the tools' own",
+    title: 'No table has a name that the tools use',
     protects:
-      'molt fetch keeps its runs in tables of these names on the target, and the heartbeat stands there: rows of yours and theirs would be mixed up.',
-    fix: 'Leave {table} out: `exclude-tables`; it is most often left over from an earlier load.',
+      'molt fetch keeps its runs in tables of these names on the target, as does the heartbeat. Your rows and theirs would be mixed.',
+    fix: 'Leave {table} out with `exclude-tables`. It is usually a leftover of an earlier load.',
     *find(facts) {
       for (const each of expectedTables(facts))
         if (/^(_molt_|molt_actions_)/.test(each.name))
@@ -186,21 +187,25 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.odd-name',
     severity: 'block',
     waivable: false,
-    title: "No table's name holds quotes or braces",
+    title: "No table's name contains quotes, braces, control characters or a runner command",
     protects:
-      'The tools write names with quotes, in braces, or plainly: what they say of such a table cannot be told, so that its load is refused in the end.',
-    fix: 'Rename {table}, or leave it out: `exclude-tables`.',
+      'The tools print names in quotes, in braces, or bare, so their messages about such a table are ambiguous, and its load is refused in the end. In a GitHub log, `::name::` is a command.',
+    fix: 'Rename {table}, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedTables(facts))
-        if (/["{}]/.test(each.name))
-          yield { object: nameOf(each), what: `the name ${nameOf(each)} holds quotes or braces`, names: table(each) }
+        if (/["{}\p{Cc}\p{Cf}]|^\s*::|##\[/u.test(each.name))
+          yield {
+            object: nameOf(each),
+            what: `the name ${nameOf(each)} contains quotes, braces or control characters, or begins with ::`,
+            names: table(each),
+          }
     },
   },
   {
     id: 'tbl.same-name',
     severity: 'block',
-    title: 'The publication sends no two tables of one name',
-    protects: 'The stream ignores the schema: both end up in the same table on the target, without a word.',
+    title: 'The publication sends no two tables with the same name',
+    protects: 'The stream ignores the schema, so both silently end up in one table on the target.',
     fix: 'ALTER PUBLICATION {publication} DROP TABLE {table};',
     *find({ source: { publication }, settings }) {
       const expected = new Set(settings.tables)
@@ -216,8 +221,9 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.namesake',
     severity: 'info',
-    title: 'Other schemas have tables of the same names',
-    protects: 'They are not moved; in one publication with the expected tables they would be mixed up with them.',
+    title: 'Other schemas have tables with the same names',
+    protects:
+      'They are not moved. If the publication sent them too, the stream would mix them with the expected tables.',
     fix: 'Keep {others} out of the publication.',
     *find(facts) {
       const expected = new Set(facts.settings.tables)
@@ -225,7 +231,7 @@ export const tableChecks: readonly Check[] = [
         if (expected.has(each.name) && each.namesakes.length)
           yield {
             object: nameOf(each),
-            what: `a table ${each.name} is also in ${each.namesakes.join(', ')}`,
+            what: `a table ${each.name} also exists in ${each.namesakes.join(', ')}`,
             names: { others: each.namesakes.map((schema) => qualified(schema, each.name)).join(', ') },
           }
     },
@@ -236,8 +242,8 @@ export const tableChecks: readonly Check[] = [
     waivable: false,
     title: 'No two names differ only in case',
     protects:
-      'The replicator folds case: two such tables become one on the target without a word, two such columns stop the stream.',
-    fix: 'Rename one of them, or leave one table out: `exclude-tables`. {names}',
+      'The replicator folds case: two such tables silently become one on the target, and two such columns stop the stream.',
+    fix: 'Rename one of them, or leave one table out with `exclude-tables`. {names}',
     *find(facts) {
       const tables = expectedTables(facts)
       for (const names of twins(tables.map((each) => each.name)))
@@ -261,7 +267,7 @@ export const tableChecks: readonly Check[] = [
     waivable: false,
     title: "MOLT's filter matches exactly the expected tables",
     protects:
-      'MOLT takes a regular expression: one that matches more loads more, one that matches less leaves rows behind.',
+      'MOLT takes a regular expression. One that matches too much loads other tables; one that matches too little skips tables.',
     fix: 'Name the tables one by one in `tables`; the filter is {filter}',
     *find(facts) {
       const { filter, tables } = facts.settings
@@ -273,7 +279,7 @@ export const tableChecks: readonly Check[] = [
           object: nameOf(each),
           what: wanted
             ? `the filter does not match ${nameOf(each)}, which is an expected table`
-            : `the filter matches ${nameOf(each)}, which is none of the expected tables`,
+            : `the filter matches ${nameOf(each)}, which is not an expected table`,
           names: { filter },
         }
       }
@@ -283,9 +289,9 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.filter-length',
     severity: 'block',
     waivable: false,
-    title: "MOLT's filter fits into a command line",
-    protects: 'Linux takes no argument of 128 KiB or more: molt fetch could not be started.',
-    fix: 'Move the {count} tables in several migrations, one after the other: name some of them in `tables`',
+    title: "MOLT's filter fits on a command line",
+    protects: 'Linux refuses an argument of 128 KiB or more, so molt fetch could not start.',
+    fix: 'Move the {count} tables in several migrations, one after the other: list some of them in `tables`',
     *find({ settings }) {
       const bytes = Buffer.byteLength(settings.filter)
       if (bytes >= ARGUMENT_LIMIT)
@@ -299,10 +305,10 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.filter-loose',
     severity: 'info',
-    title: 'Names in `tables` would match more as MOLT reads them',
+    title: 'MOLT itself would match more than the names in `tables`',
     protects:
-      "MOLT's own filters are not anchored: by hand, `orders` also loads orders_archive. This action anchors them.",
-    fix: 'In a command line of your own write {filter}',
+      'MOLT does not anchor its filters: on your own command line, `orders` also loads orders_archive. This action anchors them.',
+    fix: 'On your own command line, write {filter}',
     *find({ source: { schema }, settings }) {
       for (const asked of settings.asked ?? []) {
         const more = schema.tables.filter((each) => each.name.includes(asked) && !settings.tables.includes(each.name))
@@ -318,10 +324,10 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.toast',
     severity: 'block',
-    title: 'The replicator carries long values that an UPDATE leaves alone',
+    title: 'The replicator handles long values that an UPDATE leaves unchanged',
     protects:
-      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops on the first such UPDATE, for ever (seen with 1.0.4). It is known by its version, or by its flag `--enableToastedColumns` where a build tells none.',
-    fix: 'Take a newer replicator; or leave {table} out: `exclude-tables`',
+      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops permanently on the first such UPDATE (seen with 1.0.4). It is recognized by its version, or by its flag `--enableToastedColumns` in a build without one.',
+    fix: 'Use a newer replicator, or leave {table} out with `exclude-tables`',
     *find(facts) {
       if (facts.machine.tools.replicator?.stopsOnToast) yield* toasted(facts)
     },
@@ -329,10 +335,10 @@ export const tableChecks: readonly Check[] = [
   {
     id: 'tbl.toast-unproven',
     severity: 'warn',
-    title: 'Long values that an UPDATE leaves alone, with a replicator newer than 1.0',
+    title: 'Long values that an UPDATE leaves unchanged, with a replicator newer than 1.0',
     protects:
-      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops on it. The public sources of October 2024 read it from the target instead (seen: such rows were equal afterwards); no documentation says so of a release.',
-    fix: 'Rehearse an UPDATE of {table} that leaves the long column alone, and verify the table in full before the cutover.',
+      'PostgreSQL does not send a long (TOASTed) value that did not change. Replicator 1.0 stops on it. The public sources of October 2024 read it from the target instead (seen: such rows were equal afterwards); no documentation promises this for a release.',
+    fix: 'Rehearse an UPDATE of {table} that leaves the long column unchanged, and verify the table in full before the cutover.',
     *find(facts) {
       if (!facts.machine.tools.replicator?.stopsOnToast) yield* toasted(facts)
     },
@@ -341,8 +347,8 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.large-objects',
     severity: 'warn',
     title: 'No large objects',
-    protects: 'Large objects live outside the tables: the tools move the number that names one, and not its bytes.',
-    fix: 'Move the bytes of {table} into a bytea column first, by lo_get.',
+    protects: 'Large objects live outside the tables. The tools move the number that refers to one, not its bytes.',
+    fix: 'Copy the bytes of {table} into a bytea column first, with lo_get.',
     *find(facts) {
       if (!facts.source.features.largeObjects) return
       const count = facts.source.features.largeObjects
@@ -353,7 +359,7 @@ export const tableChecks: readonly Check[] = [
       for (const { each, column } of columns)
         yield {
           object: `${nameOf(each)}.${column.name}`,
-          what: `the database holds ${many}, and ${nameOf(each)}.${column.name} can name them`,
+          what: `the database holds ${many}, and ${nameOf(each)}.${column.name} can refer to them`,
           names: table(each),
         }
       if (!columns.length) yield { object: 'source', what: `the database holds ${many}`, names: { table: '…' } }
@@ -363,7 +369,7 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.foreign-key-invalid',
     severity: 'warn',
     title: 'Foreign keys of the source are valid',
-    protects: 'Rows that break a NOT VALID foreign key are moved, and then keep it from being validated on the target.',
+    protects: 'Rows that violate a NOT VALID foreign key are moved too, and then prevent its validation on the target.',
     fix: 'ALTER TABLE {table} VALIDATE CONSTRAINT {name};',
     *find({ source: { schema }, settings }) {
       const expected = new Set(settings.tables)
@@ -381,7 +387,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'A constraint that the source does not enforce for all rows is NOT VALID on the target too',
     protects:
-      'Rows of the source may break it: the load fails, or after the commit `finalize` cannot validate it, when the source is fenced for good.',
+      'Rows of the source can violate it. The load fails, or `finalize` cannot validate the constraint after the commit, when the source is permanently fenced.',
     fix: 'ALTER TABLE {table} VALIDATE CONSTRAINT {name}; -- on the source, or drop it on the target and add it there NOT VALID',
     *find({ source, target, settings }) {
       const valid = new Set(
@@ -399,7 +405,7 @@ export const tableChecks: readonly Check[] = [
         )
           yield {
             object: `${each.schema}.${each.table}.${each.name}`,
-            what: `the constraint ${each.name} of ${each.schema}.${each.table} is NOT VALID on the source, and valid on the target`,
+            what: `the constraint ${each.name} of ${each.schema}.${each.table} is NOT VALID on the source but valid on the target`,
             names: { table: qualified(each.schema, each.table), name: ident(each.name) },
           }
     },
@@ -408,9 +414,8 @@ export const tableChecks: readonly Check[] = [
     id: 'tbl.subscription',
     severity: 'block',
     title: 'No logical subscription feeds a table',
-    protects:
-      'What a subscription applies does not fire the fence: its writes go on through the cutover, and are lost.',
-    fix: 'Disable the subscription that feeds {table} before the cutover, or leave it out: `exclude-tables`.',
+    protects: 'Writes by a subscription do not fire the fence. They continue during the cutover and are lost.',
+    fix: 'Disable the subscription that feeds {table} before the cutover, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.subscribed)
@@ -422,17 +427,17 @@ export const tableChecks: readonly Check[] = [
 /** Tables that hold long values out of line. */
 function* toasted(facts: Facts): Iterable<Hit> {
   for (const each of expectedRelations(facts)) {
-    // Counters of updates begin at zero on a clone, after a failover and after a reset.
+    // Update counters start at zero on a clone, after a failover and after a reset.
     if (!(each.toastBytes > 0)) continue
     yield {
       object: nameOf(each),
-      what: `${nameOf(each)} holds ${number(each.toastBytes / 1024)} KiB of long values out of line, and took ${number(each.updates)} updates since its statistics began`,
+      what: `${nameOf(each)} holds ${number(each.toastBytes / 1024)} KiB of long values out of line, with ${number(each.updates)} updates since its statistics were reset`,
       names: table(each),
     }
   }
 }
 
-/** Groups of names that are equal without case. */
+/** Groups of names that differ only in case. */
 function twins(names: readonly string[]): string[][] {
   const groups = new Map<string, string[]>()
   for (const name of names) {

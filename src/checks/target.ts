@@ -15,33 +15,33 @@ import { expectedTables } from './tables.ts'
 /** Seconds; the default of CockroachDB. */
 const GC_TTL_AT_LEAST = 14_400
 
-/** The target's constraints, indexes and triggers are looked at before the load only: afterwards they are wanted. */
+/** The target's constraints, indexes and triggers are checked only before the load; afterwards they are wanted. */
 const beforeLoad = ({ settings }: Facts) => [undefined, 'planned', 'prepared'].includes(settings.phase)
 
-/** The target: what it is, and whether each expected table waits there in the right shape, empty and undisturbed. */
+/** The target: what it is, and whether each expected table is there in the right shape, empty and undisturbed. */
 export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.cockroach',
     severity: 'block',
     waivable: false,
     title: 'The target is CockroachDB',
-    protects: 'MOLT refuses any other target, and nothing that is proved on one holds for CockroachDB.',
+    protects: 'MOLT refuses any other target, and proof on another database says nothing about CockroachDB.',
     fix: 'Set `target` to the cluster. To rehearse on the CockroachDB-like server, set `embedded: true` in `setup` or `decision: rehearse`.',
     *find({ target: { server }, settings, machine: { tools } }) {
       const rehearsal = server.isLikeServer && (settings.rehearses || isStandIn(tools.molt?.version ?? ''))
       if (!server.isCockroach || (server.isLikeServer && !rehearsal))
-        yield { object: 'target', what: `the target is not CockroachDB (it says: ${server.version})` }
+        yield { object: 'target', what: `the target is not CockroachDB: its version is ${server.version}` }
     },
   },
   {
     id: 'tgt.version',
     severity: 'warn',
-    title: 'The target is a CockroachDB that is still maintained',
-    protects: 'Versions before 23.1 get no fixes; what this suite takes from the documentation begins there.',
+    title: 'The target runs a maintained CockroachDB version',
+    protects: 'Versions before 23.1 get no fixes, and this suite relies on documentation that begins with 23.1.',
     fix: 'Upgrade the cluster to CockroachDB 24.3 or newer.',
     *find({ target: { server } }) {
       if (server.isCockroach && server.major < 24)
-        yield { object: 'target', what: `the target says: ${server.version}` }
+        yield { object: 'target', what: `the target's version is ${server.version}` }
     },
   },
   {
@@ -49,13 +49,13 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'The schema has the same name on both sides',
     protects:
-      'molt fetch and verify pair tables by schema and name: with another schema on the target they find no table there, and say that they are complete.',
+      'molt fetch and verify pair tables by schema and name. With another schema on the target, they find no table there and still report success.',
     fix: 'ALTER SCHEMA {there} RENAME TO {here}; -- on the target. Waive it only where a rehearsal has loaded it, with `--transformations-file` in `extra-args` of the load.',
     *find({ settings: { schema, targetSchema } }) {
       if (schema !== targetSchema)
         yield {
           object: targetSchema,
-          what: `the schema is ${schema} on the source, and ${targetSchema} on the target`,
+          what: `the schema is ${schema} on the source but ${targetSchema} on the target`,
           names: { there: ident(targetSchema), here: ident(schema) },
         }
     },
@@ -66,7 +66,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.not-empty',
     severity: 'block',
     title: 'The expected tables are empty on the target',
-    protects: 'Rows that are there already collide with those that are loaded, or are taken for them.',
+    protects: 'Existing rows collide with loaded rows, or are mistaken for them.',
     fix: 'TRUNCATE TABLE {table}; -- or set `table-handling: truncate-if-exists` for the load',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.tableHandling !== 'none') return
@@ -83,8 +83,8 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.definition',
     severity: 'block',
     waivable: false,
-    title: 'Everything that is taken off the target can be written down first',
-    protects: 'An index or constraint without a definition, or with an unnamed column, could never be built again.',
+    title: 'Every deferred definition can be saved first',
+    protects: 'An index or constraint without a definition, or with an unnamed column, could not be rebuilt.',
     fix: 'SHOW JOBS; -- wait until the schema changes on the target have ended, or set `defer: none`',
     *find(facts) {
       const { settings, target } = facts
@@ -98,13 +98,13 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'No unique index beside the primary key during the stream',
     protects:
-      'One transaction that swaps a unique value between two rows is valid on the source and fails on the target in between (23505), over and over: the stream is stuck for good.',
-    fix: '{drop} -- or set `defer: indexes`: they are captured, dropped, and built again after the drain',
+      'One transaction that swaps a unique value between two rows is valid on the source and fails on the target in between (23505), again and again: the stream is stuck.',
+    fix: '{drop} -- or set `defer: indexes`: they are saved, dropped, and rebuilt after the drain',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.indexes) return
       for (const index of targetIndexes(facts)) {
         const key = facts.target.schema.tables.find((table) => table.name === index.table)?.key ?? []
-        // A unique index over the key's own columns cannot be broken by what leaves the key whole.
+        // A unique index over the key's own columns holds as long as the key does.
         if (!index.unique || (key.length && key.every((column) => index.columns.includes(column)))) continue
         yield {
           object: `${index.schema}.${index.table}.${index.name}`,
@@ -118,8 +118,8 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.index',
     severity: 'warn',
     title: 'No secondary indexes during the load',
-    protects: 'Each makes the load slower, and larger in the log; built afterwards they take one pass.',
-    fix: 'Say `defer: indexes`; or DROP INDEX {index} and create it again after the load',
+    protects: 'Each index slows the load down. Built afterwards, it takes one pass.',
+    fix: 'Set `defer: indexes`; or DROP INDEX {index} and create it again after the load',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.indexes) return
       for (const index of targetIndexes(facts))
@@ -135,7 +135,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.foreign-key',
     severity: 'block',
     title: 'No foreign keys during load and stream',
-    protects: 'Tables are loaded side by side: a child row that comes before its parent fails, and the load with it.',
+    protects: 'Tables load in parallel. A child row that arrives before its parent fails, and so does the load.',
     fix: 'ALTER TABLE {table} DROP CONSTRAINT {name}; -- or set `defer: constraints`: they are captured, dropped, and added again',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.constraints) return
@@ -157,8 +157,9 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.check',
     severity: 'info',
     title: 'CHECK constraints on the target',
-    protects: 'One that is stricter than on the source stops the load or the stream at the first row that breaks it.',
-    fix: 'Compare it with the source, or set `defer: constraints`; it is {name} of {table}',
+    protects:
+      'A check that is stricter than on the source stops the load or the stream at the first row that violates it.',
+    fix: 'Compare {name} of {table} with the source, or set `defer: constraints`',
     *find(facts) {
       if (!beforeLoad(facts) || facts.settings.defer.constraints) return
       const expected = new Set(facts.settings.tables)
@@ -177,7 +178,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'No triggers on the target during load and stream',
     protects:
-      'What a trigger writes on the source arrives by the stream; on the target it would be written a second time.',
+      'What a trigger writes on the source arrives through the stream. A trigger on the target would write it again.',
     fix: 'DROP TRIGGER {name} ON {table}; -- `finalize` lists it until it is created again',
     *find(facts) {
       if (!beforeLoad(facts)) return
@@ -194,9 +195,9 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.sequence',
     severity: 'block',
     waivable: false,
-    title: 'Every sequence of the source is on the target',
+    title: 'Every sequence of the source exists on the target',
     protects:
-      'After the switch the next number comes from nowhere, or from the start: inserts collide with rows that are there.',
+      'After the switch, there is no next number, or it starts from the beginning: inserts fail, or collide with existing rows.',
     fix: 'CREATE SEQUENCE {sequence} INCREMENT {increment} MINVALUE {min} MAXVALUE {max};',
     *find(facts) {
       const { targetSchema, tables } = facts.settings
@@ -207,9 +208,9 @@ export const targetChecks: readonly Check[] = [
         byName.get(table ?? '')?.columns.find((each) => each.name === column)?.default ?? ''
       for (const each of facts.source.schema.sequences) {
         if (there.has(each.name) || (each.table && !tables.includes(each.table))) continue
-        // Under another name it is there: `tgt.sequence-name` tells.
+        // It exists under another name: `tgt.sequence-name` reports that.
         if (each.table && feeds(each.table, each.column)) continue
-        // Numbers of its own making need no sequence.
+        // Numbers that the target generates itself need no sequence.
         if (SELF_NUMBERING.test(defaultOf(each.table, each.column))) continue
         const name = qualified(targetSchema, each.name)
         const { increment, min, max } = each
@@ -231,7 +232,7 @@ export const targetChecks: readonly Check[] = [
     waivable: false,
     title: "A column's sequence has the same name on both sides",
     protects:
-      'Sequences are set by their names: one of another name stays where it is, and after the switch it hands out numbers that rows have already.',
+      'Sequences are set by name. A sequence with another name is not set, and hands out numbers that rows already have after the switch.',
     fix: 'ALTER SEQUENCE {there} RENAME TO {name}; -- on the target; drop a sequence of that name that feeds nothing first',
     *find(facts) {
       const { source, settings } = facts
@@ -242,7 +243,7 @@ export const targetChecks: readonly Check[] = [
         if (there !== undefined && there !== name)
           yield {
             object: `${settings.targetSchema}.${name}`,
-            what: `${settings.targetSchema}.${table}.${column} takes its numbers from ${there} on the target, and from ${name} on the source`,
+            what: `${settings.targetSchema}.${table}.${column} takes its numbers from ${there} on the target, but from ${name} on the source`,
             names: { there: qualified(settings.targetSchema, there), name: ident(name) },
           }
       }
@@ -251,10 +252,10 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.sequence-elsewhere',
     severity: 'block',
-    title: 'The sequences of the expected tables are moved with them',
+    title: "The expected tables' sequences are moved too",
     protects:
-      'Sequences of the schema that is moved are set in the cutover, but those of tables that stay behind: one that is not set hands out numbers after the switch that rows have already.',
-    fix: '{change} -- on both sides; waived, set it on the target yourself, before the application writes there',
+      'The cutover sets the sequences of the schema, except those of tables that are not moved. A sequence that is not set hands out numbers that rows already have after the switch.',
+    fix: '{change} -- on both sides; if you waive this, set the sequence on the target yourself before the application writes there',
     *find(facts) {
       const { schema } = facts.source
       const known = new Map(schema.sequences.map((each) => [each.name, each]))
@@ -268,7 +269,7 @@ export const targetChecks: readonly Check[] = [
           const free = `ALTER SEQUENCE ${full} OWNED BY NONE;`
           yield {
             object: `${nameOf(table)}.${column.name}`,
-            what: `${nameOf(table)}.${column.name} takes its numbers from the sequence ${feed.schema ?? schema.name}.${feed.name}, which ${here ? `belongs to the table ${here.table}, and that is not moved` : 'is in another schema'}`,
+            what: `${nameOf(table)}.${column.name} takes its numbers from the sequence ${feed.schema ?? schema.name}.${feed.name}, which ${here ? `belongs to the table ${here.table}, which is not moved` : 'is in another schema'}`,
             names: { change: here ? free : `${free} ALTER SEQUENCE ${full} SET SCHEMA ${ident(schema.name)};` },
           }
         }
@@ -277,9 +278,9 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.trial',
     severity: 'warn',
-    title: 'Deferred definitions are tried before they are taken off',
-    protects: 'A definition that the target does not take back is found in the write pause only.',
-    fix: 'Leave `trial: none` out.',
+    title: 'Deferred definitions are tried before they are dropped',
+    protects: 'A definition that the target refuses is noticed only in the write pause.',
+    fix: 'Remove `trial: none`.',
     *find(facts) {
       const { settings, target } = facts
       if (settings.trial !== 'none' || !beforeLoad(facts)) return
@@ -287,7 +288,7 @@ export const targetChecks: readonly Check[] = [
       if (planned.objects.length)
         yield {
           object: 'target',
-          what: `${plural(planned.objects.length, 'definition')} are taken off without a trial`,
+          what: `${plural(planned.objects.length, 'definition')} will be dropped without a trial`,
         }
     },
   },
@@ -297,7 +298,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'warn',
     title: "The target's sequences cache no numbers",
     protects:
-      'Setting a cached sequence is a schema change on CockroachDB, in the middle of the write pause, and nodes hand out numbers from before it.',
+      'On CockroachDB, setting a cached sequence is a schema change in the middle of the write pause, and nodes still hand out older numbers.',
     fix: 'ALTER SEQUENCE {sequence} CACHE 1; -- before the cutover, and back afterwards',
     *find({ source, target: { schema } }) {
       const moved = new Set(source.schema.sequences.map((each) => each.name))
@@ -315,7 +316,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'info',
     title: 'What INT and SERIAL mean on the target',
     protects:
-      'INT is 8 bytes there by default, which some drivers hand out as text; SERIAL makes unordered numbers unless told otherwise.',
+      'INT is 8 bytes there by default, which some drivers return as text. SERIAL generates unordered numbers unless configured otherwise.',
     fix: "SET default_int_size = 4; SET serial_normalization = 'sql_sequence'; -- in the session that creates the schema",
     *find({ target: { intSize, serial, server } }) {
       if (server.isCockroach && (intSize !== '4' || serial !== 'sql_sequence'))
@@ -329,8 +330,8 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.full-scans',
     severity: 'block',
     waivable: false,
-    title: 'The migration user may read whole tables on the target',
-    protects: 'MOLT reads every row, in sessions of its own; with `disallow_full_table_scans` it is refused.',
+    title: 'The migration user can read whole tables on the target',
+    protects: 'MOLT reads every row in its own sessions, which `disallow_full_table_scans` refuses.',
     fix: 'ALTER ROLE {role} SET disallow_full_table_scans = off;',
     *find({ target: { tools, role } }) {
       if (tools.settings.disallow_full_table_scans?.value === 'on')
@@ -344,7 +345,7 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.gc-ttl',
     severity: 'warn',
-    title: 'The target keeps the past long enough for long scans',
+    title: 'The target keeps history long enough for long scans',
     protects:
       'A scan that takes longer than gc.ttlseconds ends in `batch timestamp must be after replica GC threshold`: verify and index builds of large tables would fail.',
     fix: 'ALTER DATABASE {database} CONFIGURE ZONE USING gc.ttlseconds = {seconds}; -- until the migration is finalized',
@@ -362,7 +363,7 @@ export const targetChecks: readonly Check[] = [
     severity: 'block',
     title: 'No import or changefeed is running',
     protects:
-      'An import that was left holds its tables offline; a changefeed sends every loaded row on, and keeps IMPORT INTO from its tables.',
+      'An abandoned import keeps its tables offline. A changefeed sends on every loaded row, and blocks IMPORT INTO for its tables.',
     fix: 'CANCEL JOB {id};',
     *find({ target: { jobs } }) {
       for (const job of jobs ?? [])
@@ -392,16 +393,16 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.staging',
     severity: 'warn',
-    title: 'No staging schema is left over',
+    title: 'No old staging schema is left',
     protects:
-      "The replicator's memo of an earlier run wins over the slot: with one that is ahead nothing ever arrives, and the slot is spent. This suite takes a new schema for each load; a command line of your own may not.",
+      'The memo of an earlier replicator run takes precedence over the slot. If it is ahead, no change ever arrives, and the slot is used up. This suite uses a new schema for each load; your own command line may not.',
     fix: 'DROP SCHEMA {schema} CASCADE; -- if no other migration uses it',
     *find(facts) {
       if (!beforeLoad(facts)) return
       for (const schema of facts.target.stagingSchemas)
         yield {
           object: schema,
-          what: `the staging schema ${schema} is on the target`,
+          what: `the staging schema ${schema} exists on the target`,
           names: { schema: ident(schema) },
         }
     },
@@ -410,7 +411,7 @@ export const targetChecks: readonly Check[] = [
     id: 'tgt.ttl',
     severity: 'block',
     title: 'No row-level TTL on the target',
-    protects: 'The target deletes rows that the source still has: the verify finds them missing, and it is right.',
+    protects: 'The target deletes rows that the source still has, so the verify finds them missing.',
     fix: 'ALTER TABLE {table} SET (ttl_pause = true); -- until the switch; then RESET (ttl_pause)',
     *find({ target: { relations }, settings }) {
       const expected = new Set(settings.tables)
@@ -430,16 +431,16 @@ export const targetChecks: readonly Check[] = [
   {
     id: 'tgt.writer',
     severity: 'warn',
-    title: 'Nobody else can write to the target',
+    title: 'No other role can write to the target',
     protects:
-      'A write to the target before the switch is overwritten, or makes both sides differ; after it, nobody knows whose is right.',
+      'A write to the target before the switch is overwritten, or makes the sides differ. Afterwards, there is no way to know which side is right.',
     fix: 'REVOKE INSERT, UPDATE, DELETE ON TABLE {tables} FROM {role}; -- and GRANT them again after the switch',
     *find({ target: { writers }, settings }) {
       for (const { role, tables } of writers) {
         const some = tables.slice(0, 3).map((table) => qualified(settings.targetSchema, table))
         yield {
           object: role,
-          what: `${role} may write to ${plural(tables.length, 'expected table')} on the target (${someOf(tables, 3)})`,
+          what: `${role} can write to ${plural(tables.length, 'expected table')} on the target (${someOf(tables, 3)})`,
           names: { tables: `${some.join(', ')}${tables.length > 3 ? ', …' : ''}`, role: ident(role) },
         }
       }
@@ -447,12 +448,12 @@ export const targetChecks: readonly Check[] = [
   },
 ]
 
-/** The statement of an import or changefeed without the URLs in it, which can hold keys. */
+/** The statement of an import or changefeed, without its URLs, which can contain keys. */
 function withoutFiles(description: string): string {
   return description.replace(/( \w+ DATA \(| INTO ').*$/s, ' …')
 }
 
-/** The sequence from which a column of the target takes its numbers, if it does. */
+/** The sequence that feeds a column of the target, if any. */
 function targetFeeds({ target: { schema } }: Facts): (table: string, column: string | null) => string | undefined {
   const byName = new Map(schema.tables.map((table) => [table.name, table]))
   const owned = new Map(schema.sequences.map((each) => [`${each.table}.${each.column}`, each.name]))
@@ -465,7 +466,7 @@ function sequenceIn(text: string): string | undefined {
   return feedIn(text)?.name
 }
 
-/** The sequence in a default such as `nextval('public.orders_id_seq'::regclass)`; its schema where it is written. */
+/** The sequence in a default such as `nextval('public.orders_id_seq'::regclass)`, with its schema if written. */
 function feedIn(text: string): { schema: string | undefined; name: string } | undefined {
   const written = /nextval\('((?:[^']|'')*)'/.exec(text)?.[1]?.replaceAll("''", "'")
   const parts = written
@@ -475,7 +476,7 @@ function feedIn(text: string): { schema: string | undefined; name: string } | un
   return name === undefined ? undefined : { schema: parts?.at(-2), name }
 }
 
-/** As a statement names an index: on CockroachDB its name is unique only within its table. */
+/** An index as a statement names it: CockroachDB's index names are unique only within their table. */
 function indexName({ target: { server } }: Facts, { schema, table, name }: Index): string {
   return server.isCockroach ? `${qualified(schema, table)}@${ident(name)}` : qualified(schema, name)
 }

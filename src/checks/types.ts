@@ -15,7 +15,7 @@ import {
 } from './support.ts'
 import { expectedTables } from './tables.ts'
 
-/** On a PostgreSQL target, for a rehearsal, what CockroachDB lacks is no matter. */
+/** In a rehearsal on PostgreSQL, CockroachDB's limits do not matter. */
 const lacking = (facts: Facts, since: Since) =>
   facts.target.server.isCockroach && !(since && cockroachSince(facts, ...since))
 
@@ -40,9 +40,9 @@ function typeCheck(entry: TypeSupport): Check {
 
 type Typed = { table: SchemaTable; column: SchemaColumn; detail: ColumnDetail }
 
-/** Columns by their type: a hundred thousand columns have a few dozen types. */
+/** Columns by type: a hundred thousand columns have a few dozen types. */
 const columnsByType = once((facts: Facts): Typed[][] => {
-  // One object stands for all columns of a type.
+  // One object represents all columns of a type.
   const found = new Map<ColumnDetail, Typed[]>()
   for (const table of expectedTables(facts))
     for (const column of table.columns) {
@@ -91,12 +91,12 @@ function* sampled(
   for (const [column, where] of seen)
     yield {
       object: `${schema.name}.${column}`,
-      what: `${schema.name}.${column} holds ${words} (seen ${where}; a sample, so others may too)`,
+      what: `${schema.name}.${column} holds ${words} (seen ${where}; other columns may too, because this is a sample)`,
       names: { column: `${schema.name}.${column}` },
     }
 }
 
-/** What CockroachDB lacks or treats differently: in types, in the data, and in what is done with them. */
+/** What CockroachDB lacks or does differently: types, data, and features in use. */
 const LARGEST_ROW = 16 * 2 ** 20
 
 export const typeChecks: readonly Check[] = [
@@ -105,7 +105,7 @@ export const typeChecks: readonly Check[] = [
     id: 'typ.mixed-case',
     severity: 'warn',
     title: 'User-defined types have lower-case names',
-    protects: 'A type whose name needs quotes is looked up folded to lower case on the way, and not found.',
+    protects: 'A type name that needs quotes is folded to lower case during lookup, and not found.',
     fix: 'ALTER TYPE {type} RENAME TO {lower};',
     *find(facts) {
       for (const { table, column, detail } of details(facts))
@@ -125,7 +125,7 @@ export const typeChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Arrays of enums',
     protects: 'Builds of molt have failed on arrays of user-defined types ("array element OID not registered").',
-    fix: 'Rehearse the load of {column}; if it fails, take text[] on both sides.',
+    fix: 'Rehearse the load of {column}; if it fails, use text[] on both sides.',
     *find(facts) {
       for (const { table, column, detail } of details(facts))
         if (detail.array && detail.kind === 'e')
@@ -140,7 +140,7 @@ export const typeChecks: readonly Check[] = [
     id: 'typ.json',
     severity: 'info',
     title: 'json becomes jsonb',
-    protects: 'CockroachDB stores json as jsonb: white space, order of keys and duplicate keys are lost.',
+    protects: 'CockroachDB stores json as jsonb: white space, key order and duplicate keys are lost.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text; -- where the text itself matters',
     *find(facts) {
       for (const { table, column, detail } of details(facts))
@@ -157,8 +157,8 @@ export const typeChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Columns with a collation of their own',
     protects:
-      'Text sorts and compares otherwise on the target; CockroachDB names collations differently and lacks nondeterministic ones.',
-    fix: 'Write COLLATE with a name that SELECT collname FROM pg_collation lists on the target, for {column}',
+      'Text sorts and compares differently on the target. CockroachDB names collations differently and has no nondeterministic ones.',
+    fix: 'For {column}, use COLLATE with a name that SELECT collname FROM pg_collation lists on the target',
     *find(facts) {
       for (const { table, column, detail } of details(facts))
         if (detail.collation && !table.key.includes(column.name))
@@ -174,7 +174,7 @@ export const typeChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Key columns with a collation of their own',
     protects:
-      'molt verify walks both sides in key order: where the orders differ it skips the table, or sees rows that are not missing.',
+      'molt verify reads both sides in key order. Where the orders differ, it skips the table or reports rows as missing that are not.',
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} TYPE text COLLATE "C"; -- and the same on the target',
     *find(facts) {
       for (const { table, column, detail } of details(facts))
@@ -190,8 +190,8 @@ export const typeChecks: readonly Check[] = [
     id: 'typ.exclude',
     severity: 'warn',
     title: 'EXCLUDE constraints',
-    protects: 'CockroachDB has none: what the constraint forbids is possible after the switch.',
-    fix: 'Check it in the application, or in a trigger on the target; on the source it is {name} of {table}.',
+    protects: 'CockroachDB has none, so what the constraint forbids becomes possible after the switch.',
+    fix: 'Enforce {name} of {table} in the application, or in a trigger on the target.',
     *find(facts) {
       if (!facts.target.server.isCockroach) return
       for (const each of constraints(facts, ({ kind }) => kind === 'x'))
@@ -202,8 +202,7 @@ export const typeChecks: readonly Check[] = [
     id: 'typ.deferrable',
     severity: 'warn',
     title: 'Deferrable constraints',
-    protects:
-      'CockroachDB checks every constraint at once: transactions that break it in between and mend it at their end fail.',
+    protects: 'CockroachDB checks every constraint immediately. Transactions that violate one temporarily fail.',
     fix: 'ALTER TABLE {table} ALTER CONSTRAINT {name} NOT DEFERRABLE; -- and let the application order its writes',
     *find(facts) {
       if (!facts.target.server.isCockroach) return
@@ -214,7 +213,7 @@ export const typeChecks: readonly Check[] = [
     id: 'typ.identity-always',
     severity: 'info',
     title: 'GENERATED ALWAYS AS IDENTITY on the source',
-    protects: 'On the target it must be BY DEFAULT until the switch: ALWAYS refuses the values that the stream brings.',
+    protects: "On the target it must be BY DEFAULT until the switch, because ALWAYS refuses the stream's values.",
     fix: 'ALTER TABLE {table} ALTER COLUMN {column} SET GENERATED BY DEFAULT; -- on the target',
     *find(facts) {
       for (const table of expectedTables(facts))
@@ -231,8 +230,8 @@ export const typeChecks: readonly Check[] = [
     id: 'dat.array',
     severity: 'block',
     title: 'Arrays of one dimension',
-    protects: 'CockroachDB has arrays of one dimension only: {{1,2},{3,4}} arrives as {1,2,3,4}, without a word.',
-    fix: 'Store {column} as jsonb, by to_jsonb.',
+    protects: 'CockroachDB has only one-dimensional arrays: {{1,2},{3,4}} silently arrives as {1,2,3,4}.',
+    fix: 'Store {column} as jsonb, with to_jsonb.',
     find: (facts) => sampled(facts, 'multi-dimensional', 'arrays of several dimensions'),
   },
   {
@@ -240,7 +239,7 @@ export const typeChecks: readonly Check[] = [
     severity: 'warn',
     title: 'No infinity in dates',
     protects:
-      "CockroachDB turns infinity in a timestamp into its largest value, and molt before 1.1.3 ends on it: queries for 'infinity' find nothing afterwards.",
+      "CockroachDB turns infinity in a timestamp into its largest value, and molt before 1.1.3 fails on it. Afterwards, queries for 'infinity' find nothing.",
     fix: 'Set {column} to NULL or to a far date where it is not finite.',
     find: (facts) => sampled(facts, 'infinity', 'infinity'),
   },
@@ -248,8 +247,8 @@ export const typeChecks: readonly Check[] = [
     id: 'dat.bc',
     severity: 'warn',
     title: 'No dates before Christ',
-    protects: 'Text formats of such dates differ between programs; the year can arrive as another one.',
-    fix: 'Rehearse with {column}, and verify it in full.',
+    protects: 'Programs write such dates differently, so the year can change on the way.',
+    fix: 'Rehearse with {column} and verify the table in full.',
     find: (facts) => sampled(facts, 'bc', 'dates BC'),
   },
   {
@@ -265,14 +264,14 @@ export const typeChecks: readonly Check[] = [
     severity: 'block',
     title: 'No row is larger than 16 MiB',
     protects:
-      'CockroachDB takes no message over 16 MiB unless sql.conn.max_read_buffer_message_size is raised: the load or the stream ends at such a row.',
+      'CockroachDB refuses messages over 16 MiB unless sql.conn.max_read_buffer_message_size is raised. The load or the stream fails at such a row.',
     fix: 'Move the long values of {table} out of the rows, or raise sql.conn.max_read_buffer_message_size on the target and rehearse with these rows.',
     *find({ source: { samples }, settings }) {
       for (const { table, bytes } of samples.largest)
         if (bytes > LARGEST_ROW)
           yield {
             object: `${settings.schema}.${table}`,
-            what: `the largest row of ${settings.schema}.${table} has ${number(bytes / 2 ** 20)} MiB`,
+            what: `the largest row of ${settings.schema}.${table} is ${number(bytes / 2 ** 20)} MiB`,
             names: { table: `${settings.schema}.${table}` },
           }
     },
@@ -282,13 +281,13 @@ export const typeChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Triggers of the source',
     protects:
-      'What they write arrives by the stream; until the switch they must not run on the target too, and after it they are missing unless you create them. CockroachDB has row triggers since 24.3.',
-    fix: 'Create {name} on the target after the switch, or move its work into the application.',
+      'What they write arrives through the stream, so they must not also run on the target before the switch. Afterwards they are missing unless you create them. CockroachDB has had row triggers since 24.3.',
+    fix: 'Create {name} on the target after the switch, or move its logic into the application.',
     *find(facts) {
       for (const each of programs(facts, 'trigger'))
         yield {
           object: `${facts.settings.schema}.${each.table}.${each.name}`,
-          what: `${facts.settings.schema}.${each.table} has the trigger ${each.name}${lacking(facts, TRIGGERS_SINCE) ? ', and this CockroachDB has no triggers' : ''}`,
+          what: `${facts.settings.schema}.${each.table} has the trigger ${each.name}${lacking(facts, TRIGGERS_SINCE) ? ', and this CockroachDB version has no triggers' : ''}`,
           names: { name: each.name },
         }
     },
@@ -297,7 +296,7 @@ export const typeChecks: readonly Check[] = [
     id: 'use.rule',
     severity: 'warn',
     title: 'Rules of the source',
-    protects: 'CockroachDB has no rules: after the switch writes do what they say.',
+    protects: 'CockroachDB has no rules. After the switch, writes are no longer rewritten.',
     fix: 'Move what {name} does into a trigger or the application.',
     *find(facts) {
       for (const each of programs(facts, 'rule'))
@@ -313,7 +312,7 @@ export const typeChecks: readonly Check[] = [
     id: 'use.listen',
     severity: 'warn',
     title: 'LISTEN and NOTIFY',
-    protects: 'CockroachDB has neither: after the switch nobody is told of anything.',
+    protects: 'CockroachDB has neither. After the switch, no notification arrives.',
     fix: 'Move {what} to a changefeed or a queue.',
     find: (facts) => uses(facts, facts.source.statements?.listens ?? false, 'LISTEN or NOTIFY', /notify/i),
   },
@@ -322,8 +321,8 @@ export const typeChecks: readonly Check[] = [
     severity: 'warn',
     title: 'Advisory locks',
     protects:
-      'In CockroachDB they do nothing: what they keep apart on the source runs at the same time after the switch.',
-    fix: 'Replace {what} by SELECT with FOR UPDATE on a row that stands for the lock.',
+      'In CockroachDB they have no effect: work that they serialize on the source runs concurrently after the switch.',
+    fix: 'Replace {what} with SELECT … FOR UPDATE on a row that represents the lock.',
     find: (facts) =>
       uses(
         facts,
@@ -335,7 +334,7 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'use.extension',
     severity: 'warn',
-    title: 'Extensions that CockroachDB has no match for',
+    title: 'Extensions without a counterpart in CockroachDB',
     protects: 'Functions, types and operators of the extension are missing after the switch.',
     fix: 'Find what uses {name}, and replace it.',
     *find(facts) {
@@ -354,7 +353,7 @@ export const typeChecks: readonly Check[] = [
     id: 'use.index-method',
     severity: 'info',
     title: 'Indexes of other kinds than B-tree and GIN',
-    protects: 'They cannot be created as they are on the target; queries that rest on them become slow.',
+    protects: 'They cannot be created unchanged on the target, and queries that depend on them become slow.',
     fix: 'Replace {name}: {instead}.',
     *find(facts) {
       const expected = new Set(facts.settings.tables)
@@ -372,8 +371,8 @@ export const typeChecks: readonly Check[] = [
   {
     id: 'use.sequential-key',
     severity: 'info',
-    title: 'Keys that only grow',
-    protects: 'New rows all go to the same range: one node of the cluster does the work of all.',
+    title: 'Ever-increasing keys',
+    protects: 'All new rows go to the same range, so one node of the cluster does all the work.',
     fix: 'ALTER TABLE {table} ALTER PRIMARY KEY USING COLUMNS ({columns}) USING HASH; -- on the target, before the load',
     *find(facts) {
       if (!facts.target.server.isCockroach) return
@@ -382,7 +381,7 @@ export const typeChecks: readonly Check[] = [
         if (table.key[0] && fed.has(`${table.name}.${table.key[0]}`))
           yield {
             object: nameOf(table),
-            what: `the key of ${nameOf(table)} begins with ${table.key[0]}, which a sequence feeds`,
+            what: `the key of ${nameOf(table)} begins with ${table.key[0]}, which is fed by a sequence`,
             names: {
               table: qualified(facts.settings.targetSchema, table.name),
               columns: table.key.map(ident).join(', '),

@@ -27,7 +27,7 @@ function original(work: Work, { schema, table, name, definition }: Constraint): 
   return `ALTER TABLE ${of} ADD CONSTRAINT ${ident(name)} ${definition}`
 }
 
-/** Applies what `convert.yml` says of a constraint; the name to take, or undefined when it is dropped. */
+/** Applies the decision of `convert.yml` on a constraint; returns its name, or undefined when it is dropped. */
 function decidedName(work: Work, { table, name, definition }: Constraint, object: string): string | undefined {
   const decided = work.table(table).constraints?.[name]
   if (decided?.drop !== undefined) {
@@ -75,7 +75,7 @@ function convertCheck(work: Work, constraint: Constraint, object: string): void 
 
 function convertForeignKey(work: Work, constraint: Constraint, object: string, tables: ReadonlySet<string>): void {
   const { references } = constraint
-  // A partition's share of its table's key: the one table has it once.
+  // A partition's share of its table's key: the single table has it once.
   if (!references || (constraint.inherited && !tables.has(references.table))) return
   if (references.schema !== work.schema) {
     work.leave('foreign-key.other-schema', object, original(work, constraint))

@@ -6,7 +6,7 @@ import type { Version } from './rules.ts'
 import { convertTables } from './tables.ts'
 import { type Conversion, Work } from './work.ts'
 
-/** The rule for each kind of object that is left to a person; every other kind is `object.unknown`. */
+/** The rule for each kind of object that needs manual work; every other kind is `object.unknown`. */
 const RULE_OF_KIND: Record<string, string> = {
   view: 'view',
   'materialized view': 'materialized-view',
@@ -25,14 +25,14 @@ const RULE_OF_KIND: Record<string, string> = {
   'default privileges': 'grant',
 }
 
-/** Objects of the database stand without a schema; of other kinds the server itself tells it. */
+/** Objects of the database have no schema; for other kinds the server itself reports it. */
 function objectName(work: Work, { kind, name, table }: Pick<SchemaObject, 'kind' | 'name' | 'table'>): string {
   if (kind === 'grant') return `grant on ${name}`
   if (/^(extension|event trigger|default privileges)$/.test(kind) || !RULE_OF_KIND[kind]) return `${kind} ${name}`
   return work.name(kind, ...(table ? [table] : []), name)
 }
 
-/** A schema in CockroachDB's words, with a finding for every object. The same catalog gives the same bytes. */
+/** A schema in CockroachDB's syntax, with a finding for every object. The same catalog gives the same bytes. */
 export function convert(catalog: Catalog, target: Version, decisions: Decisions = { version: 1 }): Conversion {
   const work = new Work(catalog, target, decisions)
   convertTables(work)

@@ -4,7 +4,7 @@ import * as z from 'zod'
 import type { Catalog } from '../model/catalog.ts'
 
 const sql = z.string().min(1)
-const reason = z.string().min(3).describe('Why; it stands in the report.')
+const reason = z.string().min(3).describe('Why; shown in the report.')
 const buckets = z.int().min(2).max(2048)
 
 const column = z.strictObject({
@@ -24,38 +24,35 @@ const column = z.strictObject({
 const index = z.strictObject({
   drop: reason.optional(),
   name: z.string().min(1).optional(),
-  hash: z.union([z.boolean(), buckets]).optional().describe('Sharding; a number is that of the buckets.'),
+  hash: z.union([z.boolean(), buckets]).optional().describe('Sharding; a number sets the buckets.'),
   storing: z.array(z.string()).optional().describe('Columns to store beside the key.'),
-  sql: sql.optional().describe('The whole CREATE INDEX in CockroachDB’s words.'),
+  sql: sql.optional().describe('The full CREATE INDEX in CockroachDB’s syntax.'),
 })
 
 const constraint = z.strictObject({
   drop: reason.optional(),
   name: z.string().min(1).optional(),
-  check: sql.optional().describe('The condition of a CHECK in CockroachDB’s words.'),
+  check: sql.optional().describe('The condition of a CHECK in CockroachDB’s syntax.'),
 })
 
 const table = z.strictObject({
   key: z.array(z.string()).min(1).optional().describe('Primary key columns; MOLT needs the same key on the source.'),
-  hash: z
-    .union([z.boolean(), buckets])
-    .optional()
-    .describe('Sharding of the primary key; a number is that of the buckets.'),
+  hash: z.union([z.boolean(), buckets]).optional().describe('Sharding of the primary key; a number sets the buckets.'),
   columns: z.record(z.string(), column).optional(),
   indexes: z.record(z.string(), index).optional(),
   constraints: z.record(z.string(), constraint).optional(),
 })
 
-/** convert.yml: what a team decides otherwise. */
+/** convert.yml: a team's decisions that override the rules. */
 export const decisions = z.strictObject({
   version: z.literal(1),
   types: z
     .record(z.string(), sql)
     .optional()
-    .describe('CockroachDB types by the source’s name of the type, as in money: DECIMAL(19,4).'),
+    .describe('CockroachDB types by the source’s type name, as in money: DECIMAL(19,4).'),
   rules: z
     .strictObject({
-      'key.hotspot': z.enum(['keep', 'hash']).optional().describe('`hash` shards every key that only grows.'),
+      'key.hotspot': z.enum(['keep', 'hash']).optional().describe('`hash` shards every ever-increasing key.'),
       'key.serial': z
         .enum(['sequence', 'unique-rowid'])
         .optional()
@@ -63,7 +60,7 @@ export const decisions = z.strictObject({
       'index.brin': z.enum(['drop', 'btree']).optional(),
     })
     .optional()
-    .describe('What a rule does everywhere.'),
+    .describe('Settings of a rule for the whole schema.'),
   tables: z.record(z.string(), table).optional(),
 })
 
@@ -74,10 +71,10 @@ export function tableDecision({ tables }: Decisions, name: string): TableDecisio
   return tables?.[name] ?? {}
 }
 
-/** What is wrong with convert.yml, one a line. */
+/** Mistakes in convert.yml, one per line. */
 export type Problems = string[]
 
-/** Suggests a known name for a misspelt one. */
+/** Suggests a known name for a misspelled one. */
 export type Suggest = (name: string, known: readonly string[]) => string
 
 /** Reads convert.yml. The file must exist. */
@@ -134,7 +131,10 @@ export function unknownNames(found: Decisions, catalog: Catalog, suggest: Sugges
         .map((each) => `tables.${name}.${part}.${each}: the table has none of that name${suggest(each, known[part])}`),
     )
     const key = (decision.key ?? []).filter((each) => !known.columns.includes(each))
-    return [...unknown, ...key.map((each) => `tables.${name}.key: ${each} is no column${suggest(each, known.columns)}`)]
+    return [
+      ...unknown,
+      ...key.map((each) => `tables.${name}.key: ${each} is not a column${suggest(each, known.columns)}`),
+    ]
   })
 }
 

@@ -2,25 +2,25 @@ import { type Token, tokens } from '../model/tokens.ts'
 import { ident } from '../runtime/database.ts'
 
 /*
- * Expressions of PostgreSQL, as its catalog prints them (fully parenthesised, names qualified), in CockroachDB's words.
- * Nothing is passed on that is not known: what has no counterpart is named, and the caller leaves the expression out.
+ * PostgreSQL expressions, as its catalog prints them (fully parenthesized, names qualified), in CockroachDB's syntax.
+ * Nothing unknown is passed on: what has no counterpart is reported, and the caller leaves the expression out.
  */
 
-/** `division`: that of integers keeps its fraction on CockroachDB. */
+/** `division`: integer division keeps its fraction on CockroachDB. */
 type Change = 'division' | 'function' | 'operator' | 'type'
 
 export interface Translation {
   sql: string
-  /** What was written otherwise; empty when the text is the same in meaning and form. */
+  /** What was written differently; empty when the text has the same meaning and form. */
   changes: Change[]
-  /** What CockroachDB lacks; the expression cannot be used when there is any. */
+  /** What CockroachDB lacks; if there is any, the expression cannot be used. */
   unsupported: string[]
 }
 
-/** What an expression's casts become: the target's name of a type, or undefined where it has none. */
+/** What an expression's casts become: the target's type name, or undefined without one. */
 export type CastType = (name: string) => string | undefined
 
-/** PostgreSQL prints LIKE as its operator, which CockroachDB reads as two regular-expression signs: another meaning. */
+/** PostgreSQL prints LIKE as its operator, which CockroachDB reads as two regular-expression signs with another meaning. */
 const LIKE: Record<string, string> = { '~~': 'LIKE', '!~~': 'NOT LIKE', '~~*': 'ILIKE', '!~~*': 'NOT ILIKE' }
 
 const OPERATORS = new Set(
@@ -55,7 +55,7 @@ const FUNCTIONS = new Set(
   st_point st_setsrid st_srid st_transform st_within st_x st_y`.split(/\s+/),
 )
 
-/** Text search configurations that CockroachDB has (docs, full-text-search); it names them by plain strings. */
+/** Text search configurations of CockroachDB (docs, full-text-search), which names them by plain strings. */
 const CONFIGURATIONS = new Set(
   'simple danish dutch english finnish french german hungarian italian norwegian portuguese russian spanish swedish turkish'.split(
     ' ',
@@ -112,7 +112,7 @@ class Translator {
     this.#out += like ?? text
   }
 
-  /** A name with its qualifiers, which may be a function's or, after OPERATOR, the way to an extension's operator. */
+  /** A name with its qualifiers: a function, or after OPERATOR the path to an extension's operator. */
   #name(token: Token): void {
     const parts = [token.text]
     while (this.#peek()?.text === '.' && /word|quoted/.test(this.#peek(1)?.kind ?? '')) {
@@ -162,7 +162,7 @@ class Translator {
     this.#out += `::${to ?? element}${name.endsWith('[]') ? '[]' : ''}`
   }
 
-  /** `'english'::regconfig`, which only a constant can be. */
+  /** `'english'::regconfig`, which must be a constant. */
   #configuration(): void {
     const name = /'(?:pg_catalog\.)?(\w+)'$/.exec(this.#out)?.[1] ?? ''
     if (CONFIGURATIONS.has(name)) this.changes.add('type')
@@ -199,7 +199,7 @@ export function translate(sql: string, castType: CastType): Translation {
   }
 }
 
-/** A domain's condition with the column in VALUE's place. */
+/** A domain's condition with the column in place of VALUE. */
 export function withColumn(condition: string, column: string): string {
   return tokens(condition)
     .map(({ kind, text }) => (kind === 'word' && text.toUpperCase() === 'VALUE' ? ident(column) : text))

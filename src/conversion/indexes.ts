@@ -5,7 +5,7 @@ import { checkName, hashOf } from './tables.ts'
 import { translateIn } from './types.ts'
 import type { Work } from './work.ts'
 
-/** Every index but those of primary keys: 2-indexes.sql. UNIQUE constraints stand with the indexes that they are. */
+/** Every index except those of primary keys: 2-indexes.sql. UNIQUE constraints belong to their indexes. */
 export function convertIndexes(work: Work, tables: ReadonlySet<string>): void {
   const constraints = new Map(
     work.catalog.constraints
@@ -69,7 +69,7 @@ function convertIndex(work: Work, index: Index, constraint: Constraint | undefin
   if (constraint?.deferrable) work.found('constraint.deferrable', object, constraint.definition)
 }
 
-/** Reports each rule that an index meets; undefined when it is left to a person. */
+/** Reports each rule that an index meets; undefined when it needs manual work. */
 function define(work: Work, index: Index, object: string): IndexDefinition | undefined {
   const method = methodOf(work, index, object)
   if (!method) return undefined
@@ -140,7 +140,7 @@ function reported(work: Work, rule: string, object: string, index: Index): Metho
   return 'inverted'
 }
 
-/** CockroachDB inverts the last column only, and stores none beside it. */
+/** CockroachDB inverts only the last column, and stores none beside it. */
 function isInverted({ columns, include }: Index): boolean {
   const inverted = columns.map((each) => GIN_PARTS.test(each.opclass ?? ''))
   return !include.length && inverted.at(-1) === true && inverted.slice(0, -1).every((each) => !each)
@@ -172,7 +172,7 @@ function stripped(expression: string): string {
   return expression
 }
 
-/** Whether an index on the target is without a class that the source's names; BRIN has other classes for the same types. */
+/** Whether an index on the target lacks a class that the source names; BRIN has other classes for the same types. */
 function losesOpclass(method: string, opclass: string): boolean {
   if (method === 'btree' || method === 'hash') return true
   return /^g/.test(method) && !/^((jsonb|array|tsvector|gin_trgm|gist_trgm)_ops|gist_geo\w+)$/.test(opclass)

@@ -1,11 +1,11 @@
 /*
- * What CockroachDB makes of each part of a PostgreSQL schema: the one table that `convert`, its report and
- * docs/conversion-rules.md are made of. `source` names where a fact comes from: a page of CockroachDB's documentation,
+ * How each part of a PostgreSQL schema translates to CockroachDB: the one table behind `convert`, its report and
+ * docs/conversion-rules.md. `source` names where a fact comes from: a page of CockroachDB's documentation,
  * an issue of its tracker (`#31632`), its grammar, or MOLT's documentation.
  */
 
 export const OUTCOMES = ['same', 'adapted', 'lossy', 'manual'] as const
-/** `same`: means the same. `adapted`: another form, same effect. `lossy`: something is lost. `manual`: left for a person. */
+/** `same`: means the same. `adapted`: another form, same effect. `lossy`: something is lost. `manual`: needs manual work. */
 export type Outcome = (typeof OUTCOMES)[number]
 
 export type Version = readonly [major: number, minor: number]
@@ -19,7 +19,7 @@ export interface Rule {
   source: string
   did: string
   means: string
-  /** Empty when nothing is to be done. */
+  /** Empty when there is nothing to do. */
   todo: string
 }
 
@@ -44,7 +44,7 @@ const rule = (
 })
 
 const CHANGE_SOURCE =
-  'Change the column on the source first: MOLT moves values only between types of one family, and `prepare` blocks until then.'
+  'Change the column on the source first: MOLT moves values only between types of the same family, and `prepare` blocks until then.'
 
 const TYPE_RULES = [
   rule(
@@ -53,14 +53,14 @@ const TYPE_RULES = [
     'same',
     'int',
     'Written with their width: INT2, INT4, INT8.',
-    'A bare INT is 8 bytes in CockroachDB, so the width is always said.',
+    'A bare INT is 8 bytes in CockroachDB, so the width is always written.',
   ),
   rule(
     'type.basic',
     'Types that both databases have',
     'same',
     'data-types',
-    'Written by CockroachDB’s name.',
+    'Written with CockroachDB’s name.',
     'Nothing changes.',
   ),
   rule(
@@ -70,7 +70,7 @@ const TYPE_RULES = [
     'decimal',
     'DECIMAL without precision.',
     'CockroachDB keeps more digits than the source, and does not round.',
-    'Round in the application, or give the column a plain precision on the source.',
+    'Round in the application, or give the column an explicit precision on the source.',
   ),
   rule(
     'type.money',
@@ -88,7 +88,7 @@ const TYPE_RULES = [
     'citext',
     'Before 25.3: STRING.',
     'Comparisons distinguish upper and lower case.',
-    'Upgrade the target to 25.3, or compare lower(…) and put unique indexes on it.',
+    'Upgrade the target to 25.3, or compare lower(…) and index it uniquely.',
     [25, 3],
   ),
   rule(
@@ -98,7 +98,7 @@ const TYPE_RULES = [
     'ltree',
     'Before 25.4: STRING.',
     'Path operators and their indexes are missing.',
-    `Upgrade the target to 25.4. Else: ${CHANGE_SOURCE}`,
+    `Upgrade the target to 25.4. Otherwise: ${CHANGE_SOURCE}`,
     [25, 4],
   ),
   rule(
@@ -154,7 +154,7 @@ const TYPE_RULES = [
     'same',
     'full-text-search',
     'Kept.',
-    'Of a text search configuration only the dictionary counts; websearch_to_tsquery and setweight are missing.',
+    'Only the dictionary of a text search configuration counts; websearch_to_tsquery and setweight are missing.',
   ),
   rule('type.interval', 'interval', 'same', 'interval', 'Kept with fields and precision.', 'Nothing changes.'),
   rule(
@@ -163,7 +163,7 @@ const TYPE_RULES = [
     'same',
     'timestamp',
     'Kept with their precision.',
-    'infinity becomes a far date; `prepare` looks for it.',
+    'infinity becomes a far date; `prepare` checks for it.',
   ),
   rule(
     'type.char',
@@ -171,12 +171,12 @@ const TYPE_RULES = [
     'lossy',
     'string',
     'CHAR(n).',
-    'PostgreSQL ignores trailing blanks when it compares char(n); CockroachDB’s treatment of them differs.',
-    'Prefer varchar or text where trailing blanks may matter.',
+    'PostgreSQL ignores trailing spaces when it compares char(n); CockroachDB treats them differently.',
+    'Prefer varchar or text where trailing spaces may matter.',
   ),
   rule(
     'type.system',
-    'Types of PostgreSQL’s inside ("char", name, oid)',
+    'Internal PostgreSQL types ("char", name, oid)',
     'same',
     'oid',
     'Kept.',
@@ -184,7 +184,7 @@ const TYPE_RULES = [
   ),
   rule(
     'type.internal',
-    'Types that mean something on one server only',
+    'Types with a meaning only on one server',
     'lossy',
     'data-types',
     'STRING.',
@@ -192,13 +192,13 @@ const TYPE_RULES = [
     CHANGE_SOURCE,
   ),
   rule('type.bit', 'bit and bit varying', 'same', 'bit', 'Kept.', 'Nothing changes.'),
-  rule('type.array', 'Arrays', 'same', 'array', 'Kept.', 'Arrays have one dimension only.'),
+  rule('type.array', 'Arrays', 'same', 'array', 'Kept.', 'Arrays have only one dimension.'),
   rule(
     'type.array-dimensions',
     'Arrays declared with several dimensions',
     'lossy',
     'array',
-    'An array of one dimension.',
+    'A one-dimensional array.',
     '{{1,2},{3,4}} arrives as {1,2,3,4}.',
     'Store nested arrays as jsonb on the source; `prepare` blocks when it finds one.',
   ),
@@ -236,7 +236,7 @@ const TYPE_RULES = [
     'adapted',
     'inet',
     'INET.',
-    'Host bits to the right of the mask are not refused.',
+    'Host bits to the right of the mask are accepted.',
     CHANGE_SOURCE,
   ),
   rule(
@@ -245,7 +245,7 @@ const TYPE_RULES = [
     'lossy',
     'data-types',
     'STRING.',
-    'Text is not checked, and sorts as text.',
+    'The text is not validated, and sorts as text.',
     CHANGE_SOURCE,
   ),
   rule(
@@ -264,7 +264,7 @@ const TYPE_RULES = [
     'MOLT: data types',
     'The column is created with CockroachDB’s spatial type.',
     'MOLT does not move spatial values.',
-    'Move the table by other means, or carry the column as text and build it on the target.',
+    'Move the table by other means, or move the column as text and rebuild it on the target.',
   ),
   rule(
     'type.json',
@@ -273,15 +273,15 @@ const TYPE_RULES = [
     'jsonb',
     'JSONB.',
     'White space, the order of keys and duplicate keys are lost.',
-    'Use text on both sides where the text itself matters.',
+    'Use text on both sides if the exact text matters.',
   ),
   rule(
     'type.collation',
     'Collations',
     'adapted',
     'collate',
-    'The locale’s name as CockroachDB has it; C and POSIX need none, as CockroachDB sorts by bytes.',
-    'A column with a collation is a type of its own: it does not concatenate or compare with other text without a COLLATE.',
+    'CockroachDB’s name of the locale; C and POSIX need none, because CockroachDB sorts by bytes.',
+    'A column with a collation has its own type: it cannot be concatenated or compared with other text without COLLATE.',
     'Test each query on the column.',
   ),
   rule(
@@ -290,7 +290,7 @@ const TYPE_RULES = [
     'lossy',
     'collate',
     'No collation.',
-    'Values that the source takes for equal are different on the target.',
+    'Values that are equal on the source differ on the target.',
     'Set a locale with -u-ks-level2 in `convert.yml`, or compare lower(…).',
   ),
   rule(
@@ -299,15 +299,15 @@ const TYPE_RULES = [
     'lossy',
     'postgresql-compatibility',
     'STRING.',
-    'CockroachDB loads no extensions: operators and checks of the type are missing.',
+    'CockroachDB loads no extensions, so the type’s operators and checks are missing.',
     CHANGE_SOURCE,
   ),
   rule(
     'type.unknown',
-    'Types that this program does not know',
+    'Unknown types',
     'manual',
     'none',
-    'STRING stands in its place.',
+    'STRING instead.',
     'Nothing is known about the type.',
     'Set the type in `convert.yml`.',
   ),
@@ -330,7 +330,7 @@ const COLUMN_RULES = [
     'adapted',
     'create-table',
     'GENERATED BY DEFAULT AS IDENTITY.',
-    'ALWAYS refuses the values that load and stream bring. The target takes explicit values.',
+    'ALWAYS refuses the values of the load and the stream. The target accepts explicit values.',
     'ALTER TABLE … ALTER COLUMN … SET GENERATED ALWAYS after the switch.',
   ),
   rule(
@@ -347,7 +347,7 @@ const COLUMN_RULES = [
     'lossy',
     'create-sequence',
     'NO CYCLE.',
-    'At its end the sequence refuses to give a number.',
+    'At its end, the sequence returns an error.',
     'Restart it by hand or in the application before it ends.',
   ),
   rule(
@@ -363,7 +363,7 @@ const COLUMN_RULES = [
     'Expressions in another form',
     'adapted',
     'functions-and-operators',
-    'Written in CockroachDB’s words.',
+    'Written in CockroachDB’s syntax.',
     'The meaning is the same.',
   ),
   rule(
@@ -373,7 +373,7 @@ const COLUMN_RULES = [
     'postgresql-compatibility',
     'Kept as it is.',
     'PostgreSQL drops the fraction, CockroachDB keeps it: 1 / 2 is 0.5.',
-    'Write // where whole numbers are divided.',
+    'Use // to divide integers.',
   ),
   rule(
     'default.unsupported',
@@ -396,12 +396,12 @@ const COLUMN_RULES = [
   ),
   rule(
     'key.hotspot',
-    'Keys that only grow',
+    'Ever-increasing keys',
     'same',
     'hash-sharded-indexes',
     'Kept as it is.',
-    'All new rows go to one range: one node does the work of all.',
-    'Decide: `hash: true` for the table spreads writes and makes range scans by key read every shard; a random uuid needs a change of the application. A table with few writes needs neither.',
+    'All new rows go to one range, so one node does all the work.',
+    'Choose: `hash: true` spreads writes, but range scans by key read every shard; a random uuid requires an application change. A table with few writes needs neither.',
   ),
   rule(
     'key.hash',
@@ -409,7 +409,7 @@ const COLUMN_RULES = [
     'adapted',
     'hash-sharded-indexes',
     'The key is USING HASH, as `convert.yml` says.',
-    'Writes spread over the shards; a scan in key order reads each of them.',
+    'Writes spread over the shards; a scan in key order reads all of them.',
   ),
   rule(
     'key.none',
@@ -439,7 +439,7 @@ const INDEX_RULES = [
     'manual',
     'expression-indexes',
     'Not created.',
-    'Queries that rest on it become slow; a unique one no longer holds.',
+    'Queries that depend on it become slow; a unique index is no longer enforced.',
     'Port the expression, and create the index by hand.',
   ),
   rule(
@@ -475,7 +475,7 @@ const INDEX_RULES = [
     'inverted-indexes',
     'Not created.',
     'An inverted index takes one such column, the last one.',
-    'Create an index a column.',
+    'Create one index per column.',
   ),
   rule(
     'index.gist',
@@ -491,7 +491,7 @@ const INDEX_RULES = [
     'manual',
     'create-index',
     'Not created.',
-    'Queries that rest on it become slow.',
+    'Queries that depend on it become slow.',
     'Replace the query, or index the parts in a B-tree.',
   ),
   rule(
@@ -500,8 +500,8 @@ const INDEX_RULES = [
     'lossy',
     'create-index',
     'Not created.',
-    'Ranges of the column are read from the whole table.',
-    'Create a B-tree index where queries need it; hash-sharded when the column only grows.',
+    'Range queries on the column read the whole table.',
+    'Create a B-tree index where queries need it; hash-sharded if the column is ever-increasing.',
   ),
   rule(
     'index.vector',
@@ -509,7 +509,7 @@ const INDEX_RULES = [
     'lossy',
     'vector-indexes',
     'From 25.2 a VECTOR INDEX; before that, none.',
-    'Parameters of the method are lost; of the distances only L2 is fast in 25.2.',
+    'Parameters of the method are lost; in 25.2 only the L2 distance is fast.',
     'Set feature.vector_index.enabled, and measure the recall.',
   ),
   rule(
@@ -518,15 +518,15 @@ const INDEX_RULES = [
     'adapted',
     'create-index',
     'Left out.',
-    'CockroachDB’s order is by bytes: LIKE ’x%’ uses a plain index, as with text_pattern_ops.',
+    'CockroachDB sorts by bytes: LIKE ’x%’ uses a plain index, as with text_pattern_ops.',
   ),
   rule(
     'index.collation',
-    'Indexes with a collation of their own',
+    'Indexes with their own collation',
     'lossy',
     'create-index',
     'The collation is left out.',
-    'The index serves queries in the column’s own order only.',
+    'The index serves only queries in the column’s own order.',
     'Index the expression with COLLATE, and use it in queries.',
   ),
   rule(
@@ -564,8 +564,8 @@ const CONSTRAINT_RULES = [
     'DEFERRABLE',
     'lossy',
     '#31632',
-    'Checked at once.',
-    'A transaction that breaks it in between fails.',
+    'Checked immediately.',
+    'A transaction that violates it temporarily fails.',
     'Order the writes in the application.',
   ),
   rule(
@@ -574,8 +574,8 @@ const CONSTRAINT_RULES = [
     'manual',
     '#46657',
     'Not created.',
-    'What it forbids is possible.',
-    'Check it in the application in a SERIALIZABLE transaction, or in a trigger.',
+    'What it forbids becomes possible.',
+    'Enforce it in the application in a SERIALIZABLE transaction, or in a trigger.',
   ),
   rule('check.plain', 'CHECK', 'same', 'check', 'Added NOT VALID and validated.', 'Nothing changes.'),
   rule(
@@ -592,7 +592,7 @@ const CONSTRAINT_RULES = [
     'adapted',
     'alter-table',
     'Kept NOT VALID.',
-    'Rows that break it stay; new rows are checked.',
+    'Existing rows that violate it stay; new rows are checked.',
     'Validate it on the source first where you can.',
   ),
   rule(
@@ -601,7 +601,7 @@ const CONSTRAINT_RULES = [
     'manual',
     'check',
     'Not created.',
-    'Any value is taken.',
+    'Any value is accepted.',
     'Port the condition by hand.',
   ),
   rule(
@@ -618,7 +618,7 @@ const CONSTRAINT_RULES = [
     'lossy',
     'grammar',
     'NO ACTION.',
-    'Deleting the parent fails while a child refers to it. SET NULL for all columns would empty others, too.',
+    'Deleting the parent fails while a child refers to it. SET NULL for all columns would clear others too.',
     'Set the columns in the application before the delete.',
   ),
   rule(
@@ -636,8 +636,8 @@ const CONSTRAINT_RULES = [
     'manual',
     'foreign-key',
     'Not created: one migration moves one schema.',
-    'The reference is not checked until the other schema is on the target.',
-    'Add it when both schemas are there.',
+    'The reference is not checked until the other schema exists on the target.',
+    'Add it once both schemas exist.',
   ),
 ] as const
 
@@ -657,7 +657,7 @@ const TABLE_RULES = [
     'Inheritance',
     'lossy',
     '#22456',
-    'A table of its own, with the inherited columns.',
+    'A separate table with the inherited columns.',
     'A query on the parent no longer sees rows of its children.',
     'Query each table, or a view with UNION ALL.',
   ),
@@ -667,7 +667,7 @@ const TABLE_RULES = [
     'adapted',
     'create-table',
     'A plain table.',
-    'Every write is replicated. Logical replication does not carry an unlogged table; `prepare` says so.',
+    'Every write is replicated. Logical replication skips unlogged tables; `prepare` reports them.',
   ),
   rule(
     'table.typed',
@@ -701,7 +701,7 @@ const TABLE_RULES = [
     'adapted',
     'with-storage-parameter',
     'Left out.',
-    'They steer PostgreSQL’s storage and vacuum.',
+    'They control PostgreSQL’s storage and vacuum.',
   ),
   rule('comment.kept', 'Comments', 'same', 'comment-on', 'Kept.', 'Nothing changes.'),
   rule(
@@ -710,7 +710,7 @@ const TABLE_RULES = [
     'lossy',
     'comment-on',
     'Left out.',
-    'CockroachDB has comments on schemas, tables, columns, types, indexes and constraints only.',
+    'CockroachDB has comments only on schemas, tables, columns, types, indexes and constraints.',
   ),
   rule(
     'owner',
@@ -718,17 +718,17 @@ const TABLE_RULES = [
     'adapted',
     'grammar',
     'Objects belong to the role that runs the files.',
-    'Owners of the source are not carried over.',
+    'Owners are not copied from the source.',
     'ALTER TABLE … OWNER TO, where the application changes its own schema.',
   ),
   rule(
     'text.order',
-    'The order of text',
+    'Sort order of text',
     'lossy',
     'collate',
     'No collation: the target sorts text by bytes.',
     'ORDER BY, <, > and ranges over text differ from the source: upper case comes before lower case, accented letters last.',
-    'Sort with COLLATE where people read the order.',
+    'Sort with COLLATE where people see the order.',
   ),
   rule(
     'name.long',
@@ -736,16 +736,16 @@ const TABLE_RULES = [
     'lossy',
     'keywords-and-identifiers',
     'Kept.',
-    'PostgreSQL cuts longer names down to 63 bytes, CockroachDB does not: a statement with the full name finds nothing.',
+    'PostgreSQL truncates longer names to 63 bytes, but CockroachDB does not: a statement with the full name finds nothing.',
     'Write the name as it is stored.',
   ),
   rule(
     'name.reserved',
-    'Words reserved in CockroachDB only',
+    'Words reserved only in CockroachDB',
     'adapted',
     'keywords-and-identifiers',
     'Quoted.',
-    'Statements that leave the quotes out fail.',
+    'Statements without the quotes fail.',
     'Quote the name in the application.',
   ),
   rule(
@@ -767,57 +767,57 @@ const OBJECT_RULES = [
     'view',
     'Views',
     'views',
-    'Queries on the view fail until it is there.',
-    'Run the definition on the target, and change what it refuses.',
+    'Queries on the view fail until it exists.',
+    'Run the definition on the target, and change what is refused.',
   ),
   port(
     'materialized-view',
     'Materialized views',
     'views',
-    'As views; REFRESH has no CONCURRENTLY that skips locks, and indexes are made by hand.',
-    'Run the definition on the target, and refresh it on a schedule.',
+    'As for views. REFRESH has no CONCURRENTLY, and you create indexes by hand.',
+    'Run the definition on the target, and schedule the refresh.',
   ),
   port(
     'function',
     'Functions',
     'user-defined-functions',
-    'Calls fail until it is there.',
-    'CockroachDB has SQL and PL/pgSQL functions, with limits. Run the definition on the target, and change what it refuses.',
+    'Calls fail until it exists.',
+    'CockroachDB has SQL and PL/pgSQL functions, with limits. Run the definition on the target, and change what is refused.',
   ),
   port(
     'procedure',
     'Procedures',
     'stored-procedures',
-    'CALL fails until it is there.',
-    'CockroachDB has PL/pgSQL procedures, with limits. Run the definition on the target, and change what it refuses.',
+    'CALL fails until it exists.',
+    'CockroachDB has PL/pgSQL procedures, with limits. Run the definition on the target, and change what is refused.',
   ),
   port(
     'aggregate',
     'Aggregates and window functions',
     'user-defined-functions',
-    'CockroachDB has none that users define.',
+    'CockroachDB has no user-defined ones.',
     'Aggregate in the application or in a query.',
   ),
   port(
     'trigger',
     'Triggers',
     'triggers',
-    'Nothing runs on writes. While the stream runs, nothing may: it brings what triggers wrote.',
-    'CockroachDB has row triggers from 24.3. Create them after the switch, or move their work into the application.',
+    'No trigger runs on writes. None may while the stream runs, because it also brings what triggers wrote.',
+    'CockroachDB has row triggers from 24.3. Create them after the switch, or move their logic into the application.',
   ),
   port(
     'event-trigger',
     'Event triggers',
     'postgresql-compatibility',
     'CockroachDB has none.',
-    'Audit schema changes by the event log.',
+    'Audit schema changes with the event log.',
   ),
   port(
     'rule',
     'Rules',
     'postgresql-compatibility',
-    'CockroachDB has none: a write does what it says.',
-    'Move the work into a trigger or the application.',
+    'CockroachDB has none, so writes are not rewritten.',
+    'Move the logic into a trigger or the application.',
   ),
   port(
     'policy',
@@ -837,12 +837,12 @@ const OBJECT_RULES = [
     'statistics',
     'Extended statistics',
     'create-statistics',
-    'CockroachDB gathers statistics over several columns by itself, of indexes.',
+    'CockroachDB collects multi-column statistics for indexes by itself.',
     'CREATE STATISTICS … ON a, b where plans need it.',
   ),
   port(
     'collation',
-    'Collations that users define',
+    'User-defined collations',
     'collate',
     'CockroachDB has no CREATE COLLATION.',
     'Name a locale with its extensions, such as "de-u-ks-level2".',
@@ -852,7 +852,7 @@ const OBJECT_RULES = [
     'Grants and default privileges',
     'grant',
     'The application’s role has no rights on the target.',
-    'Create the roles and run the grants. `prepare` closes write access until the commit. There are no grants on columns.',
+    'Create the roles and run the grants. `prepare` revokes write access until the commit. Column grants do not exist.',
   ),
   port(
     'type.user-defined',
@@ -866,7 +866,7 @@ const OBJECT_RULES = [
     'Objects of other kinds',
     'none',
     'Nothing is known about this kind of object.',
-    'Port it by hand, or decide that the target does not need it.',
+    'Port it by hand, or leave it out.',
   ),
 ] as const
 
@@ -882,7 +882,7 @@ export const RULES: readonly Rule[] = [
     'Decided in `convert.yml`',
     'adapted',
     'convert.yml',
-    'As the file says.',
+    'As set in the file.',
     'The team’s own decision.',
   ),
 ]

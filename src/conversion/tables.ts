@@ -29,7 +29,7 @@ export function convertTables(work: Work): void {
     if (!identity && table && column && names.has(table)) add(work, ownSequence(work.schema, name, table, column))
 }
 
-/** Partitions become rows of their table, and foreign tables stay behind. */
+/** Partitions become rows of their table, and foreign tables are not converted. */
 function isCreated(work: Work, table: Table): boolean {
   if (table.kind === 'foreign')
     work.leave(
@@ -61,7 +61,7 @@ function leaveType(work: Work, type: Type): void {
   else work.leave('type.user-defined', object, type.definition)
 }
 
-/** Without those of identity columns, which bring their own, and of columns that `convert.yml` numbers otherwise. */
+/** Without those of identity columns, which create their own, and of columns with another numbering in `convert.yml`. */
 function neededSequences(work: Work, tables: readonly Table[]): Sequence[] {
   const byName = new Map(tables.map((each) => [each.name, each]))
   return work.catalog.sequences.filter((sequence) => {
@@ -192,7 +192,7 @@ function collationOf(work: Work, object: string, column: Column, decided: string
   return locale ?? null
 }
 
-/** CockroachDB's name of a locale; null for the order of bytes, undefined where there is none. */
+/** CockroachDB's name of a locale; null for byte order, undefined when there is none. */
 function localeOf({ provider, locale, deterministic }: Collation): string | null | undefined {
   if (/^(C|POSIX|C\.UTF-?8)$/i.test(locale)) return null
   if (!deterministic || provider === 'builtin') return undefined
@@ -202,7 +202,7 @@ function localeOf({ provider, locale, deterministic }: Collation): string | null
 
 type Numbering = 'sequence' | 'unique-rowid' | 'uuid'
 
-/** How a column that a sequence feeds is numbered on the target; `sequence` for every other column, too. */
+/** How a column fed by a sequence is numbered on the target; `sequence` for every other column, too. */
 function numbering(work: Work, table: Table, column: Column): Numbering {
   const decided = work.table(table.name).columns?.[column.name]?.serial
   if (decided) return decided
@@ -262,7 +262,7 @@ function defaultOf(work: Work, table: Table, column: Column, numbered: Numbering
   return translated.sql
 }
 
-/** What an expression's translation has changed. */
+/** What the translation of an expression changed. */
 export function reportChanges(
   work: Work,
   object: string,
@@ -325,7 +325,7 @@ export function hashOf(decided: boolean | number | undefined): HashSharding | nu
   return decided ? { buckets: decided === true ? null : decided } : null
 }
 
-/** A key's first column whose values only grow: numbered by a sequence, or the time. */
+/** A key's first column if its values only grow: numbered by a sequence, or a time. */
 function isGrowing(work: Work, table: Table, column: ColumnDefinition | undefined): boolean {
   if (!column) return false
   if (
@@ -347,14 +347,14 @@ function commentsOf(work: Work, table: Table): string[] {
   })
 }
 
-/** Reserved in CockroachDB and free as a column's name in PostgreSQL, by CockroachDB's grammar (reserved_keyword). */
+/** Reserved in CockroachDB but allowed as a column name in PostgreSQL, by CockroachDB's grammar (reserved_keyword). */
 const RESERVED = new Set(['family', 'none'])
 
-/** What a name asks of the application: it is kept in every case. */
+/** What a name requires of the application: it is kept in any case. */
 export function checkName(work: Work, kind: string, ...parts: string[]): void {
   const name = parts.at(-1) as string
   const object = work.name(kind, ...parts)
-  // PostgreSQL does not cut a character in two: the rest of a longer name may be short of 63 bytes by three.
+  // PostgreSQL does not split a character, so a truncated name can be up to three bytes short of 63.
   if (Buffer.byteLength(name) === 63) work.found('name.long', object)
   if (RESERVED.has(name)) work.found('name.reserved', object)
   if (name !== name.toLowerCase()) work.found('name.mixed-case', object)

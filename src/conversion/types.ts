@@ -61,7 +61,7 @@ const BUILT_IN: Record<string, Mapping> = {
 const GEOMETRIC = /^(point|line|lseg|box|path|polygon|circle)$/
 const INTERNAL = /^(xid8?|cid|tid|txid_snapshot|pg_snapshot|pg_lsn|aclitem|refcursor|reg\w+|int2vector|oidvector)$/
 
-/** By the type's name, for types of extensions. */
+/** By type name, for types of extensions. */
 const EXTENSIONS: Record<string, Mapping> = {
   citext: { type: 'CITEXT', rule: 'type.citext', since: [25, 3] },
   ltree: { type: 'LTREE', rule: 'type.ltree', since: [25, 4] },
@@ -96,7 +96,7 @@ export function chooseType(work: Work, type: TypeName, dimensions = 0): TypeChoi
   return { type: `${found.type}[]`, rule }
 }
 
-/** Rules that say nothing of their own about an array's elements. */
+/** Rules without anything of their own about an array's elements. */
 const PLAIN = new Set(['type.basic', 'type.integer', 'type.enum', 'type.timestamp', 'type.interval', 'type.bit'])
 
 function scalar(work: Work, type: TypeName): TypeChoice {
@@ -161,7 +161,7 @@ function castType(work: Work, text: string): string | undefined {
   return found.type.replace('%m', modifier)
 }
 
-/** An expression of the source in CockroachDB's words. */
+/** An expression of the source in CockroachDB's syntax. */
 export function translateIn(work: Work, expression: string): Translation {
   return translate(expression, (name) => castType(work, name))
 }

@@ -3,22 +3,22 @@ import { ident } from '../runtime/database.ts'
 import { type Decisions, tableDecision } from './decisions.ts'
 import { isSince, type Outcome, ruleOf, type Version } from './rules.ts'
 
-/** One object, or one part of it, and what became of it. */
+/** An object, or part of one, and its result. */
 export interface Finding {
   rule: string
   outcome: Outcome
   /** `column public.orders.total`: kind and name. */
   object: string
-  /** As it is on the source, where that tells more than the name. */
+  /** On the source, where it adds to the name. */
   from: string | null
-  /** As it is on the target; null when nothing was written. */
+  /** On the target; null when nothing was written. */
   to: string | null
 }
 
-/** One statement and the object it makes. */
+/** One statement and the object it creates. */
 export interface Statement {
   sql: string
-  /** What `apply` records for the ledger; null for what stands in 1-tables.sql. */
+  /** What `apply` records for the ledger; null for objects in 1-tables.sql. */
   deferred: {
     kind: 'unique' | 'index' | 'check' | 'foreign-key'
     table: string
@@ -33,7 +33,7 @@ export interface Conversion {
   tables: Statement[]
   indexes: Statement[]
   constraints: Statement[]
-  /** What a person must port: a heading and the original. */
+  /** What must be ported by hand: a heading and the original. */
   manual: { rule: string; object: string; original: string }[]
   findings: Finding[]
 }
@@ -69,19 +69,19 @@ export class Work {
     return isSince(this.result.target, since)
   }
 
-  /** The rule's own outcome, or `same` from the version on that has the feature. */
+  /** The rule's own outcome, or `same` from the version that has the feature. */
   found(id: string, object: string, from: string | null = null, to: string | null = null): void {
     const { outcome, since } = ruleOf(id)
     this.result.findings.push({ rule: id, outcome: since && this.has(since) ? 'same' : outcome, object, from, to })
   }
 
-  /** Leaves an object to a person, with its original in 4-manual.sql. */
+  /** Leaves an object for manual work, with its original in 4-manual.sql. */
   leave(id: string, object: string, original: string): void {
     this.found(id, object, original)
     this.result.manual.push({ rule: id, object, original })
   }
 
-  /** A person's decision stands above every rule. */
+  /** A person's decision overrides every rule. */
   decided(object: string, from: string | null, to: string | null): void {
     this.found('override', object, from, to)
   }

@@ -1,9 +1,9 @@
 import { type Database, sqlState } from '../runtime/database.ts'
 
 /*
- * What CockroachDB tells of its clients: statement and transaction statistics, sessions, jobs. Columns and JSON by
+ * What CockroachDB reports about its clients: statement and transaction statistics, sessions, jobs. Columns and JSON by
  * cockroachdb/docs, `crdb-internal.md` of v24.1 to v26.3. All of it stays readable when `allow_unsafe_internals` is off.
- * Each needs a right; without it some of these statements fail, and others quietly show only what is one's own.
+ * Each needs a right. Without it, some of these statements fail, and others silently show only one's own.
  */
 
 /** Of one statement and application, since `since`. Times in milliseconds. */
@@ -48,7 +48,7 @@ export interface TargetJob {
   status: string
 }
 
-/** What the migration user may see of others. */
+/** What the migration user can see of other users. */
 export interface Sight {
   /** Statements, transactions and sessions: VIEWACTIVITY or VIEWACTIVITYREDACTED. */
   activity: boolean
@@ -61,7 +61,7 @@ export interface Sight {
 const STATEMENTS = 2000
 const CONNECTION_LIMIT = 'SHOW CLUSTER SETTING server.max_connections_per_gateway'
 
-/** Reads what this role may see. */
+/** Reads what this role can see. */
 export async function readSight(db: Database): Promise<Sight> {
   return { activity: await seesActivity(db), jobs: await seesJobs(db), settings: await seesSettings(db) }
 }
@@ -93,7 +93,7 @@ async function seesJobs(db: Database): Promise<boolean> {
   return ['VIEWJOB', 'CONTROLJOB', 'ALL'].some((each) => privileges.includes(each))
 }
 
-/** Privileges of the whole cluster that this role has, by itself or by a role it is a member of; `ALL` for admin. */
+/** Cluster-wide privileges of this role, its own or through membership; `ALL` for admin. */
 export async function readSystemPrivileges(db: Database): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT DISTINCT g.privilege_type AS privilege FROM [SHOW SYSTEM GRANTS] g
@@ -111,7 +111,7 @@ export async function readClock(db: Database): Promise<Date> {
 
 const OTHERS = `aggregated_ts >= $1 AND app_name NOT LIKE '$ internal%' AND app_name <> ALL($2)`
 
-/** One row a plan and aggregation period, in seconds. */
+/** One row per plan and aggregation period, in seconds. */
 const STATEMENT_STATISTICS = `
   SELECT metadata->>'query' AS query, app_name AS application,
          coalesce((metadata->>'fullScan')::BOOL, false) AS full_scan,
@@ -128,7 +128,7 @@ const STATEMENT_STATISTICS = `
 
 /**
  * Statements of this database by clients other than `own`, the most expensive first.
- * @param since statistics are kept by the hour; those of the hour that holds it are included
+ * @param since statistics are kept by the hour; the hour that contains it is included
  */
 export async function readTargetStatements(
   db: Database,
@@ -166,7 +166,7 @@ export async function readTargetTransactions(
   return rows
 }
 
-/** The begin of the aggregation period, by default an hour. */
+/** The start of the aggregation period, by default an hour. */
 function hourOf(time: Date): Date {
   return new Date(Math.floor(time.getTime() / 3_600_000) * 3_600_000)
 }
@@ -184,7 +184,7 @@ export async function readTargetSessions(db: Database, own: readonly string[]): 
 
 /**
  * Sessions that hold a lock for which a session of the applications `waiting` waits, as text for a person. Reading it
- * asks every node. VIEWACTIVITYREDACTED hides the keys; then holders of contended locks in the same range are named.
+ * asks every node. VIEWACTIVITYREDACTED hides the keys; holders of contended locks in the same range are named instead.
  */
 export async function readLockHolders(db: Database, waiting: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
@@ -204,7 +204,7 @@ export async function readLockHolders(db: Database, waiting: readonly string[]):
 }
 
 /**
- * Connections that every node together allows; undefined when there is no limit, or this role may not read it
+ * Connections that all nodes together allow; undefined without a limit, or when this role cannot read it
  * (VIEWCLUSTERSETTING).
  */
 export async function readConnectionLimit(db: Database): Promise<number | undefined> {

@@ -16,43 +16,43 @@ import { TIMING } from '../runtime/timing.ts'
 import { readSchema } from '../sql/schema.ts'
 
 /*
- * What slows the load, or could wedge the stream, is taken off the target before it and put back afterwards. Nothing
- * is dropped that was not captured: its DDL stands in the ledger before the drop, and the drop is recorded after it
- * happened. Whether an object is there is always asked of the catalog, so that every step can be repeated.
+ * What slows the load, or could stop the stream, is dropped on the target before it and rebuilt afterwards. Nothing is
+ * dropped that was not captured: its DDL is in the ledger before the drop, and the drop is recorded afterwards. The
+ * catalog always decides whether an object exists, so that every step can be repeated.
  */
 
-/** In the order of dropping; they are rebuilt in the opposite one. */
+/** In the order of dropping; they are rebuilt in reverse. */
 export const DEFERRED_KINDS = ['foreign-key', 'check', 'unique', 'index'] as const
 export type DeferredKind = (typeof DEFERRED_KINDS)[number]
 
 export interface Deferral {
   indexes: boolean
   constraints: boolean
-  /** The user's word that values never move between rows: then a unique index is in the stream's way no more than others. */
+  /** The user's promise that values never move between rows. Unique indexes then block the stream no more than others. */
   uniqueAfterLoad?: boolean
 }
 
-/** One object of the target that was captured. `kind` says when it comes back: see {@link Deferral} for unique indexes. */
+/** One captured object of the target. `kind` decides when it comes back: see {@link Deferral} for unique indexes. */
 export interface Deferred {
   kind: DeferredKind
   schema: string
   table: string
   name: string
-  /** Rebuilds it; a foreign key or check NOT VALID, so that nothing waits for a scan. */
+  /** Rebuilds it; a foreign key or check as NOT VALID, so that nothing waits for a scan. */
   create: string
   drop: string
   dropped: boolean
   rebuilt: boolean
   /** False for a constraint that was NOT VALID when it was captured, and stays so. */
   valid: boolean
-  /** Statements that put its comments back. */
+  /** Statements that restore its comments. */
   comments: string[]
 }
 
-/** An object as it is written into the ledger. */
+/** An object as stored in the ledger. */
 export type Captured = Omit<Deferred, 'dropped' | 'rebuilt'>
 
-/** What tells one captured object from all others. */
+/** What identifies a captured object. */
 export type DeferredName = Pick<Deferred, 'kind' | 'schema' | 'table' | 'name'>
 
 const keyOf = ({ schema, table, name }: Omit<DeferredName, 'kind'>) => JSON.stringify([schema, table, name])
@@ -65,12 +65,12 @@ async function createTable(db: Database): Promise<void> {
     create_ddl TEXT NOT NULL, drop_ddl TEXT NOT NULL, captured_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     dropped_at TIMESTAMPTZ, rebuilt_at TIMESTAMPTZ, was_valid BOOLEAN NOT NULL DEFAULT true, comments TEXT,
     PRIMARY KEY (migration, schema_name, table_name, name))`)
-  // An earlier version made it without these.
+  // An earlier version created it without these.
   await db.query(`ALTER TABLE ${DEFERRED} ADD COLUMN IF NOT EXISTS was_valid BOOLEAN NOT NULL DEFAULT true`)
   await db.query(`ALTER TABLE ${DEFERRED} ADD COLUMN IF NOT EXISTS comments TEXT`)
 }
 
-/** Every object that was captured for a migration; empty when nothing was. */
+/** Every object captured for a migration; empty when there is none. */
 export async function listDeferred(db: Database, migration: string): Promise<Deferred[]> {
   const { rows } = await db
     .query(
@@ -97,9 +97,9 @@ export async function listDeferred(db: Database, migration: string): Promise<Def
 }
 
 /**
- * Captures and drops what `deferral` names on the target's expected tables. Run again after a crash it goes on where
- * it stood: what is captured stays as it was captured, and what is gone already is recorded as dropped.
- * @returns how many objects were dropped now, and the checks that had to stay, since no catalog tells their condition
+ * Captures and drops what `deferral` names on the target's expected tables. A repeated run resumes: captured objects keep
+ * their capture, and objects that are already gone are recorded as dropped.
+ * @returns how many objects were dropped now, and the checks that stay because no catalog shows their condition
  */
 export async function deferObjects(
   db: Database,
@@ -114,7 +114,7 @@ export async function deferObjects(
   if (unwritable.length)
     refuse(
       'deferral.not-captured',
-      'indexes or constraints on the target cannot be captured, so nothing was taken off',
+      'indexes or constraints on the target cannot be captured, so nothing was dropped',
       unwritable,
       'Wait until the schema changes on the target have ended (SHOW JOBS), then run `prepare` again.',
     )
@@ -132,7 +132,7 @@ export async function deferObjects(
   return { dropped, kept }
 }
 
-/** Records objects that were never on the target, as if they had been captured and taken off. */
+/** Records objects that never existed on the target as if they had been captured and dropped. */
 export async function recordDeferred(db: Database, migration: string, objects: readonly Captured[]): Promise<void> {
   await createTable(db)
   for (const object of objects) await capture(db, migration, object)
@@ -148,8 +148,8 @@ export async function recordDeferred(db: Database, migration: string, objects: r
 
 /**
  * What would be captured, without doing it.
- * @returns `kept`: checks that stay, since no catalog tells their condition; `unwritable`: what could not be built again,
- * in words: with it nothing may be taken off
+ * @returns `kept`: checks that stay because no catalog shows their condition; `unwritable`: what could not be rebuilt, in
+ * words: if there is any, nothing may be dropped
  */
 export function plannedDeferral(
   schema: Schema,
@@ -168,7 +168,7 @@ export function plannedDeferral(
       const constraint = schema.constraints.find(
         (each) => isOurs(each) && each.kind === 'u' && each.table === index.table && each.index === index.name,
       )
-      // An exclusion constraint exists on PostgreSQL only, and its index cannot go without it.
+      // An exclusion constraint exists only on PostgreSQL, and its index cannot be dropped without it.
       if (schema.constraints.some((each) => each.kind === 'x' && isOurs(each) && each.index === index.name)) continue
       if (!index.definition || !index.name)
         unwritable.push(
@@ -182,7 +182,7 @@ export function plannedDeferral(
     const to = each.references
     const inbound = to !== null && to.schema === schema.name && expected.has(to.table)
     const unnamed = each.columns.includes('') || to?.columns.includes('')
-    // CockroachDB drops a foreign key without a word together with the unique index that it rests on.
+    // CockroachDB silently drops a foreign key together with the unique index that it depends on.
     const rests =
       inbound && uniques.size > 0 && (unnamed || uniques.has(`${to.table}.${to.columns.slice().sort().join('\n')}`))
     if (each.kind === 'f' && (rests || (deferral.constraints && (isOurs(each) || inbound)))) {
@@ -221,7 +221,7 @@ function deferredIndex(index: Index, constraint: Constraint | undefined, cockroa
   }
 }
 
-/** CockroachDB names an index by its table, and wants CASCADE for one that carries a UNIQUE constraint. */
+/** CockroachDB names an index by its table, and requires CASCADE for one that backs a UNIQUE constraint. */
 export function dropOnCockroach(object: DeferredName): string {
   if (isConstraint(object)) return dropConstraint(object)
   const { kind, schema, table, name } = object
@@ -248,14 +248,14 @@ function deferredConstraint(each: Constraint, definition: string): Deferred {
 
 const NEW = { dropped: false, rebuilt: false, valid: true, comments: [] }
 
-/** Nothing then waits for a scan; the server says it last. */
+/** Nothing then waits for a scan. The server prints it last. */
 function notValid(definition: string): string {
   return /\bNOT VALID$/.test(definition) ? definition : `${definition} NOT VALID`
 }
 
 const REFERRED = /(\) REFERENCES )(?:(?:"(?:[^"]|"")*"|[^\s".(]+)\.?)+/
 
-/** Names the schema, which the server leaves out where the search path finds the table: another session may find another one. */
+/** Adds the schema, which the server omits when the search path finds the table: another session may resolve it differently. */
 function withSchema({ definition, references: to }: Constraint): string {
   return to
     ? definition.replace(REFERRED, (_, before: string) => `${before}${qualified(to.schema, to.table)}`)
@@ -268,7 +268,7 @@ function foreignKey({ columns, references: to }: Constraint): string {
   if (!to)
     throw new VerdictError(
       'deferral.not-captured',
-      'the catalog of the target does not show what a foreign key refers to',
+      'the catalog of the target does not show what a foreign key references',
     )
   const list = (names: readonly string[]) => names.map(ident).join(', ')
   const action = (on: string, letter: string) => (ACTIONS[letter] ? ` ON ${on} ${ACTIONS[letter]}` : '')
@@ -277,7 +277,7 @@ function foreignKey({ columns, references: to }: Constraint): string {
   }${action('DELETE', to.onDelete)}${action('UPDATE', to.onUpdate)}`
 }
 
-/** Which statements put the comments of an object back. */
+/** Statements that restore an object's comments. */
 async function readComments(db: Database, cockroach: boolean): Promise<(object: Deferred) => string[]> {
   const [constraints = [], indexes = []] = await queryAll(db, [CONSTRAINT_COMMENTS, INDEX_COMMENTS])
   return (object) => {
@@ -304,7 +304,7 @@ const INDEX_COMMENTS = `
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.objsubid = 0`
 
-/** The first capture stands: a second run may see an object half gone. */
+/** The first capture stands: a second run may see an object half dropped. */
 async function capture(db: Database, migration: string, object: Captured): Promise<void> {
   const { kind, schema, table, name, create, drop, valid, comments } = object
   await db.query(
@@ -333,18 +333,18 @@ async function mark(
 
 /** Options of {@link rebuildDeferred}. */
 export interface Rebuild {
-  /** Receives each name once the object exists. */
+  /** Called with each name once the object exists. */
   onBuilt?: (name: string) => void
-  /** Further connections to the target: a schema change takes as long as its job, so that objects are built side by side. */
+  /** More connections to the target: a schema change takes as long as its job, so objects are built in parallel. */
   lanes?: readonly Database[]
 }
 
 /**
- * Builds these kinds again, whatever of them is not there; can be repeated. Foreign keys and checks come back NOT VALID:
- * validate them with {@link validateDeferred}. On CockroachDB each statement returns when its schema change is done, so
+ * Rebuilds objects of these kinds that are missing; repeatable. Foreign keys and checks come back NOT VALID: validate
+ * them with {@link validateDeferred}. On CockroachDB each statement returns when its schema change is done, so
  * constraints of one table share a statement.
  * @returns the names that were built now
- * @throws VerdictError at the first that rows do not allow, such as a unique index with duplicates; the rest stays
+ * @throws VerdictError at the first object that rows violate, such as a unique index with duplicates; the rest stays
  */
 export async function rebuildDeferred(
   db: Database,
@@ -357,7 +357,7 @@ export async function rebuildDeferred(
   const missing = objects.filter((each) => stateOf(each) === 'absent' || (isIndex(each) && stateOf(each) === 'invalid'))
   const built: Deferred[] = []
   const build = async () => {
-    // Foreign keys rest on unique indexes.
+    // Foreign keys depend on unique indexes.
     for (const units of [missing.filter(isIndex).map((each) => [each]), byTable(missing.filter(isConstraint))])
       await sideBySide([db, ...lanes], units, async (lane, unit) => {
         await buildUnit(lane, unit, (each) => stateOf(each) === 'absent')
@@ -374,7 +374,7 @@ export async function rebuildDeferred(
   return names
 }
 
-/** One after the other on each lane. After a failure no lane begins another one, and all have ended when it is thrown. */
+/** One after the other on each lane. After a failure no lane starts another, and all have ended before it is thrown. */
 async function sideBySide<T>(
   lanes: readonly Database[],
   units: readonly T[],
@@ -417,15 +417,15 @@ async function buildUnit(
       await db.query(`${prefix}${clauses.join(', ')}`)
       return
     } catch {
-      // One by one the error names its constraint.
+      // One by one, the error names its constraint.
     }
   for (const object of unit) await buildOne(db, object, !together && isAbsent(object))
 }
 
-/** How often a non-unique index is retried on 23505, which CREATE INDEX can raise by itself (cockroachdb/cockroach#142861). */
+/** How often a non-unique index is retried on 23505, which CREATE INDEX can raise spuriously (cockroachdb/cockroach#142861). */
 const INDEX_ATTEMPTS = 3
 
-/** @param absent it is known not to be there, so that the catalog need not be asked */
+/** @param absent known to be missing, so the catalog need not be read */
 async function buildOne(db: Database, object: Deferred, absent = false): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     if ((attempt > 1 || !absent) && (await isBuilt(db, object))) return
@@ -443,7 +443,7 @@ async function buildOne(db: Database, object: Deferred, absent = false): Promise
 
 const UNIQUE = /^CREATE UNIQUE|\bADD CONSTRAINT .* UNIQUE\b/s
 
-/** Whether it is there; an index that is still being built is waited for. */
+/** Whether it exists. Waits for an index that is still being built. */
 async function isBuilt(db: Database, object: Deferred): Promise<boolean> {
   for (const end = performance.now() + TIMING.indexBuild; ; await sleep(TIMING.indexLook)) {
     const state = (await readStates(db, [object]))(object)
@@ -452,7 +452,7 @@ async function isBuilt(db: Database, object: Deferred): Promise<boolean> {
     if (performance.now() > end)
       throw new VerdictError(
         'deferral.not-restored',
-        `${object.kind} ${object.name} of ${object.schema}.${object.table} is still being built on the target after ${seconds(TIMING.indexBuild)}. Wait for its job (SHOW JOBS), then run this again`,
+        `${object.kind} ${object.name} of ${object.schema}.${object.table} is still being built on the target after ${seconds(TIMING.indexBuild)}. Wait for its job (SHOW JOBS), then rerun the step`,
       )
   }
 }
@@ -464,11 +464,11 @@ function unbuildable(object: Deferred, error: unknown, done: 'built' | 'validate
   const { kind, schema, table, name } = object
   return new VerdictError(
     'deferral.rows-break-definition',
-    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: rows there break its definition (${object.create}; SQLSTATE ${code}). List them with \`${offendingRows(object, error)}\`, correct them ${done === 'validated' ? 'on the side that the application uses' : 'on the source'}, and run this again`,
+    `${kind} ${name} of ${schema}.${table} cannot be ${done} on the target: rows there violate its definition (${object.create}; SQLSTATE ${code}). List them with \`${offendingRows(object, error)}\`, fix them ${done === 'validated' ? 'on the side that the application uses' : 'on the source'}, then rerun the step`,
   )
 }
 
-/** A statement that lists the first rows in the way of an object: their values belong on the person's screen, in no log. */
+/** A statement that lists the first rows that violate an object. Their values belong on the person's screen, never in a log. */
 export function offendingRows({ kind, schema, table, create }: Deferred, error: unknown): string {
   const from = qualified(schema, table)
   const [, condition] = /\bCHECK \((.*)\)(?: NO INHERIT)?(?: NOT VALID)?$/s.exec(create) ?? []
@@ -484,13 +484,13 @@ export function offendingRows({ kind, schema, table, create }: Deferred, error: 
   return create
 }
 
-/** What stands in a stream's way: it applies rows one by one, in an order that these do not allow. */
+/** What blocks a stream: it applies rows one by one, in an order that these objects do not allow. */
 const IN_THE_WAY: readonly DeferredKind[] = ['foreign-key', 'check', 'unique']
 
 /**
- * Takes what is in a stream's way off the target again, since the stream goes on: an earlier cutover without a decision
- * has left it there. Repeatable.
- * @returns the names of what was taken off
+ * Drops again what blocks the stream, because the stream continues: an earlier cutover without a commit left it there.
+ * Repeatable.
+ * @returns the names of what was dropped
  */
 export async function deferAgain(db: Database, migration: string): Promise<string[]> {
   const captured = (await listDeferred(db, migration)).filter(
@@ -498,13 +498,13 @@ export async function deferAgain(db: Database, migration: string): Promise<strin
   )
   const stateOf = await readStates(db, captured)
   const there = captured.filter((each) => stateOf(each) !== 'absent')
-  // Before the drop: a run that dies in between finds them marked, and does not report them as dropped by another user.
+  // Before the drop, so that a run that dies in between finds them marked, and does not blame another user for the drop.
   await mark(db, migration, there, 'rebuilt_at', 'NULL')
   for (const kind of IN_THE_WAY) for (const object of there) if (object.kind === kind) await db.query(object.drop)
   return there.map(({ schema, table, name }) => `${schema}.${table}.${name}`)
 }
 
-/** Validates every foreign key and check that was valid when it was captured, and puts all comments back; repeatable. */
+/** Validates every foreign key and check that was valid when captured, and restores all comments; repeatable. */
 export async function validateDeferred(db: Database, migration: string): Promise<string[]> {
   const names: string[] = []
   for (const object of await listDeferred(db, migration)) {
@@ -522,7 +522,7 @@ async function validate(db: Database, object: Deferred): Promise<void> {
   })
 }
 
-/** Reads the whole table; on a constraint that is valid this does nothing. */
+/** Reads the whole table; does nothing on a valid constraint. */
 export async function validateConstraint(
   db: Database,
   schema: string,
@@ -532,12 +532,12 @@ export async function validateConstraint(
   await unhurried(db, () => db.query(statement))
 }
 
-/** What of a migration is off the target, and is built later. */
+/** What a migration has dropped on the target, to be built later. */
 export async function listAwaited(db: Database, migration: string): Promise<Pick<Deferred, 'table' | 'name'>[]> {
   return (await listDeferred(db, migration)).filter(({ rebuilt }) => !rebuilt)
 }
 
-/** What is captured now, added to what was known to be captured before. */
+/** Adds what is captured now to what was captured before. */
 export async function deferredNames(
   db: Database,
   migration: string,
@@ -549,9 +549,9 @@ export async function deferredNames(
 }
 
 /**
- * What was taken off and could not be built again, since its definition is gone from the ledger; one that a user has
- * built by hand is none.
- * @param taken as `prepare` has noted it beside the definitions
+ * What was dropped and cannot be rebuilt, because its definition is gone from the ledger. One that a user has built by
+ * hand does not count.
+ * @param taken as `prepare` has recorded it beside the definitions
  */
 export async function lostDefinitions(
   db: Database,
@@ -565,25 +565,25 @@ export async function lostDefinitions(
   for (const each of missing)
     if (stateOf(each) !== 'valid')
       problems.push(
-        `${each.kind} ${each.name} of ${each.schema}.${each.table} was taken off for the load, and its definition was deleted from ${DEFERRED}; build it by hand under this name, as the source has it`,
+        `${each.kind} ${each.name} of ${each.schema}.${each.table} was dropped for the load, and its definition was deleted from ${DEFERRED}. Build it by hand under this name, as on the source`,
       )
   return problems
 }
 
-/** What was captured and is not there, or not valid, now; empty is the only green. */
+/** What was captured and is now missing or invalid; only empty is green. */
 export async function deferralProblems(db: Database, migration: string): Promise<string[]> {
   const problems: string[] = []
   const captured = await listDeferred(db, migration)
   const stateOf = await readStates(db, captured)
   for (const object of captured) {
     const name = `${object.kind} ${object.name} of ${object.schema}.${object.table}`
-    if (stateOf(object) === 'absent') problems.push(`${name} is not on the target`)
-    else if (stateOf(object) === 'invalid' && object.valid) problems.push(`${name} is there, but not valid`)
+    if (stateOf(object) === 'absent') problems.push(`${name} is missing on the target`)
+    else if (stateOf(object) === 'invalid' && object.valid) problems.push(`${name} exists, but is not valid`)
   }
   return problems
 }
 
-/** What was captured and is on the target, valid: nobody needs its definition in the ledger any more. */
+/** What was captured and is valid on the target, so that its definition in the ledger is no longer needed. */
 export async function listRebuilt(db: Database, migration: string): Promise<Deferred[]> {
   const captured = await listDeferred(db, migration)
   const stateOf = await readStates(db, captured)
@@ -591,8 +591,8 @@ export async function listRebuilt(db: Database, migration: string): Promise<Defe
 }
 
 /**
- * Forgets what was captured, once it is back or no longer wanted; what is still off keeps its definition, or nobody could
- * build it any more.
+ * Forgets what was captured once it is back or no longer wanted. What is still missing keeps its definition, or it could
+ * never be rebuilt.
  */
 export async function forgetDeferred(db: Database, migration: string, which?: readonly Deferred[]): Promise<void> {
   for (const { schema, table, name } of which ?? (await listDeferred(db, migration)))
@@ -603,8 +603,8 @@ export async function forgetDeferred(db: Database, migration: string, which?: re
 }
 
 /**
- * Builds everything again that was taken off, and validates it; repeatable. One that cannot be built keeps no other from
- * it, and its definition stays captured; a table that is gone took its objects with it.
+ * Rebuilds and validates everything that was dropped; repeatable. One object that cannot be built does not stop the others,
+ * and its definition stays captured. A table that is gone took its objects with it.
  */
 export async function restoreDeferred(
   db: Database,
@@ -640,7 +640,7 @@ const isIndex = ({ kind }: DeferredName) => kind === 'index' || kind === 'unique
 
 type State = 'absent' | 'invalid' | 'valid'
 
-/** How each of these objects stands by the catalog, in one round trip. An index counts when it is valid. */
+/** The state of each object by the catalog, in one round trip. An index counts once it is valid. */
 async function readStates(db: Database, objects: readonly DeferredName[]): Promise<(object: DeferredName) => State> {
   if (!objects.length) return () => 'absent'
   const schemas = [...new Set(objects.map(({ schema }) => schema))].map(literal).join(', ')
@@ -665,7 +665,7 @@ const INDEX_STATES = `
     FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class c ON c.oid = x.indrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN (SCHEMAS)`
 
-/** Apart, since a join by the number of an index is a full scan a row on CockroachDB (cockroachdb/cockroach#111047). */
+/** Separate, because a join by index number is a full scan per row on CockroachDB (cockroachdb/cockroach#111047). */
 const INDEX_NAMES = `
   SELECT i.oid, i.relname AS name FROM pg_catalog.pg_class i
     JOIN pg_catalog.pg_namespace n ON n.oid = i.relnamespace

@@ -2,17 +2,17 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, qualified, sqlState } from '../runtime/database.ts'
 import { TIMING } from '../runtime/timing.ts'
 
-/** An IMPORT INTO that CockroachDB has not ended; its table is offline until it has. */
+/** An unfinished IMPORT INTO; its table is offline until it ends. */
 export interface ImportJob {
   id: string
-  /** `schema.table`, or what of it the job's description tells. */
+  /** `schema.table`, as far as the job's description shows it. */
   table: string
   status: string
   /** The role that started it. */
   owner: string
   /** From 0 to 1. */
   fraction: number
-  /** Whether it reads files of a load of this migration: only such a job may be cancelled. */
+  /** Whether it reads files of a load of this migration. Only such a job may be cancelled. */
   ours: boolean
 }
 
@@ -20,17 +20,17 @@ export interface ImportJob {
 export interface OfflineTable {
   /** `schema.table` */
   table: string
-  /** Undefined where this role may not see the job. */
+  /** Undefined when this role cannot see the job. */
   job?: ImportJob
 }
 
 const ENDED = ['succeeded', 'failed', 'canceled', 'revert-failed']
-/** States in which a job takes CANCEL JOB; one that is being undone is only waited for. */
+/** States in which CANCEL JOB works; a job that is being reverted is only waited for. */
 const CANCELLABLE = /^(pending|running|retry-running|paused|pause-requested)$/
 
 /**
- * Reads the import jobs into these tables that have not ended. A load that dies leaves its job on the cluster. Columns
- * by cockroachdb/docs, `show-jobs.md`.
+ * Reads the unfinished import jobs into these tables. A load that dies leaves its job on the cluster. Columns by
+ * cockroachdb/docs, `show-jobs.md`.
  * @param folders of this migration's loads: a job that reads a file below one of them is ours
  */
 export async function readImportJobs(
@@ -60,7 +60,7 @@ async function fullDescription(db: Database, id: string, shown: string): Promise
   return rows[0]?.description ?? shown
 }
 
-/** The table in `IMPORT INTO shop.public."Orders"(id, name) CSV DATA (…)`, as `schema.table` where both are told. */
+/** The table in `IMPORT INTO shop.public."Orders"(id, name) CSV DATA (…)`, as `schema.table` where both are given. */
 export function importedTable(description: string): string {
   const named = /IMPORT INTO ((?:"(?:[^"]|"")*"|[^\s("])+)/i.exec(description)?.[1] ?? ''
   const parts = [...named.matchAll(/"((?:[^"]|"")*)"|([^."]+)/g)].map(
@@ -74,18 +74,18 @@ export function jobText({ id, table, status, owner }: ImportJob): string {
   return `import job ${id} of the role ${owner} into ${table} is ${status}; to end it, run: CANCEL JOB ${id}`
 }
 
-/** What became of cancelling the import jobs of a load. */
+/** The result of cancelling the import jobs of a load. */
 export interface Cancelled {
   ended: ImportJob[]
   /** Still running at the deadline. */
   left: ImportJob[]
-  /** CANCEL JOB was refused for want of a right: up to v24.3 it takes admin or CONTROLJOB. */
+  /** CANCEL JOB was refused for a missing right: up to v24.3 it requires admin or CONTROLJOB. */
   refused: ImportJob[]
 }
 
 /**
- * Cancels the import jobs of our loads by their ids until none is left, so that their tables are online again. MOLT
- * starts smaller imports when one is cancelled, so it must have ended before.
+ * Cancels the import jobs of our loads by id until none is left, so that their tables are online again. MOLT starts
+ * smaller imports when one is cancelled, so it must have ended before.
  * @param timeout milliseconds for all of them
  */
 export async function cancelImports(
@@ -101,7 +101,7 @@ export async function cancelImports(
   for (let quiet = 0; ; ) {
     const left = (await readImportJobs(db, schema, tables, folders)).filter(({ ours }) => ours)
     const waiting = left.filter(({ id }) => !refused.has(id))
-    // A statement that was under way when molt ended may start its job a moment later.
+    // A statement that was running when molt ended can start its job a moment later.
     quiet = waiting.length ? 0 : quiet + 1
     const over = performance.now() > deadline
     if (over || quiet > (seen.size ? 1 : 0)) {
@@ -120,7 +120,7 @@ export async function cancelImports(
   }
 }
 
-/** False when the role may not; a job that has ended meanwhile takes no CANCEL JOB either. */
+/** False when the role lacks the right. A job that has ended meanwhile refuses CANCEL JOB too. */
 async function cancelled(db: Database, { id }: ImportJob): Promise<boolean> {
   try {
     await db.query(`CANCEL JOB ${BigInt(id)}`)
@@ -131,10 +131,10 @@ async function cancelled(db: Database, { id }: ImportJob): Promise<boolean> {
   }
 }
 
-/** Object not in the state that a statement needs: `relation "orders" is offline: importing`. */
+/** The object is not in the state that a statement needs: `relation "orders" is offline: importing`. */
 const NOT_IN_STATE = '55000'
 
-/** Those of these tables that the catalogs hide since an import holds them; the others are missing. */
+/** Those of these tables that the catalogs hide because an import holds them; the others are missing. */
 export async function readOffline(
   db: Database,
   schema: string,
@@ -156,7 +156,7 @@ async function isOffline(db: Database, schema: string, name: string): Promise<bo
     () => false,
     (error) => {
       if (sqlState(error) === NOT_IN_STATE) return true
-      // Missing, or not to be read by this role.
+      // Missing, or not readable by this role.
       if (sqlState(error)) return false
       throw error
     },
@@ -167,5 +167,5 @@ async function isOffline(db: Database, schema: string, name: string): Promise<bo
 export function offlineText({ table, job }: OfflineTable): string {
   return job
     ? `${table} is offline: importing (${jobText(job)})`
-    : `${table} is offline: importing, by a job that this role may not see (GRANT SYSTEM VIEWJOB shows it)`
+    : `${table} is offline: importing, by a job that this role cannot see. Run GRANT SYSTEM VIEWJOB to see it`
 }

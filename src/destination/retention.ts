@@ -1,11 +1,11 @@
 import { type Database, ident, qualified, queryAll } from '../runtime/database.ts'
 
 /*
- * How long the target keeps the past: `gc.ttlseconds` of the zone that holds for a table or database, its own or one
- * that it inherits. A read as of an earlier time fails. Source: cockroachdb/docs, `configure-replication-zones.md`.
+ * How long the target keeps history: `gc.ttlseconds` of the zone that applies to a table or database, its own or an
+ * inherited one. A read as of an earlier time fails. Source: cockroachdb/docs, `configure-replication-zones.md`.
  */
 
-/** Of the database, in seconds; null where this role may not see it. */
+/** For the database, in seconds; null when this role cannot read it. */
 export async function readRetention(db: Database, database: string): Promise<number | null> {
   return db.query(`SHOW ZONE CONFIGURATION FROM DATABASE ${ident(database)}`).then(
     ({ rows }) => retentionOf(rows[0]?.raw_config_sql ?? ''),
@@ -13,7 +13,7 @@ export async function readRetention(db: Database, database: string): Promise<num
   )
 }
 
-/** The shortest of these tables, in seconds; null where this role may not see one of them. */
+/** The shortest of these tables, in seconds; null when this role cannot read one of them. */
 export async function readShortestRetention(
   db: Database,
   schema: string,

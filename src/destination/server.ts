@@ -1,12 +1,12 @@
 import type { Database } from '../runtime/database.ts'
 
-/** What every `version()` of the rehearsals' CockroachDB-like server has, and no cluster's. */
+/** Part of every `version()` of the rehearsals' CockroachDB-like server, and of no cluster's. */
 export const LIKE_SERVER = 'molt-actions like-server'
 
 export interface TargetFacts {
   version: string
   isCockroach: boolean
-  /** The server of `npm run rehearse`, which only answers like CockroachDB; it names itself in `version()`. */
+  /** The server of `npm run rehearse`, which only answers like CockroachDB; its `version()` says so. */
   isLikeServer: boolean
   database: string
 }

@@ -8,16 +8,16 @@ import { withLogin } from '../runtime/url.ts'
 import { readTarget } from './server.ts'
 
 /*
- * Each leg of the stream writes to the target under a login of its own. A replicator whose machine was paused still
- * holds changes in its socket buffer and applies them when it thaws, over what its successor has written, and it dials
- * again when its session is ended. Only taking its login away stops it.
+ * Each leg of the stream writes to the target under its own login. A replicator whose machine was paused still holds
+ * changes in its socket buffer and applies them when it resumes, over what its successor has written, and it reconnects
+ * when its session is ended. Only revoking its login stops it.
  */
 
-/** A role that may write to the expected tables and nowhere else, and the target's URL for it. */
+/** A role that can write to the expected tables and nowhere else, and the target's URL for it. */
 export interface StreamLogin {
   role: string
   url: string
-  /** What the grant on its tables has taken, in milliseconds: a schema change on CockroachDB. */
+  /** How long the grant on its tables took, in milliseconds: a schema change on CockroachDB. */
   grantMs?: number
 }
 
@@ -31,10 +31,10 @@ export function isStreamLogin(role: string): boolean {
   return role.startsWith(PREFIX)
 }
 
-/** What a leg's login is given on each table. */
+/** What a leg's login gets on each table. */
 export const LOGIN_RIGHTS = ['SELECT', 'INSERT', 'UPDATE', 'DELETE']
 
-/** Whether the migration role may create logins on the target. */
+/** Whether the migration role can create logins on the target. */
 export async function mayCreateLogins(db: Database): Promise<boolean> {
   const { isCockroach } = await readTarget(db)
   if (isCockroach) return mayOnCockroach(db)
@@ -45,8 +45,8 @@ export async function mayCreateLogins(db: Database): Promise<boolean> {
 }
 
 /**
- * No catalog tells of CREATELOGIN, which a password and LOGIN ask for beside CREATEROLE. Both are asked for before the role
- * is looked up, so that altering one that does not exist tells without changing anything (pkg/sql/alter_role.go).
+ * No catalog shows CREATELOGIN, which a password and LOGIN require beside CREATEROLE. Both are checked before the role is
+ * looked up, so altering a role that does not exist shows the right without changing anything (pkg/sql/alter_role.go).
  */
 async function mayOnCockroach(db: Database): Promise<boolean> {
   try {
@@ -61,7 +61,7 @@ async function mayOnCockroach(db: Database): Promise<boolean> {
 /**
  * Creates the login of one leg with the rights that a replicator needs, and connects with it once.
  * @param tables bare names, the heartbeat among them
- * @throws the database's error when it may not be created, may not be given the rights, or cannot log in
+ * @throws the database's error when the login cannot be created, granted its rights, or log in
  */
 export async function createStreamLogin(
   db: Database,
@@ -85,11 +85,11 @@ export async function createStreamLogin(
 }
 
 /**
- * Takes a login away and ends its sessions, so that nothing of that leg can write any more. Repeatable, also for a role
- * that does not exist. A new password lets this run log in as the role: ending other roles' sessions needs rights that
- * a migration role rarely has.
+ * Revokes a login and ends its sessions, so that nothing of that leg can write any more. Repeatable, even for a role that
+ * does not exist. A new password lets this run log in as the role, because ending another role's sessions needs rights
+ * that a migration role rarely has.
  * @param leg a session of the role that was opened before, so that none has to be opened now
- * @throws VerdictError `stream.login-alive` when it still may log in, or a session of it does not end
+ * @throws VerdictError `stream.login-alive` when it can still log in, or one of its sessions does not end
  */
 export async function retireStreamLogin(db: Database, targetUrl: string, role: string, leg?: Leg): Promise<void> {
   if (leg) return retireBy(db, role, leg)
@@ -109,10 +109,10 @@ export async function retireStreamLogin(db: Database, targetUrl: string, role: s
 async function retireBy(db: Database, role: string, leg: Leg): Promise<void> {
   await db.query(`ALTER ROLE ${ident(role)} NOLOGIN`)
   await endOtherSessions(leg, role)
-  if (await canLogIn(db, role)) throw alive(role, 'it may still log in')
+  if (await canLogIn(db, role)) throw alive(role, 'it can still log in')
 }
 
-/** A session of a leg's role, which may end the others of that role. */
+/** A session of a leg's role, which can end the role's other sessions. */
 export interface Leg {
   db: Database
   isCockroach: boolean
@@ -130,7 +130,7 @@ async function legOf(db: Database): Promise<Leg> {
   return { db, isCockroach, session: isCockroach ? (await db.query('SHOW session_id')).rows[0].session_id : '' }
 }
 
-/** Drops a login that was retired. */
+/** Drops a login that was revoked. */
 export async function dropStreamLogin(db: Database, role: string): Promise<void> {
   if ((await canLogIn(db, role)) === undefined) return
   const { rows } = await db.query(
@@ -138,11 +138,11 @@ export async function dropStreamLogin(db: Database, role: string): Promise<void>
     [role],
   )
   const tables = rows.map(({ schema, name }) => qualified(schema, name)).join(', ')
-  // Not ALL, for which CockroachDB asks for ALL WITH GRANT OPTION.
+  // Not ALL, for which CockroachDB requires ALL WITH GRANT OPTION.
   if (tables) await db.query(`REVOKE ${LOGIN_RIGHTS.join(', ')} ON TABLE ${tables} FROM ${ident(role)}`)
   for (const schema of new Set<string>(rows.map((row) => row.schema)))
     await db.query(`REVOKE USAGE ON SCHEMA ${ident(schema)} FROM ${ident(role)}`).catch((error) => {
-      // Where everybody may use the schema, nothing was given, and this role may have nothing to take.
+      // Where every role can use the schema, nothing was granted, and this role may have nothing to revoke.
       if (!isNotGrantable(error)) throw error
     })
   await db.query(`DROP ROLE IF EXISTS ${ident(role)}`)
@@ -152,13 +152,13 @@ export async function loginExists(db: Database, role: string): Promise<boolean> 
   return (await canLogIn(db, role)) !== undefined
 }
 
-/** undefined when there is no such role. */
+/** Undefined when the role does not exist. */
 async function canLogIn(db: Database, role: string): Promise<boolean | undefined> {
   const { rows } = await db.query('SELECT rolcanlogin AS may FROM pg_catalog.pg_roles WHERE rolname = $1', [role])
   return rows[0]?.may
 }
 
-/** Ends the sessions of this one's role that go by one of these application names. */
+/** Ends this role's sessions with one of these application names. */
 export async function endOwnSessions(own: Database, applications: readonly string[]): Promise<void> {
   const { rows } = await own.query('SELECT current_user AS me')
   await endOtherSessions(
@@ -168,11 +168,11 @@ export async function endOwnSessions(own: Database, applications: readonly strin
   )
 }
 
-/** Ends every session of this one's role but itself: a role may always end its own. */
+/** Ends every other session of this role, which a role can always do. */
 async function endOtherSessions(leg: Leg, role: string, which = ''): Promise<void> {
   const end = leg.isCockroach ? endOnCockroach : endOnPostgres
   const deadline = performance.now() + TIMING.sessionsEnd
-  // Twice none: a session that was logging in when its login was taken away shows up late.
+  // Twice none, because a session that was logging in when its login was revoked shows up late.
   for (let none = 0; none < 2; ) {
     none = (await end(leg, which)) ? 0 : none + 1
     if (performance.now() > deadline) throw alive(role, 'its sessions do not end')
@@ -199,16 +199,16 @@ async function endOnCockroach({ db, session }: Leg, which: string): Promise<numb
 function alive(role: string, why: string): VerdictError {
   return new VerdictError(
     'stream.login-alive',
-    `an earlier replicator may still write to the target: the login ${role} could not be retired, because ${why}. Run \`ALTER ROLE ${role} NOLOGIN\` on the target, end its sessions, and run this again`,
+    `an earlier replicator can still write to the target: the login ${role} could not be revoked, because ${why}. Run \`ALTER ROLE ${role} NOLOGIN\` on the target, end its sessions, then rerun the step`,
   )
 }
 
 const WRITES = 'INSERT, UPDATE, DELETE'
 
 /**
- * Takes this role's own right to write to these tables away, for want of a login that could be retired. An owner can
- * give it back to itself.
- * @returns the tables to which the role may still write; superusers always may, and owners on CockroachDB
+ * Revokes this role's own right to write to these tables, when there is no login that could be revoked. An owner can grant
+ * it to itself again.
+ * @returns the tables to which the role can still write; superusers always can, and on CockroachDB owners
  */
 export async function revokeOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   await changeOwnWrites(db, 'REVOKE', 'FROM', schema, await ownedTables(db, schema, tables))
@@ -216,8 +216,8 @@ export async function revokeOwnWrites(db: Database, schema: string, tables: read
 }
 
 /**
- * Only an owner can give a right back to itself. On CockroachDB anybody else would lose the grant option with it, and with
- * that the way to give write access to the application after the commit.
+ * Only an owner can grant a right back to itself. On CockroachDB anyone else would also lose the grant option, and with it
+ * the way to give write access to the application after the commit.
  */
 async function ownedTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(
@@ -229,7 +229,7 @@ async function ownedTables(db: Database, schema: string, tables: readonly string
   return rows.map(({ name }) => name)
 }
 
-/** Gives it back where it is missing. */
+/** Grants it again where it is missing. */
 export async function grantOwnWrites(db: Database, schema: string, tables: readonly string[]): Promise<void> {
   const there = new Set(await ownWrites(db, schema, tables, ' AND '))
   await changeOwnWrites(
@@ -253,18 +253,18 @@ async function changeOwnWrites(
   const names = tables.map((table) => qualified(schema, table)).join(', ')
   await db
     .query(`${verb} ${WRITES} ON TABLE ${names} ${preposition} ${ident(rows[0].me)}`)
-    // Without the right to change rights nothing changes, and the caller reads back what is so.
+    // Without the right to change rights nothing changes, and the caller reads back the result.
     .catch((error) => {
       if (!isNotGrantable(error)) throw error
     })
 }
 
-/** The server lets this role give or take no such right. */
+/** The server does not let this role grant or revoke such a right. */
 function isNotGrantable(error: unknown): boolean {
   return /^(42501|01006|01007)$/.test(sqlState(error) ?? '')
 }
 
-/** Tables to which this role may write in any way, or with ` AND ` in every way. */
+/** Tables to which this role can write in any way, or with ` AND ` in every way. */
 async function ownWrites(
   db: Database,
   schema: string,

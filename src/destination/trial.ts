@@ -7,20 +7,20 @@ import { number } from '../runtime/progress.ts'
 import type { Deferred } from './deferral.ts'
 
 /*
- * A definition that the server does not take again is found before anything is taken off: each distinct form is built
- * once on empty copies of its tables. They are in a schema that the ledger names before it exists, so that a run which
- * dies leaves nothing behind that the next one does not find.
+ * Finds a definition that the server would refuse before anything is dropped: each distinct form is built once on empty
+ * copies of its tables. The copies live in a schema that the ledger names before it exists, so that the next run finds
+ * what a killed one left behind.
  */
 
-/** Milliseconds for all forms: each is a schema change on CockroachDB. */
+/** Milliseconds for all forms; each is a schema change on CockroachDB. */
 const TRIAL_LIMIT = 60_000
 
-/** A name of its own, for the ledger to note before the schema exists. */
+/** A unique name, which the ledger records before the schema exists. */
 export const trialSchema = () => `molt_actions_trial_${randomBytes(6).toString('hex')}`
 
 /**
- * Builds one object of each form on empty copies in `schema`, which is dropped whatever happens.
- * @throws VerdictError `deferral.trial-failed` with each object that cannot be built again
+ * Builds one object of each form on empty copies in `schema`, which is always dropped afterwards.
+ * @throws VerdictError `deferral.trial-failed` with each object that cannot be rebuilt
  */
 export async function tryDefinitions(target: Database, schema: string, objects: readonly Deferred[]): Promise<void> {
   const forms = [...new Map(objects.map((object) => [formOf(object), object])).values()]
@@ -46,7 +46,7 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
   if (problems.length)
     refuse(
       'deferral.trial-failed',
-      'definitions cannot be built again on the target, so nothing was taken off',
+      'definitions cannot be rebuilt on the target, so nothing was dropped',
       problems,
       'Change these definitions on the target, or set `defer: none` or `trial: none`, then run `prepare` again.',
     )
@@ -54,7 +54,7 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
     warning(`${number(tried)} of ${number(forms.length)} forms of deferred definitions were tried within 60 s`)
 }
 
-/** Repeats a statement whose result is unknown (40003); what it makes may then be there. */
+/** Repeats a statement whose result is unknown (40003); its object may then already exist. */
 async function build(target: Database, statement: string): Promise<void> {
   try {
     await target.query(statement)
@@ -69,12 +69,12 @@ async function build(target: Database, statement: string): Promise<void> {
 /** A schema, a relation or another object of that name exists. */
 const IS_THERE = /^(42P06|42P07|42710)$/
 
-/** Repeatable; also for what an earlier run has left. */
+/** Repeatable; also removes what an earlier run has left. */
 export async function dropTrial(target: Database, schema: string | null | undefined): Promise<void> {
   if (schema) await target.query(`DROP SCHEMA IF EXISTS ${ident(schema)} CASCADE`)
 }
 
-/** Definitions that differ in names alone are of one form. */
+/** Definitions that differ only in names have the same form. */
 function formOf({ kind, create }: Deferred): string {
   return `${kind} ${create.replace(/"(?:[^"]|"")*"|\b[a-z_][\w$]*\b/g, (word) => (KEYWORDS.test(word) ? word : '_'))}`
 }
@@ -84,7 +84,7 @@ const KEYWORDS =
 
 interface Place {
   schema: string
-  /** Of the form, so that two of them do not meet. */
+  /** Unique per form, so that two of them do not collide. */
   at: number
 }
 
@@ -106,7 +106,7 @@ const ON_TABLE = new RegExp(String.raw`^(CREATE .*?INDEX .*? ON (?:ONLY )?)${NAM
 const parts = (name: string) =>
   [...name.matchAll(new RegExp(NAME, 'g'))].map(([part]) => part.replace(/^"|"$/g, '').replaceAll('""', '"'))
 
-/** Columns alone: what else there is on the table is tried by itself. */
+/** Only columns; everything else on the table is tried by itself. */
 async function copyOf(target: Database, { schema, at }: Place, letter: string, table: string): Promise<string> {
   const copy = qualified(schema, `${letter}${at}`)
   await build(target, `CREATE TABLE ${copy} (LIKE ${table})`)

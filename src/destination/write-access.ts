@@ -2,11 +2,11 @@ import { type Database, ident, literal, qualified, queryAll, sqlState } from '..
 import { VerdictError } from '../runtime/errors.ts'
 
 /*
- * Write access: until the cutover is committed, nobody but the tools writes to the target's tables. The
- * application's roles lose their rights to, recorded exactly, and the commit gives them back.
+ * Write access: until the cutover commits, only the tools write to the target's tables. The application's roles lose their
+ * rights until then. The rights are recorded exactly, and the commit gives them back.
  */
 
-/** One right of one role, as it was before write access was revoked. */
+/** One right of one role before write access was revoked. */
 export interface WriteGrant {
   table: string
   role: string
@@ -14,7 +14,7 @@ export interface WriteGrant {
   grantable: boolean
 }
 
-/** PostgreSQL has a right to TRUNCATE; CockroachDB has none and asks for DROP. */
+/** PostgreSQL has a TRUNCATE right; CockroachDB has none and requires DROP. */
 const WRITES = ['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'DROP', 'ALL']
 
 const grantsSql = (schema: string, tables: readonly string[]) => `
@@ -26,13 +26,13 @@ const grantsSql = (schema: string, tables: readonly string[]) => `
      AND g.grantee NOT IN (current_user, 'root', 'admin', 'node') AND g.grantee IS DISTINCT FROM t.tableowner
    ORDER BY 1, 2, 3`
 
-/** Every right to write to these tables that a role other than ours, the owner and the administrators has. */
+/** Every write right on these tables of any role except ours, the owner and administrators. */
 export async function readWriteGrants(db: Database, schema: string, tables: readonly string[]): Promise<WriteGrant[]> {
   if (!tables.length) return []
   return (await queryAll(db, [grantsSql(schema, tables)]))[0] as WriteGrant[]
 }
 
-/** What this session may grant: a right on a table, or ANY where it owns or administers it. */
+/** What this session can grant: a right on a table, or ANY where it owns or administers it. */
 const optionsSql = (schema: string, tables: readonly string[]) => `
   SELECT g.table_name AS table, g.privilege_type AS privilege
     FROM information_schema.table_privileges g
@@ -49,20 +49,20 @@ const optionsSql = (schema: string, tables: readonly string[]) => `
 
 const ROLES = 'SELECT rolname AS name, rolname = current_user AS me FROM pg_catalog.pg_roles'
 
-/** Write access as it stands. */
+/** The current write access. */
 export interface Access {
-  /** Rights to write that roles have now. */
+  /** Write rights that roles have now. */
   open: WriteGrant[]
-  /** Of these, and of those that were taken, what this session could not give back. */
+  /** Of these and the revoked ones, those that this session could not grant back. */
   ungrantable: WriteGrant[]
   /** The user that this session runs as. */
   user: string
 }
 
 /**
- * Reads write access in one round trip. CockroachDB lets only those give a right who have it WITH GRANT OPTION, own the
+ * Reads write access in one round trip. CockroachDB lets only roles grant a right that have it WITH GRANT OPTION, own the
  * table or are admin; ALL needs ALL WITH GRANT OPTION.
- * @param taken rights that are to be given back later
+ * @param taken rights to be given back later
  */
 export async function readAccess(
   db: Database,
@@ -91,7 +91,7 @@ export async function readAccess(
 }
 
 /**
- * Takes these rights away, in one statement for many tables, since each is a schema change on CockroachDB. Repeatable.
+ * Revokes these rights, in one statement for many tables, because each is a schema change on CockroachDB. Repeatable.
  */
 export async function closeWriteAccess(db: Database, schema: string, grants: readonly WriteGrant[]): Promise<void> {
   const each = grants.flatMap((grant) =>
@@ -105,7 +105,7 @@ export async function closeWriteAccess(db: Database, schema: string, grants: rea
     )
 }
 
-/** The statements that give these rights back, as few as there can be. */
+/** The statements that give these rights back, as few as possible. */
 export function grantStatements(schema: string, grants: readonly WriteGrant[]): string[] {
   return bundles(grants).map((bundle) => grantStatement(schema, bundle))
 }
@@ -114,21 +114,21 @@ function grantStatement(schema: string, { privileges, tables, roles, grantable }
   return `GRANT ${privileges.join(', ')} ON TABLE ${named(schema, tables)} TO ${roles.map(grantee).join(', ')}${grantable ? ' WITH GRANT OPTION' : ''}`
 }
 
-/** @returns whether the server took it; what is not there afterwards is told by its name */
+/** @returns whether the server accepted it. What is then missing is reported by name */
 async function give(db: Database, statement: string): Promise<boolean> {
   try {
     await db.query(statement)
     return true
   } catch (error) {
-    // Refused for want of a right, or since a role or table is gone.
+    // Refused for a missing right, or because a role or table is gone.
     if (/^(0100[67]|42|0LP)/.test(sqlState(error) ?? '')) return false
     throw error
   }
 }
 
 /**
- * Gives them back, exactly. One that is refused keeps no other from it.
- * @returns those that are not there afterwards; empty is the only green
+ * Gives exactly these rights back. A refusal of one does not stop the others.
+ * @returns those still missing afterwards; only empty is green
  */
 export async function openWriteAccess(
   db: Database,
@@ -136,7 +136,7 @@ export async function openWriteAccess(
   grants: readonly WriteGrant[],
 ): Promise<WriteGrant[]> {
   if (!grants.length) return []
-  // A role or table that is gone takes only its own part of a statement with it.
+  // A missing role or table fails only its own part of a statement.
   const giveSingly = async ({ privileges, tables, roles, grantable }: Bundle) => {
     for (const role of roles)
       for (const table of tables)
@@ -146,7 +146,7 @@ export async function openWriteAccess(
   return missingGrants(db, schema, grants)
 }
 
-/** Of these rights those that are not there now. */
+/** Those of these rights that are missing now. */
 export async function missingGrants(
   db: Database,
   schema: string,
@@ -159,9 +159,9 @@ export async function missingGrants(
 }
 
 /**
- * Proves that nobody can write to the target, and that what was taken can be given back: after the commit it must be.
+ * Proves that no one can write to the target, and that revoked rights can be given back, which must work after the commit.
  * @param login the role by which the stream writes
- * @throws VerdictError unless `prepare` has closed or waived write access, and both are so
+ * @throws VerdictError unless `prepare` has revoked or waived write access, and both hold
  */
 export async function requireClosed(
   db: Database,
@@ -173,7 +173,7 @@ export async function requireClosed(
   if (!writeAccess)
     throw new VerdictError(
       'write-access.not-closed',
-      'write access to the target was never closed: `prepare` did not come to its end. Run `prepare` again',
+      'write access to the target was never revoked, because `prepare` did not finish. Run `prepare` again',
     )
   const access = await readAccess(db, targetSchema, tables, writeAccess)
   const open = access.open.filter(({ role }) => role !== login)
@@ -181,12 +181,12 @@ export async function requireClosed(
   if (open.length)
     throw new VerdictError(
       'write-access.granted-early',
-      `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. Somebody has granted this since \`prepare\`: revoke it, and verify again`,
+      `these roles can write to the target, which must stay read-only until the commit: ${grantsText(open)}. They were granted after \`prepare\`. Revoke them, then verify again`,
     )
   if (ungrantable.length)
     throw new VerdictError(
       'write-access.not-grantable',
-      `write access could not be given back after the commit: ${grantsText(ungrantable, 'had')}, and this user may not grant it. Run this on the target as an administrator: ${grantOptionStatements(targetSchema, ungrantable, access.user).join('; ')}`,
+      `write access could not be given back after the commit: ${grantsText(ungrantable, 'had')}, and this user cannot grant it. Run on the target as an administrator: ${grantOptionStatements(targetSchema, ungrantable, access.user).join('; ')}`,
     )
 }
 
@@ -210,7 +210,7 @@ export function grantsText(grants: readonly WriteGrant[], verb = 'has'): string 
     .join('; ')
 }
 
-/** Both lists, each right once: write access that was half revoked when the run died is read in two parts. */
+/** Both lists without duplicates: write access that was half revoked when a run died is read in two parts. */
 export function mergeWriteGrants(kept: readonly WriteGrant[], found: readonly WriteGrant[]): WriteGrant[] {
   return [...new Map([...kept, ...found].map((grant) => [nameOf(grant), grant])).values()]
 }
@@ -222,7 +222,7 @@ interface Bundle {
   grantable: boolean
 }
 
-/** The same rights as few combinations of privileges, tables and roles. */
+/** The same rights as the fewest combinations of privileges, tables and roles. */
 function bundles(grants: readonly WriteGrant[]): Bundle[] {
   const merged = (rights: Bundle[], by: (each: Bundle) => unknown, into: 'privileges' | 'tables' | 'roles') => {
     const found = new Map<string, Bundle>()
@@ -262,7 +262,7 @@ function nameOf({ table, role, privilege }: WriteGrant): string {
 
 const isPublic = (role: string) => role.toLowerCase() === 'public'
 
-/** `public` is everyone, not a role of that name; catalogs write it in either case. */
+/** `public` means every role, not a role of that name; catalogs write it in either case. */
 function grantee(role: string): string {
   return isPublic(role) ? 'PUBLIC' : ident(role)
 }

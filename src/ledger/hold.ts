@@ -8,43 +8,43 @@ import type { TableFiles } from '../source/changes.ts'
 import type { PublicationMark } from '../source/publication.ts'
 
 /*
- * The hold: which run streams a migration now. It is what keeps two runs apart, for a workflow's concurrency group is
- * kept for days by a run that waits for an approval. A hold lasts until it is released, or not renewed in time by the
- * database's clock. A request asks the holder to hand the slot over; while it stands nobody else is given the hold.
+ * The hold: which run streams a migration now. It keeps two runs apart. A workflow's concurrency group cannot, because a
+ * run that waits for an approval keeps it for days. A hold lasts until it is released, or not renewed in time by the
+ * database's clock. A request asks the holder to hand over the slot; meanwhile no other run gets the hold.
  */
 
 const HOLDS = 'molt_actions.holds'
 
-/** A run that holds a migration, or asks for it. */
+/** A run that holds a migration, or requests it. */
 export interface Holder {
   action: string
-  /** Where a person can see the run; empty outside of GitHub. */
+  /** A link to the run for people; empty outside GitHub. */
   url: string
-  /** Random; tells this run from every other, also from its own earlier attempt. */
+  /** Random; distinguishes this run from every other, including its own earlier attempt. */
   nonce: string
 }
 
-/** What another run asks of the holder. */
+/** What another run requests from the holder. */
 export interface SlotRequest extends Holder {
   at: Date
 }
 
-/** What became of the approval that a stream goes on for, as somebody else has written it down. */
+/** The outcome of the approval that a stream waits for, as another run has recorded it. */
 export type ApprovalOutcome = 'declined' | 'expired'
 
-/** What a stream leaves for the next one to compare the slot with. LSNs as text. */
+/** What a stream leaves for the next one to compare with the slot. LSNs as text. */
 export interface StreamNote {
   stagingSchema: string
-  /** The stream was ended by us, and the slot's position is the last one. */
+  /** We ended the stream, and the slot's position is final. */
   ended: boolean
   confirmedFlushLsn: string | null
   decoded: number | null
   serverStart: string
-  /** The publication when it was last found to be right. */
+  /** The publication when it was last checked. */
   publication?: PublicationMark
-  /** The files of the source's tables when they were last looked at. */
+  /** The files of the source's tables when they were last read. */
   files?: TableFiles
-  /** The role by which the stream writes to the target, until it is retired. */
+  /** The role by which the stream writes to the target, until it is revoked. */
   login?: string
 }
 
@@ -60,7 +60,7 @@ interface HoldRow {
   stream: StreamNote | null
 }
 
-/** Repeatable; `createLedger` makes the schema first. */
+/** Repeatable; `createLedger` creates the schema first. */
 export async function createHolds(db: Database): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${HOLDS} (
     migration TEXT PRIMARY KEY, nonce TEXT, holder JSONB, expires_at TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -73,7 +73,7 @@ export function thisRun(action: string): Holder {
   return { action, url: runUrl(), nonce: randomUUID() }
 }
 
-/** Who holds or asks, in words. */
+/** Who holds or requests it, in words. */
 export function runText({ action, url }: { action: string; url: string }): string {
   return `\`${action}\`${url ? ` (${url})` : ' of a run outside GitHub'}`
 }
@@ -88,7 +88,7 @@ async function readHold(db: Database, id: string): Promise<HoldRow | undefined> 
   return rows[0]
 }
 
-/** Repeatable: the row is there afterwards, as it was or free. Ledgers of before this table are completed. */
+/** Repeatable: creates the row if it is missing. Completes ledgers from before this table. */
 async function ensureHold(db: Database, id: string): Promise<void> {
   const insert = () => db.query(`INSERT INTO ${HOLDS} (migration) VALUES ($1) ON CONFLICT (migration) DO NOTHING`, [id])
   await insert().catch(async (error) => {
@@ -98,7 +98,7 @@ async function ensureHold(db: Database, id: string): Promise<void> {
   })
 }
 
-/** True when the statement hit. An answer that was lost is settled by the caller's reading back. */
+/** True when the statement took effect. After a lost answer, the caller reads back. */
 async function changed(db: Database, sql: string, values: unknown[]): Promise<boolean> {
   try {
     return (await db.query(sql, values)).rowCount === 1
@@ -109,17 +109,17 @@ async function changed(db: Database, sql: string, values: unknown[]): Promise<bo
 }
 
 /**
- * Takes the hold of a migration: when nobody has it, or it was not renewed in time. A run that was asked for the slot
- * by another one keeps off.
+ * Takes the hold of a migration if it is free or was not renewed in time. A run from which another has requested the slot
+ * must not take it.
  * @param ttl milliseconds after which it lapses unless renewed
- * @throws VerdictError that names the run which has it, or asks for it
+ * @throws VerdictError that names the run that holds or requests it
  */
 export async function takeHold(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
   const row = await tryHold(db, id, holder, ttl)
   if (row) throw refusal(id, row)
 }
 
-/** Undefined when it was taken; else what stands in the way. */
+/** Undefined when it was taken, otherwise the reason why not. */
 async function tryHold(db: Database, id: string, holder: Holder, ttl: number): Promise<HoldRow | undefined> {
   await ensureHold(db, id)
   const took = await changed(
@@ -141,21 +141,18 @@ function refusal(id: string, row: HoldRow): VerdictError {
   if (row.live && row.holder)
     return new VerdictError(
       'hold.taken',
-      `migration \`${id}\` is held by ${runText(row.holder)}; only one run may act at a time. Wait for it, or cancel it: its hold ends at ${row.expiresAt.toISOString()} unless it is renewed`,
+      `migration \`${id}\` is held by ${runText(row.holder)}. Only one run can act at a time. Wait for that run, or cancel it: its hold ends at ${row.expiresAt.toISOString()} unless it is renewed`,
     )
   if (row.request)
     return new VerdictError(
       'hold.handover-pending',
-      `migration \`${id}\` is being handed over to ${runText(row.request)}; this run keeps off so that the slot is free for it`,
+      `migration \`${id}\` is being handed over to ${runText(row.request)}, so this run leaves the slot free`,
     )
-  return new VerdictError(
-    'hold.taken',
-    `another run was quicker to take migration \`${id}\`; look at \`status\` and try again`,
-  )
+  return new VerdictError('hold.taken', `another run took migration \`${id}\` first. Check \`status\` and try again`)
 }
 
 /**
- * Prolongs a hold, also one that has lapsed and was taken by nobody. Sees at once what it is asked for.
+ * Renews a hold, even an expired one that no other run has taken. Returns at once what it is asked for.
  * @throws VerdictError when another run has taken it
  */
 export async function renewHold(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
@@ -166,11 +163,11 @@ export async function renewHold(db: Database, id: string, holder: Holder, ttl: n
   if (row?.nonce === holder.nonce) return
   throw new VerdictError(
     'hold.lost',
-    `the hold of migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}: it was not renewed in time; this run stops so that only one acts`,
+    `the hold of migration \`${id}\` was lost${row?.holder ? ` to ${runText(row.holder)}` : ''}, because it was not renewed in time. This run stops so that only one acts`,
   )
 }
 
-/** Gives a hold back; does nothing when it is another's by now. */
+/** Releases a hold; does nothing when another run has it by now. */
 export async function releaseHold(db: Database, id: string, holder: Holder): Promise<void> {
   await db.query(`UPDATE ${HOLDS} SET nonce = NULL, expires_at = now() WHERE migration = $1 AND nonce = $2`, [
     id,
@@ -179,9 +176,9 @@ export async function releaseHold(db: Database, id: string, holder: Holder): Pro
 }
 
 /**
- * Asks the holder for the slot; repeated, it stays asked for.
+ * Requests the slot from the holder; repeating it keeps the request alive.
  * @param ttl milliseconds after which the request is forgotten
- * @throws VerdictError when another run asks for it already
+ * @throws VerdictError when another run has already requested it
  */
 export async function requestSlot(db: Database, id: string, holder: Holder, ttl: number): Promise<void> {
   await ensureHold(db, id)
@@ -198,11 +195,11 @@ export async function requestSlot(db: Database, id: string, holder: Holder, ttl:
   if (row?.request?.nonce === holder.nonce) return
   throw new VerdictError(
     'hold.handover-pending',
-    `${row?.request ? runText(row.request) : 'another run'} asks for the slot of migration \`${id}\` already; only one can have it`,
+    `${row?.request ? runText(row.request) : 'another run'} has already requested the slot of migration \`${id}\`. Only one run can have it`,
   )
 }
 
-/** Takes a request back; does nothing when it is another's by now. */
+/** Withdraws a request; does nothing when it belongs to another run by now. */
 export async function withdrawRequest(db: Database, id: string, holder: Holder): Promise<void> {
   await db.query(
     `UPDATE ${HOLDS} SET request_nonce = NULL, request = NULL, request_expires_at = NULL WHERE migration = $1 AND request_nonce = $2`,
@@ -210,19 +207,19 @@ export async function withdrawRequest(db: Database, id: string, holder: Holder):
   )
 }
 
-/** Who asks for the slot, if anybody still does. */
+/** The run that currently requests the slot, if any. */
 export async function slotRequest(db: Database, id: string): Promise<SlotRequest | undefined> {
   const row = await readHold(db, id)
   return row?.request && row.requestLive ? { ...row.request, at: row.requestedAt } : undefined
 }
 
-/** Which run has the hold now, if any, and until when unless it is renewed. */
+/** The run that has the hold now, if any, and until when unless renewed. */
 export async function liveHolder(db: Database, id: string): Promise<(Holder & { expiresAt: Date }) | undefined> {
   const row = await readHold(db, id)
   return row?.live && row.holder ? { ...row.holder, expiresAt: row.expiresAt } : undefined
 }
 
-/** Writes down what became of the approval; a new stream that is to wait for one clears it. */
+/** Records the outcome of the approval; a new stream that waits for one clears it. */
 export async function setApproval(db: Database, id: string, approval: ApprovalOutcome | null): Promise<void> {
   await ensureHold(db, id)
   await db.query(`UPDATE ${HOLDS} SET approval = $2 WHERE migration = $1`, [id, approval])
@@ -232,7 +229,7 @@ export async function readApproval(db: Database, id: string): Promise<ApprovalOu
   return (await readHold(db, id))?.approval ?? undefined
 }
 
-/** Who has the hold now, and who asks for it, for a person to read. */
+/** Who has the hold now, and who requests it, for people. */
 export async function holdTexts(db: Database, id: string): Promise<string[]> {
   const row = await readHold(db, id).catch((error) => {
     if (isMissingTable(error)) return undefined
@@ -242,18 +239,17 @@ export async function holdTexts(db: Database, id: string): Promise<string[]> {
     ...(row?.live && row.holder
       ? [`${runText(row.holder)} acts on it, and holds it until ${row.expiresAt.toISOString()} unless it renews`]
       : []),
-    ...(row?.request && row.requestLive ? [`${runText(row.request)} asks for it`] : []),
+    ...(row?.request && row.requestLive ? [`${runText(row.request)} requests it`] : []),
     ...(row?.approval ? [`its last approval is ${row.approval}`] : []),
   ]
 }
 
 /**
- * For a run that must stream itself: asks the holder for the slot, waits until it is handed over, and takes the hold.
- * A holder that is dead is waited for until its hold lapses; one of the same action that renews is not, since it hands
- * nothing over.
+ * For a run that must stream itself: requests the slot, waits for the handover, and takes the hold. Waits for a dead holder
+ * until its hold lapses, but not for one of the same action that renews, because that hands nothing over.
  * @param deadline milliseconds from now
  * @param ttl milliseconds after which the hold lapses unless it is renewed
- * @throws VerdictError when it was not handed over in time; the request is withdrawn then
+ * @throws VerdictError when it was not handed over in time; the request is then withdrawn
  */
 export async function obtainSlot(
   db: Database,
@@ -277,7 +273,7 @@ export async function obtainSlot(
       if (performance.now() > end)
         throw new VerdictError(
           'hold.handover-timeout',
-          `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}; cancel that run and try again`,
+          `the slot was not handed over in time: migration \`${id}\` is still held by ${row.holder ? runText(row.holder) : 'another run'}. Cancel that run and try again`,
         )
       await sleep(TIMING.holdAsk, undefined, { signal }).catch(() => {})
       await requestSlot(db, id, holder, 5 * TIMING.holdAsk + ttl)
@@ -289,9 +285,9 @@ export async function obtainSlot(
 }
 
 /**
- * Keeps a hold that was taken for as long as `work` takes, and gives it back whatever happens.
- * @param link a connection of its own for the renewals; a lost one is made again, and it is closed at the end
- * @param ttl milliseconds; renewed every sixth of it, so that a target that is away for a while does not lose it
+ * Keeps a hold for as long as `work` takes, and always releases it.
+ * @param link a separate connection for renewals; a lost one is reopened, and it is closed at the end
+ * @param ttl milliseconds; renewed every sixth of it, so that an unreachable target does not lose the hold at once
  * @param lost called once, when another run has taken the hold
  * @returns what `work` returns
  */
@@ -327,7 +323,7 @@ export async function keepingHold<T>(
   }
 }
 
-/** Leaves a note of the slot for the stream that comes next. */
+/** Leaves a note about the slot for the next stream. */
 export async function noteStream(db: Database, id: string, note: StreamNote): Promise<void> {
   await ensureHold(db, id)
   await db.query(`UPDATE ${HOLDS} SET stream = $2 WHERE migration = $1`, [id, JSON.stringify(note)])
@@ -338,7 +334,7 @@ export async function readStreamNote(db: Database, id: string): Promise<StreamNo
   return (await readHold(db, id))?.stream ?? undefined
 }
 
-/** With the migration: a new one under the same name begins with nobody's hold. */
+/** Goes with the migration: a new one under the same name starts without a holder. */
 export async function dropHold(db: Database, id: string): Promise<void> {
   await db.query(`DELETE FROM ${HOLDS} WHERE migration = $1`, [id]).catch((error) => {
     if (!isMissingTable(error)) throw error

@@ -16,54 +16,54 @@ import { createProofs, dropProof } from './proof.ts'
 
 export * from './phases.ts'
 
-/** Rows that a load has read to their end: of each table where the tool tells them apart, and of all. */
+/** Rows that a load has read completely: per table where the tool reports it, and in total. */
 export interface Exported {
   tables: Record<string, number>
   total: number
 }
 
-/** Facts that later phases need: each phase adds its own. */
+/** Facts that later phases need; each phase adds its own. */
 export interface Facts {
   /** system identifier, timeline and database oid of the source, and the random id kept in its heartbeat row */
   source?: { systemIdentifier: string; databaseOid: string; sourceId: string }
   cursor?: string
   /**
-   * A load that was begun and has not been proved complete: what is needed to go on with it. `cursor` is there once the
-   * slot is made, `exported` once every table was read to its end.
+   * A load that was started and not proved complete: what is needed to resume it. `cursor` is set once the slot exists,
+   * `exported` once every table was read completely.
    */
   load?: { mode: string; folder?: string; cursor?: string; fetchId?: string; exported?: Exported } | null
-  /** Folders below the bucket path or local path, one a load: an import that reads files of one of them is ours. */
+  /** Folders below the bucket path or local path, one per load: an import that reads files from one of them is ours. */
   loadFolders?: string[]
-  /** Those of them in which files may be left: MOLT deletes a load's files only with `delete-files`, and when it succeeds. */
+  /** Those of them that can still hold files: MOLT deletes a load's files only with `delete-files`, and only on success. */
   filesLeft?: string[]
   /**
-   * Where the replicator keeps its progress on the target. One for each load: a position that it finds there, from an
-   * earlier slot, would win over the slot's own, and the changes between would be skipped without a word.
+   * Where the replicator keeps its progress on the target. One per load: a position that it finds there, from an earlier
+   * slot, would take precedence over the slot's own, and the changes between would be skipped silently.
    */
   stagingSchema?: string
   /** The publication as the load left it. */
   publication?: PublicationMark
   /** The files of the source's tables as they were before the load. */
   files?: TableFiles
-  /** A rollback that was begun: the tables whose writes on the target are given up. */
+  /** A rollback that was started: the tables whose writes on the target are given up. */
   goingBack?: string[]
-  /** Rights to write that were taken from roles on the target until the commit. */
+  /** Write rights revoked from roles on the target until the commit. */
   writeAccess?: WriteGrant[]
-  /** `write-access: waive`: roles may write to the target all the time. */
+  /** `write-access: waive`: roles can write to the target all the time. */
   writeAccessWaived?: boolean
-  /** How many writes had passed the fence when the decision was taken, as the source counts them; none may since. */
+  /** How many writes had passed the fence at the commit, by the source's count; none may pass later. */
   writesPassed?: string
-  /** The heartbeat that proved the drain of the cutover that set about the commit. */
+  /** The heartbeat that proved the drain of the committing cutover. */
   drainBeat?: number
-  /** The target's time of the commit, for the comparison after it. Not on a target that is no CockroachDB. */
+  /** The target's time of the commit, for the comparison after it. Only on CockroachDB. */
   commitTime?: { asOf: string; drained: boolean }
-  /** What was taken off the target for the load. Its definitions stand elsewhere, and could be lost without a word. */
+  /** What was dropped on the target for the load. Its definitions are stored elsewhere, and could be lost silently. */
   deferred?: DeferredName[]
-  /** Holds empty copies on which `prepare` tries what it takes off; null once it is dropped. */
+  /** Holds the empty copies on which `prepare` tries deferred definitions; null once it is dropped. */
   trialSchema?: string | null
-  /** Who approved the cutover of which plan; `by` is empty when nobody was asked, null when it was forgotten. */
+  /** Who approved the cutover of which plan; `by` is empty when no approval was required, null when it was discarded. */
   approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
-  /** The schemas of both sides as `prepare` left them; later phases are held to them. */
+  /** The schemas of both sides as `prepare` left them; later phases require them unchanged. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }
 }
 
@@ -82,7 +82,7 @@ const MIGRATIONS = 'molt_actions.migrations'
 const EVIDENCE = 'molt_actions.evidence'
 const DIGESTS = 'molt_actions.digests'
 
-/** Creates the ledger's tables. Each statement can be repeated: on CockroachDB schema changes are not one transaction. */
+/** Creates the ledger's tables. Each statement is repeatable: on CockroachDB schema changes are not one transaction. */
 export async function createLedger(db: Database): Promise<void> {
   await db.query('CREATE SCHEMA IF NOT EXISTS molt_actions')
   await db.query(`CREATE TABLE IF NOT EXISTS ${MIGRATIONS} (
@@ -97,14 +97,14 @@ export async function createLedger(db: Database): Promise<void> {
   await createProofs(db)
 }
 
-/** Keeps the digest of an archive the first time; returns the one that was kept. */
+/** Stores an archive's digest the first time; returns the stored one. */
 export async function rememberDigest(db: Database, name: string, sha256: string): Promise<string> {
   await db.query(`INSERT INTO ${DIGESTS} (name, sha256) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, [name, sha256])
   const { rows } = await db.query(`SELECT sha256 FROM ${DIGESTS} WHERE name = $1`, [name])
   return rows[0].sha256
 }
 
-/** Reads an entry, and notes the command that comes next by it. */
+/** Reads an entry, and remembers its next command. */
 export async function readEntry(db: Database, id: string): Promise<Entry | undefined> {
   const { rows } = await db.query<Entry>(
     `SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt",
@@ -116,13 +116,13 @@ export async function readEntry(db: Database, id: string): Promise<Entry | undef
   return entry
 }
 
-/** The digest that was kept of an archive, if any. */
+/** The stored digest of an archive, if any. */
 export async function knownDigest(db: Database, name: string): Promise<string | undefined> {
   const { rows } = await db.query(`SELECT sha256 FROM ${DIGESTS} WHERE name = $1`, [name])
   return rows[0]?.sha256
 }
 
-/** Like {@link readEntry}, also where there is no ledger yet. */
+/** Like {@link readEntry}, but also works without a ledger. */
 export async function readEntryIfAny(db: Database, id: string): Promise<Entry | undefined> {
   return readEntry(db, id).catch((error) => {
     if (!isMissingTable(error)) throw error
@@ -133,17 +133,17 @@ export async function readEntryIfAny(db: Database, id: string): Promise<Entry | 
 
 /**
  * The entry that a phase after `prepare` works from.
- * @throws UserError when there is none, or when it stands in none of `phases`; VerdictError when its plan was changed
+ * @throws UserError when there is none, or it is in none of `phases`; VerdictError when its plan was changed
  */
 export async function requireEntry(db: Database, id: string, phases: readonly Phase[]): Promise<Entry> {
   const entry = await readEntryIfAny(db, id)
   if (!entry)
     throw new UserError('ledger.no-migration', `the target's ledger has no migration \`${id}\`. Run \`prepare\` first`)
-  // The hash is what was shown, rehearsed and approved; what is done must be that.
+  // The hash is what was shown, rehearsed and approved; the work must match it.
   if (planHash(entry.plan) !== entry.plan.hash)
     throw new VerdictError(
       'ledger.changed-by-hand',
-      `the plan of migration \`${id}\` in the ledger is not the one of its hash ${entry.plan.hash ?? '(there is none)'}: someone has changed it. Prepare a new migration`,
+      `the plan of migration \`${id}\` in the ledger does not match its hash ${entry.plan.hash ?? '(none)'}, so it was changed. Prepare a new migration`,
     )
   if (phases.includes(entry.phase)) return entry
   throw new UserError('ledger.wrong-phase', standingText(entry))
@@ -158,7 +158,7 @@ export function standingText({ id, phase, facts }: Entry): string {
   return `\`${id}\` is ${STANDS[phase]}. ${step}`
 }
 
-/** Writes the first entry; an entry that is there already keeps its phase and is returned as it is. */
+/** Writes the first entry; an existing one keeps its phase and is returned unchanged. */
 export async function createEntry(db: Database, id: string, plan: Plan, facts: Facts): Promise<Entry> {
   await db.query(
     `INSERT INTO ${MIGRATIONS} (id, phase, nonce, plan, facts) VALUES ($1, 'planned', $2, $3, $4) ON CONFLICT (id) DO NOTHING`,
@@ -169,7 +169,7 @@ export async function createEntry(db: Database, id: string, plan: Plan, facts: F
 
 /**
  * Moves an entry on by compare-and-set in one statement: only one of two runs that read the same entry succeeds.
- * An ambiguous answer (CockroachDB's 40003, or a connection that broke) is settled by reading the nonce back.
+ * An ambiguous answer (CockroachDB's 40003, or a broken connection) is resolved by reading the nonce back.
  * @throws UserError when another run has moved it since it was read
  */
 export async function advance(
@@ -189,7 +189,7 @@ export async function advance(
   if (now?.nonce === nonce) return now
   throw new UserError(
     'ledger.moved',
-    `another run has moved migration \`${entry.id}\` to ${now?.phase ?? 'nowhere'} meanwhile; this run stops so that only one acts`,
+    `another run has moved migration \`${entry.id}\` to ${now?.phase ?? 'nowhere'} . This run stops so that only one acts`,
   )
 }
 
@@ -201,9 +201,9 @@ export async function dropEntry(db: Database, id: string): Promise<void> {
   noteNext(undefined)
 }
 
-/** Who left something, and where a person can see the run. */
+/** Who left the evidence, with a link to the run. */
 export interface Origin {
-  /** Empty outside of GitHub. */
+  /** Empty outside GitHub. */
   run: string
   actor: string
   /** Of the repository that ran it. */
@@ -232,14 +232,14 @@ export async function addEvidence(db: Database, id: string, action: string, body
   )
 }
 
-/** One thing that was left, without what it says. */
+/** One piece of evidence, without its content. */
 export interface Trace {
   action: string
   at: Date
   origin: Origin | null
 }
 
-/** The last step that left evidence, and the last failure since the migration began; whatever stands in `failed`. */
+/** The last step that left evidence, and the last failure since the migration started; see `failed`. */
 export async function readLastSteps(
   db: Database,
   id: string,
@@ -257,7 +257,7 @@ export async function readLastSteps(
   return { last: rows[0], failed: error && { ...error.body, at: error.at } }
 }
 
-/** What a phase has left. */
+/** Evidence of a phase. */
 export interface Evidence<T> {
   body: Partial<T> & { origin?: Origin }
   at: Date
@@ -275,14 +275,14 @@ export async function readEvidence<T>(db: Database, id: string, action: string, 
   return rows
 }
 
-/** One thing that a step left, for the dossier. */
+/** One piece of evidence of a step, for the dossier. */
 export interface Step {
   action: string
   at: Date
   body: Record<string, unknown> & { origin?: Origin }
 }
 
-/** Everything that was left for a migration, the oldest first; also after `cleanup`, which forgets the migration alone. */
+/** All evidence of a migration, oldest first; also after `cleanup`, which forgets only the migration. */
 export async function readSteps(db: Database, id: string): Promise<Step[]> {
   const sql = `SELECT action, at, body FROM ${EVIDENCE} WHERE migration = $1 ORDER BY at`
   const { rows } = await db.query<Step>(sql, [id]).catch((error) => {

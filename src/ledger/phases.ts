@@ -1,6 +1,6 @@
 import type { NextStep } from '../runtime/codes.ts'
 
-/** The order of a migration's life; `aborted` and `rolled-back` end it from the side. */
+/** The order of a migration's life; `aborted` and `rolled-back` end it early. */
 export const PHASES = [
   'planned',
   'prepared',
@@ -17,13 +17,13 @@ export const PHASES = [
 ] as const
 export type Phase = (typeof PHASES)[number]
 
-/** The load is complete, and no cutover has set about its commit: a replicator may read the slot. */
+/** The load is complete, and no cutover has started its commit, so a replicator may read the slot. */
 export const STREAMING: readonly Phase[] = ['loaded', 'caught-up', 'approved']
-/** Of {@link STREAMING} those from which a cutover begins. */
+/** Those of {@link STREAMING} from which a cutover can start. */
 export const CAUGHT_UP: readonly Phase[] = ['caught-up', 'approved']
-/** The target has taken over, and the source must stand still. */
+/** The target has taken over, and the source must not change. */
 export const COMMITTED: readonly Phase[] = ['committed', 'switched', 'finalized']
-/** As {@link COMMITTED}, or on the way: a cutover has set about the commit, and only the source tells what came of it. */
+/** As {@link COMMITTED}, or on the way: a cutover has started its commit, and only the source knows the outcome. */
 export const DECIDED: readonly Phase[] = ['committing', ...COMMITTED]
 
 /** Where a migration stands, as an adjective that follows "is". */
@@ -34,7 +34,7 @@ export const STANDS: Readonly<Record<Phase, string>> = {
   'caught-up': 'caught up',
   approved: 'approved',
   committing: 'in the middle of its commit',
-  committed: 'committed, and not switched',
+  committed: 'committed, but not switched',
   switched: 'switched',
   finalized: 'finalized',
   cleaned: 'cleaned up',
@@ -63,7 +63,7 @@ export function nextOf(phase: Phase, facts: { load?: Load }): NextStep | undefin
       return {
         action: 'finalize',
         inputs: { 'switched-by-hand': 'true' },
-        before: 'Point the application at the target, and see it write there.',
+        before: 'Point the application at the target, and check that it writes there.',
       }
     case 'switched':
       return { action: 'finalize' }

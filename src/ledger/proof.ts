@@ -1,41 +1,41 @@
 import { type Database, isMissingTable } from '../runtime/database.ts'
 
-/** How far a pass over a table has come, so that another run goes on from there. */
+/** How far a pass over a table has come, so that another run can resume it. */
 export interface Progress {
   /** When its first rows were compared, by the runner's clock. */
   began: string
-  /** Every row up to this key is compared, and none of them is in doubt. In the order of the key's index. */
+  /** Every row up to this key is compared, and none is in doubt. In the order of the key's index. */
   after?: string[]
-  /** Rows up to there. */
+  /** Rows up to that key. */
   rows: number
 }
 
 /** What is proved of one table. */
 export interface TableProof {
-  /** Its files when the log began: another file voids the proof. */
+  /** Its files when the log started; a different file voids the proof. */
   files: string
-  /** The last pass that compared every row: when it began, and how many rows there were. */
+  /** The last pass that compared every row: its start, and the number of rows. */
   proved?: { began: string; rows: number }
-  /** The pass that is under way. */
+  /** The current pass. */
   pass?: Progress
 }
 
-/** The proof that source and target are equal, as it stands when nobody streams. LSNs as text. */
+/** The proof that source and target are equal, at rest. LSNs as text. */
 export interface ProofState {
-  /** The load that it is about: another load begins another proof. */
+  /** The load that it belongs to; another load starts another proof. */
   load: string
   systemIdentifier: string
   timeline: number
-  /** The log was confirmed up to here at most: what changed later is read again. */
+  /** The log was confirmed at most up to here; later changes are read again. */
   position: string
-  /** What the stream had confirmed: it may not go back behind that. */
+  /** The stream's confirmed position, which must not move back. */
   confirmed: string
   tables: Record<string, TableProof>
   /** Table → why it must be compared in full. */
   others: Record<string, string>
   /** Keys that changed and are not proved again yet. */
   open: number
-  /** When that was so. */
+  /** When this state was saved. */
   at: string
 }
 
@@ -54,7 +54,7 @@ export async function createProofs(db: Database): Promise<void> {
   await db.query(`CREATE TABLE IF NOT EXISTS ${PROOFS} (migration TEXT PRIMARY KEY, state JSONB NOT NULL)`)
 }
 
-/** Written before the log is confirmed, so that what is confirmed is never news to the next run. */
+/** Saved before the log is confirmed, so that confirmed changes are never unknown to the next run. */
 export async function writeProof(db: Database, id: string, state: ProofState): Promise<void> {
   await db.query(
     `INSERT INTO ${PROOFS} (migration, state) VALUES ($1, $2) ON CONFLICT (migration) DO UPDATE SET state = excluded.state`,

@@ -16,16 +16,16 @@ import { withTriggers } from '../sql/triggers.ts'
 import { advance, type Entry } from './ledger.ts'
 
 /**
- * What DDL has changed on either side since `prepare`, object by object; empty when nothing has. Each one can be told
- * by `describeChange`. What the ledger says was taken off the target may be there again; what it says was rebuilt must be.
- * @throws VerdictError when the ledger has lost what it compares with
+ * DDL on either side since `prepare`, object by object; empty without changes. `describeChange` describes each one. What
+ * the ledger lists as dropped on the target may be back; what it lists as rebuilt must be.
+ * @throws VerdictError when the ledger has lost its reference schema
  */
 export async function schemaChanges(source: Database, target: Database, entry: Entry): Promise<SchemaChange[]> {
   const { fingerprints } = entry.facts
   if (!fingerprints)
     throw new VerdictError(
       'ledger.changed-by-hand',
-      `the ledger has no schema of migration \`${entry.id}\` to compare with, as \`prepare\` leaves it: someone has changed its row; prepare a new migration`,
+      `the ledger has no schema of migration \`${entry.id}\` to compare with, as \`prepare\` leaves it, because its row was changed. Prepare a new migration`,
     )
   const { sourceSchema, targetSchema, tables } = entry.plan
   const [here, there] = await Promise.all([
@@ -39,7 +39,7 @@ export async function schemaChanges(source: Database, target: Database, entry: E
       side: 'source' as const,
       object: `table ${name}`,
       before: null,
-      after: 'it is not part of this migration, and would stay behind',
+      after: 'it is not part of this migration and would not be moved',
     })),
     ...compareFingerprints(
       'source',
@@ -53,14 +53,14 @@ export async function schemaChanges(source: Database, target: Database, entry: E
   ]
 }
 
-/** Tables that the plan would select if it were made now: in a schema that is moved as a whole they are missed. */
+/** Tables that the plan would include if it were made now, when a schema is moved as a whole. */
 export function newTables({ tables, excluded }: Plan, present: readonly string[]): string[] {
   if (!excluded) return []
   const known = new Set([...tables, ...excluded, HEARTBEAT])
   return present.filter((name) => !known.has(name))
 }
 
-/** Objects that come and go by our own hand, out of both; those that must be there now, in the first. */
+/** Removes from both the objects that this suite drops and rebuilds; those that must exist now stay in the first. */
 async function withoutDeferred(
   target: Database,
   entry: Entry,
@@ -69,7 +69,7 @@ async function withoutDeferred(
 ): Promise<[Fingerprint, Fingerprint]> {
   const [was, is] = [{ ...before }, { ...after }]
   for (const { kind, table, name, rebuilt, create } of await listDeferred(target, entry.id)) {
-    // Plain indexes come back once, with the target's schema accepted anew.
+    // Plain indexes come back once, with the target's schema accepted again.
     if (kind === 'index') continue
     const objects = [`constraint ${table}.${name}`, `index ${table}.${name}`]
     const there = objects.some((object) => object in is)
@@ -82,7 +82,7 @@ async function withoutDeferred(
   return [was, is]
 }
 
-/** What we changed on the target ourselves is no change of the schema by somebody else. */
+/** Our own changes on the target are not schema changes by another user. */
 export async function acceptTargetSchema(target: Database, entry: Entry): Promise<Entry> {
   const { fingerprints } = entry.facts
   if (!fingerprints) return entry

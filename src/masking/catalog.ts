@@ -1,7 +1,7 @@
 import type { Database } from '../runtime/database.ts'
 import { ident, qualified } from '../runtime/database.ts'
 
-/** What a rule has to know of a type; domains are taken for what they are made of. */
+/** What a rule needs to know of a type; a domain counts as its base type. */
 export type Family =
   | 'text'
   | 'integer'
@@ -25,19 +25,19 @@ export interface MaskColumn {
   /** Characters that fit, when the type has a limit. */
   maxLength: number | null
   notNull: boolean
-  /** Computed by the database: not copied, and masked with what it is computed from. */
+  /** Computed by the database: not copied; its inputs are masked instead. */
   generated: boolean
   /** Its values are handed out by the database: identity, sequence, or a uuid function. */
   surrogate: boolean
-  /** To the database two spellings that differ in case are one value. */
+  /** To the database, two spellings that differ in case are one value. */
   ignoresCase?: boolean
-  /** Decides in which partition a row is, where a row may have none. */
+  /** Decides the partition of a row, where a row may fit none. */
   placesRow?: boolean
-  /** Part of a unique index or constraint, also within an expression. */
+  /** Part of a unique index or constraint, even within an expression. */
   unique: boolean
-  /** Of a domain, which may have checks of its own. */
+  /** Of a domain, which can have its own checks. */
   domain?: boolean
-  /** A check of the table lists its values: they are part of the schema, as an enum's labels are. */
+  /** A check of the table lists its values, which makes them part of the schema, like an enum's labels. */
   labels?: boolean
 }
 
@@ -49,7 +49,7 @@ interface ForeignKey {
   toColumns: string[]
 }
 
-/** A CHECK constraint that all rows meet. */
+/** A CHECK constraint that all rows satisfy. */
 interface RowCheck {
   name: string
   columns: string[]
@@ -61,7 +61,7 @@ export interface MaskTable {
   schema: string
   name: string
   oid: number
-  /** Takes its rows from partitions, which are not listed by themselves. */
+  /** Takes its rows from partitions, which are not listed separately. */
   partitioned: boolean
   columns: MaskColumn[]
   key: string[]
@@ -69,7 +69,7 @@ export interface MaskTable {
   checks: RowCheck[]
 }
 
-/** Every base table of a schema in catalog order by name; partitioned ones as a whole. */
+/** Every base table of a schema, sorted by name; a partitioned table counts as one. */
 export async function readMaskTables(db: Database, schema: string): Promise<MaskTable[]> {
   const columns = await db.query(
     `SELECT c.oid, c.relname AS table, c.relkind = 'p' AS partitioned, a.attname AS name,
@@ -146,7 +146,7 @@ export async function readMaskTables(db: Database, schema: string): Promise<Mask
   return [...tables.values()]
 }
 
-/** A check that says nothing but `IN (…)`. */
+/** A check that is nothing but `IN (…)`. */
 const LISTS_VALUES = /^\(+[^=<>~]+ = ANY \(+ARRAY\[(?!.* (OR|AND) )/s
 
 function toColumn(
@@ -186,7 +186,7 @@ function familyOf(type: string): Family {
   return FAMILIES.find(([regex]) => regex.test(type))?.[1] ?? 'other'
 }
 
-/** `FROM` item of a table's own rows: a plain table without those that inherit from it. */
+/** `FROM` item of a table's own rows: a plain table without the tables that inherit from it. */
 export function fromItem(table: { schema: string; name: string; partitioned: boolean }): string {
   return `${table.partitioned ? '' : 'ONLY '}${qualified(table.schema, table.name)}`
 }

@@ -4,9 +4,9 @@ import { from as copyFrom, to as copyTo } from 'pg-copy-streams'
 import { type Database, ident, qualified, sqlState } from '../runtime/database.ts'
 import { CancelledError, UserError } from '../runtime/errors.ts'
 import { TIMING } from '../runtime/timing.ts'
-import { openSession, setParameters, silence } from './session.ts'
+import { openSession, setParameters, suppressLogging } from './session.ts'
 
-/** One table's rows on their way: a SELECT on one side, columns on the other. */
+/** One table's copy: a SELECT on one side, columns on the other. */
 export interface CopyJob {
   schema: string
   table: string
@@ -19,7 +19,7 @@ export interface CopyJob {
 export interface CopyEnds {
   from: string
   to: string
-  /** As `pg_export_snapshot` wrote it; its transaction has to stay open meanwhile. */
+  /** As `pg_export_snapshot` returned it; its transaction must stay open meanwhile. */
   snapshot: string
   /** Session parameters with the keys. */
   parameters: ReadonlyMap<string, string>
@@ -38,7 +38,7 @@ export async function exportSnapshot(db: Database): Promise<string> {
  * Copies tables, several at once, each as one COPY on either side with the bytes piped through.
  * @param onRows called with the rows of each table that is done
  * @returns rows by table
- * @throws UserError that names table and SQLSTATE but no value: the database's own words can quote one
+ * @throws UserError with table and SQLSTATE but no value, because the database's message can quote one
  */
 export async function copyTables(
   jobs: readonly CopyJob[],
@@ -73,7 +73,7 @@ export async function copyTables(
   return done
 }
 
-/** A reader in the shared snapshot, with the keys set, and a writer; neither has bound values logged. */
+/** A reader in the shared snapshot, with the keys set, and a writer; bound values are logged for neither. */
 export async function openPair({
   from,
   to,
@@ -82,14 +82,14 @@ export async function openPair({
 }: Omit<CopyEnds, 'atOnce'>): Promise<[Database, Database]> {
   const source = await openSession(from, 'source')
   try {
-    // First: a role that may not turn logging off gets an error, which would end a transaction.
-    await silence(source, 'source')
+    // First, because a role that cannot turn logging off gets an error, which would end a transaction.
+    await suppressLogging(source, 'source')
     await source.query('BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY')
     await source.query(`SET TRANSACTION SNAPSHOT '${snapshot}'`)
     await setParameters(source, parameters)
     const target = await openSession(to, 'target')
     try {
-      await silence(target, 'target')
+      await suppressLogging(target, 'target')
       await target.query('SET synchronous_commit = off')
       return [source, target]
     } catch (error) {
@@ -115,21 +115,21 @@ async function copyOne(source: Database, target: Database, job: CopyJob, signal:
 }
 
 /**
- * What may be told of a database's error: its class and where it happened, not its message, which can quote a value; but
- * for what it says of the statement itself, such as a column that is not there.
+ * What can be shown of a database's error: its class and location, not its message, which can quote a value. The exception
+ * is an error about the statement itself, such as a missing column.
  */
 export function discreet(error: unknown): string {
   const state = sqlState(error)
   if (!state) return error instanceof Error ? error.message : String(error)
   const { constraint, column, dataType, position, message } = error as Partial<DatabaseError>
-  // The position is that in our statement: within a function, whose text may be made of values, there is another.
+  // The position is the one in our statement. Within a function, whose text can contain values, there is another.
   if (state.startsWith('42') && position) return `SQLSTATE ${state}: ${message}`
   const where = [constraint && `constraint ${constraint}`, column && `column ${column}`, dataType && `type ${dataType}`]
   const named = where.filter(Boolean).join(', ')
   return `SQLSTATE ${state}${named ? ` (${named})` : ''}; the server's own log has the message, which can quote a value and is not shown here`
 }
 
-/** Closes a connection that may be in the midst of a COPY, for which `end` would wait. */
+/** Closes a connection that may be in the middle of a COPY, for which `end` would wait. */
 export async function hangUp(db: Database): Promise<void> {
   const raw = (db as unknown as { connection: { stream: { destroy(): void } } }).connection
   const timer = setTimeout(() => raw.stream.destroy(), TIMING.hangUp)

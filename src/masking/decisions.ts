@@ -4,22 +4,22 @@ import type { Hashes } from './hashes.ts'
 import { jsonLeaves } from './json-paths.ts'
 import type { UseRule } from './rules.ts'
 
-/** What becomes of one column, and by whose word. */
+/** What happens to one column, and why. */
 export interface Decision {
   column: MaskColumn
   what: 'kept' | 'masked' | 'moved' | 'generated'
   /** The rule's name; empty for kept and generated columns. */
   use: UseRule['use'] | 'jitter' | ''
-  /** The reason given, the safe class, or the reference that is followed. */
+  /** The given reason, the safe class, or the followed reference. */
   why: string
   domain: string
-  /** What stands in the SELECT. */
+  /** Its expression in the SELECT. */
   expression: string
   /** One-column SELECTs over a row `t` that yield its values as text, for the proof. */
   values: string[]
   /** No original may be found among the masked values. */
   strict: boolean
-  /** Handed out by the database, or a reference by such a type: it numbers a row, whatever its name speaks of. */
+  /** Assigned by the database, or a reference by such a type: it numbers a row, whatever its name suggests. */
   numbersRow?: boolean
 }
 
@@ -31,11 +31,11 @@ export interface Edge {
   toColumns: string[]
   /** Of a polymorphic reference. */
   when?: { column: string; is: string }
-  /** The two columns are of different types, and meet as text. */
+  /** The two columns have different types, and are compared as text. */
   asText: boolean
-  /** To one of the columns two spellings that differ in case are one value. */
+  /** For one of the columns, two spellings that differ in case are one value. */
   ignoresCase: boolean
-  /** Name of the constraint; empty for a reference that none declares. */
+  /** Name of the constraint; empty for an undeclared reference. */
   constraint: string
 }
 
@@ -49,7 +49,7 @@ export interface PlannedTable {
 
 /** A count that must be zero on the source. */
 export interface Check {
-  /** `table.column` whose rule it is about. */
+  /** `table.column` of the rule. */
   column: string
   /** Yields one row with `count`. */
   sql: string
@@ -63,7 +63,7 @@ export interface Plan {
   /** Every domain that needs a key, with the number of its session parameters. */
   domains: Map<string, number>
   problems: string[]
-  /** Columns that nothing covers. */
+  /** Columns without a rule or safe class. */
   unlisted: { table: string; column: MaskColumn }[]
   checks: Check[]
 }
@@ -74,37 +74,37 @@ export type Resolved = { column: MaskColumn; table: MaskTable } & (
   | { jitter: string; why: string }
 )
 
-/** A column's value as it is compared with the one at the other end. */
+/** A column's value as compared with the one at the other end. */
 export function compared({ asText, ignoresCase }: Pick<Edge, 'asText' | 'ignoresCase'>, value: string): string {
   // Not by citext's own operator: that is in a schema which no search path names.
   if (ignoresCase) return `lower(${value}::text)`
   return asText ? `${value}::text` : value
 }
 
-/** Whether a parent's masked values can stand in a column that refers to it. */
+/** Whether a parent's masked values fit a column that refers to it. */
 export function meets(column: MaskColumn, parent: MaskColumn): boolean {
   const room = column.maxLength === null || (parent.maxLength !== null && parent.maxLength <= column.maxLength)
   return column.type === parent.type || (column.family === 'text' && parent.family === 'text' && room)
 }
 
-/** What a record of the rules file says under a name; a table may well be called `constructor`. */
+/** An entry of the rules file by name; a table can be called `constructor`. */
 export function own<T>(record: Record<string, T> | undefined, name: string): T | undefined {
   return record && Object.hasOwn(record, name) ? record[name] : undefined
 }
 
 export const NUMBERS = new Set<Family>(['integer', 'numeric', 'float'])
 
-/** Types in which a name can stand: `other` are composite types, ranges, tsvector, inet … */
+/** Types that can contain a name: `other` are composite types, ranges, tsvector, inet … */
 export const TEXTS = new Set<Family>(['text', 'json', 'other'])
 
-/** SELECTs of every text in a value: itself, the elements of an array, what stands in a document, the fields of a row. */
+/** SELECTs of every text in a value: the value itself, array elements, document values, row fields. */
 export function textsOf(value: string, { array, family, type }: MaskColumn): string[] {
   if (family === 'json' && !array) return jsonLeaves(value, type)
   const whole = array ? `SELECT e::text FROM unnest(${value}) e` : `SELECT ${value}::text`
   return family === 'other' ? [whole, ...jsonLeaves(`to_jsonb(${value})`, 'jsonb', array ? 2 : 1)] : [whole]
 }
 
-/** Letters and digits alone, so that a telephone number is known without its blanks. By code: "C" knows ASCII letters only. */
+/** Only letters and digits, so that a telephone number matches without its spaces. "C" knows only ASCII letters. */
 export function bare(text: string): string {
   const others = String.raw`[\x01-\x2f\x3a-\x40\x5b-\x60\x7b-\xbf\u2000-\u206f\u3000]`
   return `regexp_replace(lower(${text} COLLATE "C"), ${literal(others)}, '', 'g')`

@@ -40,7 +40,7 @@ function keepsUnique(rule: UseRule, column: MaskColumn): boolean {
   }
 }
 
-/** The length to which a column cuts what a rule makes; undefined where it has room for all of it. */
+/** The length to which a column truncates a rule's result; undefined when everything fits. */
 export function cutTo(rule: UseRule | LeafRule, limit: number | null): number | undefined {
   return limit !== null && limit < needs(rule) ? limit : undefined
 }
@@ -53,10 +53,10 @@ function needs(rule: UseRule | LeafRule): number {
   return rule.use === 'phone' ? 8 : 0
 }
 
-/** Ways to a setting, also by names that are not written out and by queries that are given as text. */
+/** Ways to read a setting, including names that are not written out and queries passed as text. */
 const SETTINGS = /current_setting|pg_(show_all_)?settings|molt_actions|_to_xml|\bts_(stat|rewrite)\b|\bu&\s*['"]/i
 
-/** Rules by the families of types that they work on. */
+/** Rules by the type families that they support. */
 const FITS: Record<UseRule['use'], readonly string[] | 'all'> = {
   null: 'all',
   constant: 'all',
@@ -76,13 +76,13 @@ const FITS: Record<UseRule['use'], readonly string[] | 'all'> = {
   sql: 'all',
 }
 
-/** Why a rule cannot be had on a column; undefined when it can. */
+/** Why a rule cannot apply to a column; undefined when it can. */
 export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
   const fits = FITS[rule.use]
   if (fits !== 'all' && !fits.includes(column.family)) return `\`${rule.use}\` does not work on ${column.type}`
   if (column.array && !['null', 'constant', 'sql'].includes(rule.use) && column.family !== 'text')
     return `\`${rule.use}\` does not work on ${column.type}`
-  if (rule.use === 'null' && column.notNull) return '`null` cannot stand in a NOT NULL column'
+  if (rule.use === 'null' && column.notNull) return '`null` does not work on a NOT NULL column'
   if (rule.use === 'card' && column.maxLength !== null && column.maxLength < 13)
     return `\`card\` needs 13 characters, and ${column.type} has ${column.maxLength}`
   if (rule.use === 'uuid' && column.maxLength !== null && column.maxLength < 36)
@@ -90,14 +90,14 @@ export function misfit(rule: UseRule, column: MaskColumn): string | undefined {
   if (rule.use === 'hash' && column.type === 'smallint') return '`hash` needs integer or bigint'
   if (rule.use === 'number' && !rule.noise && !rule.absolute) return '`number` needs `noise` or `absolute`'
   if (rule.use === 'sql' && SETTINGS.test(rule.expression))
-    return 'the expression reads settings, and the masking key is one of them; escapes (`U&`) and functions that take a query as text are refused with that'
+    return 'the expression reads settings, and the masking key is one of them. Escapes (`U&`) and functions that take a query as text are refused for the same reason'
   if (rule.use === 'choice' && column.array) return `\`choice\` does not work on ${column.type}`
   if (column.unique && !keepsUnique(rule, column))
     return `the column is part of a unique index, and \`${rule.use}\`${'fold' in rule && rule.fold ? ' with `fold`' : ''} on ${column.type} does not keep different values different`
   return undefined
 }
 
-/** Where a rule stands: the table for rules that look at other columns, and the domains that apply. */
+/** Where a rule applies: the table, for rules that read other columns, and the domains. */
 export interface Place {
   table: MaskTable
   column: MaskColumn
@@ -105,7 +105,7 @@ export interface Place {
   domain: string
   /** Domain of another column of the table, for `by`. */
   domainOf(column: string): string
-  /** Whether a column of that domain ignores case: then all do, or one person would be two. */
+  /** Whether any column of that domain ignores case: then all must, or one person would become two. */
   caseless(domain: string): boolean
   hashes: Hashes
 }
@@ -147,19 +147,19 @@ function elements(rule: UseRule, value: string, place: Place): string {
   return `CASE WHEN cardinality(${value}) > 0 THEN ARRAY(${eachOf(masked, `unnest(${value})::text`, inner)})::${place.column.type} ELSE ${value} END`
 }
 
-/** Something of each element `t.e`, in their order. Elements in a FROM clause would be stored first. */
+/** Computes something for each element `t.e`, in order. Elements in a FROM clause would be stored first. */
 function eachOf(what: string, elements: string, hashes: Hashes): string {
   return hashes.select(what, `(SELECT ${elements} AS e OFFSET 0) AS t`)
 }
 
-/** Rules that make text from text. An empty text stays empty: it says that there is nothing. */
+/** Rules that turn text into text. An empty string stays empty. */
 function maskText(
   rule: UseRule | Exclude<LeafRule, { keep: true }>,
   value: string,
   column: Pick<MaskColumn, 'maxLength' | 'ignoresCase'> & { unique?: boolean },
   { domain, hashes, caseless }: Pick<Place, 'domain' | 'hashes' | 'caseless'>,
 ): string {
-  // But for a unique text, which may have both spellings.
+  // Except for a unique text, which can have both spellings.
   const spelling = column.ignoresCase || (caseless(domain) && !column.unique) ? `lower(${value})` : value
   const folded = 'fold' in rule && rule.fold ? `lower(btrim(${value}))` : spelling
   // NULL for an empty text, too: whatever is made of the hash is NULL then, and the text itself stays.
@@ -167,7 +167,7 @@ function maskText(
   const light = () => hashes.light(domain, `nullif(${folded}, '')`)
   const limit = column.maxLength
   const cut = (text: string, room: number) => (limit === null || limit >= room ? text : `left(${text}, ${limit})`)
-  // Should anything else ever make it NULL, an empty text stands there and not the original.
+  // If anything else ever makes it NULL, an empty string is written and not the original.
   const unlessEmpty = (text: string) => `coalesce(${text}, left(${folded}, 0))`
   switch (rule.use) {
     case 'hash': {
@@ -190,7 +190,7 @@ function maskText(
         return unlessEmpty(cut(locality(light(), rule.part, value), rule.part === 'city' ? ROOM : 3))
       return unlessEmpty(cut(streetLine(strong()), ROOM))
     case 'phone':
-      // As long as the original, which fits, but for short ones.
+      // As long as the original, which fits, except for short ones.
       return unlessEmpty(cut(phone(strong(), value), 8))
     case 'card':
       return unlessEmpty(card(strong(), value, limit))
@@ -215,7 +215,7 @@ function noise(rule: NumberRule, value: string, column: MaskColumn, hash: string
     ? `${value}::${type} + ${millionths})::${type} * ${(rule.absolute / 1_000_000).toFixed(12)}::${type}`
     : `${value}::${type} * ${millionths} + 1000000)::${type} * 0.000001::${type}`
   const [min, max] = range(rule, column)
-  // No more decimals than the value had: noise is not to be told by its tail.
+  // No more decimals than the value had, so that the noise cannot be recognized by its tail.
   const bare = column.type === 'numeric' ? `round(${moved}, coalesce(scale(${value}), 0))` : moved
   const rounded = column.family === 'integer' ? `round(${moved})` : bare
   const low = min === undefined ? rounded : `greatest(${rounded}, ${min})`
@@ -240,14 +240,14 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
   if (!table.columns.some(({ name }) => name === by))
     throw new UserError(
       'mask.rules-misfit',
-      `${table.name}.${column.name}: \`by\` names ${by}, which is no column of ${table.name}`,
+      `${table.name}.${column.name}: \`by\` names ${by}, which is not a column of ${table.name}`,
     )
   const entity = table.columns.find(({ name }) => name === by) as MaskColumn
   const hash = hashes.lightColumn(`${domainOf(by)} date`, entity)
   // -days … -1 and 1 … days: never by nothing.
   const amountOf = (from: string) => `(${from} % ${days} + CASE WHEN ${from} < 0 THEN -1 ELSE 1 END)::int`
   const nullable = table.columns.some(({ name, notNull }) => name === by && !notNull)
-  // A row without its entity has nothing to move together with; by its own value it still moves.
+  // A row without its entity has nothing to move with, but still moves by its own value.
   const own = () => hashes.light(`${domainOf(by)} date`, `${columnOf(column.name)}::text`)
   const moved = nullable
     ? `CASE WHEN ${hash} IS NULL THEN ${amountOf(own())} ELSE ${amountOf(hash)} END`
@@ -256,7 +256,7 @@ function shift(by: string, days: number, { table, column, domainOf, hashes }: Pl
   return `(${columnOf(column.name)} + ${moved} * interval '24 hours')::${column.type}`
 }
 
-/** All timestamps of a row move by the same amount, so that what came first still does. */
+/** All timestamps of a row move by the same amount, so that their order stays. */
 export function jitter(text: string, { table, column, hashes }: Pick<Place, 'table' | 'column' | 'hashes'>): string {
   const ms = jitterMs(text)
   const value = columnOf(column.name)
@@ -286,8 +286,8 @@ function choose(minCount: number, { table, column, domain, hashes }: Place): str
 }
 
 /**
- * The document as text, put together from its listed members: what is not listed cannot get in. As text it goes into
- * the COPY; to build a jsonb first would take several times as long.
+ * The document as text, assembled from its listed members, so that nothing else can get in. It goes into the COPY as text;
+ * building a jsonb first would take several times as long.
  */
 function maskJson(value: string, node: JsonNode, place: Place): string {
   if (node.rule) return maskLeaf(node.rule, value, place)
@@ -304,7 +304,7 @@ function maskJson(value: string, node: JsonNode, place: Place): string {
   const members = [...(node.members as Map<string, JsonNode>)].map(([name, child]) => {
     const label = `${JSON.stringify(name)}:`
     const member = `(${value} -> ${literal(name)})`
-    // NULL when the member is missing, and left out then by concat_ws.
+    // NULL when the member is missing; concat_ws then leaves it out.
     return child.rule
       ? maskLeaf(child.rule, member, place, label)
       : `${literal(label)} || ${maskJson(member, child, place)}`
@@ -318,15 +318,15 @@ function maskJson(value: string, node: JsonNode, place: Place): string {
   return `CASE WHEN jsonb_typeof(${value}) = 'object' THEN '{' || ${all} || '}' ELSE ${ifThere(value)} END`
 }
 
-/** JSON's null where something stands, NULL where nothing does. */
+/** JSON's null where there is a value, NULL where there is none. */
 function ifThere(value: string, label = ''): string {
   return `CASE WHEN ${value} IS NOT NULL THEN ${literal(`${label}null`)} END`
 }
 
-/** Rules that write nothing that JSON would have to escape. */
+/** Rules whose results never need JSON escaping. */
 const BARE = new Set<string>(['email', 'name', 'phone', 'address', 'text', 'uuid', 'card'])
 
-/** A member's masked value as JSON text after its label; NULL when there is no such member. A text rule leaves a string there. */
+/** A member's masked value as JSON text after its label; NULL without such a member. A text rule produces a string. */
 function maskLeaf(rule: LeafRule, value: string, place: Place, label = ''): string {
   const labelled = (text: string) => (label ? `${literal(label)} || ${text}` : text)
   if ('keep' in rule) return labelled(`${value}::text`)
@@ -351,7 +351,7 @@ function maskLeaf(rule: LeafRule, value: string, place: Place, label = ''): stri
 
 const REUSES = new Set<UseRule['use']>(['null', 'constant', 'number', 'date', 'choice'])
 
-/** Rules whose results may well be somebody else's original: chosen from them, moved among them, set, or as few as postal codes. */
+/** Rules whose results can be another person's original: chosen from them, moved among them, constant, or few, as postal codes. */
 export function bringsBack(rule: Exclude<LeafRule, { keep: true }> | UseRule): boolean {
   return REUSES.has(rule.use) || ('part' in rule && rule.part === 'postcode')
 }

@@ -1,7 +1,7 @@
 import { columnOf, type MaskColumn, type MaskTable } from './catalog.ts'
 
 /**
- * The keys that one masked SELECT needs, by domain, and the expressions that it computes once a row.
+ * The keys that one masked SELECT needs, by domain, and the expressions that it computes once per row.
  *
  * Two hashes serve: where a masked value is made *from* the hash (e-mail, name, uuid …), it is
  * sha256(domain key ‖ value), and at most 128 bits of it ever show. The domain key is HMAC-SHA256(key, domain), made once
@@ -12,11 +12,11 @@ import { columnOf, type MaskColumn, type MaskTable } from './catalog.ts'
 export class Hashes {
   /** Domain → position; the session parameters are `molt_actions.k<position>` and `molt_actions.s<position>`. */
   readonly domains: Map<string, number>
-  /** Values that are taken out of documents before anything is computed of them; later levels are made of earlier ones. */
+  /** Values extracted from documents before anything is computed from them; later levels build on earlier ones. */
   readonly values: Map<string, string>[] = []
   /** Expression → its name in the inner SELECT. */
   readonly computed = new Map<string, string>()
-  /** Query → its name in the WITH list, for what is computed once a table. */
+  /** Query → its name in the WITH list, for what is computed once per table. */
   readonly tables = new Map<string, string>()
   readonly #prefix: string
 
@@ -36,12 +36,12 @@ export class Hashes {
     return this.#once(`sha256(${key} || ${bytes})`)
   }
 
-  /** A bigint of either sign. So cheap that to make it twice costs less than another level of rows. */
+  /** A bigint of either sign. So cheap that computing it twice costs less than another level of rows. */
   light(domain: string, value: string): string {
     return `hashtextextended(${value}, ${this.#seed(domain)})`
   }
 
-  /** The same for a column, without the way through text where its type has a hash of its own. */
+  /** The same for a column, without converting to text where its type has a hash of its own. */
   lightColumn(domain: string, column: HashedColumn): string {
     return hashedWith(column, this.#seed(domain))
   }
@@ -62,7 +62,7 @@ export class Hashes {
     return `(SELECT current_setting('molt_actions.s${this.#position(domain)}')::bigint)`
   }
 
-  /** A value that costs something to get at, taken once a row; it may be made of other such values. */
+  /** A value that is costly to extract, so it is extracted once per row; it can build on other such values. */
   value(expression: string): string {
     const level =
       1 + this.values.findLastIndex((each) => [...each.values()].some((name) => expression.includes(`t."${name}"`)))
@@ -99,7 +99,7 @@ export class Hashes {
     return `SELECT ${asked} FROM ${rows}`
   }
 
-  /** A query that is run once, whoever asks. */
+  /** A query that runs once for all its users. */
   once(query: string): string {
     const name = this.tables.get(query) ?? `molt ${this.#prefix}t${this.tables.size}`
     this.tables.set(query, name)
@@ -133,7 +133,7 @@ function hashedWith({ name, type, ignoresCase }: HashedColumn, seed: string): st
 
 type HashedColumn = Pick<MaskColumn, 'name' | 'type' | 'ignoresCase'>
 
-/** Equal integers, and equal floats, hash alike whatever their width: a bigint meets the integer that it refers to. */
+/** Equal integers, and equal floats, have equal hashes whatever their width: a bigint matches the integer it refers to. */
 const KEY_HASHES = new Map(
   Object.entries({
     smallint: 'hashint2extended',

@@ -3,7 +3,7 @@ import { type Edge, own, type Resolved } from './decisions.ts'
 import { cutTo } from './expressions.ts'
 import type { LeafRule, Rule, Rules } from './rules.ts'
 
-/** Tells which rule holds for a column: its own, that of the column it refers to, or that of a safe class. */
+/** Decides which rule applies to a column: its own, that of the column it refers to, or that of a safe class. */
 export class Inheritance {
   readonly #rules: Rules
   readonly #byName: ReadonlyMap<string, MaskTable>
@@ -11,7 +11,7 @@ export class Inheritance {
   readonly #problem: (text: string) => void
   readonly #resolved = new Map<string, Resolved | undefined>()
 
-  /** @param problem hears what a person must correct in the rules */
+  /** @param problem called with what a person must correct in the rules */
   constructor(
     rules: Rules,
     byName: ReadonlyMap<string, MaskTable>,
@@ -24,7 +24,7 @@ export class Inheritance {
     this.#problem = problem
   }
 
-  /** The rule that holds for a column: its own, its parent's, or that of a safe class. */
+  /** The rule that applies to a column: its own, its parent's, or that of a safe class. */
   resolve(table: MaskTable, column: MaskColumn, seen = new Set<string>()): Resolved | undefined {
     const id = `${table.name}.${column.name}`
     if (seen.has(id)) return this.#own(table, column)
@@ -37,7 +37,7 @@ export class Inheritance {
     for (const each of inherited) {
       if (result && !sameRule(result, each))
         this.#problem(
-          `${id} ${each.why}: it has to have the same rule, and has another one; take its own rule away, or give both the same`,
+          `${id} ${each.why}, so it must have the same rule, but it has another. Remove its own rule, or give both the same`,
         )
       else if (!result || !('keep' in result)) result = each
     }
@@ -95,7 +95,7 @@ export class Inheritance {
     return this.domain(edge.to, edge.toColumns[edge.columns.indexOf(column)] as string, seen.add(id))
   }
 
-  /** One domain, one rule and one room for what it makes: else the same person would be two. */
+  /** A domain has one rule and one maximum length; otherwise one person would become two. */
   requireOneRulePerDomain(): void {
     const first = new Map<string, Shared>()
     for (const each of this.#shared()) {
@@ -104,10 +104,10 @@ export class Inheritance {
       first.set(`${rule.domain} ${rule.use}`, known)
       const both = `${id} and ${known.id} share the domain ${rule.domain}`
       if (JSON.stringify(sorted(known.rule)) !== JSON.stringify(sorted(rule)))
-        this.#problem(`${both} with different settings; give both the same`)
+        this.#problem(`${both} with different settings. Give both the same`)
       else if (known.cut !== cut)
         this.#problem(
-          `${both}, and the masks would differ, since one is ${known.type} and the other ${type}; give each a domain of its own, or a rule whose values fit both`,
+          `${both}, but their masks would differ, because one is ${known.type} and the other ${type}. Give each its own domain, or a rule whose values fit both`,
         )
     }
   }
@@ -126,7 +126,7 @@ export class Inheritance {
               : [],
           )
         if (!hasDomain(rule)) return []
-        // Masked by its parent's rule, it has its parent's limit.
+        // Masked by its parent's rule, so it has its parent's limit.
         const limit = (this.resolve(table, column)?.column ?? column).maxLength ?? column.maxLength
         return [{ id, rule, type: column.type, cut: cutTo(rule, limit) }]
       })

@@ -35,13 +35,13 @@ function requireClear(node: JsonNode, path: string): void {
   if ([node.rule, node.members, node.each].filter(Boolean).length > 1)
     throw new UserError(
       'mask.rules-misfit',
-      `the JSON path ${path || '[]'} has a rule of its own and others below it, or lists both members and elements; keep one of the two`,
+      `the JSON path ${path || '[]'} has its own rule and others below it, or lists both members and elements. Keep one of the two`,
     )
   for (const [name, child] of node.members ?? []) requireClear(child, path ? `${path}.${name}` : name)
   if (node.each) requireClear(node.each, `${path}[]`)
 }
 
-/** True for a document in which something stands that no path lists. */
+/** True for a document with a value that no path lists. */
 export function jsonUnlisted(value: string, node: JsonNode): string {
   if (node.rule) return 'false'
   if (node.each) {
@@ -57,7 +57,7 @@ export function jsonUnlisted(value: string, node: JsonNode): string {
 }
 
 /**
- * The texts at those paths of a JSON rule that are wanted, as `SELECT`s of one column: what is looked for, or looked at.
+ * The texts at the wanted paths of a JSON rule, as `SELECT`s of one column.
  * @param lists the arrays on the way there, each an item of the FROM clause
  */
 export function jsonTexts(
@@ -79,7 +79,7 @@ export function jsonTexts(
 }
 
 /**
- * Every text and number of a document; a `json` that has no equal in jsonb is a text as a whole.
+ * Every text and number of a document; a `json` without an equal in jsonb is one text.
  * @param from the level at which it begins: 1 leaves the document itself out
  */
 export function jsonLeaves(value: string, type: string, from = 0): string[] {
@@ -88,7 +88,7 @@ export function jsonLeaves(value: string, type: string, from = 0): string[] {
   return type === 'jsonb' ? [leaves] : [leaves, `SELECT ${value}::text WHERE ${document} IS NULL`]
 }
 
-/** A `json` as jsonb, but for escapes that jsonb may not have: the character 0, and halves of others. */
+/** A `json` as jsonb, without the escapes that jsonb does not allow: the character 0, and unpaired surrogates. */
 export function readable(value: string): string {
   return `CASE WHEN ${value}::text !~* '\\\\u(0000|d[89a-f])' THEN ${value}::jsonb END`
 }

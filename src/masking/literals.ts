@@ -1,4 +1,4 @@
-/** What SQL is made of, as far as texts may stand in it. Words are read too: in `a$b$c` no dollar begins a quote. */
+/** What SQL consists of, as far as it can contain texts. Words are read too: in `a$b$c` no dollar begins a quote. */
 const TOKEN = new RegExp(
   [
     String.raw`--(?<line>[^\n]*)`,
@@ -15,8 +15,8 @@ const TOKEN = new RegExp(
 )
 
 /**
- * Every text that stands in SQL, as it was before it was quoted: literals of every kind, comments, long numbers, and
- * names that no program would give. What is quoted can be SQL itself, such as a function's body, and is read as well.
+ * Every text in SQL, unquoted: literals of every kind, comments, long numbers, and names that no program would generate.
+ * Quoted text can be SQL itself, such as a function's body, and is read as well.
  */
 export function literalsOf(schema: readonly string[]): string[] {
   const found = new Set<string>()
@@ -37,7 +37,7 @@ function textOf(groups: Record<string, string | undefined>): string | undefined 
   if (escaped !== undefined) return unescaped(escaped.replaceAll("''", "'"))
   if (coded !== undefined) return coded.replaceAll("''", "'").replaceAll(/\\([0-9a-f]{4}|\+[0-9a-f]{6})/gi, character)
   if (plain !== undefined) return plain.replaceAll("''", "'")
-  // Names of tables and columns are the shape of the data; one with blanks or signs may have been made of a value.
+  // Names of tables and columns are the shape of the data; one with spaces or signs may have been made from a value.
   if (name !== undefined) return /^\w*$/.test(name) ? undefined : name.replaceAll('""', '"')
   return line?.trim() ?? block?.trim() ?? body ?? number
 }
@@ -59,15 +59,15 @@ function unescaped(text: string): string {
   )
 }
 
-/** Words of a name or an address that stand next to each other in a longer text. */
+/** Adjacent words of a name or an address within a longer text. */
 const WORDS = 6
 
-/** Of a text that is longer than a page, no more is looked at by parts. */
+/** Of a text longer than a page, only this much is examined in parts. */
 const LONGEST = 20_000
 
 /**
- * A text and what it may hold: the elements of an array or a list, the values of a document, words that follow each
- * other, and single ones that are more than letters. A single word alone says too little: it is in every language.
+ * A text and what it can contain: elements of an array or a list, values of a document, adjacent words, and single words with
+ * more than letters. A single plain word says too little, because every language has it.
  */
 export function partsOf(texts: readonly string[]): string[] {
   const found = new Set(texts)

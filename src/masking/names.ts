@@ -41,20 +41,20 @@ const PERSONAL: [RegExp, string, string][] = [
   [
     /^(notes?|comments?|body|message|description|remarks?|bio|about|content|text|reason|subject|title)$|_(notes?|text|comment|message)$/,
     '{ use: text }',
-    'free text, in which anything may stand',
+    'free text, which can contain anything',
   ],
 ]
 
 const PEOPLE =
   /(^|_)(customer|user|person|employee|contact|member|patient|client|subscriber|author)s?$|(^|_)(people|staff)$/
 
-/** What a name says of a person; undefined when it says nothing. The names alone: values are not looked at. */
+/** What a name says about a person; undefined when it says nothing. Only names are read, not values. */
 export function looksPersonal(name: string, table?: string): string | undefined {
   if (plain(name) === 'name') return table !== undefined && PEOPLE.test(plain(table)) ? 'a name' : undefined
   return personal(name)?.[2]
 }
 
-/** `name` alone may be a product's; where a rule is only suggested, it is taken for a person's. */
+/** `name` alone may be a product's; for a suggestion it counts as a person's. */
 function personal(name: string): [RegExp, string, string] | undefined {
   if (plain(name) === 'name') return [/^name$/, '{ use: name }', 'a name']
   return PERSONAL.find(([regex]) => regex.test(plain(name)))
@@ -71,24 +71,24 @@ function plain(name: string): string {
 export function suggest(column: MaskColumn): Suggestion {
   const { family, name, array } = column
   const known = personal(name)
-  if (family === 'boolean') return keep('a yes or no says nothing of a person')
+  if (family === 'boolean') return keep('a yes or no says nothing about a person')
   if (family === 'enum') return keep('one of the labels of the schema')
   if (column.labels && !known?.[1].includes('choice')) return keep('one of the labels that a check lists')
   if (family === 'json')
     return { rule: '{ use: json, paths: { TODO: { use: text } } }', why: 'a document: list its members' }
   if (family === 'uuid') return { rule: '{ use: uuid }', why: 'an identifier' }
   if (family === 'bytea') return { rule: '{ use: hash }', why: 'bytes of any kind' }
-  if (family === 'timestamp') return { rule: '{ use: date, days: 30, by: TODO }', why: 'a moment in somebody’s life' }
+  if (family === 'timestamp') return { rule: '{ use: date, days: 30, by: TODO }', why: 'a moment in a person’s life' }
   if (family === 'date') return { rule: '{ use: date, days: 60, by: TODO }', why: known?.[2] ?? 'a date' }
   const numeric = family === 'integer' || family === 'numeric' || family === 'float'
   if (numeric && known?.[1].includes('number')) return { rule: known[1], why: known[2] }
-  // A telephone number moved by a tenth still begins as it did.
+  // A telephone number changed by a tenth still begins the same.
   if (numeric && known && ['integer', 'bigint'].includes(column.type)) return { rule: '{ use: hash }', why: known[2] }
   if (numeric && known)
     return keep(`TODO: ${known[2]} as a number; keep it only for a reason, or use null, constant or sql`)
   if (numeric && /(^|_)id$/.test(plain(name)))
     return keep('TODO: an identifier; keep it, or list under `references` what it refers to')
-  if (numeric && column.unique) return keep('TODO: a number in a unique index; say why it may be seen, or use sql')
+  if (numeric && column.unique) return keep('TODO: a number in a unique index; state why it may be seen, or use sql')
   if (numeric) return keep('TODO: a number; keep it, or { use: number, noise: 0.1 }')
   if (column.unique && known?.[1].includes('email') === false)
     return { rule: '{ use: hash }', why: `${known[2]}, and unique` }
@@ -101,10 +101,10 @@ export function suggest(column: MaskColumn): Suggestion {
   if (column.type === 'tsvector' && !column.notNull)
     return { rule: "{ use: 'null' }", why: 'words of other columns; index them again afterwards' }
   const looks = known ? `, looks like ${known[2]}` : ''
-  return keep(`TODO: ${column.type}${looks}; say why it may be seen, or use null, constant or sql`)
+  return keep(`TODO: ${column.type}${looks}; state why it may be seen, or use null, constant or sql`)
 }
 
-/** In the domain of all e-mail addresses, unless it would be cut and could not be the same there. */
+/** In the domain of all e-mail addresses, unless it would be truncated and could not be the same there. */
 export function emailRule(column: MaskColumn, why: string): Suggestion {
   const whole = cutTo({ use: 'email' }, column.maxLength) === undefined
   return { rule: whole ? '{ use: email, domain: email }' : '{ use: email }', why }

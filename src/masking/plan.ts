@@ -21,12 +21,12 @@ import { suggest } from './names.ts'
 import type { Rules, UseRule } from './rules.ts'
 import { SourceChecks } from './source-checks.ts'
 
-/** Decides for every column of every table; problems are collected, so that a person sees all of them at once. */
+/** Decides for every column of every table. Problems are collected, so that a person sees all of them at once. */
 export function makePlan(all: readonly MaskTable[], rules: Rules, schema: string): Plan {
   return new Planner(all, rules, schema).plan
 }
 
-/** Builds the plan: the references first, then what becomes of each column. */
+/** Builds the plan: first the references, then the decision for each column. */
 class Planner {
   readonly plan: Plan
   readonly #rules: Rules
@@ -67,7 +67,7 @@ class Planner {
     for (const [name, columns] of Object.entries(tables)) {
       const table = all.find((each) => each.name === name)
       if (table && own(exclude, name))
-        this.#problem(`the table ${name} has rules and is excluded; take one of the two away`)
+        this.#problem(`the table ${name} has rules but is excluded. Remove one of the two`)
       const known = table?.columns.map((column) => column.name)
       for (const column of known ? Object.keys(columns) : [])
         if (!known?.includes(column))
@@ -164,10 +164,10 @@ class Planner {
       return { ...plain, why: found.why, numbersRow: column.surrogate || refers }
     }
     const use = 'rule' in found ? found.rule.use : 'jitter'
-    // What is chosen from the column's own values has a partition; for an expression its author vouches.
+    // A value chosen from the column's own values has a partition; for an expression its author vouches.
     if (column.placesRow && use !== 'choice' && use !== 'sql')
       this.#problem(
-        `${table.name}.${column.name} decides in which partition a row is, and changed by \`${use}\` it may fit none; keep it with a reason, or give ${table.name} a DEFAULT partition`,
+        `${table.name}.${column.name} decides the partition of a row, and changed by \`${use}\` it may fit none. Keep it with a reason, or give ${table.name} a DEFAULT partition`,
       )
     if ('jitter' in found) {
       const expression = jitter(found.jitter, { table, column, hashes })
@@ -190,14 +190,14 @@ class Planner {
       return plain
     }
     try {
-      // A child is cut to its parent's limit, or the two would differ where the parent was cut; and spelled as that is.
+      // A child is truncated to its parent's limit and spelled the same way; otherwise the two would differ.
       const { maxLength, ignoresCase = false, unique } = found.column
       const shaped = { ...column, maxLength: maxLength ?? column.maxLength, ignoresCase, unique }
       const expression = maskColumn(rule, this.#place(table, shaped, domain, hashes))
       const values = this.#values(rule, column)
       if (rule.use === 'json') this.#checks.document(table, column, rule)
       if (rule.use === 'choice') this.#checks.choice(table, column, rule['min-count'] ?? MIN_COUNT)
-      // 31 bits are so few that chance alone brings an original back.
+      // 31 bits are so few that chance alone reproduces an original.
       const few = rule.use === 'hash' && column.type === 'integer'
       return {
         ...plain,
@@ -237,14 +237,14 @@ class Planner {
     return `is ${column.type} and refers to ${name}, which is ${parent.type}: masked, they would not meet in ${table.name}`
   }
 
-  /** A column that refers to one table or another, by what a second column says. */
+  /** A column that refers to one of several tables, depending on a second column. */
   #polymorphic(table: MaskTable, column: MaskColumn, edges: Edge[], hashes: Hashes, plain: Decision): Decision {
     const by = edges[0]?.when?.column as string
     const label = table.columns.find(({ name }) => name === by)
     const kept = label && this.#inheritance.resolve(table, label)
     if (kept && !('keep' in kept))
       this.#problem(
-        `${table.name}.${by} says what ${column.name} refers to; keep it, with the reason that it names tables`,
+        `${table.name}.${by} says what ${column.name} refers to. Keep it, with the reason that it names tables`,
       )
     const cases: string[] = []
     const masked: { is: string; strict: boolean }[] = []
@@ -261,7 +261,7 @@ class Planner {
       column: `${table.name}.${column.name}`,
       sql: `SELECT count(*) FROM ${fromItem(table)} AS t WHERE ${columnOf(column.name)} IS NOT NULL AND (${columnOf(by)}::text IN (${listed})) IS NOT TRUE`,
       problem: (count) =>
-        `${table.name}.${column.name}: ${count} rows have a ${by} that no reference lists; list each under \`references\` with \`when\``,
+        `${table.name}.${column.name}: ${count} rows have a ${by} that no reference lists. List each under \`references\` with \`when\``,
     })
     const why = `refers to ${edges.map((edge) => edge.to).join(', ')} by ${by}`
     if (!masked.length) return { ...plain, why }
@@ -276,7 +276,7 @@ function hint(name: string, known: readonly string[]): string {
   return known.length ? `; did you mean ${closest(name, [...known])}?` : ''
 }
 
-/** The rules to paste for columns that have none, as YAML. */
+/** The rules to paste for columns without one, as YAML. */
 export function pasteRules(unlisted: Plan['unlisted']): string {
   const tables = new Map<string, string[]>()
   for (const { table, column } of unlisted) {
@@ -289,12 +289,12 @@ export function pasteRules(unlisted: Plan['unlisted']): string {
   return ['tables:', ...[...tables].flatMap(([table, lines]) => [`  ${key(table)}:`, ...lines])].join('\n')
 }
 
-/** For a comment: a type's name may hold anything. */
+/** For a comment: a type's name can contain anything. */
 export function oneLine(text: string): string {
   return text.replace(/\s+/g, ' ')
 }
 
-/** A name as a YAML key: quoted in one line where anything in it could be read as more than a name. */
+/** A name as a YAML key: quoted on one line where it could be read as more than a name. */
 export function key(name: string): string {
   return /^[A-Za-z_][\w.]*$/.test(name) ? stringify(name, { lineWidth: 0 }).trim() : JSON.stringify(name)
 }

@@ -11,18 +11,18 @@ import type { Rules } from './rules.ts'
 import { setParameters } from './session.ts'
 import { dangling } from './subset.ts'
 
-/** Both sides while the proof runs: the source within the snapshot that was copied. */
+/** Both sides during the proof: the source within the copied snapshot. */
 export interface Sides {
   source: Database
   target: Database
-  /** Predicates over `t` for the rows that were meant to come. */
+  /** Predicates over `t` for the rows that were to be copied. */
   where: ReadonlyMap<string, string>
   signal: AbortSignal
-  /** For more tables at a time: further connections to both. */
+  /** Further connections to both, for several tables at once. */
   ends?: CopyEnds
 }
 
-/** One column before and after; numbers only. Undefined where it was not measured. */
+/** One column before and after, as numbers. Undefined when not measured. */
 interface ColumnShape {
   nullShare: number
   averageLength?: number
@@ -39,7 +39,7 @@ export interface ColumnProof {
   why: string
   before: ColumnShape
   after: ColumnShape
-  /** Originals found among the masked values; undefined where none could be told from chance. */
+  /** Originals found among the masked values; undefined when chance cannot be excluded. */
   survivors?: number
 }
 
@@ -47,7 +47,7 @@ interface TableProof {
   table: string
   rowsBefore: number
   rowsAfter: number
-  /** Numbers left out between the lowest and the highest key. */
+  /** Gaps between the lowest and the highest key. */
   keyGapsBefore?: number
   keyGapsAfter?: number
 }
@@ -56,32 +56,32 @@ export interface Proof {
   problems: string[]
   tables: TableProof[]
   columns: ColumnProof[]
-  /** Hits of each pattern by column; those with none are left out. */
+  /** Hits of each pattern by column, without those that have none. */
   hits: { table: string; column: string; pattern: string; hits: number }[]
   scannedColumns: number
   canaries: { planted: number; rowsBefore: number; rowsAfter: number }
-  /** Kept columns whose name speaks of a person, for the approver. */
+  /** Kept columns whose names suggest a person, for the approver. */
   keptPersonal: { table: string; column: string; looksLike: string; reason: string }[]
   references: { from: string; to: string; danglingBefore: number; danglingAfter: number }[]
   constraints: number
 }
 
-/** What every table's proof is made with, and what it adds to. */
+/** What every table's proof uses and adds to. */
 interface Run {
   plan: Plan
   rules: Rules
   copied: ReadonlyMap<string, number>
   canaries: readonly string[]
-  /** Texts that stand in the schema: in defaults, checks, labels, bounds and predicates. */
+  /** Texts in the schema: in defaults, checks, labels, bounds and predicates. */
   literals: readonly string[]
-  /** Rows of the source in which each canary was seen. */
+  /** Source rows in which each canary was found. */
   seen: number[]
   proof: Proof
 }
 
 /**
- * Everything that is shown afterwards: each check looks at the databases, none at what the copy reported.
- * @param schema the statements that made the schema, in which a canary could stand as well
+ * Everything that is proved afterwards: each check reads the databases, none what the copy reported.
+ * @param schema the statements that created the schema, which could contain a canary too
  */
 export async function prove(
   sides: Sides,
@@ -110,15 +110,16 @@ export async function prove(
   await proveReferences(sides, plan, rules.subset !== undefined, proof)
   await proveConstraints(sides, plan, proof)
   run.seen.forEach((rows, at) => {
-    if (!rows) proof.problems.push(`canary ${at + 1} is nowhere on the source: it was not planted, and proves nothing`)
+    if (!rows)
+      proof.problems.push(`canary ${at + 1} is nowhere on the source: it was not planted, so it proves nothing`)
   })
   const statements = schema.map(lower)
   if (canaries.some((canary) => formsOf(canary).some((form) => statements.some((sql) => sql.includes(form)))))
-    proof.problems.push('a planted canary stands in the schema itself: in a default, a check, a label or an index')
+    proof.problems.push('a planted canary is in the schema itself: in a default, a check, a label or an index')
   return proof
 }
 
-/** Several tables at a time, the largest first; each on a connection of its own to either side. */
+/** Several tables at once, largest first; each on its own connection to both sides. */
 async function proveTables(sides: Sides, run: Run, onTable: (table: string, done: number) => void): Promise<void> {
   const { plan, copied, proof } = run
   let done = 0
@@ -160,8 +161,8 @@ async function proveTables(sides: Sides, run: Run, onTable: (table: string, done
 }
 
 /**
- * A key for this proof alone: what is compared between the two databases is of no use to anybody afterwards. No nested
- * loops: of a temporary table the planner knows nothing, and takes it for small.
+ * A key for this proof alone, so that what is compared between the databases is useless afterwards. No nested loops: the
+ * planner knows nothing about a temporary table, and assumes that it is small.
  */
 async function setProofKey({ source, target }: Sides, { plan, literals }: Run): Promise<void> {
   const key = new Map([['molt_actions.proof', randomBytes(32).toString('hex')]])
@@ -177,13 +178,13 @@ async function setProofKey({ source, target }: Sides, { plan, literals }: Run): 
   await hashKept(target, plan)
 }
 
-/** Shorter texts of kept columns may well be somebody's original by chance. */
+/** Shorter texts of kept columns can be a person's original by chance. */
 const LEAST_KEPT = 6
 
-/** Rules for what names somebody. Free text and documents have words that stand in other columns as well. */
+/** Rules for values that identify a person. Free text and documents have words that occur in other columns as well. */
 const SOMEBODY = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'sql'])
 
-/** What the rehearsal source has as it was; somebody's original may be there by a reference that nobody has listed. */
+/** What the rehearsal source has unchanged. It can contain a person's original through an unlisted reference. */
 async function hashKept(target: Database, { tables }: Plan): Promise<void> {
   await target.query('CREATE TEMP TABLE IF NOT EXISTS molt_kept (t int, c int, h bytea); TRUNCATE pg_temp.molt_kept')
   for (const [place, { table, decisions }] of tables.entries()) {
@@ -216,14 +217,14 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
     rowsAfter: after.rows,
     ...(before.gaps !== undefined && { keyGapsBefore: before.gaps, keyGapsAfter: after.gaps }),
   })
-  // Rows that a cycle's closure took away are missing by intent, and their references are proved instead.
+  // Rows that a cycle's closure removed are missing on purpose, and their references are proved instead.
   const planned2 = rules.subset ? copied.get(table.name) : before.rows
-  if (after.rows !== planned2) proof.problems.push(`${table.name} has ${after.rows} rows, and ${planned2} were to come`)
+  if (after.rows !== planned2) proof.problems.push(`${table.name} has ${after.rows} rows, but ${planned2} were planned`)
   if (!rules.subset)
     for (const [at, { column, what, use }] of planned.decisions.entries())
       if (what !== 'generated' && !['null', 'sql'].includes(use) && before.filled[at] !== after.filled[at])
         proof.problems.push(
-          `${table.name}.${column.name} has ${after.filled[at]} values that are not NULL, and had ${before.filled[at]}`,
+          `${table.name}.${column.name} has ${after.filled[at]} values that are not NULL, but had ${before.filled[at]}`,
         )
   const found = await survivors(sides, planned, run, before.rows)
   planned.decisions.forEach((decision, at) => {
@@ -254,14 +255,14 @@ async function proveTable(sides: Sides, planned: PlannedTable, run: Run): Promis
       !rules.subset &&
       !rules.proof?.sample
     )
-      proof.problems.push(`${id} had ${counts.before.distinct} different values and has ${counts.after.distinct}`)
+      proof.problems.push(`${id} had ${counts.before.distinct} different values but has ${counts.after.distinct}`)
   })
 }
 
 /** A row of a result has at most 1,664 columns. */
 const MEASURES = 1_500
 
-/** Rows, values that are not NULL, lengths and key gaps of a table, in one pass if it is not too wide. */
+/** Rows, non-NULL values, lengths and key gaps of a table, in one pass if it is not too wide. */
 async function shapes(db: Database, { table, decisions }: PlannedTable, where?: string) {
   const number = gapColumn(table)
   const measures = decisions.flatMap(({ column }, at) => {
@@ -297,21 +298,21 @@ interface Counts {
   before: { distinct: number; top: number }
   after: { distinct: number; top: number }
   survivors: number
-  /** Rows with a value too short to identify anybody, and those of them whose value is as frequent as it was. */
+  /** Rows with a value too short to identify a person, and those of them whose value is as frequent as before. */
   short: number
   unmoved: number
 }
 
-/** A value of a masked column that many rows have, such as a state, may well be a label or a default of the schema. */
+/** A value that many rows of a masked column have, such as a state, may be a label or a default of the schema. */
 const SELDOM = 10
 
-/** Rows: a share of a small table could be none of it, and what was not looked for is not shown to be gone. */
+/** Rows: a share of a small table could be none, and what was not searched for is not proved gone. */
 const LEAST_SAMPLE = 10_000
 
 /**
- * Looks for the originals of every masked column among the masked values: its own, those of the table's other columns,
- * and those that a rule `sql` has made in any table. What travels is 64 bits of a hash under a key that is forgotten
- * afterwards, and it travels into a temporary table, which leaves nothing in the WAL.
+ * Searches for the originals of every masked column among the masked values: its own, those of the table's other columns,
+ * and those that a rule `sql` has produced in any table. Only 64 bits of a hash travel, under a key that is forgotten
+ * afterwards, and into a temporary table, which leaves nothing in the WAL.
  */
 async function survivors(
   { source, target, signal }: Sides,
@@ -358,7 +359,7 @@ async function survivors(
   )
   if (inSchema.rows[0].n && !rules.proof?.['allow-schema'])
     proof.problems.push(
-      `${table.name}: ${inSchema.rows[0].n} original values stand in the schema: in a default, a check, a label or an index; change them on the clone, or write \`allow-schema\` and why`,
+      `${table.name}: ${inSchema.rows[0].n} original values are in the schema: in a default, a check, a label or an index. Change them on the clone, or set \`allow-schema\` with a reason`,
     )
   const kept = await target.query(
     `SELECT k.t, k.c, count(DISTINCT k.h)::int AS n FROM pg_temp.molt_kept k JOIN pg_temp.molt_originals o USING (h)
@@ -368,7 +369,7 @@ async function survivors(
     const id = `${plan.tables[t]?.table.name}.${plan.tables[t]?.decisions[c]?.column.name}`
     if (!allowed[id])
       proof.problems.push(
-        `${id} is kept, and ${n} original values of ${table.name} that are masked there are found in it; give it the same rule, or list it under \`references\``,
+        `${id} is kept, and ${n} original values of ${table.name} that are masked there are found in it. Give it the same rule, or list it under \`references\``,
       )
   }
   for (const other of made) {
@@ -383,7 +384,7 @@ async function survivors(
     )
     for (const { c, n } of strangers.rows) {
       const id = `${other.table.name}.${other.decisions[c]?.column.name}`
-      // Those that are spelled as they were are told of already.
+      // Those with unchanged spelling are already reported.
       const known = other.table === table && rows.find((row) => row.c === c)?.survivors
       if (!allowed[id] && !known)
         proof.problems.push(`${id}: ${n} original values of ${table.name} are found among the masked ones`)
@@ -414,7 +415,7 @@ function valuesOf(decisions: readonly Decision[], wanted: (decision: Decision) =
 
 const isSql = ({ use }: Decision) => use === 'sql'
 
-/** The same for texts by their letters and digits alone, of which there have to be six; their numbers go down from -1. */
+/** The same for texts reduced to letters and digits, at least six of them; their numbers go down from -1. */
 function bareOf(decisions: readonly Decision[], wanted: (decision: Decision) => boolean = () => true): string {
   return decisions
     .flatMap((decision, at) => {
@@ -436,7 +437,7 @@ const token = (...alternatives: string[]) => `(^|[^0-9A-Za-z.+-])(${alternatives
 /** Neither a day nor a month of a year, nor within a date that begins with the year. */
 const NO_DATE = '(?<![0-9]/)(?!(0[1-9][./-])?[0-3]?[0-9][./-](19|20)[0-9]{2}($|[^0-9]))'
 
-/** What would be personal in free text. Hosts, numbers and issuers that nobody has, which the rules make, do not count. */
+/** What would be personal in free text. Unassigned hosts, numbers and issuers, which the rules produce, do not count. */
 export const PATTERNS: Record<string, string> = {
   'e-mail': String.raw`[^\s@<>(),;:"']+@(?!([A-Za-z0-9-]+\.)*(example\.(com|net|org)|[a-z]+\.(example|invalid|test))(?![A-Za-z0-9-]|\.[A-Za-z0-9]))${HOST}+(\.${HOST}+)*\.(?!${HOST}*[0-9])${HOST}{2,}`,
   phone: token(
@@ -464,7 +465,7 @@ const CARDS = [
   '[2-6][0-9]{3}(?:SEP?[0-9]){9,15}',
 ].map((card) => `(?:^|[^0-9A-Za-z])(${card.replaceAll('SEP', '[ .\u00a0-]')})(?![0-9A-Za-z])`)
 
-/** What every pattern needs: without it the costly ones need not be tried. Most texts have neither. */
+/** What every pattern needs; without it the costly ones can be skipped. Most texts have neither. */
 const NEEDS: Record<string, string> = { 'e-mail': "strpos(s.text, '@') > 0" }
 const TWO_DIGITS = '[0-9][ ().-]*[0-9]'
 
@@ -472,7 +473,7 @@ const luhn = (digits: string) =>
   `(SELECT sum(CASE WHEN o % 2 = 1 THEN d ELSE d * 2 - CASE WHEN d > 4 THEN 9 ELSE 0 END END) % 10 = 0
      FROM (SELECT o, substr(reverse(${digits}), o::int, 1)::int AS d FROM generate_series(1, length(${digits})) o) y)`
 
-/** How many rows `s` with a number `c` and a text hold something of each pattern, by that number. */
+/** How many rows `s` with a number `c` and a text match each pattern, by that number. */
 async function hitsOf(target: Database, rows: string, values: unknown[] = []) {
   const patterns = Object.keys(PATTERNS)
   const at = (index: number) => `$${values.length + index + 1}`
@@ -496,7 +497,7 @@ async function hitsOf(target: Database, rows: string, values: unknown[] = []) {
   )
 }
 
-/** Counts rows that hold something of a pattern: free text that was filled or rewritten inside, and all that was kept. */
+/** Counts rows that match a pattern: in free text that was filled or partly rewritten, and in everything kept. */
 async function scan(target: Database, { table, decisions }: PlannedTable, { rules, proof }: Run): Promise<void> {
   const ruled = own(rules.tables, table.name)
   const free = decisions.flatMap((decision, at) => {
@@ -524,20 +525,20 @@ async function scan(target: Database, { table, decisions }: PlannedTable, { rule
   }
 }
 
-/** Whoever reads the copy reads its schema, too. */
+/** Whoever reads the copy also reads its schema. */
 async function scanSchema(target: Database, { literals, rules, proof }: Run): Promise<void> {
   if (rules.proof?.['allow-schema']) return
   for (const { pattern, hits } of await hitsOf(target, 'unnest($1::text[]) l, LATERAL (SELECT 0, l) v(c, text)', [
     literals,
   ]))
     proof.problems.push(
-      `the schema holds ${hits} texts that look like a ${pattern}: in a default, a check, a label or an index; change them, or write \`allow-schema\` and why`,
+      `the schema contains ${hits} texts that look like a ${pattern}: in a default, a check, a label or an index. Change them, or set \`allow-schema\` with a reason`,
     )
 }
 
 const MADE = new Set(['hash', 'email', 'name', 'phone', 'address', 'uuid', 'card', 'null', 'constant'])
 
-/** Not free: what a rule has made from nothing, and keys that the database hands out. `ruled`: by a rule of its own. */
+/** Not free: what a rule has generated, and keys assigned by the database. `ruled`: by its own rule. */
 function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
   const { family } = column
   if (what === 'generated' || MADE.has(use)) return false
@@ -548,7 +549,7 @@ function isFree({ column, what, use }: Decision, ruled: boolean): boolean {
   )
 }
 
-/** Kept columns whose name speaks of a person; those that number rows do not. */
+/** Kept columns whose names suggest a person, without those that number rows. */
 export function keptPersonal(plan: Plan): Proof['keptPersonal'] {
   return plan.tables.flatMap(({ table, decisions }) =>
     decisions.flatMap(({ column, what, why, numbersRow }) => {
@@ -558,7 +559,7 @@ export function keptPersonal(plan: Plan): Proof['keptPersonal'] {
   )
 }
 
-/** A reference that no constraint holds is proved by its orphans: as many as before, or none in a subset. */
+/** A reference without a constraint is proved by its orphans: as many as before, or none in a subset. */
 async function proveReferences({ source, target }: Sides, plan: Plan, subset: boolean, proof: Proof): Promise<void> {
   const { schema } = plan
   const tables = new Map(plan.tables.map(({ table }) => [table.name, table]))
@@ -574,12 +575,12 @@ async function proveReferences({ source, target }: Sides, plan: Plan, subset: bo
     proof.references.push(found)
     if (found.danglingAfter !== (subset ? 0 : found.danglingBefore))
       proof.problems.push(
-        `${found.from} → ${found.to}: ${found.danglingAfter} rows refer to nothing, and ${subset ? 0 : found.danglingBefore} did before`,
+        `${found.from} → ${found.to}: ${found.danglingAfter} rows refer to nothing, but ${subset ? 0 : found.danglingBefore} did before`,
       )
   }
 }
 
-/** As many valid constraints and indexes as the source has; any that is not valid is named. */
+/** As many valid constraints and indexes as on the source; any invalid one is named. */
 async function proveConstraints({ source, target }: Sides, plan: Plan, proof: Proof): Promise<void> {
   const names = plan.tables.map(({ table }) => table.name)
   const sql = `
@@ -601,7 +602,7 @@ async function proveConstraints({ source, target }: Sides, plan: Plan, proof: Pr
 
 const NO_TEXT = new Set(['boolean', 'float', 'date', 'timestamp'])
 
-/** As many arguments as a function takes. */
+/** The maximum number of arguments of a function. */
 const ARGUMENTS = 90
 
 /** Rows in which a planted text is found in any of its forms, on both sides. */
@@ -634,7 +635,7 @@ async function proveCanaries(sides: Sides, { table, decisions }: PlannedTable, r
 /** Letters of ASCII only, as `lower` does under the collation C. */
 const lower = (text: string) => text.replaceAll(/[A-Z]/g, (letter) => letter.toLowerCase())
 
-/** How a text can stand in a row or a statement: as it is, quoted as in a literal, JSON, an array or a row, as hex digits, as base64. */
+/** The forms of a text in a row or a statement: plain, quoted as a literal, JSON, an array or a row, hex, base64. */
 function formsOf(canary: string): string[] {
   const bytes = Buffer.from(canary)
   const escaped = canary.replaceAll(/["\\]/g, '\\$&')

@@ -9,15 +9,15 @@ import { key, oneLine } from './plan.ts'
 import { PATTERNS } from './proof.ts'
 import type { Rule } from './rules.ts'
 
-/** How many rows of a table are looked at, inside the database. */
+/** Number of rows of a table to sample, inside the database. */
 const SAMPLE = 2000
 
-/** How often a JSON member's name must occur in the sample to be told: a name that stands once could be a value. */
+/** How often a JSON member's name must occur in the sample to be reported: a name that occurs once could be a value. */
 const COMMON = 10
 
 /**
- * A first rules file, from the catalog and from samples that are matched inside the database: counts leave it, and the
- * names of common JSON members, but no values.
+ * A first rules file, from the catalog and from samples that are matched inside the database. Only counts and the names of
+ * common JSON members leave the database, never values.
  */
 export async function proposeRules(
   db: Database,
@@ -49,7 +49,7 @@ export async function proposeRules(
     '# yaml-language-server: $schema=https://raw.githubusercontent.com/OWNER/REPO/main/docs/mask.schema.json',
     'version: 1',
     'key: env:MOLT_MASK_KEY',
-    '# Classes that need no rule of their own. Take away what does not hold here.',
+    '# Classes that need no rule of their own. Remove what does not apply here.',
     'safe:',
     '  surrogate-keys: true',
     '  foreign-keys: true',
@@ -77,13 +77,13 @@ function isSafe(table: MaskTable, column: MaskColumn): boolean {
 /** A date moves with the entity that the table is about: its parent by foreign key, or its own key. */
 function entityOf(rule: string, table: MaskTable, tables: readonly MaskTable[]): string {
   if (!rule.includes('by: TODO')) return rule
-  // Not by a reference to itself: all whom one person has brought would move together.
+  // Not by a reference to itself, or all people referred by one person would move together.
   const person = table.foreignKeys.find(
     ({ toTable }) =>
       toTable !== table.name && /customer|user|person|people|employee|account|member|patient|client/i.test(toTable),
   )
   const own = tables.length && table.key.length === 1 ? table.key[0] : undefined
-  // Of a key that begins with the tenant, the last column names the person.
+  // In a key that begins with the tenant, the last column identifies the person.
   const by = person?.columns.at(-1) ?? own
   return by ? rule.replace('TODO', () => key(by)) : rule
 }
@@ -98,11 +98,11 @@ function fitting(column: MaskColumn, suggestion: Suggestion): Suggestion {
   if (!refused('{ use: hash }')) return { ...suggestion, rule: '{ use: hash }' }
   return {
     ...suggestion,
-    rule: "{ keep: true, reason: 'TODO: no rule fits this column; say why it may be seen, or use sql' }",
+    rule: "{ keep: true, reason: 'TODO: no rule fits this column; state why it may be seen, or use sql' }",
   }
 }
 
-/** What stands at a path of a document, by the names that JSON has for it. */
+/** The kinds of values at a path of a document, by JSON's names. */
 interface Member {
   path: string
   kinds: string[]
@@ -114,7 +114,7 @@ interface Sampled {
   members: Member[]
 }
 
-/** A column that holds nothing but such values, as told from text in which one stands. */
+/** A column that contains nothing but such values, as opposed to text that contains one. */
 const WHOLE: [string, string][] = [
   ['only e-mail', String.raw`^[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$`],
   ['only phone', String.raw`^(?![0-9]{2}[./-][0-9]{2}[./-][0-9]{4}$)(\+|0)[0-9 ()./-]{7,18}[0-9]$`],
@@ -144,7 +144,7 @@ async function samples(db: Database, table: MaskTable): Promise<Map<string, Samp
   return found
 }
 
-/** How many documents are looked at, and how deep. */
+/** How many documents to sample, and how deep. */
 const DOCUMENTS = 500
 const DEPTH = 8
 
@@ -163,12 +163,12 @@ async function members(db: Database, table: MaskTable, { name, type }: MaskColum
      SELECT path, array_remove(array_agg(DISTINCT jsonb_typeof(v)), 'null') AS kinds FROM member WHERE path <> ''
       GROUP BY path HAVING count(DISTINCT document) >= ${COMMON} ORDER BY path COLLATE "C" LIMIT 300`,
   )
-  // One rule file cannot have both: most documents are what most paths say.
+  // A rules file cannot have both; most documents are what most paths say.
   const lists = rows.filter(({ path }) => path.startsWith('[]'))
   return leaves(lists.length * 2 > rows.length ? lists : rows.filter((each) => !lists.includes(each)))
 }
 
-/** Where rules stand: what has nothing below it, or is a value in some documents and holds others in the rest. */
+/** Where rules go: at paths without anything below, or that are a value in some documents and a parent in others. */
 function leaves(found: readonly Member[]): Member[] {
   const isBelow = (path: string, above: string) => [`${above}.`, `${above}[]`].some((start) => path.startsWith(start))
   const mixed = found.filter(({ kinds }) => kinds.length > 1 && (kinds.includes('object') || kinds.includes('array')))
@@ -228,11 +228,11 @@ function leafRule({ path, kinds }: Member): string {
 interface Reference {
   from: string
   line: string
-  /** The column that says to which table it refers. */
+  /** The column that says which table it refers to. */
   label?: string
 }
 
-/** Columns that refer to another table without a constraint: the name says so, and nine of ten sampled values agree. */
+/** Columns that refer to another table without a constraint: the name suggests it, and nine of ten sampled values match. */
 async function undeclared(db: Database, tables: readonly MaskTable[]): Promise<Reference[]> {
   const found: Reference[] = []
   for (const table of tables)
@@ -277,7 +277,7 @@ function candidates(table: MaskTable, column: MaskColumn, tables: readonly MaskT
   })
 }
 
-/** Whether the plan takes such a reference: the parent's masks can stand here, or it is kept as it is. */
+/** Whether the plan accepts such a reference: the parent's masks fit here, or it is kept. */
 function refersTo(column: MaskColumn, parent: MaskTable, own: MaskColumn): boolean {
   if (parent.name.includes('.') || own.name.includes('.')) return false
   if (own.surrogate && parent.key.includes(own.name)) return own.type === column.type || column.family === 'text'

@@ -3,7 +3,7 @@ import { number } from '../runtime/progress.ts'
 import type { ColumnProof, Proof } from './proof.ts'
 import type { Rules } from './rules.ts'
 
-/** The proof for a person: verdict first, then what an approver has to look at, then every column before and after. */
+/** The proof for people: verdict first, then what an approver must check, then every column before and after. */
 export function maskSummary(
   evidence: Proof & { rows: number; durationMs: number; schemaBy: string; allowed: NonNullable<Rules['proof']> },
 ): string {
@@ -30,13 +30,13 @@ export function maskSummary(
   )
   const parts = [head, checks.join('\n')]
   const allowed = allowances(evidence.allowed)
-  if (allowed.length) parts.push(`#### What the rules let the proof pass over\n\n${allowed.join('\n')}`)
+  if (allowed.length) parts.push(`#### What the rules exempt from the proof\n\n${allowed.join('\n')}`)
   if (kept.length)
     parts.push(
-      `#### Kept, though the name speaks of a person\n\n| column | looks like | why it is kept |\n| --- | --- | --- |\n${kept.join('\n')}`,
+      `#### Kept, although the name suggests a person\n\n| column | looks like | why it is kept |\n| --- | --- | --- |\n${kept.join('\n')}`,
     )
   const vouched = columns.filter(({ use }) => use === 'sql')
-  if (vouched.length) parts.push(`#### Made by an expression that a person vouches for\n\n${reasons(vouched)}`)
+  if (vouched.length) parts.push(`#### Computed by a reviewed expression\n\n${reasons(vouched)}`)
   parts.push(
     fold('Columns that are kept, and why', reasons(columns.filter(({ what }) => what === 'kept'))),
     fold(`Tables before and after`, tableRows(evidence)),
@@ -45,7 +45,7 @@ export function maskSummary(
   return parts.join('\n\n')
 }
 
-/** More than these nobody reads here; `mask.json` has all. */
+/** Nobody reads more than this here; `mask.json` has all. */
 const MOST = 400
 
 function reasons(columns: readonly ColumnProof[]): string {

@@ -12,7 +12,7 @@ const column = z.string().regex(/^[^.]+\.[^.]+$/, 'write table.column')
 
 const keep = z.strictObject({
   keep: z.literal(true),
-  reason: reason.describe('Why these values may be seen by whoever sees the rehearsal.'),
+  reason: reason.describe('Why everyone with access to the rehearsal may see these values.'),
 })
 
 const scalarRules = [
@@ -28,7 +28,7 @@ const scalarRules = [
   z.strictObject({
     use: z.literal('partial'),
     last: z.int().min(0).max(8).describe('How many characters at the end are kept, of values twice as long or longer.'),
-    with: z.string().length(1).optional().describe('What stands for the others. Default `*`.'),
+    with: z.string().length(1).optional().describe('Character that replaces the others. Default `*`.'),
   }),
   z.strictObject({ use: z.literal('email'), domain: domain.optional(), fold: fold.optional() }),
   z.strictObject({
@@ -48,7 +48,7 @@ const scalarRules = [
   z.strictObject({
     use: z.literal('number'),
     noise: z.number().gt(0).lte(1).optional().describe('Share of the value, 0.1 is ±10%.'),
-    absolute: z.number().gt(0).optional().describe('Or so much up or down.'),
+    absolute: z.number().gt(0).optional().describe('Or an absolute amount, up or down.'),
     min: z.number().optional(),
     max: z.number().optional(),
   }),
@@ -65,7 +65,7 @@ const rule = z.union([
     ...scalarRules,
     z.strictObject({
       use: z.literal('date'),
-      days: z.int().min(1).max(3650).describe('The most by which a date is moved, either way.'),
+      days: z.int().min(1).max(3650).describe('Most days by which a date moves, either way.'),
       by: z.string().describe('Column of the same table that names the entity; all its dates move together.'),
     }),
     z.strictObject({
@@ -76,17 +76,20 @@ const rule = z.union([
       use: z.literal('json'),
       paths: z
         .record(z.string().regex(/^(\[\]|[^.[\]]+)(\[\])*(\.[^.[\]]+(\[\])*)*$/), leaf)
-        .refine((paths) => Object.keys(paths).length > 0, 'list one path at least')
+        .refine((paths) => Object.keys(paths).length > 0, 'list at least one path')
         .describe(
           '`a.b` for members, `a[]` for the elements of an array, `a[].b` for members of those, `[].b` where the document is an array.',
         ),
-      others: z.enum(['refuse', 'drop']).optional().describe('What becomes of members not listed. Default `refuse`.'),
+      others: z
+        .enum(['refuse', 'drop'])
+        .optional()
+        .describe('What to do with members that are not listed. Default `refuse`.'),
     }),
     z.strictObject({
       use: z.literal('sql'),
-      expression: z.string().min(1).describe('An SQL expression over the columns of the row, as `t."column"`.'),
+      expression: z.string().min(1).describe('An SQL expression over the columns of the row, written as `t."column"`.'),
       'reviewed-by': z.string().min(2),
-      unique: z.boolean().optional().describe('You vouch that different values stay different.'),
+      unique: z.boolean().optional().describe('Your promise that different values stay different.'),
     }),
   ]),
 ])
@@ -105,14 +108,14 @@ const schema = z.strictObject({
           jitter: z
             .string()
             .regex(/^[1-9]\d*(m|h|d)$/, 'write 90m, 36h or 3d; more than nothing')
-            .describe('The most by which a timestamp is moved: `90m`, `36h`, `3d`.'),
+            .describe('The most by which a timestamp moves: `90m`, `36h`, `3d`.'),
         })
         .optional()
-        .describe('Timestamps are moved at random, all those of a row by the same amount.'),
+        .describe('Timestamps move by a random amount, the same for all timestamps of a row.'),
     })
     .optional(),
   tables: z.record(z.string(), z.record(z.string(), rule)),
-  exclude: z.record(z.string(), reason).optional().describe('Tables that are left behind, and why.'),
+  exclude: z.record(z.string(), reason).optional().describe('Tables to leave out, and why.'),
   references: z
     .array(
       z.strictObject({
@@ -125,7 +128,7 @@ const schema = z.strictObject({
       }),
     )
     .optional()
-    .describe('References that no constraint declares; they inherit as foreign keys do.'),
+    .describe('References that no constraint declares; they inherit rules like foreign keys.'),
   subset: z
     .record(
       z.string(),
@@ -135,11 +138,11 @@ const schema = z.strictObject({
       }),
     )
     .optional()
-    .describe('Rows to take. Rows that refer to one not taken are left out as well, in every table.'),
+    .describe('Rows to copy. Rows that refer to one that is not copied are left out too, in every table.'),
   canaries: z
     .union([envName, z.array(z.string().min(8))])
     .optional()
-    .describe('Texts that were planted on the source; none may be found afterwards. `env:NAME`: one a line.'),
+    .describe('Texts planted on the source; none may be found afterwards. `env:NAME`: one per line.'),
   proof: z
     .strictObject({
       sample: z
@@ -147,13 +150,13 @@ const schema = z.strictObject({
         .gt(0)
         .lte(1)
         .optional()
-        .describe('Share of the originals that are looked for, of 10,000 rows of each table at least. Default 1: all.'),
+        .describe('Share of the originals to search for, of at least 10,000 rows of each table. Default 1: all.'),
       'min-length': z.int().min(1).max(32).optional().describe('Shorter values identify nobody. Default 4.'),
-      'max-hits': z.int().min(0).optional().describe('Pattern hits that free text may have. Default 0.'),
-      'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may be hit, and why.'),
+      'max-hits': z.int().min(0).optional().describe('Pattern hits allowed in free text. Default 0.'),
+      'allow-hits': z.record(column, reason).optional().describe('Columns in which a pattern may match, and why.'),
       'allow-schema': reason
         .optional()
-        .describe('Texts in the schema (defaults, checks, labels) may look personal or be originals, and why.'),
+        .describe('Why texts in the schema (defaults, checks, labels) may look personal or be originals.'),
       'allow-survivors': z
         .record(column, reason)
         .optional()
@@ -168,7 +171,7 @@ export type LeafRule = z.infer<typeof leaf>
 export type UseRule = Exclude<Rule, { keep: true }>
 export type UseName = UseRule['use']
 
-/** What a rule keeps of the data's shape, for the documentation and the report. */
+/** What a rule preserves of the data's shape, for the documentation and the report. */
 export const KEEPS: Record<UseName, { unique: string; order: string; distribution: string }> = {
   null: { unique: 'no', order: 'no', distribution: 'no' },
   constant: { unique: 'no', order: 'no', distribution: 'NULL share' },
@@ -223,15 +226,15 @@ export function parseRules(text: string, path: string): Rules {
   if (result.success && !found.length) return result.data
   throw new InputError(
     'mask.rules-invalid',
-    `input \`rules\`: ${path} has ${plural(found.length, 'mistake')}:\n${found.map((line) => `  - ${line}`).join('\n')}\nSee docs/masking.md for what a rule may say.`,
+    `input \`rules\`: ${path} has ${plural(found.length, 'mistake')}:\n${found.map((line) => `  - ${line}`).join('\n')}\ndocs/masking.md describes the rules.`,
   )
 }
 
-/** Where a proposal's TODO still stands: it asks for a decision, and is none. */
+/** A remaining TODO of a proposal, which asks for a decision. */
 function undecided({ tables, exclude, proof }: Rules): string[] {
   const rules = Object.entries(tables).flatMap(([table, columns]) =>
     Object.entries(columns).flatMap(([column, { ...rule }]) => {
-      // An expression may well compare with a label of that name.
+      // An expression can compare with a label of that name.
       if ('expression' in rule) rule.expression = ''
       return todos(rule, `tables.${table}.${column}`)
     }),
@@ -241,19 +244,19 @@ function undecided({ tables, exclude, proof }: Rules): string[] {
 
 function todos(value: unknown, at: string): string[] {
   if (typeof value === 'string')
-    return /\bTODO\b/.test(value) ? [`${at}: says TODO; decide, and write down what holds`] : []
+    return /\bTODO\b/.test(value) ? [`${at}: is still TODO. Decide, and write the decision`] : []
   if (value === null || typeof value !== 'object') return []
   return Object.entries(value).flatMap(([name, each]) =>
     todos(at.startsWith('tables') ? name : '', `${at}.${name}`).concat(todos(each, `${at}.${name}`)),
   )
 }
 
-/** A union fails in all its branches; only the one that was meant is worth telling. */
+/** A union fails in all its branches; only the intended one is worth reporting. */
 function explain(issue: z.core.$ZodIssue, root: unknown): string[] {
   if (issue.code === 'invalid_union' && issue.errors.length === 2) {
     const at = issue.path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown>)?.[key], root)
     if (at === null || typeof at !== 'object')
-      return [`${issue.path.join('.')}: write { use: … } or { keep: true, reason: … }`]
+      return [`${issue.path.join('.')}: use { use: … } or { keep: true, reason: … }`]
     const branch = issue.errors['keep' in at ? 0 : 1] as z.core.$ZodIssue[]
     return branch.flatMap((each) => explain({ ...each, path: [...issue.path, ...each.path] } as z.core.$ZodIssue, root))
   }
@@ -275,20 +278,20 @@ const PAIRS = new Set(
 )
 
 /**
- * What is wrong with a masking key, without repeating any of it; undefined when it will do.
- * A guessable key is no key: whoever guesses it can try every name and e-mail address. The shares are such that what
- * `openssl rand` prints, as hex or base64, was never seen to meet one of them.
+ * What is wrong with a masking key, without repeating any of it; undefined when it is good enough.
+ * A guessable key protects nothing: with it, anyone can try every name and e-mail address. The limits are such that no key
+ * printed by `openssl rand`, as hex or base64, was ever seen to exceed one.
  */
 export function keyProblem(key: string | undefined): string | undefined {
   if (!key) return 'is empty or not set'
-  if (key.length < 32) return `has ${key.length} characters; take 32 or more`
-  if (/\s/.test(key)) return 'holds blanks, as sentences do; take random characters'
-  if (new Set(key).size < 12) return 'repeats itself; take random characters'
-  if (WEAK_WORDS.test(key)) return 'holds words or runs that people guess; take random characters'
+  if (key.length < 32) return `has ${key.length} characters. Use 32 or more`
+  if (/\s/.test(key)) return 'contains spaces, like a sentence. Use random characters'
+  if (new Set(key).size < 12) return 'repeats itself. Use random characters'
+  if (WEAK_WORDS.test(key)) return 'contains guessable words or runs. Use random characters'
   const pairs = [...key].slice(1).map((second, at) => `${key[at]}${second}`)
   if (pairs.filter(isRun).length * 2 > pairs.length)
-    return 'is made of runs of the alphabet or the keyboard; take random characters'
-  if (pairs.filter(isWord).length * 4 > pairs.length) return 'is made of words; take random characters'
+    return 'consists of runs of the alphabet or the keyboard. Use random characters'
+  if (pairs.filter(isWord).length * 4 > pairs.length) return 'consists of words. Use random characters'
   return undefined
 }
 
@@ -297,13 +300,13 @@ function isRun(pair: string): boolean {
   return first === second || RUNS.some((run) => run.includes(`${first}${second}`) || run.includes(`${second}${first}`))
 }
 
-/** Letters of one case: within words it seldom changes, and between random letters every other time. */
+/** Letters of one case: it seldom changes within words, but every other time between random letters. */
 function isWord(pair: string): boolean {
   const lower = pair.toLowerCase()
   return PAIRS.has(lower) && (pair === lower || pair === pair.toUpperCase())
 }
 
-/** What `env:NAME` names; undefined when it is not set. */
+/** The value of `env:NAME`; undefined when it is not set. */
 export function fromEnv(reference: string): string | undefined {
   return process.env[reference.slice('env:'.length)] || undefined
 }

@@ -5,7 +5,7 @@ import { UserError } from '../runtime/errors.ts'
 import { TIMING } from '../runtime/timing.ts'
 import { noteMade } from './target.ts'
 
-/** A schema as SQL, by the time at which each part is run. */
+/** A schema as SQL, by the time at which each part runs. */
 export interface SchemaSql {
   /** Types, sequences, tables: before the rows. */
   before: string[]
@@ -16,21 +16,21 @@ export interface SchemaSql {
   madeBy: string
 }
 
-/** Which table, and on which server, without the password: what pg_dump is started with. */
+/** The table and its server, without the password: how pg_dump is started. */
 export interface SchemaSource {
   url: string
   schema: string
   tables: readonly { name: string; oid: number }[]
   snapshot: string
-  /** Program to use; `none` for our own reading of the catalog. */
+  /** Program to use; `none` to read the catalog ourselves. */
   pgDump: string
 }
 
 /**
- * The source's schema for the rehearsal: by pg_dump when there is one that knows this server, else from the catalog.
- * Triggers, rules, policies, comments, grants and views are left behind; functions too, but for those that a default,
- * a check or an index needs.
- * @throws UserError when a part of it would reach out of the database
+ * The source's schema for the rehearsal: by pg_dump if one supports this server, otherwise from the catalog. Triggers, rules,
+ * policies, comments, grants and views are left out; functions too, except those that a default, a check or an index
+ * needs.
+ * @throws UserError when a part of it would reach outside the database
  */
 export async function readSchema(db: Database, source: SchemaSource): Promise<SchemaSql> {
   const needed = await neededByTables(db, source)
@@ -50,14 +50,14 @@ async function readParts(db: Database, source: SchemaSource, needed: Needed): Pr
   const dump = await pgDumpVersion(source.pgDump)
   const major = Math.floor(server / 10_000)
   if (dump === undefined) {
-    const why = source.pgDump === 'none' ? 'as asked' : 'no pg_dump here'
+    const why = source.pgDump === 'none' ? 'as configured' : 'no pg_dump here'
     return { ...(await fromCatalog(db, source, needed)), madeBy: `catalog (${why})` }
   }
   const [elsewhere] = needed.partitions
   if (elsewhere)
     return {
       ...(await fromCatalog(db, source, needed)),
-      madeBy: `catalog (the partition ${elsewhere.name} is in another schema, of which pg_dump would bring everything)`,
+      madeBy: `catalog (the partition ${elsewhere.name} is in another schema, which pg_dump would dump entirely)`,
     }
   if (dump < major) {
     const advice = `pg_dump ${dump} cannot read PostgreSQL ${major}; it needs ${major} or newer`
@@ -71,7 +71,7 @@ async function readParts(db: Database, source: SchemaSource, needed: Needed): Pr
 interface Needed {
   extensions: { name: string; schema: string }[]
   functions: NeededFunction[]
-  /** Types of other schemas, as statements, and partitions that are there. */
+  /** Types of other schemas, as statements, and the partitions in them. */
   types: OtherTypes
   partitions: Relation[]
 }
@@ -85,25 +85,25 @@ interface OtherTypes {
 interface NeededFunction {
   oid: number
   schema: string
-  /** As pg_dump writes it: the name, and the types of what goes in. */
+  /** As pg_dump writes it: the name and the argument types. */
   signature: string
   sql: string
 }
 
-/** Calls that reach out of the database, or into its server's files. */
+/** Calls that reach outside the database, or into its server's files. */
 const CALLS_OUT =
   /\b(dblink\w*|http(_(get|post|put|patch|delete|head))?|pg_read_(binary_)?file|pg_stat_file|pg_ls_\w+|pg_file_\w+|lo_(import|export)|pg_notify|pg_logical_emit_message)"?\s*\(/i
 
-/** Statements that do the same, and so can stand in a function's body only. */
+/** Statements with the same effect, which can only be in a function's body. */
 const ACTS_OUT = /\b(notify\s|net\.http|dblink|postgres_fdw|copy\s+[^;]*\s(from|to)\s+(program|'))/i
 
-/** Extensions that bring such calls, or languages to write them in. */
+/** Extensions that provide such calls, or languages to write them in. */
 const REACHES_OUT =
   /^(dblink|.*_fdw|plpython.*|plperl.*|pltcl.*|plsh|plv8|pljava|plr|http|pg_?http.*|pgsql.?http|pg_net|pg_cron|aws_.*|azure_.*|adminpack|wrappers)$/i
 
 /**
- * What the tables and the types beside them depend on, and the functions and extensions that these need in turn. No
- * catalog lists the calls of a body that is text: there every function of a name that is called counts.
+ * What the tables and the types beside them depend on, and the functions and extensions that these need in turn. No catalog
+ * lists the calls of a text body, so every function whose name is called counts.
  */
 const NEEDS = `
   WITH RECURSIVE own AS (
@@ -152,7 +152,7 @@ async function neededByTables(db: Database, source: SchemaSource): Promise<Neede
     if (REACHES_OUT.test(name))
       throw new UserError(
         'mask.reaches-out',
-        `${by} needs the extension ${name}, which reaches out of the database; a rehearsal must not call out. Exclude its table, or take the need away on the clone`,
+        `${by} needs the extension ${name}, which reaches outside the database. A rehearsal must not do that. Exclude its table, or remove the dependency on the clone`,
       )
   const functions = await db.query(
     `${NEEDS}
@@ -170,7 +170,7 @@ async function neededByTables(db: Database, source: SchemaSource): Promise<Neede
     if (!['sql', 'plpgsql'].includes(language) || CALLS_OUT.test(sql) || ACTS_OUT.test(body))
       throw new UserError(
         'mask.reaches-out',
-        `a default, check or index needs the function ${name}, which is in ${language} or reaches out of the database; a rehearsal must not call out. Exclude its table, or create a harmless ${name} in its place on the clone`,
+        `a default, check or index needs the function ${name}, which is in ${language} or reaches outside the database. A rehearsal must not do that. Exclude its table, or create a harmless ${name} in its place on the clone`,
       )
   return {
     extensions: extensions.rows,
@@ -180,7 +180,7 @@ async function neededByTables(db: Database, source: SchemaSource): Promise<Neede
   }
 }
 
-/** Types of other schemas that columns have, or what these types are made of; extensions bring theirs. */
+/** Types of other schemas that columns use, or that these types use; extensions provide their own. */
 async function otherTypes(db: Database, schema: string, tables: readonly number[]): Promise<OtherTypes> {
   const { rows } = await db.query(
     `WITH RECURSIVE used AS (
@@ -199,7 +199,7 @@ async function otherTypes(db: Database, schema: string, tables: readonly number[
   return { oids, schemas: rows.map((row) => row.schema as string), sql: [...create, ...alter] }
 }
 
-/** A default, a check, or an index's expression can call out by itself. */
+/** A default, a check or an index expression can itself reach outside. */
 function requireInside(statements: readonly string[]): void {
   for (const sql of statements) {
     const call = CALLS_OUT.exec(sql)?.[1]
@@ -207,18 +207,18 @@ function requireInside(statements: readonly string[]): void {
     if (call)
       throw new UserError(
         'mask.reaches-out',
-        `${object ?? 'a part of the schema'} calls ${call}, which reaches out of the database; a rehearsal must not call out. Exclude its table, or take the call away on the clone`,
+        `${object ?? 'a part of the schema'} calls ${call}, which reaches outside the database. A rehearsal must not do that. Exclude its table, or remove the call on the clone`,
       )
   }
 }
 
-/** What comes first on either way: schemas, extensions, and the types and functions of other schemas. */
+/** What comes first either way: schemas, extensions, and the types and functions of other schemas. */
 function prelude({ schema }: SchemaSource, { extensions, functions, types, partitions }: Needed): string[] {
   const elsewhere = functions.filter((each) => each.schema !== schema)
   const others = [...extensions, ...elsewhere, ...partitions].map((each) => each.schema)
   const schemas = new Set([schema, ...others, ...types.schemas])
   return [
-    // As pg_dump has it: a body may call what comes later.
+    // As pg_dump does: a body can call what comes later.
     'SET check_function_bodies = off',
     ...[...schemas].map((name) => `CREATE SCHEMA IF NOT EXISTS ${ident(name)}`),
     ...extensions.map((each) => `CREATE EXTENSION IF NOT EXISTS ${ident(each.name)} SCHEMA ${ident(each.schema)}`),
@@ -238,7 +238,7 @@ async function pgDumpVersion(program: string): Promise<number | undefined> {
   }
 }
 
-/** Kinds of entries that are carried over; whatever else pg_dump writes is left behind. */
+/** Kinds of entries that are copied; everything else from pg_dump is left out. */
 const BEFORE = new Set([
   'COLLATION',
   'TYPE',
@@ -282,7 +282,7 @@ async function fromPgDump(db: Database, source: SchemaSource, needed: Needed): P
     needed.functions.filter((each) => each.schema === source.schema).map((each) => each.signature),
   )
   for (const { name, type, body } of dumpEntries(stdout)) {
-    // In its place: after the types that a function takes, and before what uses it.
+    // In its place: after the types of a function's arguments, and before what uses it.
     if (BEFORE.has(type) || (type === 'FUNCTION' && signatures.has(name))) sql.before.push(body)
     else if (AFTER.has(type)) sql.after.push(body)
     else if (type === 'FK CONSTRAINT') sql.foreignKeys.push(body)
@@ -290,7 +290,7 @@ async function fromPgDump(db: Database, source: SchemaSource, needed: Needed): P
   return sql
 }
 
-/** Tables and partitions of the schema that are not to be carried over, and the sequences that they own. */
+/** Tables and partitions of the schema that are not copied, and the sequences that they own. */
 async function excludedTables(db: Database, source: SchemaSource): Promise<string[]> {
   const wanted = await relations(db, source)
   const { rows } = await db.query(
@@ -303,7 +303,7 @@ async function excludedTables(db: Database, source: SchemaSource): Promise<strin
   return rows.map(({ name }) => name)
 }
 
-/** pg_dump heads each of its entries with a comment that names it. */
+/** pg_dump starts each of its entries with a comment that names it. */
 export function dumpEntries(dump: string): { name: string; type: string; body: string }[] {
   const plain = dump.replace(/^\\(un)?restrict .*$/gm, '')
   const parts = plain.split(/^--\n-- Name: (.*); Type: ([A-Z ]+); Schema: .*\n--\n/m)
@@ -328,7 +328,7 @@ async function run(program: string, args: string[], env: Record<string, string>)
   }
 }
 
-/** The same from the catalog, for where pg_dump is missing or too old. */
+/** The same from the catalog, when pg_dump is missing or too old. */
 async function fromCatalog(db: Database, source: SchemaSource, needed: Needed): Promise<Omit<SchemaSql, 'madeBy'>> {
   const { schema } = source
   const all = await relations(db, source)
@@ -343,7 +343,7 @@ async function fromCatalog(db: Database, source: SchemaSource, needed: Needed): 
   const types = await typeSql(db, schema)
   const collations = await collationSql(db, schema)
   const functions = needed.functions.filter((each) => each.schema === schema)
-  // A domain's default and checks may need a function, and that the domain.
+  // A domain's default and checks may need a function, and the function the domain.
   const before = [
     ...collations,
     ...types.create,
@@ -388,7 +388,7 @@ async function relations(db: Database, { tables }: SchemaSource): Promise<Relati
   return rows
 }
 
-/** Their columns in the catalog are other ones in every version. */
+/** Their columns differ between versions in the catalog. */
 async function collationSql(db: Database, schema: string): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT collname AS name, to_jsonb(c) AS facts FROM pg_catalog.pg_collation c
@@ -513,7 +513,7 @@ async function tableSql(db: Database, table: Relation): Promise<string> {
   return `${create} (${columns.join(', ')})${partition}`
 }
 
-/** Constraints and indexes of tables, and those that partitions have by themselves. */
+/** Constraints and indexes of tables, and those that partitions have themselves. */
 async function constraintSql(
   db: Database,
   tables: readonly number[],

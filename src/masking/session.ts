@@ -3,8 +3,8 @@ import { connect, type Database, type Side, sqlState } from '../runtime/database
 import { UserError } from '../runtime/errors.ts'
 
 /**
- * What makes the text of a value the same on every server, and leaves no name to a search path. Rows that a policy would
- * hide are an error: without them the copy would not have the shape of the source.
+ * What makes the text of a value the same on every server, and resolves no name through a search path. Rows that a policy
+ * would hide are an error: without them the copy would not have the source's shape.
  */
 const SETTINGS = `
   SET search_path = ''; SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
@@ -29,7 +29,7 @@ export function domainKeys(key: string, domains: ReadonlyMap<string, number>): M
   return parameters
 }
 
-/** Sets session parameters by bind: they stand in no statement, and {@link silence} has kept them out of the log. */
+/** Sets session parameters by bind: they are in no statement, and {@link suppressLogging} has kept them out of the log. */
 export async function setParameters(db: Database, parameters: ReadonlyMap<string, string>): Promise<void> {
   await db.query('SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS u(name, value)', [
     [...parameters.keys()],
@@ -38,10 +38,10 @@ export async function setParameters(db: Database, parameters: ReadonlyMap<string
 }
 
 /**
- * Sees to it that no bound value gets into the server's log from this session.
- * @throws UserError when the server logs them and this role may not turn that off
+ * Keeps bound values of this session out of the server's log.
+ * @throws UserError when the server logs them and this role cannot turn that off
  */
-export async function silence(db: Database, side: Side): Promise<void> {
+export async function suppressLogging(db: Database, side: Side): Promise<void> {
   for (const [setting, quiet] of QUIET) {
     const { rows } = await db.query('SELECT current_setting($1, true) AS value', [setting])
     const value = rows[0].value as string | null
@@ -56,7 +56,7 @@ export async function silence(db: Database, side: Side): Promise<void> {
   if (loud)
     throw new UserError(
       'mask.key-logged',
-      `the ${side} would write the masking key to its log, since ${loud} there and this role may not change it. Have an administrator run: ALTER ROLE <role> SET log_parameter_max_length = 0 (PostgreSQL 13 or newer), or SET log_statement = 'none' and log_min_duration_statement = -1 for the role`,
+      `the ${side} would write the masking key to its log, because ${loud} there and this role cannot change it. Have an administrator run: ALTER ROLE <role> SET log_parameter_max_length = 0 (PostgreSQL 13 or newer), or SET log_statement = 'none' and log_min_duration_statement = -1 for the role`,
     )
 }
 
@@ -74,7 +74,7 @@ const QUIET: [setting: string, value: string][] = [
   ['debug_print_plan', 'off'],
 ]
 
-/** Which setting would have a bound value logged; undefined when none would. */
+/** The setting that would log a bound value; undefined when none would. */
 async function logsParameters(db: Database): Promise<string | undefined> {
   const { rows } = await db.query(
     `SELECT ${['log_parameter_max_length', ...QUIET.map(([name]) => name)]

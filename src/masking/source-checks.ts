@@ -18,10 +18,10 @@ import type { Inheritance } from './inheritance.ts'
 import { jsonTexts, jsonTree, jsonUnlisted } from './json-paths.ts'
 import type { Rules, UseRule } from './rules.ts'
 
-/** Rows of a table that are masked once before all are. */
+/** Rows of a table that are masked as a trial before all are. */
 const TRIED = 1000
 
-/** What to do where masked rows do not meet a check of a table or a domain. */
+/** What to do when masked rows violate a check of a table or a domain. */
 export const MEETS_CHECKS =
   "take `choice`, which takes the source's own values, `constant` or `sql`, or keep it with a reason"
 
@@ -33,7 +33,7 @@ export class SourceChecks {
   readonly #placeOf: (table: MaskTable, column: MaskColumn, hashes: Hashes) => Place
   readonly #survivors: Record<string, string> | undefined
 
-  /** @param placeOf where a column's own rule is applied */
+  /** @param placeOf where a column's own rule applies */
   constructor(
     plan: { checks: Check[]; domains: Map<string, number> },
     { proof }: Rules,
@@ -47,7 +47,7 @@ export class SourceChecks {
     this.#survivors = proof?.['allow-survivors']
   }
 
-  /** A rule knows nothing of a CHECK: some masked rows are held against each before all are copied, which takes hours. */
+  /** A rule knows nothing of a CHECK, so some masked rows are tested before all are copied, which takes hours. */
   rows(planned: PlannedTable): void {
     const { table, decisions, columns } = planned
     const changed = decisions.filter(({ what }) => what === 'masked' || what === 'moved').map(({ column }) => column)
@@ -74,12 +74,12 @@ export class SourceChecks {
         column: about.join(', '),
         sql: `SELECT count(*) FROM ${rows(check.columns)} WHERE (${check.expression}) IS FALSE`,
         problem: (count) =>
-          `${about.join(', ')}: ${count} of the first masked rows (at most ${number(TRIED)}) do not meet the check ${check.name}; ${MEETS_CHECKS}`,
+          `${about.join(', ')}: ${count} of the first masked rows (at most ${number(TRIED)}) violate the check ${check.name}; ${MEETS_CHECKS}`,
       })
     }
   }
 
-  /** Where every value is too rare to be chosen, the column would come out empty. */
+  /** If every value is too rare to be chosen, the column would come out empty. */
   choice(table: MaskTable, column: MaskColumn, least: number): void {
     const value = columnOf(column.name)
     this.#checks.push({
@@ -87,11 +87,11 @@ export class SourceChecks {
       sql: `SELECT CASE WHEN coalesce(max(n), 0) < ${least} THEN coalesce(sum(n), 0) ELSE 0 END AS count
               FROM (SELECT count(*) AS n FROM ${fromItem(table)} AS t WHERE ${value} IS NOT NULL GROUP BY ${value}) c`,
       problem: (count) =>
-        `${table.name}.${column.name}: no value is seen ${least} times, so \`choice\` would make NULLs of all ${count}; lower \`min-count\`, or take another rule`,
+        `${table.name}.${column.name}: no value is seen ${least} times, so \`choice\` would make NULLs of all ${count}. Lower \`min-count\`, or use another rule`,
     })
   }
 
-  /** Unlisted members are found before anything is copied, in the snapshot that is copied. */
+  /** Finds unlisted members before anything is copied, in the snapshot that is copied. */
   document(table: MaskTable, column: MaskColumn, rule: Extract<UseRule, { use: 'json' }>): void {
     if (rule.others === 'drop') return
     const bad = jsonUnlisted(`${columnOf(column.name)}::jsonb`, jsonTree(rule.paths))
@@ -99,11 +99,11 @@ export class SourceChecks {
       column: `${table.name}.${column.name}`,
       sql: `SELECT count(*) FROM ${fromItem(table)} AS t WHERE ${bad}`,
       problem: (count) =>
-        `${table.name}.${column.name}: ${count} documents hold members that no path lists; list them under \`paths\`, or write \`others: drop\``,
+        `${table.name}.${column.name}: ${count} documents have members that no path lists. List them under \`paths\`, or set \`others: drop\``,
     })
   }
 
-  /** What the set of values cannot show afterwards: a value within a longer one, and numbers that hardly move. */
+  /** What the values as a set cannot show afterwards: a value within a longer one, and numbers that hardly move. */
   change(table: MaskTable, { column, use }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
     const rule = this.#inheritance.ruleOf(table.name, column.name)
@@ -124,12 +124,12 @@ export class SourceChecks {
         column: id,
         sql: `SELECT CASE WHEN count(*) FILTER (WHERE same) * 2 > count(*) THEN count(*) FILTER (WHERE same) ELSE 0 END AS count FROM (${same}) s`,
         problem: (count) =>
-          `${id}: ${count} numbers, more than half of them, stay as they are; give it more noise, or keep it and say why`,
+          `${id}: ${count} numbers, more than half of them, stay unchanged. Add noise, or keep it with a reason`,
       })
     }
   }
 
-  /** A column that is kept can hold what another one of its row hides, such as a name within a remark. */
+  /** A kept column can contain what another column of its row hides, such as a name within a remark. */
   kept(table: MaskTable, { column, what }: Decision, decisions: readonly Decision[]): void {
     const id = `${table.name}.${column.name}`
     if (own(this.#survivors, id)) return
@@ -154,7 +154,7 @@ export class SourceChecks {
     return jsonTexts('s.made::jsonb', jsonTree(rule.paths), (leaf) => 'keep' in leaf)
   }
 
-  /** No text that `value` holds may hold an original text of its row, by itself or in another spelling. */
+  /** No text in `value` may contain an original text of its row, literally or in another spelling. */
   #checkTexts(
     table: MaskTable,
     id: string,
@@ -176,7 +176,7 @@ export class SourceChecks {
       sql: `SELECT count(*) FROM ${fromItem(table)} AS t, LATERAL (SELECT ${value} OFFSET 0) s(made)
              WHERE EXISTS (SELECT FROM ${list(made, least)} m, ${list(originals, least)} o WHERE ${within})`,
       problem: (count) =>
-        `${id}: in ${count} rows ${verb} an original text of the row; give it another rule, or write \`allow-survivors\` and why`,
+        `${id}: in ${count} rows ${verb} an original text of the row. Give it another rule, or set \`allow-survivors\` with a reason`,
     })
   }
 }

@@ -8,8 +8,8 @@ import type { Rules } from './rules.ts'
 type Subset = NonNullable<Rules['subset']>
 
 /**
- * Which rows of each table are read: its own predicate, and for every reference to a restricted table that the row
- * referred to is read as well. Cycles and self-references are cut here and closed on the other side, by {@link close}.
+ * Which rows of each table are copied: by its own predicate, and for every reference to a restricted table only if the
+ * referenced row is copied too. Cycles and self-references are cut here and closed on the other side, by {@link close}.
  * @returns predicates over `t`, for the tables that have one
  */
 export function subsetPredicates(plan: Plan, subset: Subset): Map<string, string> {
@@ -30,7 +30,7 @@ export function subsetPredicates(plan: Plan, subset: Subset): Map<string, string
     takenRows(tables.get(name) as MaskTable, columns, ownOf.get(name) as string[], edges, queryName)
   const predicate = (name: string): string => {
     if (!edgesOf(name).length) return (ownOf.get(name) as string[]).join(' AND ')
-    // Every table above is written once, however many ways lead to it, after those that it refers to.
+    // Every parent table is written once, however many paths lead to it, after those that it refers to.
     const queries = new Map<string, string>()
     const open = new Set([name])
     const add = (above: string) => {
@@ -52,7 +52,7 @@ function referredColumns(edges: readonly Edge[], name: string): string[] {
   return [...new Set(edges.filter(({ to }) => to === name).flatMap(({ toColumns }) => toColumns))]
 }
 
-/** Rows by joins, which cost as much as the tables are large; a predicate by sub-select would be run for each row. */
+/** Rows by joins, which cost as much as the tables are large; a predicate by sub-select would run for each row. */
 function takenRows(
   table: MaskTable,
   columns: readonly string[],
@@ -75,7 +75,7 @@ function takenRows(
   return `SELECT ${columns.map(columnOf).join(', ')} FROM ${fromItem(table)} AS t${joins.join('')}${where.length ? ` WHERE ${where.join(' AND ')}` : ''}`
 }
 
-/** The tables with a predicate, and all that refer to them, however far away. */
+/** The tables with a predicate, and all that refer to them, directly or indirectly. */
 function restrictedTables(edges: readonly Edge[], seeds: readonly string[]): Set<string> {
   const found = new Set(seeds)
   for (let before = -1; before !== found.size; ) {
@@ -89,7 +89,7 @@ function ownPredicates(table: MaskTable, own: Subset[string] | undefined, hashes
   const parts: string[] = []
   if (own?.where) {
     parts.push(`(${own.where})`)
-    // A predicate that does not run is told of before an earlier copy is dropped.
+    // A predicate that does not run is reported before an earlier copy is dropped.
     const sql = `SELECT 0 AS count FROM ${fromItem(table)} AS t WHERE ${own.where} LIMIT 1`
     plan.checks.push({
       column: `subset.${table.name}`,
@@ -112,8 +112,8 @@ function unless({ when }: Edge): string[] {
 }
 
 /**
- * Rows of `edge.from` that refer to a row that is not there, as a predicate over `t`.
- * @param parents what stands for `edge.to`; the table with those that inherit from it when it is not said
+ * Rows of `edge.from` that refer to a missing row, as a predicate over `t`.
+ * @param parents what represents `edge.to`; by default the table with those that inherit from it
  */
 export function dangling(edge: Edge, schema: string, parents = qualified(schema, edge.to)): string {
   const meets = edge.columns.map(
@@ -131,8 +131,8 @@ function points({ columns, when }: Edge): string[] {
 }
 
 /**
- * Takes away rows that refer to a row that was not taken, until none is left: what a predicate cannot say of cycles.
- * @returns rows that went, by table
+ * Removes rows that refer to a row that was not copied, until none is left: a predicate cannot express this for cycles.
+ * @returns removed rows by table
  */
 export async function close(target: Database, plan: Plan): Promise<Map<string, number>> {
   const tables = new Map(plan.tables.map(({ table }) => [table.name, table]))
@@ -155,7 +155,7 @@ export async function close(target: Database, plan: Plan): Promise<Map<string, n
   return gone
 }
 
-/** Whether a row has one parent at most; what no constraint declares may meet several, and hang on by any of them. */
+/** Whether a row has at most one parent. An undeclared reference can match several, and any of them keeps the row. */
 async function meetsOne(target: Database, edge: Edge, table: MaskTable): Promise<boolean> {
   if (edge.constraint) return true
   const keys = parentKeys(edge).join(', ')
@@ -169,7 +169,7 @@ function parentKeys(edge: Edge): string[] {
   return edge.toColumns.map((name) => compared(edge, columnOf(name)))
 }
 
-/** Of a table that refers to itself, the orphans and all below them: a chain would take a round for each row. */
+/** For a table that refers to itself: the orphans and everything below them, because a chain would take a round per row. */
 function withDescendants(edge: Edge, table: MaskTable, orphans: string): string {
   const item = `${fromItem(table)} AS t`
   const columns = [...rowColumns(table).map(columnOf), ...parentKeys(edge)]
@@ -177,12 +177,12 @@ function withDescendants(edge: Edge, table: MaskTable, orphans: string): string 
   const keys = names.slice(-edge.toColumns.length)
   const meets = edge.columns.map((name, at) => `${compared(edge, columnOf(name))} = gone.${keys[at]}`)
   const gone = names.slice(0, -keys.length).join(', ')
-  // A row has one parent, so that it is met once.
+  // A row has one parent, so it is visited once.
   return `${rowOf(table)} IN (WITH RECURSIVE gone(${names.join(', ')}) AS (SELECT ${columns.join(', ')} FROM ${item} WHERE ${orphans}
     UNION ALL SELECT ${columns.join(', ')} FROM gone JOIN ${item} ON ${[...meets, ...points(edge)].join(' AND ')}) SELECT ${gone} FROM gone)`
 }
 
-/** What tells one row of a table from all others, for as long as a statement lasts. */
+/** What distinguishes a row of a table from all others, for the duration of a statement. */
 function rowColumns({ partitioned }: MaskTable): string[] {
   return partitioned ? ['tableoid', 'ctid'] : ['ctid']
 }
@@ -192,7 +192,7 @@ function rowOf(table: MaskTable): string {
 }
 
 /**
- * A subset of which little is left is seldom what was meant, though it is proved.
+ * A subset with few rows left is seldom intended, although it is proved.
  * @param taken rows that the predicates took, by table
  * @param gone what {@link close} has returned
  * @returns a sentence for each table that lost more than half of its rows

@@ -6,15 +6,15 @@ import { TIMING } from '../runtime/timing.ts'
 import { openSession } from './session.ts'
 import { MEETS_CHECKS } from './source-checks.ts'
 
-/** Remembers on the rehearsal source what is ours there, so that a second run may replace it and nothing else. */
+/** Records on the rehearsal source what is ours there, so that a second run replaces it and nothing else. */
 export const OURS = 'molt_actions_mask'
 const RUN = `${OURS}.run`
 
 export type MaskState = 'loading' | 'refused' | 'proved'
 
 /**
- * @throws VerdictError unless `to` is another database than `from`, marked by its exact name, and holds nothing but
- * what an earlier run has put there
+ * @throws VerdictError unless `to` is a different database from `from`, confirmed by its exact name, and contains nothing
+ * but what an earlier run has put there
  */
 export async function requireRehearsal(source: Database, target: Database, allowed: string): Promise<void> {
   const { rows } = await target.query(
@@ -25,20 +25,20 @@ export async function requireRehearsal(source: Database, target: Database, allow
   if (await isSameDatabase(source, target))
     throw new VerdictError(
       'mask.same-database',
-      '`from` and `to` are the same database: masking would write over what it reads',
+      '`from` and `to` are the same database: masking would overwrite what it reads',
     )
   if (name !== allowed)
     throw new VerdictError(
       'mask.target-not-allowed',
-      `\`to\` is the database ${name}, and \`allow-target\` allows ${allowed || 'none'}; write the exact name of a database that is for rehearsals`,
+      `\`to\` is the database ${name}, and \`allow-target\` allows ${allowed || 'none'}. Set it to the exact name of a database for rehearsals`,
     )
   if (replica)
-    throw new VerdictError('mask.target-replica', '`to` is a replica: what it holds comes from its primary, unmasked')
+    throw new VerdictError('mask.target-replica', '`to` is a replica: its content comes from its primary, unmasked')
   await requireUnfed(target)
   await requireNothingElse(target)
 }
 
-/** Two names of one server are one server: only a lock that both see can tell. */
+/** Two names can mean one server; only a lock that both see shows it. */
 async function isSameDatabase(source: Database, target: Database): Promise<boolean> {
   const lock = [randomInt(2 ** 31), randomInt(2 ** 31)]
   await source.query('SELECT pg_catalog.pg_advisory_lock($1, $2)', lock)
@@ -51,7 +51,7 @@ async function isSameDatabase(source: Database, target: Database): Promise<boole
   }
 }
 
-/** Masked rows are worth nothing where unmasked changes stream in after them. */
+/** Masked rows are worthless if unmasked changes stream in after them. */
 async function requireUnfed(target: Database): Promise<void> {
   const { rows } = await target.query(
     `SELECT 'the subscription ' || subname AS feed FROM pg_catalog.pg_subscription s
@@ -66,7 +66,7 @@ async function requireUnfed(target: Database): Promise<void> {
   if (rows[0])
     throw new VerdictError(
       'mask.target-fed',
-      `\`to\` is fed by ${rows[0].feed}: its changes are not masked, and would bring people into the rehearsal. Drop it there first; rehearse streaming with generated load on the masked source`,
+      `\`to\` is fed by ${rows[0].feed}: its changes are not masked, and would leak personal data into the rehearsal. Drop the feed first, and rehearse streaming with generated load on the masked source`,
     )
 }
 
@@ -85,7 +85,7 @@ async function requireNothingElse(target: Database): Promise<void> {
   if (others.length)
     throw new VerdictError(
       'mask.target-not-empty',
-      `\`to\` holds ${others.length} tables that no earlier \`mask\` has made (${someOf(others, 5)}); give it an empty database`,
+      `\`to\` has ${others.length} tables that no earlier \`mask\` created (${someOf(others, 5)}). Use an empty database`,
     )
 }
 
@@ -95,7 +95,7 @@ async function ownTables(target: Database): Promise<string[]> {
   return run.rows.flatMap(({ schema, tables }) => (tables as string[]).map((name) => `${schema}.${name}`))
 }
 
-/** Takes away what an earlier run has made, and notes what this one will make. */
+/** Removes what an earlier run has created, and records what this one will create. */
 export async function takeOver(target: Database, schema: string, tables: readonly string[]): Promise<void> {
   await dropOurs(target)
   await target.query(`CREATE SCHEMA IF NOT EXISTS ${OURS}`)
@@ -111,8 +111,8 @@ export async function takeOver(target: Database, schema: string, tables: readonl
 }
 
 /**
- * Collations, sequences, types and functions of the schema `$1` by what they are called: `$2` are the functions, `$3`
- * types of other schemas, each null for all.
+ * Collations, sequences, types and functions of the schema `$1` by name: `$2` are the functions, `$3` types of other schemas,
+ * each null for all.
  */
 const BESIDE_TABLES = `
   SELECT 'COLLATION' AS kind, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(l.collname) AS name
@@ -129,7 +129,7 @@ const BESIDE_TABLES = `
    WHERE p.pronamespace = to_regnamespace($1) AND p.prokind = 'f' AND ($2::oid[] IS NULL OR p.oid = ANY ($2))
      AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.objid = p.oid AND x.deptype = 'e')`
 
-/** The statement that notes on the rehearsal source what a run makes there beside the tables, before it makes it. */
+/** Records on the rehearsal source what a run creates there beside the tables, before it does. */
 export async function noteMade(
   source: Database,
   schema: string,
@@ -141,10 +141,10 @@ export async function noteMade(
   return `UPDATE ${RUN} SET made = ARRAY[${made.join(', ')}]::text[]`
 }
 
-/** The tables of an earlier run with their sequences, and the types and functions that it has made. */
+/** The tables of an earlier run with their sequences, and the types and functions that it created. */
 async function dropOurs(target: Database): Promise<void> {
   if (!(await relationExists(target, RUN))) return
-  // A run of an earlier version has noted nothing.
+  // A run of an earlier version has recorded nothing.
   await target.query(`ALTER TABLE ${RUN} ADD COLUMN IF NOT EXISTS made text[] NOT NULL DEFAULT '{}'`)
   const run = await target.query(`SELECT schema_name AS schema, made FROM ${RUN}`)
   const schema = run.rows[0]?.schema as string | undefined
@@ -161,7 +161,7 @@ async function dropOurs(target: Database): Promise<void> {
   )
 }
 
-/** Not by CASCADE, which would take what is not ours with it; in rounds, since types and functions need each other. */
+/** Not by CASCADE, which would drop objects that are not ours; in rounds, because types and functions depend on each other. */
 async function dropAll(target: Database, objects: readonly string[]): Promise<void> {
   const stuck: string[] = []
   for (const object of objects)
@@ -175,7 +175,7 @@ async function dropAll(target: Database, objects: readonly string[]): Promise<vo
   if (stuck.length === objects.length)
     throw new VerdictError(
       'mask.target-not-empty',
-      `\`to\` holds something that no earlier \`mask\` has made and that needs the ${stuck[0]}, which has to go; drop it, or give an empty database`,
+      `an object in \`to\` that no earlier \`mask\` created depends on the ${stuck[0]}, which must be dropped. Drop that object, or use an empty database`,
     )
   await dropAll(target, stuck)
 }
@@ -185,9 +185,9 @@ export async function setState(target: Database, state: MaskState): Promise<void
 }
 
 /**
- * Rows that were not proved must not stay: somebody may be in them. The tables go with them, since an emptied one still
- * has the values that ANALYZE has seen. On a connection of its own: the other may be what has failed.
- * @returns the tables that could not be taken away
+ * Rows that were not proved must not stay: they can be personal data. Their tables go too, because even an emptied table
+ * keeps the values that ANALYZE has seen. On a separate connection: the other one may have failed.
+ * @returns the tables that could not be dropped
  */
 export async function discardTables(url: string, schema: string, tables: readonly string[]): Promise<string[]> {
   const left: string[] = []
@@ -206,18 +206,16 @@ export async function discardTables(url: string, schema: string, tables: readonl
 /** An undefined object, function, table, and schema. */
 const NOT_THERE = new Set(['42704', '42883', '42P01', '3F000'])
 
-/** Runs a step's statements one after the other; an error names what was to be made, up to the first literal in it. */
+/** Runs a step's statements one by one; an error names the object, up to the first literal. */
 export async function runAll(target: Database, statements: readonly string[], what: string): Promise<void> {
   for (const sql of statements)
     try {
       await target.query(sql)
     } catch (error) {
       const { code, constraint, message } = error as { code?: string; constraint?: string; message?: string }
-      // Of what is not there the server tells the name, and no value.
+      // For a missing object the server reports the name, and no value.
       const missing = NOT_THERE.has(code ?? '') ? `: ${message}` : ''
-      const unmet = code?.startsWith('23')
-        ? '. Masked rows do not meet it: correct the rules of the columns that it speaks of'
-        : ''
+      const unmet = code?.startsWith('23') ? '. Masked rows violate it: correct the rules of its columns' : ''
       const advice = code === '23514' ? `; ${MEETS_CHECKS}` : ''
       const first = sql
         .trim()
@@ -225,7 +223,7 @@ export async function runAll(target: Database, statements: readonly string[], wh
         ?.slice(0, 160)
       throw new UserError(
         'mask.schema-failed',
-        `${what} cannot be made on the rehearsal source (SQLSTATE ${code ?? 'none'}${constraint ? `, ${constraint}` : ''}${missing}): ${first}${missing && '. What is missing is of another schema, or a kind of object that `mask` does not carry: exclude the tables that need it, or make them do without on the clone'}${unmet}${advice}`,
+        `${what} cannot be created on the rehearsal source (SQLSTATE ${code ?? 'none'}${constraint ? `, ${constraint}` : ''}${missing}): ${first}${missing && '. The missing object is in another schema, or of a kind that `mask` does not copy. Exclude the tables that need it, or remove the dependency on the clone'}${unmet}${advice}`,
       )
     }
 }

@@ -1,6 +1,6 @@
 import { literal } from '../runtime/database.ts'
 
-/* SQL expressions that make a text out of a hash: names, addresses, numbers and filler that belong to nobody. */
+/* SQL expressions that turn a hash into a text: names, addresses, numbers and filler that belong to no one. */
 
 const EMAIL_HOST = '@example.com'
 export const EMAIL_LENGTH = 29
@@ -38,7 +38,7 @@ export function email(hash: string, limit: number | null): string {
 const syllables = (...lists: string[]) =>
   lists.map((list) => list.split(' ')).reduce((words, ends) => words.flatMap((word) => ends.map((end) => word + end)))
 
-/** Words of syllables, so that none of them is taken from anybody. Long lists: a second look-up costs more than a hash. */
+/** Words from syllables, so that none is a real name. Long lists: a second look-up costs more than a hash. */
 const FIRST = syllables(
   'Alvu Beru Kadu Deno Elpu Faru Gitu Hanu Ilmo Jare Lutu Mabi Nolu Opra Peri Ravu',
   'nak vo nape rak lim solu mip tuk den ris bal ga tof ner mu sil',
@@ -70,13 +70,13 @@ export function streetLine(hash: string): string {
   return `${pick(`get_byte(${hash}, 5)`, numbers)} || ${lastName(hash, ' Street')}`
 }
 
-/** From the cheap hash: how often a place occurs tells more of it than the name it is given. */
+/** From the cheap hash: how often a place occurs reveals more than the name it gets. */
 export function locality(hash: string, part: 'city' | 'postcode', value: string): string {
   if (part === 'city') return pick(`(${hash} & ${LAST.length - 1})::int`, LAST)
   return `left((100000000 + abs(${hash} % 900000000))::text, greatest(3, length(${value})))`
 }
 
-/** As long as the original; +999 is a country code that is not given out. */
+/** As long as the original; +999 is an unassigned country code. */
 export function phone(hash: string, value: string): string {
   return `CASE WHEN ${value} LIKE '+%' THEN '+999' ELSE '0999' END || ${digits(hash, `greatest(4, length(${value}) - 4)`)}`
 }
@@ -104,7 +104,7 @@ export function uuidDigits(hash: string): string {
 const LOREM =
   'lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore magna aliqua ut enim ad minim veniam quis nostrud exercitation ullamco laboris nisi ut aliquip ex ea commodo consequat duis aute irure dolor in reprehenderit in voluptate velit esse cillum dolore eu fugiat nulla pariatur excepteur sint occaecat cupidatat non proident sunt in culpa qui officia deserunt mollit anim id est laborum '
 
-/** Longer texts are put together from copies of the filler; shorter ones are cut from its bytes, which is faster. */
+/** Longer texts are assembled from copies of the filler; shorter ones are cut from its bytes, which is faster. */
 const SHORT = 512
 const FILLER = `'\\x${Buffer.from(LOREM.repeat(3).slice(0, 2 * SHORT)).toString('hex')}'::bytea`
 

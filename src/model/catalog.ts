@@ -1,4 +1,4 @@
-/* A PostgreSQL schema as its catalog tells it: the reader is in sql/catalog.ts. */
+/* A PostgreSQL schema as read from its catalog by sql/catalog.ts. */
 
 /** A type as a column, a domain, a field or an array element names it. */
 export interface TypeName {
@@ -10,7 +10,7 @@ export interface TypeName {
   /** pg_type.typtype of the same: `b` base, `c` composite, `d` domain, `e` enum, `m` multirange, `r` range. */
   kind: string
   array: boolean
-  /** The extension that brings the type, or null. */
+  /** The extension that provides the type, or null. */
   extension: string | null
   /** Modifier as in `(20)` or `(10,2)`, without the type's name; null when the type has none. */
   modifier: string | null
@@ -153,7 +153,7 @@ export interface Sequence {
   identity: boolean
 }
 
-/** Code, security and whatever else hangs on a schema. `table` is null for what stands alone. */
+/** Code, security and whatever else depends on a schema. `table` is null for standalone objects. */
 export interface SchemaObject {
   kind: string
   name: string
@@ -180,7 +180,7 @@ export interface Catalog {
   sequences: Sequence[]
   indexes: Index[]
   constraints: Constraint[]
-  /** Views, functions, triggers, rules, policies, grants, extensions and the rest, in the order of kind and name. */
+  /** Views, functions, triggers, rules, policies, grants, extensions and the rest, sorted by kind and name. */
   objects: SchemaObject[]
   comments: Comment[]
 }

@@ -1,8 +1,8 @@
 import { tokens } from './tokens.ts'
 
 /**
- * SQL expressions as the catalogs of both servers print them, in one form that can be compared. PostgreSQL parenthesises
- * all and adds casts (`(lower((email)::text) = ANY (ARRAY['a'::text]))`); CockroachDB annotates literals
+ * SQL expressions as the catalogs of both servers print them, in one comparable form. PostgreSQL parenthesizes
+ * everything and adds casts (`(lower((email)::text) = ANY (ARRAY['a'::text]))`); CockroachDB annotates literals
  * (`lower(email) IN ('a':::STRING,)`). The form names operators and functions first, and keeps no parenthesis, no cast that
  * only widens, no qualifier of a function and no letter case outside of quotes.
  */
@@ -12,7 +12,7 @@ interface Piece {
   text: string
 }
 
-/** How tightly an operator binds; what is missing here binds as `||` does. */
+/** Operator precedence; a missing operator binds like `||`. */
 const BINDING: Record<string, number> = {
   or: 1,
   and: 2,
@@ -58,7 +58,7 @@ const SAME_FUNCTION: Record<string, string> = {
   date_part: 'extract',
 }
 const BARE_FUNCTIONS = new Set(['current_timestamp', 'current_date', 'current_time', 'current_user', 'session_user'])
-/** PostgreSQL adds these casts by itself where CockroachDB needs none: they lose nothing. */
+/** Casts that PostgreSQL adds where CockroachDB needs none; they lose nothing. */
 const WIDENING =
   /^(text|character varying|varchar|string|citext|name|numeric|decimal|bigint|int8|int|float8|double precision|anyarray|regclass)$/
 const LONG_TYPE = /^(timestamp|time)(\(\d\))? with(out)? time zone|^character varying|^double precision|^bit varying/
@@ -73,7 +73,7 @@ const SAME_TYPE: Record<string, string> = {
   bytes: 'bytea',
 }
 
-/** @returns the form in which two servers' texts of one expression are equal; undefined for what is no expression */
+/** @returns a form that is equal for two servers' texts of one expression; undefined when it is not an expression */
 export function expressionForm(sql: string): string | undefined {
   try {
     const reader = new Reader(sql)
@@ -87,8 +87,8 @@ export function expressionForm(sql: string): string | undefined {
 }
 
 /**
- * Whatever an index's definition says of its rows: keys with their direction, further columns, the condition. Left out are
- * its name, method (but for inverted ones), operator classes, collations of keys and the place of NULLs, which the
+ * What an index definition says about its rows: keys with direction, further columns, the condition. Left out are its
+ * name, method (except for inverted ones), operator classes, collations of keys and the place of NULLs, which the
  * conversion rules change on purpose.
  * @param sql CREATE INDEX as pg_get_indexdef or pg_indexes prints it
  */
@@ -103,7 +103,7 @@ export function indexForm(sql: string): string | undefined {
 
 class NoExpression extends Error {}
 
-/** Tokens without white space, and a place among them. */
+/** Tokens without white space, and a position among them. */
 class Tokens {
   protected readonly tokens: Piece[]
   protected at = 0
@@ -127,7 +127,7 @@ class Tokens {
     })
   }
 
-  /** Takes these words or signs when they come next. */
+  /** Consumes these words or signs when they come next. */
   protected take(...words: string[]): boolean {
     if (!this.is(...words)) return false
     this.at += words.length
@@ -164,7 +164,7 @@ class Reader extends Tokens {
     }
   }
 
-  /** @returns undefined where no operator follows that binds at least so */
+  /** @returns undefined unless an operator of at least this precedence follows */
   #operatorAfter(left: string, least: number): string | undefined {
     if (least <= IS && this.take('is')) return this.#is_(left)
     if (least <= IN && this.take('between')) return this.#between(left)
@@ -184,7 +184,7 @@ class Reader extends Tokens {
     const quantified = this.#quantified(name, left)
     if (quantified !== undefined) return quantified
     const right = this.expression(binding + 1)
-    // A chain has one form, however it is parenthesised.
+    // A chain has one form, whatever its parentheses.
     if (name === 'and' || name === 'or') return `(${name} ${inner(name, left)} ${inner(name, right)})`
     return `(${name} ${left} ${right})`
   }
@@ -361,13 +361,13 @@ class Reader extends Tokens {
   }
 }
 
-/** Operands of a chain of one operator are written in a row. */
+/** Flattens the operands of a chain of one operator. */
 function inner(name: string, form: string): string {
   const head = `(${name} `
   return form.startsWith(head) ? form.slice(head.length, -1) : form
 }
 
-/** A literal takes its type from where it stands; `'-1'::integer` is a number. */
+/** A literal takes its type from its context; `'-1'::integer` is a number. */
 function cast(of: string, type: string): string {
   const literal = /^'(-?\d+(?:\.\d+)?)'$/.exec(of)
   if (literal && /^(int\d?|bigint|numeric|decimal|float8|double precision)$/.test(type)) return literal[1] as string

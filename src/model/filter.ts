@@ -1,12 +1,12 @@
-/** A table of any schema, as a catalog tells it. */
+/** A table of any schema, from a catalog. */
 export interface TableName {
   schema: string
   name: string
 }
 
 /**
- * What the tools' filters catch beyond `expected`, or fail to catch, on one side. They are POSIX expressions, and newer
- * builds pair names without regard to case: two tables that differ in case alone are merged into one without a word.
+ * What the tools' filters match beyond `expected`, or fail to match, on one side. They are POSIX expressions, and newer
+ * builds ignore case: two tables whose names differ only in case are silently merged into one.
  * @param filters anchored expressions for schema and bare name, as given to the tool
  */
 export function filterProblems(
@@ -23,14 +23,14 @@ export function filterProblems(
     const full = `${each.schema}.${each.name}`
     const ours = each.schema === expected.schema && wanted.has(each.name)
     if (schema.test(each.schema) && table.test(each.name) && !ours)
-      problems.push(`the filter also catches ${full} on the ${side}, which is not an expected table`)
+      problems.push(`the filter also matches ${full} on the ${side}, which is not an expected table`)
     const twin = folded.get(each.name.toLowerCase())
     if (!ours && twin && each.schema.toLowerCase() === expected.schema.toLowerCase())
       problems.push(
-        `${full} on the ${side} differs from the expected table ${twin} in case alone, and MOLT would merge the two; rename one, or leave it out of the schema`,
+        `${full} on the ${side} differs from the expected table ${twin} only in case, so MOLT would merge the two. Rename one, or move it out of the schema`,
       )
   }
   for (const name of expected.tables)
-    if (!schema.test(expected.schema) || !table.test(name)) problems.push(`the filter does not catch ${name}`)
+    if (!schema.test(expected.schema) || !table.test(name)) problems.push(`the filter does not match ${name}`)
   return [...new Set(problems)]
 }

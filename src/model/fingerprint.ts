@@ -5,7 +5,7 @@ import { type Constraint, isShardCheck, type Schema, type SchemaColumn } from '.
 /** Object → its definition, such as `column orders.total` → `numeric(14,2) not null`. */
 export type Fingerprint = Record<string, string>
 
-/** How a fingerprint is kept: compressed, since ten thousand tables have a hundred thousand columns. */
+/** How a fingerprint is stored: compressed, because ten thousand tables have a hundred thousand columns. */
 export interface PackedFingerprint {
   sha256: string
   /** A list of the objects and one of their definitions, as JSON, compressed by Brotli, in base64. */
@@ -27,7 +27,7 @@ export interface SchemaChange {
 export function fingerprint(schema: Schema, tables: readonly string[]): Fingerprint {
   const expected = new Set(tables)
   const found: Fingerprint = {}
-  // Columns that are alike are one object.
+  // Identical columns are one object.
   const known = new Map<SchemaColumn, string>()
   const definitionOf = (column: SchemaColumn) => {
     const text = known.get(column) ?? columnText(column)
@@ -45,7 +45,7 @@ export function fingerprint(schema: Schema, tables: readonly string[]): Fingerpr
   for (const each of schema.constraints)
     if (each.schema === schema.name && expected.has(each.table) && !isShardCheck(each))
       found[`constraint ${each.table}.${each.name}`] = constraintText(each)
-  // The primary key's index is told by its constraint.
+  // The primary key's index is covered by its constraint.
   for (const each of schema.indexes)
     if (expected.has(each.table) && !each.primary) found[`index ${each.table}.${each.name}`] = each.definition
   for (const each of schema.sequences)
@@ -125,9 +125,9 @@ function tableCameOrWent(object: string, before: Fingerprint, after: Fingerprint
   return false
 }
 
-/** The change in words: what it was, and what it is now. */
+/** The change in words: before and after. */
 export function describeChange({ side, object, before, after }: SchemaChange): string {
   if (before === null) return `${object} is new on the ${side}: ${after}`
-  if (after === null) return `${object} is gone from the ${side}; it was: ${before}`
+  if (after === null) return `${object} is gone from the ${side}. Before: ${before}`
   return `${object} has changed on the ${side}, from "${before}" to "${after}"`
 }

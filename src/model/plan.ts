@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 
-/** JSON with sorted keys and without what is undefined: equal values give equal text. */
+/** JSON with sorted keys and without undefined values: equal values give equal text. */
 export function canonicalJson(value: unknown): string {
   return JSON.stringify(value, (_, each) =>
     each && typeof each === 'object' && !Array.isArray(each)
@@ -10,49 +10,49 @@ export function canonicalJson(value: unknown): string {
 }
 
 /**
- * What is compared, from the strictest on: `full` compares every row, by molt and by hashes that both databases compute;
- * `molt` by molt alone, `counts` only the numbers of rows, `tables` only the definitions.
+ * What is compared, strictest first: `full` compares every row, by molt and by hashes that both databases compute; `molt`
+ * every row by molt alone, `counts` only row counts, `tables` only definitions.
  */
 export const VERIFY_LEVELS = ['full', 'molt', 'counts', 'tables'] as const
 export type VerifyLevel = (typeof VERIFY_LEVELS)[number]
 
 /**
- * What is compared while writes are paused, from the strictest on. `changed` compares the rows that changed last, and
- * rests on the rolling proof for all others; `auto` is `full` where that is short, else `changed`.
+ * What is compared while writes are paused, strictest first. `changed` compares the rows that changed last, and relies on
+ * the rolling proof for all others; `auto` is `full` where that is short, otherwise `changed`.
  */
 export const FINAL_VERIFIES = ['full', 'auto', 'changed', 'molt', 'counts', 'tables'] as const
 export type FinalVerify = (typeof FINAL_VERIFIES)[number]
-/** What a report can say that it has compared. */
+/** Levels that a report can claim to have compared. */
 export type ReportLevel = VerifyLevel | 'changed'
 
 /**
- * What was decided, and must not change underneath a migration: what is moved, and how. Hosts, credentials, data and times
- * are no part of it. Stored as JSON in the ledger; later phases are held to it.
+ * What was decided and must not change during a migration: what is moved, and how. Hosts, credentials, data and times are
+ * not part of it. Stored as JSON in the ledger; later phases must match it.
  */
 export interface Plan {
   sourceSchema: string
   targetSchema: string
   /** The expected tables, bare names, resolved once on the source. */
   tables: string[]
-  /** Tables of the schema that were left out by name where all others were asked for; absent where tables were named. */
+  /** Tables of the schema that were excluded by name; absent when tables were listed. */
   excluded?: string[]
   slot: string
   publication: string
-  /** `check=object`, as they were given: what was accepted although a check speaks against it. */
+  /** `check=object`, as given: findings that were accepted. */
   waivers?: string[]
-  /** What is taken off the target for the load, as `prepare` takes it: `none`, or a list such as `indexes,constraints`. */
+  /** What is dropped on the target for the load, as in `prepare`: `none`, or a list such as `indexes,constraints`. */
   defer?: string
-  /** What is compared while writes are paused; `auto` when nothing is said. */
+  /** What is compared while writes are paused; `auto` by default. */
   finalVerify?: FinalVerify
   /** The target only answers like CockroachDB. Its rehearsals have another hash, and count for no plan of a cluster. */
   likeServer?: boolean
-  /** Program → sha256, of those that were there when it was prepared. */
+  /** Program → sha256, for programs installed when it was prepared. */
   tools?: Record<string, string>
   /** {@link planHash} of all of this. */
   hash?: string
 }
 
-/** sha256 in hex; the order in which tables or waivers were written makes no difference. */
+/** sha256 in hex; the order of tables or waivers does not matter. */
 export function planHash(plan: Plan): string {
   const { sourceSchema, targetSchema, slot, publication, defer = 'none', tools = {} } = plan
   const hashed = {

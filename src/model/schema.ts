@@ -1,6 +1,6 @@
 import type { Column, Table } from './tables.ts'
 
-/** A column with what only the assessment and the fingerprint ask for. */
+/** A column, with details that only the checks and the fingerprint need. */
 export interface SchemaColumn extends Column {
   /** The default as the database writes it; null when there is none. */
   default: string | null
@@ -39,7 +39,7 @@ export interface Constraint {
   /** pg_constraint.contype: p primary key, u unique, f foreign key, c check, x exclusion. */
   kind: string
   columns: string[]
-  /** The condition of a check; null for others, and where the catalog cannot tell two of one name apart. */
+  /** The condition of a check; null for others, and where the catalog has two with one name. */
   condition: string | null
   /** What follows `ADD CONSTRAINT name`, as the server writes it. */
   definition: string
@@ -91,7 +91,7 @@ export interface Schema {
   actions?: { kind: 'trigger' | 'rule'; table: string; name: string; definition: string }[]
 }
 
-/** Column names that CockroachDB adds by itself (hash shards, hidden row ids, regions); no comparison looks at them. */
+/** Columns that CockroachDB adds itself (hash shards, hidden row ids, regions); every comparison ignores them. */
 export const OWN_COLUMN = /^(rowid|crdb_region|crdb_internal_.*)$/
 
 /** Holds the shard of a hash-sharded index; such indexes list it from 24.2 on (cockroachdb/cockroach#126397). */

@@ -4,13 +4,13 @@ import { VerdictError } from '../runtime/errors.ts'
 import { requireToolPasswords } from '../runtime/password-command.ts'
 import { findTool, sha256, type ToolName } from '../tools/versions.ts'
 
-/** The check of `prepare` by whose name, and a program's, a plan takes whatever program later jobs bring. */
+/** The check of `prepare` whose waiver lets a plan accept any build of a program. */
 const WAIVED_BY = 'tool.version'
 
 /**
- * What was rehearsed and approved is a plan with its programs; others may move the data otherwise. One that is not on
- * the PATH is told by whoever starts it, and of one that `prepare` has not seen nothing is known.
- * @throws VerdictError for the first that is another one than `prepare` has seen; UserError when they have no lasting password
+ * What was rehearsed and approved is a plan with its programs; others can move data differently. A program missing from the
+ * PATH is reported by the step that starts it, and nothing is known of one that `prepare` has not seen.
+ * @throws VerdictError for the first program that differs from the one `prepare` saw; UserError without a lasting password
  */
 export async function requirePlannedTools(
   plan: Plan,
@@ -24,16 +24,16 @@ export async function requirePlannedTools(
   }
 }
 
-/** The same for a program of which the sha256 is known. */
+/** The same for a program with a known sha256. */
 export function requirePlannedTool({ tools = {}, waivers = [] }: Plan, tool: string, found: string): void {
   const planned = tools[tool]
   if (!planned || planned === found) return
-  const text = `${tool} on this runner is not the program of the plan: its sha256 is ${found}, and \`prepare\` has seen ${planned}`
+  const text = `${tool} on this runner is not the program of the plan: its sha256 is ${found}, but \`prepare\` saw ${planned}`
   const waiver = [`${WAIVED_BY}=${tool}`, `${WAIVED_BY}=*`].find((each) => waivers.includes(each))
   if (!waiver)
     throw new VerdictError(
       'tools.not-planned',
-      `${text}. Another program may move or compare the data otherwise than was rehearsed and approved. Set the same \`version\` and \`checksum\` of \`setup\` for all jobs; before the load, \`prepare\` can also be run again with this program, or with \`waive: ${WAIVED_BY}=${tool}\``,
+      `${text}. Another program can move or compare data differently from what was rehearsed and approved. Set the same \`version\` and \`checksum\` of \`setup\` for all jobs. Before the load, you can also run \`prepare\` again with this program, or with \`waive: ${WAIVED_BY}=${tool}\``,
     )
   warning(`${text}; the plan accepts that (\`waive: ${waiver}\`)`)
 }

@@ -5,17 +5,18 @@ import { CancelledError, errorCode, errorKind, ListedError, messageOf, UserError
 import { loadInputs } from './inputs.ts'
 import { nextAfter, nextByLedger, nextMarkdown, nextText, nextToTell, resetNext } from './next.ts'
 import { notified, notifyTo } from './notify.ts'
+import { guardOutput, shown } from './output.ts'
 import { type PasswordLasts, setPasswordCommand, withJobPassword } from './password-command.ts'
 import { explain } from './refusals.ts'
 import { holdsSecret, redact } from './secrets.ts'
 import { type ActionSpec, camel, type InputsOf, type OutputsOf } from './spec.ts'
 
-/** What an action's code is handed; everything it tells the world goes through here. */
+/** What an action's code receives; all its output to the world goes through here. */
 export interface Context<S extends ActionSpec> {
   inputs: InputsOf<S>
   /** Aborted when the runner cancels the job; 7.5 s remain then, and 2.5 s after a second signal. */
   signal: AbortSignal
-  /** Sets an output; a value that holds a secret would be dropped by GitHub without a word, so it is an error here. */
+  /** Sets an output. GitHub silently drops a value that contains a secret, so that is an error here. */
   output(name: OutputsOf<S>, value: string | number | boolean): void
   /** Adds Markdown to the job's summary. */
   summary(markdown: string): void
@@ -31,26 +32,26 @@ export interface Action<S extends ActionSpec = ActionSpec> {
 
 export type Phase = 'run' | 'post'
 
-/** Outputs that every action has: what went wrong, empty when nothing did. */
+/** Outputs of every action: what went wrong, empty when nothing did. */
 export const COMMON_OUTPUTS = {
-  'error-kind': 'When the action fails: `input`, `user`, `tool`, `verdict` (a check said no), `cancelled`, or `bug`.',
+  'error-kind': 'When the action fails: `input`, `user`, `tool`, `verdict` (a check failed), `cancelled`, or `bug`.',
   'error-code':
-    'When the action fails: what went wrong, as a stable code such as `fence.write-passed`; docs/troubleshooting.md has them all.',
+    'When the action fails: what went wrong, as a stable code such as `fence.write-passed`; docs/troubleshooting.md explains them.',
 } as const
 
-/** A step summary over 1 MiB is dropped whole by GitHub; ours stops well before, several steps share a page. */
+/** GitHub drops a step summary over 1 MiB entirely. Ours stops well before, because several steps share a page. */
 const SUMMARY_LIMIT = 256 * 1024
 
 /** A failure of an action that has read the ledger, for the ledger to keep. */
 export interface Failure {
   action: string
   code: ErrorCode
-  /** Its first line, as the log has it. */
+  /** Its first line, as logged. */
   message: string
 }
 
 /**
- * Runs one phase of an action as GitHub's runner expects it. Never throws; the exit code tells the outcome.
+ * Runs one phase of an action as GitHub's runner expects. Never throws; the exit code reports the outcome.
  * @param keep writes a failure into the ledger of `target`; never throws
  */
 export async function runAction<S extends ActionSpec>(
@@ -65,10 +66,9 @@ export async function runAction<S extends ActionSpec>(
     controller.abort(new CancelledError('cancelled.run', `the run was cancelled (${signal})`))
   }
   const abandoned = () =>
-    controller.abort(
-      new CancelledError('cancelled.runner-gone', 'nobody reads the output any more: the runner is gone'),
-    )
+    controller.abort(new CancelledError('cancelled.runner-gone', 'the runner is gone, and nothing reads the output'))
   const summary = summaryOf()
+  const unguard = guardOutput()
   process.stdout.on('error', abandoned)
   process.on('SIGINT', cancel)
   process.on('SIGTERM', cancel)
@@ -88,10 +88,11 @@ export async function runAction<S extends ActionSpec>(
     const cause = controller.signal.aborted && !ours ? controller.signal.reason : error
     const failure = fail(action.spec.name, cause, phase, summary)
     const { target, migration } = known
-    // A job that is cancelled has no time for it.
+    // A cancelled job has no time for it.
     if (target && migration && nextByLedger() && !controller.signal.aborted) await keep?.(target, migration, failure)
   } finally {
     await notified()
+    unguard()
     process.stdout.off('error', abandoned)
     process.off('SIGINT', cancel)
     process.off('SIGTERM', cancel)
@@ -126,7 +127,7 @@ function contextOf<S extends ActionSpec>(
       if (holdsSecret(text))
         throw new UserError(
           'output.secret',
-          `output \`${name}\` would hold a masked value, and GitHub would drop it; rename what it is made of`,
+          `output \`${name}\` would hold a masked value, and GitHub would drop it. Rename the object in it`,
         )
       core.setOutput(name, text)
     },
@@ -140,21 +141,21 @@ function summaryOf(): (markdown: string) => void {
   let written = 0
   return (markdown) => {
     const path = process.env.GITHUB_STEP_SUMMARY
-    // A blank line after each part: without it the next one belongs to the HTML block that a `</details>` ends, as text.
-    const text = `${redact(markdown)}\n\n`
+    // A blank line after each part. Without it, the next part belongs to the HTML block that ends with `</details>`, as text.
+    const text = `${shown(redact(markdown))}\n\n`
     written += Buffer.byteLength(text)
     if (path && written <= SUMMARY_LIMIT) appendFileSync(path, text)
-    else if (path) core.warning('the job summary is full; the rest of it is in the evidence file')
+    else if (path) core.warning('the job summary is full. The rest is in the evidence file')
   }
 }
 
-/** Where it was thrown. A stack begins with the message, which of a database's error may quote a row. */
+/** Where it was thrown. A stack begins with the message, which can quote a row in a database's error. */
 function traceOf(error: Error): string {
   const frames = (error.stack ?? '').split('\n').filter((line) => /^ {4}at /.test(line))
   return [messageOf(error), ...frames].join('\n')
 }
 
-/** Of a migration that was looked at. */
+/** Set once a migration is read. */
 function tellNext(summary: (markdown: string) => void): void {
   const next = nextToTell()
   if (!next) return
@@ -162,7 +163,7 @@ function tellNext(summary: (markdown: string) => void): void {
   summary(nextMarkdown(next))
 }
 
-/** GitHub cuts an annotation at 4,096 characters; the code and the next command stand at its end. */
+/** GitHub cuts an annotation at 4,096 characters, and the code and the next command come last. */
 const ANNOTATION = 3000
 
 function annotation(error: unknown, told: string, code: ErrorCode, next: NextStep | undefined): string {
@@ -188,7 +189,7 @@ function fail(name: string, thrown: unknown, phase: Phase, summary: (markdown: s
   if (phase === 'run') {
     core.setOutput('error-kind', kind)
     core.setOutput('error-code', code)
-    // Each line is a paragraph or a list's item of its own: what follows a list would be read as part of its last item.
+    // Each line is a paragraph or list item of its own; otherwise text after a list would be read as part of its last item.
     summary(`> [!CAUTION]\n> ${inSummary(error, told, code).replaceAll('\n', '\n>\n> ')}`)
     if (next) summary(nextMarkdown(next))
   }

@@ -1,8 +1,8 @@
 import { debug } from '@actions/core'
 
 /**
- * A named moment at which it matters what is left behind if nothing more happens. Told in the debug log; the fault
- * tests stop the process there, by `MOLT_ACTIONS_STOP_AT`, to kill it or to cut a database off.
+ * A named moment at which it matters what is left behind if nothing more happens. Written to the debug log. The fault
+ * tests stop the process there, by `MOLT_ACTIONS_STOP_AT`, to kill it or to disconnect a database.
  */
 export function checkpoint(name: string): void {
   debug(`checkpoint: ${name}`)

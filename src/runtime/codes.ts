@@ -21,25 +21,25 @@ export interface Explanation {
 }
 
 /**
- * Every code that an error can carry, by topic: the part before the first dot. `docs/troubleshooting.md` is generated
+ * Every code that an error can have, by topic: the part before the first dot. `docs/troubleshooting.md` is generated
  * from it. A code is stable: people's workflows branch on the output `error-code`.
  */
 export const CODES = {
   'abort.committed': {
     meaning: 'The migration is committed and cannot be aborted.',
-    cause: 'The cutover has decided for the target. Application data may already be written there.',
+    cause: 'The cutover has committed to the target, which may already have application data.',
     fix: 'Run `rollback` to return to the source, or `cutover` again to finish the switch.',
     next: { action: 'rollback' },
   },
   'abort.incomplete': {
-    meaning: 'The migration is aborted, but parts of it are left.',
+    meaning: 'The migration is aborted, but parts of it remain.',
     cause: 'The message lists what failed, each with the code of its own error.',
     fix: 'Correct what the message lists, then run `abort` again.',
   },
 
   'approval.any-branch': {
     meaning: 'An environment admits any branch.',
-    cause: 'Without a branch rule, whoever can push a branch can run an edited workflow there, with its secrets.',
+    cause: 'Without a branch rule, anyone who can push a branch can run an edited workflow there, with its secrets.',
     fix: 'Limit the deployment branches of the environment to the default branch: [environments](environments.md).',
   },
   'approval.bypass-possible': {
@@ -49,14 +49,15 @@ export const CODES = {
     fix: 'Untick it in the settings of the environment, or set `admins-can-bypass: warn`.',
   },
   'approval.declined': {
-    meaning: 'The cutover was declined, or nobody approved it in time.',
+    meaning: 'The cutover was declined, or not approved in time.',
     cause: 'A reviewer rejected the deployment, or `max-approval-wait` passed.',
     fix: "Start Migrate with `phase: cutover`. If the slot was dropped (`on-declined: drop-slot`), run Abort, then start with `phase: prepare`: [start over](runbook.md#abort-before-the-commit). A slot that is kept fills the source's disk until a stream reads it.",
     next: { action: 'cutover' },
   },
   'approval.environment-missing': {
     meaning: 'The environment named by `environment` does not exist.',
-    cause: 'The name is misspelled, or nobody created the environment. GitHub creates a missing one without any rule.',
+    cause:
+      'The name is misspelled, or the environment was never created. GitHub creates a missing one without any rule.',
     fix: 'Create the environment with required reviewers: [environments](environments.md).',
   },
   'approval.follower-failed': {
@@ -126,14 +127,14 @@ export const CODES = {
   },
 
   'brief.not-ready': {
-    meaning: 'The migration is not ready for its cutover.',
+    meaning: 'The migration is not ready for the cutover.',
     cause: 'The stream has not caught up, a check failed, or the slot is lost. The message lists each problem.',
     fix: 'Start Migrate with `phase: stream`. If the slot is lost, run Abort, then start with `phase: prepare`.',
     next: { action: 'replicate' },
   },
 
   'cancelled.after-commit': {
-    meaning: 'The run ended after the decision for the target.',
+    meaning: 'The run ended after the commit.',
     cause: 'The job was cancelled, or the run lost its hold, between the commit and the end of the switch.',
     fix: 'Run `cutover` again. It continues with the switch; nothing is undone.',
     next: { action: 'cutover', inputs: { decision: 'commit' } },
@@ -150,40 +151,40 @@ export const CODES = {
   },
 
   'change-log.key-missing': {
-    meaning: 'The change log does not tell the key of a changed row.',
+    meaning: 'The change log does not contain the key of a changed row.',
     cause: "The table's replica identity is not its primary key.",
     fix: 'Run `ALTER TABLE … REPLICA IDENTITY DEFAULT` on the source, or compare the table in full.',
   },
   'change-log.truncate': {
     meaning: 'A table was truncated on the source while its changes were logged.',
-    cause: 'A TRUNCATE tells no keys.',
+    cause: 'A TRUNCATE lists no keys.',
     fix: 'Compare the table in full.',
   },
 
   'cleanup.degraded': {
     meaning: 'The last observation after the commit is degraded.',
-    cause: 'A threshold of `observe` was passed, so a rollback may still be needed. The message lists each.',
+    cause: 'A threshold of `observe` was exceeded, so a rollback may still be needed. The message lists each.',
     fix: 'Run `observe` until it is healthy, roll back, or set `waive: observe`: [observe](observe.md).',
     next: { action: 'observe' },
   },
   'cleanup.fence-armed': {
     meaning: 'The fence is armed, so nothing is cleaned up.',
-    cause: 'A cutover is under way, or the fence was raised by hand.',
+    cause: 'A cutover is in progress, or the fence was raised by hand.',
     fix: 'Wait for the cutover, or lift the fence with `fence`.',
   },
   'cleanup.foreign-objects': {
-    meaning: 'An object cannot be dropped because objects of others depend on it.',
-    cause: 'Somebody created tables, views or functions inside a schema of this suite, or built on one of its objects.',
+    meaning: "An object cannot be dropped because other users' objects depend on it.",
+    cause: 'Someone created tables, views or functions inside a schema of this suite, or built on one of its objects.',
     fix: 'Move or drop the objects that the message names, and run the step again.',
   },
   'cleanup.incomplete': {
-    meaning: 'Some objects are still there after the cleanup.',
+    meaning: 'Some objects still exist after the cleanup.',
     cause: 'Locks or another run kept them.',
     fix: 'Run `cleanup` again.',
   },
   'cleanup.not-compared': {
     meaning: 'Rows were not compared since the commit.',
-    cause: '`finalize` has not run, or did not come as far. Once the fence is gone, nothing can be compared any more.',
+    cause: '`finalize` has not run, or did not get that far. Once the fence is gone, nothing can be compared.',
     fix: 'Run `finalize`, or set `waive: compare`: [after the commit](how-it-works.md#after-the-commit).',
     next: { action: 'finalize' },
   },
@@ -206,7 +207,7 @@ export const CODES = {
   },
   'cleanup.rollback-window': {
     meaning: 'The rollback window is still open.',
-    cause: 'Until it ends, the fenced source is the way back.',
+    cause: 'Until it closes, the fenced source is the way back.',
     fix: 'Wait until the time that the message names, or set a shorter `rollback-window`.',
   },
   'cleanup.rows-differ': {
@@ -217,7 +218,7 @@ export const CODES = {
 
   'cli.invalid-option': {
     meaning: '`npm run action` does not understand an option.',
-    cause: 'The option is misspelled, lacks its value, or is no input of the action.',
+    cause: 'The option is misspelled, lacks its value, or is not an input of the action.',
     fix: "Correct the option. The action's README lists its inputs.",
   },
   'cli.no-earlier-run': {
@@ -232,24 +233,24 @@ export const CODES = {
   },
 
   'command.failed': {
-    meaning: 'A command of yours failed.',
+    meaning: 'Your command failed.',
     cause: '`pause-command`, `probe-command`, `undo-command` or `switch-command` ended with an exit code other than 0.',
     fix: 'Read its output in the log, correct it, and run the step again.',
   },
   'command.timeout': {
-    meaning: 'A command of yours did not end in time and was stopped.',
+    meaning: 'Your command did not end in time and was stopped.',
     cause: 'It took longer than the timeout input of the same name.',
     fix: 'Make it faster, or raise its timeout.',
   },
 
   'commit.no-timestamp': {
-    meaning: 'The target does not tell its time, so rows could not be compared as of the commit.',
+    meaning: 'The target does not report its time, so rows could not be compared as of the commit.',
     cause:
-      '`cluster_logical_timestamp()` failed. It needs serializable transactions, and the heartbeat table needs SELECT.',
+      '`cluster_logical_timestamp()` failed. It needs serializable transactions, and SELECT on the heartbeat table.',
     fix: "Run `ALTER ROLE … SET default_transaction_isolation = 'serializable'` on the target for the migration role.",
   },
   'commit.retention-short': {
-    meaning: 'The target would forget the state of the commit before it can be compared. Nothing was decided.',
+    meaning: 'The target would forget the state of the commit before it can be compared. Nothing was committed.',
     cause: '`gc.ttlseconds` is short for the time that a comparison of all rows takes.',
     fix: 'Run the `CONFIGURE ZONE` statement that the message shows, until the migration is finalized.',
   },
@@ -260,7 +261,7 @@ export const CODES = {
     fix: 'Write the section as `input: value` lines. `docs/config.schema.json` describes all of them.',
   },
   'config.secret-in-file': {
-    meaning: 'The config file holds a secret in clear.',
+    meaning: 'The config file contains a plain-text secret.',
     cause: 'An input that is a secret was written as a value.',
     fix: 'Write `env:NAME`, pass the secret in the environment variable NAME, and change the secret.',
   },
@@ -291,14 +292,14 @@ export const CODES = {
     fix: 'Write the host in the URL as the certificate has it.',
   },
   'connect.certificate-untrusted': {
-    meaning: "No authority that this runner trusts has signed the server's certificate.",
+    meaning: "The server's certificate is not signed by an authority that this runner trusts.",
     cause: 'The certificate authority is private to your provider or company.',
     fix: 'Commit the CA file and name it in the URL, as in `sslrootcert=certs/ca.pem`: [environments](environments.md).',
   },
   'connect.failed': {
     meaning: 'A database cannot be reached.',
-    cause: 'The host or the port is wrong, the server is down, or a firewall keeps the runner out.',
-    fix: 'Check host and port, and let the runner through the firewall.',
+    cause: 'The host or the port is wrong, the server is down, or a firewall blocks the runner.',
+    fix: 'Check host and port, and allow the runner in the firewall.',
   },
   'connect.login-refused': {
     meaning: 'A database refused the login.',
@@ -317,16 +318,16 @@ export const CODES = {
   },
   'connect.no-tls': {
     meaning: 'The server does not offer TLS.',
-    cause: 'TLS is off on the server, and rows and passwords would travel in clear.',
+    cause: 'TLS is off on the server, and rows and passwords would travel unencrypted.',
     fix: 'Turn TLS on at the server.',
   },
   'connect.not-allowed': {
     meaning: 'A database does not let this user in.',
-    cause: 'The user may log in to the server, and has no CONNECT on this database.',
+    cause: 'The user can log in to the server, but has no CONNECT on this database.',
     fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
   },
   'connect.not-ready': {
-    meaning: 'The server takes no connections now.',
+    meaning: 'The server does not accept connections now.',
     cause: 'It is starting, shutting down, or recovering (57P03).',
     fix: 'Wait until it has started, then run the step again.',
   },
@@ -336,9 +337,9 @@ export const CODES = {
     fix: 'Remove that parameter from `options` in the URL.',
   },
   'connect.pooler': {
-    meaning: 'A pooler between this runner and a database refuses or drops start-up parameters.',
+    meaning: 'A pooler between this runner and a database rejects or drops start-up parameters.',
     cause:
-      'PgBouncer and its like lend one server session to several clients. Loads, streams and the fence need sessions of their own.',
+      'PgBouncer and similar poolers lend one server session to several clients. Loads, streams and the fence need sessions of their own.',
     fix: 'Write the host and port of the server itself into the URL, such as 5432 instead of 6432.',
   },
   'connect.url-unusable': {
@@ -349,7 +350,8 @@ export const CODES = {
 
   'convert.decisions': {
     meaning: 'The file that `decisions` names cannot be used.',
-    cause: 'It does not exist, is not valid YAML, or has a key, table, column, index or constraint that is not known.',
+    cause:
+      'It does not exist, is not valid YAML, or has a key, table, column, index or constraint that does not exist.',
     fix: 'Correct each line that the message lists. Point your editor to `docs/convert.schema.json`.',
   },
   'convert.object-exists': {
@@ -363,7 +365,7 @@ export const CODES = {
     fix: 'Correct `schema`, or the database in the URL.',
   },
   'convert.target-not-empty': {
-    meaning: 'The schema on the target holds tables that `convert` did not create. Nothing was created.',
+    meaning: 'The schema on the target has tables that `convert` did not create. Nothing was created.',
     cause: '`target` names a database that is in use, or the tables were created by hand.',
     fix: 'Point `target` at an empty database, or create what is missing from `1-tables.sql` by hand.',
   },
@@ -379,8 +381,8 @@ export const CODES = {
     fix: 'Correct the role names, or run `GRANT pg_signal_backend TO` the migration user on the source.',
   },
   'cutover.like-server': {
-    meaning: 'The target only answers like CockroachDB, so it takes nothing over. Nothing was paused.',
-    cause: 'The migration was prepared for a rehearsal, and the cutover was asked to commit.',
+    meaning: 'The target only answers like CockroachDB, so a commit is refused. Nothing was paused.',
+    cause: 'The migration was prepared for a rehearsal, but the cutover was started with a commit.',
     fix: 'Set `target` to the cluster, or `decision: rehearse`.',
   },
 
@@ -392,7 +394,7 @@ export const CODES = {
   'database.contention': {
     meaning: 'The target refused the same statement again and again, because of other transactions.',
     cause:
-      'Long or many transactions work on the same rows or definitions (40001), or it is unknown whether a statement was done (40003).',
+      'Long or many transactions work on the same rows or definitions (40001), or the result of a statement is unknown (40003).',
     fix: 'Stop other schema changes and long transactions on the target, and run the step again.',
   },
   'database.dependent-objects': {
@@ -412,11 +414,11 @@ export const CODES = {
   },
   'database.object-busy': {
     meaning: 'A database object cannot be used now.',
-    cause: 'A schema change, an import or another session has it.',
+    cause: 'A schema change, an import or another session is using it.',
     fix: 'Wait for it, or end it, and run the step again.',
   },
   'database.object-exists': {
-    meaning: 'A database object exists already under a name that this step needs.',
+    meaning: 'A name that this step needs is already in use in the database.',
     cause: 'Another tool or person created it, or two runs acted at the same time.',
     fix: 'Rename or drop the object that the message names, and run the step again.',
   },
@@ -443,11 +445,11 @@ export const CODES = {
   },
   'database.row-refused': {
     meaning: 'A database refused a value or a row.',
-    cause: 'A constraint, a domain or the type of a column does not allow it. Values are left out of the message.',
+    cause: 'A constraint, a domain or the type of a column does not allow it. The message leaves out values.',
     fix: 'Correct the row or the definition that the message names. The log of the server shows the row.',
   },
   'database.server-fault': {
-    meaning: 'A database server reported a fault of its own.',
+    meaning: 'A database server reported an internal error.',
     cause: 'Its disk fails, a file is damaged, or the server has a bug.',
     fix: 'Read the log of the server, and repair it first.',
   },
@@ -477,24 +479,24 @@ export const CODES = {
   },
   'deferral.not-restored': {
     meaning: 'Deferred unique indexes or constraints could not be built on the target.',
-    cause: 'Rows break their definition, or the target refuses the statement. The message lists each object.',
+    cause: 'Rows violate their definition, or the target refuses the statement. The message lists each object.',
     fix: 'Correct what the message lists, and run the step again.',
   },
   'deferral.rows-break-definition': {
-    meaning: 'An index or constraint cannot be built because rows break its definition.',
+    meaning: 'An index or constraint cannot be built because rows violate its definition.',
     cause: 'The source has such rows, or its own object is not validated.',
     fix: 'Run the query that the message shows, correct the rows on the source, and run the step again.',
   },
   'deferral.trial-failed': {
-    meaning: 'A definition cannot be built again on the target, so nothing was dropped.',
+    meaning: 'A definition cannot be rebuilt on the target, so nothing was dropped.',
     cause:
-      'The server does not take its own definition back, or the migration user lacks a right. The message lists each object.',
+      'The server does not accept its own definition, or the migration user lacks a right. The message lists each object.',
     fix: 'Change the definition on the target, or set `defer: none`. `trial: none` skips the trial.',
   },
 
   'drain.not-proved': {
     meaning: 'It is not proved that the target has everything that was committed on the source.',
-    cause: 'The replicator restarted, retried or was still applying changes, or changes lie in the dead-letter table.',
+    cause: 'The replicator restarted, retried or was still applying changes, or changes are in the dead-letter table.',
     fix: 'Correct what the message names, wait until the stream is calm, and run the step again.',
   },
 
@@ -510,7 +512,7 @@ export const CODES = {
   },
   'fence.changed-by-other': {
     meaning: 'Another session lifted or re-armed the fence while this run held it.',
-    cause: 'Somebody ran `fence`, `abort` or SQL of their own. A write may have passed.',
+    cause: 'Someone ran `fence`, `abort` or their own SQL. A write may have passed.',
     fix: 'Find out who it was, and run the cutover again.',
   },
   'fence.damaged': {
@@ -522,11 +524,11 @@ export const CODES = {
   },
   'fence.damaged-after-commit': {
     meaning: 'The source is no longer fenced as it was at the commit.',
-    cause: 'Somebody lifted the fence or changed its triggers after the decision.',
+    cause: 'Someone lifted the fence or changed its triggers after the decision.',
     fix: 'Look for rows written on the source since then. The message names the tables and the next step.',
   },
   'fence.lapsed': {
-    meaning: 'The fence lapsed or was changed just before the commit. Nothing was decided.',
+    meaning: 'The fence lapsed or was changed just before the commit. Nothing was committed.',
     cause: 'The lease was not renewed in time, or another session changed it.',
     fix: 'Run the cutover again, with a longer `lease` if the machine is slow.',
   },
@@ -550,7 +552,7 @@ export const CODES = {
   },
   'fence.permanent-without-commit': {
     meaning: 'The source is fenced permanently, but the ledger has no commit of this migration.',
-    cause: 'The ledger was restored from an old state, or somebody fenced the source by hand.',
+    cause: 'The ledger was restored from an old state, or someone fenced the source by hand.',
     fix: 'Find out which database the application uses. `rollback` makes the source writable again.',
     next: { action: 'rollback' },
   },
@@ -568,7 +570,7 @@ export const CODES = {
   },
   'fence.removed-after-commit': {
     meaning: 'The ledger says committed, but the source is not fenced.',
-    cause: 'Somebody removed the fence after the decision, or restored the source.',
+    cause: 'Someone removed the fence after the decision, or restored the source.',
     fix: 'Look for rows written on the source since the commit before you do anything else.',
   },
   'fence.table-dropped': {
@@ -579,17 +581,17 @@ export const CODES = {
   },
   'fence.table-rewritten': {
     meaning: 'A table was rewritten, renamed or dropped on the source while the fence was armed.',
-    cause: 'DDL, VACUUM FULL or CLUSTER ran in the write pause; DDL passes every trigger.',
+    cause: 'DDL, VACUUM FULL or CLUSTER ran in the write pause; DDL bypasses every trigger.',
     fix: 'Stop such jobs until the cutover is over, and run it again.',
   },
   'fence.write-passed': {
     meaning: 'A write passed the fence after it was armed.',
-    cause: 'The lease ran out, or somebody lifted the fence.',
+    cause: 'The lease ran out, or someone lifted the fence.',
     fix: 'Run the cutover again, with a longer `lease` if the machine is slow.',
   },
   'fence.writers-remain': {
     meaning: 'Transactions with a write lock did not end in time.',
-    cause: 'A long transaction or a prepared one began before the fence.',
+    cause: 'A long or prepared transaction started before the fence.',
     fix: 'End the sessions that the message names (`pg_terminate_backend`, `ROLLBACK PREPARED`), or set `end-sessions`.',
   },
 
@@ -605,7 +607,7 @@ export const CODES = {
     fix: 'Correct each one. To accept the differences, set `structure: report` in the section `verify` of the config file.',
   },
   'finalize.not-switched': {
-    meaning: 'Nobody has confirmed that the application uses the target.',
+    meaning: 'No one has confirmed that the application uses the target.',
     cause: 'The switch is manual, and its confirmation is missing.',
     fix: 'Switch the application, then start Migrate with `phase: finalize` and tick `switched-by-hand`.',
   },
@@ -622,11 +624,11 @@ export const CODES = {
   },
   'github.refused': {
     meaning: 'GitHub refused a request.',
-    cause: 'The job lacks a permission, or the token is missing.',
+    cause: 'The job lacks a permission or the token.',
     fix: 'Grant the calling job `actions: read` (and `attestations: read` for rehearsals), and set `token` to `github.token`.',
   },
   'github.unavailable': {
-    meaning: 'GitHub fails, also when asked again for minutes.',
+    meaning: 'GitHub keeps failing, even after several minutes of retries.',
     cause: 'GitHub has an outage.',
     fix: 'Look at githubstatus.com, and rerun the job when it is over.',
   },
@@ -643,12 +645,12 @@ export const CODES = {
 
   'heartbeat.changed': {
     meaning: 'The heartbeat on the target is ahead of the source.',
-    cause: 'Somebody changed the row on the target, or another stream writes there.',
+    cause: 'Someone changed the row on the target, or another stream writes there.',
     fix: 'Run the UPDATE that the message shows, on the target, and find out who changed the row.',
   },
   'heartbeat.missing': {
     meaning: 'The heartbeat row no longer exists.',
-    cause: 'Somebody ran `abort` or `cleanup`, or deleted the row.',
+    cause: 'Someone ran `abort` or `cleanup`, or deleted the row.',
     fix: 'Prepare and load again.',
   },
 
@@ -670,7 +672,7 @@ export const CODES = {
   },
   'hold.taken': {
     meaning: 'Another run holds this migration.',
-    cause: 'Only one run may act at a time. The hold of a dead run ends by itself after twice the `lease`.',
+    cause: 'Only one run can act at a time. The hold of a dead run ends by itself after twice the `lease`.',
     fix: 'Wait for that run, or cancel it.',
   },
 
@@ -680,14 +682,14 @@ export const CODES = {
     fix: 'Leave one of them out.',
   },
   'input.insecure-url': {
-    meaning: 'A connection may not be encrypted.',
+    meaning: 'A connection may be unencrypted.',
     cause: '`sslmode` in the URL allows a connection without TLS, or without a check of the server.',
     fix: 'Set `sslmode=verify-full` in the URL, or `allow-insecure: true`.',
   },
   'input.invalid': {
     meaning: 'An input has a value that is not allowed.',
-    cause: 'The value has another form than the input needs.',
-    fix: 'Write the value as the message says.',
+    cause: 'The value does not have the form that the input needs.',
+    fix: 'Write the value in the form that the message shows.',
   },
   'input.missing': {
     meaning: 'A required input is missing.',
@@ -711,7 +713,7 @@ export const CODES = {
   },
 
   'internal.bug': {
-    meaning: 'This suite failed in a way that nobody foresaw.',
+    meaning: 'This suite failed in an unforeseen way.',
     cause: 'A bug.',
     fix: 'Report the message with its stack. Row values and passwords are masked in it.',
   },
@@ -734,7 +736,7 @@ export const CODES = {
   },
   'ledger.wrong-phase': {
     meaning: 'The migration is in a phase that this step does not accept.',
-    cause: 'A step was left out, or is already over.',
+    cause: 'A step was skipped, or has already run.',
     fix: 'Run `status`, and continue with the step that it names.',
   },
 
@@ -750,7 +752,7 @@ export const CODES = {
     fix: 'Set `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_REGION`, or a role that may read, write and list the bucket.',
   },
   'load.cancel-refused': {
-    meaning: 'The migration role may not cancel imports of its own load.',
+    meaning: 'The migration role cannot cancel imports of its own load.',
     cause: 'Up to v24.3, CANCEL JOB requires the role admin or the privilege CONTROLJOB.',
     fix: 'Cancel the jobs that the message names as an administrator. Run `GRANT SYSTEM CONTROLJOB TO` the migration role.',
   },
@@ -777,24 +779,24 @@ export const CODES = {
   },
   'load.files-unreadable': {
     meaning: 'The target cannot read the files that MOLT wrote.',
-    cause: 'The cluster has no way to the bucket or to the file server on the runner, or may not read there.',
-    fix: 'Open the way from every node to the bucket, or set `local-path-crdb-access-addr` to an address that they reach.',
+    cause: 'The cluster cannot reach the bucket or the file server on the runner, or lacks the right to read.',
+    fix: 'Give every node access to the bucket, or set `local-path-crdb-access-addr` to an address that they reach.',
   },
   'load.foreign-import': {
-    meaning: 'An import that no load of this migration started holds expected tables offline.',
+    meaning: 'An import that no load of this migration started keeps expected tables offline.',
     cause:
       'Another person or tool imports into these tables. Only imports that read files of our own loads are cancelled.',
     fix: 'Wait until the job that the message names has ended, or ask its owner to cancel it.',
   },
   'load.generated-column': {
     meaning: 'A generated column cannot be loaded.',
-    cause: 'The target computes it, and MOLT writes it.',
+    cause: 'The target computes it, but MOLT writes it.',
     fix: 'Leave the table out, or make the column a plain one on both sides until the switch: [`tbl.generated`](checks.md#tblgenerated).',
   },
   'load.incomplete': {
     meaning: 'The load is not complete, although molt fetch reported no failure.',
     cause:
-      'A table or column was skipped, rows are missing, or the completion record is. The message lists each problem.',
+      'A table or column was skipped, rows are missing, or the completion record is missing. The message lists each problem.',
     fix: 'Correct what the message lists, empty the target tables, and load again.',
   },
   'load.interrupted': {
@@ -804,7 +806,7 @@ export const CODES = {
   },
   'load.jobs-running': {
     meaning: 'Import jobs on the target do not end.',
-    cause: 'Jobs of an earlier load still hold their tables offline.',
+    cause: 'Jobs of an earlier load still keep their tables offline.',
     fix: 'Look at them with `SHOW JOBS`, and cancel them.',
   },
   'load.no-address': {
@@ -814,11 +816,11 @@ export const CODES = {
   },
   'load.null-refused': {
     meaning: 'The target refuses NULL in a column.',
-    cause: 'Early MOLT builds write NULL for an empty text.',
-    fix: 'Look for empty texts in that column on the source, or use a newer build.',
+    cause: 'Early MOLT builds write NULL for an empty string.',
+    fix: 'Look for empty strings in that column on the source, or use a newer build.',
   },
   'load.partly-imported': {
-    meaning: 'Tables hold a part of the rows that MOLT would import again.',
+    meaning: 'Tables hold some of the rows that MOLT would import again.',
     cause: 'MOLT halves a batch of files that fails, and the good half stays imported.',
     fix: 'Empty the tables that the message names, then resume again.',
   },
@@ -854,7 +856,7 @@ export const CODES = {
     fix: 'Correct the cause by the SQLSTATE in the message, and run the step again.',
   },
   'mask.file-exists': {
-    meaning: 'The rules file exists already.',
+    meaning: 'The rules file already exists.',
     cause: 'A proposal never overwrites a file.',
     fix: 'Set `rules` to a new file.',
   },
@@ -894,7 +896,7 @@ export const CODES = {
     fix: "Install pg_dump of the server's version, or newer.",
   },
   'mask.reaches-out': {
-    meaning: 'An object of the schema reaches out of the database.',
+    meaning: 'An object of the schema reaches outside the database.',
     cause: 'An extension or a function calls other systems, and a rehearsal must not.',
     fix: 'Exclude its table, or replace the object on the clone.',
   },
@@ -905,7 +907,7 @@ export const CODES = {
   },
   'mask.rules-invalid': {
     meaning: 'The rules file has mistakes.',
-    cause: 'It is not YAML, or says something that no rule can say.',
+    cause: 'It is not YAML, or contains an unknown rule or option.',
     fix: 'Correct the lines that the message lists: [masking](masking.md).',
   },
   'mask.rules-misfit': {
@@ -946,7 +948,7 @@ export const CODES = {
   'mask.target-replica': {
     meaning: 'The rehearsal source is a replica.',
     cause: 'Its rows come from its primary, unmasked.',
-    fix: 'Use a primary of its own.',
+    fix: 'Use a separate primary.',
   },
   'mask.unlisted-columns': {
     meaning: 'Columns have no rule and no safe class. Nothing was copied.',
@@ -960,8 +962,8 @@ export const CODES = {
     fix: 'Set a CockroachDB target.',
   },
   'molt.type-unsupported': {
-    meaning: 'This build of molt cannot carry the type of a column.',
-    cause: 'The type is not known to it.',
+    meaning: 'This build of molt cannot move the type of a column.',
+    cause: 'It does not know the type.',
     fix: 'Leave the table out, or use a newer build.',
   },
   'molt.unknown-flag': {
@@ -977,7 +979,7 @@ export const CODES = {
     fix: 'Correct the causes, or roll back while the window is open. Then run `observe` again.',
   },
   'observe.inconclusive': {
-    meaning: 'It is not proved that the application is well on the target.',
+    meaning: 'It is not proved that the application is healthy on the target.',
     cause: 'Too few calls were seen, or data of one side could not be read. The message lists each gap.',
     fix: 'Close these gaps, and run `observe` again.',
   },
@@ -1001,7 +1003,7 @@ export const CODES = {
 
   'pause.estimate-too-long': {
     meaning: 'The write pause would take longer than `max-pause`. Nothing was paused.',
-    cause: 'The parts that were measured add up to more.',
+    cause: 'The measured parts add up to more.',
     fix: 'Raise `max-pause`, lower `final-verify`, or rehearse again on a quieter machine.',
   },
   'pause.too-long': {
@@ -1041,12 +1043,12 @@ export const CODES = {
   },
   'publication.dropped': {
     meaning: 'The publication was dropped.',
-    cause: 'Somebody dropped it. A new one of the same name does not heal a stream on a live slot.',
+    cause: 'Someone dropped it. A new one of the same name does not heal a stream on a live slot.',
     fix: 'Abort, then prepare and load again.',
     next: { action: 'abort' },
   },
   'publication.foreign': {
-    meaning: "A publication with MOLT's fixed name exists already.",
+    meaning: "A publication with MOLT's fixed name already exists.",
     cause: 'It belongs to another load of this database, and MOLT would drop it.',
     fix: 'Finish that migration, or drop the publication.',
   },
@@ -1079,12 +1081,12 @@ export const CODES = {
   },
   'rollback.target-written': {
     meaning: 'The target was written to since the commit.',
-    cause: 'The application uses it. Nothing carries these writes to the source.',
+    cause: 'The application uses it. Nothing copies these writes to the source.',
     fix: 'To accept their loss, stop the application and name each table in `accept-data-loss`.',
   },
 
   'runner.action-missing': {
-    meaning: 'The local runner finds no action at a path.',
+    meaning: 'The local runner found no action at a path.',
     cause: 'The path is wrong, or the action is not checked out.',
     fix: 'Correct `uses`.',
   },
@@ -1123,7 +1125,7 @@ export const CODES = {
     fix: 'Run the step again.',
   },
   'setup.digest-mismatch': {
-    meaning: 'The archive has another sha256 than the pinned one.',
+    meaning: 'The sha256 of the archive is not the pinned one.',
     cause: 'The file was replaced, or a proxy changed it.',
     fix: 'Do not use the archive before you know why.',
   },
@@ -1159,35 +1161,35 @@ export const CODES = {
     fix: 'End that job or machine, and run the step again.',
   },
   'slot.foreign': {
-    meaning: 'A slot of the name that the change log needs exists already and is not of this migration.',
-    cause: 'Another tool or database uses the name, which is the name of the slot followed by `_verify`.',
-    fix: 'Drop that slot if nobody needs it, or set another `slot`.',
+    meaning: 'A slot with the name that the change log needs already exists and belongs to something else.',
+    cause: "Another tool or database uses that name, which is the slot's name followed by `_verify`.",
+    fix: 'Drop that slot if nothing needs it, or set another `slot`.',
   },
   'slot.in-use': {
     meaning: 'Another process reads the slot.',
     cause: 'A load, a replicator or a program outside this suite is connected.',
-    fix: 'End that process. What a foreign reader took is lost to the stream, so run `status` and verify.',
+    fix: 'End that process. Changes that it took are lost to the stream, so run `status` and verify.',
   },
   'slot.missing': {
     meaning: 'The slot does not exist.',
-    cause: 'Somebody dropped it, or the source failed over. Changes since then are lost.',
+    cause: 'Someone dropped it, or the source failed over. Changes since then are lost.',
     fix: 'Abort, then prepare and load again. After an interrupted load, set `on-interrupted: restart`.',
     next: { action: 'abort' },
   },
   'slot.moved': {
     meaning: "The slot's position is not where this migration left it.",
-    cause: 'Somebody recreated, advanced or read it. Changes are lost.',
+    cause: 'Someone recreated, advanced or read it. Changes are lost.',
     fix: 'Load again. After an interrupted load, set `on-interrupted: restart`.',
     next: { action: 'fetch', inputs: { 'on-interrupted': 'restart' } },
   },
   'slot.none-free': {
     meaning: 'The source has no free replication slot.',
     cause: '`max_replication_slots` is reached.',
-    fix: 'Raise `max_replication_slots` on the source, or drop slots that nobody needs.',
+    fix: 'Raise `max_replication_slots` on the source, or drop slots that nothing needs.',
   },
   'slot.recreated': {
     meaning: 'The slot was recreated while the stream ran.',
-    cause: 'Somebody dropped and created it. Changes in between are lost.',
+    cause: 'Someone dropped and created it. Changes in between are lost.',
     fix: 'Abort, then prepare and load again.',
     next: { action: 'abort' },
   },
@@ -1211,17 +1213,17 @@ export const CODES = {
   },
   'source.row-level-security': {
     meaning: 'Row-level security hides rows from the migration user.',
-    cause: 'Hidden rows would neither be moved nor missed.',
+    cause: 'Hidden rows would be neither moved nor compared.',
     fix: 'Run `ALTER ROLE … BYPASSRLS`. Load again if the right was missing during the load.',
   },
   'source.taken': {
     meaning: 'The source belongs to another migration.',
-    cause: "One source database carries one migration at a time, since MOLT's publication has a fixed name.",
+    cause: "A source database takes part in one migration at a time, because MOLT's publication has a fixed name.",
     fix: 'Run `cleanup` for that migration first.',
   },
   'source.truncated': {
     meaning: 'A table was emptied by TRUNCATE on the source.',
-    cause: 'No stream carries a TRUNCATE, also not one between two streams.',
+    cause: 'No stream moves a TRUNCATE, not even one between two streams.',
     fix: 'Load again. Empty tables with DELETE until the cutover is over.',
   },
   'source.version-unsupported': {
@@ -1231,14 +1233,14 @@ export const CODES = {
   },
 
   'status.unreadable': {
-    meaning: 'A side that was given could not be read.',
+    meaning: 'A given side could not be read.',
     cause: 'The message names each side with the code and text of its own error.',
     fix: 'Correct what these errors say, then run `status` again.',
   },
 
   'stream.login-alive': {
-    meaning: 'The login of an earlier leg of the stream could not be retired.',
-    cause: 'A role `molt_leg_…` on the target may still log in, or a session of it does not end.',
+    meaning: 'The login of an earlier leg of the stream could not be revoked.',
+    cause: 'A role `molt_leg_…` on the target can still log in, or a session of it does not end.',
     fix: 'Run `ALTER ROLE … NOLOGIN` on the target, end its sessions, and run the step again.',
   },
   'stream.not-continuous': {
@@ -1293,7 +1295,7 @@ export const CODES = {
   },
   'stream.stuck.name-collision': {
     meaning: 'The stream is stuck: two columns differ only in upper and lower case.',
-    cause: 'The replicator cannot tell them apart.',
+    cause: 'The replicator cannot distinguish them.',
     fix: 'Rename one of them.',
   },
   'stream.stuck.no-key': {
@@ -1307,7 +1309,7 @@ export const CODES = {
     fix: 'Drop NOT NULL on the target.',
   },
   'stream.stuck.other': {
-    meaning: 'The stream is stuck for a reason that is not known.',
+    meaning: 'The stream is stuck for an unknown reason.',
     cause: 'The replicator retries the same change, stays behind, or prints nothing.',
     fix: 'Read the last line of the replicator in the message. Its whole log is in the evidence folder.',
   },
@@ -1318,7 +1320,7 @@ export const CODES = {
   },
   'stream.stuck.publication': {
     meaning: 'The stream is stuck: its publication is gone.',
-    cause: 'Somebody dropped it. A new one of the same name does not heal the stream.',
+    cause: 'Someone dropped it. A new one of the same name does not heal the stream.',
     fix: 'Abort, then prepare and load again.',
   },
   'stream.stuck.read-only': {
@@ -1338,7 +1340,7 @@ export const CODES = {
   },
   'stream.stuck.slot-gone': {
     meaning: 'The stream is stuck: the slot is gone.',
-    cause: 'Somebody dropped it, or the source failed over.',
+    cause: 'Someone dropped it, or the source failed over.',
     fix: 'Abort, then prepare and load again.',
   },
   'stream.stuck.slot-invalid': {
@@ -1353,7 +1355,7 @@ export const CODES = {
   },
   'stream.stuck.toast': {
     meaning: 'The stream is stuck: an UPDATE left a large (TOASTed) value unchanged.',
-    cause: 'This replicator cannot carry such an UPDATE.',
+    cause: 'This replicator cannot apply such an UPDATE.',
     fix: 'Use a newer replicator, or let the application write that column in every UPDATE.',
   },
   'stream.stuck.trigger': {
@@ -1363,12 +1365,12 @@ export const CODES = {
   },
   'stream.stuck.truncate': {
     meaning: 'The stream is stuck: a TRUNCATE was run on the source.',
-    cause: 'The replicator cannot carry a TRUNCATE.',
+    cause: 'The replicator cannot apply a TRUNCATE.',
     fix: 'Load again. Empty tables with DELETE until the cutover is over.',
   },
   'stream.stuck.type': {
     meaning: 'The stream is stuck: a value does not fit its column on the target.',
-    cause: 'The types differ, or the replicator cannot carry the type.',
+    cause: 'The types differ, or the replicator cannot apply the type.',
     fix: 'Give both sides the same type, leave the table out, or use another replicator.',
   },
   'stream.stuck.unique': {
@@ -1390,7 +1392,7 @@ export const CODES = {
   },
   'tool.killed': {
     meaning: 'A program of MOLT was killed by a signal.',
-    cause: 'The machine ran out of memory, or somebody ended the process.',
+    cause: 'The machine ran out of memory, or someone ended the process.',
     fix: 'Look at what else runs on the machine, and run the step again.',
   },
   'tool.not-installed': {
@@ -1415,8 +1417,8 @@ export const CODES = {
   },
 
   'tools.not-planned': {
-    meaning: 'The program is not the one of the plan.',
-    cause: 'This runner has another MOLT than the one that was rehearsed and approved.',
+    meaning: 'The program is not the one in the plan.',
+    cause: 'This runner has a different MOLT from the one that was rehearsed and approved.',
     fix: 'Set the same `version` and `checksum` for all jobs. Before the load, run `prepare` with `waive: tool.version=molt` to accept it.',
   },
 
@@ -1436,30 +1438,30 @@ export const CODES = {
   'verify.differences': {
     meaning: 'Source and target differ.',
     cause:
-      'While changes are streamed a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss.',
-    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ.',
+      'While changes stream, a difference can be lag, unless `while: streaming` ruled that out. After the drain it is loss. One known cause: molt creates its slot before its snapshot. A transaction whose commit waits for a synchronous standby in between is in neither.',
+    fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ. Load again when rows are lost.',
   },
   'verify.inconclusive': {
-    meaning: 'Source and target are not proved to be equal, and nothing is known to be lost.',
+    meaning: 'Source and target are not proved to be equal, but there is no known loss.',
     cause: 'Rows kept changing, a right is missing, or a table could not be compared. The message lists each problem.',
     fix: 'Correct what the message lists, and verify again with less load, or after the drain.',
   },
   'verify.not-provable': {
-    meaning: '`final-verify: changed` has no rolling proof to rest on.',
+    meaning: '`final-verify: changed` has no complete rolling proof.',
     cause:
       'The change log cannot be read, the source changes faster than it is read, or others may write to the target.',
-    fix: 'Set `final-verify: auto`, which compares every row in the write pause where nothing else proves it.',
+    fix: 'Set `final-verify: auto`, which compares every row in the write pause unless the proof is complete.',
   },
   'verify.rows-lost': {
-    meaning: 'Rows differ after the drain. Nothing was decided.',
-    cause: 'Nothing is on its way any more, so this is loss.',
+    meaning: 'Rows differ after the drain. Nothing was committed.',
+    cause: 'Nothing is in flight, so this is loss.',
     fix: 'Do not cut over. Find the cause, abort, and prepare and load again. If only the hashes differ, MOLT misreads values: use a newer MOLT.',
     next: { action: 'abort' },
   },
 
   'waiver.not-allowed': {
     meaning: 'A check cannot be waived.',
-    cause: 'A later step would fail all the same.',
+    cause: 'A later step would fail anyway.',
     fix: 'Correct what the check found.',
   },
   'waiver.unknown-check': {
@@ -1475,17 +1477,17 @@ export const CODES = {
 
   'write-access.granted-early': {
     meaning: 'Roles can write to the target, which must stay read-only until the commit.',
-    cause: 'Somebody granted rights since `prepare`.',
+    cause: 'Someone granted rights since `prepare`.',
     fix: 'Revoke the rights that the message lists, and verify again.',
   },
   'write-access.missing': {
     meaning: 'The migration is committed, and write access to the target could not be given back.',
-    cause: 'The migration user lost the right to grant since the last look before the commit, or a role was dropped.',
+    cause: 'The migration user lost the right to grant since the last check before the commit, or a role was dropped.',
     fix: 'Run the statements of the message on the target as an administrator, then run `cutover` again. To return to the source, run `rollback`.',
     next: { action: 'cutover', inputs: { decision: 'commit' } },
   },
   'write-access.not-closed': {
-    meaning: 'Write access to the target was never closed.',
+    meaning: 'Write access to the target was never revoked.',
     cause: '`prepare` was interrupted before its end.',
     fix: 'Run `prepare` again.',
     next: { action: 'prepare' },

@@ -14,7 +14,7 @@ export type Side = 'source' | 'target'
 
 export type Database = pg.Client
 
-/** No connection could be made; perhaps for now only. */
+/** No connection could be opened, perhaps only for now. */
 export class ConnectError extends UserError {
   override name = 'ConnectError'
 }
@@ -30,7 +30,7 @@ export function qualified(schema: string, name: string): string {
   return `${ident(schema)}.${ident(name)}`
 }
 
-/** Whether there is a relation of this name, which is given as in a statement. */
+/** Whether a relation of this name exists. The name is written as in a statement. */
 export async function relationExists(db: Database, name: string): Promise<boolean> {
   return (await db.query('SELECT pg_catalog.to_regclass($1) IS NOT NULL AS there', [name])).rows[0].there
 }
@@ -45,22 +45,22 @@ export async function queryAll(db: Database, statements: readonly string[]): Pro
   return [results].flat().map(({ rows }) => rows)
 }
 
-/** For a session that only looks: every write is refused. */
+/** For a read-only session. */
 export const READ_ONLY = { default_transaction_read_only: 'on' } as const
 
 export interface ConnectOptions {
-  /** Of the driver, over what the URL says. */
+  /** For the driver, over what the URL says. */
   config?: pg.ClientConfig
-  /** Of the session, over those that every session of ours has. */
+  /** For the session, over our defaults. */
   settings?: Readonly<Record<string, string>>
-  /** A session as the tools get it: with the settings of its role, its database and the URL alone. */
+  /** A session as the tools get it: only the settings of its role, its database and the URL. */
   asTools?: boolean
 }
 
 /**
- * Opens one connection. libpq's meaning of `sslmode` is kept, and the user's own `options` are passed on.
+ * Opens one connection. Keeps libpq's meaning of `sslmode`, and passes on the user's own `options`.
  * @param statementTimeout milliseconds, 0 for none
- * @param signal ends the attempt, not a connection that stands
+ * @param signal ends the attempt, not an open connection
  * @throws UserError that names the side and the likely cause; the signal's reason when it was aborted
  */
 export async function connect(
@@ -75,7 +75,7 @@ export async function connect(
   const password = given.password ? undefined : await passwordFor(loginOf(given), signal)
   const timeout = { statement_timeout: String(statementTimeout) }
   const session = asTools ? undefined : sessionSettings(side, { ...timeout, ...settings }, given.options)
-  // Our own socket: nothing of the driver's ends an attempt that hangs.
+  // Our own socket: nothing in the driver ends an attempt that hangs.
   const socket = new Socket()
   const cancel = () => socket.destroy(new Error('cancelled'))
   signal?.addEventListener('abort', cancel, { once: true })
@@ -91,7 +91,7 @@ export async function connect(
     ...(session && { options: session.options }),
     ...config,
   })
-  // Without a listener a connection that breaks while idle ends the process; the next query reports it all the same.
+  // Without a listener, a connection that breaks while idle ends the process. The next query reports it anyway.
   client.on('error', () => {})
   try {
     await client.connect()
@@ -110,7 +110,7 @@ function loginOf({ host = '', port = 5432, user = '', database = '' }: pg.Client
   return { host, port: String(port), user, database }
 }
 
-/** SQLSTATEs of poolers and gateways that take no `options`, before they have asked a server. */
+/** SQLSTATEs of poolers and gateways that reject `options` before they ask a server. */
 const OPTIONS_REFUSED = /^(08P01|0A000)$/
 
 function connectError(error: unknown, side: Side, session: SessionSettings | undefined): UserError {
@@ -121,14 +121,14 @@ function connectError(error: unknown, side: Side, session: SessionSettings | und
 }
 
 /**
- * Lets every statement of `work` take as long as it needs: counts and index builds last as long as the tables are
- * large. The server's limit is not all: this side gives up by itself, too.
+ * Removes the time limit of every statement in `work`: counts and index builds take as long as the tables are large. Not
+ * only the server has a limit: this side gives up by itself, too.
  */
 export async function unhurried<T>(db: Database, work: () => Promise<T>): Promise<T> {
   const own = (db as unknown as { connectionParameters: { query_timeout: number | false | undefined } })
     .connectionParameters
   const before = own.query_timeout
-  // Inside another one there is nothing to lift.
+  // Nested calls have nothing to lift.
   if (!before) return work()
   await db.query('SET statement_timeout = 0')
   own.query_timeout = false
@@ -140,7 +140,7 @@ export async function unhurried<T>(db: Database, work: () => Promise<T>): Promis
   }
 }
 
-/** Runs `work` with a connection that is closed whatever happens. */
+/** Runs `work` with a connection that is always closed. */
 export async function withDatabase<T>(
   url: string,
   side: Side,
@@ -155,7 +155,7 @@ export async function withDatabase<T>(
   }
 }
 
-/** A connection that is made when it is needed, and made again after it was lost. */
+/** A connection that opens when needed, and reopens after it was lost. */
 export class Link {
   readonly url: string
   readonly side: Side
@@ -191,20 +191,20 @@ export class Link {
   }
 }
 
-/** The SQLSTATE of a database error, else undefined. */
+/** The SQLSTATE of a database error, otherwise undefined. */
 export function sqlState(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError ? error.code : undefined
 }
 
-/** True when the table that was asked for is not there, or its schema is not. */
+/** True when the requested table or its schema does not exist. */
 export function isMissingTable(error: unknown): boolean {
   return /^(42P01|3F000)$/.test(sqlState(error) ?? '')
 }
 
-/** True when the database, or the way to it, is away for now: worth another attempt. */
+/** True when the database, or the way to it, is unavailable for now: worth another attempt. */
 export function isConnectionLost(error: unknown): boolean {
   if (error instanceof ConnectError) return true
-  // Their words may be a program's, of a connection of its own.
+  // Their message may come from a program with its own connection.
   if (error instanceof UserError || error instanceof ToolError) return false
   const code = sqlState(error)
   if (code) return code.startsWith('08') || code.startsWith('57P')
@@ -213,14 +213,14 @@ export function isConnectionLost(error: unknown): boolean {
   )
 }
 
-/** Opens a connection to the source that can read a logical slot, beside what a statement can. */
+/** Opens a connection to the source that can also read a logical slot. */
 export function connectForReplication(url: string, application: string): Promise<Database> {
   return connect(url, 'source', 0, undefined, {
     config: { application_name: application, ...{ replication: 'database' } },
   })
 }
 
-/** A certificate's file may have gone since the inputs were checked. */
+/** A certificate file may be gone since the inputs were checked. */
 function configOf(url: string, side: Side): pg.ClientConfig {
   try {
     return parseIntoClientConfig(withLibpqTls(url))
@@ -243,12 +243,12 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
       advice: 'Raise the limit that the server names: of the role, the database, or max_connections.',
     }
   if (state === '57P03')
-    return { code: 'connect.not-ready', advice: 'Wait until the server has started, then run this again.' }
+    return { code: 'connect.not-ready', advice: 'Wait until the server has started, then rerun the step.' }
   const code = (error as { code?: string }).code ?? ''
   if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
     return {
       code: 'connect.certificate-host',
-      advice: "The server's certificate is for another host: write the host as the certificate has it.",
+      advice: "The server's certificate is for another host: use the host name in the certificate.",
     }
   if (/^CERT_(HAS_EXPIRED|NOT_YET_VALID)$/.test(code))
     return {
@@ -259,15 +259,15 @@ function explainConnect(error: unknown): { code: ErrorCode; advice: string } {
     return {
       code: 'connect.certificate-untrusted',
       advice:
-        "No authority that this runner trusts has signed the server's certificate: name the file with its CA in the URL, as in sslrootcert=certs/ca.pem.",
+        "The server's certificate is not signed by an authority that this runner trusts. Name its CA file in the URL, as in sslrootcert=certs/ca.pem.",
     }
   if (/does not support SSL/.test(messageOf(error)))
     return {
       code: 'connect.no-tls',
-      advice: 'Turn TLS on there; rows and passwords would travel in clear without it.',
+      advice: 'Turn TLS on there. Without it, rows and passwords would travel unencrypted.',
     }
   return {
     code: 'connect.failed',
-    advice: "Check host and port, and that the server's firewall lets this runner in.",
+    advice: "Check host and port, and that the server's firewall allows this runner.",
   }
 }

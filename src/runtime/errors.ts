@@ -1,9 +1,9 @@
 import type { ErrorCode } from './codes.ts'
 
-/** What an action's `error-kind` output can say. */
+/** Values of an action's `error-kind` output. */
 export type ErrorKind = 'input' | 'user' | 'tool' | 'verdict' | 'cancelled' | 'bug'
 
-/** Something a person can put right: what is wrong and what to do about it. */
+/** Something a person can fix: what is wrong and what to do about it. */
 export class UserError extends Error {
   override name = 'UserError'
   readonly kind: ErrorKind = 'user'
@@ -15,13 +15,13 @@ export class UserError extends Error {
   }
 }
 
-/** A setting that was refused before anything was touched. */
+/** A setting that was refused before anything was changed. */
 export class InputError extends UserError {
   override name = 'InputError'
   override readonly kind = 'input'
 }
 
-/** The check ran to its end, and its answer is "no": it is not safe to go on. */
+/** The check completed, and it is not safe to continue. */
 export class VerdictError extends UserError {
   override name = 'VerdictError'
   override readonly kind = 'verdict'
@@ -39,7 +39,7 @@ export class CancelledError extends Error {
   }
 }
 
-/** A program that we started did not do its work. `args` must already be redacted. */
+/** A program that we started failed. `args` must already be redacted. */
 export class ToolError extends Error {
   override name = 'ToolError'
   readonly kind = 'tool'
@@ -56,7 +56,7 @@ export class ToolError extends Error {
     said?: string
     advice?: string
   }) {
-    const said = facts.said ? `; it last said: ${facts.said}` : ''
+    const said = facts.said ? `. Last line: ${facts.said}` : ''
     const advice = facts.advice ? `. ${facts.advice}` : ''
     super(`${facts.program} ${facts.ending}${said}${advice}`)
     this.code = facts.code
@@ -83,7 +83,7 @@ export function throwIfCancelled(signal: AbortSignal): void {
   if (signal.aborted) throw new CancelledError()
 }
 
-/** The text of anything thrown; Node's AggregateError (a refused connection on two addresses) hides its own. */
+/** The message of anything thrown. Node's AggregateError (a refused connection on two addresses) hides its own. */
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError) return error.errors.map(messageOf).join('; ')
   const violation = violationText(error)
@@ -91,7 +91,7 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-/** Of a database's error: what it names beside its message. */
+/** What a database's error names beside its message. */
 interface DatabaseFields {
   code?: unknown
   severity?: unknown
@@ -101,7 +101,7 @@ interface DatabaseFields {
   constraint?: string
 }
 
-/** Data errors, broken constraints, and what a function of the user's own raises; 22023 is about a setting. */
+/** Data errors, violated constraints, and what a user's own function raises; 22023 is about a setting. */
 const QUOTES_ROWS = /^(22(?!023)|23|P0001)/
 
 /**
@@ -112,11 +112,11 @@ function violationText(error: unknown): string | undefined {
   const { code, severity, schema, table, column, constraint } = (error ?? {}) as DatabaseFields
   if (typeof code !== 'string' || severity === undefined || !QUOTES_ROWS.test(code)) return undefined
   const at = table && `${schema ? `${schema}.` : ''}${table}${column ? `.${column}` : ''}`
-  const what = code.startsWith('23') ? 'a row breaks' : 'a value is refused by'
+  const what = code.startsWith('23') ? 'a row violates' : 'a value is refused by'
   return `${what} ${[constraint && `the constraint ${constraint}`, at].filter(Boolean).join(' of ') || 'the database'} (SQLSTATE ${code})`
 }
 
-/** A verdict with its reasons, one a line. GitHub cuts an annotation at 4,096 characters, so it shows some of them. */
+/** A verdict with its reasons, one per line. GitHub cuts an annotation at 4,096 characters, so it shows only some. */
 export class ListedError extends VerdictError {
   readonly what: string
   readonly problems: readonly string[]
@@ -132,7 +132,7 @@ export class ListedError extends VerdictError {
     this.summarized = summarized
   }
 
-  /** As many problems as fit into `limit` characters, and the advice in any case. */
+  /** As many problems as fit into `limit` characters, and always the advice. */
   short(limit: number): string {
     const shown: string[] = []
     let length = this.what.length + this.next.length

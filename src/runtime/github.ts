@@ -16,7 +16,7 @@ import { TIMING } from './timing.ts'
 
 const MINUTE = 60_000
 
-/** Where a person can see this run, by the runner's environment; empty outside of GitHub. */
+/** A link to this run, from the runner's environment; empty outside GitHub. */
 export function runUrl(): string {
   const { GITHUB_SERVER_URL = 'https://github.com', GITHUB_REPOSITORY, GITHUB_RUN_ID, GITHUB_RUN_ATTEMPT } = process.env
   if (!onGithub()) return ''
@@ -24,17 +24,17 @@ export function runUrl(): string {
   return `${GITHUB_SERVER_URL}/${GITHUB_REPOSITORY}/actions/runs/${GITHUB_RUN_ID}${attempt}`
 }
 
-/** How long an answer may take, in all. An approval must not be lost to an outage of a minute. */
+/** Total time for an answer. A minute's outage must not lose an approval. */
 export interface Patience {
-  /** Attempts after the first, when GitHub fails or is out of reach; they begin 1, 4, 9, 16 … s after the last. */
+  /** Attempts after the first, when GitHub fails or is unreachable; they start 1, 4, 9, 16 … s after the last. */
   retries: number
   /** Milliseconds to wait for a rate limit at most. */
   rateLimit: number
 }
 const PATIENT: Patience = { retries: 8, rateLimit: 15 * MINUTE }
-/** For callers that ask again by themselves. */
+/** For callers that retry themselves. */
 export const ONE_TRY: Patience = { retries: 0, rateLimit: 0 }
-/** For the job that was approved: it holds nothing, and its approval counts once only. */
+/** For the approved job: it holds nothing, and its approval counts only once. */
 export const APPROVED: Patience = { retries: 8, rateLimit: 60 * MINUTE }
 
 /** GitHub gave no usable answer. */
@@ -112,7 +112,7 @@ export function connectGithub(token: string, patience: Patience = PATIENT): Gith
   }
 }
 
-/** A rate limit is for the throttling plugin, which waits until it is over; the retry plugin would ask at once. */
+/** Leaves a rate limit to the throttling plugin, which waits until it is over; the retry plugin would ask at once. */
 function neverRepeatLimited(octokit: Octokit): void {
   octokit.hook.before('request', ({ request }) => {
     delete request?.retries
@@ -141,7 +141,7 @@ function failure(error: unknown, path: string): GithubError {
     const until = reset ? ` until ${new Date(reset * 1_000).toISOString()}` : ''
     return new GithubError(
       'github.rate-limited',
-      `GitHub refused ${what} (${status}): the rate limit of this token is used up${until}. Rerun the job after that`,
+      `GitHub refused ${what} (${status}): the rate limit of this token is used up${until}. Rerun the job then`,
     )
   }
   if (status < 500) {
@@ -153,11 +153,11 @@ function failure(error: unknown, path: string): GithubError {
   }
   return new GithubError(
     'github.unavailable',
-    `GitHub returned ${status} for ${what}, also when asked again. Look at githubstatus.com, and rerun the job`,
+    `GitHub returned ${status} for ${what} repeatedly. Check githubstatus.com, then rerun the job`,
   )
 }
 
-/** As documented, for servers that do not name it. */
+/** The documented permission, for servers that do not name it. */
 function rightFor(path: string): string {
   return path === '' || path.startsWith('branches') ? 'contents=read' : 'actions=read'
 }
@@ -183,7 +183,7 @@ export interface Environment {
   preventSelfReview: boolean
   /** Which branches may deploy: `any`, those that are `protected`, or the patterns. */
   branches: 'any' | 'protected' | string[]
-  /** Whether administrators may skip the rules. Undefined: GitHub does not say. */
+  /** Whether administrators can skip the rules. Undefined: GitHub does not say. */
   bypass: boolean | undefined
 }
 

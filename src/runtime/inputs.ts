@@ -7,9 +7,9 @@ import { addSecret, addSecretUrl } from './secrets.ts'
 import { type ActionSpec, camel, type InputSpec, type InputsOf } from './spec.ts'
 
 /**
- * Reads and checks every input of an action: the step's `with`, else the config file, else the default.
- * @param all every action's spec: a config file serves them all, and a misspelt section or key is an error
- * @throws InputError for the first input that is missing or does not fit; nothing else has happened by then
+ * Reads and checks every input of an action: the step's `with`, otherwise the config file, otherwise the default.
+ * @param all every action's spec, because one config file serves them all, and a misspelled section or key is an error
+ * @throws InputError for the first input that is missing or does not fit, before anything else has happened
  */
 export function loadInputs<S extends ActionSpec>(spec: S, all: readonly ActionSpec[]): InputsOf<S> {
   for (const [name, input] of Object.entries(spec.inputs)) mask(input, getInput(name))
@@ -32,7 +32,8 @@ function mask(input: InputSpec<unknown>, value: string): void {
 }
 
 function missing(name: string, input: InputSpec<unknown>): undefined {
-  if (input.required) throw new InputError('input.missing', `input \`${name}\` is missing; write ${input.type.hint}`)
+  if (input.required)
+    throw new InputError('input.missing', `input \`${name}\` is missing. Set it to ${input.type.hint}`)
   return undefined
 }
 
@@ -41,10 +42,10 @@ function check(where: string, input: InputSpec<unknown>, given: string): unknown
   if (result.success) return result.data
   const own = result.error.issues.find((issue) => issue.code === 'custom')?.message
   const shown = input.type.secret ? (own ?? 'it is not valid') : `${JSON.stringify(given)} is not valid`
-  throw new InputError('input.invalid', `${where}: ${shown}; write ${input.type.hint}`)
+  throw new InputError('input.invalid', `${where}: ${shown}. Set it to ${input.type.hint}`)
 }
 
-/** A secret never stands in a file: the file names the environment variable that holds it, as `env:NAME`. */
+/** A file never contains a secret: it names the environment variable that does, as `env:NAME`. */
 function fromFile(value: unknown, name: string, input: InputSpec<unknown>): string | undefined {
   if (value === undefined || value === null) return undefined
   if (!input.type.secret) return textOf(value)
@@ -60,7 +61,7 @@ function fromFile(value: unknown, name: string, input: InputSpec<unknown>): stri
 }
 
 /**
- * What the config file says for `spec`: its section `common`, and over that the section named after the action.
+ * The config file's values for `spec`: its section `common`, overridden by the section named after the action.
  * @throws InputError that lists everything wrong in the file, in sections of other actions too
  */
 function loadConfig(path: string, spec: ActionSpec, all: readonly ActionSpec[]): Record<string, unknown> {
@@ -82,13 +83,13 @@ function readText(path: string): string {
   } catch (error) {
     const absent = (error as NodeJS.ErrnoException).code === 'ENOENT'
     const why = absent
-      ? 'it is not there; check out the repository before this step, or correct the path'
+      ? 'it does not exist. Check out the repository before this step, or correct the path'
       : messageOf(error)
     throw new InputError('config.unreadable', `input \`config\`: ${path} cannot be read: ${why}`)
   }
 }
 
-/** A word to go with a name that is not known. */
+/** A suggestion to append to an unknown name. */
 export function didYouMean(name: string, known: readonly string[]): string {
   return known.length ? `; did you mean \`${closest(name, [...known])}\`?` : ''
 }

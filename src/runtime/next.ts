@@ -17,7 +17,7 @@ interface Form {
 const migrate = (phase: string): Form => ({ file: 'migrate.yml', fields: { phase } })
 const operation = (name: string): Form => ({ file: 'molt-operations.yml', fields: { operation: name } })
 
-/** Action → the form that runs it. Those that are missing belong to the workflow that they stand in. */
+/** Action → the form that runs it. Those that are missing belong to the current workflow. */
 const FORMS: Readonly<Record<string, Form>> = {
   prepare: migrate('prepare'),
   fetch: migrate('load'),
@@ -37,34 +37,34 @@ const FORMS: Readonly<Record<string, Form>> = {
 let standing: NextStep | undefined
 let told = false
 
-/** Notes what comes next by the ledger, for the end of the log and the summary. */
+/** Remembers what comes next by the ledger, for the end of the log and the summary. */
 export function noteNext(step: NextStep | undefined): void {
   standing = step
 }
 
-/** Forgets what an earlier action of this process noted. */
+/** Forgets what an earlier action of this process remembered. */
 export function resetNext(): void {
   standing = undefined
   told = false
 }
 
-/** For an action that has told what comes next in its own place. */
+/** For an action that has shown the next command itself. */
 export function nextTold(): void {
   told = true
 }
 
-/** What comes next by the ledger, where nobody has shown it yet and no command runs the whole chain. */
+/** What comes next by the ledger, unless it was shown already or one command runs the whole chain. */
 export function nextToTell(): NextStep | undefined {
   return told || process.env.MOLT_ACTIONS_AGAIN ? undefined : standing
 }
 
-/** What comes next by the ledger, as far as this process has seen. */
+/** What comes next by the ledger, as far as this process knows. */
 export function nextByLedger(): NextStep | undefined {
   return standing
 }
 
 /**
- * What to run after an error of `action`: what its code asks for, what the ledger says where the step was the wrong one,
+ * What to run after an error of `action`: what its code says, what the ledger says if the step was the wrong one, otherwise
  * else the same action again.
  */
 export function nextAfter(code: ErrorCode, action: string): NextStep | undefined {
@@ -74,10 +74,10 @@ export function nextAfter(code: ErrorCode, action: string): NextStep | undefined
   return next && next.action === standing?.action ? { ...standing, ...next } : next
 }
 
-/** The bundle has only the codes with something to print. */
+/** The bundle contains only codes with text to print. */
 const EXPLAINED: Partial<Record<ErrorCode, Explanation>> = CODES
 
-/** Only the ledger can tell what comes next. */
+/** Only the ledger knows what comes next. */
 const WRONG_STEP: ReadonlySet<ErrorCode> = new Set(['ledger.wrong-phase', 'ledger.no-migration'])
 
 /** What to do first, if anything, and the command; as plain text. */
@@ -90,7 +90,7 @@ export function nextMarkdown(step: NextStep): string {
   return `**Next:** ${step.before ?? ''}\n\n\`\`\`sh\n${nextCommand(step)}\n\`\`\``
 }
 
-/** Runs `step`. Connections stand in it by the names of variables, so that no URL is in it. */
+/** Runs `step`. Connections are named by variables, so that no URL is printed. */
 export function nextCommand(step: NextStep): string {
   const { MOLT_ACTIONS_AGAIN: command } = process.env
   if (command) return command
@@ -98,7 +98,7 @@ export function nextCommand(step: NextStep): string {
   return onGithub() ? workflowCommand(complete) : localCommand(complete)
 }
 
-/** As this run has it; a commit is never proposed to someone who has not asked for one. */
+/** As in this run. A commit is never proposed to someone who has not asked for one. */
 function decision(): string {
   return getInput('decision') || 'rehearse'
 }
@@ -135,7 +135,7 @@ function dispatched(): Record<string, string> {
   }
 }
 
-/** By the local runner. What this run was given beside the connections is given again. */
+/** With the local runner. Repeats the options of this run other than the connections. */
 function localCommand({ action, inputs = {} }: NextStep): string {
   const same = ['migration', 'config', 'allow-insecure'].map((name): [string, string] => [name, getInput(name)])
   const given = Object.fromEntries(same.filter(([, value]) => value))
@@ -144,7 +144,7 @@ function localCommand({ action, inputs = {} }: NextStep): string {
   return [`npm run action -- ${action}`, connections, ...options].join(' ')
 }
 
-/** Of the actions that do not connect to both sides. */
+/** For actions that do not connect to both sides. */
 const CONNECTIONS: Readonly<Record<string, string>> = {
   setup: '--target "$MOLT_TARGET"',
   gate: '--target "$MOLT_TARGET"',

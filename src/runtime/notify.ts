@@ -3,7 +3,7 @@ import { runUrl } from './github.ts'
 import { redact } from './secrets.ts'
 import { TIMING } from './timing.ts'
 
-/** What people are told of: value of `event` in a message. */
+/** Events that people are notified of: value of `event` in a message. */
 const EVENTS = {
   'approval-wanted': 'the cutover waits for approval',
   declined: 'the approval was declined or has expired',
@@ -17,16 +17,16 @@ const EVENTS = {
 } as const
 export type NotifyEvent = keyof typeof EVENTS
 
-/** A message: flat, every value a text, so that chat programs can take its fields as variables. */
+/** A message: flat, with text values only, so that chat programs can use its fields as variables. */
 interface Message extends Record<string, string> {
   version: '1'
   event: NotifyEvent
   migration: string
   /** One line for people. */
   text: string
-  /** Of the runner's clock, ISO 8601. */
+  /** By the runner's clock, ISO 8601. */
   at: string
-  /** Where to look; empty outside of GitHub. */
+  /** A link; empty outside GitHub. */
   run: string
 }
 
@@ -34,15 +34,15 @@ let target: { url: string; migration: string; timeout: number } | undefined
 const told = new Set<NotifyEvent>()
 const pending = new Set<Promise<void>>()
 
-/** Sends what {@link notify} is told from now on to `url`; without one nothing is sent. */
+/** Sends later {@link notify} events to `url`; without one nothing is sent. */
 export function notifyTo(url: string | undefined, migration: string, timeout = TIMING.notifyTimeout): void {
   target = url ? { url, migration, timeout } : undefined
   told.clear()
 }
 
 /**
- * Tells people of an event, once a process. Returns at once and never fails: whoever pauses writes must not wait for a
- * chat program. {@link notified} waits for what is on its way.
+ * Notifies people of an event, once per process. Returns at once and never fails, because a write pause must not wait for a
+ * chat program. {@link notified} waits for pending messages.
  * @param more details for the text and for a program; no row value, no secret
  */
 export function notify(event: NotifyEvent, more: { what?: string } & Record<string, string> = {}): void {
@@ -60,8 +60,10 @@ export function notify(event: NotifyEvent, more: { what?: string } & Record<stri
     ...fields,
   }
   const sent = send(url, message, timeout).catch((error) => {
-    // Neither the address nor the answer: both can hold the token of the webhook.
-    warning(`\`notify-url\` was not told of \`${event}\`: ${error instanceof Refusal ? error.message : reason(error)}`)
+    // Neither the address nor the answer, because both can contain the webhook's token.
+    warning(
+      `sending \`${event}\` to \`notify-url\` failed: ${error instanceof Refusal ? error.message : reason(error)}`,
+    )
   })
   pending.add(sent)
   void sent.then(() => pending.delete(sent))

@@ -3,8 +3,8 @@ import { isConnectionLost, sqlState } from './database.ts'
 import { messageOf, UserError } from './errors.ts'
 
 /*
- * The one place that tells what a server's refusal means. A server may refuse anything: it is read-only, out of disk, in
- * another's hands, or runs code of its owner. Only what shows a mistake in our SQL is a bug.
+ * The one place that interprets a server's refusal. A server can refuse anything: it is read-only, out of disk, in use by
+ * another, or runs its owner's code. Only what shows a mistake in our SQL is a bug.
  */
 
 /** Codes whose explanation is part of the error. */
@@ -19,7 +19,7 @@ export function isRefusal(code: string): code is RefusalCode {
 const REFUSALS: readonly (readonly [RegExp, RefusalCode])[] = [
   [/^25006$/, 'database.read-only'],
   [/^(25P03|25P04|57P05)$/, 'database.session-timeout'],
-  // CockroachDB lacks WITH GRANT OPTION by 01006 and 01007.
+  // CockroachDB reports a missing WITH GRANT OPTION as 01006 and 01007.
   [/^(0100[67]|42501|0LP01|0L000|0P000)$/, 'database.missing-right'],
   [/^40/, 'database.contention'],
   [/^55P03$/, 'database.lock-timeout'],
@@ -31,15 +31,15 @@ const REFUSALS: readonly (readonly [RegExp, RefusalCode])[] = [
   [/^0A000$/, 'database.unsupported'],
   [/^2B/, 'database.dependent-objects'],
   [/^(42P0[4567]|42710|42723)$/, 'database.object-exists'],
-  // What we ask for was there when it was looked at, or made by `prepare`.
+  // What we ask for existed when it was checked, or was created by `prepare`.
   [/^(3F000|42P01|42703|42704|42883)$/, 'database.object-missing'],
   [/^(22(?!023)|23|44)/, 'database.row-refused'],
 ]
 
-/** Our own SQL, or the order of our statements, is wrong. Any other code may be one that the owner's code raises. */
+/** Our own SQL, or its order, is wrong. Any other code may be raised by the owner's code. */
 const MISTAKES = /^(0[238BF]|2[1456DEF]|22023|3[3456BD]|42)/
 
-/** A database's own refusal as an error for the user; anything else as it is. */
+/** A database's refusal as an error for the user; anything else unchanged. */
 export function explain(error: unknown): unknown {
   if (error instanceof UserError) return error
   const state = sqlState(error)
@@ -50,13 +50,13 @@ export function explain(error: unknown): unknown {
   return code ? refusal(code, state as string, error) : error
 }
 
-/** @param words what the server said; by default SQLSTATE and message, which quotes no row */
+/** @param words the server's message; by default SQLSTATE and message, which quotes no row */
 export function refusal(code: RefusalCode, state: string, error: unknown, words?: string): UserError {
   const { meaning, cause, fix }: Explanation = CODES[code]
   return new UserError(code, `${meaning} ${words ?? `SQLSTATE ${state}: ${messageOf(error)}`}. ${cause} ${fix}`)
 }
 
-/** The code for a SQLSTATE; undefined where it tells of a mistake of ours. */
+/** The code for a SQLSTATE; undefined where it means a mistake of ours. */
 export function codeOf(state: string): RefusalCode | undefined {
   const found = REFUSALS.find(([states]) => states.test(state))?.[1]
   return found ?? (MISTAKES.test(state) ? undefined : 'database.refused-by-code')

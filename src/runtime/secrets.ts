@@ -1,6 +1,6 @@
 import { setSecret } from '@actions/core'
 
-/** Passwords that rehearsals use and documentation prints; masking them would star out ordinary words in a log. */
+/** Passwords used in rehearsals and printed in the documentation; hiding them would star out ordinary words in a log. */
 const KNOWN_DEFAULTS = new Set(['postgres', 'password', 'root', 'admin', 'cockroach', 'test'])
 const MIN_LENGTH = 4
 
@@ -23,12 +23,16 @@ export function addSecretUrl(url: string): void {
   if (raw) addPassword(raw)
 }
 
-/** As it is written in the URL, and in every form in which a program may repeat it. */
+/** As written in the URL, and in every form in which a program may repeat it. */
 function addPassword(raw: string): void {
   addSecret(raw)
   const plain = decode(raw)
   addSecret(plain)
-  addSecret(encodeURIComponent(plain))
+  addSecret(JSON.stringify(plain).slice(1, -1))
+  const encoded = encodeURIComponent(plain)
+  const strict = encoded.replace(/[!'()*]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`)
+  // Go leaves some of RFC 3986's delimiters in a password as they are.
+  for (const form of [encoded, strict, strict.replace(/%(24|26|2B|2C|3B|3D)/g, decodeURIComponent)]) addSecret(form)
 }
 
 /** The same text with every registered secret, and the password in any URL, replaced by `***`. */
@@ -36,6 +40,11 @@ export function redact(text: string): string {
   let out = text.replace(/(:\/\/[^\s:@/]*):[^\s@/]+@/g, '$1:***@')
   for (const secret of [...secrets].sort((a, b) => b.length - a.length)) out = out.replaceAll(secret, '***')
   return out
+}
+
+/** Whether exactly this is hidden. */
+export function isSecret(text: string): boolean {
+  return secrets.has(text)
 }
 
 export function holdsSecret(text: string): boolean {

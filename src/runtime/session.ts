@@ -3,11 +3,11 @@ import type pg from 'pg'
 import { messageOf, UserError } from './errors.ts'
 
 /*
- * What every session of ours runs under, whatever a role, a database or a server sets. Given as start-up parameters, so
- * that nothing is changed in a session that a pooler lends to others too.
+ * Settings of all our sessions, whatever a role, a database or a server sets. Sent as start-up parameters, so that nothing
+ * changes in a session that a pooler lends to others.
  */
 
-/** Settings by which values, names and errors read alike on both sides. */
+/** Settings that make values, names and errors look the same on both sides. */
 const PINNED: Readonly<Record<string, string>> = {
   search_path: 'public',
   TimeZone: 'UTC',
@@ -18,7 +18,7 @@ const PINNED: Readonly<Record<string, string>> = {
   standard_conforming_strings: 'on',
   default_transaction_read_only: 'off',
   idle_in_transaction_session_timeout: '0',
-  // Rows that a policy would hide are an error: what is filtered alike in every comparison looks clean.
+  // A policy that would hide rows is an error: what every comparison misses looks clean.
   row_security: 'off',
 }
 
@@ -32,10 +32,10 @@ const PINNED_ON_SOURCE: Readonly<Record<string, string>> = {
   default_transaction_deferrable: 'off',
 }
 
-/** No limit of all versions: a start-up parameter that the server does not know ends the attempt. */
+/** No limits that only some versions know: an unknown start-up parameter ends the attempt. */
 const NEWER_TIMEOUTS = ['idle_session_timeout', 'transaction_timeout']
 
-/** Milliseconds; a lock timeout of more than 10 days is none, and a number of its own tells this session from others. */
+/** Milliseconds. A lock timeout over 10 days means none, and its exact value identifies this session. */
 const TOKENS = [900_000_000, 1_800_000_000] as const
 
 export interface SessionSettings {
@@ -44,7 +44,7 @@ export interface SessionSettings {
   token: string
 }
 
-/** @param settings win over those of the user's `options`, and those over nothing of ours */
+/** @param settings override the user's `options`, which override none of ours */
 export function sessionSettings(
   side: 'source' | 'target',
   settings: Readonly<Record<string, string>>,
@@ -56,11 +56,11 @@ export function sessionSettings(
   return { options: [own, ...options].filter(Boolean).join(' '), token }
 }
 
-/** Of CockroachDB alone; a role may have it on, and every comparison reads whole tables. */
+/** CockroachDB only; a role may have it on, and every comparison reads whole tables. */
 const FULL_SCANS = 'disallow_full_table_scans'
 
 /**
- * Proves that the start-up parameters reached the session, then lifts the limits that could not be among them, since one
+ * Proves that the start-up parameters reached the session, then lifts the limits that could not be among them, because one
  * of the servers does not know them. Both in one statement, which changes nothing in a session that is not ours.
  * @throws UserError `connect.pooler` when they did not
  */

@@ -3,18 +3,18 @@ import pg from 'pg'
 import { TIMING } from './timing.ts'
 
 /*
- * The one way in which statements reach the target. CockroachDB may end any statement, a schema change and a COMMIT
- * too, with 40001: nothing was done, and the client must repeat it. 40003 says that nobody knows whether it was done:
- * a statement that may be run twice is repeated, any other is the caller's to look up.
+ * The only way in which statements reach the target. CockroachDB can end any statement, including a schema change and a
+ * COMMIT, with 40001: nothing was done, and the client must retry. 40003 means that the result is unknown: a statement that
+ * can run twice is retried; for any other the caller checks.
  */
 
 const SERIALIZATION_FAILURE = '40001'
 const COMPLETION_UNKNOWN = '40003'
 
-/** Attempts at one statement: about 8 s of waiting in all. */
+/** Attempts per statement: about 8 s of waiting in total. */
 const ATTEMPTS = 12
 
-/** A connection to the target that repeats a statement as CockroachDB asks for. Inside BEGIN it repeats nothing. */
+/** A connection to the target that retries a statement when CockroachDB asks for it. Inside BEGIN it retries nothing. */
 export class TargetClient extends pg.Client {
   // biome-ignore lint/suspicious/noExplicitAny: the driver's overloads end in this one, and none of them is widened
   override query(...given: any[]): any {
@@ -30,7 +30,7 @@ export class TargetClient extends pg.Client {
 
 const OPENS_TRANSACTION = /^\s*(BEGIN|START\s+TRANSACTION)\b/i
 
-/** Runs a statement until the server has taken it, at most {@link ATTEMPTS} times. */
+/** Runs a statement until the server has accepted it, at most {@link ATTEMPTS} times. */
 async function repeating<T>(text: string, run: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt++)
     try {
@@ -39,12 +39,12 @@ async function repeating<T>(text: string, run: () => Promise<T>): Promise<T> {
       const { code } = error as { code?: string }
       const again = code === SERIALIZATION_FAILURE || (code === COMPLETION_UNKNOWN && isRepeatable(text))
       if (!again || attempt >= ATTEMPTS) throw error
-      // Two runs that collide must not do so again at the same moment.
+      // Two colliding runs must not collide again at the same moment.
       await sleep(Math.min(TIMING.repeatMost, TIMING.repeatFirst * 2 ** (attempt - 1)) * (0.5 + Math.random()))
     }
 }
 
-/** Statements that leave the same when they are run twice. An UPDATE by nonce then hits no row, and is read back. */
+/** Statements with the same result when they run twice. An UPDATE by nonce then hits no row, and is read back. */
 const REPEATABLE = [
   /^\s*(SELECT|SHOW|SET|RESET|VALUES|WITH|GRANT|REVOKE|UPDATE|DELETE|TRUNCATE|ANALYZE|VALIDATE)\b/i,
   /^\s*INSERT\b[\s\S]*\bON CONFLICT\b/i,
@@ -56,7 +56,7 @@ const REPEATABLE = [
   /^\s*COMMENT\s+ON\b/i,
 ]
 
-/** Whether a statement may be run once more when nobody knows whether it was done. */
+/** Whether a statement can run again when its result is unknown. */
 export function isRepeatable(text: string): boolean {
   return !/\bnextval\s*\(/i.test(text) && REPEATABLE.some((form) => form.test(text))
 }

@@ -1,6 +1,6 @@
 import * as z from 'zod'
 
-/** How long the suite waits, and how often it looks, where no input says so; in milliseconds. */
+/** How long the suite waits, and how often it checks, where no input sets it; in milliseconds. */
 const DEFAULTS = {
   /** Attempts to connect to a database. */
   connectTimeout: 15_000,
@@ -9,15 +9,15 @@ const DEFAULTS = {
   passwordKept: 60_000,
   /** A catalog statement, by the server's limit. */
   statementTimeout: 60_000,
-  /** After the server's limit, until this side gives up by itself. */
+  /** After the server's limit, until this side gives up. */
   statementGrace: 1_000,
-  /** A statement on the fence: one that takes longer has met a broken connection. */
+  /** A statement on the fence; a slower one has met a broken connection. */
   fenceTimeout: 3_000,
-  /** How long a failed cutover waits for what is done beside its verify. */
+  /** How long a failed cutover waits for work beside its verify. */
   besideEnds: 30_000,
-  /** A table's lock for the fence's trigger, which is asked for again when it is not had. */
+  /** A table's lock for the fence's trigger; requested again if it is not granted. */
   fenceLock: 1_000,
-  /** Before a statement is repeated on the target, at first and at most; doubled each time. */
+  /** Delay before a retry on the target: the first and the maximum; doubled each time. */
   repeatFirst: 20,
   repeatMost: 1_500,
   /** One request to GitHub. */
@@ -28,100 +28,100 @@ const DEFAULTS = {
   notifyTimeout: 5_000,
   /** Measuring how much WAL the source writes. */
   walWindow: 2_000,
-  /** Reading samples of rows, in all. */
+  /** Sampling rows, in total. */
   sampleLimit: 10_000,
-  /** Looking through all tables for the column that a tool could not load; the failure is reported without it, too. */
+  /** Searching all tables for the column that a tool could not load. The failure is reported without it, too. */
   columnLook: 60_000,
   /** Between two counts of the rows of a load. */
   loadSample: 1_000,
-  /** The hold of a load lapses unless it is renewed; between two looks at whether the migration was aborted meanwhile. */
+  /** The hold of a load lapses unless it is renewed; between two checks for an abort. */
   loadHold: 20_000,
-  /** What a run has beyond its hold to end its load, or to take over a hold that lapses. */
+  /** What a run has beyond its hold to end its load, or to take over a lapsing hold. */
   holdGrace: 5_000,
   abortLook: 2_000,
-  /** Between two looks at imports of a load whose runner was killed, two notices of it, and two looks at a load that `abort` waits for. */
+  /** Between two checks of imports whose runner was killed, two notices of it, and two checks of a load that `abort` waits for. */
   importLook: 1_000,
   importNotice: 30_000,
   loadEndLook: 500,
-  /** From SIGTERM to SIGKILL for a tool, and for one that is stopped because the run ends; how often to look. */
+  /** From SIGTERM to SIGKILL for a tool, and for one that is stopped because the run ends; how often to check. */
   toolGrace: 5_000,
   toolStop: 1_000,
   toolLook: 20,
-  /** For output that a descendant of a tool that has ended may still write. */
+  /** For output that a descendant of an ended tool may still write. */
   pipeGrace: 1_000,
   /** An answer of the replicator about its metrics. */
   metricsTimeout: 2_000,
-  /** A tool's stall: the first warning, the longest gap between two, and how often to look. */
+  /** A tool's stall: the first warning, the longest gap between two, and how often to check. */
   stallFirst: 5 * 60_000,
   stallLongest: 60 * 60_000,
   stallLook: 1_000,
-  /** The stream: between heartbeats, looks at the target's marker, measurements, and looks at both databases. */
+  /** The stream: between heartbeats, readings of the target's marker, measurements, and checks of both databases. */
   heartbeat: 250,
   lagLook: 50,
   slotLook: 500,
   watchLook: 1_000,
-  /** Between two acknowledgements of the replicator, whose own 5 s would be the larger part of a write pause. */
+  /** Between two acknowledgements of the replicator, whose default of 5 s would be most of a write pause. */
   standby: 200,
-  /** How long the replicator gathers changes before it writes them, at most. */
+  /** Longest time the replicator gathers changes before it writes them. */
   flush: 100,
-  /** After a lost connection of the stream's own, and after a replicator that ended: times its ends without progress, at most. */
+  /** After a lost connection of the stream, and after a replicator that ended: multiplied by its ends without progress, at most. */
   reconnect: 250,
   restart: 200,
   restartMost: 1_000,
-  /** Retries this far apart do not belong together. */
+  /** Retries this far apart are unrelated. */
   retryGap: 5_000,
-  /** Between two looks at the lag, at whether the slot is asked for, and at who reads it. */
+  /** Between two checks of the lag, of a request for the slot, and of its reader. */
   caughtUpLook: 100,
   handoverLook: 100,
   readerLook: 100,
-  /** Until the server has seen that a slot's reader is gone. */
+  /** Until the server has noticed that a slot's reader is gone. */
   readerGone: 1_500,
-  /** The drain: between two looks, and how long nothing may move. */
+  /** The drain: between two checks, and how long nothing may move. */
   drainLook: 10,
   drainStill: 60,
   /** The last test of the stream before the fence, and the marker's time on top of `max-lag`. */
   movingFor: 100,
   markerGrace: 2_000,
   markerLook: 20,
-  /** Before a verify beside the stream: until what is on the source has reached the target. */
+  /** Before a verify beside the stream: until the source's current changes have reached the target. */
   arrival: 5_000,
   /** Between two rounds of comparing rows again. */
   recheckPause: 500,
-  /** Between two looks at who still writes under the fence. */
+  /** Between two checks for writers under the fence. */
   holdersLook: 10,
-  /** A hold of the migration lapses unless it is renewed: long enough for a target that is away; and between two questions for it. */
+  /** A hold of the migration lapses unless it is renewed: long enough for a short outage of the target; and between two requests for it. */
   hold: 60_000,
   holdAsk: 1_000,
-  /** Between two looks at whether a hold is renewed by its owner. */
+  /** Between two checks whether a hold is renewed by its owner. */
   holderLook: 1_000,
-  /** Until the sessions of a retired login have ended, and between two looks at them. */
+  /** Until the sessions of a revoked login have ended, and between two checks of them. */
   sessionsEnd: 5_000,
   sessionsLook: 10,
-  /** Until a unique index is built, and between two looks at it and at schema changes. */
+  /** Until a unique index is built, and between two checks of it and of schema changes. */
   indexBuild: 600_000,
   indexLook: 250,
   jobsEnd: 60_000,
   jobsLook: 500,
-  /** The rolling proof: between two rounds, until a round's marker or the log has arrived, and until what is proved is written down. */
+  /** The rolling proof: between two rounds, until a round's marker or the log has arrived, and between two saves. */
   proofRound: 200,
   proofMarker: 10_000,
   proofLog: 30_000,
   proofLogLook: 5,
   proofSave: 5_000,
-  /** Between two looks at how far it is, and until so little is left that a write pause is short. */
+  /** Between two checks of its progress, and until so little is left that a write pause is short. */
   proofLook: 50,
   proofNear: 120_000,
-  /** Between two of its sessions after one that failed. */
+  /** Between two of its sessions after a failed one. */
   proofAgain: 1_000,
-  /** Between two answers to the server by who reads its change log; it drops one that is silent for 60 s. */
+  /** Between two keepalives of the change log's reader; the server drops one that is silent for 60 s. */
   changeLogAnswer: 2_000,
-  /** Between two samples of a watch after the switch; a client that comes and goes is seen by chance only. */
+  /** Between two samples of a watch after the switch; short-lived clients are seen only by chance. */
   observeSample: 5_000,
-  /** Longer than the clocks of two nodes differ: nothing can be read as of a time to come. */
+  /** More than two nodes' clocks differ, because nothing can be read as of a future time. */
   clockOffset: 600,
   /** Between two samples of lag and WAL for the dossier. */
   streamSample: 500,
-  /** Until a failure is in the ledger: enough for a target that answers, and short for a job that ends. */
+  /** To write a failure to the ledger: enough for a target that answers, and short for a job that ends. */
   failureKept: 5_000,
   /** `pg_dump` of one schema, and a connection that may hang in a COPY. */
   dumpTimeout: 300_000,
@@ -133,8 +133,8 @@ const DEFAULTS = {
 export type Timing = typeof DEFAULTS
 
 /**
- * Tests shorten waits by `MOLT_ACTIONS_TEST_TIMING`, JSON such as `{"walWindow":50}`. A runner of GitHub has a name of
- * its own, and there the variable counts for nothing.
+ * Tests shorten waits by `MOLT_ACTIONS_TEST_TIMING`, JSON such as `{"walWindow":50}`. A GitHub runner, recognized by its own
+ * name, ignores the variable.
  * @throws ZodError for a name that is none of these
  */
 function shortened({ MOLT_ACTIONS_TEST_TIMING: given, RUNNER_NAME: runner = 'local' }: NodeJS.ProcessEnv) {

@@ -2,10 +2,10 @@ import { parse as parseYaml } from 'yaml'
 import * as z from 'zod'
 import { urlProblem } from './url.ts'
 
-/** One kind of input value: how its text becomes a value, and what to tell a person whose text does not. */
+/** One kind of input value: how to parse its text, and what to tell a person whose text does not fit. */
 export interface InputType<T> {
   schema: z.ZodType<T, string>
-  /** Completes "write …" in an error, and tells readers of the documentation what is allowed. */
+  /** Completes "Set it to …" in an error, and describes the allowed values in the documentation. */
   hint: string
   /** Never echoed, and masked before anything else happens. */
   secret?: 'text' | 'url'
@@ -91,7 +91,7 @@ export const list: InputType<string[]> = {
   json: { type: ['array', 'string'], items: { type: 'string' } },
 }
 
-/** Arguments for a program, one an item. Only a YAML list: a comma may be part of an argument. */
+/** Arguments for a program, one per item. Only a YAML list, because a comma may be part of an argument. */
 export const argumentList: InputType<string[]> = {
   schema: z.string().transform((value, context) => {
     const items = scalars.safeParse(yamlOf(value))
@@ -99,7 +99,7 @@ export const argumentList: InputType<string[]> = {
     context.addIssue('not a YAML list')
     return z.NEVER
   }),
-  hint: 'a YAML list, one argument an item',
+  hint: 'a YAML list, one argument per item',
   json: { type: ['array', 'string'], items: { type: ['string', 'number', 'boolean'] } },
 }
 
@@ -122,7 +122,7 @@ export const connectionUrl: InputType<string> = {
   json: { type: 'string' },
 }
 
-/** Whole and secret: what follows the host is its token. Plain HTTP only to this machine. */
+/** Entirely secret: the part after the host is its token. Plain HTTP only to this machine. */
 export const webhookUrl: InputType<string> = {
   schema: z.string().regex(/^(https:\/\/|http:\/\/(localhost|127\.0\.0\.1|\[::1\])[:/])[^\s]+$/),
   hint: 'a URL that begins with https://',

@@ -3,7 +3,7 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 
 /**
- * What is wrong with a connection URL, without repeating any of it; undefined when it is sound.
+ * What is wrong with a connection URL, without repeating any of it; undefined when it is valid.
  * A strict pattern, because `new URL` quietly repairs a password with a bare `@` or `%`, which the tools then misread.
  */
 export function urlProblem(url: string): string | undefined {
@@ -26,7 +26,7 @@ export function urlProblem(url: string): string | undefined {
 /** @param address what stands between the login and the database */
 function addressProblem(address: string): string | undefined {
   if (address.includes(','))
-    return 'it names several hosts; write the primary alone (of CockroachDB one node, or its balancer)'
+    return 'it names several hosts. Use only the primary (for CockroachDB, one node or its balancer)'
   const port = /^(?:\[[^\]]*\]|[^:[\]]*):([^:]*)$/.exec(address)?.[1]
   if (port !== undefined && !isPort(port)) return PORT_PROBLEM
   return undefined
@@ -35,16 +35,16 @@ function addressProblem(address: string): string | undefined {
 const PORT_PROBLEM = 'its port must be a number from 1 to 65535'
 const isPort = (text: string) => /^\d{1,5}$/.test(text) && Number(text) >= 1 && Number(text) <= 65_535
 
-/** Where libpq, and MOLT after it (pgx), look for what the URL does not name. */
+/** Where libpq, and MOLT like it (pgx), look for what the URL does not name. */
 const CERTIFICATES = {
   sslrootcert: join(homedir(), '.postgresql/root.crt'),
   sslcert: join(homedir(), '.postgresql/postgresql.crt'),
   sslkey: join(homedir(), '.postgresql/postgresql.key'),
 }
-/** In place of a file: the authorities that this machine trusts. */
+/** Instead of a file: the authorities that this machine trusts. */
 const SYSTEM_ROOTS = 'system'
 
-/** The URL as our driver has to have it, so that TLS means what it means to libpq and to MOLT. */
+/** The URL as our driver needs it, so that TLS means the same as for libpq and MOLT. */
 export function withLibpqTls(url: string): string {
   const parameters = new URLSearchParams(url.split(/\?(.*)/s)[1] ?? '')
   const mode = parameters.get('sslmode')
@@ -59,15 +59,15 @@ export function withLibpqTls(url: string): string {
 
 const SSL_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full']
 
-/** What follows the `?`: the driver reads certificates from files, and takes no mode for one that it does not know. */
+/** The part after the `?`: the driver reads certificates from files, and ignores unknown modes. */
 function parameterProblem(url: string): string | undefined {
   const parameters = new URLSearchParams(url.split(/\?(.*)/s)[1] ?? '')
   const modes = parameters.getAll('sslmode')
   if (modes.some((mode) => !SSL_MODES.includes(mode))) return `its sslmode must be one of ${SSL_MODES.join(', ')}`
   if (modes.includes('verify-ca') && !parameters.get('sslrootcert') && !isReadable(CERTIFICATES.sslrootcert))
-    return 'its sslmode verify-ca needs sslrootcert, the file with the certificate of the CA; or write verify-full'
+    return 'its sslmode verify-ca needs sslrootcert, the CA certificate file. Set it, or use verify-full'
   if (parameters.get('sslrootcert') === SYSTEM_ROOTS && modes[0] !== 'verify-full')
-    return 'its sslrootcert=system needs sslmode=verify-full: every host has a certificate of some public authority'
+    return 'its sslrootcert=system needs sslmode=verify-full, because any host can have a certificate of a public authority'
   if (parameters.getAll('host').some((host) => host.includes(','))) return addressProblem(',')
   if (parameters.getAll('port').some((port) => !isPort(port))) return PORT_PROBLEM
   for (const name of ['sslrootcert', 'sslcert', 'sslkey'])
@@ -86,18 +86,18 @@ function isReadable(path: string): boolean {
   }
 }
 
-/** The driver parses it like this, and its error would be taken for a mistake of ours. */
+/** The driver parses it like this, and its error would look like a mistake of ours. */
 function parseProblem(url: string): string | undefined {
   try {
     new URL(url)
     decodeURIComponent(url)
     return undefined
   } catch {
-    return 'it does not parse as a URL; an IPv6 address is written in brackets, such as [::1]'
+    return 'it does not parse as a URL. Write an IPv6 address in brackets, such as [::1]'
   }
 }
 
-/** The URL with another login, and without what belongs to the old one alone. */
+/** The URL with another login, without the parts that belong only to the old one. */
 export function withLogin(url: string, user: string, password: string): string {
   const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]
   const kept = query
@@ -113,14 +113,14 @@ export function hostOf(url: string): string {
   return searchParams.get('host') ?? host
 }
 
-/** Why a connection by this URL may go over the network in clear; undefined when it cannot, or uses no network. */
+/** Why a connection by this URL may be unencrypted; undefined when it cannot, or uses no network. */
 export function tlsProblem(url: string): string | undefined {
   const [base, query = ''] = url.split(/\?(.*)/s, 2) as [string, string?]
   const params = query.split('&').map((pair) => pair.split('='))
   const host = params.find(([name]) => name === 'host')?.[1] ?? /^[a-z]+:\/\/(?:[^/]*@)?([^/]*)/.exec(base)?.[1] ?? ''
   if (/^(\/|%2f)/i.test(host)) return undefined
   const modes = params.filter(([name]) => name === 'sslmode').map(([, mode]) => mode ?? '')
-  if (!modes.length) return 'it has no sslmode, so TLS is given up when the server does not offer it'
+  if (!modes.length) return 'it has no sslmode, so TLS is skipped when the server does not offer it'
   const weak = modes.find((mode) => !['require', 'verify-ca', 'verify-full'].includes(mode))
   return weak === undefined ? undefined : `its sslmode is ${weak}`
 }

@@ -127,7 +127,9 @@ export function parseMetrics(text: string): StreamMetrics {
   const sums = new Map<string, number>()
   for (const line of text.split('\n')) {
     const sample = /^(\w+)(?:\{[^}]*\})?\s+(\S+)/.exec(line)
-    if (sample) sums.set(sample[1] as string, (sums.get(sample[1] as string) ?? 0) + Number(sample[2]))
+    const value = Number(sample?.[2])
+    if (sample && value >= 0 && value < Number.MAX_SAFE_INTEGER)
+      sums.set(sample[1] as string, (sums.get(sample[1] as string) ?? 0) + value)
   }
   const found = noMetrics()
   for (const key of Object.keys(METRICS) as (keyof StreamMetrics)[])

@@ -13,6 +13,9 @@ const NAMES =
 
 /** From here to the end of the message there are values, in whatever form. */
 const CUTS: [RegExp, string][] = [
+  // CockroachDB: `validation of CHECK "total >= 0" failed on row: id=7, email='…'`. First, since a value can look like what follows.
+  [/(\bfailed on row: )[\s\S]*$/i, '$1…'],
+  [/(\bforeign key violation: "[^"]*" row )[\s\S]*?( has no match in "[^"]*")?$/i, '$1…$2'],
   // CockroachDB puts the whole URL of a file, keys included, before an import's error, and the whole row after it.
   [/\b(s3|gs|azure-blob|azure|https?):\/\/[^\s'"]*?([^/\s'"?]*)(?:\?[^\s'":]*)?(?=[\s'",:;]|$)/gi, '$1://…/$2'],
   [/ \(row: [\s\S]*$/, ' (row: …)'],
@@ -36,8 +39,6 @@ const CUTS: [RegExp, string][] = [
     '$1 …',
   ],
   [/\b(row) [\s\S]* (could not be|cannot be|was not|has no match in)/i, '$1 … $2'],
-  // CockroachDB: `validation of CHECK "total >= 0" failed on row: id=7, email='…'`.
-  [/(\bfailed on row: )[\s\S]*$/i, '$1…'],
   [/\bToken [\s\S]* is invalid/, 'Token … is invalid'],
 ]
 

@@ -151,13 +151,13 @@ describe('3. a branch reads the URLs of production', () => {
   ])('an environment that admits %s is refused', async (_, environment) => {
     github.others.set('migration', environment)
     const ended = await gate({})
-    expect(words(ended)).toMatch(/`migration` takes any branch/)
+    expect(words(ended)).toMatch(/`migration` accepts any branch/)
     expect(ended.conclusion).toBe('failure')
   })
 
   test('so is the environment of the reviewers', async () => {
     github.environment = { ...reviewed(2), deployment_branch_policy: null }
-    expect(words(await gate({}))).toMatch(/`cutover` takes any branch/)
+    expect(words(await gate({}))).toMatch(/`cutover` accepts any branch/)
   })
 
   test('one that admits the default branch passes', async () => {

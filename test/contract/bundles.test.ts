@@ -90,7 +90,9 @@ describe.each(NODES)('on $on', ({ node, missing }) => {
       expect(run.log.split('\n')[0]).toBe(`molt-actions ${packageJson.version}: ${name}`)
       expect(run.code).toBe(1)
       expect(run.errors).toHaveLength(1)
-      expect(run.errors[0]).toContain(required ? `input \`${required}\` is missing; write ` : `input \`${strict}\`: `)
+      expect(run.errors[0]).toContain(
+        required ? `input \`${required}\` is missing. Set it to ` : `input \`${strict}\`: `,
+      )
       expect(run.outputs).toEqual({ 'error-kind': 'input', 'error-code': required ? 'input.missing' : 'input.invalid' })
       const [message, next] = (run.errors[0] as string).split('\nNext: ')
       expect(run.summary).toContain(message)
@@ -137,7 +139,7 @@ describe('what does not depend on the Node', () => {
   test.each(choices)('%s: an unknown %s is told what is allowed', async (name, input, allowed) => {
     const run = await runBundle(name, { node, inputs: { ...sound(), [input]: 'perhaps' } })
     expect(run.errors).toHaveLength(1)
-    expect(run.errors[0]).toMatch(`input \`${input}\`: "perhaps" is not valid; write one of \`${allowed}\``)
+    expect(run.errors[0]).toMatch(`input \`${input}\`: "perhaps" is not valid. Set it to one of \`${allowed}\``)
     expect(run.outputs).toMatchObject({ 'error-kind': 'input', 'error-code': 'input.invalid' })
     expect(run.left).toEqual([])
   })
@@ -238,7 +240,7 @@ describe('what does not depend on the Node', () => {
       [
         'a secret in clear',
         `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`,
-        /`source` in the config file is a secret; write env:NAME/,
+        /`source` in the config file is a secret\. Write env:NAME/,
       ],
       [
         'a variable that is not set',

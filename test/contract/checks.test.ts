@@ -712,7 +712,7 @@ it('a target whose tables are not those of the source', async () => {
   expectFires(apart, 'tgt.sequence-elsewhere', ['public.shaped.n0', 'public.shaped.n1'])
   const fixes = runChecks(CHECKS, apart, []).filter(({ check }) => check === 'tgt.sequence-elsewhere')
   expect(fixes.map(({ what, fix }) => `${what}; ${fix}`).join('\n')).toMatch(
-    /left_seq, which belongs to the table left_behind, and that is not moved; ALTER SEQUENCE "left_seq" OWNED BY NONE; --[\s\S]*far\.Num\.bers, which is in another schema; ALTER SEQUENCE "far"\."Num\.bers" OWNED BY NONE; ALTER SEQUENCE "far"\."Num\.bers" SET SCHEMA "public"; -- on both sides/,
+    /left_seq, which belongs to the table left_behind, which is not moved; ALTER SEQUENCE "left_seq" OWNED BY NONE; --[\s\S]*far\.Num\.bers, which is in another schema; ALTER SEQUENCE "far"\."Num\.bers" OWNED BY NONE; ALTER SEQUENCE "far"\."Num\.bers" SET SCHEMA "public"; -- on both sides/,
   )
 })
 
@@ -832,7 +832,7 @@ it('a load that does not fit', () => {
     CHECKS.filter((check) => check.id === 'load.memory'),
     small(1024),
   )
-  expect(found?.what).toContain('1,000 rows a batch × 2 readers × 2 tables')
+  expect(found?.what).toContain('1,000 rows per batch × 2 readers × 2 tables')
   expectFires(small(50_000), 'load.memory-tight', ['public.orders'])
   expectFires(settings({ loadRate: 1 }), 'load.time', ['source'])
   expectFires(
@@ -921,7 +921,7 @@ it('tells approvers the verdict first, then what blocks, what was waived, and th
   expect(order.filter((_, index) => (at[index] as number) < 0)).toEqual([])
   expect([...at].sort((a, b) => a - b)).toEqual(at)
   expect(text).toContain(
-    '| public.p\\|1&lt;b> has no primary key | `` Add a primary key to "public"."p\\|1<b>" on both sides, or leave it out: `exclude-tables`. `` |',
+    '| public.p\\|1&lt;b> has no primary key | `` Add a primary key to "public"."p\\|1<b>" on both sides, or leave it out with `exclude-tables`. `` |',
   )
   expect(text).toContain('| and 1 more | All are in preflight.json. |')
   expect(text).toContain('| public.p\\|0&lt;b> has no primary key | `tbl.no-key=p\\|0<b>` |')

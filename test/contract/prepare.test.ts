@@ -93,7 +93,7 @@ it('says what blocks, before anything is changed, and how to put it right', asyn
     severity: 'block',
     object: 'public.a"b; drop table x',
     what: 'public.a"b; drop table x has no primary key',
-    fix: 'Add a primary key to "public"."a""b; drop table x" on both sides, or leave it out: `exclude-tables`.',
+    fix: 'Add a primary key to "public"."a""b; drop table x" on both sides, or leave it out with `exclude-tables`.',
   })
   expect(result.annotations.filter((each) => each.level === 'error').map((each) => each.title)).toContain('tbl.no-key')
   expect(result.summary.indexOf('Blocked')).toBeLessThan(result.summary.indexOf('Warnings'))
@@ -168,7 +168,7 @@ it('keeps waivers in the plan, and both schemas, which tell every change by its 
     'ALTER TABLE customers ALTER email SET DEFAULT 1',
   )
   expect(await changes()).toEqual([
-    'table unrelated is new on the source: it is not part of this migration, and would stay behind',
+    'table unrelated is new on the source: it is not part of this migration and would not be moved',
     'column orders.note is new on the source: text',
     'enum mood has changed on the source, from "good, bad" to "good, bad, ugly"',
     'index orders.late is new on the source: CREATE INDEX late ON public.orders USING btree (customer)',
@@ -329,9 +329,9 @@ it('defers by capturing first, goes on after a crash anywhere, and rebuilds what
       expect(await rebuildDeferred(db, 'main', [kind]), `${kind} again`).toEqual([])
     }
     expect(await deferralProblems(db, 'main')).toEqual([
-      'foreign-key mail_email_fkey of far.mail is there, but not valid',
-      'foreign-key orders_customer_fkey of public.orders is there, but not valid',
-      'check positive of public.orders is there, but not valid',
+      'foreign-key mail_email_fkey of far.mail exists, but is not valid',
+      'foreign-key orders_customer_fkey of public.orders exists, but is not valid',
+      'check positive of public.orders exists, but is not valid',
     ])
     expect(await validateDeferred(db, 'main')).toHaveLength(3)
     expect(await deferralProblems(db, 'main')).toEqual([])
@@ -424,11 +424,11 @@ it('is undone by the cleanup, which puts back what was taken off before it forge
   const stuck = await run('cleanup', urls, { restore: 'true' })
   expect(stuck.conclusion, stuck.log).toBe('success')
   expect(stuck.log).toMatch(
-    /not put back on the target: unique one_email of public.customers cannot be built on the target/,
+    /not rebuilt on the target: unique one_email of public.customers cannot be built on the target/,
   )
   const listed = await query(target, /List them with `(SELECT "?email.*?)`/.exec(stuck.log)?.[1] ?? 'SELECT 0')
   expect(listed).toEqual([{ email: 'same', count: '2' }])
-  expect(stuck.log).toMatch(/2 indexes and constraints that were taken off for the load are still off/)
+  expect(stuck.log).toMatch(/2 indexes and constraints dropped for the load are still missing/)
   expect(stuck.outputs.dropped).toContain('ledger entry main')
   const names = async () =>
     (await query(target, 'SELECT name FROM molt_actions.deferred ORDER BY 1')).map(({ name }) => name)

@@ -1,11 +1,13 @@
 // The printed grants are exactly what is needed: with them nothing blocks, and without any one of them `prepare` is red.
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { blockers, type GrantBench, removals, startGrantBench, takeEach } from '../support/printed-grants.ts'
+import { blockers, type GrantBench, removals, SETTINGS, startGrantBench, takeEach } from '../support/printed-grants.ts'
+import { factsOf } from './checks-helpers.ts'
 
 /** One of each kind; `every-grant.test.ts` has all of them. */
 const SHORT = [
   'source REPLICATION',
   'source MEMBER OF "shop_owner"',
+  'source USAGE ON SCHEMA "monitoring"',
   'target CREATELOGIN',
   'target USAGE ON SCHEMA "shop"',
   'target GRANT OPTION FOR INSERT ON TABLE "shop"."orders"',
@@ -34,4 +36,12 @@ it('is red without one of each kind, and names what is missing', async () => {
   expect(asked).toHaveLength(SHORT.length)
   const { expected, found } = await takeEach(bench.granted, asked)
   expect(found).toEqual(expected)
+})
+
+it('reads the condition of a check without owning its table', async () => {
+  const { target } = await factsOf(bench.granted.user, SETTINGS)
+  const checks = target.schema.constraints.filter(({ kind }) => kind === 'c')
+  expect(checks.map(({ table, condition }) => [table, condition])).toEqual([
+    ['orders', expect.stringContaining('total')],
+  ])
 })

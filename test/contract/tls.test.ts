@@ -51,7 +51,7 @@ describe('a source that takes TLS alone', () => {
     expect(run.errors).toEqual([])
     // As libpq has it: with a root, `require` verifies.
     const other = await status('renamed', 'sslmode=require', { HOME: join(folder, 'home') })
-    expect(other.shown).toMatch(/name the file with its CA/)
+    expect(other.shown).toMatch(/Name its CA file/)
   })
 
   test.each([
@@ -59,13 +59,13 @@ describe('a source that takes TLS alone', () => {
       'it signs for itself',
       'good',
       () => 'sslmode=verify-full',
-      /No authority that this runner trusts .* sslrootcert=/,
+      /not signed by an authority that this runner trusts .* sslrootcert=/,
     ],
     [
       'public authorities do not know it',
       'good',
       () => 'sslmode=verify-full&sslrootcert=system',
-      /No authority that this runner trusts/,
+      /not signed by an authority that this runner trusts/,
     ],
     [
       'another name',

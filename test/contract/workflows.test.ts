@@ -7,7 +7,7 @@ import { parse } from 'yaml'
 import { exampleJobs, exampleRehearsal } from '../../scripts/example-jobs.ts'
 import { specs } from '../../src/actions/specs.ts'
 import { COMMON_OUTPUTS } from '../../src/runtime/action.ts'
-import { LONGER_AT_NIGHT, NIGHTLY } from '../../vitest.config.ts'
+import { GROUPS, LONGER_AT_NIGHT, NIGHTLY } from '../../vitest.config.ts'
 import { holds, type Inputs, type Job, needsOf, readWorkflow, type Workflow } from '../support/workflow.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
@@ -296,14 +296,20 @@ test('the nightly job runs every test that is longer at night, and none twice', 
     strategy: { matrix: { tests: string[] } }
   }
   expect(steps.at(-1)?.run).toMatch(/npm run \$TESTS$/)
-  expect(strategy.matrix.tests).toEqual(['test:tooling', ...[1, 2, 3].map((n) => `test:nightly -- --shard=${n}/3`)])
+  expect(strategy.matrix.tests).toEqual([
+    'test:tooling',
+    ...Object.keys(GROUPS).map((group) => `test:${group}`),
+    ...[1, 2, 3].map((n) => `test:nightly -- --shard=${n}/3`),
+  ])
   const tests = readdirSync(join(REPO, 'test'), { recursive: true, encoding: 'utf8' }).map((name) => `test/${name}`)
   const longer = tests.filter(
     (name) =>
       name.endsWith('.test.ts') && /process\.env\.MOLT_ACTIONS_NIGHTLY/.test(readFileSync(join(REPO, name), 'utf8')),
   )
   const listed = [...NIGHTLY, ...LONGER_AT_NIGHT]
-  expect(listed).toEqual(expect.arrayContaining(longer))
+  const grouped = Object.values(GROUPS).flat()
+  expect([...listed, ...grouped]).toEqual(expect.arrayContaining(longer))
+  expect(tests).toEqual(expect.arrayContaining(grouped))
   expect(tests).toEqual(expect.arrayContaining(listed))
   expect(new Set(listed).size).toBe(listed.length)
 })

@@ -121,7 +121,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     run.github.approvals = [review('bea')]
     expect(endedBy(requireGreen('follow', await following))).toBe('approved')
     const next = requireGreen('follow', await run.job('follow', { leg: 1 }))
-    expect(words(next)).toMatch(/approved and waits for a runner/)
+    expect(words(next)).toMatch(/approved and waiting for a runner/)
     // Nobody follows: the cutover streams what is left by itself.
     const cutover = requireGreen('cutover', await run.job('cutover'))
     expect(words(cutover)).toMatch(/first verify, while changes are streamed: clean/)
@@ -132,7 +132,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const run = await waiting()
     await refused(run.job('cutover'), /passed without an approval/)
     run.github.approvals = [review('Anna')]
-    await refused(run.job('cutover'), /Anna has started this run and approved it/)
+    await refused(run.job('cutover'), /Anna both started and approved this run/)
   })
 
   test('where a policy says so, it is only shown', async () => {
@@ -140,11 +140,11 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const own = await waiting(lenient)
     own.github.approvals = [review('anna')]
     const cutover = requireGreen('cutover', await own.job('cutover'))
-    expect(words(cutover)).toMatch(/##\[warning\]anna has started this run and approved it/)
+    expect(words(cutover)).toMatch(/##\[warning\]anna both started and approved this run/)
     const bypassed = await waiting(lenient)
     const passed = await bypassed.job('cutover')
     expect(words(requireGreen('cutover', passed))).toMatch(
-      /##\[warning\]environment `cutover` was passed without an approval/,
+      /##\[warning\]environment `cutover` let the job pass without an approval/,
     )
   })
 
@@ -193,7 +193,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const [first, second] = [await waiting(), await waiting()]
     const following = first.job('follow')
     await night.streaming()
-    expect(words(requireGreen('follow', await second.job('follow')))).toMatch(/until handover` .* has the slot/)
+    expect(words(requireGreen('follow', await second.job('follow')))).toMatch(/until handover` .* holds the slot/)
     second.github.approvals = [review('bea')]
     requireGreen('cutover', await second.job('cutover'))
     expect(endedBy(requireGreen('follow', await following))).toBe('request')
@@ -205,7 +205,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     const ended = (await Promise.all(runs.map((run) => run.job('cutover')))) as JobResult[]
     const red = ended.filter((each) => each.conclusion !== 'success')
     expect(ended.some((each) => each.conclusion === 'success')).toBe(true)
-    for (const each of red) expect(words(each)).toMatch(/only one can have it|only one run may act|another run/)
+    for (const each of red) expect(words(each)).toMatch(/Only one run can (have it|act)|another run/)
   })
 
   test('without required reviewers a second person types the hash', async () => {
@@ -215,7 +215,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     await night.streaming()
     const brief = await night.rehearsal.query('target', `SELECT plan->>'hash' AS hash FROM molt_actions.migrations`)
     const typed = { gate: 'plan-hash', 'approved-hash': String(brief[0]?.hash) }
-    await refused((await waiting(typed, 'Anna')).job('cutover'), /another person must do one of the two/)
+    await refused((await waiting(typed, 'Anna')).job('cutover'), /Have another person do one of the two/)
     await refused(
       (await waiting({ ...typed, 'approved-hash': 'c'.repeat(64) }, 'bea')).job('cutover'),
       /is not the hash/,
@@ -250,7 +250,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
     writeFileSync(script, '#!/bin/sh\nexit 7\n')
     const run = await waiting({ decision: 'commit' })
     run.github.approvals = [review('bea')]
-    await refused(run.job('cutover'), /The migration is committed and stays so/)
+    await refused(run.job('cutover'), /The migration stays committed/)
     expect(await run.job('finalize')).toBeUndefined()
     expect(await night.phase()).toBe('committed')
 
@@ -278,7 +278,7 @@ describe('under live writes', { timeout: 300_000 }, () => {
   test('status tells where it stands; abort and cleanup refuse what they must', async () => {
     const status = requireGreen('status', await night.operate('status'))
     expect(status.summary).toMatch(/finalized/)
-    await refused(night.operate('abort'), /the source is fenced for good/)
+    await refused(night.operate('abort'), /the source is permanently fenced/)
     await refused(night.operate('cleanup'), /environment `cutover-cleanup` does not exist/)
     night.github.cleanup = reviewed(0)
     await refused(night.operate('cleanup'), /environment `cutover-cleanup` has no required reviewers/)

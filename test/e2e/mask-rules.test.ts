@@ -11,7 +11,7 @@ import { makePlan, pasteRules } from '../../src/masking/plan.ts'
 import { keptPersonal, PATTERNS } from '../../src/masking/proof.ts'
 import { proposeRules } from '../../src/masking/propose.ts'
 import { parseRules } from '../../src/masking/rules.ts'
-import { domainKeys, openSession, setParameters, silence } from '../../src/masking/session.ts'
+import { domainKeys, openSession, setParameters, suppressLogging } from '../../src/masking/session.ts'
 import { dangling } from '../../src/masking/subset.ts'
 import type { Database } from '../../src/runtime/database.ts'
 
@@ -409,7 +409,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     expect(rows[0].found.filter(Boolean).sort()).toEqual(['Anna', 'Bob', 'Cid', 'Dora', 'Emil'])
     expect(await problemsOf(yaml(', m: { use: text }'))).toMatch(/JSON path \[\] .*lists both members and elements/)
     await db.query(`UPDATE public.t SET w = '[{"x": 1}]' WHERE id = 0`)
-    expect(await objections(yaml())).toMatch(/t\.w: 1 documents hold members that no path lists/)
+    expect(await objections(yaml())).toMatch(/t\.w: 1 documents have members that no path lists/)
   })
 
   it('json counts documents with members that no path lists', async () => {
@@ -461,7 +461,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     }
     expect(await objections(yaml(column, expression))).toMatch(
       new RegExp(
-        `^t\\.${column}: in 1 rows the expression gives away an original text of the row; give it another rule`,
+        `^t\\.${column}: in 1 rows the expression gives away an original text of the row. Give it another rule`,
       ),
     )
     const type: Record<string, string> = { a: "'{nothing}'", d: "'{}'", j: "'{}'", z: "'{}'" }
@@ -661,14 +661,14 @@ tables: { addresses: { home_address: ${keep} }, orders: { phone: ${keep} } }`)
       `tables: { a: { id: { keep: true, reason: a number }, ${[...columns].map((name) => `${name}: { use: ${use}, domain: m }`).join(', ')}${more} } }`
     const leaf = (use: string) => `, j: { use: json, paths: { "b[].c": { use: ${use} } } }`
     expect(await problemsOf(shared('email', 'vw'))).toMatch(
-      /a\.w and a\.v share the domain m, and the masks would differ, since one is text and the other character varying\(25\)/,
+      /a\.w and a\.v share the domain m, but their masks would differ, because one is text and the other character varying\(25\)/,
     )
     expect(await problemsOf(shared('email', 'vx'))).toBe('')
     expect(await problemsOf(shared('name', 'vwx'))).toBe('')
     expect(await problemsOf(shared('hash', 'wx'))).toMatch(/masks would differ/)
     expect(await problemsOf(shared('hash, length: 20', 'vwx'))).toBe('')
     expect(await problemsOf(shared('email', 'w', leaf('email, domain: m')))).toMatch(
-      /a\.j at b\[\]\.c and a\.w share the domain m, and the masks would differ/,
+      /a\.j at b\[\]\.c and a\.w share the domain m, but their masks would differ/,
     )
     expect(await problemsOf(shared('email', 'x', leaf('email, domain: m, fold: true')))).toMatch(
       /a\.j at b\[\]\.c and a\.x share the domain m with different settings/,
@@ -685,8 +685,8 @@ tables: { addresses: { home_address: ${keep} }, orders: { phone: ${keep} } }`)
 tables: { t: { id: { keep: true, reason: a number }, v: { use: hash }, w: { use: hash } }, h: { id: { keep: true, reason: a number }, v: { use: hash } } }`
     const found = (await planOf(yaml)).problems
     expect(found.map((problem) => problem.split(';')[0])).toEqual([
-      't.at decides in which partition a row is, and changed by `jitter` it may fit none',
-      't.v decides in which partition a row is, and changed by `hash` it may fit none',
+      't.at decides the partition of a row, and changed by `jitter` it may fit none',
+      't.v decides the partition of a row, and changed by `hash` it may fit none',
     ])
     await db.query(
       `CREATE TABLE public.t3 PARTITION OF public.t DEFAULT; CREATE TABLE public.t4 PARTITION OF public.t1 DEFAULT`,
@@ -705,7 +705,7 @@ tables: { t: { id: { keep: true, reason: a number }, plan: ${plan}, z: ${z}, d: 
     const good = ['{ use: choice }', '{ use: address, part: postcode }'] as const
     expect(await objections(rules(...good))).toBe('')
     expect(await objections(rules('{ use: text }', good[1]))).toMatch(
-      /^t\.plan: 50 of the first masked rows .* do not meet the check t_plan_check; take `choice`/,
+      /^t\.plan: 50 of the first masked rows .* violate the check t_plan_check; take `choice`/,
     )
     await expect(objections(rules(good[0], '{ use: text }'))).rejects.toMatchObject({ constraint: 'zip_check' })
   })
@@ -715,7 +715,7 @@ tables: { t: { id: { keep: true, reason: a number }, plan: ${plan}, z: ${z}, d: 
     const tables = (child: string) =>
       `safe: { foreign-keys: true }\ntables: { a: { mail: { use: email, domain: m } }, b: { id: { keep: true, reason: a number }, mail: ${child} } }`
     expect(await problemsOf(tables('{ keep: true, reason: because }'))).toMatch(
-      /b\.mail inherits from a\.mail: it has to have the same rule/,
+      /b\.mail inherits from a\.mail, so it must have the same rule/,
     )
     expect(await problemsOf(tables('{ use: email, domain: m, fold: true }'))).toMatch(/share the domain m/)
     expect(await problemsOf(tables('{ use: email, domain: m }'))).toBe('')
@@ -830,7 +830,7 @@ describe('the key', () => {
     const parameters = domainKeys('some key', plan.domains)
     const planned = plan.tables[0]
     await db.query(`SET log_statement = 'all'; SET debug_print_plan = on`)
-    await silence(db, 'source')
+    await suppressLogging(db, 'source')
     await setParameters(db, parameters)
     await db.query(maskedSelect(planned as NonNullable<typeof planned>))
     const { readFileSync } = await import('node:fs')
@@ -849,8 +849,8 @@ describe('the key', () => {
     )
     const other = await openSession(server.url.replace('postgres:postgres', 'plain:plain'), 'source')
     try {
-      await expect(silence(other, 'source')).rejects.toThrow(
-        /would write the masking key to its log, since log_min_duration_statement is 0/,
+      await expect(suppressLogging(other, 'source')).rejects.toThrow(
+        /would write the masking key to its log, because log_min_duration_statement is 0/,
       )
     } finally {
       await other.end()

@@ -48,7 +48,7 @@ test('one person starts it, another one approves, and the target takes over', as
   run.github.approvals.push(review('bea'))
   const cutover = requireGreen('cutover', await run.job('cutover'))
   const follow = requireGreen('follow', await following)
-  expect(words(follow)).toMatch(/asks for the slot; it is handed over/)
+  expect(words(follow)).toMatch(/handed the slot over to /)
   expect(follow.summary).toMatch(/Lag [\s\S]*Last verify: clean, /)
   expect(cutover.outputs.phase).toBe('switched')
   expect(Number(cutover.outputs['pause-ms'])).toBeGreaterThan(0)

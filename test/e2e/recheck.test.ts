@@ -178,7 +178,7 @@ test('without a stream nothing is proved', async () => {
   await source.query(COPY, row(1))
   const found = await recheck([missing(1)], { markerTimeout: 100 })
   expect(found).toMatchObject({ lag: 0, loss: 0, changing: 0, untold: 1 })
-  expect(found.problem).toContain('is the stream running?')
+  expect(found.problem).toContain('Check that the stream is running')
 })
 
 /** Types of a column on either side, its text on the source, and whether molt calls the values different. */

@@ -2,8 +2,6 @@
  * Everything that can be wrong between two databases, done to a small shop that was loaded and is equal, and undone
  * again: no test needs another one. Each must be red with its code and numbers, and what is undone must be green again.
  */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
@@ -11,8 +9,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { runAction } from '../../rehearsal/runner/runner.ts'
 import { createShop, SHOP_TABLES } from '../../rehearsal/shop/shop.ts'
 import { inProcess } from '../support/in-process.ts'
+import { DEFINITIONS, ROWS, UNSEEN } from '../support/sabotage.ts'
 import { type Servers, startServers } from '../support/servers.ts'
-import { NODE, STAND_IN_MOLT, standInFolder } from '../support/stand-in.ts'
+import { standInFolder, type Trick, trickedFolder } from '../support/stand-in.ts'
 
 const REPO = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 
@@ -21,60 +20,6 @@ const PREPARE = { 'exclude-tables': 'orders_archive' }
 let pair: Servers
 let source: pg.Client
 let target: pg.Client
-let dir: string
-
-/** What is done to the stand-in's command line and output, to make it fail as the real tool can. */
-interface Trick {
-  /** Values of flags that are given to it in place of the action's. */
-  flags?: Record<string, string>
-  add?: string[]
-  /** Lines of its output that never come. */
-  drop?: string
-  /** It is killed when it writes such a line. */
-  killAt?: string
-  /** It is frozen when it writes such a line. */
-  freezeAt?: string
-  /** It says of this table that it had no row. */
-  zero?: string
-  /** It compares as a tool does that misreads both sides alike: no row differs. */
-  blind?: boolean
-}
-
-/** A folder with a `molt` that plays a trick. */
-function tricked(trick: Trick): string {
-  const folder = join(dir, 'tricked')
-  mkdirSync(folder, { recursive: true })
-  const program = `#!${NODE}
-const trick = ${JSON.stringify(trick)}
-const bundle = ${JSON.stringify(STAND_IN_MOLT)}
-const args = process.argv.slice(2)
-if (/^--(help|version)$/.test(args.at(-1))) require(bundle)
-else play()
-function play() {
-  const { spawn } = require('node:child_process')
-  const { createInterface } = require('node:readline')
-  for (const [flag, value] of Object.entries(trick.flags ?? {})) args[args.indexOf(flag) + 1] = value
-  args.push(...(trick.add ?? []))
-  const molt = spawn(process.execPath, [bundle, ...args], { stdio: ['inherit', 'pipe', 'inherit'] })
-  createInterface({ input: molt.stdout }).on('line', (line) => {
-    if (trick.killAt && new RegExp(trick.killAt).test(line)) {
-      molt.kill('SIGKILL')
-      process.kill(process.pid, 'SIGKILL')
-    }
-    if (trick.freezeAt && new RegExp(trick.freezeAt).test(line)) molt.kill('SIGSTOP')
-    if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
-    if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
-    if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
-    if (trick.zero && line.includes(trick.zero)) line = line.replace(/"num_rows":\\d+/, '"num_rows":0')
-    if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
-  })
-  process.on('SIGTERM', () => molt.kill('SIGTERM'))
-  molt.on('close', (code) => process.exit(code ?? 1))
-}
-`
-  writeFileSync(join(folder, 'molt'), program, { mode: 0o755 })
-  return folder
-}
 
 async function run(action: string, inputs: Record<string, string> = {}, trick?: Trick) {
   const result = await runAction({
@@ -82,7 +27,7 @@ async function run(action: string, inputs: Record<string, string> = {}, trick?: 
     repo: REPO,
     inputs: { source: pair.source.url, target: pair.target.url, 'allow-insecure': 'true', ...inputs },
     start: inProcess,
-    env: { PATH: `${trick ? tricked(trick) : standInFolder()}:${process.env.PATH}` },
+    env: { PATH: `${trick ? trickedFolder(trick) : standInFolder()}:${process.env.PATH}` },
   })
   const errors = result.annotations.filter(({ level }) => level === 'error').map(({ message }) => message)
   const warned = result.annotations.filter(({ level }) => level === 'warning').map(({ message }) => message)
@@ -112,7 +57,6 @@ async function slots(): Promise<string[]> {
 }
 
 beforeAll(async () => {
-  dir = mkdtempSync(join(tmpdir(), 'sabotage-'))
   pair = await startServers()
   await Promise.all([createShop(pair.source.url, { rows: 1_000 }), createShop(pair.behind.url, { schemaOnly: true })])
   source = new pg.Client(pair.source.url)
@@ -129,46 +73,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await Promise.all([source?.end(), target?.end()])
   await pair?.stop()
-  rmSync(dir, { recursive: true, force: true })
 })
-
-/** What is done, what it is called, how it is undone on the target, and what the message must name. */
-const DEFINITIONS: [what: string, done: string, undone: string, names: string[]][] = [
-  ['a missing table', 'ALTER TABLE reviews RENAME TO away', 'ALTER TABLE away RENAME TO reviews', ['public.reviews']],
-  [
-    'a key mismatch',
-    'ALTER TABLE cart_items DROP CONSTRAINT cart_items_pkey, ADD PRIMARY KEY (product_id, session)',
-    'ALTER TABLE cart_items DROP CONSTRAINT cart_items_pkey, ADD PRIMARY KEY (session, product_id)',
-    ['cart_items', '(session, product_id)', '(product_id, session)'],
-  ],
-  [
-    'a missing column',
-    'ALTER TABLE reviews RENAME COLUMN title TO headline',
-    'ALTER TABLE reviews RENAME COLUMN headline TO title',
-    ['reviews', 'title'],
-  ],
-  [
-    'a changed type',
-    'ALTER TABLE products ALTER weight_kg TYPE text',
-    'ALTER TABLE products ALTER weight_kg TYPE numeric(10,3) USING weight_kg::numeric',
-    ['weight_kg', 'numeric(10,3)', 'text'],
-  ],
-  [
-    'a type that holds less',
-    'ALTER TABLE products ALTER price TYPE numeric(8,2)',
-    'ALTER TABLE products ALTER price TYPE numeric(12,2)',
-    ['price', 'numeric(12,2)', 'numeric(8,2)'],
-  ],
-  [
-    'a reordered enum',
-    `ALTER TYPE order_status RENAME TO was;
-     CREATE TYPE order_status AS ENUM ('paid', 'pending', 'shipped', 'delivered', 'cancelled');
-     ALTER TABLE orders ALTER status DROP DEFAULT, ALTER status TYPE order_status USING status::text::order_status`,
-    `ALTER TABLE orders ALTER status TYPE was USING status::text::was, ALTER status SET DEFAULT 'pending';
-     DROP TYPE order_status; ALTER TYPE was RENAME TO order_status`,
-    ['status', 'pending, paid', 'paid, pending'],
-  ],
-]
 
 /** Runs `work` on a target that was changed, and undoes the change whatever comes of it. */
 async function changed<T>(done: string, undone: string, work: () => Promise<T>): Promise<T> {
@@ -250,36 +155,6 @@ describe('before the load', () => {
   }, 60_000)
 })
 
-/** Rows on the target are put back from a copy. */
-const ROWS: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
-  ['a deleted row', 'reviews', 'DELETE FROM reviews WHERE id = 7', { missing: 1 }],
-  ['a changed row', 'reviews', "UPDATE reviews SET rating = 6 - rating, title = 'x' WHERE id = 8", { mismatch: 1 }],
-  [
-    'an added row',
-    'reviews',
-    "INSERT INTO reviews (id, product_id, customer_id, rating, body) VALUES (999999, 1, 1, 1, 'x')",
-    { extraneous: 1, diagnosis: expect.any(String) },
-  ],
-  [
-    'only the microseconds of a timestamp',
-    'reviews',
-    "UPDATE reviews SET created_at = date_trunc('milliseconds', created_at) WHERE id < 9",
-    { columns: ['created_at'], diagnosis: expect.any(String) },
-  ],
-  [
-    'an empty string that became NULL',
-    'orders',
-    "UPDATE orders SET coupon = NULL WHERE coupon = ''",
-    { columns: ['coupon'], diagnosis: expect.any(String) },
-  ],
-  [
-    'a table that was emptied on the source by TRUNCATE',
-    'cart_items',
-    'INSERT INTO cart_items SELECT gen_random_uuid(), 1 FROM generate_series(1, 100)',
-    { extraneous: 100, diagnosis: expect.any(String) },
-  ],
-]
-
 describe('after the load', () => {
   beforeAll(loaded, 60_000)
 
@@ -313,27 +188,6 @@ describe('after the load', () => {
     60_000,
   )
 
-  const UNSEEN: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
-    [
-      'a number that was cut',
-      'payments',
-      'UPDATE payments SET fee = round(fee, 10) WHERE scale(fee) > 10',
-      { columns: ['fee'], unseen: expect.any(Number), diagnosis: expect.any(String) },
-    ],
-    [
-      'a number inside JSON',
-      'customers',
-      'UPDATE customers SET settings = settings || \'{"ratio": 1.2}\' WHERE id = 3',
-      { mismatch: 1, columns: ['settings'], unseen: 1 },
-    ],
-    ['a row that is not there', 'reviews', 'DELETE FROM reviews WHERE id = 7', { missing: 1, unseen: 1 }],
-    [
-      'one row in place of another',
-      'reviews',
-      'UPDATE reviews SET id = 888888 WHERE id = 9',
-      { missing: 1, extraneous: 1, unseen: 2 },
-    ],
-  ]
   test.each(UNSEEN)(
     '%s, which molt verify does not see',
     async (_, table, done, found) => {

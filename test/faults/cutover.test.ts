@@ -103,7 +103,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
     expect(Object.keys(parts)).toEqual(operationsOf('rehearse', {}).map(({ name }) => name))
     pauses.push(Number(result.outputs['pause-ms']) - parts.verify)
     expect(Number(result.outputs['estimated-pause-ms'])).toBeGreaterThan(parts.drain)
-    if (run) expect(words(result)).toContain('with the figures of 1 earlier cutover')
+    if (run) expect(words(result)).toContain('including 1 earlier cutover')
     expect(result.summary).toMatch(/^### ✅ Cutover rehearsed: .*\n\nWrites were paused for .*\n\n### ✅ Verify/)
     expect(await rebuilt()).toEqual([])
     expect(await writableWithin(1_000)).toBe(true)
@@ -112,7 +112,7 @@ test('rehearsals are green each time, with a short pause, and leave the stream a
   expect(await phase()).toBe('caught-up')
   const brief = await rehearsal.run('brief', { decision: 'rehearse' })
   expect(brief.summary).toContain(
-    '- **Decision:** **rehearse**: everything but the decision; the fence is lifted again',
+    '- **Decision:** **rehearse**: everything except the commit; then the fence is lifted',
   )
   expect(brief.summary).toMatch(/\*\*Estimate:\*\* [\d.]+ s, measured [\d-]+ [\d:]+ UTC \(rehearse\)/)
 })
@@ -178,7 +178,7 @@ nightly('a smoke test that fails, before the pause or in it, lifts the fence; it
   const script = (body: string) => JSON.stringify([process.execPath, '-e', body])
   const before = rehearsal.load.counters.refused
   const first = await cutover({ 'smoke-test': script('process.exit(3)') })
-  expect(words(first)).toMatch(/node ended with exit code 3.*The target was not taken over/s)
+  expect(words(first)).toMatch(/node ended with exit code 3.*Nothing was committed/s)
   expect(first.outputs['pause-ms']).toBeUndefined()
   expect(rehearsal.load.counters.refused).toBe(before)
   const marker = `${process.env.TMPDIR ?? '/tmp'}/molt-actions-smoke-${process.pid}`
@@ -231,38 +231,40 @@ test('what was changed since, or is changed behind the verify, is seen before th
     'target',
     `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "tables"}'`,
     `UPDATE molt_actions.migrations SET plan = plan || '{"finalVerify": "auto"}'`,
-    /the plan of migration `main` in the ledger is not the one of its hash/,
+    /the plan of migration `main` in the ledger does not match its hash/,
   )
   await refused(
     'target',
     `ALTER TABLE molt_actions.migrations ADD kept jsonb; UPDATE molt_actions.migrations SET kept = plan, plan = (plan - 'hash') || '{"tables": ["orders"]}'`,
     'UPDATE molt_actions.migrations SET plan = kept; ALTER TABLE molt_actions.migrations DROP kept',
-    /the plan of migration `main` in the ledger is not the one of its hash \(there is none\)/,
+    /the plan of migration `main` in the ledger does not match its hash \(none\)/,
   )
   await refused(
     'source',
     'CREATE TABLE loyalty (id int PRIMARY KEY)',
     'DROP TABLE loyalty',
-    /table loyalty is new on the source: it is not part of this migration, and would stay behind/,
+    /table loyalty is new on the source: it is not part of this migration and would not be moved/,
   )
   await refused(
     'target',
     forget('customers_email_key'),
     REMEMBER,
-    /unique customers_email_key of public\.customers was taken off for the load, and its definition was deleted/,
+    /unique customers_email_key of public\.customers was dropped for the load, and its definition was deleted/,
   )
   await refused(
     'source',
     `SELECT setval('molt_actions.fence_lease', 9223372036854775807)`,
     `SELECT setval('molt_actions.fence_lease', 1)`,
-    /fenced for good, and the ledger says that migration `main` is caught-up/,
+    /permanently fenced, but migration `main` is caught-up in the ledger/,
   )
   await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 9223372036854775807)`)
   const cleanup = await rehearsal.run('cleanup')
   const state = await rehearsal.run('status')
   await rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', 1)`)
-  expect(words(cleanup)).toMatch(/is caught-up: no cutover of it has decided that, or the ledger is an old one/)
-  expect(words(state)).toMatch(/permanent, and not as it must be:.*is caught-up: no cutover of it has decided that/s)
+  expect(words(cleanup)).toMatch(
+    /is caught-up in the ledger: either its cutover never committed, or the ledger is outdated/,
+  )
+  expect(words(state)).toMatch(/permanent, but damaged:.*is caught-up in the ledger: its cutover did not commit/s)
   const running = cutover({ decision: 'commit' }, { env: { MOLT_ACTIONS_STOP_AT: 'sequences set' } })
   const pid = await stoppedChild(running)
   await query('source', 'ALTER TABLE products ALTER price TYPE numeric(13,2)')
@@ -342,7 +344,7 @@ test('a fence that is raised is not called so while a trigger is off; its post s
   const other = { beforeStep: async (step: { phase: string }) => void (step.phase === 'post' && (await lease(later))) }
   const left = await run('fence', { do: 'raise', lease: '60s' }, other)
   requireSuccess('fence', left)
-  expect(words(left)).toContain('the fence is armed, and not by this step any more: it is left as it is')
+  expect(words(left)).toContain('the fence is armed, but no longer by this step, so it stays')
   expect(await write()).toBe(false)
 
   await query('source', 'ALTER TABLE reviews DISABLE TRIGGER molt_actions_fence')
@@ -350,7 +352,7 @@ test('a fence that is raised is not called so while a trigger is off; its post s
     const told = await run(action)
     expect(told.outputs['error-kind'], action).toBe('verdict')
     expect(words(told)).toMatch(
-      /the fence is armed, (and not as it must be|but it does not hold):.*trigger of public\.reviews is not ENABLE ALWAYS/s,
+      /the fence is armed, but (damaged|it does not hold):.*trigger of public\.reviews is not ENABLE ALWAYS/s,
     )
   }
   await lease('1')
@@ -383,7 +385,7 @@ test('a second cutover is refused at once, and is told of the first and where it
   const second = await cutover({}, { github: { repository: 'acme/shop', run_id: '4712' }, workDir: undefined })
   expect(second.conclusion).toBe('failure')
   expect(words(second)).toMatch(
-    /migration `main` is held by `cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\); only one run may act/,
+    /migration `main` is held by `cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\). Only one run can act/,
   )
   const status = await rehearsal.run('status')
   expect(words(status)).toMatch(/`cutover` \(https:\/\/github\.com\/acme\/shop\/actions\/runs\/4711\) acts on it/)
@@ -433,7 +435,7 @@ nightly('killed, it takes its replicator along; the next run waits for the hold 
   expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
   const next = await cutover()
   requireSuccess('cutover', next)
-  expect(words(next)).toContain('rebuilt by a cutover that came to no decision, are off again')
+  expect(words(next)).toContain('rebuilt by a cutover that did not commit, are dropped again')
 })
 
 nightly('a reader of the slot that is ours is cut off; another one is named', TIMEOUT, async () => {
@@ -457,7 +459,7 @@ nightly('a reader of the slot that is ours is cut off; another one is named', TI
   await read('molt-actions replicator')
   const result = await cutover()
   requireSuccess('cutover', result)
-  expect(words(result)).toMatch(/the replicator of an earlier run, which nobody watches any more, was cut off: PID \d+/)
+  expect(words(result)).toMatch(/disconnected the abandoned replicator of an earlier run: PID \d+/)
 })
 
 nightly('inputs that contradict each other are refused before anything is touched', TIMEOUT, async () => {
@@ -475,13 +477,11 @@ nightly('what was approved is one plan: another one, or a weaker verify, is refu
       `UPDATE molt_actions.migrations SET phase = 'approved', facts = facts || jsonb_build_object('approval', jsonb_build_object('by', 'bea', 'planHash', ${hash}))`,
     )
   await approve("'of another plan'")
-  expect(words(await cutover())).toMatch(/the approval of migration `main` is of the plan of another plan/)
+  expect(words(await cutover())).toMatch(/migration `main` was approved with the plan of another plan/)
   await approve("plan->>'hash'")
-  expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(
-    /compares less than the plan that was approved says \(`full`\)/,
-  )
+  expect(words(await cutover({ 'final-verify': 'tables' }))).toMatch(/compares less than the approved plan \(`full`\)/)
   const brief = await rehearsal.run('brief')
-  expect(words(brief)).toContain('an earlier approval, which no cutover has used, is forgotten')
+  expect(words(brief)).toContain('discarded an earlier approval that no cutover has used')
   expect(await phase()).toBe('caught-up')
   await approve("plan->>'hash'")
 })
@@ -496,7 +496,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   process.kill(pid, 'SIGCONT')
   const cancelled = await running
   expect(cancelled.conclusion).toBe('cancelled')
-  expect(words(cancelled)).toMatch(/cancelled, or has lost its hold, after the decision.*run `cutover` again/)
+  expect(words(cancelled)).toMatch(/cancelled, or lost its hold, after the commit.*run `cutover` again/)
   expect(await write()).toBe(false)
   expect(await phase()).toBe('committed')
   expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])
@@ -504,14 +504,14 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   if (NIGHTLY) {
     const failed = await cutover({ decision: 'commit', 'switch-command': '["false"]' })
     expect(failed.conclusion).toBe('failure')
-    expect(words(failed)).toContain('The migration is committed and stays so')
+    expect(words(failed)).toContain('The migration stays committed')
     expect(await write()).toBe(false)
   }
 
   const byHand = await cutover({ decision: 'commit', switch: 'manual' })
   requireSuccess('cutover', byHand)
   expect(byHand.outputs.phase).toBe('committed')
-  expect(byHand.summary).toMatch(/^### ✅ Cutover committed: the source is fenced for good/)
+  expect(byHand.summary).toMatch(/^### ✅ Cutover committed: the source is permanently fenced/)
   expect(byHand.summary).toMatch(/Point the application's connection string at the target.*switched-by-hand: true/s)
 
   const early = await rehearsal.run('finalize')
@@ -535,23 +535,25 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   const leased = (value: string) => rehearsal.query('source', `SELECT setval('molt_actions.fence_lease', ${value})`)
   await leased('1')
   for (const action of ['status', 'finalize'])
-    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, and not permanent as the commit has left it/)
+    expect(words(await rehearsal.run(action))).toMatch(/it is lifted, not permanent as after the commit/)
   expect(await write()).toBe(true)
   await leased('9223372036854775807')
   for (const action of ['status', 'finalize']) {
     const told = await rehearsal.run(action)
     expect(told.outputs['error-kind']).toBe('verdict')
-    expect(words(told)).toContain('writes have passed it since the commit: somebody has lifted it meanwhile')
+    expect(words(told)).toContain('writes have passed it since the commit, because it was lifted in between')
   }
   const gone = await rehearsal.run('cleanup', { 'rollback-window': '0s', waive: 'observe, compare', 'dry-run': 'true' })
   requireSuccess('cleanup', gone)
-  expect(words(gone)).toMatch(/the source has not stood still since the commit.*writes have passed it since the commit/)
-  const accept = /carried over, `(SELECT setval\(.*?\))` on the source says so/.exec(words(gone))?.[1] as string
+  expect(words(gone)).toMatch(/the source may have changed since the commit.*writes have passed it since the commit/)
+  const accept = /copy them over, then run `(SELECT setval\(.*?\))` on the source to confirm/.exec(
+    words(gone),
+  )?.[1] as string
   await rehearsal.query('source', accept)
 
   await rehearsal.query('target', forget('of_customer'))
   const forgotten = await rehearsal.run('finalize')
-  expect(words(forgotten)).toMatch(/foreign-key of_customer of public\.orders was taken off.*definition was deleted/)
+  expect(words(forgotten)).toMatch(/foreign-key of_customer of public\.orders was dropped.*definition was deleted/)
   expect(await phase()).toBe('switched')
   await rehearsal.query('target', REMEMBER)
 

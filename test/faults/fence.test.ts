@@ -224,7 +224,7 @@ test('the decision cannot be taken on a lease that someone else has lifted or re
 test('a fence that somebody has lifted is not armed again', async () => {
   await held.arm(2_000, signal)
   await liftFence(db)
-  await expect(held.renew(2_000, signal)).rejects.toThrow('the fence was lifted, or armed anew, by someone else')
+  await expect(held.renew(2_000, signal)).rejects.toThrow('the fence was lifted or armed again by another run')
   await db.query("UPDATE parent SET v = 'lifted'")
   expect((await readFence(db)).state).toBe('lifted')
 })
@@ -396,7 +396,7 @@ test('rows that DDL writes anew behind the verify forbid the commit; a statistic
   // Same column, same type, other values; no trigger fires.
   await db.query("ALTER TABLE parent ALTER v TYPE text USING 'forged'")
   await expect(held.commit(2_000, signal)).rejects.toThrow(
-    /public\.parent was rewritten.*VACUUM FULL and CLUSTER do it/,
+    /public\.parent was rewritten.*VACUUM FULL and CLUSTER do this/,
   )
   expect((await readFence(db)).state).not.toBe('permanent')
 })

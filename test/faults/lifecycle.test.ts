@@ -88,7 +88,7 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
 
   const abort = await rehearsal.run('abort')
   expect(abort.conclusion).toBe('failure')
-  expect(words(abort)).toContain('use `rollback`')
+  expect(words(abort)).toContain('Run `rollback`')
   const early = await rehearsal.run('cleanup')
   expect(words(early)).toContain('its rollback window ends on')
 
@@ -109,7 +109,9 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
   await rehearsal.query('target', "ALTER TABLE orders ADD COLUMN promo text; UPDATE orders SET promo = 'x'")
   const unseen = await rehearsal.run('rollback', { 'accept-data-loss': 'categories' })
   expect(unseen.conclusion).toBe('failure')
-  expect(words(unseen)).toMatch(/cannot be told .*[\s\S]*public\.orders has the column promo on the target only/)
+  expect(words(unseen)).toMatch(
+    /it is unknown whether the target was written to.*[\s\S]*public\.orders has the column promo on the target only/,
+  )
   expect(await writable()).toBe(false)
   const back = await rehearsal.run('rollback', { 'accept-data-loss': 'categories, orders' })
   requireSuccess('rollback', back)
@@ -117,7 +119,7 @@ test('after a commit: abort and cleanup refuse, status tells, finalize drops the
   expect(await writable()).toBe(true)
   const again = await rehearsal.run('rollback')
   requireSuccess('rollback', again)
-  expect(words(again)).toContain('nothing to do: migration main is rolled back since')
+  expect(words(again)).toContain('nothing to do: migration main was rolled back on')
   // As a rollback leaves it that died between its two steps.
   await rehearsal.query('target', "UPDATE molt_actions.migrations SET phase = 'switched'")
   const carriedOn = await rehearsal.run('rollback')
@@ -181,8 +183,8 @@ test('abort cuts a living replicator off, keeps what is not ours, and builds aga
   }
   const kept = await rehearsal.run('abort', {}, { workDir: undefined })
   requireSuccess('abort', kept)
-  expect(words(kept)).toMatch(/the replicator that read the slot was cut off/)
-  expect(words(kept)).toMatch(/\d+ indexes and constraints that were taken off for the load are still off/)
+  expect(words(kept)).toMatch(/disconnected the replicator that read the slot/)
+  expect(words(kept)).toMatch(/\d+ indexes and constraints dropped for the load are still missing/)
   expect(await ours()).toEqual(NOTHING)
   const ended = await following
   expect(ended.conclusion).toBe('failure')

@@ -39,7 +39,7 @@ test('streams until it is asked for the slot, declined, or its leg is over; two 
     const followed = await following
     requireSuccess('replicate', followed)
     expect(followed.outputs).toMatchObject({ 'ended-by': 'request', restarts: '0' })
-    expect(words(followed)).toMatch(/`cutover` of a run outside GitHub asks for the slot; it is handed over/)
+    expect(words(followed)).toMatch(/handed the slot over to `cutover` of a run outside GitHub/)
     const evidence = JSON.parse(readFileSync(followed.outputs.evidence as string, 'utf8'))
     expect(evidence).toMatchObject({ migration: 'main', slot: 'molt_slot', endedBy: 'request' })
     expect(evidence.endLsn).toBe(followed.outputs['end-lsn'])
@@ -118,13 +118,13 @@ test('between two streams: a new table, a TRUNCATE, a slot that was read, and a 
   await rehearsal.query('source', `SELECT pg_replication_slot_advance('molt_slot', pg_current_wal_lsn())`)
   const refused = await rehearsal.run('replicate', { until: 'caught-up' })
   expect(refused.conclusion).toBe('failure')
-  expect(words(refused)).toMatch(/since the last stream ended: it was recreated, advanced or read by somebody else/)
+  expect(words(refused)).toMatch(/since the last stream ended: it was recreated, advanced or read by another client/)
   const [staging] = await rehearsal.query(
     'target',
     `SELECT facts->>'stagingSchema' AS name FROM molt_actions.migrations WHERE id = 'main'`,
   )
   await rehearsal.query('target', `UPDATE "${staging?.name}".memo SET value = '7F/0' WHERE key LIKE 'pglogical%'`)
   expect(words(await rehearsal.run('replicate', { until: 'caught-up' }))).toMatch(
-    /of another source, or the source was/,
+    /belongs to another source, or the source was/,
   )
 })

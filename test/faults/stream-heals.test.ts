@@ -139,7 +139,7 @@ describe('a stream survives what heals', { timeout: 150_000 }, () => {
     const pid = stream.pid as number
     process.kill(pid, 'SIGSTOP')
     try {
-      expect((await red(stream, 15_000)).said).toMatch(/no heartbeat has reached the target .*said nothing about it/)
+      expect((await red(stream, 15_000)).said).toMatch(/no heartbeat has reached the target .*printed nothing about it/)
     } finally {
       process.kill(pid, 'SIGCONT')
     }
@@ -190,7 +190,7 @@ describe('the proof of a drain', { timeout: 60_000 }, () => {
     const { stream, load } = await streaming({ extraArgs: ['--dlqTableName', 'left_over'] })
     await load.stop()
     await scene.db.t.query('CREATE TABLE left_over (event text); INSERT INTO left_over VALUES (1)')
-    await expect(proveDrain(stream, 30_000)).rejects.toThrow(/1 changes lie in the dead-letter table left_over/)
+    await expect(proveDrain(stream, 30_000)).rejects.toThrow(/1 changes are in the dead-letter table left_over/)
     await scene.db.t.query('TRUNCATE left_over')
     await proveDrain(stream, 30_000)
     expect(deadLetterName(['--dlqTableName=shop."Odd"'])).toBe('Odd')

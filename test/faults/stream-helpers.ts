@@ -70,6 +70,7 @@ export class Scene {
       sourceUrl: this.db.source,
       targetUrl: this.db.target,
       targetDatabase: this.db.name,
+      isCockroach: true,
       plan: this.plan,
       stagingSchema: '_replicator',
       program: replicatorProgram(this.bench),

@@ -57,14 +57,14 @@ describe('the hold of a migration', () => {
   it('is had by one run only; the second is told of the first and where it runs', async () => {
     await takeHold(a, id, first, 60_000)
     await expect(takeHold(b, id, second, 60_000)).rejects.toThrow(
-      /is held by `1` \(https:\/\/github\.com\/o\/r\/actions\/runs\/1\); only one run may act/,
+      /is held by `1` \(https:\/\/github\.com\/o\/r\/actions\/runs\/1\). Only one run can act/,
     )
     await takeHold(a, id, first, 60_000)
     await releaseHold(b, id, second)
     await expect(takeHold(b, id, second, 60_000)).rejects.toThrow(/is held by/)
     await releaseHold(a, id, first)
     await takeHold(b, id, second, 60_000)
-    await expect(renewHold(a, id, first, 60_000)).rejects.toThrow(/was lost to `2` .* this run stops/)
+    await expect(renewHold(a, id, first, 60_000)).rejects.toThrow(/was lost to `2` .* This run stops/)
   })
 
   it('goes to one of many that try at the same moment', async () => {
@@ -90,7 +90,9 @@ describe('the hold of a migration', () => {
     const obtained = obtainSlot(b, id, second, 10_000, 60_000)
     await sleep(300)
     expect(await slotRequest(a, id)).toMatchObject({ ...second, at: expect.any(Date) })
-    await expect(requestSlot(a, id, third, 60_000)).rejects.toThrow(/`2` .* asks for the slot of migration .* already/)
+    await expect(requestSlot(a, id, third, 60_000)).rejects.toThrow(
+      /`2` .* has already requested the slot of migration/,
+    )
     await releaseHold(a, id, first)
     await expect(takeHold(a, id, third, 60_000)).rejects.toThrow(/is (held by|being handed over to) `2`/)
     await obtained

@@ -26,6 +26,7 @@ const SOURCE = [
   `CREATE TABLE shop.customers (id bigint PRIMARY KEY, email text UNIQUE, region int);
    CREATE TABLE shop.orders (id bigint PRIMARY KEY, customer bigint REFERENCES shop.customers, total numeric(10,2))`,
   'ALTER TABLE shop.orders OWNER TO shop_owner',
+  'CREATE SCHEMA monitoring; CREATE EXTENSION pg_stat_statements SCHEMA monitoring',
   'ALTER TABLE shop.orders ENABLE ROW LEVEL SECURITY; ALTER TABLE shop.orders FORCE ROW LEVEL SECURITY',
 ]
 const TARGET = [
@@ -71,6 +72,7 @@ const NAMED: [right: RegExp, code: string][] = [
   [/^SET statement_timeout$/, 'src.statement-timeout'],
   [/^SET idle_in_transaction_session_timeout$/, 'src.idle-timeout'],
   [/^MEMBER OF pg_read_all_stats$/, 'right.statistics'],
+  [/^USAGE ON SCHEMA "monitoring"$/, 'right.statistics'],
   [/^(MEMBER|OWNER) OF "/, 'right.owner'],
   [/^CREATE(ROLE|LOGIN)$/, 'right.target-logins'],
   [/^CONNECT ON DATABASE /, 'connect.not-allowed'],

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 
@@ -40,4 +40,65 @@ case $last in --help|--version|version)
 esac
 exec '${node}' '${bundle}' "$@"
 `
+}
+
+/** What is done to molt's command line and output, to make it fail as the real tool can. */
+export interface Trick {
+  /** Values of flags that are given to it in place of the action's. */
+  flags?: Record<string, string>
+  add?: string[]
+  /** Lines of its output that never come. */
+  drop?: string
+  /** It is killed when it writes such a line. */
+  killAt?: string
+  /** It is frozen when it writes such a line. */
+  freezeAt?: string
+  /** It says of this table that it had no row. */
+  zero?: string
+  /** Lines that it writes before all others. */
+  says?: string[]
+  /** MiB of one line that it writes before all others. */
+  flood?: number
+  /** It compares as a tool does that misreads both sides alike: no row differs. */
+  blind?: boolean
+}
+
+/** A folder with a `molt` that plays a trick, beside the usual replicator. */
+export function trickedFolder(trick: Trick): string {
+  const folder = mkdtempSync(join(tmpdir(), 'tricked-'))
+  symlinkSync(join(standInFolder(), 'replicator'), join(folder, 'replicator'))
+  const program = `#!${NODE}
+const trick = ${JSON.stringify(trick)}
+const bundle = ${JSON.stringify(STAND_IN_MOLT)}
+const args = process.argv.slice(2)
+if (/^--(help|version)$/.test(args.at(-1))) require(bundle)
+else play()
+function play() {
+  const { spawn } = require('node:child_process')
+  const { createInterface } = require('node:readline')
+  const { writeSync } = require('node:fs')
+  for (const [flag, value] of Object.entries(trick.flags ?? {})) args[args.indexOf(flag) + 1] = value
+  args.push(...(trick.add ?? []))
+  for (const line of trick.says ?? []) process.stdout.write(line + '\\n')
+  for (let i = 0; i < (trick.flood ?? 0); i++) writeSync(1, 'x'.repeat(2 ** 20))
+  if (trick.flood) process.stdout.write('\\n')
+  const molt = spawn(process.execPath, [bundle, ...args], { stdio: ['inherit', 'pipe', 'inherit'] })
+  createInterface({ input: molt.stdout }).on('line', (line) => {
+    if (trick.killAt && new RegExp(trick.killAt).test(line)) {
+      molt.kill('SIGKILL')
+      process.kill(process.pid, 'SIGKILL')
+    }
+    if (trick.freezeAt && new RegExp(trick.freezeAt).test(line)) molt.kill('SIGSTOP')
+    if (trick.blind && /"(missing|mismatching|extraneous) row/.test(line)) return
+    if (trick.blind) line = line.replace(/"num_(missing|mismatch|extraneous)":\\d+/g, '"num_$1":0')
+    if (trick.blind) line = line.replace(/("num_truth_rows":)(\\d+)(.*"num_success":)\\d+/, '$1$2$3$2')
+    if (trick.zero && line.includes(trick.zero)) line = line.replace(/"num_rows":\\d+/, '"num_rows":0')
+    if (!trick.drop || !new RegExp(trick.drop).test(line)) process.stdout.write(line + '\\n')
+  })
+  process.on('SIGTERM', () => molt.kill('SIGTERM'))
+  molt.on('close', (code) => process.exit(code ?? 1))
+}
+`
+  writeFileSync(join(folder, 'molt'), program, { mode: 0o755 })
+  return folder
 }

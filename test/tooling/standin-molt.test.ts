@@ -19,6 +19,12 @@ const slots = async (db: Databases) =>
     (r) => r.slot_name,
   )
 
+/** The transaction for which the slot waits is the only one that is left. */
+const SLOT_WAITS_FOR_SECOND = `
+  SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+   WHERE l.locktype = 'transactionid' AND NOT l.granted AND a.query LIKE '%pg_create_logical%'
+     AND 1 = (SELECT count(*) FROM pg_locks h WHERE h.locktype = 'transactionid' AND h.granted AND h.pid <> l.pid)`
+
 const TWO_TABLES = `
   CREATE TABLE customers (id bigint PRIMARY KEY, name text NOT NULL, at timestamptz);
   CREATE TABLE orders (id bigint PRIMARY KEY, note text)`
@@ -139,6 +145,39 @@ describe('molt fetch', () => {
     const { rows } = await db.t.query('SELECT (SELECT count(*) FROM a)::int AS a, (SELECT count(*) FROM b)::int AS b')
     expect(rows[0].a).toBeGreaterThan(0)
     expect(rows[0].a).toBe(rows[0].b)
+  })
+
+  it('leaves out, as the real one does, a commit that waits for a standby while the slot is made', async () => {
+    const db = await bench.databases('CREATE TABLE t (id int PRIMARY KEY)')
+    const [first, second, waiting] = await Promise.all([0, 1, 2].map(() => bench.client(db.source)))
+    const begin = 'BEGIN; SET LOCAL synchronous_commit = local; INSERT INTO t VALUES'
+    await db.s.query('SET synchronous_commit = local')
+    await db.s.query("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    await db.s.query('CREATE PUBLICATION p FOR TABLE t; SELECT pg_reload_conf()')
+    const waits = (event: string) => async () =>
+      (await db.s.query('SELECT 1 FROM pg_stat_activity WHERE wait_event = $1', [event])).rowCount === 1
+    try {
+      // The slot is made in two steps; each waits for a transaction.
+      await first?.query(`${begin} (1)`)
+      const loading = bench.fetch(db, '--schema-filter', 'public', '--pglogical-replication-slot-name', `s_${db.name}`)
+      await until(waits('transactionid'))
+      await second?.query(`${begin} (2)`)
+      await first?.query('COMMIT')
+      await until(async () => (await db.s.query(SLOT_WAITS_FOR_SECOND)).rowCount === 1)
+      const inserted = waiting?.query('INSERT INTO t VALUES (3)')
+      await until(waits('SyncRep'))
+      await second?.query('COMMIT')
+      expect((await loading).code).toBe(0)
+      await db.s.query("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+      await inserted
+    } finally {
+      await db.s.query('ALTER SYSTEM RESET synchronous_standby_names')
+      await db.s.query('SELECT pg_reload_conf()')
+    }
+    expect((await db.s.query('SELECT array_agg(id ORDER BY id) AS ids FROM t')).rows[0].ids).toEqual([1, 2, 3])
+    expect((await db.t.query('SELECT array_agg(id ORDER BY id) AS ids FROM t')).rows[0].ids).toEqual([1, 2])
+    const changes = `SELECT 1 FROM pg_logical_slot_get_binary_changes('s_${db.name}', NULL, NULL, 'proto_version', '1', 'publication_names', 'p')`
+    expect((await db.s.query(changes)).rowCount).toBe(0)
   })
 
   it('says fetch complete and exits 0 although tables and columns were left out', async () => {

@@ -297,6 +297,53 @@ describe('replicator pglogical', () => {
     await endsCalmly(current.r)
   }, 60_000)
 
+  it('loses nothing where every fifth commit on the target is refused with 40001, nor to kill -9 there', async () => {
+    const db = await stream('CREATE TABLE t (id int PRIMARY KEY, n int); CREATE TABLE u (id int PRIMARY KEY, t int)')
+    const { options } = bench.servers.cluster
+    options.retryRate = 0.2
+    try {
+      const write = async (from: number, to: number) => {
+        for (let i = from; i < to; i++)
+          await db.s.query(
+            `BEGIN; INSERT INTO t VALUES (${i}, 0); UPDATE t SET n = ${i} WHERE id % 20 = ${i % 20}; COMMIT;
+             BEGIN; INSERT INTO u VALUES (${i}, ${i}); COMMIT; BEGIN; DELETE FROM u WHERE id = ${i - 7}; COMMIT`,
+          )
+      }
+      await write(0, 300)
+      await db.r.stop('SIGKILL')
+      const again = await attach(db)
+      await write(300, 600)
+      await same(db, 't', 'u')
+      await until(() => retries(again.r).length > 2)
+      expect(lastError(again.r)).toContain('SQLSTATE 40001')
+      await endsCalmly(again.r)
+    } finally {
+      options.retryRate = 0
+    }
+  }, 60_000)
+
+  it('passes over nothing when it is ended while it applies one transaction after the other', async () => {
+    const db = await stream(`${T}; CREATE TABLE late (id int PRIMARY KEY)`)
+    await db.r.stop()
+    await db.t.query('DROP TABLE late')
+    for (let i = 0; i < 20; i++) await db.s.query('INSERT INTO t VALUES ($1)', [i])
+    // Of what waits the last one cannot be applied, so each is tried alone.
+    await db.s.query('INSERT INTO late VALUES (1)')
+    const { options } = bench.servers.cluster
+    options.latency = 150
+    try {
+      const slow = await attach(db)
+      await until(async () => (await all(db.t, 't')).length > 1)
+      await endsCalmly(slow.r)
+      expect((await all(db.t, 't')).length).toBeLessThan(20)
+    } finally {
+      options.latency = 0
+    }
+    await db.t.query('CREATE TABLE late (id int PRIMARY KEY)')
+    await attach(db)
+    await same(db, 't', 'late')
+  })
+
   it('keeps up with thousands of changes a second, and a big transaction is one', async () => {
     const db = await stream('CREATE TABLE t (id int PRIMARY KEY, v text, n numeric(12,2), at timestamptz)')
     const from = performance.now()

@@ -53,7 +53,7 @@ test('a program that cannot connect is told as the program, not as a connection 
   const summary = await summaryOf(async () => {
     throw new ToolError({ code: 'tool.failed', program: 'molt', args: [], ending: 'ended with exit code 1', said })
   })
-  expect(summary).toBe(`> [!CAUTION]\n> molt ended with exit code 1; it last said: ${said} [tool.failed]\n\n${NEXT}`)
+  expect(summary).toBe(`> [!CAUTION]\n> molt ended with exit code 1. Last line: ${said} [tool.failed]\n\n${NEXT}`)
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-code[\s\S]*tool\.failed/)
   expect(readFileSync(join(folder, 'GITHUB_OUTPUT'), 'utf8')).toMatch(/error-kind[\s\S]*tool/)
 })
@@ -67,9 +67,9 @@ test('an error leaves out a list that the summary has already', async () => {
 
 test('an error of several lines is one alert, and no line of it runs into another', async () => {
   const summary = await summaryOf(async () =>
-    refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Put these right.'),
+    refuse('preflight.blocked', '2 findings block', ['a; b', 'c'], 'Fix these.'),
   )
   expect(summary).toBe(
-    `> [!CAUTION]\n> 2 findings block:\n>\n>   - a; b\n>\n>   - c\n>\n> Put these right. [preflight.blocked]\n\n${NEXT}`,
+    `> [!CAUTION]\n> 2 findings block:\n>\n>   - a; b\n>\n>   - c\n>\n> Fix these. [preflight.blocked]\n\n${NEXT}`,
   )
 })

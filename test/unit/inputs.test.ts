@@ -101,7 +101,7 @@ describe('loadInputs', () => {
 
   test('a file that is not there, or no YAML, is one sentence', () => {
     expect(() => load({ wall: WALL, config: join(folder, 'nope.yml') })).toThrow(
-      /nope.yml cannot be read: it is not there; check out the repository before this step/,
+      /nope.yml cannot be read: it does not exist\. Check out the repository before this step/,
     )
     expect(() => load({ wall: WALL }, 'paint: [5m\n')).toThrow(/config\.yml:2:1: This is not YAML/)
   })
@@ -140,7 +140,7 @@ describe.each(specs.map((each) => [each.name, each] as const))('every input of %
       }
       vi.unstubAllEnvs()
       expect(message, name).toContain(`input \`${name}\``)
-      expect(message, name).toContain(`write ${input.type.hint}`)
+      expect(message, name).toContain(`Set it to ${input.type.hint}`)
       expect(message, name).not.toContain('\n')
       if (input.type.secret) expect(message, name).not.toMatch(/hidden|thing/)
     }
@@ -243,11 +243,11 @@ describe('types', () => {
     ['h:/d', 'its port must be a number'],
     ['[::1]:x/d', 'its port must be a number'],
     ['h/d?port=70000', 'its port must be a number'],
-    ['h1:5432,h2:5432/d', 'it names several hosts; write the primary alone'],
+    ['h1:5432,h2:5432/d', 'it names several hosts. Use only the primary'],
     ['h1,h2/d', 'it names several hosts'],
     ['h/d?host=h1,h2', 'it names several hosts'],
-    ['[::1/d', 'an IPv6 address is written in brackets'],
-    ['::1:5432/d', 'an IPv6 address is written in brackets'],
+    ['[::1/d', 'Write an IPv6 address in brackets'],
+    ['::1:5432/d', 'Write an IPv6 address in brackets'],
     ['h/d?x=%FF', 'it does not parse as a URL'],
     ['h/d?sslmode=bogus', 'its sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full'],
     ['h/d?sslmode=verify-ca', 'needs sslrootcert'],

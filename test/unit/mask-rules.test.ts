@@ -23,11 +23,11 @@ describe('rules file', () => {
     ['  a: { b: { keep: true } }', /tables\.a\.b\.reason/],
     ['  a: { b: { keep: true, reason: ok fine, use: email } }', /use/],
     ['  a: { b: { use: email, lenght: 3 } }', /lenght/],
-    ['  a: { b: email }', /tables\.a\.b: write \{ use/],
+    ['  a: { b: email }', /tables\.a\.b: use \{ use/],
     ['  a: { b: { use: date, days: 3 } }', /tables\.a\.b\.by/],
     ['  a: { b: { use: json, paths: { "a..b": { use: text } } } }', /paths/],
     ['  a: { b: { use: json, paths: { "[]a": { use: text } } } }', /paths/],
-    ['  a: { b: { use: json, paths: {} } }', /paths: list one path at least/],
+    ['  a: { b: { use: json, paths: {} } }', /paths: list at least one path/],
   ])('refuses %s and says where', (tables, message) => {
     expect(() => parse(tables)).toThrow(message)
   })
@@ -53,7 +53,7 @@ describe('rules file', () => {
         return (error as Error).message
       }
     })()
-    expect(found?.match(/- .*(?=: says TODO)/g)).toEqual([
+    expect(found?.match(/- .*(?=: is still TODO)/g)).toEqual([
       '- tables.a.b.reason',
       '- tables.a.c.by',
       '- tables.a.d.paths.TODO',
@@ -75,8 +75,8 @@ describe('key', () => {
     [undefined, /not set/],
     ['short', /has 5 characters/],
     ['ab'.repeat(20), /repeats itself/],
-    ['change-me-0192837465xyzwvutsrqponm', /people guess/],
-    ['correct horse battery staple correct horse', /blanks/],
+    ['change-me-0192837465xyzwvutsrqponm', /guessable words/],
+    ['correct horse battery staple correct horse', /spaces/],
     ['correct-horse-battery-staple-correct', /words/],
     ['MyCompanyMaskingKeyForRehearsals', /words/],
     ['molt-actions-rehearsal-2026-november-key', /words/],
@@ -134,7 +134,7 @@ describe('pieces', () => {
 
   it('refuses JSON paths that run through each other', () => {
     const text = { use: 'text' } as const
-    expect(() => jsonTree({ a: text, 'a.b': text })).toThrow(/JSON path a has a rule of its own and others below/)
+    expect(() => jsonTree({ a: text, 'a.b': text })).toThrow(/JSON path a has its own rule and others below/)
     expect(() => jsonTree({ 'a[]': text, 'a.b': text })).toThrow(/JSON path a /)
     expect([...(jsonTree({ 'a.b': text, 'a.c[]': text }).members ?? [])]).toHaveLength(1)
   })

@@ -43,6 +43,10 @@ describe('extra-args', () => {
     [['--source', 'x'], '--source is set by this action itself: use the input `source`'],
     [['--source=x'], '--source is set by this action itself: use the input `source`'],
     [['--direct-copy=false'], '--direct-copy is set by this action itself: use the input `mode`'],
+    [
+      ['--filter-path', '/f.json'],
+      '--filter-path is set by this action itself: rows that it leaves out would count as missing in `verify` and in the row hashes',
+    ],
     [['--flush-rows', '--target'], '--target is set by this action itself: use the input `target`'],
     [['-source', 'x'], '-source is no flag of molt fetch: flags have two hyphens'],
     [['-h'], '-h is no flag of molt fetch: flags have two hyphens'],
@@ -76,7 +80,7 @@ test.each([
   ['postgres://u@h/d?sslmode=allow', 'its sslmode is allow'],
   ['postgres://u@h/d?sslmode=disable', 'its sslmode is disable'],
   ['postgres://u@h/d?sslmode=verify-full&sslmode=disable', 'its sslmode is disable'],
-  ['postgres://u@h/d', 'it has no sslmode, so TLS is given up when the server does not offer it'],
+  ['postgres://u@h/d', 'it has no sslmode, so TLS is skipped when the server does not offer it'],
   ['postgres://u@/d?host=/run/postgresql', undefined],
   ['postgres://u@%2Frun%2Fpostgresql/d', undefined],
 ])('TLS: %s', (url, problem) => expect(tlsProblem(url)).toBe(problem))
@@ -93,17 +97,17 @@ describe('filters', () => {
   test('exactly the expected ones', () => expect(filterProblems('source', names, expected, anchored)).toEqual([]))
   test('one that an expression swallows, one of another schema, one that it misses', () => {
     expect(filterProblems('source', names, expected, { schema: 'public', table: 'orders' })).toEqual([
-      'the filter also catches public.orders_archive on the source, which is not an expected table',
-      'the filter does not catch a.b+c',
+      'the filter also matches public.orders_archive on the source, which is not an expected table',
+      'the filter does not match a.b+c',
     ])
     expect(filterProblems('target', names, expected, { schema: '.*', table: anchored.table })).toEqual([
-      'the filter also catches other.orders on the target, which is not an expected table',
+      'the filter also matches other.orders on the target, which is not an expected table',
     ])
   })
   test('a name that differs in case alone', () => {
     const more = [...names, { schema: 'public', name: 'Orders' }]
     expect(filterProblems('target', more, expected, anchored)).toEqual([
-      expect.stringContaining('public.Orders on the target differs from the expected table orders in case alone'),
+      expect.stringContaining('public.Orders on the target differs from the expected table orders only in case'),
     ])
   })
 })

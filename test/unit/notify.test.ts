@@ -86,7 +86,7 @@ it.each<[string, () => void]>([
   const begun = performance.now()
   await notified()
   expect(performance.now() - begun).toBeLessThan(4000)
-  expect(printed).toMatch(/^::warning::`notify-url` was not told of `fence-up`/m)
+  expect(printed).toMatch(/^::warning::sending `fence-up` to `notify-url` failed/m)
   expect(printed).not.toContain('t0ken')
   expect(bodies.length).toBeLessThanOrEqual(1)
 })

@@ -96,7 +96,7 @@ const gate = (
 
 test('two attested runs on the default branch are enough, and gh has checked both', async () => {
   const passed = await gate([rehearsal(), rehearsal({ event: 'workflow_dispatch' })])
-  expect(words(passed)).toMatch(/rehearsed green 2 times/)
+  expect(words(passed)).toMatch(/had 2 green rehearsals/)
   expect(passed.conclusion).toBe('success')
   const calls = readFileSync(join(folder, 'gh.txt'), 'utf8').trim().split('\n')
   expect(calls).toHaveLength(2)
@@ -127,17 +127,21 @@ test.each<[string, FakeRehearsal, RegExp]>([
   ['of a branch', rehearsal({ head_branch: 'feature' }), /ran on the branch feature/],
   ['of a fork', rehearsal({ head_repository: { full_name: 'mallory/shop' } }), /ran for a fork/],
   ['of a pull request', rehearsal({ event: 'pull_request' }), /started by pull_request/],
-  ['of another workflow', rehearsal({ path: '.github/workflows/ci.yml' }), /of the workflow \.github\/workflows\/ci/],
+  [
+    'of another workflow',
+    rehearsal({ path: '.github/workflows/ci.yml' }),
+    /belongs to the workflow \.github\/workflows\/ci/,
+  ],
   ['that failed', rehearsal({ conclusion: 'failure' }), /ended with failure/],
-  ['that is too old', rehearsal({ created_at: '2020-01-01T00:00:00Z' }), /is of 2020/],
+  ['that is too old', rehearsal({ created_at: '2020-01-01T00:00:00Z' }), /ran on 2020/],
   ['whose artifact has expired', rehearsal({}, { expired: true }), /has expired/],
   ['whose artifact has no digest', rehearsal({}, { digest: null }), /no digest/],
   ['that gh refuses', { ...rehearsal(), verified: undefined }, /gh attestation verify refuses it: Error: no att/],
-  ['attested by another run', elsewhere(), /is of the run .*runs\/7/],
+  ['attested by another run', elsewhere(), /is for the run .*runs\/7/],
   [
     'with an attestation of another artifact',
     attested({ subject: { name: 'other.zip', digest: { sha256: 'b'.repeat(64) } } }),
-    /about something else/,
+    /for something else/,
   ],
   ['that gh describes in an unknown form', { ...rehearsal(), verified: '[{}]' }, /cannot be read/],
 ])('one %s does not count', async (_, other, why) => {
@@ -148,13 +152,13 @@ test.each<[string, FakeRehearsal, RegExp]>([
 
 test('too few are red, and each that does not count is named', async () => {
   const ended = await gate([rehearsal(), elsewhere()])
-  expect(words(ended)).toMatch(/rehearsed green 1 times .* and 2 are required.* Not counted: .*runs\/7/)
+  expect(words(ended)).toMatch(/had 1 green rehearsals .* but 2 are required.* Not counted: .*runs\/7/)
   expect(ended.conclusion).toBe('failure')
 })
 
 test('one whose bytes are not those of its digest does not count', async () => {
   const { rejected } = await find([rehearsal(), { ...rehearsal(), zip: Buffer.from('other') }])
-  expect(rejected).toEqual([expect.stringMatching(/not what GitHub says that it is/)])
+  expect(rejected).toEqual([expect.stringMatching(/does not match the digest that GitHub reports/)])
 })
 
 test('without gh it fails by name', async () => {
@@ -167,7 +171,7 @@ test('without gh it fails by name', async () => {
 test('the approver reads how often it was rehearsed, also where no rehearsal is required', async () => {
   const passed = await gate([rehearsal(), rehearsal(), elsewhere()], { rehearsals: '0' })
   expect(passed.conclusion).toBe('success')
-  expect(passed.summary).toMatch(/rehearsed green 2 times/)
+  expect(passed.summary).toMatch(/had 2 green rehearsals/)
   expect(passed.summary).toMatch(/not counted: .*runs\/7/)
 })
 

@@ -197,13 +197,13 @@ describe('going on from the slot', () => {
 
   it.each([
     ['another source', slot, '1/0', note, /another source/],
-    ['a stale note', slot, '0/800', undefined, /would win over the slot/],
+    ['a stale note', slot, '0/800', undefined, /would take precedence over the slot/],
     ['a slot that went back', { ...slot, confirmedFlushLsn: '0/400' }, '0/500', note, /another slot/],
     ['a slot that moved by itself', { ...slot, confirmedFlushLsn: '0/600' }, '0/500', note, /recreated, advanced/],
-    ['a slot made anew', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
-    ['one made anew before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
+    ['a recreated slot', { ...slot, decoded: 2 }, '0/500', { ...note, ended: false }, /decoded less/],
+    ['one recreated before the first stream', slot, undefined, undefined, /load ended with the cursor 0\/4FF/],
     [
-      'one made anew after the first stream was killed',
+      'one recreated after the first stream was killed',
       { ...slot, confirmedFlushLsn: '0/600', decoded: 0 },
       '0/500',
       { ...note, ended: false, decoded: 0 },
@@ -300,7 +300,7 @@ it('a progress line says whether it gets better', () => {
   expect(line({ lagMs: Number.POSITIVE_INFINITY })).toMatch(/no heartbeat has arrived yet/)
   // Of a drain that is stuck the last figure would read as calm.
   expect(line({ lagMs: 8, beating: false, retries: 21 })).toMatch(
-    /^streaming: lag not known until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
+    /^streaming: lag unknown until the marker of the drain has arrived, retried 21 times, 0 rows\/s, .* WAL behind$/,
   )
 })
 
@@ -367,9 +367,9 @@ it.each([
   [{ retries: 1, restarts: 0, interruptions: 0 }, 'the replicator retried once'],
   [
     { retries: 0, restarts: 2, interruptions: 1 },
-    'the replicator was started again 2 times; our own connections were lost once',
+    'the replicator was restarted 2 times; our own connections were lost once',
   ],
-  [{ retries: 3, restarts: 1, interruptions: 0 }, 'the replicator retried 3 times and was started again once'],
+  [{ retries: 3, restarts: 1, interruptions: 0 }, 'the replicator retried 3 times and was restarted once'],
 ])('%j: %s', (status, words) => expect(diagnosesText(status)).toBe(words))
 
 it('a table that was emptied stays emptied for every later stream; DDL that a stream has seen does not count', () => {

@@ -13,7 +13,7 @@ function told(stallAfter?: number) {
   const began = performance.now()
   const note = (text: string) => said.push(`${Math.round((performance.now() - began) / 60_000)}: ${text}`)
   vi.spyOn(process.stdout, 'write').mockImplementation((text) => Boolean(note(String(text).trim())))
-  const options = { name: 'molt fetch', known: () => 'its last words were: x', advice: 'Look there' }
+  const options = { name: 'molt fetch', known: () => 'last line: x', advice: 'Look there' }
   return { said, silence: new StallWatch({ ...options, stallAfter, end: () => note('ended') }) }
 }
 
@@ -26,7 +26,7 @@ test('silence is told at growing intervals, and anew after a word', () => {
   vi.advanceTimersByTime(60 * 60_000)
   expect(said.map((each) => Number.parseInt(each, 10))).toEqual([5, 10, 20, 40, 80, 140, 200, 205])
   expect(said[0]).toBe(
-    '5: ::warning::nothing was heard of molt fetch for 5 min: its last words were: x. Look there. Cancel the run to end it',
+    '5: ::warning::molt fetch has printed nothing for 5 min: last line: x. Look there. Cancel the run to end it',
   )
   expect(silence.reason).toBeUndefined()
 })
@@ -36,5 +36,5 @@ test('it is ended once, when that was asked for', () => {
   vi.advanceTimersByTime(60 * 60_000)
   silence.stop()
   expect(said).toEqual([expect.stringMatching(/^5: ::warning::/), '7: ended'])
-  expect(silence.reason).toMatch(/^It was ended because nothing was heard of it for 7 min \(`stall-after`\): its last/)
+  expect(silence.reason).toMatch(/^It was ended because it printed nothing for 7 min \(`stall-after`\): last/)
 })

@@ -361,6 +361,11 @@ export const CATALOG_FACTS: readonly Fact[] = [
     source: 'pkg/sql/pg_catalog.go; docs: unique.md',
   },
   {
+    id: 'retries.single',
+    says: 'The server repeats a statement that is alone in its transaction by itself, unless it has sent a part of its results (more than sql.defaults.results_buffer.size). So the retry rate of this server spares such statements of MOLT’s tools, whose results are small. The suite meets it at every statement: its results may be larger.',
+    source: 'docs: transaction-retry-error-reference.md; pkg/sql: sql.defaults.results_buffer.size',
+  },
+  {
     id: 'functions.advisory-locks',
     says: 'Advisory locks are taken, and lock nothing.',
     source: 'docs: functions-and-operators.md',

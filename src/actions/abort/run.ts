@@ -24,7 +24,7 @@ import { spec } from './spec.ts'
 
 type Abort = Context<typeof spec>
 
-/** Something that `abort` could not do: what kept it, and that error's code. */
+/** Something that `abort` could not do: the cause, and that error's code. */
 interface Undone {
   what: string
   code: string
@@ -53,7 +53,7 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** Does what follows also when this fails: half an abort is better than none. All failures are reported at the end. */
+/** Continues after a failure: half an abort is better than none. All failures are reported at the end. */
 async function trying(undone: Undone[], work: () => Promise<unknown>): Promise<boolean> {
   try {
     await work()
@@ -79,17 +79,17 @@ function tell(
   context.output('files-left', JSON.stringify(tellFiles(entry)))
   const left = reached
     ? ''
-    : '\n\nThe target could not be reached: run `abort` again when it is back, which removes staging schema, heartbeat and ledger entry there.'
-  const list = dropped.map((name) => `\n- dropped ${name}`).join('') || 'Nothing of this migration was left.'
+    : '\n\nThe target could not be reached. Run `abort` again when it is back, to remove the staging schema, the heartbeat and the ledger entry there.'
+  const list = dropped.map((name) => `\n- dropped ${name}`).join('') || 'Nothing of this migration remained.'
   context.summary(
     `### ${undone.length ? 'Aborted in part' : 'Aborted'}\n\nWrites to the source are possible. ${list}${left}`,
   )
   if (undone.length)
     refuse(
       'abort.incomplete',
-      'the migration is aborted, but parts of it are left',
+      'the migration is aborted, but parts of it remain',
       undone.map(({ what, code }) => `${what} [${code}]`),
-      'Correct these, then run `abort` again. Writes to the source are possible.',
+      'Fix these, then run `abort` again. Writes to the source are possible.',
     )
 }
 
@@ -98,15 +98,15 @@ async function reachTarget(url: string): Promise<Database | undefined> {
   try {
     return await connect(url, 'target')
   } catch (error) {
-    warning(`${messageOf(error)} The source is set free all the same.`)
+    warning(`${messageOf(error)} The fence on the source is lifted anyway.`)
     return undefined
   }
 }
 
 const DECIDED =
-  'the source is fenced for good: this migration was committed, and the target may have been written to. `abort` is for before; use `rollback`'
+  'the source is permanently fenced: this migration was committed, and the target may have been written to. `abort` works only before the commit. Run `rollback`'
 
-/** First of all. A cutover that holds the fence fails at its next look: it neither arms it again nor commits. */
+/** Runs first. A cutover that holds the fence fails at its next look: it neither arms it again nor commits. */
 async function setFree({ inputs: { migration } }: Abort, source: Database): Promise<void> {
   await requireOwner(source, migration)
   const { state } = await readFence(source)
@@ -116,7 +116,7 @@ async function setFree({ inputs: { migration } }: Abort, source: Database): Prom
   info('the fence is lifted: writes to the source are possible')
 }
 
-/** Whoever acts on this migration at the same time cannot take another step of it. */
+/** Keeps any other run on this migration from taking its next step. */
 async function markAborted(target: Database, migration: string): Promise<void> {
   for (let attempt = 1; ; attempt++)
     try {
@@ -136,14 +136,14 @@ async function onSource(
 ): Promise<string[]> {
   const { slot } = context.inputs
   const owner = await readHeartbeatOwner(source)
-  // Without a heartbeat of ours nothing here is known to be ours, whatever it is called.
+  // Without our heartbeat, nothing here is known to be ours, whatever its name.
   if (!owner && !entry) return []
   const names = entry?.plan ?? { slot, publication: PUBLICATION }
   const { activePid } = (await readSlot(source, names.slot)) ?? {}
   if (activePid) {
-    // The process may run on a machine that nobody can reach any more; its connection can be ended from here.
+    // The process may run on an unreachable machine; its connection can be ended from here.
     await seizeAndDrop(source, names.slot)
-    info(`the replicator that read the slot was cut off (PID ${activePid}), and the slot ${names.slot} is dropped`)
+    info(`disconnected the replicator that read the slot (PID ${activePid}), and dropped the slot ${names.slot}`)
   }
   const dropped = await dropAll(undone, () => leftoversOnSource(source, names))
   return activePid ? [`slot ${names.slot}`, ...dropped] : dropped
@@ -165,7 +165,7 @@ async function onTarget(
   return dropAll(undone, () => leftoversOnTarget(target, migration, entry))
 }
 
-/** Drops what it can. The ledger's entry goes last, and only when nothing is left that the next run needs it for. */
+/** Drops what it can. The ledger entry goes last, and only when the next run needs it for nothing. */
 async function dropAll(undone: Undone[], look: () => Promise<Leftover[]>): Promise<string[]> {
   const dropped: string[] = []
   const before = undone.length

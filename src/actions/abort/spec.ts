@@ -6,25 +6,25 @@ export const spec = defineAction({
   name: 'abort',
   title: 'Abort',
   description:
-    'Gives a migration up before its commit, whatever its phase, also with the target gone: fence lifted, replicator ended, slot and publication dropped.',
+    'Gives up a migration before its commit, in any phase and even without the target: lifts the fence, ends the replicator, drops slot and publication.',
   icon: 'x-circle',
   inputs: {
     ...migration,
     slot: defaulted(
       pattern(/^[a-z0-9_]{1,63}$/, 'lower-case letters, digits and underscores'),
       'molt_slot',
-      'Slot to drop when the target, and the ledger with it, is gone.',
+      'Slot to drop when the target and its ledger are gone.',
     ),
     restore: defaulted(
       boolean,
       'false',
-      'Builds the indexes and constraints again that `prepare` took off the target for the load, and validates them.',
+      'Rebuilds and validates the indexes and constraints that `prepare` dropped on the target for the load.',
     ),
   },
   outputs: {
-    'files-left': 'JSON array of the folders below the bucket path or local path in which files of loads may be left.',
+    'files-left': 'JSON array of the folders below the bucket path or local path that can still hold files of loads.',
     dropped: 'JSON array of what was dropped.',
-    undone: 'JSON array of the error codes of what could not be done; the step is red when there is one.',
-    'target-reached': '`true` when the target could be cleaned up too.',
+    undone: 'JSON array of the error codes of what could not be done. The step is red unless it is empty.',
+    'target-reached': '`true` when the target was cleaned up too.',
   },
 })

@@ -27,7 +27,7 @@ export interface Verified {
   durationMs?: number
 }
 
-/** The last of each, as the ledger has them. */
+/** The latest of each, from the ledger. */
 export interface Facts {
   prepare?: Evidence<{
     tools?: Record<string, { version: string; sha256: string } | null>
@@ -46,14 +46,14 @@ export interface Facts {
   to: Awaited<ReturnType<typeof readTarget>>
 }
 
-/** Digits of the hash that a person compares; the whole one stands below. */
+/** Digits of the hash that a person compares; the full hash stands below. */
 const HASH_SHOWN = 12
 
-/** A label and what is known of it; lists wrap on a phone, tables do not. */
+/** A label and its value; lists wrap on a phone, tables do not. */
 type Line = [label: string, text: string] | undefined
 
 /**
- * What an approver reads: the verdict and the decision first, then what was proved, what the pause will be, and what was
+ * What an approver reads: the verdict and the decision first, then what was proved, the expected pause, and what was
  * accepted.
  */
 export function page(context: Brief, entry: Entry, facts: Facts, problems: readonly string[]): string {
@@ -86,7 +86,7 @@ export function page(context: Brief, entry: Entry, facts: Facts, problems: reado
 
 function heading({ id, phase }: Entry, problems: readonly string[]): string {
   if (DECIDED.includes(phase))
-    return `## ➡️ Migration \`${id}\` is ${phase}: the decision is taken, and the switch continues`
+    return `## ➡️ Migration \`${id}\` is ${phase}: the decision is made, and the switch continues`
   return problems.length ? `## ❌ Migration \`${id}\`: not ready` : `## ✅ Migration \`${id}\`: ready for the cutover`
 }
 
@@ -125,8 +125,8 @@ function decisionLines({ inputs }: Brief, { plan, phase }: Entry, facts: Facts):
 }
 
 const DECISIONS = {
-  commit: '**commit**: the source is fenced for good and the target takes over',
-  rehearse: '**rehearse**: everything but the decision; the fence is lifted again',
+  commit: '**commit**: the source is permanently fenced and the target takes over',
+  rehearse: '**rehearse**: everything except the commit; then the fence is lifted',
 }
 
 function decisionText(decision: Brief['inputs']['decision']): string {
@@ -138,7 +138,7 @@ function untilText(wait: number | undefined): string {
   return `${clock(new Date(Date.now() + wait))}, ${minutes(wait)} after this page`
 }
 
-/** As `cutover` will read it: from the same config file, in its own section. */
+/** As `cutover` reads it: from its own section of the same config file. */
 function cutoverInputs() {
   const { 'max-pause': maxPause, switch: how, 'switch-command': command } = cutover.inputs
   return loadInputs({ ...cutover, inputs: { 'max-pause': maxPause, switch: how, 'switch-command': command } }, specs)
@@ -151,7 +151,7 @@ function switchText(): string {
     : 'a person, after the commit; then start Migrate with `phase: finalize` and tick `switched-by-hand`'
 }
 
-/** A host that is a registered secret is hidden like every other. */
+/** A host that is a registered secret is hidden like any other. */
 function sideText(server: string, database: string, schema: string, url: string): string {
   return `${markdownText(server)}, ${markdownCode(`${database}.${schema}`)} on ${markdownCode(hostOf(url))}`
 }
@@ -192,9 +192,9 @@ function pauseLines({ plan }: Entry, { rehearsal, verify }: Facts): Line[] {
   const { maxPause } = cutoverInputs()
   return [
     ['Estimate', pause],
-    ['Longest', `${seconds(maxPause)} (\`max-pause\`); then the fence is lifted, and nothing is decided`],
+    ['Longest', `${seconds(maxPause)} (\`max-pause\`); past it, the fence is lifted and nothing is committed`],
     ['Compared meanwhile', finalText(plan)],
-    ['A rollback later would lose', 'every write on the target since the commit: nothing carries them back'],
+    ['A rollback later would lose', 'every write on the target since the commit: nothing copies them back'],
   ]
 }
 
@@ -207,7 +207,7 @@ function accepted({ plan, facts: { deferred = [] } }: Entry, { fetch }: Facts): 
   return [
     ...(risks.length ? risks.map((each) => `- ${markdownText(each)}`) : ['- No waivers.']),
     names.length
-      ? `- Deferred for the load (\`defer: ${plan.defer}\`), built again by the stream, the cutover and \`finalize\`: ${markdownText(names.slice(0, 20).join(', '))}${names.length > 20 ? ` and ${names.length - 20} more` : ''}`
+      ? `- Deferred for the load (\`defer: ${plan.defer}\`), rebuilt by the stream, the cutover and \`finalize\`: ${markdownText(names.slice(0, 20).join(', '))}${names.length > 20 ? ` and ${names.length - 20} more` : ''}`
       : '- Nothing is deferred.',
   ].join('\n')
 }
@@ -215,19 +215,19 @@ function accepted({ plan, facts: { deferred = [] } }: Entry, { fetch }: Facts): 
 /** What the approver agrees to. */
 const FINAL: Record<FinalVerify, string> = {
   full: 'every row, by molt and by both databases',
-  auto: 'every row where that takes at most 2 s; else the rows that changed last, where all others are proved by then. What an administrator changes on the target alone is not seen by that',
+  auto: 'every row if that takes at most 2 s; otherwise the rows that changed last, once all others are proved. This does not notice what an administrator changes only on the target',
   changed:
-    'the rows that changed last; all others are proved before. What an administrator changes on the target alone is not seen by that',
+    'the rows that changed last; all others are proved before. This does not notice what an administrator changes only on the target',
   molt: 'every row, by molt alone',
-  counts: 'only numbers of rows',
+  counts: 'only row counts',
   tables: 'only definitions',
 }
 
-/** Without a login of its own no leg of the stream can be shut out, so `auto` compares every row in the pause. */
+/** Without its own login, no leg of the stream can be shut out, so `auto` compares every row in the pause. */
 function finalText({ finalVerify = 'auto', waivers = [] }: Plan): string {
   const withoutLogin = waivers.some((each) => each.startsWith(`${LOGIN_CHECK}=`))
   return withoutLogin && finalVerify === 'auto'
-    ? `${FINAL.full}, however long that takes: \`${LOGIN_CHECK}\` was waived, so no row is proved before`
+    ? `${FINAL.full}, however long that takes: \`${LOGIN_CHECK}\` was waived, so no row is proved before the pause`
     : FINAL[finalVerify]
 }
 
@@ -254,12 +254,12 @@ function verifyText({ plan }: Entry, { verify }: Facts): string {
   return `${matched} match, ${how}`
 }
 
-/** As an approver reads it, who may come a day later. */
+/** For an approver, who may read it a day later. */
 function when(each: Evidence<unknown> | undefined): string {
   return each ? clock(each.at) : 'never'
 }
 
-/** What the hash stands for, for whoever wants to compare it. */
+/** What the hash covers, for anyone who wants to compare it. */
 function planDetails({ plan }: Entry, facts: Facts): string {
   const title = `The plan: ${plural(plan.tables.length, 'table')}, ${markdownText(plan.sourceSchema)} → ${markdownText(plan.targetSchema)}, slot ${plan.slot}`
   const tools = Object.entries(plan.tools ?? {}).map(
@@ -269,7 +269,7 @@ function planDetails({ plan }: Entry, facts: Facts): string {
   return folded(title, [...tools, ...tables].join('\n'))
 }
 
-/** What the program of this digest said of its version when the plan was made. */
+/** The version that the program with this digest reported when the plan was made. */
 function versionOf(name: string, sha256: string, { prepare }: Facts): string {
   const tool = prepare?.body.tools?.[name]
   return tool?.sha256 === sha256 ? tool.version : 'of unknown version'

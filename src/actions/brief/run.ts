@@ -37,17 +37,17 @@ export const action: Action<typeof spec> = {
         planHash: entry.plan.hash,
         problems,
       })
-      // What became of an earlier approval says nothing of the one that is asked for now.
+      // The outcome of an earlier approval says nothing about the one requested now.
       await setApproval(target, entry.id, null)
       // Nor does an approval that no cutover has used: what is shown now must be approved now.
       if (entry.phase === 'approved') {
         entry = await advance(target, entry, 'caught-up', { facts: { approval: null } })
-        info('an earlier approval, which no cutover has used, is forgotten')
+        info('discarded an earlier approval that no cutover has used')
       }
       context.output('verdict', problems.length ? 'no-go' : 'go')
       context.output('plan-hash', entry.plan.hash ?? '')
       context.output('phase', entry.phase)
-      // GitHub drops an output with a secret's value in it, and `true` can be one. Without this output, a follower runs.
+      // GitHub drops an output that contains a secret's value, and `true` can be one. Without this output, a follower runs.
       context.output('follow', CAUGHT_UP.includes(entry.phase) ? 'follower-needed' : 'no-follower-needed')
       context.summary(page(context, entry, facts, problems))
       if (!problems.length && STREAMING.includes(entry.phase))
@@ -58,7 +58,7 @@ export const action: Action<typeof spec> = {
           'this migration is not ready for its cutover',
           problems,
           !facts.slot || facts.slot.walStatus === 'lost'
-            ? 'Take away what is left with `abort`, and start again with `phase: prepare`.'
+            ? 'Run `abort` to remove what is left, then start again with `phase: prepare`.'
             : 'Start again with `phase: stream`.',
           { summarized: true },
         )
@@ -86,8 +86,8 @@ function problemsOf(entry: Entry, { verify, definitions, slot }: Facts): string[
   if (entry.phase === 'loaded') problems.push('the target has not caught up yet')
   if (!slot) problems.push(`the slot ${entry.plan.slot} is gone from the source; the load must be repeated`)
   if (slot?.walStatus === 'lost') problems.push('the slot has lost WAL; the load must be repeated')
-  if (!verify) problems.push('nothing was verified yet')
-  else if (verify.body.partial) problems.push('the last verify looked at some tables only')
+  if (!verify) problems.push('nothing has been verified yet')
+  else if (verify.body.partial) problems.push('the last verify covered only some tables')
   else for (const each of verify.body.problems ?? []) problems.push(`verify: ${each}`)
   // A verify compares definitions too, so only a later look counts.
   if (definitions && (!verify || definitions.at > verify.at))

@@ -6,15 +6,12 @@ export const spec = defineAction({
   name: 'brief',
   title: 'Brief',
   description:
-    'What an approver reads before the cutover, from the ledger: what is decided, on which hosts, by when and by whom; verdict, preflight, lag, rows, differences, waivers, risks, the plan and its hash. Red when it is not ready.',
+    'Writes the page that an approver reads before the cutover, from the ledger: the decision, hosts, deadline and people; verdict, preflight, lag, rows, differences, waivers, risks, the plan and its hash. Red when the migration is not ready.',
   icon: 'file-text',
   inputs: {
     ...migration,
     ...notifying,
-    decision: optional(
-      choice('commit', 'rehearse'),
-      '`decision` of the cutover that is to be approved, for the page to show.',
-    ),
+    decision: optional(choice('commit', 'rehearse'), '`decision` of the cutover to approve, as shown on the page.'),
     'max-approval-wait': optional(
       duration,
       'How long the target is kept up to date while the approval is pending. Shown on the page.',
@@ -22,7 +19,7 @@ export const spec = defineAction({
   },
   outputs: {
     verdict: '`go` or `no-go`.',
-    'plan-hash': 'The plan that is shown.',
+    'plan-hash': 'Hash of the plan on the page.',
     phase: "The migration's phase.",
     follow: '`follower-needed` when a job must stream until the cutover, else `no-follower-needed`.',
   },

@@ -43,7 +43,7 @@ export const action: Action<typeof spec> = {
       context.output('would-drop', dryRun ? names : '[]')
       context.output('files-left', JSON.stringify(tellFiles(entry)))
       context.summary(
-        `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration is left.'}`,
+        `### Cleanup\n\n${found.map(({ name }) => `- ${dryRun ? 'would drop' : 'dropped'} ${name}`).join('\n') || 'Nothing of this migration remains.'}`,
       )
     }),
 }
@@ -62,22 +62,22 @@ async function requireOurs(source: Database, migration: string, entry: Entry | u
   if (state === 'permanent' && !entry)
     throw new VerdictError(
       'fence.permanent-without-commit',
-      'the source is fenced for good, but the ledger knows nothing of this migration; taking the fence away could let writes through on both sides',
+      'the source is permanently fenced, but the ledger has no such migration. Removing the fence could let writes through on both sides',
     )
-  // A ledger from before the commit, restored from a backup, must not make the old database writable again.
+  // A ledger from before the commit, such as a restored backup, must not make the old database writable again.
   if (state === 'permanent' && entry && PHASES.indexOf(entry.phase) < PHASES.indexOf('committing'))
     throw new VerdictError(
       'fence.permanent-without-commit',
-      `the source is fenced for good, and the ledger says that migration \`${migration}\` is ${entry.phase}: no cutover of it has decided that, or the ledger is an old one. Find out which database the application uses; taking the fence away could let writes through on both sides`,
+      `the source is permanently fenced, but migration \`${migration}\` is ${entry.phase} in the ledger: either its cutover never committed, or the ledger is outdated. Find out which database the application uses. Removing the fence could let writes through on both sides`,
     )
   if (state === 'armed')
     throw new VerdictError(
       'cleanup.fence-armed',
-      'the fence is armed: a cutover is under way; wait for it, or lift it with `fence`',
+      'the fence is armed, so a cutover is in progress. Wait for it, or lift the fence with `fence`',
     )
 }
 
-/** Without the fence, no comparison with the state of the commit and no rollback is possible. */
+/** Without the fence, neither a comparison with the state of the commit nor a rollback is possible. */
 async function requireCompared({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const last = await lastAfterCommit(target, entry)
@@ -97,7 +97,7 @@ async function requireCompared({ inputs }: Context<typeof spec>, target: Databas
   )
 }
 
-/** After a commit the application must be well before the way back closes. */
+/** After a commit, the application must be healthy before the way back closes. */
 async function requireObserved({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const found = wayBack(await lastObservation(target, entry))
@@ -118,13 +118,13 @@ async function requireObserved({ inputs }: Context<typeof spec>, target: Databas
   )
 }
 
-/** With the fence its count of writes goes: afterwards nobody can tell any more that there were some. */
+/** The fence counts writes. Once it is gone, nobody can say whether there were any. */
 async function tellWrites(source: Database, entry: Entry | undefined): Promise<void> {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const { problems } = await lookAtFence(source, entry)
   if (problems.length)
     warning(
-      `the source has not stood still since the commit, or nobody can tell: ${problems.slice(0, 5).join('; ')}. Look for rows that were written there since before the old database goes`,
+      `the source may have changed since the commit: ${problems.slice(0, 5).join('; ')}. Look for rows written there since then before you remove the old database`,
     )
 }
 
@@ -134,12 +134,12 @@ function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
   if (entry.phase === 'committing' || entry.phase === 'committed')
     throw new VerdictError(
       'cleanup.not-over',
-      `migration \`${entry.id}\` is ${entry.phase}: run \`cutover\` again, which settles it, or \`rollback\``,
+      `migration \`${entry.id}\` is ${entry.phase}. Run \`cutover\` again to finish it, or run \`rollback\``,
     )
   if (entry.ageMs >= windowMs) return
   const over = new Date(entry.updatedAt.getTime() + windowMs)
   throw new VerdictError(
     'cleanup.rollback-window',
-    `migration \`${entry.id}\` was ${entry.phase} on ${entry.updatedAt.toISOString()}, and its rollback window ends on ${over.toISOString()}: until then the fenced source is the way back. Wait, or set another \`rollback-window\``,
+    `migration \`${entry.id}\` was ${entry.phase} on ${entry.updatedAt.toISOString()}. Until its rollback window ends on ${over.toISOString()}, the fenced source is the way back. Wait, or set another \`rollback-window\``,
   )
 }

@@ -19,8 +19,8 @@ export interface Applied {
 
 /**
  * Creates types, sequences and tables on an empty target, and leaves indexes and constraints in the ledger, as if
- * `prepare` had taken them off. Each statement is recorded before it runs and after, so that a run which was killed is
- * continued. Nothing is ever dropped.
+ * `prepare` had dropped them. Each statement is recorded before and after it runs, so that the next run continues a killed
+ * one. Nothing is ever dropped.
  * @throws VerdictError when the schema holds other tables, or tables of an earlier run with another definition
  */
 export async function applyConversion(db: Database, migration: string, conversion: Conversion): Promise<Applied> {
@@ -46,13 +46,13 @@ export async function applyConversion(db: Database, migration: string, conversio
   return { ran, before: conversion.tables.length - ran, deferred: objects.length }
 }
 
-/** After the load a table that is new would be part of no plan. */
+/** A table created after the load would not be part of the plan. */
 async function requireEarly(db: Database, migration: string): Promise<void> {
   const entry = await readEntryIfAny(db, migration)
   if (!entry || entry.phase === 'planned' || entry.phase === 'prepared') return
   throw new VerdictError(
     'convert.too-late',
-    `migration \`${migration}\` is ${entry.phase}, and tables are created before the load. Run \`convert\` without \`apply\` to see what has changed`,
+    `migration \`${migration}\` is ${entry.phase}, and tables are created only before the load. Run \`convert\` without \`apply\` to see what has changed`,
   )
 }
 
@@ -65,13 +65,13 @@ async function requireEmpty(db: Database, schema: string): Promise<void> {
   if (rows.length)
     refuse(
       'convert.target-not-empty',
-      `the schema ${schema} of the target has tables already`,
+      `the schema ${schema} on the target already has tables`,
       rows.map(({ name }) => `${schema}.${name}`),
       'Nothing was created. Point `target` at an empty database, or create what is missing from `1-tables.sql`.',
     )
 }
 
-/** "It exists already", of a table, a type or a schema, or of another object. */
+/** "Already exists", for a table, a type, a schema or another object. */
 const EXISTS = new Set(['42P07', '42710', '42P06'])
 
 async function runOnce(
@@ -97,7 +97,7 @@ async function refuseOther(db: Database, migration: string, sha256: string, sql:
   await db.query(`DELETE FROM ${APPLIED} WHERE migration = $1 AND sha256 = $2`, [migration, sha256])
   throw new VerdictError(
     'convert.object-exists',
-    `the target has another object of this name: ${sql.split('\n')[0]}\nThe source has changed since an earlier \`apply\`, or another user created it. Nothing is dropped: change it by hand, or drop it and run this again`,
+    `the target has another object of this name: ${sql.split('\n')[0]}\nThe source has changed since an earlier \`apply\`, or another user created it. Nothing was dropped. Change the object by hand, or drop it and run this again`,
   )
 }
 

@@ -19,12 +19,12 @@ export const spec = defineAction({
     ),
     decisions: optional(
       text,
-      'YAML file with what you decide otherwise, such as `convert.yml` (docs/convert.schema.json).',
+      'YAML file with decisions that override the rules, such as `convert.yml` (docs/convert.schema.json).',
     ),
     apply: defaulted(
       boolean,
       'false',
-      'Creates what `1-tables.sql` holds on an empty `target`, and records indexes and constraints in the ledger: `cutover` builds UNIQUE, CHECK and foreign keys, `finalize` the rest.',
+      'Creates the tables of `1-tables.sql` on an empty `target`, and records indexes and constraints in the ledger: `cutover` builds UNIQUE, CHECK and foreign keys, `finalize` the rest.',
     ),
     target: optional(connectionUrl, 'With `apply`: CockroachDB to create the tables on.'),
     migration: migration.migration,
@@ -37,7 +37,7 @@ export const spec = defineAction({
     created: 'With `apply`: how many statements ran now.',
     deferred: 'With `apply`: how many indexes and constraints the ledger holds.',
     changed: '`true` when a file differs from what the folder held before.',
-    manual: 'How many objects are left for a person.',
+    manual: 'How many objects need manual work.',
     lossy: 'How many objects are converted with a loss.',
   },
 })

@@ -19,12 +19,12 @@ import { requireEndable } from './commands.ts'
 import { finalVerifyOf } from './compare.ts'
 import type { Cutover } from './spec.ts'
 
-/** Phases from which a cutover begins, or goes on. */
+/** Phases from which a cutover starts or continues. */
 const OPEN: readonly Phase[] = [...CAUGHT_UP, 'committing', 'committed']
-/** Phases in which the target has taken over, so that a second cutover has nothing to do. */
+/** Phases in which the target has taken over, so a second cutover has nothing to do. */
 export const DONE: readonly Phase[] = ['switched', 'finalized', 'cleaned']
 
-/** Checks that need no slot, while another run streams: a run that is refused does not disturb it. */
+/** Checks that need no slot, while another run streams, so that a refused run disturbs nothing. */
 export async function lookFirst(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
   const { state } = await readFence(source)
@@ -39,40 +39,40 @@ export async function lookFirst(context: Cutover, source: Database, target: Data
   if (lost.length)
     refuse(
       'deferral.not-restored',
-      'the target could not be made whole again',
+      'the deferred definitions could not be rebuilt',
       lost,
-      'Unique indexes and constraints must be there before anyone writes to it.',
+      'Unique indexes and constraints must exist before anyone writes to the target.',
     )
   await requireFence(source, entry)
   return entry
 }
 
-/** A commit fences the source for good: for a server that only answers like CockroachDB that is the stand-in's alone. */
+/** A commit fences the source permanently. On a server that only answers like CockroachDB, only the stand-in may do that. */
 async function requireCluster({ inputs }: Cutover, { plan }: Entry): Promise<void> {
   if (!plan.likeServer || inputs.decision !== 'commit') return
   const molt = findTool('molt')
   if (molt && isStandIn(await toolVersion(molt, 'molt'))) return
   throw new VerdictError(
     'cutover.like-server',
-    'the target only answers like CockroachDB, so nothing is committed to it. Set `target` to the cluster, or `decision: rehearse`',
+    'the target only answers like CockroachDB, so a commit is refused. Set `target` to the cluster, or `decision: rehearse`',
   )
 }
 
-/** An approval is of one plan; what compares less than that says was approved by nobody. */
+/** An approval covers one plan. Nobody approved comparing less than that plan says. */
 function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): void {
   const { approval } = facts
   if (phase !== 'approved' && !approval) return
   if (approval?.planHash !== plan.hash)
     throw new VerdictError(
       'approval.plan-changed',
-      `the approval of migration \`${id}\` is of the plan ${approval?.planHash ?? 'none'}, and the ledger has ${plan.hash}; have this one approved`,
+      `migration \`${id}\` was approved with the plan ${approval?.planHash ?? 'none'}, but the ledger has ${plan.hash}. Get approval for the plan in the ledger`,
     )
   const planned = plan.finalVerify ?? 'auto'
   const given = finalVerifyOf(context, plan)
   if (FINAL_VERIFIES.indexOf(given) > FINAL_VERIFIES.indexOf(planned))
     throw new VerdictError(
       'approval.weaker-verify',
-      `input \`final-verify\`: \`${given}\` compares less than the plan that was approved says (\`${planned}\`); leave it out, or \`prepare\` with \`final-verify: ${given}\` and have that approved`,
+      `input \`final-verify\`: \`${given}\` compares less than the approved plan (\`${planned}\`). Remove the input, or run \`prepare\` with \`final-verify: ${given}\` and get that approved`,
     )
 }
 
@@ -83,7 +83,7 @@ export async function requireUnchanged(source: Database, target: Database, entry
       'schema.changed',
       'the schema has changed since `prepare`',
       changes,
-      'DDL is frozen from the load to the cutover: take it back, or prepare and load again.',
+      'DDL is frozen from the load to the cutover. Revert the change, or prepare and load again.',
     )
 }
 
@@ -92,15 +92,15 @@ async function requireFence(source: Database, entry: Entry): Promise<void> {
   if (problems.length)
     refuse(
       'fence.damaged',
-      'the fence is not as it must be',
+      'the fence is damaged',
       problems,
       'Run `prepare` again; a new table or partition counts as a change of the plan.',
     )
 }
 
 /**
- * Where things really stand, once nobody else acts. The decision lives on the source, beside the fence: permanent there
- * means that the target has taken over, whatever the ledger says; anything else means that nothing was decided.
+ * Where things stand, once no other run acts. The decision lives on the source, beside the fence: a permanent fence means
+ * that the target has taken over, whatever the ledger says. Anything else means that nothing was committed.
  */
 export async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])
@@ -110,26 +110,24 @@ export async function settle(context: Cutover, source: Database, target: Databas
     if (entry.phase !== 'committing' && entry.phase !== 'committed')
       throw new VerdictError(
         'fence.permanent-without-commit',
-        `the source is fenced for good, and the ledger says that migration \`${entry.id}\` is ${entry.phase}: no cutover of it has decided that. Find out who did; \`rollback\` makes the source writable again. Nothing was done`,
+        `the source is permanently fenced, but migration \`${entry.id}\` is ${entry.phase} in the ledger, so its cutover did not commit. Find out who set the fence. \`rollback\` makes the source writable again. Nothing was done`,
       )
-    info(
-      'the source is fenced for good: this migration was committed by an earlier run, which is carried on from there',
-    )
+    info('the source is permanently fenced: an earlier run committed this migration, and this run resumes it')
     return entry.phase === 'committed' ? entry : advanceToCommitted(target, entry)
   }
   if (entry.phase === 'committed')
     throw new VerdictError(
       'fence.removed-after-commit',
-      'the ledger says committed, but the source is not fenced for good; someone has removed the fence. Nothing was done',
+      'the ledger says committed, but the source is not permanently fenced. Someone has removed the fence. Nothing was done',
     )
   if (state === 'armed')
     throw new VerdictError(
       'fence.armed-by-other',
-      `the fence is armed, by a run that does not hold this migration or by hand; it falls by itself in ${seconds(remainingMs)}, or lift it with \`fence\``,
+      `the fence is armed, by hand or by a run that does not hold this migration. Wait ${seconds(remainingMs)} until it lapses, or lift it with \`fence\``,
     )
   const again = await deferAgain(target, entry.id)
   if (again.length)
-    info(`${again.length} unique indexes and constraints, rebuilt by a cutover that came to no decision, are off again`)
+    info(`${again.length} unique indexes and constraints, rebuilt by a cutover that did not commit, are dropped again`)
   await requireUnchanged(source, target, entry)
   await requireFence(source, entry)
   if (entry.phase !== 'committing') return entry

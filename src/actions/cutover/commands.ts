@@ -13,16 +13,16 @@ import type { Cutover } from './spec.ts'
 export interface Command {
   /** Program and arguments; without a shell, unless the program is one. */
   words: readonly string[]
-  /** Of its log file, and of the variables that only this command sees: `MOLT_SWITCH_…`, `MOLT_SMOKE_TEST_…`. */
+  /** For its log file, and for the variables that only this command sees: `MOLT_SWITCH_…`, `MOLT_SMOKE_TEST_…`. */
   name: 'switch' | 'smoke-test'
   env: Record<string, string>
   timeout: number
-  /** What a person must know when it fails. */
+  /** Advice when it fails. */
   advice: string
 }
 
 /**
- * Runs a user's program to its end; what it says is masked. It is stopped when `signal` aborts or its time is over.
+ * Runs a user's program to its end, with its output masked. Stops it when `signal` aborts or its time is over.
  * @returns how long it took, in milliseconds
  * @throws ToolError when it did not end by itself with exit code 0
  */
@@ -43,13 +43,13 @@ export async function runCommand(entry: Entry, command: Command, signal: AbortSi
   }, command.timeout)
   const exit = await child.exitedOrStopped(signal)
   clearTimeout(timer)
-  // The switch of a run that is being cancelled may have been done all the same.
+  // The switch of a cancelled run may have succeeded anyway.
   if (exit.code === 0 && !late) return Math.round(performance.now() - began)
   const why = late ? `It was stopped after ${seconds(command.timeout)} (\`${command.name}-timeout\`). ` : ''
   throw child.failure({ code: late ? 'command.timeout' : 'command.failed', advice: `${why}${command.advice}` })
 }
 
-/** What the workflow hands to this command alone; no other child process sees it. */
+/** What the workflow passes to this command alone; no other child process sees it. */
 function own(name: Command['name']): Record<string, string> {
   const prefix = `MOLT_${name.toUpperCase().replace('-', '_')}_`
   const given = Object.entries(process.env).filter(([key, value]) => key.startsWith(prefix) && value)
@@ -57,7 +57,7 @@ function own(name: Command['name']): Record<string, string> {
   return Object.fromEntries(given) as Record<string, string>
 }
 
-/** What the ledger knows, for a script that serves more than one migration. */
+/** Facts from the ledger, for a script that serves several migrations. */
 function facts({ id, phase, plan, facts }: Entry): Record<string, string> {
   return {
     MOLT_ACTIONS_MIGRATION: id,
@@ -71,7 +71,7 @@ function facts({ id, phase, plan, facts }: Entry): Record<string, string> {
   }
 }
 
-/** The same connection, in which every transaction is read-only unless it says otherwise. */
+/** The same connection, with read-only transactions by default. */
 export function readOnlyUrl(url: string): string {
   const option = '-c default_transaction_read_only=on'
   const readOnly = /[?&]options=/.test(url)
@@ -81,7 +81,7 @@ export function readOnlyUrl(url: string): string {
   return readOnly
 }
 
-/** The roles of these whose sessions we may not end; asked before anything is paused. */
+/** Those of the roles whose sessions we cannot end; read before anything is paused. */
 async function unendable(source: Database, roles: readonly string[]): Promise<string[]> {
   const { rows } = await source.query(
     `SELECT name FROM unnest($1::text[]) AS name LEFT JOIN pg_catalog.pg_roles r ON r.rolname = name
@@ -95,8 +95,8 @@ async function unendable(source: Database, roles: readonly string[]): Promise<st
 }
 
 /**
- * Ends the sessions of these roles in the source's database, so that pools reconnect, to the target. Never our own.
- * The decision stands whatever comes of it.
+ * Ends these roles' sessions in the source database, so that pools reconnect to the target. Never ends our own.
+ * The decision stands whatever happens here.
  */
 export async function endSessions(source: Database, roles: readonly string[]): Promise<number> {
   const { rows } = await source.query(
@@ -120,7 +120,7 @@ export async function requireEndable(source: Database, roles: readonly string[] 
     )
 }
 
-/** Once before writes are paused, so that a script that does not work pauses none, and once after the drain. */
+/** Runs once before writes are paused, so that a broken script pauses none, and once after the drain. */
 export function smokeTest({ inputs }: Cutover, entry: Entry, signal: AbortSignal): Promise<number> {
   return runCommand(
     entry,
@@ -129,7 +129,7 @@ export function smokeTest({ inputs }: Cutover, entry: Entry, signal: AbortSignal
       name: 'smoke-test',
       timeout: inputs.smokeTestTimeout,
       env: { MOLT_SMOKE_TEST_TARGET: readOnlyUrl(inputs.target) },
-      advice: 'The target was not taken over; put right what it has found, and run `cutover` again.',
+      advice: 'Nothing was committed. Fix what the smoke test found, then run `cutover` again.',
     },
     signal,
   )

@@ -13,15 +13,15 @@ import { parseLsn } from '../../source/pgoutput.ts'
 import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 
-/** What was asked for; `auto` is decided by {@link chooseLevel}. */
+/** What was requested; {@link chooseLevel} decides `auto`. */
 export function finalVerifyOf({ inputs }: Cutover, plan: Plan): FinalVerify {
   return inputs.finalVerify ?? plan.finalVerify ?? 'auto'
 }
 
 /**
- * The first verify, while changes are streamed: what is lost already needs no write pause to be found, and what was
+ * The first verify, while changes stream: rows already lost can be found without a write pause, and what was
  * verified before the approval may be a day old.
- * @throws VerdictError when something differs that is no lag
+ * @throws VerdictError when a difference is not lag
  */
 export async function firstVerify(
   context: Cutover,
@@ -70,7 +70,7 @@ async function compare(
 ): Promise<VerifyReport> {
   const options = { ...verifyOptions(context, entry, signal), help }
   if (level !== 'changed') return runVerify(source, target, { ...options, level })
-  if (!proof) throw new Error('there is no proof to rest on')
+  if (!proof) throw new Error('there is no proof to build on')
   const { compared, unproved } = await proof.compareRest(parseLsn(drain.lsn), signal)
   return reportCoverage(source, target, { proved: proof.proofs.proved, others: unproved, compared }, options)
 }

@@ -13,7 +13,7 @@ import { plural, seconds } from '../../runtime/progress.ts'
 import type { Choice } from './rolling.ts'
 import type { Cutover } from './spec.ts'
 
-/** What the first verify, or an earlier one, has taken. */
+/** What the first or an earlier verify took. */
 export type Verified = Pick<VerifyReport, 'level' | 'durationMs' | 'tables'>
 
 interface Looked {
@@ -24,11 +24,11 @@ interface Looked {
   verified: Verified | undefined
   choice: Choice
   smokeMs: number | undefined
-  /** What a grant has taken on the target a moment ago; undefined where this run has given none. */
+  /** How long a grant on the target took just now; undefined when this run has made none. */
   grantMs: number | undefined
 }
 
-/** What the pause will take, by what this run and its rehearsals have measured; `of` names the parts. */
+/** The expected pause, from the measurements of this run and its rehearsals; `of` names the parts. */
 export async function expectPause({ inputs }: Cutover, looked: Looked): Promise<Estimate & { of: string }> {
   const { entry, source, target, before, verified, smokeMs, choice, grantMs } = looked
   const { level } = choice
@@ -63,7 +63,7 @@ export async function expectPause({ inputs }: Cutover, looked: Looked): Promise<
     accessMs: grants * pace.changeMs,
     rehearsals,
   })
-  const of = `${partsText(estimate.parts)}${rehearsals.length ? `; with the figures of ${plural(rehearsals.length, 'earlier cutover')}` : ''}`
+  const of = `${partsText(estimate.parts)}${rehearsals.length ? `; including ${plural(rehearsals.length, 'earlier cutover')}` : ''}`
   return { ...estimate, of }
 }
 
@@ -76,29 +76,29 @@ export async function requireShort(context: Cutover, looked: Looked): Promise<Es
   context.output('estimated-parts', JSON.stringify(estimate.parts))
   info(`the write pause is expected to take about ${seconds(total)} (${of})`)
   if (unknown.length)
-    warning(`nobody has measured the final verify; \`max-pause\` (${seconds(inputs.maxPause)}) ends it if need be`)
+    warning(`the final verify was never measured; \`max-pause\` (${seconds(inputs.maxPause)}) limits it`)
   if (total > inputs.maxPause)
     throw new VerdictError(
       'pause.estimate-too-long',
-      `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}); allow more, or compare less in it (\`final-verify: counts\`). Nothing was paused`,
+      `the write pause would take about ${seconds(total)} (${of}), more than \`max-pause\` (${seconds(inputs.maxPause)}). Allow more, or compare less (\`final-verify: counts\`). Nothing was paused`,
     )
   return estimate
 }
 
-/** What comparing definitions or numbers of rows takes. */
+/** Time to compare definitions or row counts. */
 const OTHER_LEVELS = 300
-/** What building an index takes beside its rows and its statement. */
+/** Time to build an index, on top of its rows and its statement. */
 const INDEX_AT_LEAST = 10
 const INDEXED_ROWS_A_MS = 100
 
-/** How fast both sides answer, in milliseconds: a statement, and what a schema change or grant on the target takes beside it. */
+/** Response times of both sides in milliseconds: per statement, and the extra time of a schema change or grant on the target. */
 interface Pace {
   latencyMs: number
   sourceMs: number
   changeMs: number
 }
 
-/** A schema change is a job on CockroachDB; milliseconds, where none was measured. */
+/** A schema change is a job on CockroachDB; milliseconds, used where none was measured. */
 const CHANGE_ON_COCKROACH = 300
 
 async function readPace(source: Database, target: Database, grantMs: number | undefined): Promise<Pace> {
@@ -116,7 +116,7 @@ async function readPace(source: Database, target: Database, grantMs: number | un
   return { latencyMs, sourceMs, changeMs: Math.max(0, Math.round(changeMs) - latencyMs) }
 }
 
-/** By the rows of each table, for a part without a measurement; milliseconds. Constraints of one table are one statement. */
+/** Estimate by row count for a part without a measurement, in milliseconds. Constraints of one table are one statement. */
 function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefined, pace: Pace): number {
   const rows = new Map(verified?.tables.map((table) => [table.name, table.rows]))
   const wanted = deferred.filter(({ kind }) => kind !== 'index')
@@ -133,7 +133,7 @@ function rebuildTime(deferred: readonly Deferred[], verified: Verified | undefin
   )
 }
 
-/** Of a rehearsal, which takes off again what it has built; one statement after the other. */
+/** For a rehearsal, which drops again what it has built, one statement after the other. */
 function takeOffTime(deferred: readonly Deferred[], pace: Pace): number {
   const wanted = deferred.filter(({ kind }) => kind !== 'index')
   return wanted.length ? wanted.length * (pace.latencyMs + pace.changeMs) + TAKE_OFF_TRIPS * pace.latencyMs : 0
@@ -144,35 +144,35 @@ function constrainedTables(wanted: readonly Deferred[]): number {
   return new Set(constrained.map(({ schema, table }) => `${schema}.${table}`)).size
 }
 
-/** What this run and its rehearsals have measured. Milliseconds; undefined is a part without a measurement. */
+/** Measurements of this run and its rehearsals, in milliseconds; undefined for a part without one. */
 export interface Measured {
   decision: 'rehearse' | 'commit'
-  /** The end-to-end lag of this moment. */
+  /** The current end-to-end lag. */
   lagMs: number
-  /** What the same verify took a moment ago, or takes by the keys that are open. */
+  /** How long the same verify took just now, or takes for the open keys. */
   verifyMs: number | undefined
   smokeMs: number | undefined
-  /** What rebuilding takes by the tables' rows, and taking off again; 0 when nothing is to be rebuilt. */
+  /** Rebuilding, by the tables' rows, and dropping again; 0 when nothing is to be rebuilt. */
   rebuildMs: number
   takeOffMs: number
-  /** What one statement takes, on the target and on the source. */
+  /** One statement on the target and on the source. */
   latencyMs: number
   sourceMs: number
-  /** What giving write access back takes beside its round trips; 0 when nothing was taken. */
+  /** Giving write access back, without its round trips; 0 when nothing was revoked. */
   accessMs: number
-  /** Of earlier cutovers of this very plan. */
+  /** From earlier cutovers of this very plan. */
   rehearsals: readonly Parts[]
 }
 
-/** What each part takes on two servers that answer at once. */
+/** How long each part takes when both servers answer at once. */
 const FENCE = 30
-/** The replicator acknowledges every 200 ms, and nothing may move for 60 ms then. */
+/** The replicator acknowledges every 200 ms, and then nothing may move for 60 ms. */
 const DRAIN = 180
 const SEQUENCES = 40
 const STREAM_OFF = 40
 const DECISION = 80
 const ACCESS = 15
-/** Statements on the source and on the target that wait for one another; a test counts some. */
+/** Sequential statements on the source and on the target; a test counts some of them. */
 const FENCE_TRIPS = 8
 const DRAIN_TRIPS = 6
 const CHANGED_TRIPS = 14
@@ -184,13 +184,13 @@ const STREAM_OFF_TRIPS = 6
 const ACCESS_TRIPS = 4
 
 /**
- * What each part of the pause will take: the longest that a rehearsal of this plan has seen, and no less than what this
- * run has measured itself.
+ * How long each part of the pause will take: the longest that a rehearsal of this plan has seen, and at least what this
+ * run has measured.
  * @returns `unknown` names the parts without a measurement
  */
 export function estimatePause(now: Measured): Estimate {
   const seen = (part: string) => now.rehearsals.flatMap((parts) => parts[part] ?? [])
-  // What a rehearsal of this plan has measured is better than a figure of other databases.
+  // A rehearsal of this plan predicts better than figures from other databases.
   const by = (part: string, guess: number, own = 0) =>
     Math.round(seen(part).length ? Math.max(own, ...seen(part)) : Math.max(own, guess))
   const { latencyMs, sourceMs, smokeMs, rebuildMs } = now
@@ -214,12 +214,13 @@ export function estimatePause(now: Measured): Estimate {
     }),
   }
   const sum = Object.values(parts).reduce((all, ms) => all + ms, 0)
-  // Sequences and unique indexes are done beside the verify.
-  const total = sum - Math.min(parts.verify ?? 0, (parts.sequences ?? 0) + (parts['unique indexes'] ?? 0))
+  // Sequences and unique indexes are done in parallel with the verify.
+  const beside = [parts.verify ?? 0, parts.sequences ?? 0, parts['unique indexes'] ?? 0]
+  const total = sum - beside.reduce((all, ms) => all + ms, 0) + Math.max(...beside)
   return { parts, total, unknown: verify === undefined ? ['verify'] : [] }
 }
 
-/** The factor by which an estimate and what was measured differ, at least 1; undefined where nothing was measured. */
+/** The factor between an estimate and the measurement, at least 1; undefined without a measurement. */
 export function offBy(estimate: number, actual: number): number | undefined {
   return estimate > 0 && actual > 0 ? Math.max(estimate / actual, actual / estimate) : undefined
 }

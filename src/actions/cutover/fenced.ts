@@ -36,7 +36,7 @@ import type { Section } from './section.ts'
 import type { Cutover } from './spec.ts'
 import { openTarget } from './switch.ts'
 
-/** What the fenced section leaves behind. */
+/** The result of the fenced section. */
 export interface Outcome {
   entry: Entry
   before: StreamStatus
@@ -44,12 +44,12 @@ export interface Outcome {
   drain: DrainEvidence
   verify: VerifyReport
   clock: PauseClock
-  /** What the pause was expected to be. */
+  /** The expected pause. */
   estimate: Estimate
   samples: readonly Sample[]
 }
 
-/** From arming to the moment when writes are possible again. Whatever fails before the commit lifts the fence at once. */
+/** From arming until writes are possible again. Any failure before the commit lifts the fence at once. */
 export async function fenced(context: Cutover, section: Section): Promise<Outcome> {
   const { inputs } = context
   const { stream, held, target, before, estimate } = section
@@ -71,7 +71,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     checkpoint('drained')
     await clock.part('stream off', () => limit.race(stopWriting(context, section)))
     checkpoint('stream off')
-    // Before the verify, which would find what it has written after all.
+    // Before the verify, which would otherwise find what this has written.
     if (inputs.smokeTest)
       await clock.part('smoke test', () => limit.race(smokeTest(context, section.entry, limit.signal)))
     const verifying = clock.part('verify', async () => {
@@ -80,7 +80,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
         requireClean(verify, true)
         return verify
       } catch (error) {
-        // Rows that differ because a write went past a damaged fence are no loss of the stream's.
+        // Rows that differ because a write passed a damaged fence are not lost by the stream.
         if (error instanceof VerdictError) await limit.race(requireHeld(section))
         throw error
       }
@@ -102,7 +102,7 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
     context.output('pause-ms', clock.total)
     context.summary(`### ❌ Cutover failed: ${fence}\n\n${pauseText(clock)}`)
     if (verify) context.summary(verifyTable(verify))
-    // What is being built there can be taken off again once it is there. Writes are possible meanwhile.
+    // An index that is being built can be dropped only once it exists. Writes are possible meanwhile.
     await Promise.race([beside?.catch(() => {}), sleep(TIMING.besideEnds, undefined, { ref: false })])
     await leaveStreamable(context, section)
     throw limit.signal.aborted && !context.signal.aborted ? limit.signal.reason : error
@@ -112,14 +112,14 @@ export async function fenced(context: Cutover, section: Section): Promise<Outcom
 }
 
 /**
- * Nothing of the stream may write to the target from here on, its own replicator and frozen ones of earlier legs alike:
+ * From here on nothing of the stream may write to the target, neither its own replicator nor frozen ones of earlier legs:
  * what is compared next is what the application gets.
  */
 async function stopWriting({ inputs }: Cutover, { stream, target, entry, lanes }: Section): Promise<void> {
   const { login } = stream.options
   const finished = stream.finish()
   if (login) {
-    // Its replicator cannot write any more, however long it takes to end.
+    // Its replicator can no longer write, however long it takes to end.
     finished.catch(() => {})
     await retireStreamLogin(target, inputs.target, login.role, lanes.leg)
     return lanes.leg?.db.end()
@@ -129,27 +129,24 @@ async function stopWriting({ inputs }: Cutover, { stream, target, entry, lanes }
   await endOwnSessions(target, [STREAM_APPLICATION, 'replicator'])
   if (writable.length)
     warning(
-      `nothing keeps an earlier replicator of this migration from writing to ${someOf(writable, 3)} on the target: the migration role may not create logins, and cannot give up its own rights there. Grant it CREATEROLE`,
+      `an earlier replicator of this migration could still write to ${someOf(writable, 3)} on the target: the migration role can neither create logins nor give up its own rights there. Grant it CREATEROLE`,
     )
 }
 
-/** What was rebuilt is off again before the fence is: the stream goes on, and it would be in its way. */
+/** Drops what was rebuilt before the fence is lifted: the stream resumes, and would be blocked by it. */
 async function takeBack(section: Section, clock: PauseClock): Promise<Entry> {
   const { entry, target, held } = section
   await clock.part('indexes off again', () => deferAgain(target, entry.id))
   await clock.part('lift', async () => {
     await requireHeld(section)
     if (!(await held.lift()))
-      throw new VerdictError(
-        'fence.changed-by-other',
-        'the fence was changed by someone else before it could be lifted',
-      )
+      throw new VerdictError('fence.changed-by-other', 'another user changed the fence before it could be lifted')
   })
   await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
   return entry
 }
 
-/** @throws VerdictError unless the fence has held since it was armed, and still does, and both sides are what was compared */
+/** @throws VerdictError unless the fence has held since it was armed, and both sides are still what was compared */
 async function requireHeld({ source, target, stream, entry, held }: Section): Promise<void> {
   stream.check()
   await requireUnchanged(source, target, entry)
@@ -157,27 +154,22 @@ async function requireHeld({ source, target, stream, entry, held }: Section): Pr
   await held.requireRefused()
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (problems.length)
-    refuse(
-      'fence.not-holding',
-      'the fence is not what it was',
-      problems,
-      'A write may have gone past it; nothing was decided.',
-    )
+    refuse('fence.not-holding', 'the fence has changed', problems, 'A write may have passed it. Nothing was committed.')
 }
 
 /**
  * The decision. It lives on the source, beside the fence, and the ledger copies it: `committing` before, so that a
- * later run knows that it has to look, and `committed` after.
+ * later run knows where to look, and `committed` after.
  */
 async function decide(context: Cutover, section: Section, limit: Limit, drainBeat: number): Promise<Entry> {
   const { entry, target, held } = section
   await limit.race(requireHeld(section))
-  // A second witness beside the fence's own counters, which a disabled trigger would keep still.
+  // A second witness beside the fence's own counters, which a disabled trigger would freeze.
   if (section.proof) await limit.race(section.proof.readToDecision())
   const facts = { writesPassed: held.passed, drainBeat }
   const committing = await limit.race(advance(target, entry, 'committing', { facts }))
   checkpoint('committing')
-  // The last look at the target: a decision for a database that is gone would leave the application without any.
+  // The last look at the target: a commit to a database that is gone would leave the application without any.
   const now = await limit.race(readEntry(target, committing.id))
   if (now?.nonce !== committing.nonce)
     throw new VerdictError('ledger.moved', 'another run has moved this migration meanwhile')
@@ -191,24 +183,30 @@ async function decide(context: Cutover, section: Section, limit: Limit, drainBea
 }
 
 /**
- * Sequences, then unique indexes: neither changes a row that the verify reads, so that the pause is as long as the longer of
- * the two. Nothing is committed before both are done.
+ * Sequences and unique indexes. Neither changes a row that the verify reads, so all run in parallel, and the pause is as long
+ * as the longest. Nothing is committed before all are done; after a failure none of them continues.
  */
 async function besideVerify(context: Cutover, section: Section, clock: PauseClock): Promise<void> {
   const { entry, lanes } = section
-  const sides = { source: lanes.source, target: lanes.target[0] }
-  const set = await clock.part('sequences', () =>
-    moveSequences(sides, entry.plan, { margin: context.inputs.sequenceMargin }),
-  )
-  info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
-  checkpoint('sequences set')
-  await clock.part('unique indexes', () => rebuildUnique(section))
-  checkpoint('unique indexes built')
+  const sides = { source: lanes.source, target: lanes.sequences }
+  const sequences = async () => {
+    const margin = context.inputs.sequenceMargin
+    const set = await clock.part('sequences', () => moveSequences(sides, entry.plan, { margin }))
+    info(`${plural(set.length, 'sequence is', 'sequences are')} set on the target and read back`)
+    checkpoint('sequences set')
+  }
+  const indexes = async () => {
+    await clock.part('unique indexes', () => rebuildUnique(section))
+    checkpoint('unique indexes built')
+  }
+  const ended = await Promise.allSettled([sequences(), indexes()])
+  const failed = ended.find(({ status }) => status === 'rejected')
+  if (failed) throw (failed as PromiseRejectedResult).reason
 }
 
 /**
- * What was taken off the target for the load, and would have been in the stream's way: unique indexes before anyone
- * writes there, checks and foreign keys without looking at the rows. A rehearsal does it too, to know how long it takes.
+ * Builds what was dropped for the load and would have blocked the stream: unique indexes before anyone writes there,
+ * checks and foreign keys without reading the rows. A rehearsal does it too, to measure the time.
  */
 async function rebuildUnique({ entry, lanes }: Section): Promise<void> {
   const [first, ...others] = lanes.target
@@ -216,7 +214,7 @@ async function rebuildUnique({ entry, lanes }: Section): Promise<void> {
   if (built.length) info(`${built.length} unique indexes, checks and foreign keys are back on the target`)
 }
 
-/** After a failure without a decision; whoever streams next does it where it could not be done here. */
+/** After a failure without a commit. Where it fails, the next run that streams does it. */
 async function leaveStreamable(context: Cutover, { entry }: Section): Promise<void> {
   try {
     const decided = await withDatabase(context.inputs.source, 'source', readFence)
@@ -226,16 +224,16 @@ async function leaveStreamable(context: Cutover, { entry }: Section): Promise<vo
       await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
     })
   } catch (error) {
-    info(`what was rebuilt on the target is taken off by the next run: ${messageOf(error)}`)
+    info(`the next run drops what was rebuilt on the target: ${messageOf(error)}`)
   }
 }
 
 /**
- * Lifts our fence after a failure, on a new connection: the old one may be what has failed. A fence that is permanent
- * by now stays, since then the decision was taken; what cannot be reached falls with its lease.
- * @param renewed settles when the last renewal has ended; one that hangs does not keep the application waiting, and one
- * that went through after all is lifted again
- * @returns in words, how the fence stands
+ * Lifts our fence after a failure, on a new connection, because the old one may be the cause. A permanent fence stays:
+ * the commit has been made. A fence out of reach falls with its lease.
+ * @param renewed settles when the last renewal has ended. One that hangs does not keep the application waiting, and one
+ * that succeeds late is lifted again.
+ * @returns the fence's state, in words
  */
 async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<void>): Promise<string> {
   if (!held.tried.length) {
@@ -245,31 +243,31 @@ async function liftAfter(context: Cutover, { held }: Section, renewed: Promise<v
   try {
     const source = await connect(context.inputs.source, 'source', TIMING.fenceTimeout)
     try {
-      if ((await readFence(source)).state === 'absent') return 'the fence was dropped by someone else'
+      if ((await readFence(source)).state === 'absent') return 'another user dropped the fence'
       let lifted = await held.lift(source)
       await renewed
       lifted = (await held.lift(source)) || lifted
       const { state } = await readFence(source)
       if (state === 'permanent')
         warning(
-          'the source is fenced for good: the decision for the target was taken before this failure. Run `cutover` again, which resumes there',
+          'the source is permanently fenced: the migration was committed before this failure. Run `cutover` again, which resumes there',
         )
       else if (lifted) info('the fence is lifted: writes to the source are possible again')
       else info(`the fence is ${state}`)
-      return state === 'permanent' ? 'the source is fenced for good; run `cutover` again' : `the fence is ${state}`
+      return state === 'permanent' ? 'the source is permanently fenced; run `cutover` again' : `the fence is ${state}`
     } finally {
       await source.end().catch(() => {})
     }
   } catch (error) {
     if (await liftBy(held, renewed)) return 'the fence is lifted'
     warning(
-      `the fence could not be lifted (${messageOf(error)}); it falls by itself within ${seconds(context.inputs.lease)}, unless the decision had been taken already: \`status\` tells`,
+      `the fence could not be lifted (${messageOf(error)}). It lapses within ${seconds(context.inputs.lease)}, unless the migration was already committed. Run \`status\` to see which`,
     )
-    return `the fence falls by itself within ${seconds(context.inputs.lease)}, unless the decision had been taken`
+    return `the fence lapses within ${seconds(context.inputs.lease)}, unless the migration was committed`
   }
 }
 
-/** On the connection that has armed it, where no new one is to be had: an application that cannot write may hold all of them. */
+/** On the connection that armed it, when no new one can be opened: an application that cannot write may hold all of them. */
 async function liftBy(held: HeldFence, renewed: Promise<void>): Promise<boolean> {
   const lift = () => held.lift().catch(() => false)
   const lifted = await lift()

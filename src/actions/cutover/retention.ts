@@ -9,9 +9,9 @@ import { messageOf, VerdictError } from '../../runtime/errors.ts'
 import { minutes } from '../../runtime/progress.ts'
 import type { Cutover } from './spec.ts'
 
-/** Milliseconds until `finalize` begins: a switch by hand, a queue of runners. */
+/** Milliseconds until `finalize` starts: a switch by hand, queued runners. */
 const UNTIL_FINALIZE = 15 * 60_000
-/** Times that the comparison may take longer than the last one, beside the application. */
+/** How many times longer than the last one the comparison may take, with the application running. */
 const SLOWER = 3
 
 /** How long the target must keep the state of the commit, in seconds. */
@@ -21,8 +21,8 @@ export function retentionNeeded(comparisonMs: number): number {
 
 /**
  * The comparison after the commit must be possible before there is a commit.
- * @throws VerdictError when the target would forget the state of the commit too soon, or does not tell its time; a
- * rehearsal is warned
+ * @throws VerdictError when the target would forget the state of the commit too soon, or does not report its time; in a
+ * rehearsal this is a warning
  */
 export async function requirePast(
   { inputs }: Cutover,
@@ -38,14 +38,14 @@ export async function requirePast(
     refused(
       new VerdictError(
         'commit.no-timestamp',
-        `the target does not tell its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. Run \`ALTER ROLE … SET default_transaction_isolation = 'serializable'\` for the migration role`,
+        `the target does not report its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. Run \`ALTER ROLE … SET default_transaction_isolation = 'serializable'\` for the migration role`,
       ),
     ),
   )
   const shortest = await readShortestRetention(target, targetSchema, tables)
   if (!shortest)
     return warning(
-      'The migration role may not see `gc.ttlseconds` of the target. It is not known how long `finalize` can compare rows as of the commit.',
+      'The migration role cannot read `gc.ttlseconds` on the target, so it is unknown how long `finalize` can compare rows as of the commit.',
     )
   const needed = retentionNeeded(verified?.durationMs ?? (await lastVerifyMs(target, entry)))
   if (shortest.seconds >= needed) return
@@ -53,7 +53,7 @@ export async function requirePast(
   refused(
     new VerdictError(
       'commit.retention-short',
-      `the target keeps the past of ${shortest.table} for ${minutes(shortest.seconds * 1000)}, and the comparison after the commit may need ${minutes(needed * 1000)}. Run \`ALTER TABLE ${table} CONFIGURE ZONE USING gc.ttlseconds = ${needed}\`, or the same for its database, until the migration is finalized`,
+      `the target keeps the history of ${shortest.table} for ${minutes(shortest.seconds * 1000)}, but the comparison after the commit may need ${minutes(needed * 1000)}. Run \`ALTER TABLE ${table} CONFIGURE ZONE USING gc.ttlseconds = ${needed}\`, or the same for its database, until the migration is finalized`,
     ),
   )
 }

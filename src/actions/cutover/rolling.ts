@@ -12,17 +12,17 @@ import { estimateSize } from '../../sql/names.ts'
 import { finalVerifyOf } from './compare.ts'
 import type { Cutover } from './spec.ts'
 
-/** With `auto`: comparing every row in the write pause may take this long; milliseconds. */
+/** With `auto`: how long comparing every row in the write pause may take, in milliseconds. */
 const SHORT = 2_000
-/** Tables of this size in all, in bytes, are compared in less, unless an earlier verify took longer than that. */
+/** Tables up to this total size, in bytes, compare faster than that, unless an earlier verify took longer. */
 const SMALL = 24 << 20
-/** Comparing every row takes this long for the programs, in milliseconds, and then so many rows a millisecond. */
+/** Comparing every row: fixed cost of the programs in milliseconds, then rows per millisecond. */
 const FULL_AT_LEAST = 600
 const FULL_ROWS_A_MS = 115
-/** What `changed` takes at least. */
+/** The minimum for `changed`. */
 const CHANGED_AT_LEAST = 300
 
-/** Begins or continues the rolling proof, unless the write pause compares something else anyway. */
+/** Starts or continues the rolling proof, unless the write pause compares something else anyway. */
 export async function beginProof(
   context: Cutover,
   entry: Entry,
@@ -37,7 +37,7 @@ export async function beginProof(
   if (open && wanted === 'changed')
     throw new VerdictError(
       'verify.not-provable',
-      '`final-verify: changed` needs a target that nobody else writes to, but `prepare` ran with `write-access: waive`. Set `final-verify: full`',
+      '`final-verify: changed` needs a target that no one else writes to, but `prepare` ran with `write-access: waive`. Set `final-verify: full`',
     )
   if (open) info('every row is compared in the write pause, because write access on the target was waived')
   if (open) return undefined
@@ -46,13 +46,13 @@ export async function beginProof(
   return startProof(context.inputs, entry, stream, signal)
 }
 
-/** What comparing every row took last, in milliseconds; 0 where nothing was measured. Slow links count, unlike in a guess by rows. */
+/** How long comparing every row last took, in milliseconds; 0 without a measurement. Includes slow links, unlike an estimate by rows. */
 async function measuredFull(target: Database, { id }: Entry): Promise<number> {
   const verifies = await readEvidence<VerifyReport & { partial?: boolean }>(target, id, 'verify', 20)
   return verifies.find(({ body }) => body.level === 'full' && !body.partial)?.body.durationMs ?? 0
 }
 
-/** What the write pause compares, and how long that is expected to take; undefined where nothing was measured. */
+/** What the write pause compares, and how long that should take; undefined when nothing was measured. */
 export interface Choice {
   level: ReportLevel
   verifyMs: number | undefined
@@ -74,17 +74,17 @@ export function expectedChoice(
     : { level: 'full', verifyMs: verified?.level === 'changed' ? fullMs : undefined }
 }
 
-/** The error for a proof that is none, or too far behind to be brought to its end in a short pause. */
+/** The error for a missing proof, or one too far behind to finish in a short pause. */
 export function notNear(proof: RollingProof | undefined): VerdictError {
   return new VerdictError(
     'verify.not-provable',
-    `\`final-verify: changed\` has no proof to rest on: ${proof?.reason ?? 'the source changes faster than the change log is read'}. Nothing was paused. Set \`final-verify: full\` to compare every row in the write pause instead`,
+    `\`final-verify: changed\` has no complete proof: ${proof?.reason ?? 'the source changes faster than the change log is read'}. Nothing was paused. Set \`final-verify: full\` to compare every row in the write pause instead`,
   )
 }
 
 /**
- * Decides what the write pause compares, once everything is proved that can be.
- * @throws VerdictError when rows are lost, or when `changed` is asked for and nothing proves the rest
+ * Decides what the write pause compares, once everything that can be proved is proved.
+ * @throws VerdictError when rows are lost, or when `changed` is set and nothing proves the rest
  */
 export async function chooseLevel(
   context: Cutover,

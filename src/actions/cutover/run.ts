@@ -51,7 +51,7 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** Everything up to the decision, and the switch after it; the evidence is left whatever the switch comes to. */
+/** Everything up to the commit, and the switch after it. The evidence is written even if the switch fails. */
 async function cutOver(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
   const { inputs } = context
   const outcome = await withStream(inputs, entry, signal, (stream) => throughTheFence(context, entry, stream, signal))
@@ -79,13 +79,13 @@ async function dropLog({ inputs }: Cutover, { plan }: Entry): Promise<void> {
   )
 }
 
-/** The decision was taken by an earlier run; what is left is to let the application write, and to point it there. */
+/** An earlier run committed. What remains is to give the application write access, and to switch it. */
 async function carryOn(context: Cutover, entry: Entry, signal: AbortSignal): Promise<void> {
   await withDatabase(context.inputs.source, 'source', (source) => requireStillFenced(source, entry))
   await withDatabase(context.inputs.target, 'target', async (target) => {
     await openTarget(target, entry)
     const { phase } = await switchOver(context, target, entry, signal)
-    context.summary(`### ✅ Cutover ${DECIDED[phase] ?? phase}\n\nThe decision was taken by an earlier run.`)
+    context.summary(`### ✅ Cutover ${DECIDED[phase] ?? phase}\n\nAn earlier run committed it.`)
     if (phase === 'committed') context.summary(BY_HAND)
     await addEvidence(target, entry.id, 'cutover', { decision: 'commit', carriedOn: true, phase })
   })
@@ -96,18 +96,18 @@ function requireSwitch({ switch: how, switchCommand }: Cutover['inputs']): void 
   if (how === 'command' && !switchCommand?.length)
     throw new InputError(
       'input.missing',
-      'input `switch`: `command` needs `switch-command`; give it, or write `manual`',
+      'input `switch`: `command` needs `switch-command`. Set it, or set `switch: manual`',
     )
   if (how === 'manual' && switchCommand?.length)
     throw new InputError(
       'input.conflict',
-      'inputs `switch: manual` and `switch-command` contradict each other; write one of them',
+      'inputs `switch: manual` and `switch-command` contradict each other. Set one of them',
     )
 }
 
 function isOver(context: Cutover, { id, phase, updatedAt }: Entry): boolean {
   if (!DONE.includes(phase)) return false
-  info(`nothing to do: migration ${id} is ${phase} since ${updatedAt.toISOString()}`)
+  info(`nothing to do: migration ${id} has been ${phase} since ${updatedAt.toISOString()}`)
   context.output('phase', phase)
   context.output('verdict', 'go')
   return true
@@ -137,11 +137,11 @@ function evidence(context: Cutover, { before, after, drain, verify, clock, entry
 /** Milliseconds from the end of the final verification to the commit. */
 function unwatchedMs(parts: Parts): number {
   const of = (part: string) => parts[part] ?? 0
-  // The first two are done beside the verify, and may take longer.
+  // The first two run beside the verify, and may take longer.
   return Math.max(0, of('sequences') + of('unique indexes') - of('verify')) + of('commit')
 }
 
-/** Asks whoever streams now for the slot, and keeps others off until `work` is done. */
+/** Asks the streaming run for the slot, and keeps others off until `work` is done. */
 async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const { inputs } = context
   const holder = thisRun('cutover')
@@ -168,7 +168,7 @@ async function holding<T>(context: Cutover, entry: Entry, work: (signal: AbortSi
 
 async function throughTheFence(context: Cutover, begun: Entry, stream: Stream, signal: AbortSignal): Promise<Outcome> {
   const { inputs } = context
-  // Long before the pause: an application that meets the target without them would not be able to work.
+  // Long before the pause: an application that finds the target without them could not work.
   const entry = await withBoth({ inputs, signal }, (source, target) => buildIndexes(source, target, begun))
   const limits = { maxLag: inputs.maxLag, quietPeriod: inputs.quietPeriod, deadline: inputs.catchUpTimeout }
   const before = await untilCaughtUp(stream, limits)
@@ -219,9 +219,9 @@ async function pauseWrites(
     if (rolling && !(await proof?.untilNear(signal))) throw notNear(proof)
     const waitedMs = await awaitOldWriters(source, fence, inputs.holdersTimeout, signal)
     if (waitedMs < LARGE_AFTER || round >= LARGE_ROUNDS) break
-    info(`a transaction ended after ${seconds(waitedMs)}; waiting until what it wrote is streamed`)
+    info(`a transaction ended after ${seconds(waitedMs)}; waiting for its rows to be streamed`)
   }
-  // From here on no marker but the drain's own may be written.
+  // From here on no marker except the drain's may be written.
   const session = await proof?.halt()
   checkpoint('before arming')
   const renewer = await connect(inputs.source, 'source', TIMING.fenceTimeout, signal)
@@ -236,12 +236,12 @@ async function pauseWrites(
   }
 }
 
-/** A transaction that is open for this long, in milliseconds, may have written much; in the pause it would be waited for. */
+/** A transaction open for this long, in milliseconds, may have written much, and the pause would wait for it. */
 const LARGE_AFTER = 500
-/** Then the stream and the log are looked at again, so many times in all. */
+/** How many times the stream and the log are checked again after that. */
 const LARGE_ROUNDS = 4
 
-/** The verify has taken its time: a stream that has got stuck since must not pause anybody. */
+/** The verify took a while; a stream that has got stuck since must not lead to a pause. */
 async function requireMoving(
   { inputs }: Cutover,
   { stream, source, target, signal }: Pick<Section, 'stream' | 'source' | 'target' | 'signal'>,
@@ -261,7 +261,7 @@ async function requireMoving(
       },
     )
     if (stream.status.retries === retries) return
-    // CockroachDB asks for a retry now and then; a stream that cannot do without is stuck.
+    // CockroachDB asks for a retry now and then. A stream that always needs one is stuck.
     if (round >= MOVING_ROUNDS) throw stream.stuck('the replicator is retrying')
   }
 }
@@ -269,11 +269,11 @@ async function requireMoving(
 const MOVING_ROUNDS = 3
 
 const DECIDED: Partial<Record<Phase, string>> = {
-  committed: 'committed: the source is fenced for good',
+  committed: 'committed: the source is permanently fenced',
   switched: 'committed and switched: the target has taken over',
 }
 
-/** What came of it stands first on the page, with what is to be done now, and the tables after that. */
+/** The outcome and what to do now come first on the page, then the tables. */
 function report(context: Cutover, outcome: Outcome, switched: boolean): void {
   const { before, after, entry, clock } = outcome
   info(`writes were paused for ${clock.total} ms: ${clock.text}`)

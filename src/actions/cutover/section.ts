@@ -7,14 +7,14 @@ import type { ProofSession } from '../../phases/rolling/session.ts'
 import type { Stream, StreamStatus } from '../../phases/stream/supervisor.ts'
 import type { Database } from '../../runtime/database.ts'
 
-/** What the parts of the write pause work with. */
+/** What the parts of the write pause share. */
 export interface Section {
   entry: Entry
-  /** What `molt verify --help` says. */
+  /** Output of `molt verify --help`. */
   help: string
   /** What is compared while writes are paused. */
   level: Level
-  /** Where that is `changed`: what the rest rests on. */
+  /** With `changed`: the proof of all other rows. */
   proof: ProofSession | undefined
   /** Aborted when the run is cancelled, or another run has taken the hold. */
   signal: AbortSignal
@@ -23,7 +23,7 @@ export interface Section {
   target: Database
   before: StreamStatus
   held: HeldFence
-  /** For what is done beside the final verify. */
+  /** For work beside the final verify. */
   lanes: Lanes
   estimate: Estimate
 }

@@ -8,20 +8,20 @@ import { plural, seconds } from '../../runtime/progress.ts'
 import { endSessions, runCommand } from './commands.ts'
 import type { Cutover } from './spec.ts'
 
-/** The application may write to the target from now on. Repeatable: a run that is carried on does it again. */
+/** From now on the application can write to the target. Repeatable: a resumed run does it again. */
 export async function openTarget(target: Database, { plan, facts }: Entry): Promise<void> {
   const missing = await openWriteAccess(target, plan.targetSchema, facts.writeAccess ?? [])
   checkpoint('write access open')
   if (missing.length)
     refuse(
       'write-access.missing',
-      'the migration is committed, and write access to the target could not be given back: the application can write to neither side',
+      'the migration is committed, but write access to the target could not be given back: the application can write to neither side',
       grantStatements(plan.targetSchema, missing).map((statement) => `${statement};`),
-      'Run these statements on the target as an administrator, then run `cutover` again, which tries this again and does the switch. To go back to the source instead, run `rollback`.',
+      'Run these statements on the target as an administrator, then run `cutover` again, which retries this and switches. To go back to the source instead, run `rollback`.',
     )
 }
 
-/** The decision stands; this can fail, and can be run again. Until it is done the application has nowhere to write. */
+/** The commit stands. The switch can fail and be repeated; until it succeeds, the application has nowhere to write. */
 export async function switchOver(
   context: Cutover,
   target: Database,
@@ -32,7 +32,7 @@ export async function switchOver(
   if (signal.aborted)
     throw new CancelledError(
       'cancelled.after-commit',
-      'the run was cancelled, or has lost its hold, after the decision: the source is fenced for good, and the target has taken over. Nothing is taken back; run `cutover` again, which carries on with the switch',
+      'the run was cancelled, or lost its hold, after the commit: the source is permanently fenced, and the target has taken over. Run `cutover` again to resume with the switch',
     )
   if (!inputs.switchCommand?.length) {
     tellSwitch()
@@ -47,8 +47,7 @@ export async function switchOver(
       name: 'switch',
       env: {},
       timeout: inputs.switchTimeout,
-      advice:
-        'The migration is committed and stays so. Put the switch right and run `cutover` again, which repeats only the switch.',
+      advice: 'The migration stays committed. Fix the switch and run `cutover` again, which repeats only the switch.',
     },
     signal,
   )
@@ -72,11 +71,11 @@ The source refuses writes for good, and the target takes them. Nothing has point
 To go back instead, run \`rollback\` before anything is written to the target.`
 
 function tellSwitch(): void {
-  warning('`switch: manual`: point the application at the target now; until then it cannot write')
+  warning('`switch: manual`: point the application at the target now. Until then it cannot write')
   info(BY_HAND)
 }
 
-/** Sessions that stay on the source can only be refused there. The decision stands, whatever comes of this. */
+/** Sessions that remain on the source are refused writes there. The commit stands, whatever happens here. */
 async function endOld({ inputs }: Cutover): Promise<void> {
   const { endSessions: roles } = inputs
   if (!roles?.length) return

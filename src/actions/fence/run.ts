@@ -15,16 +15,14 @@ type FenceContext = Context<typeof spec>
 export const action: Action<typeof spec> = {
   spec,
   async run(context) {
-    // The target's URL is for the ledger of other actions; it is not connected to here.
+    // The target's URL is for other actions' ledger; this action does not connect to it.
     const { source: url, allowInsecure } = context.inputs
     requireTls({ source: url, allowInsecure })
     await withDatabase(url, 'source', async (source) => {
       if (context.inputs.do === 'raise') await raise(context, source)
       if (context.inputs.do === 'lift') await lift(source)
       const { state, remainingMs, problems, raised } = await lookAtFence(source)
-      info(
-        `the fence is ${state}${state === 'armed' ? `; it falls by itself in ${Math.round(remainingMs / 1000)} s` : ''}`,
-      )
+      info(`the fence is ${state}${state === 'armed' ? `; it lapses in ${Math.round(remainingMs / 1000)} s` : ''}`)
       context.output('state', state)
       context.output('remaining-ms', remainingMs)
       if (raised && problems.length)
@@ -32,7 +30,7 @@ export const action: Action<typeof spec> = {
           'fence.not-holding',
           `the fence is ${state}, but it does not hold`,
           problems,
-          'Writes may go past it now, or have done so.',
+          'Writes can pass it, or already have.',
         )
     })
   },
@@ -41,7 +39,7 @@ export const action: Action<typeof spec> = {
     if (!lease || context.inputs.keep) return
     if (context.saved('source') !== digest(context.inputs.source)) {
       warning(
-        'the source URL of the post step is not the one that the fence was raised on; the fence is left to its lease',
+        'the post step got another source URL than the one the fence was raised on, so it leaves the fence to its lease',
       )
       return
     }
@@ -50,19 +48,19 @@ export const action: Action<typeof spec> = {
       const { state } = await readFence(source)
       if (state === 'absent') return
       if (await liftFence(source, lease)) info('the fence is lifted: writes to the source are possible again')
-      else info(`the fence is ${state}, and not by this step any more: it is left as it is`)
+      else info(`the fence is ${state}, but no longer by this step, so it stays`)
     })
   },
 }
 
 async function raise(context: FenceContext, source: Database): Promise<void> {
   const fence = await expectedFence(source)
-  if (!fence) throw new VerdictError('fence.not-installed', 'no fence is installed on the source; run `prepare` first')
+  if (!fence) throw new VerdictError('fence.not-installed', 'no fence is installed on the source. Run `prepare` first')
   const problems = await fenceProblems(source, fence)
   if (problems.length)
-    refuse('fence.damaged', 'the fence is not as it must be', problems, 'Nothing was raised. Run `prepare` again.')
+    refuse('fence.damaged', 'the fence is damaged', problems, 'Nothing was raised. Run `prepare` again.')
   context.save('source', digest(context.inputs.source))
-  // Before it is set: whatever becomes of this process, the post step lifts this one, and nobody else's.
+  // Before it is set: whatever happens to this process, the post step lifts this fence and no other.
   const held = new HeldFence(source, fence, context.inputs.lease, (lease) => context.save('lease', lease))
   try {
     const { holders, waitedMs } = await held.arm(context.inputs.holdersTimeout, context.signal)
@@ -81,12 +79,11 @@ async function lift(source: Database): Promise<void> {
   if (!(await liftFence(source)))
     throw new VerdictError(
       'fence.permanent',
-      'the fence is permanent: the cutover was committed, and the target has taken over. Use `rollback` to come back',
+      'the fence is permanent: the cutover was committed, and the target has taken over. To return to the source, run `rollback`',
     )
 }
 
-/** The post step gets no secret from state; by this it knows that its URL is the same. */
-/** A password may be another one in the post step. */
+/** The post step gets no secret through state; by this it knows that its URL is the same, except for the password. */
 function digest(url: string): string {
   return createHash('sha256')
     .update(splitPassword(url)?.url ?? url)

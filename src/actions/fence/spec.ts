@@ -6,7 +6,7 @@ export const spec = defineAction({
   name: 'fence',
   title: 'Write fence',
   description:
-    'Stops writes on the source under a lease, or lets them through again. For chains of your own and for a person in need.',
+    'Stops writes on the source under a lease, or allows them again. For your own chains and for emergencies.',
   icon: 'shield',
   post: true,
   inputs: {
@@ -14,14 +14,18 @@ export const spec = defineAction({
     do: defaulted(
       choice('raise', 'lift', 'status'),
       'status',
-      '`raise`: refuse writes for `lease`. `lift`: let them through. `status`: only look.',
+      '`raise`: refuse writes for `lease`. `lift`: allow them. `status`: only report.',
     ),
-    lease: defaulted(duration, '5m', 'After this time the fence falls by itself, whatever happens to the job.'),
-    'holders-timeout': defaulted(duration, '10s', 'How long transactions that are writing may take to end.'),
-    keep: defaulted(boolean, 'false', 'Leaves the fence to its lease at the end of the job, instead of lifting it.'),
+    lease: defaulted(duration, '5m', 'Time after which the fence lapses, whatever happens to the job.'),
+    'holders-timeout': defaulted(duration, '10s', 'How long writing transactions may take to end.'),
+    keep: defaulted(
+      boolean,
+      'false',
+      'Keeps the fence until its lease ends, instead of lifting it at the end of the job.',
+    ),
   },
   outputs: {
     state: '`absent`, `lifted`, `lapsed`, `armed` or `permanent`.',
-    'remaining-ms': 'What is left of the lease, in milliseconds.',
+    'remaining-ms': 'Remaining lease, in milliseconds.',
   },
 })

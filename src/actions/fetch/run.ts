@@ -72,10 +72,10 @@ function checkInputs(inputs: Fetch['inputs']): void {
   if (inputs.mode !== 'import' && inputs.compression === 'gzip')
     throw new InputError('input.conflict', `input \`compression\`: \`${inputs.mode}\` cannot read compressed files`)
   if (inputs.allowTruncate?.length && inputs.tableHandling === 'none')
-    throw new InputError('input.conflict', 'input `allow-truncate`: it has no effect while `table-handling` is `none`')
+    throw new InputError('input.conflict', 'input `allow-truncate` has no effect while `table-handling` is `none`')
   const continued = inputs.fetchId ?? inputs.continuationToken ?? inputs.continuationFileName
   if (continued && inputs.onInterrupted !== 'resume')
-    throw new InputError('input.conflict', 'input `fetch-id`: a load is gone on with only by `on-interrupted: resume`')
+    throw new InputError('input.conflict', 'input `fetch-id`: to continue this load, set `on-interrupted: resume`')
 }
 
 async function fetchTables(context: Fetch, source: Database, target: Database): Promise<void> {
@@ -88,7 +88,7 @@ async function fetchTables(context: Fetch, source: Database, target: Database): 
     target,
     { url: inputs.target, migration: inputs.migration, signal: context.signal },
     async (signal) => {
-      // The entry may have moved while a load that was killed was waited for.
+      // The entry may have moved while this run waited for a killed load.
       const held = await requireMigration(source, target, inputs.migration, ['prepared'])
       await loadTables({ context, source, target, signal }, held)
     },
@@ -120,7 +120,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
   const note = new LoadNote(target, entry)
   const { account, failure } = await load(run, note, resume, files)
   if (account.fetchId) context.output('fetch-id', account.fetchId)
-  // First what ended the load: that the ledger could not be told of its slot may only follow from it.
+  // What ended the load comes first: failing to record its slot in the ledger may only be a consequence.
   if (failure) {
     await note.settled.catch(() => {})
     throw await giveUp(run, note.entry, { account, failure }, resume)
@@ -136,7 +136,7 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     facts: { cursor, load: null, stagingSchema: stagingSchema(entry, cursor), publication, filesLeft },
   })
   if (filesLeft.length)
-    info(`files of the load stay below the bucket path or local path, with every row in them: ${filesLeft.join(', ')}`)
+    info(`the load's files remain below the bucket path or local path, with every row in them: ${filesLeft.join(', ')}`)
   if (inputs.tableHandling === 'drop-on-target-and-recreate') await acceptTargetSchema(target, loaded)
   const durationMs = Math.round(performance.now() - began)
   const insecure = requireTls(inputs)
@@ -148,8 +148,8 @@ async function loadTables(run: Run, entry: Entry): Promise<void> {
     insecure,
     mode: inputs.mode,
     resumed: resume !== undefined,
-    // molt takes its snapshot by itself and keeps it to itself.
-    countInSnapshot: 'not possible; what was exported is held against what arrived, and verify compares every row',
+    // molt takes its snapshot itself and does not expose it.
+    countInSnapshot: 'not possible; exported rows are compared with arrived rows, and verify compares every row',
   })
   report(context, { plan, account, arrived, cursor, durationMs })
 }
@@ -159,7 +159,7 @@ function filesAfterLoad({ load, filesLeft = [] }: Facts, deleted: boolean): stri
   return deleted ? filesLeft.filter((folder) => folder !== load?.folder) : filesLeft
 }
 
-/** What the ledger knows of a load while it runs: its changes are made one after the other. */
+/** The ledger's record of a running load; changes are made one after the other. */
 class LoadNote {
   readonly #target: Database
   #entry: Entry
@@ -170,12 +170,12 @@ class LoadNote {
     this.#entry = entry
   }
 
-  /** As it was last written. */
+  /** The last written state. */
   get entry(): Entry {
     return this.#entry
   }
 
-  /** Resolves when all is written; rejects with what kept the first change from it. */
+  /** Resolves when all is written; rejects with the cause when the first change failed. */
   get settled(): Promise<void> {
     return this.#settled
   }
@@ -189,23 +189,23 @@ class LoadNote {
   }
 }
 
-/** MOLT's publication has one fixed name for each database: a second load would drop the first one's. */
+/** MOLT's publication has one fixed name per database: a second load would drop the publication of the first. */
 async function requireAlone(source: Database, plan: Plan, migration: string): Promise<void> {
   const owner = await readHeartbeatOwner(source)
   if (owner && owner.migration !== migration)
     throw new UserError(
       'source.taken',
-      `the source belongs to migration \`${owner.migration}\`; one source database carries one migration at a time, since MOLT's publication has a fixed name. Run \`cleanup\` for it first`,
+      `the source belongs to migration \`${owner.migration}\`. A source database takes part in one migration at a time, because MOLT's publication has a fixed name. Run \`cleanup\` for that migration first`,
     )
   const foreign = await foreignTables(source, plan)
   if (foreign.length)
     throw new UserError(
       'publication.foreign',
-      `the publication ${plan.publication} exists already and sends ${someOf(foreign, 5)}, which this migration knows nothing of: it belongs to another load of this database, and MOLT would drop it. Finish that one, or drop the publication`,
+      `the publication ${plan.publication} already exists and sends ${someOf(foreign, 5)}, which are not in this migration. It belongs to another load of this database, and MOLT would drop it. Finish that load, or drop the publication`,
     )
 }
 
-/** Everything that can be known to go wrong is said before a slot is made or a row is moved. */
+/** Reports everything that is known to fail before a slot is created or a row is moved. */
 async function requireLoadable(source: Database, target: Database, plan: Plan, inputs: Fetch['inputs']): Promise<void> {
   const recreate = inputs.tableHandling === 'drop-on-target-and-recreate'
   const definitions = recreate ? [] : await definitionProblems(source, target, plan)
@@ -227,7 +227,7 @@ async function requireLoadable(source: Database, target: Database, plan: Plan, i
   await requireDisposable(target, plan, inputs)
 }
 
-/** Rows that are there already would be counted as loaded, or collide; they are thrown away only by name. */
+/** Existing rows would be counted as loaded, or collide. They are deleted only by name. */
 async function requireDisposable(target: Database, plan: Plan, inputs: Fetch['inputs']): Promise<void> {
   const allowed = inputs.allowTruncate ?? []
   for (const name of allowed)
@@ -245,7 +245,7 @@ async function requireDisposable(target: Database, plan: Plan, inputs: Fetch['in
   const next =
     inputs.tableHandling === 'none'
       ? 'Empty these tables, or set `table-handling: truncate-if-exists` and name them in `allow-truncate`.'
-      : `\`table-handling: ${inputs.tableHandling}\` would throw these rows away; name the tables in \`allow-truncate\` if that is meant.`
+      : `\`table-handling: ${inputs.tableHandling}\` would delete these rows. If you want that, name the tables in \`allow-truncate\`.`
   refuse(
     'load.target-not-empty',
     'the target is not empty',
@@ -280,9 +280,9 @@ async function commandLine(
   if (unknown.length)
     throw new UserError(
       'molt.unknown-flag',
-      `this build of molt has no ${unknown.join(', ')}; leave the setting out, or take the version that \`setup\` pins by default`,
+      `this build of molt has no ${unknown.join(', ')}. Remove the setting, or use the version that \`setup\` pins by default`,
     )
-  // An older molt leaves the publication to us; it must be there before the slot, or the stream never finds it.
+  // An older molt leaves the publication to us. It must exist before the slot, or the stream never finds it.
   if (!features.ownsPublication && !(await readPublication(source, plan.publication)))
     await createPublication(source, plan.publication, plan.sourceSchema, plan.tables)
   return args
@@ -294,7 +294,7 @@ async function load(run: Run, note: LoadNote, resume: Resumed | undefined, befor
   const { mode, migration } = context.inputs
   const { plan } = note.entry
   if (resume && !resume.fetchId) {
-    info('every table was read and imported to its end; nothing is left to load')
+    info('every table was read and imported completely; nothing is left to load')
     return { account: alreadyLoaded(plan, resume.cursor) }
   }
   info(`${MODES[mode]}.`)
@@ -303,7 +303,7 @@ async function load(run: Run, note: LoadNote, resume: Resumed | undefined, befor
   const metricsAddr = await freeAddress()
   const args = await commandLine(inputs, plan, source, metricsAddr, resume)
   await makeFolder(inputs, folder)
-  // Before the tool starts: an import that names the folder is known to be ours from its first moment.
+  // Before the tool starts, so that an import that names the folder is known to be ours from the first moment.
   if (!resume) await note.change({ mode, folder }, { files: before, ...withLoadFolder(note.entry.facts, folder) })
   return runTool(run, note, { args, metricsAddr, resumed: resume !== undefined, folder })
 }
@@ -312,7 +312,7 @@ function withLoadFolder({ loadFolders = [], filesLeft = [] }: Facts, folder: str
   return folder ? { loadFolders: [...loadFolders, folder], filesLeft: [...filesLeft, folder] } : {}
 }
 
-/** What a load that needs no tool any more would have said at its end. */
+/** What molt would have reported at the end of a load that needs no tool any more. */
 function alreadyLoaded(plan: Plan, cursor: string): FetchAccount {
   return { ...emptyAccount(plan.sourceSchema), complete: true, cursor, claimed: [...plan.tables] }
 }
@@ -349,7 +349,7 @@ async function runTool(
       onStarted: (cursor) => {
         if (!tool.resumed) void note.change({ ...known, cursor })
       },
-      // From here on a load whose runner dies can still be complete.
+      // From here on, a load whose runner dies can still be complete.
       onRead: (account) => {
         if (!tool.resumed) void note.change({ ...known, cursor: account.startCursor, exported: readSoFar(account) })
       },
@@ -381,7 +381,7 @@ export function progressLine(
 }
 
 /**
- * Ends what a load that failed has left. Its slot is kept only to be resumed, when that was asked for and can be.
+ * Ends what a failed load has left. Keeps its slot only if `resume` was set and the load can be resumed.
  * @returns the failure
  */
 async function giveUp(
@@ -390,7 +390,7 @@ async function giveUp(
   { account, failure }: LoadResult,
   resume: Resumed | undefined,
 ): Promise<unknown> {
-  // Another run acts on the migration now, and what is left is its to remove.
+  // Another run acts on the migration now, and removes what is left.
   if (signal.aborted && !context.signal.aborted) return failure
   const { mode, onInterrupted } = context.inputs
   const cursor = resume?.cursor ?? account.startCursor
@@ -412,18 +412,18 @@ async function giveUp(
   return failure
 }
 
-/** Says what of a failed load is left, and names the slot only when it is there or nobody can tell. */
+/** Reports what remains of a failed load; names the slot only if it exists or might. */
 async function tellLeft(source: Database, { slot }: Plan, error: unknown): Promise<void> {
   const there = await readSlot(source, slot).catch(() => 'unknown' as const)
   warning(
     there
-      ? `The slot ${slot} of the failed load ${there === 'unknown' ? 'may still be' : 'is still'} there and fills the source's disk (${messageOf(error)}). Drop it: SELECT pg_drop_replication_slot('${slot}')`
-      : `Parts of the failed load are left: ${messageOf(error)}`,
+      ? `The slot ${slot} of the failed load ${there === 'unknown' ? 'may still exist' : 'still exists'} and fills the source's disk (${messageOf(error)}). Drop it: SELECT pg_drop_replication_slot('${slot}')`
+      : `Parts of the failed load remain: ${messageOf(error)}`,
   )
 }
 
 /**
- * A load that is not complete is given up.
+ * Gives up an incomplete load.
  * @returns table → rows that have arrived on the target
  */
 async function requireComplete(
@@ -447,11 +447,11 @@ async function requireComplete(
     'load.incomplete',
     'the load is not complete, although molt fetch reported no failure',
     problems,
-    `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Put these right, empty the target tables, and load again.`,
+    `The slot ${plan.slot} was dropped, so that it does not fill the source's disk. Fix these, empty the target tables, and load again.`,
   )
 }
 
-/** A load from which no stream can go on is given up, too: by slot, publication, definitions, or what was done to the tables. */
+/** Also gives up a load that no stream can continue: because of its slot, publication, definitions, or tables. */
 async function requireStreamable(
   source: Database,
   target: Database,
@@ -471,9 +471,9 @@ async function requireStreamable(
   await abandon(source, target, entry)
   refuse(
     'load.cannot-stream',
-    'every row was moved, but no stream can go on from this load',
+    'every row was moved, but no stream can continue from this load',
     problems,
-    `The slot ${plan.slot} was dropped. Put these right, empty the target tables, and load again.`,
+    `The slot ${plan.slot} was dropped. Fix these, empty the target tables, and load again.`,
   )
 }
 
@@ -483,7 +483,7 @@ async function abandon(source: Database, target: Database, entry: Entry): Promis
   if (entry.facts.load) await advance(target, entry, 'prepared', { facts: { load: null } })
 }
 
-/** The stream's own progress is kept in it; one that was used with another slot would win over this slot's position. */
+/** The stream's own progress lives in it. One used with another slot would take precedence over this slot's position. */
 function stagingSchema(entry: Entry, cursor: string): string {
   return `molt_staging_${entry.facts.source?.sourceId.slice(0, 8)}_${cursor.replace('/', '_').toLowerCase()}`
 }

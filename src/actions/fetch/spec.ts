@@ -8,14 +8,14 @@ export const spec = defineAction({
   name: 'fetch',
   title: 'MOLT fetch',
   description:
-    'Loads every expected table in one snapshot, creates slot and publication, and believes nothing but a full account.',
+    'Loads every expected table in one snapshot, and creates the slot and the publication. Green only with a complete account of the rows.',
   icon: 'download',
   inputs: {
     ...migration,
     mode: defaulted(
       choice('import', 'use-copy', 'direct-copy'),
       'import',
-      'How rows travel: `import` (IMPORT INTO through files; takes each target table offline while its rows arrive), `use-copy` (COPY through files; they stay online), `direct-copy` (COPY without files; they stay online, and an interrupted load cannot be continued).',
+      'How rows are loaded: `import` (IMPORT INTO through files; takes each target table offline while its rows arrive), `use-copy` (COPY through files; tables stay online), `direct-copy` (COPY without files; tables stay online, but an interrupted load cannot be resumed).',
     ),
     'bucket-path': optional(
       pattern(/^(s3|gs|azure-blob):\/\/./, 's3://…, gs://… or azure-blob://…'),
@@ -24,28 +24,28 @@ export const spec = defineAction({
     'use-implicit-auth': defaulted(
       boolean,
       'false',
-      'Reaches the bucket by the credentials of the environment (OIDC, instance role) rather than by keys in its URL. CockroachDB must have its own.',
+      "Uses the environment's credentials (OIDC, instance role) for the bucket instead of keys in its URL. CockroachDB needs its own.",
     ),
-    'assume-role': optional(text, 'Role or service account by which the bucket is reached.'),
+    'assume-role': optional(text, 'Role or service account that accesses the bucket.'),
     'import-region': optional(text, 'Region of the bucket.'),
     'local-path': optional(text, 'Folder for intermediate files, instead of a bucket.'),
-    'local-path-listen-addr': optional(text, 'Address on which the folder is served to CockroachDB.'),
-    'local-path-crdb-access-addr': optional(text, 'Address by which CockroachDB reaches that server.'),
+    'local-path-listen-addr': optional(text, 'Address that serves the folder to CockroachDB.'),
+    'local-path-crdb-access-addr': optional(text, 'Address at which CockroachDB reaches that server.'),
     'delete-files': defaulted(boolean, 'false', 'Deletes the intermediate files afterwards.'),
     compression: optional(choice('gzip', 'none'), "Of intermediate files. Default: molt's."),
     'table-handling': defaulted(
       choice('none', 'truncate-if-exists', 'drop-on-target-and-recreate'),
       'none',
-      'What happens to rows or tables that are on the target already. `none` refuses a table that holds rows.',
+      'What to do with existing rows or tables on the target. `none` refuses a table that has rows.',
     ),
     'allow-truncate': optional(
       list,
-      'The tables whose rows on the target may be thrown away by `table-handling`, by their bare names.',
+      'Tables whose rows on the target `table-handling` may delete, by their bare names.',
     ),
     'on-interrupted': defaulted(
       choice('fail', 'resume', 'restart'),
       'fail',
-      'When a load was begun before and did not end: `fail` changes nothing; `resume` continues it, which `direct-copy` cannot; `restart` drops its slot and loads again. With `resume` the slot of a load that fails is kept.',
+      'What to do about an earlier load that did not end. `fail` changes nothing. `resume` continues it, except with `direct-copy`. `restart` drops its slot and loads again. With `resume`, a load that fails keeps its slot.',
     ),
     'fetch-id': optional(uuid, 'With `resume`: the load to continue. Default: the one in the ledger or on the target.'),
     'continuation-token': optional(uuid, 'With `resume`: continue one table only.'),
@@ -55,19 +55,19 @@ export const spec = defineAction({
     'row-batch-size': optional(integer(1, 10_000_000), "Rows per read. Default: molt's."),
     'extra-args': optional(
       argumentList,
-      'Further flags of `molt fetch`. Flags that have an input of their own are refused.',
+      'Further flags of `molt fetch`. Flags with an input of their own are refused.',
     ),
     'stall-after': optional(
       duration,
-      'Ends the load when molt has printed nothing and no row has moved for this long. Default: never, since IMPORT INTO of a large table can print nothing for long; silence is told after 5 minutes, and then more and more rarely.',
+      'Ends the load when molt has printed nothing and no row has moved for this long. Default: never, because IMPORT INTO of a large table can print nothing for a long time. A stall is reported after 5 minutes, then less and less often.',
     ),
     'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
   },
   outputs: {
-    cursor: 'LSN at which the stream begins.',
+    cursor: 'LSN at which the stream starts.',
     tables: 'How many tables were loaded.',
     rows: 'How many rows were loaded.',
-    'fetch-id': "MOLT's id of the load; set when it failed too, and can be continued.",
+    'fetch-id': "MOLT's id of the load. Also set when the load failed and can be resumed.",
     'duration-ms': 'How long the load took, in milliseconds.',
   },
 })

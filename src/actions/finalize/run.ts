@@ -27,15 +27,15 @@ import { type Finalize, spec } from './spec.ts'
 
 /** What this run has done, for its summary. */
 interface Done {
-  /** Where the application was switched by hand. */
+  /** Set when the application was switched by hand. */
   applicationPauseMs?: number
   sequences: number
   indexes: number
   constraints: number
-  /** By name: a foreign key that was built again may be validated twice. */
+  /** By name: a rebuilt foreign key can be validated twice. */
   validated: Set<string>
   dropped: string[]
-  /** What the source has and the target lacks, and no later step builds. */
+  /** What the source has, the target lacks, and no later step builds. */
   left?: string[]
 }
 
@@ -76,7 +76,7 @@ async function finalize(
   tell(context, entry, done, compared)
 }
 
-/** Milliseconds from the fence until a person said that the application uses the target, by the target's clock. */
+/** Milliseconds from the fence until a person confirmed that the application uses the target, by the target's clock. */
 async function pauseByHand(target: Database, { id, ageMs }: Entry): Promise<number> {
   const [cutover] = await readEvidence<{ pauseMs: number }>(target, id, 'cutover', 1)
   const applicationPauseMs = Math.round((cutover?.body.pauseMs ?? 0) + ageMs)
@@ -86,14 +86,14 @@ async function pauseByHand(target: Database, { id, ageMs }: Entry): Promise<numb
 
 /**
  * A run that has finished nothing must not look as if it had.
- * @throws VerdictError after a commit that nobody has followed up
+ * @throws VerdictError after a commit that is not followed up
  */
 function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: AfterCommit | undefined): void {
   const sequences = `${plural(done.sequences, 'sequence is', 'sequences are')} past every value in use`
   if (phase === 'committed')
     throw new VerdictError(
       'finalize.not-switched',
-      `Not finalized: migration \`${id}\` is committed, and nobody has said that the application uses the target. Start Migrate with \`phase: finalize\` and tick \`switched-by-hand\``,
+      `Not finalized: migration \`${id}\` is committed, but no one has confirmed that the application uses the target. Start Migrate with \`phase: finalize\` and tick \`switched-by-hand\``,
     )
   if (phase === 'committing')
     throw new VerdictError(
@@ -101,7 +101,7 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
       `Not finalized: the cutover of migration \`${id}\` has not ended. Run \`cutover\` again, which resumes there`,
     )
   if (phase !== 'finalized') {
-    const nothing = `Nothing was committed; only sequences and indexes that cannot be in the stream's way were looked at.`
+    const nothing = `Nothing was committed. Only sequences, and indexes that cannot block the stream, were checked.`
     warning(`migration \`${id}\` is ${phase}. ${nothing}`)
     context.summary(`### ⚠️ Not finalized: migration \`${id}\` is ${phase}\n\n${nothing}\n\n- ${sequences}`)
     return
@@ -116,8 +116,8 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
     afterCommitText(compared),
     sequences,
     done.indexes || done.constraints
-      ? `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} that were off for the load are built again`
-      : 'no index and no constraint was left to build again',
+      ? `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} dropped for the load were rebuilt`
+      : 'no index and no constraint was left to rebuild',
     `${plural(done.validated.size, 'constraint was', 'constraints were')} validated`,
     done.dropped.length
       ? `dropped on the source: ${done.dropped.join(', ')}`
@@ -129,8 +129,8 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
 }
 
 /**
- * Builds what was taken off the target for the load: before the switch only what cannot be in the stream's way, after
- * it all that is left, every foreign key validated.
+ * Builds what was dropped for the load: before the switch only what cannot block the stream, after it everything that is
+ * left, with every foreign key validated.
  */
 async function rebuild(source: Database, target: Database, entry: Entry, done: Done): Promise<Entry> {
   if (entry.phase !== 'switched') return buildIndexes(source, target, entry)
@@ -150,16 +150,16 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
   if (problems.length)
     refuse(
       'deferral.not-restored',
-      'the target is not what it was before the load',
+      'the target lacks definitions that it had before the load',
       problems,
-      'Put these right and run `finalize` again.',
+      'Fix these and run `finalize` again.',
     )
   return entry
 }
 
 /**
- * Validates whatever is not: IMPORT INTO leaves every foreign key unvalidated, captured or not. Then holds the target's
- * definitions against the source's.
+ * Validates whatever is not valid: IMPORT INTO leaves every foreign key unvalidated, captured or not. Then compares the
+ * target's definitions with the source's.
  */
 async function requireWhole(
   { inputs }: Finalize,
@@ -175,7 +175,7 @@ async function requireWhole(
   )
   const invalid: string[] = []
   for (const { table, name, kind } of waiting) {
-    // What the source itself has never validated may not hold there either.
+    // What the source has never validated may not hold there either.
     if (here.constraints.some((each) => each.table === table && each.name === name && !each.validated)) continue
     const problem = await broken(validateConstraint(target, targetSchema, { table, name }))
     if (problem) invalid.push(`${table}: the ${kind} constraint ${name} does not hold: ${problem}`)
@@ -192,9 +192,9 @@ async function requireWhole(
   if (problems.length)
     refuse(
       'finalize.definitions-differ',
-      "the target's definitions are not the source's",
+      "the target's definitions differ from the source's",
       problems,
-      'Put these right and run `finalize` again.',
+      'Fix these and run `finalize` again.',
     )
   const sides = [
     { db: source, schema: sourceSchema },
@@ -204,7 +204,7 @@ async function requireWhole(
   for (const what of done.left.slice(0, 20)) warning(what)
 }
 
-/** What rows break, by the server's message: it names the constraint and no value, while its detail would. */
+/** What rows violate, from the server's message: it names the constraint and no value, unlike its detail. */
 async function broken(validation: Promise<void>): Promise<string | undefined> {
   try {
     await validation
@@ -216,8 +216,8 @@ async function broken(validation: Promise<void>): Promise<string | undefined> {
 }
 
 /**
- * After the switch nobody reads the slot any more, and the WAL that it keeps would fill the source's disk.
- * @returns what was there and is dropped
+ * After the switch nothing reads the slot, and the WAL that it keeps would fill the source's disk.
+ * @returns what existed and was dropped
  */
 async function endReplication(source: Database, entry: Entry): Promise<string[]> {
   const { slot, publication } = entry.plan
@@ -228,7 +228,7 @@ async function endReplication(source: Database, entry: Entry): Promise<string[]>
     ...((await readPublication(source, publication)) ? [`publication \`${publication}\``] : []),
   ]
   if (reader)
-    throw new UserError('slot.in-use', `the slot ${slot} is still read by PID ${reader}; end that replicator first`)
+    throw new UserError('slot.in-use', `the slot ${slot} is still read by PID ${reader}. End that replicator first`)
   await dropSlot(source, slot)
   await source.query(`DROP PUBLICATION IF EXISTS ${ident(publication)}`)
   info(`${dropped.join(' and ') || 'nothing'} was dropped; the source stays fenced until \`cleanup\``)

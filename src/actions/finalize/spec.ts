@@ -7,7 +7,7 @@ export const spec = defineAction({
   name: 'finalize',
   title: 'Finalize',
   description:
-    "Sets the target's sequences beyond every value in use and reads them back, and rebuilds what was taken off for the load; after a switch it also validates and drops the slot. Compares all rows once more, as of the commit.",
+    "Sets the target's sequences past every value in use and reads them back, and rebuilds what was dropped for the load. After a switch, it also validates constraints, drops the slot, and compares all rows once more, as of the commit.",
   icon: 'flag',
   inputs: {
     ...migration,
@@ -15,21 +15,21 @@ export const spec = defineAction({
     'sequence-margin': defaulted(
       integer(0, 1_000_000_000),
       '1000',
-      'How far beyond the last value used each sequence is set.',
+      'How far past the last used value each sequence is set.',
     ),
     'switched-by-hand': defaulted(
       boolean,
       'false',
-      'Says that the application uses the target now, after a cutover without a `switch-command`.',
+      'Confirms that the application now uses the target, after a cutover without a `switch-command`.',
     ),
     structure: defaulted(
       choice('require', 'report'),
       'report',
-      'An index, constraint or default that is missing or different on the target: `require` fails, `report` warns. What is not valid, or was taken off for the load and is not back, always fails.',
+      'When an index, constraint or default is missing or different on the target: `require` fails, `report` warns. A definition that is invalid, or was dropped for the load and is not back, always fails.',
     ),
   },
   outputs: {
-    sequences: 'JSON array: per sequence `name`, `sourceValue`, `value` on the target.',
+    sequences: 'JSON array: per sequence `name`, `sourceValue`, and `value` on the target.',
     phase: "The migration's phase afterwards.",
     compared:
       'All rows as of the commit: `equal`, `different`, `inconclusive`, or `unavailable` on a target that is not CockroachDB. Empty before the commit.',

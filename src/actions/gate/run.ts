@@ -56,7 +56,7 @@ export const action: Action<typeof spec> = {
 }
 
 function demand(value: string | undefined, name: string): string {
-  if (!value) throw new InputError('input.missing', `input \`${name}\` is missing, and \`do\` needs it here`)
+  if (!value) throw new InputError('input.missing', `input \`${name}\` is missing, but this \`do\` needs it`)
   return value
 }
 
@@ -65,22 +65,22 @@ function requireSecrets(items: readonly string[]): void {
   if (empty.length)
     throw new InputError(
       'input.secret-missing',
-      `the secret ${empty.join(', ')} is empty in this job. Set it in the job's environment. A called workflow gets an environment's secrets by \`secrets: inherit\` only, within one organization; elsewhere copy examples/migrate-jobs.yml`,
+      `the secret ${empty.join(', ')} is empty in this job. Set it in the job's environment. A called workflow gets an environment's secrets only through \`secrets: inherit\` within one organization. Elsewhere, copy examples/migrate-jobs.yml`,
     )
 }
 
-/** GitHub creates an environment that does not exist on its first use, without rules: a typo would let all through. */
+/** GitHub creates a missing environment on its first use, without rules: a typo would let everything through. */
 async function requireGate(context: Gate): Promise<void> {
   const { inputs } = context
   context.output('gate', inputs.gate)
   context.output('legs', JSON.stringify(legNames(inputs.maxApprovalWait, inputs.leg)))
   if (inputs.secretsEnvironment) await requireBranchRule(context)
-  if (inputs.gate === 'none') return info('`gate: none`: nobody approves this run')
+  if (inputs.gate === 'none') return info('`gate: none`: this run needs no approval')
   if (inputs.gate === 'plan-hash') return
   await requireReviewers(context)
 }
 
-/** Whoever may start a run must not be able to commit alone. */
+/** Nobody who can start a run may commit alone. */
 function requireGateForCommit({ gate, decision }: Gate['inputs']): void {
   if (gate === 'none' && decision === 'commit')
     throw new InputError(
@@ -89,13 +89,13 @@ function requireGateForCommit({ gate, decision }: Gate['inputs']): void {
     )
 }
 
-/** Letters, for GitHub drops an output with a secret's value in it, and a secret can be `1`. */
+/** Letters, because GitHub drops an output that contains a secret's value, and a secret can be `1`. */
 function legNames(wait: number, leg: number): string[] {
   const legs = Math.min(20, Math.max(1, Math.ceil(wait / leg)))
   if (wait / legs > 5 * 3_600_000)
     throw new InputError(
       'input.invalid',
-      'input `max-approval-wait`: 20 legs of 5 hours are the most. Set 100h or less',
+      'input `max-approval-wait` is over the maximum of 20 legs of 5 hours. Set 100h or less',
     )
   return Array.from({ length: legs }, (_, i) => (i === legs - 1 ? 'leg-last' : `leg-${'abcdefghijklmnopqrs'[i]}`))
 }
@@ -116,13 +116,13 @@ async function requireReviewers(context: Gate): Promise<void> {
       `the environment \`${environment}\` has no required reviewers. ${next}`,
     )
   requireBranches(context, environment, found.branches)
-  // GitHub Enterprise Server leaves it out before 3.10: not known is not "no".
+  // GitHub Enterprise Server before 3.10 leaves it out: unknown does not mean no.
   if (found.bypass !== false) {
     const text = `administrators can bypass the reviewers of \`${environment}\`. Untick "Allow administrators to bypass configured protection rules"`
     if (adminsCanBypass === 'refuse') throw new VerdictError('approval.bypass-possible', text)
     warning(text)
   }
-  if (!found.preventSelfReview) info('the environment does not prevent self-review; `approve` looks at it again')
+  if (!found.preventSelfReview) info('the environment does not prevent self-review; `approve` checks who approved')
   const branches = Array.isArray(found.branches) ? found.branches.join(', ') : found.branches
   context.summary(
     [
@@ -135,7 +135,7 @@ async function requireReviewers(context: Gate): Promise<void> {
   )
 }
 
-/** Secrets of an environment that takes any branch are open to everyone who can push one. */
+/** Secrets of an environment that accepts any branch are open to everyone who can push one. */
 async function requireBranchRule(context: Gate): Promise<void> {
   const { secretsEnvironment: name = '', token } = context.inputs
   const found = await readEnvironment(connectGithub(demand(token, 'token')), name)
@@ -146,7 +146,7 @@ async function requireBranchRule(context: Gate): Promise<void> {
 function requireBranches({ inputs }: Gate, name: string, branches: Environment['branches']): void {
   const open = branches === 'any' || (Array.isArray(branches) && branches.some((each) => /^[*/?]+$/.test(each)))
   if (!open) return
-  const text = `the environment \`${name}\` takes any branch: who can push one can run an edited workflow with its secrets. Limit its deployment branches to the default branch`
+  const text = `the environment \`${name}\` accepts any branch: anyone who can push one can run an edited workflow with its secrets. Limit its deployment branches to the default branch`
   if (inputs.anyBranch === 'refuse') throw new VerdictError('approval.any-branch', text)
   warning(text)
 }
@@ -159,9 +159,9 @@ async function requireRehearsals(context: Gate): Promise<void> {
   if (!found) return
   const { green, rejected } = found
   for (const each of green) info(`counts: ${each}`)
-  for (const each of rejected) info(`does not count: ${each}`)
+  for (const each of rejected) info(`not counted: ${each}`)
   const times = `${green.length}${green.length === MOST_REHEARSALS ? ' or more' : ''}`
-  const text = `this plan was rehearsed green ${times} times on the default branch since ${since.toISOString()}`
+  const text = `this plan had ${times} green rehearsals on the default branch since ${since.toISOString()}`
   context.summary(
     [
       `**Rehearsals:** ${text}; ${inputs.rehearsals} required.`,
@@ -172,12 +172,12 @@ async function requireRehearsals(context: Gate): Promise<void> {
   if (green.length < inputs.rehearsals)
     throw new VerdictError(
       'approval.not-rehearsed',
-      `${text}, and ${inputs.rehearsals} are required. Run ${inputs.rehearsalWorkflow} there; it leaves the attested artifact ${artifact}${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
+      `${text}, but ${inputs.rehearsals} are required. Run ${inputs.rehearsalWorkflow} there; it leaves the attested artifact ${artifact}${rejected.length ? `. Not counted: ${someOf(rejected, 5)}` : ''}`,
     )
   info(text)
 }
 
-/** Where no rehearsal is required, the number is for the approver only, and its absence stops nobody. */
+/** When no rehearsal is required, the number is only for the approver, and its absence stops nothing. */
 async function findIfPossible({ inputs, summary }: Gate, artifact: string, since: Date) {
   const token = demand(inputs.token, 'token')
   const { rehearsalWorkflow: workflow } = inputs
@@ -185,13 +185,13 @@ async function findIfPossible({ inputs, summary }: Gate, artifact: string, since
     return await findRehearsals({ github: connectGithub(token), token, workflow, artifact, since })
   } catch (error) {
     if (inputs.rehearsals || !(error instanceof UserError)) throw error
-    warning(`how often this plan was rehearsed is unknown: ${error.message}`)
+    warning(`the number of rehearsals of this plan is unknown: ${error.message}`)
     summary('**Rehearsals:** unknown; 0 required.')
     return undefined
   }
 }
 
-/** A leg that comes after the slot was handed over has nothing to do. */
+/** A leg that starts after the slot was handed over has nothing to do. */
 async function tellNeeded(context: Gate, target: Database): Promise<void> {
   const { migration } = context.inputs
   const entry = await readEntryIfAny(target, migration)
@@ -200,39 +200,39 @@ async function tellNeeded(context: Gate, target: Database): Promise<void> {
     : !STREAMING.includes(entry.phase)
       ? `the migration is ${entry.phase}`
       : (await slotRequest(target, migration))
-        ? 'the slot is asked for'
+        ? 'the slot was requested'
         : ((await overText(context)) ?? (await streamedByOther(context, target)))
   info(why ? `no follower is needed: ${why}` : 'a follower is needed')
   context.output('needed', !why)
 }
 
-/** A run that streams needs no second one beside it. The hold of one that has died is not renewed, and lapses. */
+/** While one run streams, no second one is needed. A hold that is not renewed lapses. */
 async function streamedByOther({ inputs, signal }: Gate, target: Database): Promise<string | undefined> {
   const first = await liveHolder(target, inputs.migration)
   for (let now = first; now; now = await liveHolder(target, inputs.migration)) {
-    if (now.expiresAt.getTime() !== first?.expiresAt.getTime()) return `${runText(now)} has the slot`
+    if (now.expiresAt.getTime() !== first?.expiresAt.getTime()) return `${runText(now)} holds the slot`
     await sleep(TIMING.holderLook, undefined, { signal })
   }
   return undefined
 }
 
-/** A leg begins also when it was declined or expired: the stream says so, in red, and does with the slot what was asked for. */
+/** A leg also starts after a declined or expired approval: the stream then fails, and treats the slot as configured. */
 async function overText({ inputs }: Gate): Promise<string | undefined> {
   const { token, environment, maxApprovalWait: maxWait } = inputs
   if (inputs.gate === 'plan-hash' || !token) return undefined
   const seen = await lookAtApproval({ github: connectGithub(token), job: 'cutover', environment, maxWait })
   if (seen === 'running' || seen === 'over') return `the job cutover is ${seen}`
-  return seen === 'approved' ? 'the cutover is approved and waits for a runner' : undefined
+  return seen === 'approved' ? 'the cutover is approved and waiting for a runner' : undefined
 }
 
-/** Who approved what, into the ledger; nothing else sets `approved`. */
+/** Records in the ledger who approved what; nothing else sets `approved`. */
 async function approve(context: Gate, target: Database): Promise<void> {
   const { inputs } = context
   const entry = await requireEntry(target, inputs.migration, [...CAUGHT_UP, ...DECIDED])
   if (!inputs.planHash || entry.plan.hash !== inputs.planHash)
     throw new VerdictError(
       'approval.plan-changed',
-      `the plan is not the one that was approved: ${inputs.planHash ?? 'none'} was shown, and ${entry.plan.hash} is in the ledger. Start again with \`phase: cutover\`, and have this one approved`,
+      `the approved plan is not the current one: the approver saw ${inputs.planHash ?? 'none'}, but the ledger has ${entry.plan.hash}. Start again with \`phase: cutover\`, and get this plan approved`,
     )
   requireTools(inputs.tools ?? [], entry.plan)
   const waiting = CAUGHT_UP.includes(entry.phase)
@@ -246,12 +246,12 @@ async function approve(context: Gate, target: Database): Promise<void> {
     ? `approved by ${by}`
     : inputs.gate === 'environment'
       ? 'passed without an approval'
-      : 'nobody was asked'
+      : 'no approval was required'
   info(`plan ${inputs.planHash}: ${text}`)
   context.summary(`### Gate: ${text}\n\nPlan \`${inputs.planHash}\`, started by ${starter()}.`)
 }
 
-/** The plan names the programs that it was prepared with; this runner may have been given others. */
+/** The plan names the programs that it was prepared with; this runner may have others. */
 function requireTools(items: readonly string[], plan: Plan): void {
   for (const item of items) {
     const [name = '', sha256] = item.split('=')
@@ -268,7 +268,7 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
   if (gate)
     throw new VerdictError(
       'approval.over',
-      `this approval is ${gate} already, and nobody has streamed since; start again with \`phase: cutover\``,
+      `this approval is already ${gate}, and nothing has streamed since. Start again with \`phase: cutover\``,
     )
   if (!inputs.token) return
   const red = (await readJobs(connectGithub(inputs.token, APPROVED))).body.find(
@@ -277,11 +277,11 @@ async function requireStillWanted({ inputs }: Gate, target: Database): Promise<v
   if (red)
     throw new VerdictError(
       'approval.follower-failed',
-      `the job \`${red.name}\` is red: what it streamed cannot be trusted. Read its log, put it right, and start again with \`phase: cutover\``,
+      `the job \`${red.name}\` failed, so what it streamed cannot be trusted. Read its log, fix the cause, and start again with \`phase: cutover\``,
     )
 }
 
-/** Who has approved, empty for nobody, and of how many approvals of this run: GitHub gives them no number of the attempt. */
+/** Who has approved (empty for no one), and out of how many approvals of this run: GitHub does not number them by attempt. */
 interface Approver {
   by: string
   count: number
@@ -302,8 +302,8 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
   const last = count > used ? approvals.at(-1)?.user.login : undefined
   if (!last) {
     const text = used
-      ? 'this attempt of the job was approved by nobody: its only approval is of an earlier attempt'
-      : `environment \`${inputs.environment}\` was passed without an approval, by an administrator or because its rule is gone`
+      ? 'this attempt of the job was not approved: the only approval belongs to an earlier attempt'
+      : `environment \`${inputs.environment}\` let the job pass without an approval, either through an administrator or because its rule is gone`
     if (inputs.bypass === 'refuse')
       throw new VerdictError(
         'approval.missing',
@@ -313,23 +313,23 @@ async function reviewer({ inputs }: Gate, target: Database): Promise<Approver> {
     return { by: '', count }
   }
   if (last.toLowerCase() === starter().toLowerCase()) {
-    const text = `${last} has started this run and approved it`
+    const text = `${last} both started and approved this run`
     if (inputs.selfApproval === 'refuse')
       throw new VerdictError(
         'approval.same-person',
-        `${text}; another person must do one of the two, or set \`self-approval: warn\``,
+        `${text}. Have another person do one of the two, or set \`self-approval: warn\``,
       )
     warning(text)
   }
   return { by: last, count }
 }
 
-/** For repositories without required reviewers: a second person types the hash that a first one's run has shown. */
+/** For repositories without required reviewers: a second person types the hash that the first person's run has shown. */
 async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise<string> {
   if (inputs.approvedHash !== entry.plan.hash)
     throw new VerdictError(
       'approval.wrong-hash',
-      `input \`approved-hash\` is not the hash of the plan (${entry.plan.hash}); copy it from the brief of the run that you approve`,
+      `input \`approved-hash\` is not the hash of the plan (${entry.plan.hash}). Copy it from the brief of the run that you approve`,
     )
   const briefs = await readEvidence<{ actor?: string; runId?: string; planHash?: string }>(
     target,
@@ -345,14 +345,14 @@ async function typist({ inputs }: Gate, target: Database, entry: Entry): Promise
     throw new VerdictError(
       'approval.plan-not-shown',
       others.length
-        ? `the run that showed this plan is older than \`max-approval-wait\` (${seconds(inputs.maxApprovalWait)}); the first dispatch is to be repeated`
-        : 'no earlier run has shown this plan; the first dispatch leaves `approved-hash` empty',
+        ? `the run that showed this plan is older than \`max-approval-wait\` (${seconds(inputs.maxApprovalWait)}). Repeat the first dispatch`
+        : 'no earlier run has shown this plan. Leave `approved-hash` empty in the first dispatch',
     )
   const own = ({ body }: (typeof shown)[number]) => body.actor?.toLowerCase() === starter().toLowerCase()
   if (shown.every(own) && inputs.selfApproval === 'refuse')
     throw new VerdictError(
       'approval.same-person',
-      `${starter()} has started the run that showed this plan and typed its hash; another person must do one of the two`,
+      `${starter()} both started the run that showed this plan and typed its hash. Have another person do one of the two`,
     )
   return starter()
 }

@@ -11,7 +11,7 @@ import { proposeRules } from '../../masking/propose.ts'
 import { maskSummary } from '../../masking/report.ts'
 import { fromEnv, KEEPS, keyProblem, type Rules, readRules } from '../../masking/rules.ts'
 import { readSchema, type SchemaSql } from '../../masking/schema.ts'
-import { domainKeys, openSession, setParameters, silence } from '../../masking/session.ts'
+import { domainKeys, openSession, setParameters, suppressLogging } from '../../masking/session.ts'
 import { MEETS_CHECKS } from '../../masking/source-checks.ts'
 import { close, lostMost, subsetPredicates } from '../../masking/subset.ts'
 import { discardTables, requireRehearsal, runAll, setState, takeOver } from '../../masking/target.ts'
@@ -34,13 +34,13 @@ export const action: Action<typeof spec> = {
     try {
       await (context.inputs.propose ? propose(context) : mask(context))
     } catch (error) {
-      // A database's own words can quote a value.
+      // A database's own message can quote a value.
       throw sqlState(error) ? refused(error) : error
     }
   },
 }
 
-/** With cause and fix, and without the database's words, unless it is about rows or SQL of the rules. */
+/** With cause and fix, and without the database's message, unless it is about rows or SQL of the rules. */
 function refused(error: unknown): UserError {
   const state = sqlState(error) as string
   const code = codeOf(state)
@@ -48,7 +48,7 @@ function refused(error: unknown): UserError {
   return new UserError('mask.failed', `masking failed: ${discreet(error)}`)
 }
 
-/** The key travels to `from` on such a connection, and to `to` what may not be masked as well as was thought. */
+/** These connections carry the masking key to `from`, and to `to` rows that may be masked less well than intended. */
 function requireTls(inputs: Mask['inputs']): void {
   for (const name of ['from', 'to'] as const) {
     const problem = inputs[name] && tlsProblem(inputs[name])
@@ -56,7 +56,7 @@ function requireTls(inputs: Mask['inputs']): void {
     if (!inputs.allowInsecure)
       throw new InputError(
         'input.insecure-url',
-        `input \`${name}\`: ${problem}, and the masking key would travel in clear; write sslmode=verify-full, or set \`allow-insecure: true\``,
+        `input \`${name}\`: ${problem}, so the masking key would travel unencrypted. Use sslmode=verify-full, or set \`allow-insecure: true\``,
       )
     warning(`\`allow-insecure\`: TLS is not enforced on the connection \`${name}\`: ${problem}`)
   }
@@ -67,14 +67,14 @@ async function propose(context: Mask): Promise<void> {
   if (existsSync(rules))
     throw new InputError(
       'mask.file-exists',
-      `input \`rules\`: ${rules} exists already; name a new file, a proposal never overwrites one`,
+      `input \`rules\`: ${rules} already exists. Name a new file: a proposal never overwrites one`,
     )
   const source = await openSession(from, 'source')
   try {
     await exportSnapshot(source)
     const { yaml, columns, todo } = await proposeRules(source, schema)
     write('rules', rules, yaml)
-    info(`${rules}: rules for ${columns} columns, ${todo} of them for a person to decide (TODO)`)
+    info(`${rules}: rules for ${columns} columns, ${todo} of them to be decided by a person (TODO)`)
     context.output('verdict', 'proposed')
     context.output('rules', rules)
     context.summary(
@@ -89,21 +89,22 @@ async function mask(context: Mask): Promise<void> {
   const { inputs } = context
   const rules = readRules(inputs.rules)
   const [key, canaries] = [readKey(rules), readCanaries(rules)]
-  // Now, not after hours; and that of an earlier run says nothing of this one.
+  // Now and not after hours. The evidence of an earlier run says nothing about this one.
   write('evidence', inputs.evidence, '{ "version": 1, "proved": false }\n')
-  if (!inputs.to) throw new InputError('input.missing', 'input `to` is missing; write the URL of the rehearsal source')
+  if (!inputs.to)
+    throw new InputError('input.missing', 'input `to` is missing. Set it to the URL of the rehearsal source')
   if (!inputs.allowTarget)
     throw new InputError(
       'input.missing',
-      'input `allow-target` is missing; write the exact name of the database that `to` is',
+      'input `allow-target` is missing. Set it to the exact name of the database in `to`',
     )
   const source = await openSession(inputs.from, 'source')
   try {
     const target = await openSession(inputs.to, 'target')
     try {
       await requireRehearsal(source, target, inputs.allowTarget)
-      await silence(source, 'source')
-      await silence(target, 'target')
+      await suppressLogging(source, 'source')
+      await suppressLogging(target, 'target')
       await maskAll(context, { source, target, rules, key, canaries })
     } finally {
       await target.end().catch(() => {})
@@ -181,7 +182,7 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
     const proof = await prove(sides, plan, rules, copied, job.canaries, schema, (table, done) =>
       info(`proved ${table}: ${done} of ${tables.length}`),
     )
-    info(`proved in ${seconds(Date.now() - provedFrom)}`)
+    info(`proof took ${seconds(Date.now() - provedFrom)}`)
     await conclude(context, job, { plan, sql, proof, durationMs })
   } catch (error) {
     const said = sqlState(error) ? refused(error) : (error as Error)
@@ -190,13 +191,13 @@ async function maskAll(context: Mask, job: Job): Promise<void> {
   }
 }
 
-/** Whatever went wrong: rows that were not proved do not stay. What became of them, in a sentence. */
+/** Whatever went wrong, unproved rows do not stay. Returns what happened to them, in a sentence. */
 async function discard(to: string, schema: string, tables: readonly string[]): Promise<string> {
   try {
     const left = await discardTables(to, schema, tables)
     if (!left.length)
-      return 'The tables on the rehearsal source were dropped again. Its WAL, its statistics and its backups may still hold what was in them: take a fresh server if that matters.'
-    return `ROWS THAT WERE NOT PROVED ARE STILL THERE, in ${someOf(left, 10)}: the tables could not be dropped, because somebody reads them or holds a lock. Drop the database.`
+      return 'The tables on the rehearsal source were dropped again. Its WAL, its statistics and its backups can still hold their content. If that matters, use a fresh server.'
+    return `ROWS THAT WERE NOT PROVED ARE STILL THERE, in ${someOf(left, 10)}: the tables could not be dropped, because another session reads or locks them. Drop the database.`
   } catch (error) {
     return `ROWS THAT WERE NOT PROVED MAY STILL BE THERE: the rehearsal source could not be reached again (${discreet(error)}). Drop the database.`
   }
@@ -210,7 +211,7 @@ function readKey(rules: Rules): string {
   if (problem)
     throw new InputError(
       'mask.key-invalid',
-      `the masking key in ${name} ${problem}. Make one with \`openssl rand -hex 32\` and keep it as a secret`,
+      `the masking key in ${name} ${problem}. Create one with \`openssl rand -hex 32\` and keep it as a secret`,
     )
   return key as string
 }
@@ -229,7 +230,7 @@ function requirePlan(plan: Plan): void {
   if (plan.unlisted.length)
     throw new VerdictError(
       'mask.unlisted-columns',
-      `${plural(plan.unlisted.length, 'column is', 'columns are')} covered by no rule and no safe class; nothing was copied. Paste what follows into the rules file, and correct it:\n${pasteRules(plan.unlisted)}${plan.problems.map((problem) => `\nAlso: ${problem}`).join('')}`,
+      `${plural(plan.unlisted.length, 'column is', 'columns are')} covered by no rule and no safe class; nothing was copied. Paste the following into the rules file, and correct it:\n${pasteRules(plan.unlisted)}${plan.problems.map((problem) => `\nAlso: ${problem}`).join('')}`,
     )
   if (plan.problems.length)
     refuse(
@@ -244,7 +245,7 @@ async function requireChecks(source: Database, plan: Plan): Promise<void> {
   const problems: string[] = []
   for (const { column, sql, problem } of plan.checks) {
     const { rows } = await source.query(sql).catch((error) => {
-      const advice = sqlState(error) === '23514' ? `. What it makes does not meet that check: ${MEETS_CHECKS}` : ''
+      const advice = sqlState(error) === '23514' ? `. Its values violate that check: ${MEETS_CHECKS}` : ''
       throw new UserError('mask.rule-failed', `the rule of ${column} fails: ${discreet(error)}${advice}`)
     })
     if (Number(rows[0].count)) problems.push(problem(Number(rows[0].count)))
@@ -274,7 +275,7 @@ async function copyJobs(source: Database, plan: Plan, where: ReadonlyMap<string,
   }))
 }
 
-/** What follows the rows: a subset's closure, constraints and indexes, sequences, statistics. */
+/** The steps after the rows: a subset's closure, constraints and indexes, sequences, statistics. */
 async function finish(
   source: Database,
   target: Database,
@@ -324,7 +325,7 @@ async function conclude(
     rules: createHash('sha256').update(JSON.stringify(rules)).digest('hex'),
     durationMs,
     rows,
-    // What the rules let the proof pass over, with the reasons.
+    // What the rules exempt from the proof, with the reasons.
     allowed: rules.proof ?? {},
     keeps: Object.fromEntries(Object.entries(KEEPS).filter(([name]) => proof.columns.some(({ use }) => use === name))),
     ...proof,
@@ -337,7 +338,7 @@ async function conclude(
       'mask.not-proved',
       'the masked copy is not proved',
       proof.problems,
-      'Nobody may use this copy. Give these columns another rule; what has to pass takes a reason under `proof`: `allow-survivors`, `allow-hits`, `allow-schema`.',
+      'Do not use this copy. Give these columns another rule, or state a reason under `proof`: `allow-survivors`, `allow-hits`, `allow-schema`.',
     )
   await setState(target, 'proved')
   for (const { table, column, looksLike } of proof.keptPersonal)

@@ -24,7 +24,7 @@ export const action: Action<typeof spec> = {
   run: (context) => (context.inputs.mode === 'baseline' ? baseline(context) : observe(context)),
 }
 
-/** Never red for want of statistics: the load and the cutover do not depend on them. */
+/** Never red for missing statistics: the load and the cutover do not depend on them. */
 async function baseline(context: Observe): Promise<void> {
   const { migration } = context.inputs
   await withBoth(context, async (source, target) => {
@@ -36,8 +36,8 @@ async function baseline(context: Observe): Promise<void> {
     if (isMissing(snapshot.statements))
       warning(
         snapshot.statements.missing === 'right'
-          ? 'The texts of statements on the source are hidden. Run `GRANT pg_read_all_stats TO …` on the source, else `observe` is inconclusive after the commit.'
-          : 'pg_stat_statements is not installed on the source. Install it, else `observe` is inconclusive after the commit.',
+          ? 'The texts of statements on the source are hidden. Run `GRANT pg_read_all_stats TO …` on the source. Otherwise `observe` is inconclusive after the commit.'
+          : 'pg_stat_statements is not installed on the source. Install it. Otherwise `observe` is inconclusive after the commit.',
       )
     else info(`kept a snapshot of ${plural(Object.keys(snapshot.statements).length, 'statement')} on the source`)
     context.summary(`### Observe: snapshot of the source\n\n${baselineText(kept)}`)
@@ -148,7 +148,7 @@ function refusedText({ refusedTotal }: Watched): string[] {
 }
 
 const NEXT: Record<Exclude<Verdict, 'healthy'>, string> = {
-  degraded: 'Correct the causes, or roll back while the window is open. Then run `observe` again.',
+  degraded: 'Fix the causes, or roll back while the window is open. Then run `observe` again.',
   inconclusive: 'Close these gaps, then run `observe` again.',
 }
 
@@ -158,7 +158,7 @@ function requireHealthy({ verdict, reasons, gaps }: Judgement): void {
   const what = verdict === 'degraded' ? reasons.map(reasonText) : gaps.map(gapText)
   refuse(
     verdict === 'degraded' ? 'observe.degraded' : 'observe.inconclusive',
-    `the application is ${verdict === 'degraded' ? 'degraded' : 'not proved to be well'}`,
+    `the application is ${verdict === 'degraded' ? 'degraded' : 'not proved healthy'}`,
     what,
     NEXT[verdict],
   )

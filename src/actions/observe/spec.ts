@@ -18,7 +18,7 @@ export const spec = defineAction({
     mode: defaulted(
       choice('watch', 'baseline'),
       'watch',
-      '`baseline`: keeps a snapshot of what the source has counted, in seconds; run it at least twice before the commit. `watch`: after the commit, compares the target with the baseline, and gives a verdict.',
+      "`baseline`: saves a snapshot of the source's counters within seconds; run it at least twice before the commit. `watch`: after the commit, compares the target with the baseline, and gives a verdict.",
     ),
     duration: defaulted(duration, '10m', 'With `watch`: how long to watch.'),
     every: defaulted(duration, '1m', 'With `watch`: time between two reports in the log and in the metrics file.'),
@@ -35,18 +35,18 @@ export const spec = defineAction({
     'min-calls': defaulted(
       integer(1, 1_000_000),
       '50',
-      'A statement with fewer calls on either side says nothing about latency, and with fewer on the target nothing at all.',
+      'A statement with fewer calls on either side does not count for latency, and with fewer on the target not at all.',
     ),
-    'max-failures': defaulted(percent, '1', 'Degraded when more of the executions of a statement fail; percent.'),
+    'max-failures': defaulted(percent, '1', "Degraded when a larger share of a statement's executions fails; percent."),
     'max-retries': defaulted(
       percent,
       '5',
-      'Degraded when more of the executions of a statement are retries, or fail with 40001; percent.',
+      "Degraded when a larger share of a statement's executions are retries or fail with 40001; percent.",
     ),
     'max-connections': defaulted(
       percent,
       '80',
-      "Degraded when more of the target's connections are in use; percent. CockroachDB limits them only where `server.max_connections_per_gateway` is set.",
+      "Degraded when a larger share of the target's connections is in use; percent. CockroachDB limits them only if `server.max_connections_per_gateway` is set.",
     ),
     'max-stragglers': defaulted(
       integer(0, 10_000),
@@ -56,7 +56,7 @@ export const spec = defineAction({
     'max-refused-writes': defaulted(
       integer(0, 1_000_000),
       '0',
-      'Degraded when the source refused more writes since the last watch; the first watch counts from its begin, since refusals are expected until the application has switched.',
+      'Degraded when the source refused more writes since the last watch. The first watch counts from its own start, because refusals are expected until the application has switched.',
     ),
     'max-failed-jobs': defaulted(
       integer(0, 1000),
@@ -66,14 +66,14 @@ export const spec = defineAction({
     'min-coverage': defaulted(
       percent,
       '50',
-      "Inconclusive when statements seen often enough on both sides make up less of the baseline's calls; percent.",
+      "Inconclusive when the statements seen often enough on both sides cover a smaller share of the baseline's calls; percent.",
     ),
-    ignore: optional(list, 'Applications and roles whose sessions on the source are no concern, such as a monitor.'),
+    ignore: optional(list, 'Applications and roles whose sessions on the source do not matter, such as a monitor.'),
   },
   outputs: {
     verdict: 'With `watch`: `healthy`, `degraded`, or `inconclusive` (too little is known; never green).',
-    reasons: 'JSON array of the thresholds that were passed: `code`, `subject`, `measured`, `limit`.',
+    reasons: 'JSON array of the thresholds that were exceeded: `code`, `subject`, `measured`, `limit`.',
     snapshots: 'With `baseline`: how many snapshots the ledger holds now.',
-    report: 'Path of the whole report as JSON. It holds no literal value of any statement.',
+    report: 'Path of the full report as JSON. It holds no literal value of any statement.',
   },
 })

@@ -65,13 +65,13 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** What `fetch` will be given, from inputs of the same names and its section of the config file. */
+/** What `fetch` will get, from inputs of the same names and its section of the config file. */
 function requireLoadSettings(): void {
   const problem = filesProblem(loadInputs(fetch, specs))
   if (problem) throw new InputError('input.conflict', problem)
 }
 
-/** What the checks ask of the load. Settings that `fetch` would refuse tell nothing, unless they are to be checked. */
+/** What the checks need to know of the load. Settings that `fetch` would refuse are ignored, unless they are to be checked. */
 function loadSettings(strict: boolean): Pick<Facts['settings'], 'mode' | 'implicitAccess'> {
   try {
     const inputs = loadInputs(fetch, specs)
@@ -82,7 +82,7 @@ function loadSettings(strict: boolean): Pick<Facts['settings'], 'mode' | 'implic
   }
 }
 
-/** How long a transaction may be open before it is worth a warning. */
+/** Transactions open for longer than this get a warning. */
 const LONG_TRANSACTION_MS = 5 * 60_000
 
 async function prepare(context: Prepare, source: Database, target: Database): Promise<void> {
@@ -93,11 +93,11 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   let facts = await gather(inputs, before)
   if (inputs.grants === 'print') return printGrants(context, facts)
   let findings = runChecks(CHECKS, facts, waivers)
-  // Later on, what was waived before the load may be as it should be.
+  // Later on, what was waived before the load may have been fixed.
   if (!before || before.phase === 'planned' || before.phase === 'prepared')
     requireWaiversMatch(CHECKS, waivers, findings)
   if (inputs.apply && (await applyFixes(source, target, findings))) {
-    // Role settings count for new connections only, and what was applied is believed when it is seen.
+    // Role settings take effect only for new connections, and an applied fix counts only once it is seen.
     facts = await gather(inputs, before)
     findings = runChecks(CHECKS, facts, waivers)
   }
@@ -111,21 +111,21 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
       // Each was annotated with its fix.
       [...new Set(blocked.map(({ check }) => check))],
       inputs.apply
-        ? 'What was safe to apply was applied; nothing was installed. Correct them as told above, or waive them by name, and run `prepare` again.'
-        : 'Nothing was changed on either side. Correct them as told above, or waive them by name, and run `prepare` again.',
+        ? 'The safe fixes were applied; nothing was installed. Fix them as shown above, or waive them by name, and run `prepare` again.'
+        : 'Nothing was changed on either side. Fix them as shown above, or waive them by name, and run `prepare` again.',
       { summarized: true },
     )
   const warnings = findings.filter(isOpenWarning).map(({ check, object }) => `${check} (${object})`)
   const entry = await install(source, target, facts, plan, { findings: counts, warnings })
   const count = plural(plan.tables.length, 'expected table is', 'expected tables are')
   info(`${count} ${entry.phase}; plan ${entry.plan.hash}`)
-  // After the load the plan is the ledger's, whatever was asked for now.
+  // After the load the plan is the ledger's, whatever is set now.
   context.output('plan-hash', entry.plan.hash as string)
   context.output('phase', entry.phase)
   context.output('deferred', (await listDeferred(target, entry.id)).filter((each) => !each.rebuilt).length)
 }
 
-/** What is left of such a migration stands in the way of the load. */
+/** What is left of such a migration blocks the load. */
 const OVER: readonly Phase[] = ['aborted', 'rolled-back', 'cleaned']
 
 function isOpenWarning({ severity, waivedBy }: Finding): boolean {
@@ -166,7 +166,7 @@ function gather(inputs: Prepare['inputs'], entry: Entry | undefined): Promise<Fa
   })
 }
 
-/** The tables to move, resolved on the source: whatever the target lacks is a problem, not a reason to move less. */
+/** The tables to move, resolved on the source: a table missing on the target is a problem, not a reason to move fewer. */
 function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): string[] {
   const names = new Set(all.map((table) => table.name))
   for (const name of [...(inputs.tables ?? []), ...(inputs.excludeTables ?? [])])
@@ -181,7 +181,7 @@ function expectedTables(inputs: Prepare['inputs'], { tables: all }: Schema): str
   if (!chosen.length)
     throw new UserError(
       'prepare.no-tables',
-      `no table to move: the schema ${inputs.schema} of the source has ${plural(all.length, 'table')}, and none is selected`,
+      `no table to move: the schema ${inputs.schema} of the source has ${plural(all.length, 'table')}, but none is selected`,
     )
   return chosen
 }
@@ -209,7 +209,7 @@ function planOf(
   return { ...plan, hash: planHash(plan) }
 }
 
-/** Tells everybody what was found: annotations, summary, preflight.json and outputs. */
+/** Reports the findings: annotations, summary, preflight.json and outputs. */
 function publish(context: Prepare, facts: Facts, findings: readonly Finding[], plan: Plan): Counts {
   const hash = plan.hash as string
   const kept = { hash, defer: plan.defer ?? 'none', slot: plan.slot, publication: plan.publication }
@@ -228,7 +228,7 @@ function publish(context: Prepare, facts: Facts, findings: readonly Finding[], p
   return { block, warn, info, waived }
 }
 
-/** Puts ledger, heartbeat and fence in place; the entry then holds the plan and both schemas' fingerprints. */
+/** Installs ledger, heartbeat and fence; the entry then holds the plan and both schemas' fingerprints. */
 async function install(
   source: Database,
   target: Database,
@@ -238,14 +238,14 @@ async function install(
 ): Promise<Entry> {
   const { migration, tables } = facts.settings
   const { systemIdentifier, databaseOid } = facts.source.server
-  // Before anything is made: what it takes is refused today, not partway.
+  // Before anything is created: a missing right is refused today, not partway.
   await tryDefinitions(source)
   await createLedger(target)
   const owner = await createHeartbeat(source, migration)
   if (owner.migration !== migration)
     throw new UserError(
       'source.taken',
-      `the source belongs to migration \`${owner.migration}\` since a moment ago; run \`cleanup\` for it first`,
+      `the source belongs to migration \`${owner.migration}\` , which has just been created. Run \`cleanup\` for it first`,
     )
   await createTargetHeartbeat(target, plan.targetSchema, owner.sourceId)
   const identity = { systemIdentifier, databaseOid, sourceId: owner.sourceId }
@@ -257,7 +257,7 @@ async function install(
     source,
     facts.source.schema.tables.filter((table) => expected.has(table.name)),
   )
-  // What keeps the fence from being tried is said today, not on the night.
+  // What keeps the fence from being tried is reported today, not on the night.
   await probeFence(source, fence)
   if (entry.phase === 'planned' || entry.phase === 'prepared') {
     entry = await tryDeferral(target, entry, facts)
@@ -277,7 +277,7 @@ async function install(
   return entry
 }
 
-/** Recorded before it is done, so that a run which dies half-way leaves the way back in the ledger. */
+/** Recorded before it is done, so that a run that dies halfway leaves the way back in the ledger. */
 async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' | 'waive'): Promise<Entry> {
   if (!['planned', 'prepared'].includes(entry.phase)) return entry
   if (wanted === 'waive') {
@@ -290,12 +290,12 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
   if (ungrantable.length)
     refuse(
       'write-access.not-grantable',
-      'write access to the target could not be given back, so it is not taken',
+      'write access to the target could not be given back, so it was not revoked',
       grantOptionStatements(targetSchema, ungrantable, user),
-      'Have an administrator grant it (`grants: print` prints all that is missing), then run `prepare` again.',
+      'Have an administrator grant it (`grants: print` prints everything that is missing), then run `prepare` again.',
     )
   const kept = mergeWriteGrants(entry.facts.writeAccess ?? [], open)
-  // Also where there was nothing to take: that write access was revoked is what later grants are held against.
+  // Even when there was nothing to revoke: later grants are compared with this record.
   const changed = open.length > 0 || !entry.facts.writeAccess
   const recorded = changed ? await advance(target, entry, entry.phase, { facts: { writeAccess: kept } }) : entry
   await closeWriteAccess(target, targetSchema, open)
@@ -307,7 +307,7 @@ async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' |
       [grantsText(left, 'still has')],
       'Another user granted these. Revoke them, or set `write-access: waive`.',
     )
-  if (kept.length) info(`${kept.length} rights to write to the target are taken away until the commit`)
+  if (kept.length) info(`revoked ${kept.length} write rights on the target until the commit`)
   return recorded
 }
 
@@ -327,9 +327,9 @@ async function defer(target: Database, facts: Facts, plan: Plan): Promise<Schema
   const { migration, defer: deferral } = facts.settings
   if (!deferral.indexes && !deferral.constraints) return facts.target.schema
   const { dropped, kept } = await deferObjects(target, migration, plan, deferral, facts.target.server.isCockroach)
-  info(`${number(dropped)} indexes and constraints were captured in the ledger and taken off the target`)
+  info(`${number(dropped)} indexes and constraints were saved in the ledger and dropped on the target`)
   if (kept.length)
-    warning(`these checks stay on the target, since its catalog does not tell them apart: ${kept.join(', ')}`)
+    warning(`these checks stay on the target, because its catalog does not distinguish them: ${kept.join(', ')}`)
   return withTriggers(target, await readSchema(target, 'target', plan.targetSchema), plan.tables)
 }
 
@@ -342,7 +342,7 @@ function deferralOf(defer: string): Deferral {
   }
 }
 
-/** Runs what the findings offer as safe; returns whether there was anything. */
+/** Runs the fixes that the findings mark as safe; returns whether there were any. */
 async function applyFixes(source: Database, target: Database, findings: readonly Finding[]): Promise<boolean> {
   const fixes = findings.filter((each) => each.apply && !each.waivedBy)
   for (const { check, apply } of fixes) {
@@ -355,7 +355,7 @@ async function applyFixes(source: Database, target: Database, findings: readonly
   return fixes.length > 0
 }
 
-/** Writes the SQL that gives the migration user its rights, for an administrator to run. */
+/** Writes the SQL that grants the migration user its rights, for an administrator to run. */
 function printGrants(context: Prepare, facts: Facts): void {
   const { migrationUser, migration } = context.inputs
   const written = { source: sourceGrants(facts, migrationUser), target: targetGrants(facts, migrationUser) }
@@ -366,7 +366,7 @@ function printGrants(context: Prepare, facts: Facts): void {
     info(written[side])
     const short = written[side].length < 60_000
     context.summary(
-      `### Rights on the ${side}\n\n${short ? `\`\`\`sql\n${written[side]}\`\`\`` : `See ${path}; it is too long for here.`}`,
+      `### Rights on the ${side}\n\n${short ? `\`\`\`sql\n${written[side]}\`\`\`` : `See ${path}; too long to show here.`}`,
     )
   }
   info('nothing was checked or installed: `grants: print` ends here')
@@ -381,20 +381,20 @@ function requireSamePlan(entry: Entry, plan: Plan): void {
   if (JSON.stringify(sorted(entry.plan)) === JSON.stringify(sorted(plan))) return
   throw new UserError(
     'prepare.other-plan',
-    `migration \`${entry.id}\` was prepared with another plan (tables, schemas or slot); \`abort\` it first when it is to be begun anew. Another \`migration\` is for another source database`,
+    `migration \`${entry.id}\` was prepared with another plan (tables, schemas or slot). To start over, run \`abort\` first. For another source database, use another \`migration\` name`,
   )
 }
 
-/** What was loaded stays as it was planned, and compared so: what is asked for now must not look as if it counted. */
+/** What was loaded stays as planned, and is compared accordingly: a new input must not look as if it counted. */
 function requireSettled({ id, phase, plan }: Entry, asked: Plan): void {
   const changed = [
     ['final-verify', plan.finalVerify ?? 'auto', asked.finalVerify ?? 'auto'],
     ['defer', plan.defer ?? 'none', asked.defer ?? 'none'],
-  ].flatMap(([name, was, is]) => (was === is ? [] : `\`${name}\` is \`${was}\` in it, and \`${is}\` now`))
+  ].flatMap(([name, was, is]) => (was === is ? [] : `\`${name}\` is \`${was}\` there, but \`${is}\` now`))
   if (changed.length)
     throw new UserError(
       'prepare.plan-fixed',
-      `migration \`${id}\` is ${phase}, and its plan cannot change any more: ${changed.join('; ')}. Write what it was; \`cutover\` takes a stricter \`final-verify\` of its own`,
+      `migration \`${id}\` is ${phase}, so its plan can no longer change: ${changed.join('; ')}. Set the planned value. \`cutover\` accepts a stricter \`final-verify\``,
     )
 }
 

@@ -36,7 +36,7 @@ type Replicate = Context<typeof spec>
 const LONGEST_LEG = 5 * 3_600_000
 type Ending = 'request' | 'approved' | 'over' | 'declined' | 'expired' | 'leg-limit'
 
-/** What a run of this action leaves behind. */
+/** What a run of this action returns. */
 interface Account {
   until: string
   endedBy: string
@@ -89,7 +89,7 @@ export const action: Action<typeof spec> = {
   },
 }
 
-/** @throws VerdictError always: a migration that waits for nobody is for a person to see to */
+/** @throws VerdictError always: a migration that waits for nothing needs a person */
 async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'declined' | 'expired'): Promise<void> {
   const dropped = inputs.onDeclined === 'drop-slot'
   notify('declined', { ending, slot: dropped ? 'dropped' : 'kept' })
@@ -101,16 +101,16 @@ async function endUnapproved({ inputs }: Replicate, entry: Entry, ending: 'decli
   throw new VerdictError(
     'approval.declined',
     dropped
-      ? `the cutover was ${ending}; the slot ${entry.plan.slot} is dropped as \`on-declined\` says. For another try take away what is left with \`abort\`, and start again with \`phase: prepare\``
+      ? `the cutover was ${ending}; the slot ${entry.plan.slot} was dropped, as set by \`on-declined\`. To try again, remove what is left with \`abort\`, then start with \`phase: prepare\``
       : `the cutover was ${ending}; the slot ${entry.plan.slot} is kept with that of the change log. Neither is read now, so WAL accumulates on the source. Start again with \`phase: cutover\`, or give the migration up with \`abort\``,
   )
 }
 
-/** While writes go on, "drained" would be over before it is said. */
+/** While writes continue, "drained" would be outdated before it is reported. */
 async function requireFenced(source: Database, entry: Entry): Promise<void> {
   const problems = await fenceProblems(source, await planFence(source, entry.plan))
   if (!['armed', 'permanent'].includes((await readFence(source)).state))
-    problems.push('the fence is not armed; arm it first (`fence` with `do: raise`)')
+    problems.push('the fence is not armed. Arm it first (`fence` with `do: raise`)')
   if (problems.length)
     refuse(
       'fence.not-holding',
@@ -120,7 +120,7 @@ async function requireFenced(source: Database, entry: Entry): Promise<void> {
     )
 }
 
-/** Follows the stream, and leaves the evidence and the outputs whether it went well or not. */
+/** Follows the stream, and leaves evidence and outputs whether it succeeds or not. */
 async function accounted(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<string> {
   const { until } = context.inputs
   const account: Account = {
@@ -136,7 +136,7 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
   }
   try {
     await follow(context, entry, stream, account, signal)
-    // The lag that was promised, where a heartbeat is on its way at this very moment.
+    // The promised lag, or the lag of a heartbeat that is on its way right now.
     account.status = { ...stream.status, lagMs: Math.min(account.status.lagMs, stream.status.lagMs) }
   } catch (error) {
     account.status = stream.status
@@ -154,8 +154,8 @@ async function accounted(context: Replicate, entry: Entry, stream: Stream, signa
     await addEvidence(target, entry.id, 'replicate', account)
     const [verify] = await readEvidence<{ problems?: unknown[]; partial?: boolean }>(target, entry.id, 'verify', 1)
     const found = verify?.body.problems?.length ? 'not clean' : 'clean'
-    const clean = verify?.body.partial ? `${found}, in some of the tables` : found
-    context.summary(verify ? `Last verify: ${clean}, ${seconds(verify.ageMs)} ago.` : 'Nothing was verified yet.')
+    const clean = verify?.body.partial ? `${found}, in some tables` : found
+    context.summary(verify ? `Last verify: ${clean}, ${seconds(verify.ageMs)} ago.` : 'Nothing has been verified yet.')
   })
   return account.endedBy
 }
@@ -181,7 +181,7 @@ async function follow(
   if (inputs.until !== 'drained') return
   account.drain = await drainBehindFence(context, entry, stream)
   info(
-    `drained: the marker was on the target after ${account.drain.markerSeenMs} ms, and the slot's position past it after ${account.drain.positionConfirmedMs} ms`,
+    `drained: the marker reached the target after ${account.drain.markerSeenMs} ms, and the slot's position past it after ${account.drain.positionConfirmedMs} ms`,
   )
 }
 
@@ -204,7 +204,7 @@ async function followUntilHandover(
   account.status = stream.status
 }
 
-/** @throws VerdictError unless the fence has held all the while, too: behind one that fell, nothing was drained */
+/** @throws VerdictError unless the fence has held throughout: behind a lapsed fence, nothing is drained */
 async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Stream): Promise<DrainEvidence> {
   const look = () =>
     withDatabase(inputs.source, 'source', async (source) => {
@@ -217,7 +217,7 @@ async function drainBehindFence({ inputs }: Replicate, entry: Entry, stream: Str
   if ((await look()) !== before)
     throw new VerdictError(
       'fence.write-passed',
-      'the fence did not hold while the stream was drained: a write has passed it, or someone has changed it. Raise it again, with a longer lease',
+      'the fence did not hold while the stream was drained: a write passed it, or it was changed. Raise it again, with a longer lease',
     )
   return drain
 }
@@ -228,7 +228,7 @@ async function completeIndexes({ inputs }: Replicate, { id }: Entry, signal: Abo
   await withBoth({ inputs, signal }, build)
 }
 
-/** Every row once, and what changes meanwhile again; in full where that cannot be done. */
+/** Compares every row once, and what changes meanwhile again; in full where that cannot be done. */
 async function proveRolling(context: Replicate, entry: Entry, stream: Stream, signal: AbortSignal): Promise<void> {
   const proof = startProof(context.inputs, entry, stream, signal)
   try {
@@ -242,8 +242,8 @@ async function proveRolling(context: Replicate, entry: Entry, stream: Stream, si
 }
 
 /**
- * What the stream is still to bring is told from what is lost only while it runs.
- * @param coverage what needs no second look
+ * Only while it runs can the stream's pending changes be distinguished from lost ones.
+ * @param coverage tables that need no second look
  */
 async function verifyStreaming(
   { inputs, summary }: Replicate,
@@ -277,7 +277,7 @@ async function markCaughtUp(id: string, target: Database): Promise<void> {
   if (entry?.phase === 'loaded') await advance(target, entry, 'caught-up')
 }
 
-/** Streams until the ledger says otherwise; the phase moves on as soon as the target has caught up. */
+/** Streams until the ledger says otherwise. The phase moves on as soon as the target has caught up. */
 async function untilHandover(
   context: Replicate,
   entry: Entry,
@@ -303,7 +303,7 @@ async function untilHandover(
     quietSince = stream.status.lagMs <= inputs.maxLag ? (quietSince ?? now) : undefined
     if (!caughtUp && quietSince !== undefined && now - quietSince >= inputs.quietPeriod) {
       await link.use((db) => markCaughtUp(entry.id, db))
-      info(`caught up: lag ${seconds(stream.status.lagMs)}; streaming on until the slot is asked for`)
+      info(`caught up: lag ${seconds(stream.status.lagMs)}; streaming until the slot is requested`)
       caughtUp = true
     }
     if (now >= askAt) {
@@ -321,26 +321,26 @@ async function untilHandover(
       }
     }
     if (now >= end && inputs.lastLeg) {
-      info('the last leg is over, and nobody has asked for the slot: the approval has expired')
+      info('the last leg ended without a request for the slot: the approval has expired')
       await link.use((db) => setApproval(db, entry.id, 'expired'))
       return 'expired'
     }
     if (now >= end) {
-      info(`this leg is over after ${seconds(limit)}; the next one goes on from the slot`)
+      info(`this leg is over after ${seconds(limit)}; the next one resumes from the slot`)
       return 'leg-limit'
     }
     await sleep(TIMING.handoverLook)
   }
 }
 
-/** A target that is away for a while is the stream's business, not this question's. */
+/** A target that is away for a while is the stream's concern, not this check's. */
 async function askLedger(link: Link, id: string): Promise<'request' | 'declined' | 'expired' | undefined> {
   const losses = link.losses
   try {
     return await link.use(async (db) => {
       const request = await slotRequest(db, id)
       if (request) {
-        info(`${runText(request)} asks for the slot; it is handed over`)
+        info(`handed the slot over to ${runText(request)}`)
         return 'request' as const
       }
       const approval = await readApproval(db, id)

@@ -2,37 +2,37 @@ import { defaulted, defineAction, optional } from '../../runtime/spec.ts'
 import { argumentList, boolean, choice, duration, integer, secretText, size, text } from '../../runtime/types.ts'
 import { metrics, migration, notifying } from '../shared.ts'
 
-/** How every action that runs the replicator is told to do so. */
+/** Inputs of every action that runs the replicator. */
 export const streaming = {
-  'max-lag': defaulted(duration, '2s', 'Caught up means: the end-to-end lag, by the heartbeat, is at most this …'),
+  'max-lag': defaulted(duration, '2s', 'Caught up means that the end-to-end lag of the heartbeat is at most this …'),
   'quiet-period': defaulted(duration, '3s', '… for this long.'),
   'catch-up-timeout': defaulted(duration, '1h', 'How long catching up may take.'),
   'drain-timeout': defaulted(duration, '30s', 'How long the drain may take once writes have stopped.'),
   'stuck-after': defaulted(
     duration,
     '30s',
-    'How long no heartbeat may arrive, while nothing else moves either, before the stream is called stuck.',
+    'How long no heartbeat may arrive, with nothing else moving, before the stream counts as stuck.',
   ),
   'on-ddl': defaulted(
     choice('fail', 'warn'),
     'fail',
-    'What a change of a table on either side does while the stream runs. A TRUNCATE, or a table taken out of the publication, always fails it.',
+    'What to do when a table changes on either side while the stream runs. A TRUNCATE, or a table removed from the publication, always fails.',
   ),
   'wal-budget': defaulted(
     size,
     '64GiB',
-    "WAL that the slot may keep on the source's disk. At half of it there is a warning.",
+    "WAL that the slot may keep on the source's disk. A warning appears at half of it.",
   ),
   'on-wal-budget': defaulted(
     choice('fail', 'drop-slot'),
     'fail',
-    '`fail`: red, and the slot keeps its WAL. `drop-slot`: red, and the slot is dropped to save the disk; the load must then be repeated.',
+    '`fail`: fails and keeps the slot with its WAL. `drop-slot`: fails and drops the slot to save the disk; the load must then be repeated.',
   ),
   'replicator-args': optional(argumentList, 'Further flags of `replicator pglogical`, as a YAML list.'),
   'progress-every': defaulted(duration, '5s', 'How often a progress line is written.'),
   'verify-rate': optional(
     integer(1, 1_000_000_000),
-    'Rows a second that the rolling proof compares at most. It also waits while the lag is over `max-lag`.',
+    'Most rows per second that the rolling proof compares. It also waits while the lag is over `max-lag`.',
   ),
   ...metrics,
 }
@@ -41,7 +41,7 @@ export const spec = defineAction({
   name: 'replicate',
   title: 'MOLT replicate',
   description:
-    'Runs the replicator from the slot of the load: until the target has caught up, until the slot is asked for, or until a drain is proved.',
+    'Runs the replicator from the slot of the load: until the target has caught up, the slot is requested, or a drain is proved.',
   icon: 'repeat',
   inputs: {
     ...migration,
@@ -49,52 +49,52 @@ export const spec = defineAction({
     until: defaulted(
       choice('caught-up', 'handover', 'drained'),
       'caught-up',
-      '`caught-up`: the lag is small. `handover`: streams until `cutover` asks for the slot, the approval is declined or expires, or `leg-limit` is over. `drained`: everything is on the target; needs the fence to be armed.',
+      '`caught-up`: the lag is small. `handover`: streams until `cutover` requests the slot, the approval is declined or expires, or `leg-limit` is reached. `drained`: everything is on the target; needs the fence to be armed.',
     ),
     ...streaming,
     verify: defaulted(
       choice('none', 'full', 'rolling'),
       'none',
-      'With `caught-up`: `full` compares every row while the stream runs on, as `verify` with `while: streaming` does. `rolling` compares every row once, and each row that changes again, so that `cutover` compares only what changed last while writes are paused; with `handover` it keeps that proof current. See docs/how-it-works.md.',
+      'With `caught-up`: `full` compares every row while the stream runs, as `verify` with `while: streaming` does. `rolling` compares every row once, and each row that changes again, so that `cutover` compares only the last changes while writes are paused. With `handover`, it keeps that proof current. See docs/how-it-works.md.',
     ),
     'verify-age': defaulted(
       duration,
       '24h',
-      'With `handover` and `verify: rolling`: how old the comparison of a row may get before all are compared once more. Changes that were made on the target alone are found by that.',
+      'With `handover` and `verify: rolling`: how old the comparison of a row may become before all rows are compared again. This finds changes made only on the target.',
     ),
     'build-indexes': defaulted(
       boolean,
       'true',
-      'With `caught-up`: builds the plain indexes that `prepare` took off the target, while the stream runs on. `false` leaves them to `finalize`, or to `cutover` before it pauses writes.',
+      'With `caught-up`: rebuilds the plain indexes that `prepare` dropped, while the stream runs. `false` leaves them to `finalize`, or to `cutover` before it pauses writes.',
     ),
     'leg-limit': defaulted(
       duration,
       '5h',
-      'With `handover`: how long this run streams at most; a job has an end. The slot stays for the next one.',
+      'With `handover`: how long this run streams at most, because a job has a time limit. The slot stays for the next one.',
     ),
     legs: optional(
       integer(1, 20),
-      'With `handover`: how many legs share `max-approval-wait`, such as `strategy.job-total`. Each streams for its part of it, 5 h at most, and `leg-limit` does not count.',
+      'With `handover`: how many legs share `max-approval-wait`, such as `strategy.job-total`. Each streams for its share, 5 h at most, and `leg-limit` is ignored.',
     ),
     'last-leg': defaulted(
       boolean,
       'false',
-      'With `handover`: no leg comes after this one. When it is over, the approval counts as expired.',
+      'With `handover`: this is the last leg. When it ends, the approval counts as expired.',
     ),
     token: optional(
       secretText,
-      'With `handover`: the `github.token` of the job, to watch what becomes of the approval. Needs `permissions: actions: read`.',
+      'With `handover`: the `github.token` of the job, to watch the approval. Needs `permissions: actions: read`.',
     ),
     'gate-job': defaulted(text, 'cutover', 'The job that waits for the approval.'),
-    environment: defaulted(text, 'cutover', 'The environment that it waits for.'),
-    'max-approval-wait': defaulted(duration, '24h', 'How long it may wait; then the approval counts as expired.'),
+    environment: defaulted(text, 'cutover', 'The environment whose approval it waits for.'),
+    'max-approval-wait': defaulted(duration, '24h', 'How long it may wait before the approval counts as expired.'),
     'on-declined': defaulted(
       choice('keep-slot', 'drop-slot'),
       'keep-slot',
-      'When the approval is declined or expires, this action is red. `keep-slot`: the slot goes on keeping WAL on the source. `drop-slot`: it is dropped, and the load must be repeated.',
+      'What to do with the slot when the approval is declined or expires, which also fails this action. `keep-slot`: the slot still keeps WAL on the source. `drop-slot`: the slot is dropped, and the load must be repeated.',
     ),
-    poll: defaulted(duration, '5s', 'With `handover`: how often the ledger is asked.'),
-    'approval-poll': defaulted(duration, '60s', 'With `handover`: how often GitHub is asked about the approval.'),
+    poll: defaulted(duration, '5s', 'With `handover`: how often to read the ledger.'),
+    'approval-poll': defaulted(duration, '60s', 'With `handover`: how often to ask GitHub about the approval.'),
   },
   outputs: {
     'lag-ms': 'End-to-end lag at the end, in milliseconds.',
@@ -102,11 +102,11 @@ export const spec = defineAction({
     'start-lsn': "The slot's position when the stream began, such as `0/2E02140`.",
     'end-lsn': "The slot's position when it ended.",
     'ended-by':
-      'With `handover`: `request` (the slot is asked for), `approved` (the cutover waits for a runner), `over` (the cutover has ended), `declined`, `expired` or `leg-limit`. Else the same as `until`.',
-    'marker-ms': 'With `drained`: how long the marker took to the target, in milliseconds.',
+      'With `handover`: `request` (the slot was requested), `approved` (the cutover waits for a runner), `over` (the cutover has ended), `declined`, `expired` or `leg-limit`. Otherwise the same as `until`.',
+    'marker-ms': 'With `drained`: how long the marker took to reach the target, in milliseconds.',
     retries: 'How often the replicator retried.',
-    restarts: 'How often it had to be started again.',
-    interruptions: 'How often one of our own connections was lost and made again.',
+    restarts: 'How often the replicator was restarted.',
+    interruptions: "How often one of the action's own connections was lost and reopened.",
     evidence: 'Path of a JSON file with what was checked and seen.',
   },
 })

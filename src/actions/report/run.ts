@@ -20,7 +20,7 @@ export const action: Action<typeof spec> = {
     if (!facts.steps.length)
       throw new UserError(
         'ledger.no-migration',
-        `the target's ledger has nothing of migration \`${inputs.migration}\`. Run \`prepare\` first`,
+        `the target's ledger has no migration \`${inputs.migration}\`. Run \`prepare\` first`,
       )
     const next = nextByLedger()
     const path = resolve(inputs.path ?? join(workFolder(inputs.migration), 'dossier.html'))

@@ -12,12 +12,12 @@ export const spec = defineAction({
     ...migration,
     source: optional(
       connectionUrl,
-      'PostgreSQL that is moved. Without it the dossier lacks the differences that remain.',
+      'PostgreSQL to move. Without it, the dossier does not list the remaining differences.',
     ),
     path: optional(text, 'File to write. Default: `dossier.html` in the work folder of the job.'),
   },
   outputs: {
     dossier: 'Path of the file, to be uploaded as an artifact.',
-    remaining: 'How many definitions differ between the two sides now; empty when they could not be compared.',
+    remaining: 'Number of definitions that differ between the two sides now; empty when they could not be compared.',
   },
 })

@@ -29,8 +29,8 @@ export const action: Action<typeof spec> = {
       const entry = await requireMigration(source, target, inputs.migration, PHASES)
       requireDecided(entry)
       if (entry.phase === 'rolled-back')
-        return info(`nothing to do: migration ${entry.id} is rolled back since ${entry.updatedAt.toISOString()}`)
-      // A cutover that is switching the application at this moment would send it to the target all the same.
+        return info(`nothing to do: migration ${entry.id} was rolled back on ${entry.updatedAt.toISOString()}`)
+      // A cutover that is switching the application right now would send it to the target anyway.
       const holder = thisRun('rollback')
       await takeHold(target, entry.id, holder, TIMING.hold)
       const link = new Link(inputs.target, 'target', context.signal)
@@ -47,7 +47,7 @@ function requireDecided({ id, phase }: Entry): void {
   )
 }
 
-/** Nobody takes a hold that is renewed; a target that is away stops the work by itself. */
+/** No other run takes a hold that is renewed; an unreachable target stops the work by itself. */
 function ignore(): void {}
 
 async function goBack(context: Rollback, source: Database, target: Database, found: Entry): Promise<void> {
@@ -55,14 +55,14 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   if (state !== 'permanent' && !found.facts.goingBack)
     throw new VerdictError(
       'rollback.not-fenced',
-      'the source is not fenced for good, so it may have been written to beside the target; there is nothing that could be rolled back safely',
+      'the source is not permanently fenced, so both sides may have been written to, and a safe rollback is impossible',
     )
   let entry = found
   let lost = entry.facts.goingBack ?? []
   if (state === 'permanent') {
     await requireAccepted(context, source, target, entry)
     lost = await closed(context, source, target, entry)
-    // A run that dies after the next step is carried on by the next one, which could not tell any more what was lost.
+    // A run that dies after the next step is resumed by another, which could no longer know what was lost.
     entry = await advance(target, entry, entry.phase, { facts: { goingBack: lost } })
     throwIfCancelled(context.signal)
     await revokePermanent(source)
@@ -70,27 +70,25 @@ async function goBack(context: Rollback, source: Database, target: Database, fou
   await seizeAndDrop(source, logSlotOf(entry.plan.slot))
   const compared = (await lastAfterCommit(target, found))?.verdict ?? 'missing'
   if (compared === 'missing')
-    warning('Rows were not compared since the commit, and cannot be any more once the source takes writes.')
+    warning('Rows were not compared since the commit, and cannot be once the source takes writes.')
   await advance(target, entry, 'rolled-back')
   await addEvidence(target, entry.id, 'rollback', { lost, compared })
   notify('rolled-back', { lost: lost.join(', ') })
-  info('the fence is lifted for good: the source takes writes again')
+  info('the fence is lifted permanently: the source takes writes again')
   if (lost.length) warning(`writes on the target are lost in: ${lost.join(', ')}`)
   context.output('lost', JSON.stringify(lost))
   context.summary(
-    `### Rolled back\n\nThe source takes writes again; point the application back to it. ${lost.length ? `Writes on the target were given up in ${lost.map((table) => `\`${table}\``).join(', ')}.` : 'The target had not been written to.'}`,
+    `### Rolled back\n\nThe source takes writes again; point the application back to it. ${lost.length ? `Writes on the target were discarded in ${lost.map((table) => `\`${table}\``).join(', ')}.` : 'The target had not been written to.'}`,
   )
 }
 
-/** What was written to the target since the commit, once nobody can write there any more; all of it was accepted. */
+/** What was written to the target since the commit, once no one can write there; all of it was accepted. */
 async function closed(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const { writeAccess = [] } = entry.facts
   const { targetSchema, tables } = entry.plan
   if (!writeAccess.length)
-    warning(
-      'no rights on the target are known that could be taken away: the application must be stopped, or it writes there beside the source',
-    )
-  // Where giving it back has failed nothing is open, and the right to revoke may be what is missing.
+    warning('no rights on the target are known that could be revoked. Stop the application, or it writes to both sides')
+  // Where giving it back failed, nothing is open, and the right to revoke may be missing.
   const open = await readWriteGrants(target, targetSchema, tables)
   const ours = open.filter((each) => writeAccess.some(({ table, role }) => table === each.table && role === each.role))
   await closeWriteAccess(target, targetSchema, ours)
@@ -112,12 +110,12 @@ async function requireAccepted(context: Rollback, source: Database, target: Data
       'rollback.target-written',
       'the target was written to since the commit',
       refused.map((table) => `${table} differs from the fenced source`),
-      'Going back loses these writes for good, since nothing carries them to the source. If that is meant, name each of these tables in `accept-data-loss`; stop the application first.',
+      'Going back loses these writes permanently, because nothing copies them to the source. To accept that, stop the application, then name each of these tables in `accept-data-loss`.',
     )
   return lost
 }
 
-/** The source has stood still since the commit, so whatever differs now was written on the target. */
+/** The source has not changed since the commit, so every difference was written on the target. */
 async function writtenSince(context: Rollback, source: Database, target: Database, entry: Entry): Promise<string[]> {
   const { inputs } = context
   const report = await runVerify(source, target, {
@@ -130,16 +128,16 @@ async function writtenSince(context: Rollback, source: Database, target: Databas
   })
   const different = report.tables.filter((table) => differences(table) > 0).map((table) => table.name)
   const about = (table: string) => report.findings.filter((finding) => finding.table === table).map(({ what }) => what)
-  // A column that only the target has, say: what was written to it since is in no comparison.
-  const untold = entry.plan.tables.filter((table) => !different.includes(table) && about(table).length)
-  const named = untold.filter((table) => inputs.acceptDataLoss?.includes(table))
-  const open = untold.filter((table) => !named.includes(table)).flatMap(about)
+  // For example a column that only the target has: no comparison covers what was written to it.
+  const unchecked = entry.plan.tables.filter((table) => !different.includes(table) && about(table).length)
+  const named = unchecked.filter((table) => inputs.acceptDataLoss?.includes(table))
+  const open = unchecked.filter((table) => !named.includes(table)).flatMap(about)
   if (open.length || (!different.length && !named.length && report.problems.length))
     refuse(
       'rollback.inconclusive',
-      'it cannot be told whether the target was written to',
+      'it is unknown whether the target was written to',
       open.length ? open : report.problems,
-      'Put these right first, or compare by hand. Going back loses what was written there: if that is meant, name each of these tables in `accept-data-loss`; stop the application first.',
+      'Fix these first, or compare by hand. Going back loses what was written there. To accept that, stop the application, then name each of these tables in `accept-data-loss`.',
     )
   return entry.plan.tables.filter((table) => different.includes(table) || named.includes(table))
 }

@@ -6,14 +6,14 @@ export const spec = defineAction({
   name: 'rollback',
   title: 'Rollback',
   description:
-    'Goes back to the source after a commit. Refuses when the target was written since, unless the tables whose writes are given up are named.',
+    'Returns to the source after a commit. Refuses if the target was written to since, unless you name the tables whose writes you give up.',
   icon: 'rewind',
   inputs: {
     ...migration,
     ...notifying,
     'accept-data-loss': optional(
       list,
-      'Tables whose writes on the target since the commit are given up, by their bare names. There is no failback: they are lost.',
+      'Tables whose writes on the target since the commit you give up, by their bare names. There is no failback: these writes are lost.',
     ),
   },
   outputs: {

@@ -17,7 +17,7 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { inputs } = context
     if (inputs.embedded && inputs.binDir)
-      throw new InputError('input.conflict', 'inputs `embedded` and `bin-dir` exclude each other; write only one')
+      throw new InputError('input.conflict', 'inputs `embedded` and `bin-dir` exclude each other. Set only one')
     const folder = inputs.embedded ? installStandIn() : inputs.binDir ? resolve(inputs.binDir) : await download(context)
     for (const tool of ['molt', 'replicator'] as const) requireProgram(join(folder, tool))
     addPath(folder)
@@ -41,12 +41,12 @@ function requireProgram(path: string): void {
   } catch {
     throw new UserError(
       'setup.programs-missing',
-      `${path} is not there or not executable; the folder must hold both molt and replicator for this platform`,
+      `${path} does not exist or is not executable. The folder must contain molt and replicator for this platform`,
     )
   }
 }
 
-/** Two scripts that run the stand-in from our own bundle with this very Node, and its compile cache if it has one. */
+/** Two scripts that run the stand-in from our own bundle with this Node, and its compile cache if it has one. */
 function installStandIn(): string {
   const folder = join(process.env.RUNNER_TEMP ?? '.', 'molt-actions', 'stand-in')
   mkdirSync(folder, { recursive: true })
@@ -67,13 +67,13 @@ const ARCHITECTURES: Record<string, string> = { x64: 'amd64', arm64: 'arm64' }
 async function download(context: Setup): Promise<string> {
   const { version, checksum, allowDeniedVersion, downloadUrl } = context.inputs
   refuseDenied(version, allowDeniedVersion)
-  // Before a megabyte is downloaded that nothing could be held against.
+  // Before downloading a megabyte that could not be checked anyway.
   if (checksum === 'trust-on-first-use') requireLedger(context)
   const [os, cpu] = [PLATFORMS[platform()], ARCHITECTURES[arch()]]
   if (!os || !cpu) throw new UserError('setup.platform', `MOLT is not built for ${platform()} on ${arch()}`)
   const name = `molt-${version}.${os}-${cpu}.tgz`
   const { cacheDir, downloadTool, extractTar, find } = await import('@actions/tool-cache')
-  // The digest is part of the key: a cache that was filled from another archive is not taken for this one.
+  // The digest is part of the key, so that a cache filled from another archive is never used.
   const keyOf = (digest: string) => `${version}-${digest.slice(0, 12)}`
   const pinned = checksum === 'trust-on-first-use' ? await firstDigest(context, name) : checksum
   const kept = pinned && find('molt', keyOf(pinned), cpu)
@@ -85,7 +85,7 @@ async function download(context: Setup): Promise<string> {
   const archive = await downloadTool(`${downloadUrl}/${name}`).catch((error) => {
     throw new UserError(
       'setup.download-failed',
-      `${name} could not be downloaded from ${downloadUrl}: ${messageOf(error)}. Check the version, and that this runner may reach that host; or take \`bin-dir\``,
+      `${name} could not be downloaded from ${downloadUrl}: ${messageOf(error)}. Check the version, and that this runner can reach that host, or use \`bin-dir\``,
     )
   })
   const digest = await sha256(archive)
@@ -96,7 +96,7 @@ async function download(context: Setup): Promise<string> {
   const extracted = await extractTar(archive).catch((error) => {
     throw new UserError(
       'setup.archive-damaged',
-      `${name} is not a sound archive (${messageOf(error)}); it may have been cut short on its way`,
+      `${name} is not a valid archive (${messageOf(error)}). The download may have been truncated`,
     )
   })
   return cacheDir(extracted, 'molt', keyOf(digest), cpu)
@@ -108,11 +108,11 @@ async function requireDigest(context: Setup, name: string, digest: string, wante
   if (wanted)
     throw new UserError(
       'setup.digest-mismatch',
-      `${name} has the sha256 ${digest}, not the pinned ${wanted}; do not use it before you know why`,
+      `${name} has the sha256 ${digest}, not the pinned ${wanted}. Do not use it before you know why`,
     )
   throw new UserError(
     'setup.digest-unknown',
-    `no sha256 is known for ${name}; it is ${digest}. Check that archive, and pin it: \`checksum: ${digest}\``,
+    `no sha256 is pinned for ${name}, which has ${digest}. Verify that archive, then pin it: \`checksum: ${digest}\``,
   )
 }
 
@@ -143,6 +143,6 @@ async function trustOnFirstUse(context: Setup, name: string, digest: string): Pr
   if (first !== digest)
     throw new UserError(
       'setup.digest-mismatch',
-      `${name} has the sha256 ${digest}, but ${first} when it was first used; do not use it before you know why`,
+      `${name} has the sha256 ${digest}, but had ${first} at its first use. Do not use it before you know why`,
     )
 }

@@ -5,7 +5,7 @@ import { config, insecureTarget } from '../shared.ts'
 export const spec = defineAction({
   name: 'setup',
   title: 'Set up MOLT',
-  description: 'Puts a pinned molt and replicator on the PATH, after their digest and version were checked.',
+  description: 'Puts a pinned molt and replicator on the PATH, after checking their digest and version.',
   icon: 'package',
   inputs: {
     version: defaulted(
@@ -17,28 +17,25 @@ export const spec = defineAction({
       pattern(/^([0-9a-f]{64}|trust-on-first-use)$/, 'a sha256 in 64 lower-case hex digits, or `trust-on-first-use`'),
       'sha256 of the archive for this platform, or `trust-on-first-use`: the first digest is kept in the ledger of `target`, and another one is refused later.',
     ),
-    'bin-dir': optional(text, 'Folder that holds `molt` and `replicator` already; nothing is downloaded.'),
+    'bin-dir': optional(text, 'Folder that already contains `molt` and `replicator`; nothing is downloaded.'),
     embedded: defaulted(
       boolean,
       'false',
       'Installs the embedded stand-in instead of MOLT, for rehearsals on the CockroachDB-like server.',
     ),
-    'allow-denied-version': optional(
-      text,
-      'A version on the deny list that you take all the same; must be that very version.',
-    ),
+    'allow-denied-version': optional(text, 'A version on the deny list to use anyway; must match exactly.'),
     'download-url': defaulted(
       pattern(/^https?:\/\/\S+$/, 'an http(s) URL'),
       'https://molt.cockroachdb.com/molt/cli',
-      'Where the archives are; for a mirror of your own.',
+      'Base URL of the archives, for your own mirror.',
     ),
     target: optional(connectionUrl, 'CockroachDB whose ledger remembers the digest; needed for `trust-on-first-use`.'),
     ...insecureTarget,
     ...config,
   },
   outputs: {
-    'molt-version': 'What molt says of its version.',
-    'replicator-version': 'What the replicator says of its version.',
+    'molt-version': 'Version that molt reports.',
+    'replicator-version': 'Version that the replicator reports.',
     'molt-sha256': 'sha256 of the molt program.',
     'replicator-sha256': 'sha256 of the replicator program.',
     'archive-sha256': 'sha256 of the downloaded archive; empty when nothing was downloaded.',

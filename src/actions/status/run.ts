@@ -22,7 +22,7 @@ import { spec } from './spec.ts'
 
 type Status = Context<typeof spec>
 
-/** What one side has told, or why it could not. */
+/** The facts of one side, or why they could not be read. */
 type Look<T> = { seen: T } | { failed: unknown } | undefined
 
 export const action: Action<typeof spec> = {
@@ -30,7 +30,7 @@ export const action: Action<typeof spec> = {
   async run(context) {
     const { source, target, migration } = context.inputs
     if (!source && !target)
-      throw new InputError('input.missing', 'inputs `source` and `target` are both missing; write at least one')
+      throw new InputError('input.missing', 'inputs `source` and `target` are both missing. Set at least one')
     requireTls(context.inputs)
     const ledger = await look(target, 'target', (db) => lookAtLedger(db, context.inputs))
     const known = seenBy(ledger)
@@ -68,7 +68,7 @@ function tell({ inputs, summary }: Status, first: readonly string[], more: reado
   nextTold()
 }
 
-/** One side may be away; the other still has something to tell. */
+/** One side may be away; the other can still be reported. */
 async function look<T>(url: string | undefined, side: Side, work: (db: Database) => Promise<T>): Promise<Look<T>> {
   if (!url) return undefined
   try {
@@ -87,22 +87,23 @@ function requireReached(sides: Record<Side, Look<unknown>>): void {
   const away = Object.entries(sides).flatMap(([side, found]) =>
     found && 'failed' in found ? [`the ${side}: ${redact(messageOf(found.failed))} [${errorCode(found.failed)}]`] : [],
   )
-  if (away.length) refuse('status.unreadable', 'not every side could be read', away, 'Correct this, then look again.')
+  if (away.length)
+    refuse('status.unreadable', 'not every side could be read', away, 'Fix this, then run `status` again.')
 }
 
 function requireSound({ inputs }: Status, facts: SourceFacts | undefined): void {
   if (facts?.fence.raised && facts.fence.problems.length)
     refuse(
       'fence.not-holding',
-      `the fence is ${facts.fence.state}, and not as it must be`,
+      `the fence is ${facts.fence.state}, but damaged`,
       facts.fence.problems,
-      'Writes may go past it now, or have done so: nothing that was compared behind it can be relied on.',
+      'Writes can pass it, or already have: do not rely on anything that was compared behind it.',
     )
   for (const slot of [facts?.slot, facts?.log])
     if (slot && slot.walBytes > inputs.walBudget)
       throw new VerdictError(
         'slot.wal-budget',
-        `the slot \`${slot.name}\` keeps ${number(slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${slot.active ? 'although a reader is connected' : 'and has no reader'}; follow it with \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
+        `the slot \`${slot.name}\` keeps ${number(slot.walBytes)} bytes of WAL on the source, more than \`wal-budget\`, ${slot.active ? 'although a reader is connected' : 'and has no reader'}. Run \`replicate\`, or give the migration up with \`abort\`, before the disk is full`,
       )
 }
 
@@ -136,7 +137,7 @@ async function noteDecision(db: Database, { id, phase, facts }: Entry): Promise<
   if (last) noteNext({ ...next, inputs: { decision: 'commit' } })
 }
 
-/** Imports that hold expected tables offline. */
+/** Imports that keep expected tables offline. */
 async function importTexts(db: Database, entry: Entry): Promise<string[]> {
   const jobs = await importsInto(db, entry).catch((error) => {
     warning(`import jobs cannot be read: ${messageOf(error)}`)
@@ -152,7 +153,7 @@ function slotName(entry: Entry | undefined): string {
   return entry?.plan.slot ?? 'molt_slot'
 }
 
-/** Without a ledger that names it, a slot of another database on the same server is not this migration's. */
+/** Without a ledger that names it, a slot of another database on the same server does not belong to this migration. */
 async function ownSlot(db: Database, entry: Entry | undefined, name: string) {
   const slot = await readSlot(db, name)
   const { rows } = await db.query('SELECT current_database() AS here')
@@ -205,7 +206,7 @@ function traceText({ action, at, origin }: Trace): string {
   return `\`${action}\` at ${clock(at)}${origin?.run ? `, ${origin.run}` : ''}`
 }
 
-/** Both slots: the stream's, and the one that tells what changes while it is verified. */
+/** Both slots: the stream's, and the change log's of the rolling proof. */
 function slotLines(facts: Look<SourceFacts>): string[] {
   if (!facts) return ['slots: unknown, no `source` was given']
   if ('failed' in facts) return ['slots: **unknown**, the source cannot be read']
@@ -216,15 +217,15 @@ function slotLines(facts: Look<SourceFacts>): string[] {
 function sourceLines(facts: Look<SourceFacts>): string[] {
   if (!facts || 'failed' in facts) return []
   const { owner, fence } = facts.seen
-  const remaining = fence.state === 'armed' ? `, and falls by itself in ${Math.round(fence.remainingMs / 1000)} s` : ''
+  const remaining = fence.state === 'armed' ? `, and lapses in ${Math.round(fence.remainingMs / 1000)} s` : ''
   return [
     `fence: ${fence.state}${remaining}`,
     ...fence.problems.map((problem) => `fence problem: ${problem}`),
-    owner ? `the source belongs to migration \`${owner.migration}\`` : 'nothing of ours is on the source',
+    owner ? `the source belongs to migration \`${owner.migration}\`` : 'the source has nothing of this suite',
   ]
 }
 
 function slotText({ name, database, walBytes, activePid }: NonNullable<SourceFacts['slot']>): string {
-  const reader = activePid ? `read by PID ${activePid}` : 'read by nobody'
+  const reader = activePid ? `read by PID ${activePid}` : 'no reader'
   return `slot \`${name}\` of the database \`${database}\`: keeps ${number(walBytes / 2 ** 20)} MiB of WAL, ${reader}`
 }

@@ -4,7 +4,7 @@ import type { FetchMode } from '../../tools/molt-fetch.ts'
 import type { SourceFacts } from './source.ts'
 import type { TargetFacts } from './target.ts'
 
-/** All that a check may look at. Checks are pure: what they need is gathered before, once. */
+/** Everything a check can read. Checks are pure, so it is all gathered once, before they run. */
 export interface Facts {
   source: SourceFacts
   target: TargetFacts
@@ -12,7 +12,7 @@ export interface Facts {
   machine: Machine
 }
 
-/** The inputs, and what the ledger says, as far as checks depend on them. */
+/** The inputs and the ledger's state, as far as checks depend on them. */
 export interface Settings {
   migration: string
   /** Of this migration's ledger entry; undefined when there is none yet. */
@@ -21,28 +21,28 @@ export interface Settings {
   targetSchema: string
   /** The expected tables. */
   tables: readonly string[]
-  /** What was written into the input `tables`; undefined when nothing was. */
+  /** The value of the input `tables`; undefined when it is not set. */
   asked: readonly string[] | undefined
   filter: string
   slot: string
   publication: string
-  /** Whether this run's cutover is to decide nothing. */
+  /** Whether this run's cutover is a rehearsal, without a commit. */
   rehearses: boolean
   writeAccess: 'close' | 'waive'
   defer: Deferral
-  /** Whether what is deferred is first built on empty copies. */
+  /** Whether deferred definitions are first built on empty copies. */
   trial: 'forms' | 'none'
-  /** `none` means that the load refuses rows that are there already. */
+  /** `none` means that the load refuses a table with rows. */
   tableHandling: string
   bucketPath: string | undefined
-  /** How the load moves rows; undefined where `prepare` is not told. */
+  /** How the load moves rows; undefined when `prepare` does not know. */
   mode: FetchMode | undefined
-  /** What of the load's files makes IMPORT INTO ask for EXTERNALIOIMPLICITACCESS; undefined when nothing does. */
+  /** Why IMPORT INTO needs EXTERNALIOIMPLICITACCESS for these files; undefined when it does not. */
   implicitAccess: string | undefined
   tableConcurrency: number
   exportConcurrency: number
   rowBatchSize: number
-  /** Bytes per second that a load is taken to move. */
+  /** Bytes per second that a load is assumed to move. */
   loadRate: number
   /** Milliseconds. */
   jobLimit: number
@@ -50,7 +50,7 @@ export interface Settings {
   longTransaction: number
 }
 
-/** What is known of the machine and of the URLs, without their contents. */
+/** What is known of the machine and the URLs, without the URLs' contents. */
 export interface Machine {
   memoryBytes: number
   now: Date
@@ -61,15 +61,15 @@ export interface Machine {
 export interface Tool {
   version: string
   sha256: string
-  /** Of a replicator: whether it ends on a TOASTed value that an UPDATE left alone, as releases 1.0 do. */
+  /** Whether this replicator stops on a TOASTed value that an UPDATE left alone, as releases 1.0 do. */
   stopsOnToast?: boolean
 }
 
 export interface UrlFacts {
-  /** `sslmode` as written; empty when it is not. */
+  /** `sslmode` as written; empty when the URL has none. */
   sslmode: string
   /** The host is this machine. */
   local: boolean
-  /** The password means the same to every program that decodes it. */
+  /** Every program decodes the password the same way. */
   passwordSurvives: boolean
 }

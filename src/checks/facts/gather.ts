@@ -12,7 +12,7 @@ import { readTargetFacts } from './target.ts'
 export interface AssessOptions {
   sourceUrl: string
   targetUrl: string
-  /** All but what the source's schema decides. */
+  /** All facts except those that the source's schema decides. */
   settings: Omit<Settings, 'tables' | 'filter'>
   choose(schema: Schema): { tables: readonly string[]; filter: string }
   walWindowMs?: number
@@ -23,8 +23,8 @@ export interface AssessOptions {
 const SAMPLE_ROWS = 10_000
 
 /**
- * Gathers everything that the checks look at, on connections of its own on which the server refuses every write.
- * Costs at most 20 catalog queries a side; data are looked at within a bound of rows and time.
+ * Gathers everything that the checks read, on connections of its own that the server holds read-only.
+ * Costs at most 20 catalog queries a side. Rows are sampled, with a limit on their number and on the time.
  */
 export async function assess(options: AssessOptions): Promise<Facts> {
   const open: Database[] = []
@@ -68,9 +68,9 @@ async function gather(options: AssessOptions, source: Database, second: Database
       samples: await readSamples(source, catalog.schema, catalog.relations, question),
     }
   }
-  // The two servers have nothing to do with each other; only which tables are meant is known from the source.
+  // The two sides are independent, except that the source decides which tables are expected.
   const tables = chosen.promise.then((found) => found.tables)
-  // Nobody asks for them once the target has failed by itself.
+  // Not needed once the target has failed.
   tables.catch(() => {})
   const readTarget = async () => {
     const catalog = await readTargetFacts(target, { schema: settings.targetSchema, tables })
@@ -114,13 +114,13 @@ async function readMachine(source: string, target: string): Promise<Machine> {
   }
 }
 
-/** What can be told of a URL without telling it. */
+/** Facts about a URL that reveal nothing of the URL itself. */
 export function urlFacts(url: string): UrlFacts {
   const [, , password = '', host = ''] = /^postgres(?:ql)?:\/\/(?:([^:@/]*)(?::([^@]*))?@)?([^/?]*)/.exec(url) ?? []
   return {
     sslmode: /[?&]sslmode=([^&]*)/.exec(url)?.[1] ?? '',
     local: /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])?(:\d+)?$/.test(host),
-    // What Go, in which the tools are written, takes in this part of a URL; anything else it refuses.
+    // What Go, the language of the tools, accepts in this part of a URL. It refuses anything else.
     passwordSurvives: /^([A-Za-z0-9\-._:~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*$/.test(password),
   }
 }
@@ -134,7 +134,7 @@ async function readTool(tool: ToolName): Promise<Tool | null> {
 }
 
 /**
- * A build from source tells no version, and is known by a flag: 1.0 lists it [seen], and it is hidden as deprecated since
+ * A build from source has no version, and is recognized by a flag: 1.0 lists it [seen], and it is hidden as deprecated since
  * unchanged values are read from the target (commit 0ab0b9a3 of July 2024, in none of the tags 1.0.0 to 1.0.4).
  */
 export async function stopsOnToast(program: string, version: string): Promise<boolean> {

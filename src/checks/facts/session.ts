@@ -1,20 +1,20 @@
 import { connect, type Side } from '../../runtime/database.ts'
 
-/** What a program gets that connects by the URL, such as molt and the replicator. */
+/** The session of a program that connects by the URL, such as molt and the replicator. */
 export interface ToolSession {
   /** By name in lower case, as `pg_settings` writes them: times in milliseconds. */
   settings: Record<string, ToolSetting>
-  /** The schema in which a name without one is created; null when no schema of the search path exists. */
+  /** The schema for names without one; null when no schema of the search path exists. */
   schema: string | null
 }
 
 interface ToolSetting {
   value: string
-  /** `options` in the URL set it, which a setting of the role does not override. */
+  /** Set by `options` in the URL, which override a setting of the role. */
   byUrl: boolean
 }
 
-/** Of a session without the settings that {@link connect} gives to our own. */
+/** Of a session without the settings that {@link connect} applies to our own. */
 export async function readToolSession(url: string, side: Side): Promise<ToolSession> {
   const db = await connect(url, side, undefined, undefined, { asTools: true })
   try {

@@ -11,48 +11,48 @@ import { readSchema } from '../../sql/schema.ts'
 import { lastUsed, readSequences, type Sequence } from '../../sql/sequences.ts'
 import type { ToolSession } from './session.ts'
 
-/** Everything that the checks ask about the source; gathered by at most 20 catalog queries. */
+/** Everything that the checks read of the source; at most 20 catalog queries. */
 export interface SourceFacts {
   server: SourceServer
   role: SourceRole
   schema: Schema
   relations: Relation[]
-  /** Open longer than a second. `kind` is `transaction` or `prepared`; `who` tells its owner. */
+  /** Open for longer than a second. `kind` is `transaction` or `prepared`; `who` names its owner. */
   transactions: { kind: string; who: string; ageMs: number }[]
   publication: PublicationFacts | null
-  /** `kind` is `trigger`, `rule` or `routine`: a function that sends notifications or takes advisory locks, as `uses` tells. */
+  /** `kind` is `trigger`, `rule` or `routine`. `uses` says whether a routine sends notifications or takes advisory locks. */
   programs: { kind: string; table: string | null; name: string; uses: string | null }[]
   features: { extensions: { name: string; version: string }[]; largeObjects: number; advisoryLocks: number }
-  /** null where pg_stat_statements is not there. */
+  /** null without pg_stat_statements. */
   statements: { listens: boolean; advisoryLocks: boolean; largestRows: number } | null
-  /** Where pg_stat_statements is, and whether this role may use that schema; null where it is nowhere. */
+  /** The schema of pg_stat_statements, and whether this role can use it; null when it is not installed. */
   statementsSchema: { name: string; usable: boolean } | null
-  /** Columns in whose ANALYZE statistics infinity or a BC date was seen, as `table.column`. */
+  /** Columns whose ANALYZE statistics hold infinity or a BC date, as `table.column`. */
   oddDates: { column: string; infinity: boolean; bc: boolean }[]
   /** The migration that owns the heartbeat, if any. */
   owner: string | undefined
   fence: FenceState
-  /** What `mask` has noted here of its last run, if any; `unknown` where this role may not read it. */
+  /** What `mask` has recorded here about its last run, if any; `unknown` where this role cannot read it. */
   masked: MaskState | 'unknown' | null
   connection: ConnectionFacts
-  /** Of a session as molt and the replicator get it. */
+  /** Of a session such as molt and the replicator get. */
   tools: ToolSession
-  /** The schema's sequences; `used` is the number furthest along in the sequence or its column, null where none or unknown. */
+  /** The schema's sequences. `used` is the highest number used by the sequence or its column; null when unknown or none. */
   sequences: { sequence: Sequence; used: bigint | null }[]
   samples: SampleFacts
 }
 
 interface SourceServer extends ServerFacts {
-  /** This connection, by the server's own word. */
+  /** This connection, as the server sees it. */
   encrypted: boolean
   slotsMax: number
   sendersMax: number
   /** max_slot_wal_keep_size in MiB; -1 without limit, null before PostgreSQL 13. */
   slotKeepMiB: number | null
   senderTimeoutMs: number
-  /** How many more connections this role can open, by each limit that holds for it. */
+  /** Connections this role can still open, by each limit that applies to it. */
   connectionsFree: Record<'server' | 'role' | 'database', number>
-  /** Measured over a moment. */
+  /** Measured over a short window. */
   walBytesPerSecond: number
   slot: { plugin: string; database: string; active: boolean; active_pid: number | null } | null
 }
@@ -63,9 +63,9 @@ interface SourceRole {
   replication: boolean
   createOnDatabase: boolean
   schemaUsage: boolean
-  /** Texts of statements and states of sessions of other users are shown to it. */
+  /** Can see other users' statements and session states. */
   seesOthers: boolean
-  /** Roles by which a provider gives the right to replicate: those there are, and those that this role has. */
+  /** Roles through which a provider grants replication: all that exist, and those this role has. */
   providerRoles: string[]
   providerGranted: string[]
 }
@@ -86,7 +86,7 @@ export interface Relation {
   inherits: boolean
   /** Tables that inherit from it and are no partitions, as `schema.name`. */
   children: string[]
-  /** An extension brought it. */
+  /** Created by an extension. */
   extension: boolean
   owner: string
   ownerIsSuperuser: boolean
@@ -94,18 +94,18 @@ export interface Relation {
   readable: boolean
   /** Row-level security hides rows from this role. */
   rowsHidden: boolean
-  /** It hides rows from the owner, too, unless the role has BYPASSRLS. */
+  /** It also hides rows from the owner, unless the role has BYPASSRLS. */
   rowsHiddenFromOwner: boolean
-  /** Estimates of the planner, -1 when it has none. */
+  /** Planner estimates; -1 when there are none. */
   rows: number
   bytes: number
   toastBytes: number
   updates: number
   /** A logical subscription writes to it. */
   subscribed: boolean
-  /** The filter that MOLT is given matches it. */
+  /** Matched by the filter that MOLT gets. */
   matched: boolean
-  /** Other schemas that have a table of this name. */
+  /** Other schemas with a table of this name. */
   namesakes: string[]
 }
 
@@ -117,20 +117,20 @@ interface PublicationFacts {
 }
 
 export interface ConnectionFacts {
-  /** Why this does not look like one server process; empty when it does. */
+  /** Why this looks like more than one server process; empty when it does not. */
   doubts: string[]
-  /** The server's certificate, where it could be read: when it ends. */
+  /** Expiry of the server's certificate, where it could be read. */
   certificateUntil: Date | null
 }
 
-/** What a bounded look into the data saw; never proof of absence. */
+/** What a limited sample of the rows showed; never proof of absence. */
 export interface SampleFacts {
   rowsPerTable: number
   tables: number
-  /** Tables that were left for want of time. */
+  /** Tables skipped for lack of time. */
   skipped: number
   found: { table: string; column: string; what: 'multi-dimensional' | 'infinity' | 'bc' | 'nul' }[]
-  /** The largest row of each table whose rows may be large, as far as it could be read in time. */
+  /** The largest row of each table that can have large rows, as far as time allowed. */
   largest: { table: string; bytes: number }[]
 }
 
@@ -140,7 +140,7 @@ export interface SourceQuestion {
   schema: string
   slot: string
   publication: string
-  /** Picks the expected tables out of the schema, and the regular expression that MOLT is given for them. */
+  /** Selects the expected tables from the schema, and builds the regular expression for MOLT. */
   choose(schema: Schema): { tables: readonly string[]; filter: string }
   /** How long the WAL rate is measured, in milliseconds. */
   walWindowMs: number
@@ -149,9 +149,9 @@ export interface SourceQuestion {
 }
 
 /**
- * The catalog part of {@link SourceFacts}; at most 20 statements, none of which changes anything.
- * @param second a connection of its own for the sizes of the tables, which take as long as all the rest
- * @param onSchema told as soon as the schema is known, so that others need not wait for the rest
+ * The catalog part of {@link SourceFacts}. At most 20 statements; none changes anything.
+ * @param second a second connection for the table sizes, which take as long as everything else
+ * @param onSchema called as soon as the schema is known, so that others need not wait for the rest
  */
 export async function readSourceCatalog(
   db: Database,
@@ -203,10 +203,10 @@ export async function readSourceCatalog(
   }
 }
 
-/** Linux takes no argument as long as this (MAX_ARG_STRLEN with the byte that ends it). */
+/** Linux refuses an argument of this length (MAX_ARG_STRLEN, including the terminating byte). */
 export const ARGUMENT_LIMIT = 131_071
 
-/** Not by PostgreSQL: its engine fails on an expression of ten thousand names, as this one's does on far longer ones. */
+/** Matched here and not by PostgreSQL, whose regex engine fails at ten thousand names. This one fails far later. */
 function matcher({ filter, tables }: { filter: string; tables: readonly string[] }): (name: string) => boolean {
   const names = new Set(tables)
   if (Buffer.byteLength(filter) >= ARGUMENT_LIMIT) return (name) => names.has(name)
@@ -214,12 +214,12 @@ function matcher({ filter, tables }: { filter: string; tables: readonly string[]
   return (name) => expression.test(name)
 }
 
-/** What every other statement asks for is not in an older catalog, and would fail without saying why. */
+/** Older catalogs lack what every other statement reads, and would fail without saying why. */
 function requireKnownCatalog(version: number): void {
   if (version < 120_000)
     throw new UserError(
       'source.version-unsupported',
-      `the source is PostgreSQL ${Math.floor(version / 10_000)}; MOLT verifies 12 to 16. Upgrade it, or move a logical replica of it`,
+      `the source is PostgreSQL ${Math.floor(version / 10_000)}, and MOLT verifies 12 to 16. Upgrade it, or migrate from a logical replica`,
     )
 }
 
@@ -323,7 +323,7 @@ const TRANSACTIONS = `
          extract(epoch FROM clock_timestamp() - prepared)::float8 * 1000 FROM pg_catalog.pg_prepared_xacts
   ORDER BY 3 DESC LIMIT 1000`
 
-// to_jsonb: row filters and column lists exist from PostgreSQL 15 on only.
+// to_jsonb: row filters and column lists exist only from PostgreSQL 15 on.
 const PUBLICATION = `
   SELECT p.puballtables AS "allTables", p.pubtruncate AS truncate, pg_catalog.pg_get_userbyid(p.pubowner) AS owner,
          coalesce((SELECT jsonb_agg(jsonb_build_object('schema', t.schemaname, 'table', t.tablename,
@@ -369,7 +369,7 @@ const FEATURES = `
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            WHERE c.relname = 'pg_stat_statements' AND c.relkind = 'v' LIMIT 1) AS statements`
 
-/** The view is there without the library being loaded, or without the right to read it: then nothing is known. */
+/** The view can exist without its library loaded, or without the right to read it. Then nothing is known. */
 async function readStatements(db: Database, schema: string): Promise<SourceFacts['statements']> {
   const sql = `
     SELECT coalesce(bool_or(query ~* '^\\s*(listen|notify)\\M' OR query ~* 'pg_notify'), false) AS listens,
@@ -396,26 +396,26 @@ const ODD_DATES = `
    ORDER BY 1`
 
 /**
- * Tells whether two connections reach one server and have a session of their own there: a snapshot that one exports must
- * be visible to the other, as `molt fetch` does it, and a pooler must carry replication.
+ * Checks whether two connections reach one server and each have a session of their own. A snapshot that one exports must
+ * be visible to the other, as `molt fetch` needs it, and a pooler must support replication.
  */
 export async function readConnection(db: Database, second: Database, url: string): Promise<ConnectionFacts> {
   const doubts: string[] = []
   const who = async (of: Database) => (await of.query(WHO)).rows[0]
   const [one, two, again] = [await who(db), await who(second), await who(db)]
   if (one.pid !== again.pid || one.token !== again.token || one.token === two.token)
-    doubts.push('two statements on one connection were answered by two sessions of the server')
+    doubts.push('two server sessions answered two statements on one connection')
   if (one.since.getTime() !== two.since.getTime()) doubts.push('two connections reached two servers')
   const doubt = doubts.length ? undefined : await snapshotDoubt(db, second)
   if (doubt) doubts.push(doubt)
-  // A pooler hands out cancel keys of its own.
+  // A pooler hands out its own cancel keys.
   const pooled = (db as unknown as { processID: number }).processID !== one.pid
   if (pooled && !(await replicates(url)))
-    doubts.push('a pooler between this runner and the server takes no replication connection')
+    doubts.push('a pooler between this runner and the server refuses replication connections')
   return { doubts, certificateUntil: certificateEnd(db) }
 }
 
-/** The lock timeout is another number in each session of ours. */
+/** Each of our sessions has a different lock timeout. */
 const WHO = `SELECT pg_catalog.pg_backend_pid() AS pid, pg_catalog.pg_postmaster_start_time() AS since,
                     current_setting('lock_timeout') AS token`
 
@@ -441,7 +441,7 @@ async function snapshotDoubt(db: Database, second: Database): Promise<string | u
   }
 }
 
-/** Without the right to read a column only the sequence's own value is known; a check of rights says so. */
+/** Without the right to read the column, only the sequence's own value is known; a rights check reports that. */
 export async function readSequenceFacts(
   db: Database,
   schema: string,
@@ -453,7 +453,7 @@ export async function readSequenceFacts(
   return moved.map((sequence) => ({ sequence, used: used?.get(sequence.name) ?? sequence.lastValue }))
 }
 
-/** When the certificate of the server behind a TLS connection ends; null without TLS. */
+/** Expiry of the server's TLS certificate; null without TLS. */
 export function certificateEnd(db: Database): Date | null {
   const { stream } = (db as unknown as { connection: { stream: Partial<TLSSocket> } }).connection
   const until = stream.getPeerCertificate?.()?.valid_to
@@ -471,7 +471,7 @@ const SAMPLED: { type: RegExp; what: SampleFacts['found'][number]['what']; test(
   { type: /^json$/, what: 'nul', test: (column) => `strpos(${column}::text, '\\u0000') > 0` },
 ]
 
-/** Looks at the first rows of each table for values that change or fail on the way; stops when the time is up. */
+/** Samples the first rows of each table for values that change or fail on the way; stops when time is up. */
 export async function readSamples(
   db: Database,
   schema: Schema,
@@ -522,7 +522,7 @@ export async function readSamples(
   return samples
 }
 
-/** Long values are out of line, where they may be compressed to a part of their length. */
+/** Long values are stored out of line, and can be compressed to a fraction of their length. */
 const LONG_VALUES = 2 ** 20
 
 function mayBeLarge({ name, tables }: Schema, relations: readonly Relation[], expected: Set<string>) {
@@ -532,7 +532,7 @@ function mayBeLarge({ name, tables }: Schema, relations: readonly Relation[], ex
   return tables.filter((table) => expected.has(table.name) && long.has(`${name}.${table.name}`))
 }
 
-/** Without reading the long values: each has its length beside it. Of json and arrays it is the length as stored. */
+/** Reads no long value, only the length stored beside it. For json and arrays this is the stored length. */
 async function largestRow(db: Database, schema: string, { name, columns }: Schema['tables'][number]): Promise<number> {
   const sizes = columns.map((column) => {
     const known = /^(text|bytea|character)/.test(column.type) && !column.type.endsWith('[]')

@@ -12,36 +12,36 @@ import { withTriggers } from '../../sql/triggers.ts'
 import type { ToolSession } from './session.ts'
 import { certificateEnd } from './source.ts'
 
-/** Everything that the checks ask about the target; at most 20 catalog queries, in CockroachDB's documented SQL. */
+/** Everything that the checks read of the target; at most 20 catalog queries, in CockroachDB's documented SQL. */
 export interface TargetFacts {
   server: TargetServer & { major: number; minor: number }
   schema: Schema
   relations: TargetRelation[]
-  /** Views of the schema, materialised ones too. */
+  /** Views of the schema, including materialized ones. */
   views: string[]
-  /** Expected tables that the catalogs hide since an import holds them. */
+  /** Expected tables that the catalogs hide because an import holds them. */
   offline: OfflineTable[]
   role: TargetRole
   /** Expected tables that hold at least one row. */
   filled: string[]
   triggers: { table: string; name: string }[]
-  /** Roles other than ours that may write to an expected table, with the tables. */
+  /** Other roles that can write to an expected table, with the tables. */
   writers: { role: string; tables: string[] }[]
-  /** What they may, right by right. */
+  /** What they can do, right by right. */
   writeGrants: WriteGrant[]
-  /** Schemas in which a replicator keeps, or has kept, its progress. */
+  /** Schemas in which a replicator keeps or kept its progress. */
   stagingSchemas: string[]
-  /** CockroachDB only: running imports and changefeeds; null where they cannot be seen. */
+  /** CockroachDB only: running imports and changefeeds; null when they cannot be seen. */
   jobs: { id: string; type: string; status: string; description: string }[] | null
-  /** CockroachDB's session settings, by which INT and SERIAL get their meaning. */
+  /** CockroachDB's session settings that decide what INT and SERIAL mean. */
   intSize: string | null
   serial: string | null
-  /** CockroachDB only: how long the past of the database can be read, in seconds; null where it cannot be seen. */
+  /** CockroachDB only: how far back the database can be read, in seconds; null when unknown. */
   gcTtlSeconds: number | null
   certificateUntil: Date | null
-  /** What of other users it shows; null on PostgreSQL. */
+  /** What it shows of other users; null on PostgreSQL. */
   sight: Sight | null
-  /** Of a session as molt and the replicator get it. */
+  /** Of a session such as molt and the replicator get. */
   tools: ToolSession
   sequences: Sequence[]
 }
@@ -50,7 +50,7 @@ interface TargetRelation {
   name: string
   options: string[]
   owner: string
-  /** By itself, or as a member of the owner. */
+  /** Directly, or as a member of the owner. */
   owned: boolean
   select: boolean
   insert: boolean
@@ -63,36 +63,36 @@ interface TargetRole {
   createOnDatabase: boolean
   createOnSchema: boolean
   usageOnSchema: boolean
-  /** May give USAGE on the schema to a login; everybody has it on `public`. */
+  /** Can grant USAGE on the schema to a login; every role has it on `public`. */
   usageGrantable: boolean
-  /** In `public`, where molt keeps tables of its own. */
+  /** In `public`, where molt keeps its own tables. */
   createOnPublic: boolean
   usageOnPublic: boolean
-  /** May create logins. */
+  /** Can create logins. */
   createRole: boolean
-  /** Expected tables, with the rights that a stream's login needs and this role could not give it. */
+  /** Expected tables, with the rights that a stream's login needs and this role cannot grant. */
   ungivenToLogins: { table: string; rights: string[] }[]
-  /** Sequences of the schema that it may not read or set. */
+  /** Sequences of the schema that it cannot read or set. */
   lockedSequences: string[]
-  /** CockroachDB: member of admin, or with DROP on every expected table, as IMPORT INTO asks. */
+  /** CockroachDB: member of admin, or has DROP on every expected table, as IMPORT INTO requires. */
   admin: boolean
-  /** Expected tables whose indexes and constraints it may not drop and build: neither owner nor, on CockroachDB, CREATE. */
+  /** Expected tables whose indexes and constraints it cannot drop and build: neither owner nor, on CockroachDB, CREATE. */
   withoutCreate: string[]
-  /** Rights to write that other roles have on expected tables, and that it could not give back once they are taken. */
+  /** Write rights of other roles on expected tables that this role could not grant back once they are revoked. */
   ungrantable: WriteGrant[]
-  /** Tables on either end of a foreign key that touches an expected table, in whatever schema. */
+  /** Tables on either end of a foreign key that touches an expected table, in any schema. */
   onForeignKeys: TableRights[]
-  /** Expected tables on which it lacks DROP, which IMPORT INTO asks for; empty on PostgreSQL. */
+  /** Expected tables on which it lacks DROP, which IMPORT INTO requires; empty on PostgreSQL. */
   withoutDrop: string[]
-  /** CockroachDB: privileges of the whole cluster, such as CONTROLJOB; `ALL` stands for every one. */
+  /** CockroachDB: cluster-wide privileges, such as CONTROLJOB; `ALL` stands for every one. */
   system: string[]
 }
 
-/** What this role may do with the definition of a table. */
+/** What this role can do with a table's definition. */
 interface TableRights {
   schema: string
   table: string
-  /** By itself, or as a member of the owner. */
+  /** Directly, or as a member of the owner. */
   owned: boolean
   create: boolean
   references: boolean
@@ -100,7 +100,7 @@ interface TableRights {
 
 export interface TargetQuestion {
   schema: string
-  /** The expected tables, as soon as the source has told them. */
+  /** The expected tables, as soon as the source has resolved them. */
   tables: Promise<readonly string[]>
 }
 
@@ -124,7 +124,7 @@ export async function readTargetFacts(
   const asked = await question.tables
   const expected = asked.filter((name) => there.has(name))
   const hidden = cockroach ? asked.filter((name) => !there.has(name)) : []
-  // SHOW TRIGGERS is refused without USAGE on the schema, which is a finding of its own.
+  // SHOW TRIGGERS is refused without USAGE on the schema, which has a finding of its own.
   const schema = role.usageOnSchema ? await withTriggers(db, read, expected) : read
   const isExpected = new Set(expected)
   const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))
@@ -190,7 +190,7 @@ function tablesOnForeignKeys(
   return [...found.values()]
 }
 
-/** CREATE on a table is CockroachDB's, which asks for it to alter one; PostgreSQL asks for ownership. */
+/** CockroachDB requires CREATE on a table to alter it; PostgreSQL requires ownership. */
 async function readTableRights(
   db: Database,
   tables: readonly { schema: string; table: string }[],
@@ -222,7 +222,7 @@ const RELATIONS = `
     LEFT JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
    WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm') ORDER BY 1`
 
-/** `mine`: what this role has by itself, or by a role it is a member of. The tables are a JSON array. */
+/** `mine`: the role's rights, its own or through membership. The tables are a JSON array. */
 const GRANTS = `
   SELECT g.grantee, g.privilege, g.grantable, g.tables, g.grantee = current_user OR lower(g.grantee) = 'public'
            OR g.grantee IN (SELECT role_name FROM information_schema.applicable_roles) AS mine
@@ -232,7 +232,7 @@ const GRANTS = `
            WHERE p.table_schema = $1 AND p.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
            GROUP BY p.grantee, p.privilege_type, p.is_grantable) g ORDER BY 1, 2`
 
-/** The first hundred: more would not be read. */
+/** The first hundred; nobody would read more. */
 const JOBS = `
   WITH jobs AS (SHOW JOBS)
   SELECT job_id::text AS id, job_type AS type, status, description FROM jobs
@@ -255,13 +255,13 @@ async function readSetting(db: Database, name: string): Promise<string | null> {
 
 const TABLES_AT_ONCE = 200
 
-/** Which tables hold a row. Not a catalog query: one look at the first row of each, many in one statement. */
+/** Which tables hold a row. Not a catalog query: it reads the first row of each table, many in one statement. */
 async function filledTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {
   const found: string[] = []
   for (let from = 0; from < tables.length; from += TABLES_AT_ONCE) {
     const some = tables.slice(from, from + TABLES_AT_ONCE)
     const asked = some.map((name, at) => `SELECT ${at} AS at WHERE EXISTS (SELECT 1 FROM ${qualified(schema, name)})`)
-    // Without the right to read nothing is known here; the checks of rights say so.
+    // Without the right to read, nothing is known here; a rights check reports that.
     const { rows } = await db.query(asked.join(' UNION ALL ')).catch(() => ({ rows: [] }))
     for (const { at } of rows) found.push(some[Number(at)] as string)
   }

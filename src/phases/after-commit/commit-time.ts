@@ -8,15 +8,15 @@ import { HEARTBEAT } from '../../source/heartbeat.ts'
 export interface CommitTime {
   /** `<nanoseconds>.<logical>` of the target's hybrid clock, as AS OF SYSTEM TIME takes it. */
   asOf: string
-  /** The drain's heartbeat was on the target then, so everything the stream applied is older. */
+  /** The drain's heartbeat was on the target by then, so everything the stream applied is older. */
   drained: boolean
 }
 
 /**
  * Reads the target's clock together with the heartbeat's row: a transaction's time is never earlier than what it reads.
  * Source: cockroachdb/docs, `functions-and-operators.md`, `as-of-system-time.md`.
- * @param beat of the drain
- * @returns undefined on a target without a past that can be read
+ * @param beat the drain's heartbeat
+ * @returns undefined on a target without readable history
  */
 export async function readCommitTime(
   target: Database,
@@ -39,28 +39,28 @@ export async function readCommitTime(
   return { asOf: later(row.now, row.written), drained: beat !== undefined && Number(row.beat) >= beat }
 }
 
-/** PostgreSQL knows neither the column nor the function. */
+/** PostgreSQL has neither the column nor the function. */
 const NOT_COCKROACH = /^(42703|42883)$/
 
 /**
- * Moves an entry to `committed`, with the target's time. Nobody may write to the target before this; a grant that comes
- * after it, and every write by it, is younger.
+ * Moves an entry to `committed`, with the target's time. Nothing may write to the target before this. A later grant, and
+ * every write by it, is younger.
  */
 export async function advanceToCommitted(target: Database, committing: Entry): Promise<Entry> {
   const { plan, facts } = committing
   const commitTime = await readCommitTime(target, plan.targetSchema, facts.drainBeat).catch((error) => {
     if (isConnectionLost(error)) throw error
-    // The decision is taken: `finalize` is red for want of it.
+    // The migration is committed: `finalize` fails if this is missing.
     warning(`The target's time of the commit could not be read: ${messageOf(error)}`)
     return undefined
   })
   return advance(target, committing, 'committed', commitTime ? { facts: { commitTime } } : {})
 }
 
-/** Nanoseconds by which the clocks of two nodes may differ, at the most that CockroachDB supports (`--max-offset`). */
+/** Nanoseconds by which two nodes' clocks may differ, at the most that CockroachDB supports (`--max-offset`). */
 const MAX_OFFSET = 500_000_000n
 
-/** The last time at which a version that was written before `time` may stand. */
+/** The last time at which a version that was written before `time` can be recorded. */
 export function plusMaxOffset(time: string): string {
   return `${wall(time) + MAX_OFFSET}.0000000000`
 }

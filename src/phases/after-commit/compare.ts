@@ -22,13 +22,13 @@ export interface AfterCommitOptions {
   signal: AbortSignal
 }
 
-/** Connections to each side. The application is on the target meanwhile. */
+/** Connections to each side, while the application is on the target. */
 const CONNECTIONS = 2
 
 /**
- * Compares all rows once more, after the commit and without a pause: the source as it stands behind its permanent fence,
- * the target as of the commit. What the application has written since is not seen.
- * @throws VerdictError when the source has not stood still meanwhile
+ * Compares all rows once more, after the commit and without a pause: the source behind its permanent fence, and the target
+ * as of the commit. Later writes of the application are not seen.
+ * @throws VerdictError when the source has changed meanwhile
  */
 export async function compareAfterCommit(entry: Entry, options: AfterCommitOptions): Promise<AfterCommit> {
   const began = performance.now()
@@ -56,14 +56,14 @@ export async function compareAfterCommit(entry: Entry, options: AfterCommitOptio
     if (isConnectionLost(error)) throw error
     found.gaps.push({ code: isPastGone(error) ? 'past-gone' : 'failed', what: scrubText(messageOf(error)) })
   }
-  // A rollback meanwhile, say: what was read then proves nothing. This can be hours later, so on a new connection.
+  // For example after a rollback meanwhile, which voids what was read. This can be hours later, so on a new connection.
   await withDatabase(options.sourceUrl, 'source', (source) => requireStillFenced(source, entry))
   found.verdict = found.differences.length ? 'different' : found.gaps.length ? 'inconclusive' : 'equal'
   found.durationMs = Math.round(performance.now() - began)
   return found
 }
 
-/** The expected tables as both catalogs tell them now, and what keeps one of them, or a column, from being compared. */
+/** The expected tables by both catalogs, and what prevents the comparison of a table or a column. */
 async function comparablePairs(source: Database, target: Database, plan: Plan) {
   const [here, there] = await Promise.all([
     readTables(source, plan.sourceSchema),
@@ -79,7 +79,7 @@ async function comparablePairs(source: Database, target: Database, plan: Plan) {
       continue
     }
     const gone = a.columns.filter((column) => !b.columns.some((other) => other.name === column.name))
-    gaps.push(...gone.map((column) => columnGap(name, `the target has no column ${column.name} any more`)))
+    gaps.push(...gone.map((column) => columnGap(name, `the target no longer has the column ${column.name}`)))
     pairs.push([a, b])
   }
   return { pairs, gaps }
@@ -114,7 +114,7 @@ async function comparePairs(
   found.gaps.push(...digests.flatMap(({ name, unproved }) => unproved.map((what) => columnGap(name, what))))
   const apart = digests.filter(isApart)
   if (!apart.length) return
-  // The clocks of two nodes may differ. A version that the stream wrote before the commit can stand a little after it.
+  // Two nodes' clocks can differ, so a version that the stream wrote before the commit can be recorded slightly after it.
   await sleep(TIMING.clockOffset, undefined, { signal }).catch(() => {})
   throwIfCancelled(signal)
   const names = new Set(apart.map(({ name }) => name))
@@ -133,7 +133,7 @@ function isApart({ missing, mismatch, extraneous }: TableDigest): boolean {
   return missing + mismatch + extraneous > 0
 }
 
-/** Rows that differ at both times, by how they differ at the first. Where not all keys are known, the smaller numbers. */
+/** Rows that differ at both times, by how they differ at the first. The smaller number where not all keys are known. */
 export function inBoth(first: TableDigest, second: TableDigest): TableDifference | undefined {
   const known = [first, second].every((each) => each.rows.length === each.missing + each.mismatch + each.extraneous)
   const keys = new Set(second.rows.map(({ key }) => JSON.stringify(key)))

@@ -3,12 +3,12 @@ import type { Database } from '../../runtime/database.ts'
 import { number, plural } from '../../runtime/progress.ts'
 
 /**
- * `equal`: every row of every table. `inconclusive`: nothing differs as far as was compared. `unavailable`: the target
- * is no CockroachDB, and keeps no past.
+ * `equal`: every row of every table. `inconclusive`: no difference in what was compared. `unavailable`: the target is not
+ * CockroachDB and keeps no history.
  */
 export type AfterCommitVerdict = 'equal' | 'different' | 'inconclusive' | 'unavailable'
 
-/** Rows of one table that differ, by their number. `missing` on the target, `extraneous` on the source. */
+/** Number of rows of one table that differ. `missing` on the target, `extraneous` on the target alone. */
 export interface TableDifference {
   table: string
   missing: number
@@ -24,10 +24,10 @@ export type AfterCommitGap =
   | { code: 'table-gone' | 'rows-hidden'; table: string }
   | { code: 'column'; table: string; what: string }
 
-/** What the comparison after the commit found: the frozen source, and the target as of the commit. */
+/** The result of the comparison after the commit: the frozen source, and the target as of the commit. */
 export interface AfterCommit {
   verdict: AfterCommitVerdict
-  /** Of the target's clock. */
+  /** By the target's clock. */
   asOf?: string
   differences: TableDifference[]
   gaps: AfterCommitGap[]
@@ -44,9 +44,8 @@ export async function keepAfterCommit(target: Database, entry: Entry, result: Af
 }
 
 /**
- * The last result for this commit, where there is one that proves something. A later run that could compare less takes
- * nothing back.
- * @returns undefined when there is none, or all are of attempts that were rolled back
+ * The last result for this commit that proves something. A later run that could compare less does not override it.
+ * @returns undefined when there is none, or all belong to attempts that were rolled back
  */
 export async function lastAfterCommit(target: Database, { id, facts }: Entry): Promise<AfterCommit | undefined> {
   const kept = await readEvidence<AfterCommit & { cursor?: string }>(target, id, ACTION, RESULTS)
@@ -58,10 +57,10 @@ export async function lastAfterCommit(target: Database, { id, facts }: Entry): P
     | undefined
 }
 
-/** That are read back. */
+/** Results read back. */
 const RESULTS = 100
 
-/** For people, a line a table or gap. */
+/** For people, one line per table or gap. */
 export function afterCommitProblems({ differences, gaps }: AfterCommit): string[] {
   return [...differences.map(differenceText), ...gaps.map(gapText)]
 }
@@ -78,7 +77,7 @@ export function afterCommitText(result: AfterCommit | undefined): string {
     case 'inconclusive':
       return `Not every row was compared as of the commit: ${result.gaps.slice(0, 3).map(gapText).join('; ')}.`
     case 'unavailable':
-      return 'Rows cannot be compared as of the commit: the target is not CockroachDB and keeps no past.'
+      return 'Rows cannot be compared as of the commit: the target is not CockroachDB and keeps no history.'
   }
 }
 
@@ -86,7 +85,7 @@ export function differenceText({ table, missing, mismatch, extraneous }: TableDi
   const counts = [
     missing && `${number(missing)} missing on the target`,
     mismatch && `${number(mismatch)} different`,
-    extraneous && `${number(extraneous)} on the target alone`,
+    extraneous && `${number(extraneous)} only on the target`,
   ]
   return `${table}: rows ${counts.filter(Boolean).join(', ')}`
 }

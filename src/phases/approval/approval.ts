@@ -14,7 +14,7 @@ export interface Watched {
 /** `approved`: the job waits for a free runner, which a follower may be using. `over`: it has run and ended. */
 export type Seen = ApprovalOutcome | 'approved' | 'running' | 'over'
 
-/** What has become of the approval; undefined while it is waited for, or when GitHub does not answer for now. */
+/** The outcome of the approval; undefined while it is pending, or when GitHub does not answer for now. */
 export async function lookAtApproval(watched: Watched): Promise<Seen | undefined> {
   try {
     return await look(watched)
@@ -25,7 +25,7 @@ export async function lookAtApproval(watched: Watched): Promise<Seen | undefined
   }
 }
 
-/** A job that waits for its approval is `waiting`; one that is `queued` for longer than this waits for a runner. */
+/** A job that waits for approval is `waiting`; one that is `queued` for longer than this waits for a runner. */
 const QUEUED_FOR_RUNNER = 60_000
 
 async function look({ github, job: name, environment, maxWait }: Watched): Promise<Seen | undefined> {

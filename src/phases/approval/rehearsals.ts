@@ -23,13 +23,13 @@ export interface Wanted {
   since: Date
 }
 
-/** URLs of the runs that count, and for each other run with such an artifact why it does not. */
+/** URLs of the runs that count, and the reason for every other run with such an artifact. */
 export interface Rehearsals {
   green: string[]
   rejected: string[]
 }
 
-/** Newest artifacts that are looked at; each costs a few requests and a download. */
+/** Number of newest artifacts to check; each costs a few requests and a download. */
 export const MOST_REHEARSALS = 20
 const MOST_PAGES = 5
 
@@ -62,7 +62,7 @@ const artifacts = z.object({
     }),
   ),
 })
-/** What `gh attestation verify --format json` prints of the attestations that it accepts, as far as it is read here. */
+/** What `gh attestation verify --format json` prints for accepted attestations, as far as it is read here. */
 const verified = z.array(
   z.object({
     verificationResult: z.object({
@@ -95,7 +95,7 @@ export async function findRehearsals(wanted: Wanted): Promise<Rehearsals> {
     }
     if (looked++ === MOST_REHEARSALS) break
     const found = (await github.read(`actions/runs/${artifact.workflow_run?.id}`, run))?.body
-    // A run that was repeated leaves an artifact of each attempt, and counts once.
+    // A repeated run leaves an artifact per attempt, and counts once.
     if (!found || result.green.includes(found.html_url)) continue
     const problem = runProblem(found, branch, wanted) ?? (await artifactProblem(artifact, found, branch, wanted))
     if (problem) result.rejected.push(`${found.html_url}: ${problem}`)
@@ -129,8 +129,8 @@ function runProblem(run: Run, branch: string, { workflow, since }: Wanted): stri
     return 'it ran for a fork'
   if (run.head_branch !== branch) return `it ran on the branch ${run.head_branch}, not on ${branch}`
   if (!EVENTS.includes(run.event)) return `it was started by ${run.event}`
-  if (run.path.split('@')[0] !== `.github/workflows/${workflow}`) return `it is of the workflow ${run.path}`
-  if (!(Date.parse(run.created_at) >= since.getTime())) return `it is of ${run.created_at}`
+  if (run.path.split('@')[0] !== `.github/workflows/${workflow}`) return `it belongs to the workflow ${run.path}`
+  if (!(Date.parse(run.created_at) >= since.getTime())) return `it ran on ${run.created_at}`
   return undefined
 }
 
@@ -141,18 +141,18 @@ async function artifactProblem(
   wanted: Wanted,
 ): Promise<string | undefined> {
   if (artifact.expired) return 'its artifact has expired'
-  if (!digest) return 'GitHub tells no digest of its artifact'
+  if (!digest) return 'GitHub reports no digest of its artifact'
   const bytes = await wanted.github.download(`actions/artifacts/${artifact.id}/zip`)
   if (`sha256:${createHash('sha256').update(bytes).digest('hex')}` !== digest)
-    return 'its artifact is not what GitHub says that it is'
+    return 'its artifact does not match the digest that GitHub reports'
   const { exitCode, stdout, stderr } = await verifyAttestation(artifact.name, bytes, branch, wanted)
   if (exitCode) return `gh attestation verify refuses it: ${stderr.trim().split('\n').at(-1)}`
   return invocationProblem(stdout, { ...artifact, digest }, run)
 }
 
 /**
- * Has GitHub's own program check the artifact: the signature, the certificate's chain, the log, and that this workflow
- * on this branch has signed.
+ * Lets GitHub's own program check the artifact: the signature, the certificate chain, the log, and that this workflow on
+ * this branch has signed it.
  */
 async function verifyAttestation(name: string, bytes: Buffer, branch: string, wanted: Wanted): Promise<ExecOutput> {
   const { GITHUB_REPOSITORY = '', PATH = '', HOME = '', RUNNER_TEMP = '.' } = process.env
@@ -175,7 +175,7 @@ async function verifyAttestation(name: string, bytes: Buffer, branch: string, wa
   } catch (error) {
     throw new UserError(
       'approval.gh-missing',
-      `gh cannot be run (${messageOf(error)}); it checks the signatures of rehearsals. Install it on this runner`,
+      `gh, which checks the signatures of rehearsals, cannot be run (${messageOf(error)}). Install it on this runner`,
     )
   } finally {
     rmSync(folder, { recursive: true, force: true })
@@ -197,7 +197,7 @@ function invocationProblem(json: string, artifact: Artifact, run: Run): string |
   } catch (error) {
     return `the answer of gh attestation verify cannot be read: ${messageOf(error).split('\n')[0]}`
   }
-  if (!invocations.length) return 'the attestation is about something else'
+  if (!invocations.length) return 'the attestation is for something else'
   if (invocations.some((uri) => uri.startsWith(runUrl))) return undefined
-  return `the attestation is of the run ${invocations.join(', ')}`
+  return `the attestation is for the run ${invocations.join(', ')}`
 }

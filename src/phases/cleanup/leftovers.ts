@@ -13,10 +13,10 @@ import { HEARTBEAT, OUR_SCHEMA, readHeartbeatOwner } from '../../source/heartbea
 import { readPublication } from '../../source/publication.ts'
 import { logSlotOf, readSlot, seizeAndDrop } from '../../source/slot.ts'
 
-/** One thing of ours: what it is called, and how it goes. */
+/** One thing to remove: its name, and how. */
 export interface Leftover {
   name: string
-  /** Goes when nothing else is left: what a next run must know stands in it. */
+  /** Removed only when nothing else is left, because the next run needs it. */
   last?: true
   drop(): Promise<unknown>
 }
@@ -27,8 +27,8 @@ interface Names {
 }
 
 /**
- * The slots go first: they are what fills the disk.
- * @param decided whether the fence may be permanent: after a cutover, once its rollback window is over
+ * The slots go first, because they fill the disk.
+ * @param decided whether the fence may be permanent, as it is after a cutover whose rollback window is over
  */
 export async function leftoversOnSource(
   source: Database,
@@ -36,7 +36,7 @@ export async function leftoversOnSource(
   decided = false,
 ): Promise<Leftover[]> {
   const found: Leftover[] = []
-  // It is read by nobody but a run of this migration, which has another one to read.
+  // Only a run of this migration reads it, and that has another slot to read.
   const log = plan && logSlotOf(plan.slot)
   if (log && (await readSlot(source, log))) found.push({ name: `slot ${log}`, drop: () => seizeAndDrop(source, log) })
   const slot = plan && (await readSlot(source, plan.slot))
@@ -57,7 +57,7 @@ export async function leftoversOnSource(
   return found.map(orTold)
 }
 
-/** What somebody else has built on ours, or put beside it, is not dropped along; the error names it. */
+/** What another user has built on ours, or put beside it, is not dropped; the error names it. */
 function orTold({ drop, ...leftover }: Leftover): Leftover {
   const { name } = leftover
   const told = (error: unknown) => {
@@ -65,20 +65,20 @@ function orTold({ drop, ...leftover }: Leftover): Leftover {
     const { detail = '' } = error as { detail?: string }
     throw new UserError(
       'cleanup.foreign-objects',
-      `${name} cannot be dropped, since things that are not ours are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move these away or drop them, and run this again: what comes after it is dropped then`,
+      `${name} cannot be dropped, because objects of other users are in it or depend on it: ${detail.replaceAll('\n', '; ')}. Move or drop these, then rerun the step, which drops the rest`,
     )
   }
   return { ...leftover, drop: () => drop().catch(told) }
 }
 
 async function dropIdleSlot(source: Database, slot: string, reader: number | null): Promise<void> {
-  if (reader) throw new UserError('slot.in-use', `the slot ${slot} is read by PID ${reader}; end that replicator first`)
+  if (reader) throw new UserError('slot.in-use', `the slot ${slot} is read by PID ${reader}. End that replicator first`)
   await source.query('SELECT pg_catalog.pg_drop_replication_slot($1)', [slot])
 }
 
 /**
- * Only what we know to be ours, and the schema itself only when nothing else stands in it; else the heartbeat stays too,
- * by which a next run knows whose the schema is.
+ * Only what is known to be ours, and the schema only when nothing else is in it. Otherwise the heartbeat stays too, which
+ * tells the next run whose schema it is.
  */
 async function dropSourceSchema(source: Database): Promise<void> {
   await source
@@ -138,21 +138,21 @@ export async function leftoversOnTarget(
   return found.map(orTold)
 }
 
-/** Nobody streams any more: what still logs in by it is left behind. */
+/** Nothing streams any more: a client that still logs in by it is a leftover. */
 async function dropLiveLogin(target: Database, login: string): Promise<void> {
   await target.query(`ALTER ROLE ${ident(login)} NOLOGIN`)
   await dropStreamLogin(target, login)
 }
 
-/** What `molt fetch` writes its runs to, with the columns that it gives them. */
+/** The tables that `molt fetch` writes its runs to, with their columns. */
 const FETCH_TABLES: Record<string, string> = {
   _molt_fetch_exceptions: 'command fetch_id file_name id message schema_name sql_state stage table_name time',
   _molt_fetch_status: 'id name source_dialect started_at',
 }
 
 /**
- * The tables in which `molt fetch` keeps account of itself: by name and columns, and only when every load in them is of
- * this migration, begun while the ledger has known it, and no other migration could still need them.
+ * `molt fetch`'s own tables: matched by name and columns, and only when every load in them belongs to this migration,
+ * started while the ledger knew it, and no other migration could still need them.
  */
 async function fetchTables(target: Database, migration: string): Promise<{ schema: string; name: string }[]> {
   const { rows } = await target.query(
@@ -163,7 +163,7 @@ async function fetchTables(target: Database, migration: string): Promise<{ schem
   )
   const found = rows.filter(({ name, columns }) => columns.split(' ').sort().join(' ') === FETCH_TABLES[name])
   const status = found.filter(({ name }) => name === '_molt_fetch_status')
-  // In two schemas, or one without the other: somebody else has had a hand in it.
+  // In two schemas, or one without the other: another user has changed them.
   if (rows.length !== found.length || status.length !== 1 || found.some(({ schema }) => schema !== status[0].schema))
     return []
   const others = await target.query(
@@ -182,23 +182,23 @@ async function schemaExists(db: Database, name: string): Promise<boolean> {
   return rowCount === 1
 }
 
-/** Tells where files with rows are left: the keys of the bucket are not here, and the folder may be on another machine. */
+/** Reports where files with rows remain: this action has no bucket keys, and the folder may be on another machine. */
 export function tellFiles(entry: Entry | undefined): string[] {
   const { filesLeft = [] } = entry?.facts ?? {}
   if (filesLeft.length)
     warning(
-      `Files of the load hold rows and are not deleted here. Delete these folders below the bucket path or local path of \`fetch\`: ${filesLeft.join(', ')}`,
+      `Files of the load contain rows, and this action does not delete them. Delete these folders below the bucket path or local path of \`fetch\`: ${filesLeft.join(', ')}`,
     )
   return filesLeft
 }
 
-/** @throws UserError when what is on the source is another migration's */
+/** @throws UserError when the source belongs to another migration */
 export async function requireOwner(source: Database, migration: string): Promise<void> {
   const owner = await readHeartbeatOwner(source)
   if (owner && owner.migration !== migration)
     throw new UserError(
       'cleanup.other-migration',
-      `what is on the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``,
+      `the source belongs to migration \`${owner.migration}\`, not to \`${migration}\``,
     )
 }
 
@@ -206,23 +206,23 @@ export function requireGone(left: readonly Leftover[]): void {
   if (left.length)
     refuse(
       'cleanup.incomplete',
-      'not everything is gone',
-      left.map(({ name }) => `${name} is still there`),
+      'not everything was removed',
+      left.map(({ name }) => `${name} still exists`),
       'Run `cleanup` again.',
     )
 }
 
-/** What `prepare` took off the target for the load, when a migration ends before it is back. */
+/** What `prepare` dropped on the target for the load, when a migration ends before it is back. */
 export async function restoreOrTell(target: Database, migration: string, restore: boolean): Promise<void> {
   if (restore) {
     const { built, problems } = await restoreDeferred(target, migration)
-    for (const problem of problems) warning(`not put back on the target: ${problem}`)
-    if (built.length) info(`${built.length} indexes and constraints that were taken off for the load are back`)
+    for (const problem of problems) warning(`not rebuilt on the target: ${problem}`)
+    if (built.length) info(`${built.length} indexes and constraints dropped for the load are back`)
     await forgetDeferred(target, migration, await listRebuilt(target, migration))
   }
   const problems = await deferralProblems(target, migration)
   if (problems.length)
     warning(
-      `${problems.length} indexes and constraints that were taken off for the load are still off; their definitions stay in the ledger. Say \`restore: true\` to build them, or load again under the same id`,
+      `${problems.length} indexes and constraints dropped for the load are still missing; their definitions stay in the ledger. Set \`restore: true\` to rebuild them, or load again under the same id`,
     )
 }

@@ -26,7 +26,7 @@ import {
 } from '../../source/fence.ts'
 import { readTables } from '../../sql/tables.ts'
 
-/** How the fence stands, and what keeps it from holding: by the ledger, where it is known. Changes nothing. */
+/** The fence's state, and what keeps it from holding, by the ledger where possible. Changes nothing. */
 export async function lookAtFence(db: Database, entry?: Entry) {
   const { state, remainingMs } = await readFence(db)
   const decided = entry !== undefined && COMMITTED.includes(entry.phase)
@@ -38,43 +38,42 @@ async function problemsOf(db: Database, state: FenceState, entry: Entry | undefi
   if (entry && COMMITTED.includes(entry.phase)) return decidedProblems(db, state, entry)
   if (state === 'absent') return []
   const fence = entry ? await planFence(db, entry.plan) : await expectedFence(db)
-  const problems = fence ? await fenceProblems(db, fence) : ['the fence function is gone, and with it every trigger']
+  const problems = fence ? await fenceProblems(db, fence) : ['the fence function and every trigger are gone']
   if (state === 'permanent' && entry && entry.phase !== 'committing')
     problems.push(
-      `it is permanent, and the ledger says that migration ${entry.id} is ${entry.phase}: no cutover of it has decided that`,
+      `it is permanent, but migration ${entry.id} is ${entry.phase} in the ledger: its cutover did not commit`,
     )
   return problems
 }
 
-/** What speaks against the source having stood still since the commit. */
+/** Evidence that the source may have changed since the commit. */
 async function decidedProblems(db: Database, state: FenceState, { plan, facts }: Entry): Promise<string[]> {
-  if (state !== 'permanent')
-    return [`it is ${state}, and not permanent as the commit has left it: writes are let through`]
+  if (state !== 'permanent') return [`it is ${state}, not permanent as after the commit, so writes pass`]
   const problems = await fenceProblems(db, await planFence(db, plan))
-  // The counter tells of writes also when the fence was put back as it was.
+  // The counter shows writes even when the fence was restored afterwards.
   if (!problems.length && facts.writesPassed !== undefined && facts.writesPassed !== (await writesPassed(db)))
     problems.push(
-      `writes have passed it since the commit: somebody has lifted it meanwhile. Once these rows are found and carried over, \`${resetCount(facts.writesPassed)}\` on the source says so`,
+      `writes have passed it since the commit, because it was lifted in between. Find these rows and copy them over, then run \`${resetCount(facts.writesPassed)}\` on the source to confirm`,
     )
   return problems
 }
 
 /**
- * What was written to the source after the commit is on no side that anybody uses.
- * @throws VerdictError unless the fence of a migration that was committed is as the commit has left it, and nothing has passed it
+ * What was written to the source after the commit is on no side that anyone uses.
+ * @throws VerdictError unless a committed migration's fence is as the commit left it, and nothing has passed it
  */
 export async function requireStillFenced(db: Database, entry: Entry): Promise<void> {
   const problems = await decidedProblems(db, (await readFence(db)).state, entry)
   if (problems.length)
     refuse(
       'fence.damaged-after-commit',
-      'the source is not fenced any more as it was at the commit',
+      'the source is no longer fenced as it was at the commit',
       problems,
-      'Rows may have been written there since, which the target does not have: look for them before the old database goes.',
+      'Rows that the target lacks may have been written there since. Look for them before you remove the old database.',
     )
 }
 
-/** The fence that this plan needs, by the tables and partitions that are there now. */
+/** The fence that this plan needs, for the tables and partitions that exist now. */
 export async function planFence(db: Database, plan: Plan): Promise<Fence> {
   const tables = await readTables(db, plan.sourceSchema)
   return plannedFence(
@@ -84,10 +83,10 @@ export async function planFence(db: Database, plan: Plan): Promise<Fence> {
 }
 
 /**
- * Waits for transactions that hold a write lock now, before any write is refused: what does not end here would not end
+ * Waits for transactions that hold a write lock now, before any write is refused: one that does not end here would not end
  * in the pause either.
  * @param deadline milliseconds
- * @returns milliseconds that it took
+ * @returns the milliseconds it took
  * @throws VerdictError `fence.writers-remain`
  */
 export async function awaitOldWriters(
@@ -115,7 +114,7 @@ export class HeldFence {
   #passed = ''
   #version: FenceVersion = { objects: '', files: {} }
 
-  /** @param onLease is told each lease before it is set */
+  /** @param onLease called with each lease before it is set */
   constructor(db: Database, fence: Fence, leaseMs: number, onLease: (lease: string) => void = () => {}) {
     this.#db = db
     this.#onLease = onLease
@@ -124,7 +123,7 @@ export class HeldFence {
   }
 
   /**
-   * Refuses writes at once, then waits for every transaction that held a write lock, and shows that writes are refused.
+   * Refuses writes at once, then waits for every transaction that held a write lock, and proves that writes are refused.
    * @param deadline milliseconds from now for the holders to end
    * @throws VerdictError when a holder does not end, or a write still passes; the fence is lifted by the caller
    */
@@ -138,7 +137,7 @@ export class HeldFence {
     return { holders, waitedMs: Math.round(performance.now() - began) }
   }
 
-  /** Prolongs the lease, and shows that it never lapsed in between: no write has passed since it was armed. */
+  /** Renews the lease, and proves that it never lapsed in between: no write has passed since it was armed. */
   async renew(deadline: number, signal: AbortSignal): Promise<void> {
     await this.#setLease(this.#lease)
     await this.#waitForHolders(deadline, signal)
@@ -148,29 +147,26 @@ export class HeldFence {
   async requireRefused(): Promise<void> {
     const { passed } = await probeFence(this.#db, this.fence)
     if (passed.length)
-      throw new VerdictError(
-        'fence.probe-passed',
-        `the fence does not hold: a write to ${passed.join(', ')} was let through`,
-      )
+      throw new VerdictError('fence.probe-passed', `the fence does not hold: a write to ${passed.join(', ')} passed`)
     await this.#requireNoGap()
   }
 
-  /** The decision for the target. Only while the lease that was checked for gaps still stands. */
+  /** Commits to the target. Only while the lease that was checked for gaps still stands. */
   async commit(deadline: number, signal: AbortSignal): Promise<void> {
     await this.renew(deadline, signal)
     if (await makePermanent(this.#db, this.#lease)) return
     throw new VerdictError(
       'fence.lapsed',
-      'the fence lapsed or was changed by someone else just before the commit; nothing was decided',
+      'the fence lapsed or was changed just before the commit. Nothing was committed',
     )
   }
 
-  /** The count of writes that had passed when it was armed, and at every look since. */
+  /** The count of passed writes when it was armed, and at every check since. */
   get passed(): string {
     return this.#passed
   }
 
-  /** Every lease that may stand on the source by our doing, also where no answer came; the newest first. */
+  /** Every lease that we may have set on the source, even without an answer; newest first. */
   get tried(): readonly string[] {
     return this.#tried
   }
@@ -184,7 +180,7 @@ export class HeldFence {
   async #setLease(own?: string): Promise<void> {
     const lease = await leaseFor(this.#db, this.#leaseMs)
     this.#onLease(lease)
-    // What stands now, and what may come after all.
+    // What stands now, and what may still take effect.
     this.#tried.unshift(lease)
     this.#tried.splice(3)
     if (await setLease(this.#db, lease, own)) this.#lease = lease
@@ -192,8 +188,8 @@ export class HeldFence {
       throw new VerdictError(
         own === undefined ? 'fence.permanent' : 'fence.changed-by-other',
         own === undefined
-          ? 'the fence is permanent: this migration was committed already'
-          : 'the fence was lifted, or armed anew, by someone else while it was held; a write may have passed',
+          ? 'the fence is permanent: this migration is already committed'
+          : 'the fence was lifted or armed again by another run while it was held, so a write may have passed',
       )
   }
 
@@ -202,13 +198,13 @@ export class HeldFence {
     if (now.objects !== this.#version.objects)
       throw new VerdictError(
         'fence.damaged',
-        'a trigger of the fence, its function or a sequence was changed after it was armed; a write may have gone past it',
+        'a trigger of the fence, its function or a sequence was changed after it was armed, so a write may have passed it',
       )
     const tables = rewritten(this.#version, now)
     if (tables.length)
       throw new VerdictError(
         'fence.table-rewritten',
-        `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL goes past every trigger, so its rows may not be those that were compared. VACUUM FULL and CLUSTER do it as well, and change no row: keep all of these away until the cutover is over, and run it again`,
+        `${tables.join(', ')} was rewritten, renamed or dropped on the source after the fence was armed: DDL bypasses every trigger, so the rows may differ from those compared. VACUUM FULL and CLUSTER do this too, without changing a row. Run none of these until the cutover is over, and run \`cutover\` again`,
       )
     if ((await writesPassed(this.#db)) === this.#passed) return
     throw new VerdictError(
@@ -217,13 +213,13 @@ export class HeldFence {
     )
   }
 
-  /** Those who held a write lock when the lease was set may have read the old one; whoever comes later is refused. */
+  /** Holders of a write lock when the lease was set may have read the old one; later writers are refused. */
   #waitForHolders(deadline: number, signal: AbortSignal): Promise<number> {
     return awaitHolders(this.#db, this.fence, deadline, signal)
   }
 }
 
-/** @returns how many transactions held a write lock at the beginning; all of them have ended */
+/** @returns how many transactions held a write lock at first; all of them have ended */
 async function awaitHolders(db: Database, fence: Fence, deadline: number, signal: AbortSignal): Promise<number> {
   const began = performance.now()
   const first = await writeHolders(db, fence)
@@ -240,5 +236,5 @@ async function awaitHolders(db: Database, fence: Fence, deadline: number, signal
 
 function holdersText(holders: readonly WriteHolder[]): string {
   const named = holders.map((holder) => (holder.pid === null ? 'a prepared transaction' : `PID ${holder.pid}`))
-  return `transactions with a write lock did not end in time: ${named.join(', ')}; end them (pg_terminate_backend, ROLLBACK PREPARED) and try again`
+  return `transactions with a write lock did not end in time: ${named.join(', ')}. End them (pg_terminate_backend, ROLLBACK PREPARED) and try again`
 }

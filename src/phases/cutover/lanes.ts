@@ -2,16 +2,19 @@ import { type Deferred, listDeferred } from '../../destination/deferral.ts'
 import { type Leg, openLeg, type StreamLogin } from '../../destination/stream-login.ts'
 import { connect, type Database } from '../../runtime/database.ts'
 
-/** Connections for what is done beside the final verify. They are opened before the write pause. */
+/** Connections for work beside the final verify, opened before the write pause. */
 export interface Lanes {
   source: Database
-  /** At least one; more where schema changes can go side by side. */
+  /** A further connection to the target, for sequences. */
+  sequences: Database
+  /** At least one; more where schema changes can run in parallel. */
   target: readonly [Database, ...Database[]]
-  /** A session of the stream's login, where it has one. */
+  /** A session of the stream's login, if it has one. */
   leg?: Leg
 }
 
-const MOST = 4
+/** Each schema change is a job, which waits for the nodes of a cluster and not for its processors. */
+const MOST = 10
 
 /** As many as there are unique indexes, or tables with constraints, to build. */
 export function lanesFor(deferred: readonly Pick<Deferred, 'kind' | 'schema' | 'table'>[]): number {
@@ -21,7 +24,7 @@ export function lanesFor(deferred: readonly Pick<Deferred, 'kind' | 'schema' | '
   return Math.min(MOST, Math.max(1, uniques, tables))
 }
 
-/** Opens them for `work`, and closes them whatever comes of it. Their statements may take as long as they need. */
+/** Opens them for `work`, and always closes them. Their statements have no time limit. */
 export async function withLanes<T>(
   urls: { source: string; target: string },
   given: { target: Database; migration: string; login?: StreamLogin; signal: AbortSignal },
@@ -36,11 +39,11 @@ export async function withLanes<T>(
   }
   try {
     const source = await one('source')
-    const first = await one('target')
+    const [sequences, first] = [await one('target'), await one('target')]
     const more = await Promise.all(Array.from({ length: count - 1 }, () => one('target')))
     const leg = given.login && (await openLeg(given.login))
     if (leg) open.push(leg.db)
-    return await work({ source, target: [first, ...more], ...(leg && { leg }) })
+    return await work({ source, sequences, target: [first, ...more], ...(leg && { leg }) })
   } finally {
     await Promise.all(open.map((db) => db.end().catch(() => {})))
   }

@@ -1,6 +1,6 @@
 /*
- * The write pause on one page: what is done while writes are paused, in this order, and what each part proves. A part is
- * named as in `pause-parts`, and a test holds the list against what a cutover has really done.
+ * The write pause on one page: what happens while writes are paused, in this order, and what each part proves. Part names
+ * match `pause-parts`, and a test compares the list with a real cutover.
  */
 
 type Decision = 'rehearse' | 'commit'
@@ -8,11 +8,11 @@ type Decision = 'rehearse' | 'commit'
 export interface Operation {
   /** Name of the part in `pause-parts` and `estimated-parts`. */
   name: string
-  /** Does it for this decision only; for both where there is none. */
+  /** Only for this decision; for both without one. */
   decision?: Decision
-  /** Left out unless the input has a value. */
+  /** Skipped unless the input has a value. */
   unless?: 'smokeTest'
-  /** Inputs that set it. */
+  /** Inputs that configure it. */
   inputs: readonly string[]
   does: string
   proves: string
@@ -35,7 +35,7 @@ const OPERATIONS: readonly Operation[] = [
   {
     name: 'stream off',
     inputs: [],
-    does: "Ends the replicator and takes the stream's login away.",
+    does: "Ends the replicator and revokes the stream's login.",
     proves: 'No replicator, not even a frozen one of an earlier leg, can write to the target.',
   },
   {
@@ -49,26 +49,26 @@ const OPERATIONS: readonly Operation[] = [
     name: 'verify',
     inputs: ['final-verify'],
     does: 'Compares source and target at the level of `final-verify`.',
-    proves: 'Nothing that this level compares is missing, different or too much.',
+    proves: 'Nothing that this level compares is missing, different or extraneous.',
   },
   {
     name: 'sequences',
     inputs: ['sequence-margin'],
-    does: 'Sets the sequences of the target beyond the last value used, and reads them back; beside the verify.',
+    does: "Sets the target's sequences past the last used value, and reads them back, in parallel with the verify.",
     proves: 'The next value of each sequence is free on the target.',
   },
   {
     name: 'unique indexes',
     inputs: [],
-    does: 'Rebuilds the unique indexes, checks and foreign keys that were taken off for the load; beside the verify.',
+    does: 'Rebuilds the unique indexes, checks and foreign keys that were dropped for the load, in parallel with the verify.',
     proves: 'Each unique index is built and valid.',
   },
   {
     name: 'indexes off again',
     decision: 'rehearse',
     inputs: [],
-    does: 'Takes the rebuilt indexes and constraints off again, because the stream goes on.',
-    proves: 'Nothing is in the way of the stream.',
+    does: 'Drops the rebuilt indexes and constraints again, because the stream continues.',
+    proves: 'Nothing blocks the stream.',
   },
   {
     name: 'lift',
@@ -81,19 +81,19 @@ const OPERATIONS: readonly Operation[] = [
     name: 'commit',
     decision: 'commit',
     inputs: ['holders-timeout'],
-    does: 'Makes the fence permanent on the source, and notes the commit in the ledger.',
+    does: 'Makes the fence permanent on the source, and records the commit in the ledger.',
     proves: 'The fence held until then, no write passed it, and both schemas are unchanged.',
   },
   {
     name: 'write access',
     decision: 'commit',
     inputs: [],
-    does: 'Gives the application roles their write access on the target back.',
+    does: 'Gives the application roles their write access to the target back.',
     proves: 'Each role has every right that it had before.',
   },
 ]
 
-/** What a cutover with this decision does, in order. */
+/** The parts of a cutover with this decision, in order. */
 export function operationsOf(decision: Decision, inputs: { smokeTest?: readonly string[] | undefined }): Operation[] {
   return OPERATIONS.filter(
     (each) => (!each.decision || each.decision === decision) && (!each.unless || inputs[each.unless]?.length),

@@ -5,7 +5,7 @@ import type { HeldFence } from './held-fence.ts'
 /** Milliseconds by part of the write pause. */
 export type Parts = Record<string, number>
 
-/** What a pause is expected to be, under the same names; `unknown` names the parts without a measurement. */
+/** The expected pause, under the same names; `unknown` names the parts without a measurement. */
 export interface Estimate {
   parts: Parts
   /** Less than the sum of the parts, where some overlap. */
@@ -14,8 +14,8 @@ export interface Estimate {
 }
 
 /**
- * The write pause by part, by this runner's monotonic clock: from the first part's beginning to the last one's end. Parts
- * can overlap, so that the pause can be shorter than their sum.
+ * The write pause by part, by this runner's monotonic clock: from the start of the first part to the end of the last. Parts
+ * can overlap, so the pause can be shorter than their sum.
  */
 export class PauseClock {
   readonly parts: Parts = {}
@@ -38,7 +38,7 @@ export class PauseClock {
     }
   }
 
-  /** The parts that are going on; undefined between two. */
+  /** The running parts; undefined between two. */
   get current(): string | undefined {
     return [...this.#running].join(', ') || undefined
   }
@@ -62,7 +62,7 @@ export function pauseText(clock: PauseClock): string {
   return `Writes were paused for **${number(clock.total)} ms** (${clock.text}).`
 }
 
-/** Where nothing has pointed the application at the target: the databases are ready, and it still cannot write. */
+/** When nothing has pointed the application at the target: the databases are ready, but it still cannot write. */
 export function pauseByHandText(clock: PauseClock): string {
   return `The target took writes **${number(clock.total)} ms** after the first refused one (${clock.text}). **The application still cannot write** until someone points it at the target; \`finalize\` reports how long that took.`
 }
@@ -84,7 +84,7 @@ export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick
     controller.abort(
       new VerdictError(
         'pause.too-long',
-        `writes were paused for longer than \`max-pause\` (${seconds(maxPause)})${clock.current ? `, and the part \`${clock.current}\` had not ended` : ''}; find out what takes so long, or raise it`,
+        `writes were paused for longer than \`max-pause\` (${seconds(maxPause)})${clock.current ? ` during the part \`${clock.current}\`` : ''}. Find out what takes so long, or raise \`max-pause\``,
       ),
     )
   const timer = setTimeout(tooLong, maxPause)
@@ -97,7 +97,7 @@ export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick
     signal: controller.signal,
     fail: (error) => controller.abort(error),
     race(work) {
-      // What loses the race may still fail later, unheard.
+      // The loser of the race can still fail later, unnoticed.
       work.catch(() => {})
       return Promise.race([work, aborted])
     },
@@ -108,7 +108,7 @@ export function deadlineSignal(outer: AbortSignal, maxPause: number, clock: Pick
   }
 }
 
-/** Renews the lease three times in its life; a renewal that fails, or finds a gap, fails the section. */
+/** Renews the lease three times in its life. A renewal that fails, or finds a gap, fails the section. */
 export function renewing(held: HeldFence, lease: number, holdersTimeout: number, limit: Limit) {
   let timer: NodeJS.Timeout | undefined
   let current: Promise<void> = Promise.resolve()

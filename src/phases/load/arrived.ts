@@ -7,10 +7,10 @@ import { readTableNames } from '../../sql/names.ts'
 import { countRows } from '../../sql/tables.ts'
 import type { FetchAccount } from '../../tools/molt-fetch.ts'
 
-/** Table → rows that the target holds. */
+/** Table → rows on the target. */
 export type Arrived = Record<string, number>
 
-/** The rows that the tool says it has read so far. */
+/** The rows that the tool reports as read so far. */
 export function readSoFar(account: FetchAccount): Exported {
   const named = Object.entries(account.tables).filter(([, { exported }]) => exported !== undefined)
   return {
@@ -19,12 +19,12 @@ export function readSoFar(account: FetchAccount): Exported {
   }
 }
 
-/** The rows that were read, when every table was read to its end; else nobody can tell what is still to come. */
+/** The rows that were read, once every table was read completely; before that, the remainder is unknown. */
 export function everythingRead(account: FetchAccount, plan: Plan): Exported | undefined {
   return account.exportsFinished < plan.tables.length ? undefined : readSoFar(account)
 }
 
-/** Counts the rows where they must have arrived: the tool's own numbers are its opinion. */
+/** Counts the rows on the target, because the tool's own numbers prove nothing. */
 export async function countArrived(target: Database, plan: Plan): Promise<Arrived> {
   const arrived: Arrived = {}
   const there = new Set((await readTableNames(target)).map(({ schema, name }) => `${schema}.${name}`))
@@ -35,21 +35,21 @@ export async function countArrived(target: Database, plan: Plan): Promise<Arrive
   return arrived
 }
 
-/** A tool that reads nothing and says so is in agreement with the empty target, and not with the source. */
+/** A tool that reads nothing and reports so agrees with the empty target, but not with the source. */
 export async function unreadProblems(source: Database, plan: Plan, arrived: Arrived, since: string): Promise<string[]> {
   const problems: string[] = []
   for (const table of plan.tables)
     if (arrived[table] === 0 && (await holdsStandingRow(source, plan.sourceSchema, table, since)))
-      problems.push(`${table}: not one row was moved, and the source has rows that were there before the load began`)
+      problems.push(`${table}: no row was moved, although the source had rows before the load`)
   return problems
 }
 
-/** Tables that do not hold what was read of them, where the tool has told them apart. */
+/** Tables with fewer rows than were read, where the tool reports them by table. */
 export function partTables(plan: Plan, read: Exported, arrived: Arrived): string[] {
   return plan.tables.filter((table) => read.tables[table] !== undefined && read.tables[table] !== arrived[table])
 }
 
-/** Held against what was read from the source: table by table where the tool names them, else in all. */
+/** Compares with what was read from the source: by table where the tool names them, otherwise in total. */
 export function arrivedProblems(plan: Plan, read: Exported, arrived: Arrived): string[] {
   const problems = partTables(plan, read, arrived).map(
     (table) =>

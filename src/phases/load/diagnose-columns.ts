@@ -7,11 +7,11 @@ import { countRows, readTables } from '../../sql/tables.ts'
 const SHOWN = 10
 
 /**
- * The columns that a tool's last words are about, which name none: molt of March 2024 panics on an infinite timestamp
- * with `pgtype.InfinityModifier`, on a float that is no number with `Cannot create a Decimal from NaN`, and gives up on
- * a type with its OID or its name alone (all seen).
- * @param said the tool's last words
- * @returns a sentence for the error; undefined when the words are about something else, or the source cannot tell
+ * Finds the columns that a tool's last output is about when it names none: molt of March 2024 panics on an infinite timestamp
+ * with `pgtype.InfinityModifier`, on a NaN float with `Cannot create a Decimal from NaN`, and fails on a type with only its
+ * OID or its name (all seen).
+ * @param said the tool's last output
+ * @returns a sentence for the error; undefined when the output is about something else, or the source has no answer
  */
 export async function explainColumns(sourceUrl: string, plan: Plan, said: string): Promise<string | undefined> {
   const look = CULPRITS.find(([regex]) => regex.test(said))
@@ -24,12 +24,12 @@ export async function explainColumns(sourceUrl: string, plan: Plan, said: string
   return words(someOf(found, SHOWN))
 }
 
-/** A value that one side does not take, of which the tool names no table. */
+/** A value that one side refuses, without a table name in the tool's output. */
 const NAMELESS = /SQLSTATE 22\w{3}|unmarshal|encode|scan|Decimal|InfinityModifier/
 
 /**
- * Which tables had not arrived whole when a load ended on a value: it is in one of them.
- * @returns a sentence; undefined when the words are about something else or name a table, or counting takes too long
+ * Which tables had not fully arrived when a load failed on a value: it is in one of them.
+ * @returns a sentence; undefined when the output is about something else or names a table, or counting takes too long
  */
 export async function explainUnfinished(source: Database, target: Database, plan: Plan, said: string) {
   if (!NAMELESS.test(said) || /relation "/.test(said)) return undefined
@@ -44,7 +44,7 @@ export async function explainUnfinished(source: Database, target: Database, plan
     if (there < here) part.push(`${plan.sourceSchema}.${table} (${number(there)} of ${number(here)} rows)`)
   }
   return part.length
-    ? `The value is in one of the tables that have not arrived whole: ${someOf(part, SHOWN)}. Look there for an extreme one, leave the table out, or take a newer build.`
+    ? `The value is in one of the tables that have not fully arrived: ${someOf(part, SHOWN)}. Look there for an extreme value, leave the table out, or use a newer build.`
     : undefined
 }
 
@@ -56,14 +56,14 @@ const CULPRITS: [RegExp, Find, (columns: string) => string][] = [
     (db, plan) =>
       columnsWith(db, plan, /^(date|timestamp)(?!.*\[\])/, (column) => `NOT pg_catalog.isfinite(${column})`),
     (columns) =>
-      `Infinity stands in ${columns} on the source, on which this molt ends; write NULL or a far date there (UPDATE … WHERE NOT isfinite(…)), or take molt 1.1.3 or newer.`,
+      `${columns} on the source contain infinity, on which this molt fails. Write NULL or a far date there (UPDATE … WHERE NOT isfinite(…)), or use molt 1.1.3 or newer.`,
   ],
   [
     /Cannot create a Decimal from/,
     (db, plan) =>
       columnsWith(db, plan, /^(double precision|real)$/, (column) => `${column}::text ~ '^(NaN|-?Infinity)$'`),
     (columns) =>
-      `NaN or Infinity stands in ${columns} on the source, on which this molt ends; write NULL or a number there, or take a newer molt.`,
+      `${columns} on the source contain NaN or infinity, on which this molt fails. Write NULL or a number there, or use a newer molt.`,
   ],
   [/type OID (\d+)/, (db, plan, oid) => columnsOfType(db, plan, 't.oid = $3::oid', oid), ofType],
   [
@@ -74,10 +74,10 @@ const CULPRITS: [RegExp, Find, (columns: string) => string][] = [
 ]
 
 function ofType(columns: string): string {
-  return `Of that type: ${columns}.`
+  return `Columns of that type: ${columns}.`
 }
 
-/** As `schema.table.column`; a table that takes too long to read is passed over. */
+/** As `schema.table.column`; skips a table that takes too long to read. */
 async function columnsWith(
   db: Database,
   plan: Plan,

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { UserError } from '../../runtime/errors.ts'
 import type { FetchMode } from '../../tools/molt-fetch.ts'
 
-/** Where a load keeps its files, in the words of the inputs of `fetch`. */
+/** Where a load keeps its files, by the inputs of `fetch`. */
 export interface LoadFiles {
   mode: FetchMode
   bucketPath?: string
@@ -14,7 +14,7 @@ export interface LoadFiles {
   localPathCrdbAccessAddr?: string
 }
 
-/** A name that no other load has. It stands in the URL of every file, and so in the description of every import. */
+/** A unique name. It is part of every file's URL, and so of every import's description. */
 export function newFolder(migration: string): string {
   return `load-${migration}-${randomBytes(8).toString('hex')}`
 }
@@ -40,8 +40,8 @@ export function withFolder<T extends LoadFiles>(files: T, folder: string | undef
 }
 
 /**
- * Makes the folder of a load through local files. MOLT serves it as the root of its file server and puts the access
- * address before a file's path as it is (`fetch/datablobstorage/local.go`), so the folder's name is put there, and a link
+ * Creates the folder of a load through local files. MOLT serves it as the root of its file server and puts the access
+ * address before a file's path unchanged (`fetch/datablobstorage/local.go`), so the folder's name is put there, and a link
  * of that name leads back to the root.
  */
 export async function makeFolder(
@@ -55,7 +55,7 @@ export async function makeFolder(
   })
 }
 
-/** What MOLT takes without an access address: this machine's first address other than its loopback, and the port. */
+/** MOLT's default without an access address: this machine's first non-loopback address, and the port. */
 function ownAddress(listen: string): string {
   const outside = Object.values(networkInterfaces())
     .flat()

@@ -8,8 +8,8 @@ import { UserError } from '../../runtime/errors.ts'
 import { TIMING } from '../../runtime/timing.ts'
 
 /**
- * Holds the migration while it is loaded, so that no second load runs beside this one and `abort` knows when it has
- * ended. A load that was killed is waited for until its hold lapses.
+ * Holds the migration during its load, so that no second load runs beside this one and `abort` knows when it has ended.
+ * Waits for a killed load until its hold lapses.
  * @param work gets a signal that also aborts when `abort` has ended the migration, or another run has taken the hold
  * @throws VerdictError while another run loads
  */
@@ -50,7 +50,7 @@ async function watchForAbort(link: Link, migration: string, over: AbortSignal, a
     aborted(
       new UserError(
         'load.aborted',
-        `The load was ended: migration \`${migration}\` is ${entry.phase ?? 'no longer in the ledger'}, since \`abort\` was run meanwhile.`,
+        `The load was ended: migration \`${migration}\` is ${entry.phase ?? 'no longer in the ledger'}, because \`abort\` has run.`,
       ),
     )
     break
@@ -59,9 +59,9 @@ async function watchForAbort(link: Link, migration: string, over: AbortSignal, a
 }
 
 /**
- * Ends the load of a migration that was marked as aborted: its `molt fetch` when that runs on this machine, else by
- * waiting until the run that holds it has ended it, or has not renewed its hold in time.
- * @throws UserError when that run goes on
+ * Ends the load of an aborted migration: kills its `molt fetch` if that runs on this machine, otherwise waits until the run
+ * that holds it has ended it, or has not renewed its hold in time.
+ * @throws UserError when that run continues
  */
 export async function stopLoad(target: Database, migration: string, folders: readonly string[]): Promise<void> {
   const ended = await endMolt(folders)
@@ -74,7 +74,7 @@ export async function stopLoad(target: Database, migration: string, folders: rea
     if (performance.now() > deadline)
       throw new UserError(
         'load.still-running',
-        `${runText(holder)} goes on loading although the migration is aborted. Cancel that run, then run \`abort\` again.`,
+        `${runText(holder)} continues to load although the migration is aborted. Cancel that run, then run \`abort\` again.`,
       )
     await sleep(TIMING.loadEndLook)
   }
@@ -93,7 +93,7 @@ async function endMolt(folders: readonly string[]): Promise<number[]> {
 async function moltGroups(folders: readonly string[]): Promise<number[]> {
   if (!folders.length) return []
   const options = { silent: true, ignoreReturnCode: true }
-  // A machine without `ps` has only the hold to tell that the load has ended.
+  // A machine without `ps` has only the hold to show that the load has ended.
   const { stdout } = await getExecOutput('ps', ['-axww', '-o', 'pgid=,args='], options).catch(() => ({ stdout: '' }))
   const found = stdout.split('\n').flatMap((line) => {
     const [, group, command = ''] = /^\s*(\d+)\s+(.*)$/.exec(line) ?? []
@@ -103,7 +103,7 @@ async function moltGroups(folders: readonly string[]): Promise<number[]> {
   return [...new Set(found)]
 }
 
-/** @returns whether anybody is left in the group */
+/** @returns whether any process is left in the group */
 function signalGroup(group: number, signal: NodeJS.Signals | 0): boolean {
   try {
     return process.kill(-group, signal)

@@ -14,11 +14,11 @@ import type { FetchMode } from '../../tools/molt-fetch.ts'
 import { type Arrived, arrivedProblems, countArrived, partTables } from './arrived.ts'
 
 /**
- * A load to go on with: the LSN at which its slot begins, and the rows that it had read. MOLT passes over every table of
- * which it has noted no failure, loaded or not, so these rows are the only proof of the whole.
+ * A load to resume: the LSN at which its slot starts, and the rows that it had read. MOLT skips every table without a
+ * recorded failure, loaded or not, so these rows are the only proof of completeness.
  */
 export interface Resumed {
-  /** MOLT's id of it; undefined when every table was imported to its end, and MOLT has nothing left to do. */
+  /** MOLT's id of the load; undefined when every table was imported completely and MOLT has nothing left to do. */
   fetchId: string | undefined
   folder: string | undefined
   cursor: string
@@ -34,9 +34,9 @@ interface Request {
 }
 
 /**
- * Settles what an earlier load has left: a slot that fills the source's disk, a publication, import jobs that hold
- * tables offline.
- * @returns the load to go on with, or undefined for a load from the beginning
+ * Resolves what an earlier load has left: a slot that fills the source's disk, a publication, import jobs that keep tables
+ * offline.
+ * @returns the load to resume, or undefined to load from the start
  * @throws UserError when there is something, and `policy` does not say what to do with it
  */
 export async function settleInterrupted(
@@ -53,7 +53,7 @@ export async function settleInterrupted(
     if (begun?.cursor && request.policy === 'resume')
       throw new UserError(
         'slot.missing',
-        `the slot ${plan.slot} of the load that was begun is gone, and with it the changes since; say \`on-interrupted: restart\``,
+        `the slot ${plan.slot} of the interrupted load is gone, and the changes since then with it. Set \`on-interrupted: restart\``,
       )
     await endImports(target, entry)
     return undefined
@@ -61,7 +61,7 @@ export async function settleInterrupted(
   if (slot.active)
     throw new UserError(
       'slot.in-use',
-      `the slot ${plan.slot} is read by PID ${slot.activePid}: a load or a replicator is running; end it first`,
+      `the slot ${plan.slot} is read by PID ${slot.activePid}, so a load or a replicator is running. End it first`,
     )
   const canGoOn = request.mode !== 'direct-copy' && begun?.exported !== undefined
   if (request.policy === 'fail')
@@ -69,7 +69,7 @@ export async function settleInterrupted(
   if (request.policy === 'resume') return resumed(target, entry, slot.confirmedFlushLsn, request)
   await endImports(target, entry)
   await dropLoad(source, plan)
-  info(`a load was begun before and did not end; its slot ${plan.slot} is dropped, and everything is loaded again`)
+  info(`an earlier load did not end; dropping its slot ${plan.slot} and loading everything again`)
   return undefined
 }
 
@@ -77,7 +77,7 @@ function leftBehind(plan: Plan, walBytes: number, canGoOn: boolean, fetchId: str
   const resume = canGoOn
     ? `Set \`on-interrupted: resume\` to continue it${fetchId ? ` (fetch id ${fetchId})` : ''}, or`
     : 'It cannot be resumed. Set'
-  return `the slot ${plan.slot} exists already and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: a load was begun before and did not end. ${resume} \`on-interrupted: restart\` to drop the slot and load everything again`
+  return `the slot ${plan.slot} already exists and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: an earlier load did not end. ${resume} \`on-interrupted: restart\` to drop the slot and load everything again`
 }
 
 async function resumed(target: Database, entry: Entry, slotAt: string | null, request: Request): Promise<Resumed> {
@@ -86,7 +86,7 @@ async function resumed(target: Database, entry: Entry, slotAt: string | null, re
   if (request.mode === 'direct-copy')
     throw new UserError(
       'load.cannot-resume',
-      'A direct copy cannot be resumed: nothing of it is kept between source and target. Set `on-interrupted: restart`.',
+      'A direct copy cannot be resumed, because it keeps nothing between source and target. Set `on-interrupted: restart`.',
     )
   if (!begun?.exported || !begun.cursor)
     throw new UserError(
@@ -96,7 +96,7 @@ async function resumed(target: Database, entry: Entry, slotAt: string | null, re
   if (slotAt !== begun.cursor)
     throw new UserError(
       'slot.moved',
-      `the slot ${plan.slot} stands at ${slotAt}, but the load was begun at ${begun.cursor}: it is another one, or has been read; say \`on-interrupted: restart\``,
+      `the slot ${plan.slot} is at ${slotAt}, but the load started at ${begun.cursor}: it is another slot, or has been read. Set \`on-interrupted: restart\``,
     )
   await awaitImports(target, entry, request.signal)
   const arrived = await countArrived(target, plan)
@@ -116,11 +116,11 @@ async function resumed(target: Database, entry: Entry, slotAt: string | null, re
 function cannotResume(tables: readonly string[]): UserError {
   return new UserError(
     'load.cannot-resume',
-    `The interrupted load cannot be resumed: MOLT has noted no failure for ${someOf(tables, 5) || 'any table'}, and would skip what is missing there. Set \`on-interrupted: restart\`.`,
+    `The interrupted load cannot be resumed: MOLT has recorded no failure for ${someOf(tables, 5) || 'any table'}, and would skip what is missing there. Set \`on-interrupted: restart\`.`,
   )
 }
 
-/** Tables of which MOLT has noted a failed import: it loads all of their files again. */
+/** Tables with a failed import recorded by MOLT: it loads all of their files again. */
 async function failedTables(target: Database, plan: Plan, fetchId: string): Promise<string[]> {
   const { rows } = await target
     .query('SELECT DISTINCT table_name AS name FROM _molt_fetch_exceptions WHERE fetch_id = $1 AND schema_name = $2', [
@@ -136,7 +136,7 @@ async function failedTables(target: Database, plan: Plan, fetchId: string): Prom
 
 /**
  * Empties the tables that MOLT loads again. It halves a batch of files that fails, so the good half is imported, and its
- * rows would collide. No row but the load's is in them: they were empty before, and write access is closed.
+ * rows would collide. They hold only rows of the load: they were empty before, and write access is revoked.
  */
 async function emptyTables(target: Database, entry: Entry, tables: readonly string[], arrived: Arrived): Promise<void> {
   const { targetSchema } = entry.plan
@@ -146,17 +146,17 @@ async function emptyTables(target: Database, entry: Entry, tables: readonly stri
   const refusal = (why: string) =>
     new UserError(
       'load.partly-imported',
-      `${plural(partly.length, 'table holds', 'tables hold')} a part of the rows that MOLT imports again: ${someOf(partly, 5)}. ${why} Empty them (TRUNCATE TABLE ${names}), then run this again`,
+      `${plural(partly.length, 'table holds', 'tables hold')} some of the rows that MOLT imports again: ${someOf(partly, 5)}. ${why} Empty them (TRUNCATE TABLE ${names}), then rerun the step`,
     )
   if (entry.facts.writeAccessWaived)
-    throw refusal('Write access to the target was waived, so that they may hold rows of others.')
+    throw refusal('Write access to the target was waived, so they can contain rows of other writers.')
   await target.query(`TRUNCATE TABLE ${names}`).catch((error) => {
     throw sqlState(error) ? refusal(`They could not be emptied: ${messageOf(error)}.`) : error
   })
-  info(`emptied, since MOLT imports all of their rows again: ${partly.join(', ')}`)
+  info(`emptied, because MOLT imports all of their rows again: ${partly.join(', ')}`)
 }
 
-/** A load whose runner was killed leaves its imports running: they are waited for, unless one is paused. */
+/** A load whose runner was killed leaves its imports running. Waits for them, unless one is paused. */
 async function awaitImports(target: Database, entry: Entry, signal: AbortSignal): Promise<void> {
   for (let waited = 0; ; waited += TIMING.importLook) {
     throwIfCancelled(signal)
@@ -171,7 +171,7 @@ async function awaitImports(target: Database, entry: Entry, signal: AbortSignal)
   }
 }
 
-/** Imports into the expected tables that have not ended; none on PostgreSQL. */
+/** Unfinished imports into the expected tables; none on PostgreSQL. */
 export async function importsInto(target: Database, { plan, facts }: Entry): Promise<ImportJob[]> {
   if (!(await readTarget(target)).isCockroach) return []
   return readImportJobs(target, plan.targetSchema, plan.tables, facts.loadFolders)
@@ -181,29 +181,29 @@ async function ourImports(target: Database, entry: Entry): Promise<ImportJob[]> 
   return (await importsInto(target, entry)).filter(({ ours }) => ours)
 }
 
-/** Imports into the expected tables that no load of this migration has started. */
+/** Unfinished imports into the expected tables that no load of this migration has started. */
 async function foreignImports(target: Database, entry: Entry): Promise<ImportJob[]> {
   return (await importsInto(target, entry)).filter(({ ours }) => !ours)
 }
 
-/** @throws UserError that names each foreign import and its owner: only the owner may cancel it */
+/** @throws UserError that names each foreign import and its owner, because only the owner can cancel it */
 export async function requireNoForeignImports(target: Database, entry: Entry): Promise<void> {
   const foreign = await foreignImports(target, entry)
   if (foreign.length)
     throw new UserError(
       'load.foreign-import',
-      `An import that no load of this migration has started holds ${plural(foreign.length, 'table')} offline: ${foreign.map(jobText).join('; ')}. Ask its owner, or wait until it has ended.`,
+      `An import that no load of this migration has started keeps ${plural(foreign.length, 'table')} offline: ${foreign.map(jobText).join('; ')}. Ask its owner, or wait for it to end.`,
     )
 }
 
-/** Takes away slot and publication of a load that is not gone on with; the publication only when it is this plan's. */
+/** Drops slot and publication of a load that is not resumed; the publication only if it belongs to this plan. */
 export async function dropLoad(source: Database, plan: Plan): Promise<void> {
   await dropSlot(source, plan.slot)
   if (!(await foreignTables(source, plan)).length)
     await source.query(`DROP PUBLICATION IF EXISTS ${ident(plan.publication)}`)
 }
 
-/** Tables in the publication with MOLT's fixed name that this plan knows nothing of, as `schema.table`. */
+/** Tables in the publication with MOLT's fixed name that are not in this plan, as `schema.table`. */
 export async function foreignTables(source: Database, plan: Plan): Promise<string[]> {
   const publication = await readPublication(source, plan.publication)
   const ours = new Set(plan.tables.map((table) => `${plan.sourceSchema}.${table}`))
@@ -211,8 +211,8 @@ export async function foreignTables(source: Database, plan: Plan): Promise<strin
 }
 
 /**
- * Cancels what our loads have left importing, and waits until their tables are online.
- * @throws UserError when a job does not end, or may not be cancelled
+ * Cancels imports that our loads have left running, and waits until their tables are online.
+ * @throws UserError when a job does not end, or cannot be cancelled
  */
 export async function endImports(target: Database, { plan, facts }: Entry): Promise<void> {
   const { targetSchema, tables } = plan
@@ -222,11 +222,11 @@ export async function endImports(target: Database, { plan, facts }: Entry): Prom
   if (refused.length)
     throw new UserError(
       'load.cancel-refused',
-      `This role may not cancel imports of the load: ${refused.map(jobText).join('; ')}. Cancel them as an administrator, and grant CONTROLJOB to this role.`,
+      `This role cannot cancel imports of the load: ${refused.map(jobText).join('; ')}. Cancel them as an administrator, and grant CONTROLJOB to this role.`,
     )
   if (left.length)
     throw new UserError(
       'load.jobs-running',
-      `Cancelled imports of the load do not end, and hold their tables offline: ${left.map(jobText).join('; ')}. Look at them with SHOW JOBS.`,
+      `Cancelled imports of the load do not end, and keep their tables offline: ${left.map(jobText).join('; ')}. Check them with SHOW JOBS.`,
     )
 }

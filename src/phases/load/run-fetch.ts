@@ -7,10 +7,10 @@ import { Child, httpText } from '../../tools/process.ts'
 import { moltScrubber } from '../../tools/scrub.ts'
 import { StallWatch } from '../stream/stall.ts'
 
-/** How far a load has come; `rows` counts what was read from the source. */
+/** How far a load has come; `rows` counts rows read from the source. */
 export interface LoadProgress {
   tablesRead: number
-  /** Undefined where the tool does not tell: early builds say nothing of a direct copy. */
+  /** Undefined when the tool does not report it: early builds say nothing about a direct copy. */
   tablesImported: number | undefined
   rows: number
 }
@@ -22,18 +22,18 @@ export interface LoadOptions {
   logFile: string
   metricsAddr: string
   signal: AbortSignal
-  /** Milliseconds without a word and without a row after which it is ended; never, when not given. */
+  /** Milliseconds without output or progress before it is ended; never, if undefined. */
   stallAfter?: number
   onProgress(progress: LoadProgress): void
-  /** The slot is made and the snapshot is taken; no row has been moved. */
+  /** The slot exists and the snapshot is taken; no row has been moved. */
   onStarted?(cursor: string): void
-  /** Every table is read to its end; rows may still be on their way into the target. */
+  /** Every table is read completely; rows may still be on their way to the target. */
   onRead?(account: FetchAccount): void
-  /** Which columns the tool's last words are about, in a sentence. */
+  /** Which columns the tool's last output is about, in a sentence. */
   explain?(said: string): Promise<string | undefined>
 }
 
-/** How a load ended: what was said, and why it failed when it did. */
+/** How a load ended: the output, and the failure if there was one. */
 export interface LoadResult {
   account: FetchAccount
   /** ToolError or CancelledError. Without one the exit code was 0, which alone proves nothing. */
@@ -41,9 +41,9 @@ export interface LoadResult {
 }
 
 const SILENT =
-  'IMPORT INTO of a large table can be silent for long (SHOW JOBS on the target tells how far it is). Otherwise look for locks on the target and for a runner that is out of memory or disk'
+  'IMPORT INTO of a large table can print nothing for a long time (run SHOW JOBS on the target for its progress). Otherwise look for locks on the target, and for a runner without free memory or disk'
 
-/** Runs `molt fetch` to its end and keeps the account of what it said. Ends it before a stray table is moved. */
+/** Runs `molt fetch` to its end and records its output. Ends it before a stray table is moved. */
 export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const account = emptyAccount(options.schema)
   let measured: { exported: number; imported: number } | undefined
@@ -76,7 +76,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const silence = new StallWatch({
     name: 'molt fetch',
     known: () =>
-      `its last words were: ${child.lastWords}; ${measured ? `${number(measured.exported)} rows were read and ${number(measured.imported)} written by its metrics` : 'its metrics tell of no row yet'}${answers ? '' : ', and they do not answer any more'}`,
+      `last line: ${child.lastWords}; ${measured ? `${number(measured.exported)} rows were read and ${number(measured.imported)} written by its metrics` : 'its metrics show no row yet'}${answers ? '' : ', and they no longer answer'}`,
     advice: SILENT,
     stallAfter: options.stallAfter,
     end: () => void child.stop(TIMING.toolStop),
@@ -96,33 +96,33 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   if (silence.reason)
     return { account, failure: child.failure({ code: 'tool.stalled', said: child.lastWords, advice: silence.reason }) }
   if (exit.code === 0 || strayTables(account, options.tables).length) return { account }
-  // A writer's end of file only follows from the error that ended it, and stands after it.
+  // A writer's end of file is only a consequence of the error that ended it, and is printed after it.
   const errors = account.errors.filter((error) => !/closing write goroutine: EOF$/.test(error))
   const said = child.errorLine ?? errors.at(-1) ?? child.lastWords
   const before = errors.find((error) => !error.includes(said))
-  // The newest builds stop at what older ones leave out, and name it only in the lines before.
+  // The newest builds stop at what older ones skip, and name it only in earlier lines.
   const skipped = account.skipped.slice(0, 10).map(({ table, reason }) => `${table}: ${reason}.`)
   const known = explainFetch(said)
   const advice = [...skipped, await options.explain?.(said), known?.advice, before && `Before that: ${before}.`]
   return { account, failure: child.failure({ code: known?.code, said, advice: advice.filter(Boolean).join(' ') }) }
 }
 
-/** The real molt asks the target for its version, and ends when that is not CockroachDB's [seen]. */
+/** The real molt reads the target's version, and ends when it is not CockroachDB's [seen]. */
 export const NOT_COCKROACH =
-  'The target is not CockroachDB, and molt takes no other. Set `target` to the cluster (`--target` of `npm run rehearse`).'
+  'The target is not CockroachDB, which molt requires. Set `target` to the cluster (`--target` of `npm run rehearse`).'
 
-/** Each with the code of the error that these words make of a failure. */
+/** Each with the error code for such output. */
 const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /replication slot .* already exists/i,
     'load.interrupted',
-    'A load was begun before: say `on-interrupted: restart` to drop the slot and load again.',
+    'An earlier load did not end. Set `on-interrupted: restart` to drop the slot and load again.',
   ],
   [/target must be cockroach/i, 'molt.target-not-cockroach', NOT_COCKROACH],
   [
     /EXTERNALIOIMPLICITACCESS/,
     'database.missing-right',
-    'IMPORT INTO reads files over HTTP, and buckets with implicit credentials, only with this right. On the target, run: GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO the migration user.',
+    'IMPORT INTO requires this right for files over HTTP and for buckets with implicit credentials. On the target, run: GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO the migration user.',
   ],
   [
     /must be superuser or replication role|permission denied/i,
@@ -132,28 +132,28 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /unknown flag/i,
     'molt.unknown-flag',
-    'This build of molt does not know a flag; take the version that `setup` pins by default.',
+    'This build of molt does not know a flag. Use the version that `setup` pins by default.',
   ],
   [/no space left/i, 'load.disk-full', 'The disk for intermediate files is full.'],
   [
     /not yet translatable|array element OID not registered/i,
     'molt.type-unsupported',
-    'This build of molt cannot carry a type of one of the tables; leave the table out, or take a newer build.',
+    'This build of molt cannot move a type of one of the tables. Leave the table out, or use a newer build.',
   ],
   [
     /duplicate key|ingested key collides|23505/i,
     'load.duplicate-key',
-    'A row with this key is on the target already: from before the load, or from the half of a failed import that MOLT kept. Empty the table, then run this again.',
+    'A row with this key is already on the target, from before the load or from the half of a failed import that MOLT kept. Empty the table, then rerun the step.',
   ],
   [
     /is a generated column/i,
     'load.generated-column',
-    'A generated column cannot be loaded: leave its table out, or make the column a plain one on both sides until the switch (the check `tbl.generated` says how).',
+    'A generated column cannot be loaded. Leave its table out, or make the column a plain one on both sides until the switch (see the check `tbl.generated`).',
   ],
   [
     /violates not-null constraint/i,
     'load.null-refused',
-    'The target wants a value where molt wrote NULL. Early builds write NULL for an empty text: look for empty texts in that column on the source, or take a newer build.',
+    'The target requires a value where molt wrote NULL. Early builds write NULL for an empty string: look for empty strings in that column on the source, or use a newer build.',
   ],
   [/all replication slots are in use|53400/i, 'slot.none-free', 'Raise max_replication_slots on the source.'],
   [
@@ -164,22 +164,22 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /insecure connection|allow-tls-mode-disable/i,
     'input.insecure-url',
-    'Write sslmode=verify-full, or set `allow-insecure: true`.',
+    'Use sslmode=verify-full, or set `allow-insecure: true`.',
   ],
   [
     /failed to get s3 object|too many retries; giving up|error response from server|file doesn't exist/,
     'load.files-unreadable',
-    'The target must reach the files under the URL that MOLT gives it: check its way to the bucket, or `local-path-crdb-access-addr`.',
+    'The target must reach the files at the URL that MOLT passes to it. Check its access to the bucket, or `local-path-crdb-access-addr`.',
   ],
   [
     /NoCredentialProviders|SignatureDoesNotMatch|InvalidAccessKeyId|InvalidToken|ExpiredToken|NoSuchBucket|AccessDenied/,
     'load.bucket-refused',
-    "Set keys, region and endpoint of the bucket in the step's environment (AWS_…), and let them read, write and list it.",
+    "Set keys, region and endpoint of the bucket in the step's environment (AWS_…), with the rights to read, write and list.",
   ],
-  [/no exception logs/i, 'load.cannot-resume', 'There is nothing to continue; say `on-interrupted: restart`.'],
+  [/no exception logs/i, 'load.cannot-resume', 'There is nothing to resume. Set `on-interrupted: restart`.'],
 ]
 
-/** What to do about the tool's last words; undefined when nothing better is known than to read them. */
+/** Advice on the tool's last output; undefined when there is nothing better than reading it. */
 function explainFetch(said: string): { code: ErrorCode; advice: string } | undefined {
   const found = ADVICE.find(([regex]) => regex.test(said))
   return found && { code: found[1], advice: found[2] }

@@ -14,14 +14,14 @@ import { countersOf, difference, type Statements, sum } from './counters.ts'
 import { isDml, statementFingerprint } from './fingerprint.ts'
 import { isMissing, type Missing } from './verdict.ts'
 
-/** `application_name` of this suite and its tools; their sessions and statements are not the application's. */
+/** `application_name` of this suite and its tools, whose sessions and statements are not the application's. */
 export const OWN_APPLICATIONS: readonly string[] = ['molt-actions', STREAM_APPLICATION, 'replicator', 'molt']
 
 const BASELINE = 'observe-baseline'
-/** Snapshots that are read back: a load and some attempts at a cutover. */
+/** Number of snapshots read back: a load and some attempts at a cutover. */
 const SNAPSHOTS = 20
 
-/** What the source has counted so far. Texts hold no literal value. */
+/** The source's counters so far. Texts hold no literal value. */
 export interface Snapshot {
   statements: Statements | { missing: Missing }
   database: DatabaseCounters
@@ -29,12 +29,12 @@ export interface Snapshot {
   sessions: SourceSession[] | null
 }
 
-/** What the application did on the source, between the first and the last snapshot. */
+/** What the application did on the source between the first and the last snapshot. */
 export interface Baseline {
   statements: Statements | { missing: Missing }
   /** Undefined with fewer than two snapshots. */
   database: DatabaseCounters | undefined
-  /** Of all snapshots, each client once. */
+  /** From all snapshots, each client once. */
   clients: Pick<SourceSession, 'role' | 'application'>[]
   snapshots: number
   /** Milliseconds between the first and the last snapshot. */
@@ -51,7 +51,7 @@ export async function takeSnapshot(source: Database, plan: Plan): Promise<Snapsh
   }
 }
 
-/** The rows of each fingerprint together, without statements that touch no rows. */
+/** Merges the rows of each fingerprint, without statements that touch no rows. */
 export function fingerprinted(rows: readonly StatementRow[]): Statements {
   const found: Statements = {}
   for (const { query, calls, rows: count, meanMs, deviationMs } of rows) {
@@ -68,7 +68,7 @@ export async function keepSnapshot(target: Database, migration: string, snapshot
   await addEvidence(target, migration, BASELINE, snapshot)
 }
 
-/** The figures by the ledger's snapshots. */
+/** The figures from the ledger's snapshots. */
 export async function readBaseline(target: Database, migration: string): Promise<Baseline> {
   const kept = await readEvidence<Snapshot>(target, migration, BASELINE, SNAPSHOTS)
   const [last, first] = [kept[0], kept.at(-1)]
@@ -94,13 +94,13 @@ function between(first: Half, last: Half): Pick<Baseline, 'statements' | 'databa
   }
 }
 
-/** Counters, or why they are missing; the same for either side. */
+/** Counters, or why they are missing; for either side. */
 export function statementsBetween(
   first: Snapshot['statements'] | undefined,
   last: Snapshot['statements'] | undefined,
 ): Snapshot['statements'] {
   if (!last || isMissing(last)) return last ?? { missing: 'no-snapshot' }
-  // Installed in between: all that it has counted.
+  // Installed in between: everything it has counted.
   return difference(!first || isMissing(first) ? {} : first, last)
 }
 

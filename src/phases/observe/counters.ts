@@ -1,5 +1,5 @@
 /**
- * What a server has counted of one statement since it began to count: sums, so that two snapshots can be subtracted.
+ * A server's counters of one statement since it started counting: sums, so that two snapshots can be subtracted.
  * Times in milliseconds.
  */
 export interface Counters {
@@ -14,18 +14,18 @@ export interface Counters {
   retries?: number
   /** CockroachDB only: SQLSTATE of the last failure. */
   lastError?: string
-  /** CockroachDB only: a plan of it reads a whole table or index. */
+  /** CockroachDB only: one of its plans reads a whole table or index. */
   fullScan?: boolean
-  /** CockroachDB only, from sampled executions: mean time of waiting for other transactions. */
+  /** CockroachDB only, from sampled executions: mean wait for other transactions. */
   contentionMs?: number
-  /** CockroachDB only: `application_name` of those who ran it. */
+  /** CockroachDB only: `application_name` of its clients. */
   applications?: string[]
 }
 
 /** By fingerprint. */
 export type Statements = Record<string, Counters>
 
-/** The counters of `calls` executions by their mean and deviation (of the population), as both servers tell them. */
+/** The counters of `calls` executions from their mean and deviation (of the population), as both servers report them. */
 export function countersOf(calls: number, rows: number, meanMs: number, deviationMs: number): Counters {
   return { calls, rows, totalMs: calls * meanMs, squaresMs: calls * (meanMs ** 2 + deviationMs ** 2) }
 }
@@ -41,7 +41,7 @@ export function deviationMs(counters: Counters): number {
   return calls ? Math.sqrt(Math.max(0, squaresMs / calls - meanMs(counters) ** 2)) : 0
 }
 
-/** Both together: the same statement by another user, application or plan. */
+/** The sum of both: the same statement by another user, application or plan. */
 export function sum(a: Counters, b: Counters): Counters {
   const applications = [...new Set([...(a.applications ?? []), ...(b.applications ?? [])])].sort()
   return {
@@ -64,8 +64,8 @@ function both(a: Counters, b: Counters, key: keyof Counters, join: (x: number, y
 }
 
 /**
- * What was counted between two snapshots, without statements that were not executed. Where a counter fell, the server
- * has begun anew in between: what it has counted since then is taken.
+ * Counts between two snapshots, without statements that were not executed. If a counter fell, the server restarted
+ * counting in between: the counts since then are used.
  */
 export function difference(before: Statements, after: Statements): Statements {
   const found: Statements = {}

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 
 /*
  * The two servers normalise statements differently. PostgreSQL's pg_stat_statements replaces constants with `$1`, and
- * keeps the client's spelling. CockroachDB formats the statement anew: `_` for constants and placeholders, lists cut to
+ * keeps the client's spelling. CockroachDB reformats the statement: `_` for constants and placeholders, lists cut to
  * `(_, __more__)`, names without needless quotes, parentheses around every comparison (cockroachdb/cockroach #120507).
  * A fingerprint keeps what both agree on.
  */
@@ -10,7 +10,7 @@ import { createHash } from 'node:crypto'
 const TOKEN = new RegExp(
   [
     /(?<space>\s+|--[^\n]*|\/\*[\s\S]*?(?:\*\/|$))/,
-    // An unfinished literal runs to the end: texts may be cut, and no value may be left in them.
+    // An unterminated literal runs to the end: texts can be truncated, and no value may stay in them.
     /(?<literal>[eE]'(?:[^'\\]|''|\\[\s\S])*'?|(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*'?|\$(?<tag>[a-z_]\w*|)\$[\s\S]*?(?:\$\k<tag>\$|$)|\$\d+|(?:0[xob][\da-f_]+|\d[\d_]*(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)/,
     /(?<quoted>"(?:[^"]|"")*"?)/,
     /(?<word>[\p{L}_][\p{L}\p{N}_$]*)/u,
@@ -24,14 +24,14 @@ const TOKEN = new RegExp(
 const VALUE = '_'
 const LIMIT = 2000
 
-/** Words after which a sign belongs to the constant that follows. */
+/** Words after which a sign belongs to the following constant. */
 const BEFORE_OPERAND = new Set(
   'select where and or not values set limit offset then else when between in by returning like having on case any all'.split(
     ' ',
   ),
 )
 const CONSTANTS = new Set(['true', 'false', 'null'])
-/** Optional words, which one server writes and the other does not. */
+/** Optional words that only one server writes. */
 const NOISE = new Set(['(', ')', ';', 'as', 'asc', 'inner', 'outer'])
 /** Types that stand before a constant, as in `INTERVAL '1 day'`. */
 const TYPED = new Set('interval date time timetz timestamp timestamptz uuid numeric decimal json jsonb inet'.split(' '))
@@ -72,7 +72,7 @@ function tokenize(sql: string): string[] {
   return tokens
 }
 
-/** Leaves the first row of VALUES, and nothing of `__more__`: a statement with more rows is the same statement. */
+/** Keeps the first row of VALUES, and nothing of `__more__`: a statement with more rows is the same statement. */
 function firstRow(tokens: readonly string[]): string[] {
   const kept: string[] = []
   for (let at = 0; at < tokens.length; at++) {
@@ -101,7 +101,7 @@ function groupEnd(tokens: readonly string[], from: number): number {
   return tokens.length
 }
 
-/** Takes away `::type` and the type in `CAST(x AS type)`. */
+/** Removes `::type` and the type in `CAST(x AS type)`. */
 function withoutCasts(tokens: readonly string[]): string[] {
   const kept: string[] = []
   const casts: boolean[] = []

@@ -7,17 +7,17 @@ import type { Watched } from './watch.ts'
 
 const OBSERVE = 'observe'
 
-/** What a watch leaves in the ledger. No literal value of any statement is in it. */
+/** What a watch stores in the ledger, without any literal value of a statement. */
 export interface Observation extends Judgement, Pick<Watched, 'transactions' | 'refusedTotal'> {
   sessions: Watched['seen']['sessions']
   stragglers: Watched['seen']['stragglers']
-  /** By statements that write, while it watched. */
+  /** By writing statements, during the watch. */
   rowsWrittenPerMinute?: number
-  /** Where the stream of this attempt began: tells it from one that was rolled back. */
+  /** Where this attempt's stream started, which distinguishes it from one that was rolled back. */
   cursor?: string
 }
 
-/** Statements of one side alone that are kept. */
+/** Number of statements seen on one side only that are kept. */
 const KEPT = 100
 
 export function observationOf(
@@ -46,7 +46,7 @@ export async function keepObservation(db: Database, entry: Entry, judged: Judgem
   await addEvidence(db, entry.id, OBSERVE, { ...observationOf(judged, watched), cursor: entry.facts.cursor })
 }
 
-/** The last observation of this attempt; undefined when there is none, or it is of one that was rolled back. */
+/** The last observation of this attempt; undefined when there is none, or it belongs to one that was rolled back. */
 export async function lastObservation(
   db: Database,
   { id, facts }: Entry,

@@ -13,7 +13,7 @@ const HINTS: Record<HintCode, string> = {
     'Look at `EXPLAIN ANALYZE`. Check the indexes, refresh statistics with `ANALYZE`, and send several rows in one statement: each round trip to CockroachDB costs more.',
   retry:
     'Transactions collide. Retry on 40001 with a growing delay, shorten the transactions, lock rows with `SELECT … FOR UPDATE`, and spread writes to one row or to neighbouring keys.',
-  failure: 'Look up the SQLSTATE in the logs of the application, and correct the statement for CockroachDB.',
+  failure: 'Look up the SQLSTATE in the logs of the application, and fix the statement for CockroachDB.',
   pool: 'Limit the pool of this application, or raise `server.max_connections_per_gateway`.',
   straggler: 'Point this client at the target, or end it. Its writes since the commit were refused and are on no side.',
   job: 'Run `SHOW JOB <id>` on the target for the cause.',
@@ -30,15 +30,15 @@ const REASONS: Record<ReasonCode, (reason: Reason) => string> = {
     `${percent(measured)} of the target's connections are in use (limit ${percent(limit)}), most by ${subject}`,
   'observe.stragglers': ({ subject, measured }) => `${subject} still has ${plural(measured, 'session')} on the source`,
   'observe.refused-writes': ({ subject, measured }) =>
-    `the source refused ${plural(measured, 'write')} since the last look${subject ? `, probably by ${subject}` : '; no client was seen'}`,
+    `the source refused ${plural(measured, 'write')} since the last check${subject ? `, probably by ${subject}` : '; no client was seen'}`,
   'observe.failed-jobs': ({ subject, measured }) => `${plural(measured, 'job')} failed on the target: ${subject}`,
 }
 
 const MISSING: Record<Missing, string> = {
-  right: 'the migration user may not see them',
+  right: 'the migration user cannot see them',
   'not-installed': 'pg_stat_statements is not installed',
-  'one-snapshot': 'the ledger holds one snapshot of the source, and two are needed',
-  'no-snapshot': 'the ledger holds no snapshot of the source',
+  'one-snapshot': 'the ledger has one snapshot of the source, but two are needed',
+  'no-snapshot': 'the ledger has no snapshot of the source',
 }
 
 const GAPS: Record<GapCode, (gap: Gap) => string> = {
@@ -47,9 +47,9 @@ const GAPS: Record<GapCode, (gap: Gap) => string> = {
   'observe.no-target-statistics': ({ missing }) =>
     `The target shows no statement statistics: ${MISSING[missing ?? 'right']}. Run \`GRANT SYSTEM VIEWACTIVITYREDACTED TO …\`.`,
   'observe.few-calls': ({ measured = 0, limit = 0 }) =>
-    `The statements seen often enough on both sides make up ${percent(measured)} of the baseline's calls; ${percent(limit)} are needed. Watch for longer, or lower \`min-calls\` or \`min-coverage\`.`,
+    `The statements seen often enough on both sides cover ${percent(measured)} of the baseline's calls; ${percent(limit)} is required. Watch for longer, or lower \`min-calls\` or \`min-coverage\`.`,
   'observe.no-sessions': () => 'Sessions on the target are hidden. Run `GRANT SYSTEM VIEWACTIVITYREDACTED TO …`.',
-  'observe.no-jobs': () => 'Jobs of others on the target are hidden. Run `GRANT SYSTEM VIEWJOB TO …`.',
+  'observe.no-jobs': () => 'Jobs of other users on the target are hidden. Run `GRANT SYSTEM VIEWJOB TO …`.',
   'observe.no-refusals': () =>
     'The fence on the source does not count the writes it refuses: an older version installed it.',
   'observe.no-source-sessions': () =>
@@ -66,8 +66,8 @@ export function gapText(gap: Gap): string {
 }
 
 const HEADLINES = {
-  healthy: '✅ Observe: the application is well on the target',
-  degraded: '❌ Observe: the application is not well on the target',
+  healthy: '✅ Observe: the application is healthy on the target',
+  degraded: '❌ Observe: the application is degraded on the target',
   inconclusive: '⚠️ Observe: too little is known about the application',
 }
 
@@ -85,7 +85,7 @@ export function judgementText(judged: Judgement, baseline: Baseline): string {
   return parts.join('\n\n')
 }
 
-/** What the ledger knows of the application on the source. */
+/** What the ledger knows about the application on the source. */
 export function baselineText({ snapshots, spanMs, database, clients }: Baseline): string {
   if (!database) return `The baseline has ${plural(snapshots, 'snapshot')}.`
   return `The baseline spans ${number(spanMs / 60_000)} min on the source: ${plural(database.commits, 'commit')} of all clients, ${plural(database.deadlocks, 'deadlock')}, ${plural(clients.length, 'client')}.`

@@ -1,6 +1,6 @@
 import { type Counters, deviationMs, meanMs, type Statements } from './counters.ts'
 
-/** `inconclusive`: too little is known to tell whether the application is well. Never green. */
+/** `inconclusive`: too little is known to judge the application. Never green. */
 const VERDICTS = ['healthy', 'degraded', 'inconclusive'] as const
 export type Verdict = (typeof VERDICTS)[number]
 
@@ -9,7 +9,7 @@ export interface Limits {
   latencyRatio: number
   /** Milliseconds: a mean below it is never too slow, whatever it was on the source. */
   latencyFloorMs: number
-  /** Calls of a statement on each side, below which it says nothing. */
+  /** Calls of a statement on each side below which it does not count. */
   minCalls: number
   /** Percent of a statement's executions. */
   maxFailures: number
@@ -56,16 +56,16 @@ export type Missing = 'right' | 'not-installed' | 'one-snapshot' | 'no-snapshot'
 
 /** What a watch saw. */
 export interface Seen {
-  /** Between the first and the last look at the target. */
+  /** Between the first and the last reading of the target. */
   statements: Statements | { missing: Missing }
-  /** Most at the same time, by application and role; undefined where they cannot be seen. */
+  /** Highest number at once, by application and role; undefined when they cannot be seen. */
   sessions: SessionCount[] | undefined
-  /** Connections that the target allows; undefined when it sets no limit, or does not tell. */
+  /** Connections that the target allows; undefined without a limit, or when it is unknown. */
   connectionLimit: number | undefined
   failedJobs: FailedJob[] | undefined
   /** Undefined where other users' sessions on the source are hidden. */
   stragglers: Straggler[] | undefined
-  /** Since the last watch, or the begin of this one; undefined where the fence does not count them. */
+  /** Since the last watch, or the start of this one; undefined when the fence does not count them. */
   refusedWrites: number | undefined
 }
 
@@ -89,7 +89,7 @@ export type GapCode =
 
 export type HintCode = 'full-scan' | 'contention' | 'round-trips' | 'retry' | 'failure' | 'pool' | 'straggler' | 'job'
 
-/** A threshold that was passed. */
+/** A threshold that was exceeded. */
 export interface Reason {
   code: ReasonCode
   /** The statement, application or client. */
@@ -99,7 +99,7 @@ export interface Reason {
   hint: HintCode
 }
 
-/** What is not known, so that the verdict cannot be healthy. */
+/** What is unknown, so that the verdict cannot be healthy. */
 export interface Gap {
   code: GapCode
   missing?: Missing
@@ -126,9 +126,9 @@ export interface Judgement {
   verdict: Verdict
   reasons: Reason[]
   gaps: Gap[]
-  /** The ten worst, those that passed a threshold first. */
+  /** The ten worst, those over a threshold first. */
   worst: Pair[]
-  /** Statements of one side alone, the most frequent first. */
+  /** Statements seen on one side only, the most frequent first. */
   unpaired: { source: string[]; target: string[] }
   /** Percent of the baseline's calls. */
   coverage: number
@@ -137,8 +137,8 @@ export interface Judgement {
 const SHOWN = 10
 
 /**
- * Judges what a watch saw by the baseline. Pure.
- * A threshold that was passed makes it `degraded`, whatever else is unknown; a gap alone makes it `inconclusive`.
+ * Compares what a watch saw with the baseline. Pure.
+ * An exceeded threshold makes it `degraded`, whatever is unknown. A gap alone makes it `inconclusive`.
  */
 export function judge(baseline: Statements | { missing: Missing }, seen: Seen, limits: Limits): Judgement {
   const before = known(baseline)
@@ -178,7 +178,7 @@ function statementReasons(subject: string, before: Counters | undefined, now: Co
   const add = (code: ReasonCode, measured: number, limit: number, hint: HintCode) => {
     if (measured > limit) found.push({ code, subject, measured, limit, hint })
   }
-  // A client that repeats a transaction itself leaves failures with 40001, and no retries of the server.
+  // A client that repeats a transaction itself leaves failures with 40001, and no server-side retries.
   const repeats = now.lastError?.startsWith('40')
   const failed = share(now.failures, now.calls)
   add('observe.retries', share(now.retries, now.calls) + (repeats ? failed : 0), limits.maxRetries, 'retry')
@@ -186,7 +186,7 @@ function statementReasons(subject: string, before: Counters | undefined, now: Co
   return [...found, ...slow]
 }
 
-/** A statement too slow for enough calls counts as well: the mean of `minCalls` is this at least, however fast the rest. */
+/** Also counts a statement that is too slow for enough calls: the mean of `minCalls` is at least this, however fast the rest. */
 function slowReason(subject: string, before: Counters | undefined, now: Counters, limits: Limits): Reason[] {
   if (!before || before.calls < limits.minCalls) return []
   const least = now.totalMs / Math.max(now.calls, limits.minCalls)
@@ -319,7 +319,7 @@ function coverageOf(before: Statements, pairs: readonly Pair[], minCalls: number
     : 0
 }
 
-/** Those that passed a threshold first, then by the time that they cost more than on the source. */
+/** Those over a threshold first, then by the extra time compared with the source. */
 function worstFirst(pairs: readonly Pair[], reasons: readonly Reason[]): Pair[] {
   const passed = new Set(reasons.map(({ subject }) => subject))
   const cost = ({ source, target }: Pair) => (target.meanMs - source.meanMs) * target.calls

@@ -33,17 +33,17 @@ export interface WatchOptions {
   durationMs: number
   /** Milliseconds between two reports of `onLook`. */
   everyMs: number
-  /** Applications and roles that are no concern, such as those of a monitor. */
+  /** Applications and roles to ignore, such as a monitor. */
   ignore: readonly string[]
   /**
-   * Writes that the fence had refused when the last watch ended; undefined before the first one. Until the application has
-   * switched, refusals are what it expects, so the first watch counts from its own begin.
+   * Writes that the fence had refused when the last watch ended; undefined before the first. Refusals are expected until the
+   * application has switched, so the first watch counts from its own start.
    */
   refusedBefore: number | undefined
-  /** Milliseconds before the watch, since when failed jobs count. */
+  /** Milliseconds before the watch from which failed jobs count. */
   jobsForMs: number
   signal: AbortSignal
-  /** Told what was seen so far. */
+  /** Called with what was seen so far. */
   onLook(seen: Seen): Promise<void> | void
 }
 
@@ -52,13 +52,13 @@ export interface Watched {
   transactions: TargetTransactions[]
   /** Milliseconds that were watched. */
   durationMs: number
-  /** In all, since the commit; undefined where the fence does not count them. */
+  /** In total since the commit; undefined when the fence does not count them. */
   refusedTotal: number | undefined
 }
 
 /**
- * Looks at both sides for a while.
- * @throws CancelledError; or what a database said when it could not be read at the begin or at the end
+ * Watches both sides for a while.
+ * @throws CancelledError, or a database's error when it could not be read at the start or at the end
  */
 export async function watch(options: WatchOptions): Promise<Watched> {
   const begun = performance.now()
@@ -85,7 +85,7 @@ export async function watch(options: WatchOptions): Promise<Watched> {
   return last
 }
 
-/** A look in between may fail: the next one tells more. */
+/** A reading in between may fail; the next one catches up. */
 async function tolerant(work: () => Promise<void>): Promise<void> {
   try {
     await work()
@@ -124,7 +124,7 @@ async function countedOnTarget(
   return 'missing' in found ? found : fingerprinted(found)
 }
 
-/** The rows of each fingerprint together, whoever ran it. */
+/** Merges the rows of each fingerprint, for all users. */
 export function ofTarget(rows: readonly TargetStatement[]): Statements {
   const found: Statements = {}
   for (const { query, application, ...row } of rows) {
@@ -164,7 +164,7 @@ async function postgresLimit(db: Database): Promise<number> {
   return Number((await db.query('SHOW max_connections')).rows[0].max_connections)
 }
 
-/** Samples the sessions on both sides, and keeps the most of each client at one time. */
+/** Samples the sessions on both sides, and keeps each client's highest number at once. */
 class Clients {
   readonly #options: WatchOptions
   readonly #source = new Map<string, Straggler>()
@@ -196,12 +196,12 @@ class Clients {
     return this.#sourceSeen ? [...this.#source.values()] : undefined
   }
 
-  /** Of the look with the most of them. */
+  /** From the reading with the most of them. */
   onTarget(): SessionCount[] | undefined {
     return this.#target
   }
 
-  /** Whoever may write, and whoever was there before the commit; a superuser's console is neither. */
+  /** Clients that can write, and clients from before the commit; a superuser's console is neither. */
   #isApplication({ role, application, mayWrite }: SourceSession): boolean {
     const { ignore, baseline } = this.#options
     if (ignore.includes(role) || ignore.includes(application)) return false

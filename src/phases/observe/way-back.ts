@@ -19,17 +19,17 @@ export function wayBack(observation: Pick<Partial<Observation>, 'verdict' | 'rea
     return { may: 'close-with-warning', what: (observation.gaps ?? []).map(gapText) }
   if (observation?.verdict === 'degraded')
     return { may: 'stay-open', why: 'degraded', what: (observation.reasons ?? []).map(reasonText) }
-  return { may: 'stay-open', why: 'missing', what: ['nobody observed the application after the commit'] }
+  return { may: 'stay-open', why: 'missing', what: ['the application was not observed after the commit'] }
 }
 
-/** How long a rollback is possible, and what the last watch said. */
+/** How long a rollback is possible, and the result of the last watch. */
 export interface RollbackFacts {
   /** When the window ends, by the target's clock. */
   until: Date
   observed: Verdict | undefined
   /** Of all rows, as of the commit; undefined when they were not compared. */
   compared: AfterCommitVerdict | undefined
-  /** For people, a sentence or two each. */
+  /** For people, one or two sentences each. */
   lines: string[]
 }
 
@@ -71,7 +71,7 @@ export function rollbackFacts(
       afterCommitText(compared),
       observation?.verdict
         ? `Last observation: **${observation.verdict}**, ${number(observation.ageMs / 60_000)} min ago.`
-        : 'Nobody observed the application since the commit. Run `observe`.',
+        : 'The application was not observed since the commit. Run `observe`.',
     ],
   }
 }

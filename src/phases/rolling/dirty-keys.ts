@@ -1,7 +1,7 @@
 import type { ChangedKey } from '../../source/change-log.ts'
 import type { Lsn } from '../../source/pgoutput.ts'
 
-/** A key to compare again, with what was known of it when it was taken. */
+/** A key to compare again, with what was known about it when it was taken. */
 export interface OpenKey {
   table: string
   /** The key's values as text, in the order of the table's columns. */
@@ -17,11 +17,11 @@ interface Mark {
   at: Lsn
   xid: number | undefined
   present: boolean | undefined
-  /** Compared and found equal; open again if the stream's reader changes before it has confirmed `at`. */
+  /** Compared and equal. Opened again if the stream's reader changes before it has confirmed `at`. */
   provisional: boolean
   /** Rounds in which the row differed although no newer change was known. */
   differed: number
-  /** The chunk of the first pass in which the row differed, where no change of it is known. */
+  /** The chunk of the first pass in which the row differed, without a known change. */
   chunk: number | undefined
 }
 
@@ -30,11 +30,11 @@ const LOSS_AFTER = 2
 
 /**
  * Keys that changed on the source, or differed in the first pass, and are not proved equal. Each has its newest change
- * alone, so that a row that is written all the time does not hold the log. Memory is bounded: past `budget` keys the
+ * alone, so that a row that is written all the time does not hold back the log. Memory is limited: past `budget` keys the
  * table with most of them is given up, and must be compared again.
  *
- * A restarted replicator applies old values again from its last confirmed position on, over newer ones. So a key that
- * was found equal stays known until the stream has confirmed its change, and {@link reopen} opens it again.
+ * A restarted replicator applies old values again from its last confirmed position, over newer ones. So a key that was
+ * found equal stays known until the stream has confirmed its change, and {@link reopen} opens it again.
  */
 export class DirtyKeys {
   readonly #tables = new Map<string, Map<string, Mark>>()
@@ -43,7 +43,7 @@ export class DirtyKeys {
   #size = 0
   #open = 0
 
-  /** @param giveUp told each table whose keys were forgotten for want of memory; marks after that call are kept */
+  /** @param giveUp called for each table whose keys were dropped to save memory; marks after that call are kept */
   constructor(budget: number, giveUp: (table: string) => void) {
     this.#budget = budget
     this.#giveUp = giveUp
@@ -59,7 +59,7 @@ export class DirtyKeys {
     return this.#size
   }
 
-  /** Up to `limit` open keys; those that were taken longest ago come first. */
+  /** Up to `limit` open keys; those taken longest ago come first. */
   take(limit = Number.POSITIVE_INFINITY): OpenKey[] {
     const taken: OpenKey[] = []
     for (const [table, marks] of this.#tables)
@@ -72,7 +72,7 @@ export class DirtyKeys {
     return taken
   }
 
-  /** Chunks of a table's first pass in which a row differed that is not proved yet. */
+  /** Chunks of a table's first pass with a differing row that is not proved yet. */
   suspectChunks(table: string): Set<number> {
     const chunks = new Set<number>()
     for (const { chunk } of this.#marks(table).values()) if (chunk !== undefined) chunks.add(chunk)
@@ -80,7 +80,7 @@ export class DirtyKeys {
   }
 
   /**
-   * How far the log may be confirmed: to the begin of the oldest transaction that a crash must not forget.
+   * How far the log may be confirmed: to the start of the oldest transaction that a crash must not forget.
    * @param read what has been read of the log
    */
   confirmable(read: Lsn): Lsn {
@@ -111,7 +111,7 @@ export class DirtyKeys {
   }
 
   /**
-   * Opens a key that differed in the first pass. What the log tells of it stays.
+   * Opens a key that differed in the first pass. What the log says about it stays.
    * @param at a position of the source after both sides were read
    */
   suspect(table: string, key: readonly string[], at: Lsn, chunk: number): void {
@@ -125,8 +125,8 @@ export class DirtyKeys {
   }
 
   /**
-   * Notes a key that was read on both sides and found equal, unless it has changed since it was taken.
-   * @param compared as {@link take} gave it; read on the target behind a marker that was written after its change, while
+   * Records a key that was read on both sides and found equal, unless it has changed since it was taken.
+   * @param compared as {@link take} returned it; read on the target behind a marker that was written after its change, while
    * the stream had the same reader, or a restart could still apply older values over it
    */
   equal(compared: OpenKey): void {
@@ -138,7 +138,7 @@ export class DirtyKeys {
   }
 
   /**
-   * Notes a key that differed.
+   * Records a key that differed.
    * @returns whether its row is lost: it differed before, and the source has not changed it since
    */
   differs(compared: OpenKey): boolean {
@@ -148,7 +148,7 @@ export class DirtyKeys {
     return ++mark.differed >= LOSS_AFTER
   }
 
-  /** Puts a key that could not be judged behind all others. */
+  /** Moves a key that could not be judged behind all others. */
   later({ table, key }: OpenKey): void {
     const marks = this.#marks(table)
     const id = idOf(key)
@@ -168,7 +168,7 @@ export class DirtyKeys {
         }
   }
 
-  /** The stream has another reader: what it may apply again is open. */
+  /** The stream has another reader, which may apply old values again: opens the affected keys. */
   reopen(): void {
     for (const marks of this.#tables.values())
       for (const mark of marks.values()) {
@@ -188,7 +188,7 @@ export class DirtyKeys {
   #put(table: string, id: string, mark: Mark): void {
     const marks = this.#marks(table)
     const before = marks.get(id)
-    // The newest last, so that those that wait longest are taken first.
+    // The newest goes last, so that those that wait longest are taken first.
     if (before) marks.delete(id)
     else this.#size++
     if (!before || before.provisional) this.#open++

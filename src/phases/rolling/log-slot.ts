@@ -11,15 +11,15 @@ import { createLogSlot, logSlotOf, readSlot, seizeAndDrop } from '../../source/s
 
 export interface OpenedLog {
   slot: string
-  /** Of the source: another one tells nothing of this one's log. */
+  /** Of the source: another source says nothing about this log. */
   identity: { systemIdentifier: string; timeline: number }
-  /** What an earlier run has left, when this slot tells everything since. */
+  /** What an earlier run has left, if this slot covers everything since. */
   state: ProofState | undefined
 }
 
 /**
- * Finds the slot of the change log, or creates it. A slot that may have skipped changes since the proof was written
- * down is dropped and created again, and the proof begins again with it.
+ * Finds the slot of the change log, or creates it. A slot that may have skipped changes since the proof was saved is dropped
+ * and recreated, and the proof starts over with it.
  */
 export async function openLogSlot(
   source: Database,
@@ -42,7 +42,7 @@ export async function openLogSlot(
   if (state && slot && continues(state, slot, stream, identity, entry)) return { slot: name, identity, state }
   if (slot) {
     if (slot.plugin !== 'pgoutput' || slot.database !== server.database)
-      throw new UserError('slot.foreign', `the slot ${name} exists already and is not this migration's`)
+      throw new UserError('slot.foreign', `the slot ${name} already exists and does not belong to this migration`)
     await seizeAndDrop(source, name)
   }
   const own = await connect(sourceUrl, 'source', 0, signal)
@@ -74,14 +74,14 @@ function continues(
     slot.plugin === 'pgoutput' &&
     slot.walStatus !== 'lost' &&
     confirmedFlushLsn !== null &&
-    // Somebody else has read it, or it is another slot of the same name.
+    // Another client has read it, or it is another slot of the same name.
     parseLsn(confirmedFlushLsn) <= parseLsn(state.position) &&
     // After a crash of the source the stream may apply again what is forgotten here.
     parseLsn(stream?.confirmedFlushLsn ?? '') >= parseLsn(state.confirmed)
   )
 }
 
-/** Only this run may act on the migration: who reads the slot now is left from an earlier one. */
+/** Only this run may act on the migration, so a current reader is left from an earlier one. */
 async function endReader(source: Database, name: string): Promise<void> {
   const { rows } = await source.query(
     `SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a

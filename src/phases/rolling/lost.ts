@@ -5,9 +5,9 @@ import type { Judged } from './round.ts'
 const NEXT = 'Find the cause, then abort, and prepare and load again'
 const STREAMING =
   'The source has not changed these rows, and the stream has passed them, so this is no lag. Do not cut over'
-const DRAINED = 'The drain was proved, so this is loss. Nothing was decided'
+const DRAINED = 'The drain was proved, so this is loss. Nothing was committed'
 
-/** The error for rows that are lost. It names tables and counts alone: keys are customers' data. */
+/** The error for lost rows. It names only tables and counts: keys are customers' data. */
 export function lostRows(lost: readonly Judged[], drained: boolean): VerdictError {
   const counts = new Map<string, Record<Judged['kind'], number>>()
   for (const { key, kind } of lost) {
@@ -25,6 +25,6 @@ export function lostRows(lost: readonly Judged[], drained: boolean): VerdictErro
   })
   return new VerdictError(
     drained ? 'verify.rows-lost' : 'verify.differences',
-    `source and target differ in ${plural(lost.length, 'row')} at least (${texts.join('; ')}). ${drained ? DRAINED : STREAMING}. ${NEXT}`,
+    `source and target differ in at least ${plural(lost.length, 'row')} (${texts.join('; ')}). ${drained ? DRAINED : STREAMING}. ${NEXT}`,
   )
 }

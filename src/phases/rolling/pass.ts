@@ -7,10 +7,10 @@ import { nextBound, oddOf, type Piece, type Row, readPiece, readSums, type Sums,
 import { type Endpoints, openSessions, type Sessions } from './sessions.ts'
 import type { ProvableTable } from './tables.ts'
 
-/** Rows of one chunk, where no other number is given, and how many rows of parts that differ are fetched at a time. */
+/** Rows per chunk by default, and rows of differing parts that are fetched at once. */
 const CHUNK = 10_000
 const FETCHED = 100_000
-/** Of a table whose keys have no common order: hexadecimal digits of the keys' hashes, so that a part has few rows. */
+/** For a table whose keys have no common order: hexadecimal digits of the keys' hashes, so that a part has few rows. */
 const MOST_DIGITS = 4
 const ROWS_A_PART = 500
 
@@ -37,12 +37,12 @@ export class TablePass {
     this.#rows = progress?.rows ?? 0
   }
 
-  /** Every chunk is taken, if not compared. */
+  /** Every chunk is taken, though perhaps not compared. */
   get exhausted(): boolean {
     return this.#last !== undefined
   }
 
-  /** The next chunk that nobody has taken. */
+  /** The next chunk that is not taken. */
   take(sessions: Sessions, size = CHUNK): Promise<{ chunk: number; piece: Piece } | undefined> {
     const taken = this.#bounding.then(() => this.#take(sessions, size))
     this.#bounding = taken.catch(() => {})
@@ -71,7 +71,7 @@ export class TablePass {
   }
 
   /**
-   * @param doubtful chunks in which a row is in doubt
+   * @param doubtful chunks with a row in doubt
    * @returns whether every row is compared and none is in doubt
    */
   advance(doubtful: ReadonlySet<number>): boolean {
@@ -97,22 +97,22 @@ export class TablePass {
 }
 
 export interface PassOptions extends Endpoints {
-  /** Chunks that are compared at a time. */
+  /** Chunks compared at once. */
   concurrency: number
   /** Rows of one chunk. Default: 10,000. */
   chunk?: number
-  /** Rows per second; as fast as the databases are when it is not given. */
+  /** Rows per second; unlimited by default. */
   rate?: number
   dirty: DirtyKeys
   /** The next table with chunks to compare; undefined when there is none now. */
   next(): TablePass | undefined
   /** Waits while the stream needs the databases more. */
   yield(): Promise<void>
-  /** The source's position now. */
+  /** The source's current position. */
   position(): Promise<Lsn>
   /** Called for a table with rows that nothing proves equal or different. */
   onUnknown(table: ProvableTable, reason: string): void
-  /** Whether what is found in this pass still counts. */
+  /** Whether the findings of this pass still count. */
   isCurrent(pass: TablePass): boolean
   /** Called for each chunk that was compared. */
   onCompared(rows: number): void
@@ -176,7 +176,7 @@ async function compareChunk(
   return rows
 }
 
-/** The small parts of a table that differ, as many of them together as are fetched at a time. */
+/** The differing small parts of a table, as many as are fetched at once. */
 async function smaller(
   both: (read: (side: Sessions['source']) => Promise<Sums[]>) => Promise<[Sums[], Sums[]]>,
   table: ProvableTable,

@@ -12,17 +12,17 @@ import { type ProofOptions, ProofSession } from './session.ts'
 
 /** Sessions that may fail in a row. */
 const MOST_VAIN = 30
-/** WAL that the log may have before it when writes are paused, in bytes, and keys that may be open. */
+/** WAL that the log may still have to read when writes are paused, in bytes, and keys that may be open. */
 const NEAR = { bytes: 4 << 20, keys: 20_000 }
 
-/** Keys that are compared in a millisecond where none were, and bytes of WAL that are decoded in one. */
+/** Default speeds per millisecond: keys compared, and bytes of WAL decoded. */
 const KEYS_A_MS = 20
 const DECODED_A_MS = 40_000
 
 /**
- * The proof that source and target are equal, kept while changes are streamed: every row is compared once, and each row
- * that changes is compared again. A proof that cannot be kept costs a longer write pause and nothing else, so what goes
- * wrong with it is logged and ends nothing; rows that are lost are an error of {@link check}.
+ * The proof that source and target are equal, kept while changes stream: every row is compared once, and each row that
+ * changes is compared again. A proof that cannot be kept only costs a longer write pause, so its failures are logged and end
+ * nothing. Lost rows are an error of {@link check}.
  */
 export class RollingProof {
   readonly #options: ProofOptions
@@ -45,7 +45,7 @@ export class RollingProof {
     this.#ticker = progress(progressEvery, () => this.line)
   }
 
-  /** Why nothing is proved while streaming; undefined as long as something may be. */
+  /** Why nothing is proved while streaming; undefined as long as something can be. */
   get reason(): string | undefined {
     return this.#reason
   }
@@ -55,7 +55,7 @@ export class RollingProof {
     if (this.#lost) throw this.#lost
   }
 
-  /** Every table that can be proved is, but for rows that changed a moment ago. */
+  /** Every table that can be proved is, except for rows that changed a moment ago. */
   get proved(): boolean {
     const { provedAt, proofs } = this.#session ?? {}
     if (provedAt === undefined || !proofs?.complete) return false
@@ -63,7 +63,7 @@ export class RollingProof {
     return oldest === undefined || oldest > provedAt
   }
 
-  /** Milliseconds that comparing every row has taken, by what this run has compared; undefined when it has not. */
+  /** Milliseconds for comparing every row, as measured by this run; undefined without a measurement. */
   get fullMs(): number | undefined {
     const { compared, proofs } = this.#session ?? {}
     if (!compared?.rows || !proofs) return undefined
@@ -72,8 +72,8 @@ export class RollingProof {
   }
 
   /**
-   * Milliseconds that the rest takes in the write pause: reading the log to its end, and comparing every key that is open
-   * or may be opened again, at the speed of this stream's own rounds.
+   * Milliseconds that the rest takes in the write pause: reading the log to its end, and comparing every key that is open or
+   * may be opened again, at the speed of this stream's own rounds.
    */
   get restMs(): number {
     const { behind = 0, proofs, rechecked } = this.#session ?? {}
@@ -91,7 +91,7 @@ export class RollingProof {
   }
 
   /**
-   * Waits until everything is proved that can be.
+   * Waits until everything that can be proved is proved.
    * @returns false when nothing can be, with the reason in {@link reason}
    */
   async untilProved(signal: AbortSignal, healthy: () => void): Promise<boolean> {
@@ -119,7 +119,7 @@ export class RollingProof {
     return false
   }
 
-  /** Before writes are paused: nothing else may write markers then. The log is read on. */
+  /** Before writes are paused, after which nothing else may write markers. Reading the log continues. */
   async halt(): Promise<ProofSession> {
     this.#halted = true
     await this.#session?.halt()
@@ -127,12 +127,12 @@ export class RollingProof {
     if (!this.#session || this.#reason)
       throw new VerdictError(
         'verify.inconclusive',
-        `the rolling proof has ended: ${this.#reason ?? 'it has no connection'}`,
+        `the rolling proof has ended: ${this.#reason ?? 'its connection is lost'}`,
       )
     return this.#session
   }
 
-  /** Writes down how far it came. */
+  /** Saves its progress. */
   async close(): Promise<void> {
     this.#ticker.stop()
     const session = this.#session
@@ -165,7 +165,7 @@ export class RollingProof {
           return
         }
         if (!isTemporary(error) || vain >= MOST_VAIN || this.#halted) return this.#giveUp(error)
-        info(`the rolling proof goes on from what is written down: ${scrubText(messageOf(error))}`)
+        info(`the rolling proof resumes from its saved state: ${scrubText(messageOf(error))}`)
         await sleep(TIMING.proofAgain, undefined, { signal: this.#options.signal }).catch(() => {})
       }
     }
@@ -173,7 +173,7 @@ export class RollingProof {
 
   async #giveUp(error: unknown): Promise<void> {
     this.#reason = scrubText(messageOf(error))
-    warning(`rows are not proved while they are streamed: ${this.#reason}. They are compared in the write pause`)
+    warning(`rows are not proved while they stream: ${this.#reason}. They are compared in the write pause`)
     await this.#drop()
   }
 
@@ -203,18 +203,18 @@ export class RollingProof {
     const { sourceUrl, plan } = this.#options
     await withDatabase(sourceUrl, 'source', async (source) => {
       if (!(await readSlot(source, plan.slot))) await seizeAndDrop(source, logSlotOf(plan.slot))
-    }).catch((error) => info(`the slot of the change log could not be looked at: ${messageOf(error)}`))
+    }).catch((error) => info(`the slot of the change log could not be read: ${messageOf(error)}`))
   }
 
   async #drop(): Promise<void> {
     const { sourceUrl, plan } = this.#options
     await withDatabase(sourceUrl, 'source', (source) => seizeAndDrop(source, logSlotOf(plan.slot))).catch((error) =>
-      warning(`the slot ${logSlotOf(plan.slot)} may still be there: ${messageOf(error)}`),
+      warning(`the slot ${logSlotOf(plan.slot)} may still exist: ${messageOf(error)}`),
     )
   }
 }
 
-/** A connection that was lost, or a slot that went on without us; not what a server refuses, or what a log tells. */
+/** A lost connection, or a slot that moved without us; not a server's refusal, nor an error from the log. */
 function isTemporary(error: unknown): boolean {
   if (isConnectionLost(error)) return true
   return !(error instanceof UserError) && !(error as { severity?: string }).severity

@@ -6,7 +6,7 @@ import { runVerify, type VerifyOptions } from '../verify/verify.ts'
 
 /** What a rolling proof covers. */
 export interface Coverage {
-  /** Table → its rows when it was last compared. */
+  /** Table → its rows at the last comparison. */
   proved: ReadonlyMap<string, { rows: number }>
   /** Table → why it must be compared in full. */
   others: ReadonlyMap<string, string>
@@ -43,9 +43,9 @@ export async function reportCoverage(
       ...definitions.notes,
       ...(full?.notes ?? []),
       ...rest.map(
-        (name) => `${name}: compared in full, because ${others.get(name) ?? 'it is not compared to the end yet'}`,
+        (name) => `${name}: compared in full, because ${others.get(name) ?? 'its comparison is not complete'}`,
       ),
-      `${compared} rows that changed last were compared again; changes made on the target alone since their comparison are not seen`,
+      `${compared} recently changed rows were compared again; changes made only on the target since then are not seen`,
     ],
     verdict: (['different', 'unsettled'] as const).find((each) => verdicts.includes(each)) ?? 'clean',
     ...(full?.unknown && { unknown: full.unknown }),

@@ -12,22 +12,22 @@ type Verdict =
   | 'differs'
   /** The source does not show the change yet. */
   | 'later'
-  /** The key is written otherwise than it was asked for, so nothing tells where its row is. */
+  /** The key is written differently than in the question, so its row cannot be located. */
   | 'unreadable'
-  /** Both servers write a value so differently that nothing tells whether it is equal. */
+  /** Both servers write a value so differently that equality is unknown. */
   | 'unknown'
 
 export interface Judged {
   key: OpenKey
   verdict: Verdict
-  /** What is on which side only; `mismatch` where the row is on both. */
+  /** Rows on one side only; `mismatch` where the row is on both. */
   kind: 'missing' | 'mismatch' | 'extraneous'
 }
 
 /**
- * Reads keys on both sides, and says which are equal. A difference alone is no loss: that takes a marker before, the log
- * read past both reads after, and no newer change.
- * @param keys of these tables alone
+ * Reads keys on both sides, and returns which are equal. A difference alone is not loss: that takes a marker before, the
+ * log read past both reads after, and no newer change.
+ * @param keys of these tables only
  */
 export async function compareKeys(
   { source, target }: Sessions,
@@ -38,7 +38,7 @@ export async function compareKeys(
   const read = ({ table, batch }: Batch) => {
     const asked = batch.map(({ key }) => key)
     const both = Promise.all([readKeys(source, table, asked), readKeys(target, table, asked)])
-    // The next batch is read while one is judged; what fails then is met when it is its turn.
+    // The next batch is read while one is judged; its failure surfaces when it is its turn.
     both.catch(() => {})
     return both
   }
@@ -89,34 +89,34 @@ function judge(
   snapshot: Parameters<typeof isVisible>[0] | undefined,
 ): Verdict {
   if (xid !== undefined && !(snapshot && isVisible(snapshot, xid))) return 'later'
-  // By another text the row would be found on neither side, and nothing would seem to differ.
+  // With a different text, the row would be found on neither side, and nothing would seem to differ.
   if (!here.readable || !there.readable) return 'unreadable'
   if (present === true && !here.row) return 'later'
   const same = sameRow(table, here.row, there.row)
   return same === undefined ? 'unknown' : same ? 'equal' : 'differs'
 }
 
-/** What a round needs of its surroundings. */
+/** What a round needs from its caller. */
 export interface Surroundings {
   sessions: Sessions
   tables: ReadonlyMap<string, ProvableTable>
   dirty: DirtyKeys
-  /** Who reads the stream's slot: another one may apply older values again. */
+  /** Who reads the stream's slot: a new reader may apply older values again. */
   reader(): Promise<string>
   /** Sends a marker through the stream, and waits until it has arrived. */
   passMarker(): Promise<void>
-  /** Waits until the log is read up to the source's position now. */
+  /** Waits until the log is read up to the source's current position. */
   readLog(): Promise<void>
-  /** Told how many keys were compared, and in how many milliseconds. */
+  /** Called with the number of compared keys, and the milliseconds it took. */
   onCompared(keys: number, ms: number): void
-  /** Told a table that cannot be proved after all. */
+  /** Called for a table that turns out to be unprovable. */
   exclude(table: string, verdict: 'unreadable' | 'unknown'): void
   signal: AbortSignal
 }
 
 /**
  * Compares some open keys again, behind a marker.
- * @returns keys that are lost, and whether the stream's reader was another one before or after
+ * @returns lost keys, and whether the stream's reader changed before or after
  */
 export async function recheck(
   around: Surroundings,
@@ -133,7 +133,7 @@ export async function recheck(
   for (const { key, verdict } of judged) if (verdict === 'equal') dirty.equal(key)
   const rest = judged.filter(({ verdict }) => verdict !== 'equal')
   if (!rest.length) return { lost: [], spoilt }
-  // The target may show a change that the log has not told yet.
+  // The target may show a change that the log has not reported yet.
   await around.readLog()
   const lost = rest.filter(({ key, verdict }) => {
     if (verdict === 'differs') return dirty.differs(key)

@@ -11,21 +11,21 @@ export interface Side extends Session {
   isSource: boolean
 }
 
-/** A part of a table: a range of keys with an open begin and a closed end, or parts by the first hexadecimal digits of the key's hash. */
+/** A part of a table: a range of keys with an open start and a closed end, or parts by the first hexadecimal digits of the key's hash. */
 export type Piece =
   | { range: { after: readonly string[] | undefined; upTo: readonly string[] | undefined } }
   | { digits: number; buckets?: readonly string[] }
 
-/** What a row is compared on. */
+/** What rows are compared on. */
 export interface Row {
   key: string[]
-  /** Of the values that both servers write alike. */
+  /** Values that both servers write the same way. */
   hash: string
   /** The others, as text. */
   odd: (string | null)[]
 }
 
-/** Numbers and sums of a piece; `sums` has one for each part of the table's columns. */
+/** Counts and sums of a piece; `sums` has one entry for each part of the table's columns. */
 export interface Sums {
   bucket: string
   rows: number
@@ -69,15 +69,15 @@ export async function readPiece(side: Side, table: ProvableTable, piece: Piece):
   )
 }
 
-/** What became of a key that was asked for. */
+/** What became of a requested key. */
 export interface KeyedRow {
-  /** Whether this side writes the key as the question does. If not, the row may be there and not be found. */
+  /** Whether this side writes the key as in the question. If not, the row may exist and not be found. */
   readable: boolean
   row: Row | undefined
 }
 
 /**
- * Reads rows by their keys, in the order that was asked for.
+ * Reads rows by their keys, in the requested order.
  * @returns on the source also what the statement could see
  */
 export async function readKeys(
@@ -129,7 +129,7 @@ export async function nextBound(
   return rows[0]
 }
 
-/** Whether two rows are equal; undefined when their texts differ and nothing tells whether their values do. */
+/** Whether two rows are equal; undefined when their texts differ and their values cannot be compared. */
 export function sameRow(table: RowShape, a: Row | undefined, b: Row | undefined): boolean | undefined {
   if (!a || !b) return a === b
   if (a.hash !== b.hash) return false
@@ -172,7 +172,7 @@ function hashed(table: ProvableTable, { columns, alike }: Part): string[] {
   return (alike ? columns : [...new Set([...table.key, ...columns])]).map(table.text)
 }
 
-/** The part of a table to which a key belongs; alike on both servers. */
+/** The part of a table to which a key belongs; the same on both servers. */
 function bucketOf(table: ProvableTable, digits: number): string {
   return `substr(md5(${joined(table.key.map(table.text))}), 1, ${digits})`
 }

@@ -21,14 +21,14 @@ import { type Baseline, baselineHolds, type Look, lookAtSource, markBaseline, so
 export interface ProofOptions extends Endpoints {
   entry: Entry
   stream: Pick<Stream, 'status'>
-  /** Chunks that are compared at a time. */
+  /** Chunks compared at once. */
   concurrency: number
-  /** Rows of one chunk, and keys that are held in memory. */
+  /** Rows per chunk, and keys held in memory. */
   chunk?: number
   budget?: number
   /** Rows per second. */
   rate?: number
-  /** Milliseconds; a table that was compared longer ago than half of it is compared again. */
+  /** Milliseconds; a table compared longer ago than half of this is compared again. */
   age?: number
   /** Milliseconds of the stream's lag from which the first pass waits. */
   maxLag: number
@@ -36,29 +36,29 @@ export interface ProofOptions extends Endpoints {
   walBudget: number
 }
 
-/** What the write pause has compared, and the tables that must be compared in full, with the reason for each. */
+/** What the write pause has compared, and the tables that must be compared in full, each with the reason. */
 export interface Rest {
   compared: number
   unproved: Map<string, string>
 }
 
-/** Keys of one round, and those from which on its speed says something. */
+/** Keys per round, and how many it takes to measure a speed. */
 const ROUND = 20_000
 const SPEED_BY = 500
 
-/** A round that came to nothing, and is tried again. */
+/** A round without a result, which is retried. */
 class Skipped extends Error {}
 
 /**
- * The proof while its connections last: reads the log, compares chunks, compares changed keys again. When it fails
- * another session continues from what the ledger has.
+ * The proof while its connections last: reads the log, compares chunks, compares changed keys again. After a failure
+ * another session continues from the ledger's state.
  */
 export class ProofSession {
   readonly #options: ProofOptions
   readonly proofs: TableProofs
-  /** What the passes of this session have compared, in rows, and how long that took, in milliseconds. */
+  /** What this session's passes have compared, in rows, and how long that took, in milliseconds. */
   readonly compared = { rows: 0, ms: 0 }
-  /** The same of keys that were compared again, in rounds with enough of them to tell a speed. */
+  /** The same for keys compared again, in rounds large enough to measure a speed. */
   readonly rechecked = { keys: 0, ms: 0 }
   /** The source's position when every table was first proved. */
   provedAt: Lsn | undefined
@@ -80,18 +80,18 @@ export class ProofSession {
   /** Whether the columns of a relation are the key of its table. */
   readonly #identities = new WeakMap<readonly string[], boolean>()
 
-  /** @throws the database's error, or UserError where the log cannot be read at all */
+  /** @throws the database's error, or UserError when the log cannot be read at all */
   static async open(options: ProofOptions): Promise<ProofSession> {
     const { sourceUrl, targetUrl, signal, plan, entry } = options
     const source = await connect(sourceUrl, 'source', undefined, signal)
     const opened: { end(): Promise<unknown> }[] = [source]
     try {
-      // On disk here, or the log would not have it; a standby that is away must not hold it up.
+      // On disk here, or the log would not have it. An unreachable standby must not delay it.
       await source.query('SET synchronous_commit = local')
       const target = await connect(targetUrl, 'target', undefined, signal)
       opened.push(target)
       const log = await openLogSlot(source, target, sourceUrl, entry, signal)
-      // Before the log is attached, and before the marker of a baseline: later changes of files are seen.
+      // Before the log is attached, and before the marker of a baseline, so that later file changes are noticed.
       const provable = await readProvable(source, target, plan)
       const sessions = await openSessions(options)
       opened.push({ end: sessions.close })
@@ -119,7 +119,7 @@ export class ProofSession {
     this.#position = parseLsn(log.state?.position ?? '')
     this.#confirmed = parseLsn(log.state?.confirmed ?? '')
     this.proofs = new TableProofs(provable, log.state, options.budget)
-    // A server that shuts down waits for whoever reads its log.
+    // A server that shuts down waits for its log's readers.
     source.once('end', () => {
       this.#logEnd ??= new ConnectError('database.connection-lost', 'the source has ended the session of the proof')
       void this.#log?.close()
@@ -141,7 +141,7 @@ export class ProofSession {
         })
         return
       } catch (error) {
-        // The server takes a moment to see that an earlier reader is gone.
+        // The server takes a moment to notice that an earlier reader is gone.
         if (sqlState(error) !== '55006' || attempt >= 50) throw error
         await sleep(TIMING.readerLook)
       }
@@ -158,7 +158,7 @@ export class ProofSession {
       throw new Error(`the change log sends rows of ${schema}.${table}, which is not expected`)
   }
 
-  /** Under another replica identity the log may name the wrong row, and leaves out a change of the key. */
+  /** Under another replica identity the log may name the wrong row, and omits changes of the key. */
   #mark(change: ChangedKey, table: ProvableTable): void {
     const { columns } = change
     if (!this.#identities.has(columns)) {
@@ -174,7 +174,7 @@ export class ProofSession {
     return Number(this.#look.lsn - (this.#log?.position ?? 0n))
   }
 
-  /** Keeps the proof until it is halted. @throws VerdictError when rows are lost, or whatever ended it */
+  /** Maintains the proof until it is halted. @throws VerdictError when rows are lost, or whatever ended it */
   async run(): Promise<void> {
     const loops = [this.#passLoop(), this.#roundLoop()]
     try {
@@ -185,7 +185,7 @@ export class ProofSession {
     }
   }
 
-  /** Stops comparing at the next moment when nothing is half done. The log is read on. */
+  /** Stops comparing at the next safe moment. Reading the log continues. */
   async halt(): Promise<void> {
     this.#stop.abort()
     await this.#busy.catch(() => {})
@@ -327,10 +327,10 @@ export class ProofSession {
     }
   }
 
-  /** @param whileStreaming whether it may be tried again later */
+  /** @param whileStreaming whether it can be retried later */
   async #readLog(whileStreaming: boolean): Promise<void> {
     const lsn = await sourceLsn(this.#source)
-    // The log reports commits of published tables; without one its position may stand still.
+    // The log reports commits of published tables; without any, its position can stand still.
     if (!whileStreaming) await writeMarker(this.#source, '')
     const end = performance.now() + TIMING.proofLog
     while ((this.#log?.position ?? 0n) < lsn) {
@@ -343,7 +343,7 @@ export class ProofSession {
     }
   }
 
-  /** Writes down what is proved, then lets the source drop the WAL that is not needed any more. */
+  /** Saves what is proved, then lets the source drop the WAL that is no longer needed. */
   async save(): Promise<void> {
     const read = this.proofs.dirty.confirmable(this.#log?.position ?? 0n)
     const safe = read < this.#confirmed ? read : this.#confirmed
@@ -364,9 +364,9 @@ export class ProofSession {
   }
 
   /**
-   * In the write pause, once the drain is proved and the stream is off: reads the log to its end, and compares what is
-   * open. Whatever differs now is lost.
-   * @param fencedAt a position from which on no row may change: before the marker of the drain
+   * In the write pause, once the drain is proved and the stream is off: reads the log to its end, and compares what is open.
+   * Whatever differs now is lost.
+   * @param fencedAt a position after which no row may change: before the marker of the drain
    */
   async compareRest(fencedAt: Lsn, signal: AbortSignal): Promise<Rest> {
     const { dirty, tables } = this.proofs
@@ -389,7 +389,7 @@ export class ProofSession {
     return { compared: keys.length, unproved }
   }
 
-  /** Reads the log to the source's position now. @throws VerdictError when it has a write from behind the fence */
+  /** Reads the log to the source's current position. @throws VerdictError when it contains a write from behind the fence */
   async readToDecision(): Promise<void> {
     await this.#readLog(false)
     if (this.#logEnd) throw this.#logEnd

@@ -4,7 +4,7 @@ import { connect, READ_ONLY } from '../../runtime/database.ts'
 import { HASHED, watchClient } from '../verify/row-digests.ts'
 import type { Side } from './rows.ts'
 
-/** A connection to each side that reads rows, without a limit of time. */
+/** A connection to each side for reading rows, without a time limit. */
 export interface Sessions {
   source: Side
   target: Side

@@ -11,12 +11,12 @@ export interface ProofInputs {
   verifyRate?: number
 }
 
-/** Chunks that are compared at a time: the stream goes first. */
+/** Chunks compared at once: the stream has priority. */
 const CONCURRENCY = 2
 
 /**
- * Begins or continues the rolling proof of a migration beside its stream.
- * @param age milliseconds after which what was compared is compared again
+ * Starts or continues the rolling proof of a migration beside its stream.
+ * @param age milliseconds after which a comparison is repeated
  */
 export function startProof(
   inputs: ProofInputs,

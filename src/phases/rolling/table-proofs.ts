@@ -5,7 +5,7 @@ import { TablePass } from './pass.ts'
 import { oddOf } from './rows.ts'
 import type { Provable, ProvableTable } from './tables.ts'
 
-/** Keys that are held in memory: 200 MiB at most. */
+/** Keys held in memory: 200 MiB at most. */
 export const BUDGET = 1_000_000
 
 /** What is proved of each table, and which keys changed since. */
@@ -14,18 +14,18 @@ export class TableProofs {
   readonly tables = new Map<string, ProvableTable>()
   /** Table → why it must be compared in full. */
   readonly others = new Map<string, string>()
-  /** The last pass over every row of a table: when it began, and how many rows there were. */
+  /** The last pass over every row of a table: its start, and the number of rows. */
   readonly proved = new Map<string, { began: string; rows: number }>()
   readonly passes = new Map<string, TablePass>()
   /** Tables whose first pass waits for a baseline. */
   readonly waiting = new Set<string>()
   readonly dirty: DirtyKeys
-  /** Reasons that no look at a catalog takes back. */
+  /** Reasons that no catalog read can lift. */
   readonly #sticky = new Map<string, string>()
 
   /**
    * @param state what an earlier run has left, with every change since in the log
-   * @param budget keys that are held in memory
+   * @param budget keys held in memory
    */
   constructor({ tables, others }: Provable, state: ProofState | undefined, budget = BUDGET) {
     this.dirty = new DirtyKeys(budget, (table) => this.restart(table))
@@ -48,7 +48,7 @@ export class TableProofs {
     return [...this.tables.keys()].every((name) => this.proved.has(name))
   }
 
-  /** Forgets what was found of a table: it begins again with a baseline of its own. */
+  /** Discards the findings for a table, which starts over with its own baseline. */
   restart(name: string): void {
     this.dirty.drop(name)
     this.proved.delete(name)
@@ -75,7 +75,7 @@ export class TableProofs {
     this.exclude(name, reason)
   }
 
-  /** The baseline of these tables holds: their first pass begins. */
+  /** The baseline of these tables holds, so their first pass starts. */
   beginPasses(names: Iterable<string>): void {
     for (const name of names) {
       const table = this.tables.get(name)
@@ -83,7 +83,7 @@ export class TableProofs {
     }
   }
 
-  /** Takes in what passes have come to; one that is older than half of `age`, in milliseconds, begins again. */
+  /** Takes in finished passes; one older than half of `age`, in milliseconds, starts over. */
   finishPasses(age: number | undefined): void {
     for (const [name, pass] of this.passes) {
       if (!pass.advance(this.dirty.suspectChunks(name))) continue
@@ -95,7 +95,7 @@ export class TableProofs {
       if (!this.passes.has(name) && Date.now() - Date.parse(began) > age / 2) this.beginPasses([name])
   }
 
-  /** Voids the proof of every table that DDL has changed on either side since it began. */
+  /** Voids the proof of every table that DDL has changed on either side since it started. */
   refresh({ tables, others }: Provable): void {
     for (const [name, reason] of Object.entries(others))
       if (this.others.get(name) !== reason) this.exclude(name, reason)
@@ -107,7 +107,7 @@ export class TableProofs {
     }
   }
 
-  /** Table → why it must be compared in full now, by a look at the catalogs of this moment. */
+  /** Table → why it must be compared in full now, by the current catalogs. */
   unproved({ tables, others }: Provable): Map<string, string> {
     const found = new Map([...this.others, ...Object.entries(others)])
     for (const table of tables) {

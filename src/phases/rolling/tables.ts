@@ -9,11 +9,11 @@ import { type RowShape, rowShape } from '../verify/row-digests.ts'
 export interface ProvableTable extends RowShape {
   /** Names of the key's columns in the order of the key's index. */
   keyIndex: string[]
-  /** Whether both servers sort keys alike, so that a range of keys holds the same rows on both. */
+  /** Whether both servers sort keys the same way, so that a range of keys holds the same rows on both. */
   ordered: boolean
   /**
    * Hash of the files of the table and of everything below it (relfilenode), which TRUNCATE, a rewrite, ATTACH and DETACH
-   * change, and of its place in the publication, which any change of that changes.
+   * change, and of its entry in the publication.
    */
   files: string
 }
@@ -24,7 +24,7 @@ export interface Provable {
   others: Record<string, string>
 }
 
-/** What the source's catalog says of a table and of all below it. */
+/** What the source's catalog says about a table and everything below it. */
 interface Storage {
   name: string
   kind: string
@@ -33,13 +33,13 @@ interface Storage {
   immediate: boolean
   generated: boolean
   inherited: boolean
-  /** A key column's collation finds texts equal that differ in their bytes. */
+  /** A key column's collation treats texts as equal that differ in their bytes. */
   loose: boolean
 }
 
 /**
- * Tells tables whose rows can be proved while they are streamed from those that must be compared in full, and why.
- * Read before the first pass, while the proof goes on, and in the write pause: what has changed since voids the proof.
+ * Separates tables whose rows can be proved while they stream from those that must be compared in full, and says why. Read
+ * before the first pass, during the proof, and in the write pause: later changes void the proof.
  */
 export async function readProvable(source: Database, target: Database, plan: Plan): Promise<Provable> {
   const [[here, storage], [there, hazards]] = await Promise.all([
@@ -65,18 +65,18 @@ export async function readProvable(source: Database, target: Database, plan: Pla
 
 function provable(here: Table, there: Table, { files }: Storage): ProvableTable {
   const shape = rowShape([here, there])
-  // The log tells a key in the order of the table's columns.
+  // The log lists a key in the order of the table's columns.
   const key = here.columns.filter(({ name }) => here.key.includes(name))
   return { ...shape, key, keyIndex: here.key, ordered: key.every(({ type }) => ORDERED.test(type)), files }
 }
 
-/** Types that both servers sort alike; texts are sorted by collation. */
+/** Types that both servers sort the same way; texts are sorted by collation. */
 const ORDERED = /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*)$/
-/** Types of keys that are found again by the text that the log gives. */
+/** Types of keys whose text from the log finds them again. */
 const READABLE =
   /^(smallint|integer|bigint|uuid|boolean|date|timestamp.*|text|character varying.*|numeric\(\d+(,[0-6])?\))$/
 
-/** The type that a key's text becomes, so that it is compared as a value. */
+/** The type to which a key's text is cast, so that it is compared as a value. */
 export function keyCast(type: string): string {
   if (/^(text|character varying)/.test(type)) return 'text'
   return type.replace(/\(.*?\)/, '')
@@ -94,7 +94,7 @@ function keyProblem(here: Table, there: Table, of: Storage, rooted: boolean): st
   const odd = here.columns.find(({ name, type, labels }) => here.key.includes(name) && (labels || !READABLE.test(type)))
   if (odd) return `its key column ${odd.name} has the type ${odd.type}`
   const shape = rowShape([here, there])
-  return shape.key.some(shape.odd) ? 'its key is written differently by both servers' : undefined
+  return shape.key.some(shape.odd) ? 'the two servers write its key differently' : undefined
 }
 
 async function readStorage(source: Database, plan: Plan): Promise<Map<string, Storage>> {
@@ -122,7 +122,7 @@ async function readStorage(source: Database, plan: Plan): Promise<Map<string, St
   return new Map(rows.map((row) => [row.name, row]))
 }
 
-/** Tables of the target whose rows change by themselves, which no log of the source tells, and by what. */
+/** Tables of the target whose rows change by themselves, invisible to the source's log, and the reason. */
 async function readHazards(target: Database, { targetSchema, tables }: Plan): Promise<Map<string, string>> {
   const { rows } = await target.query(
     `SELECT c.relname AS name, coalesce(array_to_string(c.reloptions, ' '), '') ~ '(^| )ttl' AS expires,

@@ -5,14 +5,14 @@ import { HEARTBEAT, OUR_SCHEMA, readMarker } from '../../source/heartbeat.ts'
 import { type Lsn, parseLsn } from '../../source/pgoutput.ts'
 import { logSlotOf } from '../../source/slot.ts'
 
-/** What the source says of both slots and of its transactions. */
+/** What the source reports about both slots and its transactions. */
 export interface Look {
   lsn: Lsn
   /** Every transaction with a lower id has ended and is visible. */
   xmin: bigint
   /** What the stream has confirmed. */
   confirmed: Lsn
-  /** Who reads the stream's slot; empty when nobody does. */
+  /** Who reads the stream's slot; empty without a reader. */
   reader: string
   /** WAL that the log's slot keeps, in bytes. */
   walBytes: number
@@ -53,7 +53,7 @@ export interface Baseline {
   beat: number
 }
 
-/** Writes a heartbeat whose transaction is known. Its position is behind every change that was read and forgotten before. */
+/** Writes a heartbeat with a known transaction. Its position is after every change that was read and forgotten before. */
 export async function markBaseline(source: Database, tables: Iterable<string>): Promise<Baseline> {
   const { rows } = await source.query(
     `UPDATE ${OUR_SCHEMA}.${HEARTBEAT} SET beat = beat + 1, marker = '' WHERE id = 1

@@ -7,9 +7,9 @@ import type { Database } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
 
 /**
- * Builds the plain indexes that were taken off for the load, while changes are streamed: they are in no stream's way, and
- * the application must not meet the target without them. What we build is no change of the schema by somebody else.
- * @returns the entry as it is then; the same one when nothing was to be built
+ * Builds the plain indexes that were dropped for the load, while changes stream: they do not block the stream, and the
+ * application must not find the target without them. Our own builds are not schema changes by another user.
+ * @returns the entry afterwards; the same one when there was nothing to build
  */
 export async function buildIndexes(source: Database, target: Database, entry: Entry): Promise<Entry> {
   const waiting = (await listDeferred(target, entry.id)).filter(({ kind, rebuilt }) => kind === 'index' && !rebuilt)
@@ -20,7 +20,7 @@ export async function buildIndexes(source: Database, target: Database, entry: En
       'schema.changed',
       'the schema has changed since `prepare`',
       changes,
-      'Take it back, or prepare and load again.',
+      'Revert the change, or prepare and load again.',
     )
   const built = await rebuildDeferred(target, entry.id, ['index'], {
     onBuilt: (name) => info(`index ${name} is back`),

@@ -10,7 +10,7 @@ import { readSlot } from '../../source/slot.ts'
 import type { StreamMetrics } from '../../tools/replicator.ts'
 import type { Stream } from './supervisor.ts'
 
-/** What was seen at each step of a proved drain; times in milliseconds since the drain began. */
+/** What was seen at each step of a proved drain; times in milliseconds since its start. */
 export interface DrainEvidence {
   marker: string
   /** Of the heartbeat that carried the marker. */
@@ -22,13 +22,13 @@ export interface DrainEvidence {
   markerSeenMs: number
   positionConfirmedMs: number
   doneMs: number
-  /** All of these are zero, or nothing was proved: what the replicator did again while the drain went on. */
+  /** All of these must be zero: what the replicator repeated during the drain. */
   retriesDuring: number
   dialsDuring: number
   restartsDuring: number
-  /** Changes that were still counted once the marker had arrived and was acknowledged; null when nothing counts them. */
+  /** Changes still counted after the marker had arrived and was acknowledged; null when nothing counts them. */
   changesAfter: number | null
-  /** Rows in the table where the replicator puts what it cannot apply; `table` as it was looked for. */
+  /** Rows in the replicator's dead-letter table; `table` is the name that was checked. */
   deadLetters: number
   deadLetterTable: string
 }
@@ -37,10 +37,10 @@ export interface DrainEvidence {
  * Proves that everything committed on the source before now has been applied on the target. Only sound while no write
  * is possible on the source: the caller holds the fence.
  *
- * Neither the apply rate nor the slot's position can prove it: the rate of a stuck stream is zero, and the position
- * never reaches the end of the WAL. A marker row can: changes arrive in order, so what came before it has arrived.
- * @param deadline milliseconds from now for all of it
- * @throws VerdictError that names the step which did not come to its end
+ * Neither the apply rate nor the slot's position can prove it: the rate of a stuck stream is zero, and the position never
+ * reaches the end of the WAL. A marker row can: changes arrive in order, so everything before it has arrived.
+ * @param deadline milliseconds from now, in total
+ * @throws VerdictError that names the step that did not complete
  */
 export async function proveDrain(stream: Stream, deadline: number): Promise<DrainEvidence> {
   await stream.pauseHeartbeat(true)
@@ -53,13 +53,13 @@ export async function proveDrain(stream: Stream, deadline: number): Promise<Drai
   }
 }
 
-/** Proofs that a retry of the replicator's may spoil. */
+/** Attempts that a retry of the replicator may spoil. */
 const PROOFS = 3
 
-/** The replicator has begun to retry, which CockroachDB asks for now and then: with another marker it can be proved. */
+/** The replicator has started to retry, which CockroachDB requires now and then. Another marker can still prove the drain. */
 class Retried extends VerdictError {}
 
-/** Proves the drain anew, by a marker of its own, when a retry of the replicator's has spoilt the proof. */
+/** Proves the drain again, with a new marker, when a retry of the replicator has spoilt the proof. */
 async function proveAgain(
   stream: Stream,
   source: Database,
@@ -76,7 +76,7 @@ async function proveAgain(
     }
 }
 
-/** Waits for one step of a proof after the other, as long as nothing has happened that spoils all of them. */
+/** Waits for the steps of a proof one by one, as long as nothing spoils them. */
 type Until = <T>(step: string, look: () => Promise<T | undefined>) => Promise<T>
 
 function stepsOf(stream: Stream, began: number, deadline: number): Until {
@@ -88,8 +88,8 @@ function stepsOf(stream: Stream, began: number, deadline: number): Until {
       stream.check()
       const { status } = stream
       const unproved = (why: string) =>
-        `the drain is not proved: the replicator ${why} while this waited for ${step}. Nothing was decided. Run \`cutover\` again.${lastError(stream)}`
-      // Nothing that comes after could prove this drain any more, and writes are paused meanwhile.
+        `the drain is not proved: the replicator ${why} while this waited for ${step}. Nothing was committed. Run \`cutover\` again.${lastError(stream)}`
+      // Nothing later could prove this drain, and writes are paused meanwhile.
       if (status.restarts > restarts) throw new VerdictError('drain.not-proved', unproved('was restarted'))
       if (status.retries > retries) throw new Retried('drain.not-proved', unproved('began to retry'))
       if (performance.now() - began > deadline) throw stream.stuck(`${step} did not happen within ${seconds(deadline)}`)
@@ -159,31 +159,30 @@ async function prove(
   return evidence
 }
 
-/** What the replicator said with its last error. */
+/** The replicator's last error. */
 function lastError({ diagnoses }: Stream): string {
   const said = [...diagnoses.keys()].at(-1)
   return said ? ` The replicator's last error: ${said.slice(0, 400)}` : ''
 }
 
 const MUTE =
-  "the replicator's metrics count no change, although the marker has arrived: their names are not known to this version, so nothing tells whether changes were still applied after it. A full verify after the drain does"
+  "the replicator's metrics count no change, although the marker has arrived. This version does not know their names, so it cannot see whether changes were still applied after the marker. A full verify after the drain can"
 
-/** The marker is a change itself: counters that know nothing of it tell nothing of others. */
+/** The marker is a change itself: counters that miss it say nothing about others. */
 function counting({ upserts }: StreamMetrics): boolean {
   return upserts > 0
 }
 
-/** What speaks against a drain of which the marker has arrived. */
+/** What invalidates a drain whose marker has arrived. */
 function drainProblems(evidence: DrainEvidence, reader: number | null | undefined): string[] {
   const { walsender, restartsDuring, retriesDuring, dialsDuring, changesAfter, deadLetters, deadLetterTable } = evidence
   return [
-    reader !== walsender && `the slot's reader changed from PID ${walsender} to ${reader ?? 'none'} meanwhile`,
-    restartsDuring && 'the replicator was restarted meanwhile',
-    retriesDuring && `the replicator retried ${plural(retriesDuring, 'time')} meanwhile`,
-    !restartsDuring && dialsDuring && 'the replicator connected to the source again meanwhile',
+    reader !== walsender && `the slot's reader changed from PID ${walsender} to ${reader ?? 'none'} during the drain`,
+    restartsDuring && 'the replicator was restarted during the drain',
+    retriesDuring && `the replicator retried ${plural(retriesDuring, 'time')} during the drain`,
+    !restartsDuring && dialsDuring && 'the replicator reconnected to the source during the drain',
     changesAfter && 'changes were still being applied after the marker',
-    deadLetters &&
-      `${deadLetters} changes lie in the dead-letter table ${deadLetterTable} instead of where they belong`,
+    deadLetters && `${deadLetters} changes are in the dead-letter table ${deadLetterTable} instead of their own table`,
   ].filter((problem) => typeof problem === 'string')
 }
 
@@ -206,7 +205,7 @@ export function deadLetterName(args: readonly string[]): string {
   return value?.split('.').at(-1)?.replaceAll('"', '') || 'replicator_dlq'
 }
 
-/** It exists only once it was configured or needed. */
+/** Exists only once it was configured or needed. */
 async function countDeadLetters(db: Database, schema: string, table: string): Promise<number> {
   const { rows } = await db.query(
     `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

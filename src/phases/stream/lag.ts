@@ -6,7 +6,7 @@ import { lsnNumber } from '../../source/slot.ts'
 
 const MOST_OWED = 10_000
 
-/** A heartbeat on its way: when it was written, and the replicator's retries by then. */
+/** A heartbeat on its way: when it was written, and the replicator's retries at that time. */
 interface Underway {
   beat: number
   at: number
@@ -22,12 +22,12 @@ export class Heartbeats {
   readonly #target: Link
   readonly #targetSchema: string
   #beating = true
-  /** The last that was written, and when; the last that was read on the target, and how long it took. */
+  /** The last one written, and when; the last one read on the target, and how long it took. */
   #written = 0
   #writtenAt = performance.now()
   #seen = 0
   #latency: number | undefined
-  /** Written and not arrived, the oldest first. */
+  /** Written but not arrived, oldest first. */
   #underway: Underway[] = []
   /** Positions of the source with the last heartbeat written before each. */
   #owed: { lsn: bigint; beat: number }[] = []
@@ -55,7 +55,7 @@ export class Heartbeats {
     return this.#underway[0]
   }
 
-  /** Milliseconds since the source took one; 0 while none is to be written. */
+  /** Milliseconds since the source accepted one; 0 while none is to be written. */
   get unwrittenMs(): number {
     return this.#beating ? this.sinceWrittenMs : 0
   }
@@ -67,7 +67,7 @@ export class Heartbeats {
   /** Milliseconds: the age of the oldest that has not arrived, or how long the last one took. */
   get lagMs(): number {
     const waiting = this.oldest ? performance.now() - this.oldest.at : 0
-    // While the source takes no heartbeat the lag is unknown.
+    // While the source accepts no heartbeat, the lag is unknown.
     const unwritten = this.unwrittenMs > 4 * TIMING.heartbeat ? this.unwrittenMs : 0
     return Math.round(Math.max(this.#latency ?? Number.POSITIVE_INFINITY, waiting, unwritten))
   }
@@ -75,7 +75,7 @@ export class Heartbeats {
   /** Stops writing heartbeats, so that a marker stays the last thing written. */
   async pause(): Promise<void> {
     this.#beating = false
-    // One that is being written is waited for: the same connection answers in order.
+    // Waits for one that is being written: the same connection answers in order.
     await this.#source.use((db) => db.query('SELECT 1')).catch(() => {})
   }
 
@@ -93,7 +93,7 @@ export class Heartbeats {
   }
 
   /**
-   * Reads which heartbeat the target has.
+   * Reads the latest heartbeat on the target.
    * @param confirmed the slot's position, as text
    * @returns how many heartbeats the target lacks although that position is past them: 0, or changes are lost
    * @throws VerdictError when the target has one that was never written
@@ -118,7 +118,7 @@ export class Heartbeats {
       this.#owed.push({ lsn: lsnNumber(lsn), beat })
   }
 
-  /** The last heartbeat that the slot's position says has been applied. */
+  /** The last heartbeat that must have been applied, by the slot's position. */
   #owedBy(confirmed: string | null | undefined): number {
     if (!confirmed) return 0
     const position = lsnNumber(confirmed)
@@ -131,15 +131,15 @@ export class Heartbeats {
   }
 
   /**
-   * A beat that was never written would be taken for all that are still to come, and a stream that stands still for one
-   * that has caught up. Ours may be on its way back to us, so the source is asked.
+   * A beat that was never written would count as all those still to come, and a stalled stream as caught up. Ours may be on
+   * its way back to us, so the source is asked.
    */
   async #requireWritten(seen: number): Promise<void> {
     const written = await this.#source.use(readBeat)
     if (seen > written)
       throw new VerdictError(
         'heartbeat.changed',
-        `the heartbeat on the target says ${seen}, but the source has only written ${written}: it was changed on the target, or another stream writes there, so the lag of this one is unknown. Run UPDATE ${this.#targetSchema}.${HEARTBEAT} SET beat = 0 on the target, and find out what writes there`,
+        `the heartbeat on the target is ${seen}, but the source has only written ${written}: it was changed on the target, or another stream writes there, so the lag is unknown. Run UPDATE ${this.#targetSchema}.${HEARTBEAT} SET beat = 0 on the target, and find out what writes there`,
       )
   }
 }

@@ -3,14 +3,14 @@ import { isConnectionLost } from '../../runtime/database.ts'
 import { VerdictError } from '../../runtime/errors.ts'
 import { TIMING } from '../../runtime/timing.ts'
 
-/** Loops that run beside each other until they are stopped; the first of their errors is kept. */
+/** Loops that run in parallel until they are stopped; the first error is kept. */
 export class Loops {
   readonly #stopped = new AbortController()
   readonly #onLost: (error: unknown) => void
   #running: Promise<void>[] = []
   #failure: Error | undefined
 
-  /** @param onLost hears of a lost connection, which a loop survives */
+  /** @param onLost called for a lost connection, which a loop survives */
   constructor(onLost: (error: unknown) => void) {
     this.#onLost = onLost
   }
@@ -38,7 +38,7 @@ export class Loops {
     )
   }
 
-  /** Does each of `works` in turn, again and again with `ms` between. */
+  /** Runs each of `works` in turn, again and again, with `ms` in between. */
   every(ms: number, ...works: (() => Promise<void>)[]): void {
     this.run(async () => {
       while (!this.stopped) {
@@ -62,7 +62,7 @@ export class Loops {
     await Promise.all(this.#running)
   }
 
-  /** A database that is away for a while is survived; the heartbeat that does not arrive tells when it is too long. */
+  /** Survives an unreachable database; the missing heartbeat shows when it takes too long. */
   async #surviving(work: () => Promise<void>): Promise<void> {
     try {
       await work()

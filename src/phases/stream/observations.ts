@@ -16,7 +16,7 @@ export class Observations {
     return this.#list.filter(({ kind }) => isSchemaChange(kind)).map(({ what }) => what)
   }
 
-  /** @throws VerdictError for what makes the stream's result wrong */
+  /** @throws VerdictError for observations that invalidate the stream */
   tell(found: readonly Observation[]): void {
     for (const observation of found) {
       const { kind, severity, what } = observation

@@ -46,7 +46,7 @@ export interface StreamInputs extends WatchLimits {
   replicatorArgs?: string[]
 }
 
-/** What the supervision rests on; and a script could drop rows that the proof would not miss. */
+/** Supervision depends on these flags, and a script could drop rows unnoticed by the proof. */
 const OWNED =
   /^(--(sourceConn|targetConn|stagingConn|slotName|publicationName|targetSchema|stagingSchema|stagingCreateSchema|metricsAddr|standbyTimeout|logFormat|logDestination|enableParallelApplies|userscript|verbose)(=|$)|-v)/
 
@@ -56,16 +56,16 @@ export function refusedArgument(args: readonly string[]): string | undefined {
 }
 
 /**
- * Makes the replicator write what it has after a moment. From 1.3.2 on it waits for `--flushPeriod`, 1 s by default [doc],
- * and the drain's marker would wait as long in the write pause.
- * @param help what `replicator pglogical --help` says
+ * Makes the replicator write its changes quickly. From 1.3.2 on it waits for `--flushPeriod`, 1 s by default [doc], and the
+ * drain's marker would wait as long in the write pause.
+ * @param help output of `replicator pglogical --help`
  */
 export function flushArguments(help: string, args: readonly string[]): string[] {
   const given = args.some((argument) => /^--flushPeriod(=|$)/.test(argument))
   return given || !help.includes('--flushPeriod') ? [] : ['--flushPeriod', `${TIMING.flush}ms`]
 }
 
-/** Starts the stream of a migration, runs `work` with it, and ends it whatever happens. The slot stays. */
+/** Starts the stream of a migration, runs `work` with it, and always ends it. The slot stays. */
 export async function withStream<T>(
   inputs: StreamInputs,
   entry: Entry,
@@ -76,7 +76,7 @@ export async function withStream<T>(
   if (refused)
     throw new InputError(
       'input.reserved-argument',
-      `input \`replicator-args\`: ${refused} is set by this action itself, or would break the proof of the drain`,
+      `input \`replicator-args\`: ${refused} is set by this action, or would break the proof of the drain`,
     )
   const { stagingSchema } = entry.facts
   if (!stagingSchema)
@@ -120,12 +120,12 @@ export async function withStream<T>(
     reportDiagnoses(stream)
     const left = login && (await retire(inputs, login.role))
     await end(inputs, entry, stagingSchema, publication, stream.files, left).catch((error) =>
-      info(`the slot's last position could not be noted: ${messageOf(error)}`),
+      info(`the slot's last position could not be recorded: ${messageOf(error)}`),
     )
   }
 }
 
-/** What the metrics file tells of a stream. */
+/** The stream's metrics for the metrics file. */
 function streamFigures(
   { id, phase }: Entry,
   before: StreamStatus & { at: number },
@@ -141,16 +141,16 @@ function streamFigures(
   }
 }
 
-/** One line a period: how far the target is behind, and whether that gets better. */
+/** One line per period: how far the target is behind, and the trend. */
 export function progressLine(before: StreamStatus & { at: number }, now: StreamStatus & { at: number }): string {
   const elapsed = Math.max(1, now.at - before.at) / 1000
   const rate = (now.changes - before.changes) / elapsed
   const lag = Number.isFinite(now.lagMs) ? `lag ${seconds(now.lagMs)}` : 'no heartbeat has arrived yet'
   const retries = now.retries - before.retries
-  return `streaming: ${now.beating ? lag : 'lag not known until the marker of the drain has arrived'}${retries > 0 ? `, retried ${number(retries)} times` : ''}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
+  return `streaming: ${now.beating ? lag : 'lag unknown until the marker of the drain has arrived'}${retries > 0 ? `, retried ${number(retries)} times` : ''}, ${number(rate)} rows/s, ${number(now.changes)} changes, ${number(now.behindBytes / 1024)} KiB of WAL behind${outlook(before, now, elapsed)}`
 }
 
-/** A second of lag is what a busy stream has anyway. */
+/** A busy stream lags by a second anyway. */
 const KEEPING_UP = 1_000
 
 function outlook(before: StreamStatus, now: StreamStatus, elapsed: number): string {
@@ -160,19 +160,19 @@ function outlook(before: StreamStatus, now: StreamStatus, elapsed: number): stri
   return `, caught up in about ${seconds((now.behindBytes / gained) * 1000)}`
 }
 
-/** What is needed before a replicator may run; leaves a note, so that a run that is killed is known to have begun. */
+/** Checks and records what a replicator needs before it starts, so that a killed run is known to have started. */
 async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) {
   return withDatabase(inputs.source, 'source', (source) =>
     withDatabase(inputs.target, 'target', async (target) => {
       const { database, isCockroach } = await readTarget(target)
-      // The replicator's own flag creates the database too, for which CockroachDB asks for CREATEDB.
+      // The replicator's own flag creates the database too, for which CockroachDB requires CREATEDB.
       await target.query(`CREATE SCHEMA IF NOT EXISTS ${ident(stagingSchema)}`)
       await endOrphan(source, entry)
-      // A cutover that came to no decision may have been killed before it could give them back.
+      // A cutover without a commit may have been killed before it could drop them again.
       await grantOwnWrites(target, entry.plan.targetSchema, entry.plan.tables)
       const again = await deferAgain(target, entry.id)
       if (again.length)
-        info(`${again.length} unique indexes and constraints that would be in the stream's way are off again`)
+        info(`${again.length} unique indexes and constraints that would block the stream are dropped again`)
       const slot = await readSlotNow(source, entry)
       if (!slot)
         refuse(
@@ -197,14 +197,14 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
       if (problems.length)
         refuse(
           'stream.not-continuous',
-          'the stream would not go on where the last one ended',
+          'the stream would not resume where the last one ended',
           problems,
-          'Changes are lost without a word otherwise: repeat the load.',
+          'Otherwise changes are silently lost. Repeat the load.',
         )
-      // What the tables were before, not what they are: the stream's first look tells what was done to them since.
+      // What the tables were before, not what they are: the stream's first check shows what has changed since.
       const files = note?.files ?? entry.facts.files ?? {}
       const role = (await mayCreateLogins(target)) ? newLoginName() : undefined
-      // Before it is created: a run that is killed leaves its name to whoever comes next.
+      // Before it is created, so that a killed run leaves its name to the next one.
       await noteStream(target, entry.id, {
         ...noteOf(slot, stagingSchema, publication, false),
         files,
@@ -216,7 +216,7 @@ async function begin(inputs: StreamInputs, entry: Entry, stagingSchema: string) 
   )
 }
 
-/** undefined, with the reason in the log, where the target does not let the stream have a login of its own. */
+/** Undefined, with the reason in the log, when the target does not allow the stream its own login. */
 async function openLogin(
   target: Database,
   url: string,
@@ -231,14 +231,14 @@ async function openLogin(
     if (!problem) return await createStreamLogin(target, url, role, plan.targetSchema, tables)
   } catch (error) {
     await dropStreamLogin(target, role)
-    info(`the stream gets no login of its own on the target: ${messageOf(error)}`)
+    info(`the stream has no login of its own on the target: ${messageOf(error)}`)
     return undefined
   }
-  info(`the stream gets no login of its own on the target: ${problem}`)
+  info(`the stream has no login of its own on the target: ${problem}`)
   return undefined
 }
 
-/** @returns the role, where it could not be retired */
+/** @returns the role, if it could not be revoked */
 async function retire(inputs: StreamInputs, role: string): Promise<string | undefined> {
   try {
     await withDatabase(inputs.target, 'target', async (target) => {
@@ -247,12 +247,12 @@ async function retire(inputs: StreamInputs, role: string): Promise<string | unde
     })
     return undefined
   } catch (error) {
-    info(`the stream's login ${role} is retired by the next stream: ${messageOf(error)}`)
+    info(`the next stream revokes the stream's login ${role}: ${messageOf(error)}`)
     return role
   }
 }
 
-/** Its mark is read first: a change that comes after it is seen by the stream's watch. */
+/** Reads its mark first, so that the stream's watch notices a later change. */
 async function requirePublication(source: Database, { plan }: Entry): Promise<PublicationMark> {
   const mark = await readPublicationMark(source, plan.publication)
   const problems = await publicationProblems(source, { ...plan, schema: plan.sourceSchema })
@@ -261,13 +261,13 @@ async function requirePublication(source: Database, { plan }: Entry): Promise<Pu
   return mark
 }
 
-/** How often a reader that comes back is cut off. */
+/** How often a returning reader is disconnected. */
 const MOST_CUTS = 5
 
 /**
- * Cuts off a replicator that an earlier run has left behind: only this run may stream, since it holds the migration, and
- * the reader has our replicator's name and user. Its process ends with its run; one that comes back lives elsewhere.
- * @throws VerdictError when somebody else reads the slot, or the reader does not stay away
+ * Disconnects a replicator that an earlier run has left behind. Only this run may stream, because it holds the migration,
+ * and the reader has our replicator's name and user. Its process ends with its run; one that returns lives elsewhere.
+ * @throws VerdictError when another client reads the slot, or the reader keeps coming back
  */
 async function endOrphan(source: Database, entry: Entry): Promise<void> {
   for (let cuts = 0; ; cuts++) {
@@ -279,7 +279,7 @@ async function endOrphan(source: Database, entry: Entry): Promise<void> {
         'slot.in-use',
         'the stream cannot begin',
         [`the slot ${entry.plan.slot} is read by ${readerText(reader)}, which is not known to be ours`],
-        `End that process, or its session (SELECT pg_terminate_backend(${reader.pid})), and run this again.`,
+        `End that process, or its session (SELECT pg_terminate_backend(${reader.pid})), then rerun the step.`,
       )
     if (cuts >= MOST_CUTS)
       refuse(
@@ -288,28 +288,28 @@ async function endOrphan(source: Database, entry: Entry): Promise<void> {
         [
           `a replicator of an earlier run is still alive and takes the slot ${entry.plan.slot} again: ${readerText(reader)}`,
         ],
-        'End its process: the job that began it, or its machine, still runs. Then run this again.',
+        'End its process: the job that started it, or its machine, still runs. Then rerun the step.',
       )
     await source.query('SELECT pg_catalog.pg_terminate_backend($1)', [reader.pid])
-    info(`the replicator of an earlier run, which nobody watches any more, was cut off: ${readerText(reader)}`)
+    info(`disconnected the abandoned replicator of an earlier run: ${readerText(reader)}`)
   }
 }
 
-/** Who reads the slot, unless nobody does for a moment. */
+/** Who reads the slot, unless it is unread for a moment. */
 async function readerAfter(source: Database, entry: Entry, ms: number, cut: boolean) {
   const until = performance.now() + ms
   let away = 0
   for (;;) {
     const reader = (await readSlotNow(source, entry))?.reader
     away = reader ? 0 : away + 1
-    // A replicator that has lost its session dials again within a tenth of a second.
+    // A replicator that has lost its session reconnects within a tenth of a second.
     if (away >= (cut ? 5 : 1)) return undefined
     if (reader && performance.now() > until) return reader
     await sleep(TIMING.readerLook)
   }
 }
 
-/** The replicator's own note of how far it came, which wins over the slot. Undefined when it has none yet. */
+/** The replicator's own record of its progress, which takes precedence over the slot. Undefined when it has none yet. */
 async function readMemo(db: Database, stagingSchema: string, targetSchema: string): Promise<string | undefined> {
   const there = await db.query(
     `SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -334,7 +334,7 @@ async function end(
 ): Promise<void> {
   await withDatabase(inputs.source, 'source', async (source) => {
     let slot = await readSlotNow(source, entry)
-    // The server takes a moment to see that its reader is gone, and takes in its last word until then.
+    // The server takes a moment to notice that its reader is gone, and accepts its last message until then.
     for (let attempt = 0; slot?.active && attempt < 20; attempt++) {
       await sleep(TIMING.readerLook / 2)
       slot = await readSlotNow(source, entry)
@@ -357,10 +357,10 @@ function noteOf(slot: SlotFacts, stagingSchema: string, publication: Publication
 }
 
 /**
- * Whether a new replicator would take up exactly what the last one left. Its own note on the target (`memo`) wins over
- * the slot, so one from another source or an earlier slot would make it skip changes without a word.
+ * Whether a new replicator would continue exactly where the last one ended. Its own note on the target (`memo`) takes
+ * precedence over the slot, so one from another source or an earlier slot would make it silently skip changes.
  * @param note what the last stream of this load left; undefined when there has been none
- * @param cursor where the load left the slot; nobody moves it before the first stream
+ * @param cursor where the load left the slot; nothing moves it before the first stream
  */
 export function continuityProblems(
   slot: Pick<SlotFacts, 'confirmedFlushLsn' | 'lsn' | 'decoded' | 'serverStart'>,
@@ -371,32 +371,32 @@ export function continuityProblems(
   const problems: string[] = []
   if (memo && lsnNumber(memo) > lsnNumber(slot.lsn))
     problems.push(
-      `the replicator's note on the target says ${memo}, where the source is only at ${slot.lsn}: it is of another source, or the source was restored`,
+      `the replicator's note on the target is at ${memo}, but the source is only at ${slot.lsn}: the note belongs to another source, or the source was restored`,
     )
   else if (memo && !note)
     problems.push(
-      `the replicator's note on the target says ${memo}, but nothing has been streamed since this load: it is of an earlier stream and would win over the slot`,
+      `the replicator's note on the target is at ${memo}, but nothing has been streamed since this load: the note belongs to an earlier stream and would take precedence over the slot`,
     )
   if (!slot.confirmedFlushLsn) return problems
   if (!note && cursor && lsnNumber(slot.confirmedFlushLsn) > lsnNumber(cursor))
     problems.push(
-      `the slot is at ${slot.confirmedFlushLsn}, but the load ended with the cursor ${cursor}, and nothing has been streamed since: it was recreated, advanced or read by somebody else`,
+      `the slot is at ${slot.confirmedFlushLsn}, but the load ended with the cursor ${cursor}, and nothing has been streamed since: it was recreated, advanced or read by another client`,
     )
   if (!note?.confirmedFlushLsn) return problems
   const [then, now] = [lsnNumber(note.confirmedFlushLsn), lsnNumber(slot.confirmedFlushLsn)]
-  // After a crash the server may remember an earlier position; what is sent again does no harm.
+  // After a crash the server may remember an earlier position; sending changes again does no harm.
   const restarted = note.serverStart !== slot.serverStart
   if (now < then && !restarted)
     problems.push(
-      `the slot is at ${slot.confirmedFlushLsn}, before ${note.confirmedFlushLsn}, where it was already: it is another slot`,
+      `the slot is at ${slot.confirmedFlushLsn}, before ${note.confirmedFlushLsn}, where it had already been: it is another slot`,
     )
   if (note.ended && now > then)
     problems.push(
-      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} since the last stream ended: it was recreated, advanced or read by somebody else`,
+      `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} since the last stream ended: it was recreated, advanced or read by another client`,
     )
   else if (!restarted && note.decoded !== null && slot.decoded !== null && slot.decoded < note.decoded)
-    problems.push('the slot has decoded less than it had before: it was recreated meanwhile')
-  // A stream that was killed may have come further than its note, but by nothing else than the transactions it read.
+    problems.push('the slot has decoded less than before: it was recreated')
+  // A killed stream may have come further than its note, but only by the transactions it read.
   else if (!note.ended && !restarted && now > then && slot.decoded !== null && slot.decoded === note.decoded)
     problems.push(
       `the slot has moved from ${note.confirmedFlushLsn} to ${slot.confirmedFlushLsn} without decoding a transaction: it was recreated or advanced after the last stream was killed`,
@@ -404,14 +404,13 @@ export function continuityProblems(
   return problems
 }
 
-/** Only what happened: `the replicator was started again once; our own connections were lost 2 times`. */
+/** Only what happened: `the replicator was restarted once; our own connections were lost 2 times`. */
 export function diagnosesText(status: Pick<StreamStatus, 'retries' | 'restarts' | 'interruptions'>): string {
   const times = (count: number) => (count === 1 ? 'once' : `${number(count)} times`)
   const { retries, restarts, interruptions } = status
-  const replicator = [
-    retries && `retried ${times(retries)}`,
-    restarts && `was started again ${times(restarts)}`,
-  ].filter(Boolean)
+  const replicator = [retries && `retried ${times(retries)}`, restarts && `was restarted ${times(restarts)}`].filter(
+    Boolean,
+  )
   const parts = [
     replicator.length && `the replicator ${replicator.join(' and ')}`,
     interruptions && `our own connections were lost ${times(interruptions)}`,
@@ -425,6 +424,6 @@ function reportDiagnoses(stream: Stream): void {
   info(diagnosesText({ retries, restarts, interruptions }))
   for (const [said, times] of stream.diagnoses) {
     const often = times ? ` (${plural(times, 'retry', 'retries')})` : ''
-    warning(`the replicator said${often}: ${explainDiagnosis(said)}: ${said.slice(0, 300)}`)
+    warning(`the replicator reported${often}: ${explainDiagnosis(said)}: ${said.slice(0, 300)}`)
   }
 }

@@ -5,19 +5,19 @@ import { noMetrics, Replicator, type ReplicatorRequest, type StreamMetrics } fro
 
 const MOST_DIAGNOSES = 50
 
-/** The replicator's process and those before it, since it is started again when it ends unasked: what they did and said. */
+/** The replicator's processes so far, including restarts: their counters and output. */
 export class ReplicatorRuns {
   readonly #request: Omit<ReplicatorRequest, 'metricsAddr'>
   #current: Replicator | undefined
-  /** Of the processes that have ended, and of this one. */
+  /** Of the ended processes, and of the current one. */
   #past: StreamMetrics = noMetrics()
   #metrics: StreamMetrics = noMetrics()
   #movedAt = performance.now()
   #restarts = 0
-  /** Retries of the processes that have ended, and dials at the last look at this one's. */
+  /** Retries of the ended processes, and dials at the last reading of the current one. */
   #retriesBefore = 0
   #dialsBefore = 0
-  /** The last retry, and the first of those that have followed each other within `retryGap`. */
+  /** The last retry, and the first of those that followed each other within `retryGap`. */
   #retryAt = Number.NEGATIVE_INFINITY
   #circlingSince = 0
   readonly #diagnoses = new Map<string, number>()
@@ -42,7 +42,7 @@ export class ReplicatorRuns {
     return this.#restarts
   }
 
-  /** Rows upserted and deleted since the first one began. */
+  /** Rows upserted and deleted since the first process started. */
   get changes(): number {
     return applied(this.#past) + applied(this.#metrics)
   }
@@ -52,24 +52,24 @@ export class ReplicatorRuns {
     return this.#movedAt
   }
 
-  /** By its words, or by how often it has dialled when its words are in a form that is not known. */
+  /** By its log lines, or by its dials when the log format is unknown. */
   get retries(): number {
     const now = Math.max(this.#current?.retries ?? 0, dials(this.#metrics) - 1)
     return this.#retriesBefore + Math.max(0, now)
   }
 
-  /** For how many milliseconds it has retried without a pause; undefined when it does not. */
+  /** Milliseconds of uninterrupted retrying; undefined when it is not retrying. */
   get circlingMs(): number | undefined {
     const now = performance.now()
     return now - this.#retryAt < TIMING.retryGap ? now - this.#circlingSince : undefined
   }
 
-  /** What it said with its errors, and how often; it may have got over it. */
+  /** Its distinct errors, and how often each occurred; it may have recovered. */
   get diagnoses(): ReadonlyMap<string, number> {
     return this.#diagnoses
   }
 
-  /** Its last error, in its own words. */
+  /** Its last error, verbatim. */
   get said(): string | undefined {
     return this.#current?.lastDiagnosis ?? [...this.#diagnoses.keys()].at(-1)
   }
@@ -97,7 +97,7 @@ export class ReplicatorRuns {
     this.#noteLast()
   }
 
-  /** Accounts for one that has ended, before another is launched. */
+  /** Accounts for an ended process before another is launched. */
   bury(): void {
     this.#restarts++
     this.#retriesBefore = this.retries

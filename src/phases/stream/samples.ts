@@ -5,14 +5,14 @@ export interface Sample {
   lagMs: number
   /** WAL that the slot keeps on the source. */
   walBytes: number
-  /** Rows applied since the stream began. */
+  /** Rows applied since the stream started. */
   changes: number
 }
 
-/** Enough for a chart, little enough for the ledger. */
+/** Enough for a chart, small enough for the ledger. */
 const MOST = 240
 
-/** Samples at even distances however long a stream takes: when there are too many, every other one is forgotten. */
+/** Evenly spaced samples however long a stream takes: when there are too many, every other one is dropped. */
 export class Samples {
   #kept: Sample[] = []
   #every = 1

@@ -14,6 +14,7 @@ export class SlotGuard {
   readonly #plan: Plan
   readonly #limits: WatchLimits
   #slot: SlotFacts | undefined
+  #confirmedAt = Number.NEGATIVE_INFINITY
   /** The publication's oid. */
   #publication: number | null | undefined
   #startLsn: string | null | undefined
@@ -25,7 +26,7 @@ export class SlotGuard {
     this.#limits = limits
   }
 
-  /** As it was last read. */
+  /** As last read. */
   get slot(): SlotFacts | undefined {
     return this.#slot
   }
@@ -35,11 +36,16 @@ export class SlotGuard {
     return this.#startLsn ?? null
   }
 
+  /** When the stream was last seen to confirm more, by this process's clock. */
+  get confirmedAt(): number {
+    return this.#confirmedAt
+  }
+
   get publicationGone(): boolean {
     return this.#publication === null
   }
 
-  /** @throws VerdictError when the slot or the publication is not the one it was */
+  /** @throws VerdictError when the slot or the publication is not the original one */
   async read(): Promise<SlotFacts> {
     const { slot: name, publication } = this.#plan
     const slot = await this.#link.use(async (db) => {
@@ -47,17 +53,15 @@ export class SlotGuard {
       return readSlotFacts(db, name, publication, this.#since14)
     })
     if (!slot)
-      throw new VerdictError(
-        'slot.missing',
-        `the slot ${name} is gone: changes since then are lost, and the load must be repeated`,
-      )
+      throw new VerdictError('slot.missing', `the slot ${name} is gone: changes since then are lost. Repeat the load`)
     const before = this.#slot
     this.#startLsn ??= slot.confirmedFlushLsn
+    if (before && before.confirmedFlushLsn !== slot.confirmedFlushLsn) this.#confirmedAt = performance.now()
     this.#slot = slot
     if (before && wasRecreated(before, slot))
       throw new VerdictError(
         'slot.recreated',
-        `the slot ${name} was recreated: changes in between are lost, and the load must be repeated`,
+        `the slot ${name} was recreated: changes in between are lost. Repeat the load`,
       )
     this.#requirePublication(slot)
     return slot
@@ -69,12 +73,12 @@ export class SlotGuard {
     this.#publication = slot.publication
     throw new VerdictError(
       'publication.dropped',
-      `the publication ${this.#plan.publication} was dropped${slot.publication === null ? '' : ' and created again'}; under a live slot that does not heal: start over with a new slot`,
+      `the publication ${this.#plan.publication} was dropped${slot.publication === null ? '' : ' and created again'}. A live slot does not recover from that. Start over with a new slot`,
     )
   }
 
   /**
-   * A disk that fills stops the source for everybody, so this is never silent.
+   * A full disk stops the source for everyone, so this is never silent.
    * @param stopReading ends the stream, before its slot is dropped
    * @throws VerdictError when the slot keeps more than the budget; with `on-wal-budget: drop-slot` it is dropped by then
    */
@@ -86,18 +90,18 @@ export class SlotGuard {
     if (onWalBudget === 'fail')
       throw new VerdictError(
         'slot.wal-budget',
-        `${kept}; it still does. Find out what holds the stream up, raise the budget, or give up and drop the slot (\`abort\`) before the disk is full`,
+        `${kept}, and still does. Find out what delays the stream, raise the budget, or run \`abort\` to drop the slot before the disk is full`,
       )
     await stopReading()
     await this.#link.use((db) => seizeAndDrop(db, this.#plan.slot))
     throw new VerdictError(
       'slot.wal-budget',
-      `${kept}; \`on-wal-budget: drop-slot\` has dropped it, so the source's disk is safe, and the load must be repeated`,
+      `${kept}. It was dropped to save the source's disk (\`on-wal-budget: drop-slot\`). Repeat the load`,
     )
   }
 }
 
-/** The number of decoded transactions only grows while a slot lives. */
+/** The number of decoded transactions only grows while a slot exists. */
 function wasRecreated(before: SlotFacts, slot: SlotFacts): boolean {
   return before.serverStart === slot.serverStart && slot.decoded !== null && slot.decoded < (before.decoded ?? 0)
 }

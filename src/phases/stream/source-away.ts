@@ -4,8 +4,8 @@ import { TIMING } from '../../runtime/timing.ts'
 import type { Loops } from './loops.ts'
 
 /**
- * Ends the replicator while the source takes no connections: a server that shuts down waits for whoever reads its log,
- * and the replicator does not notice.
+ * Ends the replicator while the source accepts no connections: a server that shuts down waits for its log's readers, and the
+ * replicator does not notice.
  */
 export class SourceAway {
   readonly #stop: () => Promise<unknown>
@@ -15,7 +15,7 @@ export class SourceAway {
     this.#stop = stop
   }
 
-  /** Does `work` on the source, and sees from it whether the source is there. */
+  /** Runs `work` on the source, and notes whether the source is available. */
   async seenBy(work: () => Promise<void>): Promise<void> {
     try {
       await work()
@@ -23,7 +23,9 @@ export class SourceAway {
     } catch (error) {
       if (errorCode(error) === 'connect.not-ready' && !this.#away) {
         this.#away = true
-        info('the source is shutting down or starting: the replicator is ended, and started again when it is back')
+        info(
+          'the source is shutting down or starting: ending the replicator, and restarting it when the source is back',
+        )
         void this.#stop()
       }
       throw error

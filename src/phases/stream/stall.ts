@@ -3,20 +3,20 @@ import { minutes } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 
 export interface StallOptions {
-  /** What may be silent, such as `molt fetch`. */
+  /** The tool's name, such as `molt fetch`. */
   name: string
-  /** What is known of it, in words, without a stop at the end. */
+  /** What is known about it, in words, without a full stop at the end. */
   known(): string
-  /** Why it may be right all the same, and where to look, in sentences. */
+  /** Why the stall may be harmless, and where to look, in sentences. */
   advice: string
-  /** Milliseconds of silence after which `end` is called once; without it silence is only told. */
+  /** Milliseconds of stall after which `end` is called once; without it, stalls are only reported. */
   stallAfter: number | undefined
   end(): void
 }
 
 /**
- * A tool that is frozen, or waits for a lock, would hold a job until its timeout without a word. StallWatch proves
- * nothing, since a large table's IMPORT INTO is one statement: so it is told, and red only when that is asked for.
+ * A tool that is frozen, or waits for a lock, would silently hold a job until its timeout. StallWatch proves nothing,
+ * because a large table's IMPORT INTO is one statement: it warns, and fails only if asked to.
  */
 export class StallWatch {
   readonly #options: StallOptions
@@ -30,7 +30,7 @@ export class StallWatch {
     this.#timer = setInterval(() => this.#look(), TIMING.stallLook)
   }
 
-  /** It has said something, or moved a row. */
+  /** It has printed something, or moved a row. */
   heard(): void {
     this.#since = performance.now()
     this.#tellAt = TIMING.stallFirst
@@ -40,7 +40,7 @@ export class StallWatch {
     clearInterval(this.#timer)
   }
 
-  /** Why it was ended, in a sentence; undefined when it was not, or not for its silence. */
+  /** Why it was ended, in a sentence; undefined when it was not, or for another reason. */
   get reason(): string | undefined {
     return this.#reason
   }
@@ -50,12 +50,12 @@ export class StallWatch {
     const silent = performance.now() - this.#since
     if (this.#reason) return
     if (stallAfter !== undefined && silent >= stallAfter) {
-      // What is known is known before its end.
-      this.#reason = `It was ended because nothing was heard of it for ${minutes(silent)} (\`stall-after\`): ${known()}. ${advice}.`
+      // What is known is collected before its end.
+      this.#reason = `It was ended because it printed nothing for ${minutes(silent)} (\`stall-after\`): ${known()}. ${advice}.`
       end()
     }
     if (silent < this.#tellAt) return
     this.#tellAt += Math.min(this.#tellAt, TIMING.stallLongest)
-    warning(`nothing was heard of ${name} for ${minutes(silent)}: ${known()}. ${advice}. Cancel the run to end it`)
+    warning(`${name} has printed nothing for ${minutes(silent)}: ${known()}. ${advice}. Cancel the run to end it`)
   }
 }

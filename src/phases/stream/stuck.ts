@@ -6,26 +6,26 @@ import { readerText, type SlotFacts } from '../../source/slot.ts'
 import { type Diagnosis, translate } from '../../tools/diagnoses.ts'
 import type { Replicator } from '../../tools/replicator.ts'
 
-/** What is known of a stream that does not move. */
+/** What is known about a stream that does not move. */
 export interface StuckFacts {
   sourceUrl: string
   targetUrl: string
   publication: string
   publicationGone: boolean
-  /** The replicator's last error, in its own words and as we understand it. */
+  /** The replicator's last error, verbatim and with its diagnosis. */
   said: string | undefined
   diagnosis: Diagnosis | undefined
   retries: number
-  /** Who holds the lock on the target for which the stream waits. */
+  /** Who holds the lock on the target that the stream waits for. */
   blocked: string | null
   slot: SlotFacts | undefined
   /** Triggers of the planned tables on the target, as `table.trigger`. */
   triggers: readonly string[]
-  /** What was changed in tables, or how the two sides' tables differ. */
+  /** What changed in tables, or how the two sides' tables differ. */
   schemaChanges: readonly string[]
 }
 
-/** The error for a stream that does not move: what was seen, why it is so, and what the replicator last said. */
+/** The error for a stream that does not move: what was seen, the cause, and the replicator's last output. */
 export function stuckError(seen: string, facts: StuckFacts): VerdictError {
   const parts = [`the stream is stuck: ${seen}`, cause(facts), lastWords(facts)]
   notify('stream-stuck', { what: seen })
@@ -42,7 +42,7 @@ function cause(facts: StuckFacts): string | undefined {
 function lastWords({ said, retries, slot }: StuckFacts): string {
   const retried = retries ? `retried ${plural(retries, 'time')} and ` : ''
   if (said) return `the replicator ${retried}last said: ${said.slice(0, 400)}`
-  return `the replicator said nothing about it${slot?.active === false ? ', and nobody reads the slot' : ''}`
+  return `the replicator printed nothing about it${slot?.active === false ? ', and the slot has no reader' : ''}`
 }
 
 function stuckCode({ diagnosis, blocked, publicationGone }: StuckFacts): ErrorCode {
@@ -51,7 +51,7 @@ function stuckCode({ diagnosis, blocked, publicationGone }: StuckFacts): ErrorCo
   return publicationGone ? 'stream.stuck.publication' : 'stream.stuck.other'
 }
 
-/** The error for a replicator that ended and is not started again. */
+/** The error for a replicator that ended and is not restarted. */
 export function deathError(replicator: Replicator, facts: StuckFacts): ToolError {
   const said = lastError(replicator)
   const diagnosis = translate(said)
@@ -64,12 +64,12 @@ export function deathError(replicator: Replicator, facts: StuckFacts): ToolError
   })
 }
 
-/** The last error that it logged, else its last line. */
+/** The last error that it logged, otherwise its last line. */
 export function lastError({ lastDiagnosis, child }: Replicator): string {
   return lastDiagnosis ?? child.lastWords
 }
 
-/** What the databases know about it that the replicator does not say; completes the diagnosis. */
+/** What the databases know and the replicator does not say; completes the diagnosis. */
 function diagnosisDetail({ kind }: Diagnosis, facts: StuckFacts): string {
   const { said, slot, schemaChanges, triggers } = facts
   if (kind === 'connection') return sideText(said, facts)
@@ -79,7 +79,7 @@ function diagnosisDetail({ kind }: Diagnosis, facts: StuckFacts): string {
   return schemaChanges.length ? ` (${schemaChanges.slice(0, 3).join('; ')})` : ''
 }
 
-/** Which database the replicator speaks of, where it names the address of one alone. */
+/** Which database the replicator means, when it names the address of only one. */
 export function sideText(said: string | undefined, urls: { sourceUrl: string; targetUrl: string }): string {
   const named = (url: string) => {
     if (!URL.canParse(url)) return false

@@ -23,9 +23,9 @@ import { applying, applyingOnCockroach, Watch, type WatchLimits, walObservations
 export interface StreamOptions {
   sourceUrl: string
   targetUrl: string
-  /** By which the replicator writes to the target; by that of `targetUrl` where there is none of its own. */
+  /** The replicator's login on the target; without one of its own, the login of `targetUrl`. */
   login?: StreamLogin
-  /** The target's database, which the replicator wants before the schema's name. */
+  /** The target's database, which the replicator requires before the schema's name. */
   targetDatabase: string
   /** Whether the target is CockroachDB; a rehearsal's is PostgreSQL. */
   isCockroach?: boolean
@@ -34,23 +34,23 @@ export interface StreamOptions {
   program: string
   logFile: string
   extraArgs: readonly string[]
-  /** Milliseconds without a heartbeat on the target after which a stream that does not move is called stuck. */
+  /** Milliseconds without a heartbeat on the target after which a stream that does not move counts as stuck. */
   stuckAfter: number
   watch: WatchLimits
-  /** The publication as it was when it was found to be right. */
+  /** The publication when it was checked. */
   publication?: PublicationMark
-  /** The files of the source's tables before it begins. */
+  /** The files of the source's tables before it starts. */
   files?: TableFiles
-  /** Set by the rolling proof beside the stream: changed rows that it still has to compare; undefined when it proves nothing. */
+  /** Set by the rolling proof beside the stream: changed rows still to be compared; undefined when it proves nothing. */
   keysOpen?: () => number | undefined
   signal: AbortSignal
 }
 
-/** How the stream is doing. Times in milliseconds, by this runner's monotonic clock alone. */
+/** The stream's current state. Times in milliseconds, all by this runner's monotonic clock. */
 export interface StreamStatus {
   /** Age of the oldest heartbeat that has not arrived, or how long the last one took. */
   lagMs: number
-  /** False while no heartbeat is written, for a drain: `lagMs` is the last that was measured then, and tells nothing of now. */
+  /** False while no heartbeat is written, for a drain: `lagMs` is then the last measurement, and says nothing about now. */
   beating: boolean
   /** Rows upserted and deleted on the target since the stream began, heartbeats included. */
   changes: number
@@ -60,18 +60,18 @@ export interface StreamStatus {
   behindBytes: number
   retries: number
   restarts: number
-  /** Times that one of our own connections was lost and made again. */
+  /** How often one of our own connections was lost and reopened. */
   interruptions: number
 }
 
-/** Retries since a heartbeat was written from which a stream that still retries goes round in circles. */
+/** Retries since a heartbeat was written from which a retrying stream counts as circling. */
 const CIRCLING = 3
-/** How often in a row a replicator may die without having brought anything over. */
+/** How often in a row a replicator may die without having applied anything. */
 const MAX_VAIN_LIVES = 5
 
 /**
- * A supervised stream: the replicator as a child process, and a heartbeat that travels through it from the source to
- * the target. The heartbeat is the only thing believed: the replicator looks calm when it is stuck.
+ * A supervised stream: the replicator as a child process, and a heartbeat that travels through it from the source to the
+ * target. Only the heartbeat is trusted: the replicator looks calm when it is stuck.
  */
 export class Stream {
   readonly options: StreamOptions
@@ -88,15 +88,15 @@ export class Stream {
   readonly #loops = new Loops((error) => this.#noteLost(error))
   readonly #away = new SourceAway(() => this.#replicator.stop())
   #over = false
-  /** When a session last worked on a transaction, which moves no counter before its end. */
+  /** When a session last worked on a transaction, which moves no counter before it ends. */
   #busyAt = Number.NEGATIVE_INFINITY
-  /** Who holds the lock on the target for which the stream waits. */
+  /** Who holds the lock on the target that the stream waits for. */
   #blocked: string | null = null
 
   constructor(options: StreamOptions) {
     const { plan, watch } = options
     this.options = options
-    // An attempt to connect must not hold up the end of the stream.
+    // A connection attempt must not delay the end of the stream.
     const over = AbortSignal.any([options.signal, this.#loops.signal])
     const source = () => new Link(options.sourceUrl, 'source', over)
     const target = () => new Link(options.targetUrl, 'target', over)
@@ -128,7 +128,7 @@ export class Stream {
     )
   }
 
-  /** Ends a stream whose drain is proved: its work is done, and standing still is what it shall do. */
+  /** Ends a stream whose drain is proved: its work is done, and it is meant to stand still. */
   async finish(): Promise<void> {
     this.#over = true
     await this.close()
@@ -137,10 +137,10 @@ export class Stream {
   /** Ends the replicator and every connection. The slot stays, so that a later stream resumes where this one ended. */
   async close(): Promise<void> {
     await this.#stopReplicator()
-    // Before the loops: one of them may wait for an answer from a server that never gives one.
+    // Before the loops: one of them may wait for an answer that never comes.
     await this.#closeLinks()
     await this.#loops.ended()
-    // A loop that was between two calls has connected again.
+    // A loop between two calls may have connected again.
     await this.#closeLinks()
   }
 
@@ -175,7 +175,7 @@ export class Stream {
     return this.#samples.list
   }
 
-  /** The slot as it was last seen, half a second ago at most while the source answers. */
+  /** The slot as last seen, at most half a second ago while the source answers. */
   get slot(): SlotFacts | undefined {
     return this.#guard.slot
   }
@@ -185,22 +185,22 @@ export class Stream {
     return this.#guard.startLsn
   }
 
-  /** What the replicator said with its errors, and how often; it may have got over it. */
+  /** The replicator's distinct errors, and how often each occurred; it may have recovered. */
   get diagnoses(): ReadonlyMap<string, number> {
     return this.#replicator.diagnoses
   }
 
-  /** What the watches have seen and told so far. */
+  /** What the watches have seen and reported so far. */
   get observations(): readonly Observation[] {
     return this.#observations.list
   }
 
-  /** The files of the source's tables when they were last looked at. */
+  /** The files of the source's tables when they were last read. */
   get files(): TableFiles {
     return this.#watch.files
   }
 
-  /** Another one after the replicator was started again. */
+  /** Changes when the replicator is restarted. */
   get pid(): number | undefined {
     return this.#replicator.current?.child.pid
   }
@@ -209,7 +209,7 @@ export class Stream {
     return this.#replicator.metrics()
   }
 
-  /** Stops writing heartbeats, so that a marker stays the last thing written, or goes on with them. */
+  /** Stops writing heartbeats, so that a marker stays the last thing written, or resumes them. */
   async pauseHeartbeat(pause: boolean): Promise<void> {
     if (pause) await this.#heartbeats.pause()
     else this.#heartbeats.resume()
@@ -225,7 +225,7 @@ export class Stream {
     if (this.#over) return
     const { stuckAfter } = this.options
     const { circlingMs = 0 } = this.#replicator
-    // Another process may bring the heartbeats over while ours waits for the slot.
+    // Another process may apply the heartbeats while ours waits for the slot.
     if (circlingMs >= stuckAfter && this.#replicator.diagnosis?.kind === 'slot-busy')
       throw this.stuck(`it has been refused the slot for ${seconds(circlingMs)}`)
     const { unwrittenMs, oldest } = this.#heartbeats
@@ -233,11 +233,12 @@ export class Stream {
       throw this.stuck(`no heartbeat could be written to the source for ${seconds(unwrittenMs)}`)
     if (!oldest) return
     const age = performance.now() - oldest.at
-    if (age >= stuckAfter && !isBehind(this.#replicator, { ...oldest, busyAt: this.#busyAt, stuckAfter }))
+    const known = { ...oldest, busyAt: this.#busyAt, confirmedAt: this.#guard.confirmedAt, stuckAfter }
+    if (age >= stuckAfter && !isBehind(this.#replicator, known))
       throw this.stuck(`no heartbeat has reached the target for ${seconds(age)}`)
   }
 
-  /** The error for a stream that does not move: what was seen, why it is so, and what it last said. */
+  /** The error for a stream that does not move: what was seen, the cause, and its last output. */
   stuck(seen: string): VerdictError {
     return stuckError(seen, this.#facts())
   }
@@ -261,7 +262,7 @@ export class Stream {
     }
   }
 
-  /** Starts the replicator again when it ends unasked: killed, or out of memory. It resumes from the slot. */
+  /** Restarts a replicator that ended unexpectedly: killed, or out of memory. It resumes from the slot. */
   async #keepAlive(): Promise<void> {
     let vain = 0
     while (!this.#loops.stopped) {
@@ -270,10 +271,10 @@ export class Stream {
       await replicator.child.exited
       const away = await this.#away.untilBack(this.#loops)
       if (this.#loops.stopped) return
-      // Not its counters: the last transaction is applied again by each new one.
+      // Not its counters: each new process applies the last transaction again.
       const useful = this.#heartbeats.seen > seen || this.slot?.confirmedFlushLsn !== position
       vain = useful || away ? 0 : vain + 1
-      // A database that is away for now is waited for, as long as the source's heartbeat allows.
+      // An unreachable database is waited for, as long as the source's heartbeat allows.
       const mayReturn = lostConnection(replicator) && this.#heartbeats.sinceWrittenMs < this.options.stuckAfter
       if (notStarted(replicator) || (vain >= MAX_VAIN_LIVES && !mayReturn)) throw deathError(replicator, this.#facts())
       this.#replicator.bury()
@@ -285,11 +286,11 @@ export class Stream {
   async #look(): Promise<void> {
     const skipped = await this.#heartbeats.look(this.slot?.confirmedFlushLsn)
     if (!skipped) return
-    // It was not our replicator that moved the slot.
+    // Our replicator did not move the slot.
     const reader = this.slot?.reader ? `. It is read now by ${readerText(this.slot.reader)}` : ''
     throw new VerdictError(
       'slot.moved',
-      `the slot ${this.options.plan.slot} was recreated, moved on or read by somebody else: its position is past ${skipped} heartbeats that never reached the target, so changes are lost, and the load must be repeated${reader}`,
+      `the slot ${this.options.plan.slot} was recreated, advanced or read by another client: its position is past ${skipped} heartbeats that never reached the target, so changes are lost. Repeat the load${reader}`,
     )
   }
 
@@ -339,19 +340,21 @@ function replicatorRequest(options: StreamOptions): Omit<ReplicatorRequest, 'met
 }
 
 /**
- * Whether a stream still applies changes, and so is behind and not stuck; one that retries may apply the same ones for
- * ever.
- * @param oldest the oldest heartbeat that has not arrived, with the replicator's retries when it was written
+ * Whether a stream still applies changes, and so is behind and not stuck. One that retries may apply the same ones
+ * forever, but confirms none of them.
+ * @param known the replicator's retries when the oldest heartbeat that has not arrived was written; when its session on
+ * the target was last busy, and when the slot's confirmed position last moved
  */
-function isBehind(
-  { circlingMs, retries, movedAt }: ReplicatorRuns,
-  oldest: { retries: number; busyAt: number; stuckAfter: number },
+export function isBehind(
+  { circlingMs, retries, movedAt }: Pick<ReplicatorRuns, 'circlingMs' | 'retries' | 'movedAt'>,
+  known: { retries: number; busyAt: number; confirmedAt: number; stuckAfter: number },
 ): boolean {
+  const within = (at: number) => performance.now() - at < known.stuckAfter
+  if (within(known.confirmedAt)) return true
   const circling = circlingMs !== undefined
-  if (circling && retries - oldest.retries >= CIRCLING) return false
-  // One large transaction moves no counter until its end.
-  const lastMove = circling ? movedAt : Math.max(movedAt, oldest.busyAt)
-  return performance.now() - lastMove < oldest.stuckAfter
+  if (circling && retries - known.retries >= CIRCLING) return false
+  // A large transaction moves no counter until it ends.
+  return within(circling ? movedAt : Math.max(movedAt, known.busyAt))
 }
 
 function lostConnection(replicator: Replicator): boolean {

@@ -25,7 +25,7 @@ import { readTables } from '../../sql/tables.ts'
 import { withTriggers } from '../../sql/triggers.ts'
 import { STREAM_APPLICATION } from '../../tools/replicator.ts'
 
-/** What was changed in tables of one side between two looks, column by column. */
+/** What changed in one side's tables between two readings, column by column. */
 export function tableChanges(before: readonly Table[], after: readonly Table[], side: Side): Observation[] {
   const change = (kind: SchemaChange, what: string): Observation => ({
     kind,
@@ -70,7 +70,7 @@ async function triggersOf(db: Database, { targetSchema, tables }: Plan): Promise
   )
 }
 
-/** Sessions that write to the target and are not the stream's, on PostgreSQL; each as text for a person. */
+/** Other sessions that write to the target, on PostgreSQL; each as text for a person. */
 async function writersOnPostgres(db: Database): Promise<string[]> {
   const { rows } = await db.query(
     `SELECT pid, application_name AS application, usename AS user FROM pg_catalog.pg_stat_activity
@@ -94,7 +94,7 @@ async function writersOnCockroach(db: Database): Promise<string[]> {
     .map(({ application_name, user_name }) => `${application_name || 'an application'} (user ${user_name})`)
 }
 
-/** The same on CockroachDB, where only blockers are known; none also where this role may not see locks. */
+/** The same on CockroachDB, where only blockers are known; empty also when this role cannot see locks. */
 export async function applyingOnCockroach(db: Database): Promise<{ busy: boolean; blocked: string | null }> {
   try {
     return { busy: false, blocked: (await readLockHolders(db, [STREAM_APPLICATION, 'replicator'])).join(', ') || null }
@@ -104,7 +104,7 @@ export async function applyingOnCockroach(db: Database): Promise<{ busy: boolean
   }
 }
 
-/** On PostgreSQL: whether the stream's own session is writing right now, and who blocks it if somebody does. */
+/** On PostgreSQL: whether the stream's own session is writing right now, and who blocks it, if anyone. */
 export async function applying(db: Database): Promise<{ busy: boolean; blocked: string | null }> {
   const { rows } = await db.query(
     `SELECT coalesce(bool_or(a.wait_event_type IS DISTINCT FROM 'Lock' AND (a.state = 'active'
@@ -137,13 +137,13 @@ export function walObservations(slot: SlotFacts, limits: WatchLimits): Observati
     found.push({
       kind: 'wal-lost',
       severity: 'fatal',
-      what: 'the slot has lost WAL that the stream needs (wal_status lost); the load must be repeated',
+      what: 'the slot has lost WAL that the stream needs (wal_status lost). Repeat the load',
     })
   else if (slot.walStatus === 'unreserved')
     found.push({
       kind: 'wal-unreserved',
       severity: 'warning',
-      what: 'the source may throw away WAL that the stream needs at the next checkpoint (wal_status unreserved); raise max_slot_wal_keep_size now',
+      what: 'the source may remove WAL that the stream needs at the next checkpoint (wal_status unreserved). Raise max_slot_wal_keep_size now',
     })
   if (slot.walBytes > limits.walBudget / 2 && slot.walBytes <= limits.walBudget)
     found.push({
@@ -155,7 +155,7 @@ export function walObservations(slot: SlotFacts, limits: WatchLimits): Observati
     found.push({
       kind: 'wal-limit-half-used',
       severity: 'warning',
-      what: 'more than half of what the source keeps for a slot is used up (safe_wal_size); the slot is invalidated at its end',
+      what: 'more than half of the WAL that the source keeps for a slot is used up (safe_wal_size); when all of it is, the slot is invalidated',
     })
   if (slot.oldest && slot.oldest.ageMs > LONG_TRANSACTION)
     found.push({
@@ -167,8 +167,8 @@ export function walObservations(slot: SlotFacts, limits: WatchLimits): Observati
 }
 
 /**
- * Looks at both sides while a stream runs: schema changes, TRUNCATE, the publication, other writers. One small query
- * on the source each time, and one on the target every fifth time. What was seen is told once.
+ * Checks both sides while a stream runs: schema changes, TRUNCATE, the publication, other writers. One small query on the
+ * source each time, and one on the target every fifth time. Each observation is reported once.
  */
 export class Watch {
   readonly #plan: Plan
@@ -181,14 +181,14 @@ export class Watch {
   #told = new Set<string>()
   #looks = 0
   #writersKnown = true
-  /** Triggers of the planned tables on the target, as `table.trigger`; once they were asked for. */
+  /** Triggers of the planned tables on the target, as `table.trigger`; set once requested. */
   triggers: readonly string[] = []
-  /** How the two sides' tables differ now, for the error of a stream that is stuck. */
+  /** How the two sides' tables differ now, for the error of a stuck stream. */
   differences: string[] = []
 
   /**
-   * @param publication as it was when it was found to be right
-   * @param files as they were before the stream began
+   * @param publication as it was when it was checked
+   * @param files as they were before the stream started
    */
   constructor(plan: Plan, limits: WatchLimits, publication?: PublicationMark, files: TableFiles = {}) {
     this.#plan = plan
@@ -197,12 +197,12 @@ export class Watch {
     this.#files = files
   }
 
-  /** As they were in the last look: what happens after it is for the next stream to find. */
+  /** As in the last reading; later changes are for the next stream to find. */
   get files(): TableFiles {
     return this.#files
   }
 
-  /** `severity` is `warning` or `fatal` in what is returned: `on-ddl` has been applied. */
+  /** `severity` in the result is `warning` or `fatal`: `on-ddl` has been applied. */
   async lookAtSource(db: Database): Promise<Observation[]> {
     const state = await readSourceState(db, this.#plan)
     const before = this.#source
@@ -225,7 +225,7 @@ export class Watch {
       const named = tableChanges(this.#sourceTables, tables, 'source')
       this.#sourceTables = tables
       return this.#news([
-        // In place of "the columns were changed", which columns.
+        // Replaces "the columns were changed" by the columns.
         ...found.filter(({ kind }) => !named.length || kind !== 'columns-changed'),
         ...named,
       ])
@@ -233,7 +233,7 @@ export class Watch {
     return this.#news(found)
   }
 
-  /** @param named whether the names of triggers are asked for */
+  /** @param named whether to read the names of triggers */
   async lookAtTarget(db: Database, isCockroach: boolean, named = false): Promise<Observation[]> {
     if (named) this.triggers = await triggersOf(db, this.#plan)
     if (this.#looks++ % 5) return this.#news(await this.#writers(db, isCockroach))
@@ -292,7 +292,7 @@ export class Watch {
       return writers.map((who) => ({
         kind: 'foreign-writer',
         severity: 'warning',
-        what: `${who} writes to the target while it is being filled; such rows can be overwritten, or fail the verify`,
+        what: `${who} writes to the target while it is being filled; its rows can be overwritten, or fail the verify`,
       }))
     } catch (error) {
       // Without the privilege to see other sessions there is nothing to watch.

@@ -14,24 +14,24 @@ import { scrubText } from '../../tools/scrub.ts'
 export interface Suspects {
   definition: Table
   rows: readonly RowDifference[]
-  /** How many there are, told one by one or not. */
+  /** How many there are, including those not listed. */
   total: number
 }
 
 export interface RecheckOptions {
   sourceSchema: string
   targetSchema: string
-  /** Rows of one table that are looked at. */
+  /** Rows of one table to check. */
   limit: number
-  /** Milliseconds that a marker may take to the target. */
+  /** Milliseconds that a marker may take to reach the target. */
   markerTimeout: number
   rounds: number
-  /** What the source showed before molt began, all of it on the target by then; undefined where that is not known. */
+  /** What the source showed before molt started, all of it on the target by then; undefined when unknown. */
   arrived?: Snapshot
   signal: AbortSignal
 }
 
-/** A row as both sides can be compared on it; undefined when there is none. `version` changes with each write. */
+/** A row in a form that can be compared across sides; undefined when there is none. `version` changes with each write. */
 interface Row {
   text: string
   version: string
@@ -44,14 +44,14 @@ interface Pending {
 }
 
 const BATCH = 500
-/** A row that comes and goes between two looks can seem to stand still once. */
+/** A row that comes and goes between two readings can seem unchanged once. */
 const LOSS_AFTER = 2
 
 /**
- * Looks again at rows that differed while changes were streamed. In each round the source's rows are read, a marker is
- * sent through the stream, and once it has arrived both sides are read: a row that the source did not change meanwhile
- * must then be equal, since changes arrive in order.
- * @returns what became of each table's differences, and why it could not be told when it could not
+ * Checks rows again that differed while changes were streaming. In each round the source's rows are read, a marker is sent
+ * through the stream, and once it has arrived both sides are read. A row that the source did not change meanwhile must then
+ * be equal, because changes arrive in order.
+ * @returns the outcome for each table's differences, and the reason when there is none
  */
 export async function recheckRows(
   source: Database,
@@ -88,7 +88,7 @@ export async function recheckRows(
     }
   } catch (error) {
     options.signal.throwIfAborted()
-    problem = `the rows that differ could not be told from lag: ${scrubText(messageOf(error))}`
+    problem = `could not separate the differing rows from lag: ${scrubText(messageOf(error))}`
   }
   for (const [name, left] of pending) (tables.get(name) as Recheck)[problem ? 'untold' : 'changing'] += left.length
   return problem ? { tables, problem } : { tables }
@@ -137,7 +137,7 @@ async function look(source: Database, target: Database, state: State, options: R
   }
 }
 
-/** Whether a row is the one that both sides had before molt began: equal by its values now, it never was late. */
+/** Whether both sides had this row before molt started: if its values are equal now, it never lagged. */
 function isUnchanged({ version }: Row, arrived: Snapshot | undefined): boolean {
   return arrived !== undefined && isVisible(arrived, Number(version))
 }
@@ -175,14 +175,14 @@ export async function passMarker(
     options.signal.throwIfAborted()
     if (performance.now() > deadline)
       throw new Error(
-        `no marker has reached the target within ${seconds(options.markerTimeout)}; is the stream running? Run \`replicate\` beside this, or verify after the drain`,
+        `no marker has reached the target within ${seconds(options.markerTimeout)}. Check that the stream is running: run \`replicate\` in parallel, or verify after the drain`,
       )
     await sleep(TIMING.markerLook)
   }
 }
 
 /**
- * The keys that the database writes as molt has written them. By another text a row would not be found on either side,
+ * The keys that the database writes as molt has written them. With a different text a row would be found on neither side,
  * and nothing would seem to differ.
  */
 async function readableKeys(source: Database, table: Table, keys: readonly string[][]): Promise<string[][]> {
@@ -219,7 +219,7 @@ function rowReader(db: Database, schema: string, table: Table, versions: boolean
       const asked = new Set(batch.map((values) => JSON.stringify(values)))
       for (const row of rows as (string | null)[][]) {
         const name = JSON.stringify(row.slice(0, key.length))
-        if (!asked.has(name)) throw new Error(`a key of ${table.name} reads otherwise than it was written`)
+        if (!asked.has(name)) throw new Error(`a key of ${table.name} reads differently than it was written`)
         const values = columns.map(({ type, labels }, i) => {
           const text = row[key.length + i] as string | null
           return text === null ? null : (plainForm(type, text, labels !== null) ?? text)

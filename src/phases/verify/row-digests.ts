@@ -4,7 +4,7 @@ import { plainForm, writtenAlike } from '../../model/values.ts'
 import { connect, type Database, ident, literal, qualified, READ_ONLY, type Side } from '../../runtime/database.ts'
 import { classify, KEPT_ROWS, type RowDifference, type RowKind, type ValueClass } from '../../tools/molt-verify.ts'
 
-/** What one table's digests told. `missing`, `mismatch` and `extraneous` count rows, at least. */
+/** Result of one table's digests. `missing`, `mismatch` and `extraneous` are minimum row counts. */
 export interface TableDigest {
   name: string
   sourceRows: number
@@ -27,8 +27,8 @@ export interface DigestOptions {
   sourceSchema: string
   targetSchema: string
   /**
-   * Given when rows move: waits until what is committed now has reached the target. A part of a table that was equal
-   * once is proved then.
+   * Set when rows move: waits until what is committed now has reached the target. A part of a table that was equal once is
+   * then proved.
    */
   catchUp?: () => Promise<void>
   /** Reads the target as of this time of its clock, decimal. Default: now. */
@@ -41,17 +41,17 @@ export interface DigestOptions {
 /** Rows and characters of one table that are fetched to compare them one by one, and those of one query. */
 const FETCHED = { rows: 100_000, size: 256 << 20 }
 const BATCH = { rows: 20_000, size: 64 << 20 }
-/** Looks at a table whose rows move, and the parts or rows of which another look is not worth its scan. */
+/** Readings of a table whose rows move, and the number of parts or rows not worth another scan. */
 const ROUNDS = 5
 const FEW = { buckets: 64, rows: 1_000 }
 /** Characters of a value up to which it is fetched as it is. */
 const SHOWN = 100
 
 /**
- * A second opinion on every row that owes nothing to molt: what `molt fetch` misreads, `molt verify` misreads as well,
- * and finds equal. Each database adds up the hashes of its own rows. Where the sums differ they are taken again for
- * 4096 parts of the table, by the hash of the key; the rows of the parts that differ are fetched and compared.
- * @param tables pairs of tables with the same columns and key, as both catalogs tell them
+ * A second check of every row, independent of molt: what `molt fetch` misreads, `molt verify` misreads as well, and finds
+ * equal. Each database adds up the hashes of its own rows. Where the sums differ they are taken again for 4096 parts of the
+ * table, by the hash of the key, and the rows of the differing parts are fetched and compared.
+ * @param tables pairs of tables with the same columns and key, by both catalogs
  */
 export async function digestTables(
   tables: readonly (readonly [source: Table, target: Table])[],
@@ -88,7 +88,7 @@ export async function digestTables(
   }
 }
 
-/** A connection whose statements may take as long as the tables are large, and which ends with the run. */
+/** A connection without a statement time limit that ends with the run. */
 async function reading<T>(
   url: string,
   side: Side,
@@ -106,18 +106,18 @@ async function reading<T>(
   }
 }
 
-/** Else the server adds up to the end for a client that has gone. Not every version and platform can tell. */
+/** Otherwise the server keeps adding up for a client that is gone. Not every version and platform notices. */
 export async function watchClient(db: Database): Promise<void> {
   await db.query("SET client_connection_check_interval = '2s'").catch(() => {})
 }
 
 /**
- * Columns hashed together: all that both servers write alike, and each of the others by itself. The hash is of the key as
- * well, or values that two rows have exchanged would add up to the same sum.
+ * Columns hashed together: all that both servers write the same way, and each of the others by itself. The hash includes
+ * the key; otherwise values that two rows have exchanged would add up to the same sum.
  */
 export interface Part {
   columns: Column[]
-  /** Whether different hashes are different values. */
+  /** Whether different hashes mean different values. */
   alike: boolean
 }
 
@@ -127,7 +127,7 @@ export interface RowShape {
   key: Column[]
   parts: Part[]
   text(column: Column): string
-  /** Whether both servers may write it differently. */
+  /** Whether the servers may write it differently. */
   odd(column: Column): boolean
 }
 
@@ -140,7 +140,7 @@ export interface Session {
   db: Database
   /** After the table's name, for a state of the past. */
   asOf?: string
-  /** SQL of a 48-bit number out of a hash. */
+  /** SQL for a 48-bit number from a hash. */
   number(hash: string): string
 }
 
@@ -150,7 +150,7 @@ interface Reader extends Session {
 
 export const HASHED = {
   postgres: (hash: string) => `('x' || substr(${hash}, 1, 12))::bit(48)::bigint`,
-  // CockroachDB reads no number from hexadecimal digits; it has this way to their bytes, and so has PostgreSQL.
+  // CockroachDB cannot parse hexadecimal digits as a number. Both servers have this way to their bytes.
   cockroach: (hash: string) =>
     [40, 32, 24, 16, 8, 0].map((bits, i) => `(get_byte(decode(${hash}, 'hex'), ${i})::bigint << ${bits})`).join(' | '),
 }
@@ -171,16 +171,16 @@ function comparison(
 /** @param pair tables with the same columns and key */
 export function rowShape([here, there]: readonly [Table, Table]): RowShape {
   const other = new Map(there.columns.map((column) => [column.name, column]))
-  // Generated ones, too: each side computes its own, by an expression that nobody else compares.
+  // Generated ones too: each side computes its own, by an expression that nothing else compares.
   const columns = here.columns.filter(({ name }) => other.has(name))
-  // A number keeps the zeros that its own column's scale asks for.
+  // A number keeps the trailing zeros of its own column's scale.
   const alike = columns.filter(
     ({ name, type, labels }) =>
       writtenAlike(type, labels !== null) && (!type.startsWith('numeric') || other.get(name)?.type === type),
   )
   const others = columns.filter((column) => !alike.includes(column))
   const key = here.key.flatMap((name) => columns.find((column) => column.name === name) ?? [])
-  // With such a key the columns that are written alike are hashed twice: alone, where different hashes prove a
+  // With such a key, the columns that are written the same way are hashed twice: alone, where different hashes prove a
   // difference, and with the key, where equal ones prove that each value is in its row.
   const oddKey = key.filter((column) => others.includes(column))
   const padded = new Set(
@@ -243,14 +243,14 @@ function known({ type, labels }: Column): boolean {
   return writtenAlike(type, labels !== null) || plainForm(type, type.endsWith('[]') ? '{}' : '0') !== undefined
 }
 
-/** Rows cannot be told apart by a key that both servers may write differently; equal sums are proof all the same. */
+/** Rows cannot be matched by a key that both servers may write differently; equal sums are proof anyway. */
 function withoutKeys({ odd }: Comparison, parts: readonly Part[], found: TableDigest): void {
   for (const { columns, alike } of parts)
     if (alike) found.mismatch++
     else found.unproved.push(...columns.filter(odd).map(writtenOtherwise))
 }
 
-/** The same while rows move: sums that were equal at one moment are proof, and those that never were prove nothing. */
+/** The same while rows move: sums that were equal at one moment are proof; those that never were prove nothing. */
 async function withoutKeysMoving(
   table: Comparison,
   found: TableDigest,
@@ -263,7 +263,7 @@ async function withoutKeysMoving(
     parts = (await compareSums(table, parts)).apart
   }
   if (parts.some(({ alike }) => alike))
-    found.unproved.push('rows that move under such a key are compared by molt verify alone')
+    found.unproved.push('rows that change under such a key are compared only by molt verify')
   withoutKeys(
     table,
     parts.filter(({ alike }) => !alike),
@@ -272,7 +272,7 @@ async function withoutKeysMoving(
 }
 
 export function writtenOtherwise({ name, type }: Column): string {
-  return `${name} (${type}) is compared by molt verify alone, as both servers write it differently`
+  return `${name} (${type}) is compared only by molt verify, because the servers write it differently`
 }
 
 interface Sums {
@@ -289,7 +289,7 @@ async function readSums(
   parts: readonly Part[],
   buckets: boolean,
 ): Promise<Sums[]> {
-  // How much there would be to fetch is of interest only where rows may be fetched.
+  // The size of what would be fetched matters only where rows may be fetched.
   const loose = parts.flatMap(({ alike, columns }) => (buckets && !alike ? columns : []))
   const size = loose.map((column) => `coalesce(length(${text(column)}), 0)`).join(' + ') || '0'
   const hashed = ({ columns, alike }: Part) => (alike ? columns : [...new Set([...key, ...columns])])
@@ -333,7 +333,7 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
     if (round) await options.catchUp?.()
     options.signal.throwIfAborted()
     const now = differing(parts, await table.both((reader) => readSums(reader, table, parts, true)))
-    // What was equal at one moment has all rows that stand still.
+    // What was equal at one moment includes all rows that do not change.
     left = left ? new Map([...now].filter(([name]) => left?.has(name))) : now
     const rows = [...left.values()].reduce((sum, bucket) => sum + bucket.rows, 0)
     if (left.size <= FEW.buckets || rows <= FEW.rows) break
@@ -354,13 +354,13 @@ async function compareBuckets(table: Comparison, parts: readonly Part[], found: 
       found,
       unknown,
     )
-    // Sums that differ over rows that seem equal: nobody moves them, so one of the two is wrong.
+    // The sums differ, but the rows seem equal and nothing changes them, so one of the two is wrong.
     if (!options.catchUp && !apart && !table.key.some(table.odd) && batch.some(({ certain }) => certain))
       found.mismatch++
   }
   const uncertain = parts.flatMap(({ columns }) => columns.filter(table.odd))
   if (options.catchUp) {
-    if (buckets.length) found.unproved.push('rows that moved too fast are compared by molt verify alone')
+    if (buckets.length) found.unproved.push('rows that changed too fast are compared only by molt verify')
   } else {
     // The sums differ, so at least one row does.
     found.mismatch += buckets.filter(({ certain }) => certain).length
@@ -385,7 +385,7 @@ function differing(parts: readonly Part[], [here, there]: [Sums[], Sums[]]): Map
   return found
 }
 
-/** The first buckets that fit into one query and what is left of the budget, taken off both. */
+/** The first buckets that fit into one query and the remaining budget, removed from both. */
 function takeBatch(buckets: Bucket[], budget: { rows: number; size: number }): Bucket[] {
   const batch: Bucket[] = []
   const room = { rows: Math.min(BATCH.rows, budget.rows), size: Math.min(BATCH.size, budget.size) }
@@ -444,7 +444,7 @@ function note(found: TableDigest, kind: RowKind, key: string[], columns: string[
   if (found.rows.length < KEPT_ROWS) found.rows.push({ kind, key, columns })
 }
 
-/** undefined when it cannot be told. */
+/** Undefined when it is unknown. */
 export function sameValue({ type, labels }: Column, here: string | null, there: string | null): boolean | undefined {
   if (here === there) return true
   if (here === null || there === null) return false
@@ -459,7 +459,7 @@ async function readRows(
   columns: readonly Column[],
   buckets: readonly string[],
 ): Promise<Map<string, { key: string[]; values: (string | null)[] }>> {
-  // Of a long value that both sides write alike its hash tells as much. It is longer than any value shown as it is,
+  // For a long value that both sides write the same way, its hash says as much. It is longer than any value shown unhashed,
   // so it never equals one.
   const value = (column: Column) =>
     writtenAlike(column.type, column.labels !== null)

@@ -6,7 +6,7 @@ import { differences } from '../../tools/molt-verify.ts'
 const SUMMARIZED = { summarized: true }
 
 /**
- * @param drained whether the drain was proved just before, so that nothing is on its way any more
+ * @param drained whether the drain was just proved, so that nothing is in flight
  * @throws VerdictError with every problem
  */
 export function requireClean(report: VerifyReport, drained = false): void {
@@ -18,8 +18,8 @@ export function requireClean(report: VerifyReport, drained = false): void {
       different ? 'source and target differ' : 'source and target are not proved to be equal',
       report.problems,
       different
-        ? 'The drain was proved, so nothing is on its way any more: this is loss, and waiting mends nothing. Nothing was decided. Find the cause, then abort, and prepare and load again.'
-        : 'Nothing was decided. Put these right, and run `cutover` again.',
+        ? 'The drain was proved, so nothing is in flight: this is loss, and waiting does not help. Nothing was committed. Find the cause, then abort, and prepare and load again.'
+        : 'Nothing was committed. Fix these, then run `cutover` again.',
       SUMMARIZED,
     )
   if (report.verdict === 'unsettled')
@@ -27,7 +27,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
       'verify.inconclusive',
       'source and target are not proved to be equal',
       report.problems,
-      'Nothing is known to be lost. Verify again with less going on, or after the drain.',
+      'There is no known loss. Verify again with less load, or after the drain.',
       SUMMARIZED,
     )
   if (!different)
@@ -35,7 +35,7 @@ export function requireClean(report: VerifyReport, drained = false): void {
       'verify.inconclusive',
       'source and target are not proved to be equal',
       report.problems,
-      'Put these right, and verify again.',
+      'Fix these, then verify again.',
       SUMMARIZED,
     )
   refuse(
@@ -43,8 +43,8 @@ export function requireClean(report: VerifyReport, drained = false): void {
     'source and target differ',
     report.problems,
     report.while === 'streaming'
-      ? 'This is no lag: do not cut over.'
-      : 'While changes are streamed a difference can be lag: say `while: streaming`, or verify after the drain. After the drain it is loss: do not cut over.',
+      ? 'This is not lag. Do not cut over.'
+      : 'While changes stream, a difference can be lag. Set `while: streaming`, or verify after the drain. After the drain it is loss: do not cut over.',
     SUMMARIZED,
   )
 }

@@ -45,24 +45,24 @@ export interface VerifyOptions {
   level: VerifyLevel
   logFile: string
   signal: AbortSignal
-  /** What `molt verify --help` says, where the caller knows: a program's start is a good part of a write pause. */
+  /** Output of `molt verify --help`, if the caller has it: starting a program is a good part of a write pause. */
   help?: string
   concurrency?: number
-  /** Bounds the work to these of the plan's tables. */
+  /** Limits the work to these of the plan's tables. */
   tables?: readonly string[]
   /** Default: `drained`. */
   while?: 'streaming' | 'drained'
   /** Default: `exact`; `no` while rows move. */
   count?: 'exact' | 'estimated'
-  /** Whether indexes, constraints and sequences are compared, and what follows. Default: they are not. */
+  /** Whether indexes, constraints and sequences are compared, and what follows. Default: not compared. */
   structure?: 'require' | 'report'
-  /** What is off the target until the cutover or `finalize` builds it: no problem while it is missing. */
+  /** What the cutover or `finalize` builds later: it may be missing on the target until then. */
   deferred?: readonly { table: string; name: string }[]
-  /** Nothing is committed: sequences are set by the cutover, and the source's move on. */
+  /** Before a commit: sequences are set by the cutover, and the source's keep moving. */
   uncommitted?: boolean
   /** Writes each differing row's key, or values too, to a file of mode 600. */
   show?: { what: 'keys' | 'values'; file: string }
-  /** Milliseconds without a word of molt's after which it is ended; never, when not given. */
+  /** Milliseconds without output from molt after which it is ended; never, if undefined. */
   stallAfter?: number
   recheck?: { limit: number; markerTimeout: number; rounds: number }
 }
@@ -80,7 +80,7 @@ interface Findings {
   unknown?: Unknowns
 }
 
-/** Compares both sides for the expected tables, by what MOLT sees and by what it does not. */
+/** Compares both sides for the expected tables, with molt and with checks that do not depend on it. */
 export async function runVerify(source: Database, target: Database, given: VerifyOptions): Promise<VerifyReport> {
   const began = performance.now()
   const options = given.tables ? { ...given, plan: { ...given.plan, tables: [...given.tables] } } : given
@@ -90,11 +90,11 @@ export async function runVerify(source: Database, target: Database, given: Verif
   const definitions = await tellOffline(target, plan, compareDefinitions(here, there, plan))
   const bare = (table: string) => table.slice(plan.sourceSchema.length + 1)
   found.problems.push(...definitions.map(({ table, what, fix }) => ({ table: bare(table), what: `${what}; ${fix}` })))
-  // The source's were looked at before. Here they would be missed by molt, by the hashes and by every count alike.
+  // The source's policies were checked before. Here, molt, the hashes and every count would all miss the rows.
   for (const name of await readFilteredTables(target, plan.targetSchema, plan.tables))
     found.problems.push({
       table: name,
-      what: `${name}: row-level security on the target hides rows of it from this role, so what is read there proves nothing; give the role BYPASSRLS on the target (ALTER ROLE … BYPASSRLS)`,
+      what: `${name}: row-level security on the target hides rows of it from this role, so reading it proves nothing. Give the role BYPASSRLS on the target (ALTER ROLE … BYPASSRLS)`,
     })
   const gone = new Set(definitions.filter(({ kind }) => ABSENT.includes(kind)).map(({ table }) => table))
   const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
@@ -117,7 +117,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   }
 }
 
-/** Only numbers of rows. While rows move they need not be equal, and nothing tells why they are not. */
+/** Only row counts. While rows move they need not be equal, and nothing explains why they are not. */
 async function compareCounts(
   source: Database,
   target: Database,
@@ -130,7 +130,7 @@ async function compareCounts(
   found[options.while === 'streaming' ? 'unsettled' : 'problems'].push(...found.tables.flatMap(countProblem))
 }
 
-/** Every row by molt, and beside it what does not depend on molt: hashes of the rows, or at least their numbers. */
+/** Every row with molt, and in parallel what does not depend on molt: row hashes, or at least row counts. */
 async function compareRows(
   source: Database,
   target: Database,
@@ -147,7 +147,7 @@ async function compareRows(
     const [a, b] = [onSource?.get(name), onTarget?.get(name)]
     return a && b ? [[a, b] as const] : []
   })
-  // When molt fails, nothing waits for sums that take as long as the tables are large.
+  // When molt fails, nothing waits for sums, which take longer the larger the tables are.
   const failed = new AbortController()
   const signal = AbortSignal.any([options.signal, failed.signal])
   const arrived = streaming ? await arrivedSnapshot(source, target, arrivalLimits(options)) : undefined
@@ -171,17 +171,17 @@ async function compareRows(
   for (const { kind, table, what } of verifyProblems(account, plan.tables)) {
     const verdict = kind === 'difference' ? found.tables.find(({ name }) => name === table) : undefined
     const outcome = verdict ? outcomeOf(verdict) : kind === 'incomplete' || kind === 'unfinished' ? 'cut' : 'loss'
-    if (outcome === 'lag') found.notes.push(`${what}: lag, nothing is lost`)
+    if (outcome === 'lag') found.notes.push(`${what}: lag, no loss`)
     else if (outcome !== 'loss') found.unsettled.push({ table, what: `${what}; ${INCONCLUSIVE[outcome]}` })
     else found.problems.push({ table, what })
   }
   if (found.counted === 'exact') found.problems.push(...seenProblems(counts, found.tables))
 }
 
-/** Connections to each side: while changes are streamed, the stream goes first. */
+/** Connections to each side: while changes stream, the stream has priority. */
 const DIGEST_CONNECTIONS = { streaming: 1, drained: 4 }
 
-/** @returns undefined when the databases could not compute them, which is then no proof of anything */
+/** @returns undefined when the databases could not compute them, which proves nothing */
 async function rowDigests(
   [source, target]: readonly [Database, Database],
   pairs: readonly (readonly [Table, Table])[],
@@ -204,13 +204,13 @@ async function rowDigests(
   } catch (error) {
     signal.throwIfAborted()
     found.unsettled.push({
-      what: `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them; at level \`molt\` that is enough`,
+      what: `the databases could not compute hashes of their rows (${scrubText(messageOf(error))}), so only molt verify has compared them, which is enough at level \`molt\``,
     })
     return undefined
   }
 }
 
-/** What the databases' own hashes told, into what molt told: of each kind the larger number of rows. */
+/** Merges the databases' own hashes into molt's result: the larger number of rows of each kind. */
 function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings): void {
   found.notes.push(...digest.unproved.map((what) => `${digest.name}: ${what}`))
   const verdict = account.tables.get(digest.name)
@@ -232,7 +232,7 @@ function addDigest(account: VerifyAccount, digest: TableDigest, found: Findings)
   verdict.diagnosis ??= diagnose(verdict, { ...known, columns: digest.columns, classes: digest.classes })
 }
 
-/** What numbers of rows alone tell. */
+/** What row counts alone show. */
 function countedRows(name: string, rows: number, there: number): TableVerdict {
   return { ...newVerdict(name), rows, missing: Math.max(0, rows - there), extraneous: Math.max(0, there - rows) }
 }
@@ -242,10 +242,10 @@ export async function definitionProblems(source: Database, target: Database, pla
   return tellOffline(target, plan, compareDefinitions(...(await tablesOfBoth(source, target, plan)), plan))
 }
 
-/** Of one side nothing can be read there. */
+/** Nothing can be read there on one side. */
 const ABSENT: readonly DifferenceKind[] = ['missing-on-source', 'missing-on-target', 'offline-on-target']
 
-/** Tells tables that an import holds offline from tables that are missing: the catalogs hide both. */
+/** Separates tables that an import keeps offline from missing tables: the catalogs hide both. */
 async function tellOffline(target: Database, plan: Plan, found: readonly Difference[]): Promise<Difference[]> {
   const bare = (table: string) => table.slice(plan.sourceSchema.length + 1)
   const hidden = found.flatMap(({ kind, table }) => (kind === 'missing-on-target' ? [bare(table)] : []))
@@ -271,7 +271,7 @@ function compareDefinitions(here: readonly Table[], there: readonly Table[], pla
         kind: 'missing-on-source',
         table: `${plan.sourceSchema}.${name}`,
         what: `${plan.sourceSchema}.${name} is missing on the source`,
-        fix: 'it was an expected table; start a new migration if that is meant',
+        fix: 'it was an expected table. If you dropped it on purpose, start a new migration',
       }),
     )
   const expected = plan.tables.flatMap((name) => byName.get(name) ?? [])
@@ -285,8 +285,8 @@ function compareDefinitions(here: readonly Table[], there: readonly Table[], pla
 }
 
 /**
- * What the load leaves for later: indexes, constraints, sequences. A sequence that nobody can set is never for later: in
- * the write pause it would be told too late.
+ * What the load leaves for later: indexes, constraints, sequences. A sequence that cannot be set is never for later: it
+ * would be noticed only in the write pause.
  */
 async function compareStructure(source: Database, target: Database, options: VerifyOptions, found: Findings) {
   const { sourceSchema, targetSchema, tables } = options.plan
@@ -294,7 +294,7 @@ async function compareStructure(source: Database, target: Database, options: Ver
     { db: source, schema: sourceSchema },
     { db: target, schema: targetSchema },
   ] as const
-  // The column of a sequence that has no index is read as a whole.
+  // The column of a sequence without an index is read in full.
   const sequences = await unhurried(source, () => unhurried(target, () => readSequenceStates(...sides, tables)))
   found.problems.push(...sequenceProblems(sequences.filter(({ unfit }) => unfit)).map((what) => ({ what })))
   if (!options.structure) return
@@ -328,7 +328,7 @@ async function countTables(
 ): Promise<TableVerdict[]> {
   if (how === 'no') return []
   const count = how === 'exact' ? countRows : estimateRows
-  // A count of a large table takes longer than any statement on a catalog may.
+  // Counting a large table can take longer than any catalog statement may.
   return unhurried(source, () =>
     unhurried(target, async () => {
       const verdicts: TableVerdict[] = []
@@ -345,7 +345,7 @@ async function countTables(
   )
 }
 
-/** By the server's statistics. CockroachDB fills `reltuples` with nothing, and has statistics of its own. */
+/** By the server's statistics. CockroachDB leaves `reltuples` empty, and has its own statistics. */
 async function estimateRows(db: Database, schema: string, table: string): Promise<number> {
   const { rows } = await db.query(
     `SELECT version() AS version, coalesce(sum(greatest(reltuples, 0)), 0)::float8 AS rows FROM pg_catalog.pg_class
@@ -354,7 +354,7 @@ async function estimateRows(db: Database, schema: string, table: string): Promis
   )
   if (!rows[0].version.startsWith('CockroachDB')) return rows[0].rows
   const statistics = await db.query(`SHOW STATISTICS FOR TABLE ${qualified(schema, table)}`)
-  // The last row may be partial statistics, which count a part of the table alone (cockroachdb/cockroach#133988).
+  // The last row may be partial statistics, which count only part of the table (cockroachdb/cockroach#133988).
   return Number(statistics.rows.filter((row) => !row.partial_predicate).at(-1)?.row_count ?? 0)
 }
 
@@ -363,7 +363,7 @@ function countProblem({ name, rows, missing, extraneous }: TableVerdict): Verify
   return [{ table: name, what: `${name}: the source has ${rows} rows and the target ${rows - missing + extraneous}` }]
 }
 
-/** The rows that molt saw must be those that there are, on either side. */
+/** The rows that molt saw must be all rows, on either side. */
 function seenProblems(counts: readonly TableVerdict[], tables: readonly TableVerdict[]): VerifyFinding[] {
   return counts.flatMap((counted): VerifyFinding[] => {
     const seen = tables.find(({ name }) => name === counted.name)
@@ -409,8 +409,8 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
   })
   const silence = new StallWatch({
     name: 'molt verify',
-    known: () => `its last words were: ${child.lastWords}`,
-    advice: 'Look for locks and long statements on both sides, and for a runner that is out of memory',
+    known: () => `last line: ${child.lastWords}`,
+    advice: 'Look for locks and long statements on both sides, and for a runner without free memory',
     stallAfter: options.stallAfter,
     end: () => void child.stop(TIMING.toolStop),
   })
@@ -436,12 +436,12 @@ function explainVerify(said: string): { code: ErrorCode; advice: string } | unde
     return {
       code: 'molt.type-unsupported',
       advice:
-        'This build of molt cannot read a type of one of the tables; bound the work by `tables`, or take a newer build.',
+        'This build of molt cannot read a type of one of the tables; limit the work with `tables`, or use a newer build.',
     }
   return undefined
 }
 
-/** The rows that differ, for a person's eyes: never in a log, and readable by this user alone. */
+/** The differing rows, for people: never in a log, and readable only by this user. */
 function rowFile(show: { what: 'keys' | 'values'; file: string }) {
   const stream = createWriteStream(show.file, { mode: 0o600, flags: 'w' })
   return {
@@ -455,7 +455,7 @@ function rowFile(show: { what: 'keys' | 'values'; file: string }) {
   }
 }
 
-/** Looks again at what differed. @returns what could not be told, in words; what is lost stays a difference */
+/** Checks differences again. @returns what stays unknown, in words; loss stays a difference */
 async function settle(
   source: Database,
   target: Database,
@@ -484,28 +484,28 @@ async function settle(
 
 const INCONCLUSIVE = {
   unlike:
-    'the values are equal by the hashes of both databases, so the rows changed meanwhile, or molt compares these types by other rules. Give the columns the same type on both sides',
+    'the values are equal by the hashes of both databases, so the rows changed meanwhile, or molt compares these types differently. Give the columns the same type on both sides',
   moving: 'verify again, or after the drain',
   cut: 'molt did not finish, and nothing is known to differ there',
 }
 
-/** A stream that is behind must not hold up the verify for long. */
+/** A lagging stream must not delay the verify for long. */
 function arrivalLimits({ plan, signal, recheck }: VerifyOptions) {
   const markerTimeout = Math.min(TIMING.arrival, recheck?.markerTimeout ?? RECHECK.markerTimeout)
   return { targetSchema: plan.targetSchema, signal, markerTimeout }
 }
 
-/** What the rows that differed turned out to be; without another look every difference counts as loss. */
+/** The outcome for the differing rows; without another check every difference counts as loss. */
 function outcomeOf({ recheck, columnMismatch, unlike }: TableVerdict): 'lag' | 'loss' | keyof typeof INCONCLUSIVE {
   if (columnMismatch) return 'loss'
-  // While rows move, equal hashes can be of another moment than what molt saw.
+  // While rows move, equal hashes can belong to another moment than what molt saw.
   if (!recheck) return unlike ? 'unlike' : 'loss'
   if (recheck.loss) return 'loss'
   if (recheck.unlike) return 'unlike'
   return recheck.changing || recheck.untold ? 'moving' : 'lag'
 }
 
-/** When every missing row that was told belongs to one of several partitions, that is where to look. */
+/** When every listed missing row belongs to one of several partitions, that is where to look. */
 async function partitionsOfMissing(
   source: Database,
   account: VerifyAccount,
@@ -542,7 +542,7 @@ function insecureSides(options: VerifyOptions): string[] {
   })
 }
 
-/** The plan's order, whatever order the shards ended in. */
+/** The plan's order, in whatever order the shards ended. */
 function order(tables: readonly TableVerdict[], plan: Plan): TableVerdict[] {
   const at = (name: string) => (plan.tables.indexOf(name) + 1 || Number.POSITIVE_INFINITY) as number
   return [...tables].sort((a, b) => at(a.name) - at(b.name))

@@ -187,7 +187,7 @@ function outcome(story: Story): { title: string; tone: 'good' | 'warn' | 'bad'; 
     return { title: `Stopped in ${action}`, tone: 'bad', text: `${message} [${code}]` }
   }
   if (all.some(({ action }) => action === 'abort'))
-    return { title: 'Aborted', tone: 'warn', text: 'Nothing was decided. The source takes writes.' }
+    return { title: 'Aborted', tone: 'warn', text: 'Nothing was committed. The source takes writes.' }
   if (!cutover)
     return { title: `Under way: ${facts.phase ?? 'not begun'}`, tone: 'warn', text: 'No cutover has run yet.' }
   const left = facts.remaining?.length ?? 0
@@ -201,7 +201,7 @@ function outcome(story: Story): { title: string; tone: 'good' | 'warn' | 'bad'; 
       : {
           title: 'Rehearsed: go',
           tone: 'good',
-          text: 'Every step was proved. Nothing was decided: the fence was lifted at the end.',
+          text: 'Every step was proved. Nothing was committed: the fence was lifted at the end.',
         }
   return {
     title: `Committed${facts.phase && facts.phase !== 'committed' ? ` and ${facts.phase}` : ''}`,

@@ -1,0 +1,135 @@
+/**
+ * `npm run bench -- [--smallest] [bench …]`: every bench, one after the other, each figure beside its reference in the
+ * same run. Writes `.bench/figures.json` and docs/performance.md; with `--smallest`, which tries the benches and
+ * measures nothing, the page goes to `.bench/performance.md`.
+ */
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { cpus, totalmem } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { number } from '../src/runtime/progress.ts'
+import type { Figure } from './figures.ts'
+import { medianOf } from './table.ts'
+
+/** Arguments of each bench: of a whole run, and of the smallest that works. */
+const BENCHES: Record<string, { whole: string[][]; smallest: string[] }> = {
+  startup: { whole: [[]], smallest: ['--rounds', '1'] },
+  pause: {
+    whole: [
+      ['10000', '100000'],
+      ['1000000', '--rounds', '3'],
+      ['10000000', '--rounds', '1'],
+      ['10000', '--latency', '20'],
+    ],
+    smallest: ['1000', '--rounds', '1'],
+  },
+  proof: { whole: [[]], smallest: ['1000', '1'] },
+  mask: { whole: [[]], smallest: ['1000', '1'] },
+  prepare: { whole: [['10'], ['1000'], ['10000']], smallest: ['10'] },
+  reader: { whole: [[]], smallest: ['2'] },
+}
+
+const FOLDER = '.bench'
+const COLLECTED = join(FOLDER, 'figures.jsonl')
+
+const { values: options, positionals } = parseArgs({
+  options: { smallest: { type: 'boolean', default: false } },
+  allowPositionals: true,
+})
+
+function runBench(name: string, args: readonly string[]): void {
+  console.log(`== bench/${name}.ts ${args.join(' ')}`)
+  const { status } = spawnSync(process.execPath, ['--import', 'tsx', `bench/${name}.ts`, ...args], {
+    stdio: 'inherit',
+    env: { ...process.env, MOLT_ACTIONS_BENCH: COLLECTED },
+  })
+  // A goal that is missed is shown in the table; some benches say it by their exit code as well.
+  if (status === null || status > 1) throw new Error(`bench/${name}.ts ended with ${status}`)
+}
+
+function collected(): Figure[] {
+  const lines = readFileSync(COLLECTED, 'utf8').split('\n').filter(Boolean)
+  return lines.map((line) => JSON.parse(line))
+}
+
+function sizeOfDist(): Figure {
+  const bytes = readdirSync('dist').reduce((sum, name) => sum + statSync(join('dist', name)).size, 0)
+  return { name: 'size of dist', unit: 'MB', values: [bytes / 1e6], goal: { most: 1.6 } }
+}
+
+/** Ratios of a figure to its reference, round by round, where both were measured in each. */
+function ratiosOf({ values, reference }: Figure): number[] {
+  if (!reference) return []
+  if (reference.values.length !== values.length) return [medianOf(values) / medianOf(reference.values)]
+  return values.map((value, i) => value / (reference.values[i] as number))
+}
+
+function shown(values: readonly number[]): string {
+  const text = (value: number) => (Math.abs(value) < 100 ? value.toFixed(2) : number(Math.round(value)))
+  const [low, high] = [Math.min(...values), Math.max(...values)]
+  return values.length > 1 ? `${text(medianOf(values))} (${text(low)} to ${text(high)})` : text(values[0] as number)
+}
+
+function lineOf(figure: Figure): string {
+  const { name, unit, values, reference, goal, work } = figure
+  const ratios = ratiosOf(figure)
+  const judged = medianOf(ratios.length ? ratios : values)
+  const limit = goal && ('most' in goal ? `≤ ${goal.most}` : `≥ ${goal.least}`)
+  const met = goal && ('most' in goal ? judged <= goal.most : judged >= goal.least)
+  const cells = [
+    work ? `${name}, ${number(work.amount)} ${work.of}` : name,
+    `${shown(values)} ${unit}`,
+    reference ? `${shown(reference.values)} ${unit} (${reference.name})` : '',
+    ratios.length ? `${shown(ratios)} ×` : '',
+    limit ? `${limit}${reference ? ' ×' : ` ${unit}`} ${met ? '✅' : '❌'}` : '',
+  ]
+  return `| ${cells.join(' | ')} |`
+}
+
+/** How a figure grows with its work: the slope of its logarithm over the work's, by least squares. */
+function growthOf(figures: readonly Figure[]): string[] {
+  const names = new Set(figures.filter(({ work }) => work).map(({ name }) => name))
+  return [...names].flatMap((name) => {
+    const all = figures.filter((figure) => figure.name === name && figure.work)
+    if (new Set(all.map(({ work }) => work?.amount)).size < 2) return []
+    const points = all.map(
+      ({ work, values }) => [Math.log(work?.amount as number), Math.log(medianOf(values))] as const,
+    )
+    const mean = (at: 0 | 1) => points.reduce((sum, point) => sum + point[at], 0) / points.length
+    const [x, y] = [mean(0), mean(1)]
+    const slope =
+      points.reduce((sum, [a, b]) => sum + (a - x) * (b - y), 0) / points.reduce((sum, [a]) => sum + (a - x) ** 2, 0)
+    return `- ${name}: grows with ${all[0]?.work?.of} to the power of ${slope.toFixed(2)}`
+  })
+}
+
+function pageOf(figures: readonly Figure[]): string {
+  const growth = growthOf(figures)
+  return [
+    '# Performance',
+    '',
+    'Generated by `npm run bench`. Both servers, the stand-in of MOLT and the CockroachDB-like server run on one machine; a reference is measured in the same run, in turns.',
+    `A figure is a median with its lowest and highest value. Measured on ${cpus().length} CPUs (${cpus()[0]?.model.trim()}), ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}.`,
+    '',
+    '| figure | median (lowest to highest) | reference | ratio | goal |',
+    '| --- | ---: | ---: | ---: | ---: |',
+    ...figures.map(lineOf),
+    ...(growth.length ? ['', '## Growth', '', ...growth] : []),
+    '',
+  ].join('\n')
+}
+
+mkdirSync(FOLDER, { recursive: true })
+rmSync(COLLECTED, { force: true })
+for (const name of positionals.length ? positionals : Object.keys(BENCHES)) {
+  const bench = BENCHES[name]
+  if (!bench) throw new Error(`there is no bench ${name}; there are ${Object.keys(BENCHES).join(', ')}`)
+  for (const args of options.smallest ? [bench.smallest] : bench.whole) runBench(name, args)
+}
+const figures = [...collected(), sizeOfDist()]
+writeFileSync(join(FOLDER, 'figures.json'), `${JSON.stringify(figures, undefined, 2)}\n`)
+const page = pageOf(figures)
+// Some benches alone are not the whole page.
+writeFileSync(options.smallest || positionals.length ? join(FOLDER, 'performance.md') : 'docs/performance.md', page)
+console.log(page)

@@ -1,0 +1,78 @@
+import type pg from 'pg'
+import type { Came, FaultGround, Side, State } from '../../support/fault-ground.ts'
+import type { Moment } from '../../support/plain-script.ts'
+import type { Trick } from '../../support/stand-in.ts'
+
+/** Where a fault happens, and the moment of the plain script that is like it. */
+export const POINTS = {
+  begin: 'begin',
+  'caught up': 'streaming',
+  'before arming': 'streaming',
+  armed: 'stopped',
+  drained: 'drained',
+  'stream off': 'drained',
+  verified: 'verified',
+  'sequences set': 'verified',
+  'unique indexes built': 'verified',
+  committing: 'verified',
+  'permanent on the source': 'switched',
+  committed: 'switched',
+  'write access open': 'switched',
+  'switch command done': 'switched',
+  switched: 'switched',
+} as const satisfies Record<string, Moment>
+export type Point = keyof typeof POINTS
+
+/** The rest of a migration from each state. */
+export const STEPS: Record<State, readonly string[]> = {
+  prepared: ['fetch', 'replicate', 'cutover', 'finalize'],
+  loaded: ['replicate', 'cutover', 'finalize'],
+  'caught-up': ['cutover', 'finalize'],
+}
+
+export interface Fault {
+  name: string
+  topic: string
+  from: State
+  /** `begin`, by default: before the first step. Else a checkpoint of `cutover`. */
+  at?: Point
+  /** What is so before anything runs. Its connection is kept, and told to `happens`. */
+  before?: (ground: FaultGround) => Promise<pg.Client>
+  /** What goes wrong at the point. */
+  happens?: (ground: FaultGround, client: pg.Client | undefined) => Promise<unknown>
+  /** Undone when the run is over, before anybody looks. */
+  after?: (ground: FaultGround) => Promise<unknown>
+  /** The runner is killed there, and the step is run again. */
+  killed?: true
+  trick?: Trick
+  /** `go` to the end, or the step that is red and its codes: one of them, where the moment decides. */
+  expect: 'go' | readonly [step: string, ...codes: string[]]
+  /** One of those that run in every test run. */
+  short?: true
+}
+
+export interface Ended extends Omit<Came, 'result'> {
+  step: string
+}
+
+/** A statement of an administrator's. */
+export function sql(side: Side, text: string): (ground: FaultGround) => Promise<unknown> {
+  return (ground) => ground.sql(side, text)
+}
+
+/** A connection that has run these statements, and stays open. */
+export function session(side: Side, ...texts: string[]): NonNullable<Fault['before']> {
+  return async (ground) => {
+    const client = await ground.client(side)
+    for (const text of texts) await client.query(text)
+    return client
+  }
+}
+
+/** A write that may be refused: whether it was shows in the rows. */
+export function attempt(side: Side, text: string, user = 'postgres'): NonNullable<Fault['happens']> {
+  return async (ground) => {
+    const client = await ground.client(side, user)
+    await client.query(text).catch(() => {})
+  }
+}

@@ -1,0 +1,136 @@
+import { DEFINITIONS, ROWS, UNSEEN } from '../../support/sabotage.ts'
+import { type Fault, session, sql } from './fault.ts'
+
+/** Faults of the load, and of what it has left. */
+export const LOAD_FAULTS: readonly Fault[] = [
+  { topic: 'No fault', name: 'nothing goes wrong', from: 'prepared', expect: 'go' },
+  ...DEFINITIONS.map(
+    ([name, done]): Fault => ({
+      topic: 'The schema before the load',
+      name: `${name} on the target`,
+      from: 'prepared',
+      happens: sql('target', done),
+      expect: ['fetch', 'schema.changed'],
+    }),
+  ),
+  {
+    topic: 'The schema before the load',
+    name: 'a table that is new on the source',
+    from: 'prepared',
+    happens: sql('source', 'CREATE TABLE loyalty (id int PRIMARY KEY); INSERT INTO loyalty VALUES (1)'),
+    expect: ['replicate', 'schema.changed'],
+  },
+  {
+    topic: 'The load',
+    name: "the filter's regular expression takes another table along",
+    from: 'prepared',
+    trick: { flags: { '--table-filter': 'orders' } },
+    expect: ['fetch', 'load.incomplete'],
+  },
+  {
+    topic: 'The load',
+    name: 'the filter matches no table',
+    from: 'prepared',
+    trick: { flags: { '--table-filter': '^nothing$' } },
+    expect: ['fetch', 'load.incomplete'],
+    short: true,
+  },
+  {
+    topic: 'The load',
+    name: 'molt finds no row of a table, and says so',
+    from: 'prepared',
+    happens: sql(
+      'target',
+      `CREATE FUNCTION nowhere() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+       CREATE TRIGGER nowhere BEFORE INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION nowhere()`,
+    ),
+    trick: { zero: 'reviews' },
+    expect: ['fetch', 'schema.changed', 'load.incomplete'],
+  },
+  {
+    topic: 'The load',
+    name: 'molt is killed half-way',
+    from: 'prepared',
+    trick: { killAt: 'data extraction from source complete' },
+    expect: ['fetch', 'tool.killed'],
+  },
+  {
+    topic: 'The load',
+    name: 'molt stands still half-way',
+    from: 'prepared',
+    trick: { freezeAt: 'starting fetch' },
+    expect: ['fetch', 'tool.stalled'],
+  },
+  {
+    topic: 'The load',
+    name: 'a slot of this name exists already',
+    from: 'prepared',
+    happens: sql('source', "SELECT pg_create_logical_replication_slot('molt_slot', 'pgoutput')"),
+    expect: ['fetch', 'slot.in-use'],
+  },
+  {
+    topic: 'The load',
+    name: 'row-level security hides half of a table',
+    from: 'prepared',
+    happens: sql(
+      'source',
+      'ALTER TABLE reviews ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY half ON reviews USING (id % 2 = 0)',
+    ),
+    // The roles of these runs are superusers, for whom no policy counts.
+    expect: 'go',
+  },
+  ...ROWS.map(
+    ([name, , done], i): Fault => ({
+      topic: "The target's rows after the load",
+      name,
+      from: 'caught-up',
+      happens: sql('target', done),
+      expect: ['cutover', 'verify.differences'],
+      ...(i === 0 && { short: true }),
+    }),
+  ),
+  ...UNSEEN.map(
+    ([name, , done]): Fault => ({
+      topic: "The target's rows, and a molt verify that misreads both sides alike",
+      name,
+      from: 'caught-up',
+      happens: sql('target', done),
+      trick: { blind: true },
+      expect: ['cutover', 'verify.differences'],
+    }),
+  ),
+  {
+    topic: 'The verify',
+    name: 'molt verify matches no table',
+    from: 'caught-up',
+    trick: { flags: { '--table-filter': '^nothing$' } },
+    happens: sql('target', 'DELETE FROM reviews WHERE id = 7'),
+    expect: ['cutover', 'verify.inconclusive', 'verify.differences'],
+  },
+  {
+    topic: 'The verify',
+    name: 'a shard of molt verify never finishes',
+    from: 'caught-up',
+    trick: { add: ['--table-splits', '3'], drop: 'finished .* public.customers \\(shard 2/3\\)' },
+    expect: ['cutover', 'verify.inconclusive'],
+  },
+  {
+    topic: 'The verify',
+    name: 'molt verify is killed',
+    from: 'caught-up',
+    trick: { killAt: 'finished row verification' },
+    expect: ['cutover', 'tool.killed'],
+  },
+  {
+    topic: 'The load',
+    name: 'a transaction was open before the load, and commits after it',
+    from: 'prepared',
+    before: session('source', "BEGIN; UPDATE categories SET name = name || '!' WHERE id = 1"),
+    at: 'begin',
+    happens: async (_, client) => {
+      // The slot waits for it.
+      setTimeout(() => void client?.query('COMMIT').catch(() => {}), 1_000)
+    },
+    expect: 'go',
+  },
+]

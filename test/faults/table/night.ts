@@ -1,0 +1,314 @@
+import type { FaultGround } from '../../support/fault-ground.ts'
+import { attempt, type Fault, type Point, session, sql } from './fault.ts'
+
+const PAST = "INSERT INTO categories (id, name) VALUES (4712, 'past the fence')"
+const OFF = 'ALTER TABLE categories DISABLE TRIGGER molt_actions_fence'
+const ON = 'ALTER TABLE categories ENABLE ALWAYS TRIGGER molt_actions_fence'
+const LIFT = "SELECT setval('molt_actions.fence_lease', 1)"
+const RAISE =
+  "SELECT setval('molt_actions.fence_lease', (extract(epoch FROM clock_timestamp()) * 1000)::bigint + 60000)"
+
+const fence = (name: string, at: Point, happens: NonNullable<Fault['happens']>, ...codes: string[]): Fault => ({
+  topic: 'Writes past the fence',
+  name,
+  from: 'caught-up',
+  at,
+  happens,
+  expect: codes.length ? ['cutover', ...codes] : 'go',
+})
+
+const rows = (name: string, at: Point, text: string, step: string, ...codes: string[]): Fault => ({
+  topic: 'The target in the write pause',
+  name,
+  from: 'caught-up',
+  at,
+  happens: sql('target', text),
+  expect: [step, ...codes],
+})
+
+const server = (name: string, at: Point, happens: NonNullable<Fault['happens']>, ...codes: string[]): Fault => ({
+  topic: 'Servers',
+  name,
+  from: 'caught-up',
+  at,
+  happens,
+  expect: codes.length ? ['cutover', ...codes] : 'go',
+})
+
+const each = (code: '40001' | '40003'): Fault => ({
+  topic: 'Answers of the target',
+  name: `each distinct statement is answered with ${code} once`,
+  from: 'prepared',
+  happens: async (ground: FaultGround) => {
+    ground.cluster.options.failEach = { code, application: 'molt-actions' }
+  },
+  expect: 'go',
+})
+
+const KILLS: readonly Point[] = [
+  'caught up',
+  'armed',
+  'drained',
+  'verified',
+  'unique indexes built',
+  'committing',
+  'permanent on the source',
+  'committed',
+  'write access open',
+  'switch command done',
+]
+
+/** What happens while writes are paused, and around it. */
+export const NIGHT_FAULTS: readonly Fault[] = [
+  fence('the application writes', 'armed', attempt('source', PAST, 'app')),
+  fence('the owner, a superuser, writes', 'armed', attempt('source', PAST)),
+  fence(
+    'a session without triggers (replica) writes',
+    'armed',
+    attempt('source', `SET session_replication_role = replica; ${PAST}`),
+  ),
+  fence('TRUNCATE', 'armed', attempt('source', 'TRUNCATE cart_items')),
+  {
+    ...fence('a transaction with an old snapshot writes', 'armed', async (_, client) =>
+      client?.query(PAST).catch(() => {}),
+    ),
+    before: session('source', 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM categories'),
+  },
+  {
+    ...fence('a background job writes on and on', 'armed', async () => {}),
+    before: async (ground) => {
+      const client = await ground.client('source')
+      let i = 5_000
+      const again = () => {
+        i++
+        client.query(`INSERT INTO categories (id, name) VALUES (${i}, 'job')`).then(
+          () => setTimeout(again, 40),
+          (error) => error.code === '25006' && setTimeout(again, 40),
+        )
+      }
+      again()
+      return client
+    },
+  },
+  {
+    ...fence(
+      'a trigger is off, and something is written',
+      'drained',
+      sql('source', `${OFF}; ${PAST}`),
+      'fence.damaged',
+      'fence.not-holding',
+      'fence.probe-passed',
+    ),
+    short: true,
+  },
+  fence(
+    'a trigger is off for one write, before the verify',
+    'drained',
+    sql('source', `${OFF}; ${PAST}; ${ON}`),
+    'verify.differences',
+    'verify.rows-lost',
+  ),
+  {
+    ...fence('a trigger is off for one write, after the verify', 'verified', sql('source', `${OFF}; ${PAST}; ${ON}`)),
+    expect: ['finalize', 'verify.after-commit'],
+  },
+  fence(
+    'the fence is lifted for one write and raised again',
+    'verified',
+    sql('source', `${LIFT}; ${PAST}; ${RAISE}`),
+    'fence.write-passed',
+    'fence.changed-by-other',
+    'fence.not-holding',
+  ),
+  fence(
+    'the fence is lifted',
+    'verified',
+    sql('source', LIFT),
+    'fence.lapsed',
+    'fence.not-holding',
+    'fence.changed-by-other',
+    'fence.probe-passed',
+  ),
+  fence(
+    "the fence's function is replaced",
+    'armed',
+    sql(
+      'source',
+      `CREATE OR REPLACE FUNCTION molt_actions.fence() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; ${PAST}`,
+    ),
+    'fence.damaged',
+    'fence.not-holding',
+    'fence.probe-passed',
+    'verify.differences',
+  ),
+  fence(
+    'a table is replaced by a copy',
+    'drained',
+    sql(
+      'source',
+      'ALTER TABLE payments RENAME TO away; CREATE TABLE payments (LIKE away INCLUDING ALL); INSERT INTO payments SELECT * FROM away',
+    ),
+    'schema.changed',
+    'fence.table-rewritten',
+    'fence.damaged',
+    'fence.not-holding',
+    'verify.inconclusive',
+  ),
+  fence(
+    'a column is changed on the source',
+    'sequences set',
+    sql('source', 'ALTER TABLE products ALTER price TYPE numeric(13,2)'),
+    'schema.changed',
+  ),
+  fence(
+    'a sequence moves on',
+    'sequences set',
+    sql('source', "SELECT nextval('customers_id_seq') FROM generate_series(1, 200)"),
+  ),
+
+  rows(
+    'a row deleted before the verify',
+    'drained',
+    'DELETE FROM reviews WHERE id = 7',
+    'cutover',
+    'verify.differences',
+    'verify.rows-lost',
+  ),
+  rows(
+    'a row changed when the stream is off',
+    'stream off',
+    'UPDATE reviews SET rating = 6 - rating WHERE id IN (8, 9)',
+    'cutover',
+    'verify.differences',
+    'verify.rows-lost',
+  ),
+  {
+    ...rows(
+      'a row deleted after the verify',
+      'verified',
+      'DELETE FROM reviews WHERE id = 7',
+      'finalize',
+      'verify.after-commit',
+    ),
+    short: true,
+  },
+  rows(
+    'a row added after the verify',
+    'sequences set',
+    "INSERT INTO categories (id, name) VALUES (4711, 'only here')",
+    'finalize',
+    'verify.after-commit',
+  ),
+  rows(
+    'a role gets the right to write',
+    'sequences set',
+    'CREATE ROLE late; GRANT INSERT ON orders TO late',
+    'cutover',
+    'write-access.granted-early',
+    'write-access.not-closed',
+  ),
+  rows(
+    'a row deleted when the source is fenced for good',
+    'permanent on the source',
+    'DELETE FROM reviews WHERE id = 7',
+    'finalize',
+    'verify.after-commit',
+  ),
+  rows(
+    'the evidence table renamed away',
+    'drained',
+    'ALTER TABLE molt_actions.evidence RENAME TO away',
+    'cutover',
+    'database.object-missing',
+  ),
+
+  server('the source restarts while changes are streamed', 'caught up', (ground) => ground.source.restart('fast')),
+  server('the source crashes while changes are streamed', 'caught up', (ground) => ground.source.restart('immediate')),
+  server('the target restarts while changes are streamed', 'caught up', (ground) => ground.behind.restart('fast')),
+  server(
+    'the source restarts in the write pause',
+    'drained',
+    (ground) => ground.source.restart('fast'),
+    'database.connection-lost',
+  ),
+  server(
+    'the target crashes in the write pause',
+    'drained',
+    (ground) => ground.behind.restart('immediate'),
+    'database.connection-lost',
+  ),
+  server(
+    'the source is gone in the write pause',
+    'drained',
+    (ground) => ground.source.kill(),
+    'database.connection-lost',
+    'connect.failed',
+  ),
+  server(
+    'the target is gone in the write pause',
+    'armed',
+    (ground) => ground.behind.kill(),
+    'database.connection-lost',
+    'connect.failed',
+    'drain.not-proved',
+    'stream.stuck.connection',
+  ),
+  {
+    ...server(
+      'the target answers no more in the write pause',
+      'drained',
+      async (ground) => ground.behind.pause(),
+      'pause.too-long',
+      'database.connection-lost',
+      'database.session-timeout',
+    ),
+    after: async (ground) => ground.behind.resume(),
+  },
+  {
+    ...server(
+      'the source takes no new connection in the write pause',
+      'drained',
+      (ground) => ground.admin('source', 'ALTER DATABASE shop ALLOW_CONNECTIONS false'),
+      'connect.not-allowed',
+      'connect.failed',
+    ),
+    after: (ground) => ground.admin('source', 'ALTER DATABASE shop ALLOW_CONNECTIONS true'),
+  },
+  server(
+    'the source was failed over to a standby',
+    'begin',
+    (ground) => ground.source.failOver(),
+    'source.other-database',
+    'slot.missing',
+    'slot.moved',
+  ),
+
+  each('40001'),
+  each('40003'),
+  ...KILLS.map(
+    (at): Fault => ({
+      topic: 'The runner is killed, and the cutover is run again',
+      name: `killed at "${at}"`,
+      from: 'caught-up',
+      at,
+      killed: true,
+      expect: 'go',
+    }),
+  ),
+  {
+    topic: 'After the switch',
+    name: 'the fence is lifted, and the old application writes',
+    from: 'caught-up',
+    at: 'switched',
+    happens: sql('source', `${LIFT}; ${PAST}`),
+    expect: ['finalize', 'fence.damaged-after-commit', 'fence.removed-after-commit'],
+  },
+  {
+    topic: 'After the switch',
+    name: 'a trigger is off for one write of the old application',
+    from: 'caught-up',
+    at: 'switched',
+    happens: sql('source', `${OFF}; ${PAST}; ${ON}`),
+    expect: ['finalize', 'verify.after-commit'],
+  },
+]

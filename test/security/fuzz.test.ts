@@ -1,0 +1,307 @@
+/**
+ * Every parser, given what nobody expects. `MOLT_ACTIONS_RUNS=<n>` changes how often; a failing run prints its seed,
+ * and `MOLT_ACTIONS_SEED=<seed>` repeats it.
+ */
+import { PassThrough } from 'node:stream'
+import fc from 'fast-check'
+import pgConnectionString from 'pg-connection-string'
+import { describe, expect, test, vi } from 'vitest'
+import { specs } from '../../src/actions/specs.ts'
+import { parseRules } from '../../src/masking/rules.ts'
+import { parseSnapshot } from '../../src/model/snapshot.ts'
+import { markdownCode, markdownText } from '../../src/report/markdown.ts'
+import { errorCode } from '../../src/runtime/errors.ts'
+import { addSecretUrl, redact } from '../../src/runtime/secrets.ts'
+import { urlProblem } from '../../src/runtime/url.ts'
+import { decodeMessage, formatLsn, parseLsn } from '../../src/source/pgoutput.ts'
+import { parseEvent } from '../../src/tools/events.ts'
+import { readLines } from '../../src/tools/lines.ts'
+import { splitPassword } from '../../src/tools/passwords.ts'
+import { parseLogLine, parseMetrics } from '../../src/tools/replicator.ts'
+import { moltScrubber, scrubReplicator, scrubText } from '../../src/tools/scrub.ts'
+import { formsOf, leaks } from '../support/leaks.ts'
+
+const { MOLT_ACTIONS_RUNS: runs, MOLT_ACTIONS_SEED: seed, MOLT_ACTIONS_NIGHTLY: night } = process.env
+const HOW = { numRuns: Number(runs ?? (night ? 3_000 : 150)), ...(seed && { seed: Number(seed) }) }
+
+/** Texts that break quoting and encoding, pieces of what the tools write, and whatever else there is. */
+const PIECES = [
+  ...[
+    '"',
+    "'",
+    '`',
+    '\\',
+    '$(id)',
+    '%',
+    '%0A',
+    '\n',
+    '\r',
+    '\u2028',
+    '\0',
+    '\u001b[2J',
+    '\u202e',
+    '::error::x',
+    '##[error]x',
+    '{',
+    '}',
+  ],
+  ...[
+    '[',
+    ']',
+    ':',
+    '=',
+    ',',
+    '@',
+    '/',
+    '?',
+    '#',
+    '&',
+    '=(',
+    ')=(',
+    'é',
+    '東',
+    '😀',
+    '\ud800',
+    'level=warning msg="',
+    'error="',
+    '{"message":"',
+  ],
+  ...[
+    'fetch complete',
+    'SQLSTATE 23505',
+    'ERROR: ',
+    'duplicate key value',
+    'Key (a)=(',
+    'failed on row: ',
+    '[2025-08-25T14:40:02-05:00]',
+    'null',
+    '1e999',
+  ],
+]
+const text = fc
+  .array(fc.oneof(fc.constantFrom(...PIECES), fc.string({ unit: 'binary', maxLength: 12 })), { maxLength: 12 })
+  .map((parts) => parts.join(''))
+const line = text.map((each) => each.replace(/[\r\n]/g, ' '))
+
+/** Holds for each value. Backtracking shows as time: no parser may take a second for some hundred characters. */
+function holds<T>(arbitrary: fc.Arbitrary<T>, probe: (value: T) => void, most = HOW.numRuns): void {
+  fc.assert(
+    fc.property(arbitrary, (value) => {
+      const began = performance.now()
+      probe(value)
+      expect(performance.now() - began).toBeLessThan(3_000)
+    }),
+    { ...HOW, numRuns: Math.min(most, HOW.numRuns) },
+  )
+}
+
+describe('what the tools write', () => {
+  const event = fc.oneof(
+    line,
+    fc.json({ stringUnit: 'binary' }),
+    fc.object().map((each) => JSON.stringify(each)),
+  )
+
+  test('an event is an object with texts where texts belong, or none', () => {
+    holds(event, (each) => {
+      const { level, message, type } = parseEvent(each) ?? {}
+      for (const field of [level, message, type]) expect(['string', 'undefined']).toContain(typeof field)
+    })
+  })
+
+  test('a log line has a level and a message, or is none', () => {
+    holds(
+      fc.oneof(
+        event,
+        line.map((each) => `time="x" level=warning msg=${JSON.stringify(each)} error=${each}`),
+      ),
+      (each) => {
+        const found = parseLogLine(each)
+        if (found) expect([typeof found.level, typeof found.message]).toEqual(['string', 'string'])
+      },
+    )
+  })
+
+  test('metrics are numbers', () => {
+    const sample = fc.tuple(
+      fc.constantFrom('apply_upserts_total', 'apply_errors_total', 'x'),
+      text,
+      fc.oneof(text, fc.constantFrom('NaN', '+Inf', '-1', '1e999')),
+    )
+    const page = fc
+      .array(sample.map(([name, label, value]) => `${name}{table="${label}"} ${value}`))
+      .map((all) => all.join('\n'))
+    holds(fc.oneof(page, text), (each) => {
+      for (const value of Object.values(parseMetrics(each))) expect(Number.isFinite(value) && value >= 0).toBe(true)
+    })
+  })
+
+  test('lines are the same however they arrive', async () => {
+    const parts = fc.array(text, { maxLength: 6 })
+    await fc.assert(
+      fc.asyncProperty(parts, async (all) => {
+        const whole = Buffer.from(all.join(''))
+        const split = async (size: number) => {
+          const stream = new PassThrough()
+          const lines: string[] = []
+          const over = readLines(stream, (each) => lines.push(each))
+          for (let at = 0; at < whole.length; at += size) stream.write(whole.subarray(at, at + size))
+          stream.end()
+          await over
+          return lines
+        }
+        expect(await split(1)).toEqual(await split(whole.length + 1))
+      }),
+      HOW,
+    )
+  })
+})
+
+describe('values in what the tools write', () => {
+  /** Nothing of a tool's own looks like it. */
+  const CANARY = 'canary.person@example.org'
+  const around = fc
+    .tuple(line, line)
+    .map(([before, after]) => [before.replaceAll('@', ''), after.replaceAll('@', '')] as const)
+
+  test('none is in a scrubbed line, whatever stands around it', () => {
+    const molt = moltScrubber()
+    holds(around, ([before, after]) => {
+      const said = `${before} ${CANARY} ${after}`
+      const row = JSON.stringify({
+        message: 'mismatching row value',
+        primary_key: [said],
+        source_values: { email: said },
+      })
+      const lines = [scrubText(said), molt(said), molt(row), molt(row.slice(0, -9)), scrubReplicator(said)]
+      lines.push(scrubReplicator(`time="x" level=error msg="apply" error=${JSON.stringify(said)}`))
+      for (const each of lines) expect(each).not.toContain('canary.person')
+    })
+  })
+
+  /** Values that look like nothing: only where they stand tells that they are values. */
+  test.each([
+    (value: string) =>
+      `ERROR: duplicate key value violates unique constraint "k" (SQLSTATE 23505) Key (name)=(${value}) already exists.`,
+    (value: string) => `ERROR: failed on row: id=7, name='${value}'`,
+    (value: string) => `ERROR: invalid input syntax for type integer: "${value}" (SQLSTATE 22P02)`,
+    (value: string) => `ERROR: could not parse "${value}" as type int (SQLSTATE 22P02)`,
+    (value: string) => `Failing row contains (7, ${value}, 2).`,
+    (value: string) => `ERROR: foreign key violation: "orders" row name='${value}', id=7 has no match in "customers"`,
+  ])('nor by the wordings of both servers: %s', (wording) => {
+    holds(line, (more) => {
+      const value = `Zaphod${more.replaceAll('"', '').replaceAll('\\', '')}Beeblebrox`
+      const scrubbed = [
+        scrubText(wording(value)),
+        scrubReplicator(`time="x" level=error msg="apply" error=${JSON.stringify(wording(value))}`),
+      ]
+      for (const each of scrubbed) expect(each).not.toMatch(/Zaphod|Beeblebrox/)
+    })
+  })
+})
+
+describe('what people write', () => {
+  const types = specs.flatMap(({ name, inputs }) =>
+    Object.entries(inputs).map(([input, { type }]) => [`${name}: ${input}`, type] as const),
+  )
+  test('every input takes a text or refuses it', () => {
+    const short = { ...HOW, numRuns: Math.ceil(HOW.numRuns / 20) }
+    for (const [name, { schema }] of types)
+      fc.assert(
+        fc.property(fc.oneof(text, fc.webUrl(), fc.json()), (value) => {
+          expect(typeof schema.safeParse(value).success, name).toBe('boolean')
+        }),
+        short,
+      )
+  })
+
+  test('masking rules are rules, or an error with a code', () => {
+    holds(
+      fc.oneof(
+        text,
+        fc.json(),
+        text.map((each) => `version: 1\ntables:\n  t:\n    c: ${JSON.stringify(each)}`),
+      ),
+      (each) => {
+        try {
+          parseRules(each, 'mask.yml')
+        } catch (error) {
+          expect(errorCode(error)).toBe('mask.rules-invalid')
+        }
+      },
+    )
+  })
+
+  const password = fc
+    .string({ unit: 'grapheme', minLength: 8, maxLength: 40 })
+    .filter((each) => !/^\s|\s$|[\r\n\0]/.test(each))
+
+  test('a sound URL keeps its password for the program, and says it to nobody', () => {
+    // Each password is masked from then on, and printed to the runner for that.
+    const printed = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
+    const probe = (each: string) => {
+      const url = `postgresql://mover:${encodeURIComponent(each)}@db.example.org:5432/shop?sslmode=verify-full`
+      expect(urlProblem(url)).toBeUndefined()
+      expect(pgConnectionString.parse(url).password).toBe(each)
+      const split = splitPassword(url)
+      if (split) expect(split.url).not.toContain(encodeURIComponent(each))
+      addSecretUrl(url)
+      const forms = formsOf(each)
+      const repeated = ['raw', 'URL', 'URL, sub-delimiters too', 'JSON'].map((form) => forms.get(form)).join(' | ')
+      expect(leaks({ text: redact(`${url} ${repeated}`) }, { password: each })).toEqual([])
+    }
+    try {
+      holds(password, probe, 300)
+    } finally {
+      printed.mockRestore()
+    }
+  })
+
+  test('what is wrong with a URL is said without the URL', () => {
+    holds(password, (each) => {
+      const url = `postgresql://mover:${each}@db/shop`
+      const problem = urlProblem(url)
+      if (problem) expect(problem).not.toContain(each)
+    })
+  })
+})
+
+describe('what the source sends', () => {
+  test('a message is decoded or refused, however it is cut', () => {
+    const bytes = fc.uint8Array({ maxLength: 200 })
+    const kind = fc.constantFrom(...'BCRIUDTOYM')
+    holds(fc.tuple(kind, bytes), ([type, rest]) => {
+      try {
+        decodeMessage(Buffer.concat([Buffer.from(type), rest]))
+      } catch (error) {
+        expect(error).toBeInstanceOf(Error)
+      }
+    })
+  })
+
+  test('a position is read as it is written', () => {
+    holds(fc.bigInt(0n, 2n ** 64n - 1n), (lsn) => expect(parseLsn(formatLsn(lsn))).toBe(lsn))
+    holds(text, (each) => expect(parseLsn(each)).toBeGreaterThanOrEqual(0n))
+  })
+
+  test('a snapshot is one or none', () => {
+    holds(text, (each) => {
+      try {
+        parseSnapshot(each)
+      } catch (error) {
+        expect(error).toBeInstanceOf(Error)
+      }
+    })
+  })
+})
+
+describe('what a summary shows', () => {
+  test('a name is only a name', () => {
+    holds(text, (each) => {
+      for (const shown of [markdownText(each), markdownCode(each)]) {
+        expect(shown).not.toMatch(/[\r\n]/)
+        expect(shown.replace(/`+[^`]*`+/g, '')).not.toMatch(/<(?!br>|\/?code>)[a-z!/]/i)
+      }
+    })
+  })
+})
