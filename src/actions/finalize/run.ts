@@ -7,6 +7,7 @@ import {
   validateConstraint,
   validateDeferred,
 } from '../../destination/deferral.ts'
+import { lockTables } from '../../destination/schema-lock.ts'
 import { addEvidence, advance, COMMITTED, DECIDED, type Entry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
 import { structureProblems } from '../../model/structure.ts'
 import { type AfterCommit, afterCommitText } from '../../phases/after-commit/result.ts'
@@ -154,6 +155,7 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
       problems,
       'Fix these and run `finalize` again.',
     )
+  await lockTables(target, entry.id)
   return entry
 }
 
