@@ -43,7 +43,7 @@ const RULES: Rule[] = [
   rule('prolong', /\bprolong(s|ed|ing)?\b/i, 'renew'),
   rule('silence', /\bsilence\b|\bnothing was heard\b/i, 'stall'),
   rule('trouble', /\btroubles?\b|\bculprits?\b/i, 'diagnosis'),
-  rule('unsettled', /\bunsettled\b/i, 'inconclusive'),
+  rule('unsettled', /\bunsettled (row|rows|result|verify|comparison)\b/i, 'inconclusive'),
   rule('sighting', /\bsightings?\b/i, 'observation'),
   rule('target-gate', /\btarget[- ]gate\b/i, 'write access'),
 ]

@@ -1,6 +1,7 @@
 // What the server adds to each database of the PostgreSQL behind it: the schema `_crdb`, which clients do not see, with
 // the catalogs as CockroachDB shows them, and the functions of CockroachDB that are used here.
 import { OF_TABLE, shownName } from './rules/names.ts'
+import { lockedByDefault } from './rules/schema-locks.ts'
 import { ownVariables } from './rules/settings.ts'
 import type { Version } from './types.ts'
 
@@ -128,6 +129,9 @@ export function installSql(version: Version, name: string): string {
   const ids: Record<string, string> = numbered
     ? {}
     : { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' }
+  const options = `CASE WHEN relkind = 'r' AND oid >= 16384
+      AND coalesce((SELECT locked FROM _crdb.schema_locks WHERE relid = oid), ${lockedByDefault(version)})
+    THEN array_append(coalesce(reloptions, '{}'), 'schema_locked=true') ELSE reloptions END`
   const unique = numbered ? UNIQUE_INDEX : { ...UNIQUE_INDEX, conkey: `_crdb.column_ids(i.indrelid, ${INDEX_KEY})` }
   return `
     CREATE SCHEMA IF NOT EXISTS _crdb;
@@ -147,6 +151,7 @@ export function installSql(version: Version, name: string): string {
     CREATE TABLE IF NOT EXISTS _crdb.role_options (role text, option text, PRIMARY KEY (role, option));
     CREATE TABLE IF NOT EXISTS _crdb.cluster_settings (variable text PRIMARY KEY, value text NOT NULL);
     CREATE TABLE IF NOT EXISTS _crdb.zones (target text PRIMARY KEY, gc_seconds int8 NOT NULL);
+    CREATE TABLE IF NOT EXISTS _crdb.schema_locks (relid oid PRIMARY KEY, locked bool NOT NULL);
     CREATE TABLE IF NOT EXISTS _crdb.statement_stats (aggregated_ts timestamptz NOT NULL, app_name text NOT NULL,
       metadata jsonb NOT NULL, statistics jsonb NOT NULL);
     CREATE TABLE IF NOT EXISTS _crdb.transaction_stats (LIKE _crdb.statement_stats);
@@ -223,7 +228,7 @@ export function installSql(version: Version, name: string): string {
 
     CREATE OR REPLACE VIEW _crdb.pg_namespace AS SELECT * FROM pg_catalog.pg_namespace
       WHERE nspname <> '_crdb' AND nspname NOT LIKE 'pg_toast%' AND nspname NOT LIKE 'pg_temp%';
-    ${view('pg_class', 'pg_catalog.pg_class', { relispartition: 'NULL::bool', relacl: 'NULL::aclitem[]', reltuples: 'NULL::float4', relname: `CASE WHEN relkind = 'i' THEN ${shownName('relname')} ELSE relname END` })}
+    ${view('pg_class', 'pg_catalog.pg_class', { relispartition: 'NULL::bool', relacl: 'NULL::aclitem[]', reltuples: 'NULL::float4', relname: `CASE WHEN relkind = 'i' THEN ${shownName('relname')} ELSE relname END`, reloptions: options })}
       WHERE relnamespace IN (SELECT oid FROM _crdb.pg_namespace) AND oid NOT IN (SELECT relid FROM _crdb.offline)
         AND relkind <> 't'${listed ? '' : ' AND oid NOT IN (SELECT indexrelid FROM _crdb.building)'};
     ${view('pg_constraint', 'pg_catalog.pg_constraint', ids)}

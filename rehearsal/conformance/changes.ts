@@ -12,6 +12,7 @@ import {
   validateDeferred,
 } from '../../src/destination/deferral.ts'
 import { cancelImports, readImportJobs } from '../../src/destination/jobs.ts'
+import { lockTables, unlockTables } from '../../src/destination/schema-lock.ts'
 import { closeWriteAccess, openWriteAccess, readWriteGrants } from '../../src/destination/write-access.ts'
 import { fingerprint } from '../../src/model/fingerprint.ts'
 import { ident } from '../../src/runtime/database.ts'
@@ -84,6 +85,28 @@ export const CHANGE_ITEMS: Item[] = [
       return [
         { what: "the suite's code", expected: 'deferral.rows-break-definition', seen: error.code },
         { what: 'row values in the message', expected: false, seen: error.message.includes('conformance-secret') },
+      ]
+    },
+  },
+  {
+    id: 'deferral.schema-lock',
+    says: 'A locked table refuses a constraint until it is unlocked; it is then locked again.',
+    source: 'docs: v26.2 alter-table.md, online-schema-changes.md',
+    async look(bench) {
+      const { db, name } = bench
+      const locked = bench.at('locked')
+      await db.query(`CREATE TABLE ${locked} (id INT8 PRIMARY KEY) WITH (schema_locked = true)`)
+      const add = () => codeOf(db.query(`ALTER TABLE ${locked} ADD CONSTRAINT positive CHECK (id > 0) NOT VALID`))
+      const whileLocked = await add()
+      await unlockTables(db, name, [{ schema: name, table: 'locked' }])
+      const unlocked = await add()
+      await lockTables(db, name)
+      const again = await codeOf(db.query(`ALTER TABLE ${locked} DROP CONSTRAINT positive`))
+      await db.query(`DROP TABLE ${locked}`)
+      return [
+        { what: 'ADD CONSTRAINT while it is locked', expected: '57000', seen: whileLocked },
+        { what: 'ADD CONSTRAINT while it is unlocked', expected: 'none', seen: unlocked },
+        { what: 'DROP CONSTRAINT when it is locked again', expected: '57000', seen: again },
       ]
     },
   },

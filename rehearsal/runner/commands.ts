@@ -1,6 +1,6 @@
 import { isAbsolute, relative } from 'node:path'
 
-/** A workflow command as it was found in a line, `::name key=value,key=value::data`. */
+/** A workflow command as found in a line, `::name key=value,key=value::data`. */
 interface Command {
   name: string
   properties: Record<string, string>

@@ -68,7 +68,7 @@ export async function startLoad(options: LoadOptions): Promise<LoadHandle> {
 }
 
 /**
- * For a database of the user's: updates that set a column to its own value, so that there are real changes in the WAL
+ * For a user's database: updates that set a column to its own value, which puts real changes into the WAL
  * and none in the data. Tables where that is not harmless are left alone: without a primary key or another column, or
  * with triggers of their own. Throws when no table is left.
  */

@@ -14,6 +14,7 @@ import { messageOf, refuse, VerdictError } from '../runtime/errors.ts'
 import { seconds } from '../runtime/progress.ts'
 import { TIMING } from '../runtime/timing.ts'
 import { readSchema } from '../sql/schema.ts'
+import { unlockTables } from './schema-lock.ts'
 
 /*
  * What slows the load, or could stop the stream, is dropped on the target before it and rebuilt afterwards. Nothing is
@@ -65,9 +66,6 @@ async function createTable(db: Database): Promise<void> {
     create_ddl TEXT NOT NULL, drop_ddl TEXT NOT NULL, captured_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     dropped_at TIMESTAMPTZ, rebuilt_at TIMESTAMPTZ, was_valid BOOLEAN NOT NULL DEFAULT true, comments TEXT,
     PRIMARY KEY (migration, schema_name, table_name, name))`)
-  // An earlier version created it without these.
-  await db.query(`ALTER TABLE ${DEFERRED} ADD COLUMN IF NOT EXISTS was_valid BOOLEAN NOT NULL DEFAULT true`)
-  await db.query(`ALTER TABLE ${DEFERRED} ADD COLUMN IF NOT EXISTS comments TEXT`)
 }
 
 /** Every object captured for a migration; empty when there is none. */
@@ -122,6 +120,7 @@ export async function deferObjects(
   for (const object of objects) await capture(db, migration, { ...object, comments: commentsOf(object) })
   let dropped = 0
   const captured = await listDeferred(db, migration)
+  if (cockroach && captured.length) await unlockTables(db, migration, changedTables(schema, plan.tables, captured))
   for (const kind of DEFERRED_KINDS)
     for (const object of captured) {
       if (object.kind !== kind || object.dropped || object.rebuilt) continue
@@ -130,6 +129,17 @@ export async function deferObjects(
       dropped++
     }
   return { dropped, kept }
+}
+
+/** The expected tables, and both tables of each captured foreign key. */
+function changedTables({ name, constraints }: Schema, tables: readonly string[], captured: readonly DeferredName[]) {
+  const ours = new Set(captured.map(keyOf))
+  const ends = constraints.flatMap((each) =>
+    each.references && ours.has(keyOf(each))
+      ? [each, each.references].map(({ schema, table }) => ({ schema, table }))
+      : [],
+  )
+  return [...tables.map((table) => ({ schema: name, table })), ...ends]
 }
 
 /** Records objects that never existed on the target as if they had been captured and dropped. */

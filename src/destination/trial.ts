@@ -5,6 +5,7 @@ import { type Database, ident, qualified, sqlState } from '../runtime/database.t
 import { messageOf, refuse } from '../runtime/errors.ts'
 import { number } from '../runtime/progress.ts'
 import type { Deferred } from './deferral.ts'
+import { readTarget } from './server.ts'
 
 /*
  * Finds a definition that the server would refuse before anything is dropped: each distinct form is built once on empty
@@ -25,6 +26,7 @@ export const trialSchema = () => `molt_actions_trial_${randomBytes(6).toString('
 export async function tryDefinitions(target: Database, schema: string, objects: readonly Deferred[]): Promise<void> {
   const forms = [...new Map(objects.map((object) => [formOf(object), object])).values()]
   if (!forms.length) return
+  const { isCockroach } = await readTarget(target)
   const problems: string[] = []
   const end = performance.now() + TRIAL_LIMIT
   let tried = 0
@@ -33,7 +35,7 @@ export async function tryDefinitions(target: Database, schema: string, objects: 
     checkpoint('trial schema made')
     for (const [at, object] of forms.entries()) {
       if (performance.now() > end) break
-      await tryOne(target, { schema, at }, object).catch((error) =>
+      await tryOne(target, { schema, at, isCockroach }, object).catch((error) =>
         problems.push(
           `${object.kind} ${object.schema}.${object.table}.${object.name}: ${messageOf(error)} (${object.create})`,
         ),
@@ -86,6 +88,7 @@ interface Place {
   schema: string
   /** Unique per form, so that two of them do not collide. */
   at: number
+  isCockroach: boolean
 }
 
 async function tryOne(target: Database, place: Place, object: Deferred): Promise<void> {
@@ -107,9 +110,15 @@ const parts = (name: string) =>
   [...name.matchAll(new RegExp(NAME, 'g'))].map(([part]) => part.replace(/^"|"$/g, '').replaceAll('""', '"'))
 
 /** Only columns; everything else on the table is tried by itself. */
-async function copyOf(target: Database, { schema, at }: Place, letter: string, table: string): Promise<string> {
+async function copyOf(
+  target: Database,
+  { schema, at, isCockroach }: Place,
+  letter: string,
+  table: string,
+): Promise<string> {
   const copy = qualified(schema, `${letter}${at}`)
-  await build(target, `CREATE TABLE ${copy} (LIKE ${table})`)
+  // Else constraints could not be added to it: see schema-lock.ts.
+  await build(target, `CREATE TABLE ${copy} (LIKE ${table})${isCockroach ? ' WITH (schema_locked = false)' : ''}`)
   return copy
 }
 

@@ -61,7 +61,7 @@ export interface Facts {
   deferred?: DeferredName[]
   /** Holds the empty copies on which `prepare` tries deferred definitions; null once it is dropped. */
   trialSchema?: string | null
-  /** Who approved the cutover of which plan; `by` is empty when no approval was required, null when it was discarded. */
+  /** Who approved the cutover, and its plan; `by` is empty when no approval was required, null when it was discarded. */
   approval?: { by: string; gate: string; planHash: string; startedBy: string; run: string } | null
   /** The schemas of both sides as `prepare` left them; later phases require them unchanged. */
   fingerprints?: { source: PackedFingerprint; target: PackedFingerprint }

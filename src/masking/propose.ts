@@ -200,7 +200,7 @@ function refine(column: MaskColumn, sampled: Sampled | undefined): Suggestion {
   return personal.length ? { ...byName, why: `${byName.why}; the sample holds ${personal.join(', ')}` } : byName
 }
 
-/** Of a list of which no element was seen, the rule is about its elements. */
+/** For a list without sampled elements, the rule is about its elements. */
 function pathOf({ path, kinds }: Member): string {
   return kinds.join() === 'array' ? `${path}[]` : path
 }

@@ -1,6 +1,6 @@
 import { parse } from 'postgres-array'
 
-/** Types of which both servers write each value alike, once it is asked for as `row-digests.ts` does. */
+/** Types whose values both servers write the same way, when read as in `row-digests.ts`. */
 const EXACT =
   /^(smallint|integer|bigint|boolean|text|character varying.*|character.*|"char"|name|string|uuid|bytea|date|time(\(\d\))?( without time zone)?|timestamp.*|bit.*)$/
 /** CockroachDB writes a zero with more decimals than this as `0E-7`. */
@@ -14,7 +14,7 @@ export function writtenAlike(type: string, isEnum = false): boolean {
 /**
  * The value that a text stands for, in one form for both servers: the order of keys and spaces in JSON, zeros at the
  * end of a number, exponents and the quotes in an array are each server's own.
- * @returns undefined for a type of which the forms are not known: then only equal texts tell something
+ * @returns undefined for a type with unknown forms: then only equal texts prove something
  */
 export function plainForm(type: string, text: string, isEnum = false): string | undefined {
   if (type.endsWith('[]')) return plainArray(type.slice(0, -2), text)

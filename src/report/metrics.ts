@@ -70,7 +70,7 @@ let warned = false
 
 /**
  * Replaces the file at once, so that no reader sees half of it. Readable for all: a node exporter is another user.
- * A file that cannot be written is told once, and fails nothing.
+ * A file that cannot be written is reported once, and fails nothing.
  */
 export function writeMetrics(path: string | undefined, figures: Figures): void {
   if (!path) return

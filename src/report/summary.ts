@@ -38,7 +38,7 @@ function headline(report: VerifyReport, clean: number, rows: number): string {
     return report.level === 'tables'
       ? '### ✅ Verify: the definitions are equal; no row was compared'
       : `### ✅ Verify: ${plural(clean, 'table')} equal, ${plural(rows, 'row')}, ${what}${how}`
-  if (report.verdict === 'unsettled') return `### ⚠️ Verify: not proved equal, nothing known to be lost${how}`
+  if (report.verdict === 'unsettled') return `### ⚠️ Verify: not proved equal, no known loss${how}`
   return `### ❌ Verify: ${report.problems.length} ${report.problems.length === 1 ? 'problem' : 'problems'}${how}`
 }
 

@@ -15,7 +15,7 @@ export interface VerifyReport {
   while: 'streaming' | 'drained'
   /** How rows were counted beside molt. */
   counted: 'exact' | 'estimated' | 'no'
-  /** `unsettled`: nothing is known to be lost, but equality is not proved either. */
+  /** `unsettled`: no known loss, but equality is not proved. */
   verdict: 'clean' | 'different' | 'unsettled'
   tables: TableVerdict[]
   problems: string[]

@@ -448,6 +448,12 @@ export const CODES = {
     cause: 'A constraint, a domain or the type of a column does not allow it. The message leaves out values.',
     fix: 'Correct the row or the definition that the message names. The log of the server shows the row.',
   },
+  'database.schema-locked': {
+    meaning: 'A table of the target is locked against schema changes.',
+    cause:
+      'CockroachDB creates tables with `schema_locked = true` from 26.1 on. `prepare` unlocks those whose indexes and constraints it defers; another user locked this one later, or it is not part of the migration.',
+    fix: 'Run `ALTER TABLE name SET (schema_locked = false)` for the table in the message, then run the step again.',
+  },
   'database.server-fault': {
     meaning: 'A database server reported an internal error.',
     cause: 'Its disk fails, a file is damaged, or the server has a bug.',

@@ -26,6 +26,8 @@ const REFUSALS: readonly (readonly [RegExp, RefusalCode])[] = [
   [/^55/, 'database.object-busy'],
   [/^28/, 'connect.login-refused'],
   [/^53|^54/, 'database.out-of-resources'],
+  // CockroachDB's alone.
+  [/^57000$/, 'database.schema-locked'],
   [/^57/, 'database.statement-ended'],
   [/^(58|XX|F0)/, 'database.server-fault'],
   [/^0A000$/, 'database.unsupported'],

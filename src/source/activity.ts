@@ -7,7 +7,7 @@ import { type Database, ident, sqlState } from '../runtime/database.ts'
 
 /** Of one statement, user and plan, since the server began to count. Times in milliseconds. */
 export interface StatementRow {
-  /** Constants are `$1`, but for utility statements and texts that the server had to read anew. */
+  /** Constants are `$1`, except in utility statements and texts that the server had to read again. */
   query: string
   calls: number
   rows: number

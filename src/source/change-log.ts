@@ -58,7 +58,7 @@ export class ChangeLog {
 
   /**
    * Begins to read at the slot's position.
-   * @throws the database's error when the slot is read by somebody else, or is gone
+   * @throws the database's error when another client reads the slot, or it is gone
    */
   static async attach(options: ChangeLogOptions): Promise<ChangeLog> {
     const client = await connectForReplication(options.sourceUrl, LOG_APPLICATION)

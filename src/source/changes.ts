@@ -159,13 +159,13 @@ export function createdTable(plan: Plan, name: string): Observation {
   return { kind: 'table-created', severity: 'ddl', what }
 }
 
-/** A change of what is sent, even one that was undone within a second, may have kept changes back for ever. */
+/** A change of what is sent, even one that was undone within a second, may have held changes back permanently. */
 export function publicationObservations(
   before: PublicationMark | null | undefined,
   after: PublicationMark | null,
   plan: Plan,
 ): Observation[] {
-  // One that was dropped is told by the look at the slot, whether or not another one has its name.
+  // A dropped one is noticed when the slot is read, whether or not another one has its name.
   const changes = before && after && before.oid === after.oid ? publicationChanges(before, after) : []
   if (!changes.length) return []
   return [{ kind: 'publication-changed', severity: 'fatal', what: alteredPublication(plan, changes) }]
@@ -175,7 +175,7 @@ export function alteredPublication(plan: Plan, changes: readonly string[]): stri
   return `the publication ${plan.publication} was altered on the source (${changes.join('; ')}): changes in between may never have been sent, and the load must be repeated`
 }
 
-/** Oid of a table or partition → the file that holds its rows (relfilenode), of which TRUNCATE makes another. */
+/** Oid of a table or partition → the file that holds its rows (relfilenode), which TRUNCATE replaces. */
 export type TableFiles = Record<string, number>
 
 /** In place of the file of a table that was seen emptied: the next stream tells it again. */

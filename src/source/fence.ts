@@ -79,7 +79,7 @@ export async function installFence(db: Database, tables: readonly Table[]): Prom
 
 const SEARCH_PATH = 'pg_catalog, pg_temp'
 
-/** SECURITY DEFINER: a role without rights on our schema must be able to fire it, or it is locked out for ever. */
+/** SECURITY DEFINER: a role without rights on our schema must be able to fire it, or it is locked out permanently. */
 function fenceFunction(id: string): string {
   return `
     CREATE OR REPLACE FUNCTION ${OUR_SCHEMA}.fence() RETURNS trigger LANGUAGE plpgsql
@@ -143,7 +143,7 @@ export async function expectedFence(db: Database): Promise<Fence | undefined> {
   return { id: installed.id, tables: [...all.values()] }
 }
 
-/** The fence as it must be for `tables` now, partitions included; {@link fenceProblems} tells whether it is. */
+/** The fence that `tables` need now, partitions included; {@link fenceProblems} compares it. */
 export async function plannedFence(db: Database, tables: readonly Table[]): Promise<Fence> {
   return { id: (await readFenceId(db)) ?? 'none', tables: await withPartitions(db, tables) }
 }
@@ -262,7 +262,7 @@ export async function leaseFor(db: Database, leaseMs: number): Promise<string> {
 
 /**
  * Refuses writes from this moment until `lease`; takes no lock on any table. Also renews.
- * @param own the lease that it prolongs: a fence that somebody has lifted since is not armed again
+ * @param own the lease that it renews: a fence that was lifted since is not armed again
  * @returns false when nothing was changed: the fence is permanent, or carries another lease than `own`
  */
 export async function setLease(db: Database, lease: string, own?: string): Promise<boolean> {
@@ -348,9 +348,9 @@ export function resetCount(passed: string): string {
 }
 
 export interface FenceVersion {
-  /** Changes whenever someone touches a trigger of the fence, its function or a sequence, also when it is put back as it was. */
+  /** Changes whenever someone touches a trigger of the fence, its function or a sequence, even when it is restored. */
   objects: string
-  /** By `schema.table`: the file that holds its rows. DDL that writes every row anew, past all triggers, gives it another one. */
+  /** By `schema.table`: the file that holds its rows. DDL that rewrites every row, past all triggers, replaces it. */
   files: Record<string, number>
 }
 
@@ -369,7 +369,7 @@ export async function fenceVersion(db: Database, fence: Fence): Promise<FenceVer
   return rows[0]
 }
 
-/** @returns the tables whose rows were written anew between the two, or that went away */
+/** @returns the tables whose rows were rewritten between the two, or that are gone */
 export function rewritten(before: FenceVersion, now: FenceVersion): string[] {
   return Object.keys(before.files).filter((table) => before.files[table] !== now.files[table])
 }

@@ -93,6 +93,6 @@ function throwGone(error: unknown, side: Side): never {
 function gone(side: Side): VerdictError {
   return new VerdictError(
     'heartbeat.missing',
-    `the heartbeat on the ${side} is gone: somebody has run \`abort\` or \`cleanup\`, or has deleted it. Without it nothing tells what has arrived: prepare and load again`,
+    `the heartbeat on the ${side} is gone: \`abort\` or \`cleanup\` has run, or the row was deleted. Without it nothing tells what has arrived: prepare and load again`,
   )
 }

@@ -79,11 +79,11 @@ export interface SlotFacts {
   behindBytes: number
   /** Who reads it now. */
   reader: Reader | null
-  /** The process that decodes is at work, rather than waiting for somebody. */
+  /** The process that decodes is at work, rather than waiting for another. */
   decoding: boolean
   /** Changes when the server starts again or loses its statistics in a crash. */
   serverStart: string
-  /** Transactions decoded since the slot was made (PostgreSQL 14 and later); null when somebody has reset it. */
+  /** Transactions decoded since the slot was created (PostgreSQL 14 and later); null after a reset. */
   decoded: number | null
   /** Its oid, which another publication of the same name does not share; null when it is gone. */
   publication: number | null
@@ -149,7 +149,7 @@ export function lsnNumber(lsn: string): bigint {
   return (BigInt(`0x${high}`) << 32n) + BigInt(`0x${low}`)
 }
 
-/** What is wrong with slot and publication for a stream of exactly `tables`; empty when all is as it must be. */
+/** What is wrong with slot and publication for a stream of exactly `tables`; empty when there is nothing. */
 export async function slotProblems(
   db: Database,
   facts: { slot: string; publication: string; schema: string; tables: readonly string[]; cursor?: string },

@@ -133,7 +133,7 @@ async function setAll(
     wanted.flatMap(({ sequence, there }) => (there ? sequence : [])),
     ...[source, target],
   )
-  // Read after the rows, each of which has a number that was drawn before it.
+  // Read after the rows, whose numbers were all drawn before.
   const drawing = live ? wanted.flatMap(({ there }) => (there && there.lastValue !== null ? there.name : [])) : []
   const drawnOf = await readLast(target, drawing)
   const waiting: { sequence: Sequence; value: bigint }[] = []
@@ -253,7 +253,7 @@ export async function lastUsed(sequences: readonly Sequence[], ...sides: Side[])
   const found = await Promise.all(sides.map((side) => extremes(side, sequences)))
   return new Map(
     sequences.map((sequence) => {
-      // After its end it has begun anew: rows beyond its value are of an earlier round.
+      // It has restarted after its end: rows beyond its value belong to an earlier round.
       if (sequence.cycle && sequence.lastValue !== null) return [sequence.name, sequence.lastValue]
       const values = [sequence.lastValue, ...found.map((of) => of.get(sequence.name) ?? null)]
       const known = values.filter((value) => value !== null)

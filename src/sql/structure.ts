@@ -49,8 +49,9 @@ export async function readStructure(db: Database, side: DatabaseSide, name: stri
 }
 
 /** CockroachDB has no deferrable keys, and its RESTRICT is NO ACTION: neither counts. */
-function constraintForm({ kind, condition, references }: SchemaConstraint): string {
-  if (kind !== 'f' || !references) return formOf(condition ?? '')
+function constraintForm({ kind, condition, definition, references }: SchemaConstraint): string {
+  if (kind !== 'f' || !references)
+    return formOf(definition.replace(/( NO INHERIT| NOT VALID)*$/, '') || `CHECK (${condition})`)
   const action = (letter: string) => ({ c: 'cascade', n: 'set null', d: 'set default' })[letter] ?? 'no action'
   const full = references.match === 'f' ? ' match full' : ''
   return `on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`

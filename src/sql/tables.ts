@@ -77,7 +77,7 @@ export async function readSecuredTables(db: Database, schema: string, tables: re
 }
 
 /**
- * Tables of which row-level security hides rows from this role. By the catalog alone, which both servers have: only
+ * Tables with rows that row-level security hides from this role. By the catalog alone, which both servers have: only
  * PostgreSQL has a function for it, and a setting that makes an error of it.
  */
 export async function readFilteredTables(db: Database, schema: string, tables: readonly string[]): Promise<string[]> {

@@ -223,10 +223,10 @@ export function translate(said: string | undefined): Diagnosis | undefined {
   if (!said) return undefined
   const found = DIAGNOSES.find(([regex]) => regex.test(said))
   if (found) return { kind: found[1], why: found[2](said).replaceAll(/ {2,}/g, ' ') }
-  return { kind: 'other', why: 'the replicator is retrying the same change for ever' }
+  return { kind: 'other', why: 'the replicator keeps retrying the same change' }
 }
 
-/** The replicator's last words, translated; undefined when it has not complained. */
+/** The diagnosis of the replicator's last error; undefined without one. */
 export function explainDiagnosis(said: string | undefined): string | undefined {
   return translate(said)?.why
 }

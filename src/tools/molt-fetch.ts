@@ -107,7 +107,7 @@ export function fetchArgs(request: FetchRequest, features: FetchFeatures): strin
   return [...args, ...request.extraArgs]
 }
 
-/** Flags of which this build's help says nothing; it would fail on them after the slot is made. */
+/** Flags that this build's help does not list; it would fail on them after the slot is created. */
 export function unknownFlags(args: readonly string[], features: FetchFeatures): string[] {
   return args
     .filter((argument) => argument.startsWith('--'))
@@ -379,7 +379,7 @@ const REASONS: [RegExp, SkippedKind, (match: RegExpExecArray) => string][] = [
       `the column ${column} has another type on the target (${types}) and was left out; give both one type and load again`,
   ],
 ]
-/** The rows are moved in full all the same. */
+/** The rows are moved in full anyway. */
 const HARMLESS = /extraneous column \S+ found|NOT NULL mismatch/
 
 function countMismatch(account: FetchAccount, event: MoltEvent): void {
@@ -415,7 +415,7 @@ export function strayTables(account: FetchAccount, expected: readonly string[]):
 
 /**
  * Everything in the account that is not "all of it"; empty is the only green.
- * @param resumed whether this run went on with an earlier one; what it tells of rows is then only the rest
+ * @param resumed whether this run resumed an earlier one; its row counts then cover only the rest
  */
 export function fetchProblems(account: FetchAccount, expected: readonly string[], resumed = false): string[] {
   // Tables of the target alone, which nobody expects, are none of this load's business.
@@ -478,7 +478,7 @@ function rowProblems(account: FetchAccount, expected: readonly string[]): string
     ([, { exported, imported }]) => imported !== undefined && exported !== imported,
   )
   for (const [table, { exported, imported }] of apart)
-    problems.push(`${table}: exported ${exported ?? 'nobody knows how many'}, but imported ${imported} rows`)
+    problems.push(`${table}: exported ${exported ?? 'an unknown number'}, but imported ${imported} rows`)
   if (!apart.length && account.importsFinished > 0 && account.importedRows !== account.exportedRows)
     problems.push(`exported ${account.exportedRows}, but imported ${account.importedRows} rows`)
   return problems

@@ -62,7 +62,7 @@ export interface TableVerdict {
   unseen?: number
   /** Rows that molt says are equal; undefined when it does not say. */
   equal?: number
-  /** Columns that differ in the rows that were told one by one, the most frequent first. */
+  /** Columns that differ in the rows that were listed, the most frequent first. */
   columns?: string[]
   /** The likely cause, in words. */
   diagnosis?: string
@@ -96,7 +96,7 @@ export interface VerifyAccount {
   rows: Map<string, TableRows>
   errors: string[]
   unknown: Unknowns
-  /** Table → shard → its numbers: one that is told twice is counted once. */
+  /** Table → shard → its numbers: one that is reported twice is counted once. */
   finished: Map<string, Map<string, string>>
 }
 
@@ -284,7 +284,7 @@ export function differences(verdict: TableVerdict): number {
   return verdict.missing + verdict.mismatch + verdict.extraneous + verdict.columnMismatch
 }
 
-/** Adds what was told row by row to a table's verdict, keys as hashes only. */
+/** Adds the listed rows to a table's verdict, keys only as hashes. */
 export function addSamples(verdict: TableVerdict, rows: TableRows | undefined, hash: KeyHash = keyHash()): void {
   if (!rows) return
   const columns = Object.entries(rows.columns).sort(([, a], [, b]) => b - a)
@@ -414,6 +414,6 @@ function differenceText(verdict: TableVerdict): string {
 function recheckText({ lag, loss, changing, unlike, untold }: Recheck): string {
   const parts = [loss && `${loss} lost`, changing && `${changing} still changing`, lag && `${lag} arrived late`]
   if (unlike) parts.push(`${unlike} equal by value and never late`)
-  if (untold) parts.push(`${untold} not told`)
+  if (untold) parts.push(`${untold} unchecked`)
   return parts.filter(Boolean).join(', ')
 }

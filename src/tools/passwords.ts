@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** A command line without passwords, and the environment that gives them to the program all the same. */
+/** A command line without passwords, and the environment that passes them to the program instead. */
 export interface Hidden {
   args: string[]
   env: Record<string, string>

@@ -65,7 +65,7 @@ function watchdog(pid: number, passwords = ''): ChildProcess {
 }
 
 /**
- * A long-running tool: its lines as they come, its last words, and a stop that always ends it. It leads a process group
+ * A long-running tool: its lines as they come, its last line, and a stop that always ends it. It leads a process group
  * of its own, so that a shell around a program is not all that a signal reaches. A terminal's Ctrl-C therefore reaches it
  * through us alone: whoever starts one stops it when the run is cancelled, and the watchdog does when we die of it.
  */
@@ -244,7 +244,7 @@ export function notOnPath(tool: string): ToolError {
   return new ToolError({ code: 'tool.not-installed', program: `\`${tool}\``, args: [], ending })
 }
 
-/** The code of a failure of which no more is known than how the program ended. */
+/** The code of a failure when only the program's ending is known. */
 function exitCode(exit: Exit | undefined): ErrorCode {
   if (exit?.signal) return 'tool.killed'
   return exit?.code === null ? 'tool.not-started' : 'tool.failed'

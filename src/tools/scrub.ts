@@ -141,7 +141,7 @@ export function moltScrubber(hash: KeyHash = keyHash()): (line: string) => strin
   return (line) => {
     const event = parseEvent(line)
     if (event) return JSON.stringify(scrubEvent(event, hash))
-    // The middle of a broken event begins anywhere, so nothing in it can be told from a value.
+    // The middle of a broken event begins anywhere, so anything in it may be a value.
     const error = /^(Error|ERROR|panic|fatal error): /.test(line)
     if (line.startsWith('{') || (!error && /"\s*[:,}\]]|[[{,:]\s*"/.test(line)))
       return `(a broken line of ${line.length} characters)`

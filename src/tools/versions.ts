@@ -44,7 +44,7 @@ export function refuseDenied(version: string, allowed: string | undefined): void
     )
 }
 
-/** What the tool says of itself, on one line. A build from source says `(devel)`. */
+/** The tool's own version line. A build from source prints `(devel)`. */
 export async function toolVersion(program: string, tool: ToolName): Promise<string> {
   const said = await ask(program, tool === 'molt' ? ['--version'] : ['version'])
   const line = said.split('\n').find(Boolean) ?? ''
@@ -62,7 +62,7 @@ export function isStandIn(version: string): boolean {
   return version.includes(STAND_IN)
 }
 
-/** The tool's own help, by which one build is told from another. */
+/** The tool's own help, which differs between builds. */
 export async function toolHelp(program: string, ...command: string[]): Promise<string> {
   return ask(program, [...command, '--help'])
 }

@@ -189,7 +189,7 @@ test('abort cuts a living replicator off, keeps what is not ours, and builds aga
   const ended = await following
   expect(ended.conclusion).toBe('failure')
   expect(words(ended)).toMatch(
-    /the (slot|publication) \S+ (is gone|was dropped)|was lost|the heartbeat on the (source|target) is gone: somebody has run `abort`/,
+    /the (slot|publication) \S+ (is gone|was dropped)|was lost|the heartbeat on the (source|target) is gone: `abort` or `cleanup` has run/,
   )
   expect(ended.steps[0]?.outputs['error-kind']).not.toBe('bug')
   requireSuccess('abort', await rehearsal.run('abort', { restore: 'true' }))

@@ -598,6 +598,38 @@ describe('by version', () => {
     expect(await commitsItself(db, 'three')).toBe(true)
   })
 
+  // docs: v26.1.0-alpha.1 release notes; v26.2 alter-table.md and v26.2.0-beta.3 release notes.
+  test('tables are locked against schema changes from 26.1, and unlocked by hand', async () => {
+    const locked = (client: pg.Client, name: string) =>
+      rows(`SELECT relname, reloptions::STRING AS options FROM pg_class WHERE relname = '${name}'`, [], client)
+    await on('25.2', async (client) => {
+      await client.query('CREATE TABLE open (id INT PRIMARY KEY); ALTER TABLE open ADD CONSTRAINT c CHECK (id > 0)')
+      expect(await locked(client, 'open')).toEqual([{ relname: 'open', options: null }])
+    })
+    await on('26.2', async (client) => {
+      await client.query('CREATE TABLE shut (id INT PRIMARY KEY)')
+      expect(await locked(client, 'shut')).toEqual([{ relname: 'shut', options: '{schema_locked=true}' }])
+      const add = 'ALTER TABLE shut ADD CONSTRAINT c CHECK (id > 0)'
+      expect(await refused(add, client)).toEqual({
+        code: '57000',
+        message:
+          'this schema change is disallowed because table "shut" is locked and this operation cannot automatically unlock the table',
+      })
+      await client.query('CREATE INDEX on_id ON shut (id)')
+      await client.query('SET CLUSTER SETTING sql.schema.auto_unlock.enabled = false')
+      expect((await refused('DROP INDEX shut@on_id', client)).code).toBe('57000')
+      await client.query('SET CLUSTER SETTING sql.schema.auto_unlock.enabled = true')
+      await client.query('ALTER TABLE shut SET (schema_locked = false)')
+      await client.query(add)
+      await client.query('ALTER TABLE shut SET (schema_locked = true)')
+      expect((await refused('ALTER TABLE shut DROP CONSTRAINT c', client)).code).toBe('57000')
+      await client.query('CREATE TABLE made_open (id INT PRIMARY KEY) WITH (schema_locked = false)')
+      await client.query('SET create_table_with_schema_locked = off; CREATE TABLE also_open (id INT PRIMARY KEY)')
+      for (const name of ['made_open', 'also_open'])
+        expect(await locked(client, name)).toEqual([{ relname: name, options: null }])
+    })
+  })
+
   // docs: crdb-internal.md; off by default from 26.1.
   test('internals are closed from 26.1, and opened by allow_unsafe_internals', async () => {
     await on('26.1', async (client) => {

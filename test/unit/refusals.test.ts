@@ -21,6 +21,7 @@ it.each([
   ['53100', 'database.out-of-resources'],
   ['53400', 'database.out-of-resources'],
   ['54000', 'database.out-of-resources'],
+  ['57000', 'database.schema-locked'],
   ['57014', 'database.statement-ended'],
   ['58030', 'database.server-fault'],
   ['XX000', 'database.server-fault'],

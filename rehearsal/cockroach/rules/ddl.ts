@@ -7,6 +7,7 @@ import { SqlError, type Statement, type Token } from '../types.ts'
 import { type FoundTable, resolveTable } from './grants.ts'
 import { buildSlowly, commentOnIndex, createIndex, dropIndex } from './indexes.ts'
 import { nameAt, nameBeforeAt, skipWords } from './names.ts'
+import { noteLock, requireUnlocked, SCHEMA_LOCK_RULES, withoutLock } from './schema-locks.ts'
 import { isOn } from './settings.ts'
 import { zoneOf } from './show.ts'
 
@@ -32,6 +33,7 @@ export const DDL_RULES: StatementRule[] = [
     source: 'docs: configure-replication-zones.md',
     plan: configureZone,
   },
+  ...SCHEMA_LOCK_RULES,
   {
     id: 'ddl.job',
     says: 'A schema change is a job. Within a transaction it commits what is open and itself where autocommit_before_ddl is on, which it is by default from 25.1.',
@@ -113,8 +115,15 @@ async function schemaChange(statement: Statement, context: RuleContext): Promise
     !(/^(create|alter|drop)$/.test(first ?? '') && KINDS.test(second ?? ''))
   )
     return undefined
-  if (!isOn('autocommit_before_ddl', context) && (await context.inTransaction()))
-    return { sql: await rewrite(statement, context), tag: tagOf(statement), retryable: true }
+  if (!isOn('autocommit_before_ddl', context) && (await context.inTransaction())) {
+    const before = () => requireUnlocked(statement, context, true)
+    return {
+      sql: await rewrite(withoutLock(statement).statement, context),
+      before,
+      tag: tagOf(statement),
+      retryable: true,
+    }
+  }
   return {
     sql: 'SET _crdb.done = 1',
     before: () => runSchemaChange(statement, context),
@@ -130,8 +139,10 @@ function tagOf({ tokens }: Statement): string {
   return `${first} ${second === 'UNIQUE' ? 'INDEX' : second === 'OR' ? third : second}`
 }
 
-async function runSchemaChange(statement: Statement, context: RuleContext): Promise<void> {
+async function runSchemaChange(given: Statement, context: RuleContext): Promise<void> {
+  const { statement, locked } = withoutLock(given)
   await context.commitOpen()
+  await requireUnlocked(statement, context, false)
   const elevated = await authorize(statement, context)
   const job = context.jobs.create({
     type: 'NEW SCHEMA CHANGE',
@@ -147,6 +158,9 @@ async function runSchemaChange(statement: Statement, context: RuleContext): Prom
       throw await wording(error, statement, context)
     })
     await noteColumnIds(statement, context)
+    const [first, second] = statement.tokens
+    const made = isWord(first, 'create') && isWord(second, 'table')
+    if (made) await noteLock(nameAfter(statement.tokens, statement.sql, 'table') ?? '', locked, context)
     await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
   } catch (error) {
     await context.jobs.update(job, { status: 'failed', error: (error as Error).message })

@@ -42,6 +42,7 @@ const OWN: Variable[] = [
   { name: 'copy_from_retries_enabled', fallback: 'on' },
   { name: 'cost_scans_with_default_col_size', fallback: 'off' },
   { name: 'crdb_version', fallback: '' },
+  { name: 'create_table_with_schema_locked', fallback: 'off', since: [25, 3] },
   { name: 'default_int_size', fallback: '8' },
   { name: 'disallow_full_table_scans', fallback: 'off' },
   { name: 'distsql', fallback: 'auto' },
@@ -64,6 +65,7 @@ export const OWN_VARIABLES: ReadonlySet<string> = new Set([...OWN.map(({ name })
 const CLUSTER_SETTINGS: Record<string, string> = {
   'kv.rangefeed.enabled': 'false',
   'sql.defaults.serial_normalization': 'rowid',
+  'sql.schema.auto_unlock.enabled': 'true',
   'sql.stats.automatic_collection.enabled': 'true',
   'sql.txn_stats.sample_rate': '0.01',
   'server.max_connections_per_gateway': '-1',
@@ -71,6 +73,7 @@ const CLUSTER_SETTINGS: Record<string, string> = {
 
 function defaultOf(name: string, version: Version): string | undefined {
   if (name === 'allow_unsafe_internals' && version[0] >= 26) return 'off'
+  if (name === 'create_table_with_schema_locked' && version[0] >= 26) return 'on'
   if (name === 'autocommit_before_ddl') return version[0] >= 25 ? 'on' : 'off'
   const own = OWN.find((each) => each.name === name)
   if (own && !applies(own, version)) return undefined
@@ -97,7 +100,7 @@ export const SETTING_RULES: StatementRule[] = [
     id: 'settings.cluster',
     says: 'SET CLUSTER SETTING needs the admin role or MODIFYCLUSTERSETTING; SHOW CLUSTER SETTING needs that or VIEWCLUSTERSETTING.',
     source: SOURCE,
-    plan: clusterSetting,
+    plan: setOrShowCluster,
   },
   {
     id: 'settings.set',
@@ -113,7 +116,14 @@ export const SETTING_RULES: StatementRule[] = [
   },
 ]
 
-async function clusterSetting(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
+/** What a cluster setting is set to, or else its default. */
+export async function clusterSetting(name: string, { admin }: RuleContext): Promise<string> {
+  const sql = 'SELECT value FROM _crdb.cluster_settings WHERE variable = $1'
+  const [found] = await admin<{ value: string }>(sql, [name])
+  return found?.value ?? CLUSTER_SETTINGS[name] ?? ''
+}
+
+async function setOrShowCluster(statement: Statement, context: RuleContext): Promise<Plan | undefined> {
   const writes = opensWith(statement, 'set cluster setting')
   if (!writes && !opensWith(statement, 'show cluster setting')) return undefined
   const { tokens, sql } = statement

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { info } from '@actions/core'
 import type { Conversion, Statement } from '../../conversion/work.ts'
 import { type Captured, dropOnCockroach, recordDeferred } from '../../destination/deferral.ts'
+import { unlockTables } from '../../destination/schema-lock.ts'
 import { createLedger, readEntryIfAny } from '../../ledger/ledger.ts'
 import { type Database, sqlState, unhurried } from '../../runtime/database.ts'
 import { refuse, VerdictError } from '../../runtime/errors.ts'
@@ -43,6 +44,13 @@ export async function applyConversion(db: Database, migration: string, conversio
   }
   const objects = deferredOf(conversion)
   await recordDeferred(db, migration, objects)
+  const { schema } = conversion
+  if (objects.length)
+    await unlockTables(
+      db,
+      migration,
+      (await readTables(db, schema)).map((table) => ({ schema, table })),
+    )
   return { ran, before: conversion.tables.length - ran, deferred: objects.length }
 }
 
@@ -56,17 +64,22 @@ async function requireEarly(db: Database, migration: string): Promise<void> {
   )
 }
 
-async function requireEmpty(db: Database, schema: string): Promise<void> {
+async function readTables(db: Database, schema: string): Promise<string[]> {
   const { rows } = await db.query<{ name: string }>(
     `SELECT table_name AS name FROM information_schema.tables
       WHERE table_schema = $1 AND table_type = 'BASE TABLE' ORDER BY table_name`,
     [schema],
   )
-  if (rows.length)
+  return rows.map(({ name }) => name)
+}
+
+async function requireEmpty(db: Database, schema: string): Promise<void> {
+  const tables = await readTables(db, schema)
+  if (tables.length)
     refuse(
       'convert.target-not-empty',
       `the schema ${schema} on the target already has tables`,
-      rows.map(({ name }) => `${schema}.${name}`),
+      tables.map((name) => `${schema}.${name}`),
       'Nothing was created. Point `target` at an empty database, or create what is missing from `1-tables.sql`.',
     )
 }

@@ -1,5 +1,6 @@
 import { info } from '@actions/core'
 import { deferAgain, lostDefinitions } from '../../destination/deferral.ts'
+import { keepUnlocked } from '../../destination/schema-lock.ts'
 import { requireClosed } from '../../destination/write-access.ts'
 import { readStreamNote } from '../../ledger/hold.ts'
 import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.ts'
@@ -125,6 +126,7 @@ export async function settle(context: Cutover, source: Database, target: Databas
       'fence.armed-by-other',
       `the fence is armed, by hand or by a run that does not hold this migration. Wait ${seconds(remainingMs)} until it lapses, or lift it with \`fence\``,
     )
+  await keepUnlocked(target, entry.id)
   const again = await deferAgain(target, entry.id)
   if (again.length)
     info(`${again.length} unique indexes and constraints, rebuilt by a cutover that did not commit, are dropped again`)

@@ -7,6 +7,7 @@ import {
   validateConstraint,
   validateDeferred,
 } from '../../destination/deferral.ts'
+import { lockTables } from '../../destination/schema-lock.ts'
 import { addEvidence, advance, COMMITTED, DECIDED, type Entry, readEvidence, STREAMING } from '../../ledger/ledger.ts'
 import { structureProblems } from '../../model/structure.ts'
 import { type AfterCommit, afterCommitText } from '../../phases/after-commit/result.ts'
@@ -115,7 +116,9 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
         ]),
     afterCommitText(compared),
     sequences,
-    `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} dropped for the load were rebuilt`,
+    done.indexes || done.constraints
+      ? `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} dropped for the load were rebuilt`
+      : 'no index and no constraint was left to rebuild',
     `${plural(done.validated.size, 'constraint was', 'constraints were')} validated`,
     done.dropped.length
       ? `dropped on the source: ${done.dropped.join(', ')}`
@@ -152,6 +155,7 @@ async function rebuild(source: Database, target: Database, entry: Entry, done: D
       problems,
       'Fix these and run `finalize` again.',
     )
+  await lockTables(target, entry.id)
   return entry
 }
 

@@ -1,5 +1,6 @@
 import { info, warning } from '@actions/core'
 import { deferralProblems, forgetDeferred, listRebuilt, restoreDeferred } from '../../destination/deferral.ts'
+import { lockTables } from '../../destination/schema-lock.ts'
 import { dropStreamLogin, loginExists } from '../../destination/stream-login.ts'
 import { dropTrial } from '../../destination/trial.ts'
 import { missingGrants, openWriteAccess } from '../../destination/write-access.ts'
@@ -221,7 +222,8 @@ export async function restoreOrTell(target: Database, migration: string, restore
     await forgetDeferred(target, migration, await listRebuilt(target, migration))
   }
   const problems = await deferralProblems(target, migration)
-  if (problems.length)
+  if (!problems.length) await lockTables(target, migration)
+  else
     warning(
       `${problems.length} indexes and constraints dropped for the load are still missing; their definitions stay in the ledger. Set \`restore: true\` to rebuild them, or load again under the same id`,
     )
