@@ -17,6 +17,8 @@ export const NIGHTLY = [
   'test/faults/cutover-kill.test.ts',
   'test/faults/estimate.test.ts',
   'test/faults/cutover-nights.test.ts',
+  'test/security/hostile-tools.test.ts',
+  'test/security/canaries.test.ts',
 ]
 
 /** Have a longer form at night, and a short one in the other runs. */
@@ -35,6 +37,8 @@ export const GROUPS: Readonly<Record<string, readonly string[]>> = {
   faults: ['test/faults/table.test.ts', 'test/faults/proof-model.test.ts'],
   security: [
     'test/security/fuzz.test.ts',
+    'test/security/hostile-tools.test.ts',
+    'test/security/canaries.test.ts',
     'test/contract/attacks.test.ts',
     'test/contract/every-grant.test.ts',
     'test/contract/printed-grants.test.ts',
@@ -45,27 +49,43 @@ export const GROUPS: Readonly<Record<string, readonly string[]>> = {
   ],
 }
 
-const night = Boolean(process.env.MOLT_ACTIONS_NIGHTLY)
+/**
+ * Start no server and leave nothing behind in their process, so a worker loads the sources once for all of them. The
+ * three replace modules or clocks.
+ */
+const LIGHT = [
+  'test/unit/!(stall|target-client|timing).test.ts',
+  'test/contract/{adopt,attacks,docs,language-service,metadata,workflows}.test.ts',
+]
+
+const TOOLING = 'test/tooling/**/*.test.ts'
+
+const shared = {
+  // Deadlines are for tests that hang, not for machines that are busy.
+  testTimeout: 120_000,
+  hookTimeout: 120_000,
+  // They import JSON without import attributes, which plain Node refuses; Vite does not.
+  server: { deps: { inline: [/@actions\/(expressions|workflow-parser|languageservice)/] } },
+}
+
+const BY_DAY = [
+  { test: { ...shared, name: 'light', include: LIGHT, isolate: false } },
+  { test: { ...shared, name: 'servers', include: ['test/**/*.test.ts'], exclude: [...NIGHTLY, ...LIGHT, TOOLING] } },
+  { test: { ...shared, name: 'tooling', include: [TOOLING] } },
+]
+
+const { MOLT_ACTIONS_NIGHTLY: night, MOLT_ACTIONS_GROUP: name = '' } = process.env
 const grouped = Object.values(GROUPS).flat()
-const group = GROUPS[process.env.MOLT_ACTIONS_GROUP ?? '']
+const ofNight = [...NIGHTLY, ...LONGER_AT_NIGHT].filter((each) => !grouped.includes(each))
+const long = GROUPS[name] ?? (night ? ofNight : undefined)
 
 export default defineConfig({
   // The workflow parser's source maps name files that its package does not hold; a warning for each would hide our own.
   logLevel: 'error',
   test: {
-    include: group
-      ? [...group]
-      : night
-        ? [...NIGHTLY, ...LONGER_AT_NIGHT].filter((each) => !grouped.includes(each))
-        : ['test/**/*.test.ts'],
-    exclude: night || group ? [] : NIGHTLY,
     globalSetup: 'test/global-setup.ts',
-    // Deadlines are for tests that hang, not for machines that are busy.
     // Tests wait for child processes and servers half of their time; with more workers they miss each other's deadlines.
     maxWorkers: 3,
-    testTimeout: 120_000,
-    hookTimeout: 120_000,
-    // They import JSON without import attributes, which plain Node refuses; Vite does not.
-    server: { deps: { inline: [/@actions\/(expressions|workflow-parser|languageservice)/] } },
+    projects: long ? [{ test: { ...shared, name: 'long', include: [...long] } }] : BY_DAY,
   },
 })

@@ -49,6 +49,7 @@ export function rehearsalPage(
     likeServer: false,
     steps: [],
     remaining: undefined,
+    toKnow: [],
     next: undefined,
     written,
   }

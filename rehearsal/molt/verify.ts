@@ -155,34 +155,52 @@ async function compareShards(
 ): Promise<void> {
   const queue = [...shards]
   const worker = async () => {
+    let pair: Pair | undefined
     for (let shard = queue.shift(); shard; shard = queue.shift()) {
       const { schema, table } = shard.table
       log.line('info', `starting verify on ${schema}.${table}, shard ${shard.number}/${shard.total}${shard.range}`)
       try {
-        await compareShard(log, metrics, source, target, shard)
+        pair ??= await openPair(source, target)
+        await compareShard(log, metrics, pair, shard)
       } catch (error) {
+        await closePair(pair)
+        pair = undefined
         // As the real tool: said, and not part of the exit code.
         log.line('error', 'error verifying rows', { error: errorText(error), schema, table })
         log.line('info', 'failed to verify')
       }
     }
+    await closePair(pair)
   }
   const workers = flags.int('concurrency') || availableParallelism()
   await Promise.all(Array.from({ length: workers }, worker))
 }
 
-async function compareShard(log: MoltLog, metrics: Metrics, source: Endpoint, target: Endpoint, shard: Shard) {
+/** A worker's connections, for one shard after the other. */
+interface Pair {
+  source: pg.Client
+  target: pg.Client
+}
+
+async function openPair(source: Endpoint, target: Endpoint): Promise<Pair> {
   const sourceClient = await open(source)
-  let targetClient: pg.Client | undefined
   try {
-    targetClient = await open(target)
-    const sourceRows = new LineReader(sourceClient.query(copyTo(scanSql(shard, 'source'))))
-    const targetRows = new LineReader(targetClient.query(copyTo(scanSql(shard, 'target'))))
-    await new Comparison(log, metrics, shard).run(sourceRows, targetRows)
-  } finally {
+    return { source: sourceClient, target: await open(target) }
+  } catch (error) {
     await sourceClient.end().catch(() => {})
-    await targetClient?.end().catch(() => {})
+    throw error
   }
+}
+
+async function closePair(pair: Pair | undefined): Promise<void> {
+  await pair?.source.end().catch(() => {})
+  await pair?.target.end().catch(() => {})
+}
+
+async function compareShard(log: MoltLog, metrics: Metrics, { source, target }: Pair, shard: Shard): Promise<void> {
+  const sourceRows = new LineReader(source.query(copyTo(scanSql(shard, 'source'))))
+  const targetRows = new LineReader(target.query(copyTo(scanSql(shard, 'target'))))
+  await new Comparison(log, metrics, shard).run(sourceRows, targetRows)
 }
 
 /** Key columns in an order that this program can repeat: integers by value, everything else by the bytes of its text. */

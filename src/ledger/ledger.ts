@@ -202,7 +202,7 @@ export async function dropEntry(db: Database, id: string): Promise<void> {
 }
 
 /** Who left the evidence, with a link to the run. */
-export interface Origin {
+interface Origin {
   /** Empty outside GitHub. */
   run: string
   actor: string

@@ -7,7 +7,7 @@ interface Definition {
 }
 
 /** `columns` in key order, `(expression)` for one that is computed. */
-export interface Index extends Definition {
+interface Index extends Definition {
   table: string
   name: string
   unique: boolean
@@ -16,7 +16,7 @@ export interface Index extends Definition {
 }
 
 /** `columns` in alphabetical order; `references` is the other table of a foreign key. */
-export interface Constraint extends Definition {
+interface Constraint extends Definition {
   table: string
   name: string
   kind: 'check' | 'foreign key'
@@ -25,7 +25,7 @@ export interface Constraint extends Definition {
   references: string | null
 }
 
-export interface Default extends Definition {
+interface Default extends Definition {
   table: string
   column: string
 }

@@ -15,7 +15,7 @@ export interface ConfigProblem {
 }
 
 /** Name of a section → input → value, as YAML has it. */
-export type Sections = Record<string, Record<string, unknown> | null>
+type Sections = Record<string, Record<string, unknown> | null>
 
 export interface Config {
   sections: Sections

@@ -30,7 +30,7 @@ export async function withTriggers(db: Database, schema: Schema, tables: readonl
 const OURS = 'molt_actions_fence'
 
 /** Triggers of these tables, without our own, in the order of table and name. */
-export async function readTriggers(
+async function readTriggers(
   db: Database,
   schema: string,
   tables: readonly string[],

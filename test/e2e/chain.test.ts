@@ -12,7 +12,7 @@ import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/
 import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
 import { type LoadHandle, startLoad } from '../../rehearsal/shop/load.ts'
 import { createShop, SHOP_TABLES, SOURCE_CONSTRAINTS } from '../../rehearsal/shop/shop.ts'
-import { operationsOf } from '../../src/phases/cutover/operations.ts'
+import { operationsOf } from '../../src/model/operations.ts'
 import { toolVersion } from '../../src/tools/versions.ts'
 import { query, REPO, words } from '../support/migration.ts'
 import { requireRules, type Servers, startServers } from '../support/servers.ts'

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { operationsOf } from '../../src/phases/cutover/operations.ts'
+import { operationsOf } from '../../src/model/operations.ts'
 import { busyFactor, type Rehearsal, requireSuccess, startRehearsal, words } from '../support/migration.ts'
 import { children, stateOf, stoppedChild } from '../support/stopped.ts'
 

@@ -29,6 +29,7 @@ import { setSequences } from '../../src/sql/sequences.ts'
 import { readSequenceStates } from '../../src/sql/structure.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import { factsOf, objectsOf, query, type World, world } from '../contract/checks-helpers.ts'
+import { inProcess } from '../support/in-process.ts'
 import { REPO, words } from '../support/migration.ts'
 import { stoppedChild } from '../support/stopped.ts'
 
@@ -436,6 +437,7 @@ describe('a server that refuses', () => {
       dir: join(REPO, 'actions/prepare'),
       repo: REPO,
       workDir: mkdtempSync(join(folder, 'prepare-')),
+      start: inProcess,
       inputs: { source, target, 'allow-insecure': 'true', decision: 'rehearse', ...inputs },
     })
   const outcome = async (urls: World, inputs = {}) => {

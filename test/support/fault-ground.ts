@@ -285,7 +285,7 @@ const SOURCE = ['source'] as const
 const TARGET = ['target'] as const
 /** Milliseconds. */
 const LEASE = 10_000
-const STREAMING = { 'quiet-period': '200ms', 'stuck-after': '8s', 'catch-up-timeout': '60s' }
+const STREAMING = { 'quiet-period': '200ms', 'stuck-after': '20s', 'catch-up-timeout': '60s' }
 const INPUTS: Record<string, Record<string, string>> = {
   prepare: { 'allow-insecure': 'true' },
   fetch: {

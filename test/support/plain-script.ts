@@ -78,7 +78,7 @@ export class PlainScript {
         '--targetSchema=shop.public',
         '--slotName=molt_slot',
         '--publicationName=molt_fetch',
-        '--stagingSchema=_plain',
+        '--stagingSchema=shop._plain',
         '--stagingCreateSchema',
         `--metricsAddr=127.0.0.1:${port}`,
       ],

@@ -69,6 +69,7 @@ const facts: DossierFacts = {
   likeServer: false,
   steps: night,
   remaining: [],
+  toKnow: ['orders: the trigger `touch` is missing on the target'],
   next: 'gh workflow run migrate.yml -f phase=finalize',
   written: minute(40),
 }
@@ -101,6 +102,7 @@ describe('the dossier', () => {
       /<span>orders<\/span>[^<]*<span class="track"><i style="width:100\.0%"><\/i><\/span><b>1,200<\/b>/,
     ],
     ['the proof', /<td>orders<\/td><td class="n">1,200<\/td><td class="n">0<\/td>/],
+    ['what a person decides', /<h3>For you to decide<\/h3><ul><li>orders: the trigger <code>touch<\/code> is missing/],
     ['the next command', /<h3>Next<\/h3><pre>gh workflow run migrate\.yml -f phase=finalize<\/pre>/],
   ])('shows %s', (_, expected) => {
     expect(dossierPage(facts)).toMatch(expected)

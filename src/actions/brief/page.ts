@@ -63,6 +63,7 @@ export function page(context: Brief, entry: Entry, facts: Facts, problems: reado
     ...problems.slice(0, 20).map((each) => `- ${markdownText(each)}`),
     ...(problems.length > 20 ? [`- and ${problems.length - 20} more`] : []),
     '',
+    ...(problems.length ? ['#### What was asked for', ''] : []),
     lines(decisionLines(context, entry, facts)),
     '',
     '#### Proved so far',
@@ -185,7 +186,9 @@ function pauseLines({ plan }: Entry, { rehearsal, verify }: Facts): Line[] {
   const pause =
     rehearsal?.body.pauseMs !== undefined
       ? `${seconds(rehearsal.body.pauseMs)}, measured ${when(rehearsal)} (${rehearsal.body.decision})`
-      : `about ${seconds((verify?.body.durationMs ?? 0) + 2_000)}: the last verify, and 2 s for the rest; never measured`
+      : verify?.body.durationMs === undefined
+        ? 'unknown: nothing was verified or rehearsed yet'
+        : `about ${seconds(verify.body.durationMs + 2_000)}: the last verify, and 2 s for the rest; never measured`
   const { maxPause } = cutoverInputs()
   return [
     ['Estimate', pause],

@@ -1,6 +1,6 @@
 import { info, warning } from '@actions/core'
 import { type Entry, readEvidence } from '../../ledger/ledger.ts'
-import { type Operation, operationsOf } from '../../phases/cutover/operations.ts'
+import { type Operation, operationsOf } from '../../model/operations.ts'
 import type { Parts } from '../../phases/cutover/pause.ts'
 import { markdownText } from '../../report/markdown.ts'
 import type { VerifyReport } from '../../report/verify-report.ts'

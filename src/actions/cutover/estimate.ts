@@ -3,6 +3,7 @@ import { type Deferred, listDeferred } from '../../destination/deferral.ts'
 import { readTarget } from '../../destination/server.ts'
 import { grantStatements } from '../../destination/write-access.ts'
 import { type Entry, readEvidence } from '../../ledger/ledger.ts'
+import type { PartName } from '../../model/operations.ts'
 import { lanesFor } from '../../phases/cutover/lanes.ts'
 import { type Estimate, type Parts, partsText } from '../../phases/cutover/pause.ts'
 import type { StreamStatus } from '../../phases/stream/supervisor.ts'
@@ -189,9 +190,9 @@ const ACCESS_TRIPS = 4
  * @returns `unknown` names the parts without a measurement
  */
 export function estimatePause(now: Measured): Estimate {
-  const seen = (part: string) => now.rehearsals.flatMap((parts) => parts[part] ?? [])
+  const seen = (part: PartName) => now.rehearsals.flatMap((parts) => parts[part] ?? [])
   // A rehearsal of this plan predicts better than figures from other databases.
-  const by = (part: string, guess: number, own = 0) =>
+  const by = (part: PartName, guess: number, own = 0) =>
     Math.round(seen(part).length ? Math.max(own, ...seen(part)) : Math.max(own, guess))
   const { latencyMs, sourceMs, smokeMs, rebuildMs } = now
   const verify = now.verifyMs ?? (seen('verify').length ? 0 : undefined)

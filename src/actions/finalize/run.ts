@@ -116,7 +116,9 @@ function tell(context: Finalize, { id, phase }: Entry, done: Done, compared: Aft
         ]),
     afterCommitText(compared),
     sequences,
-    `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} dropped for the load were rebuilt`,
+    done.indexes || done.constraints
+      ? `${plural(done.indexes, 'index', 'indexes')} and ${plural(done.constraints, 'constraint')} dropped for the load were rebuilt`
+      : 'no index and no constraint was left to rebuild',
     `${plural(done.validated.size, 'constraint was', 'constraints were')} validated`,
     done.dropped.length
       ? `dropped on the source: ${done.dropped.join(', ')}`

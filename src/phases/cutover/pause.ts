@@ -1,3 +1,4 @@
+import type { PartName } from '../../model/operations.ts'
 import { CancelledError, VerdictError } from '../../runtime/errors.ts'
 import { number, seconds } from '../../runtime/progress.ts'
 import type { HeldFence } from './held-fence.ts'
@@ -23,7 +24,7 @@ export class PauseClock {
   #began: number | undefined
   #ended = 0
 
-  async part<T>(name: string, work: () => Promise<T>): Promise<T> {
+  async part<T>(name: PartName, work: () => Promise<T>): Promise<T> {
     const began = performance.now()
     this.#began ??= began
     this.#running.add(name)

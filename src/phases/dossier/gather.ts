@@ -4,6 +4,7 @@ import { readTarget } from '../../destination/server.ts'
 import { COMMITTED, DEFINITIONS, type Entry, readEntryIfAny, readSteps, STREAMING } from '../../ledger/ledger.ts'
 import type { Plan } from '../../model/plan.ts'
 import type { DossierFacts, DossierSide, DossierStep } from '../../report/dossier/page.ts'
+import type { VerifyReport } from '../../report/verify-report.ts'
 import { type Database, withDatabase } from '../../runtime/database.ts'
 import { messageOf } from '../../runtime/errors.ts'
 import { workFolder } from '../../runtime/progress.ts'
@@ -46,7 +47,7 @@ export async function gatherDossier(where: Where): Promise<DossierFacts> {
         },
         likeServer: server.isLikeServer,
         steps,
-        remaining: from?.remaining ?? comparedIn(steps),
+        ...(from?.compared ?? comparedIn(steps)),
         next: undefined,
         written: new Date(),
       }
@@ -61,7 +62,7 @@ async function lookAtSource(
   target: Database,
   entry: Entry | undefined,
   where: Where,
-): Promise<{ side: DossierSide; remaining: string[] | undefined } | undefined> {
+): Promise<{ side: DossierSide; compared: Compared | undefined } | undefined> {
   try {
     return await withDatabase(
       url,
@@ -70,7 +71,7 @@ async function lookAtSource(
         const { version, database } = await readServer(source)
         const side = { host: hostOf(url), database, version: `PostgreSQL ${Math.floor(version / 10_000)}` }
         const comparable = entry && [...STREAMING, ...COMMITTED].includes(entry.phase)
-        return { side, remaining: comparable ? await compareNow(source, target, entry, where) : undefined }
+        return { side, compared: comparable ? await compareNow(source, target, entry, where) : undefined }
       },
       where.signal,
     )
@@ -80,12 +81,7 @@ async function lookAtSource(
   }
 }
 
-async function compareNow(
-  source: Database,
-  target: Database,
-  entry: Entry,
-  where: Where,
-): Promise<string[] | undefined> {
+async function compareNow(source: Database, target: Database, entry: Entry, where: Where): Promise<Compared> {
   const report = await runVerify(source, target, {
     sourceUrl: where.source as string,
     targetUrl: where.target,
@@ -96,7 +92,7 @@ async function compareNow(
     logFile: join(workFolder(where.migration), 'report-verify.log'),
     signal: where.signal,
   })
-  return report.problems
+  return { remaining: report.problems, toKnow: report.notes }
 }
 
 /** For a migration that is cleaned up. */
@@ -105,10 +101,9 @@ function plannedIn(steps: readonly DossierStep[]): Plan | undefined {
 }
 
 /** The last comparison of definitions that a step made. */
-function comparedIn(steps: readonly DossierStep[]): string[] | undefined {
-  return (steps.findLast(({ action }) => action === DEFINITIONS)?.body as Compared | undefined)?.problems
+function comparedIn(steps: readonly DossierStep[]): Compared {
+  const body = steps.findLast(({ action }) => action === DEFINITIONS)?.body as Partial<VerifyReport> | undefined
+  return { remaining: body?.problems, toKnow: body?.notes ?? [] }
 }
 
-interface Compared {
-  problems: string[]
-}
+type Compared = Pick<DossierFacts, 'remaining' | 'toKnow'>

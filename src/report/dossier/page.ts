@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { partIndex } from '../../model/operations.ts'
 import type { Plan } from '../../model/plan.ts'
 import { clock, minutes, number, plural, seconds } from '../../runtime/progress.ts'
 import { type Chart, CLIENT, chartData, chartFigure, type Mark } from './charts.ts'
@@ -36,6 +37,8 @@ export interface DossierFacts {
   steps: readonly DossierStep[]
   /** What differs between the two sides' definitions now, all of it; undefined where they could not be compared. */
   remaining: readonly string[] | undefined
+  /** No difference that must go, but something for a person, such as a trigger that the target lacks. */
+  toKnow: readonly string[]
   /** HTML of the caller's own, below everything else. */
   appendix?: { title: string; body: string }
   /** The command that comes next; undefined when nothing is left to do. */
@@ -69,6 +72,7 @@ interface Bodies {
     drain: { markerSeenMs: number; positionConfirmedMs: number }
     verify: Verify
   }
+  finalize: { sequences: unknown[] }
   'switched-by-hand': { applicationPauseMs: number }
   'after-commit': { verdict: string; rows: number; tables: number; asOf: string }
   observe: { verdict: string; coverage: number; worst: Pair[] }
@@ -283,6 +287,7 @@ function came(action: string, body: object): string {
     gate: ({ by, gate }) => html(by ? `approved by ${by} (${gate})` : `nobody was asked (${gate})`),
     cutover: ({ decision, pauseMs, phase }) =>
       html(`${decision}, ${phase}: writes paused for ${number(pauseMs ?? 0)} ms`),
+    finalize: ({ sequences }) => `${plural(sequences?.length ?? 0, 'sequence')} set past every value in use`,
     'switched-by-hand': ({ applicationPauseMs }) =>
       `the application could not write for at most ${minutes(applicationPauseMs ?? 0)}`,
     'after-commit': ({ verdict, rows }) => html(`${verdict}: ${number(rows ?? 0)} rows as of the commit`),
@@ -296,7 +301,11 @@ function came(action: string, body: object): string {
   return tell?.(body) ?? ''
 }
 
-function remainingSection({ facts: { remaining } }: Story): string {
+function remainingSection({ facts: { remaining, toKnow } }: Story): string {
+  return `${differencesText(remaining)}${toKnow.length ? `<h3>For you to decide</h3>${list(toKnow.map(prose))}` : ''}`
+}
+
+function differencesText(remaining: readonly string[] | undefined): string {
   if (!remaining) return '<p class="note warn">The definitions of the two sides could not be compared now.</p>'
   if (!remaining.length)
     return '<p class="note good">None: the definitions of all tables, indexes, constraints and sequences match.</p>'
@@ -415,22 +424,8 @@ function pauseSection(story: Story): string {
 }
 
 /** As they happen; JSON in a database has an order of its own. */
-const PARTS = [
-  'fence',
-  'drain',
-  'stream off',
-  'smoke test',
-  'verify',
-  'sequences',
-  'unique indexes',
-  'commit',
-  'write access',
-  'indexes off again',
-  'lift',
-]
-
 function inOrder(parts: Record<string, number>): [part: string, ms: number][] {
-  return Object.entries(parts).sort(([a], [b]) => PARTS.indexOf(a) - PARTS.indexOf(b))
+  return Object.entries(parts).sort(([a], [b]) => partIndex(a) - partIndex(b))
 }
 
 function partLabel(part: string, expected: Record<string, number> | undefined): string {

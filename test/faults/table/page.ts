@@ -21,7 +21,8 @@ Both start from the same copied databases and use the same programs: the embedde
 A plain script neither sets sequences nor restores constraints and rights; that is not counted against it here.
 `
 
-export function faultsPage(rows: readonly Row[]): string {
+/** @param all how many faults there are */
+export function faultsPage(rows: readonly Row[], all: number): string {
   const topics = [...new Set(rows.map(({ fault }) => fault.topic))]
   const sections = topics.map((topic) =>
     sectionOf(
@@ -29,7 +30,8 @@ export function faultsPage(rows: readonly Row[]): string {
       rows.filter(({ fault }) => fault.topic === topic),
     ),
   )
-  return [HEAD, countsOf(rows), ...sections].join('\n')
+  const partly = rows.length < all ? [`This run had ${rows.length} of ${all} faults.\n`] : []
+  return [HEAD, ...partly, countsOf(rows), ...sections].join('\n')
 }
 
 function countsOf(rows: readonly Row[]): string {

@@ -1,6 +1,6 @@
 /*
- * The write pause on one page: what happens while writes are paused, in this order, and what each part proves. Part names
- * match `pause-parts`, and a test compares the list with a real cutover.
+ * The write pause on one page: what happens while writes are paused, in this order, and what each part proves. The clock
+ * of the pause takes no other part than these, and a test compares the order with that of a real cutover.
  */
 
 type Decision = 'rehearse' | 'commit'
@@ -18,7 +18,7 @@ export interface Operation {
   proves: string
 }
 
-const OPERATIONS: readonly Operation[] = [
+const OPERATIONS = [
   {
     name: 'fence',
     inputs: ['lease', 'holders-timeout'],
@@ -91,11 +91,20 @@ const OPERATIONS: readonly Operation[] = [
     does: 'Gives the application roles their write access to the target back.',
     proves: 'Each role has every right that it had before.',
   },
-]
+] as const satisfies readonly Operation[]
+
+/** Name of a part of the write pause. */
+export type PartName = (typeof OPERATIONS)[number]['name']
 
 /** The parts of a cutover with this decision, in order. */
 export function operationsOf(decision: Decision, inputs: { smokeTest?: readonly string[] | undefined }): Operation[] {
-  return OPERATIONS.filter(
+  const operations: readonly Operation[] = OPERATIONS
+  return operations.filter(
     (each) => (!each.decision || each.decision === decision) && (!each.unless || inputs[each.unless]?.length),
   )
+}
+
+/** Place of a part in the pause. */
+export function partIndex(part: string): number {
+  return OPERATIONS.findIndex(({ name }) => name === part)
 }

@@ -1,0 +1,277 @@
+/** What a tool, a name or an archive could say to be believed, shown or run. */
+import { execFileSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { arch, platform, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type JobResult, runAction } from '../../rehearsal/runner/runner.ts'
+import { shown } from '../../src/runtime/output.ts'
+import { FaultGround } from '../support/fault-ground.ts'
+import { inProcess } from '../support/in-process.ts'
+import { query, REPO, words } from '../support/migration.ts'
+import { type Servers, startServers } from '../support/servers.ts'
+import { standInFolder, trickedFolder } from '../support/stand-in.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'hostile-'))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+/** Made by whoever runs what they should have read. */
+const PWNED = join(folder, 'pwned')
+const RUN = `$(touch ${PWNED}) \`touch ${PWNED}\``
+
+/** Nothing was run, and nothing that others have written is a command, an escape sequence or an output. */
+function expectHarmless(result: JobResult): void {
+  expect(existsSync(PWNED), 'something was run').toBe(false)
+  const shown = [words(result), result.summary, ...result.annotations.map(({ message }) => message)]
+  for (const text of shown) for (const char of ['\u001b', '\u009b', '\u202e']) expect(text).not.toContain(char)
+  expect(result.annotations.filter(({ message }) => /^pwned/.test(message))).toEqual([])
+  const set = [result, ...result.steps].flatMap(({ outputs, state }) => [
+    ...Object.entries(outputs),
+    ...Object.entries(state),
+  ])
+  expect(set.filter((entry) => entry.includes('pwned'))).toEqual([])
+  expect(result.path).not.toContain('/pwned')
+}
+
+describe('what molt writes', () => {
+  const COMMANDS = [
+    '::error::pwned',
+    '::set-output name=verdict::pwned',
+    '::save-state name=pwned::pwned',
+    '::add-path::/pwned',
+    '::stop-commands::pwned',
+    '##[error]pwned',
+    '\r::warning::pwned',
+    '\u001b[2J\u001b]0;pwned\u0007\u009b31m',
+  ]
+  const said = COMMANDS.join('\n')
+  const complete = JSON.stringify({
+    level: 'info',
+    type: 'summary',
+    message: 'fetch complete',
+    cdc_cursor: '0/1',
+    tables: ['public.orders'],
+  })
+  const LINES = [
+    ...COMMANDS,
+    RUN,
+    JSON.stringify({ level: 'warn', message: said, table: said, reason: RUN }),
+    JSON.stringify({ level: 'info', message: 'row', source_values: { note: complete } }),
+    JSON.stringify({ level: 'info', message: `seen: ${complete}` }),
+    `seen: ${complete}`,
+    ` ${complete}`,
+    complete.slice(0, -1),
+    `[${complete}]`,
+    JSON.stringify(complete),
+  ]
+
+  let ground: FaultGround
+  beforeAll(async () => {
+    ground = await FaultGround.start('prepared')
+  }, 300_000)
+  afterAll(() => ground?.stop())
+
+  test('is no completion in a value, no command, and no escape sequence', { timeout: 180_000 }, async () => {
+    await ground.restore('prepared')
+    const tools = trickedFolder({ says: LINES, drop: '"message":"fetch complete"' })
+    const { red, result, log } = await ground.run('fetch', { tools })
+    expect(red, log).toBe('load.incomplete')
+    expectHarmless(result)
+  })
+
+  test('in an error is shown as a text', { timeout: 180_000 }, async () => {
+    await ground.restore('prepared')
+    const tools = trickedFolder({ says: [JSON.stringify({ level: 'error', message: `${said} ${RUN}`, error: said })] })
+    const { result } = await ground.run('fetch', { tools })
+    expectHarmless(result)
+  })
+
+  test('100 MB without a line end are cut, and the load goes on', { timeout: 300_000 }, async () => {
+    await ground.restore('prepared')
+    const before = process.memoryUsage().rss
+    const { red, result, log } = await ground.run('fetch', { tools: trickedFolder({ flood: 100 }) })
+    expect(red, log).toBeUndefined()
+    expect(words(result).length).toBeLessThan(1 << 20)
+    expect(process.memoryUsage().rss - before).toBeLessThan(300 << 20)
+  })
+
+  test('is no finished table in a value', { timeout: 180_000 }, async () => {
+    await ground.restore('prepared')
+    await ground.stopApplication()
+    expect((await ground.run('fetch')).red).toBeUndefined()
+    const finished = JSON.stringify({
+      ...{ level: 'info', type: 'summary', message: 'finished row verification on public.reviews (shard 1/1)' },
+      ...{ table_schema: 'public', table_name: 'reviews', num_truth_rows: 100, num_success: 100 },
+    })
+    const says = [
+      `seen: ${finished}`,
+      JSON.stringify({ level: 'info', message: 'row', source_values: { note: finished } }),
+    ]
+    const tools = trickedFolder({ says, drop: 'finished row verification on public.reviews' })
+    const { red, result, log } = await ground.run('verify', { tools })
+    expect(red, log).toBe('verify.inconclusive')
+    expectHarmless(result)
+  })
+})
+
+describe('names', () => {
+  const NAMES = [
+    'two words',
+    'quo"te',
+    "apo'strophe",
+    'back\\slash',
+    `$(touch ${PWNED})`.slice(0, 63),
+    '::set-output name=verdict::pwned',
+    'line\nbreak',
+    'right\u202eleft',
+    'escape\u001b[31m',
+    'semi; DROP TABLE x; --',
+    'percent%41%s',
+    'x.y',
+    'é'.repeat(31),
+    'ordinary',
+  ]
+  let pair: Servers
+  beforeAll(async () => {
+    pair = await startServers()
+    for (const [side, rows] of [
+      ['source', true],
+      ['behind', false],
+    ] as const)
+      for (const name of NAMES) {
+        const [table, column] = [pg.escapeIdentifier(name), pg.escapeIdentifier(`c ${name}`.slice(0, 40))]
+        await query(pair[side].url, `CREATE TABLE ${table} (id bigint PRIMARY KEY, ${column} text)`)
+        if (rows) await query(pair[side].url, `INSERT INTO ${table} SELECT g, 'v' || g FROM generate_series(1, 5) g`)
+      }
+  }, 300_000)
+  afterAll(() => pair?.stop())
+
+  const run = (action: string, inputs: Record<string, string> = {}) =>
+    runAction({
+      dir: join(REPO, 'actions', action),
+      repo: REPO,
+      inputs: { source: pair.source.url, target: pair.target.url, 'allow-insecure': 'true', ...inputs },
+      start: inProcess,
+      env: { PATH: `${standInFolder()}:${process.env.PATH}` },
+    })
+
+  test('are only names: what is moved is whole, and what is not is refused by name', { timeout: 300_000 }, async () => {
+    const first = await run('prepare')
+    expectHarmless(first)
+    const refused = first.conclusion !== 'success'
+    if (refused) expect(first.outputs['error-code'], words(first)).toBe('preflight.blocked')
+    const findings = words(first)
+    const exclude = NAMES.filter((name) => refused && /["{}\p{Cc}\p{Cf}]|^::/u.test(name))
+    for (const name of exclude) expect(findings).toContain(`the name public.${shown(name)} `)
+    const prepared = refused ? await run('prepare', { 'exclude-tables': JSON.stringify(exclude) }) : first
+    expect(prepared.conclusion, words(prepared)).toBe('success')
+    for (const [action, inputs] of [
+      ['fetch', { mode: 'direct-copy' }],
+      ['verify', {}],
+      ['status', {}],
+    ] as const) {
+      const result = await run(action, inputs)
+      expect(result.conclusion, words(result)).toBe('success')
+      expectHarmless(result)
+    }
+    for (const name of NAMES.filter((each) => !exclude.includes(each))) {
+      const rows = await query(pair.behind.url, `SELECT count(*)::int AS n FROM ${pg.escapeIdentifier(name)}`)
+      expect(rows, name).toEqual([{ n: 5 }])
+    }
+  })
+})
+
+describe('archives for setup', () => {
+  let server: Server
+  let archive: Buffer = Buffer.alloc(0)
+  beforeAll(async () => {
+    server = createServer((_, response) => response.end(archive)).listen(0, '127.0.0.1')
+    await new Promise((done) => server.once('listening', done))
+  })
+  afterAll(() => server?.close())
+
+  const MOLT = '#!/bin/sh\necho molt version 1.4.1\n'
+  /** Files of an archive; `to` makes a link. */
+  type Entry = { name: string; text?: string; to?: string }
+  function tarOf(entries: readonly Entry[], ...more: string[]): Buffer {
+    const from = mkdtempSync(join(folder, 'tar-'))
+    for (const { name, text, to } of entries)
+      if (to) symlinkSync(to, join(from, name))
+      else writeFileSync(join(from, name), text ?? '', { mode: 0o755 })
+    const path = join(folder, 'made.tgz')
+    execFileSync('tar', ['-czPf', path, '-C', from, ...more, ...entries.map(({ name }) => name)])
+    return readFileSync(path)
+  }
+
+  async function setup(sent: Buffer, pinned = sent): Promise<JobResult> {
+    archive = sent
+    return runAction({
+      dir: join(REPO, 'actions/setup'),
+      repo: REPO,
+      inputs: {
+        'download-url': `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+        checksum: createHash('sha256').update(pinned).digest('hex'),
+      },
+      workDir: mkdtempSync(join(folder, 'work-')),
+      start: inProcess,
+      env: { PATH: process.env.PATH as string },
+    })
+  }
+  const programs = (text = MOLT): Entry[] => ['molt', 'replicator'].map((name) => ({ name, text }))
+
+  test.runIf(platform() === 'linux' && arch() === 'x64')('a sound one is installed', async () => {
+    const result = await setup(tarOf(programs()))
+    expect(result.conclusion, words(result)).toBe('success')
+  })
+
+  test.each<[string, () => [Buffer, Buffer?], string | undefined]>([
+    [
+      'another one than the pinned',
+      () => [tarOf(programs(`#!/bin/sh\ntouch ${PWNED}\n`)), tarOf(programs())],
+      'setup.digest-mismatch',
+    ],
+    ['no archive', () => [Buffer.from('<html>pwned</html>')], 'setup.archive-damaged'],
+    ['one that is cut short', () => [tarOf(programs()).subarray(0, 60)], 'setup.archive-damaged'],
+    ['one without programs', () => [tarOf([{ name: 'README', text: 'x' }])], 'setup.programs-missing'],
+    ['an empty answer', () => [Buffer.alloc(0)], undefined],
+  ])('%s is refused, and nothing of it is run', async (_, made, code) => {
+    const result = await setup(...made())
+    expect(result.conclusion, words(result)).toBe('failure')
+    if (code) expect(result.outputs['error-code'], words(result)).toBe(code)
+    expectHarmless(result)
+  })
+
+  test('paths that lead out of the folder lead nowhere', async () => {
+    const outside = join(folder, 'outside')
+    mkdirSync(outside)
+    const climbing = tarOf(
+      [...programs(), { name: 'evil', text: 'x' }],
+      '--transform',
+      `s,^evil$,../../../../../../../../${outside.slice(1)}/evil,`,
+    )
+    const absolute = tarOf([...programs(), { name: 'evil', text: 'x' }], '--transform', `s,^evil$,${outside}/evil,`)
+    for (const each of [climbing, absolute]) {
+      expectHarmless(await setup(each))
+      expect(readdirSync(outside)).toEqual([])
+    }
+    const through = tarOf(
+      [...programs(), { name: 'link', to: outside }, { name: 'evil', text: 'x' }],
+      '--transform',
+      's,^evil$,link/evil,',
+    )
+    expectHarmless(await setup(through))
+    expect(readdirSync(outside)).toEqual([])
+  })
+})
