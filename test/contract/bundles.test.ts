@@ -33,7 +33,7 @@ function url(password = PASSWORD): string {
 
 /** What `source` and `target` need to be sound, for actions that have them. */
 function sound(): Record<string, string> {
-  return { source: url(), target: url(), 'allow-insecure': 'true' }
+  return { source: url(), target: url(), from: url(), to: url(), rules: 'tables: {}', 'allow-insecure': 'true' }
 }
 
 function file(name: string, text: string): string {
@@ -231,46 +231,46 @@ describe('what does not depend on the Node', () => {
 
   describe('the config file', () => {
     test.each([
-      ['an unknown section', 'fences:\n  lease: 5m\n', /section `fences` .* did you mean `fence`\?/],
-      ['an unknown key', 'fence:\n  leese: 5m\n', /`fence.leese` .* did you mean `lease`\?/],
-      ['a key of another action', 'fence:\n  bucket-path: s3://b\n', /`fence.bucket-path` .* is not known/],
-      ['a section that is no map', 'fence: 5m\n', /section `fence` .* is not a map/],
-      ['no YAML', 'fence: [5m\n', /input `config`: .* cannot be read/],
-      ['a value of the wrong type', 'fence:\n  lease: soon\n', /`lease` in .*wrong.yml: "soon" is not valid/],
-      [
-        'a secret in clear',
-        `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`,
-        /`source` in the config file is a secret\. Write env:NAME/,
-      ],
-      [
-        'a variable that is not set',
-        'common:\n  source: env:NOT_THERE\n',
-        /`source` in the config file names NOT_THERE/,
-      ],
-    ])('%s is one line', async (_, text, message) => {
+      ['an unknown section', 'fences:\n  lease: 5m\n', '1:1', 'config.unknown-name'],
+      ['an unknown key', 'fence:\n  leese: 5m\n', '2:3', 'config.unknown-name'],
+      ['a key of another action', 'fence:\n  bucket-path: s3://b\n', '2:3', 'config.unknown-name'],
+      ['a section that is no map', 'fence: 5m\n', '1:8', 'config.invalid'],
+      ['no YAML', 'fence: [5m\n', '2:1', 'config.unreadable'],
+      ['a value of the wrong type', 'fence:\n  lease: soon\n', '2:10', 'config.invalid'],
+      ['a secret in clear', `common:\n  source: postgresql://a:${PASSWORD}@h/d\n`, '2:11', 'config.secret-in-file'],
+    ])('%s is one line', async (_, text, place, code) => {
       const config = file('wrong.yml', text)
       const run = await runBundle('fence', { node, inputs: { ...from(text), target: url(), config } })
       expect(run.code).toBe(1)
       expect(run.errors).toHaveLength(1)
-      expect(run.errors[0]).toMatch(message)
+      expect(run.errors[0]).toContain(`wrong.yml:${place}: `)
       expect(run.shown).not.toContain(PASSWORD)
+      expect(run.outputs).toMatchObject({ 'error-kind': 'input', 'error-code': code })
+    })
+
+    test('a variable that is not set is named', async () => {
+      const text = 'common:\n  source: env:NOT_THERE\n'
+      const config = file('unset.yml', text)
+      const run = await runBundle('fence', { node, inputs: { ...from(text), target: url(), config } })
+      expect(run.errors[0]).toContain('NOT_THERE')
       expect(run.outputs['error-kind']).toBe('input')
     })
 
     test('an input wins over it', async () => {
-      const config = file('both.yml', 'common:\n  lease: soon\nfence:\n  do: lift-off\n')
-      const inputs = { ...sound(), config, lease: '1m' }
-      const withoutDo = await runBundle('fence', { node, inputs })
-      expect(withoutDo.errors[0]).toContain('both.yml: "lift-off"')
+      const config = file('both.yml', 'fence:\n  allow-insecure: false\n')
       const closed = url().replace(`:${server.port}`, ':1')
-      const run = await runBundle('fence', { node, inputs: { ...inputs, source: closed, do: 'status' } })
-      expect(run.errors[0]).toContain('cannot connect to the source')
+      const codeWith = async (allow: string) => {
+        const inputs = { ...sound(), config, source: closed, do: 'status', 'allow-insecure': allow }
+        return (await runBundle('fence', { node, inputs })).outputs['error-code']
+      }
+      expect(await codeWith('')).toBe('input.insecure-url')
+      expect(await codeWith('true')).toBe('connect.failed')
     })
 
     test('its section for an action wins over `common`, and secrets come from the environment', async () => {
       const config = file(
         'env.yml',
-        'common:\n  source: env:SHOP_URL\n  target: env:SHOP_URL\n  lease: soon\nfence:\n  lease: 1m\n',
+        'common:\n  source: env:SHOP_URL\n  target: env:SHOP_URL\n  lease: 1ms\nfence:\n  lease: 1m\n',
       )
       const env = { SHOP_URL: url().replace(`:${server.port}`, ':1') }
       const run = await runBundle('fence', { node, inputs: { config, 'allow-insecure': 'true' }, env })

@@ -172,7 +172,7 @@ it('keeps waivers in the plan, and both schemas, which tell every change by its 
     'column orders.note is new on the source: text',
     'enum mood has changed on the source, from "good, bad" to "good, bad, ugly"',
     'index orders.late is new on the source: CREATE INDEX late ON public.orders USING btree (customer)',
-    'table audit_log is gone from the source; it was: table',
+    'table audit_log is gone from the source. Before: table',
     'column customers.email has changed on the target, from "text not null" to "text not null default 1"',
     'column orders.total has changed on the target, from "numeric(10,2) not null" to "numeric(12,2) not null"',
   ])

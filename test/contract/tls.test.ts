@@ -59,7 +59,7 @@ describe('a source that takes TLS alone', () => {
       'it signs for itself',
       'good',
       () => 'sslmode=verify-full',
-      /not signed by an authority that this runner trusts .* sslrootcert=/,
+      /not signed by an authority that this runner trusts.* sslrootcert=/,
     ],
     [
       'public authorities do not know it',

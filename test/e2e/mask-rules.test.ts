@@ -331,7 +331,7 @@ tables: { p: { born: { use: date, days: 20, by: id } }, t: { a: { use: date, day
     )
     const yaml = (use: string) => `tables: { t: { id: { keep: true, reason: a number }, v: ${use}, a: { use: hash } } }`
     expect(await objections(yaml('{ use: choice }'))).toMatch(
-      /^t\.v: no value is seen 10 times.* NULLs of all 50; lower `min-count`/,
+      /^t\.v: no value is seen 10 times.*NULLs of all 50.*`min-count`/,
     )
     expect(await objections(yaml('{ use: choice, min-count: 2 }'))).toBe('')
     expect(await problemsOf('tables: { t: { a: { use: choice } } }')).toMatch(/`choice` does not work on text\[\]/)
@@ -506,7 +506,7 @@ describe('planning', () => {
     const plan = await planOf('safe: { surrogate-keys: true }\ntables: {}')
     expect(plan.unlisted.map(({ column }) => column.name)).toEqual(['email', 'odd name'])
     // What it leaves to a person is refused until it is decided.
-    await expect(planOf(pasteRules(plan.unlisted))).rejects.toThrow(/tables\.t\.odd name\.reason: says TODO/)
+    await expect(planOf(pasteRules(plan.unlisted))).rejects.toThrow(/tables\.t\.odd name\.reason: .*TODO/)
     const pasted = pasteRules(plan.unlisted).replaceAll('TODO', 'decided')
     expect(pasted).toContain('    email: { use: email, domain: email } # text: an e-mail address')
     const again = await planOf(`safe: { surrogate-keys: true }\n${pasted}`)
@@ -684,7 +684,7 @@ tables: { addresses: { home_address: ${keep} }, orders: { phone: ${keep} } }`)
     const yaml = `safe: { timestamps: { jitter: 1h } }
 tables: { t: { id: { keep: true, reason: a number }, v: { use: hash }, w: { use: hash } }, h: { id: { keep: true, reason: a number }, v: { use: hash } } }`
     const found = (await planOf(yaml)).problems
-    expect(found.map((problem) => problem.split(';')[0])).toEqual([
+    expect(found.map((problem) => problem.split('.').slice(0, 2).join('.'))).toEqual([
       't.at decides the partition of a row, and changed by `jitter` it may fit none',
       't.v decides the partition of a row, and changed by `hash` it may fit none',
     ])

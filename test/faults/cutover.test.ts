@@ -365,7 +365,10 @@ test('a fence that is raised is not called so while a trigger is off; its post s
 test('when no new connection is to be had, the fence is lifted by the one that has armed it', TIMEOUT, async () => {
   const { url } = rehearsal.pair.source
   const admin = await client(url.replace('/shop', '/postgres'))
-  const running = cutover({ lease: '60s', 'max-pause': '90s' }, { env: { MOLT_ACTIONS_STOP_AT: 'drained' } })
+  const running = cutover(
+    { lease: '60s', 'max-pause': '90s', 'final-verify': 'full' },
+    { env: { MOLT_ACTIONS_STOP_AT: 'drained' } },
+  )
   const pid = await stoppedChild(running)
   await admin.query('ALTER DATABASE shop ALLOW_CONNECTIONS false')
   process.kill(pid, 'SIGCONT')
@@ -515,7 +518,7 @@ test('at last the decision: cancelled right after it, it is carried on by the ne
   process.kill(pid, 'SIGCONT')
   const cancelled = await running
   expect(cancelled.conclusion).toBe('cancelled')
-  expect(words(cancelled)).toMatch(/cancelled, or lost its hold, after the commit.*run `cutover` again/)
+  expect(cancelled.outputs['error-code']).toBe('cancelled.after-commit')
   expect(await write()).toBe(false)
   expect(await phase()).toBe('committed')
   expect(await rebuilt()).toEqual(['customers_email_key', 'of_customer'])

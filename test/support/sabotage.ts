@@ -41,7 +41,7 @@ export const DEFINITIONS: [what: string, done: string, undone: string, names: st
 
 /** What is done to the target's rows, and what `verify` counts. */
 export const ROWS: [what: string, table: string, done: string, found: Record<string, unknown>][] = [
-  ['a deleted row', 'reviews', 'DELETE FROM reviews WHERE id = 7', { missing: 1 }],
+  ['a deleted row', 'categories', 'DELETE FROM categories WHERE id = 2', { missing: 1 }],
   ['a changed row', 'reviews', "UPDATE reviews SET rating = 6 - rating, title = 'x' WHERE id = 8", { mismatch: 1 }],
   [
     'an added row',
