@@ -312,9 +312,9 @@ describe('replicator pglogical', () => {
       await write(0, 300)
       await db.r.stop('SIGKILL')
       const again = await attach(db)
-      await write(300, 600)
+      // What waits is applied as one, so the number of commits depends on the machine.
+      for (let from = 300; from < 600 || retries(again.r).length <= 2; from += 20) await write(from, from + 20)
       await same(db, 't', 'u')
-      await until(() => retries(again.r).length > 2)
       expect(lastError(again.r)).toContain('SQLSTATE 40001')
       await endsCalmly(again.r)
     } finally {
