@@ -32,6 +32,9 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
     } else if (token.text === '@' && isName(previous) && isName(tokens[at + 1])) {
       edits.push({ start: token.start, end: (tokens[at + 1] as Token).end, text: '' })
       at++
+    } else if (!ddl && token.text === '(' && isWord(previous, 'from')) {
+      const close = usedOften(tokens, at)
+      if (close) edits.push({ start: close.start, end: close.start, text: ' OFFSET 0' })
     } else if (isCallOfKeyword(tokens, at)) {
       edits.push({ start: token.end, end: (tokens[at + 2] as Token).end, text: '' })
       at += 2
@@ -40,7 +43,32 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
       if (edit) edits.push(edit)
     }
   }
-  return applyEdits(sql, edits)
+  // One may stand within another.
+  return applyEdits(
+    sql,
+    edits.sort((a, b) => a.start - b.start),
+  )
+}
+
+/**
+ * The end of a derived table that computes a column which is used more than once. CockroachDB computes it once
+ * (pkg/sql/opt/norm/rules/inline.opt); PostgreSQL would compute it for each use, unless something keeps the two apart.
+ */
+function usedOften(tokens: readonly Token[], open: number): Token | undefined {
+  let depth = 0
+  const close = tokens.findIndex((token, at) => {
+    if (at < open) return false
+    depth += token.text === '(' ? 1 : token.text === ')' ? -1 : 0
+    return depth === 0
+  })
+  if (close < 0 || !isWord(tokens[open + 1], 'select')) return undefined
+  const inside = tokens.slice(open, close)
+  const computed = inside.flatMap((token, at) =>
+    isWord(inside[at - 1], 'as') && inside[at - 2]?.text === ')' ? [token.value] : [],
+  )
+  const uses = (name: string) =>
+    [...tokens.slice(0, open), ...tokens.slice(close)].filter(({ value }) => value === name).length
+  return computed.some((name) => uses(name) > 1) ? tokens[close] : undefined
 }
 
 function applyEdits(sql: string, edits: readonly Edit[]): string {

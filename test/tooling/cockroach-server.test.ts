@@ -3,7 +3,10 @@ import { finished } from 'node:stream/promises'
 import pg from 'pg'
 import { from } from 'pg-copy-streams'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { translate } from '../../rehearsal/cockroach/dialect.ts'
+import { split } from '../../rehearsal/cockroach/lexer.ts'
 import { type CockroachServer, startCockroach } from '../../rehearsal/cockroach/server.ts'
+import type { Statement } from '../../rehearsal/cockroach/types.ts'
 import { type EmbeddedServer, startPostgres } from '../../rehearsal/postgres/postgres.ts'
 import { readLockHolders } from '../../src/destination/activity.ts'
 import { certificateFor } from '../support/tls.ts'
@@ -563,6 +566,15 @@ describe('statements of MOLT', () => {
     await db.query(`UPSERT INTO checkpoints (name, hlc) VALUES ('a', 1.5)`)
     expect(await rows('SELECT nanos FROM checkpoints')).toEqual([{ nanos: '1' }])
   })
+})
+
+// pkg/sql/opt/norm/rules/inline.opt: a projection is inlined where each of its columns is used at most once.
+test('a column that is used often is computed once', () => {
+  const [often, once] = split(
+    'SELECT sum(h | (h << 8)) FROM (SELECT length(md5(a)) AS h FROM t) AS hashed; SELECT h FROM (SELECT md5(a) AS h FROM t) AS hashed',
+  )
+  expect(translate(often as Statement, [25, 2])).toContain('FROM t OFFSET 0) AS hashed')
+  expect(translate(once as Statement, [25, 2])).not.toContain('OFFSET')
 })
 
 describe('by version', () => {
