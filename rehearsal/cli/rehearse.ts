@@ -550,6 +550,11 @@ async function leaveNothing(source: string, target: string, folder: string, scre
   screen.say(`not everything could be cleaned up: ${cleaned.steps.flatMap(errorsOf).join('; ')}`)
 }
 
+/** The server refuses statements with 40001 because `--retry-rate` says so: that is no fault of the application. */
+function retriesOf({ cluster }: Rehearsal): { 'max-retries'?: number } {
+  return cluster.retryRate ? { 'max-retries': 50 } : {}
+}
+
 async function runChain(
   options: Rehearsal,
   job: { source: string; target: string; inputs: Record<string, string> },
@@ -564,7 +569,7 @@ async function runChain(
   const settings = {
     common: { 'progress-every': '2s', ...common },
     fetch: { ...fetch, ...files.settings },
-    observe: options.source ? observe : { ...OBSERVE, ...observe },
+    observe: options.source ? observe : { ...OBSERVE, ...retriesOf(options), ...observe },
   }
   writeFileSync(config, stringify({ ...own.settings, ...settings }))
   return runAction({
