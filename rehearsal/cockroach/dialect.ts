@@ -1,5 +1,6 @@
 // From CockroachDB's SQL to PostgreSQL's, token by token.
 import { FUNCTIONS, INFORMATION_SCHEMA, PG_CATALOGS } from './install.ts'
+import { closing } from './lexer.ts'
 import { showSql } from './rules/show.ts'
 import type { Statement, Token, Version } from './types.ts'
 
@@ -55,13 +56,8 @@ export function translate({ sql, tokens }: Statement, version: Version, ddl = fa
  * (pkg/sql/opt/norm/rules/inline.opt); PostgreSQL would compute it for each use, unless something keeps the two apart.
  */
 function usedOften(tokens: readonly Token[], open: number): Token | undefined {
-  let depth = 0
-  const close = tokens.findIndex((token, at) => {
-    if (at < open) return false
-    depth += token.text === '(' ? 1 : token.text === ')' ? -1 : 0
-    return depth === 0
-  })
-  if (close < 0 || !isWord(tokens[open + 1], 'select')) return undefined
+  if (!isWord(tokens[open + 1], 'select')) return undefined
+  const close = closing(tokens, open)
   const inside = tokens.slice(open, close)
   const computed = inside.flatMap((token, at) =>
     isWord(inside[at - 1], 'as') && inside[at - 2]?.text === ')' ? [token.value] : [],

@@ -123,3 +123,13 @@ function quoted(sql: string, at: number, quote: string, escapes: boolean): [text
   }
   throw new SyntaxError(quote === '"' ? 'unterminated quoted identifier' : 'unterminated string')
 }
+
+/** Where the parenthesis closes that opens here; the last token where it does not. */
+export function closing(tokens: readonly Token[], open: number): number {
+  let depth = 0
+  for (let at = open; at < tokens.length; at++) {
+    if (tokens[at]?.text === '(') depth++
+    if (tokens[at]?.text === ')' && --depth === 0) return at
+  }
+  return tokens.length - 1
+}

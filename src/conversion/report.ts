@@ -1,6 +1,6 @@
 import * as z from 'zod'
 import { markdownCode, markdownText } from '../report/markdown.ts'
-import { OUTCOMES, type Outcome, RULES, ruleOf } from './rules.ts'
+import { isSince, OUTCOMES, type Outcome, RULES, ruleOf } from './rules.ts'
 import type { Conversion, Finding, Statement } from './work.ts'
 
 const finding = z.strictObject({
@@ -71,7 +71,7 @@ export function filesOf(conversion: Conversion): Map<string, string> {
 
 /** A table that is created locked, as from 26.1 on, refuses the constraints of 3-constraints.sql. Source: cockroachdb/docs, v26.2 `alter-table.md`. */
 function unlocked({ target, tables }: Conversion): Pick<Statement, 'sql'>[] {
-  return tables.length && target[0] >= 26 ? [{ sql: 'SET create_table_with_schema_locked = off' }] : []
+  return tables.length && isSince(target, [26, 1]) ? [{ sql: 'SET create_table_with_schema_locked = off' }] : []
 }
 
 function sqlFile(title: string, statements: readonly Pick<Statement, 'sql'>[]): string {

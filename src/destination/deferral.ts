@@ -7,10 +7,11 @@ import {
   literal,
   qualified,
   queryAll,
+  rowsIfAny,
   sqlState,
   unhurried,
 } from '../runtime/database.ts'
-import { messageOf, refuse, VerdictError } from '../runtime/errors.ts'
+import { allEnded, messageOf, refuse, VerdictError } from '../runtime/errors.ts'
 import { seconds } from '../runtime/progress.ts'
 import { TIMING } from '../runtime/timing.ts'
 import { readSchema } from '../sql/schema.ts'
@@ -70,16 +71,12 @@ async function createTable(db: Database): Promise<void> {
 
 /** Every object captured for a migration; empty when there is none. */
 export async function listDeferred(db: Database, migration: string): Promise<Deferred[]> {
-  const { rows } = await db
-    .query(
-      `SELECT d.*, dropped_at IS NOT NULL AS dropped, rebuilt_at IS NOT NULL AS rebuilt
-         FROM ${DEFERRED} d WHERE migration = $1 ORDER BY schema_name, table_name, name`,
-      [migration],
-    )
-    .catch((error) => {
-      if (isMissingTable(error)) return { rows: [] }
-      throw error
-    })
+  const rows = await rowsIfAny(
+    db,
+    `SELECT d.*, dropped_at IS NOT NULL AS dropped, rebuilt_at IS NOT NULL AS rebuilt
+       FROM ${DEFERRED} d WHERE migration = $1 ORDER BY schema_name, table_name, name`,
+    [migration],
+  )
   return rows.map((row) => ({
     kind: row.kind,
     schema: row.schema_name,
@@ -391,7 +388,7 @@ async function sideBySide<T>(
   work: (lane: Database, unit: T) => Promise<void>,
 ): Promise<void> {
   const waiting = [...units]
-  const ended = await Promise.allSettled(
+  await allEnded(
     lanes.map(async (lane) => {
       for (let unit = waiting.shift(); unit !== undefined; unit = waiting.shift())
         await work(lane, unit).catch((error) => {
@@ -400,8 +397,6 @@ async function sideBySide<T>(
         })
     }),
   )
-  const failed = ended.find(({ status }) => status === 'rejected')
-  if (failed) throw (failed as PromiseRejectedResult).reason
 }
 
 function byTable(objects: readonly Deferred[]): Deferred[][] {

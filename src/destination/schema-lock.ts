@@ -1,4 +1,4 @@
-import { type Database, isMissingTable, literal, qualified } from '../runtime/database.ts'
+import { type Database, isMissingTable, literal, qualified, rowsIfAny } from '../runtime/database.ts'
 
 /*
  * A table of CockroachDB with `schema_locked = true`, as every new one has from 26.1 on, refuses to have a constraint added
@@ -59,13 +59,9 @@ export async function lockTables(db: Database, migration: string): Promise<void>
   }
 }
 
-async function listUnlocked(db: Database, migration: string): Promise<TableName[]> {
+function listUnlocked(db: Database, migration: string): Promise<TableName[]> {
   const sql = `SELECT schema_name AS schema, table_name AS table FROM ${UNLOCKED} WHERE migration = $1 ORDER BY 1, 2`
-  const { rows } = await db.query<TableName>(sql, [migration]).catch((error) => {
-    if (isMissingTable(error)) return { rows: [] }
-    throw error
-  })
-  return rows
+  return rowsIfAny(db, sql, [migration])
 }
 
 async function setLock(db: Database, { schema, table }: TableName, locked: boolean): Promise<void> {

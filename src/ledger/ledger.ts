@@ -4,7 +4,7 @@ import type { WriteGrant } from '../destination/write-access.ts'
 import type { PackedFingerprint } from '../model/fingerprint.ts'
 import { type Plan, planHash } from '../model/plan.ts'
 import type { Failure } from '../runtime/action.ts'
-import { type Database, isMissingTable, sqlState } from '../runtime/database.ts'
+import { type Database, isMissingTable, rowsIfAny, sqlState } from '../runtime/database.ts'
 import { UserError, VerdictError } from '../runtime/errors.ts'
 import { runUrl } from '../runtime/github.ts'
 import { noteNext } from '../runtime/next.ts'
@@ -285,9 +285,5 @@ export interface Step {
 /** All evidence of a migration, oldest first; also after `cleanup`, which forgets only the migration. */
 export async function readSteps(db: Database, id: string): Promise<Step[]> {
   const sql = `SELECT action, at, body FROM ${EVIDENCE} WHERE migration = $1 ORDER BY at`
-  const { rows } = await db.query<Step>(sql, [id]).catch((error) => {
-    if (isMissingTable(error)) return { rows: [] }
-    throw error
-  })
-  return rows
+  return rowsIfAny<Step>(db, sql, [id])
 }

@@ -1,4 +1,4 @@
-import { type Database, isMissingTable } from '../runtime/database.ts'
+import { type Database, isMissingTable, rowsIfAny } from '../runtime/database.ts'
 
 /** How far a pass over a table has come, so that another run can resume it. */
 export interface Progress {
@@ -42,10 +42,7 @@ export interface ProofState {
 const PROOFS = 'molt_actions.proofs'
 
 export async function readProof(db: Database, id: string): Promise<ProofState | undefined> {
-  const { rows } = await db.query(`SELECT state FROM ${PROOFS} WHERE migration = $1`, [id]).catch((error) => {
-    if (isMissingTable(error)) return { rows: [] }
-    throw error
-  })
+  const rows = await rowsIfAny(db, `SELECT state FROM ${PROOFS} WHERE migration = $1`, [id])
   return rows[0]?.state
 }
 

@@ -45,7 +45,7 @@ export function maskSummary(
   return parts.join('\n\n')
 }
 
-/** Nobody reads more than this here; `mask.json` has all. */
+/** Longer lists are cut here; `mask.json` has them in full. */
 const MOST = 400
 
 function reasons(columns: readonly ColumnProof[]): string {

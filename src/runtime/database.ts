@@ -3,7 +3,7 @@ import pg from 'pg'
 import { parseIntoClientConfig } from 'pg-connection-string'
 import type { ErrorCode } from './codes.ts'
 import { messageOf, ToolError, UserError } from './errors.ts'
-import { type Login, passwordFor } from './password-command.ts'
+import { loginOf, passwordFor } from './password-command.ts'
 import { redact } from './secrets.ts'
 import { poolerError, requireOwnSession, type SessionSettings, sessionSettings } from './session.ts'
 import { TargetClient } from './target-client.ts'
@@ -33,6 +33,20 @@ export function qualified(schema: string, name: string): string {
 /** Whether a relation of this name exists. The name is written as in a statement. */
 export async function relationExists(db: Database, name: string): Promise<boolean> {
   return (await db.query('SELECT pg_catalog.to_regclass($1) IS NOT NULL AS there', [name])).rows[0].there
+}
+
+/** The rows of a query; none where its table was never created. */
+export async function rowsIfAny<Row extends pg.QueryResultRow>(
+  db: Database,
+  sql: string,
+  values: unknown[],
+): Promise<Row[]> {
+  try {
+    return (await db.query<Row>(sql, values)).rows
+  } catch (error) {
+    if (isMissingTable(error)) return []
+    throw error
+  }
 }
 
 /**
@@ -104,10 +118,6 @@ export async function connect(
   } finally {
     signal?.removeEventListener('abort', cancel)
   }
-}
-
-function loginOf({ host = '', port = 5432, user = '', database = '' }: pg.ClientConfig): Login {
-  return { host, port: String(port), user, database }
 }
 
 /** SQLSTATEs of poolers and gateways that reject `options` before they ask a server. */

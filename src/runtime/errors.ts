@@ -157,3 +157,10 @@ export function refuse(
 ): never {
   throw new ListedError(code, what, problems, next, summarized)
 }
+
+/** Waits until all have ended, then throws the first failure, in their order. */
+export async function allEnded(works: readonly Promise<unknown>[]): Promise<void> {
+  const ended = await Promise.allSettled(works)
+  const failed = ended.find((each) => each.status === 'rejected')
+  if (failed) throw failed.reason
+}

@@ -1,8 +1,10 @@
 import { execFile } from 'node:child_process'
+import { parseIntoClientConfig } from 'pg-connection-string'
 import { childEnvironment } from './environment.ts'
 import { UserError } from './errors.ts'
 import { addSecret, redact } from './secrets.ts'
 import { TIMING } from './timing.ts'
+import { withLibpqTls, withLogin } from './url.ts'
 
 /*
  * Passwords that a program prints, such as the tokens of a cloud's IAM, for URLs that have none.
@@ -41,11 +43,8 @@ export function setPasswordCommand(words: readonly string[] | undefined, how: Pa
  */
 export async function withJobPassword(url: string, signal: AbortSignal): Promise<string> {
   if (!command || lasts !== 'job' || hasPassword(url)) return url
-  const password = await passwordFor(loginOf(url), signal)
-  return url.replace(
-    /^([a-z]+:\/\/[^:@/]*):?@/,
-    (_, before: string) => `${before}:${encodeURIComponent(password as string)}@`,
-  )
+  const login = loginOf(parseIntoClientConfig(withLibpqTls(url)))
+  return withLogin(url, login.user, (await passwordFor(login, signal)) as string)
 }
 
 /**
@@ -109,12 +108,9 @@ function hasPassword(url: string): boolean {
   return Boolean(new URL(url).password) || /[?&](password|passfile|service|sslcert)=./.test(url)
 }
 
-function loginOf(url: string): Login {
-  const { hostname, port, username, pathname } = new URL(url)
-  return {
-    host: hostname,
-    port: port || '5432',
-    user: decodeURIComponent(username),
-    database: decodeURIComponent(pathname.slice(1)),
-  }
+type Config = Pick<ReturnType<typeof parseIntoClientConfig>, 'host' | 'port' | 'user' | 'database'>
+
+/** What a driver's configuration says of it. */
+export function loginOf({ host = '', port = 5432, user = '', database = '' }: Config): Login {
+  return { host, port: String(port), user, database }
 }

@@ -1,5 +1,5 @@
 /**
- * Every parser, given what nobody expects. `MOLT_ACTIONS_RUNS=<n>` changes how often; a failing run prints its seed,
+ * Every parser, given unexpected input. `MOLT_ACTIONS_RUNS=<n>` changes how often; a failing run prints its seed,
  * and `MOLT_ACTIONS_SEED=<seed>` repeats it.
  */
 import { PassThrough } from 'node:stream'
@@ -236,7 +236,7 @@ describe('what people write', () => {
     .string({ unit: 'grapheme', minLength: 8, maxLength: 40 })
     .filter((each) => !/^\s|\s$|[\r\n\0]/.test(each))
 
-  test('a sound URL keeps its password for the program, and says it to nobody', () => {
+  test('a sound URL keeps its password for the program, and does not show it', () => {
     // Each password is masked from then on, and printed to the runner for that.
     const printed = vi.spyOn(process.stdout, 'write').mockReturnValue(true)
     const probe = (each: string) => {

@@ -256,7 +256,7 @@ export class FaultGround {
     return [...here].filter(([name, value]) => (there.get(name) ?? 0n) < value).map(([name]) => name)
   }
 
-  /** A fence that nobody lifts falls with its lease, so there is a side in the end. */
+  /** A fence that is not lifted lapses with its lease, so one side is writable in the end. */
   async #open(): Promise<Side[]> {
     for (const end = performance.now() + LEASE + 5_000; ; await sleep(200)) {
       const [source, target] = [await this.#mayWrite('source'), await this.#mayWrite('target')]

@@ -1,10 +1,10 @@
 // Schema changes: each commits by itself, is a job, and takes time. They run on a connection of the server's own.
 import pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
-import { split } from '../lexer.ts'
+import { closing, split } from '../lexer.ts'
 import { CHANGE, type Plan, quoteName, type RuleContext, raising, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
-import { type FoundTable, resolveTable } from './grants.ts'
+import { type FoundTable, requirePrivilege, resolveTable } from './grants.ts'
 import { buildSlowly, commentOnIndex, createIndex, dropIndex } from './indexes.ts'
 import { nameAt, nameBeforeAt, skipWords } from './names.ts'
 import { noteLock, requireUnlocked, SCHEMA_LOCK_RULES, withoutLock } from './schema-locks.ts'
@@ -196,16 +196,6 @@ function isOnTable(tokens: readonly Token[]): boolean {
   return tokens.slice(1, 4).some(({ value }) => value === 'index' || value === 'trigger')
 }
 
-async function requirePrivilege(table: FoundTable, privilege: string, context: RuleContext): Promise<void> {
-  if (await context.hasPrivilege(table.schema, table.name, privilege)) return
-  throw new SqlError(
-    '42501',
-    privilege === 'DROP'
-      ? `user ${context.session.user} does not have DROP privilege on relation ${table.name}`
-      : `must be owner of table ${table.name} or have ${privilege} privilege on table ${table.name}`,
-  )
-}
-
 /** A foreign key asks for CREATE on its parent, from 26.3 for REFERENCES (cockroachdb/cockroach#169080). */
 async function requireReferences(parent: FoundTable, context: RuleContext): Promise<void> {
   const [major, minor] = context.version
@@ -365,12 +355,7 @@ async function wording(error: unknown, { tokens, sql }: Statement, context: Rule
 function checkText(tokens: readonly Token[], sql: string): string | undefined {
   const at = tokens.findIndex(({ kind, value }) => kind === 'word' && value === 'check')
   if (at < 0) return undefined
-  let depth = 0
-  for (let last = at + 1; last < tokens.length; last++) {
-    if (tokens[last]?.text === '(') depth++
-    if (tokens[last]?.text === ')' && --depth === 0) return sql.slice(tokens[at + 1]?.end, tokens[last]?.start)
-  }
-  return undefined
+  return sql.slice(tokens[at + 1]?.end, tokens[closing(tokens, at + 1)]?.start)
 }
 
 async function checkViolation(table: FoundTable, name: string, written: string | undefined, context: RuleContext) {

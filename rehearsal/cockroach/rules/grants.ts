@@ -179,6 +179,17 @@ export async function resolveTable(written: string, context: RuleContext): Promi
   return found
 }
 
+/** @throws SqlError 42501 */
+export async function requirePrivilege(table: FoundTable, privilege: string, context: RuleContext): Promise<void> {
+  if (await context.hasPrivilege(table.schema, table.name, privilege)) return
+  throw new SqlError(
+    '42501',
+    privilege === 'DROP'
+      ? `user ${context.session.user} does not have DROP privilege on relation ${table.name}`
+      : `must be owner of table ${table.name} or have ${privilege} privilege on table ${table.name}`,
+  )
+}
+
 export function firstSchema({ session }: RuleContext): string {
   const [first = 'public'] = session.searchPath.split(',').map((name) => name.trim().replaceAll('"', ''))
   return first === '$user' || !first ? 'public' : first

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
-import { split } from '../lexer.ts'
+import { closing, split } from '../lexer.ts'
 import { type Fact, quoteName, type RuleContext } from '../rule.ts'
 import { SqlError, type Statement, type Token } from '../types.ts'
 import { type FoundTable, firstSchema, resolveTable } from './grants.ts'
@@ -54,15 +54,6 @@ async function newIndex({ tokens, sql }: Statement, context: RuleContext): Promi
     open,
     close: closing(tokens, open),
   }
-}
-
-function closing(tokens: readonly Token[], open: number): number {
-  let depth = 0
-  for (let at = open; at < tokens.length; at++) {
-    if (tokens[at]?.text === '(') depth++
-    if (tokens[at]?.text === ')' && --depth === 0) return at
-  }
-  return tokens.length - 1
 }
 
 /** CREATE INDEX as PostgreSQL is to run it; undefined for any other statement. */

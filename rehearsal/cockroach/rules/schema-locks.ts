@@ -2,7 +2,7 @@
 import { split } from '../lexer.ts'
 import { applies, CHANGE, type Plan, type RuleContext, type StatementRule } from '../rule.ts'
 import { SqlError, type Statement, type Token, type Version } from '../types.ts'
-import { resolveTable } from './grants.ts'
+import { requirePrivilege, resolveTable } from './grants.ts'
 import { nameAt, nameBeforeAt, skipWords } from './names.ts'
 import { clusterSetting, isOn } from './settings.ts'
 
@@ -27,11 +27,7 @@ async function setLock({ tokens, sql }: Statement, context: RuleContext): Promis
   return {
     sql: 'SET _crdb.done = 1',
     before: async () => {
-      if (!(await context.hasPrivilege(table.schema, table.name, 'CREATE')))
-        throw new SqlError(
-          '42501',
-          `must be owner of table ${table.name} or have CREATE privilege on table ${table.name}`,
-        )
+      await requirePrivilege(table, 'CREATE', context)
       await context.commitOpen()
       await note(table.oid, isTrue(tokens[at + 2]), context)
     },

@@ -49,7 +49,7 @@ export async function applyConversion(db: Database, migration: string, conversio
     await unlockTables(
       db,
       migration,
-      (await readTables(db, schema)).map((table) => ({ schema, table })),
+      (await tableNames(db, schema)).map((table) => ({ schema, table })),
     )
   return { ran, before: conversion.tables.length - ran, deferred: objects.length }
 }
@@ -64,7 +64,7 @@ async function requireEarly(db: Database, migration: string): Promise<void> {
   )
 }
 
-async function readTables(db: Database, schema: string): Promise<string[]> {
+async function tableNames(db: Database, schema: string): Promise<string[]> {
   const { rows } = await db.query<{ name: string }>(
     `SELECT table_name AS name FROM information_schema.tables
       WHERE table_schema = $1 AND table_type = 'BASE TABLE' ORDER BY table_name`,
@@ -74,7 +74,7 @@ async function readTables(db: Database, schema: string): Promise<string[]> {
 }
 
 async function requireEmpty(db: Database, schema: string): Promise<void> {
-  const tables = await readTables(db, schema)
+  const tables = await tableNames(db, schema)
   if (tables.length)
     refuse(
       'convert.target-not-empty',

@@ -59,7 +59,7 @@ async function requireCluster({ inputs }: Cutover, { plan }: Entry): Promise<voi
   )
 }
 
-/** An approval covers one plan. Nobody approved comparing less than that plan says. */
+/** An approval covers one plan, and a comparison of no less than that plan says. */
 function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): void {
   const { approval } = facts
   if (phase !== 'approved' && !approval) return

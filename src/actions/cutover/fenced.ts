@@ -22,7 +22,7 @@ import { verifyTable } from '../../report/summary.ts'
 import type { VerifyReport } from '../../report/verify-report.ts'
 import { checkpoint } from '../../runtime/checkpoint.ts'
 import { connect, withDatabase } from '../../runtime/database.ts'
-import { messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
+import { allEnded, messageOf, refuse, VerdictError } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { plural, seconds, someOf } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
@@ -199,9 +199,7 @@ async function besideVerify(context: Cutover, section: Section, clock: PauseCloc
     await clock.part('unique indexes', () => rebuildUnique(section))
     checkpoint('unique indexes built')
   }
-  const ended = await Promise.allSettled([sequences(), indexes()])
-  const failed = ended.find(({ status }) => status === 'rejected')
-  if (failed) throw (failed as PromiseRejectedResult).reason
+  await allEnded([sequences(), indexes()])
 }
 
 /**

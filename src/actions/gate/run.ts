@@ -80,7 +80,7 @@ async function requireGate(context: Gate): Promise<void> {
   await requireReviewers(context)
 }
 
-/** Nobody who can start a run may commit alone. */
+/** Whoever can start a run must not be able to commit alone. */
 function requireGateForCommit({ gate, decision }: Gate['inputs']): void {
   if (gate === 'none' && decision === 'commit')
     throw new InputError(

@@ -232,7 +232,7 @@ const GRANTS = `
            WHERE p.table_schema = $1 AND p.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'DROP', 'CREATE', 'ALL')
            GROUP BY p.grantee, p.privilege_type, p.is_grantable) g ORDER BY 1, 2`
 
-/** The first hundred; nobody would read more. */
+/** The first hundred; a longer list would not be read. */
 const JOBS = `
   WITH jobs AS (SHOW JOBS)
   SELECT job_id::text AS id, job_type AS type, status, description FROM jobs

@@ -4,7 +4,7 @@ import { cancelImports, type ImportJob, jobText, readImportJobs } from '../../de
 import { readTarget } from '../../destination/server.ts'
 import type { Entry, Exported } from '../../ledger/ledger.ts'
 import type { Plan } from '../../model/plan.ts'
-import { type Database, ident, isMissingTable, qualified, sqlState } from '../../runtime/database.ts'
+import { type Database, ident, qualified, rowsIfAny, sqlState } from '../../runtime/database.ts'
 import { messageOf, throwIfCancelled, UserError } from '../../runtime/errors.ts'
 import { plural, someOf } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
@@ -122,15 +122,8 @@ function cannotResume(tables: readonly string[]): UserError {
 
 /** Tables with a failed import recorded by MOLT: it loads all of their files again. */
 async function failedTables(target: Database, plan: Plan, fetchId: string): Promise<string[]> {
-  const { rows } = await target
-    .query('SELECT DISTINCT table_name AS name FROM _molt_fetch_exceptions WHERE fetch_id = $1 AND schema_name = $2', [
-      fetchId,
-      plan.targetSchema,
-    ])
-    .catch((error) => {
-      if (isMissingTable(error)) return { rows: [] }
-      throw error
-    })
+  const sql = 'SELECT DISTINCT table_name AS name FROM _molt_fetch_exceptions WHERE fetch_id = $1 AND schema_name = $2'
+  const rows = await rowsIfAny<{ name: string }>(target, sql, [fetchId, plan.targetSchema])
   return rows.map(({ name }) => name)
 }
 
