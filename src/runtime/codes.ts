@@ -4,7 +4,7 @@ export interface NextStep {
   action: string
   /** Inputs beside the connections and the migration's name. */
   inputs?: Readonly<Record<string, string>>
-  /** What has to be done before, as an imperative with its full stop. */
+  /** What to do first, as an imperative with its full stop. */
   before?: string
 }
 
@@ -16,7 +16,7 @@ export interface Explanation {
   cause: string
   /** What to do, as an imperative. */
   fix: string
-  /** Where that is another action than the one that failed. */
+  /** Set when the fix is another action than the one that failed. */
   next?: NextStep
 }
 
@@ -112,7 +112,7 @@ export const CODES = {
   },
   'approval.same-person': {
     meaning: 'One person both started and approved this cutover.',
-    cause: 'Four eyes are required.',
+    cause: 'Two people are required: one starts the run, another approves it.',
     fix: 'Have another person start or approve it, or set `self-approval: warn`.',
   },
   'approval.weaker-verify': {
@@ -510,7 +510,7 @@ export const CODES = {
     meaning: 'The replicator ended while the drain was being proved, and was started again. Nothing is lost.',
     cause:
       'After SIGKILL the machine ran out of memory or someone ended the process; after an exit code the message has its last error.',
-    fix: "Look into the machine's kernel log for the out-of-memory killer, and run the step again.",
+    fix: "Check the machine's kernel log for the out-of-memory killer, and run the step again.",
   },
 
   'fence.armed-by-other': {
@@ -536,7 +536,7 @@ export const CODES = {
     next: { action: 'prepare' },
   },
   'fence.damaged-after-commit': {
-    meaning: 'The source is no longer fenced as it was at the commit.',
+    meaning: 'The fence on the source was changed or lifted after the commit.',
     cause: 'Someone lifted the fence or changed its triggers after the decision.',
     fix: 'Look for rows written on the source since then. The message names the tables and the next step.',
   },
@@ -739,7 +739,7 @@ export const CODES = {
   'ledger.moved': {
     meaning: 'Another run moved this migration meanwhile, so this run stopped.',
     cause: 'Two runs acted at the same time.',
-    fix: 'Look at `status`, and run the next step.',
+    fix: 'Run `status`, then the step that it names.',
     next: { action: 'status' },
   },
   'ledger.no-migration': {
@@ -970,7 +970,7 @@ export const CODES = {
   },
 
   'molt.target-not-cockroach': {
-    meaning: 'The real MOLT accepts CockroachDB as the target only.',
+    meaning: 'The real MOLT accepts only CockroachDB as the target.',
     cause: 'The target is PostgreSQL.',
     fix: 'Set a CockroachDB target.',
   },

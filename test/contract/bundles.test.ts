@@ -218,7 +218,7 @@ describe('what does not depend on the Node', () => {
   })
 
   test.each([
-    ['fetch: { table-handling: none }', '', /`import` moves rows through files; write `bucket-path`/],
+    ['fetch: { table-handling: none }', '', /`import` moves rows through files. Set `bucket-path`/],
     ['fetch: { mode: direct-copy }', '', /its sslmode is disable/],
     ['fetch: { mode: direct-copy }', 'use-copy', /`use-copy` moves rows through files/],
     ['fetch: { local-path: /tmp }', '', /its sslmode is disable/],

@@ -787,7 +787,7 @@ it('what only CockroachDB says of itself', () => {
   expectFires(on(3, {}), 'right.target-control-job', [name], on(3, { system: ['CONTROLJOB'] }))
   expect(objectsOf(on(1, {}), 'right.target-control-job')).toEqual([])
   expect(objectsOf(on(3, {}, { mode: 'use-copy' }), 'right.target-control-job')).toEqual([])
-  const http = { implicitAccess: 'files are read over HTTP' }
+  const http = { implicitAccess: 'the files are read over HTTP' }
   const granted = on(1, { system: ['EXTERNALIOIMPLICITACCESS'] }, http)
   expectFires(on(1, {}, http), 'right.target-implicit-access', [name], granted)
   expect(objectsOf(on(1, {}), 'right.target-implicit-access')).toEqual([])

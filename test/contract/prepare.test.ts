@@ -583,13 +583,11 @@ it('says which sequence of the target cannot go on, and sets it not', async () =
       ['d_id_seq', '210'],
     ])
     expect(problems).toEqual([
-      'the sequence public.a_id_seq ends at 100 on the target, but 200 is used up already and 211 would be its next value. Run `ALTER SEQUENCE "public"."a_id_seq" MAXVALUE 9223372036854775807` on the target.',
+      'the sequence public.a_id_seq ends at 100 on the target, but 200 is already used and 211 would be next. Run `ALTER SEQUENCE "public"."a_id_seq" MAXVALUE 9223372036854775807` on the target.',
       expect.stringMatching(
         /^the sequence public.b_id_seq counts by -1 on the target and by 1 on the source\. Run `ALTER/,
       ),
-      expect.stringMatching(
-        /^the sequence public.c_id_seq ends at 205 on the target, but 200 is used up already and 211/,
-      ),
+      expect.stringMatching(/^the sequence public.c_id_seq ends at 205 on the target, but 200 is already used and 211/),
     ])
     // While changes are streamed the same is seen, as far as no margin is needed.
     const streaming = sequenceProblems(await readSequenceStates(...sides, names)).filter((each) => /Run `/.test(each))

@@ -261,7 +261,7 @@ test('a subscription that feeds a table is a problem of the fence', async () => 
 test('a permanent fence is taken away only by who may', async () => {
   await held.arm(2_000, signal)
   await held.commit(2_000, signal)
-  await expect(removeFence(db, fence.tables, false)).rejects.toThrow('fenced for good')
+  await expect(removeFence(db, fence.tables, false)).rejects.toThrow('permanently fenced')
   await expect(db.query("UPDATE parent SET v = 'x'")).rejects.toMatchObject(REFUSED)
 })
 
@@ -334,7 +334,7 @@ test('a table whose own trigger or rule is before the fence is tried by another 
   await db.query('ALTER TABLE parent DISABLE TRIGGER molt_actions_fence')
   expect((await probeFence(db, fence)).passed).toEqual(['"public"."parent"'])
   await db.query('CREATE TRIGGER a_never_too BEFORE INSERT ON child EXECUTE FUNCTION never()')
-  await expect(probeFence(db, fence)).rejects.toThrow(/holds on "public"."child" cannot be tried \(SQLSTATE P0001\)/)
+  await expect(probeFence(db, fence)).rejects.toThrow(/fence on "public"."child" cannot be tested \(SQLSTATE P0001\)/)
   await db.query('DROP TABLE child')
   await expect(probeFence(db, fence)).rejects.toThrow('"public"."child" was dropped on the source')
 })
@@ -360,7 +360,7 @@ test('a trigger that was disabled, dropped or whose function was replaced is fou
   ]) {
     await db.query(`DROP TRIGGER molt_actions_fence ON child; CREATE TRIGGER molt_actions_fence ${other};
       ALTER TABLE child ENABLE ALWAYS TRIGGER molt_actions_fence`)
-    expect(await problems()).toEqual([expect.stringContaining('public.child was made again by someone else')])
+    expect(await problems()).toEqual([expect.stringContaining('public.child was recreated by someone else')])
     await installFence(db, tables)
     expect(await problems()).toEqual([])
   }

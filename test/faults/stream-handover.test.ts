@@ -77,7 +77,10 @@ test('before the first stream a publication that sends less is refused, one that
   const alter = 'ALTER PUBLICATION molt_fetch'
   await refused(`${alter} SET (publish = 'insert, update')`, /the publication molt_fetch does not send DELETE/)
   // Whatever was deleted in the meantime will never be sent.
-  await refused(`${alter} SET (publish = 'insert, update, delete')`, /altered on the source \(what it sends was set\)/)
+  await refused(
+    `${alter} SET (publish = 'insert, update, delete')`,
+    /altered on the source \(its published operations were set\)/,
+  )
   await refused(
     `${alter} DROP TABLE reviews; ${alter} ADD TABLE reviews (id, product_id, customer_id, rating, body)`,
     /molt_fetch sends public\.reviews without the columns user, title, votes, created_at/,

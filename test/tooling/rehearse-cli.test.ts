@@ -214,7 +214,7 @@ describe('databases of one’s own', () => {
     const run = await rehearse([...own(), '--rate', '20'])
     expect(run.code, run.stderr).toBe(0)
     expect(run.json()).toMatchObject({ verdict: 'go', pauseMs: expect.any(Number) })
-    expect(run.stderr).not.toMatch(/switched|fenced for good/)
+    expect(run.stderr).not.toMatch(/switched|permanently fenced/)
     expect(run.stderr).toContain('the loaded rows stay on the target: empty its tables before the next run')
     await expectAsBefore()
     await expectNothingLeft()

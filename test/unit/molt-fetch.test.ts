@@ -48,13 +48,13 @@ describe('extra-args', () => {
       '--filter-path is set by this action itself: rows that it leaves out would count as missing in `verify` and in the row hashes',
     ],
     [['--flush-rows', '--target'], '--target is set by this action itself: use the input `target`'],
-    [['-source', 'x'], '-source is no flag of molt fetch: flags have two hyphens'],
-    [['-h'], '-h is no flag of molt fetch: flags have two hyphens'],
+    [['-source', 'x'], '-source is not a flag of molt fetch: flags have two hyphens'],
+    [['-h'], '-h is not a flag of molt fetch: flags have two hyphens'],
     [['--help'], '--help is set by this action itself: it would move nothing'],
-    [['--flush-rows 1000'], '"--flush-rows 1000" is two arguments; write two items, or --flag=value'],
-    [['tokens', 'list'], '"tokens" is the value of no flag'],
-    [['--opt-out-telemetry', 'tokens'], '"tokens" is the value of no flag'],
-    [['--flush-rows=1', 'tokens'], '"tokens" is the value of no flag'],
+    [['--flush-rows 1000'], '"--flush-rows 1000" is two arguments. Write two items, or --flag=value'],
+    [['tokens', 'list'], '"tokens" is a value without a flag'],
+    [['--opt-out-telemetry', 'tokens'], '"tokens" is a value without a flag'],
+    [['--flush-rows=1', 'tokens'], '"tokens" is a value without a flag'],
     [['--'], 'a bare -- would end the flags'],
   ])('refused: %j', (args, problem) => expect(extraArgsProblem(args)).toBe(problem))
 
@@ -291,7 +291,7 @@ describe('the cursor', () => {
     '%j is none, and nothing can be streamed from it',
     (cursor) => {
       const { problems, started } = loaded(cursor)
-      expect(problems).toEqual([expect.stringMatching(/cursor is no position of a WAL/)])
+      expect(problems).toEqual([expect.stringMatching(/cursor is not a WAL position/)])
       expect(started).toBeUndefined()
     },
   )
@@ -301,7 +301,7 @@ test('a tool that is killed while it is asked for its help', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'killed-'))
   writeFileSync(join(dir, 'molt'), '#!/bin/sh\nkill -9 $$\n', { mode: 0o755 })
   const asked = toolHelp(join(dir, 'molt'), 'fetch').finally(() => rmSync(dir, { recursive: true }))
-  await expect(asked).rejects.toThrow(/molt was killed by a signal before it had answered.*out of memory/)
+  await expect(asked).rejects.toThrow(/molt was killed by a signal before it answered.*out of memory/)
 })
 
 test.each([

@@ -92,7 +92,7 @@ describe('what a retry means', () => {
     [
       `${prefix}schema drift detected in "shop"."public"."b": inconsistent number of key columns: received 2 expect 1: key ["2","v2"]@1795375406493927000.0000000000`,
       'identity',
-      /keys of public\.b do not fit: the source sends 2 key columns where the target's primary key has 1/,
+      /keys of public\.b do not match: the source sends 2 key columns, but the target's primary key has 1/,
     ],
     [
       `${prefix}schema drift detected in "shop"."public"."b" at payload object offset 0: missing PK columns: rowid`,
@@ -251,7 +251,7 @@ describe('watching', () => {
     expect(seen(state({}, { publication: { ...publication, itself: '701' } }))).toEqual(['fatal publication-changed'])
     const again = state({}, { publication: { ...publication, tables: { 'public.a': '3 705' } } })
     expect(seen(again)).toEqual(['fatal publication-changed'])
-    expect(compareSourceStates(state(), again, plan)[0]?.what).toContain('public.a was taken out and put in again')
+    expect(compareSourceStates(state(), again, plan)[0]?.what).toContain('public.a was removed and added again')
   })
 
   it('names the columns', () => {

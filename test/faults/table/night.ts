@@ -208,7 +208,7 @@ export const NIGHT_FAULTS: readonly Fault[] = [
     'write-access.not-closed',
   ),
   rows(
-    'a row deleted when the source is fenced for good',
+    'a row deleted when the source is permanently fenced',
     'permanent on the source',
     'DELETE FROM reviews WHERE id = 7',
     'finalize',
