@@ -37,7 +37,7 @@ const RULES: Rule[] = [
   rule('as-it-must-be', /\b(as|what) it (must|should) be\b|\bwhat it was\b|\bas it was\b/, 'damaged, changed'),
   rule('refuses-to', /\brefuses to tell\b/, 'returned STATUS for …'),
   rule('reach-by-tls', /\breached by TLS\b/, 'TLS is (not) enforced'),
-  rule('of-which', /\bof (which|whom)\b/, 'split the sentence'),
+  rule('of-which', /(?<!\b(each|all|some|none|most|both|one) )\bof (which|whom)\b/, 'split the sentence'),
   rule('all-the-same', /\ball the same\b|\bin vain\b|\bin ways unknown\b/, 'anyway; without effect; unpredictably'),
   rule('bring-people', /\bbring people into\b|\bsomebody may be in\b/, 'leak personal data into'),
   rule('prolong', /\bprolong(s|ed|ing)?\b/i, 'renew'),

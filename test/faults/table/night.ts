@@ -58,7 +58,7 @@ const KILLS: readonly Point[] = [
   'switch command done',
 ]
 
-/** What happens while writes are paused, and around it. */
+/** Faults while writes are paused, and around that time. */
 export const NIGHT_FAULTS: readonly Fault[] = [
   fence('the application writes', 'armed', attempt('source', PAST, 'app')),
   fence('the owner, a superuser, writes', 'armed', attempt('source', PAST)),
