@@ -224,7 +224,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
     'connection',
     (said) => {
       const host = /(?:dial tcp |\()([\w.:[\]-]+:\d+)/.exec(said)?.[1]
-      return `a database cannot be reached, or rejects the replicator${host ? ` (${host})` : ''}`
+      return `a database cannot be reached or rejects the replicator${host ? ` (${host})` : ''}`
     },
   ],
 ]
