@@ -663,7 +663,9 @@ proof: { ${proof} }`)
     const keep = '{ keep: true, reason: an oversight }'
     const doc = (title: string) =>
       `doc: { use: json, paths: { name: { use: name }, title: ${title} } }, who: ${keep}, u: ${keep}`
-    expect((await run(at, rules(doc(keep)))).log).toMatch(/a\.doc: in 1 rows the kept value gives away an original text/)
+    expect((await run(at, rules(doc(keep)))).log).toMatch(
+      /a\.doc: in 1 rows the kept value gives away an original text/,
+    )
     const { log } = await run(at, rules(doc('{ use: text }')))
     expect(log).toMatch(/a\.who is kept, and 7 original values of t that are masked there are found in it/)
     expect(log).toMatch(/a\.u is kept, and 7 original values of t/)
