@@ -409,7 +409,9 @@ it('rights that the migration user lacks on both sides', async () => {
   expect(cockroach[0]?.fix).toContain('GRANT CREATE ON TABLE "public"."orders" TO "weak";')
   // No fix makes the user a member of an owner on the target, who may be a superuser.
   const memberships = runChecks(CHECKS, unowned).filter(({ fix }) => /GRANT "[^"]*" TO/.test(fix))
-  expect(memberships.filter(({ check }) => check.startsWith('right.target') || check === 'right.write-access')).toEqual([])
+  expect(memberships.filter(({ check }) => check.startsWith('right.target') || check === 'right.write-access')).toEqual(
+    [],
+  )
   expect(targetGrants(clean, 'mig')).not.toContain('molt_actions')
   const found = changed(clean, (copy) => {
     copy.target.role.ledger = true
