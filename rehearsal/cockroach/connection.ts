@@ -247,7 +247,7 @@ export class Connection {
     }
   }
 
-  /** Statements of one query text, all or none of which are done. */
+  /** A query text of several statements: all are done, or none. */
   #batch(statements: readonly Statement[], plans: readonly Plan[]): void {
     const begins = CONTROL.test(opening(statements[0] as Statement, 1))
     const fault = this.#host.fault(plans, this.inTransaction || begins)
