@@ -322,7 +322,7 @@ export const typeChecks: readonly Check[] = [
     title: 'Advisory locks',
     protects:
       'In CockroachDB they have no effect: work that they serialize on the source runs concurrently after the switch.',
-    fix: 'Replace {what} with SELECT … FOR UPDATE on a row that represents the lock.',
+    fix: 'Replace {what} with a row that represents the lock, and read it with SELECT FOR UPDATE.',
     find: (facts) =>
       uses(
         facts,

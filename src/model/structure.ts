@@ -1,3 +1,4 @@
+import { ident, qualified } from '../runtime/database.ts'
 import type { Difference, Table } from './tables.ts'
 
 /** A definition in a form that is the same on both servers, and as its server writes it. */
@@ -60,10 +61,15 @@ export interface Structure {
  * The source's definitions that the target lacks or defines differently. Names may differ, and extra definitions on
  * the target are fine.
  */
-export function structureProblems(source: Structure, target: Structure, tables: readonly string[]): StructureProblem[] {
+export function structureProblems(
+  source: Structure,
+  target: Structure,
+  tables: readonly string[],
+  schema: string,
+): StructureProblem[] {
   return [
     ...indexProblems(source.indexes, target.indexes, tables),
-    ...constraintProblems(source.constraints, target.constraints, tables),
+    ...constraintProblems(source.constraints, target.constraints, tables, schema),
     ...defaultProblems(source.defaults, target.defaults, tables),
   ]
 }
@@ -87,6 +93,7 @@ function constraintProblems(
   source: readonly Constraint[],
   target: readonly Constraint[],
   tables: readonly string[],
+  schema: string,
 ): StructureProblem[] {
   const signature = ({ table, kind, columns, references }: Constraint) =>
     JSON.stringify([table, kind, columns, references])
@@ -95,7 +102,7 @@ function constraintProblems(
     const named = `${what} ${constraint.name} (${constraint.columns.join(', ')})`
     if (!found) return [{ kind: 'missing', what: `${named} is missing on the target` }]
     if (found.validated || !constraint.validated) return otherForm(named, constraint, found)
-    const invalid = `${what} ${found.name} is not validated on the target; ALTER TABLE … VALIDATE CONSTRAINT ${found.name}`
+    const invalid = `${what} ${found.name} is not validated on the target; ALTER TABLE ${qualified(schema, constraint.table)} VALIDATE CONSTRAINT ${ident(found.name)}`
     return [{ kind: 'invalid', what: invalid }]
   })
 }

@@ -92,5 +92,5 @@ it('serves as the start of `prepare`, and `cleanup` can build all of it', async 
   expect(cleaned.conclusion).toBe('success')
   const source = await withDatabase(pair.source.url, 'source', (db) => readStructure(db, 'source', 'public'))
   const there = await withDatabase(pair.target.url, 'target', (db) => readStructure(db, 'target', 'public'))
-  expect(structureProblems(source, there, ['customers', 'orders'])).toEqual([])
+  expect(structureProblems(source, there, ['customers', 'orders'], 'public')).toEqual([])
 })

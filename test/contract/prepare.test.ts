@@ -102,6 +102,17 @@ it('reports what blocks and how to fix it, before anything is changed', async ()
   expect(await query(urls.target, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
 })
 
+it('refuses a password that MOLT cannot use later, before anything is installed', async () => {
+  const urls = await world(pair, SHOP, SHOP)
+  const { password } = new URL(urls.source)
+  const source = Object.assign(new URL(urls.source), { password: '' }).href
+  const short = { 'password-command': JSON.stringify(['/bin/echo', password]) }
+  expect(codeOf(await prepare({ ...urls, source }, short))).toBe('password.not-for-tools')
+  expect(await query(urls.source, "SELECT nspname FROM pg_namespace WHERE nspname = 'molt_actions'")).toEqual([])
+  expect((await prepare({ ...urls, source }, { ...short, grants: 'print' })).conclusion).toBe('success')
+  expect((await prepare({ ...urls, source }, { ...short, 'password-lasts': 'job' })).conclusion).toBe('success')
+})
+
 it("the fence's post step prints nothing when the fence was cleaned up before it", async () => {
   const { source } = await world(pair, SHOP, SHOP)
   const digest = createHash('sha256').update(source).digest('hex').slice(0, 16)

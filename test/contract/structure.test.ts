@@ -51,7 +51,7 @@ afterAll(async () => {
 async function problems() {
   const source = await withDatabase(pair.source.url, 'source', (db) => readStructure(db, 'source', 'public'))
   const target = await withDatabase(pair.target.url, 'target', (db) => readStructure(db, 'target', 'public'))
-  return structureProblems(source, target, TABLES).map(
+  return structureProblems(source, target, TABLES, 'public').map(
     ({ kind, what }) => `${kind} ${what.replace(/ (is|differs).*/, '')}`,
   )
 }

@@ -95,6 +95,8 @@ async function runChain(inputs: Record<string, string> = {}, options: Partial<Ru
     // Masks the URLs, like GitHub does with secrets, but not the passwords in them.
     secrets: [source, target],
     workDir: join(folder, 'work'),
+    // What a dependency's next version refuses is an error here.
+    env: { NODE_OPTIONS: '--throw-deprecation' },
     onLine: (line) => {
       log += `${line.text}\n`
     },
@@ -312,7 +314,7 @@ async function findReplicator(): Promise<number | undefined> {
     size = ours.size
     for (const { pid, parent } of all) if (ours.has(parent)) ours.add(pid)
   }
-  const found = all.filter(({ pid, command }) => ours.has(pid) && / pglogical /.test(command))
+  const found = all.filter(({ pid, command }) => ours.has(pid) && / pglogical (?!--help)/.test(command))
   return found.find(({ pid }) => !found.some(({ parent }) => parent === pid))?.pid
 }
 
@@ -322,14 +324,15 @@ nightly('survives kill -9 of the replicator while it catches up', { timeout: TIM
   const result = await runChain(
     {},
     {
-      beforeStep: (step) => {
+      beforeStep: async (step) => {
         steps.push(step.id)
         if (step.id !== 'catch-up' || step.phase !== 'main') return
+        // More than one step of the stream's start.
+        await sql('source', 'UPDATE order_items SET quantity = quantity + 1')
         void (async () => {
           while (steps.at(-1) === 'catch-up') {
-            const pid = await findReplicator()
-            if (pid && killed === 0) {
-              await sleep(700)
+            const pid = killed ? undefined : await findReplicator()
+            if (pid) {
               process.kill(pid, 'SIGKILL')
               killed = pid
             }

@@ -53,7 +53,12 @@ export async function startRehearsal(
         inputs: name === 'setup' ? inputs : { source, target, 'allow-insecure': 'true', ...inputs },
         workDir: join(folder, name),
         ...more,
-        env: { PATH: `${join(folder, 'setup/_temp/molt-actions/stand-in')}:${process.env.PATH}`, ...more.env },
+        env: {
+          PATH: `${join(folder, 'setup/_temp/molt-actions/stand-in')}:${process.env.PATH}`,
+          // What a dependency's next version refuses is an error here.
+          NODE_OPTIONS: '--throw-deprecation',
+          ...more.env,
+        },
       })
     return {
       pair,

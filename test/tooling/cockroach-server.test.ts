@@ -297,8 +297,38 @@ describe('faults', () => {
   })
 })
 
-describe('each statement fails once with 40001 and has no effect', () => {
-  test('each statement fails once with 40001, and nothing of it is done', async () => {
+describe('faults of statements in one message', () => {
+  const ofOne = (value: number) =>
+    `INSERT INTO parents VALUES (${value}, 'a'); SELECT 1 AS one; INSERT INTO parents VALUES (${value + 1}, 'b')`
+  const written = (client: pg.Client, value: number) =>
+    rows(`SELECT count(*) AS n FROM parents WHERE id IN (${value}, ${value + 1})`, [], client)
+
+  test('after 40001 none was done, after 40003 all or none', async () => {
+    const other = await startCockroach(behind, { retryRate: 1 })
+    const { options } = other
+    const client = await open(undefined, other.urlOf('shop'))
+    try {
+      expect((await refused(ofOne(80), client)).code).toBe('40001')
+      const failed = refused('BEGIN; SELECT 1; COMMIT', client)
+      expect((await failed).code).toBe('40001')
+      await client.query('ROLLBACK')
+      options.retryRate = 0
+      expect(await written(client, 80)).toEqual([{ n: '0' }])
+      options.ambiguousRate = 1
+      expect((await refused(ofOne(82), client)).code).toBe('40003')
+      options.ambiguousRate = 0
+      expect(await written(client, 82)).toEqual([{ n: '2' }])
+      await client.query(ofOne(84))
+      expect(await written(client, 84)).toEqual([{ n: '2' }])
+    } finally {
+      await client.end()
+      await other.stop()
+    }
+  })
+})
+
+describe('faults of schema changes', () => {
+  test('each statement fails once with 40001 and has no effect', async () => {
     const other = await startCockroach(behind, { failEach: { code: '40001', application: 'ours' } })
     const client = await open(undefined, `${other.urlOf('shop')}&application_name=ours`)
     try {

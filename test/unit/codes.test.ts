@@ -17,6 +17,16 @@ test('every code of the table is used', () => {
   expect(Object.keys(CODES).filter((name) => !isUsed(name))).toEqual([])
 })
 
+test('SQL that is printed has no gap to fill in', () => {
+  const gap = /\b(ALTER|GRANT|REVOKE|CREATE|DROP|UPDATE|SELECT|INSERT)\b[^`'"]*…|\bTO` the\b/
+  const printed = files
+    .filter((file) => file.startsWith('src/'))
+    .concat('src/runtime/codes.ts')
+    .flatMap((file) => readFileSync(file, 'utf8').split('\n'))
+    .filter((line) => !/^\s*(\*|\/\*|\/\/)/.test(line))
+  expect(printed.filter((line) => gap.test(line))).toEqual([])
+})
+
 test('the table is sorted, so that each code has one place', () => {
   const names = Object.keys(CODES)
   expect(names).toEqual([...names].sort())

@@ -21,6 +21,7 @@ const BASELINE = { [ORDERS]: countersOf(1000, 1000, 10, 2), [CARTS]: countersOf(
 
 function calm(more: Record<string, Counters> = {}): Seen {
   return {
+    roles: { source: 'mover', target: 'mover' },
     statements: { [ORDERS]: countersOf(900, 900, 12, 2), [CARTS]: countersOf(400, 400, 9, 1), ...more },
     sessions: [{ application: 'shop', role: 'app', sessions: 6 }],
     connectionLimit: 100,

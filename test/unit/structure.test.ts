@@ -97,7 +97,7 @@ describe('definitions', () => {
   const index = { table: 't', name: 'a', unique: false, valid: true, columns: ['x'], form: '(index "x")', text: '' }
   const of = (part: Partial<Structure>): Structure => ({ indexes: [], constraints: [], defaults: [], ...part })
   const kinds = (source: Partial<Structure>, target: Partial<Structure>, tables = ['t']) =>
-    structureProblems(of(source), of(target), tables).map(({ kind }) => kind)
+    structureProblems(of(source), of(target), tables, 'public').map(({ kind }) => kind)
 
   it('duplicated on the source are required twice, under any names', () => {
     const twice = [index, { ...index, name: 'b' }]

@@ -56,7 +56,7 @@ const DIAGNOSES: [RegExp, Find, (columns: string) => string][] = [
     (db, plan) =>
       columnsWith(db, plan, /^(date|timestamp)(?!.*\[\])/, (column) => `NOT pg_catalog.isfinite(${column})`),
     (columns) =>
-      `${columns} on the source contain infinity, on which this molt fails. Write NULL or a far date there (UPDATE … WHERE NOT isfinite(…)), or use molt 1.1.3 or newer.`,
+      `${columns} on the source contain infinity, on which this molt fails. Write NULL or a far date where \`isfinite\` is false, or use molt 1.1.3 or newer.`,
   ],
   [
     /Cannot create a Decimal from/,

@@ -123,7 +123,7 @@ const ADVICE: [RegExp, ErrorCode, string][] = [
   [
     /EXTERNALIOIMPLICITACCESS/,
     'database.missing-right',
-    'IMPORT INTO requires this right for files over HTTP and for buckets with implicit credentials. On the target, run: GRANT SYSTEM EXTERNALIOIMPLICITACCESS TO the migration user.',
+    'IMPORT INTO requires this right for files over HTTP and for buckets with implicit credentials. Grant the migration user SYSTEM EXTERNALIOIMPLICITACCESS on the target.',
   ],
   [
     /must be superuser or replication role|permission denied/i,

@@ -95,7 +95,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   for (const name of await readFilteredTables(target, plan.targetSchema, plan.tables))
     found.problems.push({
       table: name,
-      what: `${name}: row-level security on the target hides rows of it from this role, so reading it proves nothing. Give the role BYPASSRLS on the target (ALTER ROLE … BYPASSRLS)`,
+      what: `${name}: row-level security on the target hides rows of it from this role, so reading it proves nothing. Run \`ALTER ROLE ${ident(target.user ?? '')} BYPASSRLS;\` on the target`,
     })
   const gone = new Set(definitions.filter(({ kind }) => ABSENT.includes(kind)).map(({ table }) => table))
   const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
@@ -311,7 +311,7 @@ async function compareStructure(source: Database, target: Database, options: Ver
     indexes: here.indexes.filter((each) => !awaited(each)),
     constraints: here.constraints.filter((each) => !awaited(each)),
   }
-  const structure = structureProblems(wanted, there, tables).map(({ what }) => what)
+  const structure = structureProblems(wanted, there, tables, options.plan.targetSchema).map(({ what }) => what)
   const behind = sequenceProblems(sequences.filter(({ unfit }) => !unfit))
   const awaiting = deferred.map(({ table, name }) => `${table}: ${name} is deferred and not built yet`)
   const [problems, notes] = uncommitted ? [structure, [...behind, ...awaiting]] : [[...behind, ...structure], awaiting]
