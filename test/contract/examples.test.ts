@@ -47,7 +47,7 @@ async function problems(steps: readonly Step[]): Promise<string[]> {
   }
   const text = stringify({ on: 'workflow_dispatch', jobs: { brief, example: job } })
   const found = await validate(TextDocument.create(`file:///${text.length}.yml`, 'yaml', 1, text))
-  return found.map(({ message }) => message)
+  return found.map(({ message }) => String(message))
 }
 
 test.each(specs.map(({ name }) => name))('the README of %s begins with how to use it', (name) => {
