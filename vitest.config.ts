@@ -50,10 +50,10 @@ export const GROUPS: Readonly<Record<string, readonly string[]>> = {
   ],
 }
 
-/**
- * Start no server and leave nothing behind in their process, so a worker loads the sources once for all of them. The
- * three replace modules or clocks.
- */
+/** Replace modules or clocks, so each has a process of its own. In all others a worker loads the sources once. */
+const APART = 'test/unit/{stall,target-client,timing}.test.ts'
+
+/** Start no server. */
 const LIGHT = [
   'test/unit/!(stall|target-client|timing).test.ts',
   'test/contract/{adopt,attacks,docs,language-service,metadata,workflows}.test.ts',
@@ -69,10 +69,13 @@ const shared = {
   server: { deps: { inline: [/@actions\/(expressions|workflow-parser|languageservice)/] } },
 }
 
+const SERVERS = { include: ['test/**/*.test.ts'], exclude: [...NIGHTLY, ...LIGHT, APART, TOOLING] }
+
 const BY_DAY = [
   { test: { ...shared, name: 'light', include: LIGHT, isolate: false } },
-  { test: { ...shared, name: 'servers', include: ['test/**/*.test.ts'], exclude: [...NIGHTLY, ...LIGHT, TOOLING] } },
-  { test: { ...shared, name: 'tooling', include: [TOOLING] } },
+  { test: { ...shared, name: 'apart', include: [APART] } },
+  { test: { ...shared, name: 'servers', ...SERVERS, isolate: false } },
+  { test: { ...shared, name: 'tooling', include: [TOOLING], isolate: false } },
 ]
 
 const { MOLT_ACTIONS_NIGHTLY: night, MOLT_ACTIONS_GROUP: name = '' } = process.env

@@ -119,6 +119,10 @@ const REFERRED = Object.fromEntries(
   ]),
 )
 
+/** A call for each row would be most of what the catalog costs, and few tables have ids of their own. */
+const columnIds = (table: string, keys: string) =>
+  `CASE WHEN ${table} IN (SELECT relid FROM _crdb.column_ids) THEN _crdb.column_ids(${table}, ${keys}) ELSE ${keys} END`
+
 /** Idempotent; run as a superuser. `name` is what `version()` answers. */
 export function installSql(version: Version, name: string): string {
   const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
@@ -128,11 +132,11 @@ export function installSql(version: Version, name: string): string {
   const listed = since(version, [26, 1])
   const ids: Record<string, string> = numbered
     ? {}
-    : { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' }
+    : { conkey: columnIds('conrelid', 'conkey'), confkey: columnIds('confrelid', 'confkey') }
   const options = `CASE WHEN relkind = 'r' AND oid >= 16384
       AND coalesce((SELECT locked FROM _crdb.schema_locks WHERE relid = oid), ${lockedByDefault(version)})
     THEN array_append(coalesce(reloptions, '{}'), 'schema_locked=true') ELSE reloptions END`
-  const unique = numbered ? UNIQUE_INDEX : { ...UNIQUE_INDEX, conkey: `_crdb.column_ids(i.indrelid, ${INDEX_KEY})` }
+  const unique = numbered ? UNIQUE_INDEX : { ...UNIQUE_INDEX, conkey: columnIds('i.indrelid', INDEX_KEY) }
   return `
     CREATE SCHEMA IF NOT EXISTS _crdb;
     GRANT USAGE ON SCHEMA _crdb TO PUBLIC;

@@ -15,7 +15,7 @@ import type { Plan, RuleContext } from './rule.ts'
 import { OWN_VARIABLES } from './rules/settings.ts'
 import { planFor } from './rules/statements.ts'
 import { type EndedTransaction, type Execution, type PlanNode, Statistics } from './statistics.ts'
-import { type Job, SqlError, type Statement, type Version } from './types.ts'
+import { SqlError, type Statement, type Version } from './types.ts'
 import * as wire from './wire.ts'
 
 export interface CockroachOptions {
@@ -107,7 +107,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       ambiguousRate: options.ambiguousRate ?? 0,
     },
     random: seeded(options.seed ?? 1),
-    jobs: new Jobs((job) => saveJob(job, installed)),
+    jobs: new Jobs(),
     runImport: importEngine({ beforeFile: options.beforeFile }),
     offline: new Map(),
     installed,
@@ -183,25 +183,6 @@ function seeded(seed: number): () => number {
     mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
   }
-}
-
-async function saveJob(job: Job, installed: Shared['installed']): Promise<void> {
-  for (const pool of installed.values())
-    await (await pool).query(
-      `INSERT INTO _crdb.jobs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE
-         SET status = $5, finished = $7, fraction_completed = $8, error = $9`,
-      [
-        job.id,
-        job.type,
-        job.description,
-        job.user,
-        job.status,
-        job.created,
-        job.finished,
-        job.fractionCompleted,
-        job.error,
-      ],
-    )
 }
 
 /** A superuser's connection to a database, once what the server adds to it is there. */
@@ -450,8 +431,11 @@ class Client implements ConnectionHost {
     this.#noteVariable(statement)
     this.#noteConfig(statement)
     const plan = await planFor(statement, this.#context())
-    if (plan) this.#shapes.set(plan, shape)
-    if (plan) return plan
+    if (plan) {
+      const shown = readsJobs(statement) ? this.#withJobs(plan) : plan
+      this.#shapes.set(shown, shape)
+      return shown
+    }
     unknown.push(statement.sql)
     throw new SqlError('0A000', `${LIKE_SERVER}: no rule knows this statement: ${statement.sql.slice(0, 200)}`)
   }
@@ -463,6 +447,17 @@ class Client implements ConnectionHost {
     this.#defaultsRead = true
     const { rows } = await db.query(ROLE_DEFAULTS, [this.#user])
     for (const { name, value } of rows) if (!this.#variables.has(name)) this.#variables.set(name, value)
+  }
+
+  #withJobs(plan: Plan): Plan {
+    const { jobs } = this.#shared
+    return {
+      ...plan,
+      before: async () => {
+        await jobs.publish(await admin(this.#shared, this.#database))
+        await plan.before?.()
+      },
+    }
   }
 
   /** True for the first statement of its shape. */
@@ -601,6 +596,11 @@ class Client implements ConnectionHost {
       bytes,
     })
   }
+}
+
+/** SHOW JOBS, `crdb_internal.jobs`, CANCEL JOB and the like, anywhere in a statement. */
+function readsJobs({ tokens }: Statement): boolean {
+  return tokens.some(({ kind, value }) => kind === 'word' && /^jobs?$/.test(value))
 }
 
 const ROLE_DEFAULTS = `

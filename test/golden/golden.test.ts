@@ -43,6 +43,7 @@ const EMPTY = 'TRUNCATE customers, orders, "OrderNotes"'
 
 let pair: Servers
 let dir: string
+const { PATH } = process.env
 let source: pg.Client
 let target: pg.Client
 
@@ -54,7 +55,7 @@ beforeAll(async () => {
   await Promise.all([source.connect(), target.connect()])
   await source.query(`${SCHEMA} ${ROWS}`)
   await target.query(SCHEMA)
-  process.env.PATH = `${join(dir, 'bin')}:${process.env.PATH}`
+  process.env.PATH = `${join(dir, 'bin')}:${PATH}`
   const inputs = { decision: 'rehearse', 'exclude-tables': 'orders_archive', 'allow-insecure': 'true' }
   const prepared = await run('prepare', inputs)
   expect(prepared, prepared.annotations.join('\n')).toMatchObject({ exit: 0 })
@@ -63,6 +64,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await Promise.all([source?.end(), target?.end()])
   await pair?.stop()
+  process.env.PATH = PATH
   rmSync(dir, { recursive: true, force: true })
 })
 

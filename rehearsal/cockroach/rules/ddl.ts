@@ -161,9 +161,9 @@ async function runSchemaChange(given: Statement, context: RuleContext): Promise<
     const [first, second] = statement.tokens
     const made = isWord(first, 'create') && isWord(second, 'table')
     if (made) await noteLock(nameAfter(statement.tokens, statement.sql, 'table') ?? '', locked, context)
-    await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+    context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
   } catch (error) {
-    await context.jobs.update(job, { status: 'failed', error: (error as Error).message })
+    context.jobs.update(job, { status: 'failed', error: (error as Error).message })
     throw error
   } finally {
     await client.end()
