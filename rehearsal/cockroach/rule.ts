@@ -42,6 +42,8 @@ export interface RuleContext {
   admin<Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]>
   /** A superuser's connection of its own, in the session's database. The caller ends it. */
   connect(): Promise<pg.Client>
+  /** Runs `work` with a superuser's connection in the session's database, and takes it back as new. */
+  lend<T>(work: (db: pg.ClientBase) => Promise<T>): Promise<T>
   /** Ends the client's open transaction, as CockroachDB does before a schema change. */
   commitOpen(): Promise<void>
   /** Whether the client has begun one, once all that it has sent was done. */

@@ -72,6 +72,8 @@ interface Shared {
   offline: Map<string, Set<string>>
   /** By database; one connection each, on which statements wait for each other. */
   installed: Map<string, Promise<pg.Pool>>
+  /** By database; sessions of a superuser that statements borrow, one each. */
+  lent: Map<string, pg.Pool>
   statistics: Statistics
   /** By database. */
   pasts: Map<string, Past>
@@ -111,6 +113,7 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
     runImport: importEngine({ beforeFile: options.beforeFile }),
     offline: new Map(),
     installed,
+    lent: new Map(),
     statistics: new Statistics(),
     pasts: new Map(),
     unknown: [],
@@ -141,7 +144,8 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       for (const socket of open) socket.destroy()
       await new Promise((done) => server.close(done))
       await Promise.all([...shared.pasts.values()].map((past) => past.close()))
-      await Promise.all([...installed.values()].map((pool) => pool.then((db) => db.end()).catch(() => {})))
+      const pools = [...installed.values(), ...shared.lent.values()]
+      await Promise.all(pools.map(async (pool) => (await pool).end().catch(() => {})))
     },
   }
 }
@@ -210,6 +214,24 @@ async function connectAdmin(shared: Pick<Shared, 'behind'>, database: string): P
   client.on('error', () => {})
   await client.connect()
   return client
+}
+
+/** Lends a superuser's session, which is as new for the next one. A new one for each schema change takes longer than most. */
+async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBase) => Promise<T>): Promise<T> {
+  const known = shared.lent.get(database)
+  const pool = known ?? new pg.Pool({ ...adminConfig(shared, database), max: 20, idleTimeoutMillis: 3_000 })
+  // An idle one that breaks leaves the pool.
+  if (!known) pool.on('error', () => {})
+  shared.lent.set(database, pool)
+  const client = await pool.connect()
+  try {
+    return await work(client)
+  } finally {
+    await client.query('DISCARD ALL').then(
+      () => client.release(),
+      () => client.release(true),
+    )
+  }
 }
 
 /** Plans are looked at without sequential scans where there is an index: CockroachDB does not scan a small table either. */
@@ -549,6 +571,7 @@ class Client implements ConnectionHost {
       ddlTime: options.ddlTime,
       admin: one,
       connect: () => connectAdmin(this.#shared, this.#database),
+      lend: (work) => lend(this.#shared, this.#database, work),
       commitOpen: () => this.connection.commitOpen(),
       inTransaction: () => this.connection.hasOpen(),
       runImport: (statement) => this.#import(statement, context),

@@ -183,7 +183,7 @@ export async function commentOnIndex(statement: Statement, context: RuleContext)
 
 /** Runs a schema change, which takes its time; an index that it adds to a table is being built meanwhile. */
 export async function buildSlowly(
-  client: pg.Client,
+  client: pg.ClientBase,
   { tokens }: Statement,
   sql: string,
   { ddlTime, admin }: RuleContext,
