@@ -18,6 +18,7 @@ import { specs } from '../../src/actions/specs.ts'
 import { action as verify } from '../../src/actions/verify/run.ts'
 import { type Action, runAction } from '../../src/runtime/action.ts'
 import { type Servers, startServers } from '../support/servers.ts'
+import { launcher } from '../support/stand-in.ts'
 
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 const UPDATE = process.env.UPDATE_GOLDEN === '1'
@@ -171,7 +172,7 @@ function fake(golden: Golden): string {
   writeFileSync(file, JSON.stringify({ exit: 0, ...molt, stdout: end(stdout), stderr: end(stderr) }))
   mkdirSync(join(dir, 'bin'), { recursive: true })
   writeFileSync(`${file}.help`, help)
-  const run = `exec '${process.execPath}' '${join(HERE, 'fake-molt.mjs')}' '${file}' "$@"`
+  const run = launcher(join(HERE, 'fake-molt.mjs'), `'${file}'`)
   const script = `#!/bin/sh\ncase "$*" in *--help) exec cat '${file}.help' ;; esac\n${run}\n`
   writeFileSync(join(dir, 'bin', 'molt'), script)
   chmodSync(join(dir, 'bin', 'molt'), 0o755)
