@@ -49,8 +49,11 @@ export interface RuleContext {
   /** Whether the client has begun one, once all that it has sent was done. */
   inTransaction(): Promise<boolean>
   runImport(statement: Statement): Promise<string>
-  /** Makes `crdb_internal` show what was counted until now. */
-  publishStatistics(): Promise<void>
+  /**
+   * Makes `crdb_internal` show what was counted until now.
+   * @param plans whether somebody looks at `metadata`, where it says which statements read whole tables
+   */
+  publishStatistics(plans: boolean): Promise<void>
   /** States of the session's database that AS OF SYSTEM TIME reads. */
   past: Past
   isAdmin(): Promise<boolean>

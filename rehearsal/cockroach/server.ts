@@ -235,21 +235,19 @@ async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBas
 }
 
 /** Plans are looked at without sequential scans where there is an index: CockroachDB does not scan a small table either. */
-async function publishStatistics(shared: Shared, database: string): Promise<void> {
-  const planner = await connectAdmin(shared, database)
-  try {
+async function publishStatistics(shared: Shared, database: string, plans: boolean): Promise<void> {
+  const db = await admin(shared, database)
+  if (!plans) return shared.statistics.publish(db, database)
+  await lend(shared, database, async (planner) => {
     await planner.query('SET enable_seqscan = off')
-    const explain = async (sql: string): Promise<PlanNode | undefined> => {
+    await shared.statistics.publish(db, database, async (sql) => {
       if (!/^\s*(select|insert|update|delete|with|values)\b/i.test(sql)) return undefined
       const { rows } = await planner
         .query(`EXPLAIN (FORMAT JSON, GENERIC_PLAN) ${sql}`)
         .catch(() => ({ rows: [] as Record<string, [{ Plan: PlanNode }]>[] }))
       return rows[0]?.['QUERY PLAN']?.[0].Plan
-    }
-    await shared.statistics.publish(await admin(shared, database), database, explain)
-  } finally {
-    await planner.end()
-  }
+    })
+  })
 }
 
 function pastOf(shared: Shared, database: string): Past {
@@ -575,7 +573,7 @@ class Client implements ConnectionHost {
       commitOpen: () => this.connection.commitOpen(),
       inTransaction: () => this.connection.hasOpen(),
       runImport: (statement) => this.#import(statement, context),
-      publishStatistics: () => publishStatistics(this.#shared, this.#database),
+      publishStatistics: (plans) => publishStatistics(this.#shared, this.#database, plans),
       past: pastOf(this.#shared, this.#database),
       isAdmin: async () => Boolean((await one('SELECT _crdb.is_admin($1) AS yes', [this.#user]))[0]?.yes),
       hasPrivilege: async (schema, table, privilege) =>

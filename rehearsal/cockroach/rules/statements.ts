@@ -72,7 +72,12 @@ const STATEMENT_RULES: StatementRule[] = [
           value === 'crdb_internal' && /^(statement|transaction)_statistics$/.test(tokens[at + 2]?.value ?? ''),
       )
       if (!asked || !/^(select|with)$/.test(tokens[0]?.value ?? '')) return undefined
-      return { sql: translate(statement, context.version), before: context.publishStatistics, retryable: true }
+      const plans = tokens.some(({ value, text }) => value === 'metadata' || text === '*')
+      return {
+        sql: translate(statement, context.version),
+        before: () => context.publishStatistics(plans),
+        retryable: true,
+      }
     },
   },
   {
