@@ -49,7 +49,7 @@ export async function query(url: string, ...statements: string[]): Promise<Recor
 }
 
 /** ANALYZE of a whole database is 60 system catalogs, and takes ten times as long as all the rest of a world. */
-const ANALYZE_TABLES = `DO $$ DECLARE tables text; BEGIN
+export const ANALYZE_TABLES = `DO $$ DECLARE tables text; BEGIN
   SELECT string_agg(c.oid::regclass::text, ', ') INTO tables FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^(pg_|information_schema$|_crdb$)';
   IF tables IS NOT NULL THEN EXECUTE 'ANALYZE ' || tables; END IF; END $$`
