@@ -2,8 +2,8 @@ import type { Action, Sequence } from '../model/catalog.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
 
 /*
- * DDL as CockroachDB takes it. One statement is one string without a semicolon. Every name is quoted, so that reserved
- * words and mixed case need no thought.
+ * Writes DDL for CockroachDB. Each statement is one string without a semicolon. Every name is quoted, so reserved
+ * words and mixed case need no special handling.
  */
 
 export interface ColumnDefinition {
@@ -17,7 +17,7 @@ export interface ColumnDefinition {
   identity: string | null
 }
 
-/** `buckets` null leaves their number to the cluster. */
+/** With `buckets` null, the cluster chooses their number. */
 export interface HashSharding {
   buckets: number | null
 }
@@ -33,7 +33,7 @@ export interface TableDefinition {
   name: string
   columns: ColumnDefinition[]
   key: KeyDefinition | null
-  /** Conditions by name, checked from the first row on. */
+  /** Conditions by name, enforced from the first row. */
   checks: { name: string; condition: string }[]
 }
 
@@ -43,7 +43,7 @@ export interface IndexDefinition {
   name: string
   unique: boolean
   method: 'btree' | 'inverted' | 'vector'
-  /** Each as it stands between the parentheses. */
+  /** Each without its parentheses. */
   columns: string[]
   storing: string[]
   where: string | null
@@ -72,7 +72,7 @@ export function createSequence(schema: string, sequence: Sequence): string {
   return `CREATE SEQUENCE ${qualified(schema, sequence.name)} ${sequenceOptions(sequence)}`
 }
 
-/** The bounds say what the sequence's type said; CockroachDB refuses CYCLE. */
+/** The bounds replace the sequence's type; CockroachDB refuses CYCLE. */
 export function sequenceOptions({ start, increment, min, max, cache }: Sequence): string {
   return `INCREMENT BY ${increment} MINVALUE ${min} MAXVALUE ${max} START WITH ${start} CACHE ${cache}`
 }
@@ -142,7 +142,7 @@ export function addCheck(schema: string, table: string, name: string, condition:
   return `ALTER TABLE ${qualified(schema, table)} ADD CONSTRAINT ${ident(name)} CHECK (${condition}) NOT VALID`
 }
 
-/** NOT VALID, so that no lock waits for a scan: a valid one is validated afterwards. */
+/** NOT VALID, so that no lock waits for a scan; it is validated later. */
 export function addForeignKey(key: ForeignKeyDefinition): string {
   const { references: to } = key
   const actions = [
