@@ -3,7 +3,7 @@ import { type Job, type JobRegistry, type NewJob, SqlError } from './types.ts'
 
 const ENDED = new Set(['succeeded', 'failed', 'canceled'])
 
-/** The jobs of one server. Those that changed are written to a database when somebody is about to read jobs there. */
+/** The jobs of one server. A statement that reads jobs first brings its database up to date. */
 export class Jobs implements JobRegistry {
   readonly #jobs = new Map<string, Job>()
   /** Number of the last change of each job, by its id. */

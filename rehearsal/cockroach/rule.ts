@@ -51,7 +51,7 @@ export interface RuleContext {
   runImport(statement: Statement): Promise<string>
   /**
    * Makes `crdb_internal` show what was counted until now.
-   * @param plans whether somebody looks at `metadata`, where it says which statements read whole tables
+   * @param plans whether the statement reads `metadata`, which names statements that read whole tables
    */
   publishStatistics(plans: boolean): Promise<void>
   /** States of the session's database that AS OF SYSTEM TIME reads. */
