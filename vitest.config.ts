@@ -56,7 +56,7 @@ const APART = 'test/unit/{stall,target-client,timing}.test.ts'
 /** Start no server. */
 const LIGHT = [
   'test/unit/!(stall|target-client|timing).test.ts',
-  'test/contract/{adopt,attacks,docs,language-service,metadata,workflows}.test.ts',
+  'test/contract/{adopt,attacks,docs,examples,language-service,metadata,workflows}.test.ts',
 ]
 
 const TOOLING = 'test/tooling/**/*.test.ts'

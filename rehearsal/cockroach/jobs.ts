@@ -12,7 +12,7 @@ export class Jobs implements JobRegistry {
   /** Number of the last change that a database has. */
   readonly #published = new WeakMap<pg.Pool, Promise<number>>()
   readonly #cancels = new Map<string, () => void>()
-  /** As CockroachDB makes them: time first, so that they grow. */
+  /** Like CockroachDB's ids: time first, so that they grow. */
   #next = BigInt(Date.now()) * 1_000_000n
 
   create({ onCancel, ...facts }: NewJob): Job {
