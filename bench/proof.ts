@@ -72,7 +72,6 @@ async function passOver(pair: Servers, tables: readonly ProvableTable[], plan: P
     signal: new AbortController().signal,
     next: () => waiting.find((pass) => !pass.exhausted),
     yield: async () => {},
-    position: async () => 1n,
     onUnknown: ({ name }, reason) => {
       throw new Error(`${name}: ${reason}`)
     },

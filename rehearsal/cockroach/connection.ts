@@ -2,17 +2,23 @@
 import type { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { split } from './lexer.ts'
-import { type Plan, raising } from './rule.ts'
+import { opening, type Plan, raising } from './rule.ts'
 import { type EndedTransaction, type Execution, withoutConstants } from './statistics.ts'
 import { SqlError, type Statement } from './types.ts'
 import * as wire from './wire.ts'
+
+/** A failure that a client must expect from CockroachDB at any time. */
+export interface Fault {
+  code: '40001' | '40003'
+  plan: Plan
+}
 
 /** What the server does for its connections. */
 export interface ConnectionHost {
   /** Milliseconds that each round trip takes longer. */
   latency: number
-  /** SQLSTATE with which a statement is to fail now, by the rates that were set. */
-  fault(plan: Plan, inTransaction: boolean): '40001' | '40003' | undefined
+  /** Which of the statements of one transaction is to fail now, by the rates that were set. */
+  fault(plans: readonly Plan[], inTransaction: boolean): Fault | undefined
   plan(statement: Statement): Promise<Plan>
   /** @throws SqlError when the statement uses a table that is offline */
   requireOnline(statement: Statement): void
@@ -49,7 +55,7 @@ interface Pending {
   silent?: boolean
   /** But for the ReadyForQuery, which was kept from it before. */
   ready?: boolean
-  /** Instead of the answer's CommandComplete. */
+  /** Instead of the answer's last CommandComplete. */
   ambiguous?: boolean
   /** The client gets no ReadyForQuery: more of its query text follows. */
   more?: boolean
@@ -206,7 +212,7 @@ export class Connection {
     const { statement, plan } = this.#statements.get(name) ?? { statement: undefined, plan: EMPTY }
     let error: SqlError | undefined
     const began = performance.now()
-    const fault = this.#host.fault(plan, this.inTransaction)
+    const fault = this.#host.fault([plan], this.inTransaction)?.code
     try {
       if (statement) this.#host.requireOnline(statement)
       if (fault === '40001') throw new SqlError('40001', RETRY)
@@ -234,20 +240,34 @@ export class Connection {
     const plans = await Promise.all(statements.map((statement) => this.#planned(statement)))
     // One implicit transaction, where PostgreSQL can run them all as they are.
     if (plans.length > 1 && plans.every((plan) => !plan.before && !plan.tag && !plan.past))
-      return this.#send(wire.query(plans.map(({ sql }) => sql).join(';\n')), {
-        type: 'Q',
-        running: statements.map((statement) => this.#begin(statement)),
-      })
+      return this.#batch(statements, plans)
     for (const [at, plan] of plans.entries()) {
       const failed = await this.#one(statements[at] as Statement, plan, at + 1 < plans.length)
       if (failed) return
     }
   }
 
+  /** A query text of several statements: all are done, or none. */
+  #batch(statements: readonly Statement[], plans: readonly Plan[]): void {
+    const begins = CONTROL.test(opening(statements[0] as Statement, 1))
+    const fault = this.#host.fault(plans, this.inTransaction || begins)
+    let sent = [...plans]
+    if (fault?.code === '40001') {
+      const failing = { sql: raising(new SqlError('40001', RETRY)) }
+      // A COMMIT that fails ends the transaction, too: nothing before it is sent.
+      sent = fault.plan.commits ? [failing] : [...plans.slice(0, plans.indexOf(fault.plan)), failing]
+    }
+    this.#send(wire.query(sent.map(({ sql }) => sql).join(';\n')), {
+      type: 'Q',
+      running: statements.slice(0, sent.length).map((statement) => this.#begin(statement)),
+      ambiguous: fault?.code === '40003',
+    })
+  }
+
   /** One statement of a query text, alone. @returns whether it failed, known once its answer has come */
   async #one(statement: Statement, plan: Plan, more: boolean): Promise<boolean> {
     const running = [this.#begin(statement)]
-    const fault = this.#host.fault(plan, this.inTransaction)
+    const fault = this.#host.fault([plan], this.inTransaction)?.code
     let sql = await this.#sqlOf(plan)
     try {
       this.#host.requireOnline(statement)
@@ -354,12 +374,13 @@ export class Connection {
   #complete(frame: wire.Frame, head: Pending): Buffer | undefined {
     if (head.type === 'E') this.#pending.shift()
     if (head.silent) return undefined
+    const ambiguous = head.ambiguous && (head.running?.length ?? 0) <= 1
     this.#executed(
       head,
       Number(/(\d+)\0$/.exec(frame.body.toString('latin1'))?.[1] ?? 0),
-      head.ambiguous ? '40003' : undefined,
+      ambiguous ? '40003' : undefined,
     )
-    if (head.ambiguous) return wire.errorResponse(wire.errorFields(new SqlError('40003', AMBIGUOUS)))
+    if (ambiguous) return wire.errorResponse(wire.errorFields(new SqlError('40003', AMBIGUOUS)))
     return head.plan?.tag ? wire.message('C', head.plan.tag) : frame.raw
   }
 

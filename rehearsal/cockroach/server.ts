@@ -5,7 +5,7 @@ import { createSecureContext, TLSSocket } from 'node:tls'
 import pg from 'pg'
 import { LIKE_SERVER } from '../../src/destination/server.ts'
 import type { EmbeddedServer } from '../postgres/postgres.ts'
-import { Connection, type ConnectionHost } from './connection.ts'
+import { Connection, type ConnectionHost, type Fault } from './connection.ts'
 import { wording } from './errors.ts'
 import { type ImportOptions, importEngine } from './import.ts'
 import { fillColumns, installSql, ROLES_SQL } from './install.ts'
@@ -429,17 +429,25 @@ class Client implements ConnectionHost {
     this.#left.abort()
   }
 
-  fault(plan: Plan, inTransaction: boolean): '40001' | '40003' | undefined {
+  fault(plans: readonly Plan[], inTransaction: boolean): Fault | undefined {
     const { options, random } = this.#shared
-    if (!plan.retryable) return undefined
-    const writes = plan.commits || plan.writes || (!inTransaction && /^\s*(insert|update|delete|with)/i.test(plan.sql))
+    const retryable = plans.filter(({ retryable }) => retryable)
+    const writing = retryable.filter(
+      ({ commits, writes, sql }) =>
+        commits || writes || (!inTransaction && /^\s*(insert|update|delete|with)/i.test(sql)),
+    )
     const each = options.failEach
-    if (each?.application === this.#application && (each.code === '40001' || writes) && this.#failsNow(plan))
-      return each.code
+    if (each?.application === this.#application) {
+      const [plan] = (each.code === '40001' ? retryable : writing).filter((plan) => this.#failsNow(plan))
+      if (plan) return { code: each.code, plan }
+    }
     // The server repeats most single statements by itself, and the tools' stand-in repeats none; the suite meets all.
-    const repeated = OF_TOOLS.test(this.#application) && !inTransaction && !plan.commits
-    if (!repeated && options.retryRate && random() < options.retryRate) return '40001'
-    return writes && options.ambiguousRate && random() < options.ambiguousRate ? '40003' : undefined
+    const repeated = OF_TOOLS.test(this.#application) && !inTransaction && !plans.some(({ commits }) => commits)
+    const [lost, unknown] = [retryable[0], writing[0]]
+    if (lost && !repeated && options.retryRate && random() < options.retryRate) return { code: '40001', plan: lost }
+    return unknown && options.ambiguousRate && random() < options.ambiguousRate
+      ? { code: '40003', plan: unknown }
+      : undefined
   }
 
   async plan(statement: Statement): Promise<Plan> {

@@ -328,10 +328,10 @@ export class TargetWriter {
   }
 
   /**
-   * Runs the statements as one target transaction, in two round trips. COMMIT is sent only when everything before it is
-   * done: a server goes on with what it was sent after this process has died, and must not commit that behind the
-   * back of the process that comes next.
-   * Throws ApplyError when the target refuses one, any other Error when it cannot be reached; nothing is then written.
+   * Runs the statements as one target transaction, in two round trips. COMMIT is sent only after everything before it
+   * is done: a server keeps executing what it has received when this process dies, and must not commit it after the
+   * next process has started. Throws ApplyError when the target refuses one, any other Error when it cannot be
+   * reached; nothing is then written.
    */
   async write(statements: Statement[]): Promise<Applied[]> {
     this.client ??= await open(this.endpoint)

@@ -39,8 +39,8 @@ export const CANARIES = [
 ]
 
 /**
- * What stands all over the shop beside the canaries. The action is told of the canaries, and so every log hides them;
- * of these it is told nothing, so a log that has none of them has leaked none.
+ * Texts all over the shop besides the canaries. The action knows the canaries, so every log hides them. It does not
+ * know these, so a log without them has leaked none.
  */
 export const WITNESSES = ['Janssens', 'Kowalski', '@mail.be', '@shop.example.com']
 

@@ -21,7 +21,8 @@ type Limit = keyof Facts['source']['server']['connectionsFree']
 
 /** Raises the limit that applies to the role; `more` connections are missing. */
 const RAISE: Record<Limit, (facts: Facts, more: number) => string> = {
-  server: (_, more) => `ALTER SYSTEM SET max_connections = …; -- ${more} more at least, then restart`,
+  server: ({ source: { server } }, more) =>
+    `ALTER SYSTEM SET max_connections = ${server.connectionsMax + more}; -- then restart`,
   role: (facts, more) => `ALTER ROLE ${role(facts)} CONNECTION LIMIT -1; -- or ${more} more`,
   database: ({ source: { server } }, more) =>
     `ALTER DATABASE ${ident(server.database)} CONNECTION LIMIT -1; -- or ${more} more`,

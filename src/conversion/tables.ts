@@ -34,11 +34,7 @@ export function convertTables(work: Work): void {
 /** Partitions become rows of their table, and foreign tables are not converted. */
 function isCreated(work: Work, table: Table): boolean {
   if (table.kind === 'foreign')
-    work.leave(
-      'table.foreign',
-      work.name('table', table.name),
-      `CREATE FOREIGN TABLE ${work.qualified(table.name)} (…)`,
-    )
+    work.leave('table.foreign', work.name('table', table.name), `CREATE FOREIGN TABLE ${work.qualified(table.name)}`)
   return table.kind !== 'foreign' && !table.isPartition
 }
 

@@ -2,7 +2,7 @@ import type { CollationFacts } from './collation.ts'
 
 /* A PostgreSQL schema as read from its catalog by sql/catalog.ts. */
 
-/** A type as a column, a domain, a field or an array element names it. */
+/** The type of a column, a domain, a field or an array element. */
 export interface TypeName {
   /** As `format_type` prints it, with its modifier: `character varying(20)`, `public.mood[]`. */
   text: string
@@ -189,7 +189,7 @@ export interface Definitions {
 }
 
 export interface Catalog extends Definitions {
-  /** Views, functions, triggers, rules, policies, grants, extensions and the rest, sorted by kind and name. */
+  /** Views, functions, triggers, rules, policies, grants, extensions and others, sorted by kind and name. */
   objects: SchemaObject[]
   comments: Comment[]
 }

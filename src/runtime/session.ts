@@ -18,7 +18,7 @@ const PINNED: Readonly<Record<string, string>> = {
   standard_conforming_strings: 'on',
   default_transaction_read_only: 'off',
   idle_in_transaction_session_timeout: '0',
-  // A policy that would hide rows is an error: what every comparison misses looks clean.
+  // A policy that would hide rows is an error: rows that no comparison sees look clean.
   row_security: 'off',
 }
 

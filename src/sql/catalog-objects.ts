@@ -1,6 +1,6 @@
 import type { SchemaObject } from '../model/catalog.ts'
 
-/** Reads rows of a statement whose $1 is the schema's oid. */
+/** Runs a statement whose $1 is the schema's oid. */
 type Read = (sql: string) => Promise<SchemaObject[]>
 
 const MEMBER = (catalog: string, oid: string) =>
@@ -108,8 +108,8 @@ const OBJECTS = [
 ]
 
 /**
- * Whatever else the catalog records as part of the schema or of one of its tables, by the server's own word for its
- * kind: base types, operators, text search configurations, and kinds that a newer server has and this reader does not know.
+ * All other objects that the catalog records for the schema or its tables, by the server's name for their kind: base
+ * types, operators, text search configurations, and kinds of newer servers that this reader does not know.
  */
 const OTHERS = `
   SELECT DISTINCT i.type AS kind, i.identity AS name, NULL AS table, i.type || ' ' || i.identity AS definition
@@ -131,7 +131,7 @@ export async function readCollations(read: Read): Promise<string[]> {
   return (await read(COLLATIONS)).map(({ definition }) => definition)
 }
 
-/** Views, code, security, and every other object that belongs to the schema; what the database has beside its schemas, too. */
+/** Views, code, security and all other objects of the schema; extensions and event triggers of the database. */
 export async function readObjects(read: Read): Promise<SchemaObject[]> {
   const found = await read([...OBJECTS, OTHERS].map((sql) => `(${sql})`).join(' UNION ALL '))
   const key = ({ kind, table, name, definition }: SchemaObject) => JSON.stringify([kind, table ?? '', name, definition])

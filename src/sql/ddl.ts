@@ -2,8 +2,8 @@ import type { Action, Sequence, Type } from '../model/catalog.ts'
 import { ident, literal, qualified } from '../runtime/database.ts'
 
 /*
- * DDL in CockroachDB's and PostgreSQL's dialects. One statement is one string without a semicolon. Every name is quoted,
- * so that reserved words and mixed case need no thought.
+ * Writes DDL for CockroachDB and PostgreSQL. Each statement is one string without a semicolon. Every name is quoted, so
+ * reserved words and mixed case need no special handling.
  */
 
 export interface ColumnDefinition {
@@ -18,7 +18,7 @@ export interface ColumnDefinition {
   identity: { kind: 'always' | 'by default'; options: string } | null
 }
 
-/** `buckets` null leaves their number to the cluster. */
+/** With `buckets` null, the cluster chooses their number. */
 export interface HashSharding {
   buckets: number | null
 }
@@ -34,7 +34,7 @@ export interface TableDefinition {
   name: string
   columns: ColumnDefinition[]
   key: KeyDefinition | null
-  /** Conditions by name, checked from the first row on. */
+  /** Conditions by name, enforced from the first row. */
   checks: { name: string; condition: string }[]
   /** What PostgreSQL alone has. */
   postgres?: {
@@ -52,7 +52,7 @@ export interface IndexDefinition {
   name: string
   unique: boolean
   method: 'btree' | 'inverted' | 'vector'
-  /** Each as it stands between the parentheses. */
+  /** Each without its parentheses. */
   columns: string[]
   storing: string[]
   where: string | null
@@ -118,6 +118,7 @@ export function createPostgresSequence(schema: string, sequence: Sequence): stri
   return `CREATE SEQUENCE ${qualified(schema, sequence.name)} AS ${sequence.type} ${postgresSequenceOptions(sequence)}`
 }
 
+/** The bounds replace the sequence's type; CockroachDB refuses CYCLE. */
 export function sequenceOptions({ start, increment, min, max, cache }: Sequence): string {
   return `INCREMENT BY ${increment} MINVALUE ${min} MAXVALUE ${max} START WITH ${start} CACHE ${cache}`
 }
@@ -202,7 +203,7 @@ export function addConstraint(schema: string, table: string, name: string, defin
   return `ALTER TABLE ${qualified(schema, table)} ADD CONSTRAINT ${ident(name)} ${definition}`
 }
 
-/** NOT VALID, so that no lock waits for a scan: a valid one is validated afterwards. */
+/** NOT VALID, so that no lock waits for a scan; it is validated later. */
 export function addForeignKey(key: ForeignKeyDefinition): string {
   const { references: to } = key
   const actions = [

@@ -13,7 +13,7 @@ import {
   wantedSequences,
 } from './sequences.ts'
 
-/** Indexes beside the primary key, checks, foreign keys, and what columns say beside their types, of a schema's tables. */
+/** Secondary indexes, checks, foreign keys and parts of columns of a schema's tables. */
 export async function readStructure(db: Database, side: DatabaseSide, name: string): Promise<Structure> {
   const schema = await readSchema(db, side, name)
   return {
@@ -57,7 +57,7 @@ function partsOf({ default: text, generated, identity, notNull, collation }: Sch
   return parts
 }
 
-/** CockroachDB has no deferrable keys, and its RESTRICT is NO ACTION: neither counts. */
+/** CockroachDB has no deferrable keys, and its RESTRICT means NO ACTION, so neither counts as a difference. */
 function constraintForm({ kind, condition, definition, references }: SchemaConstraint): string {
   if (kind !== 'f' || !references)
     return formOf(definition.replace(/( NO INHERIT| NOT VALID)*$/, '') || `CHECK (${condition})`)
@@ -68,6 +68,7 @@ function constraintForm({ kind, condition, definition, references }: SchemaConst
 
 const NUMBERED = '(numbered)'
 
+/** The comparison of sequences covers which one feeds a column. */
 function defaultForm(text: string): string {
   const form = formOf(text)
   return /^\((nextval|unique_rowid)\b/.test(form) ? NUMBERED : form
@@ -77,12 +78,12 @@ function formOf(expression: string): string {
   return expressionForm(expression) ?? squeezed(expression)
 }
 
-/** For what is not understood: without white space, parentheses and letter case, and else as it stands. */
+/** For expressions that cannot be parsed: the text without white space, parentheses and letter case. */
 function squeezed(text: string): string {
   return text.toLowerCase().replace(/[\s()]+/g, '')
 }
 
-/** What the next number of every sequence of the source would be on the target, and what is used up already. */
+/** For every sequence of the source: its next value on the target, and the values already used. */
 export async function readSequenceStates(
   source: Side,
   target: Side,
@@ -94,7 +95,7 @@ export async function readSequenceStates(
     wanted.map(({ sequence }) => sequence),
     ...[source, target],
   )
-  // After the numbers in use: an application that writes to the target draws from its sequences all the time.
+  // After the used values: an application that writes to the target advances its sequences all the time.
   const now = new Map((await readSequences(target.db, target.schema)).map((each) => [each.name, each]))
   for (const { sequence, there: other } of wanted) {
     const { name, increment, table } = sequence
@@ -104,7 +105,7 @@ export async function readSequenceStates(
       name,
       table,
       increment,
-      // One that cycles goes back at its end: nothing is behind.
+      // A cycling sequence starts over, so none counts as behind.
       used: sequence.cycle ? undefined : (used ?? undefined),
       next: other && (await nextValue(target.db, target.schema, now.get(other.name) ?? other)),
       unfit: unfit && unfitText(unfit),
@@ -113,7 +114,7 @@ export async function readSequenceStates(
   return states
 }
 
-/** Reads it without using a number up. */
+/** Reads the next value without consuming a number. */
 async function nextValue(db: Database, schema: string, sequence: Sequence): Promise<bigint> {
   if (sequence.lastValue !== null) return sequence.lastValue + sequence.increment
   const { rows } = await db.query(

@@ -1,4 +1,4 @@
-/** What `verify` finds in the definitions of a schema that `convert` has written, and in one that someone has changed since. */
+/** Differences that `verify` finds in a schema written by `convert`, and in one that was changed afterwards. */
 import pg from 'pg'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { convert } from '../../src/conversion/convert.ts'
@@ -52,16 +52,16 @@ afterAll(async () => {
 async function problems() {
   const source = await withDatabase(pair.source.url, 'source', (db) => readStructure(db, 'source', 'public'))
   const target = await withDatabase(pair.target.url, 'target', (db) => readStructure(db, 'target', 'public'))
-  return structureProblems(source, target, TABLES).map(
+  return structureProblems(source, target, TABLES, 'public').map(
     ({ kind, what }) => `${kind} ${what.replace(/ (is|differs).*/, '')}`,
   )
 }
 
-it('finds nothing in what `convert` has written', async () => {
+it('finds no difference in what `convert` has written', async () => {
   expect(await problems()).toEqual([])
 })
 
-/** Behind the server's back, as PostgreSQL takes it: one change, and what takes it back. */
+/** A change made directly on PostgreSQL, and the statement that reverts it. */
 it.each([
   [
     'a condition of an index',
@@ -82,7 +82,7 @@ it.each([
     'different customers: the check constraint known_region (region)',
   ],
   [
-    'what a foreign key does on DELETE',
+    "a foreign key's ON DELETE action",
     'ALTER TABLE orders DROP CONSTRAINT orders_customer_id_fkey; ALTER TABLE orders ADD CONSTRAINT orders_customer_id_fkey FOREIGN KEY (customer_id) REFERENCES customers',
     'ALTER TABLE orders DROP CONSTRAINT orders_customer_id_fkey; ALTER TABLE orders ADD CONSTRAINT orders_customer_id_fkey FOREIGN KEY (customer_id) REFERENCES customers ON DELETE CASCADE',
     'different orders: the foreign key constraint orders_customer_id_fkey (customer_id)',
@@ -94,7 +94,7 @@ it.each([
     'different customers: the default of region',
   ],
   [
-    'a default that is gone',
+    'a missing default',
     'ALTER TABLE orders ALTER total DROP DEFAULT',
     'ALTER TABLE orders ALTER total SET DEFAULT 0.00',
     'missing orders: the default of total',

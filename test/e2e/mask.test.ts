@@ -1,4 +1,4 @@
-// The action as a workflow runs it: refusals, a whole run with canaries, subsets, proposals, and proofs that fail.
+// The action as a workflow runs it: refusals, a complete run with canaries, subsets, proposals, and failing proofs.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -107,7 +107,7 @@ describe('the grown shop', () => {
   it('is masked and proved, and no canary is anywhere', { timeout: 180_000 }, async () => {
     const at = await databases()
     await createGrownShop(at.from, 4000)
-    // From here on the rehearsal server logs every statement.
+    // From here on, the rehearsal server logs every statement.
     await query(pair.target.url, `ALTER SYSTEM SET log_statement = 'all'`)
     await query(pair.target.url, 'SELECT pg_reload_conf()')
     const result = await run(at, MASK_RULES, { env: { MOLT_MASK_CANARIES: CANARIES.join('\n') } })
@@ -130,7 +130,8 @@ describe('the grown shop', () => {
       expect(column.after.nullShare, `${column.table}.${column.column}`).toBeCloseTo(column.before.nullShare, 10)
     expect(evidence.tables.map(({ table }: { table: string }) => table).sort()).toEqual([...GROWN_TABLES].sort())
 
-    // Same person, same mask: in the unique key, in an undeclared reference, in a document, and under another name.
+    // The same person has the same mask: in the unique key, in an undeclared reference, in a document, and under
+    // another name.
     const [same] = await query(
       at.to,
       `SELECT count(*)::int AS tickets, count(c.id)::int AS met FROM tickets t LEFT JOIN customers c ON c.email = t.customer_email`,
@@ -170,7 +171,7 @@ describe('the grown shop', () => {
         expect(text.includes(needle), `${needle} in ${place}`).toBe(false)
     expect(readFileSync(pair.source.logFile, 'latin1')).not.toContain(KEY)
 
-    // The search can find: the source's own files do hold them.
+    // The search works: it finds them in the source's own files.
     const there = filesBelow(pair.source.dataDir).map((file) => readFileSync(file, 'latin1'))
     for (const needle of CANARIES)
       expect(
@@ -179,7 +180,7 @@ describe('the grown shop', () => {
       ).toBe(true)
   })
 
-  it('is made again over itself, the same by the same key and another by another', { timeout: 120_000 }, async () => {
+  it('replaces itself, with equal results for an equal key', { timeout: 120_000 }, async () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     const read = () => query(at.to, 'SELECT v FROM t ORDER BY id')
@@ -191,7 +192,7 @@ describe('the grown shop', () => {
     expect(await read()).not.toEqual(first)
   })
 
-  it('takes with it what it made, types and functions too, and nothing else', { timeout: 120_000 }, async () => {
+  it('removes what it created, including types and functions, and nothing else', { timeout: 120_000 }, async () => {
     const at =
       await databases(`${TINY} CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN dm AS mood; ALTER TABLE t ADD m dm;
       CREATE FUNCTION norm(dm) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1::text)'; CREATE INDEX ON t (norm(m))`)
@@ -215,7 +216,7 @@ describe('the grown shop', () => {
 })
 
 describe('refusals', () => {
-  it('come before anything is written', { timeout: 180_000 }, async () => {
+  it('comes before anything is written', { timeout: 180_000 }, async () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     const cases: [string, RegExp, Parameters<typeof run>[2], Partial<typeof at>?][] = [
@@ -238,7 +239,7 @@ describe('refusals', () => {
     expect(await query(at.from, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 50 }])
   })
 
-  it('hold for a target with other tables, a subscription, or a migration into it', { timeout: 120_000 }, async () => {
+  it('holds for a target with other tables, a subscription, or a migration into it', { timeout: 120_000 }, async () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     await query(at.to, 'CREATE TABLE mine (id int)')
@@ -255,7 +256,7 @@ describe('refusals', () => {
     expect((await run(at, rules)).log).toMatch(/migration main.*\[mask\.target-fed\]/)
   })
 
-  it('stop an expression that gives away the row, a number that stays, and one that reads the key', {
+  it('stops an expression that reveals the row, an unchanged number, and one that reads the key', {
     timeout: 120_000,
   }, async () => {
     const at = await databases(
@@ -274,7 +275,7 @@ describe('refusals', () => {
         rulesFile(
           `safe: { surrogate-keys: true }\ntables: { t: { v: { use: name }, w: { keep: true, reason: a remark }, n: ${keep} } }`,
         ),
-        /t\.w: in 1 rows what is kept gives away an original text of the row/,
+        /t\.w: in 1 rows the kept value gives away an original text of the row/,
       ],
       [
         columns('{ use: name }', '{ use: number, noise: 0.01 }'),
@@ -294,7 +295,7 @@ describe('refusals', () => {
     expect(good.summary).toMatch(/reviewed expression[^#]*\| t\.v \| its rule, reviewed by nobody \|/)
   })
 
-  it('copies as a role that may only read, but no table of which a policy hides rows from it', async () => {
+  it('copies as a read-only role, but refuses a table with rows hidden by a policy', async () => {
     const at = await databases(
       `${TINY} CREATE ROLE reader LOGIN PASSWORD 'reader'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO reader`,
     )
@@ -307,7 +308,7 @@ describe('refusals', () => {
     expect(result.log).toMatch(/SQLSTATE 42501/)
   })
 
-  it('print the rule to paste for a column that nothing covers', async () => {
+  it('prints the rule to paste for a column without one', async () => {
     const at = await databases(`${TINY} ALTER TABLE t ADD phone text, ADD notes text`)
     const result = await run(at, rulesFile(TINY_RULES))
     expect(result.outputs['error-kind']).toBe('verdict')
@@ -316,7 +317,7 @@ describe('refusals', () => {
   })
 })
 
-/** What the proof says after something was done to the rehearsal source; afterwards it is as it was. */
+/** The proof's output after a change on the rehearsal source, which is undone afterwards. */
 async function proofAfter(at: { from: string; to: string }, path: string, harm: string): Promise<string> {
   const [source, target] = [await openSession(at.from, 'source'), await openSession(at.to, 'target')]
   try {
@@ -344,7 +345,7 @@ describe('a proof that fails', () => {
       /t\.v: 50 original values are found/,
     ],
     [
-      'an e-mail address in text that is kept',
+      'an e-mail address in kept text',
       '{ keep: true, reason: an oversight }',
       `${TINY} UPDATE t SET v = 'ask anna@mail.be' WHERE id = 3`,
       /t\.v: 1 rows hold what looks like a e-mail/,
@@ -368,7 +369,7 @@ describe('a proof that fails', () => {
       /looks like a national id/,
     ],
     [
-      'a canary that is left',
+      'a remaining canary',
       '{ keep: true, reason: an oversight }',
       `${TINY} UPDATE t SET v = 'CANARY-7f3a91c2' WHERE id = 3`,
       /planted canaries are found in 1 rows/,
@@ -408,7 +409,7 @@ describe('a proof that fails', () => {
       /t: 1 original values are in the schema/,
     ],
     [
-      'an original within a longer text of the schema, after an apostrophe that quotes nothing',
+      'an original within a longer text of the schema, after an apostrophe that starts no literal',
       '{ use: name }',
       `${TINY} UPDATE t SET v = 'Person number 60' WHERE id = 3; CREATE FUNCTION f(x text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
         SELECT x -- don't tell
@@ -422,7 +423,7 @@ describe('a proof that fails', () => {
       /t\.v: 50 original values of t are found among the masked ones/,
     ],
     [
-      'a field of a row that an expression leaves as it was',
+      "a row's field that an expression does not change",
       '{ use: name }',
       `CREATE TYPE place AS (street text, nr int); ${TINY} ALTER TABLE t ADD p place, ADD i inet; UPDATE t SET p = row('Oak Lane ' || id, id)`,
       /t\.p: \d+ original values are found/,
@@ -430,7 +431,7 @@ describe('a proof that fails', () => {
       `p: { use: sql, expression: '(SELECT row((u.p).street, 0)::public.place FROM public.t u WHERE u.id = t.id % 50 + 1)', reviewed-by: nobody }, i: { use: 'null' }`,
     ],
     [
-      'an e-mail address in what an expression has made, and that is no text',
+      'an e-mail address in a non-text value made by an expression',
       '{ use: name }',
       `${TINY} ALTER TABLE t ADD b bytea; UPDATE t SET b = 'x'`,
       /t\.b: 50 rows hold what looks like a e-mail/,
@@ -438,7 +439,7 @@ describe('a proof that fails', () => {
       `b: { use: sql, expression: "convert_to('anna@mail.be', 'UTF8')", reviewed-by: nobody }`,
     ],
     [
-      'a card in a number that is kept',
+      'a card number in a kept number',
       '{ use: name }',
       `${TINY} ALTER TABLE t ADD n numeric DEFAULT 1; UPDATE t SET n = 4111111111111111 WHERE id = 3`,
       /t\.n: 1 rows hold what looks like a card/,
@@ -446,7 +447,7 @@ describe('a proof that fails', () => {
       'n: { keep: true, reason: an oversight }',
     ],
     [
-      'people in what is kept and is no text',
+      'people in kept values that are not text',
       '{ use: name }',
       `${TINY} ALTER TABLE t ADD s tsvector, ADD b bytea; UPDATE t SET s = to_tsvector('simple', 'ask anna@mail.be'), b = 'ask anna@mail.be' WHERE id = 3`,
       /t\.s: 1 rows hold what looks like a e-mail[\s\S]*t\.b: 1 rows hold what looks like a e-mail/,
@@ -454,7 +455,7 @@ describe('a proof that fails', () => {
       's: { keep: true, reason: an oversight }, b: { keep: true, reason: an oversight }',
     ],
     [
-      'a canary in other letters, escaped, or as a number',
+      'a canary in other case, escaped, or as a number',
       '{ use: name }',
       `${TINY} ALTER TABLE t ADD j jsonb, ADD n bigint; UPDATE t SET j = '["ZOë \\"canary\\" 7F3A"]' WHERE id = 3; UPDATE t SET n = 9024007103939509 WHERE id = 4`,
       /planted canaries are found in 2 rows/,
@@ -462,13 +463,13 @@ describe('a proof that fails', () => {
       'j: { keep: true, reason: an oversight }, n: { keep: true, reason: an oversight }',
     ],
     [
-      'short values that are as they were',
+      'unchanged short values',
       `{ use: sql, expression: 'substr("substring"(t.v || t.v, 1, 1), 1)', reviewed-by: nobody }`,
       `${TINY} UPDATE t SET v = CASE WHEN id % 3 = 0 THEN 'f' ELSE 'm' END`,
       /t\.v: 50 of 50 short values are as frequent as they were; they look unmasked/,
     ],
   ]
-  it.each(cases)('%s: says so, and leaves no row behind', async (_, rule, ddl, message, more = '', others = '') => {
+  it.each(cases)('%s: reports it, and leaves no row behind', async (_, rule, ddl, message, more = '', others = '') => {
     const at = await databases(ddl)
     const tables = `tables: { t: { v: ${rule}${others && `, ${others}`} } }`
     const result = await run(at, rulesFile(`safe: { surrogate-keys: true }\n${tables}\n${more}`))
@@ -482,7 +483,7 @@ describe('a proof that fails', () => {
     expect(await query(at.to, `SELECT tablename FROM pg_stats WHERE schemaname = 'public'`)).toEqual([])
   })
 
-  it('says that rows are still there when they cannot be taken away', async () => {
+  it('reports rows that remain because they cannot be removed', async () => {
     const at = await databases()
     await query(at.to, 'CREATE TABLE t (id int); CREATE TABLE u (id int)')
     const reader = new pg.Client({ connectionString: at.to })
@@ -496,7 +497,7 @@ describe('a proof that fails', () => {
     expect(await discardTables(at.to, 'public', ['t', 'u'])).toEqual([])
   })
 
-  it('says what is wrong with an expression or a predicate before an earlier copy is dropped', async () => {
+  it('reports an invalid expression or predicate before an earlier copy is dropped', async () => {
     const at = await databases(TINY)
     expect((await run(at, rulesFile(TINY_RULES))).outputs.verdict).toBe('proved')
     const bad = await run(at, rulesFile(`${TINY_RULES}\nsubset: { t: { where: t.idd > 3 } }`))
@@ -511,7 +512,7 @@ describe('a proof that fails', () => {
     expect(await query(at.to, 'SELECT count(*)::int AS n FROM t')).toEqual([{ n: 50 }])
   })
 
-  it('makes the folders of what it writes, and says first of all when it cannot', async () => {
+  it('creates the folders for its files, and fails first when it cannot', async () => {
     const at = await databases(TINY)
     writeFileSync(join(folder, 'file'), '')
     const inside = join(folder, 'file', 'mask.json')
@@ -526,7 +527,7 @@ describe('a proof that fails', () => {
     expect(made.outputs.verdict).toBe('proved')
   })
 
-  it('tells nothing of a value when an expression fails on it', async () => {
+  it('reveals no value when an expression fails on it', async () => {
     const at = await databases(TINY)
     const rule = (expression: string) =>
       rulesFile(
@@ -540,7 +541,7 @@ describe('a proof that fails', () => {
     }
   })
 
-  it('takes all the forms in which people write what identifies them', async () => {
+  it('recognizes identifiers in all common spellings', async () => {
     const at = await databases(`CREATE TABLE t (id bigserial PRIMARY KEY, v text)`)
     const personal = [
       'pay 4111 1111 1111 1111 12/27',
@@ -575,7 +576,7 @@ describe('a proof that fails', () => {
     expect(hits.reduce((sum: number, each: { hits: number }) => sum + each.hits, 0)).toBe(personal.length)
   })
 
-  it('fires for rows, constraints, references and values that are not as they were', { timeout: 60_000 }, async () => {
+  it('reports changed rows, constraints, references and values', { timeout: 60_000 }, async () => {
     const at = await databases(`
       CREATE TABLE p (id bigserial PRIMARY KEY, mail text UNIQUE, n int CHECK (n > 0));
       CREATE TABLE c (id bigserial PRIMARY KEY, mail text, p bigint REFERENCES p);
@@ -607,14 +608,14 @@ references: [{ from: c.mail, to: p.mail }]`
     expect(await proofAfter(at, path, brought)).toMatch(/p\.mail: 1 original values are found/)
   })
 
-  it('looks for a share of the originals when told to, and lets through what has a reason', {
+  it('searches for a share of the originals on request, and accepts exceptions with a reason', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`${TINY} UPDATE t SET v = 'call +32 470 12 34 5' || id WHERE id < 3`)
     const rules = (proof: string) =>
       rulesFile(`safe: { surrogate-keys: true }\ntables: { t: { v: { use: sql, expression: '(SELECT u.v FROM public.t u WHERE u.id = t.id % 50 + 1)', reviewed-by: nobody } } }
 proof: { ${proof} }`)
-    // So small a share of so small a table would be nothing.
+    // Such a small share of such a small table would be empty.
     const sampled = await run(at, rules('sample: 0.000001, max-hits: 2'))
     expect(sampled.log).toMatch(/t\.v: \d+ original values are found/)
     expect(sampled.log).not.toMatch(/looks like a phone/)
@@ -625,7 +626,7 @@ proof: { ${proof} }`)
     expect((await run(at, rules(allowed))).conclusion).toBe('success')
   })
 
-  it('finds originals of one column in another, and of one table in what a rule `sql` has made of another', {
+  it('finds originals of one column in another, and of one table in what a `sql` rule made in another', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`${TINY}
@@ -638,7 +639,7 @@ proof: { ${proof} }`)
     expect((await run(at, rules(beside))).log).toMatch(/a\.y: 9 original values are found/)
   })
 
-  it('finds originals in what is kept elsewhere, by a reference that nobody has listed or in a document', {
+  it('finds originals in kept values elsewhere, through an unlisted reference or in a document', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`${TINY} CREATE TABLE a (id bigserial PRIMARY KEY, who text, doc jsonb, u uuid);
@@ -649,7 +650,9 @@ proof: { ${proof} }`)
     const keep = '{ keep: true, reason: an oversight }'
     const doc = (title: string) =>
       `doc: { use: json, paths: { name: { use: name }, title: ${title} } }, who: ${keep}, u: ${keep}`
-    expect((await run(at, rules(doc(keep)))).log).toMatch(/a\.doc: in 1 rows what is kept gives away an original text/)
+    expect((await run(at, rules(doc(keep)))).log).toMatch(
+      /a\.doc: in 1 rows the kept value gives away an original text/,
+    )
     const { log } = await run(at, rules(doc('{ use: text }')))
     expect(log).toMatch(/a\.who is kept, and 7 original values of t that are masked there are found in it/)
     expect(log).toMatch(/a\.u is kept, and 7 original values of t/)
@@ -669,7 +672,7 @@ proof: { ${proof} }`)
 })
 
 describe('copy', () => {
-  it('reads all tables in one snapshot, whatever is written meanwhile', async () => {
+  it('reads all tables in one snapshot, despite concurrent writes', async () => {
     const at = await databases(`${TINY} CREATE TABLE u (id bigserial PRIMARY KEY, v text)`)
     await query(at.to, 'CREATE TABLE t (id bigint, v text); CREATE TABLE u (id bigint, v text)')
     const source = await openSession(at.from, 'source')
@@ -694,7 +697,7 @@ describe('copy', () => {
     ])
   })
 
-  it('waits for a target that is slow, with little in memory', { timeout: 60_000 }, async () => {
+  it('waits for a slow target without using much memory', { timeout: 60_000 }, async () => {
     const at = await databases(`CREATE TABLE t (id bigint, v text);
       INSERT INTO t SELECT n, repeat(md5(n::text), 64) FROM generate_series(1, 100000) n`)
     await query(at.to, 'CREATE TABLE t (id bigint, v text)')
@@ -716,14 +719,14 @@ describe('copy', () => {
     await locker.query('COMMIT')
     expect([...(await copying)]).toEqual([['t', 100_000]])
     clearInterval(look)
-    // Of 200 MiB that were on their way.
+    // Of 200 MiB in transit.
     expect(peak).toBeLessThan(64)
     await Promise.all([source.end(), locker.end()])
   })
 })
 
 describe('schema', () => {
-  it('carries partitions, domains, expressions and generated columns, and nothing that acts', {
+  it('copies partitions, domains, expressions and generated columns, and nothing that runs code', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`
@@ -769,7 +772,7 @@ tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${k
     expect(row.v).not.toBe('abcdef')
   })
 
-  it('does not carry a function that reaches out of the database', async () => {
+  it('does not copy a function that reaches outside the database', async () => {
     const at =
       await databases(`CREATE FUNCTION far(t text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM pg_notify(''x'', t); RETURN t; END';
       CREATE TABLE t (id serial PRIMARY KEY, v text DEFAULT far('x'))`)
@@ -779,7 +782,7 @@ tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${k
 })
 
 describe('what a schema calls', () => {
-  it('has the functions that are called, by what they take, down to those that these call', async () => {
+  it('copies the functions that are called, by signature, with those that they call', async () => {
     const at =
       await databases(`SET check_function_bodies = off; CREATE FUNCTION norm(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(public.helper($1))';
       CREATE FUNCTION norm(i int) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM pg_notify(''x'', ''y''); RETURN i; END';
@@ -833,7 +836,7 @@ describe('what a schema calls', () => {
 })
 
 describe('subset', () => {
-  it('takes a share, and leaves no reference dangling through cycles, self-references and undeclared ones', {
+  it('takes a share without dangling references, through cycles, self-references and undeclared ones', {
     timeout: 60_000,
   }, async () => {
     const at = await databases(`
@@ -858,7 +861,7 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
     const count = async (sql: string) => Number((await query(at.to, `SELECT count(*) AS n FROM ${sql}`))[0].n)
     const people = await count('people')
     expect(people).toBeGreaterThan(50)
-    // Team 50 goes with its lead, and its people with it.
+    // Team 50 goes with its lead, and its people go with the team.
     expect(people).toBeLessThan(980)
     const visits = await count('visits')
     expect(visits).toBeGreaterThan(200)
@@ -873,7 +876,10 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
     ).toBe(0)
   })
 
-  /** What a subset's predicates take, put into the same tables on the other side, and what closing them takes away. */
+  /**
+   * Puts the rows of a subset's predicates into the same tables on the other side, and returns what closing them
+   * removes.
+   */
   async function subsetOf(ddl: string, yaml: string) {
     const at = await databases(ddl)
     const [source, target] = [await openSession(at.from, 'source'), await openSession(at.to, 'target')]
@@ -882,7 +888,7 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
       const plan = makePlan(await readMaskTables(source, 'public'), rules, 'public')
       expect([plan.problems, plan.unlisted]).toEqual([[], []])
       const where = subsetPredicates(plan, rules.subset ?? {})
-      // Without constraints, as it is when rows are closed.
+      // Without constraints, as when rows are closed.
       await query(at.to, ddl.replaceAll(/ REFERENCES \w+|INSERT INTO [^;]*;|ALTER [^;]*;/g, ''))
       const taken = new Map<string, number>()
       for (const planned of plan.tables) {
@@ -907,7 +913,7 @@ subset: { people: { where: 't."id" <= 990' }, visits: { percent: 50 } }`)
 
   const kept = '{ keep: true, reason: a number }'
 
-  it('leaves rows alone that inherit from a table, and takes none of them for a parent', async () => {
+  it('keeps rows that inherit from a table, and treats none of them as a parent', async () => {
     const { taken, left } = await subsetOf(
       `CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE q (w int) INHERITS (p);
        CREATE TABLE t (id int PRIMARY KEY, p int, up int); CREATE TABLE child (w int) INHERITS (t);
@@ -918,11 +924,11 @@ references: [{ from: t.p, to: p.id }, { from: t.up, to: t.id }]
 subset: { p: { where: 't.id < 6' } }`,
     )
     expect(Object.fromEntries(taken)).toEqual({ p: 5, q: 1, t: 5, child: 10 })
-    // Row 1 refers to 0, which only the other table has, and each of the rest to the row before it.
+    // Row 1 refers to 0, which only the other table has, and each other row to the one before it.
     expect(left).toEqual({ p: 5, q: 1, t: 0, child: 10 })
   })
 
-  it('says each table once, however many ways lead to it', { timeout: 60_000 }, async () => {
+  it('writes each table once, however many paths lead to it', { timeout: 60_000 }, async () => {
     const names = Array.from({ length: 16 }, (_, n) => `d${n}`)
     const ddl = names.map((name, n) => {
       const columns = names.slice(0, n).map((to) => `, ${to} int REFERENCES ${to}`)
@@ -938,7 +944,7 @@ subset: { d0: { where: 't.id <= 20' }, d3: { where: 't.id > 10' } }`,
     expect(gone.size).toBe(0)
   })
 
-  it('closes chains that no constraint declares, and leaves a row that hangs on by a second parent', {
+  it('closes chains without a constraint, and keeps a row that has a second parent', {
     timeout: 60_000,
   }, async () => {
     const { left, gone } = await subsetOf(
@@ -954,7 +960,7 @@ subset: { c: { where: 't.id > 1' }, d: { where: 't.id > 1' } }`,
     expect(Object.fromEntries(gone)).toEqual({ c: 2999, d: 2 })
   })
 
-  it('closes a chain of rows at once, and tells of a table of which little is left', { timeout: 60_000 }, async () => {
+  it('closes a chain of rows at once, and reports a table with few rows left', { timeout: 60_000 }, async () => {
     let deletes = 0
     const original = pg.Client.prototype.query
     pg.Client.prototype.query = function (this: pg.Client, ...given: unknown[]) {
@@ -978,7 +984,7 @@ subset: { c: { where: 't.id > 1' }, d: { where: 't.id > 1' } }`,
 })
 
 describe('the search for canaries', () => {
-  it('finds them in rows, documents and bytes, across the pieces of a file, and in texts; and counts what it read', async () => {
+  it('finds them in rows, documents and bytes, across parts of a file and in texts, and counts what it read', async () => {
     const at = await databases(`${TINY} CREATE SCHEMA other; CREATE TABLE other.t (j jsonb, b bytea);
       INSERT INTO other.t VALUES ('{"a": ["needle one"]}', convert_to('x needle two', 'UTF8'))`)
     const needles = ['needle one', 'needle two', 'needle three', 'Person number 50']
@@ -1020,7 +1026,7 @@ describe('npm run rehearse -- --mask', () => {
     })
   const leftovers = () => readdirSync(folder).filter((name) => name.startsWith('molt-actions'))
 
-  it('masks, moves what was masked under load, and finds no canary in anything', { timeout: 300_000 }, async () => {
+  it('masks, moves the masked rows under load, and finds no canary anywhere', { timeout: 300_000 }, async () => {
     const before = leftovers()
     const { code, stdout, said } = await rehearse(['--rows', '3000', '--rate', '30', '--json'])
     expect(code, said).toBe(0)
@@ -1067,7 +1073,7 @@ describe('npm run rehearse -- --mask', () => {
 })
 
 describe('propose', () => {
-  it('writes rules with a reason each, and no value; completed, they mask', { timeout: 120_000 }, async () => {
+  it('writes rules with a reason each, and no value; completed, they work', { timeout: 120_000 }, async () => {
     const at = await databases()
     await createGrownShop(at.from, 4000)
     const rules = join(folder, 'proposed.yml')

@@ -4,14 +4,15 @@ import { join, resolve } from 'node:path'
 
 export const STAND_IN_MOLT = resolve(import.meta.dirname, '../../dist/stand-in-molt.cjs')
 
-/** Node of the stand-in's programs: that of the actions. */
+/** The Node that runs the stand-in's programs, which is that of the actions. */
 export const NODE = process.env.MOLT_ACTIONS_NODE ?? process.execPath
 
 let made: string | undefined
 
 /**
- * The folder of the programs `molt` and `replicator` that `setup` with `embedded` would install. What they answer to
- * `--help` and `version` is kept for all tests of a run: each action asks for both, and each answer is a process.
+ * The folder with the programs `molt` and `replicator` that `setup` with `embedded` would install. Caches their
+ * answers to `--help` and `version` for all tests of a run, because each action asks for both, and each answer is a
+ * process.
  */
 export function standInFolder(): string {
   if (made) return made
@@ -42,28 +43,28 @@ exec '${node}' '${bundle}' "$@"
 `
 }
 
-/** What is done to molt's command line and output, to make it fail as the real tool can. */
+/** Changes to molt's command line and output that make it fail like the real tool. */
 export interface Trick {
-  /** Values of flags that are given to it in place of the action's. */
+  /** Flag values that replace the action's. */
   flags?: Record<string, string>
   add?: string[]
-  /** Lines of its output that never come. */
+  /** Lines of its output that are dropped. */
   drop?: string
   /** It is killed when it writes such a line. */
   killAt?: string
   /** It is frozen when it writes such a line. */
   freezeAt?: string
-  /** It says of this table that it had no row. */
+  /** It reports this table as having no row. */
   zero?: string
   /** Lines that it writes before all others. */
   says?: string[]
   /** MiB of one line that it writes before all others. */
   flood?: number
-  /** It compares as a tool does that misreads both sides alike: no row differs. */
+  /** It compares like a tool that misreads both sides alike: no row differs. */
   blind?: boolean
 }
 
-/** A folder with a `molt` that plays a trick, beside the usual replicator. */
+/** A folder with a `molt` that plays a trick, and the normal replicator. */
 export function trickedFolder(trick: Trick): string {
   const folder = mkdtempSync(join(tmpdir(), 'tricked-'))
   symlinkSync(join(standInFolder(), 'replicator'), join(folder, 'replicator'))

@@ -51,6 +51,7 @@ interface SourceServer extends ServerFacts {
   slotKeepMiB: number | null
   senderTimeoutMs: number
   /** Connections this role can still open, by each limit that applies to it. */
+  connectionsMax: number
   connectionsFree: Record<'server' | 'role' | 'database', number>
   /** Measured over a short window. */
   walBytesPerSecond: number
@@ -249,6 +250,7 @@ const SERVER = `
          (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()) AS timeline,
          (SELECT setting::int FROM setting WHERE name = 'max_slot_wal_keep_size') AS "slotKeepMiB",
          (SELECT setting::int FROM setting WHERE name = 'wal_sender_timeout') AS "senderTimeoutMs",
+         current_setting('max_connections')::int AS "connectionsMax",
          jsonb_build_object('server',
            current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
              - (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')::int,

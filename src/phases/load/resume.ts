@@ -70,7 +70,7 @@ export async function settleInterrupted(
   if (request.policy === 'resume') return resumed(target, entry, slot.confirmedFlushLsn, request)
   await endImports(target, entry)
   await dropLoad(source, plan)
-  info(`an earlier load did not end; dropping its slot ${plan.slot} and loading everything again`)
+  info(`an earlier load did not finish; dropping its slot ${plan.slot} and loading everything again`)
   return undefined
 }
 
@@ -78,7 +78,7 @@ function leftBehind(plan: Plan, walBytes: number, canGoOn: boolean, fetchId: str
   const resume = canGoOn
     ? `Set \`on-interrupted: resume\` to continue it${fetchId ? ` (fetch id ${fetchId})` : ''}, or`
     : 'It cannot be resumed. Set'
-  return `the slot ${plan.slot} already exists and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: an earlier load did not end. ${resume} \`on-interrupted: restart\` to drop the slot and load everything again`
+  return `the slot ${plan.slot} already exists and keeps ${Math.round(walBytes / 2 ** 20)} MiB of WAL: an earlier load did not finish. ${resume} \`on-interrupted: restart\` to drop the slot and load everything again`
 }
 
 async function resumed(target: Database, entry: Entry, slotAt: string | null, request: Request): Promise<Resumed> {

@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Progress } from '../../ledger/proof.ts'
-import type { Lsn } from '../../source/pgoutput.ts'
 import { writtenOtherwise } from '../verify/row-digests.ts'
 import type { DirtyKeys } from './dirty-keys.ts'
 import { nextBound, oddOf, type Piece, type Row, readPiece, readSums, type Sums, sameRow } from './rows.ts'
 import { type Endpoints, openSessions, type Sessions } from './sessions.ts'
 import type { ProvableTable } from './tables.ts'
+import { sourceLsn } from './vantage.ts'
 
 /** Rows per chunk by default, and rows of differing parts that are fetched at once. */
 const CHUNK = 10_000
@@ -108,8 +108,6 @@ export interface PassOptions extends Endpoints {
   next(): TablePass | undefined
   /** Waits while the stream needs the databases more. */
   yield(): Promise<void>
-  /** The source's current position. */
-  position(): Promise<Lsn>
   /** Called for a table with rows that nothing proves equal or different. */
   onUnknown(table: ProvableTable, reason: string): void
   /** Whether the findings of this pass still count. */
@@ -169,7 +167,7 @@ async function compareChunk(
     const [a, b] = await both((side) => readPiece(side, table, part))
     const keys = differingKeys(table, a, b, options)
     if (!keys.length) continue
-    const at = await options.position()
+    const at = await sourceLsn(sessions.source.db)
     if (!options.isCurrent(pass)) return rows
     for (const key of keys) options.dirty.suspect(table.name, key, at, chunk)
   }

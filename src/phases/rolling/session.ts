@@ -302,7 +302,6 @@ export class ProofSession {
           const busy = () => stream.status.lagMs > maxLag || proofs.dirty.open > BUDGET / 4
           while (!this.#over && busy()) await this.#pause(TIMING.caughtUpLook)
         },
-        position: () => sourceLsn(this.#source),
         onUnknown: ({ name }) => proofs.cannotTell(name, 'unknown'),
         isCurrent: (pass) => proofs.passes.get(pass.table.name) === pass,
         onCompared: (rows) => {
