@@ -34,7 +34,7 @@ export interface Column {
   settings: string[]
 }
 
-export interface Collation extends CollationFacts {
+interface Collation extends CollationFacts {
   schema: string
   name: string
 }

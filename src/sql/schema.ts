@@ -102,7 +102,7 @@ const SOURCE_DEFAULTS = `
    WHERE ${ONLY_TABLES}`
 
 const TARGET_DEFAULTS = `
-  SELECT table_name AS table, column_name AS column, coalesce(column_default, nullif(generation_expression, '')) AS default,
+  SELECT table_name AS table, column_name AS column, CASE WHEN generation_expression <> '' THEN generation_expression ELSE column_default END AS default,
          collation_name AS collation
     FROM information_schema.columns
    WHERE table_schema = $1 AND (column_default IS NOT NULL OR generation_expression <> '' OR collation_name IS NOT NULL)`

@@ -34,6 +34,8 @@ beforeAll(async () => {
   pair = await startServers()
   side = new pg.Client(pair.behind.url)
   await side.connect()
+  // The like-server has PostgreSQL's names of locales, and not CockroachDB's.
+  await side.query(`CREATE COLLATION "de" (provider = icu, locale = 'de')`)
   const catalog = await withDatabase(pair.source.url, 'source', async (db) => {
     await db.query(SOURCE)
     return (await readCatalog(db, 'public')) as Catalog

@@ -746,7 +746,7 @@ describe('schema', () => {
     const keep = '{ keep: true, reason: a number }'
     const rules = rulesFile(`safe: { surrogate-keys: true }\nexclude: { left_out: not needed }
 tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${keep}, v: { use: text }, m: ${keep}, w: { use: 'null' } }, left_out_2: {} }`)
-    // The second run takes away what the first has made, in the other schema too.
+    // The second run removes what the first has created, also in the other schema.
     for (let again = 0; again < 2; again++) expect((await run(at, rules)).log).not.toMatch(/##\[error\]/)
     const collations = `SELECT a.attname::text, l.collname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
       JOIN pg_collation l ON l.oid = a.attcollation WHERE attrelid IN ('noise'::regclass, 'ev'::regclass) ORDER BY 1`
