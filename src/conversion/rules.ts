@@ -873,7 +873,7 @@ const OBJECT_RULES = [
     'Settings of the database, and of roles in it',
     'alter-role',
     'Sessions on the target start with its own defaults.',
-    'Set those that CockroachDB has with ALTER ROLE … SET, or in the connection string.',
+    'Set those that CockroachDB has on the role, or in the connection string.',
   ),
   port(
     'type.user-defined',
