@@ -58,7 +58,7 @@ export const GROUPS: Readonly<Record<string, readonly string[]>> = {
  */
 const LIGHT = [
   'test/unit/!(stall|target-client|timing).test.ts',
-  'test/contract/{adopt,attacks,docs,language-service,metadata,workflows}.test.ts',
+  'test/contract/{adopt,attacks,docs,examples,language-service,metadata,workflows}.test.ts',
 ]
 
 const TOOLING = 'test/tooling/**/*.test.ts'

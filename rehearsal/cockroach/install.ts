@@ -1,11 +1,11 @@
-// What the server adds to each database of the PostgreSQL behind it: the schema `_crdb`, which clients do not see, with
-// the catalogs as CockroachDB shows them, and the functions of CockroachDB that are used here.
+// What the server adds to each database of the PostgreSQL behind it: the schema `_crdb`, hidden from clients, with
+// the catalogs in CockroachDB's form and the CockroachDB functions that are used here.
 import { OF_TABLE, shownName } from './rules/names.ts'
 import { lockedByDefault } from './rules/schema-locks.ts'
 import { ownVariables } from './rules/settings.ts'
 import type { Version } from './types.ts'
 
-/** Catalogs that are read from `_crdb` instead of `pg_catalog`. */
+/** Catalogs read from `_crdb` instead of `pg_catalog`. */
 export const PG_CATALOGS = [
   'pg_class',
   'pg_constraint',
@@ -31,7 +31,7 @@ export const INFORMATION_SCHEMA = [
   'tables',
 ] as const
 
-/** Functions that are called in `_crdb`, wherever they stand. */
+/** Functions called in `_crdb`, wherever they appear. */
 export const FUNCTIONS = [
   'version',
   'cluster_logical_timestamp',
@@ -54,7 +54,7 @@ const since = (version: Version, [major, minor]: Version) =>
 const SEEN_TABLE = `(pg_catalog.pg_has_role(c.relowner, 'USAGE') OR has_table_privilege(c.oid, 'SELECT, INSERT, UPDATE, DELETE'))`
 
 const INDEX_KEY = '(i.indkey::int2[])[0:i.indnkeyatts - 1]'
-/** A unique index as the constraint that CockroachDB sees in it. */
+/** A unique index in the form of CockroachDB's constraint. */
 const UNIQUE_INDEX = {
   oid: 'i.indexrelid',
   conname: shownName('c.relname'),
@@ -84,7 +84,7 @@ const UNIQUE_INDEX = {
   conbin: 'NULL::pg_node_tree',
 }
 
-/** A variable of CockroachDB's own as a row of pg_settings. */
+/** A CockroachDB variable as a row of pg_settings. */
 const OWN_SETTING = {
   name: 'v.own',
   setting: "coalesce(nullif(current_setting('crdb.' || v.own, true), ''), v.fallback)",
@@ -105,7 +105,7 @@ const OWN_SETTING = {
   pending_restart: 'false',
 }
 
-/** The unique index that a foreign key rests on, where PostgreSQL names constraints alone. */
+/** The unique index that a foreign key depends on, where PostgreSQL names only constraints. */
 const REFERRED = Object.fromEntries(
   [
     ['unique_constraint_schema', 'n.nspname'],
@@ -119,12 +119,12 @@ const REFERRED = Object.fromEntries(
   ]),
 )
 
-/** Idempotent; run as a superuser. `name` is what `version()` answers. */
+/** Idempotent; must run as a superuser. `name` is the answer of `version()`. */
 export function installSql(version: Version, name: string): string {
   const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
   const bypassShown = since(version, [25, 3])
   const numbered = since(version, [26, 3])
-  // Indexes that are being built.
+  // Indexes being built.
   const listed = since(version, [26, 1])
   const ids: Record<string, string> = numbered
     ? {}
@@ -393,21 +393,21 @@ function statisticsView(name: string, table: string): string {
       interval '1 hour' AS aggregation_interval FROM _crdb.${table} WHERE _crdb.require_activity();`
 }
 
-/** Roles that every cluster has. Of the whole server; run once. */
+/** Roles that every cluster has. Server-wide, so it runs once. */
 export const ROLES_SQL = `
   DO $$ BEGIN
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'admin') THEN CREATE ROLE admin SUPERUSER; END IF;
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'root') THEN CREATE ROLE root SUPERUSER LOGIN; END IF;
   END $$`
 
-/** A view with all columns of a catalog, and some of them replaced. Needs PostgreSQL's own list of them. */
+/** A view with all columns of a catalog, some of them replaced. Needs PostgreSQL's own list of columns. */
 function view(name: string, from: string, replaced: Record<string, string>): string {
   const changes = Object.entries(replaced)
   if (!changes.length) return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT * FROM ${from}`
   return `CREATE OR REPLACE VIEW _crdb.${name} AS SELECT {{columns ${from} ${JSON.stringify(replaced)}}} FROM ${from}`
 }
 
-/** Fills the lists of columns in, from what `columnsOf` tells of a catalog. */
+/** Fills in the lists of columns from `columnsOf`. */
 export async function fillColumns(sql: string, columnsOf: (catalog: string) => Promise<string[]>): Promise<string> {
   let filled = sql
   for (const [placeholder, catalog, replaced] of sql.matchAll(/\{\{columns (\S+) (\{.*?\})\}\}/g)) {

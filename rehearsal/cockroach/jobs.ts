@@ -2,14 +2,14 @@ import { type Job, type JobRegistry, type NewJob, SqlError } from './types.ts'
 
 const ENDED = new Set(['succeeded', 'failed', 'canceled'])
 
-/** The jobs of one server. `save` writes a job where every session's SHOW JOBS reads it. */
+/** The jobs of one server. `save` writes a job where SHOW JOBS of every session reads it. */
 export class Jobs implements JobRegistry {
   readonly #save: (job: Job) => Promise<void>
   readonly #jobs = new Map<string, Job>()
   readonly #cancels = new Map<string, () => void>()
-  /** Saves run one after the other, so that no older state overwrites a newer one. */
+  /** Saves run one after the other, so that an older state never overwrites a newer one. */
   #saved: Promise<void> = Promise.resolve()
-  /** As CockroachDB makes them: time first, so that they grow. */
+  /** Like CockroachDB's ids: time first, so that they grow. */
   #next = BigInt(Date.now()) * 1_000_000n
 
   constructor(save: (job: Job) => Promise<void>) {

@@ -2,7 +2,9 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { describe, expect, test } from 'vitest'
+import packageJson from '../../package.json' with { type: 'json' }
 import { specs } from '../../src/actions/specs.ts'
+import { CHECKS } from '../../src/checks/index.ts'
 
 const REPO = resolve(import.meta.dirname, '../..')
 const list = (folder: string) =>
@@ -60,4 +62,17 @@ test('every document of docs/ is reached from the README', () => {
 test("troubleshooting lists GitHub's two errors on runners without `$/`", () => {
   expect(read('docs/troubleshooting.md')).toMatch(/Expected format \{org\}\/\{repo\}/)
   expect(read('docs/troubleshooting.md')).toMatch(/was not resolved before LoadAction/)
+})
+
+test('the support policy matches the checks, the package and the actions', () => {
+  const policy = read('SECURITY.md')
+  const row = (part: string) => new RegExp(`^\\| ${part} \\| (.*) \\|$`, 'm').exec(policy)?.[1] ?? ''
+  const fix = (id: string) => CHECKS.find((check) => check.id === id)?.fix ?? ''
+  const [postgres = ''] = /\d+ to \d+/.exec(fix('src.version')) ?? []
+  const [recommended = ''] = /\d+\.\d+ or newer/.exec(fix('tgt.version')) ?? []
+  const least = /before (\d+\.\d+)/.exec(CHECKS.find(({ id }) => id === 'tgt.version')?.protects ?? '')?.[1]
+  expect(row('PostgreSQL')).toBe(`${postgres} as the source`)
+  expect(row('CockroachDB')).toBe(`${least} or newer as the target; ${recommended} is recommended`)
+  expect(row('Node')).toContain(`${packageJson.engines.node.replace('>=', '')} and 24`)
+  for (const { name } of specs) expect(read(`actions/${name}/action.yml`)).toContain('using: node24')
 })

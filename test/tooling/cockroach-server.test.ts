@@ -86,7 +86,7 @@ describe('the protocol', () => {
   })
 
   test('refuses and records a statement without a rule', async () => {
-    expect((await refused('FROBNICATE everything')).message).toMatch(/no rule knows this statement/)
+    expect((await refused('FROBNICATE everything')).message).toMatch(/no rule covers this statement/)
     expect(server.unknown).toContain('FROBNICATE everything')
   })
 

@@ -237,7 +237,7 @@ describe('your own databases', () => {
     const run = await rehearse(own())
     expect(run.code).toBe(1)
     expect(run.json()).toMatchObject({ verdict: 'no-go', code: expect.stringMatching(/^connect\./) })
-    expect(run.stderr).toContain('nothing was made, so nothing is left')
+    expect(run.stderr).toContain('nothing was created, so nothing is left')
     expect(run.stderr).not.toMatch(/could not clean up|could be cleaned up/)
     await expectNothingLeft()
   })
