@@ -9,6 +9,8 @@ export const NIGHTLY = [
   'test/e2e/follow-cutover.test.ts',
   'test/e2e/rehearse-workflow.test.ts',
   'test/e2e/source-versions.test.ts',
+  'test/e2e/two-migrations.test.ts',
+  'test/faults/refused-statements.test.ts',
   'test/e2e/observe.test.ts',
   'test/e2e/rolling.test.ts',
   'test/faults/after-commit.test.ts',
