@@ -26,9 +26,11 @@ interface Constraint extends Definition {
   references: string | null
 }
 
-interface Default extends Definition {
+/** One thing that a column's definition says beside its type, which is compared before. */
+interface ColumnPart extends Definition {
   table: string
   column: string
+  part: 'default' | 'generated value' | 'NOT NULL' | 'collation'
 }
 
 export interface SequenceState {
@@ -54,7 +56,7 @@ export interface StructureProblem {
 export interface Structure {
   indexes: Index[]
   constraints: Constraint[]
-  defaults: Default[]
+  columnParts: ColumnPart[]
 }
 
 /**
@@ -70,7 +72,7 @@ export function structureProblems(
   return [
     ...indexProblems(source.indexes, target.indexes, tables),
     ...constraintProblems(source.constraints, target.constraints, tables, schema),
-    ...defaultProblems(source.defaults, target.defaults, tables),
+    ...columnProblems(source.columnParts, target.columnParts, tables),
   ]
 }
 
@@ -107,10 +109,10 @@ function constraintProblems(
   })
 }
 
-function defaultProblems(source: readonly Default[], target: readonly Default[], tables: readonly string[]) {
-  const signature = ({ table, column }: Default) => JSON.stringify([table, column])
+function columnProblems(source: readonly ColumnPart[], target: readonly ColumnPart[], tables: readonly string[]) {
+  const signature = ({ table, column, part }: ColumnPart) => JSON.stringify([table, column, part])
   return paired(source, target, tables, signature).flatMap(([wanted, found]): StructureProblem[] => {
-    const what = `${wanted.table}: the default of ${wanted.column}`
+    const what = `${wanted.table}: the ${wanted.part} of ${wanted.column}`
     return found ? otherForm(what, wanted, found) : [{ kind: 'missing', what: `${what} is missing on the target` }]
   })
 }

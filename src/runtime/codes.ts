@@ -898,16 +898,6 @@ export const CODES = {
     cause: 'A value survived, a text looks personal, or the copy breaks a constraint. The message lists each column.',
     fix: 'Give these columns another rule. Accept one with a reason under `proof` in the rules file: [masking](masking.md).',
   },
-  'mask.pg-dump-failed': {
-    meaning: 'The program `pg_dump` failed.',
-    cause: 'It cannot connect, lacks a right, or is not installed.',
-    fix: 'Correct what it says, or set `pg-dump: none`.',
-  },
-  'mask.pg-dump-needed': {
-    meaning: 'The schema can only be copied with pg_dump of the right version.',
-    cause: 'The schema uses inheritance or range types, or the installed pg_dump is older than the server.',
-    fix: "Install pg_dump of the server's version, or newer.",
-  },
   'mask.reaches-out': {
     meaning: 'An object of the schema reaches outside the database.',
     cause: 'An extension or a function calls other systems, and a rehearsal must not.',
@@ -1174,9 +1164,10 @@ export const CODES = {
     fix: 'End that job or machine, and run the step again.',
   },
   'slot.foreign': {
-    meaning: 'A slot with the name that the change log needs already exists and belongs to something else.',
-    cause: "Another tool or database uses that name, which is the slot's name followed by `_verify`.",
-    fix: 'Drop that slot if nothing needs it, or set another `slot`.',
+    meaning: 'A slot of that name already exists on the source and belongs to something else.',
+    cause:
+      'Another database of the server, a standby or another tool uses the name of `slot`, or that name followed by `_verify`.',
+    fix: 'Run `abort`, then `prepare` with another `slot`.',
   },
   'slot.in-use': {
     meaning: 'Another process reads the slot.',

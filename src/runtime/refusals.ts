@@ -35,7 +35,7 @@ const REFUSALS: readonly (readonly [RegExp, RefusalCode])[] = [
   [/^2B/, 'database.dependent-objects'],
   [/^(42P0[4567]|42710|42723)$/, 'database.object-exists'],
   // The object existed when it was checked, or `prepare` created it.
-  [/^(3F000|42P01|42703|42704|42883)$/, 'database.object-missing'],
+  [/^(3F000|42P01|42703|42704|42809|42883)$/, 'database.object-missing'],
   [/^(22(?!023)|23|44)/, 'database.row-refused'],
 ]
 

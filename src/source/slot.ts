@@ -1,4 +1,5 @@
 import { type Database, sqlState } from '../runtime/database.ts'
+import { UserError } from '../runtime/errors.ts'
 import { publicationProblems } from './publication.ts'
 
 /** A replication slot on the source. LSNs are text such as `0/2E02140`; `walBytes` is the WAL that the slot retains. */
@@ -14,15 +15,35 @@ export interface Slot {
   walBytes: number
 }
 
+/** Of this database: one of another database or of a standby is never this migration's, whatever its name. */
 export async function readSlot(db: Database, name: string): Promise<Slot | undefined> {
   const { rows } = await db.query(
     `SELECT plugin, database, active, active_pid AS "activePid", restart_lsn::text AS "restartLsn",
             confirmed_flush_lsn::text AS "confirmedFlushLsn", to_jsonb(s) ->> 'wal_status' AS "walStatus",
             pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)::float8 AS "walBytes"
-       FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1`,
+       FROM pg_catalog.pg_replication_slots s WHERE slot_name = $1 AND database = current_database()`,
     [name],
   )
   return rows[0]
+}
+
+/** @throws UserError `slot.foreign` when the server has a slot of that name that is not this database's */
+export async function requireNoForeignSlot(db: Database, name: string): Promise<void> {
+  const { rows } = await db.query(
+    `SELECT database FROM pg_catalog.pg_replication_slots
+      WHERE slot_name = $1 AND database IS DISTINCT FROM current_database()`,
+    [name],
+  )
+  if (rows[0])
+    throw new UserError(
+      'slot.foreign',
+      `the slot ${name} already exists and belongs to ${slotOwner(rows[0].database)}; a server has one slot of a name. Run abort, then prepare with another \`slot\``,
+    )
+}
+
+/** @param database null for a physical slot */
+export function slotOwner(database: string | null): string {
+  return database === null ? 'a standby or a backup' : `the database ${database}`
 }
 
 /** The second slot of a migration, for changes during the verification. PostgreSQL does not truncate slot names. */
@@ -37,7 +58,7 @@ export async function createLogSlot(db: Database, slot: string): Promise<void> {
 
 export async function dropSlot(db: Database, name: string): Promise<void> {
   await db.query(
-    'SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1',
+    'SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND database = current_database()',
     [name],
   )
 }
@@ -51,7 +72,7 @@ export async function seizeAndDrop(db: Database, name: string): Promise<void> {
   for (let attempt = 0; ; attempt++) {
     try {
       await db.query(
-        'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND active',
+        'SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND database = current_database() AND active',
         [name],
       )
       // The server takes a moment to notice that its reader is gone; reconnecting takes the reader longer.
@@ -140,7 +161,7 @@ export async function readSlotFacts(
        FROM pg_catalog.pg_replication_slots s
        CROSS JOIN (SELECT pg_catalog.pg_current_wal_lsn() AS lsn) now
        LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
-      WHERE s.slot_name = $1`,
+      WHERE s.slot_name = $1 AND s.database = current_database()`,
     [slot, publication],
   )
   return rows[0]

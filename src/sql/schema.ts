@@ -1,4 +1,5 @@
 import type { QueryResultRow } from 'pg'
+import { localeOf } from '../model/collation.ts'
 import {
   type Constraint,
   EXPRESSION_COLUMN,
@@ -49,7 +50,7 @@ export async function readSchema(db: Database, side: Side, name: string): Promis
   const keyed = side === 'target' ? targetKeys(shown, { checkColumns, foreignKeys }, nameOf) : undefined
   return {
     name,
-    tables: assemble(name, read, shown, columnMaker(types), defaultsOf(defaults as Row[])),
+    tables: assemble(name, read, shown, columnMaker(types), extrasOf(defaults as Row[])),
     actions: actions as Schema['actions'],
     constraints: (constraints as Row[]).map((row) => toConstraint(row, nameOf, conditionOf, keyed)),
     indexes: shown,
@@ -80,7 +81,11 @@ const typesSql = (side: Side, kinds: string) =>
     ? `
   SELECT v.k AS key, pg_catalog.format_type(v.o::oid, v.m) AS type, coalesce(e.typtype, t.typtype) AS kind,
          coalesce(e.typname, t.typname) AS "typeName", tn.nspname AS "typeSchema", e.oid IS NOT NULL AS array,
-         CASE WHEN v.c::oid <> t.typcollation THEN co.collname END AS collation
+         CASE WHEN v.c::oid <> t.typcollation THEN co.collname END AS collation,
+         CASE WHEN v.c::oid <> t.typcollation THEN jsonb_build_object(
+           'provider', CASE to_jsonb(co)->>'collprovider' WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
+           'locale', coalesce(to_jsonb(co)->>'colllocale', to_jsonb(co)->>'colliculocale', co.collcollate, ''),
+           'deterministic', coalesce((to_jsonb(co)->>'collisdeterministic')::bool, true)) END AS locale
     FROM (VALUES ${kinds}) AS v (k, o, m, c)
     JOIN pg_catalog.pg_type t ON t.oid = v.o::oid
     LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
@@ -97,8 +102,10 @@ const SOURCE_DEFAULTS = `
    WHERE ${ONLY_TABLES}`
 
 const TARGET_DEFAULTS = `
-  SELECT table_name AS table, column_name AS column, column_default AS default
-    FROM information_schema.columns WHERE table_schema = $1 AND column_default IS NOT NULL`
+  SELECT table_name AS table, column_name AS column, CASE WHEN generation_expression <> '' THEN generation_expression ELSE column_default END AS default,
+         collation_name AS collation
+    FROM information_schema.columns
+   WHERE table_schema = $1 AND (column_default IS NOT NULL OR generation_expression <> '' OR collation_name IS NOT NULL)`
 
 const constraintsSql = (side: Side) => `
   SELECT ${side === 'source' ? `pg_catalog.pg_get_expr(k.conbin, k.conrelid)` : 'NULL'} AS condition,
@@ -225,13 +232,20 @@ interface TableRow {
  * texts.
  */
 type ReadTable = Omit<TableRow, 'columns'> & { attnums: number[]; columns: string[] }
-type ReadType = Pick<SchemaColumn, 'type' | 'labels' | 'detail'>
+type ReadType = Pick<SchemaColumn, 'type' | 'labels' | 'detail' | 'collation'>
 
 /** Type with modifier and collation, NOT NULL, generated, identity, name. */
 const COLUMN = /^(\d+ -?\d+ \d+) (\w+) (\w*) (\w*) (.*)$/s
 
+/** Of a column, beside what its table tells. */
+interface Extra {
+  default: string | null
+  /** Of the target's columns alone. */
+  collation: string | null
+}
+
 /** By table and column. */
-type Defaults = Map<string, Map<string, string>>
+type Extras = Map<string, Map<string, Extra>>
 
 function separateColumns(intern: (text: string) => string): (row: TableRow) => ReadTable {
   return ({ columns, ...table }) => {
@@ -257,18 +271,23 @@ async function readTypes(
   const kinds = [...keys].map((key) => `('${key}', ${key.split(' ').map(Number).join(', ')})`)
   const { rows } = await db.query(typesSql(side, kinds.join(', ')))
   return new Map(
-    rows.map(({ key, type, ...detail }) => [
+    rows.map(({ key, type, locale, ...detail }) => [
       key,
-      { type, labels: labels.get(Number(key.split(' ')[0])) ?? null, ...(side === 'source' && { detail }) },
+      {
+        type,
+        labels: labels.get(Number(key.split(' ')[0])) ?? null,
+        collation: (locale && localeOf(locale)) ?? null,
+        ...(side === 'source' && { detail }),
+      },
     ]),
   )
 }
 
 /** Creates columns; identical ones share one object. */
-function columnMaker(types: Map<string, ReadType>): (text: string, default_: string | null) => SchemaColumn {
+function columnMaker(types: Map<string, ReadType>): (text: string, extra: Extra | undefined) => SchemaColumn {
   const known = new Map<string, SchemaColumn>()
-  return (text, default_) => {
-    const key = default_ === null ? text : `${text}\n${default_}`
+  return (text, extra) => {
+    const key = extra ? `${text}\n${extra.default}\n${extra.collation}` : text
     const seen = known.get(key)
     if (seen) return seen
     const [, type = '', notNull, generated, identity, name = ''] = COLUMN.exec(text) ?? []
@@ -283,20 +302,22 @@ function columnMaker(types: Map<string, ReadType>): (text: string, default_: str
       notNull: notNull === 'true',
       generated: generated !== '',
       identityAlways: identity === 'a',
+      identity: identity !== '',
       ...found,
-      default: default_,
+      collation: found.collation ?? extra?.collation ?? null,
+      default: extra?.default ?? null,
     }
     known.set(key, column)
     return column
   }
 }
 
-function defaultsOf(rows: readonly Row[]): Defaults {
+function extrasOf(rows: readonly Row[]): Extras {
   const intern = interner()
-  const found: Defaults = new Map()
-  for (const { table, column, default: text } of rows) {
+  const found: Extras = new Map()
+  for (const { table, column, default: text, collation = null } of rows) {
     const of = found.get(table) ?? new Map()
-    found.set(table, of.set(column, intern(text)))
+    found.set(table, of.set(column, { default: text === null ? null : intern(text), collation }))
   }
   return found
 }
@@ -345,13 +366,13 @@ function assemble(
   schema: string,
   rows: readonly ReadTable[],
   indexes: readonly Index[],
-  toColumn: (text: string, default_: string | null) => SchemaColumn,
-  defaults: Defaults,
+  toColumn: (text: string, extra: Extra | undefined) => SchemaColumn,
+  extras: Extras,
 ): SchemaTable[] {
   const keys = new Map(indexes.filter(({ primary }) => primary).map(({ table, columns }) => [table, columns]))
   return rows.map(({ oid, table, kind, columns }): SchemaTable => {
-    const of = defaults.get(table)
-    const all = columns.map((text) => toColumn(text, of?.get(columnName(text)) ?? null))
+    const of = extras.get(table)
+    const all = columns.map((text) => toColumn(text, of?.get(columnName(text))))
     return {
       schema,
       name: table,

@@ -1,5 +1,5 @@
 import { expressionForm, indexForm } from '../model/expression.ts'
-import { isShardCheck, type Constraint as SchemaConstraint } from '../model/schema.ts'
+import { isShardCheck, type SchemaColumn, type Constraint as SchemaConstraint } from '../model/schema.ts'
 import type { SequenceState, Structure } from '../model/structure.ts'
 import type { Database, Side as DatabaseSide } from '../runtime/database.ts'
 import { readSchema } from './schema.ts'
@@ -13,7 +13,7 @@ import {
   wantedSequences,
 } from './sequences.ts'
 
-/** Secondary indexes, checks, foreign keys and defaults of a schema's tables. */
+/** Secondary indexes, checks, foreign keys and parts of columns of a schema's tables. */
 export async function readStructure(db: Database, side: DatabaseSide, name: string): Promise<Structure> {
   const schema = await readSchema(db, side, name)
   return {
@@ -40,12 +40,21 @@ export async function readStructure(db: Database, side: DatabaseSide, name: stri
         form: constraintForm(each),
         text: each.definition,
       })),
-    defaults: schema.tables.flatMap(({ name: table, columns }) =>
-      columns.flatMap(({ name: column, default: text, generated }) =>
-        text === null || generated ? [] : [{ table, column, form: defaultForm(text), text }],
-      ),
+    columnParts: schema.tables.flatMap(({ name: table, columns }) =>
+      columns.flatMap((each) => partsOf(each).map((part) => ({ table, column: each.name, ...part }))),
     ),
   }
+}
+
+/** An identity and a default that draws from a sequence are one: which sequence it is, is compared with the sequences. */
+function partsOf({ default: text, generated, identity, notNull, collation }: SchemaColumn) {
+  const parts: Omit<Structure['columnParts'][number], 'table' | 'column'>[] = []
+  if (generated && text !== null) parts.push({ part: 'generated value', form: formOf(text), text })
+  else if (text !== null) parts.push({ part: 'default', form: defaultForm(text), text })
+  else if (identity) parts.push({ part: 'default', form: NUMBERED, text: 'GENERATED AS IDENTITY' })
+  if (notNull) parts.push({ part: 'NOT NULL', form: '', text: 'NOT NULL' })
+  if (collation) parts.push({ part: 'collation', form: collation.toLowerCase(), text: collation })
+  return parts
 }
 
 /** CockroachDB has no deferrable keys, and its RESTRICT means NO ACTION, so neither counts as a difference. */
@@ -54,13 +63,15 @@ function constraintForm({ kind, condition, definition, references }: SchemaConst
     return formOf(definition.replace(/( NO INHERIT| NOT VALID)*$/, '') || `CHECK (${condition})`)
   const action = (letter: string) => ({ c: 'cascade', n: 'set null', d: 'set default' })[letter] ?? 'no action'
   const full = references.match === 'f' ? ' match full' : ''
-  return `on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`
+  return `(${references.columns.join(', ')}) on update ${action(references.onUpdate)} on delete ${action(references.onDelete)}${full}`
 }
+
+const NUMBERED = '(numbered)'
 
 /** The comparison of sequences covers which one feeds a column. */
 function defaultForm(text: string): string {
   const form = formOf(text)
-  return /^\((nextval|unique_rowid)\b/.test(form) ? '(numbered)' : form
+  return /^\((nextval|unique_rowid)\b/.test(form) ? NUMBERED : form
 }
 
 function formOf(expression: string): string {

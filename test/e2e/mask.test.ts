@@ -1,12 +1,12 @@
 // The action as a workflow runs it: refusals, a complete run with canaries, subsets, proposals, and failing proofs.
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { type EmbeddedPair, startPair, startPostgres } from '../../rehearsal/postgres/postgres.ts'
+import { type EmbeddedPair, startPair } from '../../rehearsal/postgres/postgres.ts'
 import { type JobResult, runAction } from '../../rehearsal/runner/runner.ts'
 import {
   CANARIES,
@@ -186,7 +186,7 @@ describe('the grown shop', () => {
     const read = () => query(at.to, 'SELECT v FROM t ORDER BY id')
     expect((await run(at, rules)).conclusion).toBe('success')
     const first = await read()
-    expect((await run(at, rules, { inputs: { 'pg-dump': 'none' } })).conclusion).toBe('success')
+    expect((await run(at, rules)).conclusion).toBe('success')
     expect(await read()).toEqual(first)
     expect((await run(at, rules, { env: { MOLT_MASK_KEY: KEY.replaceAll('9', '7') } })).conclusion).toBe('success')
     expect(await read()).not.toEqual(first)
@@ -211,7 +211,7 @@ describe('the grown shop', () => {
       /an object in `to` that no earlier `mask` created depends on the TYPE public\.mood/,
     )
     await query(at.to, 'DROP FUNCTION uses(mood); CREATE VIEW looks AS SELECT 1 AS one')
-    expect((await run(at, rules)).log).toMatch(/no earlier `mask` created \(public\.looks\)/)
+    expect((await run(at, rules)).log).toMatch(/public\.looks.*\[mask\.target-not-empty\]/)
   })
 })
 
@@ -220,27 +220,13 @@ describe('refusals', () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     const cases: [string, RegExp, Parameters<typeof run>[2], Partial<typeof at>?][] = [
-      [
-        'the same database',
-        /`from` and `to` are the same database/,
-        {},
-        { to: at.from.replace('127.0.0.1', 'localhost') },
-      ],
-      ['no mark', /`allow-target` is missing/, { inputs: { 'allow-target': '' } }],
-      [
-        'another mark',
-        /is the database mask\d+, and `allow-target` allows shop/,
-        { inputs: { 'allow-target': 'shop' } },
-      ],
-      ['no key', /masking key in MOLT_MASK_KEY is empty or not set/, { env: { MOLT_MASK_KEY: '' } }],
-      ['a weak key', /MOLT_MASK_KEY has 9 characters/, { env: { MOLT_MASK_KEY: 'rehearsal' } }],
-      [
-        'no TLS',
-        /input `from`: .* the masking key would travel unencrypted/,
-        { inputs: { 'allow-insecure': 'false' } },
-      ],
-      ['no target', /input `to` is missing/, { inputs: { to: '' } }],
-      ['a missing pg_dump', /pg_dump-of-nobody/, { inputs: { 'pg-dump': '/nowhere/pg_dump-of-nobody' } }],
+      ['the same database', /\[mask\.same-database\]/, {}, { to: at.from.replace('127.0.0.1', 'localhost') }],
+      ['no mark', /\[input\.missing\]/, { inputs: { 'allow-target': '' } }],
+      ['another mark', /\[mask\.target-not-allowed\]/, { inputs: { 'allow-target': 'shop' } }],
+      ['no key', /\[mask\.key-invalid\]/, { env: { MOLT_MASK_KEY: '' } }],
+      ['a weak key', /\[mask\.key-invalid\]/, { env: { MOLT_MASK_KEY: 'rehearsal' } }],
+      ['no TLS', /\[input\.insecure-url\]/, { inputs: { 'allow-insecure': 'false' } }],
+      ['no target', /\[input\.missing\]/, { inputs: { to: '' } }],
     ]
     for (const [what, message, options, other] of cases) {
       const result = await run({ ...at, ...other }, rules, options)
@@ -257,17 +243,17 @@ describe('refusals', () => {
     const at = await databases(TINY)
     const rules = rulesFile(TINY_RULES)
     await query(at.to, 'CREATE TABLE mine (id int)')
-    expect((await run(at, rules)).log).toMatch(/has 1 tables that no earlier `mask` created \(public\.mine\)/)
+    expect((await run(at, rules)).log).toMatch(/public\.mine.*\[mask\.target-not-empty\]/)
     await query(at.to, `DROP TABLE mine`)
     await query(at.to, `CREATE SUBSCRIPTION feed CONNECTION 'dbname=none' PUBLICATION p WITH (connect = false)`)
-    expect((await run(at, rules)).log).toMatch(/fed by the subscription feed: its changes are not masked/)
+    expect((await run(at, rules)).log).toMatch(/subscription feed.*\[mask\.target-fed\]/)
     await query(at.to, `ALTER SUBSCRIPTION feed SET (slot_name = NONE)`)
     await query(at.to, `DROP SUBSCRIPTION feed`)
     await query(
       at.to,
       `CREATE SCHEMA molt_actions; CREATE TABLE molt_actions.migrations (id text, phase text); INSERT INTO molt_actions.migrations VALUES ('main', 'caught-up')`,
     )
-    expect((await run(at, rules)).log).toMatch(/fed by the migration main/)
+    expect((await run(at, rules)).log).toMatch(/migration main.*\[mask\.target-fed\]/)
   })
 
   it('stops an expression that reveals the row, an unchanged number, and one that reads the key', {
@@ -319,14 +305,14 @@ describe('refusals', () => {
     await query(at.from, 'ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON t USING (id < 5)')
     const result = await run(asReader, rules)
     expect(result.conclusion).toBe('failure')
-    expect(result.log).toMatch(/copying t failed: SQLSTATE 42501/)
+    expect(result.log).toMatch(/SQLSTATE 42501/)
   })
 
   it('prints the rule to paste for a column without one', async () => {
     const at = await databases(`${TINY} ALTER TABLE t ADD phone text, ADD notes text`)
     const result = await run(at, rulesFile(TINY_RULES))
     expect(result.outputs['error-kind']).toBe('verdict')
-    expect(result.log).toMatch(/2 columns are covered by no rule/)
+    expect(result.outputs['error-code']).toBe('mask.unlisted-columns')
     expect(result.log).toMatch(/ {4}phone: \{ use: phone \}/)
   })
 })
@@ -414,7 +400,7 @@ describe('a proof that fails', () => {
       'a person in the schema',
       '{ use: name }',
       `${TINY} ALTER TABLE t ALTER v SET DEFAULT 'anna.peeters@mail.be'`,
-      /the schema holds 1 texts that look like a e-mail/,
+      /the schema .* 1 texts? .*e-mail/,
     ],
     [
       'an original in the schema',
@@ -490,6 +476,7 @@ describe('a proof that fails', () => {
     expect(result.conclusion).toBe('failure')
     expect(result.log).toMatch(message)
     expect(JSON.parse(readFileSync(result.evidence, 'utf8')).proved).toBe(false)
+    expect(result.outputs['error-code']).toBe('mask.not-proved')
     expect(result.log).toMatch(/were dropped again/)
     expect(await query(at.to, `SELECT to_regclass('t') AS there`)).toEqual([{ there: null }])
     expect(await query(at.to, 'SELECT state FROM molt_actions_mask.run')).toEqual([{ state: 'refused' }])
@@ -514,7 +501,7 @@ describe('a proof that fails', () => {
     const at = await databases(TINY)
     expect((await run(at, rulesFile(TINY_RULES))).outputs.verdict).toBe('proved')
     const bad = await run(at, rulesFile(`${TINY_RULES}\nsubset: { t: { where: t.idd > 3 } }`))
-    expect(bad.log).toMatch(/the rule of subset\.t fails: SQLSTATE 42703: column t\.idd does not exist/)
+    expect(bad.log).toMatch(/subset\.t .*SQLSTATE 42703: column t\.idd does not exist.*\[mask\.rule-failed\]/)
     const open = await run(at, rulesFile(`${TINY_RULES}\nsubset: { t: { where: "t.id > 3) OR (true" } }`))
     expect(open.conclusion).toBe('failure')
     const sql =
@@ -530,10 +517,10 @@ describe('a proof that fails', () => {
     writeFileSync(join(folder, 'file'), '')
     const inside = join(folder, 'file', 'mask.json')
     const result = await run(at, rulesFile(TINY_RULES), { inputs: { evidence: inside } })
-    expect(result.log).toMatch(/input `evidence`: .* cannot be written: /)
+    expect(result.log).toMatch(/`evidence`.*\[mask\.file-unwritable\]/)
     expect(result.log).not.toMatch(/bug|copied/)
     const proposed = await run(at, join(folder, 'file', 'a.yml'), { inputs: { propose: 'true' } })
-    expect(proposed.log).toMatch(/input `rules`: .* cannot be written: /)
+    expect(proposed.log).toMatch(/`rules`.*\[mask\.file-unwritable\]/)
     const made = await run(at, rulesFile(TINY_RULES), {
       inputs: { evidence: join(folder, 'new', 'deep', 'mask.json') },
     })
@@ -738,43 +725,7 @@ describe('copy', () => {
   })
 })
 
-/** A PostgreSQL installed on this machine with pg_dump, which the embedded one lacks. */
-const installed = (() => {
-  const { stdout, error } = spawnSync('pg_config', ['--bindir'], { encoding: 'utf8' })
-  const bin = error ? '' : stdout.trim()
-  return ['initdb', 'postgres', 'pg_dump'].every((name) => existsSync(join(bin, name))) ? bin : undefined
-})()
-
 describe('schema', () => {
-  it.skipIf(!installed)('gives the same result with pg_dump and with the catalog', { timeout: 120_000 }, async () => {
-    const server = await startPostgres({ name: 'installed', binDir: installed })
-    try {
-      await createGrownShop(server.url, 3000)
-      const dumps: string[] = []
-      for (const program of [join(installed as string, 'pg_dump'), 'none']) {
-        const at = { ...(await databases()), from: server.url }
-        const result = await run(at, MASK_RULES, {
-          inputs: { 'pg-dump': program },
-          env: { MOLT_MASK_CANARIES: CANARIES.join('\n') },
-        })
-        expect(result.log).not.toMatch(/##\[error\]/)
-        expect(result.log).toMatch(program === 'none' ? /schema by catalog \(as asked\)/ : /schema by pg_dump \d+/)
-        const facts = await query(
-          at.to,
-          `SELECT c.relname, c.relkind, a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid) AS expression,
-             (SELECT array_agg(pg_get_constraintdef(k.oid) ORDER BY k.conname) FROM pg_constraint k WHERE k.conrelid = c.oid) AS constraints
-             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-            WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1, 3`,
-        )
-        expect(facts.length).toBeGreaterThan(100)
-        dumps.push(JSON.stringify(facts, null, 1))
-      }
-      expect(dumps[0]).toBe(dumps[1])
-    } finally {
-      await server.stop()
-    }
-  })
-
   it('copies partitions, domains, expressions and generated columns, and nothing that runs code', {
     timeout: 60_000,
   }, async () => {
@@ -796,10 +747,7 @@ describe('schema', () => {
     const rules = rulesFile(`safe: { surrogate-keys: true }\nexclude: { left_out: not needed }
 tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${keep}, v: { use: text }, m: ${keep}, w: { use: 'null' } }, left_out_2: {} }`)
     // The second run removes what the first has created, also in the other schema.
-    for (const program of ['auto', 'none']) {
-      const result = await run(at, rules, { inputs: { 'pg-dump': program } })
-      expect(result.log).not.toMatch(/##\[error\]/)
-    }
+    for (let again = 0; again < 2; again++) expect((await run(at, rules)).log).not.toMatch(/##\[error\]/)
     const collations = `SELECT a.attname::text, l.collname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
       JOIN pg_collation l ON l.oid = a.attcollation WHERE attrelid IN ('noise'::regclass, 'ev'::regclass) ORDER BY 1`
     expect(await query(at.to, collations)).toEqual(await query(at.from, collations))
@@ -829,36 +777,20 @@ tables: { ev: { at: ${keep}, who: { use: email }, p: ${keep} }, noise: { id: ${k
       await databases(`CREATE FUNCTION far(t text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM pg_notify(''x'', t); RETURN t; END';
       CREATE TABLE t (id serial PRIMARY KEY, v text DEFAULT far('x'))`)
     const result = await run(at, rulesFile(TINY_RULES))
-    expect(result.log).toMatch(/needs the function far, which is in plpgsql or reaches outside/)
+    expect(result.log).toMatch(/function far\b.*\[mask\.reaches-out\]/)
   })
 })
 
-describe.each(['none', ...(installed ? ['auto'] : [])])('reads a schema with pg-dump %s', (program) => {
-  // The embedded server is newer than the machine's pg_dump.
-  let server: Awaited<ReturnType<typeof startPostgres>> | undefined
-  beforeAll(async () => {
-    if (program !== 'none') server = await startPostgres({ name: 'dumped', binDir: installed })
-  })
-  afterAll(() => server?.stop())
-
-  const made = async (ddl: string) => {
-    const at = await databases()
-    const from = server?.urlOf(at.name) ?? at.from
-    if (server) await query(server.url, `CREATE DATABASE ${at.name}`)
-    await query(from, ddl)
-    return { ...at, from }
-  }
-  const inputs = { 'pg-dump': program === 'none' ? 'none' : join(installed as string, 'pg_dump') }
-
+describe('what a schema calls', () => {
   it('copies the functions that are called, by signature, with those that they call', async () => {
     const at =
-      await made(`SET check_function_bodies = off; CREATE FUNCTION norm(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(public.helper($1))';
+      await databases(`SET check_function_bodies = off; CREATE FUNCTION norm(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(public.helper($1))';
       CREATE FUNCTION norm(i int) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM pg_notify(''x'', ''y''); RETURN i; END';
       CREATE FUNCTION proper(t text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN length(t) > 1; END';
       CREATE FUNCTION helper(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)';
       CREATE DOMAIN word AS text CHECK (proper(value)); CREATE UNLOGGED TABLE t (id serial PRIMARY KEY, v word);
       CREATE TABLE left_out (id serial PRIMARY KEY); CREATE INDEX ON t (norm(v)); INSERT INTO t (v) VALUES ('Anna Peeters')`)
-    const result = await run(at, rulesFile(`${TINY_RULES}\nexclude: { left_out: not needed }`), { inputs })
+    const result = await run(at, rulesFile(`${TINY_RULES}\nexclude: { left_out: not needed }`))
     expect(result.log).not.toMatch(/##\[error\]/)
     const functions = ['helper(text)', 'norm(text)', 'proper(text)']
     expect(
@@ -878,27 +810,27 @@ describe.each(['none', ...(installed ? ['auto'] : [])])('reads a schema with pg-
 
   const table = (v: string) => `CREATE TABLE t (id serial PRIMARY KEY, v ${v})`
   it.each([
-    ['a default', table(`text DEFAULT pg_read_file('x')`), /public"?\."?t"? calls pg_read_file, which reaches outside/],
+    ['a default', table(`text DEFAULT pg_read_file('x')`), /public\.t calls pg_read_file.*\[mask\.reaches-out\]/],
     [
       'a domain',
       `CREATE DOMAIN d AS text CHECK (value <> pg_read_file('x')); ${table('d')}`,
-      /public"?\."?d"? calls pg_read_file, which reaches outside/,
+      /public\.d calls pg_read_file.*\[mask\.reaches-out\]/,
     ],
-    ['a check', table('text CHECK (lo_import(v) > 0)'), /t calls lo_import, which reaches outside/],
+    ['a check', table('text CHECK (lo_import(v) > 0)'), /t calls lo_import.*\[mask\.reaches-out\]/],
     [
       'an extension',
       `CREATE EXTENSION dblink; ${table(`text DEFAULT dblink_exec('x', 'y')`)}`,
-      /default value for column v of table public\.t needs the extension dblink, which reaches outside/,
+      /public\.t needs the extension dblink.*\[mask\.reaches-out\]/,
     ],
     [
       'what a function calls',
       `CREATE FUNCTION far() RETURNS text LANGUAGE plpgsql AS 'BEGIN COPY t TO PROGRAM ''cat''; RETURN NULL; END';
       CREATE FUNCTION near() RETURNS text LANGUAGE sql AS 'SELECT public.far()'; ${table('text DEFAULT near()')}`,
-      /needs the function far, which is in plpgsql or reaches outside/,
+      /function far\b.*\[mask\.reaches-out\]/,
     ],
   ])('does not call out by %s', async (_, ddl, message) => {
-    const at = await made(ddl)
-    expect((await run(at, rulesFile(TINY_RULES), { inputs })).log).toMatch(message)
+    const at = await databases(ddl)
+    expect((await run(at, rulesFile(TINY_RULES))).log).toMatch(message)
     expect(await query(at.to, `SELECT extname FROM pg_extension WHERE extname = 'dblink'`)).toEqual([])
   })
 })
@@ -1120,12 +1052,12 @@ describe('npm run rehearse -- --mask', () => {
     }
     expect(JSON.parse(readFileSync(account.masking.evidence, 'utf8')).proved).toBe(true)
     expect(readFileSync(account.summary, 'utf8')).toMatch(/Masked and proved/)
-    expect(said).toMatch(/\[1\/9\][\s\S]*\[2\/9\] Mask[\s\S]*proved \w+: 20 of 20[\s\S]*\[9\/9\] Search/)
+    expect(said).toMatch(/\[1\/(\d+)\][\s\S]*\[2\/\1\] Mask[\s\S]*proved \w+: 20 of 20[\s\S]*\[\1\/\1\] Search/)
     expect(leftovers()).toEqual(before)
   })
 
   it.each([
-    ['while production grows', /\[1\/9\]/, '60000'],
+    ['while production grows', /\[1\/\d+\]/, '60000'],
     ['while it is masked', /molt-actions \S+: mask/, '3000'],
   ])('Ctrl-C %s leaves nothing behind', { timeout: 120_000 }, async (_, moment, rows) => {
     const before = leftovers()
@@ -1156,8 +1088,8 @@ describe('propose', () => {
     expect(yaml).toMatch(/TODO/)
     for (const needle of [...CANARIES, 'Janssens', '@mail.be', 'Belgium']) expect(yaml).not.toContain(needle)
     const again = await run(at, rules, { inputs: { propose: 'true' } })
-    expect(again.log).toMatch(/exists already/)
-    // Only the person's TODOs separate the proposal from a run; the plan has no other problem.
+    expect(again.outputs['error-code']).toBe('mask.file-exists')
+    // A person's TODOs are what stands between the proposal and a run; the plan itself has no other problem.
     expect((await run(at, rules)).log).toMatch(/tables\.orders\.invoice\.reason: says TODO/)
     writeFileSync(rules, yaml.replaceAll('TODO', 'decided'))
     const masked = await run(at, rules)

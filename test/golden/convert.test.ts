@@ -42,6 +42,8 @@ async function catalogOf(schema: string, sql: string): Promise<Catalog> {
     'DROP ACCESS METHOD IF EXISTS hnsw CASCADE',
     'DROP OWNED BY app_owner CASCADE',
     'DROP OWNED BY tester CASCADE',
+    'ALTER DATABASE shop RESET ALL',
+    'ALTER ROLE app_owner IN DATABASE shop RESET ALL',
   ]
   for (const each of [...clean, 'DROP SCHEMA IF EXISTS public', 'CREATE SCHEMA public']) await db.query(each)
   await db.query(sql)

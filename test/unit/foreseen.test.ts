@@ -158,7 +158,7 @@ const FORESEEN: Record<string, readonly string[] | Unforeseeable> = {
   'schema.changed': 'changed later',
   'sequences.not-set': ['tgt.sequence', 'tgt.sequence-end', 'tgt.sequence-name', 'tgt.sequence-definition'],
   'slot.earlier-replicator': 'people',
-  'slot.foreign': ['src.slot-exists'],
+  'slot.foreign': ['src.slot-name', 'src.slot-exists'],
   'slot.in-use': ['src.slot-exists'],
   'slot.missing': 'changed later',
   'slot.moved': 'changed later',

@@ -5,7 +5,6 @@ import { Hashes } from '../../src/masking/hashes.ts'
 import { jsonTree } from '../../src/masking/json-paths.ts'
 import { looksPersonal } from '../../src/masking/names.ts'
 import { fromEnv, jitterMs, keyProblem, parseRules, rulesJsonSchema } from '../../src/masking/rules.ts'
-import { dumpEntries } from '../../src/masking/schema.ts'
 import { domainKeys } from '../../src/masking/session.ts'
 
 const parse = (tables: string, more = '') =>
@@ -162,13 +161,5 @@ describe('pieces', () => {
     expect([looksPersonal('name'), looksPersonal('name', 'products')]).toEqual([undefined, undefined])
     for (const name of ['id', 'quantity', 'sku', 'status', 'price', 'shipped_at'])
       expect(looksPersonal(name), name).toBeUndefined()
-  })
-
-  it('splits a dump by its headings', () => {
-    const dump = `SET x = 1;\n\\restrict abc\n--\n-- Name: a b; Type: TABLE; Schema: public; Owner: -\n--\n\nCREATE TABLE public."a b" ();\n\n--\n-- Name: t trg; Type: TRIGGER; Schema: public; Owner: -\n--\n\nCREATE TRIGGER trg;\n\\unrestrict abc\n`
-    expect(dumpEntries(dump)).toEqual([
-      { name: 'a b', type: 'TABLE', body: 'CREATE TABLE public."a b" ();' },
-      { name: 't trg', type: 'TRIGGER', body: 'CREATE TRIGGER trg;' },
-    ])
   })
 })

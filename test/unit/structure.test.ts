@@ -95,7 +95,7 @@ describe('an index', () => {
 
 describe('definitions', () => {
   const index = { table: 't', name: 'a', unique: false, valid: true, columns: ['x'], form: '(index "x")', text: '' }
-  const of = (part: Partial<Structure>): Structure => ({ indexes: [], constraints: [], defaults: [], ...part })
+  const of = (part: Partial<Structure>): Structure => ({ indexes: [], constraints: [], columnParts: [], ...part })
   const kinds = (source: Partial<Structure>, target: Partial<Structure>, tables = ['t']) =>
     structureProblems(of(source), of(target), tables, 'public').map(({ kind }) => kind)
 
@@ -117,7 +117,7 @@ describe('definitions', () => {
   it('of other tables do not count', () => {
     expect(kinds({ indexes: [index] }, {}, ['other'])).toEqual([])
   })
-  it('include constraints and defaults', () => {
+  it('include constraints and parts of columns', () => {
     const check = {
       table: 't',
       name: 'c',
@@ -130,8 +130,8 @@ describe('definitions', () => {
     }
     expect(kinds({ constraints: [check] }, { constraints: [{ ...check, form: '(> "x" 1)' }] })).toEqual(['different'])
     expect(kinds({ constraints: [check] }, { constraints: [{ ...check, validated: false }] })).toEqual(['invalid'])
-    const value = { table: 't', column: 'x', form: '0', text: '0' }
-    expect(kinds({ defaults: [value] }, { defaults: [{ ...value, form: '1' }] })).toEqual(['different'])
-    expect(kinds({ defaults: [value] }, {})).toEqual(['missing'])
+    const value = { table: 't', column: 'x', part: 'default' as const, form: '0', text: '0' }
+    expect(kinds({ columnParts: [value] }, { columnParts: [{ ...value, form: '1' }] })).toEqual(['different'])
+    expect(kinds({ columnParts: [value] }, {})).toEqual(['missing'])
   })
 })

@@ -9,7 +9,7 @@ import { messageOf, throwIfCancelled, UserError } from '../../runtime/errors.ts'
 import { plural, someOf } from '../../runtime/progress.ts'
 import { TIMING } from '../../runtime/timing.ts'
 import { readPublication } from '../../source/publication.ts'
-import { dropSlot, readSlot } from '../../source/slot.ts'
+import { dropSlot, readSlot, requireNoForeignSlot } from '../../source/slot.ts'
 import type { FetchMode } from '../../tools/molt-fetch.ts'
 import { type Arrived, arrivedProblems, countArrived, partTables } from './arrived.ts'
 
@@ -47,6 +47,7 @@ export async function settleInterrupted(
 ): Promise<Resumed | undefined> {
   const { plan } = entry
   await requireNoForeignImports(target, entry)
+  await requireNoForeignSlot(source, plan.slot)
   const slot = await readSlot(source, plan.slot)
   const begun = entry.facts.load ?? undefined
   if (!slot) {

@@ -25,6 +25,7 @@ export type Point = keyof typeof POINTS
 
 /** The rest of a migration from each state. */
 export const STEPS: Record<State, readonly string[]> = {
+  fresh: ['prepare', 'fetch', 'replicate', 'cutover', 'finalize'],
   prepared: ['fetch', 'replicate', 'cutover', 'finalize'],
   loaded: ['replicate', 'cutover', 'finalize'],
   'caught-up': ['cutover', 'finalize'],
