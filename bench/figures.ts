@@ -1,15 +1,15 @@
 import { appendFileSync } from 'node:fs'
 
-/** What one bench has measured, each value beside its reference of the same round. */
+/** What one bench measured, each value with its reference from the same round. */
 export interface Figure {
   name: string
   unit: string
   values: readonly number[]
-  /** What it is held against, measured in the same run; one value a round. */
+  /** What it is compared with, measured in the same run; one value per round. */
   reference?: { name: string; values: readonly number[] }
-  /** Of the median, or of the ratio to the reference's where there is one. */
+  /** For the median or, with a reference, for the ratio to it. */
   goal?: { most: number } | { least: number }
-  /** How much there was to do, such as rows: figures of one name are fitted over it. */
+  /** Amount of work, such as rows; growth is fitted over the figures with the same name. */
   work?: { of: string; amount: number }
 }
 

@@ -1,8 +1,8 @@
 /**
- * How fast the masked copy is beside the same COPY to COPY without masking: `npx tsx bench/mask.ts [rows] [rounds] [tables at once]`.
- * Both use the same engine, schema, snapshot and number of workers; rounds alternate, and what counts is the share in
- * the middle of them. The source has one CPU, and the target with this process another one, as where a clone and a
- * rehearsal database are servers of their own (Linux with taskset). `--shared`: all use all CPUs.
+ * Speed of the masked copy compared with the same COPY to COPY without masking: `npx tsx bench/mask.ts [rows]
+ * [rounds] [tables at once]`. Both use the same engine, schema, snapshot and number of workers; rounds alternate, and
+ * the median ratio counts. The source has one CPU, the target and this process share another, as if clone and
+ * rehearsal database were on separate servers (Linux with taskset). `--shared`: all use all CPUs.
  */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
@@ -72,7 +72,7 @@ try {
     const [started, cpu] = [performance.now(), cpuSeconds()]
     const copied = await copyTables(jobs(masked), ends)
     const seconds = (performance.now() - started) / 1000
-    // A backend's CPU is counted when it has been reaped.
+    // A backend's CPU time is counted only after it has been reaped.
     await sleep(500)
     return { seconds, cpu: cpuSeconds() - cpu, rows: [...copied.values()].reduce((sum, each) => sum + each, 0) }
   }
@@ -102,7 +102,7 @@ try {
   console.log(
     `${copied.toLocaleString('en-US')} rows in ${tables.length} tables, ${apart ? 'source and target on a CPU each' : 'all on all CPUs'}: plain ${rate(best.plain)}, masked ${rate(best.masked)} at best; round by round ${(100 * share).toFixed(0)}% of the speed in the middle (70% wanted)`,
   )
-  // On a machine that others use, time says little; the CPU spent by both servers and this process says more.
+  // On a busy machine, elapsed time says little; CPU time of both servers and this process says more.
   console.log(
     `CPU: plain ${cpu.plain.toFixed(1)} s, masked ${cpu.masked.toFixed(1)} s, ${((100 * cpu.plain) / cpu.masked).toFixed(0)}%`,
   )
@@ -123,7 +123,7 @@ try {
     return ended.reduce((sum, each) => sum + each, (user + system) / 1e6)
   }
 
-  /** Which table's masking costs what: `--tables`. */
+  /** Cost of masking by table: `--tables`. */
   async function byTable() {
     for (const planned of plan.tables) {
       const times: number[] = []

@@ -1,7 +1,7 @@
 /**
- * How long the preflight takes, and how much memory, for very many tables: `npx tsx bench/prepare.ts [tables] [columns]`.
- * Fills two embedded servers, and then measures a process of its own, so that this one's memory is not counted; it is
- * bundled as the actions are, so that no compiler's memory and time are.
+ * Time and memory of the preflight for very many tables: `npx tsx bench/prepare.ts [tables] [columns]`. Fills two
+ * embedded servers, then measures a separate process, to leave out this one's memory; it is bundled like the actions,
+ * to leave out a compiler's.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -33,7 +33,7 @@ async function fill(url: string, tables: number, columns: number): Promise<void>
   }
 }
 
-/** The longest statements, so that one sees where the time goes. */
+/** The longest statements, to see where the time goes. */
 function timeQueries(): () => string {
   const slow: { ms: number; sql: string }[] = []
   const original = pg.Client.prototype.query
@@ -52,7 +52,7 @@ function timeQueries(): () => string {
       .join('\n')
 }
 
-/** One preflight, and what it took; prints a line. */
+/** Runs one preflight and prints a line with its cost. */
 async function measure(source: string, target: string): Promise<void> {
   const slowest = timeQueries()
   const began = performance.now()
@@ -87,7 +87,7 @@ async function measure(source: string, target: string): Promise<void> {
       sessionLimit: undefined,
       longTransaction: 300_000,
     },
-    // The look into the data is bounded by time anyway; here it would only measure that bound.
+    // Reading sample data has a time limit; here it would only measure that limit.
     sampleMs: 0,
   })
   const gathered = performance.now()

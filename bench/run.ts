@@ -1,7 +1,7 @@
 /**
- * `npm run bench -- [--smallest] [bench …]`: every bench, one after the other, each figure beside its reference in the
- * same run. Writes `.bench/figures.json` and docs/performance.md; with `--smallest`, which tries the benches and
- * measures nothing, the page goes to `.bench/performance.md`.
+ * `npm run bench -- [--smallest] [bench …]`: every bench in turn, each figure with its reference from the same run.
+ * Writes `.bench/figures.json` and docs/performance.md; with `--smallest`, which only tests that the benches work,
+ * the page goes to `.bench/performance.md`.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -12,7 +12,7 @@ import { number } from '../src/runtime/progress.ts'
 import type { Figure } from './figures.ts'
 import { medianOf } from './table.ts'
 
-/** Arguments of each bench: of a whole run, and of the smallest that works. */
+/** Arguments of each bench: for a full run, and for the smallest that works. */
 const BENCHES: Record<string, { whole: string[][]; smallest: string[] }> = {
   startup: { whole: [[]], smallest: ['--rounds', '1'] },
   pause: {
@@ -44,7 +44,7 @@ function runBench(name: string, args: readonly string[]): void {
     stdio: 'inherit',
     env: { ...process.env, MOLT_ACTIONS_BENCH: COLLECTED },
   })
-  // A goal that is missed is shown in the table; some benches say it by their exit code as well.
+  // A missed goal is shown in the table; some benches also report it with their exit code.
   if (status === null || status > 1) throw new Error(`bench/${name}.ts ended with ${status}`)
 }
 
@@ -130,6 +130,6 @@ for (const name of positionals.length ? positionals : Object.keys(BENCHES)) {
 const figures = [...collected(), sizeOfDist()]
 writeFileSync(join(FOLDER, 'figures.json'), `${JSON.stringify(figures, undefined, 2)}\n`)
 const page = pageOf(figures)
-// Some benches alone are not the whole page.
+// A selection of benches does not make a complete page.
 writeFileSync(options.smallest || positionals.length ? join(FOLDER, 'performance.md') : 'docs/performance.md', page)
 console.log(page)

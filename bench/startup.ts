@@ -1,6 +1,6 @@
 /**
- * `npm run bench:startup`: how long every bundle takes to its first line, against `node -e 0` from start to end.
- * Runs alternate, so that a busy machine slows both sides alike. Fails when a median is more than twice as long.
+ * `npm run bench:startup`: time of every bundle to its first line, compared with a whole `node -e 0`. Runs alternate,
+ * so that a busy machine slows both equally. Fails if a median is more than twice as long.
  */
 import { spawn } from 'node:child_process'
 import { join, resolve } from 'node:path'
@@ -12,7 +12,7 @@ import { collect } from './figures.ts'
 const REPO = resolve(import.meta.dirname, '..')
 export const LIMIT = 2
 
-/** Milliseconds to the first output, or to the end when there is none. The process has ended when this resolves. */
+/** Milliseconds to the first output, or to the end if there is none. Resolves after the process has ended. */
 function timeOf(node: string, args: readonly string[]): Promise<number> {
   return new Promise((done, reject) => {
     const began = performance.now()
@@ -31,7 +31,7 @@ function median(values: readonly number[]): number {
 }
 
 /**
- * Medians in milliseconds: of an empty Node, and of each action's first line.
+ * Medians in milliseconds: for an empty Node, and to each action's first line.
  * @param node the Node to run
  */
 export async function measureStartup(

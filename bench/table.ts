@@ -17,7 +17,10 @@ export function spreadOf(values: readonly number[]): string {
   return `${number(Math.min(...values))} to ${number(Math.max(...values))}`
 }
 
-/** Puts a bench's table in its place in docs/how-it-works.md, between two comments that name the bench, unless `npm run bench` runs it. */
+/**
+ * Writes a bench's table into docs/how-it-works.md, between two comments that name the bench, unless `npm run bench`
+ * runs it.
+ */
 export function writeTable(bench: string, table: string): void {
   if (isCollected) return
   const [begin, end] = [`<!-- ${bench} -->`, `<!-- end of ${bench} -->`]

@@ -1,5 +1,6 @@
 /**
- * Writes the files that a repository copies, filled in: `npm run adopt -- OWNER/REPO@COMMIT --out DIR`. Overwrites no file.
+ * Writes the files to copy, with placeholders filled in: `npm run adopt -- OWNER/REPO@COMMIT --out DIR`. Overwrites
+ * no file.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
@@ -61,13 +62,13 @@ function fill(text: string, adoption: Adoption): string {
     .replace(/POSTGRES_IMAGE: .*/, (line) => (postgresImage ? `POSTGRES_IMAGE: ${postgresImage}` : line))
     .replace(/COCKROACH_IMAGE: .*/, (line) => (cockroachImage ? `COCKROACH_IMAGE: ${cockroachImage}` : line))
   const labelled = runner ? filled.replaceAll(/(?<=^ +(?:runs-on|runner): )ubuntu-24\.04/gm, runner) : filled
-  // Both files have one line for the gate of the cutover; that of the cleanup has another comment.
+  // Both files have one line for the cutover's gate; the cleanup's has a different comment.
   return planHash
     ? labelled.replace(/gate: environment(?= # plan-hash|\n +environment: cutover\n)/, 'gate: plan-hash')
     : labelled
 }
 
-/** @throws Error for arguments that are faulty, and for a file that exists already */
+/** @throws Error for invalid arguments, and if a file exists already */
 export function adopt(args: string[]): void {
   const { values, positionals } = parseArgs({
     args,
@@ -105,7 +106,7 @@ export function adopt(args: string[]): void {
   console.log(next([...files.values()].join('\n')))
 }
 
-/** What only the adopting team knows. */
+/** What only the adopting team can fill in. */
 function next(text: string): string {
   const left = [
     text.includes('s3://BUCKET') && '- molt-actions.yml: the bucket (`--bucket`), or `mode: direct-copy`',

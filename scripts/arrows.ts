@@ -1,12 +1,12 @@
 /**
- * Prints the arrows between the folders of `src/`, with the number of imports of each. Fails on one that goes up, on a
- * circle of folders, phases or files, and on an action that imports the `run.ts` of another one. `--quiet` prints
+ * Prints the arrows between the folders of `src/`, with the number of imports of each. Fails on an upward import, on
+ * a cycle of folders, phases or files, and on an action that imports another action's `run.ts`. `--quiet` prints
  * problems only.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
-/** From top to bottom. A folder imports from its own floor or from a lower one. CONTRIBUTING.md says the same. */
+/** From top to bottom. A folder imports from its own layer or a lower one. CONTRIBUTING.md has the same list. */
 const FLOORS = [
   ['main', 'actions'],
   ['phases', 'checks', 'conversion'],
@@ -15,7 +15,7 @@ const FLOORS = [
   ['model', 'runtime'],
 ]
 
-/** The one way out of `src/`: the stand-in for MOLT's programs is in the bundle. */
+/** The only import from outside `src/`: the stand-in for MOLT's programs is part of the bundle. */
 const OUTSIDE = new Set(['main → rehearsal'])
 
 interface Import {
@@ -41,7 +41,7 @@ function floorOf(folder: string): number {
   return FLOORS.findIndex((floor) => floor.includes(folder))
 }
 
-/** The first circle in a graph, as a path that ends where it begins. */
+/** The first cycle in a graph, as a path that ends where it begins. */
 function circle(edges: Map<string, Set<string>>): string[] | undefined {
   const done = new Set<string>()
   const visit = (node: string, path: readonly string[]): string[] | undefined => {
@@ -95,7 +95,7 @@ for (const { file, target } of imports) {
 }
 const folders = circle(graph(imports, folderOf))
 if (folders) problems.push(`circle of folders: ${folders.join(' → ')}`)
-// Among phases only: an action and the list of all actions need each other.
+// Phases only, because an action and the list of all actions import each other.
 const phases = imports.filter(({ file, target }) => [file, target].every((path) => path.startsWith('src/phases/')))
 const within = circle(graph(phases, dirname))
 if (within) problems.push(`circle of phases: ${within.join(' → ')}`)

@@ -1,6 +1,6 @@
 /**
  * Builds dist/ and generates every actions/<name>/action.yml, its README's tables, and the config file's JSON Schema.
- * `--check` builds into memory and fails when what is committed differs.
+ * `--check` builds in memory and fails if the committed files differ.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -54,13 +54,13 @@ async function generate(): Promise<Map<string, string>> {
   return files
 }
 
-/** Says who runs before a megabyte of code is read and compiled. */
+/** Prints the version and action before a megabyte of code is read and compiled. */
 function entry(name: string, phase: Phase): string {
   const line = `molt-actions ${packageJson.version}: ${name}${phase === 'post' ? ' (post)' : ''}\\n`
   return `require('node:fs').writeSync(1, '${line}')\nrequire('./molt-actions.cjs').main('${name}', '${phase}')\n`
 }
 
-/** Dependencies with short identifiers: nobody reads their frames, and `dist` has a limit. */
+/** Minifies dependencies: nobody reads their stack frames, and `dist` has a size limit. */
 const shortenDependencies: Plugin = {
   name: 'shorten-dependencies',
   setup(build) {
@@ -71,7 +71,10 @@ const shortenDependencies: Plugin = {
   },
 }
 
-/** Of what is said about codes, an action prints the next step, and refusals of servers in full. The rest is documentation. */
+/**
+ * Of the texts about codes, an action prints the next step and, for refusals by servers, everything. The rest is
+ * documentation only.
+ */
 const printedExplanations: Plugin = {
   name: 'printed-explanations',
   setup(build) {
@@ -87,7 +90,7 @@ const printedExplanations: Plugin = {
   },
 }
 
-/** uPlot is inlined in pages as text, and read from its package only where there is one. */
+/** uPlot is inlined in pages as text; the bundle has no package to read it from. */
 const inlineChartLibrary: Plugin = {
   name: 'inline-chart-library',
   setup(build) {
@@ -112,11 +115,11 @@ async function bundle(): Promise<string> {
     format: 'cjs',
     legalComments: 'none',
     minify: true,
-    // Functions and classes keep their names, so that a stack trace in a user's log can be read.
+    // Functions and classes keep their names, so that stack traces in a user's log are readable.
     keepNames: true,
     plugins: [shortenDependencies, printedExplanations, inlineChartLibrary],
     logLevel: 'error',
-    // pg offers its native driver and Cloudflare's sockets, which are never taken here.
+    // pg can load its native driver and Cloudflare's sockets, which are never used here.
     alias: { undici: './scripts/no-undici.ts' },
     external: ['pg-native', 'pg-cloudflare'],
     logOverride: { 'empty-import-meta': 'silent' },

@@ -1,6 +1,6 @@
 /**
- * Checks config files without a database: `npm run check-config -- molt-actions.yml`. Lists everything that is wrong, as
- * the actions would.
+ * Checks config files without a database: `npm run check-config -- molt-actions.yml`. Lists every problem in the
+ * words of the actions.
  */
 import { readFileSync } from 'node:fs'
 import { specs } from '../src/actions/specs.ts'

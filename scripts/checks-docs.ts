@@ -9,7 +9,7 @@ const WEIGHTS = {
   info: 'informs',
 } as const
 
-/** docs/checks.md: every check with what it protects from and its fix. */
+/** docs/checks.md: every check, what it protects against, and its fix. */
 export function checksDocs(): string {
   const count = GROUPS.reduce((sum, group) => sum + group.checks.length, 0)
   const groups = GROUPS.map((group) => `## ${group.title}\n\n${group.checks.map(describe).join('\n\n')}`)

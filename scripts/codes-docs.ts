@@ -1,6 +1,6 @@
 import { CODES } from '../src/runtime/codes.ts'
 
-/** What GitHub itself says: these errors have no code of ours. */
+/** Messages from GitHub itself, which have no code of this suite. */
 const GITHUB = `| text | why | what to do |
 | --- | --- | --- |
 | \`Expected format {org}/{repo}[/path]@ref. Actual '$/actions/…'\` | The runner is older than 2.336, or this is GitHub Enterprise Server: \`$/\` is unknown. Runner 2.336 has a second reader of composite actions that prints this as a red annotation on steps that work ([actions/runner#4706](https://github.com/actions/runner/issues/4706)). | Update the runner, or use [the files without \`$/\`](first-workflow.md#runners-without-). |

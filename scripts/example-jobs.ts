@@ -1,17 +1,17 @@
 import { parse } from 'yaml'
 
-/** What people put a repository and a commit in place of. */
+/** Placeholders that people replace with a repository and a commit. */
 const PLACEHOLDER = { repository: 'OWNER/REPO', commit: '0'.repeat(40) }
 
-/** Names actions by repository and commit, as every runner and GitHub Enterprise Server understand it. */
+/** Refers to actions by repository and commit, which every runner and GitHub Enterprise Server supports. */
 const OURS = (text: string) =>
   text
     .replace(/uses: \$\/actions\/(\S+)/g, `uses: ${PLACEHOLDER.repository}/actions/$1@${PLACEHOLDER.commit}`)
     .replace(/uses: \.\/.*/g, `uses: ${PLACEHOLDER.repository}@${PLACEHOLDER.commit}`)
 
 /**
- * `examples/migrate-jobs.yml`: the jobs of migrate.yml behind the form of migrate-caller.yml, for repositories that cannot
- * call it. What the caller passes as a literal stands in the jobs as that literal, so no form can change it.
+ * `examples/migrate-jobs.yml`: the jobs of migrate.yml behind the form of migrate-caller.yml, for repositories that
+ * cannot call it. Literals that the caller passes become literals in the jobs, so no form can change them.
  */
 export function exampleJobs(migrate: string, caller: string): string {
   const form = caller.slice(caller.indexOf('name: Migrate\n'), caller.indexOf('\njobs:\n'))
@@ -50,11 +50,11 @@ export function exampleRehearsal(rehearse: string): string {
   ].join('\n')
 }
 
-/** `examples/action.yml`: the root action with its parts by repository and commit, where `$/` is not known. */
+/** `examples/action.yml`: the root action with its parts by repository and commit, for runners without `$/`. */
 export function exampleComposite(root: string): string {
   return [
     '# Generated from action.yml by `npm run build`; edit that.',
-    '# The whole chain for GitHub Enterprise Server and for runners before 2.336, which do not know `$/`. Copy it to',
+    '# The whole chain for GitHub Enterprise Server and for runners before 2.336, which do not support `$/`. Copy it to',
     '# .github/actions/molt/action.yml of your repository, replace OWNER/REPO and the commit, and use ./.github/actions/molt',
     '# in place of OWNER/REPO.',
     OURS(root),

@@ -4,7 +4,7 @@ import type { ActionSpec, InputSpec } from '../src/runtime/spec.ts'
 
 const NOTE = '# Generated from src/actions/{name}/spec.ts by `npm run build`; edit that.\n'
 
-/** Defaults stand in the description only: as `default:` the runner would pass them, and hide the config file. */
+/** Defaults are in the description only: the runner would pass a `default:`, which would override the config file. */
 export function actionYaml(spec: ActionSpec): string {
   const inputs = mapValues(spec.inputs, (input) => ({ description: describe(input), required: input.required }))
   const outputs = mapValues({ ...spec.outputs, ...COMMON_OUTPUTS }, (description) => ({ description }))
@@ -33,7 +33,7 @@ function describe(input: InputSpec<unknown>): string {
 const BEGIN = '<!-- generated: inputs and outputs -->'
 const END = '<!-- end of generated -->'
 
-/** The action's README with its tables renewed; what people wrote around them stays. */
+/** The action's README with its tables regenerated; the rest is unchanged. */
 export function readme(spec: ActionSpec, current: string | undefined): string {
   const tables = [
     BEGIN,
@@ -87,7 +87,7 @@ function section(inputs: Record<string, InputSpec<unknown>>) {
           ? {
               type: 'string',
               pattern: '^env:[A-Za-z_]\\w*$',
-              description: `${describe(input)} Write env:NAME, the environment variable that holds it.`,
+              description: `${describe(input)} Write env:NAME for the environment variable that holds it.`,
             }
           : { ...input.type.json, description: describe(input) },
       ]),

@@ -1,6 +1,6 @@
 /**
- * Takes the place of undici in the bundle. @actions/http-client needs it only to give `fetch` a proxy, which nothing
- * here does; downloads go through its own client, proxy included. It would be a third of dist/.
+ * Replaces undici in the bundle. @actions/http-client uses it only to give `fetch` a proxy, which nothing here needs:
+ * downloads use its own client, which supports proxies. It would be a third of dist/.
  */
 export class ProxyAgent {
   constructor() {

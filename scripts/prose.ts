@@ -1,4 +1,4 @@
-/** Finds phrasing that our style retires, in code, tests and docs. Exits with 1 for any finding. */
+/** Finds phrases that the style guide retires in code, tests and docs. Exits with 1 on any finding. */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 
@@ -80,7 +80,7 @@ function findingsIn(file: string): Finding[] {
 }
 
 function longSentences(file: string, text: string): Finding[] {
-  // Line breaks stay while fenced code goes, so that a finding has the right line.
+  // Fenced code is removed but its line breaks stay, so that a finding has the right line.
   const prose = text.replaceAll(/```[\s\S]*?```/g, (code) => code.replaceAll(/[^\n]/g, ''))
   const found: Finding[] = []
   let line = 1

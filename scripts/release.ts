@@ -1,6 +1,6 @@
 /**
- * The parts of a release that a machine can check, so that a person only reads: `npm run release -- files` writes the notes and
- * the files to copy, `npm run release -- check-draft` compares a draft with them.
+ * The parts of a release that a machine can check: `npm run release -- files` writes the notes and the files to copy,
+ * `npm run release -- check-draft` compares a draft with them.
  */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -18,12 +18,12 @@ const HELP = `npm run release -- files --version VERSION --commit SHA --reposito
 npm run release -- check-draft --version VERSION --commit SHA --out DIR < release.json
 
 files        writes the release's notes and assets into the new folder DIR
-check-draft  fails unless the release on standard input, as GitHub's REST API gives it, is a draft of this commit
+check-draft  fails unless the release on standard input, as returned by GitHub's REST API, is a draft of this commit
              and holds exactly the assets in DIR, byte for byte
 `
 const NOTES = 'notes.md'
 
-/** A release as `GET /repos/{owner}/{repo}/releases/{id}` gives it; digests are `sha256:` and 64 hex digits. */
+/** A release as returned by `GET /repos/{owner}/{repo}/releases/{id}`; digests are `sha256:` and 64 hex digits. */
 const Release = z.object({
   tag_name: z.string(),
   target_commitish: z.string(),
@@ -32,7 +32,7 @@ const Release = z.object({
   assets: z.array(z.object({ name: z.string(), digest: z.string().nullable() })),
 })
 
-/** The section of one version in a changelog in Keep-a-Changelog form, without its heading; throws where there is none. */
+/** The section of one version in a changelog in Keep-a-Changelog form, without its heading; throws if there is none. */
 export function notesOf(changelog: string, version: string): string {
   const [, section] = changelog.split(
     new RegExp(`^## \\[${version.replaceAll('.', '\\.')}\\] - \\d{4}-\\d\\d-\\d\\d$`, 'm'),
@@ -50,7 +50,7 @@ function archives(adoption: Adoption): Record<string, Map<string, string>> {
   }
 }
 
-/** Writes notes, archives and SHA256SUMS into a new folder; the same commit gives the same bytes. */
+/** Writes notes, archives and SHA256SUMS into a new folder, identical for the same commit. */
 export function writeFiles(version: string, adoption: Adoption, out: string): void {
   if (version !== packageJson.version)
     throw new Error(
@@ -86,7 +86,7 @@ function assetsIn(folder: string): [string, string][] {
   return names.sort().map((name) => [name, `sha256:${sha256(readFileSync(join(folder, name)))}`])
 }
 
-/** What keeps a release from being published; empty when it is the draft of this commit with the assets in `folder`. */
+/** Reasons not to publish a release; empty if it is the draft of this commit with the assets in `folder`. */
 export function draftProblems(release: unknown, version: string, commit: string, folder: string): string[] {
   const { tag_name, target_commitish, draft, body, assets } = Release.parse(release)
   const problems: string[] = []
@@ -97,7 +97,7 @@ export function draftProblems(release: unknown, version: string, commit: string,
     problems.push('its text is not the section of CHANGELOG.md')
   const expected = new Map(assetsIn(folder))
   for (const { name, digest } of assets)
-    if (expected.get(name) !== digest) problems.push(`${name} is not what this commit builds`)
+    if (expected.get(name) !== digest) problems.push(`${name} differs from what this commit builds`)
   const names = assets.map(({ name }) => name)
   for (const name of expected.keys()) if (!names.includes(name)) problems.push(`${name} is missing`)
   return problems
@@ -125,7 +125,7 @@ async function main(): Promise<void> {
   const problems = draftProblems(JSON.parse(await text(process.stdin)), version, commit, out)
   if (problems.length)
     throw new Error(`The draft must not be published: ${problems.join('; ')}. Delete it and begin again`)
-  console.log(`draft v${version} is of ${commit} and holds what it builds`)
+  console.log(`draft v${version} is of ${commit} and has the assets that it builds`)
 }
 
 if (process.argv[1] === import.meta.filename) {
