@@ -47,7 +47,7 @@ export interface Masking {
   rows: number
   tables: number
   maskedColumns: number
-  /** Of the copy alone, and of `mask` including its proof. */
+  /** For the copy only, and for `mask` including its proof. */
   copyMs: number
   tookMs: number
   /** How many texts were searched for, and where; `found` lists the ones that should not be there. */

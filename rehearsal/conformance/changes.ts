@@ -261,7 +261,7 @@ async function lookAtSequences(bench: Bench): Promise<Seen[]> {
   }
 }
 
-/** The file server does not answer, so the import lasts until it is cancelled. */
+/** The file server never responds, so the import runs until it is cancelled. */
 async function lookAtImport(bench: Bench): Promise<Seen[]> {
   const { db, name } = bench
   await db.query(`CREATE TABLE ${bench.at(IMPORTED)} (id INT8 PRIMARY KEY)`)

@@ -29,7 +29,7 @@ function allowInsecure(sides: string) {
 export const passwords = {
   'password-command': optional(
     argumentList,
-    'Program and arguments that print the password for a URL without one, such as a cloud IAM token. Run without a shell, with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE`, and again for connections after a minute. See docs/managed-postgresql.md.',
+    'Program and arguments that print the password for a URL without one, such as a cloud IAM token. Run without a shell, with `PGHOST`, `PGPORT`, `PGUSER` and `PGDATABASE`, and again for connections opened more than a minute later. See docs/managed-postgresql.md.',
   ),
   'password-lasts': defaulted(
     choice('connection', 'job'),
@@ -62,7 +62,7 @@ export const migration = {
 export const notifying = {
   'notify-url': optional(
     webhookUrl,
-    'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and on commit, on rollback, when rows differ after the commit, and when the application is degraded. A failure to notify fails no step. See docs/observe.md.',
+    'Webhook that gets one JSON message when approval is wanted or declined, the stream is stuck, half of `wal-budget` is used, the fence is up, and on commit, on rollback, when rows differ after the commit, and when the application is degraded. A failed notification never fails the step. See docs/observe.md.',
   ),
 }
 /** For actions that know the way back. */

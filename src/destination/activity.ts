@@ -184,7 +184,8 @@ export async function readTargetSessions(db: Database, own: readonly string[]): 
 
 /**
  * Sessions that hold a lock for which a session of the applications `waiting` waits, as text for a person. Reading it
- * asks every node. VIEWACTIVITYREDACTED hides the keys; holders of contended locks in the same range are named instead.
+ * queries every node. VIEWACTIVITYREDACTED hides the keys; holders of contended locks in the same range are named
+ * instead.
  */
 export async function readLockHolders(db: Database, waiting: readonly string[]): Promise<string[]> {
   const { rows } = await db.query(

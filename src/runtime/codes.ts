@@ -327,7 +327,7 @@ export const CODES = {
     fix: 'Grant the user CONNECT on the database (`grants: print` writes the statement).',
   },
   'connect.not-ready': {
-    meaning: 'The server does not accept connections now.',
+    meaning: 'The server is not accepting connections.',
     cause: 'It is starting, shutting down, or recovering (57P03).',
     fix: 'Wait until it has started, then run the step again.',
   },
@@ -1396,17 +1396,17 @@ export const CODES = {
   },
 
   'tool.failed': {
-    meaning: 'A program of MOLT failed.',
+    meaning: 'A MOLT program failed.',
     cause: 'Its last line is in the message.',
     fix: 'Read its log in the evidence folder.',
   },
   'tool.killed': {
-    meaning: 'A program of MOLT was killed by a signal.',
+    meaning: 'A MOLT program was killed by a signal.',
     cause: 'The machine ran out of memory, or someone ended the process.',
     fix: 'Look at what else runs on the machine, and run the step again.',
   },
   'tool.not-installed': {
-    meaning: 'A program of MOLT is not on the PATH.',
+    meaning: 'A MOLT program is not on the PATH.',
     cause: '`setup` did not run in this job.',
     fix: 'Run `setup` before this step in the same job.',
   },
@@ -1416,12 +1416,12 @@ export const CODES = {
     fix: 'Check the file, or run `setup`.',
   },
   'tool.stalled': {
-    meaning: 'A program of MOLT printed nothing for `stall-after` and was ended.',
+    meaning: 'A MOLT program printed nothing for `stall-after` and was ended.',
     cause: 'It waits for a lock, or the runner is out of memory or disk. A large IMPORT INTO prints nothing either.',
     fix: 'Look for locks on both sides. Raise `stall-after` for very large tables.',
   },
   'tool.unusable': {
-    meaning: 'A program of MOLT does not answer.',
+    meaning: 'A MOLT program does not respond.',
     cause: 'The file is damaged, or not built for this platform.',
     fix: 'Run `setup`, or check the file.',
   },

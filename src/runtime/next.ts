@@ -37,7 +37,7 @@ const FORMS: Readonly<Record<string, Form>> = {
 let standing: NextStep | undefined
 let told = false
 
-/** Remembers what comes next by the ledger, for the end of the log and the summary. */
+/** Remembers the next action according to the ledger, for the end of the log and the summary. */
 export function noteNext(step: NextStep | undefined): void {
   standing = step
 }
@@ -53,12 +53,12 @@ export function nextTold(): void {
   told = true
 }
 
-/** What comes next by the ledger, unless it was shown already or one command runs the whole chain. */
+/** The next action according to the ledger, unless it was already shown or one command runs the whole chain. */
 export function nextToTell(): NextStep | undefined {
   return told || process.env.MOLT_ACTIONS_AGAIN ? undefined : standing
 }
 
-/** What comes next by the ledger, as far as this process knows. */
+/** The next action according to the ledger, if this process knows it. */
 export function nextByLedger(): NextStep | undefined {
   return standing
 }

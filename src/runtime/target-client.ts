@@ -16,7 +16,8 @@ const ATTEMPTS = 12
 
 /** A connection to the target that retries a statement when CockroachDB asks for it. Inside BEGIN it retries nothing. */
 export class TargetClient extends pg.Client {
-  // biome-ignore lint/suspicious/noExplicitAny: the driver's overloads end in this one, and none of them is widened
+  // biome-ignore lint/suspicious/noExplicitAny: this matches the last of the driver's overloads, and keeps the others
+  // as they are
   override query(...given: any[]): any {
     const [first] = given
     const query = (...args: unknown[]) => (super.query as (...all: unknown[]) => unknown)(...args)

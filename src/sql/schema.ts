@@ -240,7 +240,7 @@ const COLUMN = /^(\d+ -?\d+ \d+) (\w+) (\w*) (\w*) (.*)$/s
 /** Of a column, beside what its table tells. */
 interface Extra {
   default: string | null
-  /** Of the target's columns alone. */
+  /** Set for the target's columns only. */
   collation: string | null
 }
 

@@ -16,9 +16,9 @@ import { requireMigration, withBoth } from '../shared.ts'
 import type { Finalize } from './spec.ts'
 
 /**
- * Compares all rows as of the commit, unless an earlier run has found them equal. The result goes into the ledger and is
- * reported at once: every minute makes a rollback lose more. {@link requireCompared} fails for it once the rest is done,
- * which an application that stays on the target needs.
+ * Compares all rows as of the commit, unless an earlier run has found them equal. The result goes into the ledger and
+ * is reported at once: every minute makes a rollback lose more. {@link requireCompared} fails for it only after the
+ * rest is done, because an application that stays on the target needs the rest.
  * @returns undefined before the commit
  */
 export async function compareOnce(context: Finalize): Promise<AfterCommit | undefined> {

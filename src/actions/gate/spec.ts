@@ -83,7 +83,7 @@ export const spec = defineAction({
     rehearsals: defaulted(
       integer(0, 20),
       '0',
-      'How many green rehearsals this exact plan needs, each with an attestation that `gh attestation verify` accepts. The summary shows the number even with 0.',
+      'Number of successful rehearsals that this exact plan needs, each with an attestation that `gh attestation verify` accepts. The summary shows how many there are, even if this is 0.',
     ),
     'rehearsed-within': defaulted(duration, '14d', 'How old these rehearsals may be.'),
     'rehearsal-workflow': defaulted(text, 'rehearse.yml', 'File name of the workflow that rehearses.'),

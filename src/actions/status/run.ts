@@ -219,7 +219,7 @@ function sourceLines(facts: Look<SourceFacts>): string[] {
   return [
     `fence: ${fence.state}${remaining}`,
     ...fence.problems.map((problem) => `fence problem: ${problem}`),
-    owner ? `the source belongs to migration \`${owner.migration}\`` : 'the source has nothing of this suite',
+    owner ? `the source belongs to migration \`${owner.migration}\`` : 'the source has no objects of this suite',
   ]
 }
 

@@ -20,8 +20,8 @@ export const spec = defineAction({
     ),
   },
   outputs: {
-    phase: "The migration's phase by the ledger; empty when that cannot be read.",
-    next: 'Next action to run, by the ledger, such as `replicate`; empty when nothing is left to do.',
+    phase: "The migration's phase according to the ledger; empty if the ledger cannot be read.",
+    next: 'Next action to run according to the ledger, such as `replicate`; empty if nothing is left to do.',
     'last-error': 'Code of the last step that failed; empty without one.',
     'rollback-until': 'When the rollback window ends, ISO 8601; empty before a commit.',
     observed: 'Verdict of the last observation after the commit; empty without one.',

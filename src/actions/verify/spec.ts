@@ -25,7 +25,7 @@ export const spec = defineAction({
     'recheck-limit': defaulted(
       integer(0, 10_000),
       '10000',
-      'With `streaming`: most rows of one table that are checked again.',
+      'With `streaming`: maximum number of rows per table that are checked again.',
     ),
     'recheck-timeout': defaulted(
       duration,

@@ -63,7 +63,7 @@ export async function compareAfterCommit(entry: Entry, options: AfterCommitOptio
   return found
 }
 
-/** The expected tables by both catalogs, and what prevents the comparison of a table or a column. */
+/** The expected tables according to both catalogs, and what prevents the comparison of a table or a column. */
 async function comparablePairs(source: Database, target: Database, plan: Plan) {
   const [here, there] = await Promise.all([
     readTables(source, plan.sourceSchema),

@@ -14,7 +14,7 @@ export interface Watched {
 /** `approved`: the job waits for a free runner, which a follower may be using. `over`: it has run and ended. */
 export type Seen = ApprovalOutcome | 'approved' | 'running' | 'over'
 
-/** The outcome of the approval; undefined while it is pending, or when GitHub does not answer for now. */
+/** The outcome of the approval; undefined while it is pending or GitHub is temporarily unreachable. */
 export async function lookAtApproval(watched: Watched): Promise<Seen | undefined> {
   try {
     return await look(watched)

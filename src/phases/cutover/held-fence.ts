@@ -26,7 +26,7 @@ import {
 } from '../../source/fence.ts'
 import { readTables } from '../../sql/tables.ts'
 
-/** The fence's state, and what keeps it from holding, by the ledger where possible. Changes nothing. */
+/** The fence's state, and what prevents it from working, from the ledger if possible. Changes nothing. */
 export async function lookAtFence(db: Database, entry?: Entry) {
   const { state, remainingMs } = await readFence(db)
   const decided = entry !== undefined && COMMITTED.includes(entry.phase)

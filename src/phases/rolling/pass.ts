@@ -104,7 +104,7 @@ export interface PassOptions extends Endpoints {
   /** Rows per second; unlimited by default. */
   rate?: number
   dirty: DirtyKeys
-  /** The next table with chunks to compare; undefined when there is none now. */
+  /** The next table with chunks to compare; undefined if there is currently none. */
   next(): TablePass | undefined
   /** Waits while the stream needs the databases more. */
   yield(): Promise<void>

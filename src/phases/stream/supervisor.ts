@@ -66,7 +66,7 @@ export interface StreamStatus {
   interruptions: number
 }
 
-/** Retries since a heartbeat was written from which a retrying stream counts as circling. */
+/** Number of retries since a heartbeat was written at which the stream counts as stuck in a loop. */
 const CIRCLING = 3
 /** How often in a row a replicator may die without having applied anything. */
 const MAX_VAIN_LIVES = 5

@@ -51,7 +51,7 @@ const SHOWN = 100
  * A second check of every row, independent of molt: what `molt fetch` misreads, `molt verify` misreads as well, and finds
  * equal. Each database adds up the hashes of its own rows. Where the sums differ they are taken again for 4096 parts of the
  * table, by the hash of the key, and the rows of the differing parts are fetched and compared.
- * @param tables pairs of tables with the same columns and key, by both catalogs
+ * @param tables pairs of tables with the same columns and key, according to both catalogs
  */
 export async function digestTables(
   tables: readonly (readonly [source: Table, target: Table])[],
