@@ -46,7 +46,7 @@ try {
     from: pair.source.url,
     to: pair.target.url,
     snapshot,
-    parameters: domainKeys('a key for measuring, and for nothing else', plan.domains),
+    parameters: domainKeys('a key for measurements only', plan.domains),
     atOnce,
     signal: new AbortController().signal,
   }

@@ -124,7 +124,7 @@ mkdirSync(FOLDER, { recursive: true })
 rmSync(COLLECTED, { force: true })
 for (const name of positionals.length ? positionals : Object.keys(BENCHES)) {
   const bench = BENCHES[name]
-  if (!bench) throw new Error(`there is no bench ${name}; there are ${Object.keys(BENCHES).join(', ')}`)
+  if (!bench) throw new Error(`unknown bench ${name}; choose from ${Object.keys(BENCHES).join(', ')}`)
   for (const args of options.smallest ? [bench.smallest] : bench.whole) runBench(name, args)
 }
 const figures = [...collected(), sizeOfDist()]

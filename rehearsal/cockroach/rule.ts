@@ -18,7 +18,7 @@ export interface Plan {
   tag?: string
   /** Whether it can fail with 40001, as if it lost to another transaction. */
   retryable?: boolean
-  /** Commits a change by itself, so its result can be unknown (40003). */
+  /** Commits a change on its own, so its result can be unknown (40003). */
   writes?: boolean
   /** A COMMIT of a transaction. */
   commits?: boolean

@@ -220,7 +220,7 @@ export function withoutConstants({ tokens }: Statement): string {
     if (texts[at] !== '_' || texts[at + 1] !== ',' || texts[at + 2] !== '_') continue
     let end = at
     while (texts[end + 1] === ',' && texts[end + 2] === '_') end += 2
-    // Only a list of nothing else: `(_, _, _)`.
+    // Only a list with no other element: `(_, _, _)`.
     if (kept.at(-2) !== '(' || texts[end + 1] !== ')') continue
     kept.push(',', MORE)
     at = end

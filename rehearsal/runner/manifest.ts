@@ -101,7 +101,7 @@ export function loadManifest(dir: string, repo: string, depth = 0): Manifest {
   if (!path)
     throw new UserError(
       'runner.action-missing',
-      `there is no action.yml in ${dir}. Check the path, and that a local action is checked out`,
+      `${dir} has no action.yml. Check the path, and that a local action is checked out`,
     )
   const text = readFileSync(path, 'utf8')
   const last = known.get(path)

@@ -13,7 +13,7 @@ import { type SequenceSet, setSequences } from '../sql/sequences.ts'
 export const config = {
   config: optional(
     text,
-    'YAML file with settings: one section per action, with the same names as its inputs, and `common` for all. An input wins over the file.',
+    'YAML file with settings: one section per action, with the same names as its inputs, and `common` for all. An input overrides the file.',
   ),
 }
 
@@ -68,7 +68,11 @@ export const notifying = {
 /** For actions that know the way back. */
 /** For actions that know the way back. */
 export const wayBack = {
-  'rollback-window': defaulted(duration, '7d', 'How long after a cutover the fenced source is kept as the way back.'),
+  'rollback-window': defaulted(
+    duration,
+    '7d',
+    'How long after a cutover the source stays fenced so that a rollback is possible.',
+  ),
 }
 
 /** For actions that stream or watch. */

@@ -403,7 +403,7 @@ export const serverChecks: readonly Check[] = [
     waivable: false,
     title: 'The source was not cut over',
     protects: 'A cutover was committed: the source refuses writes permanently, and the target has taken over.',
-    fix: 'This source was cut over, so there is nothing to prepare. To go back, run `rollback`. When you no longer need the way back, run `cleanup`.',
+    fix: 'This source was cut over, so there is nothing to prepare. To go back, run `rollback`. When you no longer need a rollback, run `cleanup`.',
     find: ({ source: { fence } }) => source(fence === 'permanent', 'the fence on the source is permanent'),
   },
 ]

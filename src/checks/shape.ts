@@ -327,7 +327,7 @@ export const shapeChecks: readonly Check[] = [
     *find(facts) {
       const fed = new Set(facts.source.schema.sequences.map((each) => `${each.table}.${each.column}`))
       const there = new Set(facts.target.schema.sequences.map((each) => `${each.table}.${each.column}`))
-      // The catalog shows a default to every role with a right on the table; a missing right has a finding of its own.
+      // The catalog shows a default to every role with a right on the table; a missing right has its own finding.
       const hidden = new Set(facts.target.relations.filter(isHidden).map(({ name }) => name))
       for (const each of columnPairs(facts)) {
         if (each.source.generated || each.target.default !== null || hidden.has(each.table.name)) continue

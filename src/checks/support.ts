@@ -51,7 +51,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     kinds: 'm',
     since: null,
     consequence: 'CockroachDB has no multirange types; the column cannot be created.',
-    instead: 'Move {column} of {table} into a table of its own, one row per range.',
+    instead: 'Move {column} of {table} into a separate table, one row per range.',
   },
   {
     name: 'composite',

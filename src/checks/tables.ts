@@ -85,7 +85,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'info',
     title: 'Views are not moved',
     protects:
-      'Views and materialized views hold no data of their own. Create them on the target from the converted schema.',
+      'Views and materialized views have no data of their own. Create them on the target from the converted schema.',
     fix: '{fix}',
     *find(facts) {
       for (const each of ofSchema(facts))

@@ -85,7 +85,7 @@ function manualFile({ schema, manual }: Conversion): string {
     const lines = [`${object} (${rule}: ${title})`, ...(todo ? [todo] : []), '', ...original.split('\n')]
     return lines.map((line) => (line ? `-- ${line}` : '--')).join('\n')
   })
-  return `-- What you must port by hand from ${schema}. Nothing here runs by itself.\n\n${parts.join('\n\n') || '-- Nothing.'}\n`
+  return `-- What you must port by hand from ${schema}. Nothing here runs automatically.\n\n${parts.join('\n\n') || '-- Nothing.'}\n`
 }
 
 const TITLES: Record<Outcome, string> = {
@@ -163,7 +163,7 @@ const KIND =
 
 function line({ object, from, to }: Finding): string {
   const [, kind, name = object] = KIND.exec(object) ?? []
-  // What stands in the way follows the original as a comment, and would be cut off with it.
+  // The reason follows the original as a comment, and would be cut off with it.
   const [, original = from, reason] = /^(.*?);? -- (.*)$/s.exec(from ?? '') ?? []
   const change = [original, to].filter((each) => each !== null).map((each) => code(each as string))
   return `- ${kind ? `${kind} ` : ''}${code(name)}${change.length ? `: ${change.join(' → ')}` : ''}${reason ? ` (${markdownText(reason)})` : ''}`

@@ -145,7 +145,7 @@ const TYPE_RULES = [
     'lossy',
     'postgresql-compatibility',
     'STRING.',
-    'There are no XML functions, and text is not checked.',
+    'CockroachDB has no XML functions, and text is not checked.',
     CHANGE_SOURCE,
   ),
   rule(
@@ -683,7 +683,7 @@ const TABLE_RULES = [
     'manual',
     'postgresql-compatibility',
     'Not created.',
-    'There are no foreign data wrappers.',
+    'CockroachDB has no foreign data wrappers.',
     'Move the data, or read the other server in the application.',
   ),
   rule(
@@ -837,7 +837,7 @@ const OBJECT_RULES = [
     'statistics',
     'Extended statistics',
     'create-statistics',
-    'CockroachDB collects multi-column statistics for indexes by itself.',
+    'CockroachDB collects multi-column statistics for indexes automatically.',
     'Create statistics on several columns where plans need them.',
   ),
   port(

@@ -109,7 +109,7 @@ const ON_TABLE = new RegExp(String.raw`^(CREATE .*?INDEX .*? ON (?:ONLY )?)${NAM
 const parts = (name: string) =>
   [...name.matchAll(new RegExp(NAME, 'g'))].map(([part]) => part.replace(/^"|"$/g, '').replaceAll('""', '"'))
 
-/** Only columns; everything else on the table is tried by itself. */
+/** Only columns; everything else on the table is tried separately. */
 async function copyOf(
   target: Database,
   { schema, at, isCockroach }: Place,

@@ -104,7 +104,7 @@ export async function rememberDigest(db: Database, name: string, sha256: string)
   return rows[0].sha256
 }
 
-/** Reads an entry, and remembers its next command. */
+/** Reads an entry and keeps its next command. */
 export async function readEntry(db: Database, id: string): Promise<Entry | undefined> {
   const { rows } = await db.query<Entry>(
     `SELECT id, phase, nonce, plan, facts, updated_at AS "updatedAt",

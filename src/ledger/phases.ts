@@ -43,7 +43,7 @@ export const STANDS: Readonly<Record<Phase, string>> = {
 }
 
 /**
- * What a person runs next for a migration that stands at `phase`.
+ * The command that a person runs next for a migration in `phase`.
  * @returns undefined when nothing is left to do
  */
 export function nextOf(phase: Phase, facts: { load?: Load }): NextStep | undefined {

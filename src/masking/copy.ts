@@ -36,7 +36,7 @@ export async function exportSnapshot(db: Database): Promise<string> {
 }
 
 /**
- * Copies tables, several at once, each as one COPY on either side with the bytes piped through.
+ * Copies tables in parallel, each with one COPY per side and the bytes piped between them.
  * @param onRows called with the rows of each table that is done
  * @returns rows by table
  * @throws UserError with table and SQLSTATE but no value, because the database's message can quote one

@@ -41,7 +41,7 @@ export class Hashes {
     return `hashtextextended(${value}, ${this.#seed(domain)})`
   }
 
-  /** The same for a column, without converting to text where its type has a hash of its own. */
+  /** The same for a column, without converting to text if its type has its own hash function. */
   lightColumn(domain: string, column: HashedColumn): string {
     return hashedWith(column, this.#seed(domain))
   }

@@ -163,7 +163,7 @@ async function members(db: Database, table: MaskTable, { name, type }: MaskColum
      SELECT path, array_remove(array_agg(DISTINCT jsonb_typeof(v)), 'null') AS kinds FROM member WHERE path <> ''
       GROUP BY path HAVING count(DISTINCT document) >= ${COMMON} ORDER BY path COLLATE "C" LIMIT 300`,
   )
-  // A rules file cannot have both; most documents are what most paths say.
+  // A rules file cannot have both, so the kind that most paths have is used.
   const lists = rows.filter(({ path }) => path.startsWith('[]'))
   return leaves(lists.length * 2 > rows.length ? lists : rows.filter((each) => !lists.includes(each)))
 }

@@ -6,7 +6,7 @@ import { TIMING } from '../runtime/timing.ts'
 import { openSession } from './session.ts'
 import { MEETS_CHECKS } from './source-checks.ts'
 
-/** Records on the rehearsal source what is ours there, so that a second run replaces it and nothing else. */
+/** Records on the rehearsal source what this suite created, so that a second run replaces only that. */
 export const OURS = 'molt_actions_mask'
 const RUN = `${OURS}.run`
 

@@ -189,7 +189,8 @@ function fail(name: string, thrown: unknown, phase: Phase, summary: (markdown: s
   if (phase === 'run') {
     core.setOutput('error-kind', kind)
     core.setOutput('error-code', code)
-    // Each line is a paragraph or list item of its own; otherwise text after a list would be read as part of its last item.
+    // Each line is a separate paragraph or list item; otherwise text after a list would be read as part of its last
+    // item.
     summary(`> [!CAUTION]\n> ${inSummary(error, told, code).replaceAll('\n', '\n>\n> ')}`)
     if (next) summary(nextMarkdown(next))
   }

@@ -101,7 +101,7 @@ export const CODES = {
     next: { action: 'cutover' },
   },
   'approval.plan-not-shown': {
-    meaning: 'No earlier run has shown this plan, or the one that did is older than `max-approval-wait`.',
+    meaning: 'No earlier run showed this plan, or it is older than `max-approval-wait`.',
     cause: 'With `gate: plan-hash` the first run shows the plan, and the second one carries its hash.',
     fix: 'Start a run with an empty `approved-hash`, read its brief, and start another one with the hash.',
   },
@@ -685,7 +685,7 @@ export const CODES = {
   },
   'hold.taken': {
     meaning: 'Another run holds this migration.',
-    cause: 'Only one run can act at a time. The hold of a dead run ends by itself after twice the `lease`.',
+    cause: 'Only one run can act at a time. The hold of a dead run expires after twice the `lease`.',
     fix: 'Wait for that run, or cancel it.',
   },
 
@@ -1271,7 +1271,7 @@ export const CODES = {
     meaning: 'The stream is stuck: a server has no free connection for the replicator.',
     cause:
       'The connection limit of the role or the database, or `max_connections` is reached, perhaps since `prepare`.',
-    fix: 'Close idle connections, or raise that limit: the CONNECTION LIMIT of the role or the database, or `max_connections`. The stream continues by itself.',
+    fix: 'Close idle connections, or raise that limit: the CONNECTION LIMIT of the role or the database, or `max_connections`. The stream then continues automatically.',
   },
   'stream.stuck.contention': {
     meaning: 'The stream is stuck: the target keeps retrying a transaction.',
@@ -1452,7 +1452,7 @@ export const CODES = {
     fix: 'Set `while: streaming`, or verify after the drain. Do not cut over while rows differ. Load again when rows are lost.',
   },
   'verify.inconclusive': {
-    meaning: 'Source and target are not proved to be equal, but there is no known loss.',
+    meaning: 'It is not proved that source and target are equal, but no loss is known.',
     cause: 'Rows kept changing, a right is missing, or a table could not be compared. The message lists each problem.',
     fix: 'Correct what the message lists, and verify again with less load, or after the drain.',
   },

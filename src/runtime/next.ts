@@ -85,7 +85,7 @@ export function nextText(step: NextStep): string {
   return [step.before, nextCommand(step)].filter(Boolean).join(' ')
 }
 
-/** As Markdown, the command in a block of its own that GitHub offers to copy. */
+/** As Markdown, with the command in a separate block that GitHub offers to copy. */
 export function nextMarkdown(step: NextStep): string {
   return `**Next:** ${step.before ?? ''}\n\n\`\`\`sh\n${nextCommand(step)}\n\`\`\``
 }

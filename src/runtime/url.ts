@@ -18,7 +18,7 @@ export function urlProblem(url: string): string | undefined {
     url.includes('@') &&
     (userinfo.match(/:/g)?.length ?? 0) + (/[@/?#\s[\]]|%(?![0-9A-Fa-f]{2})/.test(userinfo) ? 2 : 0) > 1
   )
-    return 'its user name or password holds a character that must be percent-encoded: "@" is %40, ":" %3A, "/" %2F, "%" %25, "#" %23, "?" %3F'
+    return 'its user name or password contains a character that must be percent-encoded: "@" is %40, ":" %3A, "/" %2F, "%" %25, "#" %23, "?" %3F'
   if (!/^postgres(ql)?:\/\/[^/]+\/[^/?]+/.test(url)) return 'it names no database: write /database after the host'
   return 'it does not parse as a URL'
 }

@@ -382,7 +382,7 @@ export function rewritten(before: FenceVersion, now: FenceVersion): string[] {
   return Object.keys(before.files).filter((table) => before.files[table] !== now.files[table])
 }
 
-/** Every transaction, including prepared ones, that holds a write lock on a fenced table now. */
+/** Every transaction, including prepared ones, that currently holds a write lock on a fenced table. */
 export async function writeHolders(db: Database, fence: Fence): Promise<WriteHolder[]> {
   const { rows } = await db.query(
     `SELECT DISTINCT virtualtransaction AS transaction, pid FROM pg_catalog.pg_locks

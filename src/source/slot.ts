@@ -96,7 +96,7 @@ export interface SlotFacts {
   /** The source's position now. */
   lsn: string
   walStatus: string | null
-  /** Bytes that the slot may still keep before it is invalidated; null when there is no limit. */
+  /** Bytes that the slot may still keep before it is invalidated; null without a limit. */
   safeWalSize: number | null
   /** WAL that the slot keeps on the source's disk, and WAL that the stream has not acknowledged, in bytes. */
   walBytes: number

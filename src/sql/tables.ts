@@ -1,7 +1,7 @@
 import type { Column, Table } from '../model/tables.ts'
 import { type Database, ident, literal, queryAll } from '../runtime/database.ts'
 
-/** Columns that CockroachDB adds by itself. They exist on one side only and hold no user data. */
+/** Columns that CockroachDB adds automatically. They exist on one side only and contain no user data. */
 const OWN_COLUMN = /^(rowid|crdb_region|crdb_internal_.*)$/
 
 const COLUMNS = `

@@ -109,7 +109,7 @@ const DIAGNOSES: [RegExp, DiagnosisKind, (said: string) => string][] = [
   [
     /schema drift|inconsistent number of columns/i,
     'column',
-    (said) => `the columns of ${tableIn(said)} are no longer the same on both sides`,
+    (said) => `the columns of ${tableIn(said)} now differ between the two sides`,
   ],
   [
     /publication .* does not exist/i,

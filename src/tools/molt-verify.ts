@@ -38,7 +38,7 @@ export interface RowDifference {
 export interface Recheck {
   /** Equal after a later marker had arrived. */
   lag: number
-  /** Still different although the source's row has not changed: the change will not arrive by itself. */
+  /** Still different although the source's row has not changed: no later change will correct it. */
   loss: number
   /** Changed on the source at every check. */
   changing: number

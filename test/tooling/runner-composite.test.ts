@@ -185,7 +185,7 @@ runs:
     expect(stepOf(result, 'local').log).toMatch(
       /##\[warning\]`pre` execution is not supported for local action from '.\/made'/,
     )
-    expect(messages(stepOf(result, 'missing'))[0]).toMatch(/there is no action.yml in .*nowhere/)
+    expect(messages(stepOf(result, 'missing'))[0]).toMatch(/nowhere has no action.yml/)
     expect(ran(result)).toContain('post local')
   })
 

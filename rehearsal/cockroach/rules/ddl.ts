@@ -1,4 +1,4 @@
-// Schema changes: each commits by itself, is a job, and takes time. They run on a connection of the server.
+// Schema changes: each commits on its own, is a job, and takes time. They run on a connection of the server.
 import pg from 'pg'
 import { isWord, translate } from '../dialect.ts'
 import { closing, split } from '../lexer.ts'

@@ -97,7 +97,7 @@ async function requireCompared({ inputs }: Context<typeof spec>, target: Databas
   )
 }
 
-/** After a commit, the application must be healthy before the way back closes. */
+/** After a commit, the application must be healthy before a cleanup makes a rollback impossible. */
 async function requireObserved({ inputs }: Context<typeof spec>, target: Database, entry: Entry | undefined) {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const found = wayBack(await lastObservation(target, entry))
@@ -118,7 +118,7 @@ async function requireObserved({ inputs }: Context<typeof spec>, target: Databas
   )
 }
 
-/** The fence counts writes. Once it is gone, there is no telling whether there were any. */
+/** The fence counts writes. Once it is gone, nobody can know whether there were any. */
 async function tellWrites(source: Database, entry: Entry | undefined): Promise<void> {
   if (entry?.phase !== 'switched' && entry?.phase !== 'finalized') return
   const { problems } = await lookAtFence(source, entry)
@@ -128,7 +128,7 @@ async function tellWrites(source: Database, entry: Entry | undefined): Promise<v
     )
 }
 
-/** After a commit the old source is the way back, and its fence keeps it unchanged. */
+/** After a commit, a rollback needs the old source, which its fence keeps unchanged. */
 function requireWindowOver(entry: Entry | undefined, windowMs: number): void {
   if (!entry || !DECIDED.includes(entry.phase)) return
   if (entry.phase === 'committing' || entry.phase === 'committed')

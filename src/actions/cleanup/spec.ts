@@ -13,7 +13,7 @@ export const spec = defineAction({
     ...wayBack,
     waive: optional(
       list,
-      '`observe` closes the way back even if the last observation after the commit is degraded or missing. `compare` closes it even if rows differ as of the commit, or were not compared. Waivers of `prepare` in the same place are ignored.',
+      '`observe` allows the cleanup, which ends the possibility of a rollback, even if the last observation after the commit is degraded or missing. `compare` allows it even if rows differ as of the commit, or were not compared. Waivers of `prepare` in the same place are ignored.',
     ),
     restore: defaulted(
       boolean,

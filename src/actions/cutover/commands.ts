@@ -24,7 +24,7 @@ export interface Command {
 /**
  * Runs a user's program to its end, with its output masked. Stops it when `signal` aborts or its time is over.
  * @returns how long it took, in milliseconds
- * @throws ToolError when it did not end by itself with exit code 0
+ * @throws ToolError unless it ended with exit code 0 without being stopped
  */
 export async function runCommand(entry: Entry, command: Command, signal: AbortSignal): Promise<number> {
   const [program, ...args] = command.words as [string, ...string[]]

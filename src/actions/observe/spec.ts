@@ -74,6 +74,6 @@ export const spec = defineAction({
     verdict: 'With `watch`: `healthy`, `degraded`, or `inconclusive` (too little is known; never green).',
     reasons: 'JSON array of the thresholds that were exceeded: `code`, `subject`, `measured`, `limit`.',
     snapshots: 'With `baseline`: how many snapshots the ledger holds now.',
-    report: 'Path of the full report as JSON. It holds no literal value of any statement.',
+    report: 'Path of the full report as JSON. It contains no literal values of statements.',
   },
 })

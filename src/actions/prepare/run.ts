@@ -280,7 +280,7 @@ async function install(
   return entry
 }
 
-/** Recorded before it is done, so that a run that dies halfway leaves the way back in the ledger. */
+/** Recorded before it is done, so that the ledger can undo a run that dies halfway. */
 async function takeWriteAccess(target: Database, entry: Entry, wanted: 'close' | 'waive'): Promise<Entry> {
   if (!['planned', 'prepared'].includes(entry.phase)) return entry
   if (wanted === 'waive') {

@@ -11,7 +11,7 @@ export const streaming = {
   'stuck-after': defaulted(
     duration,
     '30s',
-    'How long no heartbeat may arrive, with nothing else moving, before the stream counts as stuck.',
+    'How long the stream may go without a heartbeat or any other progress before it counts as stuck.',
   ),
   'on-ddl': defaulted(
     choice('fail', 'warn'),

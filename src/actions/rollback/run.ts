@@ -47,7 +47,7 @@ function requireDecided({ id, phase }: Entry): void {
   )
 }
 
-/** No other run takes a hold that is renewed; an unreachable target stops the work by itself. */
+/** No other run takes a hold that is being renewed; an unreachable target stops the work anyway. */
 function ignore(): void {}
 
 async function goBack(context: Rollback, source: Database, target: Database, found: Entry): Promise<void> {

@@ -29,7 +29,7 @@ export const spec = defineAction({
       'https://molt.cockroachdb.com/molt/cli',
       'Base URL of the archives, for your own mirror.',
     ),
-    target: optional(connectionUrl, 'CockroachDB whose ledger remembers the digest; needed for `trust-on-first-use`.'),
+    target: optional(connectionUrl, 'CockroachDB whose ledger keeps the digest; needed for `trust-on-first-use`.'),
     ...insecureTarget,
     ...config,
   },

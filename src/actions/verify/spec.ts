@@ -57,7 +57,7 @@ export const spec = defineAction({
   outputs: {
     verdict: '`clean`, `different`, or `unsettled` (no known loss, but equality is not proved).',
     tables: 'JSON array, one object per table; see `docs/verify.schema.json`.',
-    report: 'Path of the full report as JSON (`docs/verify.schema.json`). It holds no key and no value of any row.',
+    report: 'Path of the full report as JSON (`docs/verify.schema.json`). It contains no keys or values of rows.',
     'rows-file': 'Path of the file that `show` asked for.',
     'duration-ms': 'How long it took, in milliseconds.',
   },

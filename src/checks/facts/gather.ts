@@ -23,8 +23,8 @@ export interface AssessOptions {
 const SAMPLE_ROWS = 10_000
 
 /**
- * Gathers everything that the checks read, on connections of its own that the server holds read-only.
- * Costs at most 20 catalog queries a side. Rows are sampled, with a limit on their number and on the time.
+ * Gathers everything that the checks read, on separate connections that the server keeps read-only. Costs at most 20
+ * catalog queries a side. Rows are sampled, with a limit on their number and on the time.
  */
 export async function assess(options: AssessOptions): Promise<Facts> {
   const open: Database[] = []

@@ -85,7 +85,7 @@ export interface Relation {
   /** For a partition, the table at the top, as `schema.name`. */
   root: string | null
   inherits: boolean
-  /** Tables that inherit from it and are no partitions, as `schema.name`. */
+  /** Tables that inherit from it but are not partitions, as `schema.name`. */
   children: string[]
   /** Created by an extension. */
   extension: boolean

@@ -126,7 +126,7 @@ export async function readTargetFacts(
   const asked = await question.tables
   const expected = asked.filter((name) => there.has(name))
   const hidden = cockroach ? asked.filter((name) => !there.has(name)) : []
-  // SHOW TRIGGERS is refused without USAGE on the schema, which has a finding of its own.
+  // SHOW TRIGGERS is refused without USAGE on the schema, which has its own finding.
   const schema = role.usageOnSchema ? await withTriggers(db, read, expected) : read
   const isExpected = new Set(expected)
   const owned = new Set(relations.rows.flatMap((each) => (each.owned ? [each.name] : [])))

@@ -149,7 +149,7 @@ export function inBoth(first: TableDigest, second: TableDigest): TableDifference
   return difference.missing + difference.mismatch + difference.extraneous ? difference : undefined
 }
 
-/** `batch timestamp … must be after replica GC threshold …`, without a SQLSTATE of its own (XXUUU). */
+/** `batch timestamp … must be after replica GC threshold …`, without a specific SQLSTATE (XXUUU). */
 function isPastGone(error: unknown): boolean {
   return sqlState(error) === 'XXUUU' && /GC threshold/.test(messageOf(error))
 }

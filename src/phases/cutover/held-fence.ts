@@ -83,8 +83,8 @@ export async function planFence(db: Database, plan: Plan): Promise<Fence> {
 }
 
 /**
- * Waits for transactions that hold a write lock now, before any write is refused: one that does not end here would not end
- * in the pause either.
+ * Waits for transactions that currently hold a write lock, before any write is refused: one that does not end here
+ * would not end in the pause either.
  * @param deadline milliseconds
  * @returns the milliseconds it took
  * @throws VerdictError `fence.writers-remain`

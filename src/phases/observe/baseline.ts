@@ -21,7 +21,7 @@ const BASELINE = 'observe-baseline'
 /** Number of snapshots read back: a load and some attempts at a cutover. */
 const SNAPSHOTS = 20
 
-/** The source's counters so far. Texts hold no literal value. */
+/** The source's counters so far. Texts contain no literal values. */
 export interface Snapshot {
   statements: Statements | { missing: Missing }
   database: DatabaseCounters

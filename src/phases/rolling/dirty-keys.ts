@@ -213,7 +213,7 @@ export class DirtyKeys {
   }
 }
 
-/** No text of PostgreSQL holds a NUL. */
+/** PostgreSQL's text cannot contain a NUL. */
 function idOf(key: readonly string[]): string {
   return key.join('\0')
 }

@@ -265,7 +265,7 @@ async function requirePublication(source: Database, { plan }: Entry): Promise<Pu
 const MOST_CUTS = 5
 
 /**
- * Disconnects a replicator that an earlier run has left behind. Only this run may stream, because it holds the migration,
+ * Disconnects a replicator left behind by an earlier run. Only this run may stream, because it holds the migration,
  * and the reader has our replicator's name and user. Its process ends with its run; one that returns lives elsewhere.
  * @throws VerdictError when another client reads the slot, or the reader keeps coming back
  */

@@ -23,7 +23,7 @@ import { applying, applyingOnCockroach, Watch, type WatchLimits, walObservations
 export interface StreamOptions {
   sourceUrl: string
   targetUrl: string
-  /** The replicator's login on the target; without one of its own, the login of `targetUrl`. */
+  /** The replicator's own login on the target, or else the login of `targetUrl`. */
   login?: StreamLogin
   /** The target's database, which the replicator requires before the schema's name. */
   targetDatabase: string

@@ -112,8 +112,8 @@ export async function watchClient(db: Database): Promise<void> {
 }
 
 /**
- * Columns hashed together: all that both servers write the same way, and each of the others by itself. The hash includes
- * the key; otherwise values that two rows have exchanged would add up to the same sum.
+ * Columns hashed together: all that both servers write the same way together, and each other column separately. The
+ * hash includes the key; otherwise values that two rows have exchanged would add up to the same sum.
  */
 export interface Part {
   columns: Column[]
