@@ -205,7 +205,7 @@ function maskText(
 
 type NumberRule = Extract<UseRule, { use: 'number' }>
 
-/** The value moved by a share of itself, or by an amount; the same value always by the same. */
+/** The value shifted by a percentage of itself or by an amount; equal values are shifted equally. */
 function noise(rule: NumberRule, value: string, column: MaskColumn, hash: string): string {
   const type = column.family === 'float' ? 'double precision' : 'numeric'
   // Whole millionths: they multiply exactly, and faster than a division would.

@@ -80,7 +80,7 @@ interface Run {
 }
 
 /**
- * Everything that is proved afterwards: each check reads the databases, none what the copy reported.
+ * Everything that is proved afterwards: each check reads the databases and relies on nothing that the copy reported.
  * @param schema the statements that created the schema, which could contain a canary too
  */
 export async function prove(

@@ -120,7 +120,7 @@ export class Child {
       this.#process.on('error', (error: NodeJS.ErrnoException) => {
         this.#absent = error.code === 'ENOENT'
         this.#remember(redact(error.message))
-        // A signal that could not be sent is an error too, but not an end.
+        // Failing to send a signal is an error too, but does not mean that the tool ended.
         if (this.pid === undefined) end({ code: null, signal: null })
       })
       this.#process.on('exit', (code) => {

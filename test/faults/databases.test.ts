@@ -461,7 +461,7 @@ describe('the schema of the trial', () => {
 
   it.each(['abort', 'cleanup'])('is removed by `%s`', async (name) => {
     const urls = await killed()
-    // A killed `abort` leaves the same.
+    // A killed `abort` leaves the same state.
     if (name === 'cleanup') await query(urls.target, "UPDATE molt_actions.migrations SET phase = 'aborted'")
     const result = await run(name, urls)
     expect(result.conclusion, words(result)).toBe('success')

@@ -17,7 +17,7 @@ export const INDEX_FACTS: readonly Fact[] = [
   },
   {
     id: 'indexes.hash-sharded',
-    says: "USING HASH adds a hidden column, which the index begins with, and a check. Neither is in the index's definition, and both are dropped with it.",
+    says: "USING HASH adds a check and a hidden column, which comes first in the index. Neither is in the index's definition, and both are dropped with it.",
     source: 'docs: hash-sharded-indexes.md; pkg/sql/catalog/catformat/index.go; cockroachdb/cockroach#126397',
   },
   {

@@ -227,8 +227,8 @@ async function leaveStreamable(context: Cutover, { entry }: Section): Promise<vo
 }
 
 /**
- * Lifts our fence after a failure, on a new connection, because the old one may be the cause. A permanent fence stays:
- * the commit has been made. A fence out of reach falls with its lease.
+ * Lifts our fence after a failure, on a new connection, because the old one may be the cause. A permanent fence
+ * stays: the commit has been made. An unreachable fence lapses with its lease.
  * @param renewed settles when the last renewal has ended. One that hangs does not keep the application waiting, and one
  * that succeeds late is lifted again.
  * @returns the fence's state, in words

@@ -51,17 +51,17 @@ export const spec = defineAction({
     'max-stragglers': defaulted(
       integer(0, 10_000),
       '0',
-      'Degraded when the application has more sessions on the source at one time.',
+      'Degraded when the application has more sessions than this on the source at any one time.',
     ),
     'max-refused-writes': defaulted(
       integer(0, 1_000_000),
       '0',
-      'Degraded when the source refused more writes since the last watch. The first watch counts from its own start, because refusals are expected until the application has switched.',
+      'Degraded when the source refused more writes than this since the last watch. The first watch counts from its own start, because refusals are expected until the application has switched.',
     ),
     'max-failed-jobs': defaulted(
       integer(0, 1000),
       '0',
-      'Degraded when more jobs failed on the target since the commit, or since the last watch.',
+      'Degraded when more jobs than this failed on the target since the commit, or since the last watch.',
     ),
     'min-coverage': defaulted(
       percent,

@@ -50,8 +50,8 @@ const SPEED_BY = 500
 class Skipped extends Error {}
 
 /**
- * The proof while its connections last: reads the log, compares chunks, compares changed keys again. After a failure
- * another session continues from the ledger's state.
+ * The proof for as long as its connections live: reads the log, compares chunks, compares changed keys again. After a
+ * failure another session continues from the ledger's state.
  */
 export class ProofSession {
   readonly #options: ProofOptions

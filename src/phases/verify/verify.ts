@@ -70,7 +70,7 @@ export interface VerifyOptions {
 
 const RECHECK = { limit: 10_000, markerTimeout: 30_000, rounds: 5 }
 
-/** What is found on the way to a report. */
+/** Findings collected for the report. */
 interface Findings {
   problems: VerifyFinding[]
   /** Neither proved equal nor known to be lost. */
