@@ -407,7 +407,7 @@ function byTable(objects: readonly Deferred[]): Deferred[][] {
 
 const tableOf = ({ schema, table }: DeferredName) => `ALTER TABLE ${qualified(schema, table)} `
 
-/** Constraints of one table are one statement, where each is an ALTER TABLE of it. */
+/** Constraints of one table share one ALTER TABLE statement if they can. */
 async function buildUnit(
   db: Database,
   unit: readonly Deferred[],

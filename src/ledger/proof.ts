@@ -10,7 +10,7 @@ export interface Progress {
   rows: number
 }
 
-/** What is proved of one table. */
+/** What is proved about one table. */
 export interface TableProof {
   /** Its files when the log started; a different file voids the proof. */
   files: string

@@ -90,7 +90,7 @@ export interface Schema {
   sequences: SchemaSequence[]
   /** Of the source only: every partition below a table of the schema, with the table at the top. */
   partitions?: { root: string; name: string }[]
-  /** Of the target only: triggers and rules of its tables. */
+  /** Only for the target: triggers and rules of its tables. */
   actions?: { kind: 'trigger' | 'rule'; table: string; name: string; definition: string }[]
 }
 

@@ -71,7 +71,7 @@ let warned = false
 
 /**
  * Replaces the file atomically, so that no reader sees half of it. World-readable, because a node exporter runs as
- * another user. A file that cannot be written is reported once, and fails nothing.
+ * another user. A file that cannot be written is reported once, and never fails the step.
  */
 export function writeMetrics(path: string | undefined, figures: Figures): void {
   if (!path) return

@@ -168,7 +168,7 @@ async function postgresLimit(db: Database): Promise<number> {
   return Number((await db.query('SHOW max_connections')).rows[0].max_connections)
 }
 
-/** Samples the sessions on both sides, and keeps each client's highest number at once. */
+/** Samples the sessions on both sides, and keeps each client's highest number of simultaneous sessions. */
 class Clients {
   readonly #options: WatchOptions
   readonly #source = new Map<string, Straggler>()
