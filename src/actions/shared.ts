@@ -1,7 +1,7 @@
 import { exportVariable, warning } from '@actions/core'
 import { type Entry, type Phase, requireEntry } from '../ledger/ledger.ts'
 import type { Plan } from '../model/plan.ts'
-import { type Database, withDatabase } from '../runtime/database.ts'
+import { type Database, ident, withDatabase } from '../runtime/database.ts'
 import { InputError, refuse, VerdictError } from '../runtime/errors.ts'
 import { defaulted, optional, required } from '../runtime/spec.ts'
 import { argumentList, boolean, choice, connectionUrl, duration, pattern, text, webhookUrl } from '../runtime/types.ts'
@@ -169,14 +169,14 @@ async function requireSameSource(source: Database, entry: Entry): Promise<void> 
 
 async function requireAllRows(source: Database, { plan }: Entry): Promise<void> {
   const { rows } = await source.query(
-    `SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    `SELECT c.relname AS name, current_user AS role FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       WHERE n.nspname = $1 AND c.relname = ANY($2) AND row_security_active(c.oid) ORDER BY 1`,
     [plan.sourceSchema, plan.tables],
   )
   if (rows.length)
     throw new VerdictError(
       'source.row-level-security',
-      `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would be neither moved nor compared. Give it BYPASSRLS (ALTER ROLE … BYPASSRLS). If it lacked BYPASSRLS during the load, load again`,
+      `row-level security hides rows of ${rows.map(({ name }) => name).join(', ')} from this role: they would be neither moved nor compared. Run \`ALTER ROLE ${ident(rows[0].role)} BYPASSRLS;\` on the source. If it lacked BYPASSRLS during the load, load again`,
     )
 }
 

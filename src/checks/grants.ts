@@ -92,6 +92,7 @@ export function targetGrants(facts: Facts, user: string): string {
     `GRANT CREATE ON SCHEMA ${ident(schema.name)} TO ${name};`,
     `GRANT USAGE ON SCHEMA ${ident(schema.name)} TO ${name} WITH GRANT OPTION;`,
     ...(schema.name === 'public' ? [] : [`GRANT USAGE, CREATE ON SCHEMA public TO ${name};`]),
+    ...onLedger(facts, name),
     ...incomplete(facts),
     ...(tables.length
       ? [
@@ -125,6 +126,16 @@ export function targetGrants(facts: Facts, user: string): string {
         ]
       : []),
   ])
+}
+
+/** `convert` with `apply`, or `setup`, may have created it as an administrator. */
+function onLedger({ target: { role } }: Facts, name: string): string[] {
+  if (!role.ledger) return []
+  return [
+    '-- For the ledger, which is there already.',
+    `GRANT USAGE, CREATE ON SCHEMA molt_actions TO ${name};`,
+    `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA molt_actions TO ${name};`,
+  ]
 }
 
 function incomplete(facts: Facts): string[] {
@@ -168,13 +179,10 @@ function writeAccess({ target, settings }: Facts, user: string): string[] {
       '-- To give write access back to the application after the commit.',
       ...grantOptionStatements(settings.targetSchema, grants, user).map((each) => `${each};`),
     ]
-  const tables = new Set(grants.map(({ table }) => table))
-  const owners = new Set(
-    target.relations.flatMap(({ name, owner }) => (tables.has(name) && owner !== user ? [owner] : [])),
-  )
+  const tables = new Set(grants.map(({ table }) => qualified(settings.targetSchema, table)))
   return [
     '-- To give write access back to the application after the commit.',
-    ...[...owners].map((owner) => `GRANT ${ident(owner)} TO ${ident(user)};`),
+    ...[...tables].map((table) => `ALTER TABLE ${table} OWNER TO ${ident(user)};`),
   ]
 }
 

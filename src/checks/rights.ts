@@ -286,16 +286,18 @@ export const rightChecks: readonly Check[] = [
     title: 'The migration user can drop indexes and constraints on the target',
     protects: 'Deferral drops and rebuilds them, for which CockroachDB requires CREATE on the table.',
     fix: '{sql} -- or set `defer: none`',
-    *find({ target: { relations, role, server }, settings }) {
+    *find({ target: { role, server }, settings }) {
       if (!settings.defer.indexes && !settings.defer.constraints) return
-      const owners = new Map(relations.map((each) => [each.name, each.owner]))
       for (const table of role.withoutCreate) {
         const name = qualified(settings.targetSchema, table)
-        const right = server.isCockroach ? `CREATE ON TABLE ${name}` : ident(owners.get(table) ?? '')
         yield {
           object: `${settings.targetSchema}.${table}`,
           what: `${role.name} cannot alter ${settings.targetSchema}.${table} on the target`,
-          names: { sql: `GRANT ${right} TO ${ident(role.name)};` },
+          names: {
+            sql: server.isCockroach
+              ? `GRANT CREATE ON TABLE ${name} TO ${ident(role.name)};`
+              : ownTable(name, role.name),
+          },
         }
       }
     },
@@ -326,8 +328,7 @@ export const rightChecks: readonly Check[] = [
     fix: '{sql} -- or set `defer: none`',
     *find(facts) {
       for (const { schema, table, right } of foreignKeyRights(facts)) {
-        const { role, server, relations } = facts.target
-        const owner = relations.find((each) => each.name === table)?.owner ?? 'OWNER'
+        const { role, server } = facts.target
         const name = qualified(schema, table)
         yield {
           object: `${schema}.${table}`,
@@ -336,7 +337,7 @@ export const rightChecks: readonly Check[] = [
             sql:
               server.isCockroach || right === 'REFERENCES'
                 ? `GRANT ${right} ON TABLE ${name} TO ${ident(role.name)};`
-                : `GRANT ${ident(owner)} TO ${ident(role.name)};`,
+                : ownTable(name, role.name),
           },
         }
       }
@@ -350,18 +351,19 @@ export const rightChecks: readonly Check[] = [
     protects:
       'Write access to the target is revoked until the commit. If it could not be given back, the application would be locked out of both sides.',
     fix: '{sql} -- or set `write-access: waive`',
-    *find({ target: { role, server, relations }, settings }) {
+    *find({ target: { role, server }, settings }) {
       if (settings.writeAccess === 'waive' || !['undefined', 'planned', 'prepared'].includes(String(settings.phase)))
         return
       for (const table of new Set(role.ungrantable.map((each) => each.table))) {
         const lost = role.ungrantable.filter((each) => each.table === table)
-        const owner = relations.find((each) => each.name === table)?.owner ?? 'OWNER'
         const option = grantOptionStatements(settings.targetSchema, lost, role.name)
         yield {
           object: `${settings.targetSchema}.${table}`,
           what: `${role.name} could not give back these rights on the target: ${grantsText(lost)}`,
           names: {
-            sql: server.isCockroach ? `${option.join('; ')};` : `GRANT ${ident(owner)} TO ${ident(role.name)};`,
+            sql: server.isCockroach
+              ? `${option.join('; ')};`
+              : ownTable(qualified(settings.targetSchema, table), role.name),
           },
         }
       }
@@ -410,7 +412,7 @@ export const rightChecks: readonly Check[] = [
     title: 'The migration user can load by COPY',
     protects:
       '`mode: use-copy` and `direct-copy` load by COPY FROM, which requires the role admin. Without it the load fails at its first row.',
-    fix: 'GRANT admin TO {role}; -- or load by IMPORT INTO: `mode: import`',
+    fix: 'Set `mode: import`. Only if an administrator as the migration user is acceptable, keep the mode and run: GRANT admin TO {role};',
     *find(facts) {
       const { role, server } = facts.target
       const { mode } = facts.settings
@@ -439,6 +441,11 @@ export const rightChecks: readonly Check[] = [
     },
   },
 ]
+
+/** For PostgreSQL, where only an owner may alter a table. Membership of the owner could make the role a superuser. */
+function ownTable(table: string, role: string): string {
+  return `ALTER TABLE ${table} OWNER TO ${ident(role)};`
+}
 
 /**
  * Makes a role a member of a table's owner. Membership of a superuser would make the role a superuser, so such a table gets

@@ -115,14 +115,18 @@ export const shapeChecks: readonly Check[] = [
     waivable: false,
     title: 'Both sides have the same key columns in the same order',
     protects: 'MOLT moves no row of such a table, yet reports it as loaded and exits 0.',
-    fix: 'ALTER TABLE {table} ALTER PRIMARY KEY USING COLUMNS ({columns});',
+    fix: '{fix}',
     *find(facts) {
       for (const { source, target } of pairs(facts))
         if (target && source.key.join('\n') !== target.key.join('\n'))
           yield {
             object: nameOf(target),
             what: `${nameOf(target)} has the primary key (${target.key.join(', ') || 'none'}), but (${source.key.join(', ') || 'none'}) on the source`,
-            names: { table: qualified(target.schema, target.name), columns: source.key.map(ident).join(', ') || '…' },
+            names: {
+              fix: source.key.length
+                ? `ALTER TABLE ${qualified(target.schema, target.name)} ALTER PRIMARY KEY USING COLUMNS (${source.key.map(ident).join(', ')});`
+                : `ALTER TABLE ${qualified(source.schema, source.name)} ADD PRIMARY KEY (${target.key.map(ident).join(', ')}); -- on the source`,
+            },
           }
     },
   },

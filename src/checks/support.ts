@@ -151,7 +151,7 @@ export const TYPE_SUPPORT: readonly TypeSupport[] = [
     types: /^ts(vector|query)$/,
     since: [23, 1],
     consequence: 'CockroachDB has had full-text search since 23.1.',
-    instead: 'Let the target compute {column} of {table}: GENERATED ALWAYS AS (to_tsvector(…)) STORED',
+    instead: 'Let the target compute {column} of {table}, as a stored generated column that calls to_tsvector',
   },
   {
     name: 'jsonpath',

@@ -106,7 +106,7 @@ export const tableChecks: readonly Check[] = [
     severity: 'block',
     title: 'No table inherits from another',
     protects: 'Reading the parent also reads its children, so their rows arrive twice.',
-    fix: 'End the inheritance of {table} with ALTER TABLE … NO INHERIT, make it a partition, or leave it out with `exclude-tables`.',
+    fix: 'End the inheritance of {table} (NO INHERIT), make it a partition, or leave it out with `exclude-tables`.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.inherits)
@@ -140,11 +140,15 @@ export const tableChecks: readonly Check[] = [
     title: 'No table is partitioned',
     protects:
       'molt fetch looks for ordinary tables: it finds the partitions but not the table, moves nothing, and reports success. The documentation says that 1.4.0 verifies such tables, not that it loads them.',
-    fix: 'Leave {table} out with `exclude-tables`, or make it one table: CREATE TABLE … (LIKE {table} INCLUDING ALL), then copy the rows. Waive this only after a rehearsal with the same molt has moved the table.',
+    fix: 'Leave {table} out with `exclude-tables`, or make it one table: CREATE TABLE {copy} (LIKE {table} INCLUDING ALL), then copy the rows. Waive this only after a rehearsal with the same molt has moved the table.',
     *find(facts) {
       for (const each of expectedRelations(facts))
         if (each.kind === 'p' && !each.partition)
-          yield { object: nameOf(each), what: `${nameOf(each)} is partitioned`, names: table(each) }
+          yield {
+            object: nameOf(each),
+            what: `${nameOf(each)} is partitioned`,
+            names: { ...table(each), copy: qualified(each.schema, `${each.name}_copy`) },
+          }
     },
   },
   {
@@ -160,7 +164,7 @@ export const tableChecks: readonly Check[] = [
           if (column.generated)
             yield {
               object: `${nameOf(each)}.${column.name}`,
-              what: `${nameOf(each)}.${column.name} is GENERATED ALWAYS AS (${column.default ?? '…'})`,
+              what: `${nameOf(each)}.${column.name} is GENERATED ALWAYS AS (${column.default ?? 'an expression'})`,
               names: { ...table(each), name: ident(column.name), column: `${nameOf(each)}.${column.name}` },
             }
     },
@@ -362,7 +366,12 @@ export const tableChecks: readonly Check[] = [
           what: `the database holds ${many}, and ${nameOf(each)}.${column.name} can refer to them`,
           names: table(each),
         }
-      if (!columns.length) yield { object: 'source', what: `the database holds ${many}`, names: { table: '…' } }
+      if (!columns.length)
+        yield {
+          object: 'source',
+          what: `the database holds ${many}`,
+          names: { table: 'each table that refers to one' },
+        }
     },
   },
   {

@@ -1,9 +1,9 @@
 import { plannedDeferral } from '../destination/deferral.ts'
 import { type Index, isShardCheck } from '../model/schema.ts'
+import { isStandIn } from '../model/stand-in.ts'
 import { ident, qualified } from '../runtime/database.ts'
 import { plural, someOf } from '../runtime/progress.ts'
 import { SELF_NUMBERING } from '../sql/sequences.ts'
-import { isStandIn } from '../tools/versions.ts'
 import type { Check } from './check.ts'
 import type { Facts } from './facts/facts.ts'
 import { nameOf } from './rights.ts'
@@ -15,7 +15,7 @@ import { expectedTables } from './tables.ts'
 /** Seconds; the default of CockroachDB. */
 const GC_TTL_AT_LEAST = 14_400
 
-/** The target's constraints, indexes and triggers are checked only before the load; afterwards they are wanted. */
+/** The target's constraints, indexes and triggers are checked only before the load; afterwards they are expected. */
 const beforeLoad = ({ settings }: Facts) => [undefined, 'planned', 'prepared'].includes(settings.phase)
 
 /** The target: what it is, and whether each expected table is there in the right shape, empty and undisturbed. */
@@ -434,14 +434,14 @@ export const targetChecks: readonly Check[] = [
     title: 'No other role can write to the target',
     protects:
       'A write to the target before the switch is overwritten, or makes the sides differ. Afterwards, there is no way to know which side is right.',
-    fix: 'REVOKE INSERT, UPDATE, DELETE ON TABLE {tables} FROM {role}; -- and GRANT them again after the switch',
+    fix: 'REVOKE INSERT, UPDATE, DELETE ON TABLE {tables} FROM {role}; -- after the switch: GRANT INSERT, UPDATE, DELETE ON TABLE {tables} TO {role};',
     *find({ target: { writers }, settings }) {
       for (const { role, tables } of writers) {
-        const some = tables.slice(0, 3).map((table) => qualified(settings.targetSchema, table))
+        const all = tables.map((table) => qualified(settings.targetSchema, table))
         yield {
           object: role,
           what: `${role} can write to ${plural(tables.length, 'expected table')} on the target (${someOf(tables, 3)})`,
-          names: { tables: `${some.join(', ')}${tables.length > 3 ? ', …' : ''}`, role: ident(role) },
+          names: { tables: all.join(', '), role: ident(role) },
         }
       }
     },

@@ -167,5 +167,5 @@ async function isOffline(db: Database, schema: string, name: string): Promise<bo
 export function offlineText({ table, job }: OfflineTable): string {
   return job
     ? `${table} is offline: importing (${jobText(job)})`
-    : `${table} is offline: importing, by a job that this role cannot see. Run GRANT SYSTEM VIEWJOB to see it`
+    : `${table} is offline: importing, by a job that this role cannot see. Grant it SYSTEM VIEWJOB to see the job`
 }

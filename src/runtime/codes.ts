@@ -4,7 +4,7 @@ export interface NextStep {
   action: string
   /** Inputs beside the connections and the migration's name. */
   inputs?: Readonly<Record<string, string>>
-  /** What has to be done before, as an imperative with its full stop. */
+  /** What to do first, as an imperative with its full stop. */
   before?: string
 }
 
@@ -16,7 +16,7 @@ export interface Explanation {
   cause: string
   /** What to do, as an imperative. */
   fix: string
-  /** Where that is another action than the one that failed. */
+  /** Set when the fix is another action than the one that failed. */
   next?: NextStep
 }
 
@@ -112,7 +112,7 @@ export const CODES = {
   },
   'approval.same-person': {
     meaning: 'One person both started and approved this cutover.',
-    cause: 'Four eyes are required.',
+    cause: 'Two people are required: one starts the run, another approves it.',
     fix: 'Have another person start or approve it, or set `self-approval: warn`.',
   },
   'approval.weaker-verify': {
@@ -153,7 +153,7 @@ export const CODES = {
   'change-log.key-missing': {
     meaning: 'The change log does not contain the key of a changed row.',
     cause: "The table's replica identity is not its primary key.",
-    fix: 'Run `ALTER TABLE … REPLICA IDENTITY DEFAULT` on the source, or compare the table in full.',
+    fix: 'Set the replica identity of the table to DEFAULT on the source, or compare the table in full.',
   },
   'change-log.truncate': {
     meaning: 'A table was truncated on the source while its changes were logged.',
@@ -247,7 +247,7 @@ export const CODES = {
     meaning: 'The target does not report its time, so rows could not be compared as of the commit.',
     cause:
       '`cluster_logical_timestamp()` failed. It needs serializable transactions, and SELECT on the heartbeat table.',
-    fix: "Run `ALTER ROLE … SET default_transaction_isolation = 'serializable'` on the target for the migration role.",
+    fix: 'Run the ALTER ROLE statement that the message shows on the target.',
   },
   'commit.retention-short': {
     meaning: 'The target would forget the state of the commit before it can be compared. Nothing was committed.',
@@ -314,7 +314,7 @@ export const CODES = {
   'connect.no-free-slot': {
     meaning: 'The server has no free connection.',
     cause: 'The connection limit of the role or the database, or `max_connections` is reached. The server names which.',
-    fix: 'Close idle connections, or raise that limit: `ALTER ROLE … CONNECTION LIMIT`, `ALTER DATABASE … CONNECTION LIMIT`, or `max_connections`.',
+    fix: 'Close idle connections, or raise that limit: the CONNECTION LIMIT of the role or the database, or `max_connections`.',
   },
   'connect.no-tls': {
     meaning: 'The server does not offer TLS.',
@@ -378,7 +378,7 @@ export const CODES = {
   'cutover.end-sessions': {
     meaning: 'The sessions that `end-sessions` names cannot be ended. Nothing was paused.',
     cause: 'A role does not exist, or the migration user may not end its sessions.',
-    fix: 'Correct the role names, or run `GRANT pg_signal_backend TO` the migration user on the source.',
+    fix: 'Correct the role names, or run the GRANT statement that the message shows on the source.',
   },
   'cutover.like-server': {
     meaning: 'The target only answers like CockroachDB, so a commit is refused. Nothing was paused.',
@@ -441,7 +441,7 @@ export const CODES = {
     meaning: 'Code of the database refused a statement.',
     cause:
       'A trigger, an event trigger, a rule or an extension raised an exception. An event trigger may forbid schema changes.',
-    fix: 'Exempt the migration user in that code, or disable it for the migration (`ALTER EVENT TRIGGER … DISABLE`), and run the step again.',
+    fix: 'Exempt the migration user in that code, or disable the event trigger for the migration, and run the step again.',
   },
   'database.row-refused': {
     meaning: 'A database refused a value or a row.',
@@ -463,13 +463,13 @@ export const CODES = {
     meaning: 'A timeout of the server ended a session.',
     cause:
       'The timeout idle_in_transaction_session_timeout, idle_session_timeout or transaction_timeout is set for the role, the database or the server.',
-    fix: 'Run `ALTER ROLE … SET` that timeout `= 0` for the migration user, and run the step again.',
+    fix: 'Set that timeout to 0 for the migration user, as in `ALTER ROLE CURRENT_USER SET idle_session_timeout = 0;`, and run the step again.',
   },
   'database.statement-ended': {
     meaning: 'A database ended a statement.',
     cause:
       'A statement_timeout is set for the role, the database or the server, an operator cancelled it, or the server is shutting down.',
-    fix: 'Run `ALTER ROLE … SET statement_timeout = 0` for the migration user where one is set, and run the step again.',
+    fix: 'As the migration user, run `ALTER ROLE CURRENT_USER SET statement_timeout = 0;` where one is set, and run the step again.',
   },
 
   'database.uncategorized': {
@@ -516,7 +516,7 @@ export const CODES = {
     meaning: 'The replicator ended while the drain was being proved, and was started again. Nothing is lost.',
     cause:
       'After SIGKILL the machine ran out of memory or someone ended the process; after an exit code the message has its last error.',
-    fix: "Look into the machine's kernel log for the out-of-memory killer, and run the step again.",
+    fix: "Check the machine's kernel log for the out-of-memory killer, and run the step again.",
   },
 
   'fence.armed-by-other': {
@@ -542,7 +542,7 @@ export const CODES = {
     next: { action: 'prepare' },
   },
   'fence.damaged-after-commit': {
-    meaning: 'The source is no longer fenced as it was at the commit.',
+    meaning: 'The fence on the source was changed or lifted after the commit.',
     cause: 'Someone lifted the fence or changed its triggers after the decision.',
     fix: 'Look for rows written on the source since then. The message names the tables and the next step.',
   },
@@ -745,7 +745,7 @@ export const CODES = {
   'ledger.moved': {
     meaning: 'Another run moved this migration meanwhile, so this run stopped.',
     cause: 'Two runs acted at the same time.',
-    fix: 'Look at `status`, and run the next step.',
+    fix: 'Run `status`, then the step that it names.',
     next: { action: 'status' },
   },
   'ledger.no-migration': {
@@ -773,7 +773,7 @@ export const CODES = {
   'load.cancel-refused': {
     meaning: 'The migration role cannot cancel imports of its own load.',
     cause: 'Up to v24.3, CANCEL JOB requires the role admin or the privilege CONTROLJOB.',
-    fix: 'Cancel the jobs that the message names as an administrator. Run `GRANT SYSTEM CONTROLJOB TO` the migration role.',
+    fix: 'Cancel the jobs that the message names as an administrator. Grant the migration role SYSTEM CONTROLJOB.',
   },
   'load.cannot-resume': {
     meaning: 'The interrupted load cannot be resumed.',
@@ -904,16 +904,6 @@ export const CODES = {
     cause: 'A value survived, a text looks personal, or the copy breaks a constraint. The message lists each column.',
     fix: 'Give these columns another rule. Accept one with a reason under `proof` in the rules file: [masking](masking.md).',
   },
-  'mask.pg-dump-failed': {
-    meaning: 'The program `pg_dump` failed.',
-    cause: 'It cannot connect, lacks a right, or is not installed.',
-    fix: 'Correct what it says, or set `pg-dump: none`.',
-  },
-  'mask.pg-dump-needed': {
-    meaning: 'The schema can only be copied with pg_dump of the right version.',
-    cause: 'The schema uses inheritance or range types, or the installed pg_dump is older than the server.',
-    fix: "Install pg_dump of the server's version, or newer.",
-  },
   'mask.reaches-out': {
     meaning: 'An object of the schema reaches outside the database.',
     cause: 'An extension or a function calls other systems, and a rehearsal must not.',
@@ -976,7 +966,7 @@ export const CODES = {
   },
 
   'molt.target-not-cockroach': {
-    meaning: 'The real MOLT accepts CockroachDB as the target only.',
+    meaning: 'The real MOLT accepts only CockroachDB as the target.',
     cause: 'The target is PostgreSQL.',
     fix: 'Set a CockroachDB target.',
   },
@@ -1180,9 +1170,10 @@ export const CODES = {
     fix: 'End that job or machine, and run the step again.',
   },
   'slot.foreign': {
-    meaning: 'A slot with the name that the change log needs already exists and belongs to something else.',
-    cause: "Another tool or database uses that name, which is the slot's name followed by `_verify`.",
-    fix: 'Drop that slot if nothing needs it, or set another `slot`.',
+    meaning: 'A slot of that name already exists on the source and belongs to something else.',
+    cause:
+      'Another database of the server, a standby or another tool uses the name of `slot`, or that name followed by `_verify`.',
+    fix: 'Run `abort`, then `prepare` with another `slot`.',
   },
   'slot.in-use': {
     meaning: 'Another process reads the slot.',
@@ -1233,7 +1224,7 @@ export const CODES = {
   'source.row-level-security': {
     meaning: 'Row-level security hides rows from the migration user.',
     cause: 'Hidden rows would be neither moved nor compared.',
-    fix: 'Run `ALTER ROLE … BYPASSRLS`. Load again if the right was missing during the load.',
+    fix: 'Run the ALTER ROLE statement that the message shows, as a superuser. Load again if the right was missing during the load.',
   },
   'source.taken': {
     meaning: 'The source belongs to another migration.',
@@ -1260,7 +1251,7 @@ export const CODES = {
   'stream.login-alive': {
     meaning: 'The login of an earlier leg of the stream could not be revoked.',
     cause: 'A role `molt_leg_…` on the target can still log in, or a session of it does not end.',
-    fix: 'Run `ALTER ROLE … NOLOGIN` on the target, end its sessions, and run the step again.',
+    fix: 'Run the ALTER ROLE statement that the message shows on the target, end the sessions of that role, and run the step again.',
   },
   'stream.not-continuous': {
     meaning: 'The stream would not continue where the last one ended.',
@@ -1286,7 +1277,7 @@ export const CODES = {
     meaning: 'The stream is stuck: a server has no free connection for the replicator.',
     cause:
       'The connection limit of the role or the database, or `max_connections` is reached, perhaps since `prepare`.',
-    fix: 'Close idle connections, or raise that limit: `ALTER ROLE … CONNECTION LIMIT`, `ALTER DATABASE … CONNECTION LIMIT`, or `max_connections`. The stream continues by itself.',
+    fix: 'Close idle connections, or raise that limit: the CONNECTION LIMIT of the role or the database, or `max_connections`. The stream continues by itself.',
   },
   'stream.stuck.contention': {
     meaning: 'The stream is stuck: the target keeps retrying a transaction.',
@@ -1306,7 +1297,7 @@ export const CODES = {
   'stream.stuck.identity-always': {
     meaning: 'The stream is stuck: a target column is GENERATED ALWAYS AS IDENTITY.',
     cause: 'Such a column refuses the values of the source.',
-    fix: 'Run `ALTER TABLE … ALTER COLUMN … SET GENERATED BY DEFAULT` on the target.',
+    fix: 'Run `prepare` or `verify` with `level: tables`, which print the statement for each such column, and run it on the target.',
   },
   'stream.stuck.lock': {
     meaning: 'The stream is stuck: its session on the target waits for a lock.',
@@ -1376,7 +1367,7 @@ export const CODES = {
   'stream.stuck.timeout': {
     meaning: 'The stream is stuck: a timeout of a server ends its session or its statements.',
     cause: 'A timeout is set for the role, the database or the server, perhaps since `prepare`.',
-    fix: 'Run `ALTER ROLE … SET` that timeout `= 0` for the migration user. The stream continues with its next connection.',
+    fix: 'Set that timeout to 0 for the migration user, as in `ALTER ROLE CURRENT_USER SET statement_timeout = 0;`. The stream continues with its next connection.',
   },
   'stream.stuck.toast': {
     meaning: 'The stream is stuck: an UPDATE left a large (TOASTed) value unchanged.',

@@ -3,6 +3,7 @@ import { LIKE_SERVER } from '../../destination/server.ts'
 import { DECIDED, type Entry, type Evidence } from '../../ledger/ledger.ts'
 import type { ProofState } from '../../ledger/proof.ts'
 import type { FinalVerify, Plan, ReportLevel } from '../../model/plan.ts'
+import { isStandIn } from '../../model/stand-in.ts'
 import { proofText } from '../../phases/rolling/text.ts'
 import { markdownCode, markdownText } from '../../report/markdown.ts'
 import { folded } from '../../report/summary.ts'
@@ -12,7 +13,6 @@ import { clock, minutes, number, plural, seconds } from '../../runtime/progress.
 import { hostOf } from '../../runtime/url.ts'
 import type { readServer } from '../../source/server.ts'
 import type { readSlot } from '../../source/slot.ts'
-import { isStandIn } from '../../tools/versions.ts'
 import { spec as cutover } from '../cutover/spec.ts'
 import { specs } from '../specs.ts'
 import type { spec } from './spec.ts'
@@ -46,7 +46,7 @@ export interface Facts {
   to: Awaited<ReturnType<typeof readTarget>>
 }
 
-/** Digits of the hash that a person compares; the full hash stands below. */
+/** Digits of the hash that a person compares; the full hash is below. */
 const HASH_SHOWN = 12
 
 /** A label and its value; lists wrap on a phone, tables do not. */
@@ -117,7 +117,7 @@ function decisionLines({ inputs }: Brief, { plan, phase }: Entry, facts: Facts):
       ),
     ],
     ['To', sideText(targetText(facts), facts.to.database, plan.targetSchema, inputs.target)],
-    standIn.length ? ['Not the real thing', standIn.join(', and ')] : undefined,
+    standIn.length ? ['Stand-ins', standIn.join(', and ')] : undefined,
     ['Started by', actor ? markdownText(actor) : 'someone outside GitHub'],
     decided ? undefined : ['Approval possible until', untilText(inputs.maxApprovalWait)],
     ['Switches the application', switchText()],

@@ -7,6 +7,7 @@ import { advance, CAUGHT_UP, type Entry, type Phase } from '../../ledger/ledger.
 import { schemaChanges } from '../../ledger/schema-changes.ts'
 import { describeChange } from '../../model/fingerprint.ts'
 import { FINAL_VERIFIES } from '../../model/plan.ts'
+import { isStandIn } from '../../model/stand-in.ts'
 import { advanceToCommitted } from '../../phases/after-commit/commit-time.ts'
 import { planFence } from '../../phases/cutover/held-fence.ts'
 import { requirePlannedTools } from '../../phases/planned-tools.ts'
@@ -14,7 +15,7 @@ import type { Database } from '../../runtime/database.ts'
 import { refuse, VerdictError } from '../../runtime/errors.ts'
 import { seconds } from '../../runtime/progress.ts'
 import { fenceProblems, readFence } from '../../source/fence.ts'
-import { findTool, isStandIn, toolVersion } from '../../tools/versions.ts'
+import { findTool, toolVersion } from '../../tools/versions.ts'
 import { requireMigration } from '../shared.ts'
 import { requireEndable } from './commands.ts'
 import { finalVerifyOf } from './compare.ts'
@@ -59,7 +60,7 @@ async function requireCluster({ inputs }: Cutover, { plan }: Entry): Promise<voi
   )
 }
 
-/** An approval covers one plan, and a comparison of no less than that plan says. */
+/** An approval covers one plan, and no weaker comparison than the plan's. */
 function requireApproved(context: Cutover, { id, phase, plan, facts }: Entry): void {
   const { approval } = facts
   if (phase !== 'approved' && !approval) return
@@ -100,8 +101,8 @@ async function requireFence(source: Database, entry: Entry): Promise<void> {
 }
 
 /**
- * Where things stand, once no other run acts. The decision lives on the source, beside the fence: a permanent fence means
- * that the target has taken over, whatever the ledger says. Anything else means that nothing was committed.
+ * The state of things once no other run acts. The decision lives on the source, beside the fence: a permanent fence
+ * means that the target has taken over, whatever the ledger says. Anything else means that nothing was committed.
  */
 export async function settle(context: Cutover, source: Database, target: Database): Promise<Entry> {
   const entry = await requireMigration(source, target, context.inputs.migration, [...OPEN, ...DONE])

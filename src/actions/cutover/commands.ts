@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import { info, warning } from '@actions/core'
 import type { Entry } from '../../ledger/ledger.ts'
-import type { Database } from '../../runtime/database.ts'
+import { type Database, ident } from '../../runtime/database.ts'
 import { UserError } from '../../runtime/errors.ts'
 import { seconds, workFolder } from '../../runtime/progress.ts'
 import { addSecret, addSecretUrl } from '../../runtime/secrets.ts'
@@ -116,7 +116,7 @@ export async function requireEndable(source: Database, roles: readonly string[] 
   if (refused.length)
     throw new UserError(
       'cutover.end-sessions',
-      `input \`end-sessions\`: the sessions of ${refused.join(', ')} cannot be ended: no such role, or no right to (GRANT pg_signal_backend TO the migration user). Nothing was paused`,
+      `input \`end-sessions\`: the sessions of ${refused.join(', ')} cannot be ended: there is no such role, or the right is missing. Correct the names, or run \`GRANT pg_signal_backend TO ${ident(source.user ?? '')};\` on the source. Nothing was paused`,
     )
 }
 

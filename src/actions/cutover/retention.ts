@@ -4,7 +4,7 @@ import { readTarget } from '../../destination/server.ts'
 import { type Entry, readEvidence } from '../../ledger/ledger.ts'
 import { readCommitTime } from '../../phases/after-commit/commit-time.ts'
 import type { VerifyReport } from '../../report/verify-report.ts'
-import { type Database, qualified } from '../../runtime/database.ts'
+import { type Database, ident, qualified } from '../../runtime/database.ts'
 import { messageOf, VerdictError } from '../../runtime/errors.ts'
 import { minutes } from '../../runtime/progress.ts'
 import type { Cutover } from './spec.ts'
@@ -38,7 +38,7 @@ export async function requirePast(
     refused(
       new VerdictError(
         'commit.no-timestamp',
-        `the target does not report its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. Run \`ALTER ROLE … SET default_transaction_isolation = 'serializable'\` for the migration role`,
+        `the target does not report its time (${messageOf(error)}), so \`finalize\` could not compare rows as of the commit. Run \`ALTER ROLE ${ident(target.user ?? '')} SET default_transaction_isolation = 'serializable';\` on the target`,
       ),
     ),
   )

@@ -187,7 +187,7 @@ async function requireWhole(
     }
   }
   const there = await readStructure(target, 'target', targetSchema)
-  const found = structureProblems(here, there, tables)
+  const found = structureProblems(here, there, tables, targetSchema)
   const never = found.filter(({ kind }) => kind !== 'invalid')
   const required = inputs.structure === 'require' ? found : found.filter(({ kind }) => kind === 'invalid')
   const problems = [...new Set([...invalid, ...required.map(({ what }) => what)])]

@@ -10,7 +10,7 @@ import { type Watched, watch } from '../../phases/observe/watch.ts'
 import { readRollback } from '../../phases/observe/way-back.ts'
 import { writeMetrics } from '../../report/metrics.ts'
 import type { Action, Context } from '../../runtime/action.ts'
-import { Link } from '../../runtime/database.ts'
+import { ident, Link } from '../../runtime/database.ts'
 import { refuse } from '../../runtime/errors.ts'
 import { notify } from '../../runtime/notify.ts'
 import { minutes, plural, seconds, workFolder } from '../../runtime/progress.ts'
@@ -36,7 +36,7 @@ async function baseline(context: Observe): Promise<void> {
     if (isMissing(snapshot.statements))
       warning(
         snapshot.statements.missing === 'right'
-          ? 'The texts of statements on the source are hidden. Run `GRANT pg_read_all_stats TO …` on the source. Otherwise `observe` is inconclusive after the commit.'
+          ? `The texts of statements on the source are hidden. Run \`GRANT pg_read_all_stats TO ${ident(source.user ?? '')};\` on the source. Otherwise \`observe\` is inconclusive after the commit.`
           : 'pg_stat_statements is not installed on the source. Install it. Otherwise `observe` is inconclusive after the commit.',
       )
     else info(`kept a snapshot of ${plural(Object.keys(snapshot.statements).length, 'statement')} on the source`)

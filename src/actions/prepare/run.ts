@@ -41,6 +41,7 @@ import type { Action, Context } from '../../runtime/action.ts'
 import type { Database } from '../../runtime/database.ts'
 import { InputError, messageOf, refuse, UserError } from '../../runtime/errors.ts'
 import { loadInputs } from '../../runtime/inputs.ts'
+import { requireToolPasswords } from '../../runtime/password-command.ts'
 import { number, plural, someOf, workFolder } from '../../runtime/progress.ts'
 import { installFence, probeFence } from '../../source/fence.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT } from '../../source/heartbeat.ts'
@@ -92,6 +93,8 @@ async function prepare(context: Prepare, source: Database, target: Database): Pr
   const waivers = inputs.waive ?? []
   let facts = await gather(inputs, before)
   if (inputs.grants === 'print') return printGrants(context, facts)
+  // Later steps refuse it; here nothing is installed yet.
+  requireToolPasswords([inputs.source, inputs.target])
   let findings = runChecks(CHECKS, facts, waivers)
   // Later on, what was waived before the load may have been fixed.
   if (!before || before.phase === 'planned' || before.phase === 'prepared')

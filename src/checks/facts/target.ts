@@ -60,6 +60,8 @@ interface TargetRelation {
 
 interface TargetRole {
   name: string
+  /** The ledger's schema exists, perhaps created by another role. */
+  ledger: boolean
   createOnDatabase: boolean
   createOnSchema: boolean
   usageOnSchema: boolean
@@ -166,6 +168,7 @@ const onSchema = (name: string, right: string) =>
 
 const ROLE = `
   SELECT current_user AS name, has_database_privilege(current_database(), 'CREATE') AS "createOnDatabase",
+         EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = 'molt_actions') AS ledger,
          ${onSchema('$1', 'CREATE')} AS "createOnSchema", ${onSchema('$1', 'USAGE')} AS "usageOnSchema",
          $1 = 'public' OR ${onSchema('$1', 'USAGE WITH GRANT OPTION')} AS "usageGrantable",
          ${onSchema("'public'", 'CREATE')} AS "createOnPublic", ${onSchema("'public'", 'USAGE')} AS "usageOnPublic",

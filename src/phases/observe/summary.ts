@@ -1,5 +1,6 @@
 import { markdownText } from '../../report/markdown.ts'
 import { folded } from '../../report/summary.ts'
+import { ident } from '../../runtime/database.ts'
 import { number, plural } from '../../runtime/progress.ts'
 import type { Baseline } from './baseline.ts'
 import type { Gap, GapCode, HintCode, Judgement, Missing, Pair, Reason, ReasonCode } from './verdict.ts'
@@ -8,11 +9,11 @@ const HINTS: Record<HintCode, string> = {
   'full-scan':
     'A plan of it reads a whole table or index. Run `finalize` to compare the indexes, then look at `EXPLAIN`, and create the index that is missing.',
   contention:
-    'It waits for other transactions. Shorten the transactions that write these rows, or lock the rows with `SELECT … FOR UPDATE` first.',
+    'It waits for other transactions. Shorten the transactions that write these rows, or lock the rows with `SELECT FOR UPDATE` first.',
   'round-trips':
     'Look at `EXPLAIN ANALYZE`. Check the indexes, refresh statistics with `ANALYZE`, and send several rows in one statement: each round trip to CockroachDB costs more.',
   retry:
-    'Transactions collide. Retry on 40001 with a growing delay, shorten the transactions, lock rows with `SELECT … FOR UPDATE`, and spread writes to one row or to neighbouring keys.',
+    'Transactions collide. Retry on 40001 with a growing delay, shorten the transactions, lock rows with `SELECT FOR UPDATE`, and spread writes to one row or to neighbouring keys.',
   failure: 'Look up the SQLSTATE in the logs of the application, and fix the statement for CockroachDB.',
   pool: 'Limit the pool of this application, or raise `server.max_connections_per_gateway`.',
   straggler: 'Point this client at the target, or end it. Its writes since the commit were refused and are on no side.',
@@ -44,16 +45,22 @@ const MISSING: Record<Missing, string> = {
 const GAPS: Record<GapCode, (gap: Gap) => string> = {
   'observe.no-baseline': ({ missing }) =>
     `There is no baseline: ${MISSING[missing ?? 'no-snapshot']}. Run \`observe\` with \`mode: baseline\` twice before the commit.`,
-  'observe.no-target-statistics': ({ missing }) =>
-    `The target shows no statement statistics: ${MISSING[missing ?? 'right']}. Run \`GRANT SYSTEM VIEWACTIVITYREDACTED TO …\`.`,
+  'observe.no-target-statistics': ({ missing, role }) =>
+    `The target shows no statement statistics: ${MISSING[missing ?? 'right']}. ${run('GRANT SYSTEM VIEWACTIVITYREDACTED', role)}`,
   'observe.few-calls': ({ measured = 0, limit = 0 }) =>
     `The statements seen often enough on both sides cover ${percent(measured)} of the baseline's calls; ${percent(limit)} is required. Watch for longer, or lower \`min-calls\` or \`min-coverage\`.`,
-  'observe.no-sessions': () => 'Sessions on the target are hidden. Run `GRANT SYSTEM VIEWACTIVITYREDACTED TO …`.',
-  'observe.no-jobs': () => 'Jobs of other users on the target are hidden. Run `GRANT SYSTEM VIEWJOB TO …`.',
+  'observe.no-sessions': ({ role }) =>
+    `Sessions on the target are hidden. ${run('GRANT SYSTEM VIEWACTIVITYREDACTED', role)}`,
+  'observe.no-jobs': ({ role }) => `Jobs of other users on the target are hidden. ${run('GRANT SYSTEM VIEWJOB', role)}`,
   'observe.no-refusals': () =>
     'The fence on the source does not count the writes it refuses: an older version installed it.',
-  'observe.no-source-sessions': () =>
-    'Sessions on the source are hidden. Run `GRANT pg_read_all_stats TO …` on the source.',
+  'observe.no-source-sessions': ({ role }) =>
+    `Sessions on the source are hidden. ${run('GRANT pg_read_all_stats', role)}`,
+}
+
+/** An evidence of an older version does not name the role. */
+function run(grant: string, role = 'molt_migration'): string {
+  return `Run \`${grant} TO ${ident(role)};\` there.`
 }
 
 /** One line: what happened, without the fix. */

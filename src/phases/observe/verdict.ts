@@ -56,6 +56,8 @@ export type Missing = 'right' | 'not-installed' | 'one-snapshot' | 'no-snapshot'
 
 /** What a watch saw. */
 export interface Seen {
+  /** Those that looked. */
+  roles: Record<'source' | 'target', string>
   /** Between the first and the last reading of the target. */
   statements: Statements | { missing: Missing }
   /** Highest number at once, by application and role; undefined when they cannot be seen. */
@@ -103,6 +105,8 @@ export interface Reason {
 export interface Gap {
   code: GapCode
   missing?: Missing
+  /** The role that lacks a right. */
+  role?: string
   measured?: number
   limit?: number
 }
@@ -269,13 +273,15 @@ function gapsOf(
   { minCoverage }: Limits,
 ): Gap[] {
   const found: Gap[] = []
+  const { roles } = seen
   if (isMissing(baseline)) found.push({ code: 'observe.no-baseline', missing: baseline.missing })
-  if (isMissing(seen.statements)) found.push({ code: 'observe.no-target-statistics', missing: seen.statements.missing })
+  if (isMissing(seen.statements))
+    found.push({ code: 'observe.no-target-statistics', missing: seen.statements.missing, role: roles.target })
   if (!found.length && coverage < minCoverage)
     found.push({ code: 'observe.few-calls', measured: coverage, limit: minCoverage })
-  if (!seen.sessions) found.push({ code: 'observe.no-sessions' })
-  if (!seen.failedJobs) found.push({ code: 'observe.no-jobs' })
-  if (!seen.stragglers) found.push({ code: 'observe.no-source-sessions' })
+  if (!seen.sessions) found.push({ code: 'observe.no-sessions', role: roles.target })
+  if (!seen.failedJobs) found.push({ code: 'observe.no-jobs', role: roles.target })
+  if (!seen.stragglers) found.push({ code: 'observe.no-source-sessions', role: roles.source })
   if (seen.refusedWrites === undefined) found.push({ code: 'observe.no-refusals' })
   return found
 }

@@ -140,9 +140,13 @@ export function ofTarget(rows: readonly TargetStatement[]): Statements {
 
 async function look(options: WatchOptions, first: FirstLook, clients: Clients): Promise<Watched> {
   const { isCockroach, sight, since } = first
-  const refusedTotal = await options.source.use((db) => writesRefused(db))
+  const { refusedTotal, role } = await options.source.use(async (db) => ({
+    refusedTotal: await writesRefused(db),
+    role: db.user ?? '',
+  }))
   return options.target.use(async (db) => ({
     seen: {
+      roles: { source: role, target: db.user ?? '' },
       statements: statementsBetween(first.statements, await countedOnTarget(db, first)),
       sessions: sight.activity ? clients.onTarget() : undefined,
       connectionLimit: isCockroach ? await readConnectionLimit(db) : await postgresLimit(db),

@@ -95,7 +95,7 @@ export async function runVerify(source: Database, target: Database, given: Verif
   for (const name of await readFilteredTables(target, plan.targetSchema, plan.tables))
     found.problems.push({
       table: name,
-      what: `${name}: row-level security on the target hides rows of it from this role, so reading it proves nothing. Give the role BYPASSRLS on the target (ALTER ROLE … BYPASSRLS)`,
+      what: `${name}: row-level security on the target hides rows of it from this role, so reading it proves nothing. Run \`ALTER ROLE ${ident(target.user ?? '')} BYPASSRLS;\` on the target`,
     })
   const gone = new Set(definitions.filter(({ kind }) => ABSENT.includes(kind)).map(({ table }) => table))
   const comparable = plan.tables.filter((table) => !gone.has(`${plan.sourceSchema}.${table}`))
@@ -311,7 +311,7 @@ async function compareStructure(source: Database, target: Database, options: Ver
     indexes: here.indexes.filter((each) => !awaited(each)),
     constraints: here.constraints.filter((each) => !awaited(each)),
   }
-  const structure = structureProblems(wanted, there, tables).map(({ what }) => what)
+  const structure = structureProblems(wanted, there, tables, options.plan.targetSchema).map(({ what }) => what)
   const behind = sequenceProblems(sequences.filter(({ unfit }) => !unfit))
   const awaiting = deferred.map(({ table, name }) => `${table}: ${name} is deferred and not built yet`)
   const [problems, notes] = uncommitted ? [structure, [...behind, ...awaiting]] : [[...behind, ...structure], awaiting]
@@ -401,14 +401,14 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
     scrub: moltScrubber(hash),
     hidePasswords: true,
     onLine(line) {
-      silence.heard()
+      stall.heard()
       const event = parseEvent(line)
       if (!event) return countChatter(account.unknown, line)
       accountForVerify(account, event)
       shown?.write(event)
     },
   })
-  const silence = new StallWatch({
+  const stall = new StallWatch({
     name: 'molt verify',
     known: () => `last line: ${child.lastWords}`,
     advice: 'Look for locks and long statements on both sides, and for a runner without free memory',
@@ -416,10 +416,10 @@ async function runMoltVerify(source: Database, options: VerifyOptions): Promise<
     end: () => void child.stop(TIMING.toolStop),
   })
   const exit = await child.exitedOrStopped(options.signal)
-  silence.stop()
+  stall.stop()
   await shown?.close()
   options.signal.throwIfAborted()
-  if (silence.reason) throw child.failure({ code: 'tool.stalled', said: child.lastWords, advice: silence.reason })
+  if (stall.reason) throw child.failure({ code: 'tool.stalled', said: child.lastWords, advice: stall.reason })
   if (exit.code !== 0) {
     const said = child.lastError
     const known = explainVerify(said)
@@ -503,7 +503,7 @@ function outcomeOf({ recheck, columnMismatch, unlike }: TableVerdict): 'lag' | '
   if (!recheck) return unlike ? 'unlike' : 'loss'
   if (recheck.loss) return 'loss'
   if (recheck.unlike) return 'unlike'
-  return recheck.changing || recheck.untold ? 'moving' : 'lag'
+  return recheck.changing || recheck.unchecked ? 'moving' : 'lag'
 }
 
 /** When every listed missing row belongs to one of several partitions, that is where to look. */
