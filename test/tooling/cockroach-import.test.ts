@@ -304,7 +304,7 @@ describe('a failing IMPORT INTO', () => {
     }
   })
 
-  it('asks for EXTERNALIOIMPLICITACCESS for HTTP, custom endpoints and implicit keys, and for INSERT and DROP', async () => {
+  it('requires EXTERNALIOIMPLICITACCESS for HTTP, custom endpoints and implicit keys, and INSERT and DROP', async () => {
     const { run, jobs } = cluster({ without: ['EXTERNALIOIMPLICITACCESS'] })
     const urls = ['http://127.0.0.1:1/a.csv', s3.importUrl('a.csv.gz'), 's3://loads/a.csv?AUTH=implicit']
     for (const url of urls)
