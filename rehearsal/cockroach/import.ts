@@ -142,16 +142,16 @@ async function runJob(run: Run): Promise<ImportResult> {
     try {
       const { rows, bytes, indexes } = await ingest(run, client)
       await context.bringOnline(table.schema, table.name)
-      await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+      context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
       return resultOf(job, rows, rows * indexes, bytes)
     } finally {
       await client.end().catch(() => {})
     }
   } catch (error) {
     const failure = run.signal.aborted ? new SqlError('57014', 'job canceled by user') : asSqlError(error)
-    await context.jobs.update(job, { status: 'reverting', error: failure.message })
+    context.jobs.update(job, { status: 'reverting', error: failure.message })
     await context.bringOnline(table.schema, table.name)
-    await context.jobs.update(job, { status: run.signal.aborted ? 'canceled' : 'failed' })
+    context.jobs.update(job, { status: run.signal.aborted ? 'canceled' : 'failed' })
     throw failure
   }
 }
@@ -189,7 +189,7 @@ async function copyFiles(run: Run, client: pg.Client): Promise<{ rows: number; b
     rows += read.rows
     bytes += read.bytes
     // 1 only once the table is online again.
-    await context.jobs.update(job, { fractionCompleted: Math.min(0.99, (index + 1) / files.length) })
+    context.jobs.update(job, { fractionCompleted: Math.min(0.99, (index + 1) / files.length) })
   }
   signal.throwIfAborted()
   await client.query('COMMIT')

@@ -119,6 +119,10 @@ const REFERRED = Object.fromEntries(
   ]),
 )
 
+/** A call for each row would take most of a catalog query's time, and few tables have their own ids. */
+const columnIds = (table: string, keys: string) =>
+  `CASE WHEN ${table} IN (SELECT relid FROM _crdb.column_ids) THEN _crdb.column_ids(${table}, ${keys}) ELSE ${keys} END`
+
 /** Idempotent; must run as a superuser. `name` is the answer of `version()`. */
 export function installSql(version: Version, name: string): string {
   const triggersShown = !since(version, [24, 3]) || since(version, [25, 3])
@@ -128,11 +132,11 @@ export function installSql(version: Version, name: string): string {
   const listed = since(version, [26, 1])
   const ids: Record<string, string> = numbered
     ? {}
-    : { conkey: '_crdb.column_ids(conrelid, conkey)', confkey: '_crdb.column_ids(confrelid, confkey)' }
+    : { conkey: columnIds('conrelid', 'conkey'), confkey: columnIds('confrelid', 'confkey') }
   const options = `CASE WHEN relkind = 'r' AND oid >= 16384
       AND coalesce((SELECT locked FROM _crdb.schema_locks WHERE relid = oid), ${lockedByDefault(version)})
     THEN array_append(coalesce(reloptions, '{}'), 'schema_locked=true') ELSE reloptions END`
-  const unique = numbered ? UNIQUE_INDEX : { ...UNIQUE_INDEX, conkey: `_crdb.column_ids(i.indrelid, ${INDEX_KEY})` }
+  const unique = numbered ? UNIQUE_INDEX : { ...UNIQUE_INDEX, conkey: columnIds('i.indrelid', INDEX_KEY) }
   return `
     CREATE SCHEMA IF NOT EXISTS _crdb;
     GRANT USAGE ON SCHEMA _crdb TO PUBLIC;
@@ -293,29 +297,32 @@ export function installSql(version: Version, name: string): string {
          AND ${SEEN_TABLE};
     ${view('schemata', 'information_schema.schemata', {})} WHERE schema_name <> '_crdb';
     CREATE OR REPLACE VIEW _crdb.table_privileges AS
-      WITH held AS (
+      SELECT NULL::text AS grantor, h.grantee::text AS grantee, current_database()::text AS table_catalog,
+             h.nspname::text AS table_schema, h.relname::text AS table_name, h.privilege::text AS privilege_type,
+             CASE WHEN h.grantable THEN 'YES' ELSE 'NO' END AS is_grantable,
+             CASE h.privilege WHEN 'SELECT' THEN 'YES' ELSE 'NO' END AS with_hierarchy
+        FROM (
         SELECT c.oid AS relid, n.nspname, c.relname, coalesce(g.rolname, 'public') AS grantee, a.privilege_type AS privilege,
-               a.is_grantable AS grantable
+               a.is_grantable AS grantable, c.relowner AS owner, c.relkind AS kind
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           CROSS JOIN LATERAL aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
           LEFT JOIN pg_catalog.pg_roles g ON g.oid = a.grantee
          WHERE c.relkind IN ('r', 'p', 'v', 'm') AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRIGGER')
         UNION
-        SELECT c.oid, n.nspname, c.relname, t.grantee, t.privilege, t.grantable
+        SELECT c.oid, n.nspname, c.relname, t.grantee, t.privilege, t.grantable, c.relowner, c.relkind
           FROM _crdb.table_grants t JOIN pg_catalog.pg_class c ON c.oid = t.relid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         UNION
-        SELECT c.oid, n.nspname, c.relname, w.rolname, 'ALL', true
+        SELECT c.oid, n.nspname, c.relname, w.rolname, 'ALL', true, c.relowner, c.relkind
           FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           CROSS JOIN LATERAL (SELECT rolname FROM pg_catalog.pg_roles WHERE oid = c.relowner OR rolname IN ('admin', 'root')) w
-         WHERE c.relkind IN ('r', 'p', 'v', 'm'))
-      SELECT NULL::text AS grantor, h.grantee::text AS grantee, current_database()::text AS table_catalog,
-             h.nspname::text AS table_schema, h.relname::text AS table_name, h.privilege::text AS privilege_type,
-             CASE WHEN h.grantable THEN 'YES' ELSE 'NO' END AS is_grantable,
-             CASE h.privilege WHEN 'SELECT' THEN 'YES' ELSE 'NO' END AS with_hierarchy
-        FROM held h WHERE h.nspname <> '_crdb'
-         AND (h.privilege = 'ALL' OR NOT EXISTS (SELECT 1 FROM held a
-               WHERE a.relid = h.relid AND a.grantee = h.grantee AND a.privilege = 'ALL'));
+         WHERE c.relkind IN ('r', 'p', 'v', 'm')) h
+       WHERE h.nspname <> '_crdb'
+         -- Who has ALL has no others.
+         AND (h.privilege = 'ALL'
+           OR NOT (h.kind IN ('r', 'p', 'v', 'm') AND h.grantee IN (pg_catalog.pg_get_userbyid(h.owner)::text, 'admin', 'root'))
+             AND NOT EXISTS (SELECT 1 FROM _crdb.table_grants t
+               WHERE t.relid = h.relid AND t.grantee = h.grantee AND t.privilege = 'ALL'));
     CREATE OR REPLACE VIEW _crdb.role_table_grants AS SELECT * FROM _crdb.table_privileges;
 
     CREATE OR REPLACE FUNCTION _crdb.transaction_id(pid int4) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$

@@ -42,13 +42,18 @@ export interface RuleContext {
   admin<Row extends pg.QueryResultRow>(sql: string, values?: unknown[]): Promise<Row[]>
   /** A separate superuser connection in the session's database. The caller ends it. */
   connect(): Promise<pg.Client>
+  /** Runs `work` with a superuser's connection in the session's database, and resets it afterwards. */
+  lend<T>(work: (db: pg.ClientBase) => Promise<T>): Promise<T>
   /** Ends the client's open transaction, as CockroachDB does before a schema change. */
   commitOpen(): Promise<void>
   /** Whether the client is in a transaction, once everything it has sent is done. */
   inTransaction(): Promise<boolean>
   runImport(statement: Statement): Promise<string>
-  /** Makes `crdb_internal` show the statistics so far. */
-  publishStatistics(): Promise<void>
+  /**
+   * Makes `crdb_internal` show the statistics so far.
+   * @param plans whether the statement reads `metadata`, which names statements that read whole tables
+   */
+  publishStatistics(plans: boolean): Promise<void>
   /** States of the session's database for AS OF SYSTEM TIME. */
   past: Past
   isAdmin(): Promise<boolean>

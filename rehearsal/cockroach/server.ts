@@ -15,7 +15,7 @@ import type { Plan, RuleContext } from './rule.ts'
 import { OWN_VARIABLES } from './rules/settings.ts'
 import { planFor } from './rules/statements.ts'
 import { type EndedTransaction, type Execution, type PlanNode, Statistics } from './statistics.ts'
-import { type Job, SqlError, type Statement, type Version } from './types.ts'
+import { SqlError, type Statement, type Version } from './types.ts'
 import * as wire from './wire.ts'
 
 export interface CockroachOptions {
@@ -75,6 +75,8 @@ interface Shared {
   offline: Map<string, Set<string>>
   /** One connection per database, on which statements wait for each other. */
   installed: Map<string, Promise<pg.Pool>>
+  /** Database → superuser sessions that statements borrow. */
+  lent: Map<string, pg.Pool>
   statistics: Statistics
   /** By database. */
   pasts: Map<string, Past>
@@ -110,10 +112,11 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       ambiguousRate: options.ambiguousRate ?? 0,
     },
     random: seeded(options.seed ?? 1),
-    jobs: new Jobs((job) => saveJob(job, installed)),
+    jobs: new Jobs(),
     runImport: importEngine({ beforeFile: options.beforeFile }),
     offline: new Map(),
     installed,
+    lent: new Map(),
     statistics: new Statistics(),
     pasts: new Map(),
     unknown: [],
@@ -144,7 +147,8 @@ export async function startCockroach(behind: Behind, options: CockroachOptions =
       for (const socket of open) socket.destroy()
       await new Promise((done) => server.close(done))
       await Promise.all([...shared.pasts.values()].map((past) => past.close()))
-      await Promise.all([...installed.values()].map((pool) => pool.then((db) => db.end()).catch(() => {})))
+      const pools = [...installed.values(), ...shared.lent.values()]
+      await Promise.all(pools.map(async (pool) => (await pool).end().catch(() => {})))
     },
   }
 }
@@ -188,25 +192,6 @@ function seeded(seed: number): () => number {
   }
 }
 
-async function saveJob(job: Job, installed: Shared['installed']): Promise<void> {
-  for (const pool of installed.values())
-    await (await pool).query(
-      `INSERT INTO _crdb.jobs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE
-         SET status = $5, finished = $7, fraction_completed = $8, error = $9`,
-      [
-        job.id,
-        job.type,
-        job.description,
-        job.user,
-        job.status,
-        job.created,
-        job.finished,
-        job.fractionCompleted,
-        job.error,
-      ],
-    )
-}
-
 /** A superuser's connection to a database, once the server's additions are installed there. */
 function admin(shared: Shared, database: string): Promise<pg.Pool> {
   let pool = shared.installed.get(database)
@@ -234,22 +219,38 @@ async function connectAdmin(shared: Pick<Shared, 'behind'>, database: string): P
   return client
 }
 
-/** Examines plans without sequential scans where there is an index: CockroachDB does not scan small tables either. */
-async function publishStatistics(shared: Shared, database: string): Promise<void> {
-  const planner = await connectAdmin(shared, database)
+/** Lends a superuser's session, and resets it afterwards. Opening one takes longer than most schema changes. */
+async function lend<T>(shared: Shared, database: string, work: (db: pg.ClientBase) => Promise<T>): Promise<T> {
+  const known = shared.lent.get(database)
+  const pool = known ?? new pg.Pool({ ...adminConfig(shared, database), max: 20, idleTimeoutMillis: 3_000 })
+  // An idle one that breaks leaves the pool.
+  if (!known) pool.on('error', () => {})
+  shared.lent.set(database, pool)
+  const client = await pool.connect()
   try {
+    return await work(client)
+  } finally {
+    await client.query('DISCARD ALL').then(
+      () => client.release(),
+      () => client.release(true),
+    )
+  }
+}
+
+/** Examines plans without sequential scans where there is an index: CockroachDB does not scan small tables either. */
+async function publishStatistics(shared: Shared, database: string, plans: boolean): Promise<void> {
+  const db = await admin(shared, database)
+  if (!plans) return shared.statistics.publish(db, database)
+  await lend(shared, database, async (planner) => {
     await planner.query('SET enable_seqscan = off')
-    const explain = async (sql: string): Promise<PlanNode | undefined> => {
+    await shared.statistics.publish(db, database, async (sql) => {
       if (!/^\s*(select|insert|update|delete|with|values)\b/i.test(sql)) return undefined
       const { rows } = await planner
         .query(`EXPLAIN (FORMAT JSON, GENERIC_PLAN) ${sql}`)
         .catch(() => ({ rows: [] as Record<string, [{ Plan: PlanNode }]>[] }))
       return rows[0]?.['QUERY PLAN']?.[0].Plan
-    }
-    await shared.statistics.publish(await admin(shared, database), database, explain)
-  } finally {
-    await planner.end()
-  }
+    })
+  })
 }
 
 function pastOf(shared: Shared, database: string): Past {
@@ -461,8 +462,11 @@ class Client implements ConnectionHost {
     this.#noteVariable(statement)
     this.#noteConfig(statement)
     const plan = await planFor(statement, this.#context())
-    if (plan) this.#shapes.set(plan, shape)
-    if (plan) return plan
+    if (plan) {
+      const shown = readsJobs(statement) ? this.#withJobs(plan) : plan
+      this.#shapes.set(shown, shape)
+      return shown
+    }
     unknown.push(statement.sql)
     throw new SqlError('0A000', `${LIKE_SERVER}: no rule covers this statement: ${statement.sql.slice(0, 200)}`)
   }
@@ -474,6 +478,17 @@ class Client implements ConnectionHost {
     this.#defaultsRead = true
     const { rows } = await db.query(ROLE_DEFAULTS, [this.#user])
     for (const { name, value } of rows) if (!this.#variables.has(name)) this.#variables.set(name, value)
+  }
+
+  #withJobs(plan: Plan): Plan {
+    const { jobs } = this.#shared
+    return {
+      ...plan,
+      before: async () => {
+        await jobs.publish(await admin(this.#shared, this.#database))
+        await plan.before?.()
+      },
+    }
   }
 
   /** True for the first statement of its shape. */
@@ -565,10 +580,11 @@ class Client implements ConnectionHost {
       ddlTime: options.ddlTime,
       admin: one,
       connect: () => connectAdmin(this.#shared, this.#database),
+      lend: (work) => lend(this.#shared, this.#database, work),
       commitOpen: () => this.connection.commitOpen(),
       inTransaction: () => this.connection.hasOpen(),
       runImport: (statement) => this.#import(statement, context),
-      publishStatistics: () => publishStatistics(this.#shared, this.#database),
+      publishStatistics: (plans) => publishStatistics(this.#shared, this.#database, plans),
       past: pastOf(this.#shared, this.#database),
       isAdmin: async () => Boolean((await one('SELECT _crdb.is_admin($1) AS yes', [this.#user]))[0]?.yes),
       hasPrivilege: async (schema, table, privilege) =>
@@ -612,6 +628,11 @@ class Client implements ConnectionHost {
       bytes,
     })
   }
+}
+
+/** SHOW JOBS, `crdb_internal.jobs`, CANCEL JOB and the like, anywhere in a statement. */
+function readsJobs({ tokens }: Statement): boolean {
+  return tokens.some(({ kind, value }) => kind === 'word' && /^jobs?$/.test(value))
 }
 
 const ROLE_DEFAULTS = `

@@ -128,15 +128,15 @@ export class Statistics {
    * Writes the statistics to where `crdb_internal` of this database reads them. @param explain returns a statement's
    * plan as JSON; undefined without one
    */
-  publish(admin: pg.Pool, database: string, explain: (sql: string) => Promise<PlanNode | undefined>): Promise<void> {
+  publish(admin: pg.Pool, database: string, explain?: Explain): Promise<void> {
     const next = this.#publishing.then(() => this.#publish(admin, database, explain))
     this.#publishing = next.catch(() => {})
     return next
   }
 
-  async #publish(admin: pg.Pool, database: string, explain: (sql: string) => Promise<PlanNode | undefined>) {
+  async #publish(admin: pg.Pool, database: string, explain: Explain | undefined) {
     for (const each of this.#statements.values()) {
-      if (!each.changed || each.database !== database) continue
+      if (!explain || !each.changed || each.database !== database) continue
       each.changed = false
       const plan = await explain(each.sample)
       each.fullScan ||= plan !== undefined && readsAll(plan)
@@ -195,6 +195,8 @@ function transactionRow({ hour, application, statements, calls, rows, seconds }:
     },
   }
 }
+
+type Explain = (sql: string) => Promise<PlanNode | undefined>
 
 /** A node of PostgreSQL's EXPLAIN (FORMAT JSON). */
 export interface PlanNode {

@@ -95,15 +95,15 @@ export interface NewJob extends Pick<Job, 'type' | 'description' | 'user'> {
 export interface JobRegistry {
   /** Starts as `running` with 0 completed. */
   create(job: NewJob): Job
-  /** Changes status, progress or error; resolves when SHOW JOBS of every session shows it. */
-  update(job: Job, change: Partial<Pick<Job, 'status' | 'fractionCompleted' | 'error'>>): Promise<void>
+  /** Changes status, progress or error; SHOW JOBS of every session shows it from now on. */
+  update(job: Job, change: Partial<Pick<Job, 'status' | 'fractionCompleted' | 'error'>>): void
   get(id: string): Job | undefined
   list(): Job[]
   /**
    * CANCEL JOB: `cancel-requested`, then `onCancel`. The job's runner reverts it and sets `canceled`. @throws
    * SqlError for a job that does not exist or has ended
    */
-  cancel(id: string): Promise<void>
+  cancel(id: string): void
 }
 
 /** Services of the server for the engine of IMPORT INTO. */

@@ -85,6 +85,9 @@ const CONTEXTS = ['github', 'inputs', 'steps', 'env', 'runner', 'job', 'strategy
 const STATUS_FUNCTIONS = ['success', 'failure', 'always', 'cancelled'] as const
 const STATUS_INFO = STATUS_FUNCTIONS.map((name) => ({ name, minArgs: 0, maxArgs: 0 }))
 
+/** Manifests by their path, with the text they were read from; of composite actions none, whose steps belong to a job. */
+const known = new Map<string, { text: string; manifest: Manifest }>()
+
 /**
  * Reads the action.yml (or action.yaml) in `dir`, and everything that it uses as `$/path`, a folder of `repo`.
  * @throws UserError with file, line and column of everything that GitHub would refuse or that is not supported here
@@ -100,15 +103,18 @@ export function loadManifest(dir: string, repo: string, depth = 0): Manifest {
       'runner.action-missing',
       `there is no action.yml in ${dir}. Check the path, and that a local action is checked out`,
     )
+  const text = readFileSync(path, 'utf8')
+  const last = known.get(path)
+  if (last?.text === text) return last.manifest
   const context = new TemplateContext(new TemplateValidationErrors(), getActionSchema(), new NoOperationTraceWriter())
-  const root = readRoot(context, relative(repo, path) || path, readFileSync(path, 'utf8'))
+  const root = readRoot(context, relative(repo, path) || path, text)
   const template = root && convertActionTemplate(context, root)
   const runs = root && template && context.errors.count === 0 ? convertRuns(context, root, template) : undefined
   const errors = context.errors.getErrors()
   if (!root || !template || !runs || errors.length > 0)
     throw new UserError('runner.invalid-action', errors.map((error) => error.message).join('\n') || `${path} is empty`)
   if (runs.kind === 'composite') for (const step of runs.steps) loadUsed(step, repo, depth)
-  return {
+  const manifest: Manifest = {
     dir,
     name: template.name,
     description: template.description,
@@ -116,6 +122,8 @@ export function loadManifest(dir: string, repo: string, depth = 0): Manifest {
     outputs: (template.outputs ?? []).map(({ id, value }) => (value ? { id, value } : { id })),
     runs,
   }
+  if (runs.kind !== 'composite') known.set(path, { text, manifest })
+  return manifest
 }
 
 function loadUsed(step: Step, repo: string, depth: number): void {

@@ -389,7 +389,7 @@ export async function createShop(
     await seed(client, rows)
     if (plain) await client.query(MAKE_PLAIN)
     await client.query(SOURCE_CONSTRAINTS)
-    await client.query('SET default_statistics_target = 10; ANALYZE')
+    await client.query(`SET default_statistics_target = 10; ANALYZE ${SHOP_TABLES.map(pg.escapeIdentifier).join(', ')}`)
   } finally {
     await client.end()
   }

@@ -48,6 +48,12 @@ export async function query(url: string, ...statements: string[]): Promise<Recor
   }
 }
 
+/** Analyzes the tables alone: a plain ANALYZE also reads 60 system catalogs, which takes longer than the rest of a world. */
+export const ANALYZE_TABLES = `DO $$ DECLARE tables text; BEGIN
+  SELECT string_agg(c.oid::regclass::text, ', ') INTO tables FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname !~ '^(pg_|information_schema$|_crdb$)';
+  IF tables IS NOT NULL THEN EXECUTE 'ANALYZE ' || tables; END IF; END $$`
+
 /**
  * Creates a database with these schemas on each server, on the target directly. Several statements in one text are
  * one transaction.
@@ -60,7 +66,7 @@ export async function world(
   const name = `w${randomBytes(4).toString('hex')}`
   const make = async (server: EmbeddedServer, ddl: string | string[]) => {
     await query(server.urlOf('postgres'), `CREATE DATABASE ${name}`)
-    await query(server.urlOf(name), ...[ddl].flat(), 'ANALYZE')
+    await query(server.urlOf(name), ...[ddl].flat(), ANALYZE_TABLES)
   }
   await make(servers.source, source)
   await make(servers.behind ?? servers.target, target)

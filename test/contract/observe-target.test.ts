@@ -98,12 +98,12 @@ it('finds jobs that failed since then, and those being reverted', async () => {
   const [old, failed, undone, fine] = jobs.map((type) =>
     cluster.jobs.create({ type, description: 'with a value: 4711', user: 'postgres' }),
   ) as [Job, Job, Job, Job]
-  await cluster.jobs.update(old, { status: 'failed' })
+  cluster.jobs.update(old, { status: 'failed' })
   await new Promise((done) => setTimeout(done, 50))
   const since = await readClock(db)
-  await cluster.jobs.update(failed, { status: 'failed', error: 'row with 4711' })
-  await cluster.jobs.update(undone, { status: 'reverting' })
-  await cluster.jobs.update(fine, { status: 'succeeded' })
+  cluster.jobs.update(failed, { status: 'failed', error: 'row with 4711' })
+  cluster.jobs.update(undone, { status: 'reverting' })
+  cluster.jobs.update(fine, { status: 'succeeded' })
   expect(await readFailedJobs(db, since)).toEqual([
     { id: failed.id, type: 'CREATE STATS', status: 'failed' },
     { id: undone.id, type: 'IMPORT', status: 'reverting' },

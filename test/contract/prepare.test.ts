@@ -523,7 +523,7 @@ it('requires only sequences that the target needs, before and after the load', a
     expect(set).toEqual([{ name: 'numbered_n_seq', sourceValue: '7', value: '17' }])
     expect(sequenceProblems(await readSequenceStates(...sides, ['numbered']))).toEqual([])
     const all = await setSequences(...sides, ['numbered', 'left_behind'], 10n)
-    expect(all.problems).toEqual(['sequence left_behind_id_seq is missing on the target; create it there'])
+    expect(all.problems).toEqual([expect.stringContaining('sequence left_behind_id_seq is missing on the target')])
   } finally {
     await Promise.all([here.end(), there.end()])
   }

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import pg from 'pg'
 import { type Servers, startServers } from '../support/servers.ts'
+import { NODE } from '../support/stand-in.ts'
 
 const STANDIN = fileURLToPath(new URL('../../rehearsal/molt/', import.meta.url))
 
@@ -98,8 +99,9 @@ export class Bench {
   }
 
   spawn(program: 'molt' | 'replicator', args: string[], env: NodeJS.ProcessEnv = {}): Running {
-    const child = spawn(process.execPath, [this.file(`${program}.mjs`), ...args], {
-      env: { PATH: process.env.PATH, TZ: 'UTC', HOME: this.folder, ...env },
+    const { PATH, NODE_COMPILE_CACHE } = process.env
+    const child = spawn(NODE, [this.file(`${program}.mjs`), ...args], {
+      env: { PATH, NODE_COMPILE_CACHE, TZ: 'UTC', HOME: this.folder, ...env },
     })
     this.running.add(child)
     const ended = new Promise<number | null>((resolve) => child.once('close', (code) => resolve(code)))

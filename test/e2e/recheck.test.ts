@@ -1,5 +1,5 @@
 /** Rows that differ while changes stream: lag, loss, or still changing. */
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -12,8 +12,8 @@ import { runVerify } from '../../src/phases/verify/verify.ts'
 import { createHeartbeat, createTargetHeartbeat } from '../../src/source/heartbeat.ts'
 import { readTables } from '../../src/sql/tables.ts'
 import type { RowDifference } from '../../src/tools/molt-verify.ts'
-import { REPO } from '../support/migration.ts'
 import { type Servers, startServers } from '../support/servers.ts'
+import { standInFolder } from '../support/stand-in.ts'
 
 let pair: Servers
 let source: pg.Client
@@ -200,10 +200,7 @@ const PAIRS: [here: string, there: string, value: string, apart: boolean][] = [
 
 test('the first and the final verify judge pairs of types alike', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'molt-'))
-  const program = join(folder, 'molt')
-  writeFileSync(program, `#!/bin/sh\nexec '${process.execPath}' '${REPO}/dist/stand-in-molt.cjs' "$@"\n`, {
-    mode: 0o755,
-  })
+  const program = join(standInFolder(), 'molt')
   const names = PAIRS.map((_, at) => `pair_${at}`)
   for (const [at, [here, there, value]] of PAIRS.entries())
     for (const [type, db] of [

@@ -1,4 +1,4 @@
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import type { Plan } from '../../src/model/plan.ts'
@@ -7,6 +7,7 @@ import { errorCode } from '../../src/runtime/errors.ts'
 import { createHeartbeat, createTargetHeartbeat, HEARTBEAT, OUR_SCHEMA } from '../../src/source/heartbeat.ts'
 import { createPublication } from '../../src/source/publication.ts'
 import type { Bench, Databases } from '../contract/standin-helpers.ts'
+import { launcher } from '../support/stand-in.ts'
 
 export const TABLES = ['items', 'notes']
 
@@ -125,8 +126,7 @@ export class Scene {
 
 function replicatorProgram(bench: Bench): string {
   const path = bench.file('replicator')
-  writeFileSync(path, `#!/bin/sh\nexec '${process.execPath}' '${bench.file('replicator.mjs')}' "$@"\n`)
-  chmodSync(path, 0o755)
+  writeFileSync(path, `#!/bin/sh\n${launcher(bench.file('replicator.mjs'))}\n`, { mode: 0o755 })
   return path
 }
 

@@ -18,6 +18,7 @@ import { specs } from '../../src/actions/specs.ts'
 import { action as verify } from '../../src/actions/verify/run.ts'
 import { type Action, runAction } from '../../src/runtime/action.ts'
 import { type Servers, startServers } from '../support/servers.ts'
+import { launcher } from '../support/stand-in.ts'
 
 const HERE = fileURLToPath(new URL('.', import.meta.url))
 const UPDATE = process.env.UPDATE_GOLDEN === '1'
@@ -43,6 +44,7 @@ const EMPTY = 'TRUNCATE customers, orders, "OrderNotes"'
 
 let pair: Servers
 let dir: string
+const { PATH } = process.env
 let source: pg.Client
 let target: pg.Client
 
@@ -54,7 +56,7 @@ beforeAll(async () => {
   await Promise.all([source.connect(), target.connect()])
   await source.query(`${SCHEMA} ${ROWS}`)
   await target.query(SCHEMA)
-  process.env.PATH = `${join(dir, 'bin')}:${process.env.PATH}`
+  process.env.PATH = `${join(dir, 'bin')}:${PATH}`
   const inputs = { decision: 'rehearse', 'exclude-tables': 'orders_archive', 'allow-insecure': 'true' }
   const prepared = await run('prepare', inputs)
   expect(prepared, prepared.annotations.join('\n')).toMatchObject({ exit: 0 })
@@ -63,6 +65,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await Promise.all([source?.end(), target?.end()])
   await pair?.stop()
+  process.env.PATH = PATH
   rmSync(dir, { recursive: true, force: true })
 })
 
@@ -169,7 +172,7 @@ function fake(golden: Golden): string {
   writeFileSync(file, JSON.stringify({ exit: 0, ...molt, stdout: end(stdout), stderr: end(stderr) }))
   mkdirSync(join(dir, 'bin'), { recursive: true })
   writeFileSync(`${file}.help`, help)
-  const run = `exec '${process.execPath}' '${join(HERE, 'fake-molt.mjs')}' '${file}' "$@"`
+  const run = launcher(join(HERE, 'fake-molt.mjs'), `'${file}'`)
   const script = `#!/bin/sh\ncase "$*" in *--help) exec cat '${file}.help' ;; esac\n${run}\n`
   writeFileSync(join(dir, 'bin', 'molt'), script)
   chmodSync(join(dir, 'bin', 'molt'), 0o755)

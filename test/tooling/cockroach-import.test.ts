@@ -201,7 +201,7 @@ describe('IMPORT INTO', () => {
     await db.query(
       "SELECT pg_get_constraintdef(oid), pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conrelid = 'orders'::regclass",
     )
-    await context.jobs.cancel(jobs[0]?.id as string)
+    context.jobs.cancel(jobs[0]?.id as string)
     await expect(running).rejects.toMatchObject({ message: 'job canceled by user' })
     await status(jobs[0], 'canceled')
     expect(offline.size).toBe(0)

@@ -406,20 +406,22 @@ describe('molt fetch', () => {
 
   it('reads passwords from a password file, and the rest from a service file', async () => {
     const db = await bench.databases(TWO_TABLES)
+    // The servers of tests ask `postgres` for no password.
+    for (const side of [db.s, db.t]) await side.query("CREATE ROLE reader SUPERUSER LOGIN PASSWORD 'postgres'")
     const [source, target] = [new URL(db.source), new URL(db.target)]
-    const line = (url: URL, password: string) => `127.0.0.1:${url.port}:*:postgres:${password}\n`
+    const line = (url: URL, password: string) => `127.0.0.1:${url.port}:*:reader:${password}\n`
     await writeFile(bench.file('pgpass'), line(source, 'postgres') + line(target, 'postgres'))
     await writeFile(bench.file('wrong'), line(source, 'nope') + line(target, 'nope'))
     await writeFile(
       bench.file('services'),
-      `[s]\nhost=127.0.0.1\nport=${source.port}\nuser=postgres\ndbname=${db.name}\n`,
+      `[s]\nhost=127.0.0.1\nport=${source.port}\nuser=reader\ndbname=${db.name}\n`,
     )
     const args = [
       'verify',
       '--source',
       'postgres:///?service=s',
       '--target',
-      `postgres://postgres@127.0.0.1:${target.port}/${db.name}`,
+      `postgres://reader@127.0.0.1:${target.port}/${db.name}`,
       '--metrics-listen-addr',
       '127.0.0.1:0',
     ]
@@ -427,7 +429,7 @@ describe('molt fetch', () => {
     expect(await bench.run('molt', args, env)).toMatchObject({ code: 0, stderr: '' })
     const wrong = await bench.run('molt', args, { ...env, PGPASSFILE: bench.file('wrong') })
     expect(wrong.code).toBe(1)
-    expect(wrong.stderr).toContain('password authentication failed for user "postgres" (SQLSTATE 28P01)')
+    expect(wrong.stderr).toContain('password authentication failed for user "reader" (SQLSTATE 28P01)')
   })
 })
 

@@ -149,24 +149,25 @@ async function runSchemaChange(given: Statement, context: RuleContext): Promise<
     description: statement.sql,
     user: context.session.user,
   })
-  const client = await context.connect()
   try {
-    if (!elevated) await client.query(`SET SESSION AUTHORIZATION ${quoteName(context.session.user)}`)
-    await client.query(`SET search_path = ${context.session.searchPath || "''"}`)
     const sql = await rewrite(statement, context)
-    await buildSlowly(client, statement, sql, context).catch(async (error) => {
-      throw await wording(error, statement, context)
-    })
+    await context
+      .lend(async (db) => {
+        if (!elevated) await db.query(`SET SESSION AUTHORIZATION ${quoteName(context.session.user)}`)
+        await db.query(`SET search_path = ${context.session.searchPath || "''"}`)
+        await buildSlowly(db, statement, sql, context)
+      })
+      .catch(async (error) => {
+        throw await wording(error, statement, context)
+      })
     await noteColumnIds(statement, context)
     const [first, second] = statement.tokens
     const made = isWord(first, 'create') && isWord(second, 'table')
     if (made) await noteLock(nameAfter(statement.tokens, statement.sql, 'table') ?? '', locked, context)
-    await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+    context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
   } catch (error) {
-    await context.jobs.update(job, { status: 'failed', error: (error as Error).message })
+    context.jobs.update(job, { status: 'failed', error: (error as Error).message })
     throw error
-  } finally {
-    await client.end()
   }
 }
 

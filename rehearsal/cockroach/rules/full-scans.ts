@@ -38,17 +38,14 @@ interface PlanNode {
 
 /** Plans without sequential scans where there is an index: CockroachDB does not scan small tables either. */
 async function scansTable(sql: string, context: RuleContext): Promise<boolean> {
-  const client = await context.connect()
-  try {
+  return context.lend(async (client) => {
     await client.query(`SET enable_seqscan = off; SET search_path = ${context.session.searchPath || "''"}`)
     const { rows } = await client
       .query(`EXPLAIN (FORMAT JSON, VERBOSE, GENERIC_PLAN) ${sql}`)
       .catch(() => ({ rows: [] as Record<string, [{ Plan: PlanNode }]>[] }))
     const plan = rows[0]?.['QUERY PLAN']?.[0].Plan
     return plan !== undefined && readsAll(plan)
-  } finally {
-    await client.end()
-  }
+  })
 }
 
 const OF_SERVER = /^(pg_catalog|information_schema|_crdb|crdb_internal)$/

@@ -118,7 +118,7 @@ async function tableGrant(statement: Statement, context: RuleContext): Promise<P
       })
       await runGrant(grant, context)
       await new Promise((done) => setTimeout(done, context.ddlTime))
-      await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+      context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
     },
     tag: grant.verb,
     ...CHANGE,

@@ -183,7 +183,7 @@ export async function commentOnIndex(statement: Statement, context: RuleContext)
 
 /** Runs a schema change with its duration; an index that it adds counts as being built meanwhile. */
 export async function buildSlowly(
-  client: pg.Client,
+  client: pg.ClientBase,
   { tokens }: Statement,
   sql: string,
   { ddlTime, admin }: RuleContext,

@@ -72,7 +72,12 @@ const STATEMENT_RULES: StatementRule[] = [
           value === 'crdb_internal' && /^(statement|transaction)_statistics$/.test(tokens[at + 2]?.value ?? ''),
       )
       if (!asked || !/^(select|with)$/.test(tokens[0]?.value ?? '')) return undefined
-      return { sql: translate(statement, context.version), before: context.publishStatistics, retryable: true }
+      const plans = tokens.some(({ value, text }) => value === 'metadata' || text === '*')
+      return {
+        sql: translate(statement, context.version),
+        before: () => context.publishStatistics(plans),
+        retryable: true,
+      }
     },
   },
   {
@@ -194,7 +199,7 @@ async function setCached(statement: Statement, context: RuleContext): Promise<Pl
     before: async () => {
       const job = context.jobs.create({ type: 'NEW SCHEMA CHANGE', description: sql, user: context.session.user })
       await sleep(context.ddlTime)
-      await context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
+      context.jobs.update(job, { status: 'succeeded', fractionCompleted: 1 })
     },
     ...CHANGE,
   }
@@ -290,7 +295,7 @@ async function cancelOne(id: string, context: RuleContext): Promise<void> {
   const own = major >= 25 && job?.user === context.session.user
   if (job && !own && !(await context.hasSystemPrivilege('CONTROLJOB')))
     throw new SqlError('42501', `user ${context.session.user} does not have privileges for job ${id}`)
-  await context.jobs.cancel(id)
+  context.jobs.cancel(id)
 }
 
 /** In the order in which they are tried. */
