@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { getInput } from '@actions/core'
 import { CODES, type ErrorCode, type Explanation, type NextStep } from './codes.ts'
+import type { ActionSpec } from './spec.ts'
 
 /*
  * The next command, ready to paste: on GitHub the workflow to start, elsewhere the action to run. The ledger says which
@@ -42,10 +43,15 @@ export function noteNext(step: NextStep | undefined): void {
   standing = step
 }
 
+/** The action that runs, and its inputs that may be shown. */
+let current: { action: string; inputs: readonly string[] } = { action: '', inputs: [] }
+
 /** Forgets what an earlier action of this process remembered. */
-export function resetNext(): void {
+export function resetNext({ name, inputs }: ActionSpec): void {
   standing = undefined
   told = false
+  const shown = Object.entries(inputs).filter(([, { type }]) => !type.secret)
+  current = { action: name, inputs: shown.map(([input]) => input) }
 }
 
 /** For an action that has shown the next command itself. */
@@ -135,9 +141,13 @@ function dispatched(): Record<string, string> {
   }
 }
 
-/** With the local runner. Repeats the options of this run other than the connections. */
+/** What every action takes. */
+const COMMON = ['migration', 'config', 'allow-insecure']
+
+/** With the local runner. Repeats the inputs of this run: all of them for the same action, otherwise what every action takes. */
 function localCommand({ action, inputs = {} }: NextStep): string {
-  const same = ['migration', 'config', 'allow-insecure'].map((name): [string, string] => [name, getInput(name)])
+  const repeated = new Set([...COMMON, ...(action === current.action ? current.inputs : [])])
+  const same = [...repeated].map((name): [string, string] => [name, getInput(name)])
   const given = Object.fromEntries(same.filter(([, value]) => value))
   const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${quoted(value)}`)
   const connections = CONNECTIONS[action] ?? '--source "$MOLT_SOURCE" --target "$MOLT_TARGET"'

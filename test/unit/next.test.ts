@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { spec } from '../../src/actions/cutover/spec.ts'
 import { PHASES } from '../../src/ledger/ledger.ts'
 import { nextOf } from '../../src/ledger/phases.ts'
-import { nextAfter, nextCommand, nextToTell, noteNext } from '../../src/runtime/next.ts'
+import { nextAfter, nextCommand, nextToTell, noteNext, resetNext } from '../../src/runtime/next.ts'
 
 beforeEach(() => {
   for (const name of ['GITHUB_RUN_ID', 'GITHUB_REPOSITORY', 'MOLT_ACTIONS_RUNNER', 'MOLT_ACTIONS_AGAIN'])
@@ -58,6 +59,17 @@ test("repeats the run's options without a URL", () => {
   expect(nextCommand({ action: 'replicate' })).toBe(
     `npm run action -- replicate --source "$MOLT_SOURCE" --target "$MOLT_TARGET" --migration shop --config 'my config.yml' --allow-insecure true`,
   )
+})
+
+test('repeats all that the same action was given', () => {
+  resetNext(spec)
+  vi.stubEnv('INPUT_TARGET', 'postgresql://mover:secret@db/shop')
+  vi.stubEnv('INPUT_DECISION', 'commit')
+  vi.stubEnv('INPUT_SWITCH', 'manual')
+  expect(nextCommand({ action: 'cutover' })).toBe(
+    'npm run action -- cutover --source "$MOLT_SOURCE" --target "$MOLT_TARGET" --decision commit --switch manual',
+  )
+  expect(nextCommand({ action: 'finalize' })).not.toContain('manual')
 })
 
 test('starts the workflow on GitHub', () => {
