@@ -49,7 +49,7 @@ export function rehearsalPage(
     likeServer: false,
     steps: [],
     remaining: undefined,
-    toKnow: [],
+    toDecide: [],
     next: undefined,
     written,
   }

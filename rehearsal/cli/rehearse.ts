@@ -83,6 +83,7 @@ async function main(): Promise<number> {
     const account = await rehearse(rehearsal, folder, screen, cancel.signal)
     account.next = account.verdict === 'go' ? ADOPT : options.again
     account.remaining = rehearsal.dossier?.remaining ?? null
+    account.decisions = rehearsal.dossier?.toDecide ?? []
     const page = rehearsalPage(account, timeline, rehearsal.dossier, readFileSync(account.summary, 'utf8'))
     account.dossier = keepFile(options, folder, 'dossier.html', page)
     screen.end()

@@ -48,6 +48,7 @@ export const verifyReport = z.strictObject({
   counted: z.enum(['exact', 'estimated', 'no']).describe('How rows were counted beside molt.'),
   problems: z.array(z.string()),
   notes: z.array(z.string()),
+  decisions: z.array(z.string()).describe('What a person has to create or to decide.'),
   insecure: z.array(z.string()).describe('Sides that may be reached without TLS.'),
   durationMs: count,
   tables: z.array(table),
@@ -55,7 +56,7 @@ export const verifyReport = z.strictObject({
 
 /** A report as it is published. */
 export function verifyJson(report: VerifyReport): z.infer<typeof verifyReport> {
-  const { verdict, level, counted, problems, notes, insecure, durationMs } = report
+  const { verdict, level, counted, problems, notes, decisions, insecure, durationMs } = report
   return {
     version: 1,
     verdict,
@@ -64,6 +65,7 @@ export function verifyJson(report: VerifyReport): z.infer<typeof verifyReport> {
     counted,
     problems,
     notes,
+    decisions,
     insecure,
     durationMs,
     tables: report.tables.map((verdict) => {

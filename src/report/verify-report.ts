@@ -23,6 +23,8 @@ export interface VerifyReport {
   findings: VerifyFinding[]
   /** What is no problem here, and should be known. */
   notes: string[]
+  /** What a person has to create or to decide, such as a trigger that the target lacks. */
+  decisions: string[]
   /** Sides that may be reached without TLS, in words. */
   insecure: string[]
   /** What on molt's output nothing is known of. */

@@ -69,7 +69,7 @@ const facts: DossierFacts = {
   likeServer: false,
   steps: night,
   remaining: [],
-  toKnow: ['orders: the trigger `touch` is missing on the target'],
+  toDecide: ['orders: the trigger `touch` is missing on the target'],
   next: 'gh workflow run migrate.yml -f phase=finalize',
   written: minute(40),
 }
@@ -173,6 +173,7 @@ const account: Account = {
   changesStreamed: 17_617,
   lagMs: 49,
   pauseMs: 1000,
+  decisions: [],
   pauseParts: { drain: 250, verify: 750 },
   applicationPauseMs: 1200,
   tables: [],

@@ -38,7 +38,7 @@ export interface DossierFacts {
   /** What differs between the two sides' definitions now, all of it; undefined where they could not be compared. */
   remaining: readonly string[] | undefined
   /** No difference that must go, but something for a person, such as a trigger that the target lacks. */
-  toKnow: readonly string[]
+  toDecide: readonly string[]
   /** HTML of the caller's own, below everything else. */
   appendix?: { title: string; body: string }
   /** The command that comes next; undefined when nothing is left to do. */
@@ -301,8 +301,8 @@ function came(action: string, body: object): string {
   return tell?.(body) ?? ''
 }
 
-function remainingSection({ facts: { remaining, toKnow } }: Story): string {
-  return `${differencesText(remaining)}${toKnow.length ? `<h3>For you to decide</h3>${list(toKnow.map(prose))}` : ''}`
+function remainingSection({ facts: { remaining, toDecide } }: Story): string {
+  return `${differencesText(remaining)}${toDecide.length ? `<h3>For you to decide</h3>${list(toDecide.map(prose))}` : ''}`
 }
 
 function differencesText(remaining: readonly string[] | undefined): string {
