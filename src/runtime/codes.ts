@@ -4,6 +4,8 @@ export interface NextStep {
   action: string
   /** Inputs beside the connections and the migration's name. */
   inputs?: Readonly<Record<string, string>>
+  /** The failed step once more, with all the inputs that it was given. */
+  again?: boolean
   /** What has to be done before, as an imperative with its full stop. */
   before?: string
 }

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { getInput } from '@actions/core'
 import { CODES, type ErrorCode, type Explanation, type NextStep } from './codes.ts'
+import { holdsSecret } from './secrets.ts'
 
 /*
  * The next command, ready to paste: on GitHub the workflow to start, elsewhere the action to run. The ledger says which
@@ -69,7 +70,7 @@ export function nextByLedger(): NextStep | undefined {
  */
 export function nextAfter(code: ErrorCode, action: string): NextStep | undefined {
   const explained = EXPLAINED[code]?.next
-  const next = explained ?? (WRONG_STEP.has(code) ? standing : { action })
+  const next = explained ?? (WRONG_STEP.has(code) ? standing : { action, again: true })
   // With the inputs that the ledger asks for.
   return next && next.action === standing?.action ? { ...standing, ...next } : next
 }
@@ -136,12 +137,23 @@ function dispatched(): Record<string, string> {
 }
 
 /** With the local runner. Repeats the options of this run other than the connections. */
-function localCommand({ action, inputs = {} }: NextStep): string {
-  const same = ['migration', 'config', 'allow-insecure'].map((name): [string, string] => [name, getInput(name)])
-  const given = Object.fromEntries(same.filter(([, value]) => value))
+function localCommand({ action, inputs = {}, again }: NextStep): string {
+  const same = again ? givenInputs() : ['migration', 'config', 'allow-insecure']
+  const values = same.map((name): [string, string] => [name, getInput(name)])
+  const given = Object.fromEntries(values.filter(([, value]) => value && !holdsSecret(value)))
   const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${quoted(value)}`)
   const connections = CONNECTIONS[action] ?? '--source "$MOLT_SOURCE" --target "$MOLT_TARGET"'
   return [`npm run action -- ${action}`, connections, ...options].join(' ')
+}
+
+const URLS = new Set(['source', 'target', 'from', 'to'])
+
+/** No action has defaults in its action.yml, so that what is set was given. */
+function givenInputs(): string[] {
+  const names = Object.keys(process.env).flatMap((name) =>
+    name.startsWith('INPUT_') ? [name.slice(6).toLowerCase()] : [],
+  )
+  return names.filter((name) => !URLS.has(name))
 }
 
 /** For actions that do not connect to both sides. */

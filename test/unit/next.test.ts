@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { PHASES } from '../../src/ledger/ledger.ts'
 import { nextOf } from '../../src/ledger/phases.ts'
 import { nextAfter, nextCommand, nextToTell, noteNext } from '../../src/runtime/next.ts'
+import { addSecret } from '../../src/runtime/secrets.ts'
 
 beforeEach(() => {
   for (const name of ['GITHUB_RUN_ID', 'GITHUB_REPOSITORY', 'MOLT_ACTIONS_RUNNER', 'MOLT_ACTIONS_AGAIN'])
@@ -60,6 +61,15 @@ test('repeats what the run was given, without a URL', () => {
   )
 })
 
+test('repeats every input of a step that failed, except what is a secret', () => {
+  addSecret('hook-4711-secret')
+  vi.stubEnv('INPUT_TARGET', 'postgresql://mover@db/shop')
+  vi.stubEnv('INPUT_GRANTS', 'print')
+  vi.stubEnv('INPUT_NOTIFY-URL', 'https://example.com/hook-4711-secret')
+  expect(nextCommand({ action: 'prepare', again: true })).toMatch(/"\$MOLT_TARGET" --grants print$/)
+  expect(nextCommand({ action: 'prepare' })).toMatch(/"\$MOLT_TARGET"$/)
+})
+
 test('starts the workflow on GitHub', () => {
   vi.stubEnv('GITHUB_RUN_ID', '7')
   vi.stubEnv('GITHUB_REPOSITORY', 'acme/shop')
@@ -73,8 +83,8 @@ test('starts the workflow on GitHub', () => {
 
 test('an error asks for the same action again, unless its code or the ledger knows better', () => {
   noteNext({ action: 'fetch', inputs: { 'on-interrupted': 'resume' } })
-  expect(nextAfter('preflight.blocked', 'prepare')).toEqual({ action: 'prepare' })
+  expect(nextAfter('preflight.blocked', 'prepare')).toEqual({ action: 'prepare', again: true })
   expect(nextAfter('slot.recreated', 'replicate')).toEqual({ action: 'abort' })
   expect(nextAfter('ledger.wrong-phase', 'replicate')).toEqual(nextToTell())
-  expect(nextAfter('database.connection-lost', 'fetch')).toEqual(nextToTell())
+  expect(nextAfter('database.connection-lost', 'fetch')).toEqual({ ...nextToTell(), again: true })
 })

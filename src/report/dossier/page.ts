@@ -320,7 +320,7 @@ function planSection({ facts: { plan } }: Story): string {
     facts([
       ['Schema', html(`${plan.sourceSchema} → ${plan.targetSchema}`)],
       ['Slot', html(plan.slot)],
-      ['Deferred', html((plan.defer ?? 'none').replaceAll(',', ', '))],
+      ['Deferred by prepare', html((plan.defer ?? 'none').replaceAll(',', ', '))],
       ['Compared in the pause', html(plan.finalVerify ?? 'auto')],
     ]),
     plan.waivers?.length
@@ -415,7 +415,7 @@ function pauseSection(story: Story): string {
       typeof application?.pauseMs === 'number'
         ? ['Application saw', `${number(application.pauseMs)} ms without writes`]
         : undefined,
-      unwatchedMs === undefined ? undefined : ['From the verify to the commit', `${number(unwatchedMs)} ms`],
+      !unwatchedMs ? undefined : ['From the verify to the commit', `${number(unwatchedMs)} ms`],
     ]),
     '<h3>By part</h3><p>Parts can overlap, so that the pause can be shorter than their sum.</p>',
     bars(inOrder(parts).map(([part, ms]): Bar => [partLabel(part, estimate?.parts), ms, `${number(ms)} ms`])),
