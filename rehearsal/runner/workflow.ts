@@ -1,12 +1,13 @@
 // A workflow's jobs, run one by one by the local runner: a job becomes a composite action with the job's own steps.
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { data, Evaluator, Lexer, Parser } from '@actions/expressions'
 import { truthy } from '@actions/expressions/result'
 import { parse, stringify } from 'yaml'
-import { type JobResult, type RunOptions, runAction } from '../../rehearsal/runner/runner.ts'
-import { REPO } from './migration.ts'
+import { type JobResult, type RunOptions, runAction } from './runner.ts'
+
+const REPO = resolve(import.meta.dirname, '../..')
 
 export interface Step {
   shell?: string
@@ -26,6 +27,7 @@ export interface Job {
   outputs?: Record<string, string>
   steps?: Step[]
   environment?: string
+  strategy?: Record<string, unknown>
   secrets?: unknown
   'runs-on'?: string
   permissions?: Record<string, string>
@@ -145,7 +147,8 @@ function stepsOf(job: Job, replace: Replacements): Step[] {
   return (job.steps ?? []).flatMap((step) => {
     if (step.run) return [{ ...step, shell: 'bash' }]
     if (/^[$.]\//.test(step.uses ?? '')) return [step]
-    if (step.uses?.startsWith('OWNER/REPO')) return [{ ...step, uses: here(step.uses) }]
+    const uses = here(step.uses ?? '')
+    if (uses) return [{ ...step, uses }]
     const name = step.uses?.split('@')[0] as string
     if (!(name in replace)) throw new Error(`nothing stands for ${name}`)
     const { uses: _uses, with: _with, ...kept } = step
@@ -154,12 +157,12 @@ function stepsOf(job: Job, replace: Replacements): Step[] {
   })
 }
 
-/** What a copied file names by repository and commit, in this checkout. */
-const here = (uses: string) =>
-  uses
-    .replace(/^OWNER\/REPO(?=\/)/, '$')
-    .replace(/^OWNER\/REPO/, './')
-    .replace(/@0{40}$/, '')
+/** What a copied file names by repository and commit, in this checkout; undefined for an action of others. */
+function here(uses: string): string | undefined {
+  const [, name] = /^[\w.-]+\/[\w.-]+\/(actions\/[\w-]+)@[0-9a-f]{40}$/.exec(uses) ?? []
+  if (name && existsSync(join(REPO, name, 'action.yml'))) return `$/${name}`
+  return /^OWNER\/REPO@0{40}$/.test(uses) ? './' : undefined
+}
 
 function mkdirs(path: string): string {
   if (!existsSync(path)) mkdirSync(path, { recursive: true })
