@@ -18,7 +18,7 @@ import {
   TOKEN,
 } from '../runner/github.ts'
 import type { JobResult } from '../runner/runner.ts'
-import { holds, type Job, needsOf, readWorkflow, runJob, upload, type Workflow } from '../runner/workflow.ts'
+import { holds, type Job, needsOf, readWorkflow, runJob, type Step, upload, type Workflow } from '../runner/workflow.ts'
 
 const HELP = `npm run workflow -- FILE [--field NAME=VALUE]... [options]
 
@@ -98,6 +98,12 @@ function fieldsOf({ on }: Workflow, given: readonly string[]): Record<string, st
   for (const [name, { type }] of Object.entries(form))
     if (type === 'boolean' && fields[name] !== 'true') fields[name] = ''
   return fields
+}
+
+/** What an artifact would hold is left beside the summaries. */
+function keep(step: Step): Pick<Step, 'run' | 'env'> {
+  const { run, env } = upload(step)
+  return { run: `${run} && mkdir -p "$OUT/$NAME" && cp $FILES "$OUT/$NAME"`, env: { ...env, OUT } }
 }
 
 /** One run of the workflow. */
@@ -199,7 +205,7 @@ class Run {
       needs: this.#outputs,
       matrix: { leg },
       strategy: { 'job-total': String(legs) },
-      replace: { 'actions/checkout': undefined, 'actions/upload-artifact': upload },
+      replace: { 'actions/checkout': undefined, 'actions/upload-artifact': keep },
       workDir: join(OUT, 'jobs', `${id}${leg && `-${leg}`}`),
       run: {
         workspace,

@@ -20,6 +20,7 @@ export interface Step {
   with?: Record<string, unknown>
 }
 export interface Job {
+  name?: string
   needs?: string | string[]
   if?: string
   uses?: string
