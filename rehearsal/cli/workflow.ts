@@ -48,6 +48,8 @@ interface Options {
   embedded: boolean
   actor: string
   approveAs: string | undefined
+  /** What `npm run workflow` gets before the file's name, to run another file beside it. */
+  again: string
 }
 
 function readOptions(args: string[]): Options | undefined {
@@ -79,6 +81,7 @@ function readOptions(args: string[]): Options | undefined {
     embedded: values.embedded,
     actor: values.actor,
     approveAs: values['approve-as'],
+    again: [...(values.embedded ? ['--embedded'] : []), dirname(file)].join(' '),
   }
 }
 
@@ -171,6 +174,8 @@ class Run {
       const result = await this.#runLeg(id, leg, legs.length)
       this.#outputs[id] = result.outputs
       if (result.conclusion !== 'success') return result.conclusion
+      // GitHub starts every leg; those after the approval end at once.
+      if (this.#approvals.length) break
     }
     return 'success'
   }
@@ -220,6 +225,7 @@ class Run {
           triggering_actor: actor,
         },
         secrets: [TOKEN, ...Object.values(secrets).filter(Boolean)],
+        env: { MOLT_ACTIONS_WORKFLOWS: this.#options.again },
         signal: this.#signal,
         onLine: ({ group, kind, text }) => {
           if (group === undefined && kind !== 'debug' && text && !text.startsWith('Run ')) this.#say(id, text)

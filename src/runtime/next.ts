@@ -115,8 +115,12 @@ function workflowCommand({ action, inputs = {} }: NextStep): string {
   const migration = getInput('migration') || 'main'
   const fields = form ? { migration, ...form.fields, ...inputs } : dispatched()
   const file = form?.file ?? ownWorkflow()
-  const given = Object.entries(fields).map(([name, value]) => `-f ${quoted(`${name}=${value}`)}`)
-  return [`gh workflow run ${file} --repo ${GITHUB_REPOSITORY}`, ...given].join(' ')
+  // Set where `npm run workflow` runs the copied files on this machine: its options and their folder.
+  const { MOLT_ACTIONS_WORKFLOWS: here } = process.env
+  const flag = here ? '--field' : '-f'
+  const given = Object.entries(fields).map(([name, value]) => `${flag} ${quoted(`${name}=${value}`)}`)
+  const start = here ? `npm run workflow -- ${here}/${file}` : `gh workflow run ${file} --repo ${GITHUB_REPOSITORY}`
+  return [start, ...given].join(' ')
 }
 
 /** This run's own workflow file. */

@@ -5,7 +5,13 @@ import { nextAfter, nextCommand, nextToTell, noteNext } from '../../src/runtime/
 import { addSecret } from '../../src/runtime/secrets.ts'
 
 beforeEach(() => {
-  for (const name of ['GITHUB_RUN_ID', 'GITHUB_REPOSITORY', 'MOLT_ACTIONS_RUNNER', 'MOLT_ACTIONS_AGAIN'])
+  for (const name of [
+    'GITHUB_RUN_ID',
+    'GITHUB_REPOSITORY',
+    'MOLT_ACTIONS_RUNNER',
+    'MOLT_ACTIONS_AGAIN',
+    'MOLT_ACTIONS_WORKFLOWS',
+  ])
     vi.stubEnv(name, undefined)
 })
 
@@ -78,6 +84,10 @@ test('starts the workflow on GitHub', () => {
   )
   expect(nextCommand({ action: 'abort' })).toBe(
     'gh workflow run molt-operations.yml --repo acme/shop -f migration=main -f operation=abort',
+  )
+  vi.stubEnv('MOLT_ACTIONS_WORKFLOWS', '--embedded ../shop/.github/workflows')
+  expect(nextCommand({ action: 'abort' })).toBe(
+    'npm run workflow -- --embedded ../shop/.github/workflows/molt-operations.yml --field migration=main --field operation=abort',
   )
 })
 
