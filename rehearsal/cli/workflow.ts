@@ -120,6 +120,8 @@ class Run {
   readonly #started = new Map<string, Promise<void>>()
   readonly #shown: Record<string, FakeJob> = {}
   readonly #approvals: object[] = []
+  /** An approval counts for one run alone. */
+  readonly #id = String(Math.floor(Date.now() / 1000))
   readonly results: Record<string, string> = {}
 
   constructor(options: Options, github: FakeGithub, config: string | undefined, signal: AbortSignal) {
@@ -129,7 +131,7 @@ class Run {
     this.#signal = signal
     for (const [id, { name = id }] of Object.entries(options.workflow.jobs))
       this.#shown[id] = { name, status: 'queued', conclusion: null, steps: [], created_at: new Date().toISOString() }
-    github.runs.set('1', { jobs: Object.values(this.#shown), approvals: this.#approvals })
+    github.runs.set(this.#id, { jobs: Object.values(this.#shown), approvals: this.#approvals })
   }
 
   async finished(): Promise<void> {
@@ -219,7 +221,7 @@ class Run {
           api_url: this.#github.url,
           repository: REPOSITORY,
           job: id,
-          run_id: '1',
+          run_id: this.#id,
           run_attempt: '1',
           actor,
           triggering_actor: actor,

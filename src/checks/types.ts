@@ -219,8 +219,8 @@ export const typeChecks: readonly Check[] = [
       const there = new Map(
         facts.target.schema.tables.map(({ name, columns }) => [name, columns.map((each) => each.name)]),
       )
+      // A column that the target has is looked at there.
       for (const table of expectedTables(facts))
-        // A column that the target has is looked at there.
         for (const column of table.columns)
           if (column.identityAlways && !there.get(table.name)?.includes(column.name))
             yield {
