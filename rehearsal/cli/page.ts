@@ -57,7 +57,7 @@ export function rehearsalPage(
   return dossierPage({
     ...facts,
     steps: [...facts.steps, ...more],
-    next: account.next,
+    next: { command: account.next },
     appendix: { title: "The job's summary", body: markdown.parse(summary) as string },
   })
 }

@@ -158,7 +158,10 @@ class Run {
     const needs = Object.fromEntries(
       needsOf(job).map((id) => [id, { result: this.results[id] ?? 'skipped', outputs: this.#outputs[id] ?? {} }]),
     )
-    if (!job.if) return Object.values(needs).every(({ result }) => result === 'success')
+    const succeeded = Object.values(needs).every(({ result }) => result === 'success')
+    // As on GitHub, where a condition that does not ask for the status counts after a success alone.
+    if (!/\b(always|cancelled|failure|success)\(\)/.test(job.if ?? '') && !succeeded) return false
+    if (!job.if) return true
     return holds(job.if, { needs, inputs: this.#options.fields, github: { event_name: 'workflow_dispatch' } })
   }
 
