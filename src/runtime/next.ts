@@ -144,10 +144,15 @@ function dispatched(): Record<string, string> {
 function localCommand({ action, inputs = {}, again }: NextStep): string {
   const same = again ? givenInputs() : ['migration', 'config', 'allow-insecure']
   const values = same.map((name): [string, string] => [name, getInput(name)])
-  const given = Object.fromEntries(values.filter(([, value]) => value && !holdsSecret(value)))
+  const given = Object.fromEntries(values.filter(([, value]) => value && !isPrivate(value)))
   const options = Object.entries({ ...given, ...inputs }).map(([name, value]) => `--${name} ${quoted(value)}`)
   const connections = CONNECTIONS[action] ?? '--source "$MOLT_SOURCE" --target "$MOLT_TARGET"'
   return [`npm run action -- ${action}`, connections, ...options].join(' ')
+}
+
+/** A secret, or a URL that may carry one, such as a bucket's with its keys. */
+function isPrivate(value: string): boolean {
+  return holdsSecret(value) || /:\/\/\S*[?@]/.test(value)
 }
 
 const URLS = new Set(['source', 'target', 'from', 'to'])

@@ -72,6 +72,7 @@ test('repeats every input of a step that failed, except what is a secret', () =>
   vi.stubEnv('INPUT_TARGET', 'postgresql://mover@db/shop')
   vi.stubEnv('INPUT_GRANTS', 'print')
   vi.stubEnv('INPUT_NOTIFY-URL', 'https://example.com/hook-4711-secret')
+  vi.stubEnv('INPUT_BUCKET-PATH', 's3://b/p?AWS_SECRET_ACCESS_KEY=k')
   expect(nextCommand({ action: 'prepare', again: true })).toMatch(/"\$MOLT_TARGET" --grants print$/)
   expect(nextCommand({ action: 'prepare' })).toMatch(/"\$MOLT_TARGET"$/)
 })
